@@ -1,0 +1,434 @@
+"""Every number of the project, as pure functions of tensors.
+
+Conventions, for all functions below:
+
+- N samples, C classes, S superclasses. Labels are 1-D tensors of any integer dtype, values 0 to C - 1.
+- `scores` are any finite numbers [N, C], larger meaning more likely; `probabilities` are scores in [0, 1]
+  whose rows sum to 1 within 1e-3. Where classes tie, the lowest index is predicted, as in torch.argmax.
+- Inputs may live on any device. The arithmetic runs in int64 and float64 on the CPU, so a number does not
+  depend on the device, and returned tensors are on the CPU.
+- Bad input raises ValueError: mismatched shapes, labels out of range or not integers, empty input, scores
+  that are not finite, probabilities that are none, or a k, n, level or number of bins out of range.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def _check_integers(name: str, values: Tensor) -> Tensor:
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise ValueError(f"{name} must hold integers, not {values.dtype}")
+    return values.detach().cpu().long()
+
+
+def _check_labels(
+    name: str, labels: Tensor, num_classes: int | None = None, length: int | None = None
+) -> Tensor:
+    """Return the labels as int64 [N] on the CPU, or raise ValueError."""
+    if labels.ndim != 1 or len(labels) == 0:
+        raise ValueError(f"{name} must be 1-D and not empty, but has shape {list(labels.shape)}")
+    if length is not None and len(labels) != length:
+        raise ValueError(f"{name} must have {length} entries to match the other inputs, not {len(labels)}")
+    labels = _check_integers(name, labels)
+    low, high = labels.min().item(), labels.max().item()
+    if low < 0 or (num_classes is not None and high >= num_classes):
+        limit = "" if num_classes is None else f" < {num_classes}"
+        raise ValueError(f"{name} must satisfy 0 <= label{limit}, but its values run from {low} to {high}")
+    return labels
+
+
+def _check_scores(y_true: Tensor, scores: Tensor, name: str = "probabilities") -> tuple[Tensor, Tensor]:
+    """Return y_true as int64 [N] and the scores as float64 [N, C], both on the CPU, or raise ValueError."""
+    if scores.ndim != 2 or scores.numel() == 0:
+        raise ValueError(f"{name} must be [N, C] and not empty, but has shape {list(scores.shape)}")
+    y_true = _check_labels("y_true", y_true, num_classes=scores.shape[1], length=len(scores))
+    scores = scores.detach().cpu().double()
+    if not scores.isfinite().all():
+        raise ValueError(f"{name} must be finite, but some are NaN or infinite")
+    if name == "probabilities":
+        low, high, off = scores.min(), scores.max(), (scores.sum(dim=1) - 1).abs().max()
+        if low < 0 or high > 1:
+            raise ValueError(f"probabilities must lie in [0, 1], but run from {low:g} to {high:g}")
+        if off > 1e-3:
+            raise ValueError(f"rows of probabilities must sum to 1 within 1e-3, but one is off by {off:g}")
+    return y_true, scores
+
+
+def _check_confusion(confusion: Tensor, stacked: bool = False) -> Tensor:
+    """Return the confusion matrix as int64 [C, C] (stacked: [..., C, C]) on the CPU, or raise ValueError."""
+    shape = list(confusion.shape)
+    right_ndim = len(shape) == 2 or (stacked and len(shape) > 2)
+    if not right_ndim or shape[-1] != shape[-2] or confusion.numel() == 0:
+        raise ValueError(f"confusion must be a matrix [C, C] and not empty, but has shape {shape}")
+    confusion = _check_integers("confusion", confusion)
+    if confusion.min() < 0 or (confusion.sum(dim=(-2, -1)) == 0).any():
+        raise ValueError("confusion must hold counts of at least 0 and at least one sample")
+    return confusion
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie strictly between 0 and 1, not {level}")
+
+
+# ---- Which class was taken for which ---------------------------------------------------------------------
+
+
+def confusion_matrix(y_true: Tensor, y_pred: Tensor, num_classes: int) -> Tensor:
+    """Count the samples of each true class (row) that were given each predicted class (column).
+
+    y_true and y_pred are integers [N]. Returns int64 [C, C] with C = num_classes; all entries together are N.
+    """
+    y_true = _check_labels("y_true", y_true, num_classes)
+    y_pred = _check_labels("y_pred", y_pred, num_classes, length=len(y_true))
+    # Sample (t, p) falls into entry t * C + p of the matrix read row by row, so counting is one histogram.
+    entry = y_true * num_classes + y_pred
+    return torch.bincount(entry, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def precision_recall_f1(confusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return precision, recall and F1 of each class, three float64 [C] in [0, 1].
+
+    With TP on the diagonal, TP + FP the column sum (how often the class was predicted) and TP + FN the
+    row sum (how often it occurred):
+
+        precision = TP / (TP + FP),   recall = TP / (TP + FN),   F1 = 2 TP / (2 TP + FP + FN),
+
+    the last of which is the harmonic mean of the first two. A class that was never predicted has
+    precision 0 and a class with no sample recall 0 (zero_division=0 in other libraries' terms). A stack
+    of confusion matrices [..., C, C] gives three [..., C]. Source: Sokolova and Lapalme, "A systematic
+    analysis of performance measures for classification tasks", 2009, table 2.
+    """
+    confusion = _check_confusion(confusion, stacked=True)
+    true_positives = confusion.diagonal(dim1=-2, dim2=-1).double()
+    predicted, actual = confusion.sum(dim=-2), confusion.sum(dim=-1)
+    # Where a denominator is 0, so is TP: with 1 in its place the quotient is 0. The others stay as they are.
+    precision = true_positives / predicted.clamp(min=1)
+    recall = true_positives / actual.clamp(min=1)
+    f1 = 2 * true_positives / (predicted + actual).clamp(min=1)
+    return precision, recall, f1
+
+
+def macro_average(per_class: Tensor) -> float:
+    """Return the unweighted mean over the classes of a [C] tensor, NaN if any entry is NaN.
+
+    Macro F1 here is the mean of the classes' F1, not the F1 of macro precision and macro recall; Opitz
+    and Burst, "Macro F1 and Macro F1", 2019 (arXiv 1911.03347) show how far the two can differ.
+    """
+    if per_class.ndim != 1 or len(per_class) == 0:
+        raise ValueError(f"per_class must be 1-D and not empty, but has shape {list(per_class.shape)}")
+    return per_class.detach().cpu().double().mean().item()
+
+
+def per_class_accuracy(confusion: Tensor) -> Tensor:
+    """Return the share of each class's samples that were recognised, float64 [C], NaN with no sample.
+
+    This is recall, except that a class nobody tested is unknown here rather than 0.
+    """
+    confusion = _check_confusion(confusion)
+    return confusion.diagonal().double() / confusion.sum(dim=1)  # 0 / 0 is NaN
+
+
+def most_confused_pairs(confusion: Tensor, n: int) -> list[tuple[int, int, int]]:
+    """Return the n largest entries off the diagonal of a [C, C] confusion matrix as (true, predicted, count).
+
+    Largest count first, equal counts in row-major order. Pairs that never occurred are left out, so there
+    may be fewer than n.
+    """
+    confusion = _check_confusion(confusion)
+    if n < 1:
+        raise ValueError(f"n must be at least 1, not {n}")
+    errors = (confusion - confusion.diagonal().diag()).flatten()
+    order = errors.argsort(descending=True, stable=True)[:n].tolist()
+    return [(*divmod(i, len(confusion)), errors[i].item()) for i in order if errors[i] > 0]
+
+
+# ---- How often the answer was right ----------------------------------------------------------------------
+
+
+def accuracy(y_true: Tensor, y_pred: Tensor) -> float:
+    """Return the share of samples, in [0, 1], with y_pred equal to y_true; both are integers [N]."""
+    y_true = _check_labels("y_true", y_true)
+    y_pred = _check_labels("y_pred", y_pred, length=len(y_true))
+    return (y_true == y_pred).sum().item() / len(y_true)
+
+
+def _in_top_k(y_true: Tensor, scores: Tensor, k: int) -> Tensor:
+    """Return bool [N]: is the true class one of the k best? Ties go to the lower index."""
+    # torch.topk leaves the order of ties open, and counting the larger scores alone would let more than k
+    # classes in. The rank of the true class is the number of classes ahead of it: larger, or equal with a
+    # lower index.
+    true_score = scores.gather(1, y_true[:, None])
+    lower_index = torch.arange(scores.shape[1]) < y_true[:, None]
+    rank = ((scores > true_score) | ((scores == true_score) & lower_index)).sum(dim=1)
+    return rank < k
+
+
+def top_k_accuracy(y_true: Tensor, scores: Tensor, k: int) -> float:
+    """Return the share of samples, in [0, 1], whose true class is among the k with the largest scores.
+
+    scores [N, C] may be logits or probabilities, 1 <= k <= C. Exactly k classes count for each sample,
+    also where scores tie; k = 1 is the accuracy of scores.argmax(dim=1).
+    """
+    y_true, scores = _check_scores(y_true, scores, "scores")
+    if not 1 <= k <= scores.shape[1]:
+        raise ValueError(f"k must be 1 to {scores.shape[1]} for scores of {scores.shape[1]} classes, not {k}")
+    return _in_top_k(y_true, scores, k).sum().item() / len(y_true)
+
+
+# ---- Superclasses: are the errors at least near misses? --------------------------------------------------
+
+
+def superclass_confusion(confusion: Tensor, superclass_of: Tensor) -> Tensor:
+    """Sum a [C, C] confusion matrix over superclasses; superclass_of is integers [C].
+
+    Returns int64 [S, S] with S = superclass_of.max() + 1, which is M^T confusion M for the membership matrix
+    M [C, S] of ones and zeros. Errors within a superclass end up on the diagonal.
+    """
+    confusion = _check_confusion(confusion)
+    superclass_of = _check_labels("superclass_of", superclass_of, length=len(confusion))
+    membership = torch.nn.functional.one_hot(superclass_of)
+    return membership.T @ confusion @ membership
+
+
+def superclass_accuracy(y_true: Tensor, y_pred: Tensor, superclass_of: Tensor) -> float:
+    """Return the share of samples, in [0, 1], whose predicted class is in the true class's superclass.
+
+    y_true and y_pred are classes [N], superclass_of gives the superclass of each class, integers [C].
+    """
+    superclass_of = _check_labels("superclass_of", superclass_of)
+    y_true = _check_labels("y_true", y_true, len(superclass_of))
+    y_pred = _check_labels("y_pred", y_pred, len(superclass_of))
+    return accuracy(superclass_of[y_true], superclass_of[y_pred])
+
+
+def share_of_errors_within_superclass(y_true: Tensor, y_pred: Tensor, superclass_of: Tensor) -> float:
+    """Return the share of the errors, in [0, 1], that stay in the true superclass; NaN with no error.
+
+    Arguments as in superclass_accuracy. Chance, for comparison: if wrong predictions were uniform over
+    the other C - 1 classes, an error on a class whose superclass has m members would stay inside with
+    probability (m - 1) / (C - 1). On CIFAR-100, where m = 5 throughout, that is 4 / 99 = 4.04 %.
+    """
+    superclass_of = _check_labels("superclass_of", superclass_of)
+    y_true = _check_labels("y_true", y_true, len(superclass_of))
+    y_pred = _check_labels("y_pred", y_pred, len(superclass_of), length=len(y_true))
+    wrong = y_true != y_pred
+    if not wrong.any():
+        return math.nan
+    return accuracy(superclass_of[y_true[wrong]], superclass_of[y_pred[wrong]])
+
+
+# ---- Do the probabilities mean what they say? ------------------------------------------------------------
+
+
+def calibration_bins(
+    y_true: Tensor, probabilities: Tensor, num_bins: int = 15
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sort the samples by confidence into equal bins: the reliability diagram.
+
+    The confidence of a sample is its largest probability. Bin m = 1 to M holds the confidences in
+    ((m - 1) / M, m / M], closed on the right. Returns, for M = num_bins,
+
+        mean confidence float64 [M],   accuracy float64 [M],   count int64 [M];
+
+    the first two are NaN for an empty bin. Source: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern
+    Neural Networks", 2017 (arXiv 1706.04599), section 2, acc(B_m) and conf(B_m).
+    """
+    y_true, probabilities = _check_scores(y_true, probabilities)
+    if num_bins < 1:
+        raise ValueError(f"num_bins must be at least 1, not {num_bins}")
+    confidence = probabilities.amax(dim=1)
+    correct = (probabilities.argmax(dim=1) == y_true).double()
+    # Only the edges between bins are needed. bucketize counts the edges below a value: edge < value, so a
+    # confidence right on an edge stays in the bin on the left.
+    edges = torch.arange(1, num_bins, dtype=torch.float64) / num_bins
+    bin_of = torch.bucketize(confidence, edges)
+    count = torch.bincount(bin_of, minlength=num_bins)
+    mean_confidence = torch.bincount(bin_of, weights=confidence, minlength=num_bins) / count
+    bin_accuracy = torch.bincount(bin_of, weights=correct, minlength=num_bins) / count
+    return mean_confidence, bin_accuracy, count
+
+
+def expected_calibration_error(y_true: Tensor, probabilities: Tensor, num_bins: int = 15) -> float:
+    """Return the expected calibration error, in [0, 1], over equal-width bins of confidence.
+
+        ECE = sum over m of |B_m| / N * |acc(B_m) - conf(B_m)|
+
+    with the bins of calibration_bins. Source: Guo et al. 2017 (arXiv 1706.04599), equation (3).
+    """
+    mean_confidence, bin_accuracy, count = calibration_bins(y_true, probabilities, num_bins)
+    filled = count > 0
+    gap = (bin_accuracy - mean_confidence).abs()[filled]
+    return ((count[filled] * gap).sum() / count.sum()).item()
+
+
+def brier_score(y_true: Tensor, probabilities: Tensor) -> float:
+    """Return the mean squared distance of the probabilities from the one-hot truth, in [0, 2].
+
+    Summed over the classes, averaged over the samples, as in Brier, "Verification of forecasts expressed
+    in terms of probability", 1950. Always answering 1 / C scores (C - 1) / C.
+    """
+    y_true, probabilities = _check_scores(y_true, probabilities)
+    one_hot = torch.nn.functional.one_hot(y_true, probabilities.shape[1])
+    return (probabilities - one_hot).square().sum(dim=1).mean().item()
+
+
+def negative_log_likelihood(y_true: Tensor, probabilities: Tensor) -> float:
+    """Return the mean of -log(probability of the true class) in nats, inf where such a probability is 0."""
+    y_true, probabilities = _check_scores(y_true, probabilities)
+    return -probabilities.gather(1, y_true[:, None]).log().mean().item()
+
+
+def fit_temperature(logits: Tensor, y_true: Tensor) -> float:
+    """Return the temperature T for which softmax(logits / T) has the least negative log-likelihood.
+
+    Source: temperature scaling, Guo et al. 2017 (arXiv 1706.04599), section 4.2. Fit it on validation data.
+    It changes the confidence, not the prediction; T > 1 says that the network is too confident.
+
+    With b = 1 / T and the margins m_ic = z_ic - z_iy over the logit of the true class y, the quantity to
+    minimise and its derivative are
+
+        NLL(b)  = mean over i of log(sum over c of exp(b m_ic))
+        NLL'(b) = mean over i of sum over c of softmax(b m_i)_c m_ic.
+
+    NLL'' is a mean of variances, so NLL' only ever rises and bisection finds its zero. T is sought between
+    0.01 and 100; with no zero between them it is the nearer limit, 0.01 where every prediction is right.
+    Logits that are the same for every class give 1. logits are finite [N, C], y_true integers [N].
+    """
+    y_true, logits = _check_scores(y_true, logits, "logits")
+    margins = logits - logits.gather(1, y_true[:, None])
+    if not margins.any():
+        return 1.0  # every temperature gives the same probabilities
+    low, high = -math.log(100), math.log(100)  # of log b, so that T and 1 / T are treated alike
+    for _ in range(45):  # 9.2 / 2^45 leaves a relative error of 3e-13
+        middle = (low + high) / 2
+        slope = (torch.softmax(math.exp(middle) * margins, dim=1) * margins).sum(dim=1).mean().item()
+        if slope > 0:
+            high = middle
+        else:
+            low = middle
+    return math.exp(-(low + high) / 2)
+
+
+def risk_coverage(y_true: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what remains wrong if only the most confident samples are answered: the risk-coverage curve.
+
+    Sorted by falling confidence (the largest probability; ties keep their order), answering the first i
+    of N samples has coverage i / N and risk (errors among them) / i. Returns coverage and risk, float64
+    [N] each; the last risk is the error rate. Source: El-Yaniv and Wiener, "On the Foundations of
+    Noise-free Selective Classification", 2010, section 2.
+    """
+    y_true, probabilities = _check_scores(y_true, probabilities)
+    wrong = (probabilities.argmax(dim=1) != y_true).double()
+    order = probabilities.amax(dim=1).argsort(descending=True, stable=True)
+    answered = torch.arange(1, len(y_true) + 1, dtype=torch.float64)
+    return answered / len(y_true), wrong[order].cumsum(dim=0) / answered
+
+
+def area_under_risk_coverage(y_true: Tensor, probabilities: Tensor) -> float:
+    """Return the mean risk over the coverages 1 / N, 2 / N to 1, in [0, 1]; smaller is better.
+
+    Confidence that says nothing about correctness gives about the error rate. Source: Geifman, Uziel and
+    El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers", 2019 (arXiv 1805.08206).
+    """
+    return risk_coverage(y_true, probabilities)[1].mean().item()
+
+
+# ---- How sure are the numbers themselves? ----------------------------------------------------------------
+
+
+def bootstrap_headline(
+    y_true: Tensor, probabilities: Tensor, num_resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """Return the headline numbers with bootstrap confidence intervals.
+
+    Gives accuracy, macro_precision, macro_recall, macro_f1 and top5_accuracy (top C with fewer than five
+    classes), each a dict of `value` on the samples themselves and `low` and `high`, all in [0, 1].
+
+    The interval is the percentile interval of Efron and Tibshirani, "An Introduction to the Bootstrap", 1993,
+    section 13.3: draw N of the N samples with replacement, num_resamples times, recompute, and cut
+    (1 - level) / 2 off either end. The draws come from a generator of their own: resample r is row r of
+    torch.randint(N, (num_resamples, N), generator=torch.Generator().manual_seed(seed)).
+
+    The interval describes the choice of test samples, not the randomness of training. A class missing from a
+    resample counts 0 there, so with few samples of a class the macro averages come out low, and `value` may
+    even lie above `high`.
+    """
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples must be at least 1, not {num_resamples}")
+    _check_level(level)
+    y_true, probabilities = _check_scores(y_true, probabilities)
+    n, num_classes = probabilities.shape
+    entry = y_true * num_classes + probabilities.argmax(dim=1)  # of the confusion matrix read row by row
+    in_top5 = _in_top_k(y_true, probabilities, min(5, num_classes))
+
+    def headline(samples: Tensor) -> Tensor:
+        """Take sample indices [R, N] to the five numbers of each of the R resamples, float64 [R, 5]."""
+        # One histogram holds all R confusion matrices, one behind the other.
+        offset = torch.arange(len(samples))[:, None] * num_classes**2
+        counts = torch.bincount((entry[samples] + offset).flatten(), minlength=len(samples) * num_classes**2)
+        confusion = counts.view(len(samples), num_classes, num_classes)
+        correct = confusion.diagonal(dim1=1, dim2=2).sum(dim=1).double()
+        macro = [per_class.mean(dim=1) for per_class in precision_recall_f1(confusion)]
+        return torch.stack([correct / n, *macro, in_top5[samples].sum(dim=1).double() / n], dim=1)
+
+    value = headline(torch.arange(n)[None])[0]
+    generator = torch.Generator().manual_seed(seed)
+    chunk = max(1, 1_000_000 // max(n, num_classes**2))  # resamples at a time: a tensor of a chunk is 8 MB
+    resampled = []
+    for start in range(0, num_resamples, chunk):
+        size = min(chunk, num_resamples - start)
+        resampled.append(headline(torch.randint(n, (size, n), generator=generator)))
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = torch.cat(resampled).quantile(tails, dim=0)
+    names = ["accuracy", "macro_precision", "macro_recall", "macro_f1", "top5_accuracy"]
+    rows = zip(names, value.tolist(), low.tolist(), high.tolist(), strict=True)
+    return {name: {"value": value, "low": low, "high": high} for name, value, low, high in rows}
+
+
+def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the Wilson score interval (low, high) of a proportion, for accuracies on small samples.
+
+    Its ends are the two p from which the observed share q = successes / n lies z standard errors away:
+
+        (q - p)^2 = z^2 p (1 - p) / n,
+
+    with z the normal quantile of (1 + level) / 2. It stays in [0, 1], and has a width even where all or no
+    samples are right. Raises ValueError unless 0 <= successes <= n and 1 <= n are whole numbers. Source:
+    Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", 1927.
+    """
+    if int(successes) != successes or int(n) != n or n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"whole numbers 0 <= successes <= n and n >= 1 expected, not {successes} of {n}")
+    _check_level(level)
+    z = torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64)).item()
+    q = successes / n
+    centre = q + z**2 / (2 * n)
+    half_width = z * math.sqrt(q * (1 - q) / n + z**2 / (4 * n**2))
+    scale = 1 + z**2 / n
+    # q lies between the roots; min and max keep it there, and the ends in [0, 1], in spite of rounding.
+    low, high = min(q, (centre - half_width) / scale), max(q, (centre + half_width) / scale)
+    return max(0.0, low), min(1.0, high)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Explanations
+
+
+def pointing_game(heatmaps: Tensor, masks: Tensor) -> tuple[int, float]:
+    """Count how often the maximum of a heatmap falls on the object, and say how often chance would.
+
+    heatmaps float [N, H, W]; masks bool [N, H, W], where the object is. Returns the number of hits and the
+    mean share of the picture that the object covers, which is what a random pixel hits. Of several maxima the
+    first in reading order counts; an empty map (0 everywhere) points nowhere and is no hit. Source: Zhang et
+    al., "Top-down Neural Attention by Excitation Backprop", 2016 (arXiv 1608.00507), section 4.2, without
+    their tolerance of 15 pixels. Raises ValueError for empty input or shapes that do not fit.
+    """
+    if heatmaps.ndim != 3 or heatmaps.shape != masks.shape or heatmaps.numel() == 0:
+        raise ValueError(
+            f"heatmaps and masks must both be [N, H, W], not {list(heatmaps.shape)}, {list(masks.shape)}"
+        )
+    peak, pixel = heatmaps.flatten(1).max(dim=1)
+    on_object = masks.flatten(1).gather(1, pixel[:, None])[:, 0].bool() & (peak > 0)
+    return int(on_object.sum()), masks.double().mean().item()

@@ -1,0 +1,779 @@
+"""metrics.py against a second computation: slow loops in exact fractions, cases done by hand, brute force."""
+
+import math
+import statistics
+from fractions import Fraction
+
+import pytest
+import torch
+
+import metrics
+
+EXACT = {"abs": 1e-12, "rel": 0}
+INTEGER_DTYPES = [torch.int8, torch.int16, torch.int32, torch.int64]
+INTEGER_DTYPES += [torch.uint8, torch.uint16, torch.uint32, torch.uint64]
+
+
+def random_case(n=300, num_classes=7, seed=0, sharpness=2.0):
+    """Return y_true int64 [n] and probabilities float32 [n, num_classes] that are right now and then."""
+    generator = torch.Generator().manual_seed(seed)
+    y_true = torch.randint(num_classes, (n,), generator=generator)
+    logits = torch.randn(n, num_classes, generator=generator)
+    logits[torch.arange(n), y_true] += 1
+    return y_true, (sharpness * logits).softmax(dim=1)
+
+
+def loop_confusion(y_true, y_pred, num_classes):
+    counts = [[0] * num_classes for _ in range(num_classes)]
+    for t, p in zip(y_true, y_pred, strict=True):
+        counts[t][p] += 1
+    return counts
+
+
+def loop_precision_recall_f1(counts):
+    """The definitions in exact fractions, F1 as the harmonic mean of the other two."""
+    precision, recall, f1 = [], [], []
+    for c in range(len(counts)):
+        predicted = sum(row[c] for row in counts)
+        actual = sum(counts[c])
+        p = Fraction(counts[c][c], predicted) if predicted else Fraction(0)
+        r = Fraction(counts[c][c], actual) if actual else Fraction(0)
+        precision.append(p)
+        recall.append(r)
+        f1.append(2 * p * r / (p + r) if p + r else Fraction(0))
+    return precision, recall, f1
+
+
+def floats(values):
+    return [float(value) for value in values]
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+# ---- Confusion matrix, precision, recall, F1 ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", INTEGER_DTYPES, ids=str)
+def test_confusion_matrix_equals_a_loop_for_every_integer_dtype(dtype):
+    # 100 classes: an entry number such as 99 * 100 + 99 does not fit into 8 bits.
+    generator = torch.Generator().manual_seed(1)
+    y_true, y_pred = torch.randint(100, (2, 500), generator=generator)
+    y_true[0] = y_pred[0] = 99
+    confusion = metrics.confusion_matrix(y_true.to(dtype), y_pred.to(dtype), 100)
+    assert confusion.dtype == torch.int64
+    assert confusion.tolist() == loop_confusion(y_true.tolist(), y_pred.tolist(), 100)
+    assert metrics.accuracy(y_true.to(dtype), y_pred.to(dtype)) == mean((y_true == y_pred).tolist())
+
+
+def test_rows_are_true_classes_and_the_last_classes_may_be_missing():
+    confusion = metrics.confusion_matrix(torch.tensor([0, 0, 1]), torch.tensor([1, 1, 1]), 4)
+    assert confusion.tolist() == [[0, 2, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def test_precision_recall_f1_by_hand():
+    # Class 2 is never predicted, class 3 has no sample.
+    y_true = torch.tensor([0, 0, 0, 1, 1, 2])
+    y_pred = torch.tensor([0, 0, 3, 1, 0, 1])
+    precision, recall, f1 = metrics.precision_recall_f1(metrics.confusion_matrix(y_true, y_pred, 4))
+    assert precision.dtype == recall.dtype == f1.dtype == torch.float64
+    assert precision.tolist() == pytest.approx([2 / 3, 1 / 2, 0, 0], **EXACT)
+    assert recall.tolist() == pytest.approx([2 / 3, 1 / 2, 0, 0], **EXACT)
+    assert f1.tolist() == pytest.approx([2 / 3, 1 / 2, 0, 0], **EXACT)
+    confusion = torch.tensor([[4, 2, 0], [1, 3, 0], [5, 0, 0]])
+    precision, recall, f1 = metrics.precision_recall_f1(confusion)
+    assert precision.tolist() == pytest.approx([4 / 10, 3 / 5, 0], **EXACT)
+    assert recall.tolist() == pytest.approx([4 / 6, 3 / 4, 0], **EXACT)
+    assert f1.tolist() == pytest.approx([8 / 16, 6 / 9, 0], **EXACT)
+    # One sample of each class is enough for a full score.
+    for per_class in metrics.precision_recall_f1(torch.eye(3, dtype=torch.int64)):
+        assert per_class.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_precision_recall_f1_equal_exact_fractions(seed):
+    generator = torch.Generator().manual_seed(seed)
+    # Few samples of many classes, so that some classes are never predicted and some never occur.
+    y_true, y_pred = torch.randint(12, (2, 20), generator=generator)
+    counts = loop_confusion(y_true.tolist(), y_pred.tolist(), 12)
+    results = metrics.precision_recall_f1(metrics.confusion_matrix(y_true, y_pred, 12))
+    for result, expected in zip(results, loop_precision_recall_f1(counts), strict=True):
+        assert result.tolist() == pytest.approx(floats(expected), **EXACT)
+        assert metrics.macro_average(result) == pytest.approx(float(mean(expected)), **EXACT)
+
+
+def test_a_stack_of_confusion_matrices_gives_a_stack_of_results():
+    generator = torch.Generator().manual_seed(2)
+    stack = torch.randint(5, (2, 3, 4, 4), generator=generator)
+    results = metrics.precision_recall_f1(stack)
+    for i in range(2):
+        for j in range(3):
+            for result, single in zip(results, metrics.precision_recall_f1(stack[i, j]), strict=True):
+                assert result[i, j].tolist() == single.tolist()
+
+
+def test_perfect_and_all_wrong_predictions():
+    y_true = torch.arange(6).repeat(3)
+    for y_pred, expected in ((y_true, 1.0), ((y_true + 1) % 6, 0.0)):
+        confusion = metrics.confusion_matrix(y_true, y_pred, 6)
+        assert metrics.accuracy(y_true, y_pred) == expected
+        assert metrics.per_class_accuracy(confusion).tolist() == [expected] * 6
+        for per_class in metrics.precision_recall_f1(confusion):
+            assert per_class.tolist() == [expected] * 6
+        probabilities = torch.nn.functional.one_hot(y_pred, 6).float()
+        assert metrics.expected_calibration_error(y_true, probabilities) == 1 - expected
+        assert metrics.brier_score(y_true, probabilities) == 2 * (1 - expected)
+        assert metrics.area_under_risk_coverage(y_true, probabilities) == 1 - expected
+        headline = metrics.bootstrap_headline(y_true, probabilities, num_resamples=20)
+        for name in ("accuracy", "macro_precision", "macro_recall", "macro_f1"):
+            assert headline[name]["value"] == expected
+        assert headline["accuracy"]["low"] == headline["accuracy"]["high"] == expected
+    assert metrics.most_confused_pairs(metrics.confusion_matrix(y_true, y_true, 6), 10) == []
+
+
+def test_macro_recall_is_mean_per_class_accuracy_and_accuracy_on_balanced_data():
+    generator = torch.Generator().manual_seed(3)
+    y_true = torch.arange(8).repeat(25)
+    y_pred = torch.where(torch.rand(200, generator=generator) < 0.6, y_true, (y_true * 3 + 1) % 8)
+    confusion = metrics.confusion_matrix(y_true, y_pred, 8)
+    macro_recall = metrics.macro_average(metrics.precision_recall_f1(confusion)[1])
+    assert macro_recall == pytest.approx(
+        metrics.macro_average(metrics.per_class_accuracy(confusion)), **EXACT
+    )
+    assert macro_recall == pytest.approx(metrics.accuracy(y_true, y_pred), **EXACT)
+
+
+def test_micro_averages_are_the_accuracy():
+    # Weighted by its own denominator, each of the three adds up to all true positives over all samples.
+    y_true, probabilities = random_case()
+    y_pred = probabilities.argmax(dim=1)
+    confusion = metrics.confusion_matrix(y_true, y_pred, 7)
+    actual, predicted = confusion.sum(dim=1), confusion.sum(dim=0)
+    weights = (predicted, actual, predicted + actual)
+    for per_class, weight in zip(metrics.precision_recall_f1(confusion), weights, strict=True):
+        micro = (per_class * weight).sum() / weight.sum()
+        assert micro.item() == pytest.approx(metrics.accuracy(y_true, y_pred), **EXACT)
+
+
+def test_per_class_accuracy_is_nan_without_a_sample_where_recall_is_0():
+    confusion = torch.tensor([[3, 1, 0], [0, 0, 0], [2, 0, 6]])
+    result = metrics.per_class_accuracy(confusion)
+    assert result.dtype == torch.float64
+    assert result.tolist() == pytest.approx([3 / 4, math.nan, 6 / 8], nan_ok=True, **EXACT)
+    assert metrics.precision_recall_f1(confusion)[1].tolist() == pytest.approx([3 / 4, 0, 6 / 8], **EXACT)
+    assert math.isnan(metrics.macro_average(result))
+
+
+def test_most_confused_pairs_against_a_sorted_list():
+    generator = torch.Generator().manual_seed(4)
+    confusion = torch.randint(4, (9, 9), generator=generator)  # many ties and zeros
+    pairs = [(t, p, confusion[t, p].item()) for t in range(9) for p in range(9) if t != p]
+    pairs = sorted([pair for pair in pairs if pair[2] > 0], key=lambda pair: -pair[2])  # stable: row-major
+    for n in (1, 5, len(pairs), 1000):
+        assert metrics.most_confused_pairs(confusion, n) == pairs[:n]
+    assert metrics.most_confused_pairs(torch.tensor([[9, 0, 2], [2, 9, 0], [0, 3, 9]]), 2) == [
+        (2, 1, 3),
+        (0, 2, 2),
+    ]
+
+
+# ---- Accuracy and top-k ------------------------------------------------------------------------------------
+
+
+def test_accuracy_by_hand():
+    assert metrics.accuracy(torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 3, 3])) == 3 / 4
+    assert metrics.accuracy(torch.tensor([250], dtype=torch.uint8), torch.tensor([250])) == 1
+
+
+@pytest.mark.parametrize("levels", [2, 4, 1000])
+def test_top_k_accuracy_equals_sorting_each_row(levels):
+    generator = torch.Generator().manual_seed(levels)
+    scores = torch.randint(-levels, levels, (200, 6), generator=generator).float()  # few levels: many ties
+    y_true = torch.randint(6, (200,), generator=generator)
+    for k in range(1, 7):
+        hits = 0
+        for label, row in zip(y_true.tolist(), scores.tolist(), strict=True):
+            hits += (
+                label in sorted(range(6), key=lambda c: -row[c])[:k]
+            )  # stable, so ties go to the lower class
+        assert metrics.top_k_accuracy(y_true, scores, k) == hits / 200
+    assert metrics.top_k_accuracy(y_true, scores, 1) == metrics.accuracy(y_true, scores.argmax(dim=1))
+    assert metrics.top_k_accuracy(y_true, scores, 6) == 1
+
+
+@pytest.mark.parametrize("k", range(1, 11))
+def test_top_k_never_counts_more_than_k_classes_where_all_tie(k):
+    # One sample of each class and equal scores throughout: exactly k of the ten classes may count.
+    assert metrics.top_k_accuracy(torch.arange(10), torch.zeros(10, 10), k) == k / 10
+
+
+# ---- Superclasses ------------------------------------------------------------------------------------------
+
+
+def test_superclass_numbers_equal_loops():
+    generator = torch.Generator().manual_seed(5)
+    y_true, y_pred = torch.randint(10, (2, 400), generator=generator)
+    superclass_of = torch.tensor([2, 0, 1, 0, 2, 2, 0, 1, 0, 3])
+    of = superclass_of.tolist()
+    pairs = list(zip(y_true.tolist(), y_pred.tolist(), strict=True))
+    expected = loop_confusion([of[t] for t, _ in pairs], [of[p] for _, p in pairs], 4)
+    result = metrics.superclass_confusion(metrics.confusion_matrix(y_true, y_pred, 10), superclass_of)
+    assert result.dtype == torch.int64
+    assert result.tolist() == expected
+    inside = [of[t] == of[p] for t, p in pairs]
+    assert metrics.superclass_accuracy(y_true, y_pred, superclass_of.to(torch.uint8)) == mean(inside)
+    inside = [of[t] == of[p] for t, p in pairs if t != p]
+    share = metrics.share_of_errors_within_superclass(y_true, y_pred, superclass_of)
+    assert share == pytest.approx(mean(inside), **EXACT)
+
+
+def test_share_of_errors_within_superclass_at_chance_and_without_error():
+    # Every class once with every other prediction is uniform over the wrong classes: 4 / 99, as documented.
+    y_true, y_pred = torch.cartesian_prod(torch.arange(100), torch.arange(100)).T
+    superclass_of = torch.arange(100) % 20
+    share = metrics.share_of_errors_within_superclass(y_true, y_pred, superclass_of)
+    assert share == pytest.approx(4 / 99, **EXACT)
+    assert math.isnan(metrics.share_of_errors_within_superclass(y_true, y_true, superclass_of))
+
+
+# ---- Calibration -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_bins", [1, 2, 10, 15])
+def test_calibration_bins_and_error_equal_loops(num_bins):
+    y_true, probabilities = random_case(seed=num_bins, n=200)
+    rows = probabilities.double().tolist()
+    members = [[] for _ in range(num_bins)]
+    for label, row in zip(y_true.tolist(), rows, strict=True):
+        confidence = max(row)
+        (index,) = [m for m in range(num_bins) if m / num_bins < confidence <= (m + 1) / num_bins]
+        members[index].append((Fraction(confidence), row.index(confidence) == label))
+    mean_confidence, bin_accuracy, count = metrics.calibration_bins(y_true, probabilities, num_bins)
+    assert mean_confidence.dtype == bin_accuracy.dtype == torch.float64
+    assert count.dtype == torch.int64
+    assert count.tolist() == [len(member) for member in members]
+    error = Fraction(0)
+    for m, member in enumerate(members):
+        if not member:
+            assert math.isnan(mean_confidence[m]) and math.isnan(bin_accuracy[m])
+            continue
+        confidence = mean([confidence for confidence, _ in member])
+        right = Fraction(sum(right for _, right in member), len(member))
+        assert mean_confidence[m].item() == pytest.approx(float(confidence), **EXACT)
+        assert bin_accuracy[m].item() == pytest.approx(float(right), **EXACT)
+        error += Fraction(len(member), 200) * abs(right - confidence)
+    result = metrics.expected_calibration_error(y_true, probabilities, num_bins)
+    assert result == pytest.approx(float(error), **EXACT)
+
+
+def test_fifteen_bins_are_the_default():
+    y_true, probabilities = random_case()
+    assert len(metrics.calibration_bins(y_true, probabilities)[2]) == 15
+    default = metrics.expected_calibration_error(y_true, probabilities)
+    assert default == metrics.expected_calibration_error(y_true, probabilities, 15)
+    assert default != metrics.expected_calibration_error(y_true, probabilities, 10)
+
+
+def test_bins_are_closed_on_the_right():
+    # Confidences on the edges 6/10 to 10/10 belong to the bins that end there, those just above to the next.
+    on_edge = torch.tensor([6, 7, 8, 9, 10], dtype=torch.float64) / 10
+    count = metrics.calibration_bins(
+        torch.zeros(5, dtype=int), torch.stack([on_edge, 1 - on_edge], dim=1), 10
+    )[2]
+    assert count.tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]
+    above = on_edge[:4] + 1e-9
+    count = metrics.calibration_bins(torch.zeros(4, dtype=int), torch.stack([above, 1 - above], dim=1), 10)[2]
+    assert count.tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_calibration_error_by_hand():
+    # (0.5, 0.75]: confidences 0.6 and 0.7, one right; (0.75, 1]: 0.9, 0.9 and 0.8, all right.
+    confidence = torch.tensor([0.6, 0.7, 0.9, 0.9, 0.8], dtype=torch.float64)
+    probabilities = torch.stack([confidence, 1 - confidence], dim=1)
+    y_true = torch.tensor([0, 1, 0, 0, 0])
+    expected = 2 / 5 * abs(0.5 - 0.65) + 3 / 5 * abs(1 - 2.6 / 3)
+    result = metrics.expected_calibration_error(y_true, probabilities, 4)
+    assert result == pytest.approx(expected, **EXACT)
+    # One bin: only the means of the whole data count.
+    result = metrics.expected_calibration_error(y_true, probabilities, 1)
+    assert result == pytest.approx(abs(4 / 5 - 3.9 / 5), **EXACT)
+
+
+def test_a_tied_prediction_is_the_lowest_class_everywhere():
+    y_true = torch.tensor([0, 1, 2, 3])
+    probabilities = torch.full((4, 4), 0.25)
+    assert metrics.calibration_bins(y_true, probabilities, 4)[1].tolist()[0] == 0.25
+    assert metrics.risk_coverage(y_true, probabilities)[1].tolist() == pytest.approx([0, 1 / 2, 2 / 3, 3 / 4])
+    assert metrics.bootstrap_headline(y_true, probabilities, 1)["accuracy"]["value"] == 0.25
+
+
+def test_brier_score_and_negative_log_likelihood_equal_loops():
+    y_true, probabilities = random_case()
+    brier, surprise = [], []
+    for label, row in zip(y_true.tolist(), probabilities.double().tolist(), strict=True):
+        brier.append(sum((p - (c == label)) ** 2 for c, p in enumerate(row)))
+        surprise.append(-math.log(row[label]))
+    assert metrics.brier_score(y_true, probabilities) == pytest.approx(mean(brier), **EXACT)
+    assert metrics.negative_log_likelihood(y_true, probabilities) == pytest.approx(mean(surprise), **EXACT)
+    uniform = torch.full((5, 4), 0.25)
+    assert metrics.brier_score(torch.tensor([0, 1, 2, 3, 3]), uniform) == 3 / 4
+    assert metrics.negative_log_likelihood(torch.tensor([1]), torch.tensor([[1.0, 0.0]])) == math.inf
+
+
+# ---- Temperature -------------------------------------------------------------------------------------------
+
+
+def loss_at(temperature, logits, y_true):
+    return torch.nn.functional.cross_entropy(logits.double() / temperature, y_true).item()
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0, 5.0])
+def test_temperature_has_the_least_loss_of_a_fine_grid_and_a_zero_derivative(scale):
+    y_true, probabilities = random_case(n=500)
+    logits = scale * probabilities.log()
+    best = metrics.fit_temperature(logits, y_true)
+    at_best = loss_at(best, logits, y_true)
+    grid = torch.logspace(-2, 2, 2001, dtype=torch.float64).tolist()
+    losses = [loss_at(temperature, logits, y_true) for temperature in grid]
+    assert at_best <= min(losses)
+    lowest = losses.index(min(losses))
+    assert grid[lowest - 1] < best < grid[lowest + 1]
+    step = 1e-3 * best
+    slope = (loss_at(best + step, logits, y_true) - loss_at(best - step, logits, y_true)) / (2 * step)
+    curvature = (
+        loss_at(best + step, logits, y_true) - 2 * at_best + loss_at(best - step, logits, y_true)
+    ) / step**2
+    assert abs(slope) < 1e-5 * curvature * best
+
+
+def test_temperature_that_made_the_labels_is_found_again():
+    generator = torch.Generator().manual_seed(6)
+    logits = 4 * torch.randn(20_000, 5, generator=generator)
+    y_true = torch.multinomial((logits / 2.5).softmax(dim=1), 1, generator=generator)[:, 0]
+    fitted = metrics.fit_temperature(logits, y_true)
+    assert fitted == pytest.approx(2.5, rel=0.04)
+    # Scaled logits scale the temperature; a shift of all logits of a sample changes nothing.
+    assert metrics.fit_temperature(3 * logits.double(), y_true) == pytest.approx(3 * fitted, rel=1e-9)
+    assert metrics.fit_temperature(logits.double() + 1000, y_true) == pytest.approx(fitted, rel=1e-6)
+    # and the fit makes the confidence honest
+    before = metrics.expected_calibration_error(y_true, logits.softmax(dim=1))
+    after = metrics.expected_calibration_error(y_true, (logits / fitted).softmax(dim=1))
+    assert after < 0.02 < 0.1 < before
+
+
+def test_temperature_stays_within_its_limits():
+    y_true = torch.tensor([0, 1, 2])
+    for scale in (0.1, 1.0, 1000.0):  # 1000: the other classes' probabilities underflow to 0
+        right = scale * torch.eye(3)
+        assert metrics.fit_temperature(right, y_true) == pytest.approx(0.01)
+        assert metrics.fit_temperature(-right, y_true) == pytest.approx(100)
+    assert metrics.fit_temperature(torch.full((3, 4), 0.1), y_true) == 1
+
+
+# ---- Selective prediction ----------------------------------------------------------------------------------
+
+
+def test_risk_coverage_equals_a_loop():
+    y_true, probabilities = random_case(n=150)
+    probabilities[75:] = probabilities[:75]  # ties of confidence with labels that differ
+    rows = probabilities.tolist()
+    order = sorted(range(150), key=lambda i: -max(rows[i]))  # stable
+    errors, expected = 0, []
+    for answered, i in enumerate(order, start=1):
+        errors += rows[i].index(max(rows[i])) != y_true[i].item()
+        expected.append(Fraction(errors, answered))
+    coverage, risk = metrics.risk_coverage(y_true, probabilities)
+    assert coverage.dtype == risk.dtype == torch.float64
+    assert coverage.tolist() == pytest.approx([i / 150 for i in range(1, 151)], **EXACT)
+    assert risk.tolist() == pytest.approx(floats(expected), **EXACT)
+    assert risk[-1].item() == pytest.approx(
+        1 - metrics.accuracy(y_true, probabilities.argmax(dim=1)), **EXACT
+    )
+    area = metrics.area_under_risk_coverage(y_true, probabilities)
+    assert area == pytest.approx(float(mean(expected)), **EXACT)
+
+
+def test_risk_coverage_by_hand():
+    # Confidences 0.9 right, 0.8 wrong, 0.7 right, 0.6 wrong, given out of order.
+    confidence = torch.tensor([0.6, 0.9, 0.7, 0.8])
+    y_true = torch.tensor([1, 0, 0, 1])
+    probabilities = torch.stack([confidence, 1 - confidence], dim=1)
+    coverage, risk = metrics.risk_coverage(y_true, probabilities)
+    assert coverage.tolist() == [0.25, 0.5, 0.75, 1]
+    assert risk.tolist() == pytest.approx([0, 1 / 2, 1 / 3, 2 / 4], **EXACT)
+    area = metrics.area_under_risk_coverage(y_true, probabilities)
+    assert area == pytest.approx((1 / 2 + 1 / 3 + 1 / 2) / 4, **EXACT)
+
+
+# ---- Intervals ---------------------------------------------------------------------------------------------
+
+
+def quantile(values, share):
+    """The quantile with linear interpolation between the order statistics."""
+    values = sorted(values)
+    position = share * (len(values) - 1)
+    left = min(int(position), len(values) - 2)
+    return values[left] + (position - left) * (values[left + 1] - values[left])
+
+
+@pytest.mark.parametrize("num_classes", [4, 6])
+def test_bootstrap_equals_a_loop_over_the_same_resamples(num_classes):
+    y_true, probabilities = random_case(n=40, num_classes=num_classes)
+    labels, rows = y_true.tolist(), probabilities.tolist()
+    predicted = [row.index(max(row)) for row in rows]
+
+    def headline(samples):
+        counts = loop_confusion([labels[i] for i in samples], [predicted[i] for i in samples], num_classes)
+        numbers = [mean([Fraction(labels[i] == predicted[i]) for i in samples])]
+        numbers += [mean(per_class) for per_class in loop_precision_recall_f1(counts)]
+        top = [sorted(range(num_classes), key=lambda c: -rows[i][c])[:5] for i in samples]
+        return [*numbers, mean([Fraction(labels[i] in best) for i, best in zip(samples, top, strict=True)])]
+
+    generator = torch.Generator().manual_seed(11)
+    resamples = torch.randint(40, (60, 40), generator=generator).tolist()
+    resampled = list(zip(*[headline(samples) for samples in resamples], strict=True))
+    result = metrics.bootstrap_headline(y_true, probabilities, num_resamples=60, level=0.9, seed=11)
+    names = ["accuracy", "macro_precision", "macro_recall", "macro_f1", "top5_accuracy"]
+    assert list(result) == names
+    for name, value, numbers in zip(names, headline(range(40)), resampled, strict=True):
+        assert result[name]["value"] == pytest.approx(float(value), **EXACT)
+        assert result[name]["low"] == pytest.approx(float(quantile(floats(numbers), 0.05)), **EXACT)
+        assert result[name]["high"] == pytest.approx(float(quantile(floats(numbers), 0.95)), **EXACT)
+
+
+def test_bootstrap_in_several_chunks_equals_one_draw_of_all_resamples():
+    # 60,000 samples are more than fit a chunk with all 40 resamples. Accuracy from the indices directly.
+    y_true, probabilities = random_case(n=60_000, num_classes=3)
+    correct = (probabilities.argmax(dim=1) == y_true).double()
+    indices = torch.randint(60_000, (40, 60_000), generator=torch.Generator().manual_seed(5))
+    accuracies = [correct[row].mean().item() for row in indices]
+    result = metrics.bootstrap_headline(y_true, probabilities, num_resamples=40, seed=5)["accuracy"]
+    assert result["low"] == pytest.approx(quantile(accuracies, 0.025), **EXACT)
+    assert result["high"] == pytest.approx(quantile(accuracies, 0.975), **EXACT)
+
+
+def test_bootstrap_values_are_those_of_the_other_functions():
+    y_true, probabilities = random_case()
+    y_pred = probabilities.argmax(dim=1)
+    confusion = metrics.confusion_matrix(y_true, y_pred, 7)
+    macro = [metrics.macro_average(per_class) for per_class in metrics.precision_recall_f1(confusion)]
+    expected = [metrics.accuracy(y_true, y_pred), *macro, metrics.top_k_accuracy(y_true, probabilities, 5)]
+    result = metrics.bootstrap_headline(y_true, probabilities, num_resamples=1)
+    assert [number["value"] for number in result.values()] == pytest.approx(expected, **EXACT)
+
+
+def test_bootstrap_is_seeded_and_leaves_the_global_generator_alone():
+    y_true, probabilities = random_case(n=100)
+    before = torch.get_rng_state()
+    first = metrics.bootstrap_headline(y_true, probabilities, num_resamples=50)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(123)
+    assert metrics.bootstrap_headline(y_true, probabilities, num_resamples=50, seed=0) == first
+    assert metrics.bootstrap_headline(y_true, probabilities, num_resamples=50, seed=1) != first
+    torch.set_rng_state(before)
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_bootstrap_width_is_that_of_the_binomial_normal_approximation(level):
+    y_true, probabilities = random_case(n=3000)
+    result = metrics.bootstrap_headline(y_true, probabilities, num_resamples=2000, level=level)
+    z = statistics.NormalDist().inv_cdf((1 + level) / 2)
+    for name in ("accuracy", "top5_accuracy"):
+        value, low, high = result[name]["value"], result[name]["low"], result[name]["high"]
+        half = z * math.sqrt(value * (1 - value) / 3000)
+        # The end of an interval from 2000 resamples has a standard error of about 3 % of the half width.
+        assert low == pytest.approx(value - half, abs=0.12 * half)
+        assert high == pytest.approx(value + half, abs=0.12 * half)
+
+
+def test_bootstrap_interval_covers_the_true_accuracy_as_often_as_it_says():
+    # 300 test sets of 200 samples from a classifier that is right 70 % of the time: a 90 % interval should
+    # hold 0.7 in about 270 of them, give or take three standard deviations of 5.2.
+    generator = torch.Generator().manual_seed(8)
+    covered = 0
+    for seed in range(300):
+        y_true = (
+            torch.rand(200, generator=generator) < 0.3
+        ).long()  # class 0, 70 % of them, is always predicted
+        probabilities = torch.tensor([[0.9, 0.1]]).expand(200, 2)
+        result = metrics.bootstrap_headline(y_true, probabilities, 200, level=0.9, seed=seed)["accuracy"]
+        covered += result["low"] <= 0.7 <= result["high"]
+    assert 254 <= covered <= 286
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.99])
+@pytest.mark.parametrize(
+    ("successes", "n"), [(0, 1), (1, 1), (0, 10), (3, 10), (10, 10), (61, 100), (9999, 10000)]
+)
+def test_wilson_interval_solves_its_quadratic(successes, n, level):
+    z = statistics.NormalDist().inv_cdf((1 + level) / 2)
+    share = successes / n
+
+    def root(inside, outside):
+        """Bisect for the p where (share - p)^2 - z^2 p (1 - p) / n changes its sign."""
+        for _ in range(100):
+            middle = (inside + outside) / 2
+            if (share - middle) ** 2 <= z**2 * middle * (1 - middle) / n:
+                inside = middle
+            else:
+                outside = middle
+        return inside
+
+    low, high = metrics.wilson_interval(successes, n, level)
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)  # between the roots, where the quadratic is negative
+    assert low == pytest.approx(root(centre, 0), abs=1e-9)
+    assert high == pytest.approx(root(centre, 1), abs=1e-9)
+    assert 0 <= low <= share <= high <= 1
+
+
+def test_wilson_interval_by_hand():
+    # With no success the quadratic is p = z^2 (1 - p) / n.
+    z2 = statistics.NormalDist().inv_cdf(0.975) ** 2
+    assert metrics.wilson_interval(0, 10) == pytest.approx((0, z2 / (10 + z2)), abs=1e-9)
+    assert metrics.wilson_interval(10, 10) == pytest.approx((10 / (10 + z2), 1), abs=1e-9)
+
+
+# ---- What may come in --------------------------------------------------------------------------------------
+
+
+def test_inputs_of_other_dtype_layout_device_and_with_gradient_give_the_same_numbers():
+    y_true, probabilities = random_case(n=64)
+    expected = (
+        metrics.top_k_accuracy(y_true, probabilities, 2),
+        metrics.expected_calibration_error(y_true, probabilities),
+        metrics.fit_temperature(probabilities.log(), y_true),
+        metrics.bootstrap_headline(y_true, probabilities, num_resamples=10),
+        metrics.confusion_matrix(y_true, probabilities.argmax(dim=1), 7).tolist(),
+    )
+    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    for device in devices:
+        labels = y_true.to(device).to(torch.uint8).repeat_interleave(2)[::2]  # not contiguous
+        scores = probabilities.to(device).T.contiguous().T.double().requires_grad_()
+        # Labels and scores may even live on different devices.
+        for y in (labels, labels.cpu()):
+            assert metrics.top_k_accuracy(y, scores, 2) == expected[0]
+            assert metrics.expected_calibration_error(y, scores) == expected[1]
+            assert metrics.fit_temperature(scores.detach().float().log().double().requires_grad_(), y) == (
+                pytest.approx(expected[2], rel=1e-5)
+            )
+            assert metrics.bootstrap_headline(y, scores, num_resamples=10) == expected[3]
+            for result in metrics.calibration_bins(y, scores) + metrics.risk_coverage(y, scores):
+                assert result.device.type == "cpu" and not result.requires_grad
+            confusion = metrics.confusion_matrix(y, scores.argmax(dim=1), 7)
+            assert confusion.device.type == "cpu"
+            assert confusion.tolist() == expected[4]
+
+
+def test_inputs_are_not_changed():
+    y_true, probabilities = random_case(n=50, num_classes=7)
+    probabilities = probabilities.double()
+    y_pred = probabilities.argmax(dim=1)
+    confusion = metrics.confusion_matrix(y_true, y_pred, 7)
+    inputs = (y_true, probabilities, y_pred, confusion)
+    copies = [tensor.clone() for tensor in inputs]
+    metrics.precision_recall_f1(confusion)
+    metrics.per_class_accuracy(confusion)
+    metrics.most_confused_pairs(confusion, 5)
+    metrics.superclass_confusion(confusion, torch.arange(7))
+    metrics.top_k_accuracy(y_true, probabilities, 2)
+    metrics.expected_calibration_error(y_true, probabilities)
+    metrics.brier_score(y_true, probabilities)
+    metrics.negative_log_likelihood(y_true, probabilities)
+    metrics.fit_temperature(probabilities, y_true)
+    metrics.area_under_risk_coverage(y_true, probabilities)
+    metrics.bootstrap_headline(y_true, probabilities, 5)
+    for tensor, copy in zip(inputs, copies, strict=True):
+        assert torch.equal(tensor, copy)
+
+
+LABELS = torch.tensor([0, 1, 2])
+NONE = torch.tensor([], dtype=torch.int64)
+HALF = torch.full((3, 4), 0.25)
+COUNTS = torch.ones(3, 3, dtype=torch.int64)
+
+
+def changed(value):
+    """Return valid probabilities [3, 4] but for one row that starts with `value`."""
+    probabilities = HALF.clone()
+    probabilities[1, 0] = value
+    return probabilities
+
+
+OF_LABELS = {
+    "confusion_matrix": lambda y, p: metrics.confusion_matrix(y, p, 3),
+    "accuracy": metrics.accuracy,
+    "superclass_accuracy": lambda y, p: metrics.superclass_accuracy(y, p, torch.tensor([0, 0, 1])),
+    "share_of_errors": lambda y, p: metrics.share_of_errors_within_superclass(y, p, torch.tensor([0, 0, 1])),
+}
+
+
+@pytest.mark.parametrize("function", OF_LABELS.values(), ids=OF_LABELS.keys())
+def test_bad_labels_raise(function):
+    function(LABELS, LABELS)
+    for good_first in (True, False):
+
+        def call(bad, good_first=good_first):
+            return function(LABELS, bad) if good_first else function(bad, LABELS)
+
+        with pytest.raises(ValueError, match=r"y_pred must have \d entries"):
+            call(LABELS[:2])
+        with pytest.raises(ValueError, match="1-D"):
+            call(LABELS[:, None])
+        with pytest.raises(ValueError, match="1-D"):
+            call(torch.tensor(1))
+        with pytest.raises(ValueError, match="not empty"):
+            call(NONE)
+        with pytest.raises(ValueError, match=r"integers, not torch\.float32"):
+            call(LABELS.float())
+        with pytest.raises(ValueError, match=r"integers, not torch\.bool"):
+            call(LABELS > 0)
+        with pytest.raises(ValueError, match=r"integers, not torch\.complex64"):
+            call(LABELS.to(torch.complex64))
+        with pytest.raises(ValueError, match=r"satisfy 0 <= label"):
+            call(LABELS - 1)
+        if function is not metrics.accuracy:  # the only one that does not know the number of classes
+            with pytest.raises(ValueError, match="label < 3, but its values run from 1 to 3"):
+                call(LABELS + 1)
+
+
+def test_bad_number_of_classes_raises():
+    with pytest.raises(ValueError, match="label < 0"):
+        metrics.confusion_matrix(LABELS, LABELS, 0)
+
+
+def test_bad_superclasses_raise():
+    for bad in (torch.tensor([0, -1, 0]), torch.tensor([0.0, 1.0, 1.0]), NONE, torch.zeros(3, 1, dtype=int)):
+        with pytest.raises(ValueError, match="superclass_of must"):
+            metrics.superclass_confusion(COUNTS, bad)
+        with pytest.raises(ValueError, match="superclass_of must"):
+            metrics.superclass_accuracy(LABELS, LABELS, bad)
+        with pytest.raises(ValueError, match="superclass_of must"):
+            metrics.share_of_errors_within_superclass(LABELS, LABELS, bad)
+    with pytest.raises(ValueError, match="superclass_of must have 3 entries"):
+        metrics.superclass_confusion(COUNTS, torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="label < 2"):
+        metrics.superclass_accuracy(LABELS, LABELS, torch.tensor([0, 1]))
+
+
+OF_PROBABILITIES = {
+    "calibration_bins": metrics.calibration_bins,
+    "expected_calibration_error": metrics.expected_calibration_error,
+    "brier_score": metrics.brier_score,
+    "negative_log_likelihood": metrics.negative_log_likelihood,
+    "risk_coverage": metrics.risk_coverage,
+    "area_under_risk_coverage": metrics.area_under_risk_coverage,
+    "bootstrap_headline": lambda y, p: metrics.bootstrap_headline(y, p, num_resamples=2),
+}
+OF_SCORES = OF_PROBABILITIES | {
+    "top_k_accuracy": lambda y, scores: metrics.top_k_accuracy(y, scores, 1),
+    "fit_temperature": lambda y, scores: metrics.fit_temperature(scores, y),
+}
+
+
+@pytest.mark.parametrize("function", OF_SCORES.values(), ids=OF_SCORES.keys())
+def test_bad_scores_raise(function):
+    function(LABELS, HALF)
+    for bad in (HALF[0], HALF[None], HALF[:0], HALF[:, :0]):
+        with pytest.raises(ValueError, match=r"must be \[N, C\] and not empty"):
+            function(LABELS, bad)
+    with pytest.raises(ValueError, match="y_true must have 2 entries"):
+        function(LABELS, HALF[:2])
+    for bad in (math.nan, math.inf, -math.inf):
+        with pytest.raises(ValueError, match="must be finite"):
+            function(LABELS, changed(bad))
+    with pytest.raises(ValueError, match="label < 4"):
+        function(LABELS + 2, HALF)
+    with pytest.raises(ValueError, match=r"satisfy 0 <= label"):
+        function(LABELS - 1, HALF)
+    with pytest.raises(ValueError, match="y_true must hold integers"):
+        function(LABELS.float(), HALF)
+    with pytest.raises(ValueError, match="y_true must be 1-D and not empty"):
+        function(NONE, HALF)
+
+
+@pytest.mark.parametrize("function", OF_PROBABILITIES.values(), ids=OF_PROBABILITIES.keys())
+def test_scores_that_are_no_probabilities_raise(function):
+    with pytest.raises(ValueError, match=r"lie in \[0, 1\], but run from -0.25"):
+        function(LABELS, torch.tensor([[-0.25, 0.25, 0.5, 0.5]]).expand(3, 4))
+    with pytest.raises(ValueError, match=r"lie in \[0, 1\], but run from 0 to 1.0005"):
+        function(LABELS, torch.tensor([[1.0005, 0, 0, 0]]).expand(3, 4))
+    for off in (0.0011, -0.0011):
+        with pytest.raises(ValueError, match=r"sum to 1 within 1e-3, but one is off by 0\.0011"):
+            function(LABELS, changed(0.25 + off))
+        function(LABELS, changed(0.25 + 0.9 * off))  # 0.00099 is within
+
+
+OF_CONFUSION = {
+    "precision_recall_f1": metrics.precision_recall_f1,
+    "per_class_accuracy": metrics.per_class_accuracy,
+    "most_confused_pairs": lambda confusion: metrics.most_confused_pairs(confusion, 3),
+    "superclass_confusion": lambda confusion: metrics.superclass_confusion(
+        confusion, torch.tensor([0, 0, 1])
+    ),
+}
+
+
+@pytest.mark.parametrize("function", OF_CONFUSION.values(), ids=OF_CONFUSION.keys())
+def test_bad_confusion_matrices_raise(function):
+    function(COUNTS)
+    for bad in (COUNTS[0], COUNTS[:2], COUNTS[:0, :0]):
+        with pytest.raises(ValueError, match=r"matrix \[C, C\] and not empty"):
+            function(bad)
+    if function is not metrics.precision_recall_f1:  # the only one to take a stack
+        with pytest.raises(ValueError, match=r"matrix \[C, C\] and not empty"):
+            function(COUNTS[None])
+    with pytest.raises(ValueError, match="confusion must hold integers"):
+        function(COUNTS / 3)
+    with pytest.raises(ValueError, match="counts of at least 0"):
+        function(COUNTS - 2 * torch.eye(3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="at least one sample"):
+        function(0 * COUNTS)
+
+
+@pytest.mark.parametrize("k", [0, -1, 5])
+def test_k_out_of_range_raises(k):
+    with pytest.raises(ValueError, match="k must be 1 to 4"):
+        metrics.top_k_accuracy(LABELS, HALF, k)
+
+
+def test_other_arguments_out_of_range_raise():
+    for bad in (torch.tensor([]), torch.tensor(0.5), torch.ones(2, 2)):
+        with pytest.raises(ValueError, match="per_class must be 1-D and not empty"):
+            metrics.macro_average(bad)
+    with pytest.raises(ValueError, match="n must be at least 1"):
+        metrics.most_confused_pairs(COUNTS, 0)
+    with pytest.raises(ValueError, match="num_bins must be at least 1"):
+        metrics.calibration_bins(LABELS, HALF, 0)
+    with pytest.raises(ValueError, match="num_bins must be at least 1"):
+        metrics.expected_calibration_error(LABELS, HALF, 0)
+    with pytest.raises(ValueError, match="num_resamples must be at least 1"):
+        metrics.bootstrap_headline(LABELS, HALF, num_resamples=0)
+    for level in (0, 1, -0.5, 95, math.nan):
+        with pytest.raises(ValueError, match="level must lie strictly between 0 and 1"):
+            metrics.bootstrap_headline(LABELS, HALF, level=level)
+        with pytest.raises(ValueError, match="level must lie strictly between 0 and 1"):
+            metrics.wilson_interval(1, 2, level)
+    for successes, n in ((-1, 3), (4, 3), (0, 0), (0.66, 1), (1, 2.5)):
+        with pytest.raises(ValueError, match="whole numbers"):
+            metrics.wilson_interval(successes, n)
+
+
+def test_pointing_game_against_a_loop():
+    generator = torch.Generator().manual_seed(3)
+    heatmaps = torch.rand(40, 6, 5, generator=generator)
+    heatmaps[7] = 0  # an empty map points nowhere
+    masks = torch.rand(40, 6, 5, generator=generator) < 0.4
+    masks[7] = True
+    hits = 0
+    for heatmap, mask in zip(heatmaps.tolist(), masks.tolist(), strict=True):
+        best = max(
+            (value, -row, -column) for row, line in enumerate(heatmap) for column, value in enumerate(line)
+        )
+        hits += best[0] > 0 and mask[-best[1]][-best[2]]
+    expected_chance = sum(value for mask in masks.tolist() for line in mask for value in line) / (40 * 30)
+    count, chance = metrics.pointing_game(heatmaps, masks)
+    assert count == hits and 0 < hits < 40
+    assert chance == pytest.approx(expected_chance)
+    with pytest.raises(ValueError, match=r"\[N, H, W\]"):
+        metrics.pointing_game(heatmaps, masks[:, :5])
