@@ -1,0 +1,287 @@
+"""Every plot of the report, as pure functions of arrays; matplotlib and nothing of ours.
+
+Each function returns a Figure. `save_png` writes it for people who want the file; `to_svg` returns it as
+markup for the report, whose style sheet then colours it, so that one plot serves a light and a dark page.
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart.
+"""
+
+import io
+import re
+from html import escape
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+INK, GRID, GREY = "#1a1a1b", "#d8d8d9", "#7a7a7b"
+BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
+# What the style sheet of the report calls them.
+CSS_VARIABLES = {INK: "ink", GRID: "grid", GREY: "grey", BLUE: "blue", ORANGE: "orange", GREEN: "green"}
+STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "svg.fonttype": "path",
+}
+SMALL = (4.6, 3.2)  # inches: two beside each other on a desktop, one across a phone
+
+
+def styled(draw):
+    """Let a plotting function run in the project's style."""
+
+    def wrapper(*args, **kwargs):
+        with matplotlib.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    wrapper.__doc__, wrapper.__name__ = draw.__doc__, draw.__name__
+    return wrapper
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write the figure at 160 dots an inch on white."""
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(path, format="png", dpi=160, facecolor="white")
+
+
+def to_svg(figure: Figure, name: str, alt: str) -> str:
+    """Return the figure as an <svg> element whose colours are CSS variables; `name` keeps its ids apart."""
+    file = io.StringIO()
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    for colour, variable in CSS_VARIABLES.items():
+        svg = svg.replace(colour, f"var(--{variable})")
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
+
+
+def percent_axis(axis) -> None:
+    """Label an axis in percent."""
+    axis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+
+
+def small_figure(title: str, x_label: str, y_label: str) -> tuple[Figure, matplotlib.axes.Axes]:
+    """Return a figure of the common small size and its axes."""
+    figure = Figure(figsize=SMALL)
+    axes = figure.add_subplot()
+    axes.set(title=title, xlabel=x_label, ylabel=y_label)
+    return figure, axes
+
+
+@styled
+def training_curve(
+    epochs: np.ndarray, train: np.ndarray, val: np.ndarray, best_epoch: int, quantity: str
+) -> Figure:
+    """Loss or accuracy of both splits over the epochs, with the best epoch marked."""
+    figure, axes = small_figure(f"{quantity} over the epochs", "epoch", quantity.lower())
+    axes.plot(epochs, train, color=BLUE, marker="o", markersize=3, label="training (augmented images)")
+    axes.plot(epochs, val, color=ORANGE, marker="s", markersize=3, label="validation")
+    axes.axvline(best_epoch, color=GREY, linestyle=":", label=f"best validation accuracy: epoch {best_epoch}")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if quantity == "Accuracy":
+        percent_axis(axes.yaxis)
+        axes.set_ylim(0, 1)
+    axes.legend(loc="best", fontsize=8)
+    return figure
+
+
+@styled
+def learning_rate(steps: np.ndarray, values: np.ndarray) -> Figure:
+    """The learning rate of every step, over the epochs as a fraction."""
+    figure, axes = small_figure("Learning rate", "epoch", "learning rate")
+    axes.plot(steps, values, color=GREEN)
+    axes.set_ylim(bottom=0)
+    return figure
+
+
+@styled
+def headline_bars(names: list[str], values: list[float], low: list[float], high: list[float]) -> Figure:
+    """One bar a metric with its 95 % interval and its value written above."""
+    figure, axes = small_figure("Test metrics with 95 % intervals", "", "")
+    # With a few images a class the value can lie outside its interval, and an error bar cannot be negative.
+    errors = np.clip([np.subtract(values, low), np.subtract(high, values)], 0, None)
+    axes.bar(names, values, color=BLUE, width=0.6, yerr=errors, ecolor=INK, capsize=4)
+    for i, value in enumerate(values):
+        axes.annotate(
+            f"{100 * value:.2f} %", (i, high[i]), (0, 4), textcoords="offset points", ha="center", fontsize=9
+        )
+    axes.set_ylim(0, max(high) * 1.15 + 0.02)
+    axes.grid(axis="x", visible=False)
+    percent_axis(axes.yaxis)
+    return figure
+
+
+@styled
+def confusion_matrix(shares: np.ndarray, class_names: list[str], groups: list[tuple[str, int]]) -> Figure:
+    """The row-normalised confusion matrix [C, C], classes in the order of `groups` (name, size).
+
+    The colour scale is a square root, so that confusions of a few percent show beside the diagonal.
+    """
+    count = len(class_names)
+    figure = Figure(figsize=(11.8, 12.6))
+    axes = figure.add_subplot()
+    mesh = axes.imshow(shares, cmap="cividis", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    axes.set_xticks(range(count), class_names, rotation=90, fontsize=6.8)
+    axes.set_yticks(range(count), class_names, fontsize=6.8)
+    axes.tick_params(length=0, pad=2)
+    axes.grid(visible=False)
+    light = "#f0f0f0"  # on the dark end of the colour map, on a light and on a dark page
+    start = 0
+    for name, size in groups:
+        corner = (start - 0.5, start - 0.5)
+        axes.add_patch(Rectangle(corner, size, size, fill=False, edgecolor=light, linewidth=0.8))
+        # The name stands beside its block, on the side where there is room.
+        x, align = (start + size + 0.5, "left") if start < 0.7 * count else (start - 1.5, "right")
+        axes.text(x, start + size / 2 - 0.5, name, color=light, fontsize=8, ha=align, va="center")
+        start += size
+    axes.set(title="Share of each true class (row) given each predicted class (column)")
+    axes.set(xlabel="predicted class", ylabel="true class")
+    ticks = [0, 0.01, 0.05, 0.1, 0.25, 0.5, 1]
+    bar = figure.colorbar(mesh, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.01, ticks=ticks)
+    percent_axis(bar.ax.xaxis)
+    bar.outline.set_visible(False)
+    return figure
+
+
+@styled
+def superclass_confusion(shares: np.ndarray, names: list[str]) -> Figure:
+    """The row-normalised confusion matrix of the superclasses, with the shares of 1 % and more written in."""
+    count = len(names)
+    figure = Figure(figsize=(9.2, 7.8))
+    axes = figure.add_subplot()
+    axes.imshow(shares, cmap="cividis", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    axes.set_xticks(range(count), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_yticks(range(count), names, fontsize=8)
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    for row, column in zip(*np.nonzero(shares >= 0.005), strict=True):
+        colour = "#101010" if shares[row, column] > 0.35 else "#f4f4f4"
+        text = f"{100 * shares[row, column]:.0f}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=colour)
+    axes.set(title="By superclass: percent of each true one (row) given each predicted one (column)")
+    return figure
+
+
+@styled
+def worst_classes(names: list[str], values: list[float], mistakes: list[str]) -> Figure:
+    """Per-class accuracy of the worst classes, the worst on top, with the most common mistake beside each."""
+    figure = Figure(figsize=(4.6, 0.6 + 0.32 * len(names)))
+    axes = figure.add_subplot()
+    axes.barh(range(len(names)), values, color=ORANGE, height=0.7)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    for row, (value, mistake) in enumerate(zip(values, mistakes, strict=True)):
+        text = f"{100 * value:.0f} %" + (f", mostly taken for {mistake}" if mistake else "")
+        axes.annotate(text, (value, row), (4, 0), textcoords="offset points", va="center", fontsize=7.5)
+    axes.set_xlim(0, max(0.3, *values) * 2.4)
+    axes.set_xticks([])
+    axes.grid(visible=False)
+    percent_axis(axes.xaxis)
+    axes.set(title="The worst classes: accuracy")
+    return figure
+
+
+@styled
+def reliability(curves: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) -> Figure:
+    """Accuracy against confidence in bins; each curve is (label, confidence, accuracy, count)."""
+    figure, axes = small_figure("Reliability diagram", "confidence", "accuracy")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1.2, label="perfectly calibrated")
+    for (label, confidence, accuracy, count), colour, marker in zip(
+        curves, (BLUE, ORANGE), "os", strict=False
+    ):
+        filled = count > 0
+        axes.plot(
+            confidence[filled], accuracy[filled], color=colour, marker=marker, markersize=4, label=label
+        )
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    percent_axis(axes.xaxis)
+    percent_axis(axes.yaxis)
+    axes.legend(loc="upper left", fontsize=8)
+    return figure
+
+
+@styled
+def confidence_histogram(right: np.ndarray, wrong: np.ndarray) -> Figure:
+    """How confident the right and the wrong predictions are."""
+    figure, axes = small_figure("Confidence of right and wrong predictions", "confidence", "test images")
+    edges = np.linspace(0, 1, 21)
+    axes.hist(
+        [right, wrong],
+        edges,
+        color=[BLUE, ORANGE],
+        label=[f"right ({len(right):,})", f"wrong ({len(wrong):,})"],
+    )
+    percent_axis(axes.xaxis)
+    axes.set_xlim(0, 1)
+    axes.legend(loc="upper right", fontsize=8)
+    return figure
+
+
+@styled
+def risk_coverage(coverage: np.ndarray, risk: np.ndarray) -> Figure:
+    """Error rate among the most confident predictions against the share of images that they are."""
+    figure, axes = small_figure(
+        "Risk against coverage", "coverage: share of images answered", "risk: errors among them"
+    )
+    axes.plot(coverage, risk, color=BLUE)
+    axes.set(xlim=(0, 1), ylim=(0, None))
+    percent_axis(axes.xaxis)
+    percent_axis(axes.yaxis)
+    return figure
+
+
+@styled
+def deletion_insertion(
+    title: str, share: np.ndarray, curves: list[tuple[str, np.ndarray]], x_label: str
+) -> Figure:
+    """Mean probability of the explained class while pixels change; curves are (label, values)."""
+    figure, axes = small_figure(title, x_label, "probability of the explained class")
+    for (label, values), colour, style in zip(curves, (BLUE, GREY), ("-", "--"), strict=False):
+        axes.plot(share, values, color=colour, linestyle=style, label=label)
+    axes.set(xlim=(0, 1), ylim=(0, None))
+    percent_axis(axes.xaxis)
+    percent_axis(axes.yaxis)
+    axes.legend(loc="best", fontsize=8)
+    return figure
+
+
+@styled
+def gradcam_triptych(
+    picture: np.ndarray,
+    predicted: np.ndarray,
+    true: np.ndarray,
+    predicted_title: str,
+    true_title: str,
+    title: str,
+) -> Figure:
+    """A mistake and what speaks for the predicted and for the true class; RGB arrays [H, W, 3]."""
+    figure = Figure(figsize=(7.2, 2.95))
+    panels = [(picture, title), (predicted, predicted_title), (true, true_title)]
+    for axes, (image, panel_title) in zip(figure.subplots(1, 3), panels, strict=True):
+        axes.imshow(image, interpolation="nearest")
+        axes.set_title(panel_title, fontsize=8, weight="normal", loc="center")
+        axes.set_axis_off()
+    return figure
