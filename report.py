@@ -191,8 +191,8 @@ def write_failures(
                 p.permute(1, 2, 0).numpy()
                 for p in (pictures[rank], evidence["predicted"][rank], evidence["true"][rank])
             ),
-            f"for the prediction {names[1]}: {row['probability_predicted']:.1%}",
-            f"for the truth {names[0]}: {row['probability_true']:.1%}",
+            f"for the prediction {plain(names[1])}: {percent(row['probability_predicted'])}",
+            f"for the truth {plain(names[0])}: {percent(row['probability_true'])}",
             row["file_name"],
         )
         write_plot(figure, out / row["gradcam"])
