@@ -1,4 +1,4 @@
-"""Headless Chromium over its debugging pipe: JSON messages that end with a zero byte, on file descriptors 3 and 4."""
+"""Headless Chromium over its debugging pipe: JSON messages, each ended by a zero byte, on descriptors 3 and 4."""
 
 import json
 import os
@@ -27,7 +27,13 @@ class Chromium:
         arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
         arguments += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
         self.process = subprocess.Popen(
-            [find_chromium(), *arguments, f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"],
+            [
+                find_chromium(),
+                *arguments,
+                f"--user-data-dir={profile}",
+                "--remote-debugging-pipe",
+                "about:blank",
+            ],
             preexec_fn=place_pipes,
             pass_fds=(3, 4, 20, 21),
             stdin=subprocess.DEVNULL,

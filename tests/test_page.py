@@ -1,13 +1,12 @@
-"""report.html in a real browser: nothing asked from outside, no error, the table sorts, phone and desktop, both schemes."""
+"""report.html in a real browser: no outside request, no error, a table that sorts, phone and desktop, both schemes."""
 
 import base64
 import os
 
 import pytest
 import torch
-from torchvision.io import decode_image
-
 from chromium import Chromium, find_chromium
+from torchvision.io import decode_image
 
 pytestmark = pytest.mark.skipif(
     find_chromium() is None and not os.environ.get("CI"), reason="Chromium is not installed"
@@ -17,23 +16,32 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def page(shapes_report, tmp_path_factory):
     browser = Chromium(tmp_path_factory.mktemp("profile"))
-    browser.call("Emulation.setDeviceMetricsOverride", width=1280, height=900, deviceScaleFactor=1, mobile=False)
+    browser.call(
+        "Emulation.setDeviceMetricsOverride", width=1280, height=900, deviceScaleFactor=1, mobile=False
+    )
     browser.open((shapes_report / "report.html").resolve().as_uri())
     yield browser
     browser.close()
 
 
 def test_no_console_error_and_no_request_to_outside(page, shapes_report):
-    urls = [e["params"]["request"]["url"] for e in page.events if e.get("method") == "Network.requestWillBeSent"]
+    urls = [
+        e["params"]["request"]["url"] for e in page.events if e.get("method") == "Network.requestWillBeSent"
+    ]
     assert (shapes_report / "report.html").resolve().as_uri() in urls
     assert [url for url in urls if not url.startswith(("file:", "data:"))] == []
-    failures = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded", "Network.loadingFailed")
+    failures = (
+        "Runtime.exceptionThrown",
+        "Runtime.consoleAPICalled",
+        "Log.entryAdded",
+        "Network.loadingFailed",
+    )
     assert [event for event in page.events if event.get("method") in failures] == []
 
 
 def column(page, index):
-    cells = f"[...document.querySelectorAll('table.sortable tbody tr')].map(row => row.cells[{index}].textContent)"
-    return page.evaluate(cells)
+    rows = "[...document.querySelectorAll('table.sortable tbody tr')]"
+    return page.evaluate(f"{rows}.map(row => row.cells[{index}].textContent)")
 
 
 def test_the_table_sorts_by_click_and_by_keyboard(page):
@@ -47,7 +55,14 @@ def test_the_table_sorts_by_click_and_by_keyboard(page):
     assert page.evaluate(sort) == "ascending"
     page.evaluate("document.querySelectorAll('table.sortable th button')[3].focus()")
     for kind in ("keyDown", "keyUp"):
-        page.call("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", text="\r", windowsVirtualKeyCode=13)
+        page.call(
+            "Input.dispatchKeyEvent",
+            type=kind,
+            key="Enter",
+            code="Enter",
+            text="\r",
+            windowsVirtualKeyCode=13,
+        )
     assert [float(text.removesuffix(" %")) for text in column(page, 3)] == expected[::-1]
     assert page.evaluate(sort) == "descending"
     assert sorted(column(page, 0)) == sorted(names)
@@ -57,7 +72,12 @@ def test_every_picture_has_an_alternative_text(page):
     assert page.evaluate("document.images.length") > 100
     assert page.evaluate("[...document.images].filter(i => !i.alt || !i.naturalWidth).length") == 0
     assert page.evaluate("document.querySelectorAll('svg').length") >= 10
-    assert page.evaluate("[...document.querySelectorAll('svg')].filter(s => !s.getAttribute('aria-label')).length") == 0
+    assert (
+        page.evaluate(
+            "[...document.querySelectorAll('svg')].filter(s => !s.getAttribute('aria-label')).length"
+        )
+        == 0
+    )
 
 
 def test_ids_are_unique_and_links_lead_somewhere(page):
@@ -72,7 +92,9 @@ def test_ids_are_unique_and_links_lead_somewhere(page):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_screenshots(page, tmp_path, width, scheme):
-    page.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+    page.call(
+        "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
+    )
     page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     # The page itself never scrolls sideways; wide plots and tables do, in their own frames.
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -86,7 +108,9 @@ def test_screenshots(page, tmp_path, width, scheme):
     assert picture.shape[-1] == width
     background = picture[:, 5, 5].mean().item()
     assert background > 240 if scheme == "light" else background < 40
-    assert (picture - picture[:, 5:6, 5:6]).abs().amax(0).gt(60).float().mean() > 0.01  # there is something on it
+    assert (picture - picture[:, 5:6, 5:6]).abs().amax(0).gt(
+        60
+    ).float().mean() > 0.01  # there is something on it
 
 
 def test_readable_without_scripts(shapes_report, tmp_path_factory):
