@@ -6,6 +6,7 @@ Colours are those of Okabe and Ito, which colour-blind readers can tell apart.
 """
 
 import io
+import math
 import re
 from html import escape
 from pathlib import Path
@@ -284,4 +285,77 @@ def gradcam_triptych(
         axes.imshow(image, interpolation="nearest")
         axes.set_title(panel_title, fontsize=8, weight="normal", loc="center")
         axes.set_axis_off()
+    return figure
+
+
+CYCLE = (BLUE, ORANGE, GREEN, "#cc79a7", "#e69f00")
+MARKERS = "os^Dv"
+
+
+@styled
+def stress_severity(
+    panels: dict[str, dict[str, list[float]]], clean: float, confidence: list[float]
+) -> Figure:
+    """Accuracy against severity, one panel for each family of corruptions and one for the mean of all.
+
+    panels: {family: {corruption: five fractions}}; clean: a fraction; confidence: the mean confidence over
+    the corruptions at each severity, five fractions.
+    """
+    figure = Figure(figsize=(10.5, 6.4))
+    mean = np.mean([values for curves in panels.values() for values in curves.values()], axis=0)
+    panels = panels | {"mean of all": {"accuracy": mean, "confidence": confidence}}
+    axes = figure.subplots(2, 3, sharex=True, sharey=True)
+    for ax, (title, curves) in zip(axes.flat, panels.items(), strict=True):
+        ax.axhline(clean, color=GREY, linestyle="--", linewidth=1, label="clean accuracy")
+        for name, colour, marker in zip(curves, CYCLE, MARKERS, strict=False):
+            label = name.replace("_", " ")
+            ax.plot(range(1, 6), curves[name], color=colour, marker=marker, markersize=4, label=label)
+        ax.set(title=title, ylim=(0, 1), xticks=range(1, 6))
+        ax.legend(fontsize=7.5)
+    percent_axis(axes[0, 0].yaxis)
+    figure.supxlabel("severity", fontsize=9)
+    figure.supylabel("accuracy", fontsize=9)
+    return figure
+
+
+@styled
+def stress_radius(radii: list[float], attacks: dict[str, list[dict]], clean: float) -> Figure:
+    """Accuracy against the radius of the attack, with 95 % intervals.
+
+    radii: in 1/255; attacks: {name: one dict with value, low and high, fractions, for each radius}; clean: a
+    fraction.
+    """
+    figure, axes = small_figure("Attacks", "largest change of a value, in 1/255", "accuracy")
+    axes.axhline(clean, color=GREY, linestyle="--", linewidth=1, label="no attack")
+    for (name, points), colour, marker in zip(attacks.items(), CYCLE, MARKERS, strict=False):
+        value, low, high = ([point[key] for point in points] for key in ("value", "low", "high"))
+        label = "random noise" if name == "random" else name.upper()
+        axes.plot(radii, value, color=colour, marker=marker, markersize=4, label=label)
+        axes.fill_between(radii, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(radii, [f"{radius:g}" for radius in radii])
+    axes.set_ylim(0, 1)
+    percent_axis(axes.yaxis)
+    axes.legend(fontsize=8)
+    return figure
+
+
+@styled
+def stress_examples(pictures: dict[str, np.ndarray]) -> Figure:
+    """Rows of pictures, {corruption: uint8 [6, 32, 32, 3]}: the clean one and the five severities."""
+    figure = Figure(figsize=(10, 8))
+    names = list(pictures)
+    half = math.ceil(len(names) / 2)
+    for ax, part in zip(figure.subplots(1, 2), (names[:half], names[half:]), strict=True):
+        canvas = np.full((34 * half, 34 * 6, 3), 255, dtype=np.uint8)  # a gap of 2 pixels around each picture
+        for i, name in enumerate(part):
+            for j, picture in enumerate(pictures[name]):
+                canvas[34 * i + 1 : 34 * i + 33, 34 * j + 1 : 34 * j + 33] = picture
+        ax.imshow(canvas, interpolation="nearest")
+        ax.set_yticks([34 * i + 16.5 for i in range(len(part))], [name.replace("_", " ") for name in part])
+        ax.set_xticks([34 * j + 16.5 for j in range(6)], ["clean", "1", "2", "3", "4", "5"])
+        ax.xaxis.tick_top()
+        ax.tick_params(length=0)
+        ax.grid(False)
+        ax.spines[:].set_visible(False)
     return figure

@@ -8,6 +8,8 @@ Writes metrics.json, predictions.npz, plots/, failures/, gradcam/ and report.htm
 """
 
 import base64
+import hashlib
+import json
 import math
 import shutil
 from html import escape
@@ -34,11 +36,12 @@ from runs import (
     pick_device,
     pick_precision,
     read_history,
+    results_folder,
     run_main,
     write_csv,
     write_json,
 )
-from stress import deletion_insertion, randomization_check
+from stress import deletion_insertion, draw, randomization_check
 from train import predict, warmup_cosine
 
 LAYER = "layer3"  # the stage that Grad-CAM explains; gradcam.py says why
@@ -684,6 +687,87 @@ def outline(picture: Tensor, mask: Tensor) -> Tensor:
     return picture
 
 
+def stress_section(results: dict | None, test: Dataset, figures: dict) -> str:
+    """What stress.py found: corruptions, attacks, and whether the attacks can be believed."""
+    if results is None:
+        return "<p>Not run for this checkpoint yet: <code>python stress.py</code>, then this report "
+        "again.</p>"
+    figures |= draw(results, test.images)
+    tests, summary, means = results["tests"], results["summary"], results["summary"]["mean_accuracy"]
+    clean, each = tests["clean/0"], results["corruption_images"] // len(test.class_names)
+
+    def interval(share: dict) -> str:
+        return f"{percent(share['value'])} (95 % interval {100 * share['low']:.1f} to "
+        f"{percent(share['high'])})"
+
+    text = (
+        f"On {results['corruption_images']:,} clean test images the accuracy is "
+        f"{interval(clean['accuracy'])}; over "
+        f"the fifteen corruptions of CIFAR-C and five severities it is {interval(means['fifteen'])}. The "
+        "mean "
+        f"confidence goes from {percent(clean['mean_confidence'])} to "
+        f"{percent(summary['mean_confidence']['all'])} and "
+        f"the calibration error from {percent(clean['ece'])} to {percent(summary['mean_ece']['all'])} over "
+        "all "
+        "corruptions: under shift a network that stays sure is wrong without saying so."
+    )
+    severities = range(1, 6)
+    rows = []
+    for name in {key.split("/")[0]: None for key in tests if key.endswith("/5") and f"{key[:-1]}3" in tests}:
+        values = [tests[f"{name}/{severity}"]["accuracy"]["value"] for severity in severities]
+        rows.append([plain(name), *((percent(v), v) for v in [*values, sum(values) / 5])])
+    broken = [
+        [plain(row["class"]), *((percent(row[key], 0), row[key]) for key in ("clean", "corrupted", "drop"))]
+        for row in summary["classes_that_break_first"]
+    ]
+    checks = [
+        ["passed" if check["passed"] else "FAILED", check["name"], check["detail"]]
+        for check in results["checks"]
+    ]
+    radius = {name: [f"{name}/{value:g}" for value in results["radii"]] for name in ("fgsm", "pgd")}
+    attack_text = (
+        f"On {results['attack_images']:,} images, with normalisation inside the attack and every change at "
+        "most the "
+        f"radius: at {results['radii'][2]:g}/255 FGSM leaves "
+        f"{interval(tests[radius['fgsm'][2]]['accuracy'])} and PGD "
+        f"{interval(tests[radius['pgd'][2]]['accuracy'])}. The checks below would fail if an attack were "
+        "weak rather "
+        "than the network robust."
+    )
+    return (
+        f"<p>{text}</p>"
+        + figure(
+            figures, "stress_severity", "Accuracy against severity by family of corruptions", kind="wide"
+        )
+        + "<h3>Every corruption</h3>"
+        + table(["corruption", "1", "2", "3", "4", "5", "mean"], rows, sortable=True)
+        + figure(
+            figures,
+            "stress_examples",
+            "A grid of one test image under every corruption at every severity",
+            "One test image under every corruption, at severities 1 to 5.",
+            kind="wide",
+        )
+        + f"<h3>Classes that break first</h3><p class=soft>Over all corruptions, {each} images of each "
+        "class.</p>"
+        + table(["class", "clean", "corrupted", "drop"], broken)
+        + f"<h3>Attacks</h3><p>{attack_text}</p><div class=plots>"
+        + figure(figures, "stress_radius", "Accuracy against the radius of FGSM, PGD and random noise")
+        + "</div>"
+        + table(["check", "what it asks", "what was found"], checks)
+    )
+
+
+def read_stress(out: Path, checkpoint: Path) -> dict | None:
+    """Return the finished results of stress.py for this very checkpoint, or None."""
+    try:
+        results = json.loads((out / "stress.json").read_text(encoding="utf-8"))
+        same = results["fingerprint"]["checkpoint"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+        return results if same and "checks" in results else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def explanation_section(result: dict, figures: dict) -> str:
     """Deletion, insertion and randomisation: can the maps be believed?"""
     share = np.linspace(0, 1, STEPS + 1)
@@ -828,7 +912,10 @@ def main(argv: list[str] | None = None) -> int:
     precision = pick_precision("auto", device)
     model, checkpoint = load_model(path, device)
     config = checkpoint["config"]
-    out = args.run or (path.parent.parent if args.checkpoint is None else Path("runs") / path.stem)
+    lacking = {"settings", "environment", "parameters", "num_train", "num_val"} - config.keys()
+    if lacking:
+        raise UserError(f"{path} was not written by train.py: its config lacks {', '.join(sorted(lacking))}")
+    out = results_folder(args.run, args.checkpoint)
     out.mkdir(parents=True, exist_ok=True)
     history = read_history(out) if (out / "logs" / "history.csv").exists() else None
     train, test = load(config["dataset"], args.data_dir or config["settings"]["data_dir"])
@@ -857,6 +944,7 @@ def main(argv: list[str] | None = None) -> int:
         "Training": training_section(history, config, figures),
         "Where it fails": failure_section(result, test, y_pred, figures),
         "How sure it is": confidence_section(result, logits, test.labels, figures),
+        "Where it breaks": stress_section(read_stress(out, path), test, figures),
         "Why it fails": gallery_section(failures, test, result["explanations"]),
         "Whether the explanations hold": explanation_section(result["explanations"], figures),
         "Data": data_section(result, test, config),
