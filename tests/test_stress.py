@@ -1,8 +1,10 @@
 import colorsys
 import json
 import math
+import shutil
 from copy import deepcopy
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -877,6 +879,9 @@ def test_a_checkpoint_without_a_run_gets_a_folder_of_its_own(checkpoint, quick, 
         stress, "measure", lambda *a: written.append("measured") or {"accuracy": {"value": 0.0}}
     )
     monkeypatch.setattr(stress, "measure_attack", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        stress.main(["--checkpoint", str(checkpoint)])
-    assert {str(path) for path in written} == {"measured", "runs/best/stress.json"}
+    alone = shutil.copy(checkpoint, tmp_path / "alone.pt")
+    for given, folder in ((alone, Path("runs/alone")), (checkpoint, checkpoint.parent.parent)):
+        written.clear()
+        with pytest.raises(KeyboardInterrupt):
+            stress.main(["--checkpoint", str(given)])
+        assert set(written) == {"measured", folder / "stress.json"}
