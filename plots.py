@@ -347,10 +347,12 @@ def stress_examples(pictures: dict[str, np.ndarray]) -> Figure:
     names = list(pictures)
     half = math.ceil(len(names) / 2)
     for ax, part in zip(figure.subplots(1, 2), (names[:half], names[half:]), strict=True):
-        canvas = np.full((34 * half, 34 * 6, 3), 255, dtype=np.uint8)  # a gap of 2 pixels around each picture
+        canvas = np.zeros((34 * half, 34 * 6, 4), dtype=np.uint8)  # transparent, 2 pixels between pictures
         for i, name in enumerate(part):
             for j, picture in enumerate(pictures[name]):
-                canvas[34 * i + 1 : 34 * i + 33, 34 * j + 1 : 34 * j + 33] = picture
+                canvas[34 * i + 1 : 34 * i + 33, 34 * j + 1 : 34 * j + 33] = np.dstack(
+                    [picture, np.full((32, 32), 255, dtype=np.uint8)]
+                )
         ax.imshow(canvas, interpolation="nearest")
         ax.set_yticks([34 * i + 16.5 for i in range(len(part))], [name.replace("_", " ") for name in part])
         ax.set_xticks([34 * j + 16.5 for j in range(6)], ["clean", "1", "2", "3", "4", "5"])

@@ -453,8 +453,7 @@ def training_section(history: list[dict] | None, config: dict, figures: dict) ->
             figures,
             "loss",
             f"Training loss falls from {train_loss[0]:.2f} to {train_loss[-1]:.2f}, validation loss goes "
-            "from "
-            f"{val_loss[0]:.2f} to {val_loss[-1]:.2f}",
+            f"from {val_loss[0]:.2f} to {val_loss[-1]:.2f}",
             "Cross-entropy with the label smoothing of the recipe, on both splits.",
         )
         + figure(
@@ -518,14 +517,12 @@ def failure_section(result: dict, test: Dataset, y_pred: Tensor, figures: dict) 
     ]
     text = (
         f"Top-5 accuracy is {percent(result['top5_accuracy']['value'], 2)}; the right superclass is named "
-        "for "
-        f"{percent(result['superclass_accuracy'], 2)} of the images."
+        f"for {percent(result['superclass_accuracy'], 2)} of the images."
     )
     if result["errors_within_superclass"] is not None:
         text += (
             f" Of the errors, {percent(result['errors_within_superclass'])} stay inside the right "
-            "superclass; "
-            f"if wrong answers fell evenly on all other classes it would be "
+            "superclass; if wrong answers fell evenly on all other classes it would be "
             f"{percent(chance_within(superclass_of))}."
         )
     return (
@@ -544,9 +541,8 @@ def failure_section(result: dict, test: Dataset, y_pred: Tensor, figures: dict) 
         + figure(
             figures,
             "superclass_confusion",
-            f"Confusion matrix of {len(superclasses)} superclasses, "
-            f"{percent(result['superclass_accuracy'])} on "
-            "the diagonal",
+            f"Confusion matrix of {len(superclasses)} superclasses, {percent(result['superclass_accuracy'])} "
+            "on the diagonal",
             kind="wide",
         )
         + "<h3>By class</h3>"
@@ -661,16 +657,14 @@ def gallery_section(failures: list[dict], test: Dataset, explanations: dict) -> 
     text = (
         f"The {len(failures)} wrong predictions with the highest probability, and what Grad-CAM at "
         f"{explanations['layer']} marks as evidence for the predicted and for the true class. Bright is "
-        "evidence; "
-        "each map is scaled by its own maximum, and a map without evidence stays dark."
+        "evidence; each map is scaled by its own maximum, and a map without evidence stays dark."
     )
     if "pointing_game" in explanations:
         game = explanations["pointing_game"]
         text += (
             f" Pointing game: on {game['images']:,} test images the maximum of the map for the predicted "
-            "class "
-            f"falls on the object in {percent(game['value'])} (95 % interval {100 * game['low']:.1f} to "
-            f"{percent(game['high'])}); a random pixel would in {percent(game['chance'])}."
+            f"class falls on the object in {percent(game['value'])} (95 % interval {100 * game['low']:.1f} "
+            f"to {percent(game['high'])}); a random pixel would in {percent(game['chance'])}."
         )
     return f"<p>{text}</p><div class=gallery>{items or 'There is no wrong prediction.'}</div>"
 
@@ -697,19 +691,16 @@ def stress_section(results: dict | None, test: Dataset, figures: dict) -> str:
     clean, each = tests["clean/0"], results["corruption_images"] // len(test.class_names)
 
     def interval(share: dict) -> str:
-        return f"{percent(share['value'])} (95 % interval {100 * share['low']:.1f} to "
-        f"{percent(share['high'])})"
+        low, high = 100 * share["low"], percent(share["high"])
+        return f"{percent(share['value'])} (95 % interval {low:.1f} to {high})"
 
     text = (
         f"On {results['corruption_images']:,} clean test images the accuracy is "
-        f"{interval(clean['accuracy'])}; over "
-        f"the fifteen corruptions of CIFAR-C and five severities it is {interval(means['fifteen'])}. The "
-        "mean "
-        f"confidence goes from {percent(clean['mean_confidence'])} to "
-        f"{percent(summary['mean_confidence']['all'])} and "
-        f"the calibration error from {percent(clean['ece'])} to {percent(summary['mean_ece']['all'])} over "
-        "all "
-        "corruptions: under shift a network that stays sure is wrong without saying so."
+        f"{interval(clean['accuracy'])}; over the fifteen corruptions of CIFAR-C and five severities it is "
+        f"{interval(means['fifteen'])}. The mean confidence goes from {percent(clean['mean_confidence'])} to "
+        f"{percent(summary['mean_confidence']['all'])} and the calibration error from "
+        f"{percent(clean['ece'])} to {percent(summary['mean_ece']['all'])} over all corruptions: under shift "
+        "a network that stays sure is wrong without saying so."
     )
     severities = range(1, 6)
     rows = []
@@ -727,12 +718,10 @@ def stress_section(results: dict | None, test: Dataset, figures: dict) -> str:
     radius = {name: [f"{name}/{value:g}" for value in results["radii"]] for name in ("fgsm", "pgd")}
     attack_text = (
         f"On {results['attack_images']:,} images, with normalisation inside the attack and every change at "
-        "most the "
-        f"radius: at {results['radii'][2]:g}/255 FGSM leaves "
+        f"most the radius: at {results['radii'][2]:g}/255 FGSM leaves "
         f"{interval(tests[radius['fgsm'][2]]['accuracy'])} and PGD "
         f"{interval(tests[radius['pgd'][2]]['accuracy'])}. The checks below would fail if an attack were "
-        "weak rather "
-        "than the network robust."
+        "weak rather than the network robust."
     )
     return (
         f"<p>{text}</p>"
@@ -773,11 +762,9 @@ def explanation_section(result: dict, figures: dict) -> str:
     share = np.linspace(0, 1, STEPS + 1)
     captions = {
         "deletion": "Pixels are replaced by the mean colour, those with the most evidence first. If the map "
-        "is "
-        "right, the probability falls faster than with a random map: a smaller area is better.",
+        "is right, the probability falls faster than with a random map: a smaller area is better.",
         "insertion": "Pixels are put back into a blurred picture, those with the most evidence first. If "
-        "the map "
-        "is right, the probability rises faster than with a random map: a larger area is better.",
+        "the map is right, the probability rises faster than with a random map: a larger area is better.",
     }
     svgs = ""
     for mode, caption in captions.items():

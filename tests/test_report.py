@@ -14,6 +14,7 @@ from torchvision.io import decode_image, read_file
 import data
 import plots
 import report
+import stress
 
 HEADLINE = ["accuracy", "macro_precision", "macro_recall", "macro_f1", "top5_accuracy"]
 
@@ -209,3 +210,33 @@ def test_svg_colours_are_variables_and_ids_are_apart():
     assert ids and all(name.startswith("first-") for name in ids) and len(set(ids)) == len(ids)
     targets = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', svg)
     assert targets and all((a or b) in ids for a, b in targets)
+
+
+def test_stress_section_shows_what_stress_json_holds(shapes_report, monkeypatch, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(shapes_report, run)
+    monkeypatch.setattr(stress, "corrupt", lambda images, name, severity: images)
+    monkeypatch.setattr(
+        stress, "predict", lambda model, images, *rest: torch.eye(100)[torch.arange(len(images)) % 90]
+    )
+    share = {"value": 0.25, "low": 0.1, "high": 0.4}
+    monkeypatch.setattr(stress, "measure_attack", lambda *rest: {"accuracy": share})
+    assert stress.main(["--run", str(run)]) == 0
+    checkpoint = run / "checkpoints" / "best.pt"
+    results = report.read_stress(run, checkpoint)
+    figures = {}
+    section = report.stress_section(results, data.make_shapes(1, 1), figures)
+    clean = results["tests"]["clean/0"]["accuracy"]
+    low, high = f"{100 * clean['low']:.1f}", f"{100 * clean['high']:.1f} %"
+    assert (
+        f"{100 * clean['value']:.1f} % (95 % interval {low} to {high}; over the fifteen"
+        in section.replace(");", ";")
+    )
+    assert "PGD 25.0 % (95 % interval 10.0 to 40.0 %)" in section
+    assert section.count("<tr>") == 1 + len(stress.CORRUPTIONS) + 1 + 10 + 1 + len(results["checks"])
+    assert "FAILED" in section  # 25 % at the largest radius is no sound attack, and the page says so
+    assert set(figures) == {"stress_severity", "stress_radius", "stress_examples"}
+    # Results of another checkpoint are not shown.
+    checkpoint.write_bytes(checkpoint.read_bytes() + b"x")
+    assert report.read_stress(run, checkpoint) is None
+    assert "Not run for this checkpoint" in report.stress_section(None, data.make_shapes(1, 1), {})
