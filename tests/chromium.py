@@ -1,4 +1,4 @@
-"""Headless Chromium over its debugging pipe: JSON messages, each ended by a zero byte, on descriptors 3 and 4."""
+"""Headless Chromium over its debugging pipe: JSON messages, each ended by a zero byte, on files 3 and 4."""
 
 import json
 import os

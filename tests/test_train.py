@@ -1,0 +1,574 @@
+"""train.py: the schedule against torch's schedulers, the loop against a second one written out in formulas,
+and resuming against not having been interrupted."""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import types
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, SequentialLR
+
+import train
+from data import UserError, batches, make_shapes, split_indices, to_input
+from metrics import accuracy
+from resnet_cifar import resnet18
+from runs import load_checkpoint, load_model, read_config, read_history
+
+CPU = torch.device("cpu")
+# Three epochs of three steps, a fraction of a second.
+TINY = "--dataset shapes --width 16 --limit-train 12 --batch-size 4 --epochs 3 --device cpu --precision fp32"
+COLUMNS = ["epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
+COLUMNS += ["seconds", "images_per_second"]
+
+
+def run(out, options=""):
+    """Train in this process; the last of two equal options counts."""
+    return train.main([*TINY.split(), "--out", str(out), *options.split()])
+
+
+def resume(out, options=""):
+    return train.main(["--resume", "--out", str(out), *options.split()])
+
+
+def last(out):
+    return load_checkpoint(out / "checkpoints" / "last.pt", resuming=True)
+
+
+def without_times(history):
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in history]
+
+
+def assert_same_run(out, reference):
+    """Every bit of the weights, the optimizer, the history and best.pt is the same; not so the times."""
+    ours, theirs = last(out), last(reference)
+    for key in ("model", "optimizer", "scaler", "epoch"):
+        torch.testing.assert_close(ours[key], theirs[key], rtol=0, atol=0)
+    for checkpoint in (ours, theirs):
+        checkpoint["state"]["history"] = without_times(checkpoint["state"]["history"])
+    assert ours["state"] == theirs["state"]
+    assert without_times(read_history(out)) == without_times(read_history(reference))
+    best = [load_checkpoint(folder / "checkpoints" / "best.pt") for folder in (out, reference)]
+    for key in ("model", "epoch", "val_accuracy"):
+        torch.testing.assert_close(best[0][key], best[1][key], rtol=0, atol=0)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The schedule
+
+
+@pytest.mark.parametrize(
+    "total, warmup, peak, final", [(300, 45, 0.15, 0.0), (70, 1, 2.0, 0.1), (9, 0, 1, 0)]
+)
+def test_schedule_equals_torch_schedulers_stepped_every_batch(total, warmup, peak, final):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1, dtype=torch.float64))], lr=peak)
+    cosine = CosineAnnealingLR(optimizer, total - warmup, eta_min=final)
+    scheduler = cosine
+    if warmup:
+        for group in optimizer.param_groups:
+            group["lr"] = peak
+        linear = LambdaLR(optimizer, lambda step: step / warmup)
+        scheduler = SequentialLR(optimizer, [linear, cosine], milestones=[warmup])
+    for step in range(total):
+        expected = optimizer.param_groups[0]["lr"]
+        assert train.warmup_cosine(step, total, warmup, peak, final) == pytest.approx(expected, abs=1e-9), (
+            step
+        )
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize(
+    "total, warmup, peak, final", [(100, 20, 0.3, 0.0), (50, 50, 1.0, 0.2), (7, 0, 1, 0.5)]
+)
+def test_schedule_equals_its_formula(total, warmup, peak, final):
+    for step in range(total + 5):
+        if step < warmup:
+            expected = peak / warmup * step
+        elif step < total:
+            # (1 + cos x) / 2 = cos^2(x / 2)
+            expected = (
+                final + (peak - final) * math.cos(math.pi / 2 * (step - warmup) / (total - warmup)) ** 2
+            )
+        else:
+            expected = final
+        assert train.warmup_cosine(step, total, warmup, peak, final) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("step, total, warmup", [(-1, 10, 2), (0, 0, 0), (0, 10, 11), (0, 10, -1)])
+def test_impossible_schedules_are_refused(step, total, warmup):
+    with pytest.raises(ValueError, match="no schedule"):
+        train.warmup_cosine(step, total, warmup, 0.1)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The optimizer and the loop, written out
+
+
+def test_optimizer_decays_the_weights_of_layers_and_nothing_else():
+    model = resnet18(10, width=4)
+    optimizer = train.make_optimizer(model, 0.1, 0.9, 0.01)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            assert decay[id(module.weight)] == 0.01, name
+        if isinstance(module, nn.BatchNorm2d):
+            assert decay[id(module.weight)] == 0 and decay[id(module.bias)] == 0, name
+    assert decay[id(model.fc.bias)] == 0
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+def test_optimizer_steps_by_the_nesterov_equations(momentum):
+    model = nn.Linear(3, 2).double()
+    optimizer = train.make_optimizer(model, 0.1, momentum, 0.01)
+    parameters = {name: p.detach().clone() for name, p in model.named_parameters()}
+    velocity = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    for step in range(3):
+        generator = torch.Generator().manual_seed(step)
+        for name, p in model.named_parameters():
+            p.grad = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+            gradient = p.grad + (0.01 * parameters[name] if name == "weight" else 0)
+            velocity[name] = momentum * velocity[name] + gradient
+            parameters[name] = parameters[name] - 0.1 * (gradient + momentum * velocity[name])
+        optimizer.step()
+    torch.testing.assert_close(dict(model.named_parameters()), parameters, rtol=0, atol=1e-14)
+
+
+def train_by_formulas(dataset, args):
+    """The training of train.py again, with its loss, clipping, schedule and optimizer written out.
+
+    Returns the model, and (mean loss, accuracy) of each epoch.
+    """
+    torch.manual_seed(args.seed)
+    train_index, _ = split_indices(dataset, args.val_fraction, args.seed)
+    images, labels = (tensor[train_index[: args.limit_train]] for tensor in (dataset.images, dataset.labels))
+    model = resnet18(len(dataset.class_names), args.width).double()
+    velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    steps, epochs = len(images) // args.batch_size, []
+    for epoch in range(args.epochs):
+        losses, correct = [], 0
+        for i, (batch, targets) in enumerate(batches(images, labels, args.batch_size, args.seed, epoch + 1)):
+            step, total, warmup = epoch * steps + i, args.epochs * steps, round(args.warmup_epochs * steps)
+            if step < warmup:
+                lr = args.lr * step / warmup
+            else:
+                lr = args.lr * math.cos(math.pi / 2 * (step - warmup) / (total - warmup)) ** 2
+            log_p = model(to_input(batch).double()).log_softmax(dim=1)
+            # Szegedy et al. 2016 (arXiv 1512.00567), section 7: the target is mixed with the uniform one
+            target = F.one_hot(targets, log_p.shape[1]) * (1 - args.label_smoothing)
+            loss = -((target + args.label_smoothing / log_p.shape[1]) * log_p).sum() / len(batch)
+            gradients = torch.autograd.grad(loss, model.parameters())
+            norm = math.sqrt(sum(g.double().square().sum().item() for g in gradients))
+            factor = min(1.0, args.clip_norm / norm) if args.clip_norm else 1.0
+            losses.append(loss.item())
+            correct += (log_p.argmax(dim=1) == targets).sum().item()
+            for (name, p), gradient in zip(model.named_parameters(), gradients, strict=True):
+                is_layer_weight = name.endswith("weight") and not any(
+                    x in name for x in ("bn", "downsample.1")
+                )
+                gradient = factor * gradient + (args.weight_decay * p.detach() if is_layer_weight else 0)
+                velocity[name] = args.momentum * velocity[name] + gradient
+                p.data -= lr * (gradient + args.momentum * velocity[name])
+        epochs.append((sum(losses) / len(losses), correct / (steps * args.batch_size), lr))
+    return model, epochs
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "",
+        "--clip-norm 0.5 --seed 5",
+        "--clip-norm 0 --label-smoothing 0",
+        "--momentum 0 --weight-decay 0.1 --warmup-epochs 0",
+        "--label-smoothing 0.4 --warmup-epochs 2 --batch-size 5",
+    ],
+)
+def test_the_loop_equals_one_written_out_in_formulas(tmp_path, small, monkeypatch, options):
+    # In float64, because in float32 rounding now and then takes a ReLU to the other side.
+    monkeypatch.setattr(train, "resnet18", lambda *args: resnet18(*args).double())
+    monkeypatch.setattr(train, "to_input", lambda images: to_input(images).double())
+    options = f"--epochs 2 --lr 0.05 --warmup-epochs 0.5 {options}"
+    run(tmp_path / "run", options)
+    args = train.settings([*TINY.split(), *options.split()])
+    model, epochs = train_by_formulas(small[0], args)
+    ours, expected = dict(last(tmp_path / "run")["model"]), dict(model.state_dict())
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+    for row, (loss, train_accuracy, lr) in zip(read_history(tmp_path / "run"), epochs, strict=True):
+        assert row["train_loss"] == pytest.approx(loss, rel=1e-6)
+        assert row["train_accuracy"] == pytest.approx(train_accuracy, abs=1e-9)
+        assert row["lr"] == pytest.approx(lr, abs=1e-12)
+
+
+def test_same_seed_same_run_and_another_seed_another(tmp_path, small):
+    for name, seed in [("a", 1), ("b", 1), ("c", 2)]:
+        torch.rand(7)  # whatever was drawn before must not matter
+        run(tmp_path / name, f"--seed {seed}")
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert not torch.equal(
+        last(tmp_path / "a")["model"]["fc.weight"], last(tmp_path / "c")["model"]["fc.weight"]
+    )
+
+
+@pytest.mark.parametrize("limit, per_class", [(100, {1}), (150, {1, 2}), (40, {0, 1})])
+def test_limit_train_is_balanced(tmp_path, small, monkeypatch, limit, per_class):
+    seen = []
+    monkeypatch.setattr(train, "batches", lambda *args: seen.append(args[:2]) or batches(*args))
+    run(tmp_path / "run", f"--limit-train {limit} --batch-size 20 --epochs 1")
+    images, labels = seen[0]
+    assert len(images) == len(labels) == limit
+    assert set(torch.bincount(labels, minlength=100).tolist()) == per_class
+    config = read_config(tmp_path / "run")
+    # A fifth of the images, rounded for each class of three, is one: validation has half as many as training.
+    assert (config["num_train"], config["num_val"]) == (limit, limit // 2)
+
+
+@pytest.mark.parametrize("patience, epochs_run", [(1, 3), (2, 4), (3, 6), (0, 8)])
+def test_early_stopping(tmp_path, small, monkeypatch, capsys, patience, epochs_run):
+    accuracies = iter([0.1, 0.2, 0.2, 0.1, 0.3, 0.1, 0.1, 0.1][: 2 if patience == 1 else 8] + [0.0] * 8)
+    if patience == 3:
+        accuracies = iter([0.1, 0.1, 0.3, 0.2, 0.2, 0.2])
+    monkeypatch.setattr(train, "accuracy", lambda *args: next(accuracies))
+    run(tmp_path / "run", f"--patience {patience} --epochs 8 --limit-train 4")
+    state = last(tmp_path / "run")["state"]
+    assert (state["epoch"], state["finished"]) == (epochs_run, True)
+    assert ("stopped early" in capsys.readouterr().out) == (patience > 0)
+    best = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
+    expected = {1: (2, 0.2), 2: (2, 0.2), 3: (3, 0.3), 0: (5, 0.3)}[patience]
+    assert (best["epoch"], best["val_accuracy"]) == expected == (state["best_epoch"], state["best_accuracy"])
+
+
+# ---------------------------------------------------------------------------------------------------------
+# predict
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    model = resnet18(10, width=4)
+    model.train()
+    model(torch.randn(64, 3, 32, 32))  # so that the running statistics are not the initial ones
+    return model
+
+
+IMAGES = torch.randint(0, 256, (23, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 7, 23, 500])
+def test_predict_equals_the_plain_forward_pass_and_restores_the_mode(network, training, batch_size):
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with torch.no_grad():
+        expected = network.eval()(to_input(IMAGES))
+    network.train(training)
+    logits = train.predict(network, IMAGES, CPU, batch_size=batch_size)
+    assert network.training == training == network.layer1[0].bn1.training
+    assert logits.dtype == torch.float32 and logits.shape == (23, 10) and not logits.requires_grad
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(dict(network.state_dict()), state, rtol=0, atol=0)
+
+
+def test_predict_in_bfloat16_is_near_and_float32(network):
+    logits = train.predict(network, IMAGES, CPU, "bf16")
+    expected = train.predict(network, IMAGES, CPU)
+    assert logits.dtype == torch.float32
+    assert 0 < (logits - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+def test_predict_restores_the_mode_when_the_model_raises(network):
+    network.train()
+    with pytest.raises(RuntimeError):
+        train.predict(network, IMAGES[:, :2], CPU)
+    assert network.training and network.layer1[0].bn1.training
+
+
+def test_predict_reports_its_progress(network):
+    seen = []
+    train.predict(network, IMAGES, CPU, batch_size=10, progress=types.SimpleNamespace(update=seen.append))
+    assert seen == [10, 20, 23]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# A run from end to end
+
+
+def test_a_run_of_the_command_line(shapes_run):
+    history, config = read_history(shapes_run), read_config(shapes_run)
+    assert [list(row) for row in history] == [COLUMNS] * 2 and [row["epoch"] for row in history] == [1, 2]
+    assert history[1]["train_loss"] < history[0]["train_loss"] < math.log(100) + 0.3
+    # The validation numbers again, from the checkpoint alone.
+    model, best = load_model(shapes_run / "checkpoints" / "best.pt", CPU)
+    train_set = make_shapes(60, seed=0)
+    _, val_index = split_indices(train_set, 0.2, 0)
+    assert (config["num_train"], config["num_val"]) == (1200, 300)
+    images, labels = train_set.images[val_index[:300]], train_set.labels[val_index[:300]]
+    with torch.no_grad():
+        logits = model(to_input(images))
+    assert (
+        best["val_accuracy"]
+        == accuracy(labels, logits.argmax(dim=1))
+        == max(r["val_accuracy"] for r in history)
+    )
+    row = history[best["epoch"] - 1]
+    assert row["val_loss"] == pytest.approx(
+        F.cross_entropy(logits, labels, label_smoothing=0.1).item(), rel=1e-5
+    )
+    assert (
+        best["class_names"] == train_set.class_names
+        and best["superclass_names"] == train_set.superclass_names
+    )
+    assert best["superclass_of"] == train_set.superclass_of.tolist()
+    assert best["config"]["dataset"] == "shapes" and best["config"]["width"] == 16
+    assert config["digest"] == train_set.digest and config["provenance"] == train_set.provenance
+    assert config["parameters"] == sum(p.numel() for p in model.parameters())
+    assert all(isinstance(value, str | int) for value in config["environment"].values())
+    # Nothing but plain values in config.json, and the same in the checkpoint.
+    assert json.loads(json.dumps(best["config"])) == best["config"] == config
+
+
+def test_training_lowers_the_loss(tmp_path, small, capsys):
+    run(tmp_path / "run", "--epochs 15 --limit-train 40 --batch-size 20 --label-smoothing 0 --patience 0")
+    losses = [row["train_loss"] for row in read_history(tmp_path / "run")]
+    assert losses[-1] < 0.7 * losses[0]
+    out = capsys.readouterr().out
+    assert f"saved    {tmp_path / 'run' / 'checkpoints' / 'best.pt'}" in out
+    assert f"next     python report.py --run {tmp_path / 'run'}" in out
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Interrupted and resumed
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """interrupt(n, signal): the process sends itself the signal within its n-th step, once."""
+
+    def at_step(number, kind=signal.SIGINT):
+        count = 0
+
+        def counting(*args):
+            nonlocal count
+            for batch in batches(*args):
+                count += 1
+                if count == number:
+                    os.kill(os.getpid(), kind)
+                yield batch
+
+        monkeypatch.setattr(train, "batches", counting)
+
+    return at_step
+
+
+def test_interrupted_at_every_step_and_resumed_is_the_same_to_the_bit(tmp_path, small, monkeypatch, capsys):
+    run(tmp_path / "whole")
+
+    def one_step(*args):
+        for batch in batches(*args):
+            os.kill(os.getpid(), signal.SIGINT)
+            yield batch
+
+    # Nine lives of one step each, and one that has only the last validation to do.
+    monkeypatch.setattr(train, "batches", one_step)
+    codes = [run(tmp_path / "parts")]
+    while codes[-1] == 130 and len(codes) < 20:
+        if len(codes) % 2:  # a program that draws other random numbers in between
+            torch.manual_seed(len(codes))
+        codes.append(resume(tmp_path / "parts"))
+    assert codes == [130] * 9 + [0]
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+    out = capsys.readouterr().out
+    assert "stopped in epoch 1, step 1 of 3" in out and "resumed  after 1 epochs and 2 of 3 steps" in out
+    assert f"go on with: python train.py --resume --out {tmp_path / 'parts'}" in out
+
+
+@pytest.mark.parametrize("step", [2, 4, 5])
+def test_interrupted_once_by_sigterm(tmp_path, small, interrupt, step):
+    options = "--batch-size 3 --clip-norm 0.3 --momentum 0.5 --seed 3 --label-smoothing 0 --patience 0"
+    run(tmp_path / "whole", options)
+    interrupt(step, signal.SIGTERM)
+    assert run(tmp_path / "parts", options) == 143
+    state = last(tmp_path / "parts")["state"]
+    assert (state["epoch"], state["step"]) == ((0, step) if step <= 4 else (1, step - 4))
+    assert resume(tmp_path / "parts") == 0
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_interrupted_in_the_validation_does_not_finish_it(tmp_path, small, monkeypatch):
+    run(tmp_path / "whole")
+    calls = []
+
+    def predict(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return plain(*args)
+
+    plain = train.predict
+    monkeypatch.setattr(train, "predict", predict)
+    assert run(tmp_path / "parts") == 130
+    state = last(tmp_path / "parts")["state"]
+    assert (state["epoch"], state["step"], len(calls)) == (1, 3, 2)
+    assert resume(tmp_path / "parts") == 0
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_killed_after_any_epoch_and_resumed_is_the_same_to_the_bit(tmp_path, small, monkeypatch):
+    """As after kill -9: the run goes on from what the disk held when the epoch had ended."""
+    run(tmp_path / "whole")
+    for epoch in (0, 1, 2):
+        out = tmp_path / f"after {epoch}"
+
+        class Killed(BaseException):
+            pass
+
+        def dying(*args, epoch=epoch, **kwargs):
+            if args[4] == epoch + 1:
+                for number, batch in enumerate(batches(*args)):
+                    if number == 2:
+                        raise Killed  # nothing catches it, nothing is saved
+                    yield batch
+            yield from batches(*args)
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(train, "batches", dying)
+            run(out)
+        assert last(out)["epoch"] == epoch
+        assert resume(out) == 0
+        assert_same_run(out, tmp_path / "whole")
+
+
+def test_resume_of_a_finished_run_says_so_and_changes_nothing(tmp_path, small, capsys):
+    run(tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert resume(tmp_path / "run") == 0
+    assert "is finished after 3 epochs" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_resume_takes_the_settings_of_the_run_and_what_may_change_may(
+    tmp_path, small, interrupt, monkeypatch
+):
+    odd = "--epochs 1 --momentum 0 --label-smoothing 0 --patience 1 --seed 0 --clip-norm 1 --warmup-epochs 1"
+    interrupt(2)
+    assert run(tmp_path / "here", odd) == 130
+    moved = tmp_path / "moved away ä"
+    (tmp_path / "here").rename(moved)
+    seen = []
+    monkeypatch.setattr(train, "load", lambda name, root, url=None: seen.append(root) or small)
+    assert resume(moved, "--data-dir elsewhere --precision bf16") == 0
+    config = read_config(moved)
+    expected = vars(train.settings([*TINY.split(), *odd.split()]))
+    expected |= {"out": str(moved), "data_dir": "elsewhere", "precision": "bf16"}
+    del expected["resume"], expected["overwrite"]
+    assert config["settings"] == expected
+    assert seen == ["elsewhere"] and config["precision"] == "bf16" and not (tmp_path / "here").exists()
+
+
+@pytest.mark.parametrize(
+    "options, named",
+    [
+        ("--epochs 4", "--epochs 3"),
+        ("--lr 0.1 --seed 1", "--lr 0.15, --seed 0"),
+        ("--width 17", "--width 16"),
+        ("--warmup-epochs 0", "--warmup-epochs 0.6"),
+        ("--dataset cifar100", "--dataset shapes"),
+    ],
+)
+def test_resume_with_changed_settings_names_them(tmp_path, small, interrupt, options, named):
+    interrupt(1)
+    run(tmp_path / "run")
+    before = (tmp_path / "run" / "checkpoints" / "last.pt").read_bytes()
+    with pytest.raises(UserError) as info:
+        resume(tmp_path / "run", options)
+    assert f"was started with {named}:" in str(info.value)
+    assert (tmp_path / "run" / "checkpoints" / "last.pt").read_bytes() == before
+
+
+def test_resume_believes_the_checkpoint_rather_than_an_edited_config(tmp_path, small, interrupt):
+    interrupt(1)
+    run(tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    path.write_text(path.read_text().replace('"epochs": 3', '"epochs": 30'))
+    with pytest.raises(UserError, match="was started with --epochs 3:"):
+        resume(tmp_path / "run")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# float16, which on a CPU only this test uses
+
+
+@pytest.fixture
+def float16(monkeypatch):
+    """What float16 does to gradients, in float32, which a CPU computes faster: overflow at 65504."""
+
+    def with_half_gradients(*args):
+        model = resnet18(*args)
+        for parameter in model.parameters():
+            parameter.register_hook(lambda gradient: gradient.half().float())
+        return model
+
+    monkeypatch.setattr(train, "pick_precision", lambda name, device: "fp16")
+    monkeypatch.setattr(train, "autocast", lambda device, precision: contextlib.nullcontext())
+    monkeypatch.setattr(train, "resnet18", with_half_gradients)
+
+
+def test_float16_skips_steps_and_is_not_stopped_by_that(tmp_path, small, float16, monkeypatch, interrupt):
+    steps = []
+    sgd_step, scaler = torch.optim.SGD.step, torch.amp.GradScaler
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: steps.append(1) or sgd_step(self))
+    # A scale that the gradients cannot bear: it is halved step by step until they can.
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *a, **k: scaler(*a, **k, init_scale=2.0**19))
+    options = "--epochs 5 --lr 0.02 --patience 0"
+    assert run(tmp_path / "whole", options) == 0
+    halved = math.log2(2.0**19 / last(tmp_path / "whole")["scaler"]["scale"])
+    assert 2 <= halved <= 13 and len(steps) == 15 - halved
+    assert all(math.isfinite(value) for row in read_history(tmp_path / "whole") for value in row.values())
+    # The state of the scaler is saved and restored as well.
+    interrupt(2)
+    assert run(tmp_path / "parts", options) == 130 and resume(tmp_path / "parts") == 0
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_a_run_may_change_to_float16_and_back(tmp_path, small, float16, monkeypatch, interrupt):
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "pick_precision", lambda name, device: "fp32")
+        interrupt(2)
+        assert run(tmp_path / "run", "--lr 0.02") == 130
+    assert last(tmp_path / "run")["scaler"] == {}
+    interrupt(2)
+    assert resume(tmp_path / "run", "--precision fp16") == 130
+    assert last(tmp_path / "run")["scaler"]["scale"] > 0
+    monkeypatch.setattr(train, "pick_precision", lambda name, device: "fp32")
+    assert resume(tmp_path / "run", "--precision fp32") == 0
+
+
+def test_clipping_is_of_the_gradient_and_not_of_the_scaled_one(tmp_path, small, monkeypatch):
+    """With a scaler that multiplies by a power of two and float32, nothing changes, not even a bit."""
+    run(tmp_path / "plain", "--clip-norm 0.5")
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: scaler(device, init_scale=1024.0))
+    run(tmp_path / "scaled", "--clip-norm 0.5")
+    plain, scaled = (last(tmp_path / name)["model"] for name in ("plain", "scaled"))
+    torch.testing.assert_close(scaled, plain, rtol=0, atol=0)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# On a GPU
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_on_cuda(tmp_path, small, interrupt, precision):
+    options = f"--device cuda --precision {precision} --limit-train 40 --epochs 6"
+    interrupt(7)
+    assert run(tmp_path / "run", options) == 130 and resume(tmp_path / "run") == 0
+    losses = [row["train_loss"] for row in read_history(tmp_path / "run")]
+    assert losses[-1] < losses[0]
+    # The weights were saved from the GPU and load on the CPU.
+    model, _ = load_model(tmp_path / "run" / "checkpoints" / "best.pt", CPU)
+    assert train.predict(model, IMAGES, CPU).isfinite().all()
