@@ -158,10 +158,8 @@ def load_cifar100(root: Path | str, url: str | None = None) -> tuple[Dataset, Da
     if arrays and url:
         print(f"note: --data-url is not used, as {root} holds CIFAR-100 already")
     if arrays is None and url and "://" not in url:
-        source = Path(url)
-        source = (find_source(source) or source) if source.is_dir() else source
-        arrays = read_source(source)
-        write_cache(root, source, arrays)
+        arrays = read_source(Path(url))
+        write_cache(root, Path(url), arrays)
     if arrays is None:
         with download_lock(root):
             # Another process may have brought it while this one waited for the lock.
@@ -171,9 +169,9 @@ def load_cifar100(root: Path | str, url: str | None = None) -> tuple[Dataset, Da
 
 def read_local(root: Path) -> dict | None:
     """Return the arrays of CIFAR-100 by name from the cache or a source in `root`, or None without either."""
-    if root.exists() and not root.is_dir():
-        raise UserError(f"{root} is a file; CIFAR-100 is looked for in a folder, see --data-dir")
     try:
+        if root.exists() and not root.is_dir():
+            raise UserError(f"{root} is a file; CIFAR-100 is looked for in a folder, see --data-dir")
         source = find_source(root)
         arrays = read_cache(root, source)
     except OSError as error:
@@ -209,12 +207,13 @@ MAX_UNPACKED = 400_000_000
 MAX_PNG = 100_000
 
 
-def read_source(source: Path) -> dict:
-    """Return arrays from any kind of source: <split>_images, _labels, _filenames and _digest, checked.
+def read_source(path: Path) -> dict:
+    """Return arrays from the file or folder `path`: <split>_images, _labels, _filenames and _digest, checked.
 
-    Raises UserError, one line that names the source, whatever is wrong with it.
+    Raises UserError, one line that names it, whatever is wrong with it.
     """
     try:
+        source = (find_source(path) if path.is_dir() else None) or path
         if source.is_dir() and (source.name == "cifar-100-python" or (source / "meta").is_file()):
             names = ("meta", "train", "test")
             splits = read_official({name: read_file(source / name, MAX_UNPACKED) for name in names})
@@ -237,7 +236,7 @@ def read_source(source: Path) -> dict:
             digest = content_digest(arrays[f"{split}_images"], arrays[f"{split}_labels"])
             arrays[f"{split}_digest"] = np.array(digest)
     except Exception as error:  # damaged and hostile files raise many kinds
-        raise UserError(f"{source} is no usable CIFAR-100: {one_line(error)}") from None
+        raise UserError(f"{path} is no usable CIFAR-100: {one_line(error)}") from None
     return arrays
 
 

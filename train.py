@@ -219,6 +219,8 @@ def train(args: argparse.Namespace) -> int:
     # Data: the whole training split is one uint8 tensor on the device.
     train_set, _ = load(args.dataset, args.data_dir, args.data_url)
     train_index, val_index = split_indices(train_set, args.val_fraction, args.seed)
+    if (args.limit_train or 0) > len(train_index):
+        raise UserError(f"--limit-train {args.limit_train} is more than the {len(train_index)} images for it")
     if args.limit_train:
         num_val = round(args.limit_train * len(val_index) / len(train_index))
         train_index, val_index = train_index[: args.limit_train], val_index[: max(1, num_val)]

@@ -1,4 +1,4 @@
-"""report.html in a real browser: no outside request, no error, a table that sorts, at every width and scheme."""
+"""report.html in a real browser: no outside request, no error, a table that sorts, phone and desktop."""
 
 import base64
 import os
