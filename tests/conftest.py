@@ -18,6 +18,8 @@ import torch
 from torchvision.io import encode_png
 
 torch.set_num_threads(1)  # on a busy machine a second one makes small convolutions many times slower
+# A shell starts background jobs with Ctrl-C ignored, and ignored it would stay in every process below.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 HANDLERS = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
 
 
