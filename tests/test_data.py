@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import tracemalloc
 import zipfile
 from collections import Counter
 
@@ -557,6 +558,18 @@ def test_a_tar_that_unpacks_to_far_more(tmp_path, cifar_files, monkeypatch):
     assert "more than 100 members" in refusal(root)
 
 
+def test_a_tar_is_not_unpacked_beyond_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "MAX_UNPACKED", 20_000_000)
+    root = tmp_path / "data"
+    root.mkdir()
+    (root / "cifar-100-python.tar.gz").write_bytes(gzip.compress(bytes(200_000_000), compresslevel=1))
+    tracemalloc.start()
+    message = refusal(root)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "unpacks to more than the 20 MB allowed" in message and peak < 80_000_000
+
+
 def sparse_member(name, apparent):
     """The header of a tar member that is one hole of `apparent` bytes, in GNU's old format."""
     header = bytearray(member(name, tarfile.GNUTYPE_SPARSE).tobuf(tarfile.GNU_FORMAT))
@@ -1068,9 +1081,10 @@ def test_real_set_is_verified_and_complete(real):
 
 
 def test_real_statistics_are_the_constants(real):
-    images = real[0].images.double() / 255
-    mean = images.mean(dim=(0, 2, 3))
-    std = (images.square().mean(dim=(0, 2, 3)) - mean.square()).sqrt()
+    counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in real[0].images.unbind(1)])
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    mean = (counts * levels).sum(dim=1) / counts.sum(dim=1)
+    std = (counts * (levels - mean[:, None]).square()).sum(dim=1).div(counts.sum(dim=1)).sqrt()
     torch.testing.assert_close(mean, torch.tensor(data.MEAN, dtype=torch.float64), rtol=0, atol=1e-4)
     torch.testing.assert_close(std, torch.tensor(data.STD, dtype=torch.float64), rtol=0, atol=1e-4)
 

@@ -50,6 +50,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.close_connection = True
         self.server.requests.append((self.path, dict(self.headers)))
+        if len(self.server.requests) > 30:  # so that nothing that these tests look for goes on for ever
+            return self.send_error(508)
         with contextlib.suppress(OSError):
             self.server.answers[self.path](self)
 
@@ -480,6 +482,24 @@ def test_of_slow_sources_the_fastest_goes_on(server, root, small, archives, monk
     assert int(server.requests[3][1]["Range"][6:-1]) > 50_000  # from where it was left
     assert capsys.readouterr().out.count("too slow, ") == 3
     assert contents(root) == ["cifar-100-png.zip", "cifar100-cache.npz"]
+
+
+def test_the_rate_is_that_of_the_last_moments(server, root, small, archives, capsys):
+    """A source that begins fast and then crawls is left as soon as it crawls."""
+
+    def answer(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(archives["zip"])))
+        handler.end_headers()
+        handler.wfile.write(archives["zip"][:700_000])
+        for i in range(700_000, len(archives["zip"])):
+            handler.wfile.write(archives["zip"][i : i + 1])
+            if handler.server.over.wait(0.02):
+                return
+
+    data.SOURCES += [server.url("/first", answer), server.url("/second", sends(archives["tar"]))]
+    loads(root, small)
+    assert "/first: too slow, 0.0 kB/s" in capsys.readouterr().out
 
 
 def test_a_source_that_as_good_as_stands_still_is_left_even_as_the_last(server, root, archives, monkeypatch):
