@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import math
 import os
+import shlex
 import signal
 import sys
 import time
@@ -206,7 +207,7 @@ def train(args: argparse.Namespace) -> int:
             before = ", ".join(f"{option(name)} {saved[name]}" for name in changed)
             raise UserError(f"{out} was started with {before}: resume it without changing that")
         if resumed["state"].get("finished"):
-            print(f"{out} is finished after {resumed['epoch']} epochs; see python report.py --run {out}")
+            print(f"{out} is finished after {resumed['epoch']} epochs; next comes report.py")
             return 0
     else:
         check_new_run(out, args.overwrite)
@@ -373,11 +374,11 @@ def train(args: argparse.Namespace) -> int:
             progress.update(i)
             val_logits.append(predict(network, val_images[i : i + 500], device, precision))
         progress.close()
-        check_finite(*val_logits, *model.state_dict().values())
+        check_finite(sums, *val_logits, *model.state_dict().values())
         if received:
             save_last()
             done = f"epoch {epoch}, step {state['step']} of {steps_per_epoch}"
-            print(f"stopped in {done}; go on with: python train.py --resume --out {out}")
+            print(f"stopped in {done}; go on with: python train.py --resume --out {shlex.quote(args.out)}")
             return 128 + received[0]
 
         val_logits = torch.cat(val_logits)
@@ -424,7 +425,7 @@ def train(args: argparse.Namespace) -> int:
 
     print(f"best     validation accuracy {state['best_accuracy']:.2%} after epoch {state['best_epoch']}")
     print(f"saved    {best_path}")
-    print(f"next     python report.py --run {out}")
+    print(f"next     python report.py --run {shlex.quote(args.out)}")
     return 0
 
 
