@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import io
 import json
 import os
 import pathlib
@@ -323,6 +324,9 @@ def test_load_last_takes_the_one_before_when_the_last_is_damaged(tmp_path, capsy
     with pytest.raises(UserError, match=r"previous\.pt is damaged"):
         runs.load_last(tmp_path)
     assert last.exists()
+    runs.save_checkpoint(previous, make_checkpoint())
+    with pytest.raises(UserError, match="it lacks optimizer, scaler, state"):
+        runs.load_last(tmp_path)
     previous.unlink()
     with pytest.raises(UserError, match=r"last\.pt is damaged"):
         runs.load_last(tmp_path)
@@ -487,7 +491,9 @@ def test_progress_never_needs_more_than_the_line(monkeypatch, columns):
     lines = written.replace("\x1b[K", "").split("\r")
     assert all(len(line) < (columns or 80) for line in lines) and lines[-1] == ""
     assert "\n" not in written
-    if columns >= 80 or columns == 0:
+    if columns == 0:  # the terminal does not know, so it is taken for one of 80
+        assert written == on_terminal(monkeypatch, 80, draw_progress)
+    if columns >= 80:
         assert "epoch 1/40" in lines[2] and "100/200  loss 2.312  lr 0.0123  rate 1,234 images/s" in lines[3]
     if columns == 200:
         assert [line.count("=") for line in lines[1:5]] == [0, 8, 15, 30]  # round(7.5) is 8
@@ -548,6 +554,16 @@ def test_run_main_passes_exit_codes_and_unknown_errors(capsys):
         assert info.value.code == code
     with pytest.raises(ZeroDivisionError):
         runs.run_main(lambda: 1 / 0)
+
+
+def test_run_main_prints_each_line_at_once_and_whatever_its_letters(monkeypatch):
+    def main():
+        print("Läufe")
+        assert sys.stdout.buffer.getvalue() == b"L?ufe\n"
+
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    with pytest.raises(SystemExit):
+        runs.run_main(main)
 
 
 def test_command_line_errors_are_one_line():

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, SequentialLR
 import train
 from data import UserError, batches, make_shapes, split_indices, to_input
 from resnet_cifar import resnet18
-from runs import load_checkpoint, load_model, read_config, read_history
+from runs import load_checkpoint, load_model, read_config, read_history, write_json
 
 CPU = torch.device("cpu")
 # Three epochs of three steps, a fraction of a second.
@@ -472,6 +472,15 @@ def test_resume_takes_the_settings_of_the_run_and_what_may_change_may(
     del expected["resume"], expected["overwrite"]
     assert config["settings"] == expected
     assert seen == ["elsewhere"] and config["precision"] == "bf16" and not (tmp_path / "here").exists()
+
+
+def test_resume_without_out_stays_in_the_default_folder_and_keeps_flags(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    begun = vars(
+        train.settings(["--out", "elsewhere", "--compile", "--seed", "0", "--epochs", "1", "--lr", "1"])
+    )
+    write_json(tmp_path / "runs" / "cifar100" / "config.json", {"settings": begun | {"resume": False}})
+    assert vars(train.settings(["--resume"])) == begun | {"out": "runs/cifar100", "resume": True}
 
 
 @pytest.mark.parametrize(
