@@ -20,7 +20,6 @@ cell of 8x8 image pixels the evidence lies. layer3 has 8x8 maps.
 As a command this explains one's own picture:  python gradcam.py IMAGE
 """
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -257,12 +256,12 @@ def draw(square: Tensor, seen: Tensor, heatmaps: Tensor, titles: list[str], laye
 def main(argv: list[str] | None = None) -> None:
     # Here, so that the module itself stands alone.
     from data import UserError, atomic_write, to_input
-    from runs import find_checkpoint, load_model
+    from runs import CommandLine, find_checkpoint, load_model
 
-    parser = argparse.ArgumentParser(
-        description="Show which part of a picture speaks for the predicted class and for the runner-up "
-        "(Grad-CAM). The largest centred square of the picture is resized to 32x32 pixels (bilinear, "
-        "antialiased): that is all the network sees."
+    parser = CommandLine(
+        description="Show which part of a picture speaks for the predicted class and for the runner-up\n"
+        "(Grad-CAM). The largest centred square of the picture is resized to 32x32 pixels\n"
+        "(bilinear, antialiased): that is all the network sees."
     )
     default = f"weights/{DEFAULT_CHECKPOINT.name}"
     parser.add_argument("image", type=Path, metavar="IMAGE", help="PNG, JPEG, GIF or WebP file of any size")

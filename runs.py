@@ -31,6 +31,7 @@ except ImportError:  # Windows has none: there a second training in one folder i
 
 import torch
 
+import data
 from data import UserError, atomic_write
 from resnet_cifar import ResNet, resnet18
 
@@ -255,6 +256,19 @@ def load_model(path: Path | str, device: torch.device) -> tuple[ResNet, dict]:
     return model.float().to(device, memory_format=torch.channels_last).eval(), checkpoint
 
 
+def load_data(path: Path, checkpoint: dict, data_dir: str | None) -> tuple[data.Dataset, data.Dataset]:
+    """Return the (train, test) splits that the network of a checkpoint was made for.
+
+    CIFAR-100 is looked for in `data_dir`, or where training found it. Raises UserError for other classes.
+    """
+    config = checkpoint["config"]
+    data_dir = data_dir or config.get("settings", {}).get("data_dir", "data")
+    train, test = data.load(config["dataset"], data_dir)
+    if test.class_names != checkpoint["class_names"]:
+        raise UserError(f"the classes of {path} are not those of the {test.name} test set")
+    return train, test
+
+
 def find_checkpoint(run: Path | str | None, checkpoint: Path | str | None) -> Path:
     """Return the checkpoint that the options name: FILE itself, else best.pt of RUN, else of the newest."""
     if checkpoint is not None:
@@ -328,7 +342,8 @@ def environment(device: torch.device) -> dict:
     hardware = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, IndexError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        hardware = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
+        # Some processors, ARM ones for instance, have no name there.
+        hardware = next((line.split(": ")[1] for line in lines if line.startswith("model name")), hardware)
     hardware = f"{hardware}, {os.cpu_count()} cores"
     if device.type == "cuda":
         hardware = f"{torch.cuda.get_device_name(device)}; {hardware}"

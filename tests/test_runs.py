@@ -413,6 +413,11 @@ def test_environment_is_plain_strings_and_numbers(tmp_path):
     assert torch.load(tmp_path / "x.pt", weights_only=True) == content
 
 
+def test_environment_of_a_processor_without_a_name(monkeypatch):
+    monkeypatch.setattr(pathlib.Path, "read_text", lambda *args, **kwargs: "processor\t: 0\nBogoMIPS\t: 50\n")
+    assert runs.environment(CPU)["hardware"].endswith(f"{os.cpu_count()} cores")
+
+
 def test_environment_without_git(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     assert runs.environment(CPU)["commit"] == "unknown"
