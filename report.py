@@ -23,7 +23,7 @@ from torchvision.io import encode_png
 
 import metrics
 import plots
-from data import Dataset, UserError, atomic_write, first_copy, load, to_input
+from data import Dataset, UserError, first_copy, to_input
 from gradcam import GradCAM, overlay, to_heatmap
 from resnet_cifar import complexity
 from runs import (
@@ -32,12 +32,14 @@ from runs import (
     duration,
     environment,
     find_checkpoint,
+    load_data,
     load_model,
     pick_device,
     pick_precision,
     read_history,
     results_folder,
     run_main,
+    whole_file,
     write_csv,
     write_json,
 )
@@ -172,7 +174,6 @@ def write_failures(
     # A former report may have had more failures than this one.
     for folder in (out / "failures", out / "gradcam"):
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
     rows = []
     for rank, i in enumerate(index.tolist()):
         names = test.class_names[true[rank]], test.class_names[predicted[rank]]
@@ -213,14 +214,13 @@ def write_failures(
 
 def write_picture(path: Path, picture: Tensor) -> None:
     """Write uint8 [3, H, W] as PNG."""
-    with atomic_write(path) as temporary:
+    with whole_file(path) as temporary:
         temporary.write_bytes(encode_png(picture).numpy().tobytes())
 
 
 def write_plot(figure, path: Path) -> None:
     """Write a figure as PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary:
+    with whole_file(path) as temporary:
         plots.save_png(figure, temporary)
 
 
@@ -275,54 +275,84 @@ def check_explanations(
 
 
 STYLE = """
-:root { --page: #ffffff; --panel: #f5f5f4; --ink: #1a1a1b; --soft: #56565a; --line: #d8d8d9; --grid: #d8d8d9;
-  --grey: #7a7a7b; --blue: #0072b2; --orange: #d55e00; --green: #009e73; color-scheme: light dark; }
-@media (prefers-color-scheme: dark) { :root { --page: #161618; --panel: #222226; --ink: #ececee; --soft:
-  #aeaeb4;
-  --line: #3c3c42; --grid: #3c3c42; --grey: #96969c; --blue: #56b4e9; --orange: #f08a3c; --green: #2fc99a; } }
+:root {
+  color-scheme: light dark;
+  --page: #ffffff; --panel: #f5f5f4; --ink: #1a1a1b; --soft: #56565a; --line: #d8d8d9;
+  --grid: #d8d8d9; --grey: #7a7a7b; --blue: #0072b2; --orange: #d55e00; --green: #009e73;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --page: #161618; --panel: #222226; --ink: #ececee; --soft: #aeaeb4; --line: #3c3c42;
+    --grid: #3c3c42; --grey: #96969c; --blue: #56b4e9; --orange: #f08a3c; --green: #2fc99a;
+  }
+}
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 70rem; padding: 1rem 1.25rem 4rem; background: var(--page); color:
-  var(--ink);
-  font: 1rem/1.55 system-ui, sans-serif; }
+body {
+  margin: 0 auto; max-width: 70rem; padding: 1rem 1.25rem 4rem;
+  background: var(--page); color: var(--ink); font: 1rem/1.55 system-ui, sans-serif;
+}
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 1rem 0 .25rem; }
 h2 { font-size: 1.4rem; margin: 3rem 0 .5rem; padding-top: .75rem; border-top: 1px solid var(--line); }
 h3 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-p, ul { max-width: 46rem; } a { color: var(--blue); }
+p, ul { max-width: 46rem; }
+a { color: var(--blue); }
 nav { display: flex; flex-wrap: wrap; gap: .25rem 1rem; margin: 1rem 0; }
-.soft { color: var(--soft); } .number { text-align: right; font-variant-numeric: tabular-nums; white-space:
-  nowrap; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .75rem; margin:
-  1.5rem 0; }
+pre {
+  background: var(--panel); padding: .75rem 1rem; border-radius: .5rem; font-size: .85rem;
+  white-space: pre-wrap; overflow-wrap: anywhere;
+}
+details { margin: 1rem 0; }
+summary { cursor: pointer; font-weight: 600; }
+.soft { color: var(--soft); }
+
+.cards {
+  display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .75rem; margin: 1.5rem 0;
+}
 .card { background: var(--panel); border-radius: .5rem; padding: .75rem 1rem; }
 .card b { display: block; font-size: 1.7rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
-.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 25rem), 1fr)); gap: 1rem
-  2rem; }
-figure { margin: 0; min-width: 0; } figcaption { color: var(--soft); font-size: .875rem; }
-svg { display: block; width: 100%; height: auto; } .wide { overflow-x: auto; } .wide svg { min-width: 54rem;
-  } .matrix svg { min-width: 67rem; }
+
+.plots {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 25rem), 1fr)); gap: 1rem 2rem;
+}
+figure { margin: 0; min-width: 0; }
+figcaption { color: var(--soft); font-size: .875rem; }
+svg { display: block; width: 100%; height: auto; }
 img { image-rendering: pixelated; display: block; height: auto; border-radius: .25rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
-th, td { text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid var(--line);
-  vertical-align: top; }
-th.number, td.number { text-align: right; }
-th button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer;
-  text-decoration: underline dotted; }
-th[aria-sort=ascending] button::after { content: " \\25B2"; } th[aria-sort=descending] button::after {
-  content: " \\25BC"; }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); gap:
-  1.25rem; }
+.wide, .scroll { overflow-x: auto; }
+.wide svg { min-width: 54rem; }
+.matrix svg { min-width: 67rem; }
+
+table { border-collapse: collapse; font-size: .9rem; }
+th, td {
+  text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0;
+  border-bottom: 1px solid var(--line);
+}
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th button {
+  font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer;
+  text-decoration: underline dotted;
+}
+th[aria-sort=ascending] button::after { content: " \\25B2"; }
+th[aria-sort=descending] button::after { content: " \\25BC"; }
+
+.gallery {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); gap: 1.25rem;
+}
 .mistake { background: var(--panel); border-radius: .5rem; padding: .75rem; break-inside: avoid; }
 .mistake div { display: grid; grid-template-columns: repeat(3, 1fr); gap: .4rem; font-size: .75rem; }
-.mistake img { width: 100%; } .mistake p { margin: .5rem 0 0; font-size: .875rem; overflow-wrap: anywhere; }
-.pair { display: flex; gap: .3rem; } .samples { display: grid; gap: .5rem;
-  grid-template-columns: repeat(auto-fill, minmax(4.5rem, 1fr)); font-size: .7rem; line-height: 1.2;
-  overflow-wrap: anywhere; }
-.samples img { width: 100%; }
-pre { background: var(--panel); padding: .75rem 1rem; border-radius: .5rem; white-space: pre-wrap;
-  overflow-wrap: anywhere; font-size: .85rem; }
-details { margin: 1rem 0; } summary { cursor: pointer; font-weight: 600; }
-@media print { body { max-width: none; } nav { display: none; } h2 { break-after: avoid; } figure {
-  break-inside: avoid; } }
+.mistake p { margin: .5rem 0 0; font-size: .875rem; overflow-wrap: anywhere; }
+.mistake img, .samples img { width: 100%; }
+.pair { display: flex; gap: .3rem; }
+.samples {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(4.5rem, 1fr)); gap: .5rem;
+  font-size: .7rem; line-height: 1.2; overflow-wrap: anywhere;
+}
+@media print {
+  body { max-width: none; }
+  nav { display: none; }
+  h2 { break-after: avoid; }
+  figure { break-inside: avoid; }
+}
 """
 
 # Sorting is added by the script, so without scripts the table is whole, just not sortable.
@@ -874,7 +904,7 @@ def write_page(path: Path, title: str, summary: str, sections: dict[str, str]) -
         f'<body><main>{summary}<nav aria-label="Sections">{links}</nav>\n{body}</main>'
         f"<script>{SCRIPT}</script></body></html>\n"
     )
-    with atomic_write(path) as temporary:
+    with whole_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
@@ -903,11 +933,8 @@ def main(argv: list[str] | None = None) -> int:
     if lacking:
         raise UserError(f"{path} was not written by train.py: its config lacks {', '.join(sorted(lacking))}")
     out = results_folder(args.run, args.checkpoint)
-    out.mkdir(parents=True, exist_ok=True)
     history = read_history(out) if (out / "logs" / "history.csv").exists() else None
-    train, test = load(config["dataset"], args.data_dir or config["settings"]["data_dir"])
-    if test.class_names != checkpoint["class_names"]:
-        raise UserError(f"the classes of {path} are not those of the {test.name} test set")
+    train, test = load_data(path, checkpoint, args.data_dir)
     print(f"data     {test.provenance}")
     print(f"network  {path}, epoch {checkpoint['epoch']}, on {device} in {precision}")
 
@@ -915,7 +942,7 @@ def main(argv: list[str] | None = None) -> int:
         logits = predict(model, test.images, device, precision, progress=progress)
     probabilities = logits.softmax(dim=1)
     y_pred = probabilities.argmax(dim=1)
-    with atomic_write(out / "predictions.npz") as temporary, open(temporary, "wb") as file:
+    with whole_file(out / "predictions.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
             file, y_true=test.labels.numpy(), y_pred=y_pred.numpy(), probabilities=probabilities.numpy()
         )

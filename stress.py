@@ -11,7 +11,7 @@ Three parts, made of functions that can be used alone:
 - Faithfulness of explanations: deletion and insertion curves, and the randomisation check.
 
 As a command it runs the first two on a sample of the test split and writes stress.json and plots into the run
-folder; with --checkpoint and no --run, into runs/stress-<name of the file>/. Every test is kept as soon as it
+folder; with --checkpoint and no --run, into runs/<name of the file>/. Every test is kept as soon as it
 is done: the same command goes on after an interruption.
 """
 
@@ -995,12 +995,7 @@ def main(argv: list[str] | None = None) -> int:
     device = runs.pick_device("auto")
     precision = runs.pick_precision("auto", device)
     model, checkpoint = runs.load_model(path, device)
-    config = checkpoint["config"]
-    test = data.load(config["dataset"], args.data_dir or config.get("settings", {}).get("data_dir", "data"))[
-        1
-    ]
-    if test.class_names != checkpoint["class_names"]:
-        raise data.UserError(f"the classes of {path} are not those of the {test.name} test set")
+    _, test = runs.load_data(path, checkpoint, args.data_dir)
 
     # The sample, and what the results depend on: if any of it changed, everything is measured anew.
     n = len(test.labels)
@@ -1073,9 +1068,8 @@ def main(argv: list[str] | None = None) -> int:
     more_steps = accuracy[f"pgd_more_steps/{MORE_STEPS_RADIUS:g}"]
     results["checks"] = check_attacks(accuracy["none/0"], attacks, more_steps)
     runs.write_json(file, results)
-    (out / "plots").mkdir(exist_ok=True)
     for name, figure in draw(results, test.images).items():
-        with data.atomic_write(out / "plots" / f"{name}.png") as temporary:
+        with runs.whole_file(out / "plots" / f"{name}.png") as temporary:
             plots.save_png(figure, temporary)
     report(results)
     print(f"\nsaved    {file} and {out}/plots/stress_*.png")

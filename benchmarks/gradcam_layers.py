@@ -14,10 +14,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from data import load, to_input
+from data import to_input
 from gradcam import GradCAM, to_heatmap
 from metrics import pointing_game
-from runs import find_checkpoint, load_model
+from runs import find_checkpoint, load_data, load_model
 from stress import deletion_insertion
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -25,8 +25,9 @@ parser.add_argument("--run")
 parser.add_argument("--images", type=int, default=500)
 args = parser.parse_args()
 
-model, checkpoint = load_model(find_checkpoint(args.run, None), torch.device("cpu"))
-_, test = load(checkpoint["config"]["dataset"], checkpoint["config"]["settings"]["data_dir"])
+path = find_checkpoint(args.run, None)
+model, checkpoint = load_model(path, torch.device("cpu"))
+_, test = load_data(path, checkpoint, None)
 sample = torch.randperm(len(test.labels), generator=torch.Generator().manual_seed(0))[: args.images]
 images = test.images[sample]
 with torch.no_grad():

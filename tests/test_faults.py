@@ -607,8 +607,7 @@ OTHERS = {
 @pytest.mark.parametrize("row", OTHERS)
 def test_other_command(row, tmp_path, capsys, monkeypatch, small_sets, finished):
     prepare, module, options, message = OTHERS[row]
-    for other in (report, data):
-        monkeypatch.setattr(other, "load", lambda name, root, url=None: small_sets)
+    monkeypatch.setattr(data, "load", lambda name, root, url=None: small_sets)
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "a run"
     shutil.copytree(finished, run)
