@@ -910,22 +910,23 @@ def crop_and_flip(images: Tensor, dy: Tensor, dx: Tensor, flip: Tensor, padding:
 
 
 def batches(
-    images: Tensor, labels: Tensor, batch_size: int, seed: int, epoch: int, start: int = 0
+    images: Tensor, labels: Tensor, batch_size: int, seed: int, epoch: int, start: int = 0, padding: int = 4
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (images uint8 [batch_size, 3, 32, 32], labels) of one epoch, shuffled, cropped and flipped.
 
-    The choices are drawn at once from a generator of their own, seeded by (seed, epoch), on the CPU: the same
-    seed gives the same batches on every device and whatever else draws random numbers. `start` skips that
-    many batches, which is how an interrupted epoch goes on. The last incomplete batch is left out: a
-    few images would make noisy batch statistics, and each epoch leaves out others.
+    Crops move an image by up to `padding` pixels either way; 0 leaves only the flips. The choices are drawn
+    at once from a generator of their own, seeded by (seed, epoch), on the CPU: the same seed gives the same
+    batches on every device and whatever else draws random numbers. `start` skips that many batches, which is
+    how an interrupted epoch goes on. The last incomplete batch is left out: a few images would make noisy
+    batch statistics, and each epoch leaves out others.
     """
     n = len(images)
     entropy = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
     generator = torch.Generator().manual_seed(entropy)
     order = torch.randperm(n, generator=generator).to(images.device)
-    dy, dx = torch.randint(0, 9, (2, n), generator=generator).to(images.device)
+    dy, dx = torch.randint(0, 2 * padding + 1, (2, n), generator=generator).to(images.device)
     flip = torch.randint(0, 2, (n,), generator=generator).bool().to(images.device)
     for i in range(start, n // batch_size):
         part = slice(i * batch_size, (i + 1) * batch_size)
         chosen = order[part]
-        yield crop_and_flip(images[chosen], dy[part], dx[part], flip[part]), labels[chosen]
+        yield crop_and_flip(images[chosen], dy[part], dx[part], flip[part], padding), labels[chosen]

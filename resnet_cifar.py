@@ -71,6 +71,18 @@ class ResNet(nn.Module):
         return self.fc(x)
 
 
+def zero_init_residual(model: ResNet) -> None:
+    """Set the scale of the last batch norm of every block to 0, in place (Goyal et al. 2017, arXiv
+    1706.02677, section 5.1).
+
+    Then F(x) = 0 in equation (1) and every block starts as its shortcut: the network begins as if it were
+    shallow, which is easier to train, and the blocks grow into it.
+    """
+    for module in model.modules():
+        if isinstance(module, BasicBlock):
+            nn.init.zeros_(module.bn2.weight)
+
+
 def resnet18(num_classes: int = 100, width: int = 64) -> ResNet:
     """Return a ResNet-18 that takes float images [N, 3, H, W] to logits [N, num_classes].
 

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import math
 import os
+import re
 import shlex
 import signal
 import sys
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 from data import UserError, batches, load, split_indices, to_input
 from metrics import accuracy
-from resnet_cifar import resnet18
+from resnet_cifar import resnet18, zero_init_residual
 from runs import (
     CommandLine,
     Progress,
@@ -78,6 +79,16 @@ def settings(argv: list[str] | None = None) -> argparse.Namespace:
         "--clip-norm", type=float, default=5.0, help="gradient norm; 0 is no clipping (default: 5)"
     )
     parser.add_argument(
+        "--crop-padding", type=int, default=4, help="shift images by up to so many pixels (default: 4)"
+    )
+    parser.add_argument(
+        "--image-sizes",
+        default="20,24,32",
+        metavar="S,S,...",
+        help="in pixels, an equal share of the epochs each (default: 20,24,32)",
+    )
+    parser.add_argument("--zero-init", action="store_true", help="start every residual block as the identity")
+    parser.add_argument(
         "--patience",
         type=int,
         default=15,
@@ -124,6 +135,7 @@ def settings(argv: list[str] | None = None) -> argparse.Namespace:
         ("label_smoothing", 0, 0.999),
         ("warmup_epochs", 0, args.epochs),
         ("clip_norm", 0, 1e9),
+        ("crop_padding", 0, 31),
         ("patience", 0, 100_000),
         ("val_fraction", 0.001, 0.9),
         ("limit_train", 1, 1_000_000),
@@ -135,7 +147,14 @@ def settings(argv: list[str] | None = None) -> argparse.Namespace:
         value = getattr(args, name)
         if value is not None and not low <= value <= high:  # NaN fails too
             raise UserError(f"{option(name)} {value}: expected a number from {low} to {high}")
+    if not re.fullmatch(r"\d+(,\d+)*", args.image_sizes) or not all(8 <= size <= 32 for size in sizes(args)):
+        raise UserError(f"--image-sizes {args.image_sizes}: expected sizes from 8 to 32, such as 20,24,32")
     return args
+
+
+def sizes(args: argparse.Namespace) -> list[int]:
+    """Return --image-sizes "20,24,32" as [20, 24, 32]."""
+    return [int(size) for size in args.image_sizes.split(",")]
 
 
 def warmup_cosine(
@@ -156,6 +175,17 @@ def warmup_cosine(
         return final_lr
     progress = (step - warmup_steps) / (total_steps - warmup_steps)
     return final_lr + (peak_lr - final_lr) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def image_size(epoch: int, epochs: int, sizes: list[int]) -> int:
+    """Return the side in pixels of the training images in epoch 1..epochs.
+
+    Progressive resizing: the first epochs, in which the network learns what is coarse, see smaller images, of
+    which a step costs a fraction (Touvron et al. 2019, arXiv 1906.06423, section 3, for why the last ones
+    must not: what is learned at one apparent size is worth less at another). Each size has an equal share of
+    the epochs, and the last epoch always has the last size.
+    """
+    return sizes[-1 - (epochs - epoch) * len(sizes) // epochs]
 
 
 def make_optimizer(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
@@ -234,7 +264,10 @@ def train(args: argparse.Namespace) -> int:
     images, labels = train_set.images[train_index].to(device), train_set.labels[train_index].to(device)
     val_images, val_labels = train_set.images[val_index], train_set.labels[val_index]
 
-    model = resnet18(len(train_set.class_names), args.width).to(device, memory_format=torch.channels_last)
+    model = resnet18(len(train_set.class_names), args.width)
+    if args.zero_init:
+        zero_init_residual(model)
+    model = model.to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(model, args.lr, args.momentum, args.weight_decay)
     # float16 has no room for small gradients: the loss is multiplied by a scale that adapts itself.
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
@@ -331,13 +364,18 @@ def train(args: argparse.Namespace) -> int:
         )
         network.train()
         progress = Progress(f"epoch {epoch}/{args.epochs}", steps_per_epoch)
-        for batch, targets in batches(images, labels, args.batch_size, args.seed, epoch, state["step"]):
+        size = image_size(epoch, args.epochs, sizes(args))
+        drawn = batches(images, labels, args.batch_size, args.seed, epoch, state["step"], args.crop_padding)
+        for batch, targets in drawn:
             step = state["epoch"] * steps_per_epoch + state["step"]
             lr = warmup_cosine(step, total_steps, warmup_steps, args.lr)
             for group in optimizer.param_groups:
                 group["lr"] = lr
+            x = to_input(batch)
+            if size < x.shape[-1]:
+                x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
             with autocast(device, precision):
-                logits = network(to_input(batch)).float()
+                logits = network(x).float()
                 loss = F.cross_entropy(logits, targets, label_smoothing=args.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
@@ -389,6 +427,7 @@ def train(args: argparse.Namespace) -> int:
         state["history"].append(
             {
                 "epoch": epoch,
+                "image_size": size,
                 "lr": lr,
                 "train_loss": loss_sum / count,
                 "train_accuracy": num_correct / count,

@@ -915,28 +915,29 @@ def equal_batches(a, b):
     )
 
 
-def test_batches_hold_each_image_at_most_once_as_the_loop_cuts_it(numbered):
+@pytest.mark.parametrize("padding", [4, 2, 0])
+def test_batches_hold_each_image_at_most_once_as_the_loop_cuts_it(numbered, padding):
     images, labels = numbered
-    seen, places, flips = [], Counter(), 0
-    for batch, targets in data.batches(images, labels, 16, seed=0, epoch=1):
+    seen, places, flips, shifts = [], Counter(), 0, 2 * padding + 1
+    for batch, targets in data.batches(images, labels, 16, seed=0, epoch=1, padding=padding):
         assert batch.shape == (16, 3, 32, 32) and batch.dtype == torch.uint8 and targets.shape == (16,)
         seen += targets.tolist()
         for image, label in zip(batch.numpy(), targets.tolist(), strict=True):
             matches = [
                 (dy, dx, flip)
-                for dy in range(9)
-                for dx in range(9)
+                for dy in range(shifts)
+                for dx in range(shifts)
                 for flip in (False, True)
-                if np.array_equal(image, slow_crop_and_flip(images[label].numpy(), dy, dx, flip))
+                if np.array_equal(image, slow_crop_and_flip(images[label].numpy(), dy, dx, flip, padding))
             ]
             assert len(matches) == 1
             dy, dx, flip = matches[0]
             places[dy] += 1
-            places[9 + dx] += 1
+            places[shifts + dx] += 1
             flips += flip
     assert len(seen) == 110 // 16 * 16 and len(set(seen)) == len(seen)
     assert seen != sorted(seen)
-    assert 30 < flips < 66 and set(places) == set(range(18))
+    assert 30 < flips < 66 and set(places) == set(range(2 * shifts))
 
 
 def test_batches_depend_on_seed_and_epoch_only(numbered):

@@ -22,7 +22,7 @@ from runs import load_checkpoint, load_model, read_config, read_history, write_j
 CPU = torch.device("cpu")
 # Three epochs of three steps, a fraction of a second.
 TINY = "--dataset shapes --width 16 --limit-train 12 --batch-size 4 --epochs 3 --device cpu --precision fp32"
-COLUMNS = ["epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
+COLUMNS = ["epoch", "image_size", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
 COLUMNS += ["seconds", "images_per_second"]
 
 
@@ -139,6 +139,41 @@ def test_optimizer_steps_by_the_nesterov_equations(momentum):
     torch.testing.assert_close(dict(model.named_parameters()), parameters, rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize(
+    "epochs, sizes, expected",
+    [
+        (18, [20, 24, 32], [20] * 6 + [24] * 6 + [32] * 6),
+        (10, [20, 24, 32], [20] * 3 + [24] * 3 + [32] * 4),
+        (2, [20, 24, 32], [24, 32]),
+        (1, [20, 24, 32], [32]),
+        (5, [32], [32] * 5),
+        (4, [28, 16], [28, 28, 16, 16]),
+    ],
+)
+def test_every_size_has_its_share_of_the_epochs(epochs, sizes, expected):
+    assert [train.image_size(epoch, epochs, sizes) for epoch in range(1, epochs + 1)] == expected
+
+
+@pytest.mark.parametrize("num_sizes", [1, 2, 3, 5])
+def test_shares_differ_by_at_most_one_epoch_and_the_last_size_comes_last(num_sizes):
+    sizes = list(range(8, 8 + num_sizes))
+    for epochs in range(1, 41):
+        used = [train.image_size(epoch, epochs, sizes) for epoch in range(1, epochs + 1)]
+        assert used == sorted(used) and used[-1] == sizes[-1]
+        counts = [used.count(size) for size in sizes]
+        assert max(counts) - min(counts) <= 1, (epochs, counts)
+
+
+def resized(images, size):
+    """Antialiased bilinear, as a matrix: a triangle as wide as the scale, at the centre of each new pixel."""
+    old = images.shape[-1]
+    centres = (torch.arange(size, dtype=images.dtype) + 0.5) * old / size
+    distance = (torch.arange(old, dtype=images.dtype) + 0.5 - centres[:, None]).abs()
+    weights = (1 - distance * size / old).clamp(min=0)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    return torch.einsum("ij,ncjk,lk->ncil", weights, images, weights)
+
+
 def train_by_formulas(dataset, args):
     """The training of train.py again, with its loss, clipping, schedule and optimizer written out.
 
@@ -152,13 +187,15 @@ def train_by_formulas(dataset, args):
     steps, epochs = len(images) // args.batch_size, []
     for epoch in range(args.epochs):
         losses, correct = [], 0
-        for i, (batch, targets) in enumerate(batches(images, labels, args.batch_size, args.seed, epoch + 1)):
+        size = train.image_size(epoch + 1, args.epochs, train.sizes(args))
+        drawn = batches(images, labels, args.batch_size, args.seed, epoch + 1, padding=args.crop_padding)
+        for i, (batch, targets) in enumerate(drawn):
             step, total, warmup = epoch * steps + i, args.epochs * steps, round(args.warmup_epochs * steps)
             if step < warmup:
                 lr = args.lr * step / warmup
             else:
                 lr = args.lr * math.cos(math.pi / 2 * (step - warmup) / (total - warmup)) ** 2
-            log_p = model(to_input(batch).double()).log_softmax(dim=1)
+            log_p = model(resized(to_input(batch).double(), size)).log_softmax(dim=1)
             # Szegedy et al. 2016 (arXiv 1512.00567), section 7: the target is mixed with the uniform one
             target = F.one_hot(targets, log_p.shape[1]) * (1 - args.label_smoothing)
             loss = -((target + args.label_smoothing / log_p.shape[1]) * log_p).sum() / len(batch)
@@ -183,9 +220,11 @@ def train_by_formulas(dataset, args):
     [
         "",
         "--clip-norm 0.5 --seed 5",
-        "--clip-norm 0 --label-smoothing 0",
+        "--clip-norm 0 --label-smoothing 0 --lr 0.01",
         "--momentum 0 --weight-decay 0.1 --warmup-epochs 0",
         "--label-smoothing 0.4 --warmup-epochs 2 --batch-size 5",
+        "--crop-padding 0 --image-sizes 32",
+        "--crop-padding 9 --image-sizes 13,21",
     ],
 )
 def test_the_loop_equals_one_written_out_in_formulas(tmp_path, small, monkeypatch, options):
@@ -202,6 +241,24 @@ def test_the_loop_equals_one_written_out_in_formulas(tmp_path, small, monkeypatc
         assert row["train_loss"] == pytest.approx(loss, rel=1e-6)
         assert row["train_accuracy"] == pytest.approx(train_accuracy, abs=1e-9)
         assert row["lr"] == pytest.approx(lr, abs=1e-12)
+
+
+def test_zero_init_reaches_the_network(tmp_path, small):
+    """The second batch norm of a block starts at 0 and, before the first step, nothing else differs."""
+    for name, options in [("plain", ""), ("zero", "--zero-init")]:
+        run(tmp_path / name, f"--epochs 1 --lr 1e-9 --weight-decay 0 {options}")
+    plain, zero = (last(tmp_path / name)["model"] for name in ("plain", "zero"))
+    for key in plain:
+        if key.endswith("bn2.weight"):
+            assert (plain[key] - 1).abs().max() < 1e-6 and zero[key].abs().max() < 1e-6
+        elif "running" not in key:
+            torch.testing.assert_close(zero[key], plain[key], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", ["20,", "a", "20 24", "33", "7,32", "", "-20"])
+def test_wrong_image_sizes_are_named(value):
+    with pytest.raises(UserError, match=f"--image-sizes {value}: expected sizes from 8 to 32"):
+        train.settings([f"--image-sizes={value}"])
 
 
 def test_same_seed_same_run_and_another_seed_another(tmp_path, small):
