@@ -472,11 +472,19 @@ def training_section(history: list[dict] | None, config: dict, figures: dict) ->
     figures["loss"] = plots.training_curve(epoch, train_loss, val_loss, best, "Loss")
     figures["accuracy"] = plots.training_curve(epoch, train_accuracy, val_accuracy, best, "Accuracy")
     figures["learning_rate"] = plots.learning_rate(np.array(steps) / steps_per_epoch, np.array(lr))
+    size, rate = column["image_size"], column["images_per_second"]
+    speeds = [
+        f"{np.median(rate[size == s]):,.0f} images/s at {s:.0f}x{s:.0f} pixels" for s in np.unique(size)
+    ]
     text = (
         f"{len(epoch)} epochs of {config['num_train']:,} images took {duration(column['seconds'].sum())} on "
-        f"{config['environment']['hardware']} ({config['device']}, {config['precision']}), at a median of "
-        f"{np.median(column['images_per_second']):,.0f} training images/s. The best epoch was {best}."
+        f"{config['environment']['hardware']} ({config['device']}, {config['precision']}), validation "
+        f"included. Training went at a median of {', '.join(speeds)}. The best epoch was {best}."
     )
+    if len(speeds) > 1:
+        text += (
+            " Validation images are always whole, so its curves start low and rise with each change of size."
+        )
     return (
         f"<p>{escape(text)}</p><div class=plots>"
         + figure(

@@ -451,7 +451,9 @@ def train(args: argparse.Namespace) -> int:
             save_checkpoint(best_path, checkpoint() | validation)
         write_csv(out / "logs" / "history.csv", state["history"])
         save_last()
-        left = sum(row["seconds"] for row in state["history"]) / epoch * (args.epochs - epoch)
+        # With validation and what smaller images waste, the time of an epoch grows about with their side.
+        sides = [image_size(e, args.epochs, sizes(args)) for e in range(1, args.epochs + 1)]
+        left = sum(row["seconds"] for row in state["history"]) * sum(sides[epoch:]) / sum(sides[:epoch])
         print(
             f"epoch {epoch:3d}/{args.epochs}  lr {lr:.4f}  "
             f"train loss {loss_sum / count:.3f} acc {num_correct / count:6.2%}  "
