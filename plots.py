@@ -343,7 +343,7 @@ def stress_radius(radii: list[float], attacks: dict[str, list[dict]], clean: flo
 @styled
 def stress_examples(pictures: dict[str, np.ndarray]) -> Figure:
     """Rows of pictures, {corruption: uint8 [6, 32, 32, 3]}: the clean one and the five severities."""
-    figure = Figure(figsize=(10, 8))
+    figure = Figure(figsize=(11, 8))
     names = list(pictures)
     half = math.ceil(len(names) / 2)
     for ax, part in zip(figure.subplots(1, 2), (names[:half], names[half:]), strict=True):
