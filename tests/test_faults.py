@@ -718,7 +718,7 @@ def check_invariants(run):
         history = read_history(run)
         assert [row["epoch"] for row in history] == list(range(1, len(history) + 1))
         assert len(history) in (epoch, epoch + 1) and history[:epoch] == state["history"]
-        assert all(None not in row and len(row) == 8 for row in history)
+        assert all(None not in row and len(row) == 9 for row in history)
     return state
 
 
