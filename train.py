@@ -357,6 +357,7 @@ def train(args: argparse.Namespace) -> int:
     else:
         save_last()  # so that from here on --resume has something to go on from
 
+    sides = [image_size(epoch, args.epochs, sizes(args)) for epoch in range(1, args.epochs + 1)]
     while state["epoch"] < args.epochs:
         epoch, started, seconds_before = state["epoch"] + 1, time.perf_counter(), state["seconds"]
         sums = torch.tensor(
@@ -364,7 +365,7 @@ def train(args: argparse.Namespace) -> int:
         )
         network.train()
         progress = Progress(f"epoch {epoch}/{args.epochs}", steps_per_epoch)
-        size = image_size(epoch, args.epochs, sizes(args))
+        size = sides[epoch - 1]
         drawn = batches(images, labels, args.batch_size, args.seed, epoch, state["step"], args.crop_padding)
         for batch, targets in drawn:
             step = state["epoch"] * steps_per_epoch + state["step"]
@@ -452,7 +453,6 @@ def train(args: argparse.Namespace) -> int:
         write_csv(out / "logs" / "history.csv", state["history"])
         save_last()
         # With validation and what smaller images waste, the time of an epoch grows about with their side.
-        sides = [image_size(e, args.epochs, sizes(args)) for e in range(1, args.epochs + 1)]
         left = sum(row["seconds"] for row in state["history"]) * sum(sides[epoch:]) / sum(sides[:epoch])
         print(
             f"epoch {epoch:3d}/{args.epochs}  lr {lr:.4f}  "

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import torchvision
-from torch import nn
+from test_resnet import torchvision_resnet18
 from torchvision.transforms.functional import convert_image_dtype, normalize
 
 import data
@@ -44,9 +43,7 @@ def cifar100_test():
 @pytest.fixture(scope="module")
 def theirs(checkpoint):
     """The shipped weights in torchvision's own network."""
-    model = torchvision.models.resnet18(num_classes=100)
-    model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-    model.maxpool = nn.Identity()
+    model = torchvision_resnet18()
     model.load_state_dict(checkpoint["model"], strict=True)
     return model.eval()
 
