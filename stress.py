@@ -38,7 +38,7 @@ from train import predict
 # ---- Settings --------------------------------------------------------------------------------------------
 
 SEED = 0
-CORRUPTION_IMAGES = 300  # sizes of the default sample, for five minutes on 2 cores; --full takes all images
+CORRUPTION_IMAGES = 200  # sizes of the default sample, for under five minutes on 2 cores; --full takes all
 ATTACK_IMAGES = 100
 RADII = (0.25, 0.5, 1, 2, 4, 8, 64)  # in 1/255; the last should leave no image
 PGD_STEPS, PGD_RESTARTS = 10, 2
