@@ -311,7 +311,7 @@ def stress_severity(
             label = name.replace("_", " ")
             ax.plot(range(1, 6), curves[name], color=colour, marker=marker, markersize=4, label=label)
         ax.set(title=title, ylim=(0, 1), xticks=range(1, 6))
-        ax.legend(fontsize=7.5)
+        ax.legend(fontsize=7.5, ncols=2, columnspacing=1)  # low, to find room beside the curves
     percent_axis(axes[0, 0].yaxis)
     figure.supxlabel("severity", fontsize=9)
     figure.supylabel("accuracy", fontsize=9)
@@ -336,7 +336,7 @@ def stress_radius(radii: list[float], attacks: dict[str, list[dict]], clean: flo
     axes.set_xticks(radii, [f"{radius:g}" for radius in radii])
     axes.set_ylim(0, 1)
     percent_axis(axes.yaxis)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, ncols=2)
     return figure
 
 
