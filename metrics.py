@@ -422,7 +422,7 @@ def pointing_game(heatmaps: Tensor, masks: Tensor) -> tuple[int, float]:
     heatmaps float [N, H, W]; masks bool [N, H, W], where the object is. Returns the number of hits and the
     mean share of the picture that the object covers, which is what a random pixel hits. Of several maxima the
     first in reading order counts; an empty map (0 everywhere) points nowhere and is no hit. Source: Zhang et
-    al., "Top-down Neural Attention by Excitation Backprop", 2016 (arXiv 1608.00507), section 4.2, without
+    al., "Top-down Neural Attention by Excitation Backprop", 2016 (arXiv 1608.00507), section 4, without
     their tolerance of 15 pixels. Raises ValueError for empty input or shapes that do not fit.
     """
     if heatmaps.ndim != 3 or heatmaps.shape != masks.shape or heatmaps.numel() == 0:

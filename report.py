@@ -101,7 +101,9 @@ def evaluate(logits: Tensor, test: Dataset, train: Dataset, checkpoint: dict) ->
         "train_images_that_repeat_another": int((copies != own)[: len(train.labels)].sum()),
         "test_images_that_repeat_another": int(((copies != own)[len(train.labels) :] & ~leaked).sum()),
         "test_images_in_train": int(leaked.sum()),
-        "accuracy_without_them": metrics.accuracy(y_true[~leaked], y_pred[~leaked]),
+        "accuracy_without_them": (
+            None if leaked.all() else metrics.accuracy(y_true[~leaked], y_pred[~leaked])
+        ),
     }
     result["classes"] = [
         {
@@ -727,6 +729,7 @@ def stress_section(results: dict | None, test: Dataset, figures: dict) -> str:
     figures |= draw(results, test.images)
     tests, summary, means = results["tests"], results["summary"], results["summary"]["mean_accuracy"]
     clean, each = tests["clean/0"], results["corruption_images"] // len(test.class_names)
+    caution = "" if each >= 20 else ": a hint at most, which <code>python stress.py --full</code> checks"
 
     def interval(share: dict) -> str:
         low, high = 100 * share["low"], percent(share["high"])
@@ -776,7 +779,7 @@ def stress_section(results: dict | None, test: Dataset, figures: dict) -> str:
             kind="wide",
         )
         + f"<h3>Classes that break first</h3><p class=soft>Over all corruptions, {each} images of each "
-        "class.</p>"
+        f"class{caution}.</p>"
         + table(["class", "clean", "corrupted", "drop"], broken)
         + f"<h3>Attacks</h3><p>{attack_text}</p><div class=plots>"
         + figure(figures, "stress_radius", "Accuracy against the radius of FGSM, PGD and random noise")
@@ -841,6 +844,12 @@ def data_section(result: dict, test: Dataset, config: dict) -> str:
     train_counts, test_counts = ({c[key] for c in result["classes"]} for key in ("num_train", "num_test"))
     in_words = [f"{min(n)} to {max(n)}" if len(n) > 1 else str(min(n)) for n in (train_counts, test_counts)]
     duplicates = result["duplicates"]
+    without = "No test image is left without those."
+    if duplicates["accuracy_without_them"] is not None:
+        without = (
+            f"Without those the accuracy is {percent(duplicates['accuracy_without_them'], 2)} instead of "
+        )
+        without += f"{percent(result['accuracy']['value'], 2)}."
     samples = ""
     for c, name in enumerate(test.class_names):
         for i in torch.nonzero(test.labels == c).flatten()[:1].tolist():
@@ -852,10 +861,7 @@ def data_section(result: dict, test: Dataset, config: dict) -> str:
         f"{config['num_val']:,}.</p><p>Exact duplicates, pixel by pixel: "
         f"{duplicates['train_images_that_repeat_another']} training images repeat another one, "
         f"{duplicates['test_images_that_repeat_another']} test images repeat another one, and "
-        f"{duplicates['test_images_in_train']} test images are also in the training set. Without those the "
-        "accuracy "
-        f"is {percent(duplicates['accuracy_without_them'], 2)} instead of "
-        f"{percent(result['accuracy']['value'], 2)}.</p>"
+        f"{duplicates['test_images_in_train']} test images are also in the training set. {without}</p>"
         f"<h3>One test image of each class</h3><div class=samples>{samples}</div>"
     )
 

@@ -55,8 +55,9 @@ class ResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(8 * width, num_classes)
 
-        # He initialisation (arXiv 1502.01852, equation 10) keeps the variance of the activations through
-        # layers of convolution and ReLU. Batch norm starts as the identity, which is PyTorch's default.
+        # He initialisation (arXiv 1502.01852, equation 14) keeps the variance of the gradients on their way
+        # back through layers of convolution and ReLU; batch norm takes care of the activations on their way
+        # forward. It starts as the identity, which is PyTorch's default.
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

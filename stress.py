@@ -20,6 +20,7 @@ import copy
 import hashlib
 import json
 import math
+import shlex
 from collections.abc import Iterator
 
 import numpy as np
@@ -828,8 +829,10 @@ def stratified_sample(labels: Tensor, count: int) -> Tensor:
     """Return the indices, int64 and ascending, of about `count` images with the same number of each class.
 
     The number is rounded up, and a class with fewer images gives all. A smaller sample is part of a larger
-    one.
+    one, and len(labels) images are all there are, whatever the classes.
     """
+    if count >= len(labels):
+        return torch.arange(len(labels))
     generator = Generator().manual_seed(SEED)
     order = torch.randperm(len(labels), generator=generator)
     classes = labels.unique()
@@ -1073,8 +1076,8 @@ def main(argv: list[str] | None = None) -> int:
             plots.save_png(figure, temporary)
     report(results)
     print(f"\nsaved    {file} and {out}/plots/stress_*.png")
-    source = f"--checkpoint {path}" if args.checkpoint else f"--run {out}"
-    print(f"next     python report.py {source}")
+    source = ["--checkpoint", str(path)] if args.checkpoint else ["--run", str(out)]
+    print(f"next     python report.py {shlex.join(source)}")
     return 0
 
 

@@ -92,7 +92,7 @@ def settings(argv: list[str] | None = None) -> argparse.Namespace:
         "--patience",
         type=int,
         default=15,
-        help="epochs without a new best; 0 is no early stopping (default: 15)",
+        help="full-size epochs without a new best; 0 is no early stopping (default: 15)",
     )
     parser.add_argument(
         "--val-fraction", type=float, default=0.2, help="of the training images (default: 0.2)"
@@ -107,7 +107,12 @@ def settings(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (default: auto)")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto")
-    parser.add_argument("--compile", action="store_true", help="torch.compile: for long runs on a GPU")
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="torch.compile: for long runs on a GPU",
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
 
@@ -162,10 +167,10 @@ def warmup_cosine(
 ) -> float:
     """Return the learning rate of one step, counted from 0.
 
-    Linear from 0 at step 0 to peak_lr at step warmup_steps (Goyal et al. 2017, arXiv 1706.02677, section
-    2.2), then half a cosine to final_lr at step total_steps and beyond (Loshchilov and Hutter 2017,
-    arXiv 1608.03983, equation 5, without restarts). Raises ValueError unless step >= 0, total_steps > 0 and
-    0 <= warmup_steps <= total_steps.
+    Linear from 0 at step 0 to peak_lr at step warmup_steps (gradual warmup, Goyal et al. 2017, arXiv
+    1706.02677, section 2.2; they start above 0), then half a cosine to final_lr at step total_steps and
+    beyond (Loshchilov and Hutter 2017, arXiv 1608.03983, equation 5, without restarts). Raises ValueError
+    unless step >= 0, total_steps > 0 and 0 <= warmup_steps <= total_steps.
     """
     if step < 0 or total_steps < 1 or not 0 <= warmup_steps <= total_steps:
         raise ValueError(f"no schedule: step {step}, total_steps {total_steps}, warmup_steps {warmup_steps}")
@@ -446,7 +451,9 @@ def train(args: argparse.Namespace) -> int:
         if improved:
             state |= {"best_accuracy": val_accuracy, "best_epoch": epoch}
         state |= {"epoch": epoch, "step": 0, "sums": [0.0, 0.0, 0.0], "seconds": 0.0}
-        stale = epoch - state["best_epoch"]
+        # Patience begins with images of the last size: before, validation images look unlike those of
+        # training, and an accuracy that stands still says little.
+        stale = epoch - max(state["best_epoch"], sides.index(sides[-1]))
         stopping = bool(args.patience) and stale >= args.patience
         state["finished"] = stopping or epoch == args.epochs
         # last.pt comes last: killed before it, a resumed run repeats the epoch and writes the same again.

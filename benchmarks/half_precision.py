@@ -31,6 +31,8 @@ args = parser.parse_args()
 cpu = torch.device("cpu")
 path = find_checkpoint(args.run, None)
 model, checkpoint = load_model(path, cpu)
+if model.conv1.out_channels != 64:
+    sys.exit(f"{path} has width {model.conv1.out_channels}: torchvision's resnet18 has 64")
 _, test = load_data(path, checkpoint, args.data_dir)
 weights = {name: t.half() if t.is_floating_point() else t for name, t in checkpoint["model"].items()}
 

@@ -57,7 +57,7 @@ def small(batch):
 val_inputs = [small(batch) for batch in train_set.images[val_index].split(500)]
 model = resnet18(100, 32).to(memory_format=torch.channels_last)
 optimizer = make_optimizer(model, peak_lr, 0.9, args.weight_decay)
-steps = len(images) // batch_size
+steps, warmup = len(images) // batch_size, min(2, args.epochs / 5)  # that of train.py
 generator = torch.Generator().manual_seed(1)
 started = time.perf_counter()
 
@@ -71,7 +71,7 @@ for epoch in range(1, args.epochs + 1):
     correct = 0
     for i, (batch, targets) in enumerate(batches(images, labels, batch_size, 0, epoch)):
         for group in optimizer.param_groups:
-            group["lr"] = warmup_cosine((epoch - 1) * steps + i, args.epochs * steps, 2 * steps, peak_lr)
+            group["lr"] = warmup_cosine((epoch - 1) * steps + i, args.epochs * steps, warmup * steps, peak_lr)
         x, others, share = small(batch), targets, 1.0
         if args.cutout:  # DeVries and Taylor 2017 (arXiv 1708.04552): a square of the mean colour anywhere
             y0, x0 = (torch.randint(0, side, (len(x), 1, 1), generator=generator) for _ in range(2))

@@ -62,6 +62,16 @@ def test_headline_numbers_against_loops(results):
             assert row["most_common_mistake_count"] == max(wrong.count(p) for p in set(wrong))
 
 
+def test_every_test_image_is_also_in_training(small_sets):
+    """Nothing is left to measure without them: no number, and a sentence that says so."""
+    test = small_sets[1]
+    result = report.evaluate(torch.eye(100)[test.labels], test, test, {})
+    assert result["duplicates"]["test_images_in_train"] == len(test.labels)
+    assert result["duplicates"]["accuracy_without_them"] is None and result["accuracy"]["value"] == 1
+    page = report.data_section(result, test, {"num_train": 100, "num_val": 0})
+    assert "No test image is left without those." in page
+
+
 def test_numbers_on_the_page_are_those_of_the_file(results):
     numbers, _, page = results
     cards = re.findall(

@@ -290,13 +290,22 @@ def test_early_stopping(tmp_path, small, monkeypatch, capsys, patience, epochs_r
     if patience == 3:
         accuracies = iter([0.1, 0.1, 0.3, 0.2, 0.2, 0.2])
     monkeypatch.setattr(train, "accuracy", lambda *args: next(accuracies))
-    run(tmp_path / "run", f"--patience {patience} --epochs 8 --limit-train 4")
+    run(tmp_path / "run", f"--patience {patience} --epochs 8 --limit-train 4 --image-sizes 32")
     state = last(tmp_path / "run")["state"]
     assert (state["epoch"], state["finished"]) == (epochs_run, True)
     assert ("stopped early" in capsys.readouterr().out) == (patience > 0)
     best = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
     expected = {1: (2, 0.2), 2: (2, 0.2), 3: (3, 0.3), 0: (5, 0.3)}[patience]
     assert (best["epoch"], best["val_accuracy"]) == expected == (state["best_epoch"], state["best_accuracy"])
+
+
+def test_patience_begins_with_images_of_the_last_size(tmp_path, small, monkeypatch):
+    """Four epochs at 16 pixels, the first of them the best; then two at 32 without a better one."""
+    accuracies = iter([0.5] + [0.1] * 7)
+    monkeypatch.setattr(train, "accuracy", lambda *args: next(accuracies))
+    run(tmp_path / "run", "--patience 2 --epochs 8 --limit-train 4 --image-sizes 16,32")
+    state = last(tmp_path / "run")["state"]
+    assert (state["epoch"], state["best_epoch"], state["finished"]) == (6, 1, True)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -538,6 +547,7 @@ def test_resume_without_out_stays_in_the_default_folder_and_keeps_flags(tmp_path
     )
     write_json(tmp_path / "runs" / "cifar100" / "config.json", {"settings": begun | {"resume": False}})
     assert vars(train.settings(["--resume"])) == begun | {"out": "runs/cifar100", "resume": True}
+    assert train.settings(["--resume", "--no-compile"]).compile is False  # on a machine that cannot compile
 
 
 @pytest.mark.parametrize(
