@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -46,79 +46,75 @@ class Transformed(Dataset):
         return self.transform(self.images[i]), self.labels[i]
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=10, help="of each kind in a round (default: 10)")
-    parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--width", type=int, default=64)
+parser.add_argument("--batch-size", type=int, default=128)
+parser.add_argument("--steps", type=int, default=10, help="of each kind in a round (default: 10)")
+parser.add_argument("--rounds", type=int, default=3)
+args = parser.parse_args()
 
-    device = pick_device("auto")
-    precision = pick_precision("auto", device)
-    shapes = make_shapes(max(20, -(-args.batch_size * (args.steps + 1) // 100)), seed=0)
-    images, labels = shapes.images.to(device), shapes.labels.to(device)
-
-    def make_step(memory_format, precision):
-        """Return a function that takes one training step on a batch."""
-        model = resnet18(100, args.width).to(device, memory_format=memory_format)
-        optimizer = make_optimizer(model, 0.01, 0.9, 5e-4)
-
-        def step(inputs, targets):
-            with autocast(device, precision):
-                loss = F.cross_entropy(model(inputs).float(), targets, label_smoothing=0.1)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-
-        return step
-
-    step = make_step(torch.channels_last, precision)
-    plain_step = make_step(torch.contiguous_format, "fp32")
-    prepared = [
-        (to_input(x), y)
-        for x, y in islice(batches(images, labels, args.batch_size, 0, 0), min(4, args.steps))
-    ]
-    transformed = Transformed(shapes.images, shapes.labels)
-    # As many images as are used, and workers that stay: no batch is made in vain, no start is counted.
-    sampler = RandomSampler(transformed, num_samples=args.batch_size * args.steps)
-    loader = DataLoader(transformed, args.batch_size, sampler=sampler, num_workers=2, persistent_workers=True)
-
-    def bare():
-        for i in range(args.steps):
-            step(*prepared[i % len(prepared)])
-
-    def whole_loop():
-        for x, y in islice(batches(images, labels, args.batch_size, 0, 1), args.steps):
-            step(to_input(x), y)
-
-    def data_loader():
-        for x, y in loader:
-            plain_step(x.to(device), y.to(device))
-
-    kinds = {"bare step": bare, "whole loop": whole_loop, "DataLoader": data_loader}
-    seconds = {name: [] for name in kinds}
-    for round_number in range(args.rounds + 1):
-        for name, run in kinds.items():
-            start = time.perf_counter()
-            run()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if round_number:  # round 0 warms up
-                seconds[name].append((time.perf_counter() - start) / args.steps)
-
-    median = {name: statistics.median(values) for name, values in seconds.items()}
-    print(
-        f"{device}, {precision}, width {args.width}, batch {args.batch_size}, "
-        f"{torch.get_num_threads()} threads"
-    )
-    for name, value in median.items():
-        rate, ratio = args.batch_size / value, median["bare step"] / value
-        spread = f"{args.batch_size / max(seconds[name]):,.1f} to {args.batch_size / min(seconds[name]):,.1f}"
-        print(f"{name:12}{rate:10,.1f} images/s ({spread})   {ratio:6.3f} of the bare step")
+device = pick_device("auto")
+precision = pick_precision("auto", device)
+shapes = make_shapes(max(20, -(-args.batch_size * (args.steps + 1) // 100)), seed=0)
+images, labels = shapes.images.to(device), shapes.labels.to(device)
 
 
-if __name__ == "__main__":  # the workers of DataLoader may import this file
-    main()
+def make_step(memory_format, precision):
+    """Return a function that takes one training step on a batch."""
+    model = resnet18(100, args.width).to(device, memory_format=memory_format)
+    optimizer = make_optimizer(model, 0.01, 0.9, 5e-4)
+
+    def step(inputs, targets):
+        with autocast(device, precision):
+            loss = F.cross_entropy(model(inputs).float(), targets, label_smoothing=0.1)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+step = make_step(torch.channels_last, precision)
+plain_step = make_step(torch.contiguous_format, "fp32")
+prepared = [
+    (to_input(x), y) for x, y in islice(batches(images, labels, args.batch_size, 0, 0), min(4, args.steps))
+]
+loader = DataLoader(
+    Transformed(shapes.images, shapes.labels), args.batch_size, shuffle=True, num_workers=2, drop_last=True
+)
+
+
+def bare(count):
+    for i in range(count):
+        step(*prepared[i % len(prepared)])
+
+
+def whole_loop(count):
+    for x, y in islice(batches(images, labels, args.batch_size, 0, 1), count):
+        step(to_input(x), y)
+
+
+def data_loader(count):
+    for x, y in islice(loader, count):
+        plain_step(x.to(device), y.to(device))
+
+
+kinds = {"bare step": bare, "whole loop": whole_loop, "DataLoader": data_loader}
+seconds = {name: [] for name in kinds}
+for round_number in range(args.rounds + 1):
+    for name, run in kinds.items():
+        start = time.perf_counter()
+        run(args.steps if round_number else 2)  # round 0 warms up
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        if round_number:
+            seconds[name].append((time.perf_counter() - start) / args.steps)
+
+median = {name: statistics.median(values) for name, values in seconds.items()}
+print(
+    f"{device}, {precision}, width {args.width}, batch {args.batch_size}, {torch.get_num_threads()} threads"
+)
+for name, value in median.items():
+    rate, ratio = args.batch_size / value, median["bare step"] / value
+    spread = f"{args.batch_size / max(seconds[name]):,.1f} to {args.batch_size / min(seconds[name]):,.1f}"
+    print(f"{name:12}{rate:10,.1f} images/s ({spread})   {ratio:6.3f} of the bare step")
