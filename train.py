@@ -199,9 +199,9 @@ def make_optimizer(model: nn.Module, lr: float, momentum: float, weight_decay: f
     Decaying a batch norm's scale or a bias does not make the function simpler; it only pulls the
     normalised activations towards zero (He et al. 2019, arXiv 1812.01187, section 3.1).
 
-    Steps older than about (1 - momentum) / (lr * weight_decay) are decayed away. With the usual 5e-4 they are
-    all but the last 4 epochs at the peak rate: little of 200 epochs, much of 20. benchmarks/recipes.py shows
-    what 1e-3 brings to a short run.
+    What a step added is decayed away after about (1 - momentum) / (lr * weight_decay) more steps. With the
+    usual 5e-4 that is 4 epochs at the peak rate, little of 200 epochs but much of 20; benchmarks/recipes.py
+    shows what 1e-3 brings to a short run.
     """
     decay = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     no_decay = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
