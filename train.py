@@ -19,11 +19,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data import UserError, batches, load, split_indices, to_input
+from data import UserError, batches, cutmix, load, split_indices, to_input
 from metrics import accuracy
 from resnet_cifar import resnet18, zero_init_residual
 from runs import (
@@ -87,6 +88,12 @@ def settings(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="S,S,...",
         help="in pixels, an equal share of the epochs each (default: 24,28,32)",
     )
+    parser.add_argument(
+        "--cutmix",
+        type=float,
+        default=0.0,
+        help="share of the batches, but for the last tenth of the epochs (default: 0)",
+    )
     parser.add_argument("--zero-init", action="store_true", help="start every residual block as the identity")
     parser.add_argument(
         "--patience",
@@ -141,6 +148,7 @@ def settings(argv: list[str] | None = None) -> argparse.Namespace:
         ("warmup_epochs", 0, args.epochs),
         ("clip_norm", 0, 1e9),
         ("crop_padding", 0, 31),
+        ("cutmix", 0, 1),
         ("patience", 0, 100_000),
         ("val_fraction", 0.001, 0.9),
         ("limit_train", 1, 1_000_000),
@@ -381,12 +389,19 @@ def train(args: argparse.Namespace) -> int:
             lr = warmup_cosine(step, total_steps, warmup_steps, args.lr)
             for group in optimizer.param_groups:
                 group["lr"] = lr
+            # In the last tenth of the epochs the images are whole, as those of validation are.
+            own_share, draw = 1.0, np.random.default_rng([args.seed, epoch, state["step"]])
+            if epoch <= 0.9 * args.epochs and draw.uniform() < args.cutmix:
+                batch, own_share = cutmix(batch, draw)
             x = to_input(batch)
             if size < x.shape[-1]:
                 x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
             with autocast(device, precision):
                 logits = network(x).float()
                 loss = F.cross_entropy(logits, targets, label_smoothing=args.label_smoothing)
+                if own_share < 1:
+                    other = F.cross_entropy(logits, targets.flip(0), label_smoothing=args.label_smoothing)
+                    loss = own_share * loss + (1 - own_share) * other
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
             if args.clip_norm:

@@ -1122,3 +1122,21 @@ def test_real_start_from_the_cache_takes_under_half_a_second(real):
         data.load("cifar100", os.environ["CIFAR100_ROOT"])
         times.append(time.process_time() - started)
     assert min(times) < 0.5
+
+
+def test_cutmix_takes_each_pixel_from_one_of_two_images():
+    images = torch.randint(
+        0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    shares = []
+    for seed in range(2000):
+        mixed, own_share = data.cutmix(images, np.random.default_rng(seed))
+        if seed < 50:  # a slow second way: look up, pixel by pixel, whose it is
+            foreign = (mixed != images).any(dim=(0, 1))
+            rows, columns = foreign.any(dim=1).nonzero(), foreign.any(dim=0).nonzero()
+            assert foreign.sum() == len(rows) * len(columns)  # a rectangle
+            assert own_share == pytest.approx(1 - foreign.float().mean().item())
+            assert torch.equal(mixed, torch.where(foreign, images.flip(0), images))
+        shares.append(own_share)
+    # A rectangle inside would leave 1/2 in the mean; what is cut off at the border leaves more.
+    assert 0.5 < np.mean(shares) < 0.7
