@@ -5,10 +5,10 @@ Conventions, for all functions below:
 - N samples, C classes, S superclasses. Labels are 1-D tensors of any integer dtype, values 0 to C - 1.
 - `scores` are any finite numbers [N, C], larger meaning more likely; `probabilities` are scores in [0, 1]
   whose rows sum to 1 within 1e-3. Where classes tie, the lowest index is predicted, as in torch.argmax.
-- Inputs may live on any device. The arithmetic runs in int64 and float64 on the CPU, so a number does not
+- Inputs may be on any device. The arithmetic runs in int64 and float64 on the CPU, so a number does not
   depend on the device, and returned tensors are on the CPU.
-- Bad input raises ValueError: mismatched shapes, labels out of range or not integers, empty input, scores
-  that are not finite, probabilities that are none, or a k, n, level or number of bins out of range.
+- Bad input raises ValueError: shapes that do not match or are empty, labels that are not integers or out of
+  range, scores or probabilities that are not as above, and a k, n, level or number of bins out of range.
 """
 
 import math
@@ -23,9 +23,7 @@ def _check_integers(name: str, values: Tensor) -> Tensor:
     return values.detach().cpu().long()
 
 
-def _check_labels(
-    name: str, labels: Tensor, num_classes: int | None = None, length: int | None = None
-) -> Tensor:
+def _check_labels(name: str, labels: Tensor, limit: float = math.inf, length: int | None = None) -> Tensor:
     """Return the labels as int64 [N] on the CPU, or raise ValueError."""
     if labels.ndim != 1 or len(labels) == 0:
         raise ValueError(f"{name} must be 1-D and not empty, but has shape {list(labels.shape)}")
@@ -33,9 +31,8 @@ def _check_labels(
         raise ValueError(f"{name} must have {length} entries to match the other inputs, not {len(labels)}")
     labels = _check_integers(name, labels)
     low, high = labels.min().item(), labels.max().item()
-    if low < 0 or (num_classes is not None and high >= num_classes):
-        limit = "" if num_classes is None else f" < {num_classes}"
-        raise ValueError(f"{name} must satisfy 0 <= label{limit}, but its values run from {low} to {high}")
+    if low < 0 or high >= limit:
+        raise ValueError(f"{name} must satisfy 0 <= label < {limit}, but its values run from {low} to {high}")
     return labels
 
 
@@ -43,7 +40,7 @@ def _check_scores(y_true: Tensor, scores: Tensor, name: str = "probabilities") -
     """Return y_true as int64 [N] and the scores as float64 [N, C], both on the CPU, or raise ValueError."""
     if scores.ndim != 2 or scores.numel() == 0:
         raise ValueError(f"{name} must be [N, C] and not empty, but has shape {list(scores.shape)}")
-    y_true = _check_labels("y_true", y_true, num_classes=scores.shape[1], length=len(scores))
+    y_true = _check_labels("y_true", y_true, scores.shape[1], length=len(scores))
     scores = scores.detach().cpu().double()
     if not scores.isfinite().all():
         raise ValueError(f"{name} must be finite, but some are NaN or infinite")
@@ -59,18 +56,12 @@ def _check_scores(y_true: Tensor, scores: Tensor, name: str = "probabilities") -
 def _check_confusion(confusion: Tensor, stacked: bool = False) -> Tensor:
     """Return the confusion matrix as int64 [C, C] (stacked: [..., C, C]) on the CPU, or raise ValueError."""
     shape = list(confusion.shape)
-    right_ndim = len(shape) == 2 or (stacked and len(shape) > 2)
-    if not right_ndim or shape[-1] != shape[-2] or confusion.numel() == 0:
+    if len(shape) < 2 or (len(shape) > 2 and not stacked) or shape[-1] != shape[-2] or 0 in shape:
         raise ValueError(f"confusion must be a matrix [C, C] and not empty, but has shape {shape}")
     confusion = _check_integers("confusion", confusion)
     if confusion.min() < 0 or (confusion.sum(dim=(-2, -1)) == 0).any():
         raise ValueError("confusion must hold counts of at least 0 and at least one sample")
     return confusion
-
-
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie strictly between 0 and 1, not {level}")
 
 
 # ---- Which class was taken for which ---------------------------------------------------------------------
@@ -91,20 +82,20 @@ def confusion_matrix(y_true: Tensor, y_pred: Tensor, num_classes: int) -> Tensor
 def precision_recall_f1(confusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return precision, recall and F1 of each class, three float64 [C] in [0, 1].
 
-    With TP on the diagonal, TP + FP the column sum (how often the class was predicted) and TP + FN the
-    row sum (how often it occurred):
+    With TP on the diagonal, TP + FP the column sum (how often the class was predicted) and TP + FN the row
+    sum (how often it occurred):
 
         precision = TP / (TP + FP),   recall = TP / (TP + FN),   F1 = 2 TP / (2 TP + FP + FN),
 
-    the last of which is the harmonic mean of the first two. A class that was never predicted has
-    precision 0 and a class with no sample recall 0 (zero_division=0 in other libraries' terms). A stack
-    of confusion matrices [..., C, C] gives three [..., C]. Source: Sokolova and Lapalme, "A systematic
-    analysis of performance measures for classification tasks", 2009, table 2.
+    the last of which is the harmonic mean of the first two. A class that was never predicted has precision 0,
+    a class with no sample recall 0 (zero_division=0 in other libraries' terms). A stack [..., C, C] gives
+    three [..., C]. Source: Sokolova and Lapalme, "A systematic analysis of performance measures for
+    classification tasks", 2009, table 2.
     """
     confusion = _check_confusion(confusion, stacked=True)
     true_positives = confusion.diagonal(dim1=-2, dim2=-1).double()
     predicted, actual = confusion.sum(dim=-2), confusion.sum(dim=-1)
-    # Where a denominator is 0, so is TP: with 1 in its place the quotient is 0. The others stay as they are.
+    # Where a denominator is 0, TP is 0 too, so dividing by 1 instead gives 0.
     precision = true_positives / predicted.clamp(min=1)
     recall = true_positives / actual.clamp(min=1)
     f1 = 2 * true_positives / (predicted + actual).clamp(min=1)
@@ -123,10 +114,7 @@ def macro_average(per_class: Tensor) -> float:
 
 
 def per_class_accuracy(confusion: Tensor) -> Tensor:
-    """Return the share of each class's samples that were recognised, float64 [C], NaN with no sample.
-
-    This is recall, except that a class nobody tested is unknown here rather than 0.
-    """
+    """Return the recall of each class, float64 [C], with NaN instead of 0 for a class without samples."""
     confusion = _check_confusion(confusion)
     return confusion.diagonal().double() / confusion.sum(dim=1)  # 0 / 0 is NaN
 
@@ -134,8 +122,7 @@ def per_class_accuracy(confusion: Tensor) -> Tensor:
 def most_confused_pairs(confusion: Tensor, n: int) -> list[tuple[int, int, int]]:
     """Return the n largest entries off the diagonal of a [C, C] confusion matrix as (true, predicted, count).
 
-    Largest count first, equal counts in row-major order. Pairs that never occurred are left out, so there
-    may be fewer than n.
+    Equal counts are in row-major order. Pairs that never occurred are left out, so there may be fewer than n.
     """
     confusion = _check_confusion(confusion)
     if n < 1:
@@ -156,10 +143,8 @@ def accuracy(y_true: Tensor, y_pred: Tensor) -> float:
 
 
 def _in_top_k(y_true: Tensor, scores: Tensor, k: int) -> Tensor:
-    """Return bool [N]: is the true class one of the k best? Ties go to the lower index."""
-    # torch.topk leaves the order of ties open, and counting the larger scores alone would let more than k
-    # classes in. The rank of the true class is the number of classes ahead of it: larger, or equal with a
-    # lower index.
+    """Return bool [N]: is the true class one of the k best? Of equal scores the lower index comes first."""
+    # The rank of the true class is the number of classes before it. torch.topk does not define ties.
     true_score = scores.gather(1, y_true[:, None])
     lower_index = torch.arange(scores.shape[1]) < y_true[:, None]
     rank = ((scores > true_score) | ((scores == true_score) & lower_index)).sum(dim=1)
@@ -184,8 +169,7 @@ def top_k_accuracy(y_true: Tensor, scores: Tensor, k: int) -> float:
 def superclass_confusion(confusion: Tensor, superclass_of: Tensor) -> Tensor:
     """Sum a [C, C] confusion matrix over superclasses; superclass_of is integers [C].
 
-    Returns int64 [S, S] with S = superclass_of.max() + 1, which is M^T confusion M for the membership matrix
-    M [C, S] of ones and zeros. Errors within a superclass end up on the diagonal.
+    Returns int64 [S, S] with S = superclass_of.max() + 1. Errors within a superclass end up on the diagonal.
     """
     confusion = _check_confusion(confusion)
     superclass_of = _check_labels("superclass_of", superclass_of, length=len(confusion))
@@ -207,9 +191,8 @@ def superclass_accuracy(y_true: Tensor, y_pred: Tensor, superclass_of: Tensor) -
 def share_of_errors_within_superclass(y_true: Tensor, y_pred: Tensor, superclass_of: Tensor) -> float:
     """Return the share of the errors, in [0, 1], that stay in the true superclass; NaN with no error.
 
-    Arguments as in superclass_accuracy. Chance, for comparison: if wrong predictions were uniform over
-    the other C - 1 classes, an error on a class whose superclass has m members would stay inside with
-    probability (m - 1) / (C - 1). On CIFAR-100, where m = 5 throughout, that is 4 / 99 = 4.04 %.
+    Arguments as in superclass_accuracy. If wrong predictions were uniform over the other C - 1 classes, the
+    share would be (m - 1) / (C - 1) with m classes in a superclass: 4 / 99 = 4.04 % on CIFAR-100.
     """
     superclass_of = _check_labels("superclass_of", superclass_of)
     y_true = _check_labels("y_true", y_true, len(superclass_of))
@@ -226,25 +209,20 @@ def share_of_errors_within_superclass(y_true: Tensor, y_pred: Tensor, superclass
 def calibration_bins(
     y_true: Tensor, probabilities: Tensor, num_bins: int = 15
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sort the samples by confidence into equal bins: the reliability diagram.
+    """Sort the samples by confidence into bins of equal width, for the reliability diagram.
 
-    The confidence of a sample is its largest probability. Bin m = 1 to M holds the confidences in
-    ((m - 1) / M, m / M], closed on the right. Returns, for M = num_bins,
-
-        mean confidence float64 [M],   accuracy float64 [M],   count int64 [M];
-
-    the first two are NaN for an empty bin. Source: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern
-    Neural Networks", 2017 (arXiv 1706.04599), section 2, acc(B_m) and conf(B_m).
+    The confidence of a sample is its largest probability. Bin m of M = num_bins holds the confidences in
+    ((m - 1) / M, m / M]. Returns mean confidence and accuracy, float64 [M] and NaN in an empty bin, and the
+    count, int64 [M]. Source: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks",
+    2017 (arXiv 1706.04599), section 2, acc(B_m) and conf(B_m).
     """
     y_true, probabilities = _check_scores(y_true, probabilities)
     if num_bins < 1:
         raise ValueError(f"num_bins must be at least 1, not {num_bins}")
     confidence = probabilities.amax(dim=1)
     correct = (probabilities.argmax(dim=1) == y_true).double()
-    # Only the edges between bins are needed. bucketize counts the edges below a value: edge < value, so a
-    # confidence right on an edge stays in the bin on the left.
     edges = torch.arange(1, num_bins, dtype=torch.float64) / num_bins
-    bin_of = torch.bucketize(confidence, edges)
+    bin_of = torch.bucketize(confidence, edges)  # a confidence equal to an edge is in the bin on its left
     count = torch.bincount(bin_of, minlength=num_bins)
     mean_confidence = torch.bincount(bin_of, weights=confidence, minlength=num_bins) / count
     bin_accuracy = torch.bincount(bin_of, weights=correct, minlength=num_bins) / count
@@ -259,66 +237,52 @@ def expected_calibration_error(y_true: Tensor, probabilities: Tensor, num_bins: 
     with the bins of calibration_bins. Source: Guo et al. 2017 (arXiv 1706.04599), equation (3).
     """
     mean_confidence, bin_accuracy, count = calibration_bins(y_true, probabilities, num_bins)
-    filled = count > 0
-    gap = (bin_accuracy - mean_confidence).abs()[filled]
-    return ((count[filled] * gap).sum() / count.sum()).item()
+    gap = (bin_accuracy - mean_confidence).abs().nan_to_num()  # NaN in an empty bin, which has no weight
+    return ((count * gap).sum() / count.sum()).item()
 
 
 def brier_score(y_true: Tensor, probabilities: Tensor) -> float:
     """Return the mean squared distance of the probabilities from the one-hot truth, in [0, 2].
 
-    Summed over the classes, averaged over the samples, as in Brier, "Verification of forecasts expressed
-    in terms of probability", 1950. Always answering 1 / C scores (C - 1) / C.
+    Summed over the classes and averaged over the samples, as in Brier, "Verification of forecasts expressed
+    in terms of probability", 1950. Uniform probabilities, 1 / C for each class, score (C - 1) / C.
     """
     y_true, probabilities = _check_scores(y_true, probabilities)
     one_hot = torch.nn.functional.one_hot(y_true, probabilities.shape[1])
     return (probabilities - one_hot).square().sum(dim=1).mean().item()
 
 
-def negative_log_likelihood(y_true: Tensor, probabilities: Tensor) -> float:
-    """Return the mean of -log(probability of the true class) in nats, inf where such a probability is 0."""
-    y_true, probabilities = _check_scores(y_true, probabilities)
-    return -probabilities.gather(1, y_true[:, None]).log().mean().item()
-
-
 def fit_temperature(logits: Tensor, y_true: Tensor) -> float:
     """Return the temperature T for which softmax(logits / T) has the least negative log-likelihood.
 
     Source: temperature scaling, Guo et al. 2017 (arXiv 1706.04599), section 4.2. Fit it on validation data.
-    It changes the confidence, not the prediction; T > 1 says that the network is too confident.
-
-    With b = 1 / T and the margins m_ic = z_ic - z_iy over the logit of the true class y, the quantity to
-    minimise and its derivative are
+    It changes the confidence and not the prediction; T > 1 says that the network is overconfident. With
+    b = 1 / T and the margins m_ic = z_ic - z_iy over the logit of the true class y,
 
         NLL(b)  = mean over i of log(sum over c of exp(b m_ic))
         NLL'(b) = mean over i of sum over c of softmax(b m_i)_c m_ic.
 
-    NLL'' is a mean of variances, so NLL' only ever rises and bisection finds its zero. T is sought between
-    0.01 and 100; with no zero between them it is the nearer limit, 0.01 where every prediction is right.
-    Logits that are the same for every class give 1. logits are finite [N, C], y_true integers [N].
+    NLL'' is a mean of variances, so NLL' never falls, and bisection finds its zero between T = 0.01 and 100,
+    or the limit with the lower NLL: 0.01 if every prediction is right. logits: finite [N, C]; y_true: [N].
     """
     y_true, logits = _check_scores(y_true, logits, "logits")
     margins = logits - logits.gather(1, y_true[:, None])
     if not margins.any():
         return 1.0  # every temperature gives the same probabilities
-    low, high = -math.log(100), math.log(100)  # of log b, so that T and 1 / T are treated alike
+    low, high = -math.log(100), math.log(100)  # the limits of log b
     for _ in range(45):  # 9.2 / 2^45 leaves a relative error of 3e-13
         middle = (low + high) / 2
         slope = (torch.softmax(math.exp(middle) * margins, dim=1) * margins).sum(dim=1).mean().item()
-        if slope > 0:
-            high = middle
-        else:
-            low = middle
+        low, high = (low, middle) if slope > 0 else (middle, high)
     return math.exp(-(low + high) / 2)
 
 
 def risk_coverage(y_true: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what remains wrong if only the most confident samples are answered: the risk-coverage curve.
+    """Return the risk-coverage curve: the error rate if only the most confident samples are answered.
 
-    Sorted by falling confidence (the largest probability; ties keep their order), answering the first i
-    of N samples has coverage i / N and risk (errors among them) / i. Returns coverage and risk, float64
-    [N] each; the last risk is the error rate. Source: El-Yaniv and Wiener, "On the Foundations of
-    Noise-free Selective Classification", 2010, section 2.
+    Sorted by falling confidence, the largest probability (ties keep their order), the first i of N samples
+    have coverage i / N and risk (errors among them) / i. Returns coverage and risk, float64 [N] each. Source:
+    El-Yaniv and Wiener, "On the Foundations of Noise-free Selective Classification", 2010, section 2.
     """
     y_true, probabilities = _check_scores(y_true, probabilities)
     wrong = (probabilities.argmax(dim=1) != y_true).double()
@@ -330,7 +294,7 @@ def risk_coverage(y_true: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor
 def area_under_risk_coverage(y_true: Tensor, probabilities: Tensor) -> float:
     """Return the mean risk over the coverages 1 / N, 2 / N to 1, in [0, 1]; smaller is better.
 
-    Confidence that says nothing about correctness gives about the error rate. Source: Geifman, Uziel and
+    If the confidence says nothing about correctness, it is about the error rate. Source: Geifman, Uziel and
     El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers", 2019 (arXiv 1805.08206).
     """
     return risk_coverage(y_true, probabilities)[1].mean().item()
@@ -339,53 +303,69 @@ def area_under_risk_coverage(y_true: Tensor, probabilities: Tensor) -> float:
 # ---- How sure are the numbers themselves? ----------------------------------------------------------------
 
 
+def headline(y_true: Tensor, probabilities: Tensor) -> dict[str, float]:
+    """Return the headline numbers of the report, each in [0, 1]; top-5 is top-C with fewer than 5 classes."""
+    y_true, probabilities = _check_scores(y_true, probabilities)
+    num_classes = probabilities.shape[1]
+    y_pred = probabilities.argmax(dim=1)
+    precision, recall, f1 = precision_recall_f1(confusion_matrix(y_true, y_pred, num_classes))
+    return {
+        "accuracy": accuracy(y_true, y_pred),
+        "macro_precision": macro_average(precision),
+        "macro_recall": macro_average(recall),
+        "macro_f1": macro_average(f1),
+        "top5_accuracy": top_k_accuracy(y_true, probabilities, min(5, num_classes)),
+    }
+
+
+def _headline_of_resamples(y_true: Tensor, probabilities: Tensor, samples: Tensor) -> Tensor:
+    """Return the numbers of `headline` for R resamples at once, float64 [R, 5]; samples: indices [R, N]."""
+    num_classes = probabilities.shape[1]
+    y_pred = probabilities.argmax(dim=1)
+    in_top5 = _in_top_k(y_true, probabilities, min(5, num_classes))
+    # One histogram counts all R confusion matrices: (r, t, p) falls into entry (r C + t) C + p.
+    resample = torch.arange(len(samples))[:, None]
+    entry = (resample * num_classes + y_true[samples]) * num_classes + y_pred[samples]
+    counts = torch.bincount(entry.flatten(), minlength=len(samples) * num_classes**2)
+    per_class = precision_recall_f1(counts.view(-1, num_classes, num_classes))
+    correct, correct5 = (hits[samples].double().mean(dim=1) for hits in (y_true == y_pred, in_top5))
+    return torch.stack([correct, *(values.mean(dim=1) for values in per_class), correct5], dim=1)
+
+
 def bootstrap_headline(
     y_true: Tensor, probabilities: Tensor, num_resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> dict[str, dict[str, float]]:
-    """Return the headline numbers with bootstrap confidence intervals.
+    """Return the numbers of `headline`, each as a dict of `value`, `low` and `high`, all in [0, 1].
 
-    Gives accuracy, macro_precision, macro_recall, macro_f1 and top5_accuracy (top C with fewer than five
-    classes), each a dict of `value` on the samples themselves and `low` and `high`, all in [0, 1].
-
-    The interval is the percentile interval of Efron and Tibshirani, "An Introduction to the Bootstrap", 1993,
-    section 13.3: draw N of the N samples with replacement, num_resamples times, recompute, and cut
-    (1 - level) / 2 off either end. The draws come from a generator of their own: resample r is row r of
-    torch.randint(N, (num_resamples, N), generator=torch.Generator().manual_seed(seed)).
-
-    The interval describes the choice of test samples, not the randomness of training. A class missing from a
-    resample counts 0 there, so with few samples of a class the macro averages come out low, and `value` may
-    even lie above `high`.
+    `low` and `high` are the percentile interval of Efron and Tibshirani, "An Introduction to the Bootstrap",
+    1993, section 13.3: draw N of the N samples with replacement, num_resamples times, compute the number for
+    each, and cut (1 - level) / 2 off either end. It describes the choice of test samples, not the randomness
+    of training. A class missing from a resample counts as 0 there, so with few samples of a class the macro
+    averages of the resamples are too low, and `value` may even be above `high`.
     """
     if num_resamples < 1:
         raise ValueError(f"num_resamples must be at least 1, not {num_resamples}")
-    _check_level(level)
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie strictly between 0 and 1, not {level}")
     y_true, probabilities = _check_scores(y_true, probabilities)
     n, num_classes = probabilities.shape
-    entry = y_true * num_classes + probabilities.argmax(dim=1)  # of the confusion matrix read row by row
-    in_top5 = _in_top_k(y_true, probabilities, min(5, num_classes))
+    value = headline(y_true, probabilities)
+    # The arithmetic of the resamples must give the same numbers where each sample is taken once.
+    once = _headline_of_resamples(y_true, probabilities, torch.arange(n)[None])[0]
+    assert torch.allclose(once, torch.tensor(list(value.values()), dtype=torch.float64), rtol=0, atol=1e-9)
 
-    def headline(samples: Tensor) -> Tensor:
-        """Take sample indices [R, N] to the five numbers of each of the R resamples, float64 [R, 5]."""
-        # One histogram holds all R confusion matrices, one behind the other.
-        offset = torch.arange(len(samples))[:, None] * num_classes**2
-        counts = torch.bincount((entry[samples] + offset).flatten(), minlength=len(samples) * num_classes**2)
-        confusion = counts.view(len(samples), num_classes, num_classes)
-        correct = confusion.diagonal(dim1=1, dim2=2).sum(dim=1).double()
-        macro = [per_class.mean(dim=1) for per_class in precision_recall_f1(confusion)]
-        return torch.stack([correct / n, *macro, in_top5[samples].sum(dim=1).double() / n], dim=1)
-
-    value = headline(torch.arange(n)[None])[0]
     generator = torch.Generator().manual_seed(seed)
     chunk = max(1, 1_000_000 // max(n, num_classes**2))  # resamples at a time: a tensor of a chunk is 8 MB
-    resampled = []
+    numbers = []
     for start in range(0, num_resamples, chunk):
-        size = min(chunk, num_resamples - start)
-        resampled.append(headline(torch.randint(n, (size, n), generator=generator)))
+        samples = torch.randint(n, (min(chunk, num_resamples - start), n), generator=generator)
+        numbers.append(_headline_of_resamples(y_true, probabilities, samples))
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = torch.cat(resampled).quantile(tails, dim=0)
-    names = ["accuracy", "macro_precision", "macro_recall", "macro_f1", "top5_accuracy"]
-    rows = zip(names, value.tolist(), low.tolist(), high.tolist(), strict=True)
-    return {name: {"value": value, "low": low, "high": high} for name, value, low, high in rows}
+    intervals = torch.cat(numbers).quantile(tails, dim=0).T.tolist()
+    return {
+        name: {"value": value[name], "low": low, "high": high}
+        for name, (low, high) in zip(value, intervals, strict=True)
+    }
 
 
 def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -395,40 +375,36 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float,
 
         (q - p)^2 = z^2 p (1 - p) / n,
 
-    with z the normal quantile of (1 + level) / 2. It stays in [0, 1], and has a width even where all or no
-    samples are right. Raises ValueError unless 0 <= successes <= n and 1 <= n are whole numbers. Source:
-    Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", 1927.
+    with z the normal quantile of (1 + level) / 2. It stays in [0, 1], and has a width even if all or none of
+    the samples are right. Source: Wilson, "Probable Inference, the Law of Succession, and Statistical
+    Inference", 1927.
     """
     if int(successes) != successes or int(n) != n or n < 1 or not 0 <= successes <= n:
         raise ValueError(f"whole numbers 0 <= successes <= n and n >= 1 expected, not {successes} of {n}")
-    _check_level(level)
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie strictly between 0 and 1, not {level}")
     z = torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64)).item()
     q = successes / n
     centre = q + z**2 / (2 * n)
     half_width = z * math.sqrt(q * (1 - q) / n + z**2 / (4 * n**2))
-    scale = 1 + z**2 / n
-    # q lies between the roots; min and max keep it there, and the ends in [0, 1], in spite of rounding.
-    low, high = min(q, (centre - half_width) / scale), max(q, (centre + half_width) / scale)
-    return max(0.0, low), min(1.0, high)
+    low, high = ((centre + side) / (1 + z**2 / n) for side in (-half_width, half_width))
+    return max(0.0, min(q, low)), min(1.0, max(q, high))  # min and max against rounding
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Explanations
+# ---- Do explanations point at the object? ----------------------------------------------------------------
 
 
 def pointing_game(heatmaps: Tensor, masks: Tensor) -> tuple[int, float]:
-    """Count how often the maximum of a heatmap falls on the object, and say how often chance would.
+    """Return how often the maximum of a heatmap falls on the object, and how often a random pixel would.
 
-    heatmaps float [N, H, W]; masks bool [N, H, W], where the object is. Returns the number of hits and the
-    mean share of the picture that the object covers, which is what a random pixel hits. Of several maxima the
-    first in reading order counts; an empty map (0 everywhere) points nowhere and is no hit. Source: Zhang et
-    al., "Top-down Neural Attention by Excitation Backprop", 2016 (arXiv 1608.00507), section 4, without
-    their tolerance of 15 pixels. Raises ValueError for empty input or shapes that do not fit.
+    heatmaps float [N, H, W]; masks bool [N, H, W], where the object is. Returns the number of hits, and the
+    mean share of the picture that the object covers, in [0, 1]. Of several maxima the first in row-major
+    order counts; an empty map (0 everywhere) is never a hit. Source: Zhang et al., "Top-down Neural Attention
+    by Excitation Backprop", 2016 (arXiv 1608.00507), section 4, without their tolerance of 15 pixels.
     """
     if heatmaps.ndim != 3 or heatmaps.shape != masks.shape or heatmaps.numel() == 0:
-        raise ValueError(
-            f"heatmaps and masks must both be [N, H, W], not {list(heatmaps.shape)}, {list(masks.shape)}"
-        )
+        shapes = f"{list(heatmaps.shape)} and {list(masks.shape)}"
+        raise ValueError(f"heatmaps and masks must both be [N, H, W] and not empty, not {shapes}")
     peak, pixel = heatmaps.flatten(1).max(dim=1)
     on_object = masks.flatten(1).gather(1, pixel[:, None])[:, 0].bool() & (peak > 0)
     return int(on_object.sum()), masks.double().mean().item()

@@ -5,8 +5,10 @@ gives the residual block, table 1 the 18-layer network. Two changes make it fit 
 CIFAR networks of section 4.2: the first convolution is 3x3 with stride 1 instead of 7x7 with stride 2, and
 there is no max-pooling. With them the four stages work at 32x32, 16x16, 8x8 and 4x4 pixels.
 
-The names in the state dict are those of torchvision.models.resnet18, so weights move both ways.
+The names in the state dict are those of torchvision.models.resnet18, so weights can be loaded either way.
 """
+
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -55,9 +57,9 @@ class ResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(8 * width, num_classes)
 
-        # He initialisation (arXiv 1502.01852, equation 14) keeps the variance of the gradients on their way
-        # back through layers of convolution and ReLU; batch norm takes care of the activations on their way
-        # forward. It starts as the identity, which is PyTorch's default.
+        # He initialisation (arXiv 1502.01852, equation 14) keeps the variance of the gradients constant in
+        # the backward pass through convolution and ReLU; in the forward pass batch norm takes care of the
+        # variance. Batch norm itself starts with scale 1 and bias 0, which is PyTorch's default.
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -72,24 +74,14 @@ class ResNet(nn.Module):
         return self.fc(x)
 
 
-def zero_init_residual(model: ResNet) -> None:
-    """Set the scale of the last batch norm of every block to 0, in place (Goyal et al. 2017, arXiv
-    1706.02677, section 5.1).
-
-    Then F(x) = 0 in equation (1) and every block starts as its shortcut: the network begins as if it were
-    shallow, which is easier to train, and the blocks grow into it.
-    """
-    for module in model.modules():
-        if isinstance(module, BasicBlock):
-            nn.init.zeros_(module.bn2.weight)
-
-
 def resnet18(num_classes: int = 100, width: int = 64) -> ResNet:
     """Return a ResNet-18 that takes float images [N, 3, H, W] to logits [N, num_classes].
 
     `width` is the number of channels of the first stage; the others have two, four and eight times as many.
-    64 is the network of the paper (11,220,132 parameters for 100 classes). A narrow copy is the same network
-    for quick runs: 16 has a sixteenth of the multiply-accumulates. Raises ValueError for sizes below 1.
+    64 is the network of the paper (11,220,132 parameters for 100 classes). A smaller width gives a network
+    for quick runs: 16 needs about a sixteenth of the multiply-accumulates.
+
+    Raises ValueError for sizes below 1.
     """
     if num_classes < 1 or width < 1:
         raise ValueError(f"num_classes and width must be at least 1, not {num_classes} and {width}")
@@ -105,34 +97,26 @@ def complexity(model: nn.Module, image_size: int = 32) -> list[dict]:
     a shift that can be folded into the convolution before it.
 
     Returns one dict for each layer in the order of use: name, kind, output (shape without the batch),
-    parameters, macs. The parameters of all rows together are those of the model. Leaves no hook and the
-    model's modes as they were.
+    parameters, macs. The parameters of all rows together are those of the model. Leaves no hook behind and
+    restores the train or eval mode of every module.
     """
     rows, handles = [], []
 
-    def count(name: str, layer: nn.Module, output: Tensor) -> None:
+    def count(name: str, layer: nn.Module, inputs: tuple, output: Tensor) -> None:
         if isinstance(layer, nn.Conv2d):
             macs = output[0].numel() * layer.weight[0].numel()
         elif isinstance(layer, nn.Linear):
             macs = output[0].numel() * layer.in_features
         else:
             macs = 0
-        parameters = sum(parameter.numel() for parameter in layer.parameters())
-        kind = type(layer).__name__
-        rows.append(
-            {
-                "name": name,
-                "kind": kind,
-                "output": list(output.shape[1:]),
-                "parameters": parameters,
-                "macs": macs,
-            }
-        )
+        row = {"name": name, "kind": type(layer).__name__, "output": list(output.shape[1:])}
+        row["parameters"] = sum(parameter.numel() for parameter in layer.parameters())
+        row["macs"] = macs
+        rows.append(row)
 
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
-            hook = lambda layer, inputs, output, name=name: count(name, layer, output)  # noqa: E731
-            handles.append(layer.register_forward_hook(hook))
+            handles.append(layer.register_forward_hook(partial(count, name)))
     modes = {module: module.training for module in model.modules()}
     weight = next(model.parameters())
     try:

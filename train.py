@@ -1,173 +1,122 @@
-"""Train a ResNet-18 on CIFAR-100 (or the built-in shapes set), top to bottom.
+"""Train a ResNet-18 on CIFAR-100 (or on the built-in shapes), top to bottom.
 
     python train.py                                     CIFAR-100, the full recipe
     python train.py --dataset shapes --width 16         no download, minutes on a laptop
-    python train.py --resume                            go on after an interruption
+    python train.py --resume                            continue after the last finished epoch
 
 The recipe: SGD with Nesterov momentum, linear warmup then cosine annealing of the learning rate, label
 smoothing, weight decay, gradient clipping, mixed precision, and early stopping on the validation accuracy.
 """
 
-import argparse
-import contextlib
 import math
-import os
 import re
 import shlex
-import signal
-import sys
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data import UserError, batches, cutmix, load, split_indices, to_input
+from data import Dataset, batches, cutmix, load, split_indices, to_input
 from metrics import accuracy
-from resnet_cifar import resnet18, zero_init_residual
-from runs import (
-    CommandLine,
-    Progress,
-    autocast,
-    check_new_run,
-    duration,
-    environment,
-    is_out_of_memory,
-    load_last,
-    lock_run,
-    pick_device,
-    pick_precision,
-    read_config,
-    remove_run,
-    run_main,
-    save_checkpoint,
-    write_csv,
-    write_json,
-)
-
-# Where and how fast it computes may change when a run is resumed; what it computes may not.
-MAY_CHANGE = {"data_dir", "data_url", "out", "device", "precision", "compile", "resume", "overwrite"}
+from resnet_cifar import ResNet, resnet18
+from running import console
+from running.console import CommandLine, Progress, duration, option, run_main, setting
+from running.device import autocast, environment, is_out_of_memory, pick_device, pick_precision
+from running.files import UserError, write_csv, write_json
+from running.folder import check_new_run, load_checkpoint, lock_run, read_config, remove_run, save_checkpoint
 
 
-def option(name: str) -> str:
-    """Return "batch_size" as "--batch-size"."""
-    return "--" + name.replace("_", "-")
+@dataclass
+class Settings:
+    """Each setting with its default, its help and its range, from which the options follow."""
+
+    dataset: str = setting("cifar100", "what to train on", choices=("cifar100", "shapes"))
+    data_dir: str = setting("data", "folder with CIFAR-100, or to download it to")
+    data_url: str | None = setting(None, "address or file of CIFAR-100, if not in --data-dir", metavar="URL")
+    out: str | None = setting(None, "run folder (default: runs/<dataset>)")
+    epochs: int = setting(40, "passes over the training images", 1, 100_000)
+    batch_size: int = setting(128, "images in a step", 2, 1_000_000)
+    lr: float = setting(0.15, "peak learning rate", 1e-9, 1000)
+    momentum: float = setting(0.9, "Nesterov momentum; 0 is plain SGD", 0, 0.99999)
+    weight_decay: float = setting(1e-3, "on the weights of layers only", 0, 10)
+    label_smoothing: float = setting(0.1, "0 is none", 0, 0.999)
+    warmup_epochs: float | None = setting(None, "default: 2, or a fifth of a run of less than 10 epochs")
+    clip_norm: float = setting(5.0, "largest norm of the gradient; 0 is no clipping", 0, 1e9)
+    image_sizes: str = setting("24,28,32", "in pixels, each for an equal share of the epochs", metavar="S,..")
+    cutmix: float = setting(0.0, "share of the batches, except in the last tenth of the epochs", 0, 1)
+    patience: int | None = setting(
+        None, "full-size epochs without a new best; 0: no limit (default: epochs / 8, at least 5)", 0, 100_000
+    )
+    val_fraction: float = setting(0.2, "share of the training images held out for validation", 0.001, 0.9)
+    limit_train: int | None = setting(None, "train on N images, validate on fewer", 1, 1_000_000, metavar="N")
+    # Below 16 channels oneDNN on the CPU crashes or gives wrong gradients (uxlfoundation/oneDNN issue 6035).
+    width: int = setting(64, "channels of the first stage", 16, 1024)
+    seed: int = setting(0, "of the split, the first weights and the batches", 0, 2**32 - 1)
+    device: str = setting("auto", "auto, cuda, mps or cpu")
+    precision: str = setting("auto", "of the forward pass", choices=("auto", "fp32", "bf16", "fp16"))
+    compile: bool = setting(False, "use torch.compile, which pays in long runs on a GPU")
+
+    def sizes(self) -> list[int]:
+        """Return image_sizes "24,28,32" as [24, 28, 32]."""
+        return [int(size) for size in self.image_sizes.split(",")]
 
 
-def settings(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse and check the command line; with --resume the run's own settings are the defaults."""
+# Where and how fast a run computes may change when it is resumed; what it computes may not.
+MAY_CHANGE = {"data_dir", "data_url", "out", "device", "precision", "compile"}
+
+# Settings of saved runs that no longer exist, each with the value that describes what is done now.
+REMOVED = {"zero_init": False, "crop_padding": 4}
+
+
+def read_settings(argv: list[str] | None = None) -> tuple[Settings, bool, bool]:
+    """Return the checked settings, whether to resume the run in --out, and whether to overwrite it.
+
+    A resumed run has the settings that it saved, overlaid with those given on the command line.
+    """
     parser = CommandLine(description=__doc__)
-    parser.add_argument("--dataset", choices=["cifar100", "shapes"], default="cifar100")
-    parser.add_argument(
-        "--data-dir", default="data", help="where CIFAR-100 lies or is downloaded to (default: data)"
-    )
-    parser.add_argument(
-        "--data-url",
-        metavar="URL",
-        help="an address or a file to take it from, asked first where --data-dir holds none",
-    )
-    parser.add_argument("--out", help="the run folder (default: runs/<dataset>)")
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=0.15, help="peak learning rate (default: 0.15)")
-    parser.add_argument("--momentum", type=float, default=0.9, help="Nesterov; 0 is plain SGD (default: 0.9)")
-    parser.add_argument("--weight-decay", type=float, default=1e-3, help="on weights only (default: 1e-3)")
-    parser.add_argument("--label-smoothing", type=float, default=0.1, help="0 switches it off (default: 0.1)")
-    parser.add_argument("--warmup-epochs", type=float, help="default: 2, or a fifth of a run under 10 epochs")
-    parser.add_argument(
-        "--clip-norm", type=float, default=5.0, help="gradient norm; 0 is no clipping (default: 5)"
-    )
-    parser.add_argument(
-        "--crop-padding", type=int, default=4, help="shift images by up to so many pixels (default: 4)"
-    )
-    parser.add_argument(
-        "--image-sizes",
-        default="24,28,32",
-        metavar="S,S,...",
-        help="in pixels, an equal share of the epochs each (default: 24,28,32)",
-    )
-    parser.add_argument(
-        "--cutmix",
-        type=float,
-        default=0.0,
-        help="share of the batches, but for the last tenth of the epochs (default: 0)",
-    )
-    parser.add_argument("--zero-init", action="store_true", help="start every residual block as the identity")
-    parser.add_argument(
-        "--patience",
-        type=int,
-        default=15,
-        help="full-size epochs without a new best; 0 is no early stopping (default: 15)",
-    )
-    parser.add_argument(
-        "--val-fraction", type=float, default=0.2, help="of the training images (default: 0.2)"
-    )
-    parser.add_argument(
-        "--limit-train",
-        type=int,
-        metavar="N",
-        help="train on N images only, and validate on fewer in proportion",
-    )
-    parser.add_argument("--width", type=int, default=64, help="channels of the first stage (default: 64)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (default: auto)")
-    parser.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto")
-    parser.add_argument(
-        "--compile",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="torch.compile: for long runs on a GPU",
-    )
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    console.add_options(parser, Settings)
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
+    given = vars(parser.parse_args(argv))
+    resume, overwrite = given.pop("resume"), given.pop("overwrite")
+    if resume and overwrite:
+        raise UserError("--resume continues the run that --overwrite deletes: use one of them")
 
-    argv = sys.argv[1:] if argv is None else argv
-    args = parser.parse_args(argv)
-    args.out = args.out or f"runs/{args.dataset}"
-    if args.resume and args.overwrite:
-        raise UserError("--resume goes on with the run that --overwrite deletes: use one of them")
-    if args.resume:
-        # The settings of the run as options before those given now, which override them.
-        saved = read_config(Path(args.out))["settings"]
-        saved = {option(name): value for name, value in saved.items() if value is not None}
-        before = [f"{name}={value}" for name, value in saved.items() if not isinstance(value, bool)]
-        before += [name for name, value in saved.items() if value is True]
-        args = parser.parse_args([*before, *argv, f"--out={args.out}"])
-
-    if args.warmup_epochs is None:
-        args.warmup_epochs = min(2.0, args.epochs / 5)
-    for name, low, high in [
-        ("epochs", 1, 100_000),
-        ("batch_size", 2, 1_000_000),
-        ("lr", 1e-9, 1000),
-        ("momentum", 0, 0.99999),
-        ("weight_decay", 0, 10),
-        ("label_smoothing", 0, 0.999),
-        ("warmup_epochs", 0, args.epochs),
-        ("clip_norm", 0, 1e9),
-        ("crop_padding", 0, 31),
-        ("cutmix", 0, 1),
-        ("patience", 0, 100_000),
-        ("val_fraction", 0.001, 0.9),
-        ("limit_train", 1, 1_000_000),
-        # Below 16 channels oneDNN, PyTorch's CPU library, writes past its memory in the backward pass of 1x1
-        # convolutions with stride 2: crashes or wrong gradients (uxlfoundation/oneDNN issue 6035).
-        ("width", 16, 1024),
-        ("seed", 0, 2**32 - 1),
-    ]:
-        value = getattr(args, name)
-        if value is not None and not low <= value <= high:  # NaN fails too
-            raise UserError(f"{option(name)} {value}: expected a number from {low} to {high}")
-    if not re.fullmatch(r"\d+(,\d+)*", args.image_sizes) or not all(8 <= size <= 32 for size in sizes(args)):
-        raise UserError(f"--image-sizes {args.image_sizes}: expected sizes from 8 to 32, such as 24,28,32")
-    return args
+    given.setdefault("out", f"runs/{given.get('dataset', Settings.dataset)}")
+    saved = read_config(Path(given["out"]))["settings"] if resume else {}
+    for name in saved.keys() - asdict(Settings()).keys():
+        value = saved.pop(name)
+        if (name, value) not in REMOVED.items():
+            raise UserError(f"{given['out']} was started with {option(name)} {value}, which no longer exists")
+    settings = Settings(**(saved | given))
+    console.check_settings(settings)
+    if settings.warmup_epochs is None:
+        settings.warmup_epochs = min(2.0, settings.epochs / 5)
+    if settings.patience is None:
+        settings.patience = max(5, settings.epochs // 8)
+    console.check_range("warmup_epochs", settings.warmup_epochs, 0, settings.epochs)
+    sides = settings.image_sizes
+    if not re.fullmatch(r"\d+(,\d+)*", sides) or not all(8 <= size <= 32 for size in settings.sizes()):
+        raise UserError(f"--image-sizes {sides}: expected sizes from 8 to 32, such as 24,28,32")
+    return settings, resume, overwrite
 
 
-def sizes(args: argparse.Namespace) -> list[int]:
-    """Return --image-sizes "24,28,32" as [24, 28, 32]."""
-    return [int(size) for size in args.image_sizes.split(",")]
+def load_split(settings: Settings) -> tuple[Dataset, Tensor, Tensor]:
+    """Return the training set and, as indices into it, the images to train on and those to validate on."""
+    dataset, _ = load(settings.dataset, settings.data_dir, settings.data_url)
+    train_index, val_index = split_indices(dataset, settings.val_fraction, settings.seed)
+    limit, available = settings.limit_train or len(train_index), len(train_index)
+    if limit > available:
+        raise UserError(f"--limit-train {limit} is more than the {available} images for it")
+    if limit < settings.batch_size:
+        raise UserError(f"--batch-size {settings.batch_size} is more than the {limit} training images")
+    if len(val_index) == 0:
+        raise UserError(f"--val-fraction {settings.val_fraction} leaves no validation image of {available}")
+    num_val = max(1, round(limit * len(val_index) / available))
+    return dataset, train_index[:limit], val_index[:num_val]
 
 
 def warmup_cosine(
@@ -193,28 +142,82 @@ def warmup_cosine(
 def image_size(epoch: int, epochs: int, sizes: list[int]) -> int:
     """Return the side in pixels of the training images in epoch 1..epochs.
 
-    Progressive resizing: the first epochs, in which the network learns what is coarse, see smaller images, of
-    which a step costs a fraction (Touvron et al. 2019, arXiv 1906.06423, section 3, for why the last ones
-    must not: what is learned at one apparent size is worth less at another). Each size has an equal share of
-    the epochs, and the last epoch always has the last size.
+    Progressive resizing: the first epochs learn coarse features, for which smaller and so cheaper images will
+    do. The last epochs need the full size, because what is learned at one apparent size of objects is worth
+    less at another (Touvron et al. 2019, arXiv 1906.06423, section 3). Each size has an equal share of the
+    epochs, and the last epoch always has the last size.
     """
     return sizes[-1 - (epochs - epoch) * len(sizes) // epochs]
 
 
 def make_optimizer(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """SGD with Nesterov momentum (Sutskever et al. 2013), weight decay on the weights of layers only.
+    """Return SGD with Nesterov momentum (Sutskever et al. 2013) and weight decay on the weights of layers.
 
-    Decaying a batch norm's scale or a bias does not make the function simpler; it only pulls the
-    normalised activations towards zero (He et al. 2019, arXiv 1812.01187, section 3.1).
-
-    What a step added is decayed away after about (1 - momentum) / (lr * weight_decay) more steps. With the
-    usual 5e-4 that is 4 epochs at the peak rate, little of 200 epochs but much of 20; benchmarks/recipes.py
-    shows what 1e-3 brings to a short run.
+    Decaying a batch norm's scale or a bias does not make the function simpler; it only pulls the normalised
+    activations towards zero (He et al. 2019, arXiv 1812.01187, section 3.1). Each step shrinks the weights by
+    about the fraction lr * weight_decay / (1 - momentum), so a shorter run needs a stronger decay.
     """
     decay = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     no_decay = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     groups = [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
+
+
+def check_finite(epoch: int, step: int, lr: float, *values: Tensor) -> None:
+    """Raise UserError if a value is not finite."""
+    if not all(value.isfinite().all() for value in values):
+        advice = "try a lower --lr, a smaller --clip-norm or --precision fp32; earlier checkpoints are kept"
+        where = f"in epoch {epoch}, step {step}, at learning rate {lr:.4g}"
+        raise UserError(f"the loss is not finite {where}: {advice}")
+
+
+def train_one_epoch(network, optimizer, scaler, images, labels, epoch, precision, settings) -> dict:
+    """Train once on all images, uint8 [N, 3, 32, 32]; return the first columns of the epoch's history row."""
+    device, steps = images.device, len(images) // settings.batch_size
+    total_steps, warmup_steps = settings.epochs * steps, round(settings.warmup_epochs * steps)
+    size = image_size(epoch, settings.epochs, settings.sizes())
+    criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+    sums = torch.zeros(2, device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
+    network.train()
+    with Progress(f"epoch {epoch}/{settings.epochs}", steps) as progress:
+        drawn = batches(images, labels, settings.batch_size, settings.seed, epoch)
+        for step, (batch, targets) in enumerate(drawn):
+            # Data: shuffled, cropped and flipped images, some with CutMix, as the network's input.
+            own_share, draw = 1.0, np.random.default_rng([settings.seed, epoch, step])
+            if epoch <= 0.9 * settings.epochs and draw.uniform() < settings.cutmix:
+                batch, own_share = cutmix(batch, draw)
+            x = to_input(batch)
+            if size < x.shape[-1]:
+                x = nn.functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
+
+            # Schedule: every step has its own learning rate.
+            lr = warmup_cosine((epoch - 1) * steps + step, total_steps, warmup_steps, settings.lr)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+
+            # Forward and loss. After CutMix the rest of each image belongs to the image that covers it.
+            with autocast(device, precision):
+                logits = network(x).float()
+                loss = criterion(logits, targets)
+                if own_share < 1:
+                    loss = own_share * loss + (1 - own_share) * criterion(logits, targets.flip(0))
+
+            # Backward, clip, step. The norm to clip is that of the gradient, not of the scaled one.
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()
+            if settings.clip_norm:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
+            scaler.step(optimizer)
+            scaler.update()
+
+            sums += torch.stack([loss.detach() * len(targets), (logits.argmax(dim=1) == targets).sum()])
+            # Reading a value waits for the GPU, so there it is done at every tenth step only.
+            if device.type == "cpu" or (step + 1) % 10 == 0 or step + 1 == steps:
+                check_finite(epoch, step + 1, lr, sums)
+                mean_loss, correct = (sums / ((step + 1) * settings.batch_size)).tolist()
+                progress.update(step + 1, loss=f"{mean_loss:.3f}", accuracy=f"{correct:.1%}")
+    return {"epoch": epoch, "image_size": size, "lr": lr, "train_loss": mean_loss, "train_accuracy": correct}
 
 
 @torch.inference_mode()
@@ -226,7 +229,7 @@ def predict(
     batch_size: int = 500,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Return the logits of uint8 images [N, 3, 32, 32], float32 [N, C] on the CPU, in eval mode."""
+    """Return the logits of uint8 images [N, 3, 32, 32], float32 [N, C] on the CPU, computed in eval mode."""
     training = model.training
     model.eval()
     logits = []
@@ -241,274 +244,211 @@ def predict(
     return torch.cat(logits).cpu()
 
 
-def train(args: argparse.Namespace) -> int:
-    """Train from the settings `args`; return the exit code."""
-    out = Path(args.out)
-    best_path, last_path = out / "checkpoints" / "best.pt", out / "checkpoints" / "last.pt"
-    resumed = None
-    if args.resume:
-        resumed = load_last(out)
-        saved = resumed["config"].get("settings", {})
-        changed = [k for k, v in vars(args).items() if k not in MAY_CHANGE and saved.get(k, v) != v]
-        if changed:
-            before = ", ".join(f"{option(name)} {saved[name]}" for name in changed)
-            raise UserError(f"{out} was started with {before}: resume it without changing that")
-        if resumed["state"].get("finished"):
-            print(f"{out} is finished after {resumed['epoch']} epochs; next comes report.py")
-            return 0
-    else:
-        check_new_run(out, args.overwrite)
+def best_row(history: list[dict]) -> dict:
+    """Return the row with the highest validation accuracy, the first of equal ones."""
+    return max(history, key=lambda row: row["val_accuracy"])
 
-    torch.manual_seed(args.seed)
+
+def is_finished(history: list[dict], settings: Settings) -> bool:
+    """Return whether all epochs have ended, or early stopping has ended the run.
+
+    Early stopping counts the epochs at the last image size that came after the best epoch. At smaller sizes
+    the validation images look unlike those of training, and an accuracy that stands still says little.
+    """
+    after_best = history[history.index(best_row(history)) + 1 :] if history else []
+    without_best = sum(row["image_size"] == settings.sizes()[-1] for row in after_best)
+    return len(history) >= settings.epochs or 0 < settings.patience <= without_best
+
+
+def fit(settings: Settings, last: dict | None = None) -> None:
+    """Train epoch by epoch as the settings say; `last` is the checkpoint of a run that is resumed."""
+    run = Path(settings.out)
+    torch.manual_seed(settings.seed)
     torch.backends.cudnn.deterministic = True
-    device = pick_device(args.device)
-    precision = pick_precision(args.precision, device)
+    device = pick_device(settings.device)
+    precision = pick_precision(settings.precision, device)
 
-    # Data: the whole training split is one uint8 tensor on the device.
-    train_set, _ = load(args.dataset, args.data_dir, args.data_url)
-    train_index, val_index = split_indices(train_set, args.val_fraction, args.seed)
-    if (args.limit_train or 0) > len(train_index):
-        raise UserError(f"--limit-train {args.limit_train} is more than the {len(train_index)} images for it")
-    if args.limit_train:
-        num_val = round(args.limit_train * len(val_index) / len(train_index))
-        train_index, val_index = train_index[: args.limit_train], val_index[: max(1, num_val)]
-    if len(val_index) == 0:
-        raise UserError(
-            f"--val-fraction {args.val_fraction} leaves no validation image of {len(train_set.labels)}"
-        )
-    if len(train_index) < args.batch_size:
-        raise UserError(f"--batch-size {args.batch_size} is more than the {len(train_index)} training images")
-    images, labels = train_set.images[train_index].to(device), train_set.labels[train_index].to(device)
-    val_images, val_labels = train_set.images[val_index], train_set.labels[val_index]
+    # Data: all images to train on are one uint8 tensor on the device.
+    dataset, train_index, val_index = load_split(settings)
+    images, labels = dataset.images[train_index].to(device), dataset.labels[train_index].to(device)
+    val_images, val_labels = dataset.images[val_index], dataset.labels[val_index]
+    steps = len(images) // settings.batch_size
 
-    model = resnet18(len(train_set.class_names), args.width)
-    if args.zero_init:
-        zero_init_residual(model)
+    model = resnet18(len(dataset.class_names), settings.width)
     model = model.to(device, memory_format=torch.channels_last)
-    optimizer = make_optimizer(model, args.lr, args.momentum, args.weight_decay)
-    # float16 has no room for small gradients: the loss is multiplied by a scale that adapts itself.
+    network = torch.compile(model) if settings.compile else model
+    optimizer = make_optimizer(model, settings.lr, settings.momentum, settings.weight_decay)
+    # Small gradients would be 0 in float16, so the loss is multiplied by a scale that adapts itself.
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    network = torch.compile(model) if args.compile else model
-    steps_per_epoch = len(images) // args.batch_size
-    total_steps = args.epochs * steps_per_epoch
-    warmup_steps = round(args.warmup_epochs * steps_per_epoch)
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    history = restore(last, dataset, model, optimizer, scaler) if last else []
 
     config = {
-        "settings": {k: v for k, v in vars(args).items() if k not in ("resume", "overwrite")},
-        "dataset": args.dataset,
-        "width": args.width,
-        "provenance": train_set.provenance,
-        "verified": train_set.verified,
-        "digest": train_set.digest,
-        "num_train": len(train_index),
-        "num_val": len(val_index),
-        "parameters": num_parameters,
+        "settings": asdict(settings),
+        "dataset": settings.dataset,
+        "width": settings.width,
+        "provenance": dataset.provenance,
+        "verified": dataset.verified,
+        "digest": dataset.digest,
+        "num_train": len(images),
+        "num_val": len(val_images),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "device": str(device),
         "precision": precision,
         "environment": environment(device),
     }
-    # What grows, and is saved with the weights. sums: loss, right answers and images of this epoch. No state
-    # of a random generator is in it, because the batches follow from the seed, the epoch and the step.
-    state = {"epoch": 0, "step": 0, "sums": [0.0, 0.0, 0.0], "seconds": 0.0, "finished": False}
-    state |= {"best_accuracy": -1.0, "best_epoch": 0, "history": []}
-    if resumed:
-        before = resumed["config"]
-        if before.get("digest") != train_set.digest:
-            raise UserError(f"{out} is a run on {before.get('provenance')}; here is {train_set.provenance}")
-        try:
-            state = {key: resumed["state"][key] for key in state}
-            model.load_state_dict(resumed["model"])
-            optimizer.load_state_dict(resumed["optimizer"])
-            if resumed["scaler"]:  # it is empty where the run was not in fp16
-                scaler.load_state_dict(resumed["scaler"])
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise UserError(f"{out} comes from another version of train.py ({error!r})") from None
-    else:
-        remove_run(out)
-    write_json(out / "config.json", config)
+    if not last:
+        remove_run(run)
+    write_json(run / "config.json", config)
+    print(f"data     {dataset.provenance}")
+    print(f"         {len(images):,} images to train on, {len(val_images):,} to validate")
+    print(f"network  ResNet-18, width {settings.width}, {config['parameters']:,} parameters")
+    print(f"compute  {device}, {precision}, {torch.get_num_threads()} threads")
 
-    def checkpoint() -> dict:
-        return {
+    while not is_finished(history, settings):
+        epoch, started = len(history) + 1, time.perf_counter()
+        row = train_one_epoch(network, optimizer, scaler, images, labels, epoch, precision, settings)
+        train_seconds = time.perf_counter() - started
+
+        # Validate.
+        with Progress("validation", len(val_images)) as progress:
+            val_logits = predict(network, val_images, device, precision, progress=progress)
+        check_finite(epoch, steps, row["lr"], val_logits, *model.state_dict().values())
+        criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+        row["val_loss"] = criterion(val_logits, val_labels).item()
+        row["val_accuracy"] = accuracy(val_labels, val_logits.argmax(dim=1))
+        row["seconds"] = round(time.perf_counter() - started, 2)
+        row["images_per_second"] = round(steps * settings.batch_size / train_seconds, 1)
+        history.append(row)
+        best = best_row(history)
+
+        # Checkpoint, last.pt last: a run that is killed before that repeats the epoch, with the same batches.
+        checkpoint = {
             "model": model.state_dict(),
             "config": config,
-            "epoch": state["epoch"],
-            "class_names": train_set.class_names,
-            "superclass_names": train_set.superclass_names,
-            "superclass_of": train_set.superclass_of.tolist(),
-            "val_accuracy": state["best_accuracy"],
+            "epoch": epoch,
+            "class_names": dataset.class_names,
+            "superclass_names": dataset.superclass_names,
+            "superclass_of": dataset.superclass_of.tolist(),
+            "val_accuracy": best["val_accuracy"],
         }
-
-    def save_last() -> None:
-        resume_needs = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "state": state}
-        save_checkpoint(last_path, checkpoint() | resume_needs, previous=last_path.with_name("previous.pt"))
-
-    def check_finite(*values: Tensor) -> None:
-        # Gradients are not looked at: under fp16 some overflow, and the scaler skips that step by itself.
-        if not all(value.isfinite().all() for value in values):
-            progress.close()
-            raise UserError(
-                f"the loss is not finite in epoch {epoch}, step {state['step']}, at learning rate {lr:.4g}: "
-                "try a lower --lr, a smaller --clip-norm or --precision fp32; older checkpoints are kept"
-            )
-
-    # Ctrl-C and SIGTERM let the step end, then everything is saved; a second one is not waited for.
-    received = []
-
-    def on_signal(number: int, frame) -> None:
-        received.append(number)
-        for kind in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(kind, signal.SIG_DFL)
-        with contextlib.suppress(OSError):
-            os.write(2, b"\nsaving after this step; once more to leave at once\n")
-
-    for kind in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(kind, on_signal)
-
-    print(f"data     {train_set.provenance}")
-    print(f"         {len(train_index):,} images to train on, {len(val_index):,} to validate")
-    print(f"network  ResNet-18, width {args.width}, {num_parameters:,} parameters")
-    print(f"compute  {device}, {precision}, {torch.get_num_threads()} threads")
-    if resumed:
-        print(f"resumed  after {state['epoch']} epochs and {state['step']} of {steps_per_epoch} steps")
-    else:
-        save_last()  # so that from here on --resume has something to go on from
-
-    sides = [image_size(epoch, args.epochs, sizes(args)) for epoch in range(1, args.epochs + 1)]
-    while state["epoch"] < args.epochs:
-        epoch, started, seconds_before = state["epoch"] + 1, time.perf_counter(), state["seconds"]
-        sums = torch.tensor(
-            state["sums"], device=device, dtype=torch.float64 if device.type != "mps" else None
-        )
-        network.train()
-        progress = Progress(f"epoch {epoch}/{args.epochs}", steps_per_epoch)
-        size = sides[epoch - 1]
-        drawn = batches(images, labels, args.batch_size, args.seed, epoch, state["step"], args.crop_padding)
-        for batch, targets in drawn:
-            step = state["epoch"] * steps_per_epoch + state["step"]
-            lr = warmup_cosine(step, total_steps, warmup_steps, args.lr)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            # In the last tenth of the epochs the images are whole, as those of validation are.
-            own_share, draw = 1.0, np.random.default_rng([args.seed, epoch, state["step"]])
-            if epoch <= 0.9 * args.epochs and draw.uniform() < args.cutmix:
-                batch, own_share = cutmix(batch, draw)
-            x = to_input(batch)
-            if size < x.shape[-1]:
-                x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
-            with autocast(device, precision):
-                logits = network(x).float()
-                loss = F.cross_entropy(logits, targets, label_smoothing=args.label_smoothing)
-                if own_share < 1:
-                    other = F.cross_entropy(logits, targets.flip(0), label_smoothing=args.label_smoothing)
-                    loss = own_share * loss + (1 - own_share) * other
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
-            if args.clip_norm:
-                scaler.unscale_(optimizer)  # the norm to clip is that of the gradient, not of the scaled one
-                nn.utils.clip_grad_norm_(model.parameters(), args.clip_norm)
-            scaler.step(optimizer)
-            scaler.update()
-            state["step"] += 1
-            with torch.no_grad():
-                correct = (logits.argmax(dim=1) == targets).sum()
-                sums += torch.stack([loss * len(targets), correct, torch.full_like(loss, len(targets))])
-            # Reading a value waits for the GPU, so there it is done at every tenth step only.
-            if device.type == "cpu" or state["step"] % 10 == 0 or state["step"] == steps_per_epoch:
-                check_finite(sums)
-                loss_sum, num_correct, count = sums.tolist()
-                progress.update(
-                    state["step"],
-                    loss=f"{loss_sum / count:.3f}",
-                    accuracy=f"{num_correct / count:.1%}",
-                    lr=f"{lr:.3g}",
-                    rate=f"{count / (seconds_before + time.perf_counter() - started):,.0f} images/s",
-                )
-            if received:
-                break
-        state["sums"], state["seconds"] = sums.tolist(), seconds_before + time.perf_counter() - started
-        lr = optimizer.param_groups[0]["lr"]
-
-        progress.close()
-        progress, val_logits = Progress("validation", len(val_images)), []
-        for i in range(0, len(val_images), 500):
-            if received:
-                break
-            progress.update(i)
-            val_logits.append(predict(network, val_images[i : i + 500], device, precision))
-        progress.close()
-        check_finite(sums, *val_logits, *model.state_dict().values())
-        if received:
-            save_last()
-            done = f"epoch {epoch}, step {state['step']} of {steps_per_epoch}"
-            print(f"stopped in {done}; go on with: python train.py --resume --out {shlex.quote(args.out)}")
-            return 128 + received[0]
-
-        val_logits = torch.cat(val_logits)
-        val_accuracy = accuracy(val_labels, val_logits.argmax(dim=1))
-        val_loss = F.cross_entropy(val_logits, val_labels, label_smoothing=args.label_smoothing).item()
-        loss_sum, num_correct, count = state["sums"]
-        train_seconds, total_seconds = state["seconds"], seconds_before + time.perf_counter() - started
-        state["history"].append(
-            {
-                "epoch": epoch,
-                "image_size": size,
-                "lr": lr,
-                "train_loss": loss_sum / count,
-                "train_accuracy": num_correct / count,
-                "val_loss": val_loss,
-                "val_accuracy": val_accuracy,
-                "seconds": round(total_seconds, 2),
-                "images_per_second": round(count / train_seconds, 1),
-            }
-        )
-        improved = val_accuracy > state["best_accuracy"]
-        if improved:
-            state |= {"best_accuracy": val_accuracy, "best_epoch": epoch}
-        state |= {"epoch": epoch, "step": 0, "sums": [0.0, 0.0, 0.0], "seconds": 0.0}
-        # Patience begins with images of the last size: before, validation images look unlike those of
-        # training, and an accuracy that stands still says little.
-        stale = epoch - max(state["best_epoch"], sides.index(sides[-1]))
-        stopping = bool(args.patience) and stale >= args.patience
-        state["finished"] = stopping or epoch == args.epochs
-        # last.pt comes last: killed before it, a resumed run repeats the epoch and writes the same again.
-        if improved:
+        if row is best:
             # With the validation logits report.py fits a temperature without another pass over the images.
             validation = {"val_logits": val_logits.half(), "val_labels": val_labels}
-            save_checkpoint(best_path, checkpoint() | validation)
-        write_csv(out / "logs" / "history.csv", state["history"])
-        save_last()
-        # With validation and what smaller images waste, the time of an epoch grows about with their side.
-        left = sum(row["seconds"] for row in state["history"]) * sum(sides[epoch:]) / sum(sides[:epoch])
+            save_checkpoint(run / "checkpoints" / "best.pt", checkpoint | validation)
+        write_csv(run / "logs" / "history.csv", history)
+        to_resume = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "history": history}
+        save_checkpoint(run / "checkpoints" / "last.pt", checkpoint | to_resume)
         print(
-            f"epoch {epoch:3d}/{args.epochs}  lr {lr:.4f}  "
-            f"train loss {loss_sum / count:.3f} acc {num_correct / count:6.2%}  "
-            f"val loss {val_loss:.3f} acc {val_accuracy:6.2%}{' *' if improved else '  '}  "
-            f"{count / train_seconds:,.0f} images/s  {duration(total_seconds)}, {duration(left)} left"
+            f"epoch {epoch:3d}/{settings.epochs}  lr {row['lr']:.4f}  "
+            f"train loss {row['train_loss']:.3f} acc {row['train_accuracy']:6.2%}  "
+            f"val loss {row['val_loss']:.3f} acc {row['val_accuracy']:6.2%}{' *' if row is best else '  '}  "
+            f"{duration(row['seconds'])}, about {duration((settings.epochs - epoch) * row['seconds'])} left"
         )
-        if stopping:
-            print(f"stopped early: no better validation accuracy in {stale} epochs")
-            break
 
-    print(f"best     validation accuracy {state['best_accuracy']:.2%} after epoch {state['best_epoch']}")
-    print(f"saved    {best_path}")
-    print(f"next     python report.py --run {shlex.quote(args.out)}")
-    return 0
+    if len(history) < settings.epochs:
+        print(f"stopped early: no better validation accuracy in {settings.patience} epochs")
+    print(f"best     validation accuracy {best['val_accuracy']:.2%} after epoch {best['epoch']}")
+    print(f"saved    {run / 'checkpoints' / 'best.pt'}")
+    print(f"next     python report.py --run {shlex.quote(settings.out)}")
+
+
+def restore(last, dataset, model, optimizer, scaler) -> list[dict]:
+    """Load the state in the checkpoint `last` into model, optimizer and scaler; return the history."""
+    if last["config"].get("digest") != dataset.digest:
+        before = last["config"].get("provenance")
+        raise UserError(f"the run to resume is a run on {before}; here is {dataset.provenance}")
+    try:
+        model.load_state_dict(last["model"])
+        optimizer.load_state_dict(last["optimizer"])
+        if last["scaler"]:  # it is empty if the run was not in float16
+            scaler.load_state_dict(last["scaler"])
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise UserError(f"last.pt comes from another version of train.py ({error!r})") from None
+    print(f"resumed  after {last['epoch']} epochs")
+    return last["history"]
+
+
+def load_last(settings: Settings) -> dict:
+    """Return last.pt of the run in --out; raise UserError if there is none or it has other settings."""
+    run, path = settings.out, Path(settings.out) / "checkpoints" / "last.pt"
+    if not path.exists():
+        raise UserError(f"{run} has no finished epoch to resume: start it again with --overwrite instead")
+    _, last = load_model(path, torch.device("cpu"), resuming=True)
+    saved, now = last["config"].get("settings", {}), asdict(settings)
+    changed = [name for name in now if name not in MAY_CHANGE and saved.get(name, now[name]) != now[name]]
+    if changed:
+        before = ", ".join(f"{option(name)} {saved[name]}" for name in changed)
+        raise UserError(f"{run} was started with {before}: resume it without changing that")
+    return last
+
+
+def load_model(path: Path | str, device: torch.device, resuming: bool = False) -> tuple[ResNet, dict]:
+    """Return the network of a checkpoint, in eval mode, float32 and channels last, and the checkpoint itself.
+
+    Raises UserError if the file is damaged or incomplete, or the weights are not finite or do not fit.
+    """
+    checkpoint = load_checkpoint(path, resuming)
+    weights, config, num_classes = checkpoint["model"], checkpoint["config"], len(checkpoint["class_names"])
+    dataset, width = config.get("dataset"), config.get("width")
+    if dataset not in ("cifar100", "shapes"):
+        raise UserError(f"{path} was trained on {dataset}: expected cifar100 or shapes")
+    if not isinstance(width, int) or not 1 <= width <= 1024 or num_classes < 1:
+        raise UserError(f"{path} describes no network: width {width}, {num_classes} classes")
+    with torch.device("meta"):  # shapes without memory
+        expected = resnet18(num_classes, width).state_dict()
+    for name in expected | weights:
+        found, wanted = (
+            list(tensors[name].shape) if isinstance(tensors.get(name), Tensor) else "no tensor"
+            for tensors in (weights, expected)
+        )
+        if found != wanted:
+            network = f"a ResNet-18 of width {width} for {num_classes} classes"
+            raise UserError(f"{path} holds another network: {found} as {name}, where {network} has {wanted}")
+        if not weights[name].isfinite().all():
+            raise UserError(f"{path} holds values that are not finite in {name}")
+    model = resnet18(num_classes, width)
+    model.load_state_dict(weights)
+    return model.to(device, memory_format=torch.channels_last).eval(), checkpoint
+
+
+def load_data(path: Path | str, checkpoint: dict, data_dir: str | None) -> tuple[Dataset, Dataset]:
+    """Return the training and the test set for the network of the checkpoint, which was read from `path`.
+
+    CIFAR-100 is read from `data_dir`, by default that of the training. Raises UserError for other classes.
+    """
+    config = checkpoint["config"]
+    data_dir = data_dir or config.get("settings", {}).get("data_dir", Settings.data_dir)
+    splits = load(config["dataset"], data_dir)
+    if splits[1].class_names != checkpoint["class_names"]:
+        raise UserError(f"the classes of {path} are not those of the {splits[1].name} test set")
+    return splits
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train as the command line says; return the exit code."""
-    args = settings(argv)
-    with lock_run(Path(args.out)):
+    settings, resume, overwrite = read_settings(argv)
+    run = Path(settings.out)
+    with lock_run(run):
         try:
-            return train(args)
+            last = load_last(settings) if resume else None
+            if not resume:
+                check_new_run(run, overwrite)
+            if last and is_finished(last["history"], settings):
+                print(f"{run} is finished after {last['epoch']} epochs; next comes report.py")
+            else:
+                fit(settings, last)
+            return 0
+        except KeyboardInterrupt:
+            if not (run / "checkpoints" / "last.pt").exists():
+                raise
+            print(f"interrupted; resume with: python train.py --resume --out {shlex.quote(settings.out)}")
+            return 130
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise UserError(
-                f"out of memory with --batch-size {args.batch_size}: free some and go on with --resume, or "
-                f"start a new run with --batch-size {max(2, args.batch_size // 2)}"
-            ) from None
+            used, smaller = settings.batch_size, max(2, settings.batch_size // 2)
+            advice = f"free some memory and resume the run, or start a new run with --batch-size {smaller}"
+            raise UserError(f"out of memory with --batch-size {used}: {advice}") from None
 
 
 if __name__ == "__main__":

@@ -11,14 +11,16 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from data import to_input
+from data import MEAN, Normalize, to_input
 from gradcam import GradCAM, to_heatmap
 from metrics import pointing_game
-from runs import find_checkpoint, load_data, load_model
-from stress import deletion_insertion
+from running.folder import find_checkpoint
+from stress_tests.explanations import deletion_insertion
+from train import load_data, load_model
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--run")
@@ -27,6 +29,7 @@ args = parser.parse_args()
 
 path = find_checkpoint(args.run, None)
 model, checkpoint = load_model(path, torch.device("cpu"))
+pixel_model, mean = nn.Sequential(Normalize(), model), torch.tensor(MEAN)
 _, test = load_data(path, checkpoint, None)
 sample = torch.randperm(len(test.labels), generator=torch.Generator().manual_seed(0))[: args.images]
 images = test.images[sample]
@@ -44,7 +47,7 @@ for layer in ("layer1", "layer2", "layer3", "layer4"):
         "–" if test.masks is None else f"{pointing_game(heatmaps, test.masks[sample])[0] / len(sample):.1%}"
     )
     areas = [
-        deletion_insertion(model, images / 255, heatmaps, classes, 16, mode)[1].mean().item()
+        deletion_insertion(pixel_model, images / 255, heatmaps, classes, mean, 16, mode)[1].mean().item()
         for mode in ("deletion", "insertion")
     ]
     empty = (maps.amax(dim=(1, 2)) == 0).float().mean().item()

@@ -19,8 +19,8 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from metrics import accuracy
-from runs import find_checkpoint, load_data, load_model, save_checkpoint
-from train import predict
+from running.folder import find_checkpoint, save_checkpoint
+from train import load_data, load_model, predict
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--run", help="default: the newest under runs/")
@@ -42,7 +42,6 @@ model.load_state_dict(weights)  # into float32 parameters, as load_model does
 half_logits = predict(model, test.images, cpu)
 
 half_accuracy = accuracy(test.labels, half_logits.argmax(dim=1))
-args.output.parent.mkdir(parents=True, exist_ok=True)
 save_checkpoint(args.output, checkpoint | {"model": weights, "test_accuracy": half_accuracy})
 
 theirs = torchvision.models.resnet18(num_classes=len(test.class_names))

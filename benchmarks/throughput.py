@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from data import MEAN, STD, batches, make_shapes, to_input
 from resnet_cifar import resnet18
-from runs import autocast, pick_device, pick_precision
+from running.device import autocast, pick_device, pick_precision
 from train import make_optimizer
 
 

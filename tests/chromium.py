@@ -19,8 +19,8 @@ class Chromium:
         ours_in, from_browser = os.pipe()
 
         def place_pipes():
-            # Copies above 10 first: 3 or 4 may be one of the pipes themselves.
-            read_end, write_end = os.dup2(to_browser, 20), os.dup2(from_browser, 21)
+            # Copies first: 3 or 4 may be one of the pipes themselves.
+            read_end, write_end = os.dup(to_browser), os.dup(from_browser)
             os.dup2(read_end, 3)
             os.dup2(write_end, 4)
 
@@ -35,7 +35,7 @@ class Chromium:
                 "about:blank",
             ],
             preexec_fn=place_pipes,
-            pass_fds=(3, 4, 20, 21),
+            close_fds=False,  # only what is inheritable stays open anyway, and that is 3 and 4
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

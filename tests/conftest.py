@@ -1,26 +1,20 @@
-"""What several test files share: a small trained run and its report, and CIFAR-100's files in small."""
+"""What several test files share: small runs, their report, small data sets, and processes of their own."""
 
-import hashlib
-import io
+import multiprocessing
+import multiprocessing.forkserver
 import os
 import shutil
 import signal
-import struct
-import tarfile
 import tempfile
-import types
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from torchvision.io import encode_png
+from torchvision.io import write_png
 
 torch.set_num_threads(1)  # on a busy machine a second one makes small convolutions many times slower
 # A shell starts background jobs with Ctrl-C ignored, and ignored it would stay in every process below.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-HANDLERS = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +25,7 @@ def shapes_run(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "shapes"
     options = "--dataset shapes --width 16 --epochs 2 --limit-train 1200 --batch-size 32 "
     options += "--device cpu --precision fp32"
-    assert train.train(train.settings([*options.split(), "--out", str(out)])) == 0
+    assert train.main([*options.split(), "--out", str(out)]) == 0
     return out
 
 
@@ -42,14 +36,6 @@ def shapes_report(shapes_run):
 
     assert report.main(["--run", str(shapes_run)]) == 0
     return shapes_run
-
-
-@pytest.fixture(autouse=True)
-def signal_handlers():
-    """Give Ctrl-C and SIGTERM back to pytest, for train.train keeps them."""
-    yield
-    for kind, handler in HANDLERS.items():
-        signal.signal(kind, handler)
 
 
 @pytest.fixture(scope="session")
@@ -69,147 +55,91 @@ def small(monkeypatch, small_sets):
     return small_sets
 
 
-class SmallCifar:
-    """A small set in CIFAR-100's classes, and its files as the two sources of the whole one write them."""
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, small_sets):
+    """A run of three epochs on those small sets."""
+    from processes import TINY
 
-    def __init__(self, per_class=(3, 2), seed=0):
-        from data import CLASS_NAMES
+    import train
 
-        rng = np.random.default_rng(seed)
-        self.class_names = CLASS_NAMES
-        self.splits = {}  # split: (images uint8 [N, 3, 32, 32], labels, file names), shuffled
-        for split, count in zip(("train", "test"), per_class, strict=True):
-            labels = rng.permutation(np.repeat(np.arange(100), count))
-            images = rng.integers(0, 256, (len(labels), 3, 32, 32), dtype=np.uint8)
-            images //= np.arange(1, 101, dtype=np.uint8)[labels][:, None, None, None]  # less to compress
-            names = [f"{CLASS_NAMES[c]}_s_{i:06d}.png" for i, c in enumerate(labels)]
-            self.splits[split] = (images, labels, names)
-
-    def digests(self):
-        """The content digests, computed a second time and from the definition."""
-        return {
-            split: hashlib.sha256(
-                b"".join(sorted(bytes([c]) + x.tobytes() for x, c in zip(images, labels, strict=True)))
-            ).hexdigest()
-            for split, (images, labels, _) in self.splits.items()
-        }
-
-    def records(self):
-        """What the three pickles hold, by file name."""
-        records = {"meta": {"fine_label_names": list(self.class_names)}}
-        for split, (images, labels, names) in self.splits.items():
-            data = images.reshape(len(images), -1)
-            records[split] = {"filenames": list(names), "fine_labels": labels.tolist(), "data": data}
-        return records
-
-    def pickles(self):
-        return {name: python2_pickle(record) for name, record in self.records().items()}
-
-    def pngs(self):
-        """{train/<class>/<name>.png: content}."""
-        return {
-            f"{split}/{self.class_names[c]}/{name}": encode_png(torch.from_numpy(image)).numpy().tobytes()
-            for split, (images, labels, names) in self.splits.items()
-            for image, c, name in zip(images, labels, names, strict=True)
-        }
-
-    def tar(self):
-        return tar_gz({f"cifar-100-python/{name}": content for name, content in self.pickles().items()})
-
-    def zip(self):
-        return zip_of({f"CIFAR-100-dataset-main/{name}": content for name, content in self.pngs().items()})
-
-    def write(self, root, kind):
-        """Write one kind of source into the folder `root` and return its path."""
-        if kind == "folder":
-            return write_files(root / "cifar-100-python", self.pickles())
-        if kind == "tar":
-            (root / "cifar-100-python.tar.gz").write_bytes(self.tar())
-            return root / "cifar-100-python.tar.gz"
-        if kind == "zip":
-            (root / "CIFAR-100-dataset-main.zip").write_bytes(self.zip())
-            return root / "CIFAR-100-dataset-main.zip"
-        return write_files(root if kind == "png" else root / "CIFAR-100-dataset-main", self.pngs())
-
-
-def python2_pickle(value):
-    """Write a pickle opcode by opcode as Python 2 did: protocol 2, byte strings, numpy's old module names."""
-
-    def write(value):
-        if value is None:
-            return b"N"
-        if isinstance(value, bool):
-            return b"\x88" if value else b"\x89"
-        if isinstance(value, int):
-            return b"J" + struct.pack("<i", value)
-        if isinstance(value, (str, bytes)):
-            value = value.encode("latin1") if isinstance(value, str) else value
-            short = len(value) < 256
-            return (b"U" + bytes([len(value)]) if short else b"T" + struct.pack("<i", len(value))) + value
-        if isinstance(value, (list, tuple)):
-            items = b"".join(write(item) for item in value)
-            return b"](" + items + b"e" if isinstance(value, list) else b"(" + items + b"t"
-        if isinstance(value, dict):
-            return b"}(" + b"".join(write(key) + write(item) for key, item in value.items()) + b"u"
-        # An array: _reconstruct(ndarray, (0,), "b"), then its state.
-        code = value.dtype.str[1:]
-        dtype = b"cnumpy\ndtype\n" + write((code, 0, 1)) + b"R"
-        dtype += write((3, "|", None, None, None, -1, -1, 0)) + b"b"
-        start = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n" + write((0,)) + write("b") + b"tR"
-        return start + b"(" + write(1) + write(value.shape) + dtype + b"\x89" + write(value.tobytes()) + b"tb"
-
-    return b"\x80\x02" + write(value) + b"."
-
-
-def tar_gz(files):
-    """A tar.gz of {name: content}; a TarInfo in place of the content is taken as it is."""
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz", compresslevel=1) as archive:
-        for name, content in files.items():
-            member = content if isinstance(content, tarfile.TarInfo) else tarfile.TarInfo(name)
-            if not isinstance(content, tarfile.TarInfo):
-                member.size = len(content)
-            archive.addfile(member, io.BytesIO(content) if isinstance(content, bytes) else None)
-    return out.getvalue()
-
-
-def zip_of(files, compression=zipfile.ZIP_DEFLATED):
-    """A zip of {name or ZipInfo: content}."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", compression) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return out.getvalue()
-
-
-def write_files(folder, files):
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
+    out = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "load", lambda *args: small_sets)
+        assert train.main([*TINY, "--dataset", "shapes", "--out", str(out)]) == 0
+    return out
 
 
 @pytest.fixture(scope="session")
-def cifar_files():
-    """The functions above, for the tests of data.py."""
-    return types.SimpleNamespace(
-        SmallCifar=SmallCifar,
-        python2_pickle=python2_pickle,
-        tar_gz=tar_gz,
-        zip_of=zip_of,
-        write_files=write_files,
-        small=SmallCifar(),
-    )
+def half_done(tmp_path_factory, small_sets):
+    """The same run, interrupted in its second epoch."""
+    from processes import TINY
+
+    import data
+    import train
+
+    out = tmp_path_factory.mktemp("half done") / "run"
+
+    def batches(images, labels, batch_size, seed, epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return data.batches(images, labels, batch_size, seed, epoch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "load", lambda *args: small_sets)
+        patch.setattr(train, "batches", batches)
+        assert train.main([*TINY, "--dataset", "shapes", "--out", str(out)]) == 130
+    return out
+
+
+@pytest.fixture(scope="session")
+def fork_server():
+    """What forks processes that have imported train.py and computed nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["processes"])
+    tests = Path(__file__).parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(tests.parent), str(tests)]))
+        multiprocessing.forkserver.ensure_running()
+    return context
 
 
 @pytest.fixture
-def loopback_only(monkeypatch):
-    """Let data.py know no source but what the test adds, and ask for it without a proxy."""
-    import data
+def start(fork_server, tmp_path):
+    """start(argv, ...) starts train.py in such a process; none outlives the test. See processes.child."""
+    import processes
 
-    monkeypatch.setattr(data, "SOURCES", [])
-    monkeypatch.setenv("no_proxy", "*")
-    return data.SOURCES
+    started = []
+
+    def start(argv, stdout=tmp_path / "log", **more):
+        process = fork_server.Process(target=processes.child, args=(argv, str(stdout)), kwargs=more)
+        process.start()
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.join()
+
+
+@pytest.fixture(scope="session")
+def tiny_cifar(tmp_path_factory):
+    """Options for a CIFAR-100 of 300 training images, which a process reads in a moment."""
+    from processes import TINY
+
+    import data
+    from sources.cifar100 import CLASS_NAMES
+
+    root = tmp_path_factory.mktemp("cifar")
+    generator = torch.Generator().manual_seed(0)
+    for name in CLASS_NAMES:
+        for split, count in (("train", 3), ("test", 2)):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                image = torch.randint(0, 256, (3, 32, 32), generator=generator, dtype=torch.uint8)
+                write_png(image, str(root / split / name / f"{i}.png"))
+    data.load("cifar100", root)  # leaves the cache
+    return [*TINY, "--dataset", "cifar100", "--data-dir", str(root)]
 
 
 @pytest.fixture

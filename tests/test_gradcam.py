@@ -14,9 +14,30 @@ from PIL import Image  # a dependency of torchvision and of matplotlib
 from torch import nn
 
 import gradcam
-from data import MEAN, STD, UserError
+from data import MEAN, STD
 from gradcam import GradCAM, draw, main, overlay, read_square, to_heatmap
 from resnet_cifar import resnet18
+from running.files import UserError
+
+
+def test_closed_form_of_a_network_with_one_convolution():
+    """A network so small that every number of equations (1) and (2) can be written down."""
+    convolution = nn.Conv2d(3, 2, kernel_size=1, bias=False)
+    convolution.weight.data = torch.tensor([[1.0, 0, 0], [0, 1, 0]])[:, :, None, None]
+    classifier = nn.Linear(2, 2)
+    classifier.weight.data = torch.tensor([[1.0, -1], [-1, 2]])
+    model = nn.Sequential(convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten(), classifier)
+    # The convolution copies the red and the green channel: A^1 = red, A^2 = green. Blue is ignored.
+    red, green, blue = [[4.0, 0], [8, 0]], [[0.0, 4], [4, 0]], [[9.0, 9], [9, 9]]
+    image = torch.tensor([[red, green, blue]])
+    # y^0 = mean(A^1) - mean(A^2), so dy^0 / dA^1_ij = 1/4 and dy^0 / dA^2_ij = -1/4 for each of the 4 pixels,
+    # the weights (1) are alpha_1^0 = 1/4 and alpha_2^0 = -1/4, and the map (2) is ReLU((A^1 - A^2) / 4).
+    # y^1 = 2 mean(A^2) - mean(A^1) in the same way gives ReLU((2 A^2 - A^1) / 4).
+    with GradCAM(model, "0") as cam:
+        assert cam(image, 0).tolist() == [[[1, 0], [1, 0]]]
+        assert cam(image, 1).tolist() == [[[0, 2], [0, 0]]]
+    # Scaled by its own maximum, each of them is a heatmap.
+    assert to_heatmap(torch.tensor([[[0.0, 2], [0, 0]]]), 2).tolist() == [[[0, 1], [0, 0]]]
 
 
 def make_model(width=4, num_classes=6, seed=0):
@@ -262,41 +283,6 @@ def test_leaves_no_trace_when_it_raises(model, images):
         assert snapshot(subject) == before
 
 
-def test_messages_say_what_was_expected(model, images):
-    with GradCAM(model, "layer3") as cam:
-        with pytest.raises(ValueError, match=r"0 to 5, not \[0, 6, 1\]"):
-            cam(images, [0, 6, 1])
-        with pytest.raises(ValueError, match=r"int64 \[3\].*not torch.int64 \[2\]"):
-            cam(images, [0, 1])
-        with pytest.raises(ValueError, match=r"float \[N, 3, H, W\], not torch.uint8"):
-            cam(images.to(torch.uint8))
-        with pytest.raises(ValueError, match=r"not torch.float32 \[3, 32, 32\]"):
-            cam(images[0])
-    with GradCAM(model, "layer3.0.relu") as cam, pytest.raises(ValueError, match="not 2 times"):
-        cam(images)
-    with GradCAM(model, "fc") as cam, pytest.raises(ValueError, match=r"not \[3, 6\]"):
-        cam(images)
-
-
-@pytest.mark.parametrize("name", ["layer9", "", "layer3.1.conv9", "Layer3"])
-def test_unknown_layer_lists_the_choices(model, name):
-    with pytest.raises(
-        ValueError, match=r"choose from layer1, layer2, layer3, layer4, conv1, .*, layer4\.1\.conv2"
-    ):
-        GradCAM(model, name)
-
-
-def test_module_of_another_model(model):
-    with pytest.raises(ValueError, match="not a layer of the model"):
-        GradCAM(model, make_model().layer3)
-
-
-def test_model_that_never_runs_the_layer(model, images):
-    model.spare = nn.Conv2d(3, 3, 1)
-    with GradCAM(model, "spare") as cam, pytest.raises(ValueError, match="not 0 times"):
-        cam(images)
-
-
 def test_only_inside_a_with_block(model, images):
     cam = GradCAM(model, "layer3")
     with pytest.raises(RuntimeError, match="with block"):
@@ -416,15 +402,12 @@ def test_heatmap_does_not_hide_what_the_map_says():
     assert to_heatmap(maps.double(), 8).dtype == torch.float32
 
 
-@pytest.mark.parametrize(
-    "maps", [torch.zeros(4, 4), -torch.ones(1, 4, 4), torch.ones(1, 4, 4) * float("nan")]
-)
-def test_heatmap_refuses(maps):
-    with pytest.raises(ValueError, match="maps must be"):
-        to_heatmap(maps, 8)
-
-
 # Overlay
+
+
+def luminance(pictures):
+    """ITU-R BT.709 luminance of [N, 3, H, W] in [0, 1]."""
+    return (pictures * torch.tensor([0.2126, 0.7152, 0.0722])[:, None, None]).sum(dim=1)
 
 
 def test_overlay_against_a_loop():
@@ -432,36 +415,36 @@ def test_overlay_against_a_loop():
 
     images, heatmaps = torch.rand(2, 3, 4, 5), torch.rand(2, 4, 5)
     heatmaps[0, 0, :2] = torch.tensor([0.0, 1.0])
-    result = overlay(images, heatmaps, alpha=0.4)
+    result = overlay(images, heatmaps)
     assert result.dtype == torch.uint8 and result.shape == images.shape
     for n, i, j in itertools.product(range(2), range(4), range(5)):
-        heat = heatmaps[n, i, j].item()
+        red, green, blue = images[n, :, i, j].tolist()
+        dark = 0.35 * (0.2126 * red + 0.7152 * green + 0.0722 * blue)
         for channel in range(3):
-            colour = matplotlib.colormaps["inferno"](heat)[channel]
-            expected = images[n, channel, i, j].item() * (1 - 0.4 * heat) + colour * 0.4 * heat
+            colour = matplotlib.colormaps["inferno"](heatmaps[n, i, j].item())[channel]
+            expected = 1 - (1 - dark) * (1 - colour)
             assert abs(result[n, channel, i, j].item() - 255 * expected) <= 0.501
 
 
-def test_overlay_of_an_empty_heatmap_is_the_picture():
-    pixels = torch.randint(0, 256, (1, 3, 6, 7), dtype=torch.uint8)
-    assert torch.equal(overlay(pixels / 255, torch.zeros(1, 6, 7)), pixels)
+@pytest.mark.parametrize("colour", [(1, 1, 1), (0.5, 0.5, 0.5), (0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)])
+def test_more_evidence_is_never_darker_on_any_picture(colour):
+    heat = torch.linspace(0, 1, 1001)
+    pictures = torch.tensor(colour, dtype=torch.float32)[None, :, None, None].expand(1, 3, 1, 1001)
+    shown = luminance(overlay(pictures, heat[None, None]) / 255)[0, 0]
+    assert shown.diff().min() > -1 / 255  # whole numbers from 0 to 255 are rounded
+    assert shown[-1] - shown[0] > 0.6
+    assert (shown[250:] - shown[:-250]).min() > 0.02  # a quarter more of evidence is seen everywhere
 
 
-@pytest.mark.parametrize(
-    ("images", "heatmaps", "alpha", "message"),
-    [
-        (torch.rand(1, 3, 4, 4), torch.rand(1, 4, 5), 0.5, "heatmaps"),
-        (torch.rand(3, 4, 4), torch.rand(4, 4), 0.5, "images must be"),
-        (torch.rand(1, 1, 4, 4), torch.rand(1, 4, 4), 0.5, "images must be"),
-        (torch.rand(1, 3, 4, 4) - 1, torch.rand(1, 4, 4), 0.5, "images must be in"),
-        (torch.rand(1, 3, 4, 4) + 1, torch.rand(1, 4, 4), 0.5, "images must be in"),
-        (torch.rand(1, 3, 4, 4), torch.rand(1, 4, 4) * float("nan"), 0.5, "heatmaps must be in"),
-        (torch.rand(1, 3, 4, 4), torch.rand(1, 4, 4), 1.5, "alpha must be in"),
-    ],
-)
-def test_overlay_refuses(images, heatmaps, alpha, message):
-    with pytest.raises(ValueError, match=message):
-        overlay(images, heatmaps, alpha)
+def test_a_map_without_evidence_stays_dark():
+    pictures = torch.rand(20, 3, 6, 7)
+    pictures[0], pictures[1] = 1, 0
+    shown = overlay(pictures, torch.zeros(20, 6, 7)) / 255
+    assert luminance(shown).max() <= 0.36
+    assert (shown[0] == shown[0, :, :1, :1]).all()  # a white picture becomes the same dark grey everywhere
+    # The picture can still be made out: the order of its pixels from dark to bright is the same.
+    before, after = luminance(pictures[2:]).flatten(), luminance(shown[2:]).flatten()
+    assert torch.corrcoef(torch.stack([before, after]))[0, 1] > 0.99
 
 
 # The command
@@ -625,7 +608,8 @@ def test_draw_shows_overlays_and_says_when_a_map_is_empty():
     heatmaps = torch.stack([torch.rand(48, 48), torch.zeros(48, 48)])
     figure = draw(square, seen, heatmaps, ["prediction\n$fox$ (9.0 %)", "runner-up\nbee (1.0 %)"], "layer3")
     shown = [ax.get_images()[0].get_array() for ax in figure.axes[:4]]
-    expected = [square, seen, overlay(square[None] / 255, heatmaps[:1])[0], square]
+    overlays = overlay(torch.stack([square, square]) / 255, heatmaps)
+    expected = [square, seen, *overlays]
     for array, picture in zip(shown, expected, strict=True):
         assert np.array_equal(array, picture.permute(1, 2, 0).numpy())
     titles = [ax.get_title() for ax in figure.axes[2:4]]
@@ -635,6 +619,75 @@ def test_draw_shows_overlays_and_says_when_a_map_is_empty():
     ]
     assert not any(ax.title.get_parse_math() for ax in figure.axes[:4])  # $ in a name is a dollar sign
     assert figure.axes[4].get_ylabel() == "Grad-CAM at layer3"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["text.png", "--run", "run"], "error: "),
+        pytest.param([], "error: ", marks=pytest.mark.slow),
+    ],
+)
+def test_exit_code(checkpoint, arguments, message):
+    Path("text.png").write_text("not a picture")
+    command = [sys.executable, gradcam.__file__, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.startswith(message)
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_stands_alone_at_import():
+    ours = ["data", "running", "train", "resnet_cifar", "metrics", "matplotlib"]
+    code = f"import sys, gradcam; sys.exit(any(name in sys.modules for name in {ours}))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(gradcam.__file__).parent).returncode == 0
+
+
+# What is refused
+
+
+def call(model, images, layer="layer3", **arguments):
+    with GradCAM(model, layer) as cam:
+        cam(images, **arguments)
+
+
+def with_spare_layer(model):
+    model.spare = nn.Conv2d(3, 3, 1)
+    return model
+
+
+LAYERS = r"choose from layer1, layer2, layer3, layer4, conv1, .*, layer4\.1\.conv2"
+PICTURE, MAP = torch.rand(1, 3, 4, 4), torch.rand(1, 4, 4)
+REFUSED = [
+    (lambda model, images: call(model, images, classes=[0, 6, 1]), r"0 to 5, not \[0, 6, 1\]"),
+    (lambda model, images: call(model, images, classes=[0, 1]), r"int64 \[3\].*not torch.int64 \[2\]"),
+    (lambda model, images: call(model, images.to(torch.uint8)), r"float \[N, 3, H, W\], not torch.uint8"),
+    (lambda model, images: call(model, images[0]), r"not torch.float32 \[3, 32, 32\]"),
+    (lambda model, images: call(model, images, "layer3.0.relu"), "not 2 times"),
+    (lambda model, images: call(model, images, "fc"), r"not \[3, 6\]"),
+    (lambda model, images: call(with_spare_layer(model), images, "spare"), "not 0 times"),
+    (lambda model, images: GradCAM(model, "layer9"), LAYERS),
+    (lambda model, images: GradCAM(model, ""), LAYERS),
+    (lambda model, images: GradCAM(model, "layer3.1.conv9"), LAYERS),
+    (lambda model, images: GradCAM(model, "Layer3"), LAYERS),
+    (lambda model, images: GradCAM(model, make_model().layer3), "not a layer of the model"),
+    (lambda model, images: to_heatmap(torch.zeros(4, 4), 8), "maps must be"),
+    (lambda model, images: to_heatmap(-torch.ones(1, 4, 4), 8), "maps must be"),
+    (lambda model, images: to_heatmap(torch.ones(1, 4, 4) * float("nan"), 8), "maps must be"),
+    (lambda model, images: overlay(PICTURE, torch.rand(1, 4, 5)), "heatmaps"),
+    (lambda model, images: overlay(PICTURE[0], MAP[0]), "images must be"),
+    (lambda model, images: overlay(PICTURE[:, :1], MAP), "images must be"),
+    (lambda model, images: overlay(PICTURE - 1, MAP), "images must be in"),
+    (lambda model, images: overlay(PICTURE + 1, MAP), "images must be in"),
+    (lambda model, images: overlay(PICTURE, MAP * float("nan")), "heatmaps must be in"),
+]
+
+
+@pytest.mark.parametrize(("function", "message"), REFUSED)
+def test_bad_arguments_raise(model, images, function, message):
+    with pytest.raises(ValueError, match=message):
+        function(model, images)
 
 
 @pytest.mark.parametrize(
@@ -662,21 +715,3 @@ def test_command_refuses(checkpoint, monkeypatch, arguments, message):
     assert "\n" not in str(error.value)
     assert sorted(path.name for path in Path().iterdir()) == ["a.png", "run", "text.png"]
     assert Path("a.png").read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"), [([], "error: "), (["text.png", "--run", "run"], "error: ")]
-)
-def test_exit_code(checkpoint, arguments, message):
-    Path("text.png").write_text("not a picture")
-    command = [sys.executable, gradcam.__file__, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stdout == "" and done.stderr.startswith(message)
-    assert "Traceback" not in done.stderr
-    assert done.stderr.count("\n") == 1
-
-
-def test_stands_alone_at_import():
-    ours = ["data", "runs", "resnet_cifar", "metrics", "matplotlib"]
-    code = f"import sys, gradcam; sys.exit(any(name in sys.modules for name in {ours}))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(gradcam.__file__).parent).returncode == 0

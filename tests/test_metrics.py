@@ -1,4 +1,4 @@
-"""metrics.py against a second computation: slow loops in exact fractions, cases done by hand, brute force."""
+"""metrics.py against a worked example by hand, slow loops in exact fractions, and brute force."""
 
 import math
 import statistics
@@ -12,6 +12,40 @@ import metrics
 EXACT = {"abs": 1e-12, "rel": 0}
 INTEGER_DTYPES = [torch.int8, torch.int16, torch.int32, torch.int64]
 INTEGER_DTYPES += [torch.uint8, torch.uint16, torch.uint32, torch.uint64]
+
+
+def test_worked_example():
+    """Ten photos of cats (0), dogs (1) and birds (2), from labels to the macro averages, step by step."""
+    y_true = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
+    y_pred = torch.tensor([0, 0, 0, 1, 1, 1, 0, 2, 1, 1])
+    # Row: the true class; column: the predicted class. Three cats were recognised, one was taken for a dog.
+    confusion = metrics.confusion_matrix(y_true, y_pred, 3)
+    assert confusion.tolist() == [
+        [3, 1, 0],  # 4 cats
+        [1, 2, 0],  # 3 dogs
+        [0, 2, 1],  # 3 birds
+    ]  # predicted: 4, 5, 1
+    precision, recall, f1 = metrics.precision_recall_f1(confusion)
+    # Precision, by columns: of 4 answers "cat" 3 were right, of 5 "dog" 2, of 1 "bird" 1.
+    assert precision.tolist() == pytest.approx([3 / 4, 2 / 5, 1 / 1], **EXACT)
+    # Recall, by rows: of 4 cats 3 were found, of 3 dogs 2, of 3 birds 1.
+    assert recall.tolist() == pytest.approx([3 / 4, 2 / 3, 1 / 3], **EXACT)
+    # F1 = 2 P R / (P + R): 2 * 3/4 * 3/4 / (6/4) = 3/4; 2 * 2/5 * 2/3 / (16/15) = 1/2; 2 * 1/3 / (4/3) = 1/2.
+    assert f1.tolist() == pytest.approx([3 / 4, 1 / 2, 1 / 2], **EXACT)
+    # Macro: every class counts the same, whatever its number of samples.
+    assert metrics.macro_average(precision) == pytest.approx(43 / 60, **EXACT)  # (45 + 24 + 60) / 60 / 3
+    assert metrics.macro_average(recall) == pytest.approx(7 / 12, **EXACT)  # (9 + 8 + 4) / 12 / 3
+    assert metrics.macro_average(f1) == pytest.approx(7 / 12, **EXACT)  # (3 + 2 + 2) / 4 / 3
+    # Accuracy: the diagonal, 3 + 2 + 1 of 10.
+    assert metrics.accuracy(y_true, y_pred) == pytest.approx(6 / 10, **EXACT)
+    # The headline numbers of the report are these, here from probabilities whose largest is the prediction.
+    probabilities = 0.7 * torch.nn.functional.one_hot(y_pred, 3) + 0.1
+    expected = {"accuracy": 6 / 10, "macro_precision": 43 / 60, "macro_recall": 7 / 12, "macro_f1": 7 / 12}
+    expected["top5_accuracy"] = 1  # there are fewer than five classes
+    headline = metrics.headline(y_true, probabilities)
+    assert headline == pytest.approx(expected, **EXACT)
+    bootstrap = metrics.bootstrap_headline(y_true, probabilities)
+    assert {name: number["value"] for name, number in bootstrap.items()} == headline
 
 
 def random_case(n=300, num_classes=7, seed=0, sharpness=2.0):
@@ -308,17 +342,14 @@ def test_a_tied_prediction_is_the_lowest_class_everywhere():
     assert metrics.bootstrap_headline(y_true, probabilities, 1)["accuracy"]["value"] == 0.25
 
 
-def test_brier_score_and_negative_log_likelihood_equal_loops():
+def test_brier_score_equals_a_loop():
     y_true, probabilities = random_case()
-    brier, surprise = [], []
+    brier = []
     for label, row in zip(y_true.tolist(), probabilities.double().tolist(), strict=True):
         brier.append(sum((p - (c == label)) ** 2 for c, p in enumerate(row)))
-        surprise.append(-math.log(row[label]))
     assert metrics.brier_score(y_true, probabilities) == pytest.approx(mean(brier), **EXACT)
-    assert metrics.negative_log_likelihood(y_true, probabilities) == pytest.approx(mean(surprise), **EXACT)
     uniform = torch.full((5, 4), 0.25)
     assert metrics.brier_score(torch.tensor([0, 1, 2, 3, 3]), uniform) == 3 / 4
-    assert metrics.negative_log_likelihood(torch.tensor([1]), torch.tensor([[1.0, 0.0]])) == math.inf
 
 
 # ---- Temperature -------------------------------------------------------------------------------------------
@@ -463,6 +494,29 @@ def test_bootstrap_values_are_those_of_the_other_functions():
     assert [number["value"] for number in result.values()] == pytest.approx(expected, **EXACT)
 
 
+def test_the_values_on_the_page_come_from_the_functions_of_their_names(monkeypatch):
+    y_true, probabilities = random_case(n=50)
+    calls = []
+    for name in ("accuracy", "precision_recall_f1", "macro_average", "top_k_accuracy"):
+        original = getattr(metrics, name)
+
+        def recorded(*arguments, name=name, original=original):
+            calls.append(name)
+            return original(*arguments)
+
+        monkeypatch.setattr(metrics, name, recorded)
+    metrics.bootstrap_headline(y_true, probabilities, num_resamples=1)
+    assert (calls.count("accuracy"), calls.count("macro_average"), calls.count("top_k_accuracy")) == (1, 3, 1)
+
+
+def test_the_arithmetic_of_the_resamples_is_checked_against_the_other_functions(monkeypatch):
+    y_true, probabilities = random_case(n=50)
+    original = metrics.macro_average
+    monkeypatch.setattr(metrics, "macro_average", lambda per_class: original(per_class) + 1e-6)
+    with pytest.raises(AssertionError):
+        metrics.bootstrap_headline(y_true, probabilities, num_resamples=1)
+
+
 def test_bootstrap_is_seeded_and_leaves_the_global_generator_alone():
     y_true, probabilities = random_case(n=100)
     before = torch.get_rng_state()
@@ -534,6 +588,27 @@ def test_wilson_interval_by_hand():
     assert metrics.wilson_interval(10, 10) == pytest.approx((10 / (10 + z2), 1), abs=1e-9)
 
 
+# ---- Explanations -----------------------------------------------------------------------------------------
+
+
+def test_pointing_game_against_a_loop():
+    generator = torch.Generator().manual_seed(3)
+    heatmaps = torch.rand(40, 6, 5, generator=generator)
+    heatmaps[7] = 0  # an empty map points nowhere
+    masks = torch.rand(40, 6, 5, generator=generator) < 0.4
+    masks[7] = True
+    hits = 0
+    for heatmap, mask in zip(heatmaps.tolist(), masks.tolist(), strict=True):
+        best = max(
+            (value, -row, -column) for row, line in enumerate(heatmap) for column, value in enumerate(line)
+        )
+        hits += best[0] > 0 and mask[-best[1]][-best[2]]
+    expected_chance = sum(value for mask in masks.tolist() for line in mask for value in line) / (40 * 30)
+    count, chance = metrics.pointing_game(heatmaps, masks)
+    assert count == hits and 0 < hits < 40
+    assert chance == pytest.approx(expected_chance)
+
+
 # ---- What may come in --------------------------------------------------------------------------------------
 
 
@@ -579,7 +654,6 @@ def test_inputs_are_not_changed():
     metrics.top_k_accuracy(y_true, probabilities, 2)
     metrics.expected_calibration_error(y_true, probabilities)
     metrics.brier_score(y_true, probabilities)
-    metrics.negative_log_likelihood(y_true, probabilities)
     metrics.fit_temperature(probabilities, y_true)
     metrics.area_under_risk_coverage(y_true, probabilities)
     metrics.bootstrap_headline(y_true, probabilities, 5)
@@ -591,6 +665,7 @@ LABELS = torch.tensor([0, 1, 2])
 NONE = torch.tensor([], dtype=torch.int64)
 HALF = torch.full((3, 4), 0.25)
 COUNTS = torch.ones(3, 3, dtype=torch.int64)
+COARSE = torch.tensor([0, 0, 1])
 
 
 def changed(value):
@@ -600,180 +675,145 @@ def changed(value):
     return probabilities
 
 
-OF_LABELS = {
-    "confusion_matrix": lambda y, p: metrics.confusion_matrix(y, p, 3),
-    "accuracy": metrics.accuracy,
-    "superclass_accuracy": lambda y, p: metrics.superclass_accuracy(y, p, torch.tensor([0, 0, 1])),
-    "share_of_errors": lambda y, p: metrics.share_of_errors_within_superclass(y, p, torch.tensor([0, 0, 1])),
-}
+OF_LABELS = [
+    lambda y, p: metrics.confusion_matrix(y, p, 3),
+    lambda y, p: metrics.superclass_accuracy(y, p, COARSE),
+    lambda y, p: metrics.share_of_errors_within_superclass(y, p, COARSE),
+    metrics.accuracy,  # the only one that does not know the number of classes
+]
+OF_PROBABILITIES = [
+    metrics.calibration_bins,
+    metrics.expected_calibration_error,
+    metrics.brier_score,
+    metrics.risk_coverage,
+    metrics.area_under_risk_coverage,
+    metrics.headline,
+    lambda y, p: metrics.bootstrap_headline(y, p, num_resamples=2),
+]
+OF_SCORES = [
+    *OF_PROBABILITIES,
+    lambda y, scores: metrics.top_k_accuracy(y, scores, 1),
+    lambda y, scores: metrics.fit_temperature(scores, y),
+]
+OF_CONFUSION = [
+    metrics.per_class_accuracy,
+    lambda confusion: metrics.most_confused_pairs(confusion, 3),
+    lambda confusion: metrics.superclass_confusion(confusion, COARSE),
+    metrics.precision_recall_f1,  # the only one to take a stack
+]
+OF_SUPERCLASSES = [
+    lambda superclass_of: metrics.superclass_confusion(COUNTS, superclass_of),
+    lambda superclass_of: metrics.superclass_accuracy(LABELS, LABELS, superclass_of),
+    lambda superclass_of: metrics.share_of_errors_within_superclass(LABELS, LABELS, superclass_of),
+]
 
-
-@pytest.mark.parametrize("function", OF_LABELS.values(), ids=OF_LABELS.keys())
-def test_bad_labels_raise(function):
-    function(LABELS, LABELS)
-    for good_first in (True, False):
-
-        def call(bad, good_first=good_first):
-            return function(LABELS, bad) if good_first else function(bad, LABELS)
-
-        with pytest.raises(ValueError, match=r"y_pred must have \d entries"):
-            call(LABELS[:2])
-        with pytest.raises(ValueError, match="1-D"):
-            call(LABELS[:, None])
-        with pytest.raises(ValueError, match="1-D"):
-            call(torch.tensor(1))
-        with pytest.raises(ValueError, match="not empty"):
-            call(NONE)
-        with pytest.raises(ValueError, match=r"integers, not torch\.float32"):
-            call(LABELS.float())
-        with pytest.raises(ValueError, match=r"integers, not torch\.bool"):
-            call(LABELS > 0)
-        with pytest.raises(ValueError, match=r"integers, not torch\.complex64"):
-            call(LABELS.to(torch.complex64))
-        with pytest.raises(ValueError, match=r"satisfy 0 <= label"):
-            call(LABELS - 1)
-        if function is not metrics.accuracy:  # the only one that does not know the number of classes
-            with pytest.raises(ValueError, match="label < 3, but its values run from 1 to 3"):
-                call(LABELS + 1)
-
-
-def test_bad_number_of_classes_raises():
-    with pytest.raises(ValueError, match="label < 0"):
-        metrics.confusion_matrix(LABELS, LABELS, 0)
-
-
-def test_bad_superclasses_raise():
-    for bad in (torch.tensor([0, -1, 0]), torch.tensor([0.0, 1.0, 1.0]), NONE, torch.zeros(3, 1, dtype=int)):
-        with pytest.raises(ValueError, match="superclass_of must"):
-            metrics.superclass_confusion(COUNTS, bad)
-        with pytest.raises(ValueError, match="superclass_of must"):
-            metrics.superclass_accuracy(LABELS, LABELS, bad)
-        with pytest.raises(ValueError, match="superclass_of must"):
-            metrics.share_of_errors_within_superclass(LABELS, LABELS, bad)
-    with pytest.raises(ValueError, match="superclass_of must have 3 entries"):
-        metrics.superclass_confusion(COUNTS, torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match="label < 2"):
-        metrics.superclass_accuracy(LABELS, LABELS, torch.tensor([0, 1]))
-
-
-OF_PROBABILITIES = {
-    "calibration_bins": metrics.calibration_bins,
-    "expected_calibration_error": metrics.expected_calibration_error,
-    "brier_score": metrics.brier_score,
-    "negative_log_likelihood": metrics.negative_log_likelihood,
-    "risk_coverage": metrics.risk_coverage,
-    "area_under_risk_coverage": metrics.area_under_risk_coverage,
-    "bootstrap_headline": lambda y, p: metrics.bootstrap_headline(y, p, num_resamples=2),
-}
-OF_SCORES = OF_PROBABILITIES | {
-    "top_k_accuracy": lambda y, scores: metrics.top_k_accuracy(y, scores, 1),
-    "fit_temperature": lambda y, scores: metrics.fit_temperature(scores, y),
-}
-
-
-@pytest.mark.parametrize("function", OF_SCORES.values(), ids=OF_SCORES.keys())
-def test_bad_scores_raise(function):
-    function(LABELS, HALF)
-    for bad in (HALF[0], HALF[None], HALF[:0], HALF[:, :0]):
-        with pytest.raises(ValueError, match=r"must be \[N, C\] and not empty"):
-            function(LABELS, bad)
-    with pytest.raises(ValueError, match="y_true must have 2 entries"):
-        function(LABELS, HALF[:2])
-    for bad in (math.nan, math.inf, -math.inf):
-        with pytest.raises(ValueError, match="must be finite"):
-            function(LABELS, changed(bad))
-    with pytest.raises(ValueError, match="label < 4"):
-        function(LABELS + 2, HALF)
-    with pytest.raises(ValueError, match=r"satisfy 0 <= label"):
-        function(LABELS - 1, HALF)
-    with pytest.raises(ValueError, match="y_true must hold integers"):
-        function(LABELS.float(), HALF)
-    with pytest.raises(ValueError, match="y_true must be 1-D and not empty"):
-        function(NONE, HALF)
-
-
-@pytest.mark.parametrize("function", OF_PROBABILITIES.values(), ids=OF_PROBABILITIES.keys())
-def test_scores_that_are_no_probabilities_raise(function):
-    with pytest.raises(ValueError, match=r"lie in \[0, 1\], but run from -0.25"):
-        function(LABELS, torch.tensor([[-0.25, 0.25, 0.5, 0.5]]).expand(3, 4))
-    with pytest.raises(ValueError, match=r"lie in \[0, 1\], but run from 0 to 1.0005"):
-        function(LABELS, torch.tensor([[1.0005, 0, 0, 0]]).expand(3, 4))
-    for off in (0.0011, -0.0011):
-        with pytest.raises(ValueError, match=r"sum to 1 within 1e-3, but one is off by 0\.0011"):
-            function(LABELS, changed(0.25 + off))
-        function(LABELS, changed(0.25 + 0.9 * off))  # 0.00099 is within
-
-
-OF_CONFUSION = {
-    "precision_recall_f1": metrics.precision_recall_f1,
-    "per_class_accuracy": metrics.per_class_accuracy,
-    "most_confused_pairs": lambda confusion: metrics.most_confused_pairs(confusion, 3),
-    "superclass_confusion": lambda confusion: metrics.superclass_confusion(
-        confusion, torch.tensor([0, 0, 1])
+# Functions, arguments that all of them refuse, and what the message says.
+REFUSED = [
+    *(
+        (OF_LABELS, pair, r"y_pred must have \d entries")
+        for pair in [(LABELS[:2], LABELS), (LABELS, LABELS[:2])]
     ),
-}
-
-
-@pytest.mark.parametrize("function", OF_CONFUSION.values(), ids=OF_CONFUSION.keys())
-def test_bad_confusion_matrices_raise(function):
-    function(COUNTS)
-    for bad in (COUNTS[0], COUNTS[:2], COUNTS[:0, :0]):
-        with pytest.raises(ValueError, match=r"matrix \[C, C\] and not empty"):
-            function(bad)
-    if function is not metrics.precision_recall_f1:  # the only one to take a stack
-        with pytest.raises(ValueError, match=r"matrix \[C, C\] and not empty"):
-            function(COUNTS[None])
-    with pytest.raises(ValueError, match="confusion must hold integers"):
-        function(COUNTS / 3)
-    with pytest.raises(ValueError, match="counts of at least 0"):
-        function(COUNTS - 2 * torch.eye(3, dtype=torch.int64))
-    with pytest.raises(ValueError, match="at least one sample"):
-        function(0 * COUNTS)
-
-
-@pytest.mark.parametrize("k", [0, -1, 5])
-def test_k_out_of_range_raises(k):
-    with pytest.raises(ValueError, match="k must be 1 to 4"):
-        metrics.top_k_accuracy(LABELS, HALF, k)
-
-
-def test_other_arguments_out_of_range_raise():
-    for bad in (torch.tensor([]), torch.tensor(0.5), torch.ones(2, 2)):
-        with pytest.raises(ValueError, match="per_class must be 1-D and not empty"):
-            metrics.macro_average(bad)
-    with pytest.raises(ValueError, match="n must be at least 1"):
-        metrics.most_confused_pairs(COUNTS, 0)
-    with pytest.raises(ValueError, match="num_bins must be at least 1"):
-        metrics.calibration_bins(LABELS, HALF, 0)
-    with pytest.raises(ValueError, match="num_bins must be at least 1"):
-        metrics.expected_calibration_error(LABELS, HALF, 0)
-    with pytest.raises(ValueError, match="num_resamples must be at least 1"):
-        metrics.bootstrap_headline(LABELS, HALF, num_resamples=0)
-    for level in (0, 1, -0.5, 95, math.nan):
-        with pytest.raises(ValueError, match="level must lie strictly between 0 and 1"):
-            metrics.bootstrap_headline(LABELS, HALF, level=level)
-        with pytest.raises(ValueError, match="level must lie strictly between 0 and 1"):
-            metrics.wilson_interval(1, 2, level)
-    for successes, n in ((-1, 3), (4, 3), (0, 0), (0.66, 1), (1, 2.5)):
-        with pytest.raises(ValueError, match="whole numbers"):
-            metrics.wilson_interval(successes, n)
-
-
-def test_pointing_game_against_a_loop():
-    generator = torch.Generator().manual_seed(3)
-    heatmaps = torch.rand(40, 6, 5, generator=generator)
-    heatmaps[7] = 0  # an empty map points nowhere
-    masks = torch.rand(40, 6, 5, generator=generator) < 0.4
-    masks[7] = True
-    hits = 0
-    for heatmap, mask in zip(heatmaps.tolist(), masks.tolist(), strict=True):
-        best = max(
-            (value, -row, -column) for row, line in enumerate(heatmap) for column, value in enumerate(line)
+    *(
+        (functions, pair, message)
+        for functions, bad, message in [
+            (OF_LABELS, LABELS[:, None], "1-D"),
+            (OF_LABELS, torch.tensor(1), "1-D"),
+            (OF_LABELS, NONE, "not empty"),
+            (OF_LABELS, LABELS.float(), r"integers, not torch\.float32"),
+            (OF_LABELS, LABELS > 0, r"integers, not torch\.bool"),
+            (OF_LABELS, LABELS.to(torch.complex64), r"integers, not torch\.complex64"),
+            (OF_LABELS, LABELS - 1, "satisfy 0 <= label"),
+            (OF_LABELS[:-1], LABELS + 1, "label < 3, but its values run from 1 to 3"),
+        ]
+        for pair in [(bad, LABELS), (LABELS, bad)]
+    ),
+    *(
+        (OF_SCORES, (LABELS, bad), r"must be \[N, C\] and not empty")
+        for bad in (HALF[0], HALF[None], HALF[:0], HALF[:, :0])
+    ),
+    *((OF_SCORES, (LABELS, changed(bad)), "must be finite") for bad in (math.nan, math.inf, -math.inf)),
+    (OF_SCORES, (LABELS, HALF[:2]), "y_true must have 2 entries"),
+    (OF_SCORES, (LABELS + 2, HALF), "label < 4"),
+    (OF_SCORES, (LABELS - 1, HALF), "satisfy 0 <= label"),
+    (OF_SCORES, (LABELS.float(), HALF), "y_true must hold integers"),
+    (OF_SCORES, (NONE, HALF), "y_true must be 1-D and not empty"),
+    (OF_PROBABILITIES, (LABELS, HALF - 0.5), r"lie in \[0, 1\], but run from -0.25"),
+    (
+        OF_PROBABILITIES,
+        (LABELS, torch.tensor([[1.0005, 0, 0, 0]]).expand(3, 4)),
+        r"lie in \[0, 1\], but run from 0 to 1.0005",
+    ),
+    *(
+        (OF_PROBABILITIES, (LABELS, changed(0.25 + off)), r"sum to 1 within 1e-3, but one is off by 0\.0011")
+        for off in (0.0011, -0.0011)
+    ),
+    *(
+        (OF_CONFUSION, (bad,), r"matrix \[C, C\] and not empty")
+        for bad in (COUNTS[0], COUNTS[:2], COUNTS[:0, :0])
+    ),
+    (OF_CONFUSION[:-1], (COUNTS[None],), r"matrix \[C, C\] and not empty"),
+    (OF_CONFUSION, (COUNTS / 3,), "confusion must hold integers"),
+    (OF_CONFUSION, (COUNTS - 2 * torch.eye(3, dtype=torch.int64),), "counts of at least 0"),
+    (OF_CONFUSION, (0 * COUNTS,), "at least one sample"),
+    *(
+        (OF_SUPERCLASSES, (bad,), "superclass_of must")
+        for bad in (
+            torch.tensor([0, -1, 0]),
+            torch.tensor([0.0, 1.0, 1.0]),
+            NONE,
+            torch.zeros(3, 1, dtype=int),
         )
-        hits += best[0] > 0 and mask[-best[1]][-best[2]]
-    expected_chance = sum(value for mask in masks.tolist() for line in mask for value in line) / (40 * 30)
-    count, chance = metrics.pointing_game(heatmaps, masks)
-    assert count == hits and 0 < hits < 40
-    assert chance == pytest.approx(expected_chance)
-    with pytest.raises(ValueError, match=r"\[N, H, W\]"):
-        metrics.pointing_game(heatmaps, masks[:, :5])
+    ),
+    (OF_SUPERCLASSES[:1], (torch.tensor([0, 1]),), "superclass_of must have 3 entries"),
+    (OF_SUPERCLASSES[1:2], (torch.tensor([0, 1]),), "label < 2"),
+    ([metrics.confusion_matrix], (LABELS, LABELS, 0), "label < 0"),
+    *(([metrics.top_k_accuracy], (LABELS, HALF, k), "k must be 1 to 4") for k in (0, -1, 5)),
+    *(
+        ([metrics.macro_average], (bad,), "per_class must be 1-D and not empty")
+        for bad in (torch.tensor([]), torch.tensor(0.5), torch.ones(2, 2))
+    ),
+    ([metrics.most_confused_pairs], (COUNTS, 0), "n must be at least 1"),
+    (
+        [metrics.calibration_bins, metrics.expected_calibration_error],
+        (LABELS, HALF, 0),
+        "num_bins must be at least 1",
+    ),
+    ([metrics.bootstrap_headline], (LABELS, HALF, 0), "num_resamples must be at least 1"),
+    *(
+        ([function], (*arguments, level), "level must lie strictly between 0 and 1")
+        for level in (0, 1, -0.5, 95, math.nan)
+        for function, arguments in [
+            (metrics.bootstrap_headline, (LABELS, HALF, 2)),
+            (metrics.wilson_interval, (1, 2)),
+        ]
+    ),
+    *(
+        ([metrics.wilson_interval], pair, "whole numbers")
+        for pair in ((-1, 3), (4, 3), (0, 0), (0.66, 1), (1, 2.5))
+    ),
+    *(
+        ([metrics.pointing_game], pair, r"\[N, H, W\]")
+        for pair in [(HALF[None], HALF[None, :2]), (HALF, HALF), (HALF[None, :0], HALF[None, :0])]
+    ),
+]
+
+
+@pytest.mark.parametrize(("functions", "arguments", "message"), REFUSED)
+def test_bad_arguments_raise(functions, arguments, message):
+    for function in functions:
+        with pytest.raises(ValueError, match=message):
+            function(*arguments)
+
+
+def test_good_arguments_do_not_raise():
+    near = [changed(0.25 + 0.00099), changed(0.25 - 0.00099)]  # rows sum to 1 within 1e-3
+    for functions, arguments in [
+        (OF_LABELS, [(LABELS, LABELS)]),
+        (OF_SCORES, [(LABELS, HALF)]),
+        (OF_PROBABILITIES, [(LABELS, probabilities) for probabilities in near]),
+        (OF_CONFUSION, [(COUNTS,)]),
+        (OF_SUPERCLASSES, [(COARSE,)]),
+    ]:
+        for function in functions:
+            for good in arguments:
+                function(*good)

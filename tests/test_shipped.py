@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from test_resnet import torchvision_resnet18
+from torchvision.io import write_png
 from torchvision.transforms.functional import convert_image_dtype, normalize
 
 import data
 import gradcam
-import report
 from metrics import wilson_interval
-from runs import load_model
+from page.page import enlarge
+from sources import cifar100
+from train import load_model
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = ROOT / "weights" / "resnet18_cifar100.pt"
@@ -52,7 +54,7 @@ def test_the_file_is_small_half_precision_and_a_checkpoint_of_the_run(checkpoint
     assert WEIGHTS.stat().st_size < 26e6
     assert {t.dtype for t in checkpoint["model"].values()} == {torch.float16, torch.int64}
     assert checkpoint["config"] == results["config"]
-    assert checkpoint["class_names"] == data.CLASS_NAMES
+    assert checkpoint["class_names"] == cifar100.CLASS_NAMES
     best = max(read_history(), key=lambda row: float(row["val_accuracy"]))
     assert checkpoint["epoch"] == int(best["epoch"])
     assert checkpoint["val_accuracy"] == pytest.approx(float(best["val_accuracy"]), abs=1e-9)
@@ -77,6 +79,7 @@ def test_nothing_in_results_names_a_place_of_one_machine():
             assert not re.search(r"/(home|root|tmp|work|Users)\b", path.read_text()), path
 
 
+@pytest.mark.slow
 def test_accuracy_in_torchvisions_network(theirs, checkpoint, cifar100_test):
     """On 1,000 test images, ten of each class: within the interval that so many images allow."""
     index = cifar100_test.labels.argsort(stable=True).view(100, 100)[:, :10].flatten()
@@ -98,7 +101,7 @@ def test_a_newcomer_explains_a_picture(cifar100_test, tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     named = 0
     for i in range(8):
-        report.write_picture(Path(f"{i}.png"), report.enlarge(cifar100_test.images[i], 5))
+        write_png(enlarge(cifar100_test.images[i], 5), f"{i}.png")
         gradcam.main([f"{i}.png"])
         first = capsys.readouterr().out.splitlines()[1]
         named += first.startswith(cifar100_test.class_names[cifar100_test.labels[i]])

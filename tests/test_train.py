@@ -2,22 +2,25 @@
 and resuming against not having been interrupted."""
 
 import contextlib
+import csv
 import json
 import math
-import os
-import signal
 import types
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, SequentialLR
 
 import train
-from data import UserError, batches, make_shapes, split_indices, to_input
+from data import batches, cutmix, split_indices, to_input
 from resnet_cifar import resnet18
-from runs import load_checkpoint, load_model, read_config, read_history, write_json
+from running.files import UserError, write_json
+from running.folder import load_checkpoint, read_config, read_history, save_checkpoint
 
 CPU = torch.device("cpu")
 # Three epochs of three steps, a fraction of a second.
@@ -35,6 +38,10 @@ def resume(out, options=""):
     return train.main(["--resume", "--out", str(out), *options.split()])
 
 
+def settings(options):
+    return train.read_settings(options.split())[0]
+
+
 def last(out):
     return load_checkpoint(out / "checkpoints" / "last.pt", resuming=True)
 
@@ -48,9 +55,7 @@ def assert_same_run(out, reference):
     ours, theirs = last(out), last(reference)
     for key in ("model", "optimizer", "scaler", "epoch"):
         torch.testing.assert_close(ours[key], theirs[key], rtol=0, atol=0)
-    for checkpoint in (ours, theirs):
-        checkpoint["state"]["history"] = without_times(checkpoint["state"]["history"])
-    assert ours["state"] == theirs["state"]
+    assert without_times(ours["history"]) == without_times(theirs["history"])
     assert without_times(read_history(out)) == without_times(read_history(reference))
     best = [load_checkpoint(folder / "checkpoints" / "best.pt") for folder in (out, reference)]
     for key in ("model", "epoch", "val_accuracy"):
@@ -187,9 +192,12 @@ def train_by_formulas(dataset, args):
     steps, epochs = len(images) // args.batch_size, []
     for epoch in range(args.epochs):
         losses, correct = [], 0
-        size = train.image_size(epoch + 1, args.epochs, train.sizes(args))
-        drawn = batches(images, labels, args.batch_size, args.seed, epoch + 1, padding=args.crop_padding)
+        size = train.image_size(epoch + 1, args.epochs, args.sizes())
+        drawn = batches(images, labels, args.batch_size, args.seed, epoch + 1)
         for i, (batch, targets) in enumerate(drawn):
+            own, draw = 1.0, np.random.default_rng([args.seed, epoch + 1, i])
+            if draw.uniform() < args.cutmix and epoch + 1 < args.epochs:
+                batch, own = cutmix(batch, draw)
             step, total, warmup = epoch * steps + i, args.epochs * steps, round(args.warmup_epochs * steps)
             if step < warmup:
                 lr = args.lr * step / warmup
@@ -197,7 +205,8 @@ def train_by_formulas(dataset, args):
                 lr = args.lr * math.cos(math.pi / 2 * (step - warmup) / (total - warmup)) ** 2
             log_p = model(resized(to_input(batch).double(), size)).log_softmax(dim=1)
             # Szegedy et al. 2016 (arXiv 1512.00567), section 7: the target is mixed with the uniform one
-            target = F.one_hot(targets, log_p.shape[1]) * (1 - args.label_smoothing)
+            target = own * F.one_hot(targets, 100) + (1 - own) * F.one_hot(targets.flip(0), 100)
+            target = target * (1 - args.label_smoothing)
             loss = -((target + args.label_smoothing / log_p.shape[1]) * log_p).sum() / len(batch)
             gradients = torch.autograd.grad(loss, model.parameters())
             norm = math.sqrt(sum(g.double().square().sum().item() for g in gradients))
@@ -223,8 +232,9 @@ def train_by_formulas(dataset, args):
         "--clip-norm 0 --label-smoothing 0 --lr 0.01",
         "--momentum 0 --weight-decay 0.1 --warmup-epochs 0",
         "--label-smoothing 0.4 --warmup-epochs 2 --batch-size 5",
-        "--crop-padding 0 --image-sizes 32",
-        "--crop-padding 9 --image-sizes 13,21",
+        "--image-sizes 32",
+        "--image-sizes 13,21",
+        "--cutmix 1 --seed 3",
     ],
 )
 def test_the_loop_equals_one_written_out_in_formulas(tmp_path, small, monkeypatch, options):
@@ -233,7 +243,7 @@ def test_the_loop_equals_one_written_out_in_formulas(tmp_path, small, monkeypatc
     monkeypatch.setattr(train, "to_input", lambda images: to_input(images).double())
     options = f"--epochs 2 --lr 0.05 --warmup-epochs 0.5 {options}"
     run(tmp_path / "run", options)
-    args = train.settings([*TINY.split(), *options.split()])
+    args = settings(f"{TINY} {options}")
     model, epochs = train_by_formulas(small[0], args)
     ours, expected = dict(last(tmp_path / "run")["model"]), dict(model.state_dict())
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
@@ -243,22 +253,10 @@ def test_the_loop_equals_one_written_out_in_formulas(tmp_path, small, monkeypatc
         assert row["lr"] == pytest.approx(lr, abs=1e-12)
 
 
-def test_zero_init_reaches_the_network(tmp_path, small):
-    """The second batch norm of a block starts at 0 and, before the first step, nothing else differs."""
-    for name, options in [("plain", ""), ("zero", "--zero-init")]:
-        run(tmp_path / name, f"--epochs 1 --lr 1e-9 --weight-decay 0 {options}")
-    plain, zero = (last(tmp_path / name)["model"] for name in ("plain", "zero"))
-    for key in plain:
-        if key.endswith("bn2.weight"):
-            assert (plain[key] - 1).abs().max() < 1e-6 and zero[key].abs().max() < 1e-6
-        elif "running" not in key:
-            torch.testing.assert_close(zero[key], plain[key], rtol=0, atol=1e-6)
-
-
 @pytest.mark.parametrize("value", ["20,", "a", "20 24", "33", "7,32", "", "-20"])
 def test_wrong_image_sizes_are_named(value):
     with pytest.raises(UserError, match=f"--image-sizes {value}: expected sizes from 8 to 32"):
-        train.settings([f"--image-sizes={value}"])
+        train.read_settings([f"--image-sizes={value}"])
 
 
 def test_same_seed_same_run_and_another_seed_another(tmp_path, small):
@@ -284,28 +282,76 @@ def test_limit_train_is_balanced(tmp_path, small, monkeypatch, limit, per_class)
     assert (config["num_train"], config["num_val"]) == (limit, limit // 2)
 
 
+def history_of(accuracies, sizes):
+    """Rows of a history, with nothing but what early stopping looks at."""
+    return [
+        {"epoch": i + 1, "image_size": size, "val_accuracy": accuracy}
+        for i, (accuracy, size) in enumerate(zip(accuracies, sizes, strict=True))
+    ]
+
+
 @pytest.mark.parametrize("patience, epochs_run", [(1, 3), (2, 4), (3, 6), (0, 8)])
 def test_early_stopping(tmp_path, small, monkeypatch, capsys, patience, epochs_run):
     accuracies = iter([0.1, 0.2, 0.2, 0.1, 0.3, 0.1, 0.1, 0.1][: 2 if patience == 1 else 8] + [0.0] * 8)
     if patience == 3:
         accuracies = iter([0.1, 0.1, 0.3, 0.2, 0.2, 0.2])
     monkeypatch.setattr(train, "accuracy", lambda *args: next(accuracies))
-    run(tmp_path / "run", f"--patience {patience} --epochs 8 --limit-train 4 --image-sizes 32")
-    state = last(tmp_path / "run")["state"]
-    assert (state["epoch"], state["finished"]) == (epochs_run, True)
+    options = f"--patience {patience} --epochs 8 --limit-train 4 --image-sizes 32"
+    run(tmp_path / "run", options)
+    saved = last(tmp_path / "run")
+    assert (saved["epoch"], len(saved["history"])) == (epochs_run, epochs_run)
+    assert train.is_finished(saved["history"], settings(options))
+    assert not train.is_finished(saved["history"][:-1], settings(options))
     assert ("stopped early" in capsys.readouterr().out) == (patience > 0)
     best = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
     expected = {1: (2, 0.2), 2: (2, 0.2), 3: (3, 0.3), 0: (5, 0.3)}[patience]
-    assert (best["epoch"], best["val_accuracy"]) == expected == (state["best_epoch"], state["best_accuracy"])
+    row = train.best_row(saved["history"])
+    assert (best["epoch"], best["val_accuracy"]) == expected == (row["epoch"], row["val_accuracy"])
+    # A run that was stopped early is finished for --resume as well.
+    assert resume(tmp_path / "run") == 0
+    assert f"is finished after {epochs_run} epochs" in capsys.readouterr().out
 
 
 def test_patience_begins_with_images_of_the_last_size(tmp_path, small, monkeypatch):
     """Four epochs at 16 pixels, the first of them the best; then two at 32 without a better one."""
     accuracies = iter([0.5] + [0.1] * 7)
     monkeypatch.setattr(train, "accuracy", lambda *args: next(accuracies))
-    run(tmp_path / "run", "--patience 2 --epochs 8 --limit-train 4 --image-sizes 16,32")
-    state = last(tmp_path / "run")["state"]
-    assert (state["epoch"], state["best_epoch"], state["finished"]) == (6, 1, True)
+    options = "--patience 2 --epochs 8 --limit-train 4 --image-sizes 16,32"
+    run(tmp_path / "run", options)
+    saved = last(tmp_path / "run")
+    assert (saved["epoch"], train.best_row(saved["history"])["epoch"]) == (6, 1)
+    assert train.is_finished(saved["history"], settings(options))
+
+
+def test_the_default_patience_can_fire():
+    """In the default 40 epochs, of which those from the 27th on have full size, and after the best one."""
+    defaults = settings("")
+    sizes = [train.image_size(epoch, 40, defaults.sizes()) for epoch in range(1, 41)]
+    assert sizes.index(32) == 26
+
+    def epochs_run(accuracies):
+        history = history_of(accuracies, sizes)
+        return next(n for n in range(1, 41) if train.is_finished(history[:n], defaults))
+
+    assert epochs_run([0.5] + [0.1] * 39) == 31
+    assert epochs_run([epoch / 100 for epoch in range(30)] + [0.1] * 10) == 35
+    assert epochs_run([epoch / 100 for epoch in range(40)]) == 40
+    assert epochs_run([epoch / 100 for epoch in range(35)] + [0.1] * 4 + [0.5]) == 40
+
+
+@pytest.mark.parametrize("epochs, patience", [(3, 5), (40, 5), (47, 5), (48, 6), (200, 25)])
+def test_the_default_patience_is_an_eighth_of_the_epochs_and_at_least_five(epochs, patience):
+    assert settings(f"--epochs {epochs}").patience == patience
+    assert settings(f"--epochs {epochs} --patience 7").patience == 7
+
+
+def test_the_default_patience_would_not_have_ended_the_run_in_results():
+    with open(Path(train.__file__).parent / "results" / "history.csv", newline="") as file:
+        history = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    assert len(history) == 20
+    for epochs in range(1, 20):
+        assert not train.is_finished(history[:epochs], settings("--epochs 20"))
+    assert train.is_finished(history, settings("--epochs 20"))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -375,7 +421,7 @@ def test_what_a_run_leaves_behind(tmp_path, small):
     run(tmp_path, "--limit-train 60 --batch-size 20 --lr 0.05 --val-fraction 0.4")
     history, config, train_set = read_history(tmp_path), read_config(tmp_path), small[0]
     # The validation numbers again, from the checkpoint alone.
-    model, best = load_model(tmp_path / "checkpoints" / "best.pt", CPU)
+    model, best = train.load_model(tmp_path / "checkpoints" / "best.pt", CPU)
     _, val_index = split_indices(train_set, 0.4, 0)
     assert len(val_index) == 100 and (config["num_train"], config["num_val"]) == (60, 30)
     images, labels = train_set.images[val_index[:30]], train_set.labels[val_index[:30]]
@@ -415,9 +461,9 @@ def test_training_lowers_the_loss(tmp_path, small, capsys):
 
 @pytest.fixture
 def interrupt(monkeypatch):
-    """interrupt(n, signal): the process sends itself the signal within its n-th step, once."""
+    """interrupt(n): Ctrl-C is pressed in the n-th step from now on, once."""
 
-    def at_step(number, kind=signal.SIGINT):
+    def at_step(number):
         count = 0
 
         def counting(*args):
@@ -425,7 +471,7 @@ def interrupt(monkeypatch):
             for batch in batches(*args):
                 count += 1
                 if count == number:
-                    os.kill(os.getpid(), kind)
+                    raise KeyboardInterrupt
                 yield batch
 
         monkeypatch.setattr(train, "batches", counting)
@@ -433,84 +479,86 @@ def interrupt(monkeypatch):
     return at_step
 
 
-def test_interrupted_at_every_step_and_resumed_is_the_same_to_the_bit(tmp_path, small, monkeypatch, capsys):
-    run(tmp_path / "whole")
-
-    def one_step(*args):
-        for batch in batches(*args):
-            os.kill(os.getpid(), signal.SIGINT)
-            yield batch
-
-    # Nine lives of one step each, and one that has only the last validation to do.
-    monkeypatch.setattr(train, "batches", one_step)
-    codes = [run(tmp_path / "parts")]
-    while codes[-1] == 130 and len(codes) < 20:
-        if len(codes) % 2:  # a program that draws other random numbers in between
-            torch.manual_seed(len(codes))
-        codes.append(resume(tmp_path / "parts"))
-    assert codes == [130] * 9 + [0]
+@pytest.mark.parametrize("step", [4, 5, 9])
+def test_interrupted_and_resumed_is_the_same_to_the_bit(tmp_path, small, interrupt, capsys, step):
+    """Three steps are an epoch: what comes after the last finished one is done again."""
+    options = "--batch-size 4 --clip-norm 0.3 --momentum 0.5 --seed 3 --label-smoothing 0 --patience 0"
+    run(tmp_path / "whole", options)
+    interrupt(step)
+    assert run(tmp_path / "parts", options) == 130
+    finished = (step - 1) // 3
+    assert last(tmp_path / "parts")["epoch"] == finished
+    torch.manual_seed(step)  # a program that draws other random numbers in between
+    assert resume(tmp_path / "parts") == 0
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
     out = capsys.readouterr().out
-    assert "stopped in epoch 1, step 1 of 3" in out and "resumed  after 1 epochs and 2 of 3 steps" in out
-    assert f"go on with: python train.py --resume --out {tmp_path / 'parts'}" in out
+    command = f"python train.py --resume --out {tmp_path / 'parts'}\n"
+    assert f"interrupted; resume with: {command}" in out and f"resumed  after {finished} epochs\n" in out
 
 
-@pytest.mark.parametrize("step", [2, 4, 5])
-def test_interrupted_once_by_sigterm(tmp_path, small, interrupt, step):
-    options = "--batch-size 3 --clip-norm 0.3 --momentum 0.5 --seed 3 --label-smoothing 0 --patience 0"
-    run(tmp_path / "whole", options)
-    interrupt(step, signal.SIGTERM)
-    assert run(tmp_path / "parts", options) == 143
-    state = last(tmp_path / "parts")["state"]
-    assert (state["epoch"], state["step"]) == ((0, step) if step <= 4 else (1, step - 4))
+def test_interrupted_after_every_epoch_and_resumed_is_the_same_to_the_bit(tmp_path, small, interrupt):
+    run(tmp_path / "whole", "--cutmix 0.7 --epochs 4")
+    interrupt(4)
+    codes = [run(tmp_path / "parts", "--cutmix 0.7 --epochs 4")]
+    while codes[-1] == 130:
+        interrupt(4)
+        codes.append(resume(tmp_path / "parts"))
+    assert codes == [130] * 3 + [0]
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_interrupted_in_the_validation_repeats_the_epoch(tmp_path, small, monkeypatch):
+    run(tmp_path / "whole")
+    predict, calls = train.predict, []
+
+    def pressed(*args, **kwargs):
+        calls.append(len(args[1]))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return predict(*args, **kwargs)
+
+    monkeypatch.setattr(train, "predict", pressed)
+    assert run(tmp_path / "parts") == 130
+    assert last(tmp_path / "parts")["epoch"] == 1
+    assert resume(tmp_path / "parts") == 0 and len(calls) == 4
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("file", ["best.pt", "last.pt"])
+def test_interrupted_before_a_checkpoint_is_written_is_the_same_to_the_bit(
+    tmp_path, small, monkeypatch, file
+):
+    """As after kill -9 at that moment: nothing is caught, and the disk has what was there before."""
+    run(tmp_path / "whole")
+
+    class Killed(BaseException):
+        pass
+
+    def dying(path, checkpoint):
+        if checkpoint["epoch"] == 2 and path.name == file:
+            raise Killed
+        save_checkpoint(path, checkpoint)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(train, "save_checkpoint", dying)
+        patch.setattr(train, "best_row", lambda history: history[-1])  # so that each epoch is the best
+        run(tmp_path / "parts")
+    assert last(tmp_path / "parts")["epoch"] == 1
     assert resume(tmp_path / "parts") == 0
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
 
-def test_interrupted_in_the_validation_does_not_finish_it(tmp_path, small, monkeypatch):
-    sets = make_shapes(8, seed=0), small[1]
-    monkeypatch.setattr(train, "load", lambda *args: sets)
-    options = "--val-fraction 0.75 --limit-train 200 --batch-size 100 --epochs 1"  # 600 images, in two parts
-    run(tmp_path / "whole", options)
-    predict, calls = train.predict, []
-
-    def counting(*args):
-        calls.append(len(args[1]))
-        if len(calls) == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        return predict(*args)
-
-    monkeypatch.setattr(train, "predict", counting)
-    assert run(tmp_path / "parts", options) == 130
-    state = last(tmp_path / "parts")["state"]
-    assert (state["epoch"], state["step"], calls) == (0, 2, [500])
-    assert resume(tmp_path / "parts") == 0 and calls == [500, 500, 100]
-    assert_same_run(tmp_path / "parts", tmp_path / "whole")
-
-
-def test_killed_after_any_epoch_and_resumed_is_the_same_to_the_bit(tmp_path, small, monkeypatch):
-    """As after kill -9: the run goes on from what the disk held when the epoch had ended."""
-    run(tmp_path / "whole")
-    for epoch in (0, 1, 2):
-        out = tmp_path / f"after {epoch}"
-
-        class Killed(BaseException):
-            pass
-
-        def dying(*args, epoch=epoch, **kwargs):
-            if args[4] == epoch + 1:
-                for number, batch in enumerate(batches(*args)):
-                    if number == 2:
-                        raise Killed  # nothing catches it, nothing is saved
-                    yield batch
-            yield from batches(*args)
-
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(train, "batches", dying)
-            run(out)
-        assert last(out)["epoch"] == epoch
-        assert resume(out) == 0
-        assert_same_run(out, tmp_path / "whole")
+def test_without_a_finished_epoch_there_is_nothing_to_resume(tmp_path, small, interrupt, monkeypatch):
+    out = tmp_path / "run"
+    interrupt(2)
+    with pytest.raises(KeyboardInterrupt):  # which ends the command with "interrupted" and exit code 130
+        run(out)
+    with pytest.raises(UserError, match="has no finished epoch to resume: start it again with --overwrite"):
+        resume(out)
+    # That does it also where best.pt was written, and last.pt was not.
+    (out / "checkpoints").mkdir()
+    (out / "checkpoints" / "best.pt").write_text("half of an epoch")
+    assert run(out, "--overwrite") == 0 and last(out)["epoch"] == 3
 
 
 def test_resume_of_a_finished_run_says_so_and_changes_nothing(tmp_path, small, capsys):
@@ -524,8 +572,8 @@ def test_resume_of_a_finished_run_says_so_and_changes_nothing(tmp_path, small, c
 def test_resume_takes_the_settings_of_the_run_and_what_may_change_may(
     tmp_path, small, interrupt, monkeypatch
 ):
-    odd = "--epochs 1 --momentum 0 --label-smoothing 0 --patience 1 --seed 0 --clip-norm 1 --warmup-epochs 1"
-    interrupt(2)
+    odd = "--epochs 2 --momentum 0 --label-smoothing 0 --patience 1 --seed 0 --clip-norm 1 --warmup-epochs 1"
+    interrupt(5)
     assert run(tmp_path / "here", odd) == 130
     moved = tmp_path / "moved away ä"
     (tmp_path / "here").rename(moved)
@@ -533,21 +581,65 @@ def test_resume_takes_the_settings_of_the_run_and_what_may_change_may(
     monkeypatch.setattr(train, "load", lambda name, root, url=None: seen.append(root) or small)
     assert resume(moved, "--data-dir elsewhere --precision bf16") == 0
     config = read_config(moved)
-    expected = vars(train.settings([*TINY.split(), *odd.split()]))
+    expected = vars(settings(f"{TINY} {odd}"))
     expected |= {"out": str(moved), "data_dir": "elsewhere", "precision": "bf16"}
-    del expected["resume"], expected["overwrite"]
     assert config["settings"] == expected
     assert seen == ["elsewhere"] and config["precision"] == "bf16" and not (tmp_path / "here").exists()
 
 
 def test_resume_without_out_stays_in_the_default_folder_and_keeps_flags(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    begun = vars(
-        train.settings(["--out", "elsewhere", "--compile", "--seed", "0", "--epochs", "1", "--lr", "1"])
-    )
-    write_json(tmp_path / "runs" / "cifar100" / "config.json", {"settings": begun | {"resume": False}})
-    assert vars(train.settings(["--resume"])) == begun | {"out": "runs/cifar100", "resume": True}
-    assert train.settings(["--resume", "--no-compile"]).compile is False  # on a machine that cannot compile
+    begun = vars(settings("--out elsewhere --compile --seed 0 --epochs 1 --lr 1"))
+    write_json(tmp_path / "runs" / "cifar100" / "config.json", {"settings": begun})
+    resumed, resuming, overwrite = train.read_settings(["--resume"])
+    assert vars(resumed) == begun | {"out": "runs/cifar100"} and (resuming, overwrite) == (True, False)
+    assert settings("--resume --no-compile").compile is False  # on a machine that cannot compile
+
+
+def test_resume_overlays_the_saved_settings_with_those_given(tmp_path):
+    begun = vars(settings("--lr 0.3 --batch-size 64 --limit-train 500 --device cpu"))
+    write_json(tmp_path / "config.json", {"settings": begun})
+    resumed = settings(f"--resume --out {tmp_path} --batch-size 32 --device cuda --epochs 40")
+    assert vars(resumed) == begun | {"batch_size": 32, "device": "cuda", "out": str(tmp_path)}
+
+
+@pytest.mark.parametrize(
+    "name, value, given",
+    [
+        ("zero_init", True, "--zero-init True"),
+        ("crop_padding", 3, "--crop-padding 3"),
+        ("lookahead", 5, "--lookahead 5"),
+    ],
+)
+def test_settings_that_no_longer_exist(tmp_path, name, value, given):
+    """With the value that describes what is done now they are ignored; with another they are named."""
+    begun = vars(settings(""))
+    write_json(tmp_path / "config.json", {"settings": begun | {"zero_init": False, "crop_padding": 4}})
+    assert vars(settings(f"--resume --out {tmp_path}")) == begun | {"out": str(tmp_path)}
+    write_json(tmp_path / "config.json", {"settings": begun | {name: value}})
+    with pytest.raises(UserError, match=f"was started with {given}, which no longer exists"):
+        settings(f"--resume --out {tmp_path}")
+
+
+@pytest.mark.parametrize("options", ["--zero-init", "--crop-padding 4"])
+def test_options_that_no_longer_exist(options):
+    with pytest.raises(UserError, match="unrecognized arguments: --"):
+        settings(options)
+
+
+def test_a_checkpoint_of_an_earlier_train_py_is_read_and_not_resumed(tmp_path, small):
+    """It had a "state" in place of the history, and two settings more."""
+    run(tmp_path)
+    path = tmp_path / "checkpoints" / "last.pt"
+    checkpoint = torch.load(path)
+    checkpoint["state"] = {"history": checkpoint.pop("history"), "step": 0}
+    checkpoint["config"]["settings"] |= {"zero_init": True, "crop_padding": 2}
+    torch.save(checkpoint, path)
+    model, _ = train.load_model(path, CPU)
+    assert train.predict(model, small[1].images[:2], CPU).shape == (2, 100)
+    with pytest.raises(UserError, match=r"last\.pt .*it lacks history") as info:
+        resume(tmp_path)
+    assert "\n" not in str(info.value)
 
 
 @pytest.mark.parametrize(
@@ -561,7 +653,7 @@ def test_resume_without_out_stays_in_the_default_folder_and_keeps_flags(tmp_path
     ],
 )
 def test_resume_with_changed_settings_names_them(tmp_path, small, interrupt, options, named):
-    interrupt(1)
+    interrupt(4)
     run(tmp_path / "run")
     before = (tmp_path / "run" / "checkpoints" / "last.pt").read_bytes()
     with pytest.raises(UserError) as info:
@@ -571,12 +663,20 @@ def test_resume_with_changed_settings_names_them(tmp_path, small, interrupt, opt
 
 
 def test_resume_believes_the_checkpoint_rather_than_an_edited_config(tmp_path, small, interrupt):
-    interrupt(1)
+    interrupt(4)
     run(tmp_path / "run")
     path = tmp_path / "run" / "config.json"
     path.write_text(path.read_text().replace('"epochs": 3', '"epochs": 30'))
     with pytest.raises(UserError, match="was started with --epochs 3:"):
         resume(tmp_path / "run")
+
+
+def test_a_wrong_setting_leaves_no_trace(tmp_path):
+    """Settings are checked before the folder is made and locked."""
+    for options in ("--epochs 0", "--image-sizes 5", "--warmup-epochs 4", "--resume"):
+        with pytest.raises(UserError):
+            run(tmp_path / "run", options)
+        assert not (tmp_path / "run").exists(), options
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -610,7 +710,7 @@ def test_float16_skips_steps_and_is_not_stopped_by_that(tmp_path, small, float16
     assert 2 <= halved <= 13 and len(steps) == 15 - halved
     assert all(math.isfinite(value) for row in read_history(tmp_path / "whole") for value in row.values())
     # The state of the scaler is saved and restored as well.
-    interrupt(2)
+    interrupt(5)
     assert run(tmp_path / "parts", options) == 130 and resume(tmp_path / "parts") == 0
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
@@ -618,10 +718,10 @@ def test_float16_skips_steps_and_is_not_stopped_by_that(tmp_path, small, float16
 def test_a_run_may_change_to_float16_and_back(tmp_path, small, float16, monkeypatch, interrupt):
     with monkeypatch.context() as patch:
         patch.setattr(train, "pick_precision", lambda name, device: "fp32")
-        interrupt(2)
+        interrupt(5)
         assert run(tmp_path / "run", "--lr 0.02") == 130
     assert last(tmp_path / "run")["scaler"] == {}
-    interrupt(2)
+    interrupt(5)
     assert resume(tmp_path / "run", "--precision fp16") == 130
     assert last(tmp_path / "run")["scaler"]["scale"] > 0
     monkeypatch.setattr(train, "pick_precision", lambda name, device: "fp32")
@@ -639,6 +739,108 @@ def test_clipping_is_of_the_gradient_and_not_of_the_scaled_one(tmp_path, small, 
 
 
 # ---------------------------------------------------------------------------------------------------------
+# Loading what was trained
+
+
+def make_checkpoint(**changes):
+    """A checkpoint of a network with three classes that is as narrow as can be."""
+    torch.manual_seed(0)
+    checkpoint = {
+        "model": resnet18(3, 2).state_dict(),
+        "config": {"dataset": "shapes", "width": 2, "settings": {"epochs": 5}},
+        "epoch": 4,
+        "class_names": ["a", "b", "c"],
+    }
+    return checkpoint | changes
+
+
+def test_load_model_gives_the_same_network_in_eval_mode(tmp_path):
+    torch.manual_seed(1)
+    model = resnet18(3, width=2)
+    model.train()(torch.randn(9, 3, 32, 32))
+    save_checkpoint(tmp_path / "x.pt", make_checkpoint(model=model.state_dict()))
+    loaded, checkpoint = train.load_model(tmp_path / "x.pt", CPU)
+    images = torch.randn(2, 3, 32, 32)
+    assert not loaded.training and checkpoint["epoch"] == 4
+    assert all(p.dtype == torch.float32 for p in loaded.parameters())
+    assert loaded.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(images), model.eval()(images))
+    # Weights kept in half the bytes are read as float32.
+    halved = {name: t.half() if t.is_floating_point() else t for name, t in model.state_dict().items()}
+    save_checkpoint(tmp_path / "x.pt", make_checkpoint(model=halved))
+    loaded, _ = train.load_model(tmp_path / "x.pt", CPU)
+    torch.testing.assert_close(loaded.fc.weight, model.fc.weight.half().float(), rtol=0, atol=0)
+
+
+def with_weight(name, tensor):
+    return make_checkpoint()["model"] | {name: tensor}
+
+
+REFUSED = {
+    "no data set": (make_checkpoint(config={"width": 2}), "was trained on None: expected cifar100 or shapes"),
+    "another data set": (
+        make_checkpoint(config={"dataset": "imagenet", "width": 2}),
+        "was trained on imagenet: expected cifar100 or shapes",
+    ),
+    "no width": (make_checkpoint(config={"dataset": "shapes"}), "width None, 3 classes"),
+    "an absurd width": (make_checkpoint(config={"dataset": "shapes", "width": 10**9}), "width 1000000000"),
+    "no classes": (make_checkpoint(class_names=[]), "width 2, 0 classes"),
+    "another width": (
+        make_checkpoint(config={"dataset": "shapes", "width": 3}),
+        "holds another network: [2, 3, 3, 3] as conv1.weight, where a ResNet-18 of width 3 for 3 classes has "
+        "[3, 3, 3, 3]",
+    ),
+    "another number of classes": (
+        make_checkpoint(class_names=["a", "b"]),
+        "[3, 16] as fc.weight, where a ResNet-18 of width 2 for 2 classes has [2, 16]",
+    ),
+    "torchvision's network": (
+        make_checkpoint(
+            model=torchvision.models.resnet18(num_classes=3).state_dict(),
+            config={"dataset": "cifar100", "width": 64},
+        ),
+        "holds another network: [64, 3, 7, 7] as conv1.weight",
+    ),
+    "a layer too many": (
+        make_checkpoint(model=with_weight("layer5.weight", torch.zeros(1))),
+        "[1] as layer5.weight, where a ResNet-18 of width 2 for 3 classes has no tensor",
+    ),
+    "a layer too few": (
+        make_checkpoint(model={k: v for k, v in make_checkpoint()["model"].items() if k != "fc.bias"}),
+        "no tensor as fc.bias",
+    ),
+    "no tensor": (make_checkpoint(model=with_weight("fc.bias", 3.0)), "no tensor as fc.bias"),
+    "a weight that is not finite": (
+        make_checkpoint(model=with_weight("fc.bias", torch.tensor([0, float("nan"), 0]))),
+        "holds values that are not finite in fc.bias",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_another_network_is_refused_by_name(tmp_path, case):
+    content, message = REFUSED[case]
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(UserError) as info:
+        train.load_model(tmp_path / "x.pt", CPU)
+    assert message in str(info.value) and str(info.value).startswith(str(tmp_path / "x.pt"))
+
+
+def test_load_data_looks_where_it_is_told_and_else_where_training_did(monkeypatch, small_sets):
+    seen = []
+    monkeypatch.setattr(train, "load", lambda *args: seen.append(args) or small_sets)
+    names = small_sets[1].class_names
+    for config, data_dir in [({"settings": {"data_dir": "a"}}, "b"), ({"settings": {"data_dir": "a"}}, None)]:
+        checkpoint = make_checkpoint(class_names=names, config=config | {"dataset": "shapes"})
+        assert train.load_data("x.pt", checkpoint, data_dir) is small_sets
+    train.load_data("x.pt", make_checkpoint(class_names=names, config={"dataset": "cifar100"}), None)
+    assert seen == [("shapes", "b"), ("shapes", "a"), ("cifar100", "data")]
+    with pytest.raises(UserError, match=r"the classes of x\.pt are not those of the shapes test set"):
+        train.load_data("x.pt", make_checkpoint(), None)
+
+
+# ---------------------------------------------------------------------------------------------------------
 # On a GPU
 
 
@@ -646,10 +848,10 @@ def test_clipping_is_of_the_gradient_and_not_of_the_scaled_one(tmp_path, small, 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_on_cuda(tmp_path, small, interrupt, precision):
     options = f"--device cuda --precision {precision} --limit-train 40 --epochs 6"
-    interrupt(7)
+    interrupt(12)
     assert run(tmp_path / "run", options) == 130 and resume(tmp_path / "run") == 0
     losses = [row["train_loss"] for row in read_history(tmp_path / "run")]
     assert losses[-1] < losses[0]
     # The weights were saved from the GPU and load on the CPU.
-    model, _ = load_model(tmp_path / "run" / "checkpoints" / "best.pt", CPU)
+    model, _ = train.load_model(tmp_path / "run" / "checkpoints" / "best.pt", CPU)
     assert train.predict(model, IMAGES, CPU).isfinite().all()

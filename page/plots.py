@@ -1,25 +1,30 @@
-"""Every plot of the report, as pure functions of arrays; matplotlib and nothing of ours.
+"""Every plot of the report: functions of plain arrays and dicts that return a matplotlib Figure.
 
-Each function returns a Figure. `save_png` writes it for people who want the file; `to_svg` returns it as
-markup for the report, whose style sheet then colours it, so that one plot serves a light and a dark page.
-Colours are those of Okabe and Ito, which colour-blind readers can tell apart.
+`save_png` writes a Figure to a file; `to_svg` returns it as an element for the report, whose style sheet sets
+the colours, so that one plot serves a light and a dark page. The colours are those of Okabe and Ito, which
+colour-blind readers can tell apart.
 """
 
+import functools
 import io
 import math
 import re
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
-import matplotlib
+import matplotlib.axis
 import numpy as np
+from matplotlib import cycler
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from stress_tests.corruptions import FAMILIES
+
 INK, GRID, GREY = "#1a1a1b", "#d8d8d9", "#7a7a7b"
-BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
-# What the style sheet of the report calls them.
+BLUE, ORANGE, GREEN, PINK, YELLOW = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"
+# The colours' names in the style sheet of the report.
 CSS_VARIABLES = {INK: "ink", GRID: "grid", GREY: "grey", BLUE: "blue", ORANGE: "orange", GREEN: "green"}
 STYLE = {
     "font.size": 9,
@@ -41,32 +46,44 @@ STYLE = {
     "grid.color": GRID,
     "grid.linewidth": 0.8,
     "lines.linewidth": 1.8,
+    "lines.markersize": 4,
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
     "svg.fonttype": "path",
 }
+# Five curves differ in colour and marker; more of them also differ in line style.
+CURVES = cycler(linestyle=["-", "--", ":", "-."])
+CURVES *= cycler(color=[BLUE, ORANGE, GREEN, PINK, YELLOW], marker=list("os^Dv"))
 SMALL = (4.6, 3.2)  # inches: two beside each other on a desktop, one across a phone
 
 
-def styled(draw):
-    """Let a plotting function run in the project's style."""
+def styled(plot: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Let a plotting function run in the project's style, and lay its figure out."""
 
-    def wrapper(*args, **kwargs):
+    @functools.wraps(plot)
+    def wrapper(*args, **kwargs) -> Figure:
         with matplotlib.rc_context(STYLE):
-            return draw(*args, **kwargs)
+            figure = plot(*args, **kwargs)
+            # A matrix of square cells is smaller than its place, and the layout measures the labels around it
+            # with the place of the drawing before. So the first layout can cut labels off; saving makes a
+            # second one.
+            figure.draw_without_rendering()
+            return figure
 
-    wrapper.__doc__, wrapper.__name__ = draw.__doc__, draw.__name__
     return wrapper
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Write the figure at 160 dots an inch on white."""
+    """Write the figure to a PNG file at 160 dots per inch on white."""
     with matplotlib.rc_context(STYLE):
         figure.savefig(path, format="png", dpi=160, facecolor="white")
 
 
 def to_svg(figure: Figure, name: str, alt: str) -> str:
-    """Return the figure as an <svg> element whose colours are CSS variables; `name` keeps its ids apart."""
+    """Return the figure as an <svg> element whose colours are CSS variables.
+
+    `name` begins every id in it, so that ids are unique on a page; `alt` describes the figure in words.
+    """
     file = io.StringIO()
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -79,9 +96,10 @@ def to_svg(figure: Figure, name: str, alt: str) -> str:
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
 
 
-def percent_axis(axis) -> None:
-    """Label an axis in percent."""
-    axis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+def in_percent(*several: matplotlib.axis.Axis) -> None:
+    """Label the axes of fractions in percent."""
+    for axis in several:
+        axis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
 
 
 def small_figure(title: str, x_label: str, y_label: str) -> tuple[Figure, matplotlib.axes.Axes]:
@@ -103,7 +121,7 @@ def training_curve(
     axes.axvline(best_epoch, color=GREY, linestyle=":", label=f"best validation accuracy: epoch {best_epoch}")
     axes.xaxis.get_major_locator().set_params(integer=True)
     if quantity == "Accuracy":
-        percent_axis(axes.yaxis)
+        in_percent(axes.yaxis)
         axes.set_ylim(0, 1)
     axes.legend(loc="best", fontsize=8)
     return figure
@@ -111,7 +129,7 @@ def training_curve(
 
 @styled
 def learning_rate(steps: np.ndarray, values: np.ndarray) -> Figure:
-    """The learning rate of every step, over the epochs as a fraction."""
+    """The learning rate of every step; `steps` are in epochs."""
     figure, axes = small_figure("Learning rate", "epoch", "learning rate")
     axes.plot(steps, values, color=GREEN)
     axes.set_ylim(bottom=0)
@@ -119,19 +137,31 @@ def learning_rate(steps: np.ndarray, values: np.ndarray) -> Figure:
 
 
 @styled
-def headline_bars(names: list[str], values: list[float], low: list[float], high: list[float]) -> Figure:
-    """One bar a metric with its 95 % interval and its value written above."""
+def headline_bars(
+    names: list[str], values: list[float], low: list[float], high: list[float], reference: list | None = None
+) -> Figure:
+    """One bar for each metric with its 95 % interval, and its value written above.
+
+    reference: the notebook's value of each metric, drawn as a line across the bar; None where it has none.
+    """
     figure, axes = small_figure("Test metrics with 95 % intervals", "", "")
-    # With a few images a class the value can lie outside its interval, and an error bar cannot be negative.
+    place = np.arange(len(names))
+    # With few images of a class the value can lie outside its interval, and an error bar cannot be negative.
     errors = np.clip([np.subtract(values, low), np.subtract(high, values)], 0, None)
-    axes.bar(names, values, color=BLUE, width=0.6, yerr=errors, ecolor=INK, capsize=4)
+    axes.bar(place, values, color=BLUE, width=0.6, yerr=errors, ecolor=INK, capsize=4)
+    axes.set_xticks(place, [name.replace(" ", "\n") for name in names])
+    top = np.maximum(values, high)
     for i, value in enumerate(values):
-        axes.annotate(
-            f"{100 * value:.2f} %", (i, high[i]), (0, 4), textcoords="offset points", ha="center", fontsize=9
-        )
-    axes.set_ylim(0, max(high) * 1.15 + 0.02)
-    axes.grid(axis="x", visible=False)
-    percent_axis(axes.yaxis)
+        text = f"{100 * value:.2f} %"
+        axes.annotate(text, (i, top[i]), (0, 4), textcoords="offset points", ha="center")
+    compared = [i for i, value in enumerate(reference or []) if value is not None]
+    if compared:
+        lines = [reference[i] for i in compared]
+        axes.hlines(lines, place[compared] - 0.38, place[compared] + 0.38, color=ORANGE, label="notebook")
+        figure.legend(loc="outside lower right")
+    axes.set_ylim(0, top.max() * 1.15 + 0.02)
+    axes.grid(visible=False)
+    in_percent(axes.yaxis)
     return figure
 
 
@@ -149,7 +179,7 @@ def confusion_matrix(shares: np.ndarray, class_names: list[str], groups: list[tu
     axes.set_yticks(range(count), class_names, fontsize=6.8)
     axes.tick_params(length=0, pad=2)
     axes.grid(visible=False)
-    light = "#f0f0f0"  # on the dark end of the colour map, on a light and on a dark page
+    light = "#f0f0f0"  # readable on the dark end of the colour map, whether the page is light or dark
     start = 0
     for name, size in groups:
         corner = (start - 0.5, start - 0.5)
@@ -162,7 +192,7 @@ def confusion_matrix(shares: np.ndarray, class_names: list[str], groups: list[tu
     axes.set(xlabel="predicted class", ylabel="true class")
     ticks = [0, 0.01, 0.05, 0.1, 0.25, 0.5, 1]
     bar = figure.colorbar(mesh, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.01, ticks=ticks)
-    percent_axis(bar.ax.xaxis)
+    in_percent(bar.ax.xaxis)
     bar.outline.set_visible(False)
     return figure
 
@@ -182,7 +212,7 @@ def superclass_confusion(shares: np.ndarray, names: list[str]) -> Figure:
         colour = "#101010" if shares[row, column] > 0.35 else "#f4f4f4"
         text = f"{100 * shares[row, column]:.0f}"
         axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=colour)
-    axes.set(title="By superclass: percent of each true one (row) given each predicted one (column)")
+    axes.set(title="Percent of each true superclass (row) given each predicted one (column)")
     return figure
 
 
@@ -199,8 +229,8 @@ def worst_classes(names: list[str], values: list[float], mistakes: list[str]) ->
         axes.annotate(text, (value, row), (4, 0), textcoords="offset points", va="center", fontsize=7.5)
     axes.set_xlim(0, max(0.3, *values) * 2.4)
     axes.set_xticks([])
+    axes.spines["bottom"].set_visible(False)
     axes.grid(visible=False)
-    percent_axis(axes.xaxis)
     axes.set(title="The worst classes: accuracy")
     return figure
 
@@ -209,33 +239,24 @@ def worst_classes(names: list[str], values: list[float], mistakes: list[str]) ->
 def reliability(curves: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) -> Figure:
     """Accuracy against confidence in bins; each curve is (label, confidence, accuracy, count)."""
     figure, axes = small_figure("Reliability diagram", "confidence", "accuracy")
-    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1.2, label="perfectly calibrated")
-    for (label, confidence, accuracy, count), colour, marker in zip(
-        curves, (BLUE, ORANGE), "os", strict=False
-    ):
+    axes.axline((0, 0), (1, 1), color=GREY, linestyle=":", linewidth=1.2, label="perfectly calibrated")
+    axes.set_prop_cycle(CURVES)
+    for label, confidence, accuracy, count in curves:
         filled = count > 0
-        axes.plot(
-            confidence[filled], accuracy[filled], color=colour, marker=marker, markersize=4, label=label
-        )
+        axes.plot(confidence[filled], accuracy[filled], label=label)
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    percent_axis(axes.xaxis)
-    percent_axis(axes.yaxis)
+    in_percent(axes.xaxis, axes.yaxis)
     axes.legend(loc="upper left", fontsize=8)
     return figure
 
 
 @styled
 def confidence_histogram(right: np.ndarray, wrong: np.ndarray) -> Figure:
-    """How confident the right and the wrong predictions are."""
+    """Histogram of the confidence of the right and of the wrong predictions."""
     figure, axes = small_figure("Confidence of right and wrong predictions", "confidence", "test images")
-    edges = np.linspace(0, 1, 21)
-    axes.hist(
-        [right, wrong],
-        edges,
-        color=[BLUE, ORANGE],
-        label=[f"right ({len(right):,})", f"wrong ({len(wrong):,})"],
-    )
-    percent_axis(axes.xaxis)
+    labels = [f"right ({len(right):,})", f"wrong ({len(wrong):,})"]
+    axes.hist([right, wrong], np.linspace(0, 1, 21), color=[BLUE, ORANGE], label=labels)
+    in_percent(axes.xaxis)
     axes.set_xlim(0, 1)
     axes.legend(loc="upper right", fontsize=8)
     return figure
@@ -243,14 +264,13 @@ def confidence_histogram(right: np.ndarray, wrong: np.ndarray) -> Figure:
 
 @styled
 def risk_coverage(coverage: np.ndarray, risk: np.ndarray) -> Figure:
-    """Error rate among the most confident predictions against the share of images that they are."""
+    """Error rate among the most confident predictions, against their share of all images."""
     figure, axes = small_figure(
         "Risk against coverage", "coverage: share of images answered", "risk: errors among them"
     )
     axes.plot(coverage, risk, color=BLUE)
     axes.set(xlim=(0, 1), ylim=(0, None))
-    percent_axis(axes.xaxis)
-    percent_axis(axes.yaxis)
+    in_percent(axes.xaxis, axes.yaxis)
     return figure
 
 
@@ -260,11 +280,11 @@ def deletion_insertion(
 ) -> Figure:
     """Mean probability of the explained class while pixels change; curves are (label, values)."""
     figure, axes = small_figure(title, x_label, "probability of the explained class")
-    for (label, values), colour, style in zip(curves, (BLUE, GREY), ("-", "--"), strict=False):
-        axes.plot(share, values, color=colour, linestyle=style, label=label)
+    axes.set_prop_cycle(color=[BLUE, GREY, ORANGE, GREEN], linestyle=["-", "--", "-.", ":"])
+    for label, values in curves:
+        axes.plot(share, values, label=label)
     axes.set(xlim=(0, 1), ylim=(0, None))
-    percent_axis(axes.xaxis)
-    percent_axis(axes.yaxis)
+    in_percent(axes.xaxis, axes.yaxis)
     axes.legend(loc="best", fontsize=8)
     return figure
 
@@ -278,7 +298,7 @@ def gradcam_triptych(
     true_title: str,
     title: str,
 ) -> Figure:
-    """A mistake and what speaks for the predicted and for the true class; RGB arrays [H, W, 3]."""
+    """A misclassified picture and the evidence for the predicted and the true class; RGB arrays [H, W, 3]."""
     figure = Figure(figsize=(7.2, 2.95))
     panels = [(picture, title), (predicted, predicted_title), (true, true_title)]
     for axes, (image, panel_title) in zip(figure.subplots(1, 3), panels, strict=True):
@@ -286,10 +306,6 @@ def gradcam_triptych(
         axes.set_title(panel_title, fontsize=8, weight="normal", loc="center")
         axes.set_axis_off()
     return figure
-
-
-CYCLE = (BLUE, ORANGE, GREEN, "#cc79a7", "#e69f00")
-MARKERS = "os^Dv"
 
 
 @styled
@@ -301,18 +317,23 @@ def stress_severity(
     panels: {family: {corruption: five fractions}}; clean: a fraction; confidence: the mean confidence over
     the corruptions at each severity, five fractions.
     """
-    figure = Figure(figsize=(10.5, 6.4))
     mean = np.mean([values for curves in panels.values() for values in curves.values()], axis=0)
     panels = panels | {"mean of all": {"accuracy": mean, "confidence": confidence}}
-    axes = figure.subplots(2, 3, sharex=True, sharey=True)
-    for ax, (title, curves) in zip(axes.flat, panels.items(), strict=True):
-        ax.axhline(clean, color=GREY, linestyle="--", linewidth=1, label="clean accuracy")
-        for name, colour, marker in zip(curves, CYCLE, MARKERS, strict=False):
-            label = name.replace("_", " ")
-            ax.plot(range(1, 6), curves[name], color=colour, marker=marker, markersize=4, label=label)
-        ax.set(title=title, ylim=(0, 1), xticks=range(1, 6))
-        ax.legend(fontsize=7.5, ncols=2, columnspacing=1)  # low, to find room beside the curves
-    percent_axis(axes[0, 0].yaxis)
+    rows = math.ceil(len(panels) / 3)
+    figure = Figure(figsize=(10.5, 3.2 * rows))
+    grid = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes in grid.flat[max(0, len(panels) - 3) : len(panels)]:
+        axes.tick_params(labelbottom=True)  # also above an empty place
+    for axes, (title, curves) in zip(grid.flat, panels.items(), strict=False):
+        axes.set_prop_cycle(CURVES)
+        axes.axhline(clean, color=GREY, linestyle="--", linewidth=1, label="clean accuracy")
+        for name, values in curves.items():
+            axes.plot(range(1, 6), values, label=name.replace("_", " "))
+        axes.set(title=title, ylim=(0, 1), xticks=range(1, 6))
+        axes.legend(fontsize=7.5, ncols=2, columnspacing=1)  # two columns leave more room for the curves
+    in_percent(grid[0, 0].yaxis)
     figure.supxlabel("severity", fontsize=9)
     figure.supylabel("accuracy", fontsize=9)
     return figure
@@ -326,16 +347,16 @@ def stress_radius(radii: list[float], attacks: dict[str, list[dict]], clean: flo
     fraction.
     """
     figure, axes = small_figure("Attacks", "largest change of a value, in 1/255", "accuracy")
+    axes.set_prop_cycle(CURVES)
     axes.axhline(clean, color=GREY, linestyle="--", linewidth=1, label="no attack")
-    for (name, points), colour, marker in zip(attacks.items(), CYCLE, MARKERS, strict=False):
+    for name, points in attacks.items():
         value, low, high = ([point[key] for point in points] for key in ("value", "low", "high"))
-        label = "random noise" if name == "random" else name.upper()
-        axes.plot(radii, value, color=colour, marker=marker, markersize=4, label=label)
-        axes.fill_between(radii, low, high, color=colour, alpha=0.15, linewidth=0)
+        (line,) = axes.plot(radii, value, label="random noise" if name == "random" else name.upper())
+        axes.fill_between(radii, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.set_xticks(radii, [f"{radius:g}" for radius in radii])
     axes.set_ylim(0, 1)
-    percent_axis(axes.yaxis)
+    in_percent(axes.yaxis)
     axes.legend(fontsize=8, ncols=2)
     return figure
 
@@ -343,21 +364,49 @@ def stress_radius(radii: list[float], attacks: dict[str, list[dict]], clean: flo
 @styled
 def stress_examples(pictures: dict[str, np.ndarray]) -> Figure:
     """Rows of pictures, {corruption: uint8 [6, 32, 32, 3]}: the clean one and the five severities."""
-    figure = Figure(figsize=(11, 8))
     names = list(pictures)
     half = math.ceil(len(names) / 2)
-    for ax, part in zip(figure.subplots(1, 2), (names[:half], names[half:]), strict=True):
+    figure = Figure(figsize=(11, 1.1 + 0.58 * half))
+    for axes, column in zip(figure.subplots(1, 2), (names[:half], names[half:]), strict=True):
         canvas = np.zeros((34 * half, 34 * 6, 4), dtype=np.uint8)  # transparent, 2 pixels between pictures
-        for i, name in enumerate(part):
+        for i, name in enumerate(column):
             for j, picture in enumerate(pictures[name]):
-                canvas[34 * i + 1 : 34 * i + 33, 34 * j + 1 : 34 * j + 33] = np.dstack(
-                    [picture, np.full((32, 32), 255, dtype=np.uint8)]
-                )
-        ax.imshow(canvas, interpolation="nearest")
-        ax.set_yticks([34 * i + 16.5 for i in range(len(part))], [name.replace("_", " ") for name in part])
-        ax.set_xticks([34 * j + 16.5 for j in range(6)], ["clean", "1", "2", "3", "4", "5"])
-        ax.xaxis.tick_top()
-        ax.tick_params(length=0)
-        ax.grid(False)
-        ax.spines[:].set_visible(False)
+                place = canvas[34 * i + 1 : 34 * i + 33, 34 * j + 1 : 34 * j + 33]
+                place[..., :3], place[..., 3] = picture, 255
+        axes.imshow(canvas, interpolation="nearest")
+        rows = [34 * i + 16.5 for i in range(len(column))]
+        axes.set_yticks(rows, [name.replace("_", " ") for name in column])
+        axes.set_xticks([34 * j + 16.5 for j in range(6)], ["clean", "1", "2", "3", "4", "5"])
+        axes.xaxis.tick_top()
+        axes.tick_params(length=0)
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
     return figure
+
+
+def stress_figures(results: dict, examples: dict[str, np.ndarray]) -> dict[str, Figure]:
+    """Return the plots of a finished stress.json: stress_severity, stress_radius and stress_examples.
+
+    results: the content of the file, of which all finished corruptions and attacks are drawn: it may be older
+    than some of them. examples: {corruption: uint8 [6, 32, 32, 3]}, a picture clean and at five severities.
+    """
+    tests, radii = results["tests"], results["radii"]
+    panels, confidence = {}, []
+    for family, names in FAMILIES.items():
+        for name in names:
+            if f"{name}/5" in tests:
+                records = [tests[f"{name}/{severity}"] for severity in range(1, 6)]
+                values = [record["accuracy"]["value"] for record in records]
+                panels.setdefault(family, {})[name] = values
+                confidence.append([record["mean_confidence"] for record in records])
+    attacks = {}
+    for name in dict.fromkeys(key.split("/")[0] for key in tests):
+        keys = [f"{name}/{radius:g}" for radius in radii]
+        if all(key in tests for key in keys):
+            attacks[name] = [tests[key]["accuracy"] for key in keys]
+    clean, unattacked = (tests[key]["accuracy"]["value"] for key in ("clean/0", "none/0"))
+    return {
+        "stress_severity": stress_severity(panels, clean, np.mean(confidence, axis=0)),
+        "stress_radius": stress_radius(radii, attacks, unattacked),
+        "stress_examples": stress_examples(examples),
+    }

@@ -1,0 +1,145 @@
+"""The command line: settings as options, progress, and errors in one line."""
+
+import argparse
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, get_args
+
+from running.files import UserError
+
+# Settings: a dataclass declares each of them once; options, help and checks follow from that.
+
+
+def setting(default: Any, help: str, low=None, high=None, choices=None, metavar=None) -> Any:
+    """Return a field for a dataclass of settings: `lr: float = setting(0.15, "peak rate", low=0, high=1)`.
+
+    Its type is int, float, str or bool, or one of these `| None`. A range includes both its ends.
+    """
+    metadata = {"help": help, "low": low, "high": high, "choices": choices, "metavar": metavar}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def option(name: str) -> str:
+    """Return "batch_size" as "--batch-size"."""
+    return "--" + name.replace("_", "-")
+
+
+def types_of(field: dataclasses.Field) -> tuple[type, ...]:
+    """Return (int, NoneType) for a field of type `int | None`, and (int,) for one of type int."""
+    return get_args(field.type) or (field.type,)
+
+
+def add_options(parser: argparse.ArgumentParser, settings: type) -> None:
+    """Add an option for each field of the dataclass `settings`, and for a bool also its opposite, --no-...
+
+    An option that was not given is absent from what parse_args returns; the default is that of the dataclass.
+    """
+    for field in dataclasses.fields(settings):
+        help, kind = field.metadata["help"], types_of(field)[0]
+        if field.default is not None:
+            help += f" (default: {field.default})"
+        how = {"type": kind, "choices": field.metadata["choices"], "metavar": field.metadata["metavar"]}
+        if kind is bool:
+            how = {"action": argparse.BooleanOptionalAction}
+        parser.add_argument(option(field.name), help=help, **how).default = argparse.SUPPRESS
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Raise UserError unless low <= value <= high, which NaN never is; `name` is that of the setting."""
+    if not low <= value <= high:
+        raise UserError(f"{option(name)} {value}: expected a number from {low} to {high}")
+
+
+def check_settings(settings: Any) -> None:
+    """Raise UserError if a value has another type than its field, is not one of its choices or out of range.
+
+    Values from the command line have the right types; those of a saved run may have been edited.
+    """
+    for field in dataclasses.fields(settings):
+        name, value, types = option(field.name), getattr(settings, field.name), types_of(field)
+        choices, low, high = (field.metadata[key] for key in ("choices", "low", "high"))
+        if type(value) not in types and not (types[0] is float and type(value) is int):
+            raise UserError(f"{name}: invalid {types[0].__name__} value: {value!r}")
+        if choices and value not in choices:
+            raise UserError(f"{name}: invalid choice: {value!r} (choose from {', '.join(choices)})")
+        if low is not None and value is not None:
+            check_range(field.name, value, low, high)
+
+
+class CommandLine(argparse.ArgumentParser):
+    """An argument parser whose errors are UserErrors: one line, without the usage above it."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def duration(seconds: float) -> str:
+    """Return 75.2 as "1:15" and 3725 as "1:02:05"."""
+    seconds = round(seconds)
+    hours, minutes = seconds // 3600, seconds // 60 % 60
+    return f"{hours}:{minutes:02d}:{seconds % 60:02d}" if hours else f"{minutes}:{seconds % 60:02d}"
+
+
+class Progress:
+    """One line on a terminal, as "epoch 1/40  100/196  loss 2.31  0:12 left"; nothing elsewhere.
+
+    with Progress("test", total) as progress: progress.update(done, loss="2.31")
+    """
+
+    def __init__(self, label: str, total: int):
+        self.label, self.total = label, total
+        self.first = None  # the count at the first update, from which the speed is measured
+        self.shows = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+    def update(self, done: int, **shown: str) -> None:
+        """Write how much of the total is done, the given values and the time left, ten times a second."""
+        now = time.monotonic()
+        if self.first is None:
+            self.first, self.started, self.written = done, now, 0.0
+        if not self.shows or now - self.written < 0.1:
+            return
+        self.written = now
+        parts = [self.label, f"{done}/{self.total}", *(f"{key} {value}" for key, value in shown.items())]
+        if done > self.first:
+            left = (now - self.started) / (done - self.first) * (self.total - done)
+            parts.append(f"{duration(left)} left")
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+        print(f"\r{'  '.join(parts)[: columns - 1]}", end="\033[K", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self.shows:
+            print(end="\r\033[K", file=sys.stderr, flush=True)
+
+
+def run_main(main: Callable[[], int | None]) -> None:
+    """Run a command and exit: an error that the user can mend is one line and exit code 2, Ctrl-C is 130."""
+    for stream in (sys.stdout, sys.stderr):
+        # Each line at once, also into a file; a letter that the console cannot show becomes a question mark.
+        stream.reconfigure(line_buffering=True, errors="replace")
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        if error.filename is None:
+            # Our own output failed: `| head` has ended, or the disk is full. At its exit Python would try to
+            # write the rest once more, so that goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            sys.exit(141)  # as a shell reports SIGPIPE
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,84 @@
+"""The device to compute on, its precision, and a description of it."""
+
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+import torch
+
+from running.files import UserError
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device called `name`; "auto" is the first available of cuda, mps and cpu."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind in available if available[kind]))
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: expected auto, cuda, mps or cpu") from None
+    if not available.get(device.type) or (device.index or 0) >= max(1, torch.cuda.device_count()):
+        raise UserError(f"--device {name} is not available on this machine: use --device cpu")
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """Return the precision called `name`, "fp32", "bf16" or "fp16"; "auto" is the fastest that trains well.
+
+    CUDA: bf16 from compute capability 8.0 on, which computes it natively, else fp16 with a gradient scaler.
+    CPU: bf16 where it was measured to be faster than fp32, with AMX or with AVX512-BF16 on AMD, else fp32.
+    """
+    if name != "auto":
+        if name == "fp16" and device.type != "cuda":
+            raise UserError(f"--precision fp16 needs a CUDA GPU, not {device.type}: use bf16 or fp32")
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+    cpu = cpuinfo()
+    if device.type == "cpu" and ("amx_bf16" in cpu or ("avx512_bf16" in cpu and "AuthenticAMD" in cpu)):
+        return "bf16"
+    return "fp32"
+
+
+def cpuinfo() -> str:
+    """Return what Linux says about the processor, and "" elsewhere."""
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context in which the forward pass runs: mixed precision, or plain float32."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return torch.autocast(device.type, dtype, enabled=precision != "fp32")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that the memory of the GPU or of the machine is used up."""
+    phrases = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in phrases)
+
+
+def environment(device: torch.device) -> dict:
+    """Return the versions, the hardware and the commit as plain strings and numbers, for config.json."""
+    names = re.findall(r"model name\s*: (.*)", cpuinfo()) or [platform.machine()]
+    hardware = f"{names[0]}, {os.cpu_count()} cores"
+    if device.type == "cuda":
+        hardware = f"{torch.cuda.get_device_name(device)}; {hardware}"
+    try:
+        git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        commit = "unknown"
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),  # its own type is not a plain string
+        "system": platform.platform(),
+        "hardware": hardware,
+        "threads": torch.get_num_threads(),
+        "commit": commit,
+    }

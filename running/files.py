@@ -1,0 +1,49 @@
+"""Files that are whole or absent, and the error that the user reads in one line."""
+
+import contextlib
+import csv
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class UserError(Exception):
+    """Something the user gave cannot be used; the message is one line that says what to do about it."""
+
+
+@contextlib.contextmanager
+def whole_file(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path to write to; when the block ends well, it is synced and renamed to `path`.
+
+    A reader sees the old file or the whole new one, never a part of it. The folder is made if it is missing.
+    Raises UserError if the file cannot be written, for instance on a full disk; the old file is kept then.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{path} cannot be written ({reason}); what was saved before is whole") from None
+
+
+def write_json(path: Path | str, content: dict | list) -> None:
+    """Write `content` to the file `path` as JSON; see whole_file."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_csv(path: Path | str, rows: list[dict]) -> None:
+    """Write rows, at least one and all with the same keys, to the file `path` as CSV; see whole_file."""
+    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

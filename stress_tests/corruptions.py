@@ -1,0 +1,566 @@
+"""Corruptions: what may happen to a picture before the network sees it.
+
+Nineteen come from CIFAR-10-C: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common
+Corruptions and Perturbations", 2019 (arXiv 1903.12261). Four change the geometry. Each has five severities.
+
+    CORRUPTIONS["fog"](images, severity=3, generator=generator)     float32 [N, 3, 32, 32] in [0, 1]
+    corrupt(images, "fog", severity=3)                              uint8, with the seed of fog
+
+The functions that corrupt come first and their constants follow, in TABLE. To add a corruption, write one
+function and one row of the table.
+
+Randomness: every image has a random generator of its own, seeded by the next number of the generator that the
+caller gives. So the result for an image depends on its place in the sequence, not on the other images or on
+how the sequence is cut into batches: corrupting a and then b gives the same as corrupting the batch (a, b).
+"""
+
+import functools
+import math
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from .jpeg import jpeg
+
+# ---- Random numbers --------------------------------------------------------------------------------------
+
+
+def spawn(generator: Generator, count: int) -> list[Generator]:
+    """Return `count` generators, each seeded by the next number of `generator`."""
+    seeds = torch.randint(2**63 - 1, (count,), generator=generator).tolist()
+    return [Generator().manual_seed(seed) for seed in seeds]
+
+
+def normal(generators: list[Generator], *shape: int) -> Tensor:
+    """Draw standard normal numbers, one [*shape] from each generator; returns float32 [N, *shape]."""
+    return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+
+
+def uniform(generators: list[Generator], low: float, high: float, *shape: int) -> Tensor:
+    """Draw numbers uniform in [low, high), one [*shape] from each generator; returns float32 [N, *shape]."""
+    unit = torch.stack([torch.rand(shape, generator=generator) for generator in generators])
+    return low + (high - low) * unit
+
+
+def random_sign(generators: list[Generator], *shape: int) -> Tensor:
+    """Draw -1.0 or 1.0 with equal probability, one [*shape] from each generator; float32 [N, *shape]."""
+    return torch.where(uniform(generators, 0, 1, *shape) < 0.5, -1.0, 1.0)
+
+
+# ---- Filters and coordinates -----------------------------------------------------------------------------
+
+
+def filter_image(images: Tensor, kernels: Tensor, border: str = "replicate") -> Tensor:
+    """Replace each pixel by a weighted sum of its neighbours; `border` is a mode of torch's pad.
+
+        out(y, x) = sum over i and j from -r to r of kernel(r + i, r + j) in(y + i, x + j)
+
+    images [N, C, H, W]; kernels [K, K] for all images or [N, K, K], one for each image; K = 2 r + 1.
+    """
+    n, c, h, w = images.shape
+    radius = kernels.shape[-1] // 2
+    padded = F.pad(images, (radius,) * 4, mode=border).reshape(1, n * c, h + 2 * radius, w + 2 * radius)
+    weight = kernels.expand(n, *kernels.shape[-2:]).repeat_interleave(c, dim=0)[:, None]
+    return F.conv2d(padded, weight.to(images), groups=n * c).view(n, c, h, w)
+
+
+def gaussian_weights(sigma: float, truncate: float = 4.0) -> Tensor:
+    """Return a Gaussian at -r to r, r = truncate * sigma rounded, scaled to sum 1; float64 [2 r + 1]."""
+    radius = int(truncate * sigma + 0.5)
+    if radius == 0:
+        return torch.ones(1, dtype=torch.float64)
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    return torch.softmax(-(offsets**2) / (2 * sigma**2), dim=0)
+
+
+def blur(images: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
+    """Blur images [N, C, H, W] with a Gaussian of standard deviation sigma, in pixels."""
+    weights = gaussian_weights(sigma, truncate)
+    return filter_image(images, weights[:, None] * weights[None, :])
+
+
+def defocus_kernel(radius: float, sigma: float) -> Tensor:
+    """Return a disc of a radius below 3, softened by a Gaussian of 3x3 pixels; float64 [7, 7], sum 1."""
+    offsets = torch.arange(-3, 4, dtype=torch.float64)
+    disc = (offsets[:, None] ** 2 + offsets[None, :] ** 2 <= radius**2).double()
+    near = torch.softmax(-(torch.arange(-1, 2, dtype=torch.float64) ** 2) / (2 * sigma**2), dim=0)
+    return filter_image((disc / disc.sum())[None, None], near[:, None] * near[None, :])[0, 0]
+
+
+def motion_kernel(radius: int, sigma: float, degrees: Tensor) -> Tensor:
+    """Return kernels that smear along a line, float64 [N, K, K], each with sum 1; degrees float [N].
+
+    This is the rule of ImageMagick's motion blur, which the original calls: the weights are one half of a
+    Gaussian, at 2 radius + 1 steps of one pixel in the direction `degrees`, clockwise from the right, and
+    each step is rounded to the nearest pixel.
+    """
+    steps = torch.arange(2 * radius + 1)
+    weights = torch.softmax(-(steps.double() ** 2) / (2 * sigma**2), dim=0)
+    angle = torch.deg2rad(degrees.double())[:, None]
+    column = (steps * angle.cos()).round().long() + 2 * radius
+    row = (steps * angle.sin()).round().long() + 2 * radius
+    side = 4 * radius + 1
+    kernels = torch.zeros(len(degrees), side * side, dtype=torch.float64)
+    return kernels.scatter_add(1, row * side + column, weights.expand(len(degrees), -1)).view(-1, side, side)
+
+
+def zoom(images: Tensor, factor: float) -> Tensor:
+    """Enlarge the middle of images [N, C, H, H] bilinearly and crop to the old size; factor >= 1."""
+    side = images.shape[-1]
+    crop = math.ceil(side / factor)
+    start = (side - crop) // 2
+    middle = images[..., start : start + crop, start : start + crop]
+    large = F.interpolate(middle, size=round(crop * factor), mode="bilinear", align_corners=True)
+    start = (large.shape[-1] - side) // 2
+    return large[..., start : start + side, start : start + side]
+
+
+def warp(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Read images [N, C, 32, 32] bilinearly at the pixel coordinates x and y [N, 32, 32].
+
+    Outside of the image is its mirror image.
+    """
+    grid = torch.stack([(2 * x + 1) / 32 - 1, (2 * y + 1) / 32 - 1], dim=-1)
+    return F.grid_sample(images, grid.to(images), padding_mode="reflection", align_corners=False)
+
+
+def affine(images: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
+    """Read images at matrix @ (position from the centre) + shift; [N, 2, 2] and [N, 2], x before y."""
+    offsets = torch.arange(32) - 15.5
+    position = torch.stack(torch.meshgrid(offsets, offsets, indexing="xy")).flatten(1)  # [2, 1024]: x, y
+    x, y = (matrix @ position + shift[:, :, None] + 15.5).view(-1, 2, 32, 32).unbind(dim=1)
+    return warp(images, x, y)
+
+
+# Every corruption below is a function of images float32 [N, 3, 32, 32] in [0, 1], of one random generator for
+# each image, and of constants, which TABLE gives for each severity. It returns new images of the same shape;
+# values below 0 or above 1 are clipped afterwards, by at_severity.
+
+# ---- Noise -----------------------------------------------------------------------------------------------
+
+
+def gaussian_noise(images: Tensor, generators: list[Generator], sigma: float) -> Tensor:
+    """Add normal noise: the grain of a picture taken in low light."""
+    return images + sigma * normal(generators, 3, 32, 32)
+
+
+def shot_noise(images: Tensor, generators: list[Generator], photons: float) -> Tensor:
+    """Count photons: Poisson with mean `photons` x value."""
+    counts = [torch.poisson(image * photons, each) for image, each in zip(images, generators, strict=True)]
+    return torch.stack(counts) / photons
+
+
+def impulse_noise(images: Tensor, generators: list[Generator], share: float) -> Tensor:
+    """Salt and pepper: replace a share of the values, independently in each channel, by 0 or 1."""
+    draw = uniform(generators, 0, 1, 3, 32, 32)
+    return torch.where(draw < share, (draw < share / 2).float(), images)
+
+
+def speckle_noise(images: Tensor, generators: list[Generator], sigma: float) -> Tensor:
+    """Add normal noise in proportion to the value."""
+    return images + images * sigma * normal(generators, 3, 32, 32)
+
+
+# ---- Blur ------------------------------------------------------------------------------------------------
+
+
+def defocus_blur(images: Tensor, generators: list[Generator], radius: float, sigma: float) -> Tensor:
+    """Blur with a disc, as a lens out of focus does."""
+    return filter_image(images, defocus_kernel(radius, sigma), border="reflect")
+
+
+def take_neighbours(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Replace each pixel by the one at an offset, rows and columns int64 [N, 32, 32]; all must lie inside."""
+    source = (torch.arange(32)[:, None] + rows) * 32 + torch.arange(32) + columns
+    return images.flatten(2).gather(2, source.flatten(1)[:, None].expand(-1, 3, -1)).view_as(images)
+
+
+def glass_blur(images: Tensor, generators: list[Generator], sigma: float, rounds: int) -> Tensor:
+    """Frosted glass: blur, move pixels to a neighbour's place, blur again.
+
+    The published code is written to swap neighbours at most one pixel apart, but it swaps views of one array,
+    which copies: each pixel from the third row and column on takes the value of itself or of its neighbour
+    above, to the left or above left. Published results were measured on those pictures, so this function
+    copies as well.
+    """
+    images = blur(images, sigma)
+    for _ in range(rounds):
+        offsets = uniform(generators, 0, 2, 2, 32, 32).long() - 1  # -1 or 0
+        offsets[:, :, :2] = 0
+        offsets[:, :, :, :2] = 0
+        images = take_neighbours(images, offsets[:, 0], offsets[:, 1])
+    return blur(images, sigma)
+
+
+def motion_blur(images: Tensor, generators: list[Generator], radius: int, sigma: float) -> Tensor:
+    """Smear along a line within 45 degrees of the horizontal."""
+    degrees = uniform(generators, -45, 45)
+    return filter_image(images, motion_kernel(radius, sigma, degrees))
+
+
+def zoom_blur(images: Tensor, generators: list[Generator], end: float) -> Tensor:
+    """Average the picture with enlargements of itself, by 1.00, 1.01, ..., as a camera that moves forward."""
+    # np.arange because its rounding decides whether the last factor belongs to the range, as in the original.
+    zoomed = [zoom(images, factor) for factor in np.arange(1, end, 0.01).tolist()]
+    return torch.stack([images, *zoomed]).mean(dim=0)
+
+
+def gaussian_blur(images: Tensor, generators: list[Generator], sigma: float) -> Tensor:
+    """Blur with a Gaussian."""
+    return blur(images, sigma)
+
+
+# ---- Weather ---------------------------------------------------------------------------------------------
+
+
+def snow(
+    images: Tensor,
+    generators: list[Generator],
+    mean: float,
+    sigma: float,
+    enlargement: float,
+    threshold: float,
+    blur_radius: int,
+    blur_sigma: float,
+    kept: float,
+) -> Tensor:
+    """Whiten the picture and add falling flakes: thresholded noise, smeared, once upright and once turned."""
+    flakes = zoom(mean + sigma * normal(generators, 1, 32, 32), enlargement)
+    flakes = torch.where(flakes < threshold, 0, flakes).clamp(0, 1)
+    flakes = filter_image(flakes, motion_kernel(blur_radius, blur_sigma, uniform(generators, -135, -45)))
+    grey = (images * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(dim=1, keepdim=True)
+    white = kept * images + (1 - kept) * torch.maximum(images, 1.5 * grey + 0.5)
+    return white + flakes + flakes.rot90(2, (2, 3))
+
+
+def frost(images: Tensor, generators: list[Generator], picture_weight: float, ice_weight: float) -> Tensor:
+    """Add a layer of ice to the picture.
+
+    The original takes the ice from five photographs, which are not part of this project. The layer drawn here
+    has what those have in common: a mean brightness between 0.45 and 0.8, a bluish tint, and a texture of
+    standard deviation 0.09 whose power falls with the frequency f as 1 / f.
+    """
+    frequency = torch.hypot(torch.fft.fftfreq(32)[:, None], torch.fft.rfftfreq(32)[None, :])
+    amplitude = torch.where(frequency > 0, frequency**-0.5, 0)
+    texture = torch.fft.irfft2(torch.fft.rfft2(normal(generators, 1, 32, 32)) * amplitude)
+    texture = 0.09 * texture / texture.std(dim=(1, 2, 3), keepdim=True)
+    tint = torch.tensor([-0.07, 0.01, 0.06])[:, None, None]
+    ice = (uniform(generators, 0.45, 0.8, 1, 1, 1) + tint + texture).clamp(0, 1)
+    return picture_weight * images + ice_weight * ice
+
+
+def midpoint(sum_of_corners: Tensor, amplitude: float, generators: list[Generator]) -> Tensor:
+    """Return the mean of four corners plus a number uniform in [-amplitude, amplitude)."""
+    return sum_of_corners / 4 + amplitude * uniform(generators, -1, 1, *sum_of_corners.shape[1:])
+
+
+def plasma(generators: list[Generator], decay: float) -> Tensor:
+    """Draw clouds by the diamond-square algorithm; returns float32 [N, 32, 32], each from 0 to 1.
+
+    Start with one value on a grid that wraps around. Then, from coarse to fine, give each square of the grid
+    a centre, and then each diamond of two corners and two centres a centre: the mean of its four corners plus
+    a random number. From one grid to the next the random numbers get smaller by the factor decay^2, as in the
+    published code. Source: Fournier, Fussell and Carpenter, "Computer rendering of stochastic models", 1982.
+    """
+    field = torch.zeros(len(generators), 32, 32)
+    amplitude = 1.0
+    for step in (32, 16, 8, 4, 2):
+        half = step // 2
+        corner = field[:, ::step, ::step].clone()
+        column_pair = corner + corner.roll(-1, dims=1)  # a corner and the one below it
+        row_pair = corner + corner.roll(-1, dims=2)  # a corner and the one to its right
+        square = column_pair + column_pair.roll(-1, dims=2)
+        centre = midpoint(square, amplitude, generators)
+        field[:, half::step, half::step] = centre
+        diamond = row_pair + centre + centre.roll(1, dims=1)
+        field[:, ::step, half::step] = midpoint(diamond, amplitude, generators)
+        diamond = column_pair + centre + centre.roll(1, dims=2)
+        field[:, half::step, ::step] = midpoint(diamond, amplitude, generators)
+        amplitude /= decay**2
+    field -= field.amin(dim=(1, 2), keepdim=True)
+    return field / field.amax(dim=(1, 2), keepdim=True)
+
+
+def fog(images: Tensor, generators: list[Generator], strength: float, decay: float) -> Tensor:
+    """Add clouds and scale so that no value exceeds the brightest one of the picture."""
+    clouds = plasma(generators, decay)[:, None]
+    brightest = images.amax(dim=(1, 2, 3), keepdim=True)
+    return (images + strength * clouds) * brightest / (brightest + strength)
+
+
+def spatter(
+    images: Tensor,
+    generators: list[Generator],
+    mean: float,
+    sigma: float,
+    blur_sigma: float,
+    threshold: float,
+    water_light: float | None,
+    mud_blur: float | None,
+) -> Tensor:
+    """Splash water or mud on the lens, where blurred noise exceeds a threshold.
+
+    Water is lit from the upper left. The original shades the drops by the distance to their edges instead,
+    which it finds with OpenCV's Canny filter.
+    """
+    height = blur(mean + sigma * normal(generators, 1, 32, 32), blur_sigma)
+    mask = (height > threshold).float()
+    if mud_blur is not None:
+        mask = blur(mask, mud_blur)
+        mask = torch.where(mask < 0.8, 0, mask)
+        return images * (1 - mask) + mask * torch.tensor([63, 42, 20])[:, None, None] / 255
+    slope = torch.tensor([[-2.0, -1, 0], [-1, 0, 1], [0, 1, 2]])
+    light = blur(filter_image(mask, slope).clamp(min=0), 0.7) * mask * height
+    light = water_light * light / light.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
+    return images + light * torch.tensor([175, 238, 238])[:, None, None] / 255
+
+
+def brightness(images: Tensor, generators: list[Generator], amount: float) -> Tensor:
+    """Add to the value V = max(R, G, B) of HSV.
+
+    Hue and saturation stay, so all three channels grow by one factor, V' / V; black becomes grey.
+    """
+    value = images.amax(dim=1, keepdim=True)
+    brighter = (value + amount).clamp(max=1)
+    return torch.where(value > 0, images * brighter / value, brighter)
+
+
+# ---- Contrast, colour and files --------------------------------------------------------------------------
+
+
+def contrast(images: Tensor, generators: list[Generator], factor: float) -> Tensor:
+    """Move every value towards the mean of its channel."""
+    mean = images.mean(dim=(2, 3), keepdim=True)
+    return mean + factor * (images - mean)
+
+
+def elastic_transform(
+    images: Tensor, generators: list[Generator], bump_height: float, bump_width: float, corner_shift: float
+) -> Tensor:
+    """Stretch: move three corners at random (affine), then move every pixel by smooth random bumps."""
+    corners = torch.tensor([[26.0, 26.0], [26.0, 6.0], [6.0, 6.0]])
+    moved = corners + uniform(generators, -corner_shift, corner_shift, 3, 2)
+    # The affine map that takes the moved corners back to where they were says where each pixel is read.
+    solution = torch.linalg.solve(F.pad(moved, (0, 1), value=1.0), corners.expand_as(moved))  # [N, 3, 2]
+    matrix = solution[:, :2].mT
+    images = affine(images, matrix, (matrix @ torch.full((2, 1), 15.5))[..., 0] + solution[:, 2] - 15.5)
+    bumps = bump_height * blur(uniform(generators, -1, 1, 2, 32, 32), bump_width, truncate=3)
+    grid = torch.arange(32)
+    return warp(images, grid + bumps[:, 0], grid[:, None] + bumps[:, 1])
+
+
+def box_matrix(size: int, new_size: int) -> Tensor:
+    """Return the matrix float32 [new_size, size] that resizes a row with Pillow's BOX filter.
+
+    A new pixel is the mean of the old ones whose centres lie in the interval it covers. The interval is at
+    least one pixel wide, so enlarging repeats the nearest pixel.
+    """
+    ratio = size / new_size
+    centre = (torch.arange(new_size, dtype=torch.float64)[:, None] + 0.5) * ratio
+    distance = torch.arange(size, dtype=torch.float64) + 0.5 - centre
+    half = max(ratio, 1.0) / 2
+    weights = ((distance > -half) & (distance <= half)).float()
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def pixelate(images: Tensor, generators: list[Generator], side: int) -> Tensor:
+    """Reduce the picture to a smaller side and enlarge it again, without smoothing."""
+    there_and_back = box_matrix(side, 32) @ box_matrix(32, side)
+    return there_and_back @ images @ there_and_back.T
+
+
+def jpeg_compression(images: Tensor, generators: list[Generator], quality: int) -> Tensor:
+    """Write the picture as a JPEG file of low quality and read it."""
+    return jpeg(images, quality)
+
+
+def saturate(images: Tensor, generators: list[Generator], factor: float, addition: float) -> Tensor:
+    """Change the saturation S = (V - min(R, G, B)) / V of HSV: S' = factor S + addition.
+
+    V and hue stay, so the distance of each channel from V grows by one factor, S' / S. Grey has hue 0 by
+    convention: where S' is above 0 it turns red, as in the original.
+    """
+    value, low = images.amax(dim=1, keepdim=True), images.amin(dim=1, keepdim=True)
+    saturation = torch.where(value > 0, (value - low) / value, 0)
+    new = (factor * saturation + addition).clamp(0, 1)
+    coloured = value - (value - images) * new / saturation
+    red = value * torch.cat([torch.ones_like(new), 1 - new, 1 - new], dim=1)
+    return torch.where(saturation > 0, coloured, red)
+
+
+# ---- Geometry --------------------------------------------------------------------------------------------
+
+
+def rotate(images: Tensor, degrees: Tensor) -> Tensor:
+    """Turn images about their centre, counterclockwise as torch.rot90 turns; degrees float [N]."""
+    angle = torch.deg2rad(degrees)
+    cos, sin = angle.cos(), angle.sin()
+    # A pixel at p takes its value from p turned back; y grows downwards.
+    matrix = torch.stack([torch.stack([cos, -sin], dim=1), torch.stack([sin, cos], dim=1)], dim=1)
+    return affine(images, matrix, torch.zeros(len(images), 2))
+
+
+def rotation(images: Tensor, generators: list[Generator], degrees: float) -> Tensor:
+    """Turn the picture to the left or to the right."""
+    return rotate(images, degrees * random_sign(generators))
+
+
+def translation(images: Tensor, generators: list[Generator], pixels: int) -> Tensor:
+    """Shift the picture towards one of its corners, by as many pixels in both directions."""
+    shift = pixels * random_sign(generators, 2)
+    return affine(images, torch.eye(2).expand(len(images), 2, 2), shift)
+
+
+def scale(images: Tensor, generators: list[Generator], factor: float) -> Tensor:
+    """Enlarge or reduce the picture about its centre by a factor."""
+    step = factor ** random_sign(generators, 1, 1)
+    return affine(images, step * torch.eye(2), torch.zeros(len(images), 2))
+
+
+def occlusion(images: Tensor, generators: list[Generator], side: int) -> Tensor:
+    """Cover a square of the picture with grey, at a random place that the severity does not change."""
+    corner = uniform(generators, 0, 1, 2) * (32 - side + 1)
+    start = corner.long()[:, :, None]
+    index = torch.arange(32)
+    inside = (index >= start) & (index < start + side)  # [N, 2, 32]: rows, columns
+    return torch.where((inside[:, 0, :, None] & inside[:, 1, None, :])[:, None], 0.5, images)
+
+
+# ---- The table -------------------------------------------------------------------------------------------
+
+
+class Corruption(NamedTuple):
+    """One row of the table."""
+
+    name: str
+    function: Callable[..., Tensor]
+    family: str
+    origin: str  # "fifteen": in CIFAR-10-C's mean; "extra": published beside those; "own": of this project
+    constants: dict[str, tuple]  # of each parameter of the function, the values at severity 1 to 5
+
+
+def entry(function: Callable[..., Tensor], family: str, origin: str, **constants: tuple) -> Corruption:
+    """Write one row of the table; the name of the function is the name of the corruption."""
+    return Corruption(function.__name__, function, family, origin, constants)
+
+
+# The constants of "fifteen" and "extra" are the published ones, from the file
+# ImageNet-C/create_c/make_cifar_c.py of github.com/hendrycks/robustness. Lengths are in pixels.
+TABLE = [
+    entry(gaussian_noise, "noise", "fifteen", sigma=(0.04, 0.06, 0.08, 0.09, 0.10)),
+    entry(shot_noise, "noise", "fifteen", photons=(500, 250, 100, 75, 50)),
+    entry(impulse_noise, "noise", "fifteen", share=(0.01, 0.02, 0.03, 0.05, 0.07)),
+    entry(speckle_noise, "noise", "extra", sigma=(0.06, 0.10, 0.12, 0.16, 0.20)),
+    entry(defocus_blur, "blur", "fifteen", radius=(0.3, 0.4, 0.5, 1, 1.5), sigma=(0.4, 0.5, 0.6, 0.2, 0.1)),
+    entry(glass_blur, "blur", "fifteen", sigma=(0.05, 0.25, 0.4, 0.25, 0.4), rounds=(1, 1, 1, 2, 2)),
+    entry(motion_blur, "blur", "fifteen", radius=(6, 6, 6, 8, 9), sigma=(1, 1.5, 2, 2, 2.5)),
+    entry(zoom_blur, "blur", "fifteen", end=(1.06, 1.11, 1.16, 1.21, 1.26)),
+    entry(gaussian_blur, "blur", "extra", sigma=(0.4, 0.6, 0.7, 0.8, 1)),
+    entry(
+        snow,
+        "weather",
+        "fifteen",
+        mean=(0.10, 0.10, 0.15, 0.25, 0.30),  # of the noise that becomes flakes
+        sigma=(0.2, 0.2, 0.3, 0.3, 0.3),
+        enlargement=(1, 1, 1.75, 2.25, 1.25),  # of the flakes
+        threshold=(0.60, 0.50, 0.55, 0.60, 0.65),
+        blur_radius=(8, 10, 10, 12, 14),
+        blur_sigma=(3, 4, 4, 6, 12),
+        kept=(0.95, 0.90, 0.90, 0.85, 0.80),  # share of the picture that is not whitened
+    ),
+    entry(
+        frost,
+        "weather",
+        "fifteen",
+        picture_weight=(1, 1, 0.9, 0.85, 0.75),
+        ice_weight=(0.2, 0.3, 0.4, 0.4, 0.45),
+    ),
+    entry(fog, "weather", "fifteen", strength=(0.2, 0.5, 0.75, 1, 1.5), decay=(3, 3, 2.5, 2, 1.75)),
+    entry(brightness, "weather", "fifteen", amount=(0.05, 0.10, 0.15, 0.20, 0.30)),
+    entry(
+        spatter,
+        "weather",
+        "extra",
+        mean=(0.62, 0.65, 0.65, 0.65, 0.65),  # of the noise
+        sigma=(0.1, 0.1, 0.3, 0.1, 0.1),
+        blur_sigma=(0.7, 0.8, 1, 0.7, 0.5),
+        threshold=(0.70, 0.70, 0.69, 0.69, 0.68),
+        water_light=(0.5, 0.5, 0.5, None, None),  # water at severity 1 to 3
+        mud_blur=(None, None, None, 0.6, 0.6),  # mud at 4 and 5
+    ),
+    entry(contrast, "digital", "fifteen", factor=(0.75, 0.50, 0.40, 0.30, 0.15)),
+    entry(
+        elastic_transform,
+        "digital",
+        "fifteen",
+        bump_height=(0, 1.60, 2.56, 3.20, 3.20),
+        bump_width=(0, 6.40, 1.92, 1.28, 0.96),
+        corner_shift=(2.56, 2.24, 1.92, 1.60, 0.96),
+    ),
+    entry(pixelate, "digital", "fifteen", side=(30, 28, 27, 24, 20)),
+    entry(jpeg_compression, "digital", "fifteen", quality=(80, 65, 58, 50, 40)),
+    entry(saturate, "digital", "extra", factor=(0.3, 0.1, 1.5, 2, 2.5), addition=(0, 0, 0, 0.1, 0.2)),
+    # 30 degrees and 3 pixels are the limits of Engstrom et al. 2019 (arXiv 1712.02779).
+    entry(rotation, "geometry", "own", degrees=(6, 12, 18, 24, 30)),
+    entry(translation, "geometry", "own", pixels=(1, 2, 3, 5, 8)),
+    entry(scale, "geometry", "own", factor=(1.1, 1.2, 1.35, 1.5, 1.75)),
+    entry(occlusion, "geometry", "own", side=(4, 8, 12, 16, 20)),
+]
+
+
+# ---- Corruptions by name ---------------------------------------------------------------------------------
+
+
+def at_severity(corruption: Corruption, images: Tensor, severity: int, generator: Generator) -> Tensor:
+    """Corrupt images float32 [N, 3, 32, 32] in [0, 1]; returns new ones of the same shape, type and range.
+
+    On the CPU. Takes one number for each image from `generator`. Raises ValueError for other images and for a
+    severity that is not 1, 2, 3, 4 or 5.
+    """
+    if images.dtype != torch.float32 or images.ndim != 4 or images.shape[1:] != (3, 32, 32):
+        raise ValueError(f"images must be float32 [N, 3, 32, 32], not {images.dtype} {list(images.shape)}")
+    if severity not in (1, 2, 3, 4, 5):
+        raise ValueError(f"severity must be 1, 2, 3, 4 or 5, not {severity}")
+    constants = {name: values[severity - 1] for name, values in corruption.constants.items()}
+    return corruption.function(images, spawn(generator, len(images)), **constants).clamp(0, 1)
+
+
+# {name: function(images, severity, generator) -> images}, as at_severity describes it
+CORRUPTIONS = {corruption.name: functools.partial(at_severity, corruption) for corruption in TABLE}
+FIFTEEN = [corruption.name for corruption in TABLE if corruption.origin == "fifteen"]
+EXTRA = [corruption.name for corruption in TABLE if corruption.origin == "extra"]
+GEOMETRY = [corruption.name for corruption in TABLE if corruption.family == "geometry"]
+FAMILIES = {}  # {family: names}
+for corruption in TABLE:
+    FAMILIES.setdefault(corruption.family, []).append(corruption.name)
+
+
+def corrupt(images: Tensor, name: str, severity: int) -> Tensor:
+    """Corrupt uint8 images [N, 3, 32, 32] and round to uint8 again, as a file would hold them.
+
+    The seed follows from the name, so it is the same at every severity and does not depend on the table.
+    Raises KeyError for a name that is not in CORRUPTIONS, ValueError as at_severity.
+    """
+    generator = Generator().manual_seed(zlib.crc32(name.encode()))
+    batches = [CORRUPTIONS[name](batch / 255, severity, generator) for batch in images.split(500)]
+    return (torch.cat(batches) * 255).round().to(torch.uint8)
+
+
+def examples(images: Tensor) -> dict[str, np.ndarray]:
+    """Return one of the images uint8 [N, 3, 32, 32] under every corruption: {name: uint8 [6, 32, 32, 3]}.
+
+    The first picture of each is the clean one, and the five severities follow. Chosen is the image whose mean
+    is nearest to mid-grey, because a white one would not show fog or snow.
+    """
+    chosen = (images.float().mean(dim=(1, 2, 3)) - 127.5).abs().argmin()
+    image = images[chosen : chosen + 1]
+    pictures = {}
+    for name in CORRUPTIONS:
+        row = torch.cat([image, *(corrupt(image, name, severity) for severity in range(1, 6))])
+        pictures[name] = row.permute(0, 2, 3, 1).numpy()
+    return pictures

@@ -1,0 +1,195 @@
+"""page/sections.py: the words and tables say what the numbers say."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import data
+import report
+import stress
+from page import sections
+from stress_tests.corruptions import CORRUPTIONS, FAMILIES, examples
+
+
+def text(markup):
+    """Return what a reader sees of HTML, its white space as single blanks."""
+    return " ".join(re.sub(r"<[^>]*>", " ", markup).split())
+
+
+@pytest.fixture(scope="module")
+def result(small_sets):
+    """metrics.json without explanations, of a network that is right about half of the test images."""
+    train, test = small_sets
+    logits = 3 * torch.randn(100, 100, generator=torch.Generator().manual_seed(0))
+    logits[torch.arange(50), test.labels[:50]] += 9
+    return report.evaluate(logits, test, train, {}) | {"logits": logits}
+
+
+# ---- Headline, training, mistakes, data ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["cifar100", "shapes"])
+def test_every_headline_metric_has_a_card_and_a_bar(result, small_sets, tmp_path, monkeypatch, name):
+    """Also one that the notebook did not have, and all of them where there is no notebook."""
+    test = small_sets[1]
+    monkeypatch.setattr(test, "name", name)
+    values = sections.headline(result, test, tmp_path)
+    drawn = re.search(r'aria-label="Bar plot: (.*?)"', values["plot_headline_metrics"])[1].split(", ")
+    shown = [f"{100 * result[key]['value']:.2f} %" for key in sections.HEADLINE]
+    labels = ["accuracy", "precision", "recall", "F1", "top-5 accuracy"]
+    assert drawn == [f"{label} {value}" for label, value in zip(labels, shown, strict=True)]
+    assert re.findall(r"<b>(.*?)</b>", values["cards"]) == shown
+    assert values["cards"].count("notebook") == (4 if name == "cifar100" else 0)
+    assert ("first version" in values["notebook"]) == (name == "cifar100")
+
+
+def test_history_gives_curves_speed_and_the_best_epoch(tmp_path):
+    keys = ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "image_size"]
+    rows = [[1, 4.5, 0.1, 4.25, 0.125, 24], [2, 3.0, 0.3, 3.5, 0.5, 32], [3, 2.0, 0.4, 3.75, 0.25, 32]]
+    history = [
+        dict(zip(keys, row, strict=True)) | {"seconds": 60.0, "images_per_second": 100.0 * row[0]}
+        for row in rows
+    ]
+    config = {
+        "num_train": 1200,
+        "device": "cpu",
+        "precision": "fp32",
+        "environment": {"hardware": "a <computer>"},
+    }
+    section = sections.training(history, [0.1, 0.2, 0.1], config, tmp_path)
+    seen = text(section)
+    assert "3 epochs of 1,200 images took 3:00 on a &lt;computer&gt; (cpu, fp32)" in seen
+    assert "100 images/s at 24x24 pixels, 250 images/s at 32x32 pixels" in seen
+    assert "Best validation accuracy: 50.00 % after epoch 2." in seen
+    assert "Validation images always have their full size" in seen
+    assert "Training loss goes from 4.50 to 2.00, validation loss from 4.25 to 3.75" in section
+    assert {path.name for path in tmp_path.iterdir()} == {"loss.png", "accuracy.png", "learning_rate.png"}
+
+
+def test_without_a_history_the_section_says_so(tmp_path):
+    seen = text(sections.training([], [], {}, tmp_path))
+    assert seen.endswith("so the history of its training is not available.")
+
+
+@pytest.mark.parametrize("sizes", [[5] * 20, [10] * 10, [1, 2, 7], [1, 1]])
+def test_chance_within_superclass_against_enumeration(sizes):
+    superclass_of = [s for s, size in enumerate(sizes) for _ in range(size)]
+    shares = []
+    for true, coarse in enumerate(superclass_of):
+        others = [c for c in range(len(superclass_of)) if c != true]
+        shares.append(sum(superclass_of[c] == coarse for c in others) / len(others))
+    assert sections.chance_within(torch.tensor(superclass_of)) == pytest.approx(sum(shares) / len(shares))
+
+
+def test_every_test_image_is_also_in_training(small_sets):
+    test = small_sets[1]
+    result = report.evaluate(torch.eye(100)[test.labels], test, test, {})
+    assert sections.data_set(result, test)["without_them"] == "No test image is left without those."
+
+
+def test_data_section_counts_images_of_a_class(result, small_sets):
+    values = sections.data_set(result, small_sets[1])
+    assert (values["num_train_per_class"], values["num_test_per_class"]) == ("3", "1")
+    assert values["samples"].count("<img") == 100
+    accuracy = f"{100 * result['accuracy']['value']:.2f} %"
+    assert values["without_them"] == f"Without those the accuracy is {accuracy} instead of {accuracy}."
+
+
+@pytest.mark.parametrize(("temperature", "side"), [(0.8087, "underconfident"), (1.25, "overconfident")])
+def test_confidence_section_names_the_side(result, small_sets, tmp_path, temperature, side):
+    more = {"temperature": temperature, "expected_calibration_error_after_temperature": 0.02229}
+    values = sections.confidence(result | more, result["logits"], small_sets[1].labels, tmp_path)
+    assert values["calibration_error"] == f"{100 * result['expected_calibration_error']:.2f} %"
+    seen = text(values["temperature_scaling"])
+    assert seen.startswith(f"A temperature of {temperature:.3f}") and "to 2.23 %:" in seen
+    assert seen.endswith(f"the network is {side}.")
+
+
+# ---- Stress ----------------------------------------------------------------------------------------------
+
+
+def stress_results(without=(), clean_confidence=0.6):
+    """A finished stress.json; of the corruptions `without` it knows nothing."""
+    share = {"value": 0.25, "low": 0.1, "high": 0.4}
+    clean = {"value": 0.7, "low": 0.6, "high": 0.8}
+    record = {"accuracy": share, "mean_confidence": 0.5, "ece": 0.25, "correct_per_class": [0] * 100}
+    tests = {"clean/0": record | {"accuracy": clean, "mean_confidence": clean_confidence, "ece": 0.1234}}
+    tests |= {f"{name}/{s}": record for name in CORRUPTIONS if name not in without for s in range(1, 6)}
+    radii = [0.25, 0.5, 1, 2, 4, 8, 64]
+    tests |= {
+        f"{name}/{radius:g}": {"accuracy": share} for name in ("fgsm", "pgd", "random") for radius in radii
+    }
+    tests["none/0"] = {"accuracy": clean}
+    summary = {
+        "mean_accuracy": {"fifteen": share, "all": share},
+        "mean_confidence": {"fifteen": 0.5, "all": 0.5},
+        "mean_ece": {"fifteen": 0.25, "all": 0.25},
+        "confidence_by_severity": [0.5] * 5,
+        "classes_that_break_first": [{"class": "a_class", "clean": 1.0, "corrupted": 0.5, "drop": 0.5}] * 10,
+    }
+    checks = [{"name": "a check", "passed": passed, "detail": "so"} for passed in (True, False)]
+    return {"tests": tests, "summary": summary, "radii": radii, "checks": checks,
+            "corruption_images": 200, "attack_images": 100}  # fmt: skip
+
+
+PICTURES = {name: np.full((6, 32, 32, 3), 90, dtype=np.uint8) for name in CORRUPTIONS}
+
+
+@pytest.mark.parametrize("without", [(), (*FAMILIES["blur"], "fog")])
+def test_stress_results_older_than_a_corruption_are_shown(tmp_path, without):
+    section = sections.stress(stress_results(without), 0.81, PICTURES, tmp_path)
+    assert section.count("<tr>") == 1 + len(CORRUPTIONS) - len(without) + 1 + 10 + 1 + 2
+    assert [name for name in CORRUPTIONS if f"<td>{name.replace('_', ' ')}</td>" not in section] == list(
+        without
+    )
+    assert "FAILED" in section
+    assert "2 images of each class. So few images are no more than a hint" in text(section)
+
+
+def test_stress_section_says_both_sides_of_the_confidence(tmp_path):
+    seen = text(sections.stress(stress_results(), 0.81, PICTURES, tmp_path))
+    assert "On these clean images the network is underconfident: its mean confidence is 60.0 %" in seen
+    assert "is below 1, the sign of an underconfident network" in seen
+    assert "Over all corruptions it is overconfident: its mean confidence is 50.0 %" in seen
+    assert "The expected calibration error goes from 12.34 % to 25.00 %" in seen
+    results = stress_results(clean_confidence=0.9)
+    values = sections.confidence_under_shift(results["tests"]["clean/0"], results["summary"], None)
+    assert values["clean_side"] == "overconfident" and values["temperature"] == ""
+
+
+def test_without_stress_results_the_section_says_what_to_do(tmp_path):
+    assert "have not been run for this checkpoint" in sections.stress(None, 0.8, {}, tmp_path)
+
+
+@pytest.mark.slow
+def test_stress_section_shows_what_stress_json_holds(shapes_report, monkeypatch, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(shapes_report, run)
+    monkeypatch.setattr(stress, "corrupt", lambda images, name, severity: images)
+    monkeypatch.setattr(
+        stress, "predict", lambda model, images, *rest: torch.eye(100)[torch.arange(len(images)) % 90]
+    )
+    share = {"value": 0.25, "low": 0.1, "high": 0.4}
+    monkeypatch.setattr(stress, "measure_attack", lambda *rest: {"accuracy": share})
+    assert stress.main(["--run", str(run)]) == 0
+    checkpoint = run / "checkpoints" / "best.pt"
+    results = report.read_stress(run, checkpoint)
+    pictures = examples(data.make_shapes(1, 1).images)
+    section = " ".join(sections.stress(results, None, pictures, tmp_path / "plots").split())
+    clean = results["tests"]["clean/0"]["accuracy"]
+    low, high = f"{100 * clean['low']:.1f}", f"{100 * clean['high']:.1f} %"
+    assert (
+        f"{100 * clean['value']:.1f} % (95 % interval {low} to {high}; over the fifteen"
+        in section.replace(");", ";")
+    )
+    assert "PGD 25.0 % (95 % interval 10.0 to 40.0 %)" in section
+    assert section.count("<tr>") == 1 + len(CORRUPTIONS) + 1 + 10 + 1 + len(results["checks"])
+    assert "FAILED" in section  # 25 % at the largest radius is no sound attack, and the page says so
+    drawn = {path.stem for path in (tmp_path / "plots").iterdir()}
+    assert drawn == {"stress_severity", "stress_radius", "stress_examples"}
+    # Results of another checkpoint are not shown.
+    checkpoint.write_bytes(checkpoint.read_bytes() + b"x")
+    assert report.read_stress(run, checkpoint) is None

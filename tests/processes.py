@@ -1,0 +1,103 @@
+"""Commands for the tests: run in this process, or in one of its own that can be stopped and killed."""
+
+import io
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from running.console import run_main
+from running.folder import load_checkpoint, read_config, read_history
+
+ROOT = Path(train.__file__).parent
+TINY = ["--width=16", "--limit-train=8", "--batch-size=4", "--epochs=3", "--device=cpu", "--precision=fp32"]
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that can be forked")
+
+
+def outcome(capsys, main, argv):
+    """Run a command line in this process; return its exit code and what it wrote to stderr."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as info:
+        run_main(lambda: main(argv))
+    return info.value.code or 0, capsys.readouterr().err
+
+
+def assert_one_line(code, err, message):
+    """Exit code 2, and besides notes one line that begins with error: and has `message` in it."""
+    lines = [line for line in err.splitlines() if not line.startswith("note: ")]
+    assert code == 2 and len(lines) == 1 and lines[0].startswith("error: "), err
+    assert re.search(message, lines[0]), err
+
+
+def contents(folder):
+    """{path: bytes} of all files below a folder, but for the lock of a run."""
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+def child(argv, stdout, stderr=None, prepare=None, arguments=()):
+    """A process of its own: run the command line with its output in files, as after `prepare(*arguments)`."""
+    torch.set_num_threads(1)
+    os.dup2(os.open(stdout, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
+    os.dup2(os.open(stderr or stdout, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY), 2)
+    sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(number, "w")) for number in (1, 2))
+    if prepare:
+        prepare(*arguments)
+    run_main(lambda: train.main(argv))
+
+
+def wait_for(condition, process, seconds=60):
+    """Wait until the condition holds or the process ends; return whether it holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if not process.is_alive():
+            return condition()
+        assert time.monotonic() < end, "nothing happens"
+        time.sleep(0.001)
+    return True
+
+
+def finish(process):
+    """Wait for the end of a process and return its exit code, which is negative after a signal."""
+    process.join(120)
+    assert process.exitcode is not None, "it does not end"
+    return process.exitcode
+
+
+def continue_or_begin(run, options):
+    """The options with which a run is resumed, or begun where it has saved nothing to resume yet."""
+    if (run / "checkpoints" / "last.pt").exists():
+        return ["--resume", "--out", str(run)]
+    overwrite = ["--overwrite"] if (run / "checkpoints" / "best.pt").exists() else []
+    return [*options, *overwrite, "--out", str(run)]
+
+
+def check_invariants(run):
+    """What holds whenever a process is killed; returns the number of epochs in last.pt, 0 without one."""
+    checkpoints, csv = run / "checkpoints", run / "logs" / "history.csv"
+    if (run / "config.json").exists():
+        read_config(run)
+    else:
+        assert not list(run.rglob("*.pt")) and not csv.exists()
+    epoch, saved, best_epoch = 0, [], 1
+    if (checkpoints / "last.pt").exists():
+        last = load_checkpoint(checkpoints / "last.pt", resuming=True)
+        epoch, saved = last["epoch"], last["history"]
+        assert [row["epoch"] for row in saved] == list(range(1, epoch + 1))
+        best_epoch = max(saved, key=lambda row: row["val_accuracy"])["epoch"]  # the first of equal ones
+    # An epoch writes best.pt, history.csv and last.pt in this order, so the first two may be one ahead.
+    assert epoch == 0 or ((checkpoints / "best.pt").exists() and csv.exists())
+    if (checkpoints / "best.pt").exists():
+        _, best = train.load_model(checkpoints / "best.pt", torch.device("cpu"))
+        assert best["epoch"] in (best_epoch, epoch + 1)
+    if csv.exists():
+        assert csv.read_text().endswith("\n")
+        history = read_history(run)
+        assert len(history) in (epoch, epoch + 1) and history[:epoch] == saved
+        assert all(None not in row and len(row) == 9 for row in history)
+    return epoch

@@ -1,0 +1,496 @@
+import colorsys
+import importlib
+import math
+import os
+import shutil
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import natural_images, seeded
+from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+
+from stress_tests import corruptions
+from stress_tests.corruptions import CORRUPTIONS
+
+NAMES = list(CORRUPTIONS)
+RANDOM = [
+    *("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "glass_blur", "motion_blur", "snow"),
+    *("frost", "fog", "spatter", "elastic_transform", "rotation", "translation", "scale", "occlusion"),
+]
+IMAGES = natural_images(24)
+
+
+# ---- Every corruption ------------------------------------------------------------------------------------
+
+
+def test_the_corruptions_are_the_published_ones_and_ours():
+    assert len(corruptions.FIFTEEN) == 15 and len(corruptions.EXTRA) == 4 and len(NAMES) == 23
+    assert [corruption.name for corruption in corruptions.TABLE] == NAMES
+    assert all(
+        len(values) == 5 for corruption in corruptions.TABLE for values in corruption.constants.values()
+    )
+    assert [name for names in corruptions.FAMILIES.values() for name in names] == NAMES
+    assert corruptions.FAMILIES["geometry"] == corruptions.GEOMETRY
+    assert set(corruptions.GEOMETRY) == set(NAMES) - {*corruptions.FIFTEEN, *corruptions.EXTRA}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shape_type_range_and_the_input_left_alone(name):
+    for severity in (1, 2, 3, 4, 5):
+        for images in (IMAGES[:4], torch.zeros(2, 3, 32, 32), torch.ones(2, 3, 32, 32)):
+            before = images.clone()
+            corrupted = CORRUPTIONS[name](images, severity, seeded())
+            assert corrupted.shape == images.shape and corrupted.dtype == torch.float32
+            assert corrupted.min() >= 0 and corrupted.max() <= 1  # false for NaN too
+            assert torch.equal(images, before)
+    # The order of the values in memory does not matter.
+    corrupted = CORRUPTIONS[name](IMAGES[:4].contiguous(memory_format=torch.channels_last), 3, seeded())
+    torch.testing.assert_close(corrupted, CORRUPTIONS[name](IMAGES[:4], 3, seeded()), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bad_input_is_refused(name):
+    corruption = CORRUPTIONS[name]
+    for severity in (0, 6, 2.5):
+        with pytest.raises(ValueError, match="severity"):
+            corruption(IMAGES[:1], severity, seeded())
+    for images in (IMAGES[0], IMAGES[:1, :1], IMAGES[:1].double(), (IMAGES[:1] * 255).byte()):
+        with pytest.raises(ValueError, match="images"):
+            corruption(images, 1, seeded())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_generator_same_result(name):
+    one, two, other = (CORRUPTIONS[name](IMAGES[:6], 3, seeded(seed)) for seed in (5, 5, 6))
+    assert torch.equal(one, two)
+    # A corruption that is random in name only would fail here, a fixed one that draws would as well.
+    assert torch.equal(one, other) == (name not in RANDOM)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_in_a_batch_as_alone(name):
+    corruption = CORRUPTIONS[name]
+    for severity in (1, 5):
+        together = corruption(IMAGES[:6], severity, seeded())
+        generator = seeded()
+        alone = torch.cat([corruption(image[None], severity, generator) for image in IMAGES[:6]])
+        torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+        # Nor do the other images matter: the third keeps its result when all others change.
+        others = IMAGES[6:12].clone()
+        others[2] = IMAGES[2]
+        torch.testing.assert_close(corruption(others, severity, seeded())[2], together[2], atol=1e-5, rtol=0)
+
+
+# Where the published constants do not get worse in mean distance from one severity to the next, and why.
+NOT_WORSE = {
+    "glass_blur": {2, 3, 5},  # the blur hides some of what the rounds do
+    "motion_blur": {4},  # a longer radius, but the Gaussian has ended long before it
+    "frost": {4, 5},  # the weights of both picture and frost fall
+    "spatter": {4},  # mud after water
+    "saturate": {3},  # intense after pale
+    "elastic_transform": {2, 3, 4, 5},  # the shift falls while the bumps get finer
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_distance_rises_with_severity(name):
+    distance = [
+        (CORRUPTIONS[name](IMAGES, severity, seeded()) - IMAGES).abs().mean().item()
+        for severity in (1, 2, 3, 4, 5)
+    ]
+    assert distance[0] > 0.0005
+    for severity in (2, 3, 4, 5):
+        if severity not in NOT_WORSE.get(name, ()):
+            assert distance[severity - 1] > distance[severity - 2], (severity, distance)
+
+
+@pytest.mark.parametrize("name", ["defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur"])
+def test_what_moves_or_averages_pixels_leaves_a_plain_image_alone(name):
+    plain = torch.tensor([0.2, 0.5, 0.9])[None, :, None, None].expand(2, 3, 32, 32).contiguous()
+    for corruption in (name, "elastic_transform", "pixelate", "rotation", "translation", "scale", "contrast"):
+        torch.testing.assert_close(CORRUPTIONS[corruption](plain, 5, seeded()), plain, atol=2e-6, rtol=0)
+
+
+# ---- Noise -----------------------------------------------------------------------------------------------
+
+
+def test_moments_of_the_noises():
+    grey = torch.full((40, 3, 32, 32), 0.5)
+    n = grey.numel()
+    for name, sigma in (("gaussian_noise", 0.06), ("speckle_noise", 0.5 * 0.10)):
+        difference = CORRUPTIONS[name](grey, 2, seeded()) - grey
+        assert abs(difference.mean()) < 5 * sigma / math.sqrt(n)
+        assert difference.std().item() == pytest.approx(sigma, rel=0.02)
+    counts = CORRUPTIONS["shot_noise"](grey, 3, seeded()) * 100  # Poisson with mean and variance 50
+    torch.testing.assert_close(counts, counts.round(), atol=1e-3, rtol=0)
+    assert counts.mean().item() == pytest.approx(50, abs=0.2) and counts.var().item() == pytest.approx(
+        50, rel=0.05
+    )
+    impulses = CORRUPTIONS["impulse_noise"](grey, 5, seeded())
+    for value in (0.0, 1.0):
+        assert (impulses == value).float().mean().item() == pytest.approx(0.035, abs=0.003)
+    assert ((impulses == 0.5) | (impulses == 0) | (impulses == 1)).all()
+    assert (impulses[:, 0] != impulses[:, 1]).any()  # each channel by itself
+
+
+# ---- Blur ------------------------------------------------------------------------------------------------
+
+
+def test_kernels_sum_to_one_and_have_their_shape():
+    for sigma in (0.0, 0.05, 0.4, 1.0, 6.4):
+        weights = corruptions.gaussian_weights(sigma)
+        assert weights.sum().item() == pytest.approx(1, abs=1e-12) and len(weights) % 2 == 1
+        torch.testing.assert_close(weights, weights.flip(0))
+    variance = (corruptions.gaussian_weights(1.5) * torch.arange(-6, 7).double() ** 2).sum().item()
+    assert variance == pytest.approx(1.5**2, rel=0.01)
+    constants = next(c.constants for c in corruptions.TABLE if c.name == "defocus_blur")
+    for radius, sigma in zip(constants["radius"], constants["sigma"], strict=True):
+        kernel = corruptions.defocus_kernel(radius, sigma)
+        assert kernel.sum().item() == pytest.approx(1, abs=1e-12)
+        torch.testing.assert_close(kernel, kernel.rot90())
+    # Radius 1 is the pixel and its four neighbours: with hardly any softening, a fifth each.
+    cross = corruptions.defocus_kernel(1.0, 0.01)
+    assert [round(v, 6) for v in (cross[3, 3].item(), cross[2, 3].item(), cross[2, 2].item())] == [
+        0.2,
+        0.2,
+        0,
+    ]
+
+
+def test_motion_kernel_lies_on_its_line():
+    degrees = torch.tensor([0.0, 90.0, 45.0, -30.0])
+    kernels = corruptions.motion_kernel(3, 2.0, degrees)
+    assert kernels.shape == (4, 13, 13)
+    weights = [math.exp(-(i**2) / 8) for i in range(7)]
+    for kernel, angle in zip(kernels, degrees.tolist(), strict=True):
+        expected = torch.zeros(13, 13, dtype=torch.float64)
+        for i, weight in enumerate(weights):
+            x, y = i * math.cos(math.radians(angle)), i * math.sin(math.radians(angle))
+            expected[6 + round(y), 6 + round(x)] += weight / sum(weights)
+        torch.testing.assert_close(kernel, expected)
+
+
+def test_filter_and_blur_against_a_loop():
+    image = IMAGES[:2].double()
+    sigma, radius = 0.8, 3
+    expected = torch.zeros_like(image)
+    for n in range(2):
+        for y in range(0, 32, 3):
+            for x in range(32):
+                total = 0.0
+                for i in range(-radius, radius + 1):
+                    for j in range(-radius, radius + 1):
+                        weight = math.exp(-(i**2 + j**2) / (2 * sigma**2))
+                        total += weight
+                        expected[n, :, y, x] += (
+                            weight * image[n, :, min(max(y + i, 0), 31), min(max(x + j, 0), 31)]
+                        )
+                expected[n, :, y, x] /= total
+    torch.testing.assert_close(corruptions.blur(image, sigma)[:, :, ::3], expected[:, :, ::3])
+    torch.testing.assert_close(
+        CORRUPTIONS["gaussian_blur"](IMAGES[:2], 4, seeded()).double()[:, :, ::3],
+        expected[:, :, ::3],
+        atol=1e-6,
+        rtol=0,
+    )
+    # One kernel for each image: a kernel whose only weight is at row +1, column -2 reads from there.
+    kernels = torch.zeros(2, 5, 5, dtype=torch.float64)
+    kernels[0, 3, 0] = 1
+    kernels[1, 2, 2] = 1
+    filtered = corruptions.filter_image(image, kernels)
+    assert torch.equal(filtered[0, :, :-1, 2:], image[0, :, 1:, :-2]) and torch.equal(filtered[1], image[1])
+
+
+def test_glass_blur_moves_pixels_as_the_published_loop_does():
+    generator = seeded()
+    rows, columns = (torch.randint(-1, 1, (1, 32, 32), generator=generator) for _ in range(2))
+    rows[:, :2], rows[:, :, :2], columns[:, :2], columns[:, :, :2] = 0, 0, 0, 0
+    expected = IMAGES[0].clone()
+    for y in range(31, 1, -1):  # the order of the original, each step seeing what the steps before left
+        for x in range(31, 1, -1):
+            expected[:, y, x] = expected[:, y + rows[0, y, x], x + columns[0, y, x]]
+    assert torch.equal(corruptions.take_neighbours(IMAGES[:1], rows, columns)[0], expected)
+    # The corruption itself, where it hardly blurs: each pixel is itself or a neighbour above or to the left.
+    numbered = torch.arange(1024.0).view(1, 1, 32, 32).expand(1, 3, 32, 32) / 1024
+    moved = (numbered - CORRUPTIONS["glass_blur"](numbered.contiguous(), 1, seeded())) * 1024
+    moved = moved[0, 0].round().int()
+    assert set(moved.flatten().tolist()) == {0, 1, 32, 33}
+    assert not moved[:2].any() and not moved[:, :2].any()
+
+
+def test_zoom_against_coordinates():
+    for factor in (1.0, 1.04, 1.25, 2.25):
+        crop = math.ceil(32 / factor)
+        large, top = round(crop * factor), (32 - crop) // 2
+        trim = (large - 32) // 2
+        image = torch.arange(32.0).expand(32, 32)[None, None]  # the value is the column
+        columns = top + (torch.arange(32.0) + trim) * (crop - 1) / (large - 1)
+        torch.testing.assert_close(
+            corruptions.zoom(image, factor)[0, 0], columns.expand(32, 32), atol=1e-4, rtol=0
+        )
+        torch.testing.assert_close(
+            corruptions.zoom(image.mT, factor)[0, 0].mT, columns.expand(32, 32), atol=1e-4, rtol=0
+        )
+    factors = [1.0, 1.01, 1.02, 1.03, 1.04, 1.05, 1.06]
+    expected = (IMAGES + sum(corruptions.zoom(IMAGES, factor) for factor in factors)) / 8
+    torch.testing.assert_close(CORRUPTIONS["zoom_blur"](IMAGES, 1, seeded()), expected)
+
+
+# ---- Weather ---------------------------------------------------------------------------------------------
+
+
+def test_clouds_are_means_of_their_corners_plus_a_bounded_number():
+    # With a huge decay only the first two numbers and then interpolation are left; the field wraps around.
+    field = corruptions.plasma(corruptions.spawn(seeded(), 3), 1e6).double()
+    for step in (16, 8, 4, 2):
+        half = step // 2
+        corner = field[:, ::step, ::step]
+        mean = (corner + corner.roll(-1, 1) + corner.roll(-1, 2) + corner.roll((-1, -1), (1, 2))) / 4
+        torch.testing.assert_close(field[:, half::step, half::step], mean, atol=1e-5, rtol=0)
+        centre = field[:, half::step, half::step]
+        mean = (corner + corner.roll(-1, 2) + centre + centre.roll(1, 1)) / 4
+        torch.testing.assert_close(field[:, ::step, half::step], mean, atol=1e-5, rtol=0)
+        mean = (corner + corner.roll(-1, 1) + centre + centre.roll(1, 2)) / 4
+        torch.testing.assert_close(field[:, half::step, ::step], mean, atol=1e-5, rtol=0)
+    field = corruptions.plasma(corruptions.spawn(seeded(), 50), 2.0)
+    assert (field.amin(dim=(1, 2)) == 0).all() and (field.amax(dim=(1, 2)) == 1).all()
+    # The slower the decay, the rougher the clouds.
+    rough = [
+        corruptions.plasma(corruptions.spawn(seeded(), 50), d).diff(dim=2).abs().mean()
+        for d in (3.0, 2.0, 1.5)
+    ]
+    assert rough[0] < rough[1] < rough[2]
+
+
+def test_fog_and_frost_and_snow_by_their_formulas():
+    black, white = torch.zeros(3, 3, 32, 32), torch.ones(3, 3, 32, 32)
+    clouds = corruptions.plasma(corruptions.spawn(seeded(), 3), 2.0)[:, None]
+    torch.testing.assert_close(CORRUPTIONS["fog"](white, 4, seeded()), ((1 + clouds) / 2).expand_as(white))
+    assert torch.equal(CORRUPTIONS["fog"](black, 4, seeded()), black)
+    # Frost is linear in the picture: w x + v ice, so two pictures differ by w times their difference.
+    low, high = (torch.full((50, 3, 32, 32), value) for value in (0.1, 0.3))
+    frosted_low, frosted_high = (
+        CORRUPTIONS["frost"](low, 5, seeded()),
+        CORRUPTIONS["frost"](high, 5, seeded()),
+    )
+    torch.testing.assert_close(frosted_high - frosted_low, 0.75 * (high - low), atol=1e-5, rtol=0)
+    ice = (frosted_low - 0.75 * low) / 0.45
+    assert 0.45 < ice.mean() < 0.8 and ice[:, 2].mean() > ice[:, 0].mean()
+    assert ice.mean(dim=1).std(dim=(1, 2)).mean().item() == pytest.approx(0.09, rel=0.05)
+    # Snow only brightens, and turning it by 180 degrees changes nothing on a plain picture.
+    snowed = CORRUPTIONS["snow"](low, 3, seeded())
+    assert (snowed >= low).all()
+    torch.testing.assert_close(snowed, snowed.rot90(2, (2, 3)))
+
+
+def test_spatter_water_brightens_and_mud_is_brown():
+    grey = torch.full((20, 3, 32, 32), 0.4)
+    water = CORRUPTIONS["spatter"](grey, 3, seeded()) - grey
+    assert (water >= 0).all() and water.amax() == pytest.approx(0.5 * 238 / 255, abs=0.01)
+    torch.testing.assert_close(water[:, 0] * 238, water[:, 1] * 175, atol=1e-3, rtol=0)
+    mud = CORRUPTIONS["spatter"](grey, 5, seeded())
+    brown = torch.tensor([63, 42, 20])[:, None, None] / 255
+    opacity = (grey - mud) / (grey - brown)
+    torch.testing.assert_close(opacity[:, 0], opacity[:, 2], atol=1e-5, rtol=0)
+    assert ((opacity < 1e-6) | (opacity > 0.799)).all() and (opacity > 0.8).any() and opacity.max() < 1.0001
+
+
+# ---- Light, colour and files -----------------------------------------------------------------------------
+
+
+def hsv(rgb: list[float]) -> tuple[float, float, float]:
+    return colorsys.rgb_to_hsv(*rgb)
+
+
+def test_brightness_contrast_and_saturate_against_closed_forms():
+    colours = torch.rand(1, 3, 32, 32, generator=seeded())
+    colours[..., :2, :] = colours[:, :1, :2]  # some grey
+    colours[..., 0, :3] = 0  # some black
+    pixels = colours[0].flatten(1).T.double().tolist()
+    for severity, amount in enumerate((0.05, 0.10, 0.15, 0.20, 0.30), start=1):
+        expected = [
+            colorsys.hsv_to_rgb(h, s, min(v + amount, 1)) for h, s, v in (hsv(pixel) for pixel in pixels)
+        ]
+        result = CORRUPTIONS["brightness"](colours, severity, seeded())[0].flatten(1).T.double()
+        torch.testing.assert_close(result, torch.tensor(expected, dtype=torch.float64), atol=1e-5, rtol=0)
+    for severity, (factor, add) in enumerate(((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)), start=1):
+        expected = [
+            colorsys.hsv_to_rgb(h, min(s * factor + add, 1), v)
+            for h, s, v in (hsv(pixel) for pixel in pixels)
+        ]
+        result = CORRUPTIONS["saturate"](colours, severity, seeded())[0].flatten(1).T.double()
+        torch.testing.assert_close(result, torch.tensor(expected, dtype=torch.float64), atol=1e-5, rtol=0)
+    result = CORRUPTIONS["contrast"](IMAGES, 4, seeded())
+    torch.testing.assert_close(result.mean(dim=(2, 3)), IMAGES.mean(dim=(2, 3)), atol=1e-6, rtol=0)
+    torch.testing.assert_close(result.std(dim=(2, 3)), 0.3 * IMAGES.std(dim=(2, 3)), atol=1e-6, rtol=0)
+
+
+def test_pixelate_against_block_means_and_pillow():
+    half = corruptions.box_matrix(32, 16)
+    blocks = half @ IMAGES @ half.T
+    torch.testing.assert_close(blocks, F.avg_pool2d(IMAGES, 2))
+    double = corruptions.box_matrix(16, 32)
+    torch.testing.assert_close(
+        double @ blocks @ double.T, blocks.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    )
+    for severity, side in enumerate((30, 28, 27, 24, 20), start=1):
+        result = CORRUPTIONS["pixelate"](IMAGES[:4], severity, seeded())
+        for image, pixelated in zip(IMAGES[:4], result, strict=True):
+            picture = to_pil_image((image * 255).round().byte())
+            picture = picture.resize((side, side), Image.BOX).resize((32, 32), Image.BOX)
+            difference = (pixelated * 255 - pil_to_tensor(picture)).abs().max()
+            assert difference < 1.6, severity  # Pillow rounds to whole levels, once for each direction
+
+
+# ---- Geometry --------------------------------------------------------------------------------------------
+
+
+def test_rotate_against_rot90():
+    for quarters in (1, 2, 3):
+        turned = corruptions.rotate(IMAGES, torch.full((len(IMAGES),), 90.0 * quarters))
+        torch.testing.assert_close(turned, IMAGES.rot90(quarters, (2, 3)), atol=1e-4, rtol=0)
+    angles = corruptions.rotate(IMAGES[:2], torch.tensor([0.0, 90.0]))  # each image its own angle
+    torch.testing.assert_close(angles[0], IMAGES[0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(angles[1], IMAGES[1].rot90(1, (1, 2)), atol=1e-4, rtol=0)
+
+
+def test_rotation_translation_and_scale_do_what_they_say():
+    n = len(IMAGES)
+    for severity, degrees in enumerate((6.0, 12.0, 18.0, 24.0, 30.0), start=1):
+        turned = CORRUPTIONS["rotation"](IMAGES, severity, seeded())
+        both = [corruptions.rotate(IMAGES, torch.full((n,), sign * degrees)) for sign in (1, -1)]
+        matches = torch.stack([(turned - one).abs().amax(dim=(1, 2, 3)) < 1e-6 for one in both])
+        assert matches.any(dim=0).all() and matches.any(dim=1).all()
+    for severity, pixels in enumerate((1, 2, 3, 5, 8), start=1):
+        moved = CORRUPTIONS["translation"](IMAGES, severity, seeded())
+        # Mirrored at the border, the edge pixel repeated: index -1 is 0, index 32 is 31.
+        matches = []
+        for dy in (-pixels, pixels):
+            for dx in (-pixels, pixels):
+                y, x = ((torch.arange(32) + d) for d in (dy, dx))
+                y, x = (torch.where(i < 0, -1 - i, torch.where(i > 31, 63 - i, i)) for i in (y, x))
+                matches.append((moved - IMAGES[:, :, y][:, :, :, x]).abs().amax(dim=(1, 2, 3)) < 1e-4)
+        assert torch.stack(matches).any(dim=0).all() and all(match.any() for match in matches)
+    column = (torch.arange(32.0).expand(20, 3, 32, 32) / 31).contiguous()
+    for severity, factor in enumerate((1.1, 1.2, 1.35, 1.5, 1.75), start=1):
+        slope = (CORRUPTIONS["scale"](column, severity, seeded())[:, 0, 16, 14:18] * 31).diff(dim=1)
+        expected = torch.where(slope < 1, 1 / factor, factor)
+        torch.testing.assert_close(slope, expected, atol=1e-4, rtol=1e-4)
+        assert (slope < 1).any() and (slope > 1).any()
+
+
+def test_elastic_transform_is_affine_at_severity_1_and_moves_by_its_bumps_at_5():
+    # Column and row numbers as colours: what comes out says from where each pixel was read.
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    images = (torch.stack([x, y, y]) / 31).expand(40, 3, 32, 32).contiguous()
+    read = CORRUPTIONS["elastic_transform"](images, 1, seeded())[:, :2, 8:24, 8:24] * 31
+    assert read.diff(n=2, dim=2).abs().max() < 1e-3 and read.diff(n=2, dim=3).abs().max() < 1e-3
+    moved = (read - images[:, :2, 8:24, 8:24] * 31)[:, :, 8, 8].abs()
+    assert 0.5 < moved.mean() < 2.56  # about the middle of the three corners, each moved by up to 2.56
+    read = CORRUPTIONS["elastic_transform"](images, 5, seeded())[:, :2, 4:28, 4:28] * 31
+    bend = read.diff(n=2, dim=3).abs().mean()
+    assert 0.05 < bend < 1
+
+
+def test_occlusion_is_a_growing_grey_square():
+    before = torch.zeros(30, 32, 32, dtype=torch.bool)
+    images = torch.ones(30, 3, 32, 32)
+    for severity, side in enumerate((4, 8, 12, 16, 20), start=1):
+        occluded = CORRUPTIONS["occlusion"](images, severity, seeded())
+        covered = (occluded == 0.5).all(dim=1)
+        assert torch.equal(occluded, torch.where(covered[:, None], 0.5, images))
+        assert (covered.any(dim=1).sum(dim=1) == side).all() and (covered.any(dim=2).sum(dim=1) == side).all()
+        assert (covered.sum(dim=(1, 2)) == side**2).all()
+        assert (covered | ~before).all()  # the larger square contains the smaller
+        before = covered
+    assert len({tuple(c.any(dim=0).nonzero()[0].tolist()) for c in before}) > 3  # at different places
+
+
+# ---- The table and the folder ----------------------------------------------------------------------------
+
+FOLDER = Path(corruptions.__file__).parent
+
+
+def test_adding_a_corruption_is_one_function_and_one_row(tmp_path, monkeypatch):
+    shutil.copytree(FOLDER, tmp_path / "extended")
+    file = tmp_path / "extended" / "corruptions.py"
+    function = (
+        "def box_blur(images, generators, side):\n    return F.avg_pool2d(images, side, 1, side // 2)\n\n\n"
+    )
+    # The row is put first: seeds do not follow from a place in the table.
+    row = 'TABLE = [\n    entry(box_blur, "blur", "own", side=(3, 5, 7, 9, 11)),\n'
+    text = file.read_text(encoding="utf-8")
+    assert text.count("TABLE = [\n") == 1
+    file.write_text(text.replace("TABLE = [\n", function + row), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    extended = importlib.import_module("extended.corruptions")
+
+    assert extended.FIFTEEN == corruptions.FIFTEEN and len(extended.FIFTEEN) == 15
+    assert extended.EXTRA == corruptions.EXTRA and extended.GEOMETRY == corruptions.GEOMETRY
+    assert extended.FAMILIES["blur"] == ["box_blur", *corruptions.FAMILIES["blur"]]
+    assert set(extended.CORRUPTIONS) == {*NAMES, "box_blur"}
+    images = (IMAGES[:2] * 255).round().byte()
+    for name in ("gaussian_noise", "fog", "occlusion"):
+        assert torch.equal(extended.corrupt(images, name, 3), corruptions.corrupt(images, name, 3))
+    blurred = F.avg_pool2d(IMAGES[:2], 5, 1, 2)
+    torch.testing.assert_close(extended.CORRUPTIONS["box_blur"](IMAGES[:2], 2, seeded()), blurred)
+    assert extended.examples(images)["box_blur"].shape == (6, 32, 32, 3)
+
+
+def test_the_seed_of_a_corruption_follows_from_its_name():
+    images = (IMAGES[:3] * 255).round().byte()
+    seeds = set()
+    for name in NAMES:
+        seed = zlib.crc32(name.encode())
+        seeds.add(seed)
+        expected = (CORRUPTIONS[name](images / 255, 4, seeded(seed)) * 255).round().byte()
+        assert torch.equal(corruptions.corrupt(images, name, 4), expected), name
+    assert len(seeds) == len(NAMES)
+    # The images are corrupted in pieces of 500; where the pieces end does not matter.
+    many = images[:1].expand(501, -1, -1, -1)
+    expected = (
+        CORRUPTIONS["impulse_noise"](many / 255, 5, seeded(zlib.crc32(b"impulse_noise"))) * 255
+    ).round()
+    assert torch.equal(corruptions.corrupt(many, "impulse_noise", 5), expected.byte())
+
+
+def test_examples_show_the_image_nearest_to_mid_grey():
+    images = torch.stack([torch.full((3, 32, 32), value, dtype=torch.uint8) for value in (0, 255, 120, 200)])
+    images[2, 0, 0, 0] = 90
+    pictures = corruptions.examples(images)
+    assert list(pictures) == NAMES
+    for name, rows in pictures.items():
+        assert rows.shape == (6, 32, 32, 3) and rows.dtype == np.uint8
+        assert np.array_equal(rows[0], images[2].permute(1, 2, 0).numpy())
+        for severity in (1, 5):
+            corrupted = corruptions.corrupt(images[2:3], name, severity)[0].permute(1, 2, 0).numpy()
+            assert np.array_equal(rows[severity], corrupted)
+
+
+def test_the_folder_works_alone_in_another_project(tmp_path):
+    shutil.copytree(FOLDER, tmp_path / "theirs" / "robustness")
+    program = """
+import sys, torch
+from theirs.robustness import attacks, corruptions, explanations
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 5))
+images = torch.rand(2, 3, 32, 32)
+corruptions.CORRUPTIONS["jpeg_compression"](images, 3, torch.Generator())
+attacks.pgd(model, images, torch.tensor([0, 1]), 0.01, torch.Generator(), steps=2)
+explain = lambda model, images, classes: images[:, 0]
+explanations.randomization_check(model, images, explain, ["1"])
+explanations.deletion_insertion(model, images, images[:, 0], torch.tensor([0, 1]), torch.zeros(3), 2)
+print(*sorted({name.split(".")[0] for name in sys.modules}))
+"""
+    # Without the project's folder in the path.
+    command = [sys.executable, "-c", program]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    modules = set(done.stdout.split())
+    assert "theirs" in modules and not modules & {"data", "train", "running", "stress_tests", "matplotlib"}

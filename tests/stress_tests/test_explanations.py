@@ -1,0 +1,147 @@
+import math
+from copy import deepcopy
+from itertools import pairwise
+
+import pytest
+import torch
+from networks import Linear, Small, natural_images, seeded
+from torch import nn
+
+from data import MEAN, STD, Normalize
+from gradcam import GradCAM
+from stress_tests import explanations
+from stress_tests.corruptions import blur
+
+IMAGES = natural_images(24)
+FILL = torch.tensor(MEAN)
+
+
+# ---- Faithfulness ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["deletion", "insertion"])
+def test_deletion_and_insertion_against_a_loop(mode):
+    network, images = Linear(4), IMAGES[:3]
+    model = nn.Sequential(Normalize(), network)
+    maps = torch.rand(3, 32, 32, generator=seeded())
+    maps[0, :16] = 0.5  # ties
+    classes = torch.tensor([0, 3, 1])
+    curves, areas = explanations.deletion_insertion(model, images, maps, classes, FILL, steps=8, mode=mode)
+    assert curves.shape == (3, 9)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
+    for n in range(3):
+        blurred = blur(images[n : n + 1], 4.0)[0]
+        start = images[n] if mode == "deletion" else blurred
+        order = sorted(range(1024), key=lambda i: (-maps[n].flatten()[i].item(), i))
+        expected = []
+        for step in range(9):
+            picture = start.clone()
+            for i in order[: step * 128]:
+                y, x = divmod(i, 32)
+                picture[:, y, x] = mean[:, 0, 0] if mode == "deletion" else images[n, :, y, x]
+            logits = network(((picture - mean) / std)[None])
+            expected.append(logits.softmax(dim=1)[0, classes[n]].item())
+        assert curves[n].tolist() == pytest.approx(expected, abs=1e-5)
+        area = sum((a + b) / 2 / 8 for a, b in pairwise(expected))
+        assert areas[n].item() == pytest.approx(area, abs=1e-5)
+
+
+def test_a_map_that_knows_the_truth_beats_a_random_one():
+    network, images = Linear(4), IMAGES
+    model = nn.Sequential(Normalize(), network)
+    with torch.no_grad():
+        logits = model(images)
+    classes = logits.argmax(dim=1)
+    # What each pixel adds to the logit of its class, less the mean of all: the truth for a linear model.
+    weight = network.fc.weight.detach()
+    weight = (weight[classes] - weight.mean(dim=0)).view(-1, 3, 32, 32)
+    truth = (weight * Normalize()(images)).sum(dim=1)
+    noise = torch.rand(truth.shape, generator=seeded())
+    for mode, sign in (("deletion", -1), ("insertion", 1)):
+        areas = [
+            explanations.deletion_insertion(model, images, m, classes, FILL, 16, mode)[1]
+            for m in (truth, noise)
+        ]
+        assert sign * (areas[0] - areas[1]).mean() > 0.1
+    with pytest.raises(ValueError, match="mode"):
+        explanations.deletion_insertion(model, images, truth, classes, FILL, 16, "both")
+    with pytest.raises(ValueError, match="maps"):
+        explanations.deletion_insertion(model, images, truth[:, :4, :4], classes, FILL)
+    with pytest.raises(ValueError, match="fill"):
+        explanations.deletion_insertion(model, images, truth, classes, FILL[:1])
+
+
+def test_spearman_against_closed_forms():
+    generator = seeded()
+    a = torch.stack([torch.randperm(50, generator=generator) for _ in range(4)]).float()
+    b = torch.stack([torch.randperm(50, generator=generator) for _ in range(4)]).float()
+    # Without ties: 1 - 6 sum d^2 / (n (n^2 - 1)).
+    expected = 1 - 6 * ((a - b) ** 2).sum(dim=1).double() / (50 * (50**2 - 1))
+    torch.testing.assert_close(explanations.spearman(a, b), expected)
+    torch.testing.assert_close(explanations.spearman(a, torch.exp(b / 9)), expected)  # only the order counts
+    torch.testing.assert_close(explanations.spearman(a, -a), -torch.ones(4, dtype=torch.float64))
+    # With ties, by hand: ranks 1, 2.5, 2.5, 4 and 1, 2, 3, 4 give 4.5 / sqrt(4.5 * 5).
+    tied = explanations.spearman(torch.tensor([[0.0, 1, 1, 2]]), torch.tensor([[0.0, 1, 2, 3]]))
+    assert tied.item() == pytest.approx(4.5 / math.sqrt(4.5 * 5))
+    assert explanations.spearman(torch.zeros(1, 4), torch.tensor([[0.0, 1, 2, 3]])).isnan().all()
+
+
+def explain(model: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    with GradCAM(model, "1.layer1") as cam:
+        return cam(images, classes)
+
+
+def test_randomization_check_goes_down_from_the_classifier():
+    model = nn.Sequential(Normalize(), Small())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random_state = torch.get_rng_state()
+    modules = ["1.fc", "1.layer1", "1.bn1", "1.conv1"]
+    correlations = explanations.randomization_check(model, IMAGES, explain, modules, seed=3)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert list(correlations) == modules
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    # At the first step nothing below the classifier has changed: the same by hand.
+    changed = deepcopy(model)
+    torch.manual_seed(3)
+    changed[1].fc.reset_parameters()
+    classes = model.eval()(IMAGES).argmax(dim=1)
+    maps = [explain(network, IMAGES, classes).flatten(1) for network in (model, changed)]
+    torch.testing.assert_close(correlations["1.fc"], explanations.spearman(*maps), equal_nan=True)
+    assert correlations["1.conv1"].nanmean() < 0.9
+    with pytest.raises(AttributeError, match="layer9"):
+        explanations.randomization_check(model, IMAGES, explain, ["1.layer9"])
+
+
+def test_any_method_can_be_checked_for_randomization():
+    # One that looks at the image alone does not change with the weights; one that shows nothing has no rank.
+    model, calls = nn.Sequential(Normalize(), Small()).train(), []
+
+    def brightness(network, images, classes):
+        calls.append((network is model, network.training, classes))
+        return images.mean(dim=1)
+
+    correlations = explanations.randomization_check(model, IMAGES[:3], brightness, ["1.fc", "1"])
+    torch.testing.assert_close(correlations["1"], torch.ones(3, dtype=torch.float64))
+    # It gets a copy in eval mode, and every time the classes that the trained model predicts.
+    assert [call[:2] for call in calls] == 3 * [(False, False)] and model.training
+    assert all(torch.equal(call[2], model.eval()(IMAGES[:3]).argmax(dim=1)) for call in calls)
+    nothing = explanations.randomization_check(model, IMAGES[:3], lambda *_: torch.zeros(3, 4, 4), ["1.fc"])
+    assert nothing["1.fc"].isnan().all()
+
+
+def test_randomize_leaves_no_trained_weight():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LayerNorm(3600), Small())
+    with torch.no_grad():
+        for tensor in [*network.parameters(), network[1].running_mean, network[1].running_var]:
+            tensor.fill_(7.0)
+    explanations.randomize(network, seed=0)
+    assert not any((tensor == 7).any() for tensor in network.state_dict().values() if tensor.ndim)
+
+
+def test_the_fill_is_what_the_network_sees_in_place_of_deleted_pixels():
+    images, maps, classes = IMAGES[:2], torch.rand(2, 32, 32, generator=seeded()), torch.tensor([0, 1])
+    model, red = nn.Sequential(Normalize(), Linear(4)), torch.tensor([1.0, 0.0, 0.0])
+    curves, _ = explanations.deletion_insertion(model, images, maps, classes, red, steps=4)
+    all_red = red[:, None, None].expand(2, 3, 32, 32)
+    expected = model(all_red).softmax(dim=1).gather(1, classes[:, None])[:, 0]
+    torch.testing.assert_close(curves[:, -1], expected)
