@@ -70,7 +70,7 @@ def load_cifar100(root: Path | str, url: str | None = None) -> tuple[Dataset, Da
     elif count == cifar100.OFFICIAL_COUNT:
         provenance += "NOT verified: the content differs from the official set"
     else:
-        provenance += "not verified: a part of the official set has no official digest"
+        provenance += "not verified: it has fewer images than the official set"
     return tuple(
         Dataset(
             name="cifar100",
@@ -169,7 +169,7 @@ def crop_and_flip(images: Tensor, dy: Tensor, dx: Tensor, flip: Tensor) -> Tenso
 
     images [N, 3, H, W] of any dtype; dy and dx int64 [N] in 0..2*PADDING, the window's corner in the padded
     image; flip bool [N]. Padding, crop and flip only say which pixel goes where, so one gather does all
-    three: row r of the result is row dy + r - PADDING of the image, reflected at the border (-1 means 1).
+    three: row r of the result is row dy + r - PADDING of the image, reflected at the border: row -1 is row 1.
     """
     n, channels, height, width = images.shape
     rows = dy[:, None] + torch.arange(height, device=images.device) - PADDING
@@ -188,7 +188,8 @@ def batches(
     """Yield (images uint8 [batch_size, 3, 32, 32], labels) of one epoch, shuffled, cropped and flipped.
 
     All choices come from a generator on the CPU that is seeded by (seed, epoch), so the batches are the same
-    on every device and in a resumed run. The last incomplete batch is left out: its statistics are noisy.
+    on every device and in a resumed run. The last incomplete batch is left out, because its batch-norm
+    statistics would be noisy.
     """
     n = len(images)
     entropy = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]) >> 1

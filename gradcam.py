@@ -282,7 +282,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--layer {args.layer}: {error}") from None
     print(format_table(probabilities, checkpoint))
 
-    # A side of 32 to 512 pixels stays as it is: large enough to show a heatmap, small enough for the page.
+    # A side of 32 to 512 pixels stays as it is: large enough to show a heatmap, small enough for a figure.
     square = resize(square, [min(max(square.shape[1], 32), 512)] * 2, antialias=True)
     titles = [
         f"{role}\n{checkpoint['class_names'][c]} ({100 * probabilities[c]:.1f} %)"

@@ -1,4 +1,4 @@
-"""Every number of the project, as pure functions of tensors.
+"""The metrics of classification, calibration and uncertainty, as pure functions of tensors.
 
 Conventions, for all functions below:
 
@@ -257,13 +257,14 @@ def fit_temperature(logits: Tensor, y_true: Tensor) -> float:
 
     Source: temperature scaling, Guo et al. 2017 (arXiv 1706.04599), section 4.2. Fit it on validation data.
     It changes the confidence and not the prediction; T > 1 says that the network is overconfident. With
-    b = 1 / T and the margins m_ic = z_ic - z_iy over the logit of the true class y,
+    b = 1 / T and the differences m_ic = z_ic - z_iy of the logits from that of the true class y,
 
         NLL(b)  = mean over i of log(sum over c of exp(b m_ic))
         NLL'(b) = mean over i of sum over c of softmax(b m_i)_c m_ic.
 
-    NLL'' is a mean of variances, so NLL' never falls, and bisection finds its zero between T = 0.01 and 100,
-    or the limit with the lower NLL: 0.01 if every prediction is right. logits: finite [N, C]; y_true: [N].
+    NLL'' is a mean of variances, so NLL' never falls, and bisection finds its zero with T in [0.01, 100].
+    Without a zero there the result is the nearer limit (0.01 if every prediction is right), and it is 1 if
+    the logits of each sample are all equal. logits: finite [N, C]; y_true: [N].
     """
     y_true, logits = _check_scores(y_true, logits, "logits")
     margins = logits - logits.gather(1, y_true[:, None])
@@ -294,8 +295,8 @@ def risk_coverage(y_true: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor
 def area_under_risk_coverage(y_true: Tensor, probabilities: Tensor) -> float:
     """Return the mean risk over the coverages 1 / N, 2 / N to 1, in [0, 1]; smaller is better.
 
-    If the confidence says nothing about correctness, it is about the error rate. Source: Geifman, Uziel and
-    El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers", 2019 (arXiv 1805.08206).
+    If the confidence says nothing about correctness, this is about equal to the error rate. Source: Geifman,
+    Uziel and El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers", 2019 (arXiv 1805.08206).
     """
     return risk_coverage(y_true, probabilities)[1].mean().item()
 

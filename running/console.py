@@ -38,9 +38,12 @@ def add_options(parser: argparse.ArgumentParser, settings: type) -> None:
     An option that was not given is absent from what parse_args returns; the default is that of the dataclass.
     """
     for field in dataclasses.fields(settings):
-        help, kind = field.metadata["help"], types_of(field)[0]
-        if field.default is not None:
-            help += f" (default: {field.default})"
+        help, low, high = (field.metadata[key] for key in ("help", "low", "high"))
+        kind = types_of(field)[0]
+        notes = [] if low is None else [f"{low:g} to {high:g}"]
+        notes += [] if field.default is None else [f"default: {field.default}"]
+        if notes:
+            help += f" ({', '.join(notes)})"
         how = {"type": kind, "choices": field.metadata["choices"], "metavar": field.metadata["metavar"]}
         if kind is bool:
             how = {"action": argparse.BooleanOptionalAction}
@@ -121,7 +124,7 @@ class Progress:
 
 
 def run_main(main: Callable[[], int | None]) -> None:
-    """Run a command and exit: an error that the user can mend is one line and exit code 2, Ctrl-C is 130."""
+    """Run a command and exit: an error that the user can fix is one line and exit code 2, Ctrl-C is 130."""
     for stream in (sys.stdout, sys.stderr):
         # Each line at once, also into a file; a letter that the console cannot show becomes a question mark.
         stream.reconfigure(line_buffering=True, errors="replace")

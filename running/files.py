@@ -32,7 +32,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"{path} cannot be written ({reason}); what was saved before is whole") from None
+        raise UserError(f"{path} cannot be written ({reason}); the previous file is unchanged") from None
 
 
 def write_json(path: Path | str, content: dict | list) -> None:

@@ -39,7 +39,7 @@ PROVENANCE = {
         2,
         2,
         False,
-        "2 training and 2 test images, not verified: a part of the official set has no official digest",
+        "2 training and 2 test images, not verified: it has fewer images than the official set",
     ),
 }
 

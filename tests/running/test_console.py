@@ -44,16 +44,16 @@ def test_an_option_that_was_not_given_leaves_the_default_or_the_saved_value():
     console.check_settings(Bread(**given))
 
 
-def test_help_shows_the_defaults():
+def test_help_shows_ranges_and_defaults():
     parser = console.CommandLine("Bake.")
     console.add_options(parser, Bread)
     text = " ".join(parser.format_help().split())
     for part in [
-        "--flour FLOUR in grams (default: 500.0)",
-        "--num-loaves NUM_LOAVES baked at once (default: 2)",
+        "--flour FLOUR in grams (1 to 5000, default: 500.0)",
+        "--num-loaves NUM_LOAVES baked at once (1 to 6, default: 2)",
         "--grain {rye,wheat} which flour (default: rye)",
         "--baked-by NAME name of the baker",
-        "--hours HOURS default: until it has risen",
+        "--hours HOURS default: until it has risen (0 to 48)",
         "--knead, --no-knead by hand (default: True)",
     ]:
         assert part in text

@@ -63,7 +63,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "a").write_text("a file")
     for path in (tmp_path / "a" / "x.json", str(tmp_path / "a" / "b" / "x.json")):
         with pytest.raises(
-            UserError, match=r"x\.json cannot be written \(.*\); what was saved before is whole"
+            UserError, match=r"x\.json cannot be written \(.*\); the previous file is unchanged"
         ):
             files.write_json(path, {})
 
@@ -87,7 +87,7 @@ def test_a_disk_that_takes_no_more(tmp_path, start, tiny_cifar):
     )
     assert finish(process) == 2
     assert_one_line(
-        2, log.read_text(), r"\.pt cannot be written \(File too large\); what was saved before is whole"
+        2, log.read_text(), r"\.pt cannot be written \(File too large\); the previous file is unchanged"
     )
     assert {path: path.read_bytes() for path in (run / "checkpoints").glob("*.pt")} == before
     assert not list(run.rglob("*.tmp"))
