@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from .jpeg import jpeg
+from .water import water_light
 
 # ---- Random numbers --------------------------------------------------------------------------------------
 
@@ -120,21 +121,30 @@ def zoom(images: Tensor, factor: float) -> Tensor:
     return large[..., start : start + side, start : start + side]
 
 
-def warp(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def warp(images: Tensor, x: Tensor, y: Tensor, repeat_edge: bool = True) -> Tensor:
     """Read images [N, C, 32, 32] bilinearly at the pixel coordinates x and y [N, 32, 32].
 
-    Outside of the image is its mirror image.
+    Outside of the image is its mirror image, which repeats the pixels of the edge or leaves them out.
     """
-    grid = torch.stack([(2 * x + 1) / 32 - 1, (2 * y + 1) / 32 - 1], dim=-1)
-    return F.grid_sample(images, grid.to(images), padding_mode="reflection", align_corners=False)
+    grid = torch.stack([x, y], dim=-1)
+    grid = (2 * grid + 1) / 32 - 1 if repeat_edge else 2 * grid / 31 - 1
+    return F.grid_sample(images, grid.to(images), padding_mode="reflection", align_corners=not repeat_edge)
 
 
-def affine(images: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
+def affine(images: Tensor, matrix: Tensor, shift: Tensor, repeat_edge: bool = True) -> Tensor:
     """Read images at matrix @ (position from the centre) + shift; [N, 2, 2] and [N, 2], x before y."""
     offsets = torch.arange(32) - 15.5
     position = torch.stack(torch.meshgrid(offsets, offsets, indexing="xy")).flatten(1)  # [2, 1024]: x, y
     x, y = (matrix @ position + shift[:, :, None] + 15.5).view(-1, 2, 32, 32).unbind(dim=1)
-    return warp(images, x, y)
+    return warp(images, x, y, repeat_edge)
+
+
+def round_down(images: Tensor) -> Tensor:
+    """Round values in [0, 1] down to whole levels of 255, as a cast to bytes does; float32 [...].
+
+    A float32 value up to 1e-4 of a level below a whole level counts as that level.
+    """
+    return (images * 255 + 1e-4).floor() / 255
 
 
 # Every corruption below is a function of images float32 [N, 3, 32, 32] in [0, 1], of one random generator for
@@ -186,9 +196,9 @@ def glass_blur(images: Tensor, generators: list[Generator], sigma: float, rounds
     The published code is written to swap neighbours at most one pixel apart, but it swaps views of one array,
     which copies: each pixel from the third row and column on takes the value of itself or of its neighbour
     above, to the left or above left. Published results were measured on those pictures, so this function
-    copies as well.
+    copies as well, and it rounds down after the first blur.
     """
-    images = blur(images, sigma)
+    images = round_down(blur(images, sigma))
     for _ in range(rounds):
         offsets = uniform(generators, 0, 2, 2, 32, 32).long() - 1  # -1 or 0
         offsets[:, :, :2] = 0
@@ -229,29 +239,50 @@ def snow(
     blur_sigma: float,
     kept: float,
 ) -> Tensor:
-    """Whiten the picture and add falling flakes: thresholded noise, smeared, once upright and once turned."""
+    """Whiten the picture and add falling flakes: thresholded noise, smeared, once upright and once turned.
+
+    The layer of flakes is in whole levels before and after it is smeared.
+    """
     flakes = zoom(mean + sigma * normal(generators, 1, 32, 32), enlargement)
-    flakes = torch.where(flakes < threshold, 0, flakes).clamp(0, 1)
+    flakes = round_down(torch.where(flakes < threshold, 0, flakes).clamp(0, 1))
     flakes = filter_image(flakes, motion_kernel(blur_radius, blur_sigma, uniform(generators, -135, -45)))
+    flakes = (flakes * 255).round() / 255
     grey = (images * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(dim=1, keepdim=True)
     white = kept * images + (1 - kept) * torch.maximum(images, 1.5 * grey + 0.5)
     return white + flakes + flakes.rot90(2, (2, 3))
 
 
+# Of the five photographs of ice that the original draws from, in 32x32 crops: the mean brightness, the
+# standard deviation inside of a crop, how much both differ from crop to crop, and the tint.
+ICE = {
+    "mean": (0.508, 0.802, 0.802, 0.618, 0.448),
+    "mean_deviation": (0.042, 0.035, 0.035, 0.039, 0.062),
+    "texture": (0.055, 0.071, 0.071, 0.103, 0.134),
+    "texture_deviation": (0.010, 0.011, 0.011, 0.008, 0.026),
+    "red": (-0.21, -0.024, -0.024, -0.055, -0.045),
+    "green": (0.07, -0.006, -0.006, 0.003, -0.001),
+    "blue": (0.14, 0.030, 0.030, 0.053, 0.046),
+}
+
+
 def frost(images: Tensor, generators: list[Generator], picture_weight: float, ice_weight: float) -> Tensor:
     """Add a layer of ice to the picture.
 
-    The original takes the ice from five photographs, which are not part of this project. The layer drawn here
-    has what those have in common: a mean brightness between 0.45 and 0.8, a bluish tint, and a texture of
-    standard deviation 0.09 whose power falls with the frequency f as 1 / f.
+    The original cuts the ice from five photographs, which are not part of this project. The layer drawn here
+    has the statistics of one of them, and a texture whose power falls with the frequency f as 1 / f^1.25; it
+    is cut out of a larger field so that its opposite edges do not fit together.
     """
-    frequency = torch.hypot(torch.fft.fftfreq(32)[:, None], torch.fft.rfftfreq(32)[None, :])
-    amplitude = torch.where(frequency > 0, frequency**-0.5, 0)
-    texture = torch.fft.irfft2(torch.fft.rfft2(normal(generators, 1, 32, 32)) * amplitude)
-    texture = 0.09 * texture / texture.std(dim=(1, 2, 3), keepdim=True)
-    tint = torch.tensor([-0.07, 0.01, 0.06])[:, None, None]
-    ice = (uniform(generators, 0.45, 0.8, 1, 1, 1) + tint + texture).clamp(0, 1)
-    return picture_weight * images + ice_weight * ice
+    photograph = uniform(generators, 0, 5).long()
+    ice = {name: torch.tensor(values)[photograph, None, None, None] for name, values in ICE.items()}
+    frequency = torch.hypot(torch.fft.fftfreq(64)[:, None], torch.fft.rfftfreq(64)[None, :])
+    amplitude = torch.where(frequency > 0, frequency**-0.625, 0)
+    texture = torch.fft.irfft2(torch.fft.rfft2(normal(generators, 1, 64, 64)) * amplitude)[..., :32, :32]
+    texture = texture - texture.mean(dim=(1, 2, 3), keepdim=True)
+    deviation = ice["texture"] + ice["texture_deviation"] * normal(generators, 1, 1, 1)
+    texture = deviation * texture / texture.std(dim=(1, 2, 3), keepdim=True)
+    mean = ice["mean"] + ice["mean_deviation"] * normal(generators, 1, 1, 1)
+    tint = torch.cat([ice["red"], ice["green"], ice["blue"]], dim=1)
+    return picture_weight * images + ice_weight * (mean + tint + texture).clamp(0, 1)
 
 
 def midpoint(sum_of_corners: Tensor, amplitude: float, generators: list[Generator]) -> Tensor:
@@ -300,13 +331,12 @@ def spatter(
     sigma: float,
     blur_sigma: float,
     threshold: float,
-    water_light: float | None,
+    water_strength: float | None,
     mud_blur: float | None,
 ) -> Tensor:
     """Splash water or mud on the lens, where blurred noise exceeds a threshold.
 
-    Water is lit from the upper left. The original shades the drops by the distance to their edges instead,
-    which it finds with OpenCV's Canny filter.
+    Water brightens the picture by what water.py computes from the height of the drops in whole levels.
     """
     height = blur(mean + sigma * normal(generators, 1, 32, 32), blur_sigma)
     mask = (height > threshold).float()
@@ -314,9 +344,8 @@ def spatter(
         mask = blur(mask, mud_blur)
         mask = torch.where(mask < 0.8, 0, mask)
         return images * (1 - mask) + mask * torch.tensor([63, 42, 20])[:, None, None] / 255
-    slope = torch.tensor([[-2.0, -1, 0], [-1, 0, 1], [0, 1, 2]])
-    light = blur(filter_image(mask, slope).clamp(min=0), 0.7) * mask * height
-    light = water_light * light / light.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
+    levels = (255 * mask * height).floor().clamp(max=255)[:, 0]
+    light = water_strength * water_light(levels)[:, None]
     return images + light * torch.tensor([175, 238, 238])[:, None, None] / 255
 
 
@@ -339,6 +368,17 @@ def contrast(images: Tensor, generators: list[Generator], factor: float) -> Tens
     return mean + factor * (images - mean)
 
 
+def mirrored_blur_matrix(sigma: float, truncate: float) -> Tensor:
+    """Return the matrix float32 [32, 32] that blurs a row, which continues as its mirror image.
+
+    The mirror image repeats the values of the edge. The matrix from both sides blurs an image.
+    """
+    weights = gaussian_weights(sigma, truncate).float()
+    source = torch.arange(32)[:, None] + torch.arange(len(weights)) - len(weights) // 2
+    source = torch.minimum(source % 64, 63 - source % 64)
+    return torch.zeros(32, 32).scatter_add(1, source, weights.expand(32, -1))
+
+
 def elastic_transform(
     images: Tensor, generators: list[Generator], bump_height: float, bump_width: float, corner_shift: float
 ) -> Tensor:
@@ -348,8 +388,10 @@ def elastic_transform(
     # The affine map that takes the moved corners back to where they were says where each pixel is read.
     solution = torch.linalg.solve(F.pad(moved, (0, 1), value=1.0), corners.expand_as(moved))  # [N, 3, 2]
     matrix = solution[:, :2].mT
-    images = affine(images, matrix, (matrix @ torch.full((2, 1), 15.5))[..., 0] + solution[:, 2] - 15.5)
-    bumps = bump_height * blur(uniform(generators, -1, 1, 2, 32, 32), bump_width, truncate=3)
+    shift = (matrix @ torch.full((2, 1), 15.5))[..., 0] + solution[:, 2] - 15.5
+    images = affine(images, matrix, shift, repeat_edge=False)
+    smooth = mirrored_blur_matrix(bump_width, truncate=3)
+    bumps = bump_height * (smooth @ uniform(generators, -1, 1, 2, 32, 32) @ smooth.T)
     grid = torch.arange(32)
     return warp(images, grid + bumps[:, 0], grid[:, None] + bumps[:, 1])
 
@@ -375,7 +417,11 @@ def pixelate(images: Tensor, generators: list[Generator], side: int) -> Tensor:
 
 
 def jpeg_compression(images: Tensor, generators: list[Generator], quality: int) -> Tensor:
-    """Write the picture as a JPEG file of low quality and read it."""
+    """Write the picture as a JPEG file of low quality and read it.
+
+    libjpeg computes its cosine transform in fixed-point numbers, so some values of its files differ by a
+    level or more.
+    """
     return jpeg(images, quality)
 
 
@@ -441,16 +487,20 @@ class Corruption(NamedTuple):
     function: Callable[..., Tensor]
     family: str
     origin: str  # "fifteen": in CIFAR-10-C's mean; "extra": published beside those; "own": of this project
+    rounding: str  # to bytes: "down", as the published code ends, or "nearest"
     constants: dict[str, tuple]  # of each parameter of the function, the values at severity 1 to 5
 
 
-def entry(function: Callable[..., Tensor], family: str, origin: str, **constants: tuple) -> Corruption:
+def entry(
+    function: Callable[..., Tensor], family: str, origin: str, rounding: str = "down", **constants: tuple
+) -> Corruption:
     """Write one row of the table; the name of the function is the name of the corruption."""
-    return Corruption(function.__name__, function, family, origin, constants)
+    return Corruption(function.__name__, function, family, origin, rounding, constants)
 
 
 # The constants of "fifteen" and "extra" are the published ones, from the file
-# ImageNet-C/create_c/make_cifar_c.py of github.com/hendrycks/robustness. Lengths are in pixels.
+# ImageNet-C/create_c/make_cifar_c.py of github.com/hendrycks/robustness. Lengths are in pixels. That code ends
+# with a cast that rounds down, except where a library already returns whole numbers.
 TABLE = [
     entry(gaussian_noise, "noise", "fifteen", sigma=(0.04, 0.06, 0.08, 0.09, 0.10)),
     entry(shot_noise, "noise", "fifteen", photons=(500, 250, 100, 75, 50)),
@@ -458,7 +508,7 @@ TABLE = [
     entry(speckle_noise, "noise", "extra", sigma=(0.06, 0.10, 0.12, 0.16, 0.20)),
     entry(defocus_blur, "blur", "fifteen", radius=(0.3, 0.4, 0.5, 1, 1.5), sigma=(0.4, 0.5, 0.6, 0.2, 0.1)),
     entry(glass_blur, "blur", "fifteen", sigma=(0.05, 0.25, 0.4, 0.25, 0.4), rounds=(1, 1, 1, 2, 2)),
-    entry(motion_blur, "blur", "fifteen", radius=(6, 6, 6, 8, 9), sigma=(1, 1.5, 2, 2, 2.5)),
+    entry(motion_blur, "blur", "fifteen", "nearest", radius=(6, 6, 6, 8, 9), sigma=(1, 1.5, 2, 2, 2.5)),
     entry(zoom_blur, "blur", "fifteen", end=(1.06, 1.11, 1.16, 1.21, 1.26)),
     entry(gaussian_blur, "blur", "extra", sigma=(0.4, 0.6, 0.7, 0.8, 1)),
     entry(
@@ -490,7 +540,7 @@ TABLE = [
         sigma=(0.1, 0.1, 0.3, 0.1, 0.1),
         blur_sigma=(0.7, 0.8, 1, 0.7, 0.5),
         threshold=(0.70, 0.70, 0.69, 0.69, 0.68),
-        water_light=(0.5, 0.5, 0.5, None, None),  # water at severity 1 to 3
+        water_strength=(0.5, 0.5, 0.5, None, None),  # water at severity 1 to 3
         mud_blur=(None, None, None, 0.6, 0.6),  # mud at 4 and 5
     ),
     entry(contrast, "digital", "fifteen", factor=(0.75, 0.50, 0.40, 0.30, 0.15)),
@@ -502,14 +552,14 @@ TABLE = [
         bump_width=(0, 6.40, 1.92, 1.28, 0.96),
         corner_shift=(2.56, 2.24, 1.92, 1.60, 0.96),
     ),
-    entry(pixelate, "digital", "fifteen", side=(30, 28, 27, 24, 20)),
-    entry(jpeg_compression, "digital", "fifteen", quality=(80, 65, 58, 50, 40)),
+    entry(pixelate, "digital", "fifteen", "nearest", side=(30, 28, 27, 24, 20)),
+    entry(jpeg_compression, "digital", "fifteen", "nearest", quality=(80, 65, 58, 50, 40)),
     entry(saturate, "digital", "extra", factor=(0.3, 0.1, 1.5, 2, 2.5), addition=(0, 0, 0, 0.1, 0.2)),
     # 30 degrees and 3 pixels are the limits of Engstrom et al. 2019 (arXiv 1712.02779).
-    entry(rotation, "geometry", "own", degrees=(6, 12, 18, 24, 30)),
-    entry(translation, "geometry", "own", pixels=(1, 2, 3, 5, 8)),
-    entry(scale, "geometry", "own", factor=(1.1, 1.2, 1.35, 1.5, 1.75)),
-    entry(occlusion, "geometry", "own", side=(4, 8, 12, 16, 20)),
+    entry(rotation, "geometry", "own", "nearest", degrees=(6, 12, 18, 24, 30)),
+    entry(translation, "geometry", "own", "nearest", pixels=(1, 2, 3, 5, 8)),
+    entry(scale, "geometry", "own", "nearest", factor=(1.1, 1.2, 1.35, 1.5, 1.75)),
+    entry(occlusion, "geometry", "own", "nearest", side=(4, 8, 12, 16, 20)),
 ]
 
 
@@ -532,6 +582,7 @@ def at_severity(corruption: Corruption, images: Tensor, severity: int, generator
 
 # {name: function(images, severity, generator) -> images}, as at_severity describes it
 CORRUPTIONS = {corruption.name: functools.partial(at_severity, corruption) for corruption in TABLE}
+ROUNDING = {corruption.name: corruption.rounding for corruption in TABLE}
 FIFTEEN = [corruption.name for corruption in TABLE if corruption.origin == "fifteen"]
 EXTRA = [corruption.name for corruption in TABLE if corruption.origin == "extra"]
 GEOMETRY = [corruption.name for corruption in TABLE if corruption.family == "geometry"]
@@ -541,14 +592,17 @@ for corruption in TABLE:
 
 
 def corrupt(images: Tensor, name: str, severity: int) -> Tensor:
-    """Corrupt uint8 images [N, 3, 32, 32] and round to uint8 again, as a file would hold them.
+    """Corrupt uint8 images [N, 3, 32, 32] and round to uint8 again, as the published files hold them.
 
     The seed follows from the name, so it is the same at every severity and does not depend on the table.
     Raises KeyError for a name that is not in CORRUPTIONS, ValueError as at_severity.
     """
     generator = Generator().manual_seed(zlib.crc32(name.encode()))
     batches = [CORRUPTIONS[name](batch / 255, severity, generator) for batch in images.split(500)]
-    return (torch.cat(batches) * 255).round().to(torch.uint8)
+    corrupted = torch.cat(batches)
+    if ROUNDING[name] == "down":
+        corrupted = round_down(corrupted)
+    return (corrupted * 255).round().to(torch.uint8)
 
 
 def examples(images: Tensor) -> dict[str, np.ndarray]:
