@@ -1,40 +1,49 @@
 """Find where the network breaks: run corruptions and attacks on a sample of the test images.
 
     python stress.py --run runs/cifar100
+    python stress.py --run runs/cifar100 --cifar-c CIFAR-100-C      also measures the published files
 
 Runs every corruption at five severities (stress_tests/corruptions.py), the attacks at growing radii, and the
 checks that tell a robust network from a weak attack (stress_tests/attacks.py). Writes stress.json and plots
 into the run folder; with --checkpoint of a file outside of a run, into runs/<name of the file>/. Every test
-is saved as soon as it is done, so after an interruption the same command runs only those that are missing.
+is saved as soon as it is done, so after an interruption the same command runs only those that are missing,
+and after a change of a corruption or an attack only those that it concerns.
 """
 
+import ast
+import contextlib
 import hashlib
+import inspect
+import itertools
 import json
 import math
 import shlex
+import textwrap
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from data import Normalize
+from data import Dataset, Normalize
 from metrics import expected_calibration_error, wilson_interval
 from page import plots
 from running.console import CommandLine, Progress, run_main
 from running.device import pick_device, pick_precision
-from running.files import whole_file, write_json
+from running.files import UserError, whole_file, write_json
 from running.folder import find_checkpoint, results_folder
 from stress_tests import attacks
-from stress_tests.corruptions import CORRUPTIONS, EXTRA, FIFTEEN, GEOMETRY, corrupt, examples
+from stress_tests.corruptions import CORRUPTIONS, EXTRA, FIFTEEN, GEOMETRY, Corruption, corrupt, examples
 from train import load_data, load_model, predict
 
 SEED = 0  # of the sample and of the attacks; each corruption has its own seed
 CORRUPTION_IMAGES = 200  # with this sample the tests take under five minutes on 2 cores; --full takes all
 ATTACK_IMAGES = 100  # some of those
-ATTACKS = ("fgsm", "pgd", "random")
+ATTACKS = ("fgsm", "pgd", "random")  # these at all radii
+APGD = ("apgd_ce", "apgd_dlr")  # these at three, on the images that all others leave right
 SEVERITIES = range(1, 6)
-SOURCES = Path(__file__).parent / "stress_tests"  # what the tests compute is written in these files
+PUBLISHED_IMAGES = 10_000  # of each severity in the files of CIFAR-100-C
 
 
 # ---- The sample and the kept results ---------------------------------------------------------------------
@@ -63,7 +72,6 @@ def fingerprint_of(
         "checkpoint": checkpoint.read_bytes(),
         "sample": b"".join(tensor.numpy().tobytes() for tensor in (images, labels, attacked)),
         "settings": f"{SEED} {precision}".encode(),
-        "source": "".join(path.read_text("utf-8") for path in sorted(SOURCES.glob("*.py"))).encode(),
     }
     return {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
 
@@ -78,8 +86,29 @@ def kept_tests(file: Path, fingerprint: dict[str, str]) -> dict[str, dict]:
             return kept["tests"]
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not a stress.json, or damaged
-    print(f"note     {file} is of another checkpoint, sample, setting or source code: all tests run again")
+    print(f"note     {file} is of another checkpoint, sample or setting: all tests run again")
     return {}
+
+
+def code_digest(functions: list[Callable], *constants: object) -> str:
+    """Return a digest of the source of functions, of all that they call in their package, and of constants.
+
+    Constants of a module that the functions name, such as PGD_STEPS, count as well if JSON can hold them.
+    """
+    found, waiting = {}, list(functions)
+    while waiting:
+        function = inspect.unwrap(waiting.pop())
+        found[function.__qualname__] = source = textwrap.dedent(inspect.getsource(function))
+        names = {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
+        for name in names & function.__globals__.keys() - found.keys():
+            value = function.__globals__[name]
+            if inspect.isfunction(value):
+                if value.__module__.split(".")[0] == function.__module__.split(".")[0]:
+                    waiting.append(value)
+            else:
+                with contextlib.suppress(TypeError):  # modules, types and tables of functions
+                    found[name] = json.dumps(value)
+    return hashlib.sha256(repr((sorted(found.items()), constants)).encode()).hexdigest()
 
 
 # ---- The tests -------------------------------------------------------------------------------------------
@@ -87,10 +116,11 @@ def kept_tests(file: Path, fingerprint: dict[str, str]) -> dict[str, dict]:
 
 def planned_tests() -> list[tuple[str, float]]:
     """Return (name, level) of all tests; the level is a severity, a radius in 1/255, or 0 for neither."""
-    corruptions = [(name, severity) for name in CORRUPTIONS for severity in SEVERITIES]
+    severities = [(name, severity) for name in CORRUPTIONS for severity in SEVERITIES]
     radii = [(name, radius) for name in ATTACKS for radius in attacks.RADII]
     more_steps = ("pgd_more_steps", attacks.MORE_STEPS_RADIUS)
-    return [("clean", 0), *corruptions, ("none", 0), *radii, more_steps]
+    stronger = [(name, radius) for name in APGD for radius in attacks.APGD_RADII]
+    return [("clean", 0), *severities, ("none", 0), *radii, more_steps, *stronger]
 
 
 def share(successes: int, n: int) -> dict[str, float]:
@@ -104,6 +134,7 @@ def measure(logits: Tensor, labels: Tensor) -> dict:
     probabilities = logits.softmax(dim=1)
     right = labels[logits.argmax(dim=1) == labels]
     return {
+        "images": len(labels),
         "accuracy": share(len(right), len(labels)),
         "mean_confidence": probabilities.amax(dim=1).mean().item(),
         "ece": expected_calibration_error(labels, probabilities),
@@ -111,32 +142,86 @@ def measure(logits: Tensor, labels: Tensor) -> dict:
     }
 
 
-def measure_attack(model: nn.Module, images: Tensor, labels: Tensor, name: str, radius: float) -> dict:
-    """Return the record of an attack on uint8 images: the accuracy. The model takes images in [0, 1].
+def code_of_test(name: str, chosen: list[int]) -> str:
+    """Return a digest of what a test computes and of the images that it attacks."""
+    if name in attacks.ATTACKS:
+        attack, settings = attacks.ATTACKS[name]
+        return code_digest([attack], settings, chosen)
+    if name == "clean":
+        return code_digest([])
+    row = CORRUPTIONS[name]
+    return code_digest([corrupt, Corruption.__call__, row.function], row.constants, row.rounding)
 
-    An image that is misclassified without the attack is not attacked and counts as wrong.
+
+def still_right(tests: dict, names: Iterable[str], radius: float) -> list[int]:
+    """Return which of the attacked images are right without an attack and under all those named.
+
+    Attacks that were not run at this radius do not count.
     """
-    generator, epsilon = Generator().manual_seed(SEED), radius / 255
-    steps, restarts = attacks.PGD_STEPS, attacks.PGD_RESTARTS
-    attack = {
-        "none": lambda x, y: x,
-        "fgsm": lambda x, y: attacks.fgsm(model, x, y, epsilon),
-        "pgd": lambda x, y: attacks.pgd(model, x, y, epsilon, generator, steps, restarts),
-        "pgd_more_steps": lambda x, y: attacks.pgd(model, x, y, epsilon, generator, 2 * steps, restarts),
-        "random": lambda x, y: attacks.random_corner(x, epsilon, generator),
-    }[name]
-    correct = 0
+    keys = ["none/0", *(f"{name}/{radius:g}" for name in names)]
+    return sorted(set.intersection(*(set(tests[key]["right"]) for key in keys if key in tests)))
+
+
+def to_attack(tests: dict, name: str, radius: float, count: int) -> list[int]:
+    """Return which of `count` images an attack tries: those that are right, for APGD after all others."""
+    if name not in attacks.ATTACKS or name == "none":
+        return list(range(count))
+    earlier = itertools.takewhile(lambda other: other != name, attacks.ATTACKS) if name in APGD else []
+    return still_right(tests, earlier, radius)
+
+
+def measure_attack(
+    model: nn.Module, images: Tensor, labels: Tensor, name: str, radius: float, chosen: list[int]
+) -> dict:
+    """Return the record of an attack on uint8 images: the accuracy, and which images stay right.
+
+    The model takes images in [0, 1]. Only the chosen images are attacked, the others count as wrong.
+    """
+    generator = Generator().manual_seed(SEED)
+    attack, settings = attacks.ATTACKS[name]
+    right = []
     with attacks.evaluating(model) as device, torch.no_grad():
-        for x, y in zip(images.to(device).split(100), labels.to(device).split(100), strict=True):
-            x = x / 255
-            right = model(x).argmax(dim=1) == y
-            if right.any():
-                x, y = x[right], y[right]
-                correct += (model(attack(x, y)).argmax(dim=1) == y).sum().item()
-    return {"accuracy": share(correct, len(labels))}
+        for index in torch.tensor(chosen, dtype=torch.int64).split(100):
+            x, y = images[index].to(device) / 255, labels[index].to(device)
+            attacked = attack(model, x, y, radius / 255, generator, **settings)
+            right += index[(model(attacked).argmax(dim=1) == y).cpu()].tolist()
+    return {"accuracy": share(len(right), len(labels)), "right": right}
+
+
+def open_cifar_c(folder: Path, test_labels: Tensor) -> tuple[Tensor, dict[str, np.ndarray]]:
+    """Open the files of CIFAR-100-C: uint8 [50000, 32, 32, 3] for each corruption, and the labels.
+
+    Severity s stands in the rows 10000 (s - 1) to 10000 s, in the order of the official test file, and the
+    labels repeat every 10,000 rows. Returns the labels int64 [10000] and {"published fog": array, ...}, which
+    stay on the disk. Raises UserError for other files, and for other classes than those of test_labels.
+    """
+    arrays = {}
+    for name in ("labels", *FIFTEEN, *EXTRA):
+        path = folder / f"{name}.npy"
+        if path.exists():
+            try:
+                array = arrays[f"published {name}"] = np.load(path, mmap_mode="r")
+            except (OSError, ValueError) as error:
+                raise UserError(f"{path} cannot be read: {error}") from None
+            shape = (len(SEVERITIES) * PUBLISHED_IMAGES,) + (32, 32, 3) * (name != "labels")
+            if array.shape != shape or (name != "labels" and array.dtype != np.uint8):
+                raise UserError(f"{path} is not of CIFAR-100-C: it holds {array.dtype} {array.shape}")
+    labels = arrays.pop("published labels", None)
+    if labels is None or not arrays:
+        raise UserError(f"{folder} does not hold CIFAR-100-C, that is labels.npy, fog.npy and so on")
+    labels = torch.from_numpy(labels.astype(np.int64)).view(len(SEVERITIES), PUBLISHED_IMAGES)
+    if (labels != labels[0]).any() or not torch.equal(labels[0].unique(), test_labels.unique()):
+        raise UserError(f"{folder}/labels.npy does not repeat the labels of {PUBLISHED_IMAGES:,} test images")
+    return labels[0], arrays
 
 
 # ---- The summary -----------------------------------------------------------------------------------------
+
+
+def finished(tests: dict, names: Iterable[str]) -> dict[str, list[dict]]:
+    """Return the five records of every named corruption of which all severities were tested."""
+    rows = {name: [tests.get(f"{name}/{severity}") for severity in SEVERITIES] for name in names}
+    return {name: records for name, records in rows.items() if None not in records}
 
 
 def summarise(tests: dict, class_sizes: list[int], class_names: list[str]) -> dict:
@@ -146,26 +231,24 @@ def summarise(tests: dict, class_sizes: list[int], class_names: list[str]) -> di
     on as many images: all tests take the same images, so many tests do not make it narrower. As the average
     score of an image varies at most as much as its score in one test, the exact interval is not wider.
     """
-    n = sum(class_sizes)
-    records = {
-        name: [tests[f"{name}/{severity}"] for severity in SEVERITIES]
-        for name in CORRUPTIONS
-        if all(f"{name}/{severity}" in tests for severity in SEVERITIES)
-    }
+    ours = finished(tests, CORRUPTIONS)
+    published = finished(tests, [f"published {name}" for name in FIFTEEN])
+    groups = {"fifteen": FIFTEEN, "extra": EXTRA, "geometry": GEOMETRY, "all": ours}
+    if len(published) == len(FIFTEEN):
+        groups["published"] = published
     summary = {"mean_accuracy": {}, "mean_confidence": {}, "mean_ece": {}}
-    for group, names in {"fifteen": FIFTEEN, "extra": EXTRA, "geometry": GEOMETRY, "all": records}.items():
-        rows = [row for name in names for row in records.get(name, [])]
+    for group, names in groups.items():
+        rows = [row for name in names for row in (ours | published).get(name, [])]
         if rows:
-            mean = float(np.mean([row["accuracy"]["value"] for row in rows]))
+            mean, n = float(np.mean([row["accuracy"]["value"] for row in rows])), rows[0]["images"]
             summary["mean_accuracy"][group] = share(round(n * mean), n) | {"value": mean}
             summary["mean_confidence"][group] = float(np.mean([row["mean_confidence"] for row in rows]))
             summary["mean_ece"][group] = float(np.mean([row["ece"] for row in rows]))
     summary["confidence_by_severity"] = [
-        float(np.mean([row["mean_confidence"] for row in rows]))
-        for rows in zip(*records.values(), strict=True)
+        float(np.mean([row["mean_confidence"] for row in rows])) for rows in zip(*ours.values(), strict=True)
     ]
     clean = tests["clean/0"]["correct_per_class"]
-    corrupted = np.mean([row["correct_per_class"] for rows in records.values() for row in rows], axis=0)
+    corrupted = np.mean([row["correct_per_class"] for rows in ours.values() for row in rows], axis=0)
     classes = []
     for name, size, before, after in zip(class_names, class_sizes, clean, corrupted.tolist(), strict=True):
         if size > 0:
@@ -173,6 +256,17 @@ def summarise(tests: dict, class_sizes: list[int], class_names: list[str]) -> di
             classes.append({"class": name, "clean": before / size, "corrupted": after / size, "drop": drop})
     summary["classes_that_break_first"] = sorted(classes, key=lambda row: -row["drop"])[:10]
     return summary
+
+
+def robust_accuracy(tests: dict, count: int) -> dict[str, dict]:
+    """Return {radius: share of the `count` attacked images that stay right under every attack of it}.
+
+    This worst case over the attacks is the robust accuracy that AutoAttack reports.
+    """
+    return {
+        f"{radius:g}": share(len(still_right(tests, attacks.ATTACKS, radius)), count)
+        for radius in attacks.RADII
+    }
 
 
 def check_results(tests: dict) -> list[dict]:
@@ -187,14 +281,24 @@ def print_summary(results: dict) -> None:
     """Print the main results; the page of report.py shows all of them."""
     tests, means = results["tests"], results["summary"]["mean_accuracy"]
     rows = {"clean images": tests["clean/0"]["accuracy"]}
-    rows |= {"mean of the fifteen of CIFAR-10-C": means["fifteen"], "mean of all corruptions": means["all"]}
+    rows |= {"mean of the fifteen of CIFAR-100-C": means["fifteen"], "mean of all corruptions": means["all"]}
+    if "published" in means:
+        rows["the fifteen as published"] = means["published"]
     radius = f"{attacks.MORE_STEPS_RADIUS:g}"
     for name, label in {"random": "random noise", "fgsm": "FGSM", "pgd": "PGD"}.items():
         rows[f"{label} of {radius}/255"] = tests[f"{name}/{radius}"]["accuracy"]
+    for radius in attacks.APGD_RADII:
+        rows[f"all attacks of {radius:g}/255"] = results["robust_accuracy"][f"{radius:g}"]
     print("\naccuracy")
     for label, accuracy in rows.items():
         value, low, high = (f"{100 * accuracy[key]:.1f}" for key in ("value", "low", "high"))
         print(f"{label:36}{value:>6} %   95 % interval {low} to {high} %")
+    for name in (*FIFTEEN, *EXTRA):
+        for label, records in finished(tests, [f"published {name}", name]).items():
+            if f"published {name}/1" in tests:
+                values = [100 * record["accuracy"]["value"] for record in records]
+                by_severity = "".join(f"{value:6.1f}" for value in values)
+                print(f"{label:36}{np.mean(values):6.1f} %   at severity 1 to 5{by_severity} %")
     failed = [check for check in results["checks"] if not check["passed"]]
     print(f"\nchecks   {len(results['checks']) - len(failed)} of {len(results['checks'])} passed")
     for check in failed:
@@ -207,26 +311,50 @@ def print_summary(results: dict) -> None:
 def run_tests(
     results: dict, file: Path, model: nn.Module, images: Tensor, labels: Tensor, attacked: Tensor
 ) -> None:
-    """Run the planned tests that results["tests"] lacks and save the results after each; fills `results`.
+    """Run the planned tests that results["tests"] lacks, or has of other code, and save after each.
 
-    images uint8 [N, 3, 32, 32], labels int64 [N]; attacked int64: the indices of those to attack.
+    images uint8 [N, 3, 32, 32], labels int64 [N]; attacked int64: the indices of those to attack. Fills
+    `results`.
     """
     device, precision = next(model.parameters()).device, results["precision"]["corruptions"]
     model_of_images = nn.Sequential(Normalize(), model)  # attacks take a model of images in [0, 1]
-    plan = planned_tests()
+    tests, plan = results["tests"], planned_tests()
     with Progress("stress tests", len(plan)) as progress:
         for done, (name, level) in enumerate(plan):
             key = f"{name}/{level:g}"
             progress.update(done, test=key)
-            if key in results["tests"]:
+            chosen = to_attack(tests, name, level, len(attacked))
+            code = code_of_test(name, chosen)
+            if tests.get(key, {}).get("code") == code:
                 continue
-            if name == "clean" or name in CORRUPTIONS:
+            if name in attacks.ATTACKS:
+                part = (images[attacked], labels[attacked])
+                record = measure_attack(model_of_images, *part, name, level, chosen)
+            else:
                 shown = images if name == "clean" else corrupt(images, name, level)
                 record = measure(predict(model, shown, device, precision), labels)
-            else:
-                record = measure_attack(model_of_images, images[attacked], labels[attacked], name, level)
-            results["tests"][key] = record
+            tests[key] = record | {"code": code}
             write_json(file, results)
+
+
+def run_published(
+    results: dict, file: Path, model: nn.Module, folder: Path, test: Dataset, count: int
+) -> None:
+    """Measure about `count` images of the files of CIFAR-100-C that results["tests"] lacks; as run_tests."""
+    device, precision = next(model.parameters()).device, results["precision"]["corruptions"]
+    tests, (labels, arrays) = results["tests"], open_cifar_c(folder, test.labels)
+    index = stratified_sample(labels, count)
+    with Progress("CIFAR-100-C", len(arrays) * len(SEVERITIES)) as progress:
+        for done, (name, severity) in enumerate(itertools.product(arrays, SEVERITIES)):
+            key = f"{name}/{severity}"
+            progress.update(done, test=key)
+            rows = arrays[name][PUBLISHED_IMAGES * (severity - 1) + index.numpy()]
+            code = hashlib.sha256(rows.tobytes() + labels[index].numpy().tobytes()).hexdigest()
+            if tests.get(key, {}).get("code") != code:
+                shown = torch.from_numpy(rows).permute(0, 3, 1, 2).contiguous()
+                record = measure(predict(model, shown, device, precision), labels[index])
+                tests[key] = record | {"code": code}
+                write_json(file, results)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -236,6 +364,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", metavar="FILE", help="the checkpoint (default: best.pt of the run)")
     parser.add_argument("--data-dir", help="where CIFAR-100 lies (default: where training found it)")
     parser.add_argument("--full", action="store_true", help="all test images; takes hours without a GPU")
+    parser.add_argument("--cifar-c", metavar="DIR", help="measure also the files of CIFAR-100-C in DIR")
     args = parser.parse_args(argv)
 
     path = find_checkpoint(args.run, args.checkpoint)
@@ -245,7 +374,10 @@ def main(argv: list[str] | None = None) -> int:
     model, checkpoint = load_model(path, device)
     _, test = load_data(path, checkpoint, args.data_dir)
 
-    index = stratified_sample(test.labels, len(test.labels) if args.full else CORRUPTION_IMAGES)
+    if args.cifar_c and test.name != "cifar100":
+        raise UserError("--cifar-c needs a network that was trained on CIFAR-100")
+    count = len(test.labels) if args.full else CORRUPTION_IMAGES
+    index = stratified_sample(test.labels, count)
     images, labels = test.images[index], test.labels[index]
     attacked = stratified_sample(labels, len(labels) if args.full else ATTACK_IMAGES)
     results = {
@@ -265,9 +397,12 @@ def main(argv: list[str] | None = None) -> int:
     print(f"sample   {len(labels):,} images for corruptions, {len(attacked):,} for attacks")
     print(f"compute  {device}, {precision} (attacks fp32), {torch.get_num_threads()} threads")
 
+    if args.cifar_c:
+        run_published(results, file, model, Path(args.cifar_c), test, count)
     run_tests(results, file, model, images, labels, attacked)
     class_sizes = labels.bincount(minlength=len(test.class_names)).tolist()
     results["summary"] = summarise(results["tests"], class_sizes, test.class_names)
+    results["robust_accuracy"] = robust_accuracy(results["tests"], len(attacked))
     results["checks"] = check_results(results["tests"])
     write_json(file, results)
     for name, figure in plots.stress_figures(results, examples(test.images)).items():

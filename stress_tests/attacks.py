@@ -2,11 +2,14 @@
 
 All functions take a model of images in [0, 1]. A network that wants normalised images is handed in together
 with the normalisation, nn.Sequential(Normalize(), network), so that distances are those of the images.
+
+All attacks are called alike, attack(model, images, labels, epsilon, generator); ATTACKS lists them by name.
 """
 
 import contextlib
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +21,9 @@ RADII = (0.25, 0.5, 1, 2, 4, 8, 64)  # in 1/255; at the last one a sound attack 
 PGD_STEPS = 10
 PGD_RESTARTS = 2
 MORE_STEPS_RADIUS = 1  # one of RADII at which some images survive: there PGD runs again with twice the steps
+APGD_STEPS = 20
+APGD_RESTARTS = 1
+APGD_RADII = (0.5, 1, 2)  # some of RADII, at which some images survive PGD
 
 
 @contextlib.contextmanager
@@ -38,12 +44,32 @@ def evaluating(model: nn.Module) -> Iterator[torch.device]:
             module.training = mode
 
 
-def attack_step(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+cross_entropy = functools.partial(F.cross_entropy, reduction="none")
+
+
+def logits_ratio(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the difference of logits ratio of logits z [N, C] and labels y int64 [N], float [N].
+
+        DLR(z, y) = (max_{i != y} z_i - z_y) / (z_1st - z_3rd),   the largest and third largest logit
+
+    Multiplying all logits by a number does not change it, so its gradient does not vanish where the network
+    is sure, as that of the cross-entropy does. Needs three classes. Source: Croce and Hein 2020 (arXiv
+    2003.01690), equation 6.
+    """
+    largest = logits.topk(3, dim=1).values
+    right = logits.gather(1, labels[:, None])[:, 0]
+    best_wrong = logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)
+    return (best_wrong - right) / (largest[:, 0] - largest[:, 2] + 1e-12)
+
+
+def attack_step(
+    model: nn.Module, images: Tensor, labels: Tensor, loss_of: Callable = cross_entropy
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss [N], whether each image is misclassified, bool [N], and the loss's gradient."""
     with torch.enable_grad():
         images = images.detach().requires_grad_()
         logits = model(images)
-        loss = F.cross_entropy(logits, labels, reduction="none")
+        loss = loss_of(logits, labels)
         # Only the images' gradient is asked for: nothing is left in the parameters' .grad.
         (gradient,) = torch.autograd.grad(loss.sum(), images)
     return loss.detach(), logits.argmax(dim=1) != labels, gradient
@@ -64,18 +90,65 @@ def ball(images: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     return low.clamp(min=0).to(device), high.clamp(max=1).to(device)
 
 
-def fgsm(model: nn.Module, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
+def random_corner(
+    model: nn.Module, images: Tensor, labels: Tensor, epsilon: float, generator: Generator
+) -> Tensor:
+    """Change every value by epsilon, up or down at random, clipped to [0, 1]; attacks must do better."""
+    low, high = ball(images, epsilon)
+    sign = random_sign(spawn(generator, len(images)), *images.shape[1:])
+    return (images + epsilon * sign.to(images)).clamp(low, high)
+
+
+def fgsm(
+    model: nn.Module, images: Tensor, labels: Tensor, epsilon: float, generator: Generator | None = None
+) -> Tensor:
     """Fast gradient sign method: x' = x + epsilon sign(grad_x J(x, y)), clipped to [0, 1].
 
     images float32 [N, 3, H, W] in [0, 1], labels int64 [N], epsilon in the images' units. Returns images of
-    the same shape, at most epsilon away in every value, on the model's device. Source: Goodfellow, Shlens and
-    Szegedy 2015 (arXiv 1412.6572), section 4.
+    the same shape, at most epsilon away in every value, on the model's device; draws nothing from generator.
+    Source: Goodfellow, Shlens and Szegedy 2015 (arXiv 1412.6572), section 4.
     """
     with evaluating(model) as device:
         images, labels = images.to(device), labels.to(device)
         gradient = attack_step(model, images, labels)[2]
         low, high = ball(images, epsilon)
         return (images + epsilon * gradient.sign()).clamp(low, high)
+
+
+def strongest_point(
+    path: Callable[..., Iterator],
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float,
+    generator: Generator,
+    restarts: int,
+) -> Tensor:
+    """Follow a path from random points of the ball and return the strongest point that it visits.
+
+    path(model, start, labels, low, high) yields points, their loss [N], and whether they are misclassified,
+    bool [N]. Of all points the strongest is a misclassified one if there is any, and among those the one with
+    the largest loss. A restart works only on the images that are still classified correctly. As in
+    corruptions.py, each image draws its starts from a generator of its own.
+    """
+    with evaluating(model) as device:
+        images, labels = images.to(device), labels.to(device)
+        low, high = ball(images, epsilon)
+        best, best_loss = images.clone(), torch.full((len(images),), -math.inf, device=device)
+        fooled = torch.zeros(len(images), dtype=torch.bool, device=device)
+        generators = spawn(generator, len(images))
+        for _ in range(restarts):
+            start = images + epsilon * uniform(generators, -1, 1, *images.shape[1:]).to(device)
+            remaining = (~fooled).nonzero()[:, 0]
+            if len(remaining) == 0:
+                break
+            start = start.clamp(low, high)[remaining]
+            for x, loss, wrong in path(model, start, labels[remaining], low[remaining], high[remaining]):
+                was_fooled = fooled[remaining]
+                better = (wrong > was_fooled) | ((wrong == was_fooled) & (loss > best_loss[remaining]))
+                best[remaining[better]], best_loss[remaining[better]] = x[better], loss[better]
+                fooled[remaining[better]] = wrong[better]
+        return best
 
 
 def pgd(
@@ -92,49 +165,89 @@ def pgd(
         x_{t+1} = Proj( x_t + a sign(grad_x J(x_t, y)) ),   x_0 uniform in the ball,   a = 2.5 epsilon / steps
 
     The projection onto the ball and [0, 1] is a clamp; a is large enough to reach every point of the ball
-    from any start. Of all points visited the attack returns a misclassified one if there is any, and among
-    those the one with the largest loss. A restart works only on the images that are still classified
-    correctly. Arguments and result as in fgsm; as in corruptions.py, each image draws its starts from a
-    generator of its own. Source: Madry et al. 2018 (arXiv 1706.06083), section 2.1; the step is that of its
-    section 5.
+    from any start. Returns the strongest of all points visited, see strongest_point. Arguments and result as
+    in fgsm. Source: Madry et al. 2018 (arXiv 1706.06083), section 2.1; the step is that of its section 5.
     """
-    with evaluating(model) as device:
-        images, labels = images.to(device), labels.to(device)
-        low, high = ball(images, epsilon)
-        best, best_loss = images.clone(), torch.full((len(images),), -math.inf, device=device)
-        fooled = torch.zeros(len(images), dtype=torch.bool, device=device)
-        generators = spawn(generator, len(images))
-        for _ in range(restarts):
-            start = images + epsilon * uniform(generators, -1, 1, *images.shape[1:]).to(device)
-            remaining = (~fooled).nonzero()[:, 0]
-            if len(remaining) == 0:
-                break
-            x = start.clamp(low, high)[remaining]
-            for step in range(steps + 1):
-                loss, wrong, gradient = attack_step(model, x, labels[remaining])
-                was_fooled = fooled[remaining]
-                better = (wrong > was_fooled) | ((wrong == was_fooled) & (loss > best_loss[remaining]))
-                best[remaining[better]], best_loss[remaining[better]] = x[better], loss[better]
-                fooled[remaining[better]] = wrong[better]
-                if step < steps:
-                    x = (x + 2.5 * epsilon / steps * gradient.sign()).clamp(low[remaining], high[remaining])
-        return best
+
+    def path(model: nn.Module, x: Tensor, labels: Tensor, low: Tensor, high: Tensor) -> Iterator:
+        for _ in range(steps + 1):
+            loss, wrong, gradient = attack_step(model, x, labels)
+            yield x, loss, wrong
+            x = (x + 2.5 * epsilon / steps * gradient.sign()).clamp(low, high)
+
+    return strongest_point(path, model, images, labels, epsilon, generator, restarts)
 
 
-def random_corner(images: Tensor, epsilon: float, generator: Generator) -> Tensor:
-    """Change every value by epsilon, up or down at random, clipped to [0, 1]; attacks must do better."""
-    low, high = ball(images, epsilon)
-    sign = random_sign(spawn(generator, len(images)), *images.shape[1:])
-    return (images + epsilon * sign.to(images)).clamp(low, high)
+def step_checks(steps: int) -> list[int]:
+    """Return after how many of the steps APGD checks its progress: the w_j of Croce and Hein, section 3.
+
+    w_j = ceil(p_j steps), p_0 = 0, p_1 = 0.22, p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06), up to 1.
+    """
+    percent = [0, 22]
+    while percent[-1] <= 100:
+        percent.append(percent[-1] + max(percent[-1] - percent[-2] - 3, 6))
+    return [-(-p * steps // 100) for p in percent[:-1]]
 
 
-def higher_at(stronger: list[float], weaker: list[float]) -> str:
-    """List the radii at which the attack that should be stronger leaves the higher accuracy."""
-    return "; ".join(
-        f"{radius:g}/255: {100 * a:.1f} % > {100 * b:.1f} %"
-        for radius, a, b in zip(RADII, stronger, weaker, strict=True)
-        if a > b
-    )
+def apgd(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float,
+    generator: Generator,
+    steps: int = APGD_STEPS,
+    restarts: int = 1,
+    loss: str = "ce",
+) -> Tensor:
+    """Auto-PGD: projected gradient descent with momentum that finds the length of its steps by itself.
+
+        z_{k+1} = Proj( x_k + a sign(grad_x f(x_k)) )
+        x_{k+1} = Proj( x_k + 0.75 (z_{k+1} - x_k) + 0.25 (x_k - x_{k-1}) ),   x_1 = z_1
+
+    The step a begins at 2 epsilon. At each of step_checks it is halved for the images whose loss f rose in
+    less than 75 % of the steps since the last check, or that kept both a and their largest loss since then;
+    these go back to their point of largest loss. f is the cross-entropy, "ce", or the difference of logits
+    ratio, "dlr". Arguments and result as in pgd. Source: Croce and Hein 2020 (arXiv 2003.01690), algorithm 1.
+    """
+    loss_of = {"ce": cross_entropy, "dlr": logits_ratio}[loss]
+    checks = step_checks(steps)
+
+    def path(model: nn.Module, x: Tensor, labels: Tensor, low: Tensor, high: Tensor) -> Iterator:
+        value, wrong, gradient = attack_step(model, x, labels, loss_of)
+        yield x, value, wrong
+        value = value[:, None, None, None]
+        before, best, a = x, (x, value, gradient), torch.full_like(value, 2 * epsilon)
+        last_check, checked_value = 0, value
+        rises, halved = torch.zeros_like(value), torch.zeros_like(value, dtype=torch.bool)
+        for step in range(1, steps + 1):
+            z = (x + a * gradient.sign()).clamp(low, high)
+            moved = z if step == 1 else x + 0.75 * (z - x) + 0.25 * (x - before)
+            before, x, previous_value = x, moved.clamp(low, high), value
+            value, wrong, gradient = attack_step(model, x, labels, loss_of)
+            yield x, value, wrong
+            value = value[:, None, None, None]
+            rises += value > previous_value
+            here = x, value, gradient
+            best = [torch.where(value > best[1], new, old) for new, old in zip(here, best, strict=True)]
+            if step in checks:
+                halved = (rises < 0.75 * (step - last_check)) | (~halved & (best[1] == checked_value))
+                a = torch.where(halved, a / 2, a)
+                x, value, gradient = (torch.where(halved, b, h) for b, h in zip(best, here, strict=True))
+                rises, last_check, checked_value = torch.zeros_like(rises), step, best[1]
+
+    return strongest_point(path, model, images, labels, epsilon, generator, restarts)
+
+
+# {name: (function, settings)}: call function(model, images, labels, epsilon, generator, **settings)
+ATTACKS = {
+    "none": (random_corner, {}),  # at radius 0
+    "fgsm": (fgsm, {}),
+    "pgd": (pgd, {"steps": PGD_STEPS, "restarts": PGD_RESTARTS}),
+    "random": (random_corner, {}),
+    "pgd_more_steps": (pgd, {"steps": 2 * PGD_STEPS, "restarts": PGD_RESTARTS}),
+    "apgd_ce": (apgd, {"steps": APGD_STEPS, "restarts": APGD_RESTARTS, "loss": "ce"}),
+    "apgd_dlr": (apgd, {"steps": APGD_STEPS, "restarts": APGD_RESTARTS, "loss": "dlr"}),
+}
 
 
 def check_attacks(clean: float, attacks: dict[str, list[float]], more_steps: float) -> list[dict]:
@@ -145,23 +258,23 @@ def check_attacks(clean: float, attacks: dict[str, list[float]], more_steps: flo
     each check: name, passed, and detail with the numbers. Source: Athalye, Carlini and Wagner 2018 (arXiv
     1802.00420), section 3.1; Carlini et al. 2019 (arXiv 1902.06705), "basic sanity tests".
     """
-    pgd = attacks["pgd"]
-    # Not asked of FGSM: its one long step may end where the gradient no longer describes the loss.
-    rises = higher_at(pgd, [clean, *pgd[:-1]])
-    loses_to_fgsm = higher_at(pgd, attacks["fgsm"])
-    loses_to_noise = higher_at(pgd, attacks["random"])
-    few_steps = pgd[RADII.index(MORE_STEPS_RADIUS)]
+    pgd, few_steps = attacks["pgd"], attacks["pgd"][RADII.index(MORE_STEPS_RADIUS)]
+    not_above = {
+        # Not asked of FGSM: its one long step may end where the gradient no longer describes the loss.
+        "a larger radius does not raise the accuracy under PGD": [clean, *pgd[:-1]],
+        "PGD is at least as strong as FGSM": attacks["fgsm"],
+        "PGD is at least as strong as random noise": attacks["random"],
+    }
+    checks = []
+    for name, limits in not_above.items():
+        points = zip(RADII, pgd, limits, strict=True)
+        above = [f"{r:g}/255: {100 * a:.1f} % > {100 * b:.1f} %" for r, a, b in points if a > b]
+        checks.append((name, not above, "; ".join(above) or "at every radius"))
     at_last = f"{100 * pgd[-1]:.1f} % at {RADII[-1]:g}/255"
     with_steps = (
         f"{100 * few_steps:.1f} % with {PGD_STEPS}, {100 * more_steps:.1f} % with {2 * PGD_STEPS} steps "
         f"at {MORE_STEPS_RADIUS:g}/255"
     )
-    everywhere = "at every radius"
-    checks = [
-        ("a larger radius does not raise the accuracy under PGD", not rises, rises or everywhere),
-        ("PGD is at least as strong as FGSM", not loses_to_fgsm, loses_to_fgsm or everywhere),
-        ("PGD is at least as strong as random noise", not loses_to_noise, loses_to_noise or everywhere),
-        ("a large radius brings the accuracy to zero", pgd[-1] == 0, at_last),
-        ("more steps do not weaken PGD", more_steps <= few_steps, with_steps),
-    ]
+    checks.append(("a large radius brings the accuracy to zero", pgd[-1] == 0, at_last))
+    checks.append(("more steps do not weaken PGD", more_steps <= few_steps, with_steps))
     return [{"name": name, "passed": passed, "detail": detail} for name, passed, detail in checks]

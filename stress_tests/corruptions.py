@@ -14,7 +14,6 @@ caller gives. So the result for an image depends on its place in the sequence, n
 how the sequence is cut into batches: corrupting a and then b gives the same as corrupting the batch (a, b).
 """
 
-import functools
 import math
 import zlib
 from collections.abc import Callable
@@ -149,7 +148,7 @@ def round_down(images: Tensor) -> Tensor:
 
 # Every corruption below is a function of images float32 [N, 3, 32, 32] in [0, 1], of one random generator for
 # each image, and of constants, which TABLE gives for each severity. It returns new images of the same shape;
-# values below 0 or above 1 are clipped afterwards, by at_severity.
+# values below 0 or above 1 are clipped afterwards.
 
 # ---- Noise -----------------------------------------------------------------------------------------------
 
@@ -481,14 +480,27 @@ def occlusion(images: Tensor, generators: list[Generator], side: int) -> Tensor:
 
 
 class Corruption(NamedTuple):
-    """One row of the table."""
+    """One row of the table, to be called as corruption(images, severity, generator)."""
 
     name: str
     function: Callable[..., Tensor]
     family: str
     origin: str  # "fifteen": in CIFAR-10-C's mean; "extra": published beside those; "own": of this project
-    rounding: str  # to bytes: "down", as the published code ends, or "nearest"
+    rounding: str  # to bytes: "down" or to the "nearest" level
     constants: dict[str, tuple]  # of each parameter of the function, the values at severity 1 to 5
+
+    def __call__(self, images: Tensor, severity: int, generator: Generator) -> Tensor:
+        """Corrupt images float32 [N, 3, 32, 32] in [0, 1]; returns new ones of the same kind.
+
+        On the CPU. Takes one number for each image from `generator`. Raises ValueError for other images and
+        for a severity that is not 1, 2, 3, 4 or 5.
+        """
+        if images.dtype != torch.float32 or images.ndim != 4 or images.shape[1:] != (3, 32, 32):
+            raise ValueError(f"images must be float32 [N, 3, 32, 32], not {images.dtype} {[*images.shape]}")
+        if severity not in (1, 2, 3, 4, 5):
+            raise ValueError(f"severity must be 1, 2, 3, 4 or 5, not {severity}")
+        constants = {name: values[severity - 1] for name, values in self.constants.items()}
+        return self.function(images, spawn(generator, len(images)), **constants).clamp(0, 1)
 
 
 def entry(
@@ -499,8 +511,8 @@ def entry(
 
 
 # The constants of "fifteen" and "extra" are the published ones, from the file
-# ImageNet-C/create_c/make_cifar_c.py of github.com/hendrycks/robustness. Lengths are in pixels. That code ends
-# with a cast that rounds down, except where a library already returns whole numbers.
+# ImageNet-C/create_c/make_cifar_c.py of github.com/hendrycks/robustness. Lengths are in pixels. That code
+# ends with a cast that rounds down, except where a library already returns whole numbers.
 TABLE = [
     entry(gaussian_noise, "noise", "fifteen", sigma=(0.04, 0.06, 0.08, 0.09, 0.10)),
     entry(shot_noise, "noise", "fifteen", photons=(500, 250, 100, 75, 50)),
@@ -566,23 +578,7 @@ TABLE = [
 # ---- Corruptions by name ---------------------------------------------------------------------------------
 
 
-def at_severity(corruption: Corruption, images: Tensor, severity: int, generator: Generator) -> Tensor:
-    """Corrupt images float32 [N, 3, 32, 32] in [0, 1]; returns new ones of the same shape, type and range.
-
-    On the CPU. Takes one number for each image from `generator`. Raises ValueError for other images and for a
-    severity that is not 1, 2, 3, 4 or 5.
-    """
-    if images.dtype != torch.float32 or images.ndim != 4 or images.shape[1:] != (3, 32, 32):
-        raise ValueError(f"images must be float32 [N, 3, 32, 32], not {images.dtype} {list(images.shape)}")
-    if severity not in (1, 2, 3, 4, 5):
-        raise ValueError(f"severity must be 1, 2, 3, 4 or 5, not {severity}")
-    constants = {name: values[severity - 1] for name, values in corruption.constants.items()}
-    return corruption.function(images, spawn(generator, len(images)), **constants).clamp(0, 1)
-
-
-# {name: function(images, severity, generator) -> images}, as at_severity describes it
-CORRUPTIONS = {corruption.name: functools.partial(at_severity, corruption) for corruption in TABLE}
-ROUNDING = {corruption.name: corruption.rounding for corruption in TABLE}
+CORRUPTIONS = {corruption.name: corruption for corruption in TABLE}
 FIFTEEN = [corruption.name for corruption in TABLE if corruption.origin == "fifteen"]
 EXTRA = [corruption.name for corruption in TABLE if corruption.origin == "extra"]
 GEOMETRY = [corruption.name for corruption in TABLE if corruption.family == "geometry"]
@@ -595,12 +591,11 @@ def corrupt(images: Tensor, name: str, severity: int) -> Tensor:
     """Corrupt uint8 images [N, 3, 32, 32] and round to uint8 again, as the published files hold them.
 
     The seed follows from the name, so it is the same at every severity and does not depend on the table.
-    Raises KeyError for a name that is not in CORRUPTIONS, ValueError as at_severity.
+    Raises KeyError for a name that is not in CORRUPTIONS, ValueError as those do.
     """
-    generator = Generator().manual_seed(zlib.crc32(name.encode()))
-    batches = [CORRUPTIONS[name](batch / 255, severity, generator) for batch in images.split(500)]
-    corrupted = torch.cat(batches)
-    if ROUNDING[name] == "down":
+    corruption, generator = CORRUPTIONS[name], Generator().manual_seed(zlib.crc32(name.encode()))
+    corrupted = torch.cat([corruption(batch / 255, severity, generator) for batch in images.split(500)])
+    if corruption.rounding == "down":
         corrupted = round_down(corrupted)
     return (corrupted * 255).round().to(torch.uint8)
 
