@@ -154,12 +154,13 @@ def code_of_test(name: str, chosen: list[int]) -> str:
 
 
 def still_right(tests: dict, names: Iterable[str], radius: float) -> list[int]:
-    """Return which of the attacked images are right without an attack and under all those named.
+    """Return which of the attacked images are right without an attack and under all those of `names`.
 
     Attacks that were not run at this radius do not count.
     """
     keys = ["none/0", *(f"{name}/{radius:g}" for name in names)]
-    return sorted(set.intersection(*(set(tests[key]["right"]) for key in keys if key in tests)))
+    digits = zip(*(tests[key]["right"] for key in keys if key in tests), strict=True)
+    return [i for i, column in enumerate(digits) if "0" not in column]
 
 
 def to_attack(tests: dict, name: str, radius: float, count: int) -> list[int]:
@@ -173,19 +174,19 @@ def to_attack(tests: dict, name: str, radius: float, count: int) -> list[int]:
 def measure_attack(
     model: nn.Module, images: Tensor, labels: Tensor, name: str, radius: float, chosen: list[int]
 ) -> dict:
-    """Return the record of an attack on uint8 images: the accuracy, and which images stay right.
+    """Return the record of an attack on uint8 images: the accuracy, and one digit for each image, 1 if right.
 
     The model takes images in [0, 1]. Only the chosen images are attacked, the others count as wrong.
     """
     generator = Generator().manual_seed(SEED)
     attack, settings = attacks.ATTACKS[name]
-    right = []
+    right = torch.zeros(len(labels), dtype=torch.int64)
     with attacks.evaluating(model) as device, torch.no_grad():
         for index in torch.tensor(chosen, dtype=torch.int64).split(100):
             x, y = images[index].to(device) / 255, labels[index].to(device)
             attacked = attack(model, x, y, radius / 255, generator, **settings)
-            right += index[(model(attacked).argmax(dim=1) == y).cpu()].tolist()
-    return {"accuracy": share(len(right), len(labels)), "right": right}
+            right[index] = (model(attacked).argmax(dim=1) == y).long().cpu()
+    return {"accuracy": share(right.sum().item(), len(labels)), "right": "".join(map(str, right.tolist()))}
 
 
 def open_cifar_c(folder: Path, test_labels: Tensor) -> tuple[Tensor, dict[str, np.ndarray]]:
@@ -195,21 +196,19 @@ def open_cifar_c(folder: Path, test_labels: Tensor) -> tuple[Tensor, dict[str, n
     labels repeat every 10,000 rows. Returns the labels int64 [10000] and {"published fog": array, ...}, which
     stay on the disk. Raises UserError for other files, and for other classes than those of test_labels.
     """
-    arrays = {}
-    for name in ("labels", *FIFTEEN, *EXTRA):
-        path = folder / f"{name}.npy"
-        if path.exists():
-            try:
-                array = arrays[f"published {name}"] = np.load(path, mmap_mode="r")
-            except (OSError, ValueError) as error:
-                raise UserError(f"{path} cannot be read: {error}") from None
-            shape = (len(SEVERITIES) * PUBLISHED_IMAGES,) + (32, 32, 3) * (name != "labels")
-            if array.shape != shape or (name != "labels" and array.dtype != np.uint8):
-                raise UserError(f"{path} is not of CIFAR-100-C: it holds {array.dtype} {array.shape}")
-    labels = arrays.pop("published labels", None)
-    if labels is None or not arrays:
+    names = [name for name in (*FIFTEEN, *EXTRA) if (folder / f"{name}.npy").exists()]
+    if not names or not (folder / "labels.npy").exists():
         raise UserError(f"{folder} does not hold CIFAR-100-C, that is labels.npy, fog.npy and so on")
-    labels = torch.from_numpy(labels.astype(np.int64)).view(len(SEVERITIES), PUBLISHED_IMAGES)
+    arrays, count = {}, len(SEVERITIES) * PUBLISHED_IMAGES
+    for name, shape in {"labels": (count,), **dict.fromkeys(names, (count, 32, 32, 3))}.items():
+        try:
+            array = np.load(folder / f"{name}.npy", mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder}/{name}.npy cannot be read: {error}") from None
+        if array.shape != shape or (name != "labels" and array.dtype != np.uint8):
+            raise UserError(f"{folder}/{name}.npy holds {array.dtype} {array.shape}, not uint8 {shape}")
+        arrays[f"published {name}"] = array
+    labels = torch.from_numpy(arrays.pop("published labels").astype(np.int64)).view(len(SEVERITIES), -1)
     if (labels != labels[0]).any() or not torch.equal(labels[0].unique(), test_labels.unique()):
         raise UserError(f"{folder}/labels.npy does not repeat the labels of {PUBLISHED_IMAGES:,} test images")
     return labels[0], arrays
@@ -259,14 +258,9 @@ def summarise(tests: dict, class_sizes: list[int], class_names: list[str]) -> di
 
 
 def robust_accuracy(tests: dict, count: int) -> dict[str, dict]:
-    """Return {radius: share of the `count` attacked images that stay right under every attack of it}.
-
-    This worst case over the attacks is the robust accuracy that AutoAttack reports.
-    """
-    return {
-        f"{radius:g}": share(len(still_right(tests, attacks.ATTACKS, radius)), count)
-        for radius in attacks.RADII
-    }
+    """Return the worst case over all attacks, image by image, as AutoAttack reports it: {radius: share}."""
+    right = {f"{radius:g}": still_right(tests, attacks.ATTACKS, radius) for radius in attacks.RADII}
+    return {radius: share(len(images), count) for radius, images in right.items()}
 
 
 def check_results(tests: dict) -> list[dict]:

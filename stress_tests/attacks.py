@@ -7,7 +7,6 @@ All attacks are called alike, attack(model, images, labels, epsilon, generator);
 """
 
 import contextlib
-import functools
 import math
 from collections.abc import Callable, Iterator
 
@@ -44,7 +43,9 @@ def evaluating(model: nn.Module) -> Iterator[torch.device]:
             module.training = mode
 
 
-cross_entropy = functools.partial(F.cross_entropy, reduction="none")
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of logits [N, C] and labels int64 [N], one number for each image."""
+    return F.cross_entropy(logits, labels, reduction="none")
 
 
 def logits_ratio(logits: Tensor, labels: Tensor) -> Tensor:

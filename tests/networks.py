@@ -52,3 +52,25 @@ class Small(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.layer1(F.relu(self.bn1(self.conv1(x))))
         return self.fc(F.dropout(x.mean(dim=(2, 3)), 0.5, self.training))
+
+
+class Opposite(Linear):
+    """Logits m, -m and -50, with m linear in the image: every loss of an attack rises in one direction."""
+
+    def __init__(self, seed: int = 0):
+        super().__init__(1, seed)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        margin = super().forward(x)
+        return torch.cat([margin, -margin, torch.full_like(margin, -50)], dim=1)
+
+
+def trained(images: torch.Tensor, labels: torch.Tensor, steps: int = 60) -> nn.Module:
+    """A Small network for images float32 [N, 3, H, W], trained on all of them at once, in eval mode."""
+    network = Small()
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+    return network.eval()

@@ -1,10 +1,12 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import Linear, Small, Wavy, natural_images, seeded
+from networks import Linear, Opposite, Small, Wavy, natural_images, seeded, trained
 from torch import nn
 
-from data import MEAN, STD, Normalize
+from data import MEAN, STD, Normalize, make_shapes
 from stress_tests import attacks
 
 IMAGES = natural_images(24)
@@ -46,7 +48,9 @@ def test_attacks_stay_in_their_ball_exactly(epsilon):
     for attacked in (
         attacks.fgsm(model, images, labels, epsilon),
         attacks.pgd(model, images, labels, epsilon, seeded(), steps=5, restarts=2),
-        attacks.random_corner(images, epsilon, seeded()),
+        attacks.random_corner(model, images, labels, epsilon, seeded()),
+        attacks.apgd(model, images, labels, epsilon, seeded(), steps=10, restarts=2, loss="ce"),
+        attacks.apgd(model, images, labels, epsilon, seeded(), steps=10, restarts=2, loss="dlr"),
     ):
         assert attacked.dtype == torch.float32 and attacked.shape == images.shape
         assert attacked.min() >= 0 and attacked.max() <= 1
@@ -73,7 +77,7 @@ def test_pgd_is_at_least_as_strong_as_fgsm():
     single = attacks.fgsm(small, IMAGES, labels, 8 / 255)
     iterated = attacks.pgd(small, IMAGES, labels, 8 / 255, seeded(), steps=20)
     assert (mean_loss(small, iterated, labels) >= mean_loss(small, single, labels) - 1e-4).all()
-    noise = attacks.random_corner(IMAGES, 8 / 255, seeded())
+    noise = attacks.random_corner(small, IMAGES, labels, 8 / 255, seeded())
     assert mean_loss(small, noise, labels).mean() < mean_loss(small, single, labels).mean()
 
 
@@ -93,6 +97,128 @@ def test_pgd_fools_exactly_the_images_within_reach_and_restarts_only_the_others(
     model.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
     attacks.pgd(model, images, labels, epsilon, seeded(), steps=10, restarts=3)
     assert seen == 11 * [24] + 22 * [12]
+
+
+@pytest.mark.parametrize("loss", ["ce", "dlr"])
+def test_apgd_is_exact_on_a_linear_model(loss):
+    # As in the test above, with the margin m of one logit over the other. The third class is far below.
+    model, images = of_images(Opposite()), 0.25 + 0.5 * IMAGES
+    logits = model(images).detach()
+    labels, margin = logits.argmax(dim=1), logits[:, 0].abs()
+    reach = (model[1].fc.weight.detach().view(3, 32, 32) / torch.tensor(STD)[:, None, None]).abs().sum()
+    epsilon = (margin.sort().values[11:13].mean() / reach).item()
+    attacked = attacks.apgd(model, images, labels, epsilon, seeded(), steps=10, restarts=2, loss=loss)
+    fooled = model(attacked).argmax(dim=1) != labels
+    assert torch.equal(fooled, margin < epsilon * reach) and fooled.sum() == 12
+    # And of all points of the ball it returns the one with the smallest margin, a corner.
+    direction = (
+        model[1].fc.weight.detach().sign().view(3, 32, 32)
+        * torch.where(labels == 0, -1, 1)[:, None, None, None]
+    )
+    torch.testing.assert_close(attacked, images + epsilon * direction, atol=1e-6, rtol=0)
+
+
+def test_logits_ratio_by_hand():
+    logits = torch.tensor([[4.0, 1.0, 3.0, -2.0], [4.0, 1.0, 3.0, -2.0], [4.0, 1.0, 3.0, -2.0]])
+    labels = torch.tensor([0, 2, 3])
+    expected = torch.tensor([(3 - 4) / (4 - 1), (4 - 3) / (4 - 1), (4 + 2) / (4 - 1)])
+    torch.testing.assert_close(attacks.logits_ratio(logits, labels), expected)
+    torch.testing.assert_close(attacks.logits_ratio(1000 * logits + 5, labels), expected)
+    with pytest.raises(RuntimeError):
+        attacks.logits_ratio(logits[:, :2], labels.clamp(max=1))
+
+
+def test_the_checkpoints_of_apgd_are_those_of_the_paper():
+    p, expected = [0.0, 0.22], []
+    while p[-1] <= 1:
+        expected.append(math.ceil(round(p[-1] * 1000, 6)))
+        p.append(p[-1] + max(p[-1] - p[-2] - 0.03, 0.06))
+    assert attacks.step_checks(1000) == [0, *expected] and expected[:3] == [220, 410, 570]
+    assert attacks.step_checks(10) == [0, 3, 5, 6, 7, 8, 9, 10, 10]
+
+
+def slow_apgd(model, image, label, start, epsilon, steps):
+    """Algorithm 1 of Croce and Hein on one image, with numbers and lists; returns the points visited."""
+
+    def f(x):
+        x = x.detach().requires_grad_()
+        loss = F.cross_entropy(model(x[None]), label[None])
+        return loss.item(), torch.autograd.grad(loss, x)[0].sign()
+
+    def project(x):
+        return torch.maximum(torch.minimum(x, image + epsilon), image - epsilon).clamp(0, 1)
+
+    loss, sign = f(start)
+    x, before, best, best_loss = start, start, start, loss
+    checks = attacks.step_checks(steps)
+    eta, etas, bests, losses, rises, visited = 2 * epsilon, [2 * epsilon], [loss], [loss], [], [start]
+    for k in range(1, steps + 1):
+        z = project(x + eta * sign)
+        before, x = x, z if k == 1 else project(x + 0.75 * (z - x) + 0.25 * (x - before))
+        loss, sign = f(x)
+        visited.append(x)
+        rises.append(loss > losses[-1])
+        if loss > best_loss:
+            best, best_loss = x, loss
+        losses.append(loss)
+        bests.append(best_loss)
+        etas.append(eta)
+        if k in checks:
+            last = max(w for w in checks if w < k)
+            too_few = sum(rises[last:k]) < 0.75 * (k - last)
+            stuck = etas[last] == etas[k] and bests[last] == bests[k]
+            if too_few or stuck:
+                eta, x, losses[-1], sign = eta / 2, best, best_loss, f(best)[1]
+    return visited
+
+
+def test_apgd_against_a_slow_one():
+    model, images, epsilon, steps = of_images(Wavy(10)).eval(), IMAGES[:6], 8 / 255, 12
+    labels = (model(images).argmax(dim=1) + 1) % 10  # wrong from the start, so that only the loss counts
+    seen = []
+    handle = model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+    attacks.apgd(model, images, labels, epsilon, seeded(), steps=steps)
+    handle.remove()
+    assert len(seen) == steps + 1
+    halved = 0
+    for i in range(6):
+        expected = slow_apgd(model, images[i], labels[i], seen[0][i], epsilon, steps)
+        for ours, theirs in zip(seen, expected, strict=True):
+            assert ((ours[i] - theirs).abs() < 1e-5).float().mean() > 0.99
+        halved += ((seen[-1][i] - images[i]).abs() < 0.9 * epsilon).float().mean() > 0.05
+    assert halved > 0
+
+
+@pytest.mark.parametrize("loss", ["ce", "dlr"])
+def test_apgd_is_at_least_as_strong_as_pgd_with_as_many_steps(loss):
+    shapes = make_shapes(per_class=6, seed=0)
+    some = shapes.labels < 10
+    images, labels = shapes.images[some].float() / 255, shapes.labels[some]
+    model = of_images(trained(Normalize()(images), labels))
+    right = model(images).argmax(dim=1) == labels
+    images, labels = images[right], labels[right]
+    left = {}
+    for name, attack, settings in (("pgd", attacks.pgd, {}), ("apgd", attacks.apgd, {"loss": loss})):
+        attacked = attack(model, images, labels, 1 / 255, seeded(), steps=20, restarts=1, **settings)
+        left[name] = (model(attacked).argmax(dim=1) == labels).sum().item()
+    assert 0 < left["apgd"] <= left["pgd"] < len(labels)
+
+
+@pytest.mark.slow
+def test_apgd_agrees_with_torchattacks():
+    torchattacks = pytest.importorskip(
+        "torchattacks",
+        reason="torchattacks is not installed: pip install --no-deps torchattacks requests tqdm scipy",
+    )
+    shapes = make_shapes(per_class=6, seed=0)
+    some = shapes.labels < 10
+    images, labels = shapes.images[some].float() / 255, shapes.labels[some]
+    model = of_images(trained(Normalize()(images), labels)).eval()
+    for loss in ("ce", "dlr"):
+        theirs = torchattacks.APGD(model, eps=1 / 255, steps=50, loss=loss)(images, labels)
+        ours = attacks.apgd(model, images, labels, 1 / 255, seeded(), steps=50, loss=loss)
+        left = [(model(attacked).argmax(dim=1) == labels).sum().item() for attacked in (ours, theirs)]
+        assert 0 < left[1] < len(labels) and abs(left[0] - left[1]) <= 2, left
 
 
 def test_pgd_returns_the_worst_point_it_visited():

@@ -38,6 +38,9 @@ def test_the_corruptions_are_the_published_ones_and_ours():
     )
     assert [name for names in corruptions.FAMILIES.values() for name in names] == NAMES
     assert corruptions.FAMILIES["geometry"] == corruptions.GEOMETRY
+    nearest = {corruption.name for corruption in corruptions.TABLE if corruption.rounding == "nearest"}
+    assert nearest == {"motion_blur", "pixelate", "jpeg_compression", *corruptions.GEOMETRY}
+    assert {corruption.rounding for corruption in corruptions.TABLE} == {"down", "nearest"}
     assert set(corruptions.GEOMETRY) == set(NAMES) - {*corruptions.FIFTEEN, *corruptions.EXTRA}
 
 
@@ -113,7 +116,7 @@ def test_the_distance_rises_with_severity(name):
 
 @pytest.mark.parametrize("name", ["defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur"])
 def test_what_moves_or_averages_pixels_leaves_a_plain_image_alone(name):
-    plain = torch.tensor([0.2, 0.5, 0.9])[None, :, None, None].expand(2, 3, 32, 32).contiguous()
+    plain = torch.tensor([51, 128, 230])[None, :, None, None].expand(2, 3, 32, 32).contiguous() / 255
     for corruption in (name, "elastic_transform", "pixelate", "rotation", "translation", "scale", "contrast"):
         torch.testing.assert_close(CORRUPTIONS[corruption](plain, 5, seeded()), plain, atol=2e-6, rtol=0)
 
@@ -218,11 +221,23 @@ def test_glass_blur_moves_pixels_as_the_published_loop_does():
             expected[:, y, x] = expected[:, y + rows[0, y, x], x + columns[0, y, x]]
     assert torch.equal(corruptions.take_neighbours(IMAGES[:1], rows, columns)[0], expected)
     # The corruption itself, where it hardly blurs: each pixel is itself or a neighbour above or to the left.
-    numbered = torch.arange(1024.0).view(1, 1, 32, 32).expand(1, 3, 32, 32) / 1024
-    moved = (numbered - CORRUPTIONS["glass_blur"](numbered.contiguous(), 1, seeded())) * 1024
-    moved = moved[0, 0].round().int()
-    assert set(moved.flatten().tolist()) == {0, 1, 32, 33}
-    assert not moved[:2].any() and not moved[:, :2].any()
+    rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    numbered = torch.stack([rows, columns, rows])[None] / 255
+    moved = ((numbered - CORRUPTIONS["glass_blur"](numbered, 1, seeded())) * 255).round()[0, :2]
+    assert {tuple(step) for step in moved.flatten(1).T.int().tolist()} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert not moved[:, :2].any() and not moved[:, :, :2].any()
+
+
+def test_glass_blur_and_snow_round_down_inside():
+    # Where both blurs do nothing, what is left of values between two levels is the lower level.
+    between = torch.full((2, 3, 32, 32), 100.9 / 255)
+    torch.testing.assert_close(
+        CORRUPTIONS["glass_blur"](between, 1, seeded()), torch.full_like(between, 100 / 255)
+    )
+    # The flakes of snow are whole levels, and a picture of white stays at 1 whatever is added.
+    flakes = CORRUPTIONS["snow"](torch.zeros(8, 3, 32, 32), 2, seeded()) - 0.1 * 0.5
+    torch.testing.assert_close(flakes * 255, (flakes * 255).round(), atol=1e-3, rtol=0)
+    assert len((flakes * 255).round().unique()) > 50
 
 
 def test_zoom_against_coordinates():
@@ -283,17 +298,48 @@ def test_fog_and_frost_and_snow_by_their_formulas():
     torch.testing.assert_close(frosted_high - frosted_low, 0.75 * (high - low), atol=1e-5, rtol=0)
     ice = (frosted_low - 0.75 * low) / 0.45
     assert 0.45 < ice.mean() < 0.8 and ice[:, 2].mean() > ice[:, 0].mean()
-    assert ice.mean(dim=1).std(dim=(1, 2)).mean().item() == pytest.approx(0.09, rel=0.05)
     # Snow only brightens, and turning it by 180 degrees changes nothing on a plain picture.
     snowed = CORRUPTIONS["snow"](low, 3, seeded())
     assert (snowed >= low).all()
     torch.testing.assert_close(snowed, snowed.rot90(2, (2, 3)))
 
 
+def test_frost_has_the_statistics_of_the_photographs():
+    """Sorted by the tint, the layers fall into the photographs, with the figures of the table of ICE."""
+    ice = CORRUPTIONS["frost"](torch.zeros(4000, 3, 32, 32), 5, seeded()) / 0.45
+    tint = ice.mean(dim=(2, 3)) - ice.mean(dim=(1, 2, 3))[:, None]
+    rows = torch.tensor([corruptions.ICE[colour] for colour in ("red", "green", "blue")]).T
+    nearest = torch.cdist(tint, rows[[0, 1, 3, 4]]).argmin(dim=1)  # the second and third are the same
+    # The share of each (a fifth, and two of the pair), mean, its deviation, deviation inside, its deviation.
+    expected = [
+        (0.2, 0.508, 0.042, 0.055, 0.010),
+        (0.4, 0.802, 0.035, 0.071, 0.011),
+        (0.2, 0.618, 0.039, 0.103, 0.008),
+        (0.2, 0.448, 0.062, 0.134, 0.026),
+    ]
+    for i, (share, mean, mean_deviation, inside, inside_deviation) in enumerate(expected):
+        grey = ice[nearest == i].mean(dim=1).flatten(1)
+        assert len(grey) / len(ice) == pytest.approx(share, abs=0.03)
+        assert grey.mean().item() == pytest.approx(mean, abs=0.006)
+        assert grey.mean(dim=1).std().item() == pytest.approx(mean_deviation, rel=0.12)
+        assert grey.std(dim=1).mean().item() == pytest.approx(inside, rel=0.03)
+        assert grey.std(dim=1).std().item() == pytest.approx(inside_deviation, rel=0.15)
+    # The texture does not wrap around: the first and the last column differ more than neighbours do, and as
+    # the mean over the photographs, neighbours differ by 0.86 of the deviation.
+    grey = ice.mean(dim=1)
+    neighbours, ends = (
+        grey.diff(dim=2).abs().mean(dim=(1, 2)),
+        (grey[:, :, 0] - grey[:, :, -1]).abs().mean(dim=1),
+    )
+    assert ends.mean() > 1.15 * neighbours.mean()
+    assert (neighbours / grey.flatten(1).std(dim=1)).mean().item() == pytest.approx(0.86, rel=0.05)
+
+
 def test_spatter_water_brightens_and_mud_is_brown():
     grey = torch.full((20, 3, 32, 32), 0.4)
     water = CORRUPTIONS["spatter"](grey, 3, seeded()) - grey
     assert (water >= 0).all() and water.amax() == pytest.approx(0.5 * 238 / 255, abs=0.01)
+    torch.testing.assert_close(water[:, 1].amax(dim=(1, 2)), torch.full((20,), 0.5 * 238 / 255))  # of each
     torch.testing.assert_close(water[:, 0] * 238, water[:, 1] * 175, atol=1e-3, rtol=0)
     mud = CORRUPTIONS["spatter"](grey, 5, seeded())
     brown = torch.tensor([63, 42, 20])[:, None, None] / 255
@@ -399,6 +445,27 @@ def test_elastic_transform_is_affine_at_severity_1_and_moves_by_its_bumps_at_5()
     assert 0.05 < bend < 1
 
 
+def test_elastic_transform_mirrors_as_the_published_one_does():
+    # The affine step leaves the edge out of the mirror image: index -1 is 1, and 32 is 30.
+    shift = torch.tensor([[-3.0, 2.0]])
+    moved = corruptions.affine(IMAGES[:1], torch.eye(2)[None], shift, repeat_edge=False)
+    source = torch.arange(32)
+    columns, rows = (source - 3).abs(), torch.where(source + 2 > 31, 62 - (source + 2), source + 2)
+    torch.testing.assert_close(moved, IMAGES[:1, :, rows][..., columns], atol=1e-5, rtol=0)
+    # The blur of the bumps repeats it, and may reach over half of the row.
+    for sigma, truncate in ((0.0, 3), (0.96, 3), (6.4, 3)):
+        radius = int(truncate * sigma + 0.5)
+        field = torch.rand(32, generator=seeded()).double()
+        mirrored = torch.cat([field.flip(0), field, field.flip(0)])
+        weights = [math.exp(-(i**2) / (2 * sigma**2)) if i else 1.0 for i in range(-radius, radius + 1)]
+        expected = [
+            sum(w * mirrored[32 + x + i - radius] for i, w in enumerate(weights)) / sum(weights)
+            for x in range(32)
+        ]
+        blurred = corruptions.mirrored_blur_matrix(sigma, truncate).double() @ field
+        torch.testing.assert_close(blurred, torch.stack(expected), atol=1e-6, rtol=0)
+
+
 def test_occlusion_is_a_growing_grey_square():
     before = torch.zeros(30, 32, 32, dtype=torch.bool)
     images = torch.ones(30, 3, 32, 32)
@@ -450,15 +517,30 @@ def test_the_seed_of_a_corruption_follows_from_its_name():
     for name in NAMES:
         seed = zlib.crc32(name.encode())
         seeds.add(seed)
-        expected = (CORRUPTIONS[name](images / 255, 4, seeded(seed)) * 255).round().byte()
-        assert torch.equal(corruptions.corrupt(images, name, 4), expected), name
+        exact = CORRUPTIONS[name](images / 255, 4, seeded(seed)).double() * 255
+        down = CORRUPTIONS[name].rounding == "down"
+        expected = (exact + 1e-4).floor() if down else exact.round()
+        # In float32 a value may come out on either side, if it lies just there.
+        unclear = ((exact + 1e-4) % 1 < 3e-5) | ((exact + 1e-4) % 1 > 1 - 3e-5)
+        corrupted = corruptions.corrupt(images, name, 4)
+        assert (
+            torch.equal(corrupted[~unclear], expected.byte()[~unclear]) and unclear.float().mean() < 0.05
+        ), name
     assert len(seeds) == len(NAMES)
     # The images are corrupted in pieces of 500; where the pieces end does not matter.
     many = images[:1].expand(501, -1, -1, -1)
     expected = (
         CORRUPTIONS["impulse_noise"](many / 255, 5, seeded(zlib.crc32(b"impulse_noise"))) * 255
-    ).round()
+    ).round()  # values are whole levels already
     assert torch.equal(corruptions.corrupt(many, "impulse_noise", 5), expected.byte())
+
+
+def test_rounding_down_keeps_whole_levels():
+    levels = torch.arange(256) / 255
+    for values in (levels, levels.nextafter(torch.tensor(-1.0)), levels.nextafter(torch.tensor(2.0))):
+        assert torch.equal((corruptions.round_down(values) * 255).round(), torch.arange(256.0))
+    assert torch.equal((corruptions.round_down(levels - 0.001 / 255) * 255).round()[1:], torch.arange(255.0))
+    assert torch.equal((corruptions.round_down(levels + 0.999 / 255) * 255).round(), torch.arange(256.0))
 
 
 def test_examples_show_the_image_nearest_to_mid_grey():
