@@ -182,7 +182,8 @@ def measure_attack(
     attack, settings = attacks.ATTACKS[name]
     right = torch.zeros(len(labels), dtype=torch.int64)
     with attacks.evaluating(model) as device, torch.no_grad():
-        for index in torch.tensor(chosen, dtype=torch.int64).split(100):
+        for start in range(0, len(chosen), 100):
+            index = torch.tensor(chosen[start : start + 100])
             x, y = images[index].to(device) / 255, labels[index].to(device)
             attacked = attack(model, x, y, radius / 255, generator, **settings)
             right[index] = (model(attacked).argmax(dim=1) == y).long().cpu()
