@@ -173,7 +173,7 @@ def slow_apgd(model, image, label, start, epsilon, steps):
 
 
 def test_apgd_against_a_slow_one():
-    model, images, epsilon, steps = of_images(Wavy(10)).eval(), IMAGES[:6], 8 / 255, 12
+    model, images, epsilon, steps = of_images(Wavy(10)).eval(), IMAGES[:12], 8 / 255, 50
     labels = (model(images).argmax(dim=1) + 1) % 10  # wrong from the start, so that only the loss counts
     seen = []
     handle = model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
@@ -181,7 +181,7 @@ def test_apgd_against_a_slow_one():
     handle.remove()
     assert len(seen) == steps + 1
     halved = 0
-    for i in range(6):
+    for i in range(12):
         expected = slow_apgd(model, images[i], labels[i], seen[0][i], epsilon, steps)
         for ours, theirs in zip(seen, expected, strict=True):
             assert ((ours[i] - theirs).abs() < 1e-5).float().mean() > 0.99

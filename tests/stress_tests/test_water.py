@@ -54,14 +54,14 @@ def slow_canny(plane: list[list[float]], low: float, high: float) -> set[tuple[i
 
 
 def test_canny_against_a_slow_one():
-    planes = torch.cat([drops(3), torch.randint(0, 120, (2, 32, 32), generator=seeded()).double()])
-    planes[0, :16] /= 4  # weak edges, of which some are connected to strong ones
-    planes = planes.floor()
+    noise = torch.randint(0, 32, (3, 32, 32), generator=seeded()).double()
+    planes = torch.cat([drops(3), noise, (drops(3) / 3).floor()])  # strong, mixed and weak edges
     edges = water.canny(planes, 50, 150)
     for plane, found in zip(planes, edges, strict=True):
         expected = slow_canny(plane.tolist(), 50, 150)
         assert {tuple(pixel) for pixel in found.nonzero().tolist()} == expected
-        assert 20 < len(expected) < 700
+        assert len(expected) < 400
+    assert (edges.sum(dim=(1, 2)) > 0).sum() >= 7
     # Both thresholds matter.
     assert water.canny(planes, 150, 150).sum() < edges.sum() < water.canny(planes, 50, 50).sum()
     assert not water.canny(torch.full((1, 32, 32), 9.0).double(), 50, 150).any()
