@@ -296,7 +296,8 @@ def area_under_risk_coverage(y_true: Tensor, probabilities: Tensor) -> float:
     """Return the mean risk over the coverages 1 / N, 2 / N to 1, in [0, 1]; smaller is better.
 
     If the confidence says nothing about correctness, this is about equal to the error rate. Source: Geifman,
-    Uziel and El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers", 2019 (arXiv 1805.08206).
+    Uziel and El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers", 2019 (arXiv
+    1805.08206).
     """
     return risk_coverage(y_true, probabilities)[1].mean().item()
 
