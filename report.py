@@ -3,6 +3,7 @@
     python report.py                       the newest run under runs/
     python report.py --run runs/shapes     that run
     python report.py --checkpoint FILE     a checkpoint alone; the report goes to runs/<its name>/
+    python report.py --run A --against B   A compared with B, which has been reported on the same test images
 
 Writes metrics.json, predictions.npz, plots/, failures/, gradcam/ and report.html into the run folder. The
 numbers are computed in metrics.py; the words around them stand in page/report.html.
@@ -21,16 +22,18 @@ from torch import Tensor, nn
 import metrics
 from data import MEAN, Dataset, Normalize, first_copy
 from gradcam import GradCAM, overlay, to_heatmap
-from page import plots, sections
-from page.page import Markup, enlarge, fill, interval, percent, plain, png, table, write_page
+from page import against, plots, sections
+from page.page import Markup, code, enlarge, fill, interval, percent, plain, png, table, write_page
 from resnet_cifar import complexity
 from running.console import CommandLine, Progress, option, run_main
 from running.device import environment, pick_device, pick_precision
 from running.files import UserError, whole_file, write_csv, write_json
 from running.folder import find_checkpoint, read_history, results_folder
+from stress import check_results, measure, measure_attack, summarise
+from stress_tests import attacks, corruptions
 from stress_tests.corruptions import examples
-from stress_tests.explanations import deletion_insertion, randomization_check
-from train import Settings, load_data, load_model, predict, warmup_cosine
+from stress_tests.explanations import deletion_insertion, randomization_check, randomize, spearman
+from train import Settings, load_data, load_model, predict, train_one_epoch, warmup_cosine
 
 LAYER = "layer3"  # the stage that Grad-CAM explains; gradcam.py says why
 NUM_FAILURES = 20
@@ -283,7 +286,10 @@ def page_values(
     """Draw the plots into the folder; return what page/report.html needs, except gallery and reproduction."""
     config, y_pred = checkpoint["config"], logits.softmax(dim=1).argmax(dim=1)
     pictures = examples(test.images) if stress else {}
+    rates = learning_rates(len(history), config)
+    sources = {f"code_{place}": code(functions) for place, functions in CODE.items()}
     return {
+        **sources,
         # Single numbers of metrics.json: report.html can show any of them under its own name.
         **{key: value for key, value in result.items() if isinstance(value, int | float)},
         **{key: config[key] for key in ("width", "parameters", "num_train", "num_val")},
@@ -291,14 +297,49 @@ def page_values(
         "epochs": config["settings"]["epochs"],
         "val_accuracy": percent(checkpoint["val_accuracy"], 2),
         "provenance": test.provenance,
-        **sections.headline(result, test, folder),
-        "training": sections.training(history, learning_rates(len(history), config), config, folder),
+        **sections.headline(result, test, folder, sources),
+        "training": sections.training(history, rates, config, folder, sources),
         **sections.mistakes(result, test, y_pred, folder),
         **sections.confidence(result, logits, test.labels, folder),
-        "stress": sections.stress(stress, result.get("temperature"), pictures, folder),
+        "stress": sections.stress(stress, result.get("temperature"), pictures, folder, sources),
         **sections.explanations(result["explanations"], folder),
         **sections.data_set(result, test),
     }
+
+
+# Whose source stands beside which number, table or plot of the page.
+CODE = {
+    "accuracy": [metrics.accuracy],
+    "macro_precision": [metrics.precision_recall_f1, metrics.macro_average],
+    "macro_recall": [metrics.precision_recall_f1, metrics.macro_average],
+    "macro_f1": [metrics.precision_recall_f1, metrics.macro_average],
+    "top5_accuracy": [metrics.top_k_accuracy],
+    "headline_metrics": [metrics.bootstrap_headline, metrics.headline, plots.headline_bars],
+    "history": [train_one_epoch, predict, plots.training_curve],
+    "learning_rate": [warmup_cosine, plots.learning_rate],
+    "superclass_accuracy": [metrics.superclass_accuracy, metrics.share_of_errors_within_superclass],
+    "worst_classes": [metrics.per_class_accuracy, plots.worst_classes],
+    "confused_pairs": [metrics.most_confused_pairs],
+    "superclass_confusion": [metrics.superclass_confusion, plots.superclass_confusion],
+    "confusion_matrix": [metrics.confusion_matrix, plots.confusion_matrix],
+    "class_table": [evaluate_classes, metrics.precision_recall_f1],
+    "mistakes": [most_confident_mistakes, sections.browser],
+    "gallery": [GradCAM, to_heatmap, overlay],
+    "calibration": [metrics.expected_calibration_error, metrics.fit_temperature],
+    "reliability": [metrics.calibration_bins, plots.reliability],
+    "confidence": [plots.confidence_histogram],
+    "risk_coverage": [metrics.risk_coverage, metrics.area_under_risk_coverage, plots.risk_coverage],
+    "stress_severity": [measure, summarise, plots.stress_severity],
+    "corruption_table": [corruptions.corrupt, corruptions.at_severity],
+    "stress_examples": [examples, *(corruption.function for corruption in corruptions.TABLE)],
+    "broken_table": [summarise],
+    "stress_radius": [measure_attack, attacks.fgsm, attacks.pgd, attacks.random_corner, plots.stress_radius],
+    "check_table": [check_results, attacks.check_attacks],
+    "deletion_insertion": [deletion_insertion, plots.deletion_insertion],
+    "randomization_table": [randomization_check, randomize, spearman],
+    "duplicates": [audit_duplicates, first_copy],
+    "layer_table": [complexity],
+}
 
 
 # ---- The command -----------------------------------------------------------------------------------------
@@ -323,6 +364,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--data-dir", help="where CIFAR-100 lies (default: where training found it, else data)"
     )
+    parser.add_argument(
+        "--against", type=Path, metavar="RUN", help="compare with this run, whose report has been made"
+    )
     args = parser.parse_args(argv)
 
     path = find_checkpoint(args.run, args.checkpoint)
@@ -336,6 +380,8 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{path} was not written by train.py: its config lacks {', '.join(sorted(lacking))}")
     history = read_history(out) if (out / "logs" / "history.csv").exists() else []
     train, test = load_data(path, checkpoint, args.data_dir)
+    if args.against:
+        against.check(out, args.against, test)
     print(f"data     {test.provenance}")
     print(f"network  {path}, epoch {checkpoint['epoch']}, on {device} in {precision}")
 
@@ -346,7 +392,12 @@ def main(argv: list[str] | None = None) -> int:
     y_pred = probabilities.argmax(dim=1)
     with whole_file(out / "predictions.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
-            file, y_true=test.labels.numpy(), y_pred=y_pred.numpy(), probabilities=probabilities.numpy()
+            file,
+            y_true=test.labels.numpy(),
+            y_pred=y_pred.numpy(),
+            probabilities=probabilities.numpy(),
+            images_sha256=against.digest(test.images),
+            checkpoint_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         )
     result = evaluate(logits, test, train, checkpoint)
 
@@ -362,7 +413,10 @@ def main(argv: list[str] | None = None) -> int:
     stress = read_stress(out, path)
     values = page_values(out / "plots", checkpoint, history, stress, result, logits, test)
     values |= sections.gallery(failures, evidence, test, result["explanations"])
+    order = most_confident_mistakes(probabilities, test.labels, len(test.labels))
+    values |= sections.browser(order, probabilities, test)
     values |= reproduction(path, checkpoint, network, test)
+    values["against"] = against.section(out, args.against, test) if args.against else ""
     write_page(out / "report.html", run=out.name, **values)
 
     print_numbers(result)

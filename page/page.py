@@ -1,22 +1,24 @@
 """Fill the templates of the report: numbers, texts, tables and pictures become one HTML file.
 
-report.html is the page; training.html and stress.html are the sections that not every run has; pieces.html
-holds what is repeated or conditional, such as a cell of a table. `fill` fills all of them and escapes every
-text, so that no name of a file or a class can become markup.
+report.html is the page; training.html, stress.html and mistakes.html are the parts that not every run has;
+pieces.html holds what is repeated or conditional, such as a cell of a table. `fill` fills all of them and
+escapes every text, so that no name of a file or a class can become markup.
 """
 
 import base64
+import inspect
 import math
 import re
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from string import Template
+from urllib.parse import urlencode
 
-import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
-from torchvision.io import encode_png
+from torchvision.io import encode_jpeg, encode_png
 
 from page import plots
 from running.files import whole_file
@@ -83,6 +85,22 @@ def plain(name: str) -> str:
     return name.replace("_", " ")
 
 
+def filter_link(text: str, **chosen: str) -> Markup:
+    """Return a text that leads to the mistakes with this filter, such as true="otter", predicted="seal"."""
+    return fill("filter_link", text=text, filter=urlencode(chosen))
+
+
+def code(functions: list[Callable]) -> Markup:
+    """Return the source of functions or classes, folded up, each with its place in the repository."""
+    sources = []
+    for function in map(inspect.unwrap, functions):
+        lines, first = inspect.getsourcelines(function)
+        path = Path(inspect.getsourcefile(function)).relative_to(FOLDER.parent).as_posix()
+        sources.append(fill("source", path=path, line=str(first), text="".join(lines).rstrip()))
+    names = ", ".join(f"{function.__module__.split('.')[-1]}.{function.__name__}" for function in functions)
+    return fill("code", names=names, sources=join(sources))
+
+
 def write_page(path: Path, **values) -> None:
     """Write report.html, filled with the values, style sheet and script in it: it needs no other file."""
     style, script = (Markup((FOLDER / name).read_text(encoding="utf-8")) for name in ("style.css", "page.js"))
@@ -137,19 +155,23 @@ def png(pixels: Tensor) -> bytes:
     return encode_png(pixels).numpy().tobytes()
 
 
-def picture(pixels: Tensor, alt: str, width: int) -> Markup:
-    """Return square pixels, uint8 [3, H, H], as a picture `width` CSS pixels wide, stored within the page."""
-    return fill("picture", content=base64.b64encode(png(pixels)).decode(), alt=alt, width=width)
+def jpeg(pixels: Tensor, quality: int = 95) -> bytes:
+    """Return uint8 [3, H, W] as the content of a JPEG file: smaller, and not quite the same pixels."""
+    return encode_jpeg(pixels, quality).numpy().tobytes()
+
+
+def picture(pixels: Tensor, alt: str, width: int, encode: Callable[[Tensor], bytes] = png) -> Markup:
+    """Return square pixels, uint8 [3, H, H], as a picture `width` CSS pixels wide, stored within the page.
+
+    `encode` is png or jpeg.
+    """
+    content = base64.b64encode(encode(pixels)).decode()
+    return fill("picture", kind=encode.__name__, content=content, alt=alt, width=width)
 
 
 def enlarge(images: Tensor, factor: int) -> Tensor:
     """Repeat each pixel of images [..., H, W] `factor` times in both directions: larger, not blurred."""
     return images.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
-
-
-def halve(pixels: Tensor) -> Tensor:
-    """Return uint8 [3, H, W] at half the size: each pixel is the mean of four, rounded down."""
-    return F.avg_pool2d(pixels.float(), 2).to(torch.uint8)
 
 
 def outline(pixels: Tensor, mask: Tensor) -> Tensor:

@@ -172,21 +172,22 @@ def confusion_matrix(shares: np.ndarray, class_names: list[str], groups: list[tu
     The colour scale is a square root, so that confusions of a few percent show beside the diagonal.
     """
     count = len(class_names)
-    figure = Figure(figsize=(11.8, 12.6))
+    figure = Figure(figsize=(13.2, 12.4))
     axes = figure.add_subplot()
     mesh = axes.imshow(shares, cmap="cividis", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-    axes.set_xticks(range(count), class_names, rotation=90, fontsize=6.8)
-    axes.set_yticks(range(count), class_names, fontsize=6.8)
+    axes.set_xticks(range(count), class_names, rotation=90, fontsize=7.4)
+    axes.set_yticks(range(count), class_names, fontsize=7.4)
     axes.tick_params(length=0, pad=2)
     axes.grid(visible=False)
-    light = "#f0f0f0"  # readable on the dark end of the colour map, whether the page is light or dark
+    axes.autoscale(False)
     start = 0
     for name, size in groups:
         corner = (start - 0.5, start - 0.5)
-        axes.add_patch(Rectangle(corner, size, size, fill=False, edgecolor=light, linewidth=0.8))
-        # The name stands beside its block, on the side where there is room.
-        x, align = (start + size + 0.5, "left") if start < 0.7 * count else (start - 1.5, "right")
-        axes.text(x, start + size / 2 - 0.5, name, color=light, fontsize=8, ha=align, va="center")
+        axes.add_patch(Rectangle(corner, size, size, fill=False, edgecolor="#f0f0f0", linewidth=0.8))
+        # The names of the superclasses stand on the right, each with a bar as high as its block.
+        end, middle = start + size - 0.5, start + size / 2 - 0.5
+        axes.plot([count + 0.2] * 2, [start - 0.1, end - 0.4], color=GREY, linewidth=1.5, clip_on=False)
+        axes.text(count + 0.9, middle, name, fontsize=9, ha="left", va="center")
         start += size
     axes.set(title="Share of each true class (row) given each predicted class (column)")
     axes.set(xlabel="predicted class", ylabel="true class")
@@ -209,7 +210,8 @@ def superclass_confusion(shares: np.ndarray, names: list[str]) -> Figure:
     axes.tick_params(length=0)
     axes.grid(visible=False)
     for row, column in zip(*np.nonzero(shares >= 0.005), strict=True):
-        colour = "#101010" if shares[row, column] > 0.35 else "#f4f4f4"
+        # At this share white and black are equally far from the colour of the cell.
+        colour = "black" if shares[row, column] > 0.21 else "white"
         text = f"{100 * shares[row, column]:.0f}"
         axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=colour)
     axes.set(title="Percent of each true superclass (row) given each predicted one (column)")
@@ -219,7 +221,7 @@ def superclass_confusion(shares: np.ndarray, names: list[str]) -> Figure:
 @styled
 def worst_classes(names: list[str], values: list[float], mistakes: list[str]) -> Figure:
     """Per-class accuracy of the worst classes, the worst on top, with the most common mistake beside each."""
-    figure = Figure(figsize=(4.6, 0.6 + 0.32 * len(names)))
+    figure = Figure(figsize=(SMALL[0], 0.9 + 0.32 * len(names)))
     axes = figure.add_subplot()
     axes.barh(range(len(names)), values, color=ORANGE, height=0.7)
     axes.set_yticks(range(len(names)), names)
@@ -227,23 +229,37 @@ def worst_classes(names: list[str], values: list[float], mistakes: list[str]) ->
     for row, (value, mistake) in enumerate(zip(values, mistakes, strict=True)):
         text = f"{100 * value:.0f} %" + (f", mostly taken for {mistake}" if mistake else "")
         axes.annotate(text, (value, row), (4, 0), textcoords="offset points", va="center", fontsize=7.5)
-    axes.set_xlim(0, max(0.3, *values) * 2.4)
-    axes.set_xticks([])
-    axes.spines["bottom"].set_visible(False)
-    axes.grid(visible=False)
-    axes.set(title="The worst classes: accuracy")
+    axes.set_xlim(0, max(1.05, *(2.4 * value for value in values)))  # room for the words
+    axes.set_xticks(np.linspace(0, 1, 6))
+    in_percent(axes.xaxis)
+    axes.grid(visible=False, axis="y")
+    axes.set(title="The worst classes", xlabel="accuracy")
     return figure
 
 
 @styled
 def reliability(curves: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) -> Figure:
-    """Accuracy against confidence in bins; each curve is (label, confidence, accuracy, count)."""
-    figure, axes = small_figure("Reliability diagram", "confidence", "accuracy")
+    """Accuracy against confidence in bins; each curve is (label, confidence, accuracy, count).
+
+    Below it stand the numbers of images in the bins of the first curve.
+    """
+    figure = Figure(figsize=(SMALL[0], 1.3 * SMALL[1]))
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3.5, 1])
+    axes.set(title="Reliability diagram", ylabel="accuracy")
     axes.axline((0, 0), (1, 1), color=GREY, linestyle=":", linewidth=1.2, label="perfectly calibrated")
     axes.set_prop_cycle(CURVES)
     for label, confidence, accuracy, count in curves:
         filled = count > 0
         axes.plot(confidence[filled], accuracy[filled], label=label)
+    label, _, _, count = curves[0]
+    centres = (np.arange(len(count)) + 0.5) / len(count)
+    below.bar(centres, count, width=0.9 / len(count), color=BLUE)
+    for x, images in zip(centres, count, strict=True):
+        text = f"{images:.0f}"
+        below.annotate(text, (x, images), (0, 2), textcoords="offset points", ha="center", fontsize=6.5)
+    below.set(xlabel="confidence", ylabel="images", ylim=(0, 1.3 * max(1, *count)))
+    below.set_title(f"images in each bin, {label}", fontsize=8, weight="normal")
+    below.grid(visible=False)
     axes.set(xlim=(0, 1), ylim=(0, 1))
     in_percent(axes.xaxis, axes.yaxis)
     axes.legend(loc="upper left", fontsize=8)
@@ -258,7 +274,7 @@ def confidence_histogram(right: np.ndarray, wrong: np.ndarray) -> Figure:
     axes.hist([right, wrong], np.linspace(0, 1, 21), color=[BLUE, ORANGE], label=labels)
     in_percent(axes.xaxis)
     axes.set_xlim(0, 1)
-    axes.legend(loc="upper right", fontsize=8)
+    axes.legend(loc="best", fontsize=8)
     return figure
 
 

@@ -1,14 +1,19 @@
 """The sections of the report, in their order: each draws its plots and returns the values of its template.
 
 `result` is the content of metrics.json, computed by report.py; `test` is the test split, a data.Dataset;
-`folder` is the plots/ of the run. Figures are {name: (figure, what it shows, in words)}.
+`folder` is the plots/ of the run. Figures are {name: (figure, what it shows, in words)}. `code` is the code
+behind the numbers, {"code_<place>": markup}, for the templates that are not filled with the page itself.
 """
 
+import base64
+import json
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.utils import make_grid
 
 import metrics
 from page import page, plots
@@ -26,7 +31,7 @@ HEADLINE = {
 NOTEBOOK = {"accuracy": 0.6596, "macro_precision": 0.6611, "macro_recall": 0.6596, "macro_f1": 0.6588}
 
 
-def headline(result: dict, test, folder: Path) -> dict:
+def headline(result: dict, test, folder: Path, code: dict) -> dict:
     """The headline metrics as cards and as bars."""
     notebook = NOTEBOOK if test.name == "cifar100" else {}
     cards = []
@@ -34,7 +39,11 @@ def headline(result: dict, test, folder: Path) -> dict:
         note = interval(result[key], 2)
         if key in notebook:
             note += f"; notebook {percent(notebook[key], 2)}"
-        cards.append(fill("card", name=name, value=percent(result[key]["value"], 2), note=note))
+        value = result[key]["value"]
+        bar = fill("bar", value=str(value), reference=str(notebook.get(key, -1)))
+        more = {"value": percent(value, 2), "bar": bar, "code": code[f"code_{key}"]}
+        cards.append(fill("card", name=name, note=note, **more))
+    ahead = result["accuracy"]["value"] - NOTEBOOK["accuracy"]
     names = [name.removeprefix("macro ") for name in HEADLINE.values()]
     values, low, high = ([result[key][part] for key in HEADLINE] for part in ("value", "low", "high"))
     bars = plots.headline_bars(names, values, low, high, [notebook.get(key) for key in HEADLINE])
@@ -42,12 +51,14 @@ def headline(result: dict, test, folder: Path) -> dict:
     return {
         "data_set": "CIFAR-100" if test.name == "cifar100" else "coloured shapes",
         "cards": page.join(cards),
-        "notebook": fill("notebook") if notebook else "",
+        "notebook": fill("notebook", points=f"{100 * abs(ahead):.1f}", side="above" if ahead > 0 else "below")
+        if notebook
+        else "",
         **page.plot(folder, {"headline_metrics": (bars, alt)}),
     }
 
 
-def training(history: list[dict], lr: list[float], config: dict, folder: Path) -> Markup:
+def training(history: list[dict], lr: list[float], config: dict, folder: Path, code: dict) -> Markup:
     """Curves of both splits, the learning rate `lr` of every step, time and speed."""
     if not history:
         return fill("no_history")
@@ -67,7 +78,14 @@ def training(history: list[dict], lr: list[float], config: dict, folder: Path) -
     return fill(
         "training",
         **page.plot(folder, figures),
+        **code,
         **{key: config[key] for key in ("num_train", "device", "precision")},
+        first_loss=f"{column['val_loss'][0]:.2f}",
+        last_loss=f"{column['val_loss'][-1]:.2f}",
+        last_train_accuracy=column["train_accuracy"][-1],
+        last_val_accuracy=column["val_accuracy"][-1],
+        peak_lr=f"{max(lr):g}",
+        peak_epoch=f"{len(history) * lr.index(max(lr)) / len(lr):.1f}",
         hardware=config["environment"]["hardware"],
         num_epochs=len(history),
         duration=duration(column["seconds"].sum()),
@@ -92,6 +110,9 @@ def mistakes(result: dict, test, y_pred: Tensor, folder: Path) -> dict:
     taken_for = [plain(result["classes"][c]["most_common_mistake"]) for c in worst]
     bars = plots.worst_classes([names[c] for c in worst], accuracy[worst].tolist(), taken_for)
     shown = ", ".join(f"{names[c]} {percent(accuracy[c].item(), 0)}" for c in worst)
+    row = result["classes"][worst[0]]
+    pairs = len(names) * (len(names) - 1)
+    used = (confusion.clone().fill_diagonal_(0) > 0).sum().item()
     superclass_accuracy = percent(result["superclass_accuracy"], 2)
     figures = {
         "worst_classes": (bars, f"The ten worst classes: {shown}"),
@@ -109,6 +130,15 @@ def mistakes(result: dict, test, y_pred: Tensor, folder: Path) -> dict:
         "superclass_accuracy": superclass_accuracy,
         "errors_within_superclass": result["errors_within_superclass"],
         "chance_within_superclass": chance_within(test.superclass_of),
+        "worst": fill("worst", **row | {"name": plain(row["name"]), "mistake": taken_for[0] or "anything"}),
+        "coarse": page.join(
+            [
+                fill("coarse", true=superclasses[i], predicted=superclasses[j], count=count)
+                for i, j, count in metrics.most_confused_pairs(coarse, 1)
+            ]
+        ),
+        "pairs": pairs,
+        "empty_pairs": pairs - used,
         "confused_pairs": confused_pairs(confusion, test, y_pred),
         "class_table": class_table(result["classes"]),
         **page.plot(folder, figures),
@@ -134,7 +164,9 @@ def confused_pairs(confusion: Tensor, test, y_pred: Tensor) -> Markup:
         shown = torch.nonzero((test.labels == true) & (y_pred == predicted)).flatten()[:4]
         alt = f"a {names[0]} taken for a {names[1]}"
         pictures = page.join([page.picture(test.images[i], alt, 64) for i in shown])
-        rows.append([*names, count, fill("pictures", pictures=pictures)])
+        chosen = {"true": names[0], "predicted": names[1]}
+        links = [page.filter_link(name, **chosen) for name in names]
+        rows.append([*links, count, fill("pictures", pictures=pictures)])
     return page.table("Most confused pairs", ["true", "predicted", "images", "examples"], rows)
 
 
@@ -143,10 +175,14 @@ def class_table(classes: list[dict]) -> Markup:
     header = ["class", "superclass", "precision", "recall = accuracy", "F1", "test images"]
     rows = []
     for c in classes:
-        mistake = f"{plain(c['most_common_mistake'])} ({c['most_common_mistake_count']})"
+        name, superclass, taken_for = (plain(c[k]) for k in ("name", "superclass", "most_common_mistake"))
         numbers = [c[key] for key in ("precision", "recall", "f1", "num_test")]
-        mistake = mistake if c["most_common_mistake"] else "none"
-        rows.append([plain(c["name"]), plain(c["superclass"]), *numbers, mistake])
+        mistake = "none"
+        if taken_for:
+            text = f"{taken_for} ({c['most_common_mistake_count']})"
+            mistake = page.filter_link(text, true=name, predicted=taken_for)
+        links = [page.filter_link(name, true=name), page.filter_link(superclass, superclass=superclass)]
+        rows.append([*links, *numbers, mistake])
     return page.table("All classes", [*header, "most common mistake"], rows, sortable=True)
 
 
@@ -169,6 +205,7 @@ def confidence(result: dict, logits: Tensor, y_true: Tensor, folder: Path) -> di
         )
     coverage, risk = metrics.risk_coverage(y_true, probabilities)
     half, full = percent(risk[(len(risk) - 1) // 2].item()), percent(risk[-1].item())
+    mean = highest.double().mean().item()
     error = percent(result["expected_calibration_error"], 2)
     figures = {
         "reliability": (
@@ -187,13 +224,21 @@ def confidence(result: dict, logits: Tensor, y_true: Tensor, folder: Path) -> di
     return {
         "calibration_error": error,
         "temperature_scaling": scaling,
+        "mean_confidence": mean,
+        "mean_accuracy": right.double().mean().item(),
+        "calibration_side": side(mean > right.double().mean().item()),
+        "num_wrong": int((~right).sum()),
+        "num_wrong_and_sure": int((highest[~right] > 0.9).sum()),
         "risk_at_half": half,
+        "risk_at_full": full,
         "area_under_risk_coverage": f"{result['area_under_risk_coverage']:.3f}",
         **page.plot(folder, figures),
     }
 
 
-def stress(results: dict | None, temperature: float | None, examples: dict, folder: Path) -> Markup:
+def stress(
+    results: dict | None, temperature: float | None, examples: dict, folder: Path, code: dict
+) -> Markup:
     """Corruptions, attacks, and whether the attacks can be believed.
 
     results is the content of stress.json, or None; temperature is the one fitted on the validation split, or
@@ -214,6 +259,8 @@ def stress(results: dict | None, temperature: float | None, examples: dict, fold
     for name in examples:
         values = [tests[f"{name}/{severity}"]["accuracy"]["value"] for severity in range(1, 6)]
         corruptions.append([plain(name), *values, sum(values) / 5])
+    hardest, *_, easiest = sorted(corruptions, key=lambda row: row[-1])
+    first = summary["classes_that_break_first"][0]
     shares = ("clean", "corrupted", "drop")
     broken = [
         [plain(row["class"]), *((percent(row[key], 0), row[key]) for key in shares)]
@@ -224,7 +271,16 @@ def stress(results: dict | None, temperature: float | None, examples: dict, fold
     radius = f"{results['radii'][2]:g}"
     return fill(
         "stress",
+        **code,
         **page.plot(folder, {name: (figures[name], alt) for name, alt in alts.items()}),
+        hardest=hardest[0],
+        hardest_accuracy=hardest[-1],
+        easiest=easiest[0],
+        easiest_accuracy=easiest[-1],
+        at_severity_1=sum(row[1] for row in corruptions) / len(corruptions),
+        at_severity_5=sum(row[5] for row in corruptions) / len(corruptions),
+        first_class=plain(first["class"]),
+        **{f"first_{key}": first[key] for key in ("clean", "corrupted")},
         **confidence_under_shift(tests["clean/0"], summary, temperature),
         corruption_images=results["corruption_images"],
         clean_accuracy=tests["clean/0"]["accuracy"],
@@ -239,6 +295,7 @@ def stress(results: dict | None, temperature: float | None, examples: dict, fold
         radius=radius,
         fgsm_accuracy=tests[f"fgsm/{radius}"]["accuracy"],
         pgd_accuracy=tests[f"pgd/{radius}"]["accuracy"],
+        random_accuracy=tests[f"random/{radius}"]["accuracy"]["value"],
         check_table=page.table("Checks of the attacks", ["check", "what it asks", "what was found"], checks),
     )
 
@@ -268,6 +325,44 @@ def confidence_under_shift(clean: dict, summary: dict, temperature: float | None
     return values
 
 
+def browser(order: Tensor, probabilities: Tensor, test) -> dict:
+    """All mistakes for the script to filter: their pictures as one, and what is known of each as JSON.
+
+    order: their indices, int64, in the order in which they are shown.
+    """
+    if len(order) == 0:
+        return {"sprite": "", "mistakes": ""}
+    columns = math.ceil(math.sqrt(len(order)))
+    rows = math.ceil(len(order) / columns)
+    pictures = base64.b64encode(page.jpeg(make_grid(test.images[order], columns, padding=0))).decode()
+    mistakes = []
+    for i in order.tolist():
+        likely = probabilities[i].argsort(descending=True, stable=True)[:5]
+        mistakes.append(
+            {
+                "true": test.labels[i].item(),
+                "classes": likely.tolist(),  # the first of them is the predicted class
+                "probabilities": [round(p, 4) for p in probabilities[i, likely].tolist()],
+                "file": test.filenames[i],
+            }
+        )
+    data = {
+        "classes": [plain(name) for name in test.class_names],
+        "superclasses": [plain(name) for name in test.superclass_names],
+        "superclass_of": test.superclass_of.tolist(),
+        "num_test": test.labels.bincount(minlength=len(test.class_names)).tolist(),
+        "columns": columns,
+        "rows": rows,
+        "mistakes": mistakes,
+    }
+    # With this escape no name can end the script element; JSON.parse reads it as the sign itself.
+    text = Markup(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"))
+    return {
+        "sprite": fill("sprite", content=pictures, columns=columns, rows=rows),
+        "mistakes": fill("mistakes", data=text, num_mistakes=len(order)),
+    }
+
+
 def gallery(failures: list[dict], evidence: dict[str, Tensor], test, explained: dict) -> dict:
     """The confident mistakes with the evidence for the predicted and for the true class.
 
@@ -277,18 +372,19 @@ def gallery(failures: list[dict], evidence: dict[str, Tensor], test, explained: 
     items = []
     for row, for_predicted, for_true in zip(failures, *evidence.values(), strict=True):
         predicted, true = plain(row["predicted_class"]), plain(row["true_class"])
-        pixels, label = page.enlarge(test.images[row["test_index"]], 4), "picture"
+        pixels, label = test.images[row["test_index"]], "picture"
         if test.masks is not None:
-            pixels, label = page.outline(pixels, test.masks[row["test_index"]]), "picture, object outlined"
+            mask = test.masks[row["test_index"]]
+            pixels, label = page.outline(page.enlarge(pixels, 4), mask), "picture, object outlined"
         panels = {
-            label: pixels,
-            f"evidence for {predicted}": page.halve(for_predicted),
-            f"evidence for {true}": page.halve(for_true),
+            label: (pixels, page.png),
+            f"evidence for {predicted}": (for_predicted, page.jpeg),
+            f"evidence for {true}": (for_true, page.jpeg),
         }
-        pictures = [
-            fill("labelled_picture", picture=page.picture(panel, f"{true}: {label}", 128), label=label)
-            for label, panel in panels.items()
-        ]
+        pictures = []
+        for label, (panel, encode) in panels.items():
+            picture = page.picture(panel, f"{true}: {label}", 256, encode)
+            pictures.append(fill("labelled_picture", picture=picture, label=label))
         shown = {key: row[key] for key in ("probability_predicted", "probability_true", "file_name")}
         items.append(fill("mistake", panels=page.join(pictures), predicted=predicted, true=true, **shown))
     game = explained.get("pointing_game")
@@ -302,7 +398,7 @@ def gallery(failures: list[dict], evidence: dict[str, Tensor], test, explained: 
 
 def explanations(explained: dict, folder: Path) -> dict:
     """Deletion, insertion and randomisation: can the maps be believed?"""
-    figures = {}
+    figures, words = {}, {}
     for mode in ("deletion", "insertion"):
         gradcam, random = explained[f"{mode}_gradcam"], explained[f"{mode}_random"]
         curves = [
@@ -313,6 +409,8 @@ def explanations(explained: dict, folder: Path) -> dict:
         curve = plots.deletion_insertion(mode.capitalize(), moved, curves, f"pixels changed by {mode}")
         areas = f"area {gradcam['area']:.3f} for Grad-CAM, {random['area']:.3f} for random maps"
         figures[mode] = (curve, f"{mode} curves: {areas}")
+        words[f"{mode}_side"] = "smaller" if gradcam["area"] < random["area"] else "larger"
+        words |= {f"{mode}_gradcam": f"{gradcam['area']:.3f}", f"{mode}_random": f"{random['area']:.3f}"}
     rows = []
     for name, value in explained["randomization"].items():
         shown = "–" if value is None else f"{round(value, 2) + 0.0:.2f}"  # + 0.0 makes 0 of -0
@@ -321,6 +419,7 @@ def explanations(explained: dict, folder: Path) -> dict:
     return {
         "num_explained": explained["images"],
         "map_size": "x".join(map(str, explained["map_size"])),
+        **words,
         "randomization_table": page.table("Random weights", header, rows),
         **page.plot(folder, figures),
     }
