@@ -334,16 +334,12 @@ def _headline_of_resamples(y_true: Tensor, probabilities: Tensor, samples: Tenso
     return torch.stack([correct, *(values.mean(dim=1) for values in per_class), correct5], dim=1)
 
 
-def bootstrap_headline(
-    y_true: Tensor, probabilities: Tensor, num_resamples: int = 1000, level: float = 0.95, seed: int = 0
-) -> dict[str, dict[str, float]]:
-    """Return the numbers of `headline`, each as a dict of `value`, `low` and `high`, all in [0, 1].
+def _resampled_headline(
+    y_true: Tensor, probabilities: Tensor, num_resamples: int, level: float, seed: int
+) -> tuple[dict[str, float], Tensor]:
+    """Return the numbers of `headline`, and those of every resample, float64 [num_resamples, 5].
 
-    `low` and `high` are the percentile interval of Efron and Tibshirani, "An Introduction to the Bootstrap",
-    1993, section 13.3: draw N of the N samples with replacement, num_resamples times, compute the number for
-    each, and cut (1 - level) / 2 off either end. It describes the choice of test samples, not the randomness
-    of training. A class missing from a resample counts as 0 there, so with few samples of a class the macro
-    averages of the resamples are too low, and `value` may even be above `high`.
+    For the same N, the same seed draws the same samples.
     """
     if num_resamples < 1:
         raise ValueError(f"num_resamples must be at least 1, not {num_resamples}")
@@ -362,12 +358,87 @@ def bootstrap_headline(
     for start in range(0, num_resamples, chunk):
         samples = torch.randint(n, (min(chunk, num_resamples - start), n), generator=generator)
         numbers.append(_headline_of_resamples(y_true, probabilities, samples))
+    return value, torch.cat(numbers)
+
+
+def _with_intervals(value: dict[str, float], numbers: Tensor, level: float) -> dict[str, dict[str, float]]:
+    """Add to each value the percentile interval of its column of `numbers`, float64 [R, 5]."""
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    intervals = torch.cat(numbers).quantile(tails, dim=0).T.tolist()
+    intervals = numbers.quantile(tails, dim=0).T.tolist()
     return {
         name: {"value": value[name], "low": low, "high": high}
         for name, (low, high) in zip(value, intervals, strict=True)
     }
+
+
+def bootstrap_headline(
+    y_true: Tensor, probabilities: Tensor, num_resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """Return the numbers of `headline`, each as a dict of `value`, `low` and `high`, all in [0, 1].
+
+    `low` and `high` are the percentile interval of Efron and Tibshirani, "An Introduction to the Bootstrap",
+    1993, section 13.3: draw N of the N samples with replacement, num_resamples times, compute the number for
+    each, and cut (1 - level) / 2 off either end. The draws come from a generator of their own: resample r is
+    row r of torch.randint(N, (num_resamples, N), generator=torch.Generator().manual_seed(seed)).
+
+    The interval describes the choice of test samples, not the randomness of training. A class missing from a
+    resample counts as 0 there, so with few samples of a class the macro averages of the resamples are too
+    low, and `value` may even be above `high`.
+    """
+    value, numbers = _resampled_headline(y_true, probabilities, num_resamples, level, seed)
+    return _with_intervals(value, numbers, level)
+
+
+def bootstrap_difference(
+    y_true: Tensor,
+    probabilities: Tensor,
+    other: Tensor,
+    num_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:
+    """Return the numbers of `headline` for one network minus those of another on the same N samples.
+
+    `probabilities` of the first network and those of the `other` are both [N, C]. Each number is a dict of
+    `value`, `low` and `high`, all in [-1, 1]; above 0, the first network has the larger number. Resamples and
+    interval are those of bootstrap_headline, and they are paired: what is drawn is a sample with the answers
+    of both networks, like the pairs in Efron and Tibshirani 1993, section 6.3. Samples that are hard for both
+    networks cancel, so the interval is narrower than one from two different test sets. It describes the
+    choice of test samples, not the randomness of training: two trainings that differ only in their seed give
+    different networks.
+    """
+    if other.shape != probabilities.shape:
+        shapes = f"{list(probabilities.shape)} and {list(other.shape)}"
+        raise ValueError(f"probabilities and other must have the same shape, not {shapes}")
+    value, numbers = _resampled_headline(y_true, probabilities, num_resamples, level, seed)
+    other_value, other_numbers = _resampled_headline(y_true, other, num_resamples, level, seed)
+    value = {name: value[name] - other_value[name] for name in value}
+    return _with_intervals(value, numbers - other_numbers, level)
+
+
+def mcnemar_exact(only_first: int, only_second: int) -> float:
+    """Return the two-sided p-value, in [0, 1], of McNemar's exact test of two networks on the same samples.
+
+    only_first samples are answered correctly by the first network alone, only_second by the second alone; the
+    other samples do not say which network is better. If neither is, each of these n = only_first +
+    only_second samples falls to either network with probability 1/2, like the toss of a coin, so that
+
+        p = min(1, 2 * sum over i = 0 to min(only_first, only_second) of binomial(n, i) / 2^n).
+
+    A small p says that the split is too uneven for chance; n = 0 gives 1. The sum is one of whole numbers, so
+    only the division at the end is rounded. Raises ValueError unless both counts are whole numbers of at
+    least 0. Sources: McNemar, "Note on the sampling error of the difference between correlated proportions
+    or percentages", 1947; Dietterich, "Approximate Statistical Tests for Comparing Supervised Classification
+    Learning Algorithms", 1998, section 3.1. Both use a chi-squared approximation of this sum.
+    """
+    if any(int(count) != count or count < 0 for count in (only_first, only_second)):
+        raise ValueError(f"whole numbers of at least 0 expected, not {only_first} and {only_second}")
+    n = int(only_first + only_second)
+    term = total = 1  # binomial(n, 0); the next is binomial(n, i) = binomial(n, i - 1) (n - i + 1) / i
+    for i in range(1, int(min(only_first, only_second)) + 1):
+        term = term * (n - i + 1) // i
+        total += term
+    return min(1.0, 2 * total / 2**n)
 
 
 def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:

@@ -817,3 +817,103 @@ def test_good_arguments_do_not_raise():
         for function in functions:
             for good in arguments:
                 function(*good)
+
+
+# ---- Two networks on the same samples ----------------------------------------------------------------------
+
+
+def test_bootstrap_difference_equals_a_loop_over_the_same_resamples():
+    y_true, first = random_case(n=40, num_classes=4)
+    second = random_case(seed=9, n=40, num_classes=4)[1]
+    labels = y_true.tolist()
+    predicted = [[row.index(max(row)) for row in some.tolist()] for some in (first, second)]
+
+    def difference(samples):
+        numbers = []
+        for of_one in predicted:
+            pairs = [(labels[i], of_one[i]) for i in samples]
+            f1 = loop_precision_recall_f1(loop_confusion(*zip(*pairs, strict=True), 4))[2]
+            numbers.append((mean([Fraction(t == p) for t, p in pairs]), mean(f1)))
+        return [a - b for a, b in zip(*numbers, strict=True)]
+
+    resamples = torch.randint(40, (50, 40), generator=torch.Generator().manual_seed(3)).tolist()
+    resampled = list(zip(*[difference(samples) for samples in resamples], strict=True))
+    result = metrics.bootstrap_difference(y_true, first, second, num_resamples=50, level=0.9, seed=3)
+    for name, value, numbers in zip(("accuracy", "macro_f1"), difference(range(40)), resampled, strict=True):
+        expected = [value, quantile(floats(numbers), 0.05), quantile(floats(numbers), 0.95)]
+        assert [result[name][key] for key in ("value", "low", "high")] == pytest.approx(
+            floats(expected), **EXACT
+        )
+    swapped = metrics.bootstrap_difference(y_true, second, first, num_resamples=50, level=0.9, seed=3)
+    for name in result:
+        ends = [-swapped[name][key] for key in ("value", "high", "low")]
+        assert list(result[name].values()) == pytest.approx(ends, **EXACT)
+
+
+def test_bootstrap_difference_is_narrower_where_the_networks_agree():
+    """The variance of the difference of accuracies: only samples on which one alone is right add to it."""
+    y_true, first = random_case(n=3000)
+    second = first.clone()
+    second[:150] = first[:150].flip(1)  # other answers to 150 samples
+    right, other_right = (some.argmax(dim=1) == y_true for some in (first, second))
+    gained, lost = (right & ~other_right).sum().item(), (other_right & ~right).sum().item()
+    value = (gained - lost) / 3000
+    half = 1.96 * math.sqrt(((gained + lost) / 3000 - value**2) / 3000)
+    result = metrics.bootstrap_difference(y_true, first, second, num_resamples=2000)["accuracy"]
+    assert result["value"] == pytest.approx(value, **EXACT)
+    assert result["low"] == pytest.approx(value - half, abs=0.12 * half)
+    assert result["high"] == pytest.approx(value + half, abs=0.12 * half)
+    for number in metrics.bootstrap_difference(y_true, first, first, num_resamples=20).values():
+        assert list(number.values()) == [0, 0, 0]
+
+
+def test_mcnemar_by_hand():
+    # Six samples, all to one side: of the 64 ways for six coins to fall, two are as uneven.
+    assert metrics.mcnemar_exact(6, 0) == metrics.mcnemar_exact(0, 6) == 2 / 64
+    assert metrics.mcnemar_exact(1, 3) == 10 / 16  # 1 and 4 ways on either side
+    assert metrics.mcnemar_exact(12, 3) == 2 * (1 + 15 + 105 + 455) / 2**15  # 0.0352
+    assert [metrics.mcnemar_exact(n, n) for n in (0, 1, 20, 5000)] == [1, 1, 1, 1]
+    assert metrics.mcnemar_exact(1, 0) == 1
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 10])
+def test_mcnemar_equals_counting_all_ways_in_which_coins_fall(n):
+    heads = [bin(way).count("1") for way in range(2**n)]
+    for k in range(n + 1):
+        as_uneven = sum(abs(2 * h - n) >= abs(2 * k - n) for h in heads)
+        assert metrics.mcnemar_exact(k, n - k) == as_uneven / 2**n
+
+
+@pytest.mark.parametrize("counts", [(600, 700), (4800, 5200), (1000, 3), (9000, 1000)])
+def test_mcnemar_of_large_counts_is_exact(counts):
+    k, n = min(counts), sum(counts)
+    expected = float(Fraction(2 * sum(math.comb(n, i) for i in range(k + 1)), 2**n))
+    assert metrics.mcnemar_exact(*counts) == metrics.mcnemar_exact(*counts[::-1]) == expected
+
+
+def test_mcnemar_equals_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    for counts in [(3, 12), (40, 61), (512, 430), (0, 9)]:
+        expected = stats.binomtest(counts[0], sum(counts), 0.5).pvalue
+        assert metrics.mcnemar_exact(*counts) == pytest.approx(expected, rel=1e-9)
+
+
+def test_mcnemar_is_below_5_percent_in_at_most_5_percent_of_equal_pairs():
+    for n in (5, 9, 30, 101):
+        chance = sum(math.comb(n, k) for k in range(n + 1) if metrics.mcnemar_exact(k, n - k) < 0.05) / 2**n
+        assert chance < 0.05
+
+
+def test_bad_arguments_of_comparisons_raise():
+    for counts in [(-1, 3), (3, -1), (0.5, 2), (1, math.nan)]:
+        with pytest.raises(ValueError):
+            metrics.mcnemar_exact(*counts)
+    for arguments, message in [
+        ((LABELS, HALF, HALF[:, :3]), "must have the same shape"),
+        ((LABELS, HALF, HALF[:2]), "must have the same shape"),
+        ((LABELS, HALF, changed(math.nan)), "must be finite"),
+        ((LABELS, HALF, HALF, 0), "num_resamples must be at least 1"),
+        ((LABELS, HALF, HALF, 2, 1), "level must lie strictly between 0 and 1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            metrics.bootstrap_difference(*arguments)
