@@ -314,7 +314,12 @@ CODE = {
     "macro_recall": [metrics.precision_recall_f1, metrics.macro_average],
     "macro_f1": [metrics.precision_recall_f1, metrics.macro_average],
     "top5_accuracy": [metrics.top_k_accuracy],
-    "headline_metrics": [metrics.bootstrap_headline, metrics.headline, plots.headline_bars],
+    "headline_metrics": [
+        metrics.bootstrap_headline,
+        metrics._resampled_headline,
+        metrics.headline,
+        plots.headline_bars,
+    ],
     "history": [train_one_epoch, predict, plots.training_curve],
     "learning_rate": [warmup_cosine, plots.learning_rate],
     "superclass_accuracy": [metrics.superclass_accuracy, metrics.share_of_errors_within_superclass],
