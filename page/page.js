@@ -41,7 +41,7 @@ if (holder) {
 }
 
 function percent(share) {
-  return `${(100 * share).toFixed(1)} %`;
+  return `${(100 * share).toFixed(1)}\u00a0%`;
 }
 
 function superclassOf(data, c) {
@@ -82,7 +82,9 @@ function browseMistakes(data) {
 
   function describe(filter) {
     const unknown = KEYS.slice(0, 4).find((key) => filter[key] && form.elements[key].value !== filter[key]);
-    if (unknown) return `There is no ${unknown.replace("_", " ")} called ${filter[unknown]}.`;
+    if (unknown) {
+      return `There is no ${unknown.includes("superclass") ? "superclass" : "class"} called ${filter[unknown]}.`;
+    }
     if (chosen.length) {
       return `${chosen.length.toLocaleString("en")} of ${data.mistakes.length.toLocaleString("en")} mistakes`;
     }

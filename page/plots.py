@@ -211,7 +211,7 @@ def superclass_confusion(shares: np.ndarray, names: list[str]) -> Figure:
     axes.grid(visible=False)
     for row, column in zip(*np.nonzero(shares >= 0.005), strict=True):
         # At this share white and black are equally far from the colour of the cell.
-        colour = "black" if shares[row, column] > 0.21 else "white"
+        colour = "black" if shares[row, column] > 0.22 else "white"
         text = f"{100 * shares[row, column]:.0f}"
         axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=colour)
     axes.set(title="Percent of each true superclass (row) given each predicted one (column)")

@@ -342,7 +342,7 @@ def browser(order: Tensor, probabilities: Tensor, test) -> dict:
             {
                 "true": test.labels[i].item(),
                 "classes": likely.tolist(),  # the first of them is the predicted class
-                "probabilities": [round(p, 4) for p in probabilities[i, likely].tolist()],
+                "probabilities": [round(p, 6) for p in probabilities[i, likely].tolist()],
                 "file": test.filenames[i],
             }
         )

@@ -72,14 +72,15 @@ class Chromium:
         return answer["result"]
 
     def open(self, url: str) -> None:
-        """Load a page and wait until it has loaded."""
+        """Load a page and wait until it has loaded; `events` begins anew."""
+        self.events = []
         self.call("Page.navigate", url=url)
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self.read())
 
-    def evaluate(self, expression: str):
-        """Return the value of a JavaScript expression."""
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+    def evaluate(self, expression: str, wait: bool = False):
+        """Return the value of a JavaScript expression, or with `wait` that of a promise."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=wait)
         if "exceptionDetails" in answer:
             raise RuntimeError(answer["exceptionDetails"])
         return answer["result"].get("value")

@@ -2,21 +2,28 @@
 
 import csv
 import hashlib
+import html
+import inspect
 import json
 import re
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from processes import TINY
 from torch import nn
 from torchvision.io import decode_image, read_file
 
 import data
 import report
+import stress
 import train
 from gradcam import GradCAM
 from metrics import expected_calibration_error
+from page.page import code
 from resnet_cifar import resnet18
 
 HEADLINE = ["accuracy", "macro_precision", "macro_recall", "macro_f1", "top5_accuracy"]
@@ -160,6 +167,53 @@ def test_the_command_on_a_tiny_run(finished, small_sets, tmp_path, monkeypatch, 
     error = f"{100 * numbers['expected_calibration_error']:.2f} %"
     assert f"The expected calibration error is {error} (15 bins)" in page
     assert re.search(rf"calibration error +{re.escape(error)}\n", capsys.readouterr().out)
+
+
+@pytest.mark.slow
+def test_the_code_on_the_page_is_the_code_that_ran(small_sets, tmp_path, monkeypatch):
+    """Train, stress and report a tiny run, and note the code of every function that is called."""
+    monkeypatch.setattr(train, "load", lambda *args: small_sets)
+    for name, value in {"CORRUPTION_IMAGES": 10, "ATTACK_IMAGES": 10}.items():
+        monkeypatch.setattr(stress, name, value)
+    monkeypatch.setattr(stress.attacks, "PGD_STEPS", 2)
+    monkeypatch.setattr(report, "NUM_FAILURES", 1)
+    monkeypatch.setattr(report, "NUM_EXPLAINED", 2)
+    monkeypatch.setattr(stress.plots, "save_png", lambda figure, path: path.touch())  # takes long
+    run, called = tmp_path / "run", set()
+    root = Path(report.__file__).parent
+    sys.setprofile(lambda frame, event, argument: called.add(frame.f_code))
+    try:
+        assert train.main([*TINY, "--dataset", "shapes", "--out", str(run)]) == 0
+        assert stress.main(["--run", str(run)]) == 0
+        assert report.main(["--run", str(run)]) == 0
+    finally:
+        sys.setprofile(None)
+    ran = {}  # {(file, line): source}
+    for function in called:
+        path = Path(function.co_filename)
+        if root in path.parents and "<" not in function.co_name:
+            ran[str(path.relative_to(root)), function.co_firstlineno] = inspect.getsource(function)
+
+    page = (run / "report.html").read_text(encoding="utf-8")
+    folded = re.findall(r'<details class="code">\n<summary>Code(.*?)</details>', page, flags=re.DOTALL)
+    assert len(folded) == len(report.CODE)
+    for (place, functions), markup in zip(shown_in_order(page), folded, strict=True):
+        sources = re.findall(
+            r"<p><code>(.*?)</code>, from line (\d+)</p>\n<pre>(.*?)</pre>", markup, re.DOTALL
+        )
+        assert len(sources) == len(functions), place
+        for path, line, text in sources:
+            text = html.unescape(text)
+            if text.startswith("class "):
+                methods = [source for (file, n), source in ran.items() if file == path and n > int(line)]
+                assert any(source.rstrip() in text for source in methods), f"{place}: {path}, line {line}"
+            else:
+                assert ran[path, int(line)].rstrip() == text, f"{place}: {path}, line {line}"
+
+
+def shown_in_order(page):
+    """The rows of report.CODE in the order in which the page shows them."""
+    return sorted(report.CODE.items(), key=lambda row: page.index(code(row[1])))
 
 
 # ---- Slow: the whole command on the shapes set -----------------------------------------------------------

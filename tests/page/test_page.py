@@ -63,7 +63,7 @@ def test_every_template_is_named_and_has_balanced_tags():
         for closing, tag in re.findall(r"<(/?)([a-z]+[0-9]?)[^>]*>", template.template):
             if closing:
                 assert open_tags.pop() == tag, name
-            elif tag not in ("meta", "link", "img", "br"):
+            elif tag not in ("meta", "link", "img", "br", "input"):
                 open_tags.append(tag)
         assert open_tags == [], name
 
@@ -73,8 +73,6 @@ def test_a_picture_is_stored_within_the_page():
     content = re.search(r'src="data:image/png;base64,(.*?)"', page.picture(pixels, "alt", 64))[1]
     stored = torch.frombuffer(bytearray(base64.b64decode(content)), dtype=torch.uint8)
     assert torch.equal(decode_image(stored), pixels)
-    expected = pixels.view(3, 4, 2, 4, 2).float().mean(dim=(2, 4)).to(torch.uint8)
-    assert torch.equal(page.halve(pixels), expected)
 
 
 def test_outline_marks_the_border_only():
@@ -201,6 +199,7 @@ def test_every_picture_has_an_alternative_text(shown):
 def test_what_scrolls_can_be_reached_by_keyboard_and_has_a_name(shown):
     scrolling = "[...document.querySelectorAll('*')].filter(e => getComputedStyle(e).overflowX === 'auto')"
     assert shown.evaluate(f"{scrolling}.length") > 5
+    scrolling += ".filter(e => e.tagName !== 'DIALOG')"  # it holds buttons, and is named by its heading
     assert shown.evaluate(f"{scrolling}.filter(e => e.tabIndex || !e.getAttribute('aria-label')).length") == 0
 
 
@@ -212,14 +211,14 @@ def test_ids_are_unique_and_links_lead_somewhere(shown):
     )
     broken = "[...document.querySelectorAll('a, use')]"
     broken += ".map(a => a.getAttribute('href') ?? a.getAttribute('xlink:href'))"
-    broken += ".filter(h => !document.getElementById(h.slice(1)))"
+    broken += ".filter(h => !h.includes('=') && !document.getElementById(h.slice(1)))"
     assert shown.evaluate(broken) == []
 
 
 @needs_chromium
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [360, 1280, 1920])
 def test_screenshots(shown, tmp_path, width, scheme):
     shown.call(
         "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
@@ -253,5 +252,8 @@ def test_readable_without_scripts(shapes_report, tmp_path_factory):
         select = lambda query: browser.call("DOM.querySelectorAll", nodeId=root, selector=query)["nodeIds"]  # noqa: E731
         assert len(select("table.sortable tbody tr")) == 100
         assert select("table.sortable th button") == []
+        assert len(select(".gallery .mistake")) == 20
+        assert len(select(".script[hidden]")) == len(select(".script")) >= 3
+        assert len(select("a[data-filter]")) > 200 and select("a[data-filter][href]") == []
     finally:
         browser.close()

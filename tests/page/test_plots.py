@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image  # a dependency of matplotlib
 
 from page import plots
@@ -250,6 +251,33 @@ def test_reliability_draws_every_curve_without_its_empty_bins(count):
     drawn = lines(plots.reliability(curves).axes[0])
     for label, _, accuracy, _ in curves:
         assert drawn[label] == list(accuracy[filled])
+
+
+def test_reliability_shows_the_number_of_images_in_each_bin():
+    count = RNG.integers(0, 3000, 15)
+    curves = [("as trained", EDGES, EDGES, count), ("scaled", EDGES, EDGES, np.ones(15))]
+    below = plots.reliability(curves).axes[1]
+    assert [bar.get_height() for bar in below.patches] == list(count)
+    assert [label.get_text() for label in below.texts] == [str(n) for n in count]
+    centres = [bar.get_x() + bar.get_width() / 2 for bar in below.patches]
+    np.testing.assert_allclose(centres, EDGES)
+
+
+def luminance(colour):
+    """Relative luminance of WCAG 2.1 of a matplotlib colour."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    return np.dot(linear, [0.2126, 0.7152, 0.0722])
+
+
+def test_numbers_in_the_superclass_matrix_are_readable_on_their_cells():
+    matrix = np.linspace(0.005, 1, 400).reshape(20, 20)
+    axes = plots.superclass_confusion(matrix, [name for name, _ in GROUPS]).axes[0]
+    assert len(axes.texts) == 400
+    for label in axes.texts:
+        column, row = label.get_position()
+        cell = axes.images[0].cmap(axes.images[0].norm(matrix[row, column]))[:3]
+        dark, bright = sorted([luminance(cell), luminance(label.get_color())])
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5
 
 
 def test_confidence_histogram():

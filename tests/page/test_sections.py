@@ -1,11 +1,15 @@
 """page/sections.py: the words and tables say what the numbers say."""
 
+import base64
+import json
 import re
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from torchvision.io import decode_image
 
 import data
 import report
@@ -17,6 +21,9 @@ from stress_tests.corruptions import CORRUPTIONS, FAMILIES, examples
 def text(markup):
     """Return what a reader sees of HTML, its white space as single blanks."""
     return " ".join(re.sub(r"<[^>]*>", " ", markup).split())
+
+
+CODE = {f"code_{place}": "" for place in report.CODE}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +43,7 @@ def test_every_headline_metric_has_a_card_and_a_bar(result, small_sets, tmp_path
     """Also one that the notebook did not have, and all of them where there is no notebook."""
     test = small_sets[1]
     monkeypatch.setattr(test, "name", name)
-    values = sections.headline(result, test, tmp_path)
+    values = sections.headline(result, test, tmp_path, CODE)
     drawn = re.search(r'aria-label="Bar plot: (.*?)"', values["plot_headline_metrics"])[1].split(", ")
     shown = [f"{100 * result[key]['value']:.2f} %" for key in sections.HEADLINE]
     labels = ["accuracy", "precision", "recall", "F1", "top-5 accuracy"]
@@ -59,7 +66,7 @@ def test_history_gives_curves_speed_and_the_best_epoch(tmp_path):
         "precision": "fp32",
         "environment": {"hardware": "a <computer>"},
     }
-    section = sections.training(history, [0.1, 0.2, 0.1], config, tmp_path)
+    section = sections.training(history, [0.1, 0.2, 0.1], config, tmp_path, CODE)
     seen = text(section)
     assert "3 epochs of 1,200 images took 3:00 on a &lt;computer&gt; (cpu, fp32)" in seen
     assert "100 images/s at 24x24 pixels, 250 images/s at 32x32 pixels" in seen
@@ -70,7 +77,7 @@ def test_history_gives_curves_speed_and_the_best_epoch(tmp_path):
 
 
 def test_without_a_history_the_section_says_so(tmp_path):
-    seen = text(sections.training([], [], {}, tmp_path))
+    seen = text(sections.training([], [], {}, tmp_path, CODE))
     assert seen.endswith("so the history of its training is not available.")
 
 
@@ -108,6 +115,58 @@ def test_confidence_section_names_the_side(result, small_sets, tmp_path, tempera
     assert seen.endswith(f"the network is {side}.")
 
 
+# ---- All mistakes ----------------------------------------------------------------------------------------
+
+
+def test_every_mistake_is_in_the_browser_with_its_picture(result, small_sets, monkeypatch):
+    test, probabilities = small_sets[1], result["logits"].softmax(dim=1)
+    hostile = '</script><b>"&'
+    monkeypatch.setattr(test, "class_names", [hostile, *test.class_names[1:]])
+    order = report.most_confident_mistakes(probabilities, test.labels, len(test.labels))
+    shown = sections.browser(order, probabilities, test)
+    content = re.search(r'id="mistakes-data">(.*?)</script>', shown["mistakes"])[1]
+    data = json.loads(content)
+    assert "<" not in content and data["classes"][0] == hostile
+    assert data["num_test"] == [1] * 100 and data["superclass_of"] == test.superclass_of.tolist()
+
+    rows = probabilities.tolist()
+    wrong = [i for i, row in enumerate(rows) if row.index(max(row)) != test.labels[i]]
+    wrong.sort(key=lambda i: -max(rows[i]))
+    assert [row["file"] for row in data["mistakes"]] == [test.filenames[i] for i in wrong]
+    for row, i in zip(data["mistakes"], wrong, strict=True):
+        likely = sorted(range(100), key=lambda c: -rows[i][c])[:5]
+        assert (row["true"], row["classes"]) == (test.labels[i], likely)
+        assert row["probabilities"] == [round(rows[i][c], 6) for c in likely]
+
+    jpeg = base64.b64decode(re.search(r"base64,(.*?)\)", shown["sprite"])[1])
+    sprite = decode_image(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)).float()
+    columns = data["columns"]
+    assert f"/ {columns}00% {data['rows']}00%;" in shown["sprite"]
+    assert sprite.shape == (3, 32 * data["rows"], 32 * columns)
+    for place, i in enumerate(wrong):
+        y, x = 32 * (place // columns), 32 * (place % columns)
+        assert (sprite[:, y : y + 32, x : x + 32] - test.images[i]).abs().mean() < 12
+
+
+def test_a_browser_of_no_mistake_is_empty(small_sets):
+    labels = small_sets[1].labels
+    order = report.most_confident_mistakes(torch.eye(100)[labels], labels, 100)
+    assert sections.browser(order, torch.eye(100)[labels], small_sets[1]) == {"sprite": "", "mistakes": ""}
+
+
+def test_sentences_above_the_matrices_count_what_they_name(result, small_sets, tmp_path):
+    test = small_sets[1]
+    y_pred = result["logits"].argmax(dim=1)
+    pairs = {(t, p) for t, p in zip(test.labels.tolist(), y_pred.tolist(), strict=True) if t != p}
+    values = sections.mistakes(result, test, y_pred, tmp_path)
+    assert (values["pairs"], values["empty_pairs"]) == (9900, 9900 - len(pairs))
+    coarse = Counter((int(test.superclass_of[t]), int(test.superclass_of[p])) for t, p in pairs)
+    most = max(count for (t, p), count in coarse.items() if t != p)
+    assert f"most often: {most} images of" in text(values["coarse"])
+    worst = min((row for row in result["classes"] if row["num_test"]), key=lambda row: row["recall"])
+    assert text(values["worst"]).startswith(f"The worst class is {worst['name'].replace('_', ' ')}: 0.0 % of")
+
+
 # ---- Stress ----------------------------------------------------------------------------------------------
 
 
@@ -140,7 +199,7 @@ PICTURES = {name: np.full((6, 32, 32, 3), 90, dtype=np.uint8) for name in CORRUP
 
 @pytest.mark.parametrize("without", [(), (*FAMILIES["blur"], "fog")])
 def test_stress_results_older_than_a_corruption_are_shown(tmp_path, without):
-    section = sections.stress(stress_results(without), 0.81, PICTURES, tmp_path)
+    section = sections.stress(stress_results(without), 0.81, PICTURES, tmp_path, CODE)
     assert section.count("<tr>") == 1 + len(CORRUPTIONS) - len(without) + 1 + 10 + 1 + 2
     assert [name for name in CORRUPTIONS if f"<td>{name.replace('_', ' ')}</td>" not in section] == list(
         without
@@ -150,7 +209,7 @@ def test_stress_results_older_than_a_corruption_are_shown(tmp_path, without):
 
 
 def test_stress_section_says_both_sides_of_the_confidence(tmp_path):
-    seen = text(sections.stress(stress_results(), 0.81, PICTURES, tmp_path))
+    seen = text(sections.stress(stress_results(), 0.81, PICTURES, tmp_path, CODE))
     assert "On these clean images the network is underconfident: its mean confidence is 60.0 %" in seen
     assert "is below 1, the sign of an underconfident network" in seen
     assert "Over all corruptions it is overconfident: its mean confidence is 50.0 %" in seen
@@ -161,7 +220,7 @@ def test_stress_section_says_both_sides_of_the_confidence(tmp_path):
 
 
 def test_without_stress_results_the_section_says_what_to_do(tmp_path):
-    assert "have not been run for this checkpoint" in sections.stress(None, 0.8, {}, tmp_path)
+    assert "have not been run for this checkpoint" in sections.stress(None, 0.8, {}, tmp_path, CODE)
 
 
 @pytest.mark.slow
@@ -178,7 +237,7 @@ def test_stress_section_shows_what_stress_json_holds(shapes_report, monkeypatch,
     checkpoint = run / "checkpoints" / "best.pt"
     results = report.read_stress(run, checkpoint)
     pictures = examples(data.make_shapes(1, 1).images)
-    section = " ".join(sections.stress(results, None, pictures, tmp_path / "plots").split())
+    section = " ".join(sections.stress(results, None, pictures, tmp_path / "plots", CODE).split())
     clean = results["tests"]["clean/0"]["accuracy"]
     low, high = f"{100 * clean['low']:.1f}", f"{100 * clean['high']:.1f} %"
     assert (
