@@ -111,8 +111,9 @@ function browseMistakes(data) {
   function place(element, mistake) {
     const index = data.mistakes.indexOf(mistake);
     const [x, y] = [index % data.columns, Math.floor(index / data.columns)];
+    const rows = Math.ceil(data.mistakes.length / data.columns);
     const share = (i, count) => `${100 * i / Math.max(1, count - 1)}%`;
-    element.style.backgroundPosition = `${share(x, data.columns)} ${share(y, data.rows)}`;
+    element.style.backgroundPosition = `${share(x, data.columns)} ${share(y, rows)}`;
   }
 
   function thumbnail(mistake) {
@@ -128,6 +129,7 @@ function browseMistakes(data) {
     button.addEventListener("click", () => {
       enlarge(chosen.indexOf(mistake));
       dialog.showModal();
+      find("mistake-next").focus();
     });
     return button;
   }

@@ -155,16 +155,13 @@ def png(pixels: Tensor) -> bytes:
     return encode_png(pixels).numpy().tobytes()
 
 
-def jpeg(pixels: Tensor, quality: int = 95) -> bytes:
+def jpeg(pixels: Tensor) -> bytes:
     """Return uint8 [3, H, W] as the content of a JPEG file: smaller, and not quite the same pixels."""
-    return encode_jpeg(pixels, quality).numpy().tobytes()
+    return encode_jpeg(pixels, quality=95).numpy().tobytes()
 
 
 def picture(pixels: Tensor, alt: str, width: int, encode: Callable[[Tensor], bytes] = png) -> Markup:
-    """Return square pixels, uint8 [3, H, H], as a picture `width` CSS pixels wide, stored within the page.
-
-    `encode` is png or jpeg.
-    """
+    """Return uint8 [3, H, H] as a picture `width` CSS pixels wide in the page; `encode` is png or jpeg."""
     content = base64.b64encode(encode(pixels)).decode()
     return fill("picture", kind=encode.__name__, content=content, alt=alt, width=width)
 

@@ -43,7 +43,7 @@ def headline(result: dict, test, folder: Path, code: dict) -> dict:
         bar = fill("bar", value=str(value), reference=str(notebook.get(key, -1)))
         more = {"value": percent(value, 2), "bar": bar, "code": code[f"code_{key}"]}
         cards.append(fill("card", name=name, note=note, **more))
-    ahead = result["accuracy"]["value"] - NOTEBOOK["accuracy"]
+    ahead = f"{100 * (result['accuracy']['value'] - NOTEBOOK['accuracy']):+.1f}"
     names = [name.removeprefix("macro ") for name in HEADLINE.values()]
     values, low, high = ([result[key][part] for key in HEADLINE] for part in ("value", "low", "high"))
     bars = plots.headline_bars(names, values, low, high, [notebook.get(key) for key in HEADLINE])
@@ -51,9 +51,7 @@ def headline(result: dict, test, folder: Path, code: dict) -> dict:
     return {
         "data_set": "CIFAR-100" if test.name == "cifar100" else "coloured shapes",
         "cards": page.join(cards),
-        "notebook": fill("notebook", points=f"{100 * abs(ahead):.1f}", side="above" if ahead > 0 else "below")
-        if notebook
-        else "",
+        "notebook": fill("notebook", points=ahead) if notebook else "",
         **page.plot(folder, {"headline_metrics": (bars, alt)}),
     }
 
@@ -131,12 +129,6 @@ def mistakes(result: dict, test, y_pred: Tensor, folder: Path) -> dict:
         "errors_within_superclass": result["errors_within_superclass"],
         "chance_within_superclass": chance_within(test.superclass_of),
         "worst": fill("worst", **row | {"name": plain(row["name"]), "mistake": taken_for[0] or "anything"}),
-        "coarse": page.join(
-            [
-                fill("coarse", true=superclasses[i], predicted=superclasses[j], count=count)
-                for i, j, count in metrics.most_confused_pairs(coarse, 1)
-            ]
-        ),
         "pairs": pairs,
         "empty_pairs": pairs - used,
         "confused_pairs": confused_pairs(confusion, test, y_pred),
@@ -225,8 +217,8 @@ def confidence(result: dict, logits: Tensor, y_true: Tensor, folder: Path) -> di
         "calibration_error": error,
         "temperature_scaling": scaling,
         "mean_confidence": mean,
-        "mean_accuracy": right.double().mean().item(),
-        "calibration_side": side(mean > right.double().mean().item()),
+        "mean_accuracy": result["accuracy"]["value"],
+        "calibration_side": side(mean > result["accuracy"]["value"]),
         "num_wrong": int((~right).sum()),
         "num_wrong_and_sure": int((highest[~right] > 0.9).sum()),
         "risk_at_half": half,
@@ -259,8 +251,7 @@ def stress(
     for name in examples:
         values = [tests[f"{name}/{severity}"]["accuracy"]["value"] for severity in range(1, 6)]
         corruptions.append([plain(name), *values, sum(values) / 5])
-    hardest, *_, easiest = sorted(corruptions, key=lambda row: row[-1])
-    first = summary["classes_that_break_first"][0]
+    hardest = min(corruptions, key=lambda row: row[-1])
     shares = ("clean", "corrupted", "drop")
     broken = [
         [plain(row["class"]), *((percent(row[key], 0), row[key]) for key in shares)]
@@ -275,12 +266,8 @@ def stress(
         **page.plot(folder, {name: (figures[name], alt) for name, alt in alts.items()}),
         hardest=hardest[0],
         hardest_accuracy=hardest[-1],
-        easiest=easiest[0],
-        easiest_accuracy=easiest[-1],
         at_severity_1=sum(row[1] for row in corruptions) / len(corruptions),
         at_severity_5=sum(row[5] for row in corruptions) / len(corruptions),
-        first_class=plain(first["class"]),
-        **{f"first_{key}": first[key] for key in ("clean", "corrupted")},
         **confidence_under_shift(tests["clean/0"], summary, temperature),
         corruption_images=results["corruption_images"],
         clean_accuracy=tests["clean/0"]["accuracy"],
@@ -352,7 +339,6 @@ def browser(order: Tensor, probabilities: Tensor, test) -> dict:
         "superclass_of": test.superclass_of.tolist(),
         "num_test": test.labels.bincount(minlength=len(test.class_names)).tolist(),
         "columns": columns,
-        "rows": rows,
         "mistakes": mistakes,
     }
     # With this escape no name can end the script element; JSON.parse reads it as the sign itself.

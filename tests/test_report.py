@@ -260,6 +260,7 @@ def test_numbers_on_the_page_are_those_of_the_file(results):
     for key, (_, value, low, high) in zip(HEADLINE, cards, strict=True):
         assert value == f"{100 * numbers[key]['value']:.2f} %"
         assert (low, high) == (f"{100 * numbers[key]['low']:.2f}", f"{100 * numbers[key]['high']:.2f}")
+    page = re.sub(r"</?a\b[^>]*>", "", page)  # without the links of the cells
     for row in numbers["classes"]:
         cells = f"<td>{row['name']}</td>\n<td>{row['superclass']}</td>"
         shown = page[page.index(cells) + len(cells) :]
