@@ -3,6 +3,7 @@
 What the page shows is counted a second time, from predictions.npz.
 """
 
+import time
 from urllib.parse import urlencode
 
 import numpy as np
@@ -29,6 +30,11 @@ def press(browser, key):
         )
 
 
+def settle():
+    """Give the page time to hear of a new address, which it does in a task of its own."""
+    time.sleep(0.1)
+
+
 def choose(browser, **filter):
     """Set the fields of the form, as a reader would; return what the page says then."""
     browser.evaluate("document.getElementById('filter').reset()")
@@ -41,7 +47,7 @@ def choose(browser, **filter):
 def follow(browser, address):
     """Change the address to another place of the page, as a link does; return what the page says then."""
     browser.evaluate(f"location.hash = {address!r}")
-    browser.evaluate("new Promise(done => setTimeout(done, 50))", wait=True)
+    settle()
     return browser.evaluate(FOUND)
 
 
@@ -180,7 +186,7 @@ def test_the_address_restores_a_filter(opened, mistakes):
         true, predicted, "", "1", ""]  # fmt: skip
     assert 0 <= opened.evaluate("document.getElementById('mistakes').getBoundingClientRect().top") < 100
     opened.evaluate("document.querySelector('#filter [type=reset]').click()")
-    opened.evaluate("new Promise(done => setTimeout(done, 50))", wait=True)
+    settle()
     assert opened.evaluate(FOUND) == says(mistakes, len(mistakes))
     assert opened.evaluate("location.hash") == "#mistakes"
 
@@ -203,7 +209,7 @@ def test_links_of_the_tables_lead_to_their_mistakes(opened, mistakes):
         columns = {"true": 0, "predicted": 1, "superclass": 2}
         fitting = [row for row in mistakes if all(row[columns[k]] == v for k, v in chosen.items())]
         opened.evaluate(f"document.querySelector('a[data-filter][href=\"{link}\"]').click()")
-        opened.evaluate("new Promise(done => setTimeout(done, 50))", wait=True)
+        settle()
         assert opened.evaluate("location.hash") == link
         assert opened.evaluate(FOUND) == (
             says(mistakes, len(fitting)) if fitting else "No mistake fits this choice."
@@ -243,7 +249,7 @@ def test_a_cell_names_its_pair_and_leads_to_its_mistakes(opened, mistakes, matri
             assert said.startswith(f"{predicted}: {total - wrong} of {total} right")
         for kind in ("mousePressed", "mouseReleased"):
             opened.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
-        opened.evaluate("new Promise(done => setTimeout(done, 50))", wait=True)
+        settle()
         chosen = dict(zip(key, pair, strict=True))
         if i == j and matrix == 0:
             chosen, count = {"true": predicted}, sum(row[0] == predicted for row in mistakes)
@@ -277,7 +283,7 @@ def test_a_mistake_by_keyboard(opened, mistakes):
     press(opened, "ArrowDown")
     assert opened.evaluate("document.querySelector('.cover output').textContent") != before
     press(opened, "Enter")
-    opened.evaluate("new Promise(done => setTimeout(done, 50))", wait=True)
+    settle()
     assert opened.evaluate("document.activeElement.id") == "mistakes"
 
 
