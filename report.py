@@ -335,10 +335,17 @@ CODE = {
     "confidence": [plots.confidence_histogram],
     "risk_coverage": [metrics.risk_coverage, metrics.area_under_risk_coverage, plots.risk_coverage],
     "stress_severity": [measure, summarise, plots.stress_severity],
-    "corruption_table": [corruptions.corrupt, corruptions.at_severity],
+    "corruption_table": [corruptions.corrupt, corruptions.Corruption.__call__],
     "stress_examples": [examples, *(corruption.function for corruption in corruptions.TABLE)],
     "broken_table": [summarise],
-    "stress_radius": [measure_attack, attacks.fgsm, attacks.pgd, attacks.random_corner, plots.stress_radius],
+    "stress_radius": [
+        measure_attack,
+        attacks.fgsm,
+        attacks.pgd,
+        attacks.apgd,
+        attacks.random_corner,
+        plots.stress_radius,
+    ],
     "check_table": [check_results, attacks.check_attacks],
     "deletion_insertion": [deletion_insertion, plots.deletion_insertion],
     "randomization_table": [randomization_check, randomize, spearman],
@@ -383,7 +390,8 @@ def main(argv: list[str] | None = None) -> int:
     lacking = {"settings", "environment", "parameters", "num_train", "num_val"} - config.keys()
     if lacking:
         raise UserError(f"{path} was not written by train.py: its config lacks {', '.join(sorted(lacking))}")
-    history = read_history(out) if (out / "logs" / "history.csv").exists() else []
+    # A checkpoint from elsewhere carries the history up to its epoch; old ones do not.
+    history = read_history(out) if (out / "logs" / "history.csv").exists() else checkpoint.get("history", [])
     train, test = load_data(path, checkpoint, args.data_dir)
     if args.against:
         against.check(out, args.against, test)

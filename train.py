@@ -330,13 +330,14 @@ def fit(settings: Settings, last: dict | None = None) -> None:
             "superclass_names": dataset.superclass_names,
             "superclass_of": dataset.superclass_of.tolist(),
             "val_accuracy": best["val_accuracy"],
+            "history": history,
         }
         if row is best:
             # With the validation logits report.py fits a temperature without another pass over the images.
             validation = {"val_logits": val_logits.half(), "val_labels": val_labels}
             save_checkpoint(run / "checkpoints" / "best.pt", checkpoint | validation)
         write_csv(run / "logs" / "history.csv", history)
-        to_resume = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "history": history}
+        to_resume = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
         save_checkpoint(run / "checkpoints" / "last.pt", checkpoint | to_resume)
         print(
             f"epoch {epoch:3d}/{settings.epochs}  lr {row['lr']:.4f}  "

@@ -367,7 +367,8 @@ def stress_radius(radii: list[float], attacks: dict[str, list[dict]], clean: flo
     axes.axhline(clean, color=GREY, linestyle="--", linewidth=1, label="no attack")
     for name, points in attacks.items():
         value, low, high = ([point[key] for point in points] for key in ("value", "low", "high"))
-        (line,) = axes.plot(radii, value, label="random noise" if name == "random" else name.upper())
+        label = {"random": "random signs", "worst": "worst of all attacks"}.get(name, name.upper())
+        (line,) = axes.plot(radii, value, label=label)
         axes.fill_between(radii, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.set_xticks(radii, [f"{radius:g}" for radius in radii])
@@ -420,6 +421,8 @@ def stress_figures(results: dict, examples: dict[str, np.ndarray]) -> dict[str, 
         keys = [f"{name}/{radius:g}" for radius in radii]
         if all(key in tests for key in keys):
             attacks[name] = [tests[key]["accuracy"] for key in keys]
+    if "robust_accuracy" in results:
+        attacks["worst"] = [results["robust_accuracy"][f"{radius:g}"] for radius in radii]
     clean, unattacked = (tests[key]["accuracy"]["value"] for key in ("clean/0", "none/0"))
     return {
         "stress_severity": stress_severity(panels, clean, np.mean(confidence, axis=0)),

@@ -347,7 +347,7 @@ def test_stress_figures_draw_what_the_file_holds():
     (axes,) = figures["stress_radius"].axes
     drawn = lines(axes)
     assert drawn.pop("no attack") == [tests["none/0"]["accuracy"]["value"]] * 2
-    labels = {"FGSM": "fgsm", "PGD": "pgd", "random noise": "random"}
+    labels = {"FGSM": "fgsm", "PGD": "pgd", "random signs": "random"}
     assert set(drawn) == set(labels)
     for band, (label, name) in zip(axes.collections, labels.items(), strict=True):
         records = [tests[f"{name}/{radius:g}"]["accuracy"] for radius in RADII]
@@ -355,6 +355,12 @@ def test_stress_figures_draw_what_the_file_holds():
         corners = {tuple(corner) for corner in band.get_paths()[0].vertices}
         for radius, record in zip(RADII, records, strict=True):
             assert {(radius, record["low"]), (radius, record["high"])} <= corners
+
+
+def test_the_worst_case_is_drawn():
+    robust = {f"{radius:g}": {"value": 1 / 2**i, "low": 0, "high": 1} for i, radius in enumerate(RADII)}
+    (axes,) = plots.stress_figures(STRESS | {"robust_accuracy": robust}, EXAMPLES)["stress_radius"].axes
+    assert lines(axes)["worst of all attacks"] == [1 / 2**i for i in range(len(RADII))]
 
 
 def test_every_example_is_drawn():

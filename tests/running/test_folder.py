@@ -383,7 +383,7 @@ RUNS = {
     "last.pt cut": (cut_last, "--resume", r"last\.pt is damaged or no checkpoint"),
     "last.pt of another width": (another_width, "--resume", r"holds another network: .*width 32"),
     "last.pt not finite": (not_finite, "--resume", r"holds values that are not finite in fc\.bias"),
-    "best.pt as last.pt": (best_as_last, "--resume", "it lacks optimizer, scaler, history"),
+    "best.pt as last.pt": (best_as_last, "--resume", "it lacks optimizer, scaler"),
     "last.pt that runs code": (
         harmful,
         "--resume",
