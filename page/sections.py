@@ -244,7 +244,7 @@ def stress(
     alts = {
         "stress_severity": "Accuracy against severity by family of corruptions",
         "stress_examples": "A grid of one test image under every corruption at every severity",
-        "stress_radius": "Accuracy against the radius of FGSM, PGD, random signs, and the worst of all attacks",
+        "stress_radius": "Accuracy against the radius of FGSM, PGD, random signs, and the worst attack",
     }
     figures = plots.stress_figures(results, examples)
     corruptions = []
