@@ -3,11 +3,13 @@
     python train.py                                     CIFAR-100, the full recipe
     python train.py --dataset shapes --width 16         no download, minutes on a laptop
     python train.py --resume                            continue after the last finished epoch
+    torchrun --nproc-per-node 2 train.py                on two GPUs, see running/distributed.py
 
 The recipe: SGD with Nesterov momentum, linear warmup then cosine annealing of the learning rate, label
 smoothing, weight decay, gradient clipping, mixed precision, and early stopping on the validation accuracy.
 """
 
+import contextlib
 import math
 import re
 import shlex
@@ -22,9 +24,10 @@ from torch import Tensor, nn
 from data import Dataset, batches, cutmix, load, split_indices, to_input
 from metrics import accuracy
 from resnet_cifar import ResNet, resnet18
-from running import console
+from running import console, distributed
 from running.console import CommandLine, Progress, duration, option, run_main, setting
 from running.device import autocast, environment, is_out_of_memory, pick_device, pick_precision
+from running.distributed import own_share, process_count, process_number
 from running.files import UserError, write_csv, write_json
 from running.folder import check_new_run, load_checkpoint, lock_run, read_config, remove_run, save_checkpoint
 
@@ -101,6 +104,9 @@ def read_settings(argv: list[str] | None = None) -> tuple[Settings, bool, bool]:
     sides = settings.image_sizes
     if not re.fullmatch(r"\d+(,\d+)*", sides) or not all(8 <= size <= 32 for size in settings.sizes()):
         raise UserError(f"--image-sizes {sides}: expected sizes from 8 to 32, such as 24,28,32")
+    if settings.batch_size % process_count() or settings.batch_size < 2 * process_count():
+        needed = f"a multiple of the {process_count()} processes, two images or more for each"
+        raise UserError(f"--batch-size {settings.batch_size}: expected {needed}")
     return settings, resume, overwrite
 
 
@@ -183,9 +189,11 @@ def train_one_epoch(network, optimizer, scaler, images, labels, epoch, precision
         drawn = batches(images, labels, settings.batch_size, settings.seed, epoch)
         for step, (batch, targets) in enumerate(drawn):
             # Data: shuffled, cropped and flipped images, some with CutMix, as the network's input.
-            own_share, draw = 1.0, np.random.default_rng([settings.seed, epoch, step])
+            own_area, draw = 1.0, np.random.default_rng([settings.seed, epoch, step])
             if epoch <= 0.9 * settings.epochs and draw.uniform() < settings.cutmix:
-                batch, own_share = cutmix(batch, draw)
+                batch, own_area = cutmix(batch, draw)
+            covering = targets.flip(0)
+            batch, targets, covering = own_share(batch), own_share(targets), own_share(covering)
             x = to_input(batch)
             if size < x.shape[-1]:
                 x = nn.functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
@@ -199,8 +207,8 @@ def train_one_epoch(network, optimizer, scaler, images, labels, epoch, precision
             with autocast(device, precision):
                 logits = network(x).float()
                 loss = criterion(logits, targets)
-                if own_share < 1:
-                    loss = own_share * loss + (1 - own_share) * criterion(logits, targets.flip(0))
+                if own_area < 1:
+                    loss = own_area * loss + (1 - own_area) * criterion(logits, covering)
 
             # Backward, clip, step. The norm to clip is that of the gradient, not of the scaled one.
             optimizer.zero_grad(set_to_none=True)
@@ -214,8 +222,9 @@ def train_one_epoch(network, optimizer, scaler, images, labels, epoch, precision
             sums += torch.stack([loss.detach() * len(targets), (logits.argmax(dim=1) == targets).sum()])
             # Reading a value waits for the GPU, so there it is done at every tenth step only.
             if device.type == "cpu" or (step + 1) % 10 == 0 or step + 1 == steps:
-                check_finite(epoch, step + 1, lr, sums)
-                mean_loss, correct = (sums / ((step + 1) * settings.batch_size)).tolist()
+                totals = distributed.sum_of_all(sums)
+                check_finite(epoch, step + 1, lr, totals)
+                mean_loss, correct = (totals / ((step + 1) * settings.batch_size)).tolist()
                 progress.update(step + 1, loss=f"{mean_loss:.3f}", accuracy=f"{correct:.1%}")
     return {"epoch": epoch, "image_size": size, "lr": lr, "train_loss": mean_loss, "train_accuracy": correct}
 
@@ -234,7 +243,7 @@ def predict(
     model.eval()
     logits = []
     try:
-        for i in range(0, len(images), batch_size):
+        for i in range(0, max(len(images), 1), batch_size):  # no images give logits [0, C]
             with autocast(device, precision):
                 logits.append(model(to_input(images[i : i + batch_size].to(device))).float())
             if progress:
@@ -269,14 +278,16 @@ def fit(settings: Settings, last: dict | None = None) -> None:
     precision = pick_precision(settings.precision, device)
 
     # Data: all images to train on are one uint8 tensor on the device.
-    dataset, train_index, val_index = load_split(settings)
+    with distributed.process_0_first():
+        dataset, train_index, val_index = load_split(settings)
     images, labels = dataset.images[train_index].to(device), dataset.labels[train_index].to(device)
     val_images, val_labels = dataset.images[val_index], dataset.labels[val_index]
     steps = len(images) // settings.batch_size
 
     model = resnet18(len(dataset.class_names), settings.width)
     model = model.to(device, memory_format=torch.channels_last)
-    network = torch.compile(model) if settings.compile else model
+    network = distributed.data_parallel(model)
+    network = torch.compile(network) if settings.compile else network
     optimizer = make_optimizer(model, settings.lr, settings.momentum, settings.weight_decay)
     # Small gradients would be 0 in float16, so the loss is multiplied by a scale that adapts itself.
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
@@ -296,22 +307,26 @@ def fit(settings: Settings, last: dict | None = None) -> None:
         "precision": precision,
         "environment": environment(device),
     }
-    if not last:
-        remove_run(run)
-    write_json(run / "config.json", config)
+    if process_number() == 0:
+        if not last:
+            remove_run(run)
+        write_json(run / "config.json", config)
     print(f"data     {dataset.provenance}")
     print(f"         {len(images):,} images to train on, {len(val_images):,} to validate")
     print(f"network  ResNet-18, width {settings.width}, {config['parameters']:,} parameters")
-    print(f"compute  {device}, {precision}, {torch.get_num_threads()} threads")
+    print(f"compute  {device}, {precision}, {torch.get_num_threads()} threads, {process_count()} processes")
 
     while not is_finished(history, settings):
         epoch, started = len(history) + 1, time.perf_counter()
         row = train_one_epoch(network, optimizer, scaler, images, labels, epoch, precision, settings)
         train_seconds = time.perf_counter() - started
+        distributed.average_running_statistics(model)
 
         # Validate.
-        with Progress("validation", len(val_images)) as progress:
-            val_logits = predict(network, val_images, device, precision, progress=progress)
+        share = own_share(val_images)
+        with Progress("validation", len(share)) as progress:
+            val_logits = predict(network, share, device, precision, progress=progress)
+        val_logits = distributed.gather(val_logits)
         check_finite(epoch, steps, row["lr"], val_logits, *model.state_dict().values())
         criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
         row["val_loss"] = criterion(val_logits, val_labels).item()
@@ -320,6 +335,8 @@ def fit(settings: Settings, last: dict | None = None) -> None:
         row["images_per_second"] = round(steps * settings.batch_size / train_seconds, 1)
         history.append(row)
         best = best_row(history)
+        if process_number() > 0:
+            continue
 
         # Checkpoint, last.pt last: a run that is killed before that repeats the epoch, with the same batches.
         checkpoint = {
@@ -425,31 +442,38 @@ def load_data(path: Path | str, checkpoint: dict, data_dir: str | None) -> tuple
     return splits
 
 
+def begin_or_resume(settings: Settings, resume: bool, overwrite: bool) -> None:
+    """Train in the run folder --out, of which process 0 holds the lock."""
+    run = Path(settings.out)
+    with lock_run(run) if process_number() == 0 else contextlib.nullcontext():
+        last = load_last(settings) if resume else None
+        if not resume and process_number() == 0:
+            check_new_run(run, overwrite)
+        if last and is_finished(last["history"], settings):
+            print(f"{run} is finished after {last['epoch']} epochs; next comes report.py")
+        else:
+            fit(settings, last)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Train as the command line says; return the exit code."""
-    settings, resume, overwrite = read_settings(argv)
-    run = Path(settings.out)
-    with lock_run(run):
-        try:
-            last = load_last(settings) if resume else None
-            if not resume:
-                check_new_run(run, overwrite)
-            if last and is_finished(last["history"], settings):
-                print(f"{run} is finished after {last['epoch']} epochs; next comes report.py")
-            else:
-                fit(settings, last)
-            return 0
-        except KeyboardInterrupt:
-            if not (run / "checkpoints" / "last.pt").exists():
-                raise
-            print(f"interrupted; resume with: python train.py --resume --out {shlex.quote(settings.out)}")
-            return 130
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            used, smaller = settings.batch_size, max(2, settings.batch_size // 2)
-            advice = f"free some memory and resume the run, or start a new run with --batch-size {smaller}"
-            raise UserError(f"out of memory with --batch-size {used}: {advice}") from None
+    settings = None
+    try:
+        with distributed.joined():
+            settings, resume, overwrite = read_settings(argv)
+            begin_or_resume(settings, resume, overwrite)
+        return 0
+    except KeyboardInterrupt:
+        if not settings or not (Path(settings.out) / "checkpoints" / "last.pt").exists():
+            raise
+        print(f"interrupted; resume with: python train.py --resume --out {shlex.quote(settings.out)}")
+        return 130
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        used, smaller = settings.batch_size, max(2, settings.batch_size // 2)
+        advice = f"free some memory and resume the run, or start a new run with --batch-size {smaller}"
+        raise UserError(f"out of memory with --batch-size {used}: {advice}") from None
 
 
 if __name__ == "__main__":

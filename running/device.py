@@ -8,21 +8,26 @@ from pathlib import Path
 
 import torch
 
+from running.distributed import own_device, process_count
 from running.files import UserError
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device called `name`; "auto" is the first available of cuda, mps and cpu."""
+    """Return the device called `name`; "auto" is the first available of cuda, mps and cpu.
+
+    With several processes it is this one's own, and then not mps, of which a machine has one.
+    """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available["mps"] &= process_count() == 1
     if name == "auto":
-        return torch.device(next(kind for kind in available if available[kind]))
+        name = next(kind for kind in available if available[kind])
     try:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"--device {name}: expected auto, cuda, mps or cpu") from None
     if not available.get(device.type) or (device.index or 0) >= max(1, torch.cuda.device_count()):
         raise UserError(f"--device {name} is not available on this machine: use --device cpu")
-    return device
+    return own_device(device)
 
 
 def pick_precision(name: str, device: torch.device) -> str:
@@ -80,5 +85,6 @@ def environment(device: torch.device) -> dict:
         "system": platform.platform(),
         "hardware": hardware,
         "threads": torch.get_num_threads(),
+        "processes": process_count(),
         "commit": commit,
     }
