@@ -60,6 +60,7 @@ def joined() -> Iterator[None]:
             # On GPUs tensors on the CPU still travel by gloo. The others wait for a download, however slow.
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             dist.init_process_group(backend, timeout=timedelta(days=1))
+            wait_for_all()  # an error in the block finds all of them connected
             yield
             wait_for_all()
         over.set()
