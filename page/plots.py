@@ -39,6 +39,7 @@ STYLE = {
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
     "text.color": INK,
+    "text.parse_math": False,  # $ in a name is a dollar sign
     "xtick.color": GREY,
     "ytick.color": GREY,
     "xtick.labelcolor": INK,

@@ -162,6 +162,22 @@ def test_svg_colours_are_variables_and_ids_are_apart():
     assert targets and all((a or b) in ids for a, b in targets)
 
 
+@pytest.mark.parametrize("name", ["$fox", "$x$", r"$\frac{$", "<b>&amp;", "two\nlines", "a_b^c"])
+def test_any_name_of_a_class_or_file_is_drawn_as_it_is(name, tmp_path):
+    names, groups = [name, "b"], [(name, 1), ("b", 1)]
+    for figure in (
+        plots.confusion_matrix(np.eye(2), names, groups),
+        plots.superclass_confusion(np.eye(2), names),
+        plots.worst_classes(names, [0.1, 0.2], names),
+        plots.gradcam_triptych(*EXAMPLES["fog"][:3], name, name, name),
+    ):
+        plots.save_png(figure, tmp_path / "x.png")
+        svg = plots.to_svg(figure, "x", name)
+        assert ElementTree.fromstring(svg).get("aria-label") == name.replace("\n", " ")
+        texts = figure.findobj(lambda part: hasattr(part, "get_parse_math") and name in part.get_text())
+        assert texts and not any(text.get_parse_math() for text in texts)
+
+
 def test_the_description_of_an_svg_is_escaped():
     hostile = '<script>alert("1")</script>&'
     svg = plots.to_svg(plots.headline_bars(["a"], [0.5], [0.4], [0.6]), "x", hostile)
