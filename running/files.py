@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import glob
 import json
 import os
 from collections.abc import Iterator
@@ -12,17 +13,34 @@ class UserError(Exception):
     """Something the user gave cannot be used; the message is one line that says what to do about it."""
 
 
+def has_ended(process: str) -> bool:
+    """Return whether there is no process of this number any more; False where that cannot be asked."""
+    if os.name != "posix" or not process.isdecimal():
+        return False  # on Windows os.kill would end the process
+    try:
+        os.kill(int(process), 0)  # signal 0 only asks
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        pass  # it belongs to another user, or is not a number of a process
+    return False
+
+
 @contextlib.contextmanager
 def whole_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path to write to; when the block ends well, it is synced and renamed to `path`.
 
-    A reader sees the old file or the whole new one, never a part of it. The folder is made if it is missing.
+    A reader sees the old file or the whole new one, never a part of it. The folder is made if it is missing,
+    and what a process that was killed left of an earlier attempt is deleted.
     Raises UserError if the file cannot be written, for instance on a full disk; the old file is kept then.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for other in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            if has_ended(other.name.split(".")[-2]):
+                other.unlink(missing_ok=True)
         try:
             yield temporary
             with open(temporary, "rb+") as file:
