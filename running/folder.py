@@ -34,6 +34,8 @@ RUN_CONTENTS += ["report.html", "stress.json", "config.json"]
 # What a checkpoint holds, and what --resume needs besides; history has the rows of history.csv.
 CHECKPOINT_KEYS = {"model": dict, "config": dict, "epoch": int, "class_names": list}
 RESUME_KEYS = {"optimizer": dict, "scaler": dict, "history": list}
+HISTORY_COLUMNS = ["epoch", "image_size", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
+HISTORY_COLUMNS += ["seconds", "images_per_second"]
 
 
 def newest_run(parent: Path | str = "runs") -> Path:
@@ -110,13 +112,22 @@ def read_config(run: Path) -> dict:
 
 
 def read_history(run: Path) -> list[dict]:
-    """Return the rows of logs/history.csv with all values as floats, or raise UserError."""
+    """Return the rows of logs/history.csv with all values as floats, or raise UserError.
+
+    A spreadsheet may have saved the file with a byte order mark and other ends of lines.
+    """
     path = run / "logs" / "history.csv"
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    except (OSError, ValueError, TypeError) as error:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            rows = [{key: float(value) for key, value in row.items()} for row in reader]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}); is {run} a run of train.py?") from None
+    lacking = [name for name in HISTORY_COLUMNS if name not in columns]
+    if lacking:
+        raise UserError(f"{path} has no column {', '.join(lacking)}; is {run} a run of train.py?")
+    return rows
 
 
 def save_checkpoint(path: Path | str, checkpoint: dict) -> None:

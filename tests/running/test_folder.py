@@ -35,9 +35,38 @@ def make_checkpoint(**changes):
 
 
 def test_history_is_read_as_numbers(tmp_path):
-    rows = [{"epoch": 1, "loss": 0.1 + 0.2}, {"epoch": 2, "loss": float("inf")}]
-    files.write_csv(tmp_path / "logs" / "history.csv", rows)
+    rows = [dict.fromkeys(folder.HISTORY_COLUMNS, value) for value in (0.1 + 0.2, float("inf"))]
+    path = tmp_path / "logs" / "history.csv"
+    files.write_csv(path, rows)
     assert folder.read_history(tmp_path) == rows
+    # A spreadsheet writes a byte order mark, and may end lines in another way or leave some empty.
+    text = path.read_text(encoding="utf-8")
+    for ends in ("\r\n", "\n", "\r", "\r\n\r\n"):
+        path.write_bytes(b"\xef\xbb\xbf" + ends.join(text.split()).encode() + ends.encode())
+        assert folder.read_history(tmp_path) == rows
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda text: text.replace(",lr,", ",rate,"), "history.csv has no column lr; is"),
+        (
+            lambda text: "\n".join(line.split(",", 2)[2] for line in text.split()),
+            "no column epoch, image_size;",
+        ),
+        (lambda text: text.replace(",", ";"), "has no column epoch, image_size, lr|cannot be read"),
+        (lambda text: "", "has no column epoch, image_size, lr"),
+        (lambda text: text + "1," + "1" * 200_000 + "\n", "cannot be read"),
+        (lambda text: text.replace("0.5", ""), "cannot be read"),
+    ],
+)
+def test_a_changed_history_is_one_line(tmp_path, change, message):
+    path = tmp_path / "logs" / "history.csv"
+    files.write_csv(path, [dict.fromkeys(folder.HISTORY_COLUMNS, 0.5)])
+    path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
+    with pytest.raises(UserError, match=message) as error:
+        folder.read_history(tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_newest_run_is_the_one_whose_best_checkpoint_is_newest(tmp_path):
