@@ -469,11 +469,16 @@ def main(argv: list[str] | None = None) -> int:
         print(f"interrupted; resume with: python train.py --resume --out {shlex.quote(settings.out)}")
         return 130
     except (RuntimeError, MemoryError) as error:
+        if settings and settings.compile and isinstance(error, torch._dynamo.exc.TorchDynamoException):
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"--compile needs a working C++ compiler, or leave it out ({reason})") from None
         if not is_out_of_memory(error):
             raise
-        used, smaller = settings.batch_size, max(2, settings.batch_size // 2)
+        used, smaller = f"--batch-size {settings.batch_size}", max(2, settings.batch_size // 2)
         advice = f"free some memory and resume the run, or start a new run with --batch-size {smaller}"
-        raise UserError(f"out of memory with --batch-size {used}: {advice}") from None
+        if settings.width > Settings.width:
+            used, advice = f"{used} and --width {settings.width}", f"{advice} or a smaller --width"
+        raise UserError(f"out of memory with {used}: {advice}") from None
 
 
 if __name__ == "__main__":

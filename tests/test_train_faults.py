@@ -5,6 +5,8 @@ import os
 import re
 import shlex
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -170,6 +172,29 @@ def test_while_training(row, tmp_path, capsys, small, monkeypatch, finished):
     assert train.main(continue_or_begin(tmp_path, [*TINY, "--dataset", "shapes"])) == 0
     ends = [load_checkpoint(folder / "checkpoints" / "last.pt") for folder in (tmp_path, finished)]
     torch.testing.assert_close(ends[0]["model"], ends[1]["model"], rtol=0, atol=0)
+
+
+def test_no_memory_for_a_wide_network(tmp_path, capsys, small, monkeypatch):
+    def resnet18(num_classes, width):
+        assert width == 512
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(train, "resnet18", resnet18)
+    argv = [*TINY, "--width=512", "--dataset", "shapes", "--out", str(tmp_path)]
+    message = (
+        "out of memory with --batch-size 4 and --width 512: .* with --batch-size 2 or a smaller --width$"
+    )
+    assert_one_line(*outcome(capsys, train.main, argv), message)
+
+
+@pytest.mark.slow
+def test_compile_without_a_compiler(tmp_path):
+    argv = [*TINY, "--compile", "--dataset", "shapes", "--limit-train=4", "--out", str(tmp_path / "run")]
+    bare = {name: os.environ[name] for name in os.environ.keys() - {"CXX", "CC"}}
+    bare |= {"PATH": "/nowhere", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, train.__file__, *argv]
+    done = subprocess.run(command, env=bare, capture_output=True, text=True)
+    assert_one_line(done.returncode, done.stderr, "--compile needs a working C.. compiler, or leave it out")
 
 
 def test_another_error_is_not_hidden(tmp_path, small, monkeypatch):
