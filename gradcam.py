@@ -12,8 +12,18 @@ and the map is the weighted sum of the channels, of which only the positive part
     L^c = ReLU( sum_k alpha_k^c A^k )
 
 A forward hook on the layer reads A^k and a backward hook on its output reads dy^c / dA^k_ij. The paper takes
-the last convolutional layer, whose features are the closest to classes. The default here is layer3 with maps
-of 8x8: those of layer4 have 4x4, too few to say where in an image of 32x32 pixels the evidence lies.
+the last convolutional layer, whose features are the closest to classes. Which layer to explain is a trade:
+benchmarks/gradcam_layers.py has, for the weights in weights/ and 500 test images of CIFAR-100, as areas under
+the curve of the predicted class's probability (each with a standard error of at most 0.01),
+
+    layer              layer1   layer2   layer3   layer4
+    map                 32x32    16x16      8x8      4x4
+    deletion, small     0.150    0.154    0.153    0.104
+    insertion, large    0.307    0.328    0.331    0.415
+
+so layer4 finds the pixels that matter best, but says of nothing smaller than 8x8 pixels where it is. The
+default is layer3: of the stages with finer maps it has the largest insertion less deletion, 0.178 after 0.174
+and 0.157, and its lead over layer2 is within the error. For the most faithful map use layer4.
 
 As a command, this explains a picture of your own:  python gradcam.py IMAGE
 """

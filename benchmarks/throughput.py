@@ -4,25 +4,25 @@
     python benchmarks/throughput.py --steps 30 --rounds 5
     torchrun --nproc-per-node 2 benchmarks/throughput.py     each batch shared by two devices
 
-bare step    forward, backward and optimizer step on batches prepared beforehand
+bare step    forward, backward, clipping and optimizer step on batches prepared beforehand
 whole loop   the same with the batches drawn, cropped, flipped and normalised as train.py does
 DataLoader   the same network as many repositories train it: torchvision transforms image by image in worker
              processes, float32, channels first
 
-The three take turns, round by round, and the medians are compared. With several processes the images/s are
-those of all together, and the DataLoader is left out.
+The step has the same loss, clipping and optimizer in all three. Each round is one epoch of exactly --steps
+batches, and the three take turns; the workers live through all rounds and start in the first, which is not
+counted. The medians over the rounds are compared. With several processes the images/s are those of all
+together, and the DataLoader is left out.
 """
 
 import argparse
-import contextlib
 import statistics
 import sys
 import time
-from itertools import islice
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
@@ -32,7 +32,7 @@ from data import MEAN, STD, batches, make_shapes, to_input
 from resnet_cifar import resnet18
 from running.device import autocast, pick_device, pick_precision
 from running.distributed import data_parallel, joined, own_share, process_count
-from train import make_optimizer
+from train import Settings, make_optimizer
 
 
 class Transformed(Dataset):
@@ -50,80 +50,89 @@ class Transformed(Dataset):
         return self.transform(self.images[i]), self.labels[i]
 
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--width", type=int, default=64)
-parser.add_argument("--batch-size", type=int, default=128)
-parser.add_argument("--steps", type=int, default=10, help="of each kind in a round (default: 10)")
-parser.add_argument("--rounds", type=int, default=3)
-args = parser.parse_args()
-
-processes = contextlib.ExitStack()
-processes.enter_context(joined())
-device = pick_device("auto")
-precision = pick_precision("auto", device)
-shapes = make_shapes(max(20, -(-args.batch_size * (args.steps + 1) // 100)), seed=0)
-images, labels = shapes.images.to(device), shapes.labels.to(device)
-
-
-def make_step(memory_format, precision):
-    """Return a function that takes one training step on a batch."""
-    model = data_parallel(resnet18(100, args.width).to(device, memory_format=memory_format))
-    optimizer = make_optimizer(model, 0.01, 0.9, 5e-4)
+def make_step(width, device, memory_format, precision):
+    """Return a function that takes one training step on a batch, as train.py does by default."""
+    model = data_parallel(resnet18(100, width).to(device, memory_format=memory_format))
+    optimizer = make_optimizer(model, 0.01, Settings.momentum, Settings.weight_decay)
+    criterion = nn.CrossEntropyLoss(label_smoothing=Settings.label_smoothing)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
     def step(inputs, targets):
         with autocast(device, precision):
-            loss = F.cross_entropy(model(inputs).float(), targets, label_smoothing=0.1)
+            loss = criterion(model(inputs).float(), targets)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), Settings.clip_norm)
+        scaler.step(optimizer)
+        scaler.update()
 
     return step
 
 
-step = make_step(torch.channels_last, precision)
-plain_step = make_step(torch.contiguous_format, "fp32")
-prepared = [
-    (to_input(own_share(x)), own_share(y))
-    for x, y in islice(batches(images, labels, args.batch_size, 0, 0), min(4, args.steps))
-]
-loader = DataLoader(
-    Transformed(shapes.images, shapes.labels), args.batch_size, shuffle=True, num_workers=2, drop_last=True
-)
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=10, help="of each kind in a round (default: 10)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2, help="of the DataLoader (default: 2)")
+    args = parser.parse_args()
+
+    device = pick_device("auto")
+    precision = pick_precision("auto", device)
+    count = args.steps * args.batch_size  # of the images: those of a round, no more are drawn or decoded
+    shapes = make_shapes(-(-count // 100), seed=0)
+    cpu_images, cpu_labels = shapes.images[:count], shapes.labels[:count]
+    images, labels = cpu_images.to(device), cpu_labels.to(device)
+    step = make_step(args.width, device, torch.channels_last, precision)
+    plain_step = make_step(args.width, device, torch.contiguous_format, "fp32")
+    drawn = batches(images, labels, args.batch_size, 0, 0)
+    prepared = [(to_input(own_share(x)), own_share(y)) for x, y in drawn]
+    loader = DataLoader(
+        Transformed(cpu_images, cpu_labels),
+        args.batch_size,
+        shuffle=True,
+        num_workers=args.workers,
+        persistent_workers=args.workers > 0,
+    )
+
+    def bare_step(epoch):
+        for x, y in prepared:
+            step(x, y)
+
+    def whole_loop(epoch):
+        for x, y in batches(images, labels, args.batch_size, 0, epoch):
+            step(to_input(own_share(x)), own_share(y))
+
+    def data_loader(epoch):
+        for x, y in loader:
+            plain_step(x.to(device), y.to(device))
+
+    kinds = {"bare step": bare_step, "whole loop": whole_loop}
+    if process_count() == 1:
+        kinds["DataLoader"] = data_loader
+    rates = {name: [] for name in kinds}
+    for epoch in range(args.rounds + 1):
+        for name, run in kinds.items():
+            start = time.perf_counter()
+            run(epoch)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if epoch:  # the first round warms up
+                rates[name].append(count / (time.perf_counter() - start))
+
+    print(f"{device}, {precision}, width {args.width}, batch {args.batch_size}, ", end="")
+    print(f"{torch.get_num_threads()} threads in each of {process_count()} processes, {args.workers} workers")
+    for name, values in rates.items():
+        rate = statistics.median(values)
+        ratio = rate / statistics.median(rates["bare step"])
+        spread = f"{min(values):,.1f} to {max(values):,.1f}"
+        print(f"{name:12}{rate:10,.1f} images/s ({spread})   {ratio:6.3f} of the bare step")
 
 
-def bare(count):
-    for i in range(count):
-        step(*prepared[i % len(prepared)])
-
-
-def whole_loop(count):
-    for x, y in islice(batches(images, labels, args.batch_size, 0, 1), count):
-        step(to_input(own_share(x)), own_share(y))
-
-
-def data_loader(count):
-    for x, y in islice(loader, count):
-        plain_step(x.to(device), y.to(device))
-
-
-kinds = {"bare step": bare, "whole loop": whole_loop}
-if process_count() == 1:
-    kinds["DataLoader"] = data_loader
-seconds = {name: [] for name in kinds}
-for round_number in range(args.rounds + 1):
-    for name, run in kinds.items():
-        start = time.perf_counter()
-        run(args.steps if round_number else 2)  # round 0 warms up
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        if round_number:
-            seconds[name].append((time.perf_counter() - start) / args.steps)
-
-median = {name: statistics.median(values) for name, values in seconds.items()}
-print(f"{device}, {precision}, width {args.width}, batch {args.batch_size}", end=", ")
-print(f"{torch.get_num_threads()} threads in each of {process_count()} processes")
-for name, value in median.items():
-    rate, ratio = args.batch_size / value, median["bare step"] / value
-    spread = f"{args.batch_size / max(seconds[name]):,.1f} to {args.batch_size / min(seconds[name]):,.1f}"
-    print(f"{name:12}{rate:10,.1f} images/s ({spread})   {ratio:6.3f} of the bare step")
-processes.close()
+if __name__ == "__main__":
+    with joined():
+        main()

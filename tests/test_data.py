@@ -281,6 +281,28 @@ def test_batches_are_drawn_as_their_docstring_says(numbered):
     assert torch.equal(labels, order[:96])
 
 
+def test_batches_flip_half_of_the_images(monkeypatch):
+    """Of 20,000 images, give or take five standard deviations; crops reach each place equally often."""
+    drawn = []
+
+    def record(images, dy, dx, flip):
+        drawn.append((dy, dx, flip))
+        return images
+
+    monkeypatch.setattr(data, "crop_and_flip", record)
+    images, labels = torch.zeros(20_000, 3, 1, 1, dtype=torch.uint8), torch.zeros(20_000, dtype=torch.int64)
+    assert len(list(data.batches(images, labels, 1000, seed=0, epoch=1))) == 20
+    dy, dx, flip = (torch.cat(values) for values in zip(*drawn, strict=True))
+    assert abs(flip.sum().item() - 10_000) < 5 * (20_000 / 4) ** 0.5
+    for corner in (dy, dx):
+        counts = torch.bincount(corner)
+        assert len(counts) == 9 and (counts - 20_000 / 9).abs().max() < 5 * (20_000 * 8 / 81) ** 0.5
+
+
+def test_the_crop_moves_an_image_by_up_to_four_pixels():
+    assert data.PADDING == 4  # what the README, the results and the shipped weights were made with
+
+
 def test_fewer_images_than_a_batch_give_no_batch(numbered):
     assert list(data.batches(numbered[0][:15], numbered[1][:15], 16, seed=0, epoch=1)) == []
 

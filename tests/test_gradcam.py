@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image  # a dependency of torchvision and of matplotlib
 from torch import nn
+from torchvision.io import decode_image, read_file
 
 import gradcam
-from data import MEAN, STD
+from data import MEAN, STD, to_input
 from gradcam import GradCAM, draw, main, overlay, read_square, to_heatmap
 from resnet_cifar import resnet18
 from running.files import UserError
@@ -517,6 +519,18 @@ def test_read_square_takes_the_first_frame(tmp_path):
     assert read_square(tmp_path / "two.gif")[:, 0, 0].tolist() == [255, 0, 0]
 
 
+def test_read_square_rounds_16_bits_to_the_high_8(tmp_path):
+    # Grey values v of 0 to 65535 whose low byte says something else: v / 257 to the nearest, or below it.
+    values = np.array(
+        [[0, 200, 255, 256], [511, 0x12F0, 0x8001, 0x80FE], [0xFE00, 0xFEFF, 0xFF00, 0xFFFF]] * 4
+    )
+    Image.fromarray(values[:4].astype(np.uint16)).save(tmp_path / "deep.png")
+    square = read_square(tmp_path / "deep.png")
+    assert square.dtype == torch.uint8 and square.shape == (3, 4, 4)
+    for channel in square:
+        assert np.abs(channel.numpy() - values[:4] / 257).max() <= 1
+
+
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0"])
 def test_not_a_picture(tmp_path, content):
     path = tmp_path / "file.png"
@@ -526,6 +540,10 @@ def test_not_a_picture(tmp_path, content):
     ) as error:
         read_square(path)
     assert "\n" not in str(error.value)
+    reason = re.search(r"file\.png is not a picture: .* file \((.+)\)$", str(error.value))[1]
+    with pytest.raises(RuntimeError) as decoder:  # what the decoder itself says is wrong with the file
+        decode_image(read_file(str(path)))
+    assert str(decoder.value).strip().startswith(reason)
 
 
 @pytest.mark.parametrize(("height", "width"), [(300, 500), (32, 32), (1, 1)])
@@ -600,6 +618,31 @@ def test_size_of_the_picture_that_is_drawn(checkpoint, monkeypatch, side, shown)
     Image.fromarray(photo(side, side + 30)).save("a.png")
     main(["a.png", "--run", "run"])
     assert sides == [shown] * 4 + [32] * 2
+
+
+def test_titles_and_the_picture_that_is_drawn(checkpoint, monkeypatch):
+    """The titles have the probabilities in percent; a picture that is made smaller is antialiased."""
+    drawn = []
+
+    def record(square, seen, heatmaps, titles, layer):
+        drawn.append((square, seen, titles, layer))
+        return draw(square, seen, heatmaps, titles, layer)
+
+    monkeypatch.setattr(gradcam, "draw", record)
+    noise = np.random.default_rng(1).integers(0, 256, (1100, 1100, 3), dtype=np.uint8)
+    Image.fromarray(noise).save("a.png")
+    main(["a.png", "--run", "run"])
+    ((square, seen, titles, layer),) = drawn
+    smaller = Image.fromarray(noise).resize((512, 512), Image.Resampling.BILINEAR)
+    assert np.abs(square.permute(1, 2, 0).numpy().astype(int) - np.asarray(smaller).astype(int)).max() <= 2
+    with torch.no_grad():
+        probabilities = make_model()(to_input(seen[None]))[0].softmax(dim=0)
+    names = ["ant", "bee", "a_long_class_name", "dog", "elk", "$fox$"]
+    for title, role, c in zip(
+        titles, ("prediction", "runner-up"), probabilities.topk(2).indices, strict=True
+    ):
+        assert title == f"{role}\n{names[c]} ({probabilities[c].item() * 100:.1f} %)"
+    assert layer == "layer3"
 
 
 def test_draw_shows_overlays_and_says_when_a_map_is_empty():

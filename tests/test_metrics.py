@@ -334,6 +334,21 @@ def test_calibration_error_by_hand():
     assert result == pytest.approx(abs(4 / 5 - 3.9 / 5), **EXACT)
 
 
+def test_a_bin_with_one_sample_counts_in_the_calibration_error():
+    # (0.5, 0.75]: only 0.6, wrong; (0.75, 1]: only 0.9, right.
+    probabilities = torch.tensor([[0.6, 0.4], [0.9, 0.1]], dtype=torch.float64)
+    result = metrics.expected_calibration_error(torch.tensor([1, 0]), probabilities, 4)
+    assert result == pytest.approx((0.6 + 0.1) / 2, **EXACT)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [metrics.expected_calibration_error, metrics.brier_score, metrics.area_under_risk_coverage],
+)
+def test_single_numbers_are_plain_floats(function):
+    assert type(function(*random_case(n=20))) is float  # metrics.json takes no tensors
+
+
 def test_a_tied_prediction_is_the_lowest_class_everywhere():
     y_true = torch.tensor([0, 1, 2, 3])
     probabilities = torch.full((4, 4), 0.25)
@@ -482,6 +497,26 @@ def test_bootstrap_in_several_chunks_equals_one_draw_of_all_resamples():
     result = metrics.bootstrap_headline(y_true, probabilities, num_resamples=40, seed=5)["accuracy"]
     assert result["low"] == pytest.approx(quantile(accuracies, 0.025), **EXACT)
     assert result["high"] == pytest.approx(quantile(accuracies, 0.975), **EXACT)
+
+
+def test_bootstrap_of_more_classes_than_a_chunk_has_room_for():
+    # 1,001 classes: one confusion matrix alone is more than a million entries.
+    y_true, probabilities = random_case(n=30, num_classes=1001)
+    y_true[::2] = probabilities[::2].argmax(dim=1)
+    result = metrics.bootstrap_headline(y_true, probabilities, num_resamples=3, seed=2)
+    correct = (probabilities.argmax(dim=1) == y_true).double()
+    samples = torch.randint(30, (3, 30), generator=torch.Generator().manual_seed(2))
+    accuracies = correct[samples].mean(dim=1).tolist()
+    assert result["accuracy"]["low"] == pytest.approx(quantile(accuracies, 0.025), **EXACT)
+    assert result["accuracy"]["high"] == pytest.approx(quantile(accuracies, 0.975), **EXACT)
+    assert 0 < result["accuracy"]["low"] < 1
+
+
+def test_a_thousand_resamples_are_the_default():
+    y_true, probabilities = random_case(n=50)
+    default = metrics.bootstrap_headline(y_true, probabilities)
+    assert default == metrics.bootstrap_headline(y_true, probabilities, num_resamples=1000)
+    assert default != metrics.bootstrap_headline(y_true, probabilities, num_resamples=999)
 
 
 def test_bootstrap_values_are_those_of_the_other_functions():
@@ -793,7 +828,12 @@ REFUSED = [
     ),
     *(
         ([metrics.pointing_game], pair, r"\[N, H, W\]")
-        for pair in [(HALF[None], HALF[None, :2]), (HALF, HALF), (HALF[None, :0], HALF[None, :0])]
+        for pair in [
+            (HALF[None], HALF[None, :2]),
+            (HALF, HALF),
+            (HALF[None, :0], HALF[None, :0]),
+            (HALF[None][:0], HALF[None][:0]),
+        ]
     ),
 ]
 

@@ -104,6 +104,12 @@ def test_schedule_equals_its_formula(total, warmup, peak, final):
         assert train.warmup_cosine(step, total, warmup, peak, final) == pytest.approx(expected, abs=1e-12)
 
 
+def test_a_schedule_of_one_step():
+    assert train.warmup_cosine(0, 1, 0, 0.3, 0.1) == 0.3  # the peak, without a warmup
+    assert train.warmup_cosine(0, 1, 1, 0.3, 0.1) == 0  # the first step of a warmup
+    assert train.warmup_cosine(1, 1, 1, 0.3, 0.1) == 0.1
+
+
 @pytest.mark.parametrize("step, total, warmup", [(-1, 10, 2), (0, 0, 0), (0, 10, 11), (0, 10, -1)])
 def test_impossible_schedules_are_refused(step, total, warmup):
     with pytest.raises(ValueError, match="no schedule"):
