@@ -201,21 +201,3 @@ def batches(
         part = slice(start, start + batch_size)
         chosen = order[part]
         yield crop_and_flip(images[chosen], dy[part], dx[part], flip[part]), labels[chosen]
-
-
-def cutmix(images: Tensor, draw: np.random.Generator) -> tuple[Tensor, float]:
-    """Cover a rectangle of each image [B, 3, H, W] with the same rectangle of another image of the batch.
-
-    Image i is covered by image B - 1 - i, a random pairing as a batch is in random order; the labels of the
-    covering images are labels.flip(0). The rectangle has the share 1 - lambda of the area, lambda uniform in
-    [0, 1], about a place drawn uniformly, and is cut off at the border. Returns the new images and the share
-    of each that is still its own. Source: Yun et al. 2019 (arXiv 1905.04899), section 3.1, with alpha = 1.
-    """
-    height, width = images.shape[-2:]
-    side = (1 - draw.uniform()) ** 0.5
-    y, x = draw.uniform(0, height), draw.uniform(0, width)
-    top, bottom = (round(float(np.clip(y + part * side * height, 0, height))) for part in (-0.5, 0.5))
-    left, right = (round(float(np.clip(x + part * side * width, 0, width))) for part in (-0.5, 0.5))
-    mixed = images.clone()
-    mixed[..., top:bottom, left:right] = images.flip(0)[..., top:bottom, left:right]
-    return mixed, 1 - (bottom - top) * (right - left) / (height * width)

@@ -17,11 +17,10 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data import Dataset, batches, cutmix, load, split_indices, to_input
+from data import Dataset, batches, load, split_indices, to_input
 from metrics import accuracy
 from resnet_cifar import ResNet, resnet18
 from running import console, distributed
@@ -44,34 +43,33 @@ class Settings:
     batch_size: int = setting(128, "images in a step", 2, 1_000_000)
     lr: float = setting(0.15, "peak learning rate", 1e-9, 1000)
     momentum: float = setting(0.9, "Nesterov momentum; 0 is plain SGD", 0, 0.99999)
-    weight_decay: float = setting(1e-3, "on the weights of layers only", 0, 10)
-    label_smoothing: float = setting(0.1, "0 is none", 0, 0.999)
+    weight_decay: float = setting(1e-3, "weight decay, not on biases and batch norm", 0, 10)
+    label_smoothing: float = setting(0.1, "label smoothing; 0 turns it off", 0, 0.999)
     warmup_epochs: float | None = setting(None, "default: 2, or a fifth of a run of less than 10 epochs")
     clip_norm: float = setting(5.0, "largest norm of the gradient; 0 is no clipping", 0, 1e9)
     image_sizes: str = setting("24,28,32", "in pixels, each for an equal share of the epochs", metavar="S,..")
-    cutmix: float = setting(0.0, "share of the batches, except in the last tenth of the epochs", 0, 1)
     patience: int | None = setting(
-        None, "full-size epochs without a new best; 0: no limit (default: epochs / 8, at least 5)", 0, 100_000
+        None, "full-size epochs without a new best; 0: no limit; default: epochs / 8, at least 5", 0, 100_000
     )
     val_fraction: float = setting(0.2, "share of the training images held out for validation", 0.001, 0.9)
-    limit_train: int | None = setting(None, "train on N images, validate on fewer", 1, 1_000_000, metavar="N")
+    limit_train: int | None = setting(None, "train on N images only", 1, 1_000_000, metavar="N")
     # Below 16 channels oneDNN on the CPU crashes or gives wrong gradients (uxlfoundation/oneDNN issue 6035).
     width: int = setting(64, "channels of the first stage", 16, 1024)
-    seed: int = setting(0, "of the split, the first weights and the batches", 0, 2**32 - 1)
+    seed: int = setting(0, "of the split, the initial weights and the batches", 0, 2**32 - 1)
     device: str = setting("auto", "auto, cuda, mps or cpu")
     precision: str = setting("auto", "of the forward pass", choices=("auto", "fp32", "bf16", "fp16"))
-    compile: bool = setting(False, "use torch.compile, which pays in long runs on a GPU")
+    compile: bool = setting(False, "use torch.compile, for long runs on a GPU")
 
     def sizes(self) -> list[int]:
         """Return image_sizes "24,28,32" as [24, 28, 32]."""
         return [int(size) for size in self.image_sizes.split(",")]
 
 
-# Where and how fast a run computes may change when it is resumed; what it computes may not.
+# Resuming may change where, how fast and how precisely a run computes, and nothing else.
 MAY_CHANGE = {"data_dir", "data_url", "out", "device", "precision", "compile"}
 
 # Settings of saved runs that no longer exist, each with the value that describes what is done now.
-REMOVED = {"zero_init": False, "crop_padding": 4}
+REMOVED = {"zero_init": False, "crop_padding": 4, "cutmix": 0.0}
 
 
 def read_settings(argv: list[str] | None = None) -> tuple[Settings, bool, bool]:
@@ -116,7 +114,7 @@ def load_split(settings: Settings) -> tuple[Dataset, Tensor, Tensor]:
     train_index, val_index = split_indices(dataset, settings.val_fraction, settings.seed)
     limit, available = settings.limit_train or len(train_index), len(train_index)
     if limit > available:
-        raise UserError(f"--limit-train {limit} is more than the {available} images for it")
+        raise UserError(f"--limit-train {limit} is more than the {available} images available for training")
     if limit < settings.batch_size:
         raise UserError(f"--batch-size {settings.batch_size} is more than the {limit} training images")
     if len(val_index) == 0:
@@ -153,7 +151,8 @@ def image_size(epoch: int, epochs: int, sizes: list[int]) -> int:
     less at another (Touvron et al. 2019, arXiv 1906.06423, section 3). Each size has an equal share of the
     epochs, and the last epoch always has the last size.
     """
-    return sizes[-1 - (epochs - epoch) * len(sizes) // epochs]
+    steps_back = (epochs - epoch) * len(sizes) // epochs  # from the last size
+    return sizes[-1 - steps_back]
 
 
 def make_optimizer(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
@@ -178,7 +177,7 @@ def check_finite(epoch: int, step: int, lr: float, *values: Tensor) -> None:
 
 
 def train_one_epoch(network, optimizer, scaler, images, labels, epoch, precision, settings) -> dict:
-    """Train once on all images, uint8 [N, 3, 32, 32]; return the first columns of the epoch's history row."""
+    """Train once on all images, uint8 [N, 3, 32, 32]; return image size, rate, loss and accuracy."""
     device, steps = images.device, len(images) // settings.batch_size
     total_steps, warmup_steps = settings.epochs * steps, round(settings.warmup_epochs * steps)
     size = image_size(epoch, settings.epochs, settings.sizes())
@@ -188,12 +187,8 @@ def train_one_epoch(network, optimizer, scaler, images, labels, epoch, precision
     with Progress(f"epoch {epoch}/{settings.epochs}", steps) as progress:
         drawn = batches(images, labels, settings.batch_size, settings.seed, epoch)
         for step, (batch, targets) in enumerate(drawn):
-            # Data: shuffled, cropped and flipped images, some with CutMix, as the network's input.
-            own_area, draw = 1.0, np.random.default_rng([settings.seed, epoch, step])
-            if epoch <= 0.9 * settings.epochs and draw.uniform() < settings.cutmix:
-                batch, own_area = cutmix(batch, draw)
-            covering = targets.flip(0)
-            batch, targets, covering = own_share(batch), own_share(targets), own_share(covering)
+            # Data: shuffled, cropped and flipped images, of which each process takes its share.
+            batch, targets = own_share(batch), own_share(targets)
             x = to_input(batch)
             if size < x.shape[-1]:
                 x = nn.functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
@@ -203,12 +198,10 @@ def train_one_epoch(network, optimizer, scaler, images, labels, epoch, precision
             for group in optimizer.param_groups:
                 group["lr"] = lr
 
-            # Forward and loss. After CutMix the rest of each image belongs to the image that covers it.
+            # Forward and loss.
             with autocast(device, precision):
                 logits = network(x).float()
                 loss = criterion(logits, targets)
-                if own_area < 1:
-                    loss = own_area * loss + (1 - own_area) * criterion(logits, covering)
 
             # Backward, clip, step. The norm to clip is that of the gradient, not of the scaled one.
             optimizer.zero_grad(set_to_none=True)
@@ -374,7 +367,7 @@ def restore(last, dataset, model, optimizer, scaler) -> list[dict]:
     """Load the state in the checkpoint `last` into model, optimizer and scaler; return the history."""
     if last["config"].get("digest") != dataset.digest:
         before = last["config"].get("provenance")
-        raise UserError(f"the run to resume is a run on {before}; here is {dataset.provenance}")
+        raise UserError(f"the run was trained on {before}, but the data found are {dataset.provenance}")
     try:
         model.load_state_dict(last["model"])
         optimizer.load_state_dict(last["optimizer"])

@@ -92,13 +92,14 @@ def filter_link(text: str, **chosen: str) -> Markup:
 
 def code(functions: list[Callable]) -> Markup:
     """Return the source of functions or classes, folded up, each with its place in the repository."""
-    sources = []
+    sources, names = [], []
     for function in map(inspect.unwrap, functions):
         lines, first = inspect.getsourcelines(function)
         path = Path(inspect.getsourcefile(function)).relative_to(FOLDER.parent).as_posix()
         sources.append(fill("source", path=path, line=str(first), text="".join(lines).rstrip()))
-    names = ", ".join(f"{function.__module__.split('.')[-1]}.{function.__name__}" for function in functions)
-    return fill("code", names=names, sources=join(sources))
+        # Not by its module: report.py that runs as a command is called __main__.
+        names.append(f"{Path(path).stem}.{function.__qualname__}")
+    return fill("code", names=", ".join(names), sources=join(sources))
 
 
 def write_page(path: Path, **values) -> None:

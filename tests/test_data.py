@@ -332,29 +332,6 @@ def test_normalize_as_the_first_layer_of_a_model_adds_nothing_to_its_state(numbe
         assert data.Normalize()(images.detach().to(dtype)).dtype == dtype
 
 
-def test_cutmix_takes_each_pixel_from_one_of_two_images():
-    images = torch.randint(
-        0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
-    shares = []
-    for seed in range(2000):
-        mixed, own_share = data.cutmix(images, np.random.default_rng(seed))
-        if seed < 50:  # a slow second way: look up, pixel by pixel, whose it is
-            foreign = (mixed != images).any(dim=(0, 1))
-            rows, columns = foreign.any(dim=1).nonzero(), foreign.any(dim=0).nonzero()
-            assert foreign.sum() == len(rows) * len(columns)  # a rectangle
-            assert own_share == pytest.approx(1 - foreign.float().mean().item())
-            assert torch.equal(mixed, torch.where(foreign, images.flip(0), images))
-        shares.append(own_share)
-    # A rectangle inside would leave 1/2 in the mean; what is cut off at the border leaves more.
-    assert 0.5 < np.mean(shares) < 0.7
-
-
-# ---------------------------------------------------------------------------------------------------------
-# The shapes set
-
-
-@pytest.fixture(scope="module")
 def drawn():
     return data.make_shapes(per_class=6, seed=0)
 

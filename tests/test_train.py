@@ -8,7 +8,6 @@ import math
 import types
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, SequentialLR
 
 import train
-from data import batches, cutmix, split_indices, to_input
+from data import batches, split_indices, to_input
 from resnet_cifar import resnet18
 from running.files import UserError, write_json
 from running.folder import load_checkpoint, read_config, read_history, save_checkpoint
@@ -201,9 +200,6 @@ def train_by_formulas(dataset, args):
         size = train.image_size(epoch + 1, args.epochs, args.sizes())
         drawn = batches(images, labels, args.batch_size, args.seed, epoch + 1)
         for i, (batch, targets) in enumerate(drawn):
-            own, draw = 1.0, np.random.default_rng([args.seed, epoch + 1, i])
-            if draw.uniform() < args.cutmix and epoch + 1 < args.epochs:
-                batch, own = cutmix(batch, draw)
             step, total, warmup = epoch * steps + i, args.epochs * steps, round(args.warmup_epochs * steps)
             if step < warmup:
                 lr = args.lr * step / warmup
@@ -211,8 +207,7 @@ def train_by_formulas(dataset, args):
                 lr = args.lr * math.cos(math.pi / 2 * (step - warmup) / (total - warmup)) ** 2
             log_p = model(resized(to_input(batch).double(), size)).log_softmax(dim=1)
             # Szegedy et al. 2016 (arXiv 1512.00567), section 7: the target is mixed with the uniform one
-            target = own * F.one_hot(targets, 100) + (1 - own) * F.one_hot(targets.flip(0), 100)
-            target = target * (1 - args.label_smoothing)
+            target = F.one_hot(targets, 100) * (1 - args.label_smoothing)
             loss = -((target + args.label_smoothing / log_p.shape[1]) * log_p).sum() / len(batch)
             gradients = torch.autograd.grad(loss, model.parameters())
             norm = math.sqrt(sum(g.double().square().sum().item() for g in gradients))
@@ -241,7 +236,6 @@ def train_by_formulas(dataset, args):
         "--label-smoothing 0.4 --warmup-epochs 2 --batch-size 5",
         "--image-sizes 32",
         "--image-sizes 13,21",
-        "--cutmix 1 --seed 3",
     ],
 )
 def test_the_loop_equals_one_written_out_in_formulas(tmp_path, small, monkeypatch, options):
@@ -505,9 +499,9 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(tmp_path, small, interru
 
 
 def test_interrupted_after_every_epoch_and_resumed_is_the_same_to_the_bit(tmp_path, small, interrupt):
-    run(tmp_path / "whole", "--cutmix 0.7 --epochs 4")
+    run(tmp_path / "whole", "--epochs 4")
     interrupt(4)
-    codes = [run(tmp_path / "parts", "--cutmix 0.7 --epochs 4")]
+    codes = [run(tmp_path / "parts", "--epochs 4")]
     while codes[-1] == 130:
         interrupt(4)
         codes.append(resume(tmp_path / "parts"))
