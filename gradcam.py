@@ -12,18 +12,17 @@ and the map is the weighted sum of the channels, of which only the positive part
     L^c = ReLU( sum_k alpha_k^c A^k )
 
 A forward hook on the layer reads A^k and a backward hook on its output reads dy^c / dA^k_ij. The paper takes
-the last convolutional layer, whose features are the closest to classes. Which layer to explain is a trade:
-benchmarks/gradcam_layers.py has, for the weights in weights/ and 500 test images of CIFAR-100, as areas under
-the curve of the predicted class's probability (each with a standard error of at most 0.01),
+the last convolutional layer, whose features are the closest to classes. Measured on 500 test images with the
+weights in weights/ by benchmarks/gradcam_layers.py, areas under the curve, standard errors up to 0.01:
 
-    layer              layer1   layer2   layer3   layer4
-    map                 32x32    16x16      8x8      4x4
-    deletion, small     0.150    0.154    0.153    0.104
-    insertion, large    0.307    0.328    0.331    0.415
+    layer                           layer1   layer2   layer3   layer4
+    map                              32x32    16x16      8x8      4x4
+    deletion (smaller is better)     0.150    0.154    0.153    0.104
+    insertion (larger is better)     0.307    0.328    0.331    0.415
 
-so layer4 finds the pixels that matter best, but says of nothing smaller than 8x8 pixels where it is. The
-default is layer3: of the stages with finer maps it has the largest insertion less deletion, 0.178 after 0.174
-and 0.157, and its lead over layer2 is within the error. For the most faithful map use layer4.
+By this measure layer4 is the most faithful, though coarse maps may gain by moving whole areas at a time. Its
+4x4 cells are too few to say where in 32x32 pixels the evidence lies, hence layer3 as the default; layer2 and
+layer1 are finer and no more faithful.
 
 As a command, this explains a picture of your own:  python gradcam.py IMAGE
 """

@@ -14,15 +14,12 @@ class UserError(Exception):
 
 
 def has_ended(process: str) -> bool:
-    """Return whether there is no process of this number any more; False where that cannot be asked."""
-    if os.name != "posix" or not process.isdecimal():
-        return False  # on Windows os.kill would end the process
+    """Return whether no process has this number any more; False where that cannot be asked."""
     try:
-        os.kill(int(process), 0)  # signal 0 only asks
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):
-        pass  # it belongs to another user, or is not a number of a process
+        if os.name == "posix":  # elsewhere os.kill would end the process
+            os.kill(int(process), 0)  # signal 0 only asks
+    except (OSError, ValueError, OverflowError) as error:
+        return isinstance(error, ProcessLookupError)
     return False
 
 
