@@ -332,6 +332,11 @@ def test_normalize_as_the_first_layer_of_a_model_adds_nothing_to_its_state(numbe
         assert data.Normalize()(images.detach().to(dtype)).dtype == dtype
 
 
+# ---------------------------------------------------------------------------------------------------------
+# The shapes set
+
+
+@pytest.fixture(scope="module")
 def drawn():
     return data.make_shapes(per_class=6, seed=0)
 

@@ -153,7 +153,11 @@ WHILE_TRAINING = {
     "no memory on the GPU": (raising(torch.OutOfMemoryError("CUDA out of memory.")), OUT_OF_MEMORY, 1),
     "no memory in Python": (raising(MemoryError()), OUT_OF_MEMORY, 1),
     "no memory on the machine": (memory_of_the_machine, OUT_OF_MEMORY, 0),
-    "a full disk": (disk_full, r"last\.pt cannot be written \(No space left on device\); the previous file is unchanged", 1),
+    "a full disk": (
+        disk_full,
+        r"last\.pt cannot be written \(No space left on device\); the previous file is unchanged",
+        1,
+    ),
     "a broken disk": (raising(OSError(errno.EIO, "Input/output error", "x")), "x: Input/output error", 1),
 }
 

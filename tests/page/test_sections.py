@@ -229,7 +229,8 @@ def test_stress_section_shows_what_stress_json_holds(shapes_report, monkeypatch,
         stress, "predict", lambda model, images, *rest: torch.eye(100)[torch.arange(len(images)) % 90]
     )
     share = {"value": 0.25, "low": 0.1, "high": 0.4}
-    monkeypatch.setattr(stress, "measure_attack", lambda *rest: {"accuracy": share})
+    record = {"accuracy": share, "right": "1000" * 25}
+    monkeypatch.setattr(stress, "measure_attack", lambda *rest: record)
     assert stress.main(["--run", str(run)]) == 0
     checkpoint = run / "checkpoints" / "best.pt"
     results = report.read_stress(run, checkpoint)

@@ -431,7 +431,7 @@ RUNS = {
     "last.pt of another set": (
         another_set,
         "--resume",
-        "is a run on images of cats; here is the built-in shapes",
+        "the run was trained on images of cats, but the data found are the built-in shapes",
     ),
 }
 
