@@ -11,8 +11,6 @@ import pytest
 import torch
 from torchvision.io import decode_image, write_jpeg
 
-from stress_tests import attacks
-
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(
     r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE
@@ -47,8 +45,6 @@ CASES = [
 
 @pytest.mark.parametrize("block", CASES)
 def test_a_block_runs_as_it_stands(block, tmp_path):
-    if "apgd" in block and not hasattr(attacks, "apgd"):
-        pytest.skip("stress_tests/attacks.py has no apgd yet")
     for name in NEEDED[used(block)[0]]:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
