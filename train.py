@@ -307,7 +307,8 @@ def fit(settings: Settings, last: dict | None = None) -> None:
     print(f"data     {dataset.provenance}")
     print(f"         {len(images):,} images to train on, {len(val_images):,} to validate")
     print(f"network  ResNet-18, width {settings.width}, {config['parameters']:,} parameters")
-    print(f"compute  {device}, {precision}, {torch.get_num_threads()} threads, {process_count()} processes")
+    shared = f" in each of {process_count()} processes" if process_count() > 1 else ""
+    print(f"compute  {device}, {precision}, {torch.get_num_threads()} threads{shared}")
 
     while not is_finished(history, settings):
         epoch, started = len(history) + 1, time.perf_counter()

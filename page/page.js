@@ -189,8 +189,9 @@ function browseMistakes(data) {
     if (event.target === dialog) dialog.close();  // outside of it
   });
   dialog.addEventListener("close", () => {
-    while (list.children.length <= open) showMore();
-    list.children[open].focus();
+    // The filter may have changed since, so that there are fewer thumbnails or none.
+    while (list.children.length <= open && !more.hidden) showMore();
+    list.children[open]?.focus();
   });
   addEventListener("hashchange", readAddress);
   if (!readAddress()) show({});
