@@ -148,20 +148,27 @@ def split_indices(dataset: Dataset, val_fraction: float, seed: int) -> tuple[Ten
 
 
 class Normalize(nn.Module):
-    """Take images [N, 3, H, W] in [0, 1] to the network's input, (image - MEAN) / STD, in their own dtype."""
+    """Take images [N, 3, H, W] in [0, 1] to the network's input, (image - MEAN) / STD, in their own dtype.
 
-    def __init__(self):
+    Images larger than image_size, the side in pixels that a network was trained for, are resized to it.
+    """
+
+    def __init__(self, image_size: int = 32):
         super().__init__()
+        self.image_size = image_size
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        if images.shape[-1] > self.image_size:
+            sides = (self.image_size, self.image_size)
+            images = nn.functional.interpolate(images, sides, mode="bilinear", antialias=True)
         return (images - self.mean.to(images)) / self.std.to(images)
 
 
-def to_input(images: Tensor) -> Tensor:
-    """Take uint8 images [N, 3, H, W] to the network's input: float32, normalised, channels last in memory."""
-    return Normalize()(images.float() / 255).contiguous(memory_format=torch.channels_last)
+def to_input(images: Tensor, image_size: int = 32) -> Tensor:
+    """Take uint8 images [N, 3, H, W] to the network's input: float32, Normalize(image_size), channels last."""
+    return Normalize(image_size)(images.float() / 255).contiguous(memory_format=torch.channels_last)
 
 
 def crop_and_flip(images: Tensor, dy: Tensor, dx: Tensor, flip: Tensor) -> Tensor:

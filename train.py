@@ -189,9 +189,7 @@ def train_one_epoch(network, optimizer, scaler, images, labels, epoch, precision
         for step, (batch, targets) in enumerate(drawn):
             # Data: shuffled, cropped and flipped images, of which each process takes its share.
             batch, targets = own_share(batch), own_share(targets)
-            x = to_input(batch)
-            if size < x.shape[-1]:
-                x = nn.functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
+            x = to_input(batch, size)
 
             # Schedule: every step has its own learning rate.
             lr = warmup_cosine((epoch - 1) * steps + step, total_steps, warmup_steps, settings.lr)
@@ -228,17 +226,21 @@ def predict(
     images: Tensor,
     device: torch.device,
     precision: str = "fp32",
+    image_size: int = 32,
     batch_size: int = 500,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Return the logits of uint8 images [N, 3, 32, 32], float32 [N, C] on the CPU, computed in eval mode."""
+    """Return the logits of uint8 images [N, 3, 32, 32], float32 [N, C] on the CPU, computed in eval mode.
+
+    The images are resized to image_size, the last size of the training (`image_size` in its config).
+    """
     training = model.training
     model.eval()
     logits = []
     try:
         for i in range(0, max(len(images), 1), batch_size):  # no images give logits [0, C]
             with autocast(device, precision):
-                logits.append(model(to_input(images[i : i + batch_size].to(device))).float())
+                logits.append(model(to_input(images[i : i + batch_size].to(device), image_size)).float())
             if progress:
                 progress.update(min(i + batch_size, len(images)))
     finally:
@@ -290,6 +292,7 @@ def fit(settings: Settings, last: dict | None = None) -> None:
         "settings": asdict(settings),
         "dataset": settings.dataset,
         "width": settings.width,
+        "image_size": settings.sizes()[-1],
         "provenance": dataset.provenance,
         "verified": dataset.verified,
         "digest": dataset.digest,
@@ -319,7 +322,7 @@ def fit(settings: Settings, last: dict | None = None) -> None:
         # Validate.
         share = own_share(val_images)
         with Progress("validation", len(share)) as progress:
-            val_logits = predict(network, share, device, precision, progress=progress)
+            val_logits = predict(network, share, device, precision, config["image_size"], progress=progress)
         val_logits = distributed.gather(val_logits)
         check_finite(epoch, steps, row["lr"], val_logits, *model.state_dict().values())
         criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
