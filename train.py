@@ -17,10 +17,11 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data import Dataset, batches, load, split_indices, to_input
+from data import Dataset, batches, cutmix, jitter, load, mixup, split_indices, to_input
 from metrics import accuracy
 from resnet_cifar import ResNet, resnet18
 from running import console, distributed
@@ -48,6 +49,11 @@ class Settings:
     warmup_epochs: float | None = setting(None, "default: 2, or a fifth of a run of less than 10 epochs")
     clip_norm: float = setting(5.0, "largest norm of the gradient; 0 is no clipping", 0, 1e9)
     image_sizes: str = setting("24,28,32", "in pixels, each for an equal share of the epochs", metavar="S,..")
+    cutmix: float = setting(0.0, "share of the batches", 0, 1)
+    mixup: float = setting(0.0, "share of the batches", 0, 1)
+    unmixed: float = setting(0.1, "share of the epochs, the last ones, without CutMix and Mixup", 0, 1)
+    jitter: float = setting(0.0, "of brightness, contrast and saturation", 0, 1)
+    alternate: bool = setting(False, "mirror each image in every other epoch")
     patience: int | None = setting(
         None, "full-size epochs without a new best; 0: no limit; default: epochs / 8, at least 5", 0, 100_000
     )
@@ -69,7 +75,7 @@ class Settings:
 MAY_CHANGE = {"data_dir", "data_url", "out", "device", "precision", "compile"}
 
 # Settings of saved runs that no longer exist, each with the value that describes what is done now.
-REMOVED = {"zero_init": False, "crop_padding": 4, "cutmix": 0.0}
+REMOVED = {"zero_init": False, "crop_padding": 4}
 
 
 def read_settings(argv: list[str] | None = None) -> tuple[Settings, bool, bool]:
@@ -185,10 +191,20 @@ def train_one_epoch(network, optimizer, scaler, images, labels, epoch, precision
     sums = torch.zeros(2, device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
     network.train()
     with Progress(f"epoch {epoch}/{settings.epochs}", steps) as progress:
-        drawn = batches(images, labels, settings.batch_size, settings.seed, epoch)
+        drawn = batches(images, labels, settings.batch_size, settings.seed, epoch, settings.alternate)
         for step, (batch, targets) in enumerate(drawn):
             # Data: shuffled, cropped and flipped images, of which each process takes its share.
             batch, targets = own_share(batch), own_share(targets)
+            own, draw = 1.0, np.random.default_rng([settings.seed, epoch, step])
+            if epoch <= (1 - settings.unmixed) * settings.epochs:
+                kind = draw.uniform()
+                if kind < settings.cutmix:
+                    batch, own = cutmix(batch, draw)
+                elif kind < settings.cutmix + settings.mixup:
+                    batch, own = mixup(batch, draw)
+            if settings.jitter:
+                generator = torch.Generator().manual_seed(int(draw.integers(2**62)))
+                batch = (255 * jitter(batch / 255, settings.jitter, generator)).round().to(torch.uint8)
             x = to_input(batch, size)
 
             # Schedule: every step has its own learning rate.
@@ -200,6 +216,8 @@ def train_one_epoch(network, optimizer, scaler, images, labels, epoch, precision
             with autocast(device, precision):
                 logits = network(x).float()
                 loss = criterion(logits, targets)
+                if own < 1:
+                    loss = own * loss + (1 - own) * criterion(logits, targets.flip(0))
 
             # Backward, clip, step. The norm to clip is that of the gradient, not of the scaled one.
             optimizer.zero_grad(set_to_none=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torchvision import transforms
+from torchvision.transforms.functional import adjust_brightness, adjust_contrast, adjust_saturation
 
 import data
 from sources import cifar100, shapes
@@ -405,3 +406,50 @@ def test_real_split_gives_100_of_each_class_and_keeps_copies_together(real):
     assert torch.bincount(real[0].labels[val]).tolist() == [100] * 100
     sides = [{real[0].images[i].numpy().tobytes() for i in part.tolist()} for part in (train, val)]
     assert not sides[0] & sides[1]
+
+
+# ---- Mixing and colours ---------------------------------------------------------------------------------
+
+RANDOM = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_cutmix_takes_each_pixel_from_one_of_two_images():
+    shares = []
+    for seed in range(2000):
+        mixed, own_share = data.cutmix(RANDOM, np.random.default_rng(seed))
+        if seed < 50:  # a slow second way: look up, pixel by pixel, whose it is
+            foreign = (mixed != RANDOM).any(dim=(0, 1))
+            rows, columns = foreign.any(dim=1).nonzero(), foreign.any(dim=0).nonzero()
+            assert foreign.sum() == len(rows) * len(columns)  # a rectangle
+            assert own_share == pytest.approx(1 - foreign.float().mean().item())
+            assert torch.equal(mixed, torch.where(foreign, RANDOM.flip(0), RANDOM))
+        shares.append(own_share)
+    # A rectangle inside would leave 1/2 in the mean; what is cut off at the border leaves more.
+    assert 0.5 < np.mean(shares) < 0.7
+
+
+def test_mixup_is_the_weighted_mean_of_two_images():
+    for seed in range(5):
+        mixed, own_share = data.mixup(RANDOM, np.random.default_rng(seed))
+        for i in range(6):
+            expected = own_share * RANDOM[i].double() + (1 - own_share) * RANDOM[5 - i].double()
+            assert (mixed[i].double() - expected).abs().max() < 0.5001
+
+
+def test_jitter_equals_torchvision_with_the_same_factors():
+    generator = torch.Generator().manual_seed(3)
+    factors = 0.7 + 0.6 * torch.rand(3, 6, generator=torch.Generator().manual_seed(3))
+    ours = data.jitter(RANDOM / 255, 0.3, generator)
+    for i, (brightness, contrast, saturation) in enumerate(factors.T.tolist()):
+        theirs = adjust_contrast(adjust_brightness(RANDOM[i] / 255, brightness), contrast)
+        torch.testing.assert_close(ours[i], adjust_saturation(theirs, saturation), rtol=0, atol=1e-3)
+
+
+def test_alternating_flips_mirror_each_image_in_every_other_epoch(monkeypatch):
+    monkeypatch.setattr(data, "crop_and_flip", lambda images, dy, dx, flip: flip)
+    flips = {}
+    for epoch in (1, 2, 3, 4):
+        drawn = data.batches(RANDOM, torch.arange(6), 2, seed=1, epoch=epoch, alternate=True)
+        flips[epoch] = {int(i): bool(f) for flip, index in drawn for f, i in zip(flip, index, strict=True)}
+    assert flips[1] == flips[3] == {i: not f for i, f in flips[2].items()} and flips[2] == flips[4]
+    assert len(set(flips[1].values())) == 2

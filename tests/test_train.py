@@ -241,7 +241,7 @@ def train_by_formulas(dataset, args):
 def test_the_loop_equals_one_written_out_in_formulas(tmp_path, small, monkeypatch, options):
     # In float64, because in float32 rounding now and then takes a ReLU to the other side.
     monkeypatch.setattr(train, "resnet18", lambda *args: resnet18(*args).double())
-    monkeypatch.setattr(train, "to_input", lambda images: to_input(images).double())
+    monkeypatch.setattr(train, "to_input", lambda *args: to_input(*args).double())
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     options = f"--epochs 2 --lr 0.05 --warmup-epochs 0.5 {options}"
     run(tmp_path / "run", options)
