@@ -223,12 +223,13 @@ def format_table(probabilities: Tensor, checkpoint: dict) -> str:
 def draw(square: Tensor, seen: Tensor, heatmaps: Tensor, titles: list[str], layer: str):
     """Return a matplotlib figure: the picture, the input of the network, and the overlay of each heatmap.
 
-    square: uint8 [3, S, S]; seen: uint8 [3, 32, 32]; heatmaps: float [K, S, S], with one title each.
+    square: uint8 [3, S, S]; seen: uint8 [3, s, s]; heatmaps: float [K, S, S], with one title each.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure  # unlike pyplot, this keeps no global state and opens no window
 
-    panels = [("picture\ncentre square", square), ("network input\n32x32 pixels", seen)]
+    side = seen.shape[-1]
+    panels = [("picture\ncentre square", square), (f"network input\n{side}x{side} pixels", seen)]
     for title, heatmap in zip(titles, heatmaps, strict=True):
         found = "evidence" if heatmap.any() else "no evidence"
         panels.append((f"{found} for the {title}", overlay(square[None] / 255, heatmap[None])[0]))
@@ -254,8 +255,8 @@ def main(argv: list[str] | None = None) -> None:
 
     parser = CommandLine(
         description="Show which part of a picture speaks for the predicted class and for the runner-up\n"
-        "(Grad-CAM). The largest centred square of the picture is resized to 32x32 pixels\n"
-        "(bilinear, antialiased): that is all the network sees."
+        "(Grad-CAM). The largest centred square of the picture is resized to the pixels that\n"
+        "the network was trained for, 32x32 (bilinear, antialiased): that is all it sees."
     )
     parser.add_argument("image", type=Path, metavar="IMAGE", help="PNG, JPEG, GIF or WebP file of any size")
     parser.add_argument("--run", type=Path, help="run folder of train.py, whose best checkpoint is used")
@@ -279,7 +280,7 @@ def main(argv: list[str] | None = None) -> None:
     except ValueError as error:
         raise UserError(str(error)) from None
     model, checkpoint = load_model(find_checkpoint(args.run, args.checkpoint), torch.device("cpu"))
-    seen = resize(square, [32, 32], antialias=True)
+    seen = resize(square, [checkpoint["config"]["image_size"]] * 2, antialias=True)
     images = to_input(seen[None])
     with torch.no_grad():
         probabilities = model(images)[0].softmax(dim=0)

@@ -400,7 +400,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # Evaluate.
     with Progress("test images", len(test.labels)) as progress:
-        logits = predict(network, test.images, device, precision, progress=progress)
+        logits = predict(network, test.images, device, precision, config["image_size"], progress=progress)
     probabilities = logits.softmax(dim=1)
     y_pred = probabilities.argmax(dim=1)
     with whole_file(out / "predictions.npz") as temporary, open(temporary, "wb") as file:
@@ -415,7 +415,7 @@ def main(argv: list[str] | None = None) -> int:
     result = evaluate(logits, test, train, checkpoint)
 
     # Explain.
-    model = nn.Sequential(Normalize(), network).to(device).eval()
+    model = nn.Sequential(Normalize(config["image_size"]), network).to(device).eval()
     failures = find_failures(probabilities, test)
     evidence = write_failures(out, model, test, failures)
     with Progress("checking the explanations", 5) as progress:

@@ -312,7 +312,8 @@ def run_tests(
     `results`.
     """
     device, precision = next(model.parameters()).device, results["precision"]["corruptions"]
-    model_of_images = nn.Sequential(Normalize(), model)  # attacks take a model of images in [0, 1]
+    image_size = results["image_size"]
+    model_of_images = nn.Sequential(Normalize(image_size), model)  # attacks take a model of images in [0, 1]
     tests, plan = results["tests"], planned_tests()
     with Progress("stress tests", len(plan)) as progress:
         for done, (name, level) in enumerate(plan):
@@ -327,7 +328,7 @@ def run_tests(
                 record = measure_attack(model_of_images, *part, name, level, chosen)
             else:
                 shown = images if name == "clean" else corrupt(images, name, level)
-                record = measure(predict(model, shown, device, precision), labels)
+                record = measure(predict(model, shown, device, precision, image_size), labels)
             tests[key] = record | {"code": code}
             write_json(file, results)
 
@@ -337,6 +338,7 @@ def run_published(
 ) -> None:
     """Measure about `count` images of the files of CIFAR-100-C that results["tests"] lacks; as run_tests."""
     device, precision = next(model.parameters()).device, results["precision"]["corruptions"]
+    image_size = results["image_size"]
     tests, (labels, arrays) = results["tests"], open_cifar_c(folder, test.labels)
     index = stratified_sample(labels, count)
     with Progress("CIFAR-100-C", len(arrays) * len(SEVERITIES)) as progress:
@@ -347,7 +349,7 @@ def run_published(
             code = hashlib.sha256(rows.tobytes() + labels[index].numpy().tobytes()).hexdigest()
             if tests.get(key, {}).get("code") != code:
                 shown = torch.from_numpy(rows).permute(0, 3, 1, 2).contiguous()
-                record = measure(predict(model, shown, device, precision), labels[index])
+                record = measure(predict(model, shown, device, precision, image_size), labels[index])
                 tests[key] = record | {"code": code}
                 write_json(file, results)
 
@@ -381,6 +383,7 @@ def main(argv: list[str] | None = None) -> int:
         "dataset": test.name,
         "provenance": test.provenance,
         "seed": SEED,
+        "image_size": checkpoint["config"]["image_size"],
         "precision": {"corruptions": precision, "attacks": "fp32"},
         "corruption_images": len(labels),
         "attack_images": len(attacked),

@@ -422,11 +422,13 @@ def load_model(path: Path | str, device: torch.device, resuming: bool = False) -
     """
     checkpoint = load_checkpoint(path, resuming)
     weights, config, num_classes = checkpoint["model"], checkpoint["config"], len(checkpoint["class_names"])
-    dataset, width = config.get("dataset"), config.get("width")
+    dataset, width, size = config.get("dataset"), config.get("width"), config.setdefault("image_size", 32)
     if dataset not in ("cifar100", "shapes"):
         raise UserError(f"{path} was trained on {dataset}: expected cifar100 or shapes")
     if not isinstance(width, int) or not 1 <= width <= 1024 or num_classes < 1:
         raise UserError(f"{path} describes no network: width {width}, {num_classes} classes")
+    if not isinstance(size, int) or not 8 <= size <= 32:
+        raise UserError(f"{path} was trained on images of {size} pixels: expected 8 to 32")
     with torch.device("meta"):  # shapes without memory
         expected = resnet18(num_classes, width).state_dict()
     for name in expected | weights:

@@ -419,8 +419,9 @@ def test_a_run_on_shapes(shapes_run):
     assert config["provenance"] == "the built-in shapes set, 60 images of each of 100 classes, seed 0"
 
 
-def test_what_a_run_leaves_behind(tmp_path, small):
-    run(tmp_path, "--limit-train 60 --batch-size 20 --lr 0.05 --val-fraction 0.4")
+@pytest.mark.parametrize("sizes", ["24,28,32", "16,20"])
+def test_what_a_run_leaves_behind(tmp_path, small, sizes):
+    run(tmp_path, f"--limit-train 60 --batch-size 20 --lr 0.05 --val-fraction 0.4 --image-sizes {sizes}")
     history, config, train_set = read_history(tmp_path), read_config(tmp_path), small[0]
     # The validation numbers again, from the checkpoint alone.
     model, best = train.load_model(tmp_path / "checkpoints" / "best.pt", CPU)
@@ -428,7 +429,8 @@ def test_what_a_run_leaves_behind(tmp_path, small):
     assert len(val_index) == 100 and (config["num_train"], config["num_val"]) == (60, 30)
     images, labels = train_set.images[val_index[:30]], train_set.labels[val_index[:30]]
     with torch.no_grad():
-        logits = model(to_input(images))
+        logits = model(resized(to_input(images), int(sizes[-2:])))
+    assert best["config"]["image_size"] == int(sizes[-2:])
     expected = (logits.argmax(dim=1) == labels).sum().item() / 30
     assert best["val_accuracy"] == expected == max(row["val_accuracy"] for row in history)
     row = history[best["epoch"] - 1]
