@@ -360,3 +360,24 @@ def test_checkpoint_alone(shapes_report, tmp_path, monkeypatch):
     page = (tmp_path / "runs/my weights/report.html").read_text("utf-8")
     # The checkpoint carries the history of its training.
     assert "history of its training is not available" not in page and 'id="training"' in page
+
+
+@pytest.mark.slow
+def test_a_network_of_small_images_is_shown_small_images(tmp_path, small, monkeypatch):
+    argv = [*TINY, "--dataset=shapes", "--image-sizes=16", "--epochs=1", f"--out={tmp_path}"]
+    assert (
+        train.main(argv)
+        == report.main(["--run", str(tmp_path)])
+        == stress.main(["--run", str(tmp_path)])
+        == 0
+    )
+    network, _ = train.load_model(tmp_path / "checkpoints" / "best.pt", torch.device("cpu"))
+    images = nn.functional.interpolate(small[1].images / 255, (16, 16), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        expected = network(data.Normalize()(images))
+    found = torch.from_numpy(np.load(tmp_path / "predictions.npz")["probabilities"])
+    torch.testing.assert_close(found, expected.softmax(dim=1), rtol=0.02, atol=1e-3)
+    clean = json.loads((tmp_path / "stress.json").read_text("utf-8"))["tests"]
+    accuracy = (expected.argmax(dim=1) == small[1].labels).double().mean().item()
+    for name in ("clean/0", "none/0"):
+        assert clean[name]["accuracy"]["value"] == pytest.approx(accuracy, abs=0.011)
