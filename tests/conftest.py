@@ -79,10 +79,10 @@ def half_done(tmp_path_factory, small_sets):
 
     out = tmp_path_factory.mktemp("half done") / "run"
 
-    def batches(images, labels, batch_size, seed, epoch):
+    def batches(images, labels, batch_size, seed, epoch, alternate):
         if epoch == 2:
             raise KeyboardInterrupt
-        return data.batches(images, labels, batch_size, seed, epoch)
+        return data.batches(images, labels, batch_size, seed, epoch, alternate)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "load", lambda *args: small_sets)

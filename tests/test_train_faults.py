@@ -88,9 +88,9 @@ def not_finite_input(patch):
     """The first batch of epoch 2 is not a number."""
     calls = []
 
-    def to_input(images):
+    def to_input(images, size):
         calls.append(images)
-        x = data.to_input(images)
+        x = data.to_input(images, size)
         return x.fill_(float("nan")) if len(calls) == 4 else x  # the third call is the validation of epoch 1
 
     patch.setattr(train, "to_input", to_input)
@@ -112,11 +112,11 @@ def raising(error):
     def prepare(patch):
         calls = []
 
-        def to_input(images):
+        def to_input(images, size):
             calls.append(images)
             if len(calls) == 5:
                 raise error
-            return data.to_input(images)
+            return data.to_input(images, size)
 
         patch.setattr(train, "to_input", to_input)
 
@@ -124,7 +124,7 @@ def raising(error):
 
 
 def memory_of_the_machine(patch):
-    patch.setattr(train, "to_input", lambda images: torch.empty(10**16))
+    patch.setattr(train, "to_input", lambda *args: torch.empty(10**16))
 
 
 def disk_full(patch):

@@ -79,7 +79,7 @@ def record_gradients(folder):
     torch.optim.SGD.step = recording
     nn.BatchNorm2d.train = lambda self, mode=True: nn.Module.train(self, False)
     train.resnet18 = lambda *args: resnet18(*args).double()
-    train.to_input = lambda images: data.to_input(images).double()
+    train.to_input = lambda *args: data.to_input(*args).double()
 
 
 @needs_fork
@@ -204,10 +204,10 @@ def in_epoch_2(change):
     """Let `change` alter the third batch of this process; with four images an epoch has two."""
     count = 0
 
-    def to_input(images):
+    def to_input(images, size):
         nonlocal count
         count += torch.is_grad_enabled()
-        x = data.to_input(images)
+        x = data.to_input(images, size)
         return change(x) if count == 3 else x
 
     train.to_input = to_input
