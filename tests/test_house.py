@@ -1,6 +1,7 @@
 """Which file may import which: each row is a file or folder and all that it may import of the project."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ def files(name):
     return [ROOT / f"{name}.py"] if name in TOP else sorted((ROOT / name).glob("*.py"))
 
 
+@functools.cache
 def imported(path):
     """Return (module, whether at the top of the file) of every import of the project's own modules."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -41,6 +41,7 @@ def clone(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_loaded_from_a_clean_clone_it_gives_the_logits_of_predict(clone, tmp_path, small_sets):
     images = small_sets[1].images[:10]
     torch.save(data.to_input(images), tmp_path / "inputs.pt")

@@ -96,6 +96,7 @@ def test_accuracy_in_torchvisions_network(theirs, checkpoint, cifar100_test):
         )
 
 
+@pytest.mark.slow
 def test_a_newcomer_explains_a_picture(cifar100_test, tmp_path, monkeypatch, capsys):
     """gradcam.py with nothing but a picture, on enlarged test images: most are named right."""
     monkeypatch.chdir(tmp_path)

@@ -271,6 +271,7 @@ def test_same_seed_same_run_and_another_seed_another(tmp_path, small):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit, per_class", [(100, {1}), (150, {1, 2}), (40, {0, 1})])
 def test_limit_train_is_balanced(tmp_path, small, monkeypatch, limit, per_class):
     seen = []
@@ -410,6 +411,7 @@ def test_predict_reports_its_progress(network):
 # A run from end to end
 
 
+@pytest.mark.slow
 def test_a_run_on_shapes(shapes_run):
     history, config = read_history(shapes_run), read_config(shapes_run)
     assert [list(row) for row in history] == [COLUMNS] * 2 and [row["epoch"] for row in history] == [1, 2]
@@ -450,6 +452,7 @@ def test_what_a_run_leaves_behind(tmp_path, small, sizes):
     assert json.loads(json.dumps(best["config"])) == best["config"] == config
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(tmp_path, small, capsys):
     run(tmp_path / "run", "--epochs 15 --limit-train 40 --batch-size 20 --label-smoothing 0 --patience 0")
     losses = [row["train_loss"] for row in read_history(tmp_path / "run")]
@@ -500,6 +503,7 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(tmp_path, small, interru
     assert f"interrupted; resume with: {command}" in out and f"resumed  after {finished} epochs\n" in out
 
 
+@pytest.mark.slow
 def test_interrupted_after_every_epoch_and_resumed_is_the_same_to_the_bit(tmp_path, small, interrupt):
     run(tmp_path / "whole", "--epochs 4")
     interrupt(4)
@@ -511,6 +515,7 @@ def test_interrupted_after_every_epoch_and_resumed_is_the_same_to_the_bit(tmp_pa
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_interrupted_in_the_validation_repeats_the_epoch(tmp_path, small, monkeypatch):
     run(tmp_path / "whole")
     predict, calls = train.predict, []
@@ -528,6 +533,7 @@ def test_interrupted_in_the_validation_repeats_the_epoch(tmp_path, small, monkey
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["best.pt", "last.pt"])
 def test_interrupted_before_a_checkpoint_is_written_is_the_same_to_the_bit(
     tmp_path, small, monkeypatch, file
@@ -631,6 +637,7 @@ def test_options_that_no_longer_exist(options):
         settings(options)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_an_earlier_train_py_is_read_and_not_resumed(tmp_path, small):
     """It had a "state" in place of the history, and two settings more."""
     run(tmp_path)
@@ -719,6 +726,7 @@ def test_float16_skips_steps_and_is_not_stopped_by_that(tmp_path, small, float16
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_run_may_change_to_float16_and_back(tmp_path, small, float16, monkeypatch, interrupt):
     with monkeypatch.context() as patch:
         patch.setattr(train, "pick_precision", lambda name, device: "fp32")

@@ -269,6 +269,7 @@ def slow_disk():
     Path.write_bytes = write_bytes
 
 
+@pytest.mark.slow
 @needs_fork
 @pytest.mark.parametrize("kind, code", [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_a_signal_while_saving_leaves_whole_files(tmp_path, start, tiny_cifar, kind, code):

@@ -136,6 +136,7 @@ def text_extent(svg):
     return [*points.min(axis=1), *points.max(axis=1)], [float(n) for n in root.get("viewBox").split()[2:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_no_label_is_cut_off_in_the_svg(name):
     (left, top, right, bottom), (width, height) = text_extent(plots.to_svg(FIGURES[name](), "figure", "alt"))
@@ -162,6 +163,7 @@ def test_svg_colours_are_variables_and_ids_are_apart():
     assert targets and all((a or b) in ids for a, b in targets)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["$fox", "$x$", r"$\frac{$", "<b>&amp;", "two\nlines", "a_b^c"])
 def test_any_name_of_a_class_or_file_is_drawn_as_it_is(name, tmp_path):
     names, groups = [name, "b"], [(name, 1), ("b", 1)]

@@ -194,6 +194,7 @@ def stress_results(without=(), clean_confidence=0.6):
 PICTURES = {name: np.full((6, 32, 32, 3), 90, dtype=np.uint8) for name in CORRUPTIONS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("without", [(), (*FAMILIES["blur"], "fog")])
 def test_stress_results_older_than_a_corruption_are_shown(tmp_path, without):
     section = sections.stress(stress_results(without), 0.81, PICTURES, tmp_path, CODE)

@@ -252,6 +252,7 @@ def test_run_main_prints_each_line_at_once_and_whatever_its_letters(monkeypatch)
 # Real processes
 
 
+@pytest.mark.slow
 @needs_fork
 def test_a_reader_that_goes(tmp_path, tiny_cifar):
     """python train.py | head -n 1, in a process that ends as any other does."""
@@ -264,6 +265,7 @@ def test_a_reader_that_goes(tmp_path, tiny_cifar):
     check_invariants(tmp_path)
 
 
+@pytest.mark.slow
 @needs_fork
 def test_output_into_a_full_disk(tmp_path, start, tiny_cifar):
     log = tmp_path / "log 2"

@@ -144,6 +144,7 @@ def test_equal_weights_one_set_of_files_and_one_output(tmp_path, start, start_tw
     assert best["config"]["environment"]["processes"] == 2
 
 
+@pytest.mark.slow
 @needs_fork
 @pytest.mark.parametrize("first, second", [(2, 1), (1, 2)])
 def test_resumed_with_another_number_of_processes(tmp_path, start, start_two, tiny_cifar, first, second):
@@ -181,6 +182,7 @@ def check_order(folder):
     train.load = in_order
 
 
+@pytest.mark.slow
 @needs_fork
 def test_process_0_loads_the_data_first(tmp_path, start_two, tiny_cifar):
     both = start_two([*tiny_cifar, "--epochs", "1", "--out", str(tmp_path / "run")], check_order)
@@ -238,6 +240,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.slow
 @needs_fork
 @pytest.mark.parametrize("row", FAILURES)
 def test_a_failure_in_one_process_ends_both_with_one_message(tmp_path, start_two, tiny_cifar, row):
@@ -255,6 +258,7 @@ def test_a_failure_in_one_process_ends_both_with_one_message(tmp_path, start_two
     assert check_invariants(run) == 1
 
 
+@pytest.mark.slow
 @needs_fork
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])

@@ -35,7 +35,9 @@ def assert_same_end(run, reference):
     assert not list(run.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("num_kills", [2, pytest.param(24, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "num_kills", [pytest.param(2, marks=pytest.mark.slow), pytest.param(24, marks=pytest.mark.slow)]
+)
 def test_killed_at_random_moments(tmp_path, start, tiny_cifar, num_kills):
     """SIGKILL, most times soon after a checkpoint; the end is that of a whole run."""
     options = [*tiny_cifar, "--epochs", "24", "--patience", "0"]

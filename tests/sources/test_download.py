@@ -349,6 +349,7 @@ def test_a_source_that_fails_is_left_for_the_next(name, server, root, small, arc
     assert "/second" in [path for path, _ in server.requests]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAILURES)
 def test_no_failure_is_ever_taken_for_the_set(name, server, root, archives):
     """With no other source each failure is the end, now and at the next start."""

@@ -552,6 +552,7 @@ def test_examples_show_the_image_nearest_to_mid_grey():
             assert np.array_equal(rows[severity], corrupted)
 
 
+@pytest.mark.slow
 def test_the_folder_works_alone_in_another_project(tmp_path):
     shutil.copytree(FOLDER, tmp_path / "theirs" / "robustness")
     program = """
