@@ -173,6 +173,7 @@ def codes(package):
 PGD, APGD = {"pgd", "pgd_more_steps"}, {"apgd_ce", "apgd_dlr"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "old", "new", "changed"),
     [

@@ -293,6 +293,7 @@ def history_of(accuracies, sizes):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patience, epochs_run", [(1, 3), (2, 4), (3, 6), (0, 8)])
 def test_early_stopping(tmp_path, small, monkeypatch, capsys, patience, epochs_run):
     accuracies = iter([0.1, 0.2, 0.2, 0.1, 0.3, 0.1, 0.1, 0.1][: 2 if patience == 1 else 8] + [0.0] * 8)
@@ -709,6 +710,7 @@ def float16(monkeypatch):
     monkeypatch.setattr(train, "resnet18", with_half_gradients)
 
 
+@pytest.mark.slow
 def test_float16_skips_steps_and_is_not_stopped_by_that(tmp_path, small, float16, monkeypatch, interrupt):
     steps = []
     sgd_step, scaler = torch.optim.SGD.step, torch.amp.GradScaler

@@ -162,6 +162,7 @@ WHILE_TRAINING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", WHILE_TRAINING)
 def test_while_training(row, tmp_path, capsys, small, monkeypatch, finished):
     prepare, message, epoch = WHILE_TRAINING[row]

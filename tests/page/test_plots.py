@@ -144,6 +144,7 @@ def test_no_label_is_cut_off_in_the_svg(name):
     assert 0 <= top < bottom <= height
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["headline_bars", "stress_severity", "confusion_matrix"])
 def test_no_label_is_cut_off_in_the_png(name, tmp_path):
     plots.save_png(FIGURES[name](), tmp_path / "plot.png")
@@ -336,6 +337,7 @@ def test_every_corruption_of_a_family_is_drawn(count):
     assert len(axes.get_legend().get_texts()) == count + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 8])
 def test_every_family_has_a_panel_and_the_last_one_is_the_mean(count):
     panels = {f"family {i}": {"a": list(RNG.random(5)), "b": list(RNG.random(5))} for i in range(count)}

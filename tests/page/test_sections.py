@@ -104,6 +104,7 @@ def test_data_section_counts_images_of_a_class(result, small_sets):
     assert values["without_them"] == f"Without those the accuracy is {accuracy} instead of {accuracy}."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("temperature", "side"), [(0.8087, "underconfident"), (1.25, "overconfident")])
 def test_confidence_section_names_the_side(result, small_sets, tmp_path, temperature, side):
     more = {"temperature": temperature, "expected_calibration_error_after_temperature": 0.02229}
@@ -154,6 +155,7 @@ def test_a_browser_of_no_mistake_is_empty(small_sets):
     assert sections.browser(order, torch.eye(100)[labels], small_sets[1]) == {"sprite": "", "mistakes": ""}
 
 
+@pytest.mark.slow
 def test_sentences_above_the_matrices_count_what_they_name(result, small_sets, tmp_path):
     test = small_sets[1]
     y_pred = result["logits"].argmax(dim=1)

@@ -282,6 +282,7 @@ def narrow_terminal():
     os.environ |= {"TERM": "xterm", "NO_COLOR": "1"}
 
 
+@pytest.mark.slow
 @needs_fork
 def test_a_narrow_terminal_without_colour(tmp_path, start, tiny_cifar):
     leader, follower = os.openpty()

@@ -177,6 +177,7 @@ def test_cache_serves_while_the_source_is_unchanged_or_gone(kind, tmp_path, monk
         assert all(map(same, data.load_cifar100(tmp_path), first))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_cache_is_made_again_when_the_source_changes(kind, tmp_path):
     SMALL.write(tmp_path, kind)
@@ -587,6 +588,7 @@ PICTURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["zip", "folder"])
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_picture_that_is_none_of_cifar100(name, kind, tmp_path):

@@ -334,6 +334,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAILURES)
 def test_a_source_that_fails_is_left_for_the_next(name, server, root, small, archives, capsys):
     answer, expected = FAILURES[name]

@@ -189,6 +189,7 @@ def test_apgd_against_a_slow_one():
     assert halved > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["ce", "dlr"])
 def test_apgd_is_at_least_as_strong_as_pgd_with_as_many_steps(loss):
     shapes = make_shapes(per_class=6, seed=0)

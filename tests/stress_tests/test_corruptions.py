@@ -305,6 +305,7 @@ def test_fog_and_frost_and_snow_by_their_formulas():
     torch.testing.assert_close(snowed, snowed.rot90(2, (2, 3)))
 
 
+@pytest.mark.slow
 def test_frost_has_the_statistics_of_the_photographs():
     """Sorted by the tint, the layers fall into the photographs, with the figures of the table of ICE."""
     ice = CORRUPTIONS["frost"](torch.zeros(4000, 3, 32, 32), 5, seeded()) / 0.45
