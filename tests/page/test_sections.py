@@ -70,7 +70,7 @@ def test_history_gives_curves_speed_and_the_best_epoch(tmp_path):
     assert "3 epochs of 1,200 images took 3:00 on a &lt;computer&gt; (cpu, fp32)" in seen
     assert "100 images/s at 24x24 pixels, 250 images/s at 32x32 pixels" in seen
     assert "Best validation accuracy: 50.00 % after epoch 2." in seen
-    assert "Validation images always have their full size" in seen
+    assert "Validation images always have the size of the last epochs" in seen
     assert "Training loss goes from 4.50 to 2.00, validation loss from 4.25 to 3.75" in section
     assert {path.name for path in tmp_path.iterdir()} == {"loss.png", "accuracy.png", "learning_rate.png"}
 
