@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, get_args
 
-from running.files import UserError
+from running.files import UserError, one_line
 
 # Settings: a dataclass declares each of them once; options, help and checks follow from that.
 
@@ -131,7 +131,7 @@ def run_main(main: Callable[[], int | None]) -> None:
     try:
         sys.exit(main())
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -144,5 +144,5 @@ def run_main(main: Callable[[], int | None]) -> None:
         if isinstance(error, BrokenPipeError):
             sys.exit(141)  # as a shell reports SIGPIPE
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"error: {one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
         sys.exit(2)

@@ -13,6 +13,45 @@ class UserError(Exception):
     """Something the user gave cannot be used; the message is one line that says what to do about it."""
 
 
+def one_line(error: object) -> str:
+    """Return what an exception or a message says in one line of at most 300 printable characters.
+
+    Files, servers and users can put anything into it. Of a longer one the beginning and the end are kept.
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= 300 else f"{text[:195]} ... {text[-100:]}"
+
+
+def check_file(path: Path | str, what: str = "file") -> None:
+    """Raise UserError unless `path` is a regular file: opening a named pipe would wait for ever."""
+    if not Path(path).is_file():
+        raise UserError(
+            f"{path} is not a regular file" if Path(path).exists() else f"there is no {what} {path}"
+        )
+
+
+def read_file(path: Path | str, limit: int = 20_000_000) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes, or raise UserError."""
+    check_file(path)
+    try:
+        with open(path, "rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+    if len(content) > limit:
+        raise UserError(f"{path} has more than the {limit / 1e6:.1f} MB allowed")
+    return content
+
+
+def read_json(path: Path | str) -> object:
+    """Return the content of a JSON file, or raise UserError."""
+    try:
+        return json.loads(read_file(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({one_line(error)})") from None
+
+
 def has_ended(process: str) -> bool:
     """Return whether no process has this number any more; False where that cannot be asked."""
     try:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torchvision.io import ImageReadMode, decode_image
 
-from running.files import UserError, whole_file
+from running.files import UserError, one_line, read_file, whole_file
 from sources import download
 
 # The 20 superclasses and their classes (Krizhevsky 2009, and the file `meta` of the official archive).
@@ -132,7 +132,7 @@ def read_source(path: Path) -> dict:
             digest = content_digest(arrays[f"{split}_images"], arrays[f"{split}_labels"])
             arrays[f"{split}_digest"] = np.array(digest)
     except Exception as error:  # damaged and hostile files raise many kinds
-        raise UserError(f"{path} cannot be used as CIFAR-100: {download.one_line(error)}") from None
+        raise UserError(f"{path} cannot be used as CIFAR-100: {one_line(error)}") from None
     return arrays
 
 
@@ -153,15 +153,6 @@ def read_splits(path: Path) -> dict:
     if magic[:2] == b"\x1f\x8b":
         return read_official(tar_files(path))
     raise UserError("it is neither a zip nor a tar.gz archive; is it a saved web page?")
-
-
-def read_file(path: Path, limit: int) -> bytes:
-    """Return the content of a file; raise UserError if it is not a file or has more than `limit` bytes."""
-    if not path.is_file():  # opening a named pipe would wait forever
-        raise UserError(f"{path} does not exist or is not a file")
-    if path.stat().st_size > limit:
-        raise UserError(f"{path} has more than the {limit / 1e6:.1f} MB allowed")
-    return path.read_bytes()
 
 
 # The official files: three pickles, in a folder or a tar.gz archive
@@ -347,5 +338,5 @@ def read_cache(root: Path, source: Path | None) -> dict | None:
                 check_arrays(arrays)
                 return arrays
     except Exception as error:  # a damaged file raises many kinds
-        print(f"note: {cache} is damaged ({error}) and will be made again")
+        print(f"note: {cache} is damaged ({one_line(error)}) and will be made again")
     return None

@@ -5,6 +5,7 @@ A download that was interrupted is resumed at the next start if the server can s
 """
 
 import concurrent.futures
+import contextlib
 import hashlib
 import http.client
 import threading
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from running.console import Progress
-from running.files import UserError
+from running.files import UserError, one_line
 
 # The official host has been slow since June 2026 (60 to 85 kB/s, so 40 minutes and more for its 169 MB).
 # A copy of the same pixels as PNG files is therefore asked first.
@@ -34,7 +35,7 @@ def download(root: Path, url: str | None, accept: Callable[[Path, str], dict]) -
     `url` is asked first if it is given, then SOURCES. `accept(path, address)` returns the arrays of the file
     that came from an address, or raises UserError. Raises UserError with all reasons if no source delivers.
     """
-    reasons = ""
+    reasons = []
     try:
         root.mkdir(parents=True, exist_ok=True)
         for address in ([url] if url else []) + list(SOURCES.values()):
@@ -43,17 +44,18 @@ def download(root: Path, url: str | None, accept: Callable[[Path, str], dict]) -
                 return download_from(address, root, accept)
             except UserError as error:
                 print(f"note: {address}: {error}", flush=True)
-                reasons += f"  {address}: {error}\n"
+                reasons.append(f"{address}: {error}")
     except OSError as error:  # of the disk; what the network raises has become a UserError
         reason = error.strerror or error
         raise UserError(
             f"{root} cannot be written ({reason}): make room for 400 MB or give another --data-dir"
         ) from None
+    with contextlib.suppress(OSError):
+        root.rmdir()  # unless it holds something
     raise UserError(
-        f"there is no CIFAR-100 in {root}, and no source delivered it:\n{reasons}"
-        f"Put cifar-100-python.tar.gz or the zip of PNG files into {root} by hand, or name an address or a "
-        "file with --data-url.\nOr run everything on the built-in set, which needs no download:\n"
-        "  python train.py --dataset shapes --width 16"
+        f"there is no CIFAR-100 in {root}, and no source delivered it ({'; '.join(reasons)}): put "
+        "cifar-100-python.tar.gz there by hand, name it with --data-url, or take the built-in set: "
+        "python train.py --dataset shapes --width 16"
     )
 
 
@@ -142,9 +144,3 @@ def read_piece(response: http.client.HTTPResponse, done: int) -> bytes:
         raise UserError(f"at {done / 1e6:.1f} MB nothing came for {READ_SECONDS} s") from None
     except (OSError, http.client.HTTPException):
         raise UserError(f"the connection was cut at {done / 1e6:.1f} MB") from None
-
-
-def one_line(error: object) -> str:
-    """Return what an exception says in one printable line: files and servers can put anything into it."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return "".join(c if c.isprintable() else "?" for c in text)[:300]

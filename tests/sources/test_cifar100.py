@@ -426,10 +426,11 @@ def test_an_official_file_that_is_absent(kind, absent, tmp_path):
 
 def test_an_official_folder_that_is_empty_or_holds_no_files(tmp_path):
     (tmp_path / "empty" / "cifar-100-python").mkdir(parents=True)
-    assert "meta does not exist or is not a file" in refusal(tmp_path / "empty")
+    message = refusal(tmp_path / "empty")
+    assert "there is no file" in message and "meta" in message
     official_files("folder", tmp_path / "pipe", train=None)
     os.mkfifo(tmp_path / "pipe" / "cifar-100-python" / "train")  # opening it would wait for a writer
-    assert "train does not exist or is not a file" in refusal(tmp_path / "pipe")
+    assert "train is not a regular file" in refusal(tmp_path / "pipe")
 
 
 def member(name, kind=tarfile.REGTYPE, linkname=""):

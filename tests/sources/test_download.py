@@ -180,7 +180,7 @@ def root(tmp_path):
 
 def contents(root):
     """The names in the folder."""
-    return sorted(path.name for path in root.iterdir())
+    return sorted(path.name for path in root.glob("*"))
 
 
 def loads(root, small, url=None):
@@ -293,7 +293,7 @@ def test_data_url_with_a_path_that_is_no_set(name, server, root, archives, tmp_p
     known(server.url("/main.zip", sends(archives["zip"])))
     with pytest.raises(UserError, match=name):
         data.load("cifar100", root, str(tmp_path / name))
-    assert server.requests == [] and not root.exists()
+    assert server.requests == []
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/x.zip", "file:///etc/passwd", "s3://x/y"])
@@ -301,7 +301,7 @@ def test_data_url_of_another_kind(url, server, root, archives):
     known(server.url("/main.zip", sends(archives["zip"])))
     with pytest.raises(UserError, match="expected http://, https:// or a path"):
         data.load("cifar100", root, url)
-    assert server.requests == [] and not root.exists()
+    assert server.requests == []
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -352,7 +352,7 @@ def test_a_source_that_fails_is_left_for_the_next(name, server, root, small, arc
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAILURES)
-def test_no_failure_is_ever_taken_for_the_set(name, server, root, archives):
+def test_no_failure_is_ever_taken_for_the_set(name, server, root, archives, capsys):
     """With no other source each failure is the end, now and at the next start."""
     answer, expected = FAILURES[name]
     address = server.url("/first", answer(archives))
@@ -360,10 +360,9 @@ def test_no_failure_is_ever_taken_for_the_set(name, server, root, archives):
     for _ in range(2):
         with pytest.raises(UserError) as caught:
             data.load("cifar100", root)
-        lines = str(caught.value).splitlines()
-        assert lines[0] == f"there is no CIFAR-100 in {root}, and no source delivered it:"
-        assert lines[1].startswith(f"  {address}: ")
-        assert any(part in lines[1] for part in expected.split("|"))
+        assert str(caught.value).startswith(f"there is no CIFAR-100 in {root}, and no source delivered it (")
+        note = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("note: "))
+        assert note.startswith(f"note: {address}: ") and any(part in note for part in expected.split("|"))
         assert set(contents(root)) <= {part_of(root, address).name}
 
 
@@ -595,21 +594,23 @@ def test_a_folder_that_cannot_be_made_or_written_to(server, plain_user, archives
 # What the user sees
 
 
-def test_when_no_source_answers_the_message_says_all(server, root, tmp_path, monkeypatch):
+def test_when_no_source_answers_the_user_reads_why_and_what_to_do(
+    server, root, tmp_path, monkeypatch, capsys
+):
     first, second = server.url("/first", refuses(503)), server.url("/second", sends(PAGE))
     known(first, second)
     mine = server.url("/mine", refuses(404))
     with pytest.raises(UserError) as caught:
         data.load("cifar100", root, mine)
+    notes = capsys.readouterr().out
+    assert f"note: {mine}: HTTP Error 404: Not Found\n" in notes
+    assert f"note: {first}: HTTP Error 503: Service Unavailable\n" in notes
+    assert f"note: {second}: " in notes and "is it a saved web page?\n" in notes
     message = str(caught.value)
-    assert f"  {mine}: HTTP Error 404: Not Found\n" in message
-    assert f"  {first}: HTTP Error 503: Service Unavailable\n" in message
-    assert f"  {second}: " in message and "is it a saved web page?\n" in message
-    assert f"Put cifar-100-python.tar.gz or the zip of PNG files into {root} by hand" in message
-    assert "--data-url" in message
-    command = message.splitlines()[-1].split()
-    assert command[:2] == ["python", "train.py"]
-    assert loaded_by_train([*command[2:], "--out", str(tmp_path / "run")], monkeypatch)[0] == "shapes"
+    assert f"in {root}, and no source delivered it ({mine}: HTTP Error 404: Not Found; {first}: " in message
+    assert "--data-url" in message and "\n" not in message
+    command = message.partition("python train.py ")[2].split()
+    assert loaded_by_train([*command, "--out", str(tmp_path / "run")], monkeypatch)[0] == "shapes"
 
 
 @pytest.mark.slow
@@ -639,8 +640,9 @@ def test_train_without_a_network_ends_in_time_with_exit_code_2(server, tmp_path)
     assert run.returncode == 2
     assert run.stderr.startswith("error: there is no CIFAR-100 in") and "Traceback" not in run.stderr
     for address in (silent, absent, closed):
-        assert address in run.stderr
-    assert "no answer in 8 s" in run.stderr and "Connection refused" in run.stderr
+        assert f"note: {address}: " in run.stdout
+    assert "no answer in 8 s" in run.stdout and "Connection refused" in run.stdout
+    assert run.stderr.count("\n") == 1
     assert "python train.py --dataset shapes" in run.stderr
     assert len(server.requests) == 2
     assert not list((tmp_path / "run").rglob("*.pt"))
