@@ -9,8 +9,6 @@ Writes metrics.json, predictions.npz, plots/, failures/, gradcam/ and report.htm
 numbers are computed in metrics.py; the words around them stand in page/report.html.
 """
 
-import hashlib
-import json
 import math
 from pathlib import Path
 
@@ -25,10 +23,20 @@ from gradcam import GradCAM, overlay, to_heatmap
 from page import against, plots, sections
 from page.page import Markup, code, enlarge, fill, interval, percent, plain, png, table, write_page
 from resnet_cifar import complexity
+from running.check import check_reported
 from running.console import CommandLine, Progress, option, run_main
 from running.device import environment, pick_device, pick_precision
-from running.files import UserError, whole_file, write_csv, write_json
-from running.folder import find_checkpoint, read_history, results_folder
+from running.files import sha256, whole_file, write_csv, write_json
+from running.folder import (
+    FAILURES,
+    claim_folder,
+    delete,
+    find_checkpoint,
+    lock_run,
+    read_history,
+    read_stress,
+    results_folder,
+)
 from stress import check_results, measure, measure_attack, summarise
 from stress_tests import attacks, corruptions
 from stress_tests.corruptions import examples
@@ -163,9 +171,7 @@ def write_failures(out: Path, model: nn.Module, test: Dataset, failures: list[di
     Returns the evidence for the "predicted" and for the "true" class, laid over the pictures, each
     uint8 [K, 3, 256, 256].
     """
-    for folder in (out / "failures", out / "gradcam"):
-        for old in [folder / "failures.csv", *folder.glob("[0-9][0-9]_*.png")]:
-            old.unlink(missing_ok=True)
+    delete(out, FAILURES)
     if not failures:
         return {}
     images = test.images[[row["test_index"] for row in failures]]
@@ -232,14 +238,11 @@ def check_explanations(model: nn.Module, test: Dataset, y_pred: Tensor, progress
 # ---- The page --------------------------------------------------------------------------------------------
 
 
-def read_stress(out: Path, checkpoint: Path) -> dict | None:
+def stress_of(out: Path, checkpoint: Path) -> dict | None:
     """Return the finished results of stress.py for this very checkpoint, or None."""
-    try:
-        results = json.loads((out / "stress.json").read_text(encoding="utf-8"))
-        same = results["fingerprint"]["checkpoint"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-        return results if same and "checks" in results else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    results = read_stress(out)
+    same = results and results["fingerprint"]["checkpoint"] == sha256(checkpoint)
+    return results if same and "checks" in results else None
 
 
 def learning_rates(epochs: int, config: dict) -> list[float]:
@@ -366,6 +369,59 @@ def print_numbers(result: dict) -> None:
     print(f"{'superclass accuracy':20}{percent(result['superclass_accuracy'], 2):>9}")
 
 
+def write_report(path: Path, out: Path, data_dir: str | None, other: Path | None) -> None:
+    """Evaluate the checkpoint at `path` and write everything into the folder `out`; see the options."""
+    device = pick_device("auto")
+    precision = pick_precision("auto", device)
+    network, checkpoint = load_model(path, device)
+    check_reported(checkpoint, path)
+    config = checkpoint["config"]
+    # A checkpoint from elsewhere carries the history up to its epoch; old ones do not.
+    history = read_history(out) if (out / "logs" / "history.csv").exists() else checkpoint.get("history", [])
+    train, test = load_data(path, checkpoint, data_dir)
+    stress = stress_of(out, path)
+    if other:
+        against.check(out, other, test)
+    claim_folder(out, path)
+    print(f"data     {test.provenance}")
+    print(f"network  {path}, epoch {checkpoint['epoch']}, on {device} in {precision}")
+
+    # Evaluate.
+    with Progress("test images", len(test.labels)) as progress:
+        logits = predict(network, test.images, device, precision, config["image_size"], progress=progress)
+    probabilities = logits.softmax(dim=1)
+    y_pred = probabilities.argmax(dim=1)
+    with whole_file(out / "predictions.npz") as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(
+            file,
+            y_true=test.labels.numpy(),
+            y_pred=y_pred.numpy(),
+            probabilities=probabilities.numpy(),
+            images_sha256=against.digest(test.images),
+            checkpoint_sha256=sha256(path),
+        )
+    result = evaluate(logits, test, train, checkpoint)
+
+    # Explain.
+    model = nn.Sequential(Normalize(config["image_size"]), network).to(device).eval()
+    failures = find_failures(probabilities, test)
+    evidence = write_failures(out, model, test, failures)
+    with Progress("checking the explanations", 5) as progress:
+        result["explanations"] = check_explanations(model, test, y_pred, progress)
+    write_json(out / "metrics.json", result)
+
+    # Draw the plots and fill the page.
+    values = page_values(out / "plots", checkpoint, history, stress, result, logits, test)
+    values |= sections.gallery(failures, evidence, test, result["explanations"])
+    order = most_confident_mistakes(probabilities, test.labels, len(test.labels))
+    values |= sections.browser(order, probabilities, test)
+    values |= reproduction(path, checkpoint, network, test)
+    values["against"] = against.section(out, other, test) if other else ""
+    write_page(out / "report.html", run=out.name, **values)
+
+    print_numbers(result)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Evaluate one checkpoint and write everything; return the exit code."""
     parser = CommandLine(description=__doc__)
@@ -383,56 +439,8 @@ def main(argv: list[str] | None = None) -> int:
 
     path = find_checkpoint(args.run, args.checkpoint)
     out = results_folder(args.run, args.checkpoint)
-    device = pick_device("auto")
-    precision = pick_precision("auto", device)
-    network, checkpoint = load_model(path, device)
-    config = checkpoint["config"]
-    lacking = {"settings", "environment", "parameters", "num_train", "num_val"} - config.keys()
-    if lacking:
-        raise UserError(f"{path} was not written by train.py: its config lacks {', '.join(sorted(lacking))}")
-    # A checkpoint from elsewhere carries the history up to its epoch; old ones do not.
-    history = read_history(out) if (out / "logs" / "history.csv").exists() else checkpoint.get("history", [])
-    train, test = load_data(path, checkpoint, args.data_dir)
-    if args.against:
-        against.check(out, args.against, test)
-    print(f"data     {test.provenance}")
-    print(f"network  {path}, epoch {checkpoint['epoch']}, on {device} in {precision}")
-
-    # Evaluate.
-    with Progress("test images", len(test.labels)) as progress:
-        logits = predict(network, test.images, device, precision, config["image_size"], progress=progress)
-    probabilities = logits.softmax(dim=1)
-    y_pred = probabilities.argmax(dim=1)
-    with whole_file(out / "predictions.npz") as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(
-            file,
-            y_true=test.labels.numpy(),
-            y_pred=y_pred.numpy(),
-            probabilities=probabilities.numpy(),
-            images_sha256=against.digest(test.images),
-            checkpoint_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        )
-    result = evaluate(logits, test, train, checkpoint)
-
-    # Explain.
-    model = nn.Sequential(Normalize(config["image_size"]), network).to(device).eval()
-    failures = find_failures(probabilities, test)
-    evidence = write_failures(out, model, test, failures)
-    with Progress("checking the explanations", 5) as progress:
-        result["explanations"] = check_explanations(model, test, y_pred, progress)
-    write_json(out / "metrics.json", result)
-
-    # Draw the plots and fill the page.
-    stress = read_stress(out, path)
-    values = page_values(out / "plots", checkpoint, history, stress, result, logits, test)
-    values |= sections.gallery(failures, evidence, test, result["explanations"])
-    order = most_confident_mistakes(probabilities, test.labels, len(test.labels))
-    values |= sections.browser(order, probabilities, test)
-    values |= reproduction(path, checkpoint, network, test)
-    values["against"] = against.section(out, args.against, test) if args.against else ""
-    write_page(out / "report.html", run=out.name, **values)
-
-    print_numbers(result)
+    with lock_run(out):
+        write_report(path, out, args.data_dir, args.against)
     print(f"\nsaved    {out / 'metrics.json'}, predictions.npz, plots/, failures/, gradcam/")
     print(f"next     open {out / 'report.html'} in a browser")
     return 0

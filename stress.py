@@ -32,7 +32,7 @@ from page import plots
 from running.console import CommandLine, Progress, run_main
 from running.device import pick_device, pick_precision
 from running.files import UserError, whole_file, write_json
-from running.folder import find_checkpoint, results_folder
+from running.folder import claim_folder, find_checkpoint, lock_run, read_stress, results_folder
 from stress_tests import attacks
 from stress_tests.corruptions import CORRUPTIONS, EXTRA, FIFTEEN, GEOMETRY, Corruption, corrupt, examples
 from train import load_data, load_model, predict
@@ -76,17 +76,12 @@ def fingerprint_of(
     return {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
 
 
-def kept_tests(file: Path, fingerprint: dict[str, str]) -> dict[str, dict]:
+def kept_tests(out: Path, fingerprint: dict[str, str]) -> dict[str, dict]:
     """Return the tests that stress.json holds if it has the same fingerprint, else none, with a note."""
-    if not file.exists():
-        return {}
-    try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        if kept["fingerprint"] == fingerprint:
-            return kept["tests"]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not a stress.json, or damaged
-    print(f"note     {file} is of another checkpoint, sample or setting: all tests run again")
+    kept = read_stress(out)
+    if kept is None or kept["fingerprint"] == fingerprint:
+        return kept["tests"] if kept else {}
+    print(f"note     {out}/stress.json is of another checkpoint, sample or setting: all tests run again")
     return {}
 
 
@@ -354,29 +349,19 @@ def run_published(
                 write_json(file, results)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run all tests of one checkpoint that stress.json does not hold yet; return the exit code."""
-    parser = CommandLine(description=__doc__)
-    parser.add_argument("--run", help="the run folder (default: the newest under runs/)")
-    parser.add_argument("--checkpoint", metavar="FILE", help="the checkpoint (default: best.pt of the run)")
-    parser.add_argument("--data-dir", help="where CIFAR-100 lies (default: where training found it)")
-    parser.add_argument("--full", action="store_true", help="all test images; takes hours without a GPU")
-    parser.add_argument("--cifar-c", metavar="DIR", help="measure also the files of CIFAR-100-C in DIR")
-    args = parser.parse_args(argv)
-
-    path = find_checkpoint(args.run, args.checkpoint)
-    out = results_folder(args.run, args.checkpoint)
+def stress(path: Path, out: Path, data_dir: str | None, full: bool, cifar_c: Path | None) -> None:
+    """Run the tests of the checkpoint at `path` that stress.json in `out` lacks; see the options."""
     device = pick_device("auto")
     precision = pick_precision("auto", device)
     model, checkpoint = load_model(path, device)
-    _, test = load_data(path, checkpoint, args.data_dir)
+    _, test = load_data(path, checkpoint, data_dir)
 
-    if args.cifar_c and test.name != "cifar100":
+    if cifar_c and test.name != "cifar100":
         raise UserError("--cifar-c needs a network that was trained on CIFAR-100")
-    count = len(test.labels) if args.full else CORRUPTION_IMAGES
+    count = len(test.labels) if full else CORRUPTION_IMAGES
     index = stratified_sample(test.labels, count)
     images, labels = test.images[index], test.labels[index]
-    attacked = stratified_sample(labels, len(labels) if args.full else ATTACK_IMAGES)
+    attacked = stratified_sample(labels, len(labels) if full else ATTACK_IMAGES)
     results = {
         "fingerprint": fingerprint_of(path, images, labels, attacked, precision),
         "checkpoint": path.name,
@@ -390,13 +375,14 @@ def main(argv: list[str] | None = None) -> int:
         "radii": attacks.RADII,
     }
     file = out / "stress.json"
-    results["tests"] = kept_tests(file, results["fingerprint"])
+    results["tests"] = kept_tests(out, results["fingerprint"])
+    claim_folder(out, path)
     print(f"data     {test.provenance}")
     print(f"sample   {len(labels):,} images for corruptions, {len(attacked):,} for attacks")
     print(f"compute  {device}, {precision} (attacks fp32), {torch.get_num_threads()} threads")
 
-    if args.cifar_c:
-        run_published(results, file, model, Path(args.cifar_c), test, count)
+    if cifar_c:
+        run_published(results, file, model, cifar_c, test, count)
     run_tests(results, file, model, images, labels, attacked)
     class_sizes = labels.bincount(minlength=len(test.class_names)).tolist()
     results["summary"] = summarise(results["tests"], class_sizes, test.class_names)
@@ -408,7 +394,25 @@ def main(argv: list[str] | None = None) -> int:
             plots.save_png(figure, temporary)
 
     print_summary(results)
-    print(f"\nsaved    {file} and {out}/plots/stress_*.png")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run all tests of one checkpoint that stress.json does not hold yet; return the exit code."""
+    parser = CommandLine(description=__doc__)
+    parser.add_argument("--run", help="the run folder (default: the newest under runs/)")
+    parser.add_argument("--checkpoint", metavar="FILE", help="the checkpoint (default: best.pt of the run)")
+    parser.add_argument("--data-dir", help="where CIFAR-100 lies (default: where training found it)")
+    parser.add_argument("--full", action="store_true", help="all test images; takes hours without a GPU")
+    parser.add_argument(
+        "--cifar-c", type=Path, metavar="DIR", help="measure also the files of CIFAR-100-C in DIR"
+    )
+    args = parser.parse_args(argv)
+
+    path = find_checkpoint(args.run, args.checkpoint)
+    out = results_folder(args.run, args.checkpoint)
+    with lock_run(out):
+        stress(path, out, args.data_dir, args.full, args.cifar_c)
+    print(f"\nsaved    {out}/stress.json and {out}/plots/stress_*.png")
     source = ["--checkpoint", str(path)] if args.checkpoint else ["--run", str(out)]
     print(f"next     python report.py {shlex.join(source)}")
     return 0

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data import Dataset, batches, cutmix, jitter, load, mixup, split_indices, to_input
+from data import Dataset, batches, cutmix, has_cifar100, jitter, load, mixup, split_indices, to_input
 from metrics import accuracy
 from resnet_cifar import ResNet, resnet18
 from running import console, distributed
@@ -387,8 +387,8 @@ def fit(settings: Settings, last: dict | None = None) -> None:
 
 def restore(last, dataset, model, optimizer, scaler) -> list[dict]:
     """Load the state in the checkpoint `last` into model, optimizer and scaler; return the history."""
-    if last["config"].get("digest") != dataset.digest:
-        before = last["config"].get("provenance")
+    if last["config"]["digest"] != dataset.digest:
+        before = last["config"]["provenance"]
         raise UserError(f"the run was trained on {before}, but the data found are {dataset.provenance}")
     try:
         model.load_state_dict(last["model"])
@@ -407,7 +407,7 @@ def load_last(settings: Settings) -> dict:
     if not path.exists():
         raise UserError(f"{run} has no finished epoch to resume: start it again with --overwrite instead")
     _, last = load_model(path, torch.device("cpu"), resuming=True)
-    saved, now = last["config"].get("settings", {}), asdict(settings)
+    saved, now = last["config"]["settings"], asdict(settings)
     changed = [name for name in now if name not in MAY_CHANGE and saved.get(name, now[name]) != now[name]]
     if changed:
         before = ", ".join(f"{option(name)} {saved[name]}" for name in changed)
@@ -418,17 +418,12 @@ def load_last(settings: Settings) -> dict:
 def load_model(path: Path | str, device: torch.device, resuming: bool = False) -> tuple[ResNet, dict]:
     """Return the network of a checkpoint, in eval mode, float32 and channels last, and the checkpoint itself.
 
-    Raises UserError if the file is damaged or incomplete, or the weights are not finite or do not fit.
+    Raises UserError if the file is damaged or incomplete, or the weights do not fit the network.
     """
     checkpoint = load_checkpoint(path, resuming)
     weights, config, num_classes = checkpoint["model"], checkpoint["config"], len(checkpoint["class_names"])
-    dataset, width, size = config.get("dataset"), config.get("width"), config.setdefault("image_size", 32)
-    if dataset not in ("cifar100", "shapes"):
-        raise UserError(f"{path} was trained on {dataset}: expected cifar100 or shapes")
-    if not isinstance(width, int) or not 1 <= width <= 1024 or num_classes < 1:
-        raise UserError(f"{path} describes no network: width {width}, {num_classes} classes")
-    if not isinstance(size, int) or not 8 <= size <= 32:
-        raise UserError(f"{path} was trained on images of {size} pixels: expected 8 to 32")
+    width = config["width"]
+    config.setdefault("image_size", 32)
     with torch.device("meta"):  # shapes without memory
         expected = resnet18(num_classes, width).state_dict()
     for name in expected | weights:
@@ -439,8 +434,6 @@ def load_model(path: Path | str, device: torch.device, resuming: bool = False) -
         if found != wanted:
             network = f"a ResNet-18 of width {width} for {num_classes} classes"
             raise UserError(f"{path} holds another network: {found} as {name}, where {network} has {wanted}")
-        if not weights[name].isfinite().all():
-            raise UserError(f"{path} holds values that are not finite in {name}")
     model = resnet18(num_classes, width)
     model.load_state_dict(weights)
     return model.to(device, memory_format=torch.channels_last).eval(), checkpoint
@@ -449,10 +442,13 @@ def load_model(path: Path | str, device: torch.device, resuming: bool = False) -
 def load_data(path: Path | str, checkpoint: dict, data_dir: str | None) -> tuple[Dataset, Dataset]:
     """Return the training and the test set for the network of the checkpoint, which was read from `path`.
 
-    CIFAR-100 is read from `data_dir`, by default that of the training. Raises UserError for other classes.
+    CIFAR-100 is read from `data_dir`; without one, from that of the training if CIFAR-100 is there, else from
+    data/. Raises UserError for other classes.
     """
     config = checkpoint["config"]
-    data_dir = data_dir or config.get("settings", {}).get("data_dir", Settings.data_dir)
+    if data_dir is None:
+        saved = config.get("settings", {}).get("data_dir", "")
+        data_dir = saved if saved and has_cifar100(saved) else Settings.data_dir
     splits = load(config["dataset"], data_dir)
     if splits[1].class_names != checkpoint["class_names"]:
         raise UserError(f"the classes of {path} are not those of the {splits[1].name} test set")

@@ -4,8 +4,8 @@ Both are read from their folders: predictions.npz of report.py and, where it is 
 """
 
 import hashlib
-import json
 import math
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,12 @@ from torch import Tensor
 import metrics
 from page import page
 from page.page import Markup, code, fill, filter_link, percent, plain
-from running.files import UserError
+from running.check import PREDICTIONS, check_sizes, check_tensors
+from running.files import UserError, check_file
+from running.folder import read_stress
 
 NUM_CLASSES = 5  # of those that gained most, and as many of those that lost most
+MAX_UNPACKED = 200_000_000  # bytes; the predictions of 10,000 images and 100 classes have 4 MB
 NUM_FLIPPED = 8  # pictures in either direction
 
 
@@ -31,12 +34,21 @@ def read_predictions(run: Path) -> dict:
     file, advice = run / "predictions.npz", f"run python report.py --run {run} first"
     if not file.exists():
         raise UserError(f"there is no {file}: {advice}" if run.is_dir() else f"there is no run {run}")
+    check_file(file)
     try:
+        with zipfile.ZipFile(file) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MAX_UNPACKED:
+                raise zipfile.BadZipFile("it unpacks to too much")
         with np.load(file) as content:
-            values = {key: torch.from_numpy(content[key]) for key in ("y_true", "y_pred", "probabilities")}
-            return values | {key: str(content[key]) for key in ("images_sha256", "checkpoint_sha256")}
+            values = {key: torch.from_numpy(content[key]) for key in PREDICTIONS}
+            values |= {key: str(content[key]) for key in ("images_sha256", "checkpoint_sha256")}
     except Exception:  # zipfile and numpy raise many kinds for a damaged file
         raise UserError(f"{file} is damaged or of an older report.py: {advice}") from None
+    check_tensors(values, file)
+    check_sizes(values, PREDICTIONS, file)
+    if not ((values["probabilities"] >= 0) & (values["probabilities"] <= 1)).all():
+        raise UserError(f"{file} cannot be used: it holds probabilities outside 0 to 1")
+    return values
 
 
 def check(run: Path, other: Path, test) -> None:
@@ -44,8 +56,10 @@ def check(run: Path, other: Path, test) -> None:
     if other.resolve() == run.resolve():
         raise UserError(f"--against {other} is the run itself: name another one")
     theirs = read_predictions(other)
+    read_stress(other)
     same_images = theirs["images_sha256"] == digest(test.images)
-    if not same_images or not torch.equal(theirs["y_true"], test.labels):
+    same_classes = theirs["probabilities"].shape[1] == len(test.class_names)
+    if not same_images or not same_classes or not torch.equal(theirs["y_true"], test.labels):
         raise UserError(f"{other} was tested on other images or labels than {run}: they cannot be compared")
 
 
@@ -61,7 +75,7 @@ def section(run: Path, other: Path, test) -> Markup:
         other=str(other),
         num_test=len(test.labels),
         number_table=number_table(
-            test.labels, ours, theirs, read_stress(run, ours), read_stress(other, theirs)
+            test.labels, ours, theirs, corruptions_of(run, ours), corruptions_of(other, theirs)
         ),
         agreed=len(test.labels) - sum(counts),
         only_ours=counts[0],
@@ -89,18 +103,17 @@ def p_value(p: float) -> str:
     return f"{p:.4f}" if p >= 0.0001 else "below 0.0001"
 
 
-def read_stress(run: Path, predictions: dict) -> tuple[tuple, float] | None:
+def corruptions_of(run: Path, predictions: dict) -> tuple[tuple, float] | None:
     """Return what stress.py tested and the mean accuracy over the fifteen corruptions, or None.
 
     None where the tests are not finished, or are those of another checkpoint than the predictions.
     """
-    try:
-        results = json.loads((run / "stress.json").read_text(encoding="utf-8"))
-        fingerprint, mean = results["fingerprint"], results["summary"]["mean_accuracy"]["fifteen"]["value"]
-        tested = results["corruption_images"], fingerprint["sample"], fingerprint["source"]
-        return (tested, mean) if fingerprint["checkpoint"] == predictions["checkpoint_sha256"] else None
-    except (OSError, ValueError, KeyError, TypeError):
+    results = read_stress(run)
+    if not results or "checks" not in results:
         return None
+    fingerprint, mean = results["fingerprint"], results["summary"]["mean_accuracy"]["fifteen"]["value"]
+    tested = results["corruption_images"], fingerprint["sample"], fingerprint["settings"]
+    return (tested, mean) if fingerprint["checkpoint"] == predictions["checkpoint_sha256"] else None
 
 
 def number_table(

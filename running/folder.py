@@ -11,31 +11,36 @@ runs/<name>/config.json           settings, data, versions and hardware
 import contextlib
 import csv
 import io
-import json
+import os
 import pickle
-import shutil
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from running.files import UserError, whole_file
+from running.check import CONFIG, HISTORY, check, check_checkpoint, check_stress
+from running.files import UserError, check_file, one_line, read_file, read_json, sha256, whole_file
 
 try:
     import fcntl
 except ImportError:  # Windows has no fcntl: there a second training in the same folder is not noticed
     fcntl = None
 
-# What a run consists of. config.json is deleted last: a folder without it is not known to be a run.
-RUN_CONTENTS = ["checkpoints", "logs", "metrics.json", "predictions.npz", "plots", "failures", "gradcam"]
-RUN_CONTENTS += ["report.html", "stress.json", "config.json"]
+# The files that the commands write into a run folder, as patterns. Nothing else in it is ever deleted, and
+# config.json goes last: a folder without it is not known to be a run.
+PLOTS = "loss accuracy learning_rate headline_metrics worst_classes superclass_confusion confusion_matrix "
+PLOTS += (
+    "reliability confidence risk_coverage deletion insertion stress_severity stress_examples stress_radius"
+)
+FAILURES = ["failures/failures.csv", "failures/[0-9][0-9]_*_as_*.png", "gradcam/[0-9][0-9]_*_as_*.png"]
+RESULTS = ["metrics.json", "predictions.npz", "stress.json", "report.html", *FAILURES]
+RESULTS += [f"plots/{name}.png" for name in PLOTS.split()]
+RUN_FILES = ["checkpoints/best.pt", "checkpoints/last.pt", "logs/history.csv", *RESULTS, "config.json"]
 
-# What a checkpoint holds, and what --resume needs besides; history has the rows of history.csv.
-CHECKPOINT_KEYS = {"model": dict, "config": dict, "epoch": int, "class_names": list}
-RESUME_KEYS = {"optimizer": dict, "scaler": dict, "history": list}
-HISTORY_COLUMNS = ["epoch", "image_size", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
-HISTORY_COLUMNS += ["seconds", "images_per_second"]
+# In runs/<name of a checkpoint>/: the sha256 of the checkpoint that the results are of.
+ORIGIN = "checkpoint.sha256"
 
 
 def newest_run(parent: Path | str = "runs") -> Path:
@@ -48,26 +53,29 @@ def newest_run(parent: Path | str = "runs") -> Path:
 
 @contextlib.contextmanager
 def lock_run(run: Path) -> Iterator[None]:
-    """Make the folder `run` and hold it for one training; raise UserError if another training holds it.
+    """Make the folder `run` and hold it for one command; raise UserError if another command holds it.
 
-    The lock ends with the process, however that ends. Half-written files of a killed training are deleted.
+    The lock is on the folder itself and ends with the process, however that ends. Files that a killed command
+    left half written are deleted, and in the end the folder too if it was made here and is empty.
     """
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        lock = open(run / ".lock", "w")  # noqa: SIM115
-    except OSError as error:
-        raise UserError(f"{run} cannot be written to ({error.strerror}): use another --out") from None
-    with lock:
+    with contextlib.ExitStack() as stack:
         try:
-            if fcntl:
+            for folder in reversed([run, *run.parents]):
+                if not folder.exists():
+                    folder.mkdir(exist_ok=True)
+                    stack.callback(remove_empty, folder)
+            lock = os.open(run, os.O_RDONLY | os.O_DIRECTORY) if fcntl else None
+        except OSError as error:
+            raise UserError(f"{run} cannot be written to ({error.strerror}): use another folder") from None
+        if fcntl:
+            stack.callback(os.close, lock)
+            try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another training is running in {run}: use another --out") from None
-        except OSError:
-            pass  # some network file systems have no locks
-        for pattern in (".config.json.*.tmp", "logs/.*.tmp", "checkpoints/.*.tmp"):
-            for leftover in run.glob(pattern):
-                leftover.unlink(missing_ok=True)
+            except BlockingIOError:
+                raise UserError(f"another command is at work in {run}: wait, or use another folder") from None
+            except OSError:
+                pass  # some network file systems have no locks
+        delete(run, [f"{Path(p).parent}/.{Path(p).name}.[0-9]*.tmp" for p in (*RUN_FILES, ORIGIN)])
         yield
 
 
@@ -77,37 +85,63 @@ def check_new_run(run: Path, overwrite: bool) -> None:
     A folder with nothing but config.json counts as empty: that run ended before it saved a checkpoint.
     """
     paths = run.iterdir() if run.is_dir() else []
-    names = {path.name for path in paths if not path.is_dir() or any(path.iterdir())} - {".lock"}
+    names = {path.name for path in paths if not path.is_dir() or any(path.iterdir())}
+    names -= {".lock"}  # which older versions left
     if not names:
         return
-    try:
-        read_config(run)
-    except UserError:
-        raise UserError(f"{run} is not empty and holds no run of train.py: use another --out") from None
+    if not is_run(run):
+        raise UserError(f"{run} is not empty and holds no run of train.py: use another --out")
     if names != {"config.json"} and not overwrite:
         hint = "go on with --resume, delete it with --overwrite, or use another --out"
         raise UserError(f"{run} holds a run already: {hint}")
+    if names != {"config.json"} and not names & {"checkpoints", "logs"}:
+        raise UserError(
+            f"{run} holds results without checkpoints/ and logs/ of a training: use another --out"
+        )
+
+
+def files_of(run: Path, patterns: list[str]) -> list[Path]:
+    """Return the files in the folder `run` that the patterns name, but for those behind a linked folder."""
+    found = [path for pattern in patterns for path in run.glob(pattern)]
+    return [
+        path for path in found if not path.is_dir() and (path.parent == run or not path.parent.is_symlink())
+    ]
+
+
+def delete(run: Path, patterns: list[str]) -> None:
+    """Delete the files in the folder `run` that the patterns name."""
+    for path in files_of(run, patterns):
+        path.unlink(missing_ok=True)
+
+
+def remove_empty(folder: Path) -> None:
+    """Delete a folder if there is nothing in it, or a link to a folder."""
+    with contextlib.suppress(OSError):
+        folder.unlink() if folder.is_symlink() else folder.rmdir()
 
 
 def remove_run(run: Path) -> None:
-    """Delete what a run consists of from the folder `run`, and nothing else in it."""
-    for name in RUN_CONTENTS:
-        path = run / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    """Delete the files of a run from the folder `run`, its folders where nothing else is in them, no more."""
+    delete(run, RUN_FILES)
+    for name in ("checkpoints", "logs", "plots", "failures", "gradcam"):
+        remove_empty(run / name)
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether the folder holds the config.json of train.py."""
+    try:
+        return bool(read_config(folder))
+    except UserError:
+        return False
 
 
 def read_config(run: Path) -> dict:
-    """Return the content of config.json, or raise UserError."""
+    """Return the content of config.json, or raise UserError if train.py did not write it."""
     path = run / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); is {run} a run of train.py?") from None
-    if not isinstance(config, dict) or not isinstance(config.get("settings"), dict):
-        raise UserError(f"{path} was not written by train.py: it has no settings")
+    if not path.exists():
+        raise UserError(f"{run} is no run of train.py: there is no {path}")
+    config = read_json(path)
+    check(config, CONFIG, path)
     return config
 
 
@@ -118,16 +152,25 @@ def read_history(run: Path) -> list[dict]:
     """
     path = run / "logs" / "history.csv"
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            rows = [{key: float(value) for key, value in row.items()} for row in reader]
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read ({error}); is {run} a run of train.py?") from None
-    lacking = [name for name in HISTORY_COLUMNS if name not in columns]
-    if lacking:
-        raise UserError(f"{path} has no column {', '.join(lacking)}; is {run} a run of train.py?")
+        reader = csv.DictReader(io.StringIO(read_file(path).decode("utf-8-sig"), newline=""))
+        lacking = [name for name in HISTORY if name not in (reader.fieldnames or [])]
+        if lacking:
+            raise UserError(f"{path} has no column {', '.join(lacking)}; is {run} a run of train.py?")
+        rows = [{key: float(row[key]) for key in HISTORY} for row in reader]
+    except (ValueError, TypeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read ({one_line(error)}); is {run} a run of train.py?") from None
+    check(rows, [HISTORY], path)
     return rows
+
+
+def read_stress(run: Path) -> dict | None:
+    """Return the content of stress.json, or None without one; raise UserError if it is none."""
+    path = run / "stress.json"
+    if not path.exists():
+        return None
+    results = read_json(path)
+    check_stress(results, path)
+    return results
 
 
 def save_checkpoint(path: Path | str, checkpoint: dict) -> None:
@@ -141,16 +184,19 @@ def save_checkpoint(path: Path | str, checkpoint: dict) -> None:
 def load_checkpoint(path: Path | str, resuming: bool = False) -> dict:
     """Return the content of a checkpoint with all tensors on the CPU; no code in the file is run.
 
-    Raises UserError if it is damaged, or lacks a key of train.py's checkpoints or one needed for `resuming`.
+    Raises UserError if it is damaged, or lacks what running/check.py says that it holds, or for `resuming`.
     """
+    check_file(path, "checkpoint")
     try:
         with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise zipfile.BadZipFile("it is compressed, as torch.save never does")
             damaged = archive.testzip()  # torch.load itself does not compare the checksums
         if damaged:
             raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"there is no checkpoint {path}") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about kinds of tensors that are refused below
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
     except pickle.UnpicklingError:
@@ -158,12 +204,7 @@ def load_checkpoint(path: Path | str, resuming: bool = False) -> dict:
     except Exception as error:  # zipfile and torch raise many kinds for a damaged file
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} is damaged or no checkpoint ({reason})") from None
-
-    keys = CHECKPOINT_KEYS | RESUME_KEYS if resuming else CHECKPOINT_KEYS
-    content = checkpoint if isinstance(checkpoint, dict) else {}
-    lacking = [key for key, kind in keys.items() if not isinstance(content.get(key), kind)]
-    if lacking:
-        raise UserError(f"{path} is no checkpoint of train.py: it lacks {', '.join(lacking)}")
+    check_checkpoint(checkpoint, path, resuming)
     return checkpoint
 
 
@@ -185,8 +226,31 @@ def find_checkpoint(run: Path | str | None, checkpoint: Path | str | None) -> Pa
 
 
 def results_folder(run: Path | str | None, checkpoint: Path | str | None) -> Path:
-    """Return where results go: to RUN, else to the run that FILE is in, else to runs/<name of FILE>."""
+    """Return where results go: to RUN, else to the run that FILE is in, else to runs/<name of FILE>.
+
+    Raises UserError if RUN is no run of train.py.
+    """
     path = find_checkpoint(run, checkpoint)
-    if run is not None:
-        return Path(run)
-    return path.parent.parent if path.parent.name == "checkpoints" else Path("runs") / path.stem
+    if run is None and checkpoint is not None:
+        in_run = path.parent.name == "checkpoints" and is_run(path.parent.parent)
+        return path.parent.parent if in_run else Path("runs") / path.stem
+    folder = path.parent.parent if run is None else Path(run)
+    read_config(folder)
+    return folder
+
+
+def claim_folder(folder: Path, checkpoint: Path) -> None:
+    """Raise UserError unless the results of the checkpoint may be written into the folder.
+
+    They may into the run that it is in. Another folder must hold no run and no results, or those of this very
+    checkpoint; it keeps its sha256.
+    """
+    if checkpoint.parent.resolve() == (folder / "checkpoints").resolve():
+        return
+    origin, digest = folder / ORIGIN, sha256(checkpoint)
+    if origin.exists() and read_file(origin).decode(errors="replace").strip() == digest:
+        return
+    if is_run(folder) or files_of(folder, RESULTS):
+        raise UserError(f"{folder} holds results of another checkpoint than {checkpoint}: rename one of them")
+    with whole_file(origin) as temporary:
+        temporary.write_text(f"{digest}\n", encoding="utf-8")

@@ -329,7 +329,7 @@ def source_state(source: Path) -> str:
 def read_cache(root: Path, source: Path | None) -> dict | None:
     """Return the arrays of the cache, or None if it is absent, damaged or of another state of the source."""
     cache = root / CACHE_NAME
-    if not cache.exists():
+    if not cache.is_file():
         return None
     try:
         with np.load(cache, allow_pickle=False) as file:  # compares a checksum of each array

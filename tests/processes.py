@@ -1,6 +1,7 @@
 """Commands for the tests: run in this process, or in one of its own that can be stopped and killed."""
 
 import io
+import json
 import os
 import re
 import sys
@@ -36,8 +37,15 @@ def assert_one_line(code, err, message):
 
 
 def contents(folder):
-    """{path: bytes} of all files below a folder, but for the lock of a run."""
-    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+    """{path: bytes} of all files below a folder, and of its folders with None."""
+    return {p: p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+def write_config(run, **changes):
+    """Write a config.json such as train.py writes into the folder, with changes."""
+    config = json.loads((ROOT / "results" / "config.json").read_text(encoding="utf-8"))
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "config.json").write_text(json.dumps(config | changes))
 
 
 def child(argv, stdout, stderr=None, prepare=None, arguments=()):

@@ -126,16 +126,16 @@ def test_failures_replace_those_of_an_earlier_report_and_nothing_else(
 def test_stress_results_are_those_of_this_checkpoint(tmp_path):
     checkpoint, file = tmp_path / "best.pt", tmp_path / "stress.json"
     checkpoint.write_bytes(b"weights")
-    assert report.read_stress(tmp_path, checkpoint) is None
-    results = {"fingerprint": {"checkpoint": hashlib.sha256(b"weights").hexdigest()}, "tests": {}}
+    assert report.stress_of(tmp_path, checkpoint) is None
+    results = json.loads((Path(report.__file__).parent / "results" / "stress.json").read_text("utf-8"))
     file.write_text(json.dumps(results))
-    assert report.read_stress(tmp_path, checkpoint) is None  # not finished
-    file.write_text(json.dumps(results | {"checks": []}))
-    assert report.read_stress(tmp_path, checkpoint) == results | {"checks": []}
-    checkpoint.write_bytes(b"other weights")
-    assert report.read_stress(tmp_path, checkpoint) is None
-    file.write_text("[]")
-    assert report.read_stress(tmp_path, checkpoint) is None
+    assert report.stress_of(tmp_path, checkpoint) is None  # of another checkpoint
+    results["fingerprint"]["checkpoint"] = hashlib.sha256(b"weights").hexdigest()
+    file.write_text(json.dumps(results))
+    assert report.stress_of(tmp_path, checkpoint) == results
+    del results["checks"]
+    file.write_text(json.dumps(results))
+    assert report.stress_of(tmp_path, checkpoint) is None  # not finished
 
 
 def test_learning_rates_are_one_for_each_step():

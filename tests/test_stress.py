@@ -10,6 +10,7 @@ import pytest
 import torch
 from networks import Linear, natural_images, seeded
 from PIL import Image
+from processes import write_config
 from torch import nn
 
 import data
@@ -59,6 +60,7 @@ def checkpoint(tmp_path_factory):
         network.fc.bias[0] += 1  # most images are taken for the first class, so that some are right
     content = {"model": network.state_dict(), "epoch": 1, "class_names": class_names}
     torch.save(content | {"config": {"dataset": "shapes", "width": 16}}, path)
+    write_config(path.parent.parent)
     return path
 
 
@@ -147,7 +149,7 @@ def test_the_command_goes_on_where_it_stopped(checkpoint, quick, monkeypatch, ca
     kept = json.loads((run / "stress.json").read_text())
     assert len(kept["tests"]) == 7 and kept["fingerprint"] != results["fingerprint"]
     assert capsys.readouterr().out.count("note ") == 1
-    assert {path.name for path in run.iterdir()} == {"checkpoints", "stress.json"}
+    assert {path.name for path in run.iterdir()} == {"checkpoints", "config.json", "stress.json"}
 
 
 @pytest.mark.slow
@@ -233,15 +235,14 @@ def test_another_setting_or_sample_changes_the_fingerprint(tmp_path):
 
 
 def test_kept_results_are_those_of_the_same_fingerprint(tmp_path, capsys):
-    file, fingerprint, tests = tmp_path / "stress.json", {"source": "a"}, {"fog/1": {"ece": 0.1}}
-    assert stress.kept_tests(file, fingerprint) == {} and capsys.readouterr().out == ""
-    file.write_text(json.dumps({"fingerprint": fingerprint, "tests": tests}))
-    assert stress.kept_tests(file, fingerprint) == tests and capsys.readouterr().out == ""
-    for content in ({"fingerprint": {"source": "b"}, "tests": tests}, {"tests": tests}, [], "damaged"):
-        file.write_text(content if content == "damaged" else json.dumps(content))
-        assert stress.kept_tests(file, fingerprint) == {}
-        out = capsys.readouterr().out
-        assert out.startswith("note ") and out.count("\n") == 1 and str(file) in out
+    results = json.loads((Path(stress.__file__).parent / "results" / "stress.json").read_text("utf-8"))
+    fingerprint, other = results["fingerprint"], results["fingerprint"] | {"sample": "other"}
+    assert stress.kept_tests(tmp_path, fingerprint) == {} and capsys.readouterr().out == ""
+    (tmp_path / "stress.json").write_text(json.dumps(results))
+    assert stress.kept_tests(tmp_path, fingerprint) == results["tests"] and capsys.readouterr().out == ""
+    assert stress.kept_tests(tmp_path, other) == {}
+    out = capsys.readouterr().out
+    assert out.startswith("note ") and out.count("\n") == 1 and str(tmp_path / "stress.json") in out
 
 
 def test_a_recorded_accuracy_is_that_of_the_corrupted_images(checkpoint, quick):
@@ -453,9 +454,14 @@ def cifar_c(tmp_path, monkeypatch):
 
 def test_the_published_files_are_measured_and_kept(checkpoint, quick, cifar_c, monkeypatch, capsys, tmp_path):
     run = tmp_path / "run"
-    shutil.copytree(checkpoint.parent, run / "checkpoints")
+    shutil.copytree(checkpoint.parent.parent, run)
     monkeypatch.setattr(stress.plots, "stress_figures", lambda results, examples: {})
-    monkeypatch.setattr(stress, "run_tests", lambda results, *rest: results["tests"].update(own))
+
+    def run_tests(results, *rest):
+        digits = {"right": "0" * results["attack_images"]}
+        results["tests"] |= {key: row | digits if "right" in row else row for key, row in own.items()}
+
+    monkeypatch.setattr(stress, "run_tests", run_tests)
     model, _ = load_model(run / "checkpoints" / "best.pt", torch.device("cpu"))
     labels = torch.from_numpy(np.load(cifar_c / "labels.npy")).long()
     own = {"clean/0": stress.measure(predict(model, TEST.images, torch.device("cpu")), TEST.labels)}

@@ -5,6 +5,7 @@ import contextlib
 import csv
 import json
 import math
+import os
 import types
 from pathlib import Path
 
@@ -12,13 +13,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from processes import write_config
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, SequentialLR
 
 import train
 from data import batches, split_indices, to_input
 from resnet_cifar import resnet18
-from running.files import UserError, write_json
+from running.files import UserError
 from running.folder import load_checkpoint, read_config, read_history, save_checkpoint
 
 CPU = torch.device("cpu")
@@ -601,7 +603,7 @@ def test_resume_takes_the_settings_of_the_run_and_what_may_change_may(
 def test_resume_without_out_stays_in_the_default_folder_and_keeps_flags(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     begun = vars(settings("--out elsewhere --compile --seed 0 --epochs 1 --lr 1"))
-    write_json(tmp_path / "runs" / "cifar100" / "config.json", {"settings": begun})
+    write_config(tmp_path / "runs" / "cifar100", settings=begun)
     resumed, resuming, overwrite = train.read_settings(["--resume"])
     assert vars(resumed) == begun | {"out": "runs/cifar100"} and (resuming, overwrite) == (True, False)
     assert settings("--resume --no-compile").compile is False  # on a machine that cannot compile
@@ -609,7 +611,7 @@ def test_resume_without_out_stays_in_the_default_folder_and_keeps_flags(tmp_path
 
 def test_resume_overlays_the_saved_settings_with_those_given(tmp_path):
     begun = vars(settings("--lr 0.3 --batch-size 64 --limit-train 500 --device cpu"))
-    write_json(tmp_path / "config.json", {"settings": begun})
+    write_config(tmp_path, settings=begun)
     resumed = settings(f"--resume --out {tmp_path} --batch-size 32 --device cuda --epochs 40")
     assert vars(resumed) == begun | {"batch_size": 32, "device": "cuda", "out": str(tmp_path)}
 
@@ -625,9 +627,9 @@ def test_resume_overlays_the_saved_settings_with_those_given(tmp_path):
 def test_settings_that_no_longer_exist(tmp_path, name, value, given):
     """With the value that describes what is done now they are ignored; with another they are named."""
     begun = vars(settings(""))
-    write_json(tmp_path / "config.json", {"settings": begun | {"zero_init": False, "crop_padding": 4}})
+    write_config(tmp_path, settings=begun | {"zero_init": False, "crop_padding": 4})
     assert vars(settings(f"--resume --out {tmp_path}")) == begun | {"out": str(tmp_path)}
-    write_json(tmp_path / "config.json", {"settings": begun | {name: value}})
+    write_config(tmp_path, settings=begun | {name: value})
     with pytest.raises(UserError, match=f"was started with {given}, which no longer exists"):
         settings(f"--resume --out {tmp_path}")
 
@@ -792,14 +794,20 @@ def with_weight(name, tensor):
 
 
 REFUSED = {
-    "no data set": (make_checkpoint(config={"width": 2}), "was trained on None: expected cifar100 or shapes"),
+    "no data set": (make_checkpoint(config={"width": 2}), "it lacks config.dataset"),
     "another data set": (
         make_checkpoint(config={"dataset": "imagenet", "width": 2}),
-        "was trained on imagenet: expected cifar100 or shapes",
+        "config.dataset is 'imagenet', expected cifar100 or shapes",
     ),
-    "no width": (make_checkpoint(config={"dataset": "shapes"}), "width None, 3 classes"),
-    "an absurd width": (make_checkpoint(config={"dataset": "shapes", "width": 10**9}), "width 1000000000"),
-    "no classes": (make_checkpoint(class_names=[]), "width 2, 0 classes"),
+    "no width": (make_checkpoint(config={"dataset": "shapes"}), "it lacks config.width"),
+    "an absurd width": (
+        make_checkpoint(config={"dataset": "shapes", "width": 10**9}),
+        "config.width is 1000000000, expected a whole number of 1 to 1,024",
+    ),
+    "no classes": (
+        make_checkpoint(class_names=[]),
+        "class_names is of type list, expected a list that is not",
+    ),
     "another width": (
         make_checkpoint(config={"dataset": "shapes", "width": 3}),
         "holds another network: [2, 3, 3, 3] as conv1.weight, where a ResNet-18 of width 3 for 3 classes has "
@@ -827,7 +835,7 @@ REFUSED = {
     "no tensor": (make_checkpoint(model=with_weight("fc.bias", 3.0)), "no tensor as fc.bias"),
     "a weight that is not finite": (
         make_checkpoint(model=with_weight("fc.bias", torch.tensor([0, float("nan"), 0]))),
-        "holds values that are not finite in fc.bias",
+        "holds values that are not finite in model.fc.bias",
     ),
 }
 
@@ -841,15 +849,25 @@ def test_another_network_is_refused_by_name(tmp_path, case):
     assert message in str(info.value) and str(info.value).startswith(str(tmp_path / "x.pt"))
 
 
-def test_load_data_looks_where_it_is_told_and_else_where_training_did(monkeypatch, small_sets):
+def test_load_data_looks_where_it_is_told_else_where_training_did_else_in_data(
+    monkeypatch, small_sets, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
     seen = []
     monkeypatch.setattr(train, "load", lambda *args: seen.append(args) or small_sets)
     names = small_sets[1].class_names
-    for config, data_dir in [({"settings": {"data_dir": "a"}}, "b"), ({"settings": {"data_dir": "a"}}, None)]:
-        checkpoint = make_checkpoint(class_names=names, config=config | {"dataset": "shapes"})
-        assert train.load_data("x.pt", checkpoint, data_dir) is small_sets
+    (tmp_path / "a" / "train" / "apple").mkdir(parents=True)
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / "cifar100-cache.npz")
+    for saved in ("a", "absent/deep", "pipe", "x" * 5000, "x\0", ""):
+        config = {"dataset": "cifar100", "settings": {"data_dir": saved}}
+        for given in ("b", None):
+            checkpoint = make_checkpoint(class_names=names, config=config)
+            assert train.load_data("x.pt", checkpoint, given) is small_sets
+            assert seen.pop() == ("cifar100", given or ("a" if saved == "a" else "data")), saved
     train.load_data("x.pt", make_checkpoint(class_names=names, config={"dataset": "cifar100"}), None)
-    assert seen == [("shapes", "b"), ("shapes", "a"), ("cifar100", "data")]
+    assert seen == [("cifar100", "data")]
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "pipe"}  # nothing was made
     with pytest.raises(UserError, match=r"the classes of x\.pt are not those of the shapes test set"):
         train.load_data("x.pt", make_checkpoint(), None)
 

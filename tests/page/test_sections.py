@@ -236,7 +236,7 @@ def test_stress_section_shows_what_stress_json_holds(shapes_report, monkeypatch,
     monkeypatch.setattr(stress, "measure_attack", lambda *rest: record)
     assert stress.main(["--run", str(run)]) == 0
     checkpoint = run / "checkpoints" / "best.pt"
-    results = report.read_stress(run, checkpoint)
+    results = report.stress_of(run, checkpoint)
     pictures = examples(data.make_shapes(1, 1).images)
     section = " ".join(sections.stress(results, None, pictures, tmp_path / "plots", CODE).split())
     clean = results["tests"]["clean/0"]["accuracy"]
@@ -252,4 +252,4 @@ def test_stress_section_shows_what_stress_json_holds(shapes_report, monkeypatch,
     assert drawn == {"stress_severity", "stress_radius", "stress_examples"}
     # Results of another checkpoint are not shown.
     checkpoint.write_bytes(checkpoint.read_bytes() + b"x")
-    assert report.read_stress(run, checkpoint) is None
+    assert report.stress_of(run, checkpoint) is None

@@ -1,20 +1,22 @@
 """running/folder.py: the run folder, and checkpoints that are what they say."""
 
 import errno
+import json
 import os
 import pathlib
 import shutil
 import zipfile
+from dataclasses import asdict
 
 import pytest
 import torch
-from processes import TINY, assert_one_line, contents, outcome
+from processes import ROOT, TINY, assert_one_line, contents, outcome, write_config
 
 import gradcam
 import report
 import stress
 import train
-from running import files, folder
+from running import check, files, folder
 from running.files import UserError
 
 
@@ -35,7 +37,7 @@ def make_checkpoint(**changes):
 
 
 def test_history_is_read_as_numbers(tmp_path):
-    rows = [dict.fromkeys(folder.HISTORY_COLUMNS, value) for value in (0.1 + 0.2, float("inf"))]
+    rows = [dict.fromkeys(check.HISTORY, 1.0) | {"train_loss": 0.1 + 0.2}]
     path = tmp_path / "logs" / "history.csv"
     files.write_csv(path, rows)
     assert folder.read_history(tmp_path) == rows
@@ -57,12 +59,12 @@ def test_history_is_read_as_numbers(tmp_path):
         (lambda text: text.replace(",", ";"), "has no column epoch, image_size, lr|cannot be read"),
         (lambda text: "", "has no column epoch, image_size, lr"),
         (lambda text: text + "1," + "1" * 200_000 + "\n", "cannot be read"),
-        (lambda text: text.replace("0.5", ""), "cannot be read"),
+        (lambda text: text.replace("1.0", ""), "cannot be read"),
     ],
 )
 def test_a_changed_history_is_one_line(tmp_path, change, message):
     path = tmp_path / "logs" / "history.csv"
-    files.write_csv(path, [dict.fromkeys(folder.HISTORY_COLUMNS, 0.5)])
+    files.write_csv(path, [dict.fromkeys(check.HISTORY, 1.0)])
     path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
     with pytest.raises(UserError, match=message) as error:
         folder.read_history(tmp_path)
@@ -98,6 +100,7 @@ def test_a_run_and_a_checkpoint_are_taken_together_only_where_one_is_in_the_othe
     for name in ("runs/a/checkpoints/best.pt", "runs/a/checkpoints/last.pt", "runs/b/checkpoints/best.pt"):
         pathlib.Path(name).parent.mkdir(parents=True, exist_ok=True)
         pathlib.Path(name).touch()
+    write_config(tmp_path / "runs" / "a")
     last = tmp_path / "runs" / "a" / "checkpoints" / "last.pt"
     for path in ("runs/a/checkpoints/last.pt", last, "runs/b/../a/checkpoints/last.pt"):
         assert folder.find_checkpoint("runs/a", path).samefile(last)
@@ -114,27 +117,59 @@ def test_results_go_to_the_run_of_the_checkpoint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "a" / "checkpoints").mkdir(parents=True)
     (tmp_path / "runs" / "a" / "checkpoints" / "best.pt").touch()
+    for run in (None, "runs/a"):
+        with pytest.raises(
+            UserError, match=r"runs/a is no run of train\.py: there is no runs/a/config\.json"
+        ):
+            folder.results_folder(run, None)
+    write_config(tmp_path / "runs" / "a")
     assert folder.results_folder(None, None) == pathlib.Path("runs/a")
     assert folder.results_folder("runs/a", None) == pathlib.Path("runs/a")
-    assert folder.results_folder(None, "x/y/checkpoints/last.pt") == pathlib.Path("x/y")
+    assert folder.results_folder(None, "runs/a/checkpoints/last.pt") == pathlib.Path("runs/a")
     assert folder.results_folder(None, "weights/some.pt") == pathlib.Path("runs/some")
+
+
+def test_only_a_folder_with_the_config_of_train_is_a_run(tmp_path):
+    """The names in the table are those of train.Settings, and shipped results are a run."""
+    assert check.SETTINGS.keys() <= asdict(train.Settings()).keys()
+    assert folder.is_run(ROOT / "results")
+    for changes in ({}, {"provenance": 1}, {"settings": {}}, {"settings": {"epochs": 5}}, {"num_val": "5"}):
+        write_config(tmp_path, **changes)
+        assert folder.is_run(tmp_path) == (changes == {})
+    (tmp_path / "config.json").write_text('{"settings": {"lr": 0.1}}')
+    assert not folder.is_run(tmp_path)
 
 
 def test_a_run_is_locked_once_and_cleaned_of_what_was_left_half_written(tmp_path):
     run = tmp_path / "new" / "run"
-    left = [run / "checkpoints" / ".last.pt.77.tmp", run / "logs" / ".history.csv.77.tmp"]
-    left.append(run / ".config.json.77.tmp")
-    kept = [run / ".metrics.json.77.tmp", run / "checkpoints" / "last.pt"]  # report.py may be at work
+    names = ["checkpoints/.last.pt.77.tmp", "logs/.history.csv.77.tmp", ".config.json.77.tmp"]
+    names += [".metrics.json.77.tmp", "plots/.loss.png.77.tmp", "failures/.01_a_as_b.png.77.tmp"]
+    kept = [run / "checkpoints" / "last.pt", run / ".notes.77.tmp", run / "plots" / ".mine.png.77.tmp"]
+    left = [run / name for name in names]
     for path in left + kept:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     with folder.lock_run(run):
         assert not any(path.exists() for path in left) and all(path.exists() for path in kept)
         if folder.fcntl:
-            with pytest.raises(UserError, match="another training is running in"), folder.lock_run(run):
+            with pytest.raises(UserError, match="another command is at work in"), folder.lock_run(run):
                 pass
     with folder.lock_run(run):
         pass
+
+
+def test_a_lock_leaves_nothing_behind(tmp_path):
+    run = tmp_path / "new" / "run"
+    with folder.lock_run(run):
+        assert run.is_dir()
+    with pytest.raises(ZeroDivisionError), folder.lock_run(run):
+        raise ZeroDivisionError
+    with pytest.raises(UserError, match="File name too long"), folder.lock_run(run / ("x" * 300)):
+        pass
+    assert not list(tmp_path.iterdir())
+    with folder.lock_run(run):
+        (run / "x").touch()
+    assert list(run.iterdir()) == [run / "x"]
 
 
 @pytest.mark.parametrize("without", ["fcntl", "support of the file system"])
@@ -157,7 +192,7 @@ def test_a_new_run_may_begin_only_where_nothing_is_lost(tmp_path):
     with folder.lock_run(run):
         folder.check_new_run(run, overwrite=False)  # empty
         (run / "checkpoints").mkdir()
-        files.write_json(run / "config.json", {"settings": {}})
+        write_config(run)
         folder.check_new_run(run, overwrite=False)  # ended before it saved anything
         (run / "checkpoints" / "last.pt").touch()
         with pytest.raises(
@@ -165,7 +200,7 @@ def test_a_new_run_may_begin_only_where_nothing_is_lost(tmp_path):
         ):
             folder.check_new_run(run, overwrite=False)
         folder.check_new_run(run, overwrite=True)
-        for content in ("{}", "[]", "{", '{"settings": 1}'):
+        for content in ("{}", "[]", "{", '{"settings": 1}', '{"settings": {"lr": 0.1}}'):
             (run / "config.json").write_text(content)
             with pytest.raises(UserError, match="is not empty and holds no run"):
                 folder.check_new_run(run, overwrite=True)
@@ -173,14 +208,22 @@ def test_a_new_run_may_begin_only_where_nothing_is_lost(tmp_path):
 
 def test_remove_run_removes_what_a_run_consists_of_and_nothing_else(tmp_path):
     run, elsewhere = tmp_path / "run", tmp_path / "big disk"
-    for name in ("logs/history.csv", "plots/x.png", "config.json", "metrics.json", "notes.txt", "my/own.txt"):
+    for name in (
+        "logs/history.csv",
+        "plots/x.png",
+        "plots/loss.png",
+        "config.json",
+        "metrics.json",
+        "notes.txt",
+        "my/own.txt",
+    ):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).touch()
     elsewhere.mkdir()
     (elsewhere / "last.pt").touch()
     (run / "checkpoints").symlink_to(elsewhere)
     folder.remove_run(run)
-    assert sorted(path.name for path in run.iterdir()) == ["my", "notes.txt"]
+    assert sorted(path.name for path in run.iterdir()) == ["my", "notes.txt", "plots"]
     assert (elsewhere / "last.pt").exists()
 
 
@@ -230,9 +273,12 @@ def test_no_code_in_a_checkpoint_is_run(tmp_path, monkeypatch):
 
 
 REFUSED = {
-    "no dict": ([1, 2], "is no checkpoint of train.py: it lacks model, config, epoch, class_names"),
+    "no dict": ([1, 2], "x.pt cannot be used: its content is of type list, expected a table"),
     "a bare state dict": (make_checkpoint()["model"], "it lacks model, config, epoch, class_names"),
-    "a wrong type": (make_checkpoint(class_names="abc", epoch="4"), "it lacks epoch, class_names"),
+    "a wrong type": (
+        make_checkpoint(class_names="abc", epoch="4"),
+        "cannot be used: epoch is '4', expected a whole number of 1 to 100,000",
+    ),
 }
 
 
@@ -246,9 +292,10 @@ def test_a_file_that_lacks_what_a_checkpoint_holds_is_refused(tmp_path, case):
 
 
 def test_resuming_needs_more_than_weights(tmp_path):
-    folder.save_checkpoint(tmp_path / "x.pt", make_checkpoint())
+    config = json.loads((ROOT / "results" / "config.json").read_text(encoding="utf-8"))
+    folder.save_checkpoint(tmp_path / "x.pt", make_checkpoint(config=config, val_accuracy=0.5))
     folder.load_checkpoint(tmp_path / "x.pt")
-    with pytest.raises(UserError, match="it lacks optimizer, scaler, history"):
+    with pytest.raises(UserError, match=r"it lacks optimizer, scaler, history; it is of an older version"):
         folder.load_checkpoint(tmp_path / "x.pt", resuming=True)
 
 
@@ -317,9 +364,12 @@ def config_is(text):
     return change
 
 
-def edit_config(run):
-    path = run / "config.json"
-    path.write_text(path.read_text().replace('"lr": 0.15', '"lr": 0.2'))
+def edit_config(value):
+    def change(run):
+        path = run / "config.json"
+        path.write_text(path.read_text().replace('"lr": 0.15', f'"lr": {value}'))
+
+    return change
 
 
 def a_file(run):
@@ -366,11 +416,11 @@ RUNS = {
     "a file in place of the folder": (
         a_file,
         "",
-        r"run cannot be written to \(File exists\): use another --out",
+        r"run cannot be written to \(Not a directory\): use another folder",
     ),
     "a file in place of its parent": (below_a_file, "", r"cannot be written to \(Not a directory\)"),
-    "another training in it": (locked, "--resume", "another training is running in .*run: use another --out"),
-    "another training in it, --overwrite": (locked, "--overwrite", "another training is running in"),
+    "another training in it": (locked, "--resume", "another command is at work in .*run: wait, or use"),
+    "another training in it, --overwrite": (locked, "--overwrite", "another command is at work in"),
     "a bad option and --overwrite": (
         nothing,
         "--overwrite --batch-size 99",
@@ -379,7 +429,7 @@ RUNS = {
     "nothing to resume": (
         shutil.rmtree,
         "--resume",
-        r"config\.json cannot be read .*is .*run a run of train\.py\?",
+        r"run is no run of train\.py: there is no .*config\.json",
     ),
     "no checkpoint to resume": (
         no_checkpoints,
@@ -390,16 +440,20 @@ RUNS = {
     "config.json of another kind": (
         config_is("[1]"),
         "--resume",
-        r"config\.json was not written by train\.py",
+        r"config\.json cannot be used: its content is of type list",
     ),
     "config.json with nonsense": (
         config_is('{"settings": {"epochs": "x"}}'),
         "--resume",
-        "invalid int value: 'x'",
+        "config.json cannot be used: it lacks dataset, width, provenance, ",
     ),
-    "config.json with a list": (config_is('{"settings": {"lr": [1]}}'), "--resume", "invalid float value"),
+    "config.json edited to a list": (
+        edit_config("[0.2]"),
+        "--resume",
+        "settings.lr is of type list, expected a",
+    ),
     "config.json edited": (
-        edit_config,
+        edit_config("0.2"),
         "--resume",
         r"was started with --lr 0\.15: resume it without changing that",
     ),
@@ -411,7 +465,7 @@ RUNS = {
     "last.pt damaged": (damage_last, "--resume", r"last\.pt is damaged or no checkpoint \(the checksum of"),
     "last.pt cut": (cut_last, "--resume", r"last\.pt is damaged or no checkpoint"),
     "last.pt of another width": (another_width, "--resume", r"holds another network: .*width 32"),
-    "last.pt not finite": (not_finite, "--resume", r"holds values that are not finite in fc\.bias"),
+    "last.pt not finite": (not_finite, "--resume", r"holds values that are not finite in model\.fc\.bias"),
     "best.pt as last.pt": (best_as_last, "--resume", "it lacks optimizer, scaler"),
     "last.pt that runs code": (
         harmful,
@@ -421,7 +475,7 @@ RUNS = {
     "last.pt without the history": (
         no_history,
         "--resume",
-        r"is no checkpoint of train\.py: it lacks history",
+        r"last\.pt cannot be used: it lacks history; it is of an older",
     ),
     "another version's optimizer": (
         another_optimizer,
@@ -464,7 +518,7 @@ def test_overwrite_removes_the_run_and_not_what_else_lies_there(tmp_path, small,
 def test_a_folder_without_permission(plain_user, capsys, small, half_done):
     plain_user.chmod(0o500)
     argv = [*TINY, "--dataset", "shapes", "--out", str(plain_user / "run")]
-    message = r"run cannot be written to \(Permission denied\): use another --out"
+    message = r"run cannot be written to \(Permission denied\): use another folder"
     assert_one_line(*outcome(capsys, train.main, argv), message)
     plain_user.chmod(0o700)
     run = plain_user / "run"
@@ -527,10 +581,10 @@ OTHERS = {
         nothing,
         report,
         "--checkpoint {run}",
-        r"run cannot be read \(Is a dir",
+        "run is not a regular file",
     ),
     "report: other classes": (class_renamed, report, "--run {run}", "the classes of .* are not those of"),
-    "report: history cut": (history_cut, report, "--run {run}", r"history\.csv cannot be read"),
+    "report: history cut": (history_cut, report, "--run {run}", r"history\.csv has no column image_size, "),
     "report: a checkpoint of another run": (
         another_run,
         report,

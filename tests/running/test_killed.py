@@ -121,7 +121,7 @@ def test_two_trainings_in_one_folder_and_the_lock_of_a_killed_one(tmp_path, star
     assert wait_for((run / "checkpoints" / "last.pt").exists, process)
     for options in (["--resume"], [*tiny_cifar, "--overwrite"], tiny_cifar):
         code, err = outcome(capsys, train.main, [*options, "--out", str(run)])
-        assert_one_line(code, err, "another training is running in")
+        assert_one_line(code, err, "another command is at work in")
     assert process.is_alive()
     process.kill()
     process.join()
