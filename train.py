@@ -395,7 +395,9 @@ def restore(last, dataset, model, optimizer, scaler) -> list[dict]:
         optimizer.load_state_dict(last["optimizer"])
         if last["scaler"]:  # it is empty if the run was not in float16
             scaler.load_state_dict(last["scaler"])
-    except (KeyError, ValueError, RuntimeError) as error:
+        for parameter, state in optimizer.state.items():
+            state.get("momentum_buffer", parameter).view_as(parameter)  # of the same size
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"last.pt comes from another version of train.py ({error!r})") from None
     print(f"resumed  after {last['epoch']} epochs")
     return last["history"]

@@ -20,8 +20,8 @@ def one_line(error: object) -> str:
     Files, servers and users can put anything into it. Of a longer one the beginning and the end are kept.
     """
     text = " ".join(str(error).split()) or type(error).__name__
-    text = "".join(c if c.isprintable() else "?" for c in text)
-    return text if len(text) <= 300 else f"{text[:195]} ... {text[-100:]}"
+    text = text if len(text) <= 300 else f"{text[:195]} ... {text[-100:]}"
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def check_file(path: Path | str, what: str = "file") -> None:
