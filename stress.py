@@ -31,7 +31,7 @@ from metrics import expected_calibration_error, wilson_interval
 from page import plots
 from running.console import CommandLine, Progress, run_main
 from running.device import pick_device, pick_precision
-from running.files import UserError, whole_file, write_json
+from running.files import UserError, check_file, whole_file, write_json
 from running.folder import claim_folder, find_checkpoint, lock_run, read_stress, results_folder
 from stress_tests import attacks
 from stress_tests.corruptions import CORRUPTIONS, EXTRA, FIFTEEN, GEOMETRY, Corruption, corrupt, examples
@@ -197,6 +197,7 @@ def open_cifar_c(folder: Path, test_labels: Tensor) -> tuple[Tensor, dict[str, n
         raise UserError(f"{folder} does not hold CIFAR-100-C, that is labels.npy, fog.npy and so on")
     arrays, count = {}, len(SEVERITIES) * PUBLISHED_IMAGES
     for name, shape in {"labels": (count,), **dict.fromkeys(names, (count, 32, 32, 3))}.items():
+        check_file(folder / f"{name}.npy")
         try:
             array = np.load(folder / f"{name}.npy", mmap_mode="r")
         except (OSError, ValueError) as error:
@@ -349,7 +350,7 @@ def run_published(
                 write_json(file, results)
 
 
-def stress(path: Path, out: Path, data_dir: str | None, full: bool, cifar_c: Path | None) -> None:
+def write_results(path: Path, out: Path, data_dir: str | None, full: bool, cifar_c: Path | None) -> None:
     """Run the tests of the checkpoint at `path` that stress.json in `out` lacks; see the options."""
     device = pick_device("auto")
     precision = pick_precision("auto", device)
@@ -358,6 +359,9 @@ def stress(path: Path, out: Path, data_dir: str | None, full: bool, cifar_c: Pat
 
     if cifar_c and test.name != "cifar100":
         raise UserError("--cifar-c needs a network that was trained on CIFAR-100")
+    if cifar_c:
+        open_cifar_c(cifar_c, test.labels)  # other files are refused before anything is written
+    claim_folder(out, path)
     count = len(test.labels) if full else CORRUPTION_IMAGES
     index = stratified_sample(test.labels, count)
     images, labels = test.images[index], test.labels[index]
@@ -376,7 +380,6 @@ def stress(path: Path, out: Path, data_dir: str | None, full: bool, cifar_c: Pat
     }
     file = out / "stress.json"
     results["tests"] = kept_tests(out, results["fingerprint"])
-    claim_folder(out, path)
     print(f"data     {test.provenance}")
     print(f"sample   {len(labels):,} images for corruptions, {len(attacked):,} for attacks")
     print(f"compute  {device}, {precision} (attacks fp32), {torch.get_num_threads()} threads")
@@ -411,7 +414,7 @@ def main(argv: list[str] | None = None) -> int:
     path = find_checkpoint(args.run, args.checkpoint)
     out = results_folder(args.run, args.checkpoint)
     with lock_run(out):
-        stress(path, out, args.data_dir, args.full, args.cifar_c)
+        write_results(path, out, args.data_dir, args.full, args.cifar_c)
     print(f"\nsaved    {out}/stress.json and {out}/plots/stress_*.png")
     source = ["--checkpoint", str(path)] if args.checkpoint else ["--run", str(out)]
     print(f"next     python report.py {shlex.join(source)}")

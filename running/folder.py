@@ -6,6 +6,8 @@ runs/<name>/config.json           settings, data, versions and hardware
             checkpoints/last.pt   the weights after the last epoch, and what --resume needs besides them
             metrics.json, predictions.npz, plots/, failures/, gradcam/, report.html   from report.py
             stress.json           from stress.py
+
+Results of a checkpoint that lies elsewhere go to runs/<name of the file>/.
 """
 
 import contextlib
@@ -25,15 +27,14 @@ from running.files import UserError, check_file, one_line, read_file, read_json,
 
 try:
     import fcntl
-except ImportError:  # Windows has no fcntl: there a second training in the same folder is not noticed
+except ImportError:  # Windows has no fcntl: there a second command in the same folder is not noticed
     fcntl = None
 
 # The files that the commands write into a run folder, as patterns. Nothing else in it is ever deleted, and
 # config.json goes last: a folder without it is not known to be a run.
 PLOTS = "loss accuracy learning_rate headline_metrics worst_classes superclass_confusion confusion_matrix "
-PLOTS += (
-    "reliability confidence risk_coverage deletion insertion stress_severity stress_examples stress_radius"
-)
+PLOTS += "reliability confidence risk_coverage deletion insertion "
+PLOTS += "stress_severity stress_examples stress_radius"
 FAILURES = ["failures/failures.csv", "failures/[0-9][0-9]_*_as_*.png", "gradcam/[0-9][0-9]_*_as_*.png"]
 RESULTS = ["metrics.json", "predictions.npz", "stress.json", "report.html", *FAILURES]
 RESULTS += [f"plots/{name}.png" for name in PLOTS.split()]

@@ -19,7 +19,8 @@ import report
 import stress
 import train
 from page import against
-from running.folder import ORIGIN, RUN_FILES, files_of, lock_run, remove_run, results_folder
+from running.folder import ORIGIN, RUN_FILES, claim_folder, files_of, lock_run, remove_run, results_folder
+from sources import cifar100
 
 COMMANDS = {"train": train, "report": report, "stress": stress, "gradcam": gradcam}
 
@@ -487,8 +488,6 @@ def test_results_of_another_checkpoint_are_not_written_over(command, there, a_ru
 
 
 def test_results_of_the_same_checkpoint_go_there_again(tmp_path, monkeypatch):
-    from running.folder import claim_folder
-
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.pt").write_bytes(b"weights")
     folder = tmp_path / "runs" / "x"
@@ -561,6 +560,7 @@ TYPED = [
     "stress --checkpoint new.pt",
     "stress --checkpoint weights/resnet18_cifar100.pt --data-dir LICENSE",
     "stress --checkpoint /dev/zero",
+    "stress --checkpoint weights/resnet18_cifar100.pt --cifar-c results",
     "gradcam LICENSE",
     "gradcam results/page_top.png --checkpoint new.pt",
     "gradcam results/page_top.png --output new/x.png",
@@ -587,6 +587,10 @@ def test_nothing_changes_in_the_repository_after_a_refused_command(
     """More than that `git status` is clean: it says nothing of empty folders and of data/ and runs/."""
     if "shapes" in command:
         request.getfixturevalue("small")
+    if "--cifar-c" in command:
+        request.getfixturevalue("small")
+        monkeypatch.setattr(request.getfixturevalue("small")[1], "name", "cifar100")
+        monkeypatch.setattr(request.getfixturevalue("small")[1], "class_names", cifar100.CLASS_NAMES)
     monkeypatch.chdir(repository)
     before = state(repository)
     name, *argv = command.split()
