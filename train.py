@@ -25,6 +25,7 @@ from data import Dataset, batches, cutmix, has_cifar100, jitter, load, mixup, sp
 from metrics import accuracy
 from resnet_cifar import ResNet, resnet18
 from running import console, distributed
+from running.check import check_weights
 from running.console import CommandLine, Progress, duration, option, run_main, setting
 from running.device import autocast, environment, is_out_of_memory, pick_device, pick_precision
 from running.distributed import own_share, process_count, process_number
@@ -396,7 +397,9 @@ def restore(last, dataset, model, optimizer, scaler) -> list[dict]:
         if last["scaler"]:  # it is empty if the run was not in float16
             scaler.load_state_dict(last["scaler"])
         for parameter, state in optimizer.state.items():
-            state.get("momentum_buffer", parameter).view_as(parameter)  # of the same size
+            buffer = state.get("momentum_buffer")
+            if buffer is not None and buffer.shape != parameter.shape:
+                raise ValueError(f"a momentum {list(buffer.shape)} of weights {list(parameter.shape)}")
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"last.pt comes from another version of train.py ({error!r})") from None
     print(f"resumed  after {last['epoch']} epochs")
@@ -428,14 +431,7 @@ def load_model(path: Path | str, device: torch.device, resuming: bool = False) -
     config.setdefault("image_size", 32)
     with torch.device("meta"):  # shapes without memory
         expected = resnet18(num_classes, width).state_dict()
-    for name in expected | weights:
-        found, wanted = (
-            list(tensors[name].shape) if isinstance(tensors.get(name), Tensor) else "no tensor"
-            for tensors in (weights, expected)
-        )
-        if found != wanted:
-            network = f"a ResNet-18 of width {width} for {num_classes} classes"
-            raise UserError(f"{path} holds another network: {found} as {name}, where {network} has {wanted}")
+    check_weights(weights, expected, f"a ResNet-18 of width {width} for {num_classes} classes", path)
     model = resnet18(num_classes, width)
     model.load_state_dict(weights)
     return model.to(device, memory_format=torch.channels_last).eval(), checkpoint

@@ -152,6 +152,17 @@ def check_tensors(content: object, file: Path | str) -> None:
             demand(file, (bool(value.isfinite().all()), f"it holds values that are not finite in {name}"))
 
 
+def check_weights(weights: dict, expected: dict, network: str, file: Path | str) -> None:
+    """Raise UserError unless the weights have the names and shapes of those `expected` of the network."""
+    for name in expected | weights:
+        found, wanted = (
+            list(tensors[name].shape) if isinstance(tensors.get(name), Tensor) else "no tensor"
+            for tensors in (weights, expected)
+        )
+        if found != wanted:
+            raise UserError(f"{file} holds another network: {found} as {name}, where {network} has {wanted}")
+
+
 def check_sizes(content: dict, expected: dict, file: Path | str, **sizes: int) -> None:
     """Raise UserError unless the tensors are as in a table such as VALIDATION; same names are same sizes."""
     for key, (types, names) in expected.items():

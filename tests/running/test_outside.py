@@ -159,6 +159,10 @@ RESUMED = {
         lambda c: c["optimizer"]["state"][0].update(momentum_buffer=torch.zeros(3)),
         "another version of train.py",
     ),
+    "a buffer of another order": (
+        lambda c: c["optimizer"]["state"][0].update(momentum_buffer=torch.zeros(3, 16, 3, 3)),
+        "another version of train.py",
+    ),
     "a buffer of NaN": (
         lambda c: c["optimizer"]["state"][0]["momentum_buffer"].fill_(NAN),
         "not finite in optimizer.state.0.momentum_buffer",
