@@ -456,7 +456,7 @@ def load_data(path: Path | str, checkpoint: dict, data_dir: str | None) -> tuple
 def begin_or_resume(settings: Settings, resume: bool, overwrite: bool) -> None:
     """Train in the run folder --out, of which process 0 holds the lock."""
     run = Path(settings.out)
-    with lock_run(run) if process_number() == 0 else contextlib.nullcontext():
+    with lock_run(run, training=True) if process_number() == 0 else contextlib.nullcontext():
         last = load_last(settings) if resume else None
         if not resume and process_number() == 0:
             check_new_run(run, overwrite)

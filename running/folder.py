@@ -38,7 +38,8 @@ PLOTS += "stress_severity stress_examples stress_radius"
 FAILURES = ["failures/failures.csv", "failures/[0-9][0-9]_*_as_*.png", "gradcam/[0-9][0-9]_*_as_*.png"]
 RESULTS = ["metrics.json", "predictions.npz", "stress.json", "report.html", *FAILURES]
 RESULTS += [f"plots/{name}.png" for name in PLOTS.split()]
-RUN_FILES = ["checkpoints/best.pt", "checkpoints/last.pt", "logs/history.csv", *RESULTS, "config.json"]
+TRAINED = ["checkpoints/best.pt", "checkpoints/last.pt", "logs/history.csv", "config.json"]
+RUN_FILES = [*RESULTS, *TRAINED]
 
 # In runs/<name of a checkpoint>/: the sha256 of the checkpoint that the results are of.
 ORIGIN = "checkpoint.sha256"
@@ -53,19 +54,22 @@ def newest_run(parent: Path | str = "runs") -> Path:
 
 
 @contextlib.contextmanager
-def lock_run(run: Path) -> Iterator[None]:
-    """Make the folder `run` and hold it for one command; raise UserError if another command holds it.
+def lock_run(run: Path, training: bool = False) -> Iterator[None]:
+    """Hold the folder `run` for one command; raise UserError if another one holds it.
 
-    The lock is on the folder itself and ends with the process, however that ends. Files that a killed command
-    left half written are deleted, and in the end the folder too if it was made here and is empty.
+    A training locks the folder itself, report.py and stress.py lock plots/ in it, so that a report can be
+    made while the training goes on. The folder is made if necessary, and the lock ends with the process,
+    however that ends. Files that a killed command of the same kind left half written are deleted, and in the
+    end the folders that were made here and are empty.
     """
+    locked = run if training else run / "plots"
     with contextlib.ExitStack() as stack:
         try:
-            for folder in reversed([run, *run.parents]):
+            for folder in reversed([locked, *locked.parents]):
                 if not folder.exists():
                     folder.mkdir(exist_ok=True)
                     stack.callback(remove_empty, folder)
-            lock = os.open(run, os.O_RDONLY | os.O_DIRECTORY) if fcntl else None
+            lock = os.open(locked, os.O_RDONLY | os.O_DIRECTORY) if fcntl else None
         except OSError as error:
             raise UserError(f"{run} cannot be written to ({error.strerror}): use another folder") from None
         if fcntl:
@@ -76,7 +80,8 @@ def lock_run(run: Path) -> Iterator[None]:
                 raise UserError(f"another command is at work in {run}: wait, or use another folder") from None
             except OSError:
                 pass  # some network file systems have no locks
-        delete(run, [f"{Path(p).parent}/.{Path(p).name}.[0-9]*.tmp" for p in (*RUN_FILES, ORIGIN)])
+        written = TRAINED if training else [*RESULTS, ORIGIN]
+        delete(run, [f"{Path(p).parent}/.{Path(p).name}.[0-9]*.tmp" for p in written])
         yield
 
 

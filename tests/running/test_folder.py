@@ -149,10 +149,10 @@ def test_a_run_is_locked_once_and_cleaned_of_what_was_left_half_written(tmp_path
     for path in left + kept:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    with folder.lock_run(run):
+    with folder.lock_run(run, training=True), folder.lock_run(run):
         assert not any(path.exists() for path in left) and all(path.exists() for path in kept)
         if folder.fcntl:
-            with pytest.raises(UserError, match="another command is at work in"), folder.lock_run(run):
+            with pytest.raises(UserError, match="another command is at work"), folder.lock_run(run):
                 pass
     with folder.lock_run(run):
         pass
@@ -182,7 +182,7 @@ def test_where_there_are_no_locks_training_goes_on_without(tmp_path, monkeypatch
             raise OSError(errno.ENOTSUP, "not supported")
 
         monkeypatch.setattr(folder.fcntl, "flock", flock)
-    with folder.lock_run(tmp_path):
+    with folder.lock_run(tmp_path, training=True):
         pass
 
 
@@ -394,7 +394,7 @@ def nothing(run):
 
 
 def locked(run):
-    locked.held = folder.lock_run(run)  # until the end of the test, which collects it
+    locked.held = folder.lock_run(run, training=True)  # until the end of the test, which collects it
     locked.held.__enter__()
 
 

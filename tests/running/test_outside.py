@@ -523,7 +523,7 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path, capsys, small):
     (tmp_path / "precious").write_text("mine")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").symlink_to(tmp_path / "precious")
-    with lock_run(tmp_path / "run"):
+    with lock_run(tmp_path / "run", training=True):
         assert (tmp_path / "precious").read_text() == "mine"
     (tmp_path / "run" / "x").write_text("mine")
     refused(capsys, tmp_path / "run", "train", "holds no run of train.py", *TINY, "--dataset=shapes")
@@ -533,8 +533,17 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path, capsys, small):
 def test_two_commands_at_once_in_one_run(second, a_run, capsys):
     (a_run / "stress.json").unlink()
     options = [*TINY, "--dataset=shapes", "--overwrite"] if second == "train" else []
-    with lock_run(a_run):
+    with lock_run(a_run, training=second == "train"):
         refused(capsys, a_run, second, "another command is at work in .*run: wait, or use", *options)
+
+
+def test_a_report_is_made_while_the_training_goes_on(a_run):
+    half_written = a_run / "checkpoints" / ".last.pt.77.tmp"
+    half_written.touch()
+    with lock_run(a_run, training=True):
+        half_written.touch()
+        with lock_run(a_run):
+            assert half_written.exists()
 
 
 # Refused commands in the repository, as a user types them there; none may leave anything.
