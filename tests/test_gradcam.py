@@ -664,6 +664,7 @@ def test_draw_shows_overlays_and_says_when_a_map_is_empty():
     assert figure.axes[4].get_ylabel() == "Grad-CAM at layer3"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

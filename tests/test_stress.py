@@ -74,6 +74,7 @@ def quick(monkeypatch):
         monkeypatch.setitem(attacks.ATTACKS, name, (attack, fewer))
 
 
+@pytest.mark.slow
 def test_the_command_goes_on_where_it_stopped(checkpoint, quick, monkeypatch, capsys, tmp_path):
     run = checkpoint.parent.parent
     monkeypatch.setattr(stress.plots, "stress_figures", lambda results, examples: {})

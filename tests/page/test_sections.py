@@ -208,6 +208,7 @@ def test_stress_results_older_than_a_corruption_are_shown(tmp_path, without):
     assert "2 images of each class. So few images are no more than a hint" in text(section)
 
 
+@pytest.mark.slow
 def test_stress_section_says_both_sides_of_the_confidence(tmp_path):
     seen = text(sections.stress(stress_results(), 0.81, PICTURES, tmp_path, CODE))
     assert "On these clean images the network is underconfident: its mean confidence is 60.0 %" in seen

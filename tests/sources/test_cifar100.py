@@ -510,6 +510,7 @@ def test_a_tar_with_a_hole_of_gigabytes(tmp_path):
     assert "refused: member 'cifar-100-python/train'" in refusal(tmp_path / "data")
 
 
+@pytest.mark.slow
 def test_a_file_in_the_official_folder_that_is_far_too_large(tmp_path):
     official_files("folder", tmp_path / "data")
     os.truncate(tmp_path / "data" / "cifar-100-python" / "train", 50_000_000_000)  # a hole, not a full disk
