@@ -155,7 +155,7 @@ def test_the_command_goes_on_where_it_stopped(checkpoint, quick, monkeypatch, ca
 
 @pytest.mark.slow
 def test_the_command_draws_what_it_found(checkpoint, quick, tmp_path):
-    shutil.copytree(checkpoint.parent, tmp_path / "run" / "checkpoints")
+    shutil.copytree(checkpoint.parent.parent, tmp_path / "run")
     assert stress.main(["--run", str(tmp_path / "run")]) == 0
     for name in ("severity", "radius", "examples"):
         picture = Image.open(tmp_path / "run" / "plots" / f"stress_{name}.png")
