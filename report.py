@@ -26,7 +26,7 @@ from resnet_cifar import complexity
 from running.check import check_reported
 from running.console import CommandLine, Progress, option, run_main
 from running.device import environment, pick_device, pick_precision
-from running.files import sha256, whole_file, write_csv, write_json
+from running.files import whole_file, write_csv, write_json
 from running.folder import (
     FAILURES,
     claim_folder,
@@ -238,10 +238,10 @@ def check_explanations(model: nn.Module, test: Dataset, y_pred: Tensor, progress
 # ---- The page --------------------------------------------------------------------------------------------
 
 
-def stress_of(out: Path, checkpoint: Path) -> dict | None:
+def stress_of(out: Path, checkpoint: dict) -> dict | None:
     """Return the finished results of stress.py for this very checkpoint, or None."""
     results = read_stress(out)
-    same = results and results["fingerprint"]["checkpoint"] == sha256(checkpoint)
+    same = results and results["fingerprint"]["checkpoint"] == checkpoint["sha256"]
     return results if same and "checks" in results else None
 
 
@@ -320,6 +320,8 @@ CODE = {
     "headline_metrics": [
         metrics.bootstrap_headline,
         metrics._resampled_headline,
+        metrics._headline_of_resamples,
+        metrics._with_intervals,
         metrics.headline,
         plots.headline_bars,
     ],
@@ -379,10 +381,10 @@ def write_report(path: Path, out: Path, data_dir: str | None, other: Path | None
     # A checkpoint from elsewhere carries the history up to its epoch; old ones do not.
     history = read_history(out) if (out / "logs" / "history.csv").exists() else checkpoint.get("history", [])
     train, test = load_data(path, checkpoint, data_dir)
-    stress = stress_of(out, path)
+    stress = stress_of(out, checkpoint)
     if other:
         against.check(out, other, test)
-    claim_folder(out, path)
+    claim_folder(out, path, checkpoint["sha256"])
     print(f"data     {test.provenance}")
     print(f"network  {path}, epoch {checkpoint['epoch']}, on {device} in {precision}")
 
@@ -398,7 +400,7 @@ def write_report(path: Path, out: Path, data_dir: str | None, other: Path | None
             y_pred=y_pred.numpy(),
             probabilities=probabilities.numpy(),
             images_sha256=against.digest(test.images),
-            checkpoint_sha256=sha256(path),
+            checkpoint_sha256=checkpoint["sha256"],
         )
     result = evaluate(logits, test, train, checkpoint)
 

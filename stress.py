@@ -34,7 +34,7 @@ from running.device import pick_device, pick_precision
 from running.files import UserError, check_file, whole_file, write_json
 from running.folder import claim_folder, find_checkpoint, lock_run, read_stress, results_folder
 from stress_tests import attacks
-from stress_tests.corruptions import CORRUPTIONS, EXTRA, FIFTEEN, GEOMETRY, Corruption, corrupt, examples
+from stress_tests.corruptions import CORRUPTIONS, EXTRA, FIFTEEN, Corruption, corrupt, examples
 from train import load_data, load_model, predict
 
 SEED = 0  # of the sample and of the attacks; each corruption has its own seed
@@ -65,15 +65,18 @@ def stratified_sample(labels: Tensor, count: int) -> Tensor:
 
 
 def fingerprint_of(
-    checkpoint: Path, images: Tensor, labels: Tensor, attacked: Tensor, precision: str
+    checkpoint: str, images: Tensor, labels: Tensor, attacked: Tensor, precision: str
 ) -> dict[str, str]:
-    """Return digests of what the results depend on: if one of them differs, kept results are not valid."""
+    """Return digests of the checkpoint, the sample and the settings: kept results have the same ones.
+
+    `checkpoint` is its sha256. A change of stress.py itself, of torch or of the device is not noticed.
+    """
     parts = {
-        "checkpoint": checkpoint.read_bytes(),
         "sample": b"".join(tensor.numpy().tobytes() for tensor in (images, labels, attacked)),
         "settings": f"{SEED} {precision}".encode(),
     }
-    return {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
+    return {"checkpoint": checkpoint} | digests
 
 
 def kept_tests(out: Path, fingerprint: dict[str, str]) -> dict[str, dict]:
@@ -224,12 +227,12 @@ def summarise(tests: dict, class_sizes: list[int], class_names: list[str]) -> di
     """Return means over the corruptions and the classes that break first, from the records of the tests.
 
     A corruption counts if all its severities were tested. The interval of a mean accuracy is that of one test
-    on as many images: all tests take the same images, so many tests do not make it narrower. As the average
-    score of an image varies at most as much as its score in one test, the exact interval is not wider.
+    on as many images: all tests take the same images, so many tests do not make it narrower. With a mean p,
+    the scores of the images vary by at most p (1 - p), as in one test, so the exact interval is not wider.
     """
     ours = finished(tests, CORRUPTIONS)
     published = finished(tests, [f"published {name}" for name in FIFTEEN])
-    groups = {"fifteen": FIFTEEN, "extra": EXTRA, "geometry": GEOMETRY, "all": ours}
+    groups = {"fifteen": FIFTEEN, "all": ours}
     if len(published) == len(FIFTEEN):
         groups["published"] = published
     summary = {"mean_accuracy": {}, "mean_confidence": {}, "mean_ece": {}}
@@ -240,9 +243,6 @@ def summarise(tests: dict, class_sizes: list[int], class_names: list[str]) -> di
             summary["mean_accuracy"][group] = share(round(n * mean), n) | {"value": mean}
             summary["mean_confidence"][group] = float(np.mean([row["mean_confidence"] for row in rows]))
             summary["mean_ece"][group] = float(np.mean([row["ece"] for row in rows]))
-    summary["confidence_by_severity"] = [
-        float(np.mean([row["mean_confidence"] for row in rows])) for rows in zip(*ours.values(), strict=True)
-    ]
     clean = tests["clean/0"]["correct_per_class"]
     corrupted = np.mean([row["correct_per_class"] for rows in ours.values() for row in rows], axis=0)
     classes = []
@@ -361,13 +361,13 @@ def write_results(path: Path, out: Path, data_dir: str | None, full: bool, cifar
         raise UserError("--cifar-c needs a network that was trained on CIFAR-100")
     if cifar_c:
         open_cifar_c(cifar_c, test.labels)  # other files are refused before anything is written
-    claim_folder(out, path)
+    claim_folder(out, path, checkpoint["sha256"])
     count = len(test.labels) if full else CORRUPTION_IMAGES
     index = stratified_sample(test.labels, count)
     images, labels = test.images[index], test.labels[index]
     attacked = stratified_sample(labels, len(labels) if full else ATTACK_IMAGES)
     results = {
-        "fingerprint": fingerprint_of(path, images, labels, attacked, precision),
+        "fingerprint": fingerprint_of(checkpoint["sha256"], images, labels, attacked, precision),
         "checkpoint": path.name,
         "dataset": test.name,
         "provenance": test.provenance,

@@ -393,7 +393,11 @@ def restore(last, dataset, model, optimizer, scaler) -> list[dict]:
         raise UserError(f"the run was trained on {before}, but the data found are {dataset.provenance}")
     try:
         model.load_state_dict(last["model"])
+        kinds = [{key: type(value) for key, value in group.items()} for group in optimizer.param_groups]
         optimizer.load_state_dict(last["optimizer"])
+        for group, expected in zip(optimizer.param_groups, kinds, strict=True):
+            if {key: type(value) for key, value in group.items()} != expected:
+                raise ValueError("another kind of optimizer")
         if last["scaler"]:  # it is empty if the run was not in float16
             scaler.load_state_dict(last["scaler"])
         for parameter, state in optimizer.state.items():

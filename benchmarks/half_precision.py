@@ -34,6 +34,7 @@ model, checkpoint = load_model(path, cpu)
 if model.conv1.out_channels != 64:
     sys.exit(f"{path} has width {model.conv1.out_channels}: torchvision's resnet18 has 64")
 _, test = load_data(path, checkpoint, args.data_dir)
+del checkpoint["sha256"]  # of the file that was read
 weights = {name: t.half() if t.is_floating_point() else t for name, t in checkpoint["model"].items()}
 
 logits = predict(model, test.images, cpu)

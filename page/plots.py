@@ -65,9 +65,8 @@ def styled(plot: Callable[..., Figure]) -> Callable[..., Figure]:
     def wrapper(*args, **kwargs) -> Figure:
         with matplotlib.rc_context(STYLE):
             figure = plot(*args, **kwargs)
-            # A matrix of square cells is smaller than its place, and the layout measures the labels around it
-            # with the place of the drawing before. So the first layout can cut labels off; saving makes a
-            # second one.
+            # The first layout of a matrix of square cells goes by old positions of the labels around it and
+            # may cut them off. Saving makes a second one.
             figure.draw_without_rendering()
             return figure
 

@@ -1,9 +1,12 @@
 """What a file from outside must hold, written down as tables, and the functions that compare the two.
 
-In a table a type stands for any value of it, of numbers for the finite ones; (type, low, high) for a number
-in that range or a text of such a length; a set for one of its members; [x] for a list of one x or more;
-{key: x} for a dict with these keys among others, where a key that ends in ? may be missing; {str: x} for a
-dict with any keys.
+A table is made of these:
+    float                      any finite number; int, str, bool and dict likewise any value of that type
+    (float, 0, 1), (str, 1, 9) a number in that range, a text of that length
+    {"a", "b"}                 one of these texts
+    [x]                        a list of one x or more
+    {"key": x, "other?": y}    a dict with these keys among others; one that ends in ? may be missing
+    {str: x}                   a dict with any keys
 """
 
 import math
@@ -18,8 +21,8 @@ from running.files import UserError
 NAME, EPOCHS, COUNT, SHARE = (str, 1, 300), (int, 1, 100_000), (int, 1, 10_000_000), (float, 0, 1)
 RATE, POSITIVE = (float, 0, 1000), (float, 0, 1e9)
 
-# config.json, and `config` in a checkpoint. Of the settings those that every version of train.py wrote and
-# that are read before all of them are checked, or by report.py.
+# config.json, and `config` in a checkpoint. SETTINGS lists those settings that every version of train.py
+# wrote and that are read by report.py, or before train.py checks all settings.
 SETTINGS = {
     "dataset": NAME, "data_dir": str, "out": str, "epochs": EPOCHS, "batch_size": COUNT, "lr": RATE,
     "warmup_epochs": POSITIVE, "image_sizes": str, "patience": int, "seed": int,
@@ -45,7 +48,7 @@ CHECKPOINT = {
     "history?": [HISTORY],
 }
 REPORTED = {"config": CONFIG, "val_accuracy": SHARE}
-OPTIMIZER = {"params": [int], "lr": float, "momentum": float, "weight_decay": float, "nesterov": bool}
+OPTIMIZER = {"params": [int], "lr": float}
 RESUMED = CHECKPOINT | REPORTED | {
     "optimizer": {"state": dict, "param_groups": [OPTIMIZER]}, "scaler": {"scale?": (float, 1e-30, 1e30)},
     "history": [HISTORY],

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from running.files import UserError
 
-# What is sent to wait for each other. It outlives the connections, because in torch 2.6 their end may hang
-# while a thread of gloo has a tensor to free.
+# The tensor that processes send to wait for each other. It is global, because in torch 2.6 the end of the
+# connections may hang if it is freed meanwhile.
 NOTHING = torch.zeros(1)
 
 

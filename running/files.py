@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import glob
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -43,11 +42,6 @@ def read_file(path: Path | str, limit: int = 20_000_000) -> bytes:
     if len(content) > limit:
         raise UserError(f"{path} has more than the {limit / 1e6:.1f} MB allowed")
     return content
-
-
-def sha256(path: Path | str) -> str:
-    """Return the sha256 of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def read_json(path: Path | str) -> object:

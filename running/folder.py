@@ -12,6 +12,7 @@ Results of a checkpoint that lies elsewhere go to runs/<name of the file>/.
 
 import contextlib
 import csv
+import hashlib
 import io
 import os
 import pickle
@@ -23,15 +24,15 @@ from pathlib import Path
 import torch
 
 from running.check import CONFIG, HISTORY, check, check_checkpoint, check_stress
-from running.files import UserError, check_file, one_line, read_file, read_json, sha256, whole_file
+from running.files import UserError, check_file, one_line, read_file, read_json, whole_file
 
 try:
     import fcntl
 except ImportError:  # Windows has no fcntl: there a second command in the same folder is not noticed
     fcntl = None
 
-# The files that the commands write into a run folder, as patterns. Nothing else in it is ever deleted, and
-# config.json goes last: a folder without it is not known to be a run.
+# The files that the commands write into a run folder, as patterns. Nothing else in it is ever deleted but our
+# own temporary files and empty folders, and config.json goes last: without it a folder is not known as a run.
 PLOTS = "loss accuracy learning_rate headline_metrics worst_classes superclass_confusion confusion_matrix "
 PLOTS += "reliability confidence risk_coverage deletion insertion "
 PLOTS += "stress_severity stress_examples stress_radius"
@@ -77,7 +78,7 @@ def lock_run(run: Path, training: bool = False) -> Iterator[None]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(f"another command is at work in {run}: wait, or use another folder") from None
+                raise UserError(f"another command is at work in {run}: wait until it has ended") from None
             except OSError:
                 pass  # some network file systems have no locks
         written = TRAINED if training else [*RESULTS, ORIGIN]
@@ -128,7 +129,8 @@ def remove_empty(folder: Path) -> None:
 
 def remove_run(run: Path) -> None:
     """Delete the files of a run from the folder `run`, its folders where nothing else is in them, no more."""
-    delete(run, RUN_FILES)
+    with lock_run(run):  # no report is being written
+        delete(run, RUN_FILES)
     for name in ("checkpoints", "logs", "plots", "failures", "gradcam"):
         remove_empty(run / name)
 
@@ -188,13 +190,16 @@ def save_checkpoint(path: Path | str, checkpoint: dict) -> None:
 
 
 def load_checkpoint(path: Path | str, resuming: bool = False) -> dict:
-    """Return the content of a checkpoint with all tensors on the CPU; no code in the file is run.
+    """Return the content of a checkpoint with all tensors on the CPU, and the `sha256` of the file besides.
 
-    Raises UserError if it is damaged, or lacks what running/check.py says that it holds, or for `resuming`.
+    No code in the file is run. Raises UserError if it is damaged, or lacks what running/check.py says that it
+    holds, or for `resuming` the state of a training.
     """
     check_file(path, "checkpoint")
     try:
-        with zipfile.ZipFile(path) as archive:
+        # Read once: a training may put another file in its place at any moment.
+        content = Path(path).read_bytes()
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 raise zipfile.BadZipFile("it is compressed, as torch.save never does")
             damaged = archive.testzip()  # torch.load itself does not compare the checksums
@@ -202,7 +207,7 @@ def load_checkpoint(path: Path | str, resuming: bool = False) -> dict:
             raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about kinds of tensors that are refused below
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
     except pickle.UnpicklingError:
@@ -211,7 +216,7 @@ def load_checkpoint(path: Path | str, resuming: bool = False) -> dict:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} is damaged or no checkpoint ({reason})") from None
     check_checkpoint(checkpoint, path, resuming)
-    return checkpoint
+    return checkpoint | {"sha256": hashlib.sha256(content).hexdigest()}
 
 
 def find_checkpoint(run: Path | str | None, checkpoint: Path | str | None) -> Path:
@@ -245,15 +250,15 @@ def results_folder(run: Path | str | None, checkpoint: Path | str | None) -> Pat
     return folder
 
 
-def claim_folder(folder: Path, checkpoint: Path) -> None:
-    """Raise UserError unless the results of the checkpoint may be written into the folder.
+def claim_folder(folder: Path, checkpoint: Path, digest: str) -> None:
+    """Raise UserError unless the results of the checkpoint with this sha256 may be written into the folder.
 
     They may into the run that it is in. Another folder must hold no run and no results, or those of this very
     checkpoint; it keeps its sha256.
     """
     if checkpoint.parent.resolve() == (folder / "checkpoints").resolve():
         return
-    origin, digest = folder / ORIGIN, sha256(checkpoint)
+    origin = folder / ORIGIN
     if origin.exists() and read_file(origin).decode(errors="replace").strip() == digest:
         return
     if is_run(folder) or files_of(folder, RESULTS):

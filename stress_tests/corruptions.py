@@ -123,7 +123,7 @@ def zoom(images: Tensor, factor: float) -> Tensor:
 def warp(images: Tensor, x: Tensor, y: Tensor, repeat_edge: bool = True) -> Tensor:
     """Read images [N, C, 32, 32] bilinearly at the pixel coordinates x and y [N, 32, 32].
 
-    Outside of the image is its mirror image, which repeats the pixels of the edge or leaves them out.
+    Outside of the image is its mirror image; `repeat_edge` says whether that repeats the pixels of the edge.
     """
     grid = torch.stack([x, y], dim=-1)
     grid = (2 * grid + 1) / 32 - 1 if repeat_edge else 2 * grid / 31 - 1
@@ -581,7 +581,6 @@ TABLE = [
 CORRUPTIONS = {corruption.name: corruption for corruption in TABLE}
 FIFTEEN = [corruption.name for corruption in TABLE if corruption.origin == "fifteen"]
 EXTRA = [corruption.name for corruption in TABLE if corruption.origin == "extra"]
-GEOMETRY = [corruption.name for corruption in TABLE if corruption.family == "geometry"]
 FAMILIES = {}  # {family: names}
 for corruption in TABLE:
     FAMILIES.setdefault(corruption.family, []).append(corruption.name)

@@ -600,6 +600,22 @@ def test_resume_takes_the_settings_of_the_run_and_what_may_change_may(
     assert seen == ["elsewhere"] and config["precision"] == "bf16" and not (tmp_path / "here").exists()
 
 
+def test_a_run_with_another_optimizer_is_resumed_with_it_alone(
+    tmp_path, small, interrupt, monkeypatch, capsys
+):
+    sgd = train.make_optimizer
+    monkeypatch.setattr(train, "make_optimizer", lambda model, *rest: torch.optim.AdamW(model.parameters()))
+    run(tmp_path / "whole")
+    interrupt(5)
+    assert run(tmp_path / "run") == 130
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "make_optimizer", sgd)
+        with pytest.raises(UserError, match="comes from another version of train"):
+            resume(tmp_path / "run")
+    assert resume(tmp_path / "run") == 0
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
 def test_resume_without_out_stays_in_the_default_folder_and_keeps_flags(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     begun = vars(settings("--out elsewhere --compile --seed 0 --epochs 1 --lr 1"))

@@ -185,7 +185,6 @@ def stress_results(without=(), clean_confidence=0.6):
         "mean_accuracy": {"fifteen": share, "all": share},
         "mean_confidence": {"fifteen": 0.5, "all": 0.5},
         "mean_ece": {"fifteen": 0.25, "all": 0.25},
-        "confidence_by_severity": [0.5] * 5,
         "classes_that_break_first": [{"class": "a_class", "clean": 1.0, "corrupted": 0.5, "drop": 0.5}] * 10,
     }
     checks = [{"name": "a check", "passed": passed, "detail": "so"} for passed in (True, False)]

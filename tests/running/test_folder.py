@@ -1,6 +1,7 @@
 """running/folder.py: the run folder, and checkpoints that are what they say."""
 
 import errno
+import hashlib
 import json
 import os
 import pathlib
@@ -237,7 +238,7 @@ def test_checkpoint_round_trip(tmp_path):
         folder.save_checkpoint(last, make_checkpoint(epoch=epoch))
         loaded, expected = folder.load_checkpoint(last), make_checkpoint(epoch=epoch)
         torch.testing.assert_close(loaded.pop("model"), expected.pop("model"), rtol=0, atol=0)
-        assert loaded == expected
+        assert loaded == expected | {"sha256": hashlib.sha256(last.read_bytes()).hexdigest()}
     assert os.listdir(last.parent) == ["last.pt"]
 
 
@@ -419,7 +420,7 @@ RUNS = {
         r"run cannot be written to \(Not a directory\): use another folder",
     ),
     "a file in place of its parent": (below_a_file, "", r"cannot be written to \(Not a directory\)"),
-    "another training in it": (locked, "--resume", "another command is at work in .*run: wait, or use"),
+    "another training in it": (locked, "--resume", "another command is at work in .*run: wait until it"),
     "another training in it, --overwrite": (locked, "--overwrite", "another command is at work in"),
     "a bad option and --overwrite": (
         nothing,

@@ -153,7 +153,7 @@ RESUMED = {
     "a group of text": (put("optimizer.param_groups.0", "x"), r"optimizer.param_groups\[0\] is 'x'"),
     "a momentum of text": (
         put("optimizer.param_groups.0.momentum", "x"),
-        "momentum is 'x', expected a finite",
+        "another version of train.py",
     ),
     "a buffer of another shape": (
         lambda c: c["optimizer"]["state"][0].update(momentum_buffer=torch.zeros(3)),
@@ -495,12 +495,12 @@ def test_results_of_the_same_checkpoint_go_there_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.pt").write_bytes(b"weights")
     folder = tmp_path / "runs" / "x"
-    claim_folder(folder, Path("x.pt"))
+    claim_folder(folder, Path("x.pt"), hashlib.sha256(b"weights").hexdigest())
     assert (folder / ORIGIN).read_text().strip() == hashlib.sha256(b"weights").hexdigest()
     (folder / "metrics.json").write_text("{}")
     shutil.copy("x.pt", "y.pt")
     for path in ("x.pt", "y.pt"):
-        claim_folder(folder, Path(path))
+        claim_folder(folder, Path(path), hashlib.sha256(Path(path).read_bytes()).hexdigest())
 
 
 OVERWRITE = "holds results without checkpoints/ and logs/ of a training: use another --out"
@@ -534,7 +534,13 @@ def test_two_commands_at_once_in_one_run(second, a_run, capsys):
     (a_run / "stress.json").unlink()
     options = [*TINY, "--dataset=shapes", "--overwrite"] if second == "train" else []
     with lock_run(a_run, training=second == "train"):
-        refused(capsys, a_run, second, "another command is at work in .*run: wait, or use", *options)
+        refused(capsys, a_run, second, "another command is at work in .*run: wait until it", *options)
+
+
+def test_a_run_is_not_overwritten_while_its_report_is_written(a_run, capsys, small):
+    with lock_run(a_run):
+        options = [*TINY, "--dataset=shapes", "--overwrite"]
+        refused(capsys, a_run, "train", "another command is at work in .*run: wait until it", *options)
 
 
 def test_a_report_is_made_while_the_training_goes_on(a_run):

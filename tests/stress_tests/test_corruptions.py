@@ -38,11 +38,10 @@ def test_the_corruptions_are_the_published_ones_and_ours():
         len(values) == 5 for corruption in corruptions.TABLE for values in corruption.constants.values()
     )
     assert [name for names in corruptions.FAMILIES.values() for name in names] == NAMES
-    assert corruptions.FAMILIES["geometry"] == corruptions.GEOMETRY
     nearest = {corruption.name for corruption in corruptions.TABLE if corruption.rounding == "nearest"}
-    assert nearest == {*WHOLE_NUMBERS, *corruptions.GEOMETRY}
+    assert nearest == {*WHOLE_NUMBERS, *corruptions.FAMILIES["geometry"]}
     assert {corruption.rounding for corruption in corruptions.TABLE} == {"down", "nearest"}
-    assert set(corruptions.GEOMETRY) == set(NAMES) - {*corruptions.FIFTEEN, *corruptions.EXTRA}
+    assert set(corruptions.FAMILIES["geometry"]) == set(NAMES) - {*corruptions.FIFTEEN, *corruptions.EXTRA}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -502,7 +501,7 @@ def test_adding_a_corruption_is_one_function_and_one_row(tmp_path, monkeypatch):
     extended = importlib.import_module("extended.corruptions")
 
     assert extended.FIFTEEN == corruptions.FIFTEEN and len(extended.FIFTEEN) == 15
-    assert extended.EXTRA == corruptions.EXTRA and extended.GEOMETRY == corruptions.GEOMETRY
+    assert extended.EXTRA == corruptions.EXTRA
     assert extended.FAMILIES["blur"] == ["box_blur", *corruptions.FAMILIES["blur"]]
     assert set(extended.CORRUPTIONS) == {*NAMES, "box_blur"}
     images = (IMAGES[:2] * 255).round().byte()
