@@ -1,7 +1,6 @@
 """report.py: what it computes and writes, against a second computation."""
 
 import csv
-import hashlib
 import html
 import inspect
 import json
