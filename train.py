@@ -367,7 +367,8 @@ def fit(settings: Settings, last: dict | None = None) -> None:
         }
         if row is best:
             # With the validation logits report.py fits a temperature without another pass over the images.
-            validation = {"val_logits": val_logits.half(), "val_labels": val_labels}
+            # Those of a first wild epoch may be larger than float16 can hold.
+            validation = {"val_logits": val_logits.clamp(-6e4, 6e4).half(), "val_labels": val_labels}
             save_checkpoint(run / "checkpoints" / "best.pt", checkpoint | validation)
         write_csv(run / "logs" / "history.csv", history)
         to_resume = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}

@@ -600,6 +600,14 @@ def test_resume_takes_the_settings_of_the_run_and_what_may_change_may(
     assert seen == ["elsewhere"] and config["precision"] == "bf16" and not (tmp_path / "here").exists()
 
 
+def test_the_checkpoint_of_a_wild_epoch_can_be_read(tmp_path, small, monkeypatch):
+    wild = torch.tensor([[1e9, -1e9] + [0.0] * 98]).repeat(300, 1)
+    monkeypatch.setattr(train, "predict", lambda network, images, *rest, **options: wild[: len(images)])
+    run(tmp_path)
+    logits = load_checkpoint(tmp_path / "checkpoints" / "best.pt")["val_logits"]
+    assert torch.equal(logits.sign(), wild[: len(logits)].sign())
+
+
 def test_a_run_with_another_optimizer_is_resumed_with_it_alone(
     tmp_path, small, interrupt, monkeypatch, capsys
 ):
