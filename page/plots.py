@@ -172,7 +172,7 @@ def confusion_matrix(shares: np.ndarray, class_names: list[str], groups: list[tu
     The colour scale is a square root, so that confusions of a few percent show beside the diagonal.
     """
     count = len(class_names)
-    figure = Figure(figsize=(13.2, 12.4))
+    figure = Figure(figsize=(13.5, 12.4))
     axes = figure.add_subplot()
     mesh = axes.imshow(shares, cmap="cividis", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     axes.set_xticks(range(count), class_names, rotation=90, fontsize=7.4)
