@@ -5,6 +5,7 @@ batch, so there is no loader with worker processes.
 """
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,15 +198,35 @@ def crop_and_flip(images: Tensor, dy: Tensor, dx: Tensor, flip: Tensor) -> Tenso
     return images[index, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-def batches(
-    images: Tensor, labels: Tensor, batch_size: int, seed: int, epoch: int, alternate: bool = False
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (images uint8 [batch_size, 3, 32, 32], labels) of one epoch, shuffled, cropped and flipped.
+def cutmix(images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Cover a rectangle of each image by that of another image of the batch, and mix the targets likewise.
 
+    images [B, 3, H, W] of any dtype; targets float [B, C], the probability of each class. The rectangle is
+    the same for the whole batch. Its share of the area is 1 - lambda with lambda uniform in [0, 1], its
+    centre is uniform in the image, and what lies outside of the image is cut off (Yun et al. 2019, arXiv
+    1905.04899, section 3.1, equations 1 and 2 with alpha = 1). As a batch is in random order, image i is
+    covered by image B - 1 - i.
+    """
+    height, width = images.shape[-2:]
+    lam, y, x = torch.rand(3, generator=generator).tolist()
+    side = math.sqrt(1 - lam) / 2
+    top, bottom = (round(height * min(max(edge, 0), 1)) for edge in (y - side, y + side))
+    left, right = (round(width * min(max(edge, 0), 1)) for edge in (x - side, x + side))
+    mixed = images.clone()
+    mixed[..., top:bottom, left:right] = images.flip(0)[..., top:bottom, left:right]
+    lam = 1 - (bottom - top) * (right - left) / (height * width)  # of the pixels, after rounding and cutting
+    return mixed, lam * targets + (1 - lam) * targets.flip(0)
+
+
+def batches(
+    images: Tensor, targets: Tensor, batch_size: int, seed: int, epoch: int, cutmix_share: float = 0.0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (images uint8 [batch_size, 3, 32, 32], targets) of one epoch, shuffled, cropped and flipped.
+
+    targets are int64 [N], or float [N, C] where about `cutmix_share` of the batches are mixed by `cutmix`.
     All choices come from a generator on the CPU that is seeded by (seed, epoch), so the batches are the same
-    on every device and in a resumed run. With `alternate` each image is mirrored in every other epoch, half
-    of them in the even ones (Jordan 2024, arXiv 2404.00498, section 3.6). The last incomplete batch is left
-    out, because its batch-norm statistics would be noisy.
+    on every device and in a resumed run. The last incomplete batch is left out, because its batch-norm
+    statistics would be noisy.
     """
     n = len(images)
     entropy = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]) >> 1
@@ -213,54 +234,12 @@ def batches(
     order = torch.randperm(n, generator=generator).to(images.device)
     dy, dx = torch.randint(0, 2 * PADDING + 1, (2, n), generator=generator).to(images.device)
     flip = torch.randint(0, 2, (n,), generator=generator).bool().to(images.device)
-    if alternate:
-        first = torch.randint(0, 2, (n,), generator=torch.Generator().manual_seed(seed)).to(images.device)
-        flip = ((first + epoch) % 2).bool()[order]
     for start in range(0, n - batch_size + 1, batch_size):
         part = slice(start, start + batch_size)
-        chosen = order[part]
-        yield crop_and_flip(images[chosen], dy[part], dx[part], flip[part]), labels[chosen]
-
-
-def cutmix(images: Tensor, draw: np.random.Generator) -> tuple[Tensor, float]:
-    """Cover a rectangle of each image with the same rectangle of another image of the batch.
-
-    images [B, 3, H, W] of any dtype. Image i is covered by image B - 1 - i: a batch is in random order, so
-    this is a random pairing, and the labels of the covering images are labels.flip(0). The rectangle has the
-    share 1 - lambda of the area, lambda uniform in [0, 1], about a place drawn uniformly, and is cut off at
-    the border. Returns the new images and the share of each that is still its own.
-    Source: Yun et al. 2019 (arXiv 1905.04899), section 3.1, equations 1 and 2, with alpha = 1.
-    """
-    height, width = images.shape[-2:]
-    side = (1 - draw.uniform()) ** 0.5
-    y, x = draw.uniform(0, height), draw.uniform(0, width)
-    top, bottom = (round(float(np.clip(y + part * side * height, 0, height))) for part in (-0.5, 0.5))
-    left, right = (round(float(np.clip(x + part * side * width, 0, width))) for part in (-0.5, 0.5))
-    mixed = images.clone()
-    mixed[..., top:bottom, left:right] = images.flip(0)[..., top:bottom, left:right]
-    return mixed, 1 - (bottom - top) * (right - left) / (height * width)
-
-
-def mixup(images: Tensor, draw: np.random.Generator) -> tuple[Tensor, float]:
-    """Return lambda * image i + (1 - lambda) * image B - 1 - i, rounded to the dtype of images, and lambda.
-
-    Lambda is uniform in [0, 1] (Zhang et al. 2018, arXiv 1710.09412, equation 1, with alpha = 1).
-    """
-    share = draw.uniform()
-    return (share * images.float() + (1 - share) * images.flip(0).float()).round().to(images.dtype), share
-
-
-def jitter(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Scale brightness, contrast and saturation of each image by factors of 1 - strength to 1 + strength.
-
-    images float [B, 3, H, W] in [0, 1]; in this order, cut off to [0, 1] after each, as ColorJitter does.
-    """
-    brightness, contrast, saturation = 1 + strength * (
-        2 * torch.rand(3, len(images), 1, 1, 1, generator=generator).to(images) - 1
-    )
-    grey_weights = torch.tensor([0.299, 0.587, 0.114]).to(images)[:, None, None]
-    images = (brightness * images).clamp(0, 1)
-    mean = (images * grey_weights).sum(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True)
-    images = (mean + contrast * (images - mean)).clamp(0, 1)
-    grey = (images * grey_weights).sum(dim=1, keepdim=True)
-    return (grey + saturation * (images - grey)).clamp(0, 1)
+        batch, target = (
+            crop_and_flip(images[order[part]], dy[part], dx[part], flip[part]),
+            targets[order[part]],
+        )
+        if torch.rand((), generator=generator) < cutmix_share:
+            batch, target = cutmix(batch, target, generator)
+        yield batch, target

@@ -17,11 +17,10 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data import Dataset, batches, cutmix, has_cifar100, jitter, load, mixup, split_indices, to_input
+from data import Dataset, batches, has_cifar100, load, split_indices, to_input
 from metrics import accuracy
 from resnet_cifar import ResNet, resnet18
 from running import console, distributed
@@ -50,11 +49,9 @@ class Settings:
     warmup_epochs: float | None = setting(None, "default: 2, or a fifth of a run of less than 10 epochs")
     clip_norm: float = setting(5.0, "largest norm of the gradient; 0 is no clipping", 0, 1e9)
     image_sizes: str = setting("24,28,32", "in pixels, each for an equal share of the epochs", metavar="S,..")
-    cutmix: float = setting(0.0, "share of the batches", 0, 1)
-    mixup: float = setting(0.0, "share of the batches", 0, 1)
-    unmixed: float = setting(0.1, "share of the epochs, the last ones, without CutMix and Mixup", 0, 1)
-    jitter: float = setting(0.0, "of brightness, contrast and saturation", 0, 1)
-    alternate: bool = setting(False, "mirror each image in every other epoch")
+    cutmix: float = setting(
+        0.5, "share of the batches that CutMix mixes, but for the last tenth of the epochs", 0, 1
+    )
     patience: int | None = setting(
         None, "full-size epochs without a new best; 0: no limit; default: epochs / 8, at least 5", 0, 100_000
     )
@@ -183,29 +180,25 @@ def check_finite(epoch: int, step: int, lr: float, *values: Tensor) -> None:
         raise UserError(f"the loss is not finite {where}: {advice}")
 
 
-def train_one_epoch(network, optimizer, scaler, images, labels, epoch, precision, settings) -> dict:
-    """Train once on all images, uint8 [N, 3, 32, 32]; return image size, rate, loss and accuracy."""
+def train_one_epoch(network, optimizer, scaler, images, targets, epoch, precision, settings) -> dict:
+    """Train once on all images; return the row of this epoch: image size, learning rate, loss, accuracy.
+
+    images uint8 [N, 3, 32, 32]; targets float32 [N, C], 1 for the class of each image. Where CutMix mixed two
+    images, an answer counts as right if it is the class of the larger part.
+    """
     device, steps = images.device, len(images) // settings.batch_size
     total_steps, warmup_steps = settings.epochs * steps, round(settings.warmup_epochs * steps)
     size = image_size(epoch, settings.epochs, settings.sizes())
+    # In the last epochs the images are whole, as those of the test split are.
+    cutmix_share = settings.cutmix if epoch <= 0.9 * settings.epochs else 0.0
     criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
     sums = torch.zeros(2, device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
     network.train()
     with Progress(f"epoch {epoch}/{settings.epochs}", steps) as progress:
-        drawn = batches(images, labels, settings.batch_size, settings.seed, epoch, settings.alternate)
-        for step, (batch, targets) in enumerate(drawn):
+        drawn = batches(images, targets, settings.batch_size, settings.seed, epoch, cutmix_share)
+        for step, (batch, target) in enumerate(drawn):
             # Data: shuffled, cropped and flipped images, of which each process takes its share.
-            batch, targets = own_share(batch), own_share(targets)
-            own, draw = 1.0, np.random.default_rng([settings.seed, epoch, step])
-            if epoch <= (1 - settings.unmixed) * settings.epochs:
-                kind = draw.uniform()
-                if kind < settings.cutmix:
-                    batch, own = cutmix(batch, draw)
-                elif kind < settings.cutmix + settings.mixup:
-                    batch, own = mixup(batch, draw)
-            if settings.jitter:
-                generator = torch.Generator().manual_seed(int(draw.integers(2**62)))
-                batch = (255 * jitter(batch / 255, settings.jitter, generator)).round().to(torch.uint8)
+            batch, target = own_share(batch), own_share(target)
             x = to_input(batch, size)
 
             # Schedule: every step has its own learning rate.
@@ -216,9 +209,7 @@ def train_one_epoch(network, optimizer, scaler, images, labels, epoch, precision
             # Forward and loss.
             with autocast(device, precision):
                 logits = network(x).float()
-                loss = criterion(logits, targets)
-                if own < 1:
-                    loss = own * loss + (1 - own) * criterion(logits, targets.flip(0))
+                loss = criterion(logits, target)
 
             # Backward, clip, step. The norm to clip is that of the gradient, not of the scaled one.
             optimizer.zero_grad(set_to_none=True)
@@ -229,7 +220,8 @@ def train_one_epoch(network, optimizer, scaler, images, labels, epoch, precision
             scaler.step(optimizer)
             scaler.update()
 
-            sums += torch.stack([loss.detach() * len(targets), (logits.argmax(dim=1) == targets).sum()])
+            right = logits.argmax(dim=1) == target.argmax(dim=1)
+            sums += torch.stack([loss.detach() * len(target), right.sum()])
             # Reading a value waits for the GPU, so there it is done at every tenth step only.
             if device.type == "cpu" or (step + 1) % 10 == 0 or step + 1 == steps:
                 totals = distributed.sum_of_all(sums)
@@ -295,6 +287,7 @@ def fit(settings: Settings, last: dict | None = None) -> None:
     with distributed.process_0_first():
         dataset, train_index, val_index = load_split(settings)
     images, labels = dataset.images[train_index].to(device), dataset.labels[train_index].to(device)
+    targets = nn.functional.one_hot(labels, len(dataset.class_names)).float()
     val_images, val_labels = dataset.images[val_index], dataset.labels[val_index]
     steps = len(images) // settings.batch_size
 
@@ -334,7 +327,7 @@ def fit(settings: Settings, last: dict | None = None) -> None:
 
     while not is_finished(history, settings):
         epoch, started = len(history) + 1, time.perf_counter()
-        row = train_one_epoch(network, optimizer, scaler, images, labels, epoch, precision, settings)
+        row = train_one_epoch(network, optimizer, scaler, images, targets, epoch, precision, settings)
         train_seconds = time.perf_counter() - started
         distributed.average_running_statistics(model)
 

@@ -79,10 +79,10 @@ def half_done(tmp_path_factory, small_sets):
 
     out = tmp_path_factory.mktemp("half done") / "run"
 
-    def batches(images, labels, batch_size, seed, epoch, alternate):
+    def batches(images, targets, batch_size, seed, epoch, cutmix_share):
         if epoch == 2:
             raise KeyboardInterrupt
-        return data.batches(images, labels, batch_size, seed, epoch, alternate)
+        return data.batches(images, targets, batch_size, seed, epoch, cutmix_share)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "load", lambda *args: small_sets)

@@ -1,5 +1,6 @@
 """The data set as tensors: what is loaded, the split and the batches, each against a second computation."""
 
+import math
 import os
 import random
 from collections import Counter
@@ -8,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from torchvision import transforms
-from torchvision.transforms.functional import adjust_brightness, adjust_contrast, adjust_saturation
 
 import data
 from sources import cifar100, shapes
@@ -408,48 +408,52 @@ def test_real_split_gives_100_of_each_class_and_keeps_copies_together(real):
     assert not sides[0] & sides[1]
 
 
-# ---- Mixing and colours ---------------------------------------------------------------------------------
+# ---- CutMix ---------------------------------------------------------------------------------------------
 
 RANDOM = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def test_cutmix_takes_each_pixel_from_one_of_two_images():
-    shares = []
+def test_cutmix_takes_each_pixel_from_one_of_two_images_and_mixes_the_targets_by_area():
+    areas = []
     for seed in range(2000):
-        mixed, own_share = data.cutmix(RANDOM, np.random.default_rng(seed))
+        generator = torch.Generator().manual_seed(seed)
+        mixed, targets = data.cutmix(RANDOM, torch.eye(6), generator)
         if seed < 50:  # a slow second way: look up, pixel by pixel, whose it is
             foreign = (mixed != RANDOM).any(dim=(0, 1))
             rows, columns = foreign.any(dim=1).nonzero(), foreign.any(dim=0).nonzero()
             assert foreign.sum() == len(rows) * len(columns)  # a rectangle
-            assert own_share == pytest.approx(1 - foreign.float().mean().item())
             assert torch.equal(mixed, torch.where(foreign, RANDOM.flip(0), RANDOM))
-        shares.append(own_share)
-    # A rectangle inside would leave 1/2 in the mean; what is cut off at the border leaves more.
-    assert 0.5 < np.mean(shares) < 0.7
+            for i, target in enumerate(targets.tolist()):
+                expected = [0.0] * 6
+                expected[5 - i] = foreign.sum().item() / 1024
+                expected[i] = 1 - expected[5 - i]
+                assert target == pytest.approx(expected)
+        areas.append(targets[0, 5].item())
+    # A rectangle inside would cover 1/2 in the mean; what is cut off at the border covers less.
+    assert 0.3 < np.mean(areas) < 0.5
 
 
-def test_mixup_is_the_weighted_mean_of_two_images():
-    for seed in range(5):
-        mixed, own_share = data.mixup(RANDOM, np.random.default_rng(seed))
-        for i in range(6):
-            expected = own_share * RANDOM[i].double() + (1 - own_share) * RANDOM[5 - i].double()
-            assert (mixed[i].double() - expected).abs().max() < 0.5001
+def test_the_rectangle_of_cutmix_is_where_and_as_large_as_drawn():
+    for seed in range(100):
+        lam, y, x = torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist()
+        mixed, _ = data.cutmix(RANDOM, torch.eye(6), torch.Generator().manual_seed(seed))
+        side = 32 * math.sqrt(1 - lam)
+        for (start, end), centre in zip(edges(mixed != RANDOM), (32 * y, 32 * x), strict=True):
+            assert start == pytest.approx(max(centre - side / 2, 0), abs=0.5001)
+            assert end == pytest.approx(min(centre + side / 2, 32), abs=0.5001)
 
 
-def test_jitter_equals_torchvision_with_the_same_factors():
-    generator = torch.Generator().manual_seed(3)
-    factors = 0.7 + 0.6 * torch.rand(3, 6, generator=torch.Generator().manual_seed(3))
-    ours = data.jitter(RANDOM / 255, 0.3, generator)
-    for i, (brightness, contrast, saturation) in enumerate(factors.T.tolist()):
-        theirs = adjust_contrast(adjust_brightness(RANDOM[i] / 255, brightness), contrast)
-        torch.testing.assert_close(ours[i], adjust_saturation(theirs, saturation), rtol=0, atol=1e-3)
+def edges(foreign):
+    """The first row and the one after the last, and so the columns, where a bool [N, C, H, W] is true."""
+    for dims in ((0, 1, 3), (0, 1, 2)):
+        (inside,) = foreign.any(dim=dims).nonzero(as_tuple=True)
+        yield (inside[0].item(), inside[-1].item() + 1) if len(inside) else (0, 0)
 
 
-def test_alternating_flips_mirror_each_image_in_every_other_epoch(monkeypatch):
-    monkeypatch.setattr(data, "crop_and_flip", lambda images, dy, dx, flip: flip)
-    flips = {}
-    for epoch in (1, 2, 3, 4):
-        drawn = data.batches(RANDOM, torch.arange(6), 2, seed=1, epoch=epoch, alternate=True)
-        flips[epoch] = {int(i): bool(f) for flip, index in drawn for f, i in zip(flip, index, strict=True)}
-    assert flips[1] == flips[3] == {i: not f for i, f in flips[2].items()} and flips[2] == flips[4]
-    assert len(set(flips[1].values())) == 2
+def test_about_the_given_share_of_the_batches_is_mixed_and_the_others_stay():
+    images, targets = RANDOM.repeat(200, 1, 1, 1), torch.eye(6).repeat(200, 1)
+    whole, mixed = (list(data.batches(images, targets, 6, 3, 1, share)) for share in (0, 0.5))
+    same = [torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(whole, mixed, strict=True)]
+    assert 75 < sum(same) < 125 and same == [set(b.flatten().tolist()) == {0, 1} for _, b in mixed]
+    again = list(data.batches(images, targets, 6, 3, 1, 0.5))
+    assert all(torch.equal(a, b) for a, b in zip(mixed[7], again[7], strict=True))

@@ -200,7 +200,10 @@ def train_by_formulas(dataset, args):
     for epoch in range(args.epochs):
         losses, correct = [], 0
         size = train.image_size(epoch + 1, args.epochs, args.sizes())
-        drawn = batches(images, labels, args.batch_size, args.seed, epoch + 1)
+        cutmix = args.cutmix if epoch + 1 <= 0.9 * args.epochs else 0
+        drawn = batches(
+            images, F.one_hot(labels, 100).double(), args.batch_size, args.seed, epoch + 1, cutmix
+        )
         for i, (batch, targets) in enumerate(drawn):
             step, total, warmup = epoch * steps + i, args.epochs * steps, round(args.warmup_epochs * steps)
             if step < warmup:
@@ -209,14 +212,14 @@ def train_by_formulas(dataset, args):
                 lr = args.lr * math.cos(math.pi / 2 * (step - warmup) / (total - warmup)) ** 2
             log_p = model(resized(to_input(batch).double(), size)).log_softmax(dim=1)
             # Szegedy et al. 2016 (arXiv 1512.00567), section 7: the target is mixed with the uniform one
-            target = F.one_hot(targets, 100) * (1 - args.label_smoothing)
+            target = targets * (1 - args.label_smoothing)
             loss = -((target + args.label_smoothing / log_p.shape[1]) * log_p).sum() / len(batch)
             gradients = torch.autograd.grad(loss, model.parameters())
             norm = math.sqrt(sum(g.double().square().sum().item() for g in gradients))
             # PyTorch adds 1e-6 to the norm, and a narrow network on four images makes much of little.
             factor = min(1.0, args.clip_norm / (norm + 1e-6)) if args.clip_norm else 1.0
             losses.append(loss.item())
-            correct += (log_p.argmax(dim=1) == targets).sum().item()
+            correct += (log_p.argmax(dim=1) == targets.argmax(dim=1)).sum().item()
             for (name, p), gradient in zip(model.named_parameters(), gradients, strict=True):
                 is_layer_weight = name.endswith("weight") and not any(
                     x in name for x in ("bn", "downsample.1")
@@ -236,7 +239,8 @@ def train_by_formulas(dataset, args):
         "--clip-norm 0 --label-smoothing 0 --lr 0.01",
         "--momentum 0 --weight-decay 0.1 --warmup-epochs 0",
         "--label-smoothing 0.4 --warmup-epochs 2 --batch-size 5",
-        "--image-sizes 32",
+        "--image-sizes 32 --cutmix 0",
+        "--cutmix 1",
         "--image-sizes 13,21",
     ],
 )
