@@ -41,7 +41,7 @@ from stress import check_results, measure, measure_attack, summarise
 from stress_tests import attacks, corruptions
 from stress_tests.corruptions import examples
 from stress_tests.explanations import deletion_insertion, randomization_check, randomize, spearman
-from train import Settings, load_data, load_model, predict, train_one_epoch, warmup_cosine
+from train import ADDED, Settings, load_data, load_model, predict, train_one_epoch, warmup_cosine
 
 LAYER = "layer3"  # the stage that Grad-CAM explains; gradcam.py says why
 NUM_FAILURES = 20
@@ -259,7 +259,7 @@ def reproduction(path: Path, checkpoint: dict, network: nn.Module, test: Dataset
     """The commands, versions, hardware, digest of the data, and complexity of the network."""
     config, layers = checkpoint["config"], complexity(network)
     options = []
-    for name, value in config["settings"].items():
+    for name, value in (ADDED | config["settings"]).items():
         # A saved run may have settings that are no longer an option.
         if name in Settings.__dataclass_fields__ and value is not None and value is not False:
             options.append(fill("option", text=option(name) if value is True else f"{option(name)} {value}"))

@@ -148,7 +148,7 @@ def test_removed_settings_are_no_part_of_the_command(small_sets, network):
     checkpoint = {"config": {"settings": settings, "environment": {"python": "3.12"}}}
     values = report.reproduction("best.pt", checkpoint, network[1], small_sets[1])
     shown = re.findall(r">(--.*?)<", values["options"])
-    assert shown == ["--out runs/x", "--epochs 7", "--compile"]
+    assert shown == ["--cutmix 0.0", "--out runs/x", "--epochs 7", "--compile"]
 
 
 def test_the_command_on_a_tiny_run(finished, small_sets, tmp_path, monkeypatch, capsys):

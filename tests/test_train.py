@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, SequentialLR
 import train
 from data import batches, split_indices, to_input
 from resnet_cifar import resnet18
-from running.files import UserError
+from running.files import UserError, write_json
 from running.folder import load_checkpoint, read_config, read_history, save_checkpoint
 
 CPU = torch.device("cpu")
@@ -239,7 +239,7 @@ def train_by_formulas(dataset, args):
         "--clip-norm 0 --label-smoothing 0 --lr 0.01",
         "--momentum 0 --weight-decay 0.1 --warmup-epochs 0",
         "--label-smoothing 0.4 --warmup-epochs 2 --batch-size 5",
-        "--image-sizes 32 --cutmix 0",
+        "--image-sizes 32",
         "--cutmix 1",
         "--image-sizes 13,21",
     ],
@@ -660,6 +660,23 @@ def test_settings_that_no_longer_exist(tmp_path, name, value, given):
     write_config(tmp_path, settings=begun | {name: value})
     with pytest.raises(UserError, match=f"was started with {given}, which no longer exists"):
         settings(f"--resume --out {tmp_path}")
+
+
+def test_cutmix_is_for_cifar100_and_an_earlier_run_goes_on_without_it(tmp_path, small):
+    assert settings("").cutmix == 0.5 and settings("--dataset shapes").cutmix == 0
+    assert settings("--dataset shapes --cutmix 0.25").cutmix == 0.25
+    run(tmp_path, "--dataset cifar100 --cutmix 0 --epochs 2")
+    config = read_config(tmp_path)
+    del config["settings"]["cutmix"]
+    write_json(tmp_path / "config.json", config)
+    assert settings(f"--resume --out {tmp_path}").cutmix == 0
+    path = tmp_path / "checkpoints" / "last.pt"
+    content = last(tmp_path)
+    del content["config"]["settings"]["cutmix"], content["sha256"]
+    save_checkpoint(path, content)
+    assert train.load_last(settings(f"--resume --out {tmp_path}"))["epoch"] == 2
+    with pytest.raises(UserError, match=r"was started with --cutmix 0\.0: resume it without"):
+        train.load_last(settings(f"--resume --out {tmp_path} --cutmix 0.5"))
 
 
 @pytest.mark.parametrize("options", ["--zero-init", "--crop-padding 4"])
