@@ -68,6 +68,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in phrases)
 
 
+def advice_on(error: BaseException, batch_size: int, width: int) -> str | None:
+    """Return in one line what to do about an error in training, or None for an error nobody expects."""
+    if isinstance(error, torch._dynamo.exc.TorchDynamoException):
+        reason = str(error).strip().splitlines()[0]
+        return f"--compile needs a working C++ compiler, or leave it out ({reason})"
+    if not is_out_of_memory(error):
+        return None
+    used, smaller = f"--batch-size {batch_size}", max(2, batch_size // 2)
+    advice = f"free some memory and resume the run, or start a new run with --batch-size {smaller}"
+    if width > 64:
+        used, advice = f"{used} and --width {width}", f"{advice} or a smaller --width"
+    return f"out of memory with {used}: {advice}"
+
+
 def environment(device: torch.device) -> dict:
     """Return the versions, the hardware and the commit as plain strings and numbers, for config.json."""
     names = re.findall(r"model name\s*: (.*)", cpuinfo()) or [platform.machine()]

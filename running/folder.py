@@ -219,6 +219,22 @@ def load_checkpoint(path: Path | str, resuming: bool = False) -> dict:
     return checkpoint | {"sha256": hashlib.sha256(content).hexdigest()}
 
 
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Load a saved state into the optimizer; raise UserError if it is of another one or of other weights."""
+    kinds = [{key: type(value) for key, value in group.items()} for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(state)
+        for group, expected in zip(optimizer.param_groups, kinds, strict=True):
+            if {key: type(value) for key, value in group.items()} != expected:
+                raise ValueError("another kind of optimizer")
+        for parameter, saved in optimizer.state.items():
+            for name, tensor in saved.items():
+                if isinstance(tensor, torch.Tensor) and tensor.shape not in ((), parameter.shape):
+                    raise ValueError(f"{name} {list(tensor.shape)} of weights {list(parameter.shape)}")
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"last.pt comes from another version of train.py ({error!r})") from None
+
+
 def find_checkpoint(run: Path | str | None, checkpoint: Path | str | None) -> Path:
     """Return the checkpoint that the options name: FILE itself, else best.pt of RUN or of the newest run.
 

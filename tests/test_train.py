@@ -283,9 +283,9 @@ def test_limit_train_is_balanced(tmp_path, small, monkeypatch, limit, per_class)
     seen = []
     monkeypatch.setattr(train, "batches", lambda *args: seen.append(args[:2]) or batches(*args))
     run(tmp_path / "run", f"--limit-train {limit} --batch-size 20 --epochs 1")
-    images, labels = seen[0]
-    assert len(images) == len(labels) == limit
-    assert set(torch.bincount(labels, minlength=100).tolist()) == per_class
+    images, targets = seen[0]
+    assert len(images) == len(targets) == limit
+    assert set(targets.sum(dim=0).tolist()) == per_class
     config = read_config(tmp_path / "run")
     # A fifth of the images, rounded for each class of three, is one: validation has half as many as training.
     assert (config["num_train"], config["num_val"]) == (limit, limit // 2)
