@@ -5,7 +5,8 @@
     torchrun --nproc-per-node 2 benchmarks/throughput.py     each batch shared by two devices
 
 bare step    forward, backward, clipping and optimizer step on batches prepared beforehand
-whole loop   the same with the batches drawn, cropped, flipped and normalised as train.py does
+whole loop   the same with batches drawn, cropped, flipped, normalised, half of them with CutMix, as in
+             train.py
 DataLoader   the same network as many repositories train it: torchvision transforms image by image in worker
              processes, float32, channels first
 
@@ -86,10 +87,10 @@ def main():
     count = args.steps * args.batch_size  # of the images: those of a round, no more are drawn or decoded
     shapes = make_shapes(-(-count // 100), seed=0)
     cpu_images, cpu_labels = shapes.images[:count], shapes.labels[:count]
-    images, labels = cpu_images.to(device), cpu_labels.to(device)
+    images, targets = cpu_images.to(device), nn.functional.one_hot(cpu_labels.to(device), 100).float()
     step = make_step(args.width, device, torch.channels_last, precision)
     plain_step = make_step(args.width, device, torch.contiguous_format, "fp32")
-    drawn = batches(images, labels, args.batch_size, 0, 0)
+    drawn = batches(images, targets, args.batch_size, 0, 0)
     prepared = [(to_input(own_share(x)), own_share(y)) for x, y in drawn]
     loader = DataLoader(
         Transformed(cpu_images, cpu_labels),
@@ -104,7 +105,7 @@ def main():
             step(x, y)
 
     def whole_loop(epoch):
-        for x, y in batches(images, labels, args.batch_size, 0, epoch):
+        for x, y in batches(images, targets, args.batch_size, 0, epoch, cutmix_share=0.5):
             step(to_input(own_share(x)), own_share(y))
 
     def data_loader(epoch):
