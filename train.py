@@ -6,7 +6,8 @@
     torchrun --nproc-per-node 2 train.py                on two GPUs, see running/distributed.py
 
 The recipe: SGD with Nesterov momentum, linear warmup then cosine annealing of the learning rate, label
-smoothing, weight decay, gradient clipping, mixed precision, and early stopping on the validation accuracy.
+smoothing, weight decay, CutMix, gradient clipping, mixed precision, and early stopping on the validation
+accuracy.
 """
 
 import contextlib
@@ -54,7 +55,7 @@ class Settings:
     momentum: float = setting(0.9, "Nesterov momentum; 0 is plain SGD", 0, 0.99999)
     weight_decay: float = setting(1e-3, "weight decay, not on biases and batch norm", 0, 10)
     label_smoothing: float = setting(0.1, "label smoothing; 0 turns it off", 0, 0.999)
-    warmup_epochs: float | None = setting(None, "default: 2, or a fifth of a run of less than 10 epochs")
+    warmup_epochs: float | None = setting(None, "linear warmup; default: 2, or a fifth of --epochs if less")
     clip_norm: float = setting(5.0, "largest norm of the gradient; 0 is no clipping", 0, 1e9)
     image_sizes: str = setting("24,28,32", "in pixels, each for an equal share of the epochs", metavar="S,..")
     cutmix: float | None = setting(
@@ -67,9 +68,11 @@ class Settings:
     limit_train: int | None = setting(None, "train on N images only", 1, 1_000_000, metavar="N")
     # Below 16 channels oneDNN on the CPU crashes or gives wrong gradients (uxlfoundation/oneDNN issue 6035).
     width: int = setting(64, "channels of the first stage", 16, 1024)
-    seed: int = setting(0, "of the split, the initial weights and the batches", 0, 2**32 - 1)
-    device: str = setting("auto", "auto, cuda, mps or cpu")
-    precision: str = setting("auto", "of the forward pass", choices=("auto", "fp32", "bf16", "fp16"))
+    seed: int = setting(0, "decides the split, the initial weights and the batches", 0, 2**32 - 1)
+    device: str = setting("auto", "where to compute: auto, cuda, mps or cpu")
+    precision: str = setting(
+        "auto", "number format of the forward pass", choices=("auto", "fp32", "bf16", "fp16")
+    )
     compile: bool = setting(False, "use torch.compile, for long runs on a GPU")
 
     def sizes(self) -> list[int]:

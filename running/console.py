@@ -40,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser, settings: type) -> None:
     for field in dataclasses.fields(settings):
         help, low, high = (field.metadata[key] for key in ("help", "low", "high"))
         kind = types_of(field)[0]
-        notes = [] if low is None else [f"{low:g} to {high:g}"]
+        notes = [] if low is None else [f"{low:.10g} to {high:.10g}"]
         notes += [] if field.default is None else [f"default: {field.default}"]
         if notes:
             help += f" ({', '.join(notes)})"
