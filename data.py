@@ -236,10 +236,8 @@ def batches(
     flip = torch.randint(0, 2, (n,), generator=generator).bool().to(images.device)
     for start in range(0, n - batch_size + 1, batch_size):
         part = slice(start, start + batch_size)
-        batch, target = (
-            crop_and_flip(images[order[part]], dy[part], dx[part], flip[part]),
-            targets[order[part]],
-        )
+        chosen = order[part]
+        batch, target = crop_and_flip(images[chosen], dy[part], dx[part], flip[part]), targets[chosen]
         if torch.rand((), generator=generator) < cutmix_share:
             batch, target = cutmix(batch, target, generator)
         yield batch, target
