@@ -235,11 +235,11 @@ def train_by_formulas(dataset, args):
     "options",
     [
         "",
-        "--clip-norm 0.5 --seed 5",
-        "--clip-norm 0 --label-smoothing 0 --lr 0.01",
+        pytest.param("--clip-norm 0.5 --seed 5", marks=pytest.mark.slow),
+        pytest.param("--clip-norm 0 --label-smoothing 0 --lr 0.01", marks=pytest.mark.slow),
         "--momentum 0 --weight-decay 0.1 --warmup-epochs 0",
-        "--label-smoothing 0.4 --warmup-epochs 2 --batch-size 5",
-        "--image-sizes 32",
+        pytest.param("--label-smoothing 0.4 --warmup-epochs 2 --batch-size 5", marks=pytest.mark.slow),
+        pytest.param("--image-sizes 32", marks=pytest.mark.slow),
         "--cutmix 1",
         "--image-sizes 13,21",
     ],
@@ -493,7 +493,7 @@ def interrupt(monkeypatch):
     return at_step
 
 
-@pytest.mark.parametrize("step", [4, 5, 9])
+@pytest.mark.parametrize("step", [4, *(pytest.param(step, marks=pytest.mark.slow) for step in (5, 9))])
 def test_interrupted_and_resumed_is_the_same_to_the_bit(tmp_path, small, interrupt, capsys, step):
     """Three steps are an epoch: what comes after the last finished one is done again."""
     options = "--batch-size 4 --clip-norm 0.3 --momentum 0.5 --seed 3 --label-smoothing 0 --patience 0"
