@@ -41,7 +41,7 @@ from stress import check_results, measure, measure_attack, summarise
 from stress_tests import attacks, corruptions
 from stress_tests.corruptions import examples
 from stress_tests.explanations import deletion_insertion, randomization_check, randomize, spearman
-from train import ADDED, Settings, load_data, load_model, predict, train_one_epoch, warmup_cosine
+from train import load_data, load_model, predict, train_one_epoch, warmup_cosine
 
 LAYER = "layer3"  # the stage that Grad-CAM explains; gradcam.py says why
 NUM_FAILURES = 20
@@ -259,9 +259,8 @@ def reproduction(path: Path, checkpoint: dict, network: nn.Module, test: Dataset
     """The commands, versions, hardware, digest of the data, and complexity of the network."""
     config, layers = checkpoint["config"], complexity(network)
     options = []
-    for name, value in (ADDED | config["settings"]).items():
-        # A saved run may have settings that are no longer an option.
-        if name in Settings.__dataclass_fields__ and value is not None and value is not False:
+    for name, value in config["settings"].items():
+        if value is not None and value is not False:
             options.append(fill("option", text=option(name) if value is True else f"{option(name)} {value}"))
     here = environment(next(network.parameters()).device)
     facts = [[f"training: {name}", str(value)] for name, value in config["environment"].items()]
@@ -378,8 +377,8 @@ def write_report(path: Path, out: Path, data_dir: str | None, other: Path | None
     network, checkpoint = load_model(path, device)
     check_reported(checkpoint, path)
     config = checkpoint["config"]
-    # A checkpoint from elsewhere carries the history up to its epoch; old ones do not.
-    history = read_history(out) if (out / "logs" / "history.csv").exists() else checkpoint.get("history", [])
+    # A checkpoint from elsewhere carries the history up to its epoch.
+    history = read_history(out) if (out / "logs" / "history.csv").exists() else checkpoint["history"]
     train, test = load_data(path, checkpoint, data_dir)
     stress = stress_of(out, checkpoint)
     if other:

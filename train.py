@@ -83,12 +83,6 @@ class Settings:
 # Resuming may change where, how fast and how precisely a run computes, and nothing else.
 MAY_CHANGE = {"data_dir", "data_url", "out", "device", "precision", "compile"}
 
-# Settings of saved runs that no longer exist, each with the value that describes what is done now.
-REMOVED = {"zero_init": False, "crop_padding": 4}
-
-# Settings that runs of earlier versions did not save, each with the value that describes what they did.
-ADDED = {"cutmix": 0.0}
-
 
 def read_settings(argv: list[str] | None = None) -> tuple[Settings, bool, bool]:
     """Return the checked settings, whether to resume the run in --out, and whether to overwrite it.
@@ -105,11 +99,9 @@ def read_settings(argv: list[str] | None = None) -> tuple[Settings, bool, bool]:
         raise UserError("--resume continues the run that --overwrite deletes: use one of them")
 
     given.setdefault("out", f"runs/{given.get('dataset', Settings.dataset)}")
-    saved = ADDED | read_config(Path(given["out"]))["settings"] if resume else {}
-    for name in saved.keys() - asdict(Settings()).keys():
-        value = saved.pop(name)
-        if (name, value) not in REMOVED.items():
-            raise UserError(f"{given['out']} was started with {option(name)} {value}, which no longer exists")
+    saved = read_config(Path(given["out"]))["settings"] if resume else {}
+    if resume and saved.keys() != asdict(Settings()).keys():
+        raise UserError(f"{given['out']} was started by another version of train.py: resume it with that one")
     settings = Settings(**(saved | given))
     console.check_settings(settings)
     if settings.warmup_epochs is None:
@@ -418,7 +410,7 @@ def load_last(settings: Settings) -> dict:
     if not path.exists():
         raise UserError(f"{run} has no finished epoch to resume: start it again with --overwrite instead")
     _, last = load_model(path, torch.device("cpu"), resuming=True)
-    saved, now = ADDED | last["config"]["settings"], asdict(settings)
+    saved, now = last["config"]["settings"], asdict(settings)
     changed = [name for name in now if name not in MAY_CHANGE and saved.get(name, now[name]) != now[name]]
     if changed:
         before = ", ".join(f"{option(name)} {saved[name]}" for name in changed)
@@ -434,7 +426,6 @@ def load_model(path: Path | str, device: torch.device, resuming: bool = False) -
     checkpoint = load_checkpoint(path, resuming)
     weights, config, num_classes = checkpoint["model"], checkpoint["config"], len(checkpoint["class_names"])
     width = config["width"]
-    config.setdefault("image_size", 32)
     with torch.device("meta"):  # shapes without memory
         expected = resnet18(num_classes, width).state_dict()
     check_weights(weights, expected, f"a ResNet-18 of width {width} for {num_classes} classes", path)

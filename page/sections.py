@@ -58,8 +58,6 @@ def headline(result: dict, test, folder: Path, code: dict) -> dict:
 
 def training(history: list[dict], lr: list[float], config: dict, folder: Path, code: dict) -> Markup:
     """Curves of both splits, the learning rate `lr` of every step, time and speed."""
-    if not history:
-        return fill("no_history")
     column = {key: np.array([row[key] for row in history]) for key in history[0]}
     best = column["val_accuracy"].argmax()
     best_epoch = int(column["epoch"][best])

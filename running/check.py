@@ -27,7 +27,7 @@ SETTINGS = {
     "dataset": NAME, "data_dir": str, "out": str, "epochs": EPOCHS, "batch_size": COUNT, "lr": RATE,
     "warmup_epochs": POSITIVE, "image_sizes": str, "patience": int, "seed": int,
 }
-NETWORK = {"dataset": {"cifar100", "shapes"}, "width": (int, 1, 1024), "image_size?": (int, 8, 32)}
+NETWORK = {"dataset": {"cifar100", "shapes"}, "width": (int, 1, 1024), "image_size": (int, 8, 32)}
 CONFIG = NETWORK | {
     "settings": SETTINGS, "provenance": str, "verified": bool, "digest": NAME, "num_train": COUNT,
     "num_val": COUNT, "parameters": (int, 1, 10**11), "device": NAME, "precision": NAME,
@@ -47,11 +47,10 @@ CHECKPOINT = {
     "class_names": [NAME], "superclass_names?": [NAME], "superclass_of?": [(int, 0, 10_000)],
     "history?": [HISTORY],
 }
-REPORTED = {"config": CONFIG, "val_accuracy": SHARE}
+REPORTED = {"config": CONFIG, "val_accuracy": SHARE, "history": [HISTORY]}
 OPTIMIZER = {"params": [int], "lr": float}
 RESUMED = CHECKPOINT | REPORTED | {
     "optimizer": {"state": dict, "param_groups": [OPTIMIZER]}, "scaler": {"scale?": (float, 1e-30, 1e30)},
-    "history": [HISTORY],
 }
 
 # stress.json, which grows test by test, and what is added at its end.

@@ -458,7 +458,7 @@ def checkpoint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content = {
         "model": make_model().state_dict(),
-        "config": {"dataset": "shapes", "width": 4},
+        "config": {"dataset": "shapes", "width": 4, "image_size": 32},
         "epoch": 1,
         "class_names": ["ant", "bee", "a_long_class_name", "dog", "elk", "$fox$"],
         "superclass_names": ["insects", "mammals"],
@@ -594,7 +594,7 @@ def test_command_with_default_weights_and_few_classes(checkpoint, monkeypatch, c
     torch.save(
         {
             "model": make_model(num_classes=1).state_dict(),
-            "config": {"dataset": "shapes", "width": 4},
+            "config": {"dataset": "shapes", "width": 4, "image_size": 32},
             "epoch": 1,
             "class_names": ["one"],
         },

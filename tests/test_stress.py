@@ -59,7 +59,7 @@ def checkpoint(tmp_path_factory):
     with torch.no_grad():
         network.fc.bias[0] += 1  # most images are taken for the first class, so that some are right
     content = {"model": network.state_dict(), "epoch": 1, "class_names": class_names}
-    torch.save(content | {"config": {"dataset": "shapes", "width": 16}}, path)
+    torch.save(content | {"config": {"dataset": "shapes", "width": 16, "image_size": 32}}, path)
     write_config(path.parent.parent)
     return path
 

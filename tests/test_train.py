@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, SequentialLR
 import train
 from data import batches, split_indices, to_input
 from resnet_cifar import resnet18
-from running.files import UserError, write_json
+from running.files import UserError
 from running.folder import load_checkpoint, read_config, read_history, save_checkpoint
 
 CPU = torch.device("cpu")
@@ -644,61 +644,20 @@ def test_resume_overlays_the_saved_settings_with_those_given(tmp_path):
     assert vars(resumed) == begun | {"batch_size": 32, "device": "cuda", "out": str(tmp_path)}
 
 
-@pytest.mark.parametrize(
-    "name, value, given",
-    [
-        ("zero_init", True, "--zero-init True"),
-        ("crop_padding", 3, "--crop-padding 3"),
-        ("lookahead", 5, "--lookahead 5"),
-    ],
-)
-def test_settings_that_no_longer_exist(tmp_path, name, value, given):
-    """With the value that describes what is done now they are ignored; with another they are named."""
-    begun = vars(settings(""))
-    write_config(tmp_path, settings=begun | {"zero_init": False, "crop_padding": 4})
-    assert vars(settings(f"--resume --out {tmp_path}")) == begun | {"out": str(tmp_path)}
-    write_config(tmp_path, settings=begun | {name: value})
-    with pytest.raises(UserError, match=f"was started with {given}, which no longer exists"):
-        settings(f"--resume --out {tmp_path}")
-
-
-def test_cutmix_is_for_cifar100_and_an_earlier_run_goes_on_without_it(tmp_path, small):
+def test_cutmix_is_for_cifar100():
     assert settings("").cutmix == 0.5 and settings("--dataset shapes").cutmix == 0
     assert settings("--dataset shapes --cutmix 0.25").cutmix == 0.25
-    run(tmp_path, "--dataset cifar100 --cutmix 0 --epochs 2")
-    config = read_config(tmp_path)
-    del config["settings"]["cutmix"]
-    write_json(tmp_path / "config.json", config)
-    assert settings(f"--resume --out {tmp_path}").cutmix == 0
-    path = tmp_path / "checkpoints" / "last.pt"
-    content = last(tmp_path)
-    del content["config"]["settings"]["cutmix"], content["sha256"]
-    save_checkpoint(path, content)
-    assert train.load_last(settings(f"--resume --out {tmp_path}"))["epoch"] == 2
-    with pytest.raises(UserError, match=r"was started with --cutmix 0\.0: resume it without"):
-        train.load_last(settings(f"--resume --out {tmp_path} --cutmix 0.5"))
 
 
-@pytest.mark.parametrize("options", ["--zero-init", "--crop-padding 4"])
-def test_options_that_no_longer_exist(options):
-    with pytest.raises(UserError, match="unrecognized arguments: --"):
-        settings(options)
-
-
-@pytest.mark.slow
-def test_a_checkpoint_of_an_earlier_train_py_is_read_and_not_resumed(tmp_path, small):
-    """It had a "state" in place of the history, and two settings more."""
-    run(tmp_path)
-    path = tmp_path / "checkpoints" / "last.pt"
-    checkpoint = torch.load(path)
-    checkpoint["state"] = {"history": checkpoint.pop("history"), "step": 0}
-    checkpoint["config"]["settings"] |= {"zero_init": True, "crop_padding": 2}
-    torch.save(checkpoint, path)
-    model, _ = train.load_model(path, CPU)
-    assert train.predict(model, small[1].images[:2], CPU).shape == (2, 100)
-    with pytest.raises(UserError, match=r"last\.pt .*it lacks history") as info:
-        resume(tmp_path)
-    assert "\n" not in str(info.value)
+@pytest.mark.parametrize(
+    "change", [lambda begun: begun.update(lookahead=5), lambda begun: begun.pop("cutmix")]
+)
+def test_a_run_of_another_version_is_not_resumed(tmp_path, change):
+    begun = vars(settings(""))
+    change(begun)
+    write_config(tmp_path, settings=begun)
+    with pytest.raises(UserError, match=r"was started by another version of train\.py: resume it with that"):
+        settings(f"--resume --out {tmp_path}")
 
 
 @pytest.mark.parametrize(
@@ -808,7 +767,7 @@ def make_checkpoint(**changes):
     torch.manual_seed(0)
     checkpoint = {
         "model": resnet18(3, 2).state_dict(),
-        "config": {"dataset": "shapes", "width": 2, "settings": {"epochs": 5}},
+        "config": {"dataset": "shapes", "width": 2, "image_size": 32, "settings": {"epochs": 5}},
         "epoch": 4,
         "class_names": ["a", "b", "c"],
     }
@@ -839,14 +798,14 @@ def with_weight(name, tensor):
 
 
 REFUSED = {
-    "no data set": (make_checkpoint(config={"width": 2}), "it lacks config.dataset"),
+    "no data set": (make_checkpoint(config={"width": 2, "image_size": 32}), "it lacks config.dataset"),
     "another data set": (
-        make_checkpoint(config={"dataset": "imagenet", "width": 2}),
+        make_checkpoint(config={"dataset": "imagenet", "width": 2, "image_size": 32}),
         "config.dataset is 'imagenet', expected cifar100 or shapes",
     ),
     "no width": (make_checkpoint(config={"dataset": "shapes"}), "it lacks config.width"),
     "an absurd width": (
-        make_checkpoint(config={"dataset": "shapes", "width": 10**9}),
+        make_checkpoint(config={"dataset": "shapes", "width": 10**9, "image_size": 32}),
         "config.width is 1000000000, expected a whole number of 1 to 1,024",
     ),
     "no classes": (
@@ -854,7 +813,7 @@ REFUSED = {
         "class_names is of type list, expected a list that is not",
     ),
     "another width": (
-        make_checkpoint(config={"dataset": "shapes", "width": 3}),
+        make_checkpoint(config={"dataset": "shapes", "width": 3, "image_size": 32}),
         "holds another network: [2, 3, 3, 3] as conv1.weight, where a ResNet-18 of width 3 for 3 classes has "
         "[3, 3, 3, 3]",
     ),
@@ -865,7 +824,7 @@ REFUSED = {
     "torchvision's network": (
         make_checkpoint(
             model=torchvision.models.resnet18(num_classes=3).state_dict(),
-            config={"dataset": "cifar100", "width": 64},
+            config={"dataset": "cifar100", "width": 64, "image_size": 32},
         ),
         "holds another network: [64, 3, 7, 7] as conv1.weight",
     ),

@@ -76,11 +76,6 @@ def test_history_gives_curves_speed_and_the_best_epoch(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"loss.png", "accuracy.png", "learning_rate.png"}
 
 
-def test_without_a_history_the_section_says_so(tmp_path):
-    seen = text(sections.training([], [], {}, tmp_path, CODE))
-    assert seen.endswith("so the history of its training is not available.")
-
-
 @pytest.mark.parametrize("sizes", [[5] * 20, [10] * 10, [1, 2, 7], [1, 1]])
 def test_chance_within_superclass_against_enumeration(sizes):
     superclass_of = [s for s, size in enumerate(sizes) for _ in range(size)]

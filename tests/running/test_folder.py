@@ -26,7 +26,7 @@ def make_checkpoint(**changes):
     torch.manual_seed(0)
     content = {
         "model": {"fc.weight": torch.randn(3, 512), "fc.bias": torch.zeros(3)},
-        "config": {"dataset": "shapes", "width": 64, "settings": {"epochs": 5}},
+        "config": {"dataset": "shapes", "width": 64, "image_size": 32, "settings": {"epochs": 5}},
         "epoch": 4,
         "class_names": ["a", "b", "c"],
     }
@@ -296,7 +296,7 @@ def test_resuming_needs_more_than_weights(tmp_path):
     config = json.loads((ROOT / "results" / "config.json").read_text(encoding="utf-8"))
     folder.save_checkpoint(tmp_path / "x.pt", make_checkpoint(config=config, val_accuracy=0.5))
     folder.load_checkpoint(tmp_path / "x.pt")
-    with pytest.raises(UserError, match=r"it lacks optimizer, scaler, history; it is of an older version"):
+    with pytest.raises(UserError, match=r"it lacks history, optimizer, scaler; it is of an older version"):
         folder.load_checkpoint(tmp_path / "x.pt", resuming=True)
 
 
@@ -446,7 +446,7 @@ RUNS = {
     "config.json with nonsense": (
         config_is('{"settings": {"epochs": "x"}}'),
         "--resume",
-        "config.json cannot be used: it lacks dataset, width, provenance, ",
+        "config.json cannot be used: it lacks dataset, width, image_size, provenance, ",
     ),
     "config.json edited to a list": (
         edit_config("[0.2]"),

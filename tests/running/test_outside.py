@@ -204,7 +204,10 @@ STRESS = {
 }
 CONFIG = {
     "a list": (lambda c: [], "its content is of type list, expected a table"),
-    "another program's": (lambda c: {"settings": {"lr": 0.1}}, "it lacks dataset, width, provenance"),
+    "another program's": (
+        lambda c: {"settings": {"lr": 0.1}},
+        "it lacks dataset, width, image_size, provenance",
+    ),
     "settings of a list": (put("settings", []), "settings is of type list, expected a table"),
     "a setting of a list": (put("settings.epochs", [1]), "settings.epochs is of type list"),
     "a data folder of a number": (put("settings.data_dir", 5), "settings.data_dir is 5, expected a text"),
