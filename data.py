@@ -132,10 +132,11 @@ def first_copy(images: Tensor) -> Tensor:
 def split_indices(dataset: Dataset, val_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Split a training set into (training, validation) indices, int64, disjoint; `seed` alone decides.
 
-    The split is stratified: of a class with n images, round(val_fraction * n) go to validation. Images that
-    have an exact copy go to training, so that no image is on both sides. In each result the first image of
-    every class comes first, then the second of every class, and so on; so the first k indices are a balanced
-    sample for any k. Raises ValueError for val_fraction outside [0, 1).
+    The split is stratified: of a class with n images, round(val_fraction * n) go to validation, or all that
+    have no copy if those are fewer. Images that have an exact copy go to training, so that no image is on
+    both sides. In each result the first image of every class comes first, then the second of every class, and
+    so on; so the first k indices are a balanced sample for any k. Raises ValueError for val_fraction outside
+    [0, 1).
     """
     if not 0 <= val_fraction < 1:
         raise ValueError(f"val_fraction must be in [0, 1), not {val_fraction}")
@@ -146,8 +147,9 @@ def split_indices(dataset: Dataset, val_fraction: float, seed: int) -> tuple[Ten
     for c in range(len(dataset.class_names)):
         members = torch.nonzero(dataset.labels == c).flatten()
         members = members[torch.randperm(len(members), generator=generator)]
-        members = torch.cat([members[~has_copy[members]], members[has_copy[members]]])
-        num_val = round(val_fraction * len(members))
+        alone, copied = members[~has_copy[members]], members[has_copy[members]]
+        members = torch.cat([alone, copied])
+        num_val = min(round(val_fraction * len(members)), len(alone))
         val += [(place, c, i) for place, i in enumerate(members[:num_val].tolist())]
         train += [(place, c, i) for place, i in enumerate(members[num_val:].tolist())]
     return tuple(torch.tensor([i for _, _, i in sorted(part)], dtype=torch.int64) for part in (train, val))
@@ -165,14 +167,13 @@ class Normalize(nn.Module):
     def __init__(self, image_size: int = 32):
         super().__init__()
         self.image_size = image_size
-        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        if images.shape[-1] > self.image_size:
+        if max(images.shape[-2:]) > self.image_size:
             sides = (self.image_size, self.image_size)
             images = nn.functional.interpolate(images, sides, mode="bilinear", antialias=True)
-        return (images - self.mean.to(images)) / self.std.to(images)
+        # Numbers, not tensors: copying those to a GPU would wait for it at every step.
+        return torch.stack([(images[:, c] - MEAN[c]) / STD[c] for c in range(3)], dim=1)
 
 
 def to_input(images: Tensor, image_size: int = 32) -> Tensor:

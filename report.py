@@ -10,6 +10,7 @@ numbers are computed in metrics.py; the words around them stand in page/report.h
 """
 
 import math
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -261,14 +262,15 @@ def reproduction(path: Path, checkpoint: dict, network: nn.Module, test: Dataset
     options = []
     for name, value in config["settings"].items():
         if value is not None and value is not False:
-            options.append(fill("option", text=option(name) if value is True else f"{option(name)} {value}"))
+            text = option(name) if value is True else f"{option(name)} {shlex.quote(str(value))}"
+            options.append(fill("option", text=text))
     here = environment(next(network.parameters()).device)
     facts = [[f"training: {name}", str(value)] for name, value in config["environment"].items()]
     facts += [[f"report: {name}", str(value)] for name, value in here.items()]
     facts += [["checkpoint", str(path)], ["data", test.provenance], ["test digest (sha256)", test.digest]]
     return {
         "options": Markup(" ".join(options)),
-        "out": config["settings"]["out"],
+        "out": shlex.quote(config["settings"]["out"]),
         "facts_table": table("Versions and data", ["what", "value"], facts),
         "total_parameters": sum(layer["parameters"] for layer in layers),
         "total_macs": f"{sum(layer['macs'] for layer in layers) / 1e9:.3f}",

@@ -69,7 +69,7 @@ def fingerprint_of(
 ) -> dict[str, str]:
     """Return digests of the checkpoint, the sample and the settings: kept results have the same ones.
 
-    `checkpoint` is its sha256. A change of stress.py itself, of torch or of the device is not noticed.
+    `checkpoint` is its sha256. A change of stress.py, train.py, data.py, torch or the device is not noticed.
     """
     parts = {
         "sample": b"".join(tensor.numpy().tobytes() for tensor in (images, labels, attacked)),
@@ -272,7 +272,7 @@ def print_summary(results: dict) -> None:
     """Print the main results; the page of report.py shows all of them."""
     tests, means = results["tests"], results["summary"]["mean_accuracy"]
     rows = {"clean images": tests["clean/0"]["accuracy"]}
-    rows |= {"mean of the fifteen of CIFAR-100-C": means["fifteen"], "mean of all corruptions": means["all"]}
+    rows |= {"mean of the fifteen of CIFAR-10-C": means["fifteen"], "mean of all corruptions": means["all"]}
     if "published" in means:
         rows["the fifteen as published"] = means["published"]
     radius = f"{attacks.MORE_STEPS_RADIUS:g}"

@@ -358,7 +358,8 @@ def fit(settings: Settings, last: dict | None = None) -> None:
         if process_number() > 0:
             continue
 
-        # Checkpoint, last.pt last: a run that is killed before that repeats the epoch, with the same batches.
+        # Checkpoint. last.pt is written last: if the run is killed before that, --resume repeats this epoch
+        # with the same batches.
         checkpoint = {
             "model": model.state_dict(),
             "config": config,
@@ -371,7 +372,7 @@ def fit(settings: Settings, last: dict | None = None) -> None:
         }
         if row is best:
             # With the validation logits report.py fits a temperature without another pass over the images.
-            # Those of a first wild epoch may be larger than float16 can hold.
+            # After an unstable first epoch they may exceed 65,504, the largest float16.
             validation = {"val_logits": val_logits.clamp(-6e4, 6e4).half(), "val_labels": val_labels}
             save_checkpoint(run / "checkpoints" / "best.pt", checkpoint | validation)
         write_csv(run / "logs" / "history.csv", history)
@@ -385,7 +386,7 @@ def fit(settings: Settings, last: dict | None = None) -> None:
         )
 
     if len(history) < settings.epochs:
-        print(f"stopped early: no better validation accuracy in {settings.patience} epochs")
+        print(f"stopped early: no better validation accuracy in {settings.patience} full-size epochs")
     print(f"best     validation accuracy {best['val_accuracy']:.2%} after epoch {best['epoch']}")
     print(f"saved    {run / 'checkpoints' / 'best.pt'}")
     print(f"next     python report.py --run {shlex.quote(settings.out)}")
@@ -411,9 +412,9 @@ def load_last(settings: Settings) -> dict:
         raise UserError(f"{run} has no finished epoch to resume: start it again with --overwrite instead")
     _, last = load_model(path, torch.device("cpu"), resuming=True)
     saved, now = last["config"]["settings"], asdict(settings)
-    changed = [name for name in now if name not in MAY_CHANGE and saved.get(name, now[name]) != now[name]]
+    changed = [name for name in now if name not in MAY_CHANGE and saved.get(name) != now[name]]
     if changed:
-        before = ", ".join(f"{option(name)} {saved[name]}" for name in changed)
+        before = ", ".join(f"{option(name)} {saved.get(name)}" for name in changed)
         raise UserError(f"{run} was started with {before}: resume it without changing that")
     return last
 

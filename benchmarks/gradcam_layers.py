@@ -39,12 +39,13 @@ args = parser.parse_args()
 
 path = find_checkpoint(args.run, None) if args.run else DEFAULT_CHECKPOINT
 model, checkpoint = load_model(path, torch.device("cpu"))
-pixel_model, fill = nn.Sequential(Normalize(), model), torch.tensor(MEAN)
+size = checkpoint["config"]["image_size"]
+pixel_model, fill = nn.Sequential(Normalize(size), model), torch.tensor(MEAN)
 _, test = load_data(path, checkpoint, args.data_dir)
 sample = torch.randperm(len(test.labels), generator=torch.Generator().manual_seed(0))[: args.images]
 images = test.images[sample]
 with torch.no_grad():
-    classes = torch.cat([model(to_input(part)) for part in images.split(100)]).argmax(dim=1)
+    classes = torch.cat([model(to_input(part, size)) for part in images.split(100)]).argmax(dim=1)
 
 print(f"{len(sample)} test images of {test.name}, {path}")
 print(
@@ -56,7 +57,7 @@ layer4 = None
 for layer in ("layer4", "layer3", "layer2", "layer1"):
     with GradCAM(model, layer) as cam:
         parts = zip(images.split(100), classes.split(100), strict=True)
-        maps = torch.cat([cam(to_input(part), target) for part, target in parts])
+        maps = torch.cat([cam(to_input(part, size), target) for part, target in parts])
     heatmaps = to_heatmap(maps, 32)
     hits = (
         "–" if test.masks is None else f"{pointing_game(heatmaps, test.masks[sample])[0] / len(sample):.1%}"

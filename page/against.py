@@ -46,8 +46,9 @@ def read_predictions(run: Path) -> dict:
         raise UserError(f"{file} is damaged or of an older report.py: {advice}") from None
     check_tensors(values, file)
     check_sizes(values, PREDICTIONS, file)
-    if not ((values["probabilities"] >= 0) & (values["probabilities"] <= 1)).all():
-        raise UserError(f"{file} cannot be used: it holds probabilities outside 0 to 1")
+    rows = values["probabilities"]
+    if (rows < 0).any() or ((rows.double().sum(dim=1) - 1).abs() > 1e-3).any():
+        raise UserError(f"{file} cannot be used: it holds rows that are not probabilities")
     return values
 
 

@@ -37,7 +37,16 @@ if (holder) {
   const data = JSON.parse(holder.textContent);
   browseMistakes(data);
   for (const figure of document.querySelectorAll("figure[data-cells]")) pointAtCells(figure, data);
-  for (const link of document.querySelectorAll("a[data-filter]")) link.href = "#" + link.dataset.filter;
+  for (const link of document.querySelectorAll("a[data-filter]")) {
+    link.href = "#" + link.dataset.filter;
+    link.addEventListener("click", () => { if (link.hash === location.hash) goTo(link.hash); });
+  }
+}
+
+// To go to the address that the page has already changes nothing, so the event is sent by hand.
+function goTo(address) {
+  if (location.hash === address) dispatchEvent(new Event("hashchange"));
+  else location.hash = address;
 }
 
 function percent(share) {
@@ -268,6 +277,6 @@ function pointAtCells(figure, data) {
   });
   cells.addEventListener("click", () => {
     // A cell of the diagonal holds the right answers, so it leads to all mistakes of its class.
-    location.hash = addressOf(i === j && !coarse ? { [keys[0]]: names[i] } : { [keys[0]]: names[i], [keys[1]]: names[j] });
+    goTo(addressOf(i === j && !coarse ? { [keys[0]]: names[i] } : { [keys[0]]: names[i], [keys[1]]: names[j] }));
   });
 }

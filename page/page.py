@@ -1,8 +1,8 @@
 """Fill the templates of the report: numbers, texts, tables and pictures become one HTML file.
 
-report.html is the page; training.html, stress.html and mistakes.html are the parts that not every run has;
-pieces.html holds what is repeated or conditional, such as a cell of a table. `fill` fills all of them and
-escapes every text, so that no name of a file or a class can become markup.
+report.html is the page; training.html, stress.html and mistakes.html are sections of it; pieces.html holds
+what is repeated or conditional, such as a cell of a table. `fill` fills all of them and escapes every text,
+so that no name of a file or a class can become markup.
 """
 
 import base64

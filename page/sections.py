@@ -71,6 +71,7 @@ def training(history: list[dict], lr: list[float], config: dict, folder: Path, c
     figures["learning_rate"] = (curve, f"The learning rate rises to {max(lr):g}, then falls along a cosine")
     size, rate = column["image_size"], column["images_per_second"]
     speeds = {s: np.median(rate[size == s]) for s in np.unique(size)}
+    cutmix, last = config["settings"]["cutmix"], int(0.9 * config["settings"]["epochs"])
     return fill(
         "training",
         **page.plot(folder, figures),
@@ -86,6 +87,7 @@ def training(history: list[dict], lr: list[float], config: dict, folder: Path, c
         num_epochs=len(history),
         duration=duration(column["seconds"].sum()),
         speeds=", ".join(f"{speed:,.0f} images/s at {s:.0f}x{s:.0f} pixels" for s, speed in speeds.items()),
+        cutmix=fill("cutmix", last=last, share=cutmix) if cutmix and last else "",
         several_sizes=fill("several_sizes") if len(speeds) > 1 else "",
         best_epoch=best_epoch,
         best_val_accuracy=percent(column["val_accuracy"][best], 2),

@@ -21,11 +21,11 @@ from running.files import UserError
 NAME, EPOCHS, COUNT, SHARE = (str, 1, 300), (int, 1, 100_000), (int, 1, 10_000_000), (float, 0, 1)
 RATE, POSITIVE = (float, 0, 1000), (float, 0, 1e9)
 
-# config.json, and `config` in a checkpoint. SETTINGS lists those settings that every version of train.py
-# wrote and that are read by report.py, or before train.py checks all settings.
+# config.json, and `config` in a checkpoint. SETTINGS lists those settings that are read by report.py, or
+# before train.py checks all settings.
 SETTINGS = {
     "dataset": NAME, "data_dir": str, "out": str, "epochs": EPOCHS, "batch_size": COUNT, "lr": RATE,
-    "warmup_epochs": POSITIVE, "image_sizes": str, "patience": int, "seed": int,
+    "warmup_epochs": POSITIVE, "image_sizes": str, "cutmix": SHARE, "patience": int, "seed": int,
 }
 NETWORK = {"dataset": {"cifar100", "shapes"}, "width": (int, 1, 1024), "image_size": (int, 8, 32)}
 CONFIG = NETWORK | {

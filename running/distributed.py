@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from running.files import UserError
 
-# The tensor that processes send to wait for each other. It is global, because in torch 2.6 the end of the
-# connections may hang if it is freed meanwhile.
+# Summed over the processes only to wait for each other. It is global, because in torch 2.6 the end of the
+# connections may hang if it was freed before.
 NOTHING = torch.zeros(1)
 
 
@@ -43,8 +43,8 @@ def process_number() -> int:
 def joined() -> Iterator[None]:
     """Join the other processes for the length of a with block; what all but process 0 print goes nowhere.
 
-    An exception in one process ends all of them. It notes in a store, which the processes share, that it has
-    failed; so only the first lets its exception pass, to become the one message, and the others end silently.
+    If one process fails, all end. The first to fail counts itself in a store that all share, and its
+    exception becomes the one message; the others see the count and end silently.
     """
     if process_count() == 1:
         yield
@@ -100,7 +100,7 @@ def process_0_first() -> Iterator[None]:
 
 
 def own_device(device: torch.device) -> torch.device:
-    """Return the device of this process: of several on a machine, each has its own GPU; they share a CPU."""
+    """Return the device of this process: with several, the GPU of number LOCAL_RANK, or the CPU of all."""
     if process_count() == 1 or device.type == "cpu":
         return device
     index = int(os.environ.get("LOCAL_RANK", 0))

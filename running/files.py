@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import glob
 import json
 import os
 from collections.abc import Iterator
@@ -52,31 +51,17 @@ def read_json(path: Path | str) -> object:
         raise UserError(f"{path} cannot be read ({one_line(error)})") from None
 
 
-def has_ended(process: str) -> bool:
-    """Return whether no process has this number any more; False where that cannot be asked."""
-    try:
-        if os.name == "posix":  # elsewhere os.kill would end the process
-            os.kill(int(process), 0)  # signal 0 only asks
-    except (OSError, ValueError, OverflowError) as error:
-        return isinstance(error, ProcessLookupError)
-    return False
-
-
 @contextlib.contextmanager
 def whole_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path to write to; when the block ends well, it is synced and renamed to `path`.
 
-    A reader sees the old file or the whole new one, never a part of it. The folder is made if it is missing,
-    and what a process that was killed left of an earlier attempt is deleted.
+    A reader sees the old file or the whole new one, never a part of it. The folder is made if it is missing.
     Raises UserError if the file cannot be written, for instance on a full disk; the old file is kept then.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for other in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-            if has_ended(other.name.split(".")[-2]):
-                other.unlink(missing_ok=True)
         try:
             yield temporary
             with open(temporary, "rb+") as file:

@@ -105,6 +105,13 @@ def test_split_is_stratified_and_disjoint(fraction, with_copies):
     assert Counter(with_copies.labels[train].tolist()) == dict.fromkeys(range(10), 60 - share)
 
 
+def test_a_class_of_copies_goes_to_training():
+    images = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8)
+    images[:9] = images[0]  # of the ten images of class 0 only one has no copy
+    train, val = data.split_indices(toy(images, torch.tensor([0] * 10 + [1] * 2), 2), 0.5, seed=0)
+    assert sorted(val.tolist()) in ([9, 10], [9, 11]) and len(train) == 10
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_copies_of_an_image_stay_on_one_side(seed, with_copies):
     train, val = data.split_indices(with_copies, 0.2, seed)

@@ -65,6 +65,7 @@ def test_history_gives_curves_speed_and_the_best_epoch(tmp_path):
         "device": "cpu",
         "precision": "fp32",
         "environment": {"hardware": "a <computer>"},
+        "settings": {"cutmix": 0.5, "epochs": 15},
     }
     section = sections.training(history, [0.1, 0.2, 0.1], config, tmp_path, CODE)
     seen = text(section)
@@ -72,6 +73,7 @@ def test_history_gives_curves_speed_and_the_best_epoch(tmp_path):
     assert "100 images/s at 24x24 pixels, 250 images/s at 32x32 pixels" in seen
     assert "Best validation accuracy: 50.00 % after epoch 2." in seen
     assert "Validation images always have the size of the last epochs" in seen
+    assert "Until epoch 13, CutMix mixed about 50.0 % of the training batches" in seen
     assert "Training loss goes from 4.50 to 2.00, validation loss from 4.25 to 3.75" in section
     assert {path.name for path in tmp_path.iterdir()} == {"loss.png", "accuracy.png", "learning_rate.png"}
 

@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import pathlib
-import subprocess
 
 import pytest
 from processes import assert_one_line, finish, needs_fork, wait_for
@@ -24,20 +23,6 @@ def test_json_and_csv_round_trip_into_new_folders(tmp_path):
     with open(tmp_path / "c" / "x.csv", newline="", encoding="utf-8") as file:
         assert list(csv.DictReader(file)) == [{k: str(v) for k, v in row.items()} for row in rows]
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["x.csv", "x.json"]
-
-
-@pytest.mark.skipif(os.name != "posix", reason="only there one can ask whether a process has ended")
-def test_what_a_killed_process_left_half_written_goes_with_the_next_write(tmp_path):
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    path = tmp_path / "x [1].json"
-    left = tmp_path / f".x [1].json.{ended.pid}.tmp"
-    kept = [tmp_path / f".x [1].json.{name}.tmp" for name in (os.getppid(), 1, "mine", 10**30, "²")]
-    kept += [tmp_path / f".y.json.{ended.pid}.tmp", tmp_path / f"x [1].json.{ended.pid}.tmp"]
-    for file in [left, *kept]:
-        file.touch()
-    files.write_json(path, {})
-    assert not left.exists() and all(file.exists() for file in kept)
 
 
 def test_a_failed_write_leaves_the_old_file_and_names_the_new(tmp_path, monkeypatch):

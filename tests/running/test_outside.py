@@ -343,12 +343,17 @@ PREDICTIONS = {
         {"probabilities": np.full((100, 100), np.nan, np.float32)},
         "not finite in prob",
     ),
-    "probabilities above 1": ({"probabilities": np.full((100, 100), 9, np.float32)}, "outside 0 to 1"),
+    "probabilities above 1": ({"probabilities": np.full((100, 100), 9, np.float32)}, "are not probabilities"),
+    "probabilities of 0": ({"probabilities": np.zeros((100, 100), np.float32)}, "are not probabilities"),
+    "a probability below 0": (
+        {"probabilities": np.full((100, 100), [-1, 2, *[0] * 98], np.float32)},
+        "are not probabilities",
+    ),
     "fewer classes": (
         {"probabilities": np.zeros((100, 50), np.float32), "y_pred": np.zeros(100, dtype=np.int64)},
         "y_true is not a tensor|other images or labels",
     ),
-    "more classes": ({"probabilities": np.zeros((100, 200), np.float32)}, "other images or labels"),
+    "more classes": ({"probabilities": np.full((100, 200), 1 / 200, np.float32)}, "other images or labels"),
     "objects": ({"y_true": np.array([{}] * 100)}, "damaged or of an older"),
     "text": ({"y_true": np.array(["x"] * 100)}, "damaged or of an older"),
 }
