@@ -214,6 +214,11 @@ def test_links_of_the_tables_lead_to_their_mistakes(opened, mistakes):
         assert opened.evaluate(FOUND) == (
             says(mistakes, len(fitting)) if fitting else "No mistake fits this choice."
         )
+    # The same link once more leads there again, although the address stays the same.
+    opened.evaluate("document.activeElement.blur()")
+    opened.evaluate(f"document.querySelector('a[data-filter][href=\"{link}\"]').click()")
+    settle()
+    assert opened.evaluate("document.activeElement.id") == "mistakes"
 
 
 @pytest.mark.slow
