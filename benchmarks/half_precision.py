@@ -38,11 +38,9 @@ del checkpoint["sha256"]  # of the file that was read
 weights = {name: t.half() if t.is_floating_point() else t for name, t in checkpoint["model"].items()}
 
 size = checkpoint["config"]["image_size"]
-logits = predict(model, test.images, cpu, image_size=size)
-mirrored = predict(model, test.images.flip(-1), cpu, image_size=size)
+
 model.load_state_dict(weights)  # into float32 parameters, as load_model does
 half_logits = predict(model, test.images, cpu, image_size=size)
-
 half_accuracy = accuracy(test.labels, half_logits.argmax(dim=1))
 save_checkpoint(args.output, checkpoint | {"model": weights, "test_accuracy": half_accuracy})
 
@@ -51,6 +49,10 @@ theirs.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
 theirs.maxpool = nn.Identity()
 theirs.load_state_dict(torch.load(args.output, weights_only=True)["model"])
 their_logits = predict(theirs.to(memory_format=torch.channels_last), test.images, cpu, image_size=size)
+
+model.load_state_dict(checkpoint["model"])
+logits = predict(model, test.images, cpu, image_size=size)
+mirrored = predict(model, test.images.flip(-1), cpu, image_size=size)
 
 for name, scores in [
     ("float32", logits),
