@@ -358,10 +358,11 @@ def test_the_default_patience_is_an_eighth_of_the_epochs_and_at_least_five(epoch
 def test_the_default_patience_would_not_have_ended_the_run_in_results():
     with open(Path(train.__file__).parent / "results" / "history.csv", newline="") as file:
         history = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    assert len(history) == 20
-    for epochs in range(1, 20):
-        assert not train.is_finished(history[:epochs], settings("--epochs 20"))
-    assert train.is_finished(history, settings("--epochs 20"))
+    begun = settings("--epochs 36 --image-sizes 16,24,32")
+    assert len(history) == 36
+    for epochs in range(1, 36):
+        assert not train.is_finished(history[:epochs], begun)
+    assert train.is_finished(history, begun)
 
 
 # ---------------------------------------------------------------------------------------------------------
