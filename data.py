@@ -173,7 +173,8 @@ class Normalize(nn.Module):
             sides = (self.image_size, self.image_size)
             images = nn.functional.interpolate(images, sides, mode="bilinear", antialias=True)
         # Numbers, not tensors: copying those to a GPU would wait for it at every step.
-        return torch.stack([(images[:, c] - MEAN[c]) / STD[c] for c in range(3)], dim=1)
+        channels = zip(images.unbind(dim=1), MEAN, STD, strict=True)
+        return torch.stack([(channel - mean) / std for channel, mean, std in channels], dim=1)
 
 
 def to_input(images: Tensor, image_size: int = 32) -> Tensor:

@@ -13,7 +13,8 @@ and the map is the weighted sum of the channels, of which only the positive part
 
 A forward hook on the layer reads A^k and a backward hook on its output reads dy^c / dA^k_ij. The paper takes
 the last convolutional layer, whose features are the closest to classes. Measured on 500 test images with the
-network of 20 epochs in results/README.md by benchmarks/gradcam_layers.py, areas under the curve, standard errors up to 0.01:
+network of 20 epochs in results/README.md by benchmarks/gradcam_layers.py, areas under the curve, standard
+errors up to 0.01:
 
     layer                           layer1   layer2   layer3   layer4
     map                              32x32    16x16      8x8      4x4
