@@ -9,6 +9,7 @@ Writes metrics.json, predictions.npz, plots/, failures/, gradcam/ and report.htm
 numbers are computed in metrics.py; the words around them stand in page/report.html.
 """
 
+import itertools
 import math
 import shlex
 from pathlib import Path
@@ -32,13 +33,12 @@ from running.folder import (
     FAILURES,
     claim_folder,
     delete,
-    find_checkpoint,
+    find_results,
     lock_run,
     read_history,
     read_stress,
-    results_folder,
 )
-from stress import check_results, measure, measure_attack, summarise
+from stress import check_results, measure, measure_attack, planned_tests, summarise
 from stress_tests import attacks, corruptions
 from stress_tests.corruptions import examples
 from stress_tests.explanations import deletion_insertion, randomization_check, randomize, spearman
@@ -208,15 +208,13 @@ def check_explanations(model: nn.Module, test: Dataset, y_pred: Tensor, progress
     maps = explain(model, images, classes)
     random_maps = torch.rand(maps.shape, generator=generator)
     result = {"layer": LAYER, "images": len(sample), "map_size": list(maps.shape[1:])}
-    for mode in ("deletion", "insertion"):
-        for name, some_maps in (("gradcam", maps), ("random", random_maps)):
-            heatmaps = to_heatmap(some_maps, images.shape[-1])
-            curves, areas = deletion_insertion(
-                model, images, heatmaps, classes, torch.tensor(MEAN), STEPS, mode
-            )
-            curve = [round(value, 5) for value in curves.mean(dim=0).tolist()]
-            result[f"{mode}_{name}"] = {"curve": curve, "area": areas.mean().item()}
-            progress.update(len(result) - 3)
+    pairs = itertools.product(("deletion", "insertion"), {"gradcam": maps, "random": random_maps}.items())
+    for done, (mode, (name, some_maps)) in enumerate(pairs, start=1):
+        heatmaps = to_heatmap(some_maps, images.shape[-1])
+        curves, areas = deletion_insertion(model, images, heatmaps, classes, torch.tensor(MEAN), STEPS, mode)
+        curve = [round(value, 5) for value in curves.mean(dim=0).tolist()]
+        result[f"{mode}_{name}"] = {"curve": curve, "area": areas.mean().item()}
+        progress.update(done)
     # From the classifier downwards; model[1] is the network behind its normalisation.
     children = [name for name, child in model[1].named_children() if list(child.parameters())]
     modules = [f"1.{name}" for name in reversed(children)]
@@ -240,10 +238,11 @@ def check_explanations(model: nn.Module, test: Dataset, y_pred: Tensor, progress
 
 
 def stress_of(out: Path, checkpoint: dict) -> dict | None:
-    """Return the finished results of stress.py for this very checkpoint, or None."""
+    """Return the results of stress.py for this very checkpoint if all its tests are among them, or None."""
     results = read_stress(out)
-    same = results and results["fingerprint"]["checkpoint"] == checkpoint["sha256"]
-    return results if same and "checks" in results else None
+    planned = {f"{name}/{level:g}" for name, level in planned_tests()}
+    finished = results and "checks" in results and planned <= results["tests"].keys()
+    return results if finished and results["fingerprint"]["checkpoint"] == checkpoint["sha256"] else None
 
 
 def learning_rates(epochs: int, config: dict) -> list[float]:
@@ -440,8 +439,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
 
-    path = find_checkpoint(args.run, args.checkpoint)
-    out = results_folder(args.run, args.checkpoint)
+    path, out = find_results(args.run, args.checkpoint)
     with lock_run(out):
         write_report(path, out, args.data_dir, args.against)
     print(f"\nsaved    {out / 'metrics.json'}, predictions.npz, plots/, failures/, gradcam/")

@@ -32,7 +32,7 @@ from page import plots
 from running.console import CommandLine, Progress, run_main
 from running.device import pick_device, pick_precision
 from running.files import UserError, check_file, whole_file, write_json
-from running.folder import claim_folder, find_checkpoint, lock_run, read_stress, results_folder
+from running.folder import claim_folder, find_results, lock_run, read_stress
 from stress_tests import attacks
 from stress_tests.corruptions import CORRUPTIONS, EXTRA, FIFTEEN, Corruption, corrupt, examples
 from train import load_data, load_model, predict
@@ -162,7 +162,11 @@ def still_right(tests: dict, names: Iterable[str], radius: float) -> list[int]:
 
 
 def to_attack(tests: dict, name: str, radius: float, count: int) -> list[int]:
-    """Return which of `count` images an attack tries: those that are right, for APGD after all others."""
+    """Return the indices of the images, of `count`, that a test takes.
+
+    FGSM, PGD and random signs attack the images that are right without an attack; APGD, which is slow, those
+    that are still right after every attack before it in ATTACKS. The other tests take all.
+    """
     if name not in attacks.ATTACKS or name == "none":
         return list(range(count))
     earlier = itertools.takewhile(lambda other: other != name, attacks.ATTACKS) if name in APGD else []
@@ -226,25 +230,25 @@ def finished(tests: dict, names: Iterable[str]) -> dict[str, list[dict]]:
 def summarise(tests: dict, class_sizes: list[int], class_names: list[str]) -> dict:
     """Return means over the corruptions and the classes that break first, from the records of the tests.
 
-    A corruption counts if all its severities were tested. The interval of a mean accuracy is that of one test
-    on as many images: all tests take the same images, so many tests do not make it narrower. With a mean p,
-    the scores of the images vary by at most p (1 - p), as in one test, so the exact interval is not wider.
+    The published files count if all fifteen were measured. The interval of a mean accuracy is that of one
+    test on as many images: all tests take the same images, so many tests do not make it narrower. With a mean
+    p, the scores of the images vary by at most p (1 - p), as in one test, so the exact interval is not wider.
     """
     ours = finished(tests, CORRUPTIONS)
     published = finished(tests, [f"published {name}" for name in FIFTEEN])
-    groups = {"fifteen": FIFTEEN, "all": ours}
+    groups = {"fifteen": [ours[name] for name in FIFTEEN], "all": ours.values()}
     if len(published) == len(FIFTEEN):
-        groups["published"] = published
+        groups["published"] = published.values()
     summary = {"mean_accuracy": {}, "mean_confidence": {}, "mean_ece": {}}
-    for group, names in groups.items():
-        rows = [row for name in names for row in (ours | published).get(name, [])]
-        if rows:
-            mean, n = float(np.mean([row["accuracy"]["value"] for row in rows])), rows[0]["images"]
-            summary["mean_accuracy"][group] = share(round(n * mean), n) | {"value": mean}
-            summary["mean_confidence"][group] = float(np.mean([row["mean_confidence"] for row in rows]))
-            summary["mean_ece"][group] = float(np.mean([row["ece"] for row in rows]))
+    for group, records in groups.items():
+        rows = list(itertools.chain(*records))
+        # The interval needs a whole number of right answers: the nearest one.
+        mean, n = float(np.mean([row["accuracy"]["value"] for row in rows])), rows[0]["images"]
+        summary["mean_accuracy"][group] = share(round(n * mean), n) | {"value": mean}
+        summary["mean_confidence"][group] = float(np.mean([row["mean_confidence"] for row in rows]))
+        summary["mean_ece"][group] = float(np.mean([row["ece"] for row in rows]))
     clean = tests["clean/0"]["correct_per_class"]
-    corrupted = np.mean([row["correct_per_class"] for rows in ours.values() for row in rows], axis=0)
+    corrupted = np.mean([row["correct_per_class"] for row in itertools.chain(*ours.values())], axis=0)
     classes = []
     for name, size, before, after in zip(class_names, class_sizes, clean, corrupted.tolist(), strict=True):
         if size > 0:
@@ -411,8 +415,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
 
-    path = find_checkpoint(args.run, args.checkpoint)
-    out = results_folder(args.run, args.checkpoint)
+    path, out = find_results(args.run, args.checkpoint)
     with lock_run(out):
         write_results(path, out, args.data_dir, args.full, args.cifar_c)
     print(f"\nsaved    {out}/stress.json and {out}/plots/stress_*.png")

@@ -172,7 +172,7 @@ def confusion_matrix(shares: np.ndarray, class_names: list[str], groups: list[tu
     The colour scale is a square root, so that confusions of a few percent show beside the diagonal.
     """
     count = len(class_names)
-    figure = Figure(figsize=(13.5, 12.4))
+    figure = Figure(figsize=(14.5, 12.4))
     axes = figure.add_subplot()
     mesh = axes.imshow(shares, cmap="cividis", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     axes.set_xticks(range(count), class_names, rotation=90, fontsize=7.4)
@@ -404,25 +404,21 @@ def stress_examples(pictures: dict[str, np.ndarray]) -> Figure:
 def stress_figures(results: dict, examples: dict[str, np.ndarray]) -> dict[str, Figure]:
     """Return the plots of a finished stress.json: stress_severity, stress_radius and stress_examples.
 
-    results: the content of the file, of which all finished corruptions and attacks are drawn: it may be older
-    than some of them. examples: {corruption: uint8 [6, 32, 32, 3]}, a picture clean and at five severities.
+    results: the content of the file. examples: {corruption: uint8 [6, 32, 32, 3]}, a picture clean and at
+    five severities.
     """
     tests, radii = results["tests"], results["radii"]
     panels, confidence = {}, []
     for family, names in FAMILIES.items():
+        panels[family] = {}
         for name in names:
-            if f"{name}/5" in tests:
-                records = [tests[f"{name}/{severity}"] for severity in range(1, 6)]
-                values = [record["accuracy"]["value"] for record in records]
-                panels.setdefault(family, {})[name] = values
-                confidence.append([record["mean_confidence"] for record in records])
+            records = [tests[f"{name}/{severity}"] for severity in range(1, 6)]
+            panels[family][name] = [record["accuracy"]["value"] for record in records]
+            confidence.append([record["mean_confidence"] for record in records])
     attacks = {}
-    for name in dict.fromkeys(key.split("/")[0] for key in tests):
-        keys = [f"{name}/{radius:g}" for radius in radii]
-        if all(key in tests for key in keys):
-            attacks[name] = [tests[key]["accuracy"] for key in keys]
-    if "robust_accuracy" in results:
-        attacks["worst"] = [results["robust_accuracy"][f"{radius:g}"] for radius in radii]
+    for name in ("fgsm", "pgd", "random"):
+        attacks[name] = [tests[f"{name}/{radius:g}"]["accuracy"] for radius in radii]
+    attacks["worst"] = [results["robust_accuracy"][f"{radius:g}"] for radius in radii]
     clean, unattacked = (tests[key]["accuracy"]["value"] for key in ("clean/0", "none/0"))
     return {
         "stress_severity": stress_severity(panels, clean, np.mean(confidence, axis=0)),

@@ -93,7 +93,6 @@ def check_new_run(run: Path, overwrite: bool) -> None:
     """
     paths = run.iterdir() if run.is_dir() else []
     names = {path.name for path in paths if not path.is_dir() or any(path.iterdir())}
-    names -= {".lock"}  # which older versions left
     if not names:
         return
     if not is_run(run):
@@ -252,18 +251,19 @@ def find_checkpoint(run: Path | str | None, checkpoint: Path | str | None) -> Pa
     return Path(checkpoint)
 
 
-def results_folder(run: Path | str | None, checkpoint: Path | str | None) -> Path:
-    """Return where results go: to RUN, else to the run that FILE is in, else to runs/<name of FILE>.
+def find_results(run: Path | str | None, checkpoint: Path | str | None) -> tuple[Path, Path]:
+    """Return the checkpoint, as find_checkpoint does, and the folder that its results go to.
 
-    Raises UserError if RUN is no run of train.py.
+    That is RUN, else the run that FILE is in, else runs/<name of FILE>. Raises UserError if RUN is no run of
+    train.py.
     """
     path = find_checkpoint(run, checkpoint)
     if run is None and checkpoint is not None:
         in_run = path.parent.name == "checkpoints" and is_run(path.parent.parent)
-        return path.parent.parent if in_run else Path("runs") / path.stem
+        return path, path.parent.parent if in_run else Path("runs") / path.stem
     folder = path.parent.parent if run is None else Path(run)
     read_config(folder)
-    return folder
+    return path, folder
 
 
 def claim_folder(folder: Path, checkpoint: Path, digest: str) -> None:

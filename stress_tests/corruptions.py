@@ -581,9 +581,7 @@ TABLE = [
 CORRUPTIONS = {corruption.name: corruption for corruption in TABLE}
 FIFTEEN = [corruption.name for corruption in TABLE if corruption.origin == "fifteen"]
 EXTRA = [corruption.name for corruption in TABLE if corruption.origin == "extra"]
-FAMILIES = {}  # {family: names}
-for corruption in TABLE:
-    FAMILIES.setdefault(corruption.family, []).append(corruption.name)
+FAMILIES = {row.family: [other.name for other in TABLE if other.family == row.family] for row in TABLE}
 
 
 def corrupt(images: Tensor, name: str, severity: int) -> Tensor:

@@ -131,6 +131,9 @@ def test_stress_results_are_those_of_this_checkpoint(tmp_path):
     results["fingerprint"]["checkpoint"] = "1234"
     file.write_text(json.dumps(results))
     assert report.stress_of(tmp_path, checkpoint) == results
+    older = results | {"tests": {key: value for key, value in results["tests"].items() if "fog" not in key}}
+    file.write_text(json.dumps(older))
+    assert report.stress_of(tmp_path, checkpoint) is None  # made before fog was added
     del results["checks"]
     file.write_text(json.dumps(results))
     assert report.stress_of(tmp_path, checkpoint) is None  # not finished

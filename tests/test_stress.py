@@ -357,21 +357,6 @@ def test_summary_by_hand():
     del published["published fog/2"]
     without = stress.summarise(tests | published, [2, 2, 2, 0], ["a", "b", "c", "d"])
     assert "published" not in without["mean_accuracy"]
-    # Results that lack a corruption or a family are summarised without it.
-    older = {key: value for key, value in tests.items() if key.split("/")[0] not in ("fog", "scale")}
-    older["scale/1"] = tests["scale/1"]  # not at every severity
-    summary = stress.summarise(older, [2, 2, 2, 0], ["a", "b", "c", "d"])
-    assert {group: mean["value"] for group, mean in summary["mean_accuracy"].items()} == pytest.approx(
-        {"fifteen": 0.5, "all": 0.5}
-    )
-    assert summary["classes_that_break_first"][0]["drop"] == 0.5
-    older = {
-        key: value
-        for key, value in older.items()
-        if key.split("/")[0] not in corruptions.FAMILIES["geometry"]
-    }
-    summary = stress.summarise(older, [2, 2, 2, 0], ["a", "b", "c", "d"])
-    assert set(summary["mean_accuracy"]) == {"fifteen", "all"}
 
 
 def test_the_console_shows_the_summary_and_the_failed_checks(capsys):

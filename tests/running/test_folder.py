@@ -105,9 +105,9 @@ def test_a_run_and_a_checkpoint_are_taken_together_only_where_one_is_in_the_othe
     last = tmp_path / "runs" / "a" / "checkpoints" / "last.pt"
     for path in ("runs/a/checkpoints/last.pt", last, "runs/b/../a/checkpoints/last.pt"):
         assert folder.find_checkpoint("runs/a", path).samefile(last)
-        assert folder.results_folder("runs/a", path) == pathlib.Path("runs/a")
+        assert folder.find_results("runs/a", path)[1] == pathlib.Path("runs/a")
     for path in ("runs/b/checkpoints/best.pt", "some.pt", "runs/a/best.pt", "checkpoints/best.pt"):
-        for function in (folder.find_checkpoint, folder.results_folder):
+        for function in (folder.find_checkpoint, folder.find_results):
             with pytest.raises(
                 UserError, match=f"--checkpoint {path} is not in runs/a/checkpoints: leave out"
             ):
@@ -122,12 +122,12 @@ def test_results_go_to_the_run_of_the_checkpoint(tmp_path, monkeypatch):
         with pytest.raises(
             UserError, match=r"runs/a is no run of train\.py: there is no runs/a/config\.json"
         ):
-            folder.results_folder(run, None)
+            folder.find_results(run, None)
     write_config(tmp_path / "runs" / "a")
-    assert folder.results_folder(None, None) == pathlib.Path("runs/a")
-    assert folder.results_folder("runs/a", None) == pathlib.Path("runs/a")
-    assert folder.results_folder(None, "runs/a/checkpoints/last.pt") == pathlib.Path("runs/a")
-    assert folder.results_folder(None, "weights/some.pt") == pathlib.Path("runs/some")
+    assert folder.find_results(None, None)[1] == pathlib.Path("runs/a")
+    assert folder.find_results("runs/a", None)[1] == pathlib.Path("runs/a")
+    assert folder.find_results(None, "runs/a/checkpoints/last.pt")[1] == pathlib.Path("runs/a")
+    assert folder.find_results(None, "weights/some.pt")[1] == pathlib.Path("runs/some")
 
 
 def test_only_a_folder_with_the_config_of_train_is_a_run(tmp_path):

@@ -19,7 +19,7 @@ import report
 import stress
 import train
 from page import against
-from running.folder import ORIGIN, RUN_FILES, claim_folder, files_of, lock_run, remove_run, results_folder
+from running.folder import ORIGIN, RUN_FILES, claim_folder, files_of, find_results, lock_run, remove_run
 from sources import cifar100
 
 COMMANDS = {"train": train, "report": report, "stress": stress, "gradcam": gradcam}
@@ -195,7 +195,7 @@ STRESS = {
     "a radius too few": (put("tests.pgd/1", DELETE), "it lacks the test pgd/1"),
     "no radii": (put("radii", []), "radii is of type list, expected a list that is not empty"),
     "radii of text": (put("radii.0", "x"), r"radii\[0\] is 'x'"),
-    "two radii": (put("radii", [1, 2]), "it has fewer than three radii"),
+    "no worst case": (put("robust_accuracy", DELETE), "it lacks robust_accuracy"),
     "no mean": (put("summary.mean_accuracy.fifteen", DELETE), "it lacks summary.mean_accuracy.fifteen"),
     "a class of a number": (put("summary.classes_that_break_first.0.class", 5), r"first\[0\].class is 5"),
     "checks of text": (put("checks.0", "x"), r"checks\[0\] is 'x', expected a table"),
@@ -471,11 +471,11 @@ def untouched(files):
 def test_a_folder_of_the_user_is_no_run_because_of_a_folder_called_checkpoints(tmp_path, finished):
     user_folder(tmp_path)
     path = Path(shutil.copy(finished / "checkpoints" / "best.pt", tmp_path / "checkpoints" / "x.pt"))
-    assert results_folder(None, path) == Path("runs/x")
+    assert find_results(None, path)[1] == Path("runs/x")
     (tmp_path / "config.json").write_text('{"settings": {"lr": 0.1}}')
-    assert results_folder(None, path) == Path("runs/x")
+    assert find_results(None, path)[1] == Path("runs/x")
     shutil.copy(finished / "config.json", tmp_path)
-    assert results_folder(None, path) == tmp_path
+    assert find_results(None, path)[1] == tmp_path
 
 
 @pytest.mark.parametrize("command", ["report", "stress"])
@@ -525,16 +525,6 @@ def test_notes_in_a_run_survive_its_removal(a_run):
     (a_run / "failures" / "01_a_as_b.png").write_text("ours")
     remove_run(a_run)
     assert untouched(mine) and not files_of(a_run, RUN_FILES)
-
-
-def test_a_lock_that_is_a_link_is_not_followed(tmp_path, capsys, small):
-    (tmp_path / "precious").write_text("mine")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "precious")
-    with lock_run(tmp_path / "run", training=True):
-        assert (tmp_path / "precious").read_text() == "mine"
-    (tmp_path / "run" / "x").write_text("mine")
-    refused(capsys, tmp_path / "run", "train", "holds no run of train.py", *TINY, "--dataset=shapes")
 
 
 @pytest.mark.parametrize("second", ["report", "stress", "train"])
