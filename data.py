@@ -125,7 +125,7 @@ def first_copy(images: Tensor) -> Tensor:
     """Return int64 [N]: for each image of uint8 [N, ...] the index of the first one with the same pixels."""
     pixels = images.cpu().numpy().reshape(len(images), -1)
     digests = [hashlib.blake2b(image, digest_size=16).digest() for image in pixels]
-    first = {}
+    first = {}  # setdefault keeps the first index of a digest
     return torch.tensor([first.setdefault(digest, i) for i, digest in enumerate(digests)])
 
 
@@ -193,6 +193,7 @@ def crop_and_flip(images: Tensor, dy: Tensor, dx: Tensor, flip: Tensor) -> Tenso
     rows = dy[:, None] + torch.arange(height, device=images.device) - PADDING
     columns = torch.arange(width, device=images.device).expand(n, width)
     columns = dx[:, None] + torch.where(flip[:, None], width - 1 - columns, columns) - PADDING
+    # The inner abs() reflects at row 0, the outer one at the last row.
     rows = (height - 1) - ((height - 1) - rows.abs()).abs()
     columns = (width - 1) - ((width - 1) - columns.abs()).abs()
     index = torch.arange(n, device=images.device)[:, None, None, None]
@@ -216,8 +217,8 @@ def cutmix(images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple
     left, right = (round(width * min(max(edge, 0), 1)) for edge in (x - side, x + side))
     mixed = images.clone()
     mixed[..., top:bottom, left:right] = images.flip(0)[..., top:bottom, left:right]
-    lam = 1 - (bottom - top) * (right - left) / (height * width)  # of the pixels, after rounding and cutting
-    return mixed, lam * targets + (1 - lam) * targets.flip(0)
+    kept = 1 - (bottom - top) * (right - left) / (height * width)  # lambda after rounding and cutting off
+    return mixed, kept * targets + (1 - kept) * targets.flip(0)
 
 
 def batches(
@@ -231,7 +232,7 @@ def batches(
     statistics would be noisy.
     """
     n = len(images)
-    entropy = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]) >> 1
+    entropy = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]) >> 1  # 63 bits
     generator = torch.Generator().manual_seed(entropy)
     order = torch.randperm(n, generator=generator).to(images.device)
     dy, dx = torch.randint(0, 2 * PADDING + 1, (2, n), generator=generator).to(images.device)

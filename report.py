@@ -88,7 +88,7 @@ def finite(value: float) -> float | None:
 
 
 def audit_duplicates(train: Dataset, test: Dataset, y_pred: Tensor) -> dict:
-    """Count equal images; a test image that is also a training image flatters the accuracy."""
+    """Count equal images; a test image that is also a training image can flatter the accuracy."""
     copies = first_copy(torch.cat([train.images, test.images]))
     repeats = copies != torch.arange(len(copies))
     in_train = copies[len(train.labels) :] < len(train.labels)
@@ -186,8 +186,10 @@ def write_failures(out: Path, model: nn.Module, test: Dataset, failures: list[di
             temporary.write_bytes(png(panels[0]))
         figure = plots.gradcam_triptych(
             *(panel.permute(1, 2, 0).numpy() for panel in panels),
-            f"for the prediction {plain(row['predicted_class'])}: {percent(row['probability_predicted'])}",
-            f"for the truth {plain(row['true_class'])}: {percent(row['probability_true'])}",
+            *(
+                f"evidence for {plain(row[f'{kind}_class'])}\n({kind}, {percent(row[f'probability_{kind}'])})"
+                for kind in ("predicted", "true")
+            ),
             row["file_name"],
         )
         with whole_file(out / row["gradcam"]) as temporary:
@@ -213,7 +215,8 @@ def check_explanations(model: nn.Module, test: Dataset, y_pred: Tensor, progress
         heatmaps = to_heatmap(some_maps, images.shape[-1])
         curves, areas = deletion_insertion(model, images, heatmaps, classes, torch.tensor(MEAN), STEPS, mode)
         curve = [round(value, 5) for value in curves.mean(dim=0).tolist()]
-        result[f"{mode}_{name}"] = {"curve": curve, "area": areas.mean().item()}
+        error = areas.std(correction=0).item() / math.sqrt(len(areas))
+        result[f"{mode}_{name}"] = {"curve": curve, "area": areas.mean().item(), "standard_error": error}
         progress.update(done)
     # From the classifier downwards; model[1] is the network behind its normalisation.
     children = [name for name, child in model[1].named_children() if list(child.parameters())]

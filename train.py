@@ -163,7 +163,7 @@ def image_size(epoch: int, epochs: int, sizes: list[int]) -> int:
     less at another (Touvron et al. 2019, arXiv 1906.06423, section 3). Each size has an equal share of the
     epochs, and the last epoch always has the last size.
     """
-    steps_back = (epochs - epoch) * len(sizes) // epochs  # from the last size
+    steps_back = (epochs - epoch) * len(sizes) // epochs  # 0 for the last size, 1 for the one before it
     return sizes[-1 - steps_back]
 
 
@@ -202,6 +202,7 @@ def train_one_epoch(network, optimizer, scaler, images, targets, epoch, precisio
     # are whole, as those of the test split are.
     cutmix_share = settings.cutmix if epoch <= 0.9 * settings.epochs else 0.0
     criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+    # Of the loss and of the right answers; MPS has no float64.
     sums = torch.zeros(2, device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
     network.train()
     with Progress(f"epoch {epoch}/{settings.epochs}", steps) as progress:
@@ -232,7 +233,7 @@ def train_one_epoch(network, optimizer, scaler, images, targets, epoch, precisio
 
             right = logits.argmax(dim=1) == target.argmax(dim=1)
             sums += torch.stack([loss.detach() * len(target), right.sum()])
-            # Reading a value waits for the GPU, so there it is done at every tenth step only.
+            # To read a value, the program waits until the GPU has finished: there, at every tenth step only.
             if device.type == "cpu" or (step + 1) % 10 == 0 or step + 1 == steps:
                 totals = distributed.sum_of_all(sums)
                 check_finite(epoch, step + 1, lr, totals)

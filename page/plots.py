@@ -112,14 +112,29 @@ def small_figure(title: str, x_label: str, y_label: str) -> tuple[Figure, matplo
 
 @styled
 def training_curve(
-    epochs: np.ndarray, train: np.ndarray, val: np.ndarray, best_epoch: int, quantity: str
+    epochs: np.ndarray,
+    train: np.ndarray,
+    val: np.ndarray,
+    best_epoch: int,
+    quantity: str,
+    changes: dict[float, str],
 ) -> Figure:
-    """Loss or accuracy of both splits over the epochs, with the best epoch marked."""
+    """Loss or accuracy of both splits over the epochs, with the best epoch marked.
+
+    changes: {epoch: what is different in training from there on}, named above a vertical line.
+    """
     figure, axes = small_figure(f"{quantity} over the epochs", "epoch", quantity.lower())
     axes.plot(epochs, train, color=BLUE, marker="o", markersize=3, label="training (augmented images)")
     axes.plot(epochs, val, color=ORANGE, marker="s", markersize=3, label="validation")
     axes.axvline(best_epoch, color=GREY, linestyle=":", label=f"best validation accuracy: epoch {best_epoch}")
     axes.xaxis.get_major_locator().set_params(integer=True)
+    if changes:
+        for epoch in changes:
+            axes.axvline(epoch, color=GREY, linewidth=0.7)
+        above = axes.secondary_xaxis("top")
+        above.set_xticks(list(changes), list(changes.values()), fontsize=7.5)
+        above.tick_params(length=0)
+        above.spines.top.set_visible(False)
     if quantity == "Accuracy":
         in_percent(axes.yaxis)
         axes.set_ylim(0, 1)
@@ -233,7 +248,8 @@ def worst_classes(names: list[str], values: list[float], mistakes: list[str]) ->
     axes.set_xticks(np.linspace(0, 1, 6))
     in_percent(axes.xaxis)
     axes.grid(visible=False, axis="y")
-    axes.set(title="The worst classes", xlabel="accuracy")
+    axes.spines.bottom.set_bounds(0, 1)
+    axes.set(title=f"The {len(names)} classes with the lowest accuracy", xlabel="accuracy")
     return figure
 
 
@@ -393,7 +409,7 @@ def stress_examples(pictures: dict[str, np.ndarray]) -> Figure:
         axes.imshow(canvas, interpolation="nearest")
         rows = [34 * i + 16.5 for i in range(len(column))]
         axes.set_yticks(rows, [name.replace("_", " ") for name in column])
-        axes.set_xticks([34 * j + 16.5 for j in range(6)], ["clean", "1", "2", "3", "4", "5"])
+        axes.set_xticks([34 * j + 16.5 for j in range(6)], ["clean", "severity 1", "2", "3", "4", "5"])
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
         axes.grid(False)

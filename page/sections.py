@@ -45,7 +45,7 @@ def headline(result: dict, test, folder: Path, code: dict) -> dict:
         more = {"value": percent(value, 2), "bar": bar, "code": code[f"code_{key}"]}
         cards.append(fill("card", name=name, note=note, **more))
     ahead = f"{100 * (result['accuracy']['value'] - NOTEBOOK['accuracy']):+.1f}"
-    names = [name.removeprefix("macro ") for name in HEADLINE.values()]
+    names = list(HEADLINE.values())
     values, low, high = ([result[key][part] for key in HEADLINE] for part in ("value", "low", "high"))
     bars = plots.headline_bars(names, values, low, high, [notebook.get(key) for key in HEADLINE])
     alt = "Bar plot: " + ", ".join(f"{n} {percent(v, 2)}" for n, v in zip(names, values, strict=True))
@@ -62,17 +62,20 @@ def training(history: list[dict], lr: list[float], config: dict, folder: Path, c
     column = {key: np.array([row[key] for row in history]) for key in history[0]}
     best = column["val_accuracy"].argmax()
     best_epoch = int(column["epoch"][best])
+    size, rate = column["image_size"], column["images_per_second"]
+    cutmix, last = config["settings"]["cutmix"], int(0.9 * config["settings"]["epochs"])
+    changes = {i + 0.5: f"{size[i]:.0f} px" for i in range(1, len(size)) if size[i] != size[i - 1]}
+    if cutmix and 0 < last < len(history):
+        changes[last + 0.5] = "no CutMix"
     figures = {}
     for quantity in ("loss", "accuracy"):
         train, val = column[f"train_{quantity}"], column[f"val_{quantity}"]
-        curve = plots.training_curve(column["epoch"], train, val, best_epoch, quantity.capitalize())
+        curve = plots.training_curve(column["epoch"], train, val, best_epoch, quantity.capitalize(), changes)
         alt = f"Training {quantity} goes from {train[0]:.2f} to {train[-1]:.2f}, "
         figures[quantity] = (curve, alt + f"validation {quantity} from {val[0]:.2f} to {val[-1]:.2f}")
     curve = plots.learning_rate(np.linspace(0, len(history), len(lr), endpoint=False), np.array(lr))
     figures["learning_rate"] = (curve, f"The learning rate rises to {max(lr):g}, then falls along a cosine")
-    size, rate = column["image_size"], column["images_per_second"]
     speeds = {s: np.median(rate[size == s]) for s in np.unique(size)}
-    cutmix, last = config["settings"]["cutmix"], int(0.9 * config["settings"]["epochs"])
     return fill(
         "training",
         **page.plot(folder, figures),
@@ -220,7 +223,7 @@ def confidence(result: dict, logits: Tensor, y_true: Tensor, folder: Path) -> di
         "mean_confidence": mean,
         "mean_accuracy": result["accuracy"]["value"],
         "calibration_side": side(mean > result["accuracy"]["value"]),
-        "num_wrong": int((~right).sum()),
+        "num_sure": int((highest > 0.9).sum()),
         "num_wrong_and_sure": int((highest[~right] > 0.9).sum()),
         "risk_at_half": half,
         "risk_at_full": full,
@@ -398,7 +401,8 @@ def explanations(explained: dict, folder: Path) -> dict:
         areas = f"area {gradcam['area']:.3f} for Grad-CAM, {random['area']:.3f} for random maps"
         figures[mode] = (curve, f"{mode} curves: {areas}")
         words[f"{mode}_side"] = "smaller" if gradcam["area"] < random["area"] else "larger"
-        words |= {f"{mode}_gradcam": f"{gradcam['area']:.3f}", f"{mode}_random": f"{random['area']:.3f}"}
+        for name, record in (("gradcam", gradcam), ("random", random)):
+            words[f"{mode}_{name}"] = f"{record['area']:.3f} (standard error {record['standard_error']:.3f})"
     rows = []
     for name, value in explained["randomization"].items():
         shown = "–" if value is None else f"{round(value, 2) + 0.0:.2f}"  # + 0.0 makes 0 of -0

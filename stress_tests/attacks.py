@@ -217,7 +217,8 @@ def apgd(
         value, wrong, gradient = attack_step(model, x, labels, loss_of)
         yield x, value, wrong
         value = value[:, None, None, None]
-        before, best, a = x, (x, value, gradient), torch.full_like(value, 2 * epsilon)
+        before, a = x, torch.full_like(value, 2 * epsilon)
+        best = x, value, gradient  # where the loss was largest, image by image
         last_check, checked_value = 0, value
         rises, halved = torch.zeros_like(value), torch.zeros_like(value, dtype=torch.bool)
         for step in range(1, steps + 1):

@@ -22,6 +22,7 @@ RNG = np.random.default_rng(0)
 NAMES = [name for names in FAMILIES.values() for name in names]
 RADII = [0.25, 0.5, 1, 2, 4, 8, 64]
 EPOCHS = np.arange(1, 21)
+CHANGES = {7.5: "28 px", 14.5: "32 px", 18.5: "no CutMix"}
 EDGES = (np.arange(15) + 0.5) / 15
 CLASSES = [f"a class called {i}" for i in range(100)]
 GROUPS = [(f"large man-made outdoor things {i}", 5) for i in range(20)]
@@ -59,7 +60,7 @@ STRESS = stress_results()
 EXAMPLES = examples()
 MATRIX, COARSE = shares(100), shares(20)
 FIGURES = {
-    "training_curve": lambda: plots.training_curve(EPOCHS, 2 / EPOCHS, 3 / EPOCHS, 17, "Loss"),
+    "training_curve": lambda: plots.training_curve(EPOCHS, 2 / EPOCHS, 3 / EPOCHS, 17, "Loss", CHANGES),
     "learning_rate": lambda: plots.learning_rate(EPOCHS / 2, 0.1 / EPOCHS),
     "headline_bars": lambda: plots.headline_bars(
         ["accuracy", "macro precision", "macro recall", "macro F1", "top-5 accuracy"],
@@ -203,11 +204,16 @@ def test_plots_leave_the_style_of_others_alone():
 
 def test_training_curve():
     train, val = RNG.random(20), RNG.random(20)
-    figure = plots.training_curve(EPOCHS, train, val, 17, "Accuracy")
+    figure = plots.training_curve(EPOCHS, train, val, 17, "Accuracy", CHANGES)
     drawn = lines(figure.axes[0])
     assert drawn["training (augmented images)"] == list(train) and drawn["validation"] == list(val)
     best = next(line for line in figure.axes[0].lines if "17" in line.get_label())
     assert list(best.get_xdata()) == [17, 17]
+    above = figure.axes[0].child_axes[0]
+    assert list(above.get_xticks()) == list(CHANGES)
+    assert [label.get_text() for label in above.get_xticklabels()] == list(CHANGES.values())
+    upright = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_label().startswith("_")]
+    assert upright == list(CHANGES)
 
 
 def test_learning_rate_and_risk_coverage():

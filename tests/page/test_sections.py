@@ -46,7 +46,7 @@ def test_every_headline_metric_has_a_card_and_a_bar(result, small_sets, tmp_path
     values = sections.headline(result, test, tmp_path, CODE)
     drawn = re.search(r'aria-label="Bar plot: (.*?)"', values["plot_headline_metrics"])[1].split(", ")
     shown = [f"{100 * result[key]['value']:.2f} %" for key in sections.HEADLINE]
-    labels = ["accuracy", "precision", "recall", "F1", "top-5 accuracy"]
+    labels = ["accuracy", "macro precision", "macro recall", "macro F1", "top-5 accuracy"]
     assert drawn == [f"{label} {value}" for label, value in zip(labels, shown, strict=True)]
     assert re.findall(r"<b>(.*?)</b>", values["cards"]) == shown
     assert values["cards"].count("notebook") == (4 if name == "cifar100" else 0)
