@@ -7,6 +7,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows has no fcntl: there a second command in the same folder is not noticed
+    fcntl = None
+
 
 class UserError(Exception):
     """Something the user gave cannot be used; the message is one line that says what to do about it."""
@@ -72,6 +77,22 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{path} cannot be written ({reason}); the previous file is unchanged") from None
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder until the block or the process ends; raise UserError if another command holds it."""
+    with contextlib.ExitStack() as stack:
+        if fcntl:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, lock)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"another command is at work in {folder}: wait until it has ended") from None
+            except OSError:
+                pass  # some network file systems have no locks
+        yield
 
 
 def write_json(path: Path | str, content: dict | list) -> None:

@@ -14,7 +14,6 @@ import contextlib
 import csv
 import hashlib
 import io
-import os
 import pickle
 import warnings
 import zipfile
@@ -24,12 +23,7 @@ from pathlib import Path
 import torch
 
 from running.check import CONFIG, HISTORY, check, check_checkpoint, check_stress
-from running.files import UserError, check_file, one_line, read_file, read_json, whole_file
-
-try:
-    import fcntl
-except ImportError:  # Windows has no fcntl: there a second command in the same folder is not noticed
-    fcntl = None
+from running.files import UserError, check_file, locked, one_line, read_file, read_json, whole_file
 
 # The files that the commands write into a run folder, as patterns. Nothing else in it is ever deleted but our
 # own temporary files and empty folders, and config.json goes last: without it a folder is not known as a run.
@@ -63,24 +57,16 @@ def lock_run(run: Path, training: bool = False) -> Iterator[None]:
     however that ends. Files that a killed command of the same kind left half written are deleted, and in the
     end the folders that were made here and are empty.
     """
-    locked = run if training else run / "plots"
+    to_lock = run if training else run / "plots"
     with contextlib.ExitStack() as stack:
         try:
-            for folder in reversed([locked, *locked.parents]):
+            for folder in reversed([to_lock, *to_lock.parents]):
                 if not folder.exists():
                     folder.mkdir(exist_ok=True)
                     stack.callback(remove_empty, folder)
-            lock = os.open(locked, os.O_RDONLY | os.O_DIRECTORY) if fcntl else None
+            stack.enter_context(locked(to_lock))
         except OSError as error:
             raise UserError(f"{run} cannot be written to ({error.strerror}): use another folder") from None
-        if fcntl:
-            stack.callback(os.close, lock)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"another command is at work in {run}: wait until it has ended") from None
-            except OSError:
-                pass  # some network file systems have no locks
         written = TRAINED if training else [*RESULTS, ORIGIN]
         delete(run, [f"{Path(p).parent}/.{Path(p).name}.[0-9]*.tmp" for p in written])
         yield

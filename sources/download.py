@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from running.console import Progress
-from running.files import UserError, one_line
+from running.files import UserError, locked, one_line
 
 # The official host has been slow since June 2026 (60 to 85 kB/s, so 40 minutes and more for its 169 MB).
 # A copy of the same pixels as PNG files is therefore asked first.
@@ -33,18 +33,20 @@ def download(root: Path, url: str | None, accept: Callable[[Path, str], dict]) -
     """Download CIFAR-100 into the folder `root` and return its arrays.
 
     `url` is asked first if it is given, then SOURCES. `accept(path, address)` returns the arrays of the file
-    that came from an address, or raises UserError. Raises UserError with all reasons if no source delivers.
+    that came from an address, or raises UserError. Raises UserError with all reasons if no source delivers,
+    and if another process is downloading to `root`.
     """
     reasons = []
     try:
         root.mkdir(parents=True, exist_ok=True)
-        for address in ([url] if url else []) + list(SOURCES.values()):
-            print(f"downloading CIFAR-100 to {root} from {address}", flush=True)
-            try:
-                return download_from(address, root, accept)
-            except UserError as error:
-                print(f"note: {address}: {error}", flush=True)
-                reasons.append(f"{address}: {error}")
+        with locked(root):
+            for address in ([url] if url else []) + list(SOURCES.values()):
+                print(f"downloading CIFAR-100 to {root} from {address}", flush=True)
+                try:
+                    return download_from(address, root, accept)
+                except UserError as error:
+                    print(f"note: {address}: {error}", flush=True)
+                    reasons.append(f"{address}: {error}")
     except OSError as error:  # of the disk; what the network raises has become a UserError
         reason = error.strerror or error
         raise UserError(

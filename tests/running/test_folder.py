@@ -152,7 +152,7 @@ def test_a_run_is_locked_once_and_cleaned_of_what_was_left_half_written(tmp_path
         path.touch()
     with folder.lock_run(run, training=True), folder.lock_run(run):
         assert not any(path.exists() for path in left) and all(path.exists() for path in kept)
-        if folder.fcntl:
+        if files.fcntl:
             with pytest.raises(UserError, match="another command is at work"), folder.lock_run(run):
                 pass
     with folder.lock_run(run):
@@ -176,13 +176,13 @@ def test_a_lock_leaves_nothing_behind(tmp_path):
 @pytest.mark.parametrize("without", ["fcntl", "support of the file system"])
 def test_where_there_are_no_locks_training_goes_on_without(tmp_path, monkeypatch, without):
     if without == "fcntl":
-        monkeypatch.setattr(folder, "fcntl", None)
+        monkeypatch.setattr(files, "fcntl", None)
     else:
 
         def flock(*args):
             raise OSError(errno.ENOTSUP, "not supported")
 
-        monkeypatch.setattr(folder.fcntl, "flock", flock)
+        monkeypatch.setattr(files.fcntl, "flock", flock)
     with folder.lock_run(tmp_path, training=True):
         pass
 

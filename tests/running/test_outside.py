@@ -532,13 +532,17 @@ def test_two_commands_at_once_in_one_run(second, a_run, capsys):
     (a_run / "stress.json").unlink()
     options = [*TINY, "--dataset=shapes", "--overwrite"] if second == "train" else []
     with lock_run(a_run, training=second == "train"):
-        refused(capsys, a_run, second, "another command is at work in .*run: wait until it", *options)
+        refused(
+            capsys, a_run, second, "another command is at work in .*run(/plots)?: wait until it", *options
+        )
 
 
 def test_a_run_is_not_overwritten_while_its_report_is_written(a_run, capsys, small):
     with lock_run(a_run):
         options = [*TINY, "--dataset=shapes", "--overwrite"]
-        refused(capsys, a_run, "train", "another command is at work in .*run: wait until it", *options)
+        refused(
+            capsys, a_run, "train", "another command is at work in .*run(/plots)?: wait until it", *options
+        )
 
 
 def test_a_report_is_made_while_the_training_goes_on(a_run):

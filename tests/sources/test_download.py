@@ -17,7 +17,7 @@ from archives import SMALL, SmallCifar
 from torchvision.io import encode_png
 
 import data
-from running.files import UserError
+from running.files import UserError, fcntl, locked
 from sources import cifar100, download
 
 HERE = os.path.dirname(data.__file__)
@@ -247,6 +247,17 @@ def test_the_sources_and_the_times_as_they_are():
 
 # ---------------------------------------------------------------------------------------------------------
 # --data-url
+
+
+@pytest.mark.skipif(fcntl is None, reason="Windows has no locks of folders")
+def test_two_downloads_at_once_into_one_folder_are_refused(server, root, small, archives):
+    known(address := server.url("/main.zip", sends(archives["zip"])))
+    part = part_of(root, address)
+    root.mkdir(parents=True)
+    part.write_bytes(b"what the other process has got")
+    with locked(root), pytest.raises(UserError, match=f"another command is at work in {root}: wait until"):
+        data.load_cifar100(root)
+    assert not server.requests and part.read_bytes() == b"what the other process has got"
 
 
 def test_data_url_comes_first(server, root, small, archives):
