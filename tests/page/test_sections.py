@@ -53,7 +53,7 @@ def test_every_headline_metric_has_a_card_and_a_bar(result, small_sets, tmp_path
     assert ("first version" in values["notebook"]) == (name == "cifar100")
 
 
-def test_history_gives_curves_speed_and_the_best_epoch(tmp_path):
+def test_history_gives_curves_speed_and_the_best_epoch(tmp_path, monkeypatch):
     keys = ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "image_size"]
     rows = [[1, 4.5, 0.1, 4.25, 0.125, 24], [2, 3.0, 0.3, 3.5, 0.5, 32], [3, 2.0, 0.4, 3.75, 0.25, 32]]
     history = [
@@ -65,15 +65,18 @@ def test_history_gives_curves_speed_and_the_best_epoch(tmp_path):
         "device": "cpu",
         "precision": "fp32",
         "environment": {"hardware": "a <computer>"},
-        "settings": {"cutmix": 0.5, "epochs": 15},
+        "settings": {"cutmix": 0.5, "epochs": 3},
     }
+    marked, curve = [], sections.plots.training_curve
+    monkeypatch.setattr(sections.plots, "training_curve", lambda *a: marked.append(a[-1]) or curve(*a))
     section = sections.training(history, [0.1, 0.2, 0.1], config, tmp_path, CODE)
     seen = text(section)
     assert "3 epochs of 1,200 images took 3:00 on a &lt;computer&gt; (cpu, fp32)" in seen
     assert "100 images/s at 24x24 pixels, 250 images/s at 32x32 pixels" in seen
     assert "Best validation accuracy: 50.00 % after epoch 2." in seen
     assert "Validation images always have the size of the last epochs" in seen
-    assert "Until epoch 13, CutMix mixed about 50.0 % of the training batches" in seen
+    assert marked == [{1.5: "32 px", 2.5: "no CutMix"}] * 2
+    assert "Until epoch 2, CutMix mixed about 50.0 % of the training batches" in seen
     assert "Training loss goes from 4.50 to 2.00, validation loss from 4.25 to 3.75" in section
     assert {path.name for path in tmp_path.iterdir()} == {"loss.png", "accuracy.png", "learning_rate.png"}
 
