@@ -40,8 +40,7 @@ from train import load_data, load_model, predict
 SEED = 0  # of the sample and of the attacks; each corruption has its own seed
 CORRUPTION_IMAGES = 200  # with this sample the tests take under five minutes on 2 cores; --full takes all
 ATTACK_IMAGES = 100  # some of those
-ATTACKS = ("fgsm", "pgd", "random")  # these at all radii
-APGD = ("apgd_ce", "apgd_dlr")  # these at three, on the images that all others leave right
+APGD = ("apgd_ce", "apgd_dlr")  # at three radii, on the images that all others leave right
 SEVERITIES = range(1, 6)
 PUBLISHED_IMAGES = 10_000  # of each severity in the files of CIFAR-100-C
 
@@ -115,7 +114,7 @@ def code_digest(functions: list[Callable], *constants: object) -> str:
 def planned_tests() -> list[tuple[str, float]]:
     """Return (name, level) of all tests; the level is a severity, a radius in 1/255, or 0 for neither."""
     severities = [(name, severity) for name in CORRUPTIONS for severity in SEVERITIES]
-    radii = [(name, radius) for name in ATTACKS for radius in attacks.RADII]
+    radii = [(name, radius) for name in attacks.AT_ALL_RADII for radius in attacks.RADII]
     more_steps = ("pgd_more_steps", attacks.MORE_STEPS_RADIUS)
     stronger = [(name, radius) for name in APGD for radius in attacks.APGD_RADII]
     return [("clean", 0), *severities, ("none", 0), *radii, more_steps, *stronger]
@@ -267,7 +266,9 @@ def robust_accuracy(tests: dict, count: int) -> dict[str, dict]:
 def check_results(tests: dict) -> list[dict]:
     """Return the checks of the attacks from the records of the tests."""
     accuracy = {key: record["accuracy"]["value"] for key, record in tests.items()}
-    by_radius = {name: [accuracy[f"{name}/{radius:g}"] for radius in attacks.RADII] for name in ATTACKS}
+    by_radius = {
+        name: [accuracy[f"{name}/{radius:g}"] for radius in attacks.RADII] for name in attacks.AT_ALL_RADII
+    }
     more_steps = accuracy[f"pgd_more_steps/{attacks.MORE_STEPS_RADIUS:g}"]
     return attacks.check_attacks(accuracy["none/0"], by_radius, more_steps)
 

@@ -233,7 +233,7 @@ def train_one_epoch(network, optimizer, scaler, images, targets, epoch, precisio
 
             right = logits.argmax(dim=1) == target.argmax(dim=1)
             sums += torch.stack([loss.detach() * len(target), right.sum()])
-            # To read a value, the program waits until the GPU has finished: there, at every tenth step only.
+            # On a GPU, reading a value makes the program wait, so there it is read at every tenth step only.
             if device.type == "cpu" or (step + 1) % 10 == 0 or step + 1 == steps:
                 totals = distributed.sum_of_all(sums)
                 check_finite(epoch, step + 1, lr, totals)

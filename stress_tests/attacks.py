@@ -17,6 +17,7 @@ from torch import Generator, Tensor, nn
 from .corruptions import random_sign, spawn, uniform
 
 RADII = (0.25, 0.5, 1, 2, 4, 8, 64)  # in 1/255; at the last one a sound attack leaves no image right
+AT_ALL_RADII = ("fgsm", "pgd", "random")  # the attacks that run at each of them
 PGD_STEPS = 10
 PGD_RESTARTS = 2
 MORE_STEPS_RADIUS = 1  # one of RADII at which some images survive: there PGD runs again with twice the steps
