@@ -42,7 +42,7 @@ from stress import check_results, measure, measure_attack, planned_tests, summar
 from stress_tests import attacks, corruptions
 from stress_tests.corruptions import examples
 from stress_tests.explanations import deletion_insertion, randomization_check, randomize, spearman
-from train import load_data, load_model, predict, train_one_epoch, warmup_cosine
+from train import last_cutmix_epoch, load_data, load_model, predict, train_one_epoch, warmup_cosine
 
 LAYER = "layer3"  # the stage that Grad-CAM explains; gradcam.py says why
 NUM_FAILURES = 20
@@ -293,6 +293,7 @@ def page_values(
     config, y_pred = checkpoint["config"], logits.softmax(dim=1).argmax(dim=1)
     pictures = examples(test.images) if stress else {}
     rates = learning_rates(len(history), config)
+    last_cutmix = last_cutmix_epoch(config["settings"]["epochs"])
     sources = {f"code_{place}": code(functions) for place, functions in CODE.items()}
     return {
         **sources,
@@ -304,7 +305,7 @@ def page_values(
         "val_accuracy": percent(checkpoint["val_accuracy"], 2),
         "provenance": test.provenance,
         **sections.headline(result, test, folder, sources),
-        "training": sections.training(history, rates, config, folder, sources),
+        "training": sections.training(history, rates, last_cutmix, config, folder, sources),
         **sections.mistakes(result, test, y_pred, folder),
         **sections.confidence(result, logits, test.labels, folder),
         "stress": sections.stress(stress, result.get("temperature"), pictures, folder, sources),

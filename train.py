@@ -167,6 +167,14 @@ def image_size(epoch: int, epochs: int, sizes: list[int]) -> int:
     return sizes[-1 - steps_back]
 
 
+def last_cutmix_epoch(epochs: int) -> int:
+    """Return the last epoch with CutMix; in the tenth of the epochs after it the training images are whole.
+
+    Those of the test split are whole, too.
+    """
+    return int(0.9 * epochs)
+
+
 def make_optimizer(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
     """Return SGD with Nesterov momentum (Sutskever et al. 2013) and weight decay on the weights of layers.
 
@@ -198,9 +206,8 @@ def train_one_epoch(network, optimizer, scaler, images, targets, epoch, precisio
     total_steps, warmup_steps = settings.epochs * steps, round(settings.warmup_epochs * steps)
     size = image_size(epoch, settings.epochs, settings.sizes())
     # CutMix keeps the network from learning its images by heart: +2.1 points on the validation split with 32
-    # epochs of 20,000 images of 16 pixels, see results/README.md. In the last tenth of the epochs the images
-    # are whole, as those of the test split are.
-    cutmix_share = settings.cutmix if epoch <= 0.9 * settings.epochs else 0.0
+    # epochs of 20,000 images of 16 pixels, see results/README.md.
+    cutmix_share = settings.cutmix if epoch <= last_cutmix_epoch(settings.epochs) else 0.0
     criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
     # Of the loss and of the right answers; MPS has no float64.
     sums = torch.zeros(2, device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)

@@ -57,16 +57,18 @@ def headline(result: dict, test, folder: Path, code: dict) -> dict:
     }
 
 
-def training(history: list[dict], lr: list[float], config: dict, folder: Path, code: dict) -> Markup:
-    """Curves of both splits, the learning rate `lr` of every step, time and speed."""
+def training(
+    history: list[dict], lr: list[float], last_cutmix_epoch: int, config: dict, folder: Path, code: dict
+) -> Markup:
+    """Curves of both splits, the learning rate `lr` of every step, the end of CutMix, time and speed."""
     column = {key: np.array([row[key] for row in history]) for key in history[0]}
     best = column["val_accuracy"].argmax()
     best_epoch = int(column["epoch"][best])
     size, rate = column["image_size"], column["images_per_second"]
-    cutmix, last = config["settings"]["cutmix"], int(0.9 * config["settings"]["epochs"])
+    cutmix = config["settings"]["cutmix"]
     changes = {i + 0.5: f"{size[i]:.0f} px" for i in range(1, len(size)) if size[i] != size[i - 1]}
-    if cutmix and 0 < last < len(history):
-        changes[last + 0.5] = "no CutMix"
+    if cutmix and 0 < last_cutmix_epoch < len(history):
+        changes[last_cutmix_epoch + 0.5] = "no CutMix"
     figures = {}
     for quantity in ("loss", "accuracy"):
         train, val = column[f"train_{quantity}"], column[f"val_{quantity}"]
@@ -91,7 +93,7 @@ def training(history: list[dict], lr: list[float], config: dict, folder: Path, c
         num_epochs=len(history),
         duration=duration(column["seconds"].sum()),
         speeds=", ".join(f"{speed:,.0f} images/s at {s:.0f}x{s:.0f} pixels" for s, speed in speeds.items()),
-        cutmix=fill("cutmix", last=last, share=cutmix) if cutmix and last else "",
+        cutmix=fill("cutmix", last=last_cutmix_epoch, share=cutmix) if cutmix and last_cutmix_epoch else "",
         several_sizes=fill("several_sizes") if len(speeds) > 1 else "",
         best_epoch=best_epoch,
         best_val_accuracy=percent(column["val_accuracy"][best], 2),

@@ -65,11 +65,11 @@ def test_history_gives_curves_speed_and_the_best_epoch(tmp_path, monkeypatch):
         "device": "cpu",
         "precision": "fp32",
         "environment": {"hardware": "a <computer>"},
-        "settings": {"cutmix": 0.5, "epochs": 3},
+        "settings": {"cutmix": 0.5},
     }
     marked, curve = [], sections.plots.training_curve
     monkeypatch.setattr(sections.plots, "training_curve", lambda *a: marked.append(a[-1]) or curve(*a))
-    section = sections.training(history, [0.1, 0.2, 0.1], config, tmp_path, CODE)
+    section = sections.training(history, [0.1, 0.2, 0.1], 2, config, tmp_path, CODE)
     seen = text(section)
     assert "3 epochs of 1,200 images took 3:00 on a &lt;computer&gt; (cpu, fp32)" in seen
     assert "100 images/s at 24x24 pixels, 250 images/s at 32x32 pixels" in seen
