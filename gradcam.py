@@ -165,14 +165,15 @@ def to_heatmap(maps: Tensor, size: int | tuple[int, int]) -> Tensor:
 def overlay(images: Tensor, heatmaps: Tensor) -> Tensor:
     """Show heatmaps on pictures, in the colours of matplotlib's inferno on a dark grey copy of the picture.
 
-    images: float [N, 3, H, W] in [0, 1]; heatmaps: float [N, H, W] in [0, 1]. With L the luminance of the
+    images: float [N, 3, H, W] in [0, 1]; heatmaps: float [N, H, W] in [0, 1]. With L the luma of the
     picture (ITU-R BT.709), the grey copy is d = 0.35 L, and the colour c of the heatmap is added as light:
 
         result = d + (1 - d) c
 
-    The luminance of inferno rises from 0 to 1 with the heatmap, so that of the result rises from d to 1: on
-    every picture more evidence is brighter, and where there is none, 0.35 is the brightest. Returns uint8
-    [N, 3, H, W] on the images' device. Raises ValueError for wrong shapes and for values outside [0, 1].
+    The luma of inferno rises from 0 to 0.97 with the heatmap, so that of the result rises from d to at least
+    0.97: on every picture more evidence is brighter, and where there is none, 0.35 is the brightest. Returns
+    uint8 [N, 3, H, W] on the images' device. Raises ValueError for wrong shapes and for values outside
+    [0, 1].
     """
     import matplotlib
 

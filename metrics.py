@@ -256,8 +256,9 @@ def fit_temperature(logits: Tensor, y_true: Tensor) -> float:
     """Return the temperature T for which softmax(logits / T) has the least negative log-likelihood.
 
     Source: temperature scaling, Guo et al. 2017 (arXiv 1706.04599), section 4.2. Fit it on validation data.
-    It changes the confidence and not the prediction; T > 1 says that the network is overconfident. With
-    b = 1 / T and the differences m_ic = z_ic - z_iy of the logits from that of the true class y,
+    It changes the confidence and not the prediction; T > 1 says that, judged by the likelihood, the network
+    is overconfident on these samples. With b = 1 / T and the differences m_ic = z_ic - z_iy of the logits
+    from that of the true class y,
 
         NLL(b)  = mean over i of log(sum over c of exp(b m_ic))
         NLL'(b) = mean over i of sum over c of softmax(b m_i)_c m_ic.
@@ -383,7 +384,8 @@ def bootstrap_headline(
 
     The interval describes the choice of test samples, not the randomness of training. A class missing from a
     resample counts as 0 there, so with few samples of a class the macro averages of the resamples are too
-    low, and `value` may even be above `high`.
+    low, and `value` may even be above `high`. Macro F1 is not linear in the counts, so its resamples are a
+    little too low even without that. No bias is corrected.
     """
     value, numbers = _resampled_headline(y_true, probabilities, num_resamples, level, seed)
     return _with_intervals(value, numbers, level)
@@ -478,6 +480,7 @@ def pointing_game(heatmaps: Tensor, masks: Tensor) -> tuple[int, float]:
     if heatmaps.ndim != 3 or heatmaps.shape != masks.shape or heatmaps.numel() == 0:
         shapes = f"{list(heatmaps.shape)} and {list(masks.shape)}"
         raise ValueError(f"heatmaps and masks must both be [N, H, W] and not empty, not {shapes}")
+    heatmaps, masks = heatmaps.detach().cpu(), masks.cpu().bool()
     peak, pixel = heatmaps.flatten(1).max(dim=1)
-    on_object = masks.flatten(1).gather(1, pixel[:, None])[:, 0].bool() & (peak > 0)
+    on_object = masks.flatten(1).gather(1, pixel[:, None])[:, 0] & (peak > 0)
     return int(on_object.sum()), masks.double().mean().item()

@@ -9,7 +9,6 @@ Writes metrics.json, predictions.npz, plots/, failures/, gradcam/ and report.htm
 numbers are computed in metrics.py; the words around them stand in page/report.html.
 """
 
-import itertools
 import math
 import shlex
 from pathlib import Path
@@ -210,13 +209,19 @@ def check_explanations(model: nn.Module, test: Dataset, y_pred: Tensor, progress
     maps = explain(model, images, classes)
     random_maps = torch.rand(maps.shape, generator=generator)
     result = {"layer": LAYER, "images": len(sample), "map_size": list(maps.shape[1:])}
-    pairs = itertools.product(("deletion", "insertion"), {"gradcam": maps, "random": random_maps}.items())
-    for done, (mode, (name, some_maps)) in enumerate(pairs, start=1):
-        heatmaps = to_heatmap(some_maps, images.shape[-1])
-        curves, areas = deletion_insertion(model, images, heatmaps, classes, torch.tensor(MEAN), STEPS, mode)
-        curve = [round(value, 5) for value in curves.mean(dim=0).tolist()]
-        error = areas.std(correction=0).item() / math.sqrt(len(areas))
-        result[f"{mode}_{name}"] = {"curve": curve, "area": areas.mean().item(), "standard_error": error}
+    for done, mode in enumerate(("deletion", "insertion"), start=1):
+        areas = {}
+        for name, some_maps in {"gradcam": maps, "random": random_maps}.items():
+            heatmaps, fill_colour = to_heatmap(some_maps, images.shape[-1]), torch.tensor(MEAN)
+            curves, areas[name] = deletion_insertion(
+                model, images, heatmaps, classes, fill_colour, STEPS, mode
+            )
+            curve = [round(value, 5) for value in curves.mean(dim=0).tolist()]
+            result[f"{mode}_{name}"] = {"curve": curve, "area": areas[name].mean().item()}
+        # Both maps are tested on the same images, so the difference is one for each image.
+        difference = areas["gradcam"] - areas["random"]
+        error = difference.std(correction=0).item() / math.sqrt(max(1, len(difference) - 1))
+        result[f"{mode}_difference"] = {"value": difference.mean().item(), "standard_error": error}
         progress.update(done)
     # From the classifier downwards; model[1] is the network behind its normalisation.
     children = [name for name, child in model[1].named_children() if list(child.parameters())]
@@ -225,7 +230,7 @@ def check_explanations(model: nn.Module, test: Dataset, y_pred: Tensor, progress
     result["randomization"] = {
         name.removeprefix("1."): finite(values.nanmean().item()) for name, values in correlations.items()
     }
-    progress.update(5)
+    progress.update(3)
     if test.masks is not None:
         sample = torch.randperm(len(test.labels), generator=generator)[:1000]
         maps = explain(model, test.images[sample] / 255, y_pred[sample])
@@ -308,7 +313,7 @@ def page_values(
         "training": sections.training(history, rates, last_cutmix, config, folder, sources),
         **sections.mistakes(result, test, y_pred, folder),
         **sections.confidence(result, logits, test.labels, folder),
-        "stress": sections.stress(stress, result.get("temperature"), pictures, folder, sources),
+        "stress": sections.stress(stress, pictures, folder, sources),
         **sections.explanations(result["explanations"], folder),
         **sections.data_set(result, test),
     }
@@ -412,7 +417,7 @@ def write_report(path: Path, out: Path, data_dir: str | None, other: Path | None
     model = nn.Sequential(Normalize(config["image_size"]), network).to(device).eval()
     failures = find_failures(probabilities, test)
     evidence = write_failures(out, model, test, failures)
-    with Progress("checking the explanations", 5) as progress:
+    with Progress("checking the explanations", 3) as progress:
         result["explanations"] = check_explanations(model, test, y_pred, progress)
     write_json(out / "metrics.json", result)
 

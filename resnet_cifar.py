@@ -1,6 +1,6 @@
 """ResNet-18 for 32x32 images, written out by hand.
 
-He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", 2016 (arXiv 1512.03385): section 3.1
+He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", 2016 (arXiv 1512.03385): section 3.2
 gives the residual block, table 1 the 18-layer network. Two changes make it fit small images, as in the
 CIFAR networks of section 4.2: the first convolution is 3x3 with stride 1 instead of 7x7 with stride 2, and
 there is no max-pooling. With them the four stages work at 32x32, 16x16, 8x8 and 4x4 pixels.
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut: y = relu(F(x) + x), equation (1) of the paper.
+    """Two 3x3 convolutions and a shortcut: y = relu(F(x) + x), equation (1) of the paper
+    and the ReLU after it.
 
     Where the block changes the shape, the shortcut is a 1x1 convolution W_s, equation (2) and option B of
     section 4.1: y = relu(F(x) + W_s x).

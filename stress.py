@@ -27,7 +27,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from data import Dataset, Normalize
-from metrics import expected_calibration_error, wilson_interval
+from metrics import wilson_interval
 from page import plots
 from running.console import CommandLine, Progress, run_main
 from running.device import pick_device, pick_precision
@@ -127,14 +127,12 @@ def share(successes: int, n: int) -> dict[str, float]:
 
 
 def measure(logits: Tensor, labels: Tensor) -> dict:
-    """Return the record of a corruption: accuracy, confidence, ECE, right answers of each class."""
-    probabilities = logits.softmax(dim=1)
+    """Return the record of a corruption: accuracy, mean confidence, right answers of each class."""
     right = labels[logits.argmax(dim=1) == labels]
     return {
         "images": len(labels),
         "accuracy": share(len(right), len(labels)),
-        "mean_confidence": probabilities.amax(dim=1).mean().item(),
-        "ece": expected_calibration_error(labels, probabilities),
+        "mean_confidence": logits.softmax(dim=1).amax(dim=1).mean().item(),
         "correct_per_class": right.bincount(minlength=logits.shape[1]).tolist(),
     }
 
@@ -238,14 +236,13 @@ def summarise(tests: dict, class_sizes: list[int], class_names: list[str]) -> di
     groups = {"fifteen": [ours[name] for name in FIFTEEN], "all": ours.values()}
     if len(published) == len(FIFTEEN):
         groups["published"] = published.values()
-    summary = {"mean_accuracy": {}, "mean_confidence": {}, "mean_ece": {}}
+    summary = {"mean_accuracy": {}, "mean_confidence": {}}
     for group, records in groups.items():
         rows = list(itertools.chain(*records))
         # The interval needs a whole number of right answers: the nearest one.
         mean, n = float(np.mean([row["accuracy"]["value"] for row in rows])), rows[0]["images"]
         summary["mean_accuracy"][group] = share(round(n * mean), n) | {"value": mean}
         summary["mean_confidence"][group] = float(np.mean([row["mean_confidence"] for row in rows]))
-        summary["mean_ece"][group] = float(np.mean([row["ece"] for row in rows]))
     clean = tests["clean/0"]["correct_per_class"]
     corrupted = np.mean([row["correct_per_class"] for row in itertools.chain(*ours.values())], axis=0)
     classes = []

@@ -168,10 +168,7 @@ def image_size(epoch: int, epochs: int, sizes: list[int]) -> int:
 
 
 def last_cutmix_epoch(epochs: int) -> int:
-    """Return the last epoch with CutMix; in the tenth of the epochs after it the training images are whole.
-
-    Those of the test split are whole, too.
-    """
+    """Return the last epoch with CutMix; the last tenth has whole images, as those of the test split are."""
     return int(0.9 * epochs)
 
 
@@ -197,16 +194,17 @@ def check_finite(epoch: int, step: int, lr: float, *values: Tensor) -> None:
 
 
 def train_one_epoch(network, optimizer, scaler, images, targets, epoch, precision, settings) -> dict:
-    """Train once on all images; return the row of this epoch: image size, learning rate, loss, accuracy.
+    """Train once on the images; return the row of this epoch: image size, learning rate, loss, accuracy.
 
-    images uint8 [N, 3, 32, 32]; targets float32 [N, C], 1 for the class of each image. Where CutMix mixed two
+    images uint8 [N, 3, 32, 32]; targets float32 [N, C], 1 for the class of each image. The images left over
+    from whole batches, other ones in each epoch, are left out. Where CutMix mixed two
     images, an answer counts as right if it is the class of the larger part.
     """
     device, steps = images.device, len(images) // settings.batch_size
     total_steps, warmup_steps = settings.epochs * steps, round(settings.warmup_epochs * steps)
     size = image_size(epoch, settings.epochs, settings.sizes())
-    # CutMix keeps the network from learning its images by heart: +2.1 points on the validation split with 32
-    # epochs of 20,000 images of 16 pixels, see results/README.md.
+    # CutMix keeps the network from learning its images by heart: +2.1 points on the validation split in one
+    # run of 32 epochs of 20,000 images of 16 pixels, see results/README.md.
     cutmix_share = settings.cutmix if epoch <= last_cutmix_epoch(settings.epochs) else 0.0
     criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
     # Of the loss and of the right answers; MPS has no float64.
@@ -262,7 +260,7 @@ def predict(
     """Return the logits of uint8 images [N, 3, 32, 32], float32 [N, C] on the CPU, computed in eval mode.
 
     The images are resized to image_size, the last size of the training (`image_size` in its config). Batches
-    of 100 stay in the cache of a CPU, which makes them 1.4 times as fast as batches of 500.
+    of 100 stay in the cache of a CPU.
     """
     training = model.training
     model.eval()

@@ -6,7 +6,7 @@
 Pointing game (share of maxima on the object; only the shapes set knows where it is), and the areas under the
 deletion curve (smaller is better) and the insertion curve (larger is better), for the predicted class. Their
 difference, insertion less deletion, is also compared with that of layer4, image by image. After each ± comes
-the standard error of a mean over images.
+the standard error of a mean over images. The last row is that of random maps with the resolution of layer3.
 """
 
 import argparse
@@ -54,10 +54,13 @@ print(
 )
 print(f"{'against layer4':>18}")
 layer4 = None
-for layer in ("layer4", "layer3", "layer2", "layer1"):
-    with GradCAM(model, layer) as cam:
-        parts = zip(images.split(100), classes.split(100), strict=True)
-        maps = torch.cat([cam(to_input(part, size), target) for part, target in parts])
+for layer in ("layer4", "layer3", "layer2", "layer1", "random"):
+    if layer == "random":
+        maps = torch.rand(len(images), 8, 8, generator=torch.Generator().manual_seed(0))
+    else:
+        with GradCAM(model, layer) as cam:
+            parts = zip(images.split(100), classes.split(100), strict=True)
+            maps = torch.cat([cam(to_input(part, size), target) for part, target in parts])
     heatmaps = to_heatmap(maps, 32)
     hits = (
         "–" if test.masks is None else f"{pointing_game(heatmaps, test.masks[sample])[0] / len(sample):.1%}"
@@ -70,8 +73,8 @@ for layer in ("layer4", "layer3", "layer2", "layer1"):
     difference = areas[1] - areas[0]
     layer4 = difference if layer4 is None else layer4
     empty = f"{(maps.amax(dim=(1, 2)) == 0).float().mean():.1%}"
-    size = f"{maps.shape[1]}x{maps.shape[2]}"
-    print(f"{layer:8}{size:>7}{empty:>7}{hits:>10}{mean(areas[0]):>16}{mean(areas[1]):>16}", end="")
+    map_size = f"{maps.shape[1]}x{maps.shape[2]}"
+    print(f"{layer:8}{map_size:>7}{empty:>7}{hits:>10}{mean(areas[0]):>16}{mean(areas[1]):>16}", end="")
     print(f"{mean(difference):>16}{mean(difference - layer4):>18}", flush=True)
 if test.masks is not None:
     print(f"a random pixel is on the object in {test.masks[sample].float().mean():.1%}")

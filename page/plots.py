@@ -216,7 +216,7 @@ def confusion_matrix(shares: np.ndarray, class_names: list[str], groups: list[tu
 
 @styled
 def superclass_confusion(shares: np.ndarray, names: list[str]) -> Figure:
-    """The row-normalised confusion matrix of the superclasses, with the shares of 1 % and more written in."""
+    """The row-normalised confusion matrix of the superclasses, with the shares that round to 1 % or more."""
     count = len(names)
     figure = Figure(figsize=(9.2, 7.8))
     axes = figure.add_subplot()
@@ -225,7 +225,7 @@ def superclass_confusion(shares: np.ndarray, names: list[str]) -> Figure:
     axes.set_yticks(range(count), names, fontsize=8)
     axes.tick_params(length=0)
     axes.grid(visible=False)
-    for row, column in zip(*np.nonzero(shares >= 0.005), strict=True):
+    for row, column in zip(*np.nonzero(np.round(100 * shares) >= 1), strict=True):
         # At this share white and black are equally far from the colour of the cell.
         colour = "black" if shares[row, column] > 0.22 else "white"
         text = f"{100 * shares[row, column]:.0f}"

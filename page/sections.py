@@ -19,7 +19,7 @@ import metrics
 from page import page, plots
 from page.page import Markup, fill, interval, percent, plain
 from running.console import duration
-from stress_tests.attacks import MORE_STEPS_RADIUS
+from stress_tests.attacks import APGD_RADII, MORE_STEPS_RADIUS
 
 HEADLINE = {
     "accuracy": "accuracy",
@@ -199,7 +199,6 @@ def confidence(result: dict, logits: Tensor, y_true: Tensor, folder: Path) -> di
             "temperature_scaling",
             temperature=f"{temperature:.3f}",
             error=percent(result["expected_calibration_error_after_temperature"], 2),
-            side=side(temperature > 1),
         )
     coverage, risk = metrics.risk_coverage(y_true, probabilities)
     half, full = percent(risk[(len(risk) - 1) // 2].item()), percent(risk[-1].item())
@@ -224,7 +223,7 @@ def confidence(result: dict, logits: Tensor, y_true: Tensor, folder: Path) -> di
         "temperature_scaling": scaling,
         "mean_confidence": mean,
         "mean_accuracy": result["accuracy"]["value"],
-        "calibration_side": side(mean > result["accuracy"]["value"]),
+        "calibration_side": side(mean, result["accuracy"]),
         "num_sure": int((highest > 0.9).sum()),
         "num_wrong_and_sure": int((highest[~right] > 0.9).sum()),
         "risk_at_half": half,
@@ -234,17 +233,17 @@ def confidence(result: dict, logits: Tensor, y_true: Tensor, folder: Path) -> di
     }
 
 
-def stress(
-    results: dict | None, temperature: float | None, examples: dict, folder: Path, code: dict
-) -> Markup:
+def stress(results: dict | None, examples: dict, folder: Path, code: dict) -> Markup:
     """Corruptions, attacks, and whether the attacks can be believed.
 
-    results is the content of stress.json, or None; temperature is the one fitted on the validation split, or
-    None; examples are those of corruptions.examples, {corruption: uint8 [6, 32, 32, 3]}.
+    results is the content of stress.json, or None; examples are those of corruptions.examples, {corruption:
+    uint8 [6, 32, 32, 3]}.
     """
     if results is None:
         return fill("no_stress")
     tests, summary = results["tests"], results["summary"]
+    clean, clean_confidence = (tests["clean/0"][key] for key in ("accuracy", "mean_confidence"))
+    corrupted, corrupted_confidence = (summary[f"mean_{key}"]["all"] for key in ("accuracy", "confidence"))
     alts = {
         "stress_severity": "Accuracy against severity by family of corruptions",
         "stress_examples": "A grid of one test image under every corruption at every severity",
@@ -273,9 +272,14 @@ def stress(
         hardest_accuracy=hardest[-1],
         at_severity_1=sum(row[1] for row in corruptions) / len(corruptions),
         at_severity_5=sum(row[5] for row in corruptions) / len(corruptions),
-        **confidence_under_shift(tests["clean/0"], summary, temperature),
         corruption_images=results["corruption_images"],
-        clean_accuracy=tests["clean/0"]["accuracy"],
+        clean_accuracy=clean,
+        clean_mean=clean["value"],
+        clean_confidence=clean_confidence,
+        clean_side=side(clean_confidence, clean),
+        corrupted_mean=corrupted["value"],
+        corrupted_confidence=corrupted_confidence,
+        corrupted_side=side(corrupted_confidence, corrupted),
         fifteen_accuracy=summary["mean_accuracy"]["fifteen"],
         published=fill("published", accuracy=published) if published else "",
         corruption_table=page.table(
@@ -285,6 +289,7 @@ def stress(
         few_images=fill("few_images") if per_class < 20 else "",
         broken_table=page.table("Classes that break first", ["class", *shares], broken),
         attack_images=results["attack_images"],
+        apgd_radii=f"{', '.join(f'{r:g}' for r in APGD_RADII[:-1])} and {APGD_RADII[-1]:g}/255",
         radius=radius,
         fgsm_accuracy=tests[f"fgsm/{radius}"]["accuracy"],
         pgd_accuracy=tests[f"pgd/{radius}"]["accuracy"],
@@ -294,29 +299,11 @@ def stress(
     )
 
 
-def side(confidence_is_higher: bool) -> str:
-    """Name the side of the accuracy on which the confidence is."""
-    return "overconfident" if confidence_is_higher else "underconfident"
-
-
-def confidence_under_shift(clean: dict, summary: dict, temperature: float | None) -> dict:
-    """Compare the mean confidence with the accuracy, on clean images and over all corruptions."""
-    corrupted = {
-        "accuracy": summary["mean_accuracy"]["all"],
-        "mean_confidence": summary["mean_confidence"]["all"],
-        "ece": summary["mean_ece"]["all"],
-    }
-    values = {"temperature": ""}
-    if temperature is not None:
-        where = "above" if temperature > 1 else "below"
-        shown = f"{temperature:.2f}"
-        values["temperature"] = fill("temperature", value=shown, where=where, side=side(temperature > 1))
-    for name, record in {"clean": clean, "corrupted": corrupted}.items():
-        accuracy, mean_confidence = record["accuracy"]["value"], record["mean_confidence"]
-        values[f"{name}_mean"], values[f"{name}_confidence"] = accuracy, mean_confidence
-        values[f"{name}_side"] = side(mean_confidence > accuracy)
-        values[f"{name}_error"] = percent(record["ece"], 2)
-    return values
+def side(mean_confidence: float, accuracy: dict) -> str:
+    """Name the side of the accuracy on which the mean confidence is, if it is outside of the interval."""
+    if accuracy["low"] <= mean_confidence <= accuracy["high"]:
+        return "neither clearly overconfident nor clearly underconfident"
+    return "overconfident" if mean_confidence > accuracy["value"] else "underconfident"
 
 
 def browser(order: Tensor, probabilities: Tensor, test) -> dict:
@@ -402,9 +389,10 @@ def explanations(explained: dict, folder: Path) -> dict:
         curve = plots.deletion_insertion(mode.capitalize(), moved, curves, f"pixels changed by {mode}")
         areas = f"area {gradcam['area']:.3f} for Grad-CAM, {random['area']:.3f} for random maps"
         figures[mode] = (curve, f"{mode} curves: {areas}")
-        words[f"{mode}_side"] = "smaller" if gradcam["area"] < random["area"] else "larger"
-        for name, record in (("gradcam", gradcam), ("random", random)):
-            words[f"{mode}_{name}"] = f"{record['area']:.3f} (standard error {record['standard_error']:.3f})"
+        difference = explained[f"{mode}_difference"]
+        words |= {f"{mode}_gradcam": f"{gradcam['area']:.3f}", f"{mode}_random": f"{random['area']:.3f}"}
+        words[f"{mode}_difference"] = f"{difference['value']:+.3f}"
+        words[f"{mode}_error"] = f"{difference['standard_error']:.3f}"
     rows = []
     for name, value in explained["randomization"].items():
         shown = "–" if value is None else f"{round(value, 2) + 0.0:.2f}"  # + 0.0 makes 0 of -0

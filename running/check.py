@@ -57,7 +57,7 @@ RESUMED = CHECKPOINT | REPORTED | {
 ACCURACY = {"value": SHARE, "low": SHARE, "high": SHARE}
 ATTACKED = {"accuracy": ACCURACY, "right": str, "code?": str}
 CORRUPTED = {
-    "accuracy": ACCURACY, "images": COUNT, "mean_confidence": SHARE, "ece": SHARE, "code?": str,
+    "accuracy": ACCURACY, "images": COUNT, "mean_confidence": SHARE, "code?": str,
     "correct_per_class": [(int, 0, 10_000_000)],
 }
 STRESS = {
@@ -69,7 +69,7 @@ FINISHED = {
     "tests": {"clean/0": CORRUPTED, "none/0": ATTACKED}, "robust_accuracy": {str: ACCURACY},
     "summary": {
         "mean_accuracy": {"fifteen": ACCURACY, "all": ACCURACY, "published?": ACCURACY},
-        "mean_confidence": {"all": SHARE}, "mean_ece": {"all": SHARE}, "classes_that_break_first": [BROKEN],
+        "mean_confidence": {"all": SHARE}, "classes_that_break_first": [BROKEN],
     },
     "checks": [{"name": str, "passed": bool, "detail": str}],
 }

@@ -468,7 +468,7 @@ def scale(images: Tensor, generators: list[Generator], factor: float) -> Tensor:
 
 
 def occlusion(images: Tensor, generators: list[Generator], side: int) -> Tensor:
-    """Cover a square of the picture with grey, at a random place that the severity does not change."""
+    """Cover a square of the picture with grey at a random place, more of it at each severity."""
     corner = uniform(generators, 0, 1, 2) * (32 - side + 1)
     start = corner.long()[:, :, None]
     index = torch.arange(32)

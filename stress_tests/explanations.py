@@ -28,7 +28,7 @@ def deletion_insertion(
 
     images float32 [N, 3, H, W] in [0, 1]; maps float [N, H, W]; classes int64 [N]; fill float [3] in [0, 1].
     Deletion starts from the image and replaces its pixels by the colour `fill`, usually the mean of the data;
-    insertion starts from the image blurred by a Gaussian of standard deviation H / 8 and puts the pixels
+    insertion starts from the image blurred by a Gaussian of standard deviation W / 8 and puts the pixels
     back. Pixels of equal value go in reading order. Step k of `steps` has moved the share k / steps of them.
 
     Returns the softmax probability of the class after each step, float32 [N, steps + 1], and the area under
@@ -76,7 +76,10 @@ def spearman(a: Tensor, b: Tensor) -> Tensor:
 
 
 def randomize(module: nn.Module, seed: int) -> None:
-    """Give all weights in a module random values, as before training, without touching torch's own seed."""
+    """Put a module back to a state before training, without touching torch's own seed.
+
+    Convolutions and linear layers get random weights, a batch norm scale 1, shift 0 and fresh statistics.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for part in module.modules():

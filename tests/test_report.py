@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 import shutil
+import statistics
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from gradcam import GradCAM
 from metrics import expected_calibration_error
 from page.page import code
 from resnet_cifar import resnet18
+from running.console import Progress
 
 HEADLINE = ["accuracy", "macro_precision", "macro_recall", "macro_f1", "top5_accuracy"]
 
@@ -322,8 +324,31 @@ def test_explanations_are_measured(results):
                 / report.STEPS
             )
             assert record["area"] == pytest.approx(area, abs=1e-4)
+        areas = [explanations[f"{mode}_{name}"]["area"] for name in ("gradcam", "random")]
+        assert explanations[f"{mode}_difference"]["value"] == pytest.approx(areas[0] - areas[1], abs=1e-6)
     assert next(iter(explanations["randomization"])) == "fc"
     assert 0 < explanations["pointing_game"]["chance"] < 0.3
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_areas_are_compared_image_by_image(small_sets, monkeypatch, count):
+    pairs = [[(0.1 * i, 0.3 + 0.01 * i**2) for i in range(count)], [(0.5, 0.2 * i) for i in range(count)]]
+    areas = iter([torch.tensor(column) for pair in pairs for column in zip(*pair, strict=True)])
+    monkeypatch.setattr(report, "NUM_EXPLAINED", count)
+    monkeypatch.setattr(report, "explain", lambda model, images, classes: images[:, 0])
+    monkeypatch.setattr(report, "deletion_insertion", lambda *rest: (torch.zeros(count, 5), next(areas)))
+    monkeypatch.setattr(report, "randomization_check", lambda *rest: {})
+    y_pred, model = (
+        torch.zeros(len(small_sets[1].labels), dtype=torch.int64),
+        nn.Sequential(nn.ReLU(), nn.ReLU()),
+    )
+    result = report.check_explanations(model, small_sets[1], y_pred, Progress("", 3))
+    for mode, pair in zip(("deletion", "insertion"), pairs, strict=True):
+        differences = [a - b for a, b in pair]
+        error = statistics.stdev(differences) / count**0.5 if count > 1 else 0
+        found = result[f"{mode}_difference"]
+        assert found["value"] == pytest.approx(statistics.mean(differences), abs=1e-6)
+        assert found["standard_error"] == pytest.approx(error, abs=1e-6)
 
 
 @pytest.mark.slow

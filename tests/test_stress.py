@@ -323,7 +323,6 @@ def test_summary_by_hand():
     record = {
         "accuracy": {"value": 0.5},
         "mean_confidence": 0.6,
-        "ece": 0.1,
         "correct_per_class": [2, 0, 1, 0],
         "images": 6,
     }
@@ -331,14 +330,12 @@ def test_summary_by_hand():
     tests["fog/5"] = {
         "accuracy": {"value": 0.0},
         "mean_confidence": 1.0,
-        "ece": 0.9,
         "correct_per_class": [0] * 4,
         "images": 6,
     }
     tests["clean/0"] = {"correct_per_class": [2, 0, 2, 0]}
     summary = stress.summarise(tests, [2, 2, 2, 0], ["a", "b", "c", "d"])
     assert summary["mean_accuracy"]["fifteen"]["value"] == pytest.approx(0.5 * 74 / 75)
-    assert summary["mean_ece"]["all"] == pytest.approx((0.1 * 114 + 0.9) / 115)
     assert summary["mean_confidence"]["all"] == pytest.approx((0.6 * 114 + 1) / 115)
     rows = summary["classes_that_break_first"]
     assert [row["class"] for row in rows] == ["c", "a", "b"]  # d has no image

@@ -263,9 +263,15 @@ def test_confusion_matrices(name):
     else:
         written = {(text.get_position()[1], text.get_position()[0]): text.get_text() for text in axes.texts}
         expected = {
-            (r, c): f"{100 * COARSE[r, c]:.0f}" for r, c in np.ndindex(20, 20) if COARSE[r, c] >= 0.005
+            (r, c): f"{100 * COARSE[r, c]:.0f}" for r, c in np.ndindex(20, 20) if COARSE[r, c] > 0.005
         }
         assert written == expected
+
+
+def test_no_share_of_superclasses_is_written_as_zero():
+    shares = np.array([[0.99, 0.005], [0.006, 0.99]], dtype=np.float32)  # one image of 200, and a bit more
+    texts = [text.get_text() for text in plots.superclass_confusion(shares, ["a", "b"]).axes[0].texts]
+    assert sorted(texts) == ["1", "99", "99"]
 
 
 def test_worst_classes():
@@ -300,7 +306,7 @@ def luminance(colour):
 
 
 def test_numbers_in_the_superclass_matrix_are_readable_on_their_cells():
-    matrix = np.linspace(0.005, 1, 400).reshape(20, 20)
+    matrix = np.linspace(0.006, 1, 400).reshape(20, 20)
     axes = plots.superclass_confusion(matrix, [name for name, _ in GROUPS]).axes[0]
     assert len(axes.texts) == 400
     for label in axes.texts:
