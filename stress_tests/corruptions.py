@@ -252,7 +252,8 @@ def snow(
 
 
 # Of the five photographs of ice that the original draws from, in 32x32 crops: the mean brightness, the
-# standard deviation inside of a crop, how much both differ from crop to crop, and the tint.
+# standard deviation inside of a crop, how much both differ from crop to crop, and the tint. The second and
+# the third photograph are the same picture in two files.
 ICE = {
     "mean": (0.508, 0.802, 0.802, 0.618, 0.448),
     "mean_deviation": (0.042, 0.035, 0.035, 0.039, 0.062),
