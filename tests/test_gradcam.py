@@ -151,22 +151,6 @@ def test_alpha_against_finite_differences(images, layer):
     torch.testing.assert_close(maps, expected.float(), rtol=1e-4, atol=1e-7)
 
 
-def test_gradient_at_one_pixel_against_finite_differences(images):
-    # alpha averages over pixels; here the pixels are taken one by one.
-    model, images, c = make_model(width=1).double(), images[:1].double(), 1
-    activation = run_stages(model, images, 0, 3).detach()
-    gradient = torch.zeros_like(activation)
-    for index in itertools.product(*map(range, activation.shape)):
-        step = torch.zeros_like(activation)
-        step[index] = 1e-6
-        with torch.no_grad():
-            up, down = (run_stages(model, a, 4, 5)[0, c] for a in (activation + step, activation - step))
-        gradient[index] = (up - down) / 2e-6
-    expected = slow_map(activation[0], gradient[0])
-    assert (expected > 0).any()
-    torch.testing.assert_close(compute(model, "layer3", images, c)[0], expected, rtol=1e-4, atol=1e-7)
-
-
 def test_batch_equals_one_by_one(model, images):
     maps = compute(model, "layer3", images, [5, 1, 3])
     alone = [compute(model, "layer3", images[i : i + 1], c) for i, c in enumerate([5, 1, 3])]
@@ -620,19 +604,22 @@ def test_size_of_the_picture_that_is_drawn(checkpoint, monkeypatch, side, shown)
     assert sides == [shown] * 4 + [32] * 2
 
 
-def test_titles_and_the_picture_that_is_drawn(checkpoint, monkeypatch):
+@pytest.mark.parametrize("image_size", [32, 16])
+def test_titles_maps_and_the_picture_that_is_drawn(checkpoint, monkeypatch, image_size):
     """The titles have the probabilities in percent; a picture that is made smaller is antialiased."""
-    drawn = []
+    drawn, content = [], torch.load(checkpoint)
+    torch.save(content | {"config": content["config"] | {"image_size": image_size}}, checkpoint)
 
     def record(square, seen, heatmaps, titles, layer):
-        drawn.append((square, seen, titles, layer))
+        drawn.append((square, seen, heatmaps, titles, layer))
         return draw(square, seen, heatmaps, titles, layer)
 
     monkeypatch.setattr(gradcam, "draw", record)
     noise = np.random.default_rng(1).integers(0, 256, (1100, 1100, 3), dtype=np.uint8)
     Image.fromarray(noise).save("a.png")
     main(["a.png", "--run", "run"])
-    ((square, seen, titles, layer),) = drawn
+    ((square, seen, heatmaps, titles, layer),) = drawn
+    assert seen.shape == (3, image_size, image_size)
     smaller = Image.fromarray(noise).resize((512, 512), Image.Resampling.BILINEAR)
     assert np.abs(square.permute(1, 2, 0).numpy().astype(int) - np.asarray(smaller).astype(int)).max() <= 2
     with torch.no_grad():
@@ -642,6 +629,9 @@ def test_titles_and_the_picture_that_is_drawn(checkpoint, monkeypatch):
         titles, ("prediction", "runner-up"), probabilities.topk(2).indices, strict=True
     ):
         assert title == f"{role}\n{names[c]} ({probabilities[c].item() * 100:.1f} %)"
+    for heatmap, c in zip(heatmaps, probabilities.topk(2).indices.tolist(), strict=True):
+        expected = to_heatmap(compute(make_model(), "layer3", to_input(seen[None]), c), 512)[0]
+        torch.testing.assert_close(heatmap, expected, rtol=1e-4, atol=1e-5)
     assert layer == "layer3"
 
 

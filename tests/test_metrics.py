@@ -519,16 +519,6 @@ def test_a_thousand_resamples_are_the_default():
     assert default != metrics.bootstrap_headline(y_true, probabilities, num_resamples=999)
 
 
-def test_bootstrap_values_are_those_of_the_other_functions():
-    y_true, probabilities = random_case()
-    y_pred = probabilities.argmax(dim=1)
-    confusion = metrics.confusion_matrix(y_true, y_pred, 7)
-    macro = [metrics.macro_average(per_class) for per_class in metrics.precision_recall_f1(confusion)]
-    expected = [metrics.accuracy(y_true, y_pred), *macro, metrics.top_k_accuracy(y_true, probabilities, 5)]
-    result = metrics.bootstrap_headline(y_true, probabilities, num_resamples=1)
-    assert [number["value"] for number in result.values()] == pytest.approx(expected, **EXACT)
-
-
 def test_the_values_on_the_page_come_from_the_functions_of_their_names(monkeypatch):
     y_true, probabilities = random_case(n=50)
     calls = []

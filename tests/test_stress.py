@@ -16,7 +16,7 @@ from torch import nn
 import data
 import stress
 import train
-from data import Normalize
+from data import Normalize, to_input
 from resnet_cifar import resnet18
 from running.files import UserError
 from stress_tests import attacks, corruptions
@@ -317,6 +317,25 @@ def test_more_steps_are_twice_the_steps():
         assert stress.measure_attack(model, images, labels, name, 1e-6, [0, 2, 4])["accuracy"]["value"] == 0.6
         assert passes == (1 + 2 * (steps + 1)) * [3]
     handle.remove()
+
+
+def test_each_test_has_its_severity_and_its_images(monkeypatch, tmp_path):
+    network, images = Linear(10), (IMAGES * 255).round().byte()
+    labels, attacked = network(to_input(images)).argmax(dim=1), torch.tensor([1, 3, 4, 9, 13, 21])
+    labels[::2] = (labels[::2] + 1) % 10
+    plan = [("contrast", 2), ("contrast", 5), ("none", 0), ("fgsm", 0.25)]
+    monkeypatch.setattr(stress, "planned_tests", lambda: plan)
+    results = {"tests": {}, "precision": {"corruptions": "fp32"}, "image_size": 32}
+    stress.run_tests(results, tmp_path / "stress.json", network, images, labels, attacked)
+    for severity in (2, 5):
+        probabilities = network(to_input(corruptions.corrupt(images, "contrast", severity))).softmax(dim=1)
+        found = results["tests"][f"contrast/{severity}"]["mean_confidence"]
+        assert found == pytest.approx(probabilities.amax(dim=1).mean().item(), abs=1e-6)
+    model, x, y = nn.Sequential(Normalize(), network), images[attacked] / 255, labels[attacked]
+    for key, shown in {"none/0": x, "fgsm/0.25": attacks.fgsm(model, x, y, 0.25 / 255)}.items():
+        right = (model(x).argmax(dim=1) == y) & (model(shown).argmax(dim=1) == y)
+        assert results["tests"][key]["right"] == "".join(str(int(one)) for one in right), key
+    assert results["tests"]["fgsm/0.25"]["right"] != results["tests"]["none/0"]["right"]
 
 
 def test_summary_by_hand():

@@ -645,6 +645,11 @@ def test_resume_overlays_the_saved_settings_with_those_given(tmp_path):
     assert vars(resumed) == begun | {"batch_size": 32, "device": "cuda", "out": str(tmp_path)}
 
 
+def test_the_last_tenth_of_the_epochs_has_no_cutmix():
+    for epochs in range(1, 201):
+        assert train.last_cutmix_epoch(epochs) == epochs - math.ceil(epochs / 10)
+
+
 def test_cutmix_is_for_cifar100():
     assert settings("").cutmix == 0.5 and settings("--dataset shapes").cutmix == 0
     assert settings("--dataset shapes --cutmix 0.25").cutmix == 0.25

@@ -274,8 +274,21 @@ def test_no_share_of_superclasses_is_written_as_zero():
     assert sorted(texts) == ["1", "99", "99"]
 
 
+def test_points_of_curves_stand_at_their_places():
+    x, y, label = RNG.random(15), RNG.random(15), "training (augmented images)"
+    for name, figure, places in [
+        ("a", plots.reliability([("a", x, y, np.arange(15))]), x[1:]),  # its first bin is empty
+        ("a", plots.deletion_insertion("Deletion", x, [("a", y)], ""), x),
+        ("a", plots.stress_severity({"noise": {"a": list(y[:5])}}, 0.7, [0.5] * 5), range(1, 6)),
+        (label, plots.training_curve(EPOCHS, 2 / EPOCHS, 3 / EPOCHS, 17, "Loss", {}), EPOCHS),
+    ]:
+        (line,) = [line for line in figure.axes[0].lines if line.get_label() == name]
+        assert list(line.get_xdata()) == list(places), name
+
+
 def test_worst_classes():
     axes = plots.worst_classes(["otter", "man"], [0.42, 0.46], ["seal", ""]).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["otter", "man"]
     assert [bar.get_width() for bar in axes.patches] == [0.42, 0.46]
     assert [text.get_text() for text in axes.texts] == ["42 %, mostly taken for seal", "46 %"]
 

@@ -1,6 +1,7 @@
 """page/sections.py: the words and tables say what the numbers say."""
 
 import base64
+import dataclasses
 import hashlib
 import json
 import re
@@ -120,6 +121,36 @@ def test_confidence_section_names_the_side(result, small_sets, tmp_path, move, s
     seen = text(values["temperature_scaling"])
     assert seen == "A temperature of 0.809, fitted on the validation split, brings it to 2.23 %."
     assert values["calibration_side"].startswith(side)
+
+
+def test_the_matrix_shows_shares_of_rows_in_the_order_of_superclasses(small_sets, tmp_path, monkeypatch):
+    labels, y_pred = torch.randint(100, (2, 100), generator=torch.Generator().manual_seed(0))
+    test = dataclasses.replace(small_sets[1], labels=labels, superclass_of=torch.arange(100) % 10)
+    drawn = []
+    monkeypatch.setattr(sections.page, "plot", lambda folder, figures: {})
+    monkeypatch.setattr(sections.plots, "confusion_matrix", lambda *values: drawn.append(values))
+    sections.mistakes(report.evaluate(10 * torch.eye(100)[y_pred], test, test, {}), test, y_pred, tmp_path)
+    order = sorted(range(100), key=lambda c: (c % 10, c))
+    pairs, true = list(zip(labels.tolist(), y_pred.tolist(), strict=True)), labels.tolist()
+    expected = [[pairs.count((i, j)) / max(1, true.count(i)) for j in order] for i in order]
+    assert [list(row) for row in drawn[0][0]] == [pytest.approx(row) for row in expected]
+    assert drawn[0][1] == [test.class_names[c].replace("_", " ") for c in order]
+
+
+def test_sentences_on_confidence_count_the_answers(result, small_sets, tmp_path, monkeypatch):
+    monkeypatch.setattr(sections.page, "plot", lambda folder, figures: {})
+    labels, rows = small_sets[1].labels, result["logits"].softmax(dim=1).tolist()
+    values = sections.confidence(result, result["logits"], labels, tmp_path)
+    answers = [
+        (max(row), row.index(max(row)) != true) for row, true in zip(rows, labels.tolist(), strict=True)
+    ]
+    answers.sort(reverse=True)
+    sure = [wrong for confidence, wrong in answers if confidence > 0.9]
+    assert (values["num_sure"], values["num_wrong_and_sure"]) == (len(sure), sum(sure)) and any(sure)
+    errors = [
+        f"{100 * sum(wrong for _, wrong in part) / len(part):.1f} %" for part in (answers[:50], answers)
+    ]
+    assert [values["risk_at_half"], values["risk_at_full"]] == errors
 
 
 # ---- All mistakes ----------------------------------------------------------------------------------------

@@ -35,15 +35,13 @@ def assert_same_end(run, reference):
     assert not list(run.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize(
-    "num_kills", [pytest.param(2, marks=pytest.mark.slow), pytest.param(24, marks=pytest.mark.slow)]
-)
-def test_killed_at_random_moments(tmp_path, start, tiny_cifar, num_kills):
+@pytest.mark.slow
+def test_killed_at_random_moments(tmp_path, start, tiny_cifar):
     """SIGKILL, most times soon after a checkpoint; the end is that of a whole run."""
     options = [*tiny_cifar, "--epochs", "24", "--patience", "0"]
     whole = start([*options, "--out", str(tmp_path / "whole")])
     rng = random.Random(time.time_ns())  # other moments every time; what must hold holds at each of them
-    kills, number = 0, 0
+    num_kills, kills, number = 24, 0, 0
     while kills < num_kills:
         number += 1
         run, epochs, code = tmp_path / f"run {number}", [0], None

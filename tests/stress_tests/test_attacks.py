@@ -81,6 +81,23 @@ def test_pgd_is_at_least_as_strong_as_fgsm():
     assert mean_loss(small, noise, labels).mean() < mean_loss(small, single, labels).mean()
 
 
+def test_a_misclassified_point_beats_one_with_a_larger_loss():
+    def path(model, start, labels, low, high):
+        for value, loss, wrong in ((0.1, 5.0, False), (0.2, 1.0, True), (0.3, 0.5, True), (0.4, 9.0, False)):
+            yield torch.full_like(start, value), torch.tensor([loss]), torch.tensor([wrong])
+
+    model, label = of_images(Linear(2)), torch.tensor([0])
+    found = attacks.strongest_point(path, model, IMAGES[:1], label, 1.0, seeded(), restarts=1)
+    assert (found == 0.2).all()
+
+
+def test_random_signs_change_every_value_by_the_whole_radius():
+    images = 0.25 + 0.5 * IMAGES  # away from 0 and 1
+    noise = attacks.random_corner(Linear(2), images, torch.zeros(24), 8 / 255, seeded()) - images
+    torch.testing.assert_close(noise.abs(), torch.full_like(noise, 8 / 255), atol=1e-6, rtol=0)
+    assert abs((noise > 0).float().mean().item() - 0.5) < 0.01
+
+
 def test_pgd_fools_exactly_the_images_within_reach_and_restarts_only_the_others():
     # Two classes, a linear model: fooled if and only if the margin is below epsilon times the L1 norm of the
     # difference of the weights. Images away from 0 and 1, so that only the ball limits the attack.

@@ -44,6 +44,36 @@ def test_the_corruptions_are_the_published_ones_and_ours():
     assert set(corruptions.FAMILIES["geometry"]) == set(NAMES) - {*corruptions.FIFTEEN, *corruptions.EXTRA}
 
 
+# make_cifar_c.py of github.com/hendrycks/robustness: the constants of the fifteen, in the order of severity.
+PUBLISHED = """
+gaussian_noise .04 .06 .08 .09 .10
+shot_noise 500 250 100 75 50
+impulse_noise .01 .02 .03 .05 .07
+defocus_blur .3,.4 .4,.5 .5,.6 1,.2 1.5,.1
+glass_blur .05,1 .25,1 .4,1 .25,2 .4,2
+motion_blur 6,1 6,1.5 6,2 8,2 9,2.5
+zoom_blur 1.06 1.11 1.16 1.21 1.26
+snow .1,.2,1,.6,8,3,.95 .1,.2,1,.5,10,4,.9 .15,.3,1.75,.55,10,4,.9 \
+.25,.3,2.25,.6,12,6,.85 .3,.3,1.25,.65,14,12,.8
+frost 1,.2 1,.3 .9,.4 .85,.4 .75,.45
+fog .2,3 .5,3 .75,2.5 1,2 1.5,1.75
+brightness .05 .1 .15 .2 .3
+contrast .75 .5 .4 .3 .15
+elastic_transform 0,0,2.56 1.6,6.4,2.24 2.56,1.92,1.92 3.2,1.28,1.6 3.2,.96,.96
+pixelate 30 28 27 24 20
+jpeg_compression 80 65 58 50 40
+"""
+
+
+def test_the_constants_of_the_fifteen_are_the_published_ones():
+    rows = [row.split() for row in PUBLISHED.strip().splitlines()]
+    published = {name: [tuple(map(float, level.split(","))) for level in levels] for name, *levels in rows}
+    ours = {
+        name: list(zip(*CORRUPTIONS[name].constants.values(), strict=True)) for name in corruptions.FIFTEEN
+    }
+    assert ours == published
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_shape_type_range_and_the_input_left_alone(name):
     for severity in (1, 2, 3, 4, 5):
@@ -573,3 +603,30 @@ print(*sorted({name.split(".")[0] for name in sys.modules}))
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     modules = set(done.stdout.split())
     assert "theirs" in modules and not modules & {"data", "train", "running", "stress_tests", "matplotlib"}
+
+
+# ---- Formulas at every severity and on pictures that are not plain -----------------------------------------
+
+
+def test_glass_blur_moves_pixels_no_farther_than_each_severity_says():
+    rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    numbered = torch.stack([rows, columns, rows])[None] / 255
+    for severity, rounds_times_distance in enumerate((1, 1, 1, 2, 2), start=1):
+        moved = (numbered - CORRUPTIONS["glass_blur"](numbered, severity, seeded())) * 255
+        inside = moved.round()[0, :2, 2:-2, 2:-2]
+        assert inside.min() == 0 and inside.max() == rounds_times_distance
+
+
+def test_fog_scales_each_picture_by_its_own_maximum():
+    clouds = corruptions.plasma(corruptions.spawn(seeded(), 24), 2.5)
+    for image, cloud, foggy in zip(IMAGES, clouds, CORRUPTIONS["fog"](IMAGES, 3, seeded()), strict=True):
+        largest = max(image.flatten().tolist())
+        torch.testing.assert_close(foggy, (image + 0.75 * cloud) * largest / (largest + 0.75))
+
+
+def test_snow_whitens_by_the_grey_of_the_colour():
+    values, grey = (0.2, 0.4, 0.6), 0.299 * 0.2 + 0.587 * 0.4 + 0.114 * 0.6
+    plain = torch.tensor(values)[None, :, None, None].expand(4, 3, 32, 32).contiguous()
+    found = CORRUPTIONS["snow"](plain, 2, seeded()).amin(dim=(0, 2, 3))  # where no flake falls
+    expected = torch.tensor([0.9 * value + 0.1 * max(value, 1.5 * grey + 0.5) for value in values])
+    torch.testing.assert_close(found, expected)

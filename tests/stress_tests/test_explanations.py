@@ -112,6 +112,21 @@ def test_randomization_check_goes_down_from_the_classifier():
         explanations.randomization_check(model, IMAGES, explain, ["1.layer9"])
 
 
+def test_each_step_keeps_what_the_steps_before_it_made_random():
+    model, states = nn.Sequential(Normalize(), Small()).eval(), []
+
+    def record(network, images, classes):
+        states.append({name: values.clone() for name, values in network.named_parameters()})
+        return images[:, 0]
+
+    names = ["1.fc", "1.layer1", "1.conv1"]
+    explanations.randomization_check(model, IMAGES[:2], record, names)
+    assert len(states) == 4
+    for done, state in enumerate(states):
+        changed = {name for name, values in model.named_parameters() if not torch.equal(values, state[name])}
+        assert changed == {name for name in state if name.startswith(tuple(names[:done]))}
+
+
 def test_any_method_can_be_checked_for_randomization():
     # One that looks at the image alone does not change with the weights; one that shows nothing has no rank.
     model, calls = nn.Sequential(Normalize(), Small()).train(), []
