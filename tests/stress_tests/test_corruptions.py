@@ -188,6 +188,10 @@ def test_kernels_sum_to_one_and_have_their_shape():
         kernel = corruptions.defocus_kernel(radius, sigma)
         assert kernel.sum().item() == pytest.approx(1, abs=1e-12)
         torch.testing.assert_close(kernel, kernel.rot90())
+    # A radius below 1 is the pixel alone, so the kernel is the softening, a Gaussian of 3x3 pixels.
+    row = [math.exp(-(x**2) / (2 * 0.4**2)) for x in (-1, 0, 1)]
+    softening = torch.tensor([[a * b / sum(row) ** 2 for a in row] for b in row], dtype=torch.float64)
+    torch.testing.assert_close(corruptions.defocus_kernel(0.3, 0.4)[2:5, 2:5], softening)
     # Radius 1 is the pixel and its four neighbours: with hardly any softening, a fifth each.
     cross = corruptions.defocus_kernel(1.0, 0.01)
     assert [round(v, 6) for v in (cross[3, 3].item(), cross[2, 3].item(), cross[2, 2].item())] == [
@@ -195,6 +199,13 @@ def test_kernels_sum_to_one_and_have_their_shape():
         0.2,
         0,
     ]
+
+
+def test_motion_is_within_45_degrees_of_the_horizontal(monkeypatch):
+    kernel, drawn = corruptions.motion_kernel, []
+    monkeypatch.setattr(corruptions, "motion_kernel", lambda *rest: drawn.extend(rest[-1]) or kernel(*rest))
+    CORRUPTIONS["motion_blur"](torch.zeros(300, 3, 32, 32), 1, seeded())
+    assert len(drawn) == 300 and -45 <= min(drawn) < -43 and 43 < max(drawn) <= 45
 
 
 def test_motion_kernel_lies_on_its_line():

@@ -109,6 +109,27 @@ def test_light_is_the_height_times_the_embossed_distance():
     assert (light[levels == 0] == 0).all()
     assert torch.equal(water.water_light(torch.zeros(1, 32, 32)), torch.zeros(1, 32, 32))  # no drop, no light
     assert torch.equal(water.water_light(levels[2:3]), light[2:3])
+    # The same pixel by pixel, with the neighbours of a reflected border: light comes from the upper left.
+    emboss, rows = (
+        {(-1, -1): -2, (-1, 0): -1, (0, -1): -1, (0, 0): 1, (0, 1): 1, (1, 0): 1, (1, 1): 2},
+        range(32),
+    )
+    window = {(a, b): 1 / 9 for a in (-1, 0, 1) for b in (-1, 0, 1)}
+
+    def filtered(plane, kernel):
+        near = lambda i: 1 if i == -1 else 30 if i == 32 else i  # noqa: E731
+        return [
+            [sum(k * plane[near(i + a)][near(j + b)] for (a, b), k in kernel.items()) for j in rows]
+            for i in rows
+        ]
+
+    distance = filtered(water.chamfer_distance(water.canny(levels[:1], low=50, high=150))[0].tolist(), window)
+    whole = torch.tensor(distance).add(1e-6).floor()[None].double()
+    shade = [
+        [min(max(v, 0), 255) for v in row] for row in filtered(water.equalise(whole)[0].tolist(), emboss)
+    ]
+    expected = levels[0].double() * torch.tensor(filtered(shade, window), dtype=torch.float64).round()
+    torch.testing.assert_close(light[0].double(), expected / expected.max(), atol=0.02, rtol=0)
 
 
 def test_every_step_is_opencv_s():
