@@ -218,7 +218,8 @@ def check_explanations(model: nn.Module, test: Dataset, y_pred: Tensor, progress
             )
             curve = [round(value, 5) for value in curves.mean(dim=0).tolist()]
             result[f"{mode}_{name}"] = {"curve": curve, "area": areas[name].mean().item()}
-        # Both maps are tested on the same images, so the difference is one for each image.
+        # Both maps are tested on the same images, so there is one difference for each image. Its standard
+        # error, s / sqrt(n) with n - 1 in s, is written so that a single image has 0.
         difference = areas["gradcam"] - areas["random"]
         error = difference.std(correction=0).item() / math.sqrt(max(1, len(difference) - 1))
         result[f"{mode}_difference"] = {"value": difference.mean().item(), "standard_error": error}

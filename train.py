@@ -197,8 +197,8 @@ def train_one_epoch(network, optimizer, scaler, images, targets, epoch, precisio
     """Train once on the images; return the row of this epoch: image size, learning rate, loss, accuracy.
 
     images uint8 [N, 3, 32, 32]; targets float32 [N, C], 1 for the class of each image. The images left over
-    from whole batches, other ones in each epoch, are left out. Where CutMix mixed two
-    images, an answer counts as right if it is the class of the larger part.
+    from whole batches, other ones in each epoch, are not used. Where CutMix mixed two images, an answer
+    counts as right if it is the class of the larger part.
     """
     device, steps = images.device, len(images) // settings.batch_size
     total_steps, warmup_steps = settings.epochs * steps, round(settings.warmup_epochs * steps)
