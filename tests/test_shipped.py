@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import gradcam
 from metrics import wilson_interval
 from page.page import enlarge
 from sources import cifar100
-from train import load_model
+from train import load_model, read_settings
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = ROOT / "weights" / "resnet18_cifar100.pt"
@@ -60,6 +61,10 @@ def test_the_file_is_small_half_precision_and_a_checkpoint_of_the_run(checkpoint
     assert checkpoint["val_accuracy"] == pytest.approx(float(best["val_accuracy"]), abs=1e-9)
     # Half precision may not move the accuracy by more than a tenth of a point.
     assert abs(checkpoint["test_accuracy"] - results["metrics"]["accuracy"]["value"]) < 0.001
+
+
+def test_the_shipped_network_is_that_of_train_py_without_options(results):
+    assert results["config"]["settings"] == asdict(read_settings([])[0])
 
 
 def read_history():
