@@ -1,7 +1,7 @@
 """The data set as tensors: loading, the validation split, augmentation and batches.
 
-A data set is one uint8 tensor, of which train.py puts the images to train on onto its device, and
-augmentation is a few tensor operations on a whole batch, so there is no loader with worker processes.
+A data set is one uint8 tensor, whose training part train.py keeps on its device, and augmentation is a few
+tensor operations on a whole batch, so there is no loader with worker processes.
 """
 
 import hashlib

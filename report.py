@@ -209,13 +209,12 @@ def check_explanations(model: nn.Module, test: Dataset, y_pred: Tensor, progress
     maps = explain(model, images, classes)
     random_maps = torch.rand(maps.shape, generator=generator)
     result = {"layer": LAYER, "images": len(sample), "map_size": list(maps.shape[1:])}
+    colour = torch.tensor(MEAN)  # which takes the place of deleted pixels
     for done, mode in enumerate(("deletion", "insertion"), start=1):
         areas = {}
         for name, some_maps in {"gradcam": maps, "random": random_maps}.items():
-            heatmaps, fill_colour = to_heatmap(some_maps, images.shape[-1]), torch.tensor(MEAN)
-            curves, areas[name] = deletion_insertion(
-                model, images, heatmaps, classes, fill_colour, STEPS, mode
-            )
+            heatmaps = to_heatmap(some_maps, images.shape[-1])
+            curves, areas[name] = deletion_insertion(model, images, heatmaps, classes, colour, STEPS, mode)
             curve = [round(value, 5) for value in curves.mean(dim=0).tolist()]
             result[f"{mode}_{name}"] = {"curve": curve, "area": areas[name].mean().item()}
         # Both maps are tested on the same images, so there is one difference for each image. Its standard

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut: y = relu(F(x) + x), equation (1) of the paper
-    and the ReLU after it.
+    """Two 3x3 convolutions and a shortcut: y = relu(F(x) + x), the paper's equation (1) and a ReLU.
 
     Where the block changes the shape, the shortcut is a 1x1 convolution W_s, equation (2) and option B of
     section 4.1: y = relu(F(x) + W_s x).

@@ -242,8 +242,8 @@ def stress(results: dict | None, examples: dict, folder: Path, code: dict) -> Ma
     if results is None:
         return fill("no_stress")
     tests, summary = results["tests"], results["summary"]
-    clean, clean_confidence = (tests["clean/0"][key] for key in ("accuracy", "mean_confidence"))
-    corrupted, corrupted_confidence = (summary[f"mean_{key}"]["all"] for key in ("accuracy", "confidence"))
+    clean, clean_confidence = tests["clean/0"]["accuracy"], tests["clean/0"]["mean_confidence"]
+    corrupted, corrupted_confidence = summary["mean_accuracy"]["all"], summary["mean_confidence"]["all"]
     alts = {
         "stress_severity": "Accuracy against severity by family of corruptions",
         "stress_examples": "A grid of one test image under every corruption at every severity",
