@@ -44,10 +44,15 @@ class Dataset:
 
 
 def load(name: str, root: Path | str, url: str | None = None) -> tuple[Dataset, Dataset]:
-    """Return the (train, test) splits of the data set `name`: "cifar100" (see load_cifar100) or "shapes"."""
+    """Return the (train, test) splits of the data set `name`: "cifar100" (see load_cifar100) or "shapes".
+
+    Raises ValueError for another name.
+    """
     if name == "shapes":
         # With different seeds the two splits have no image in common.
         return make_shapes(per_class=60, seed=0), make_shapes(per_class=20, seed=1)
+    if name != "cifar100":
+        raise ValueError(f"the data sets are cifar100 and shapes, not {name}")
     return load_cifar100(root, url)
 
 
@@ -224,12 +229,12 @@ def cutmix(images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple
 def batches(
     images: Tensor, targets: Tensor, batch_size: int, seed: int, epoch: int, cutmix_share: float = 0.0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (images uint8 [batch_size, 3, 32, 32], targets) of one epoch, shuffled, cropped and flipped.
+    """Yield (images, targets) of one epoch in batches: shuffled, cropped and flipped.
 
-    targets are int64 [N], or float [N, C] where about `cutmix_share` of the batches are mixed by `cutmix`.
-    All choices come from a generator on the CPU that is seeded by (seed, epoch), so the batches are the same
-    on every device and in a resumed run. The last incomplete batch is left out, because its batch-norm
-    statistics would be noisy.
+    images uint8 [N, 3, 32, 32]; targets int64 [N] or float [N, C]. About the share `cutmix_share` of the
+    batches is mixed by `cutmix`; above 0 that needs float targets. All choices come from a generator on the
+    CPU that is seeded by (seed, epoch), so the batches are the same on every device and in a resumed run. The
+    last incomplete batch is left out, because its batch-norm statistics would be noisy.
     """
     n = len(images)
     entropy = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]) >> 1  # 63 bits

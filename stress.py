@@ -68,7 +68,8 @@ def fingerprint_of(
 ) -> dict[str, str]:
     """Return digests of the checkpoint, the sample and the settings: kept results have the same ones.
 
-    `checkpoint` is its sha256. A change of stress.py, train.py, data.py, torch or the device is not noticed.
+    `checkpoint` is its sha256. A change of another file than those of stress_tests/, of torch or of the
+    device is not noticed.
     """
     parts = {
         "sample": b"".join(tensor.numpy().tobytes() for tensor in (images, labels, attacked)),
@@ -127,7 +128,10 @@ def share(successes: int, n: int) -> dict[str, float]:
 
 
 def measure(logits: Tensor, labels: Tensor) -> dict:
-    """Return the record of a corruption: accuracy, mean confidence, right answers of each class."""
+    """Return the record of a corruption: accuracy, mean confidence, right answers of each class.
+
+    logits float32 [N, C], labels int64 [N].
+    """
     right = labels[logits.argmax(dim=1) == labels]
     return {
         "images": len(labels),
@@ -203,10 +207,11 @@ def open_cifar_c(folder: Path, test_labels: Tensor) -> tuple[Tensor, dict[str, n
     for name, shape in {"labels": (count,), **dict.fromkeys(names, (count, 32, 32, 3))}.items():
         check_file(folder / f"{name}.npy")
         try:
-            array = np.load(folder / f"{name}.npy", mmap_mode="r")
+            array = np.lib.format.open_memmap(folder / f"{name}.npy", mode="r")
         except (OSError, ValueError) as error:
             raise UserError(f"{folder}/{name}.npy cannot be read: {error}") from None
-        if array.shape != shape or (name != "labels" and array.dtype != np.uint8):
+        right = array.dtype.kind in "iu" if name == "labels" else array.dtype == np.uint8
+        if array.shape != shape or not right:
             raise UserError(f"{folder}/{name}.npy holds {array.dtype} {array.shape}, not uint8 {shape}")
         arrays[f"published {name}"] = array
     labels = torch.from_numpy(arrays.pop("published labels").astype(np.int64)).view(len(SEVERITIES), -1)
@@ -406,7 +411,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = CommandLine(description=__doc__)
     parser.add_argument("--run", help="the run folder (default: the newest under runs/)")
     parser.add_argument("--checkpoint", metavar="FILE", help="the checkpoint (default: best.pt of the run)")
-    parser.add_argument("--data-dir", help="where CIFAR-100 lies (default: where training found it)")
+    parser.add_argument(
+        "--data-dir", help="where CIFAR-100 lies (default: where training found it, else data)"
+    )
     parser.add_argument("--full", action="store_true", help="all test images; takes hours without a GPU")
     parser.add_argument(
         "--cifar-c", type=Path, metavar="DIR", help="measure also the files of CIFAR-100-C in DIR"

@@ -81,6 +81,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="of the DataLoader (default: 2)")
     args = parser.parse_args()
+    if min(args.batch_size, args.steps, args.rounds, args.width) < 1 or args.workers < 0:
+        parser.error("expected counts of at least 1, --workers of at least 0")
 
     device = pick_device("auto")
     precision = pick_precision("auto", device)
@@ -120,8 +122,7 @@ def main():
         for name, run in kinds.items():
             start = time.perf_counter()
             run(epoch)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            getattr(torch, device.type).synchronize()
             if epoch:  # the first round warms up
                 rates[name].append(count / (time.perf_counter() - start))
 

@@ -23,7 +23,7 @@ from torchvision.io import encode_jpeg, encode_png
 from page import plots
 from running.files import whole_file
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).resolve().parent
 
 
 class Markup(str):
@@ -95,7 +95,8 @@ def code(functions: list[Callable]) -> Markup:
     sources, names = [], []
     for function in map(inspect.unwrap, functions):
         lines, first = inspect.getsourcelines(function)
-        path = Path(inspect.getsourcefile(function)).relative_to(FOLDER.parent).as_posix()
+        file = Path(inspect.getsourcefile(function)).resolve()  # the project may be reached by a link
+        path = file.relative_to(FOLDER.parent).as_posix()
         sources.append(fill("source", path=path, line=str(first), text="".join(lines).rstrip()))
         # Not by its module: report.py that runs as a command is called __main__.
         names.append(f"{Path(path).stem}.{function.__qualname__}")

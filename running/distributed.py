@@ -104,7 +104,7 @@ def own_device(device: torch.device) -> torch.device:
     if process_count() == 1 or device.type == "cpu":
         return device
     index = int(os.environ.get("LOCAL_RANK", 0))
-    if device.type != "cuda" or device.index is not None or index >= torch.cuda.device_count():
+    if device.index is not None or index >= torch.cuda.device_count():
         found = f"--device {device} with {torch.cuda.device_count()} CUDA GPUs"
         raise UserError(f"{found}: several processes need --device cuda with a GPU for each, or --device cpu")
     torch.cuda.set_device(index)

@@ -74,8 +74,8 @@ def whole_file(path: Path | str) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, UnicodeEncodeError) as error:  # the name of a folder may be no text
+        reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be written ({reason}); the previous file is unchanged") from None
 
 

@@ -5,7 +5,6 @@ A download that was interrupted is resumed at the next start if the server can s
 """
 
 import concurrent.futures
-import contextlib
 import hashlib
 import http.client
 import threading
@@ -52,8 +51,6 @@ def download(root: Path, url: str | None, accept: Callable[[Path, str], dict]) -
         raise UserError(
             f"{root} cannot be written ({reason}): make room for 400 MB or give another --data-dir"
         ) from None
-    with contextlib.suppress(OSError):
-        root.rmdir()  # unless it holds something
     raise UserError(
         f"there is no CIFAR-100 in {root}, and no source delivered it ({'; '.join(reasons)}): put "
         "cifar-100-python.tar.gz there by hand, name it with --data-url, or take the built-in set: "

@@ -382,6 +382,11 @@ def test_no_image_is_in_both_splits_of_shapes(monkeypatch):
     assert min(made) >= 10
 
 
+def test_another_data_set_is_refused():
+    with pytest.raises(ValueError, match="cifar100 and shapes, not cifar10"):
+        data.load("cifar10", "data")
+
+
 # ---------------------------------------------------------------------------------------------------------
 # CIFAR-100 itself
 

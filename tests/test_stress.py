@@ -532,6 +532,8 @@ def test_files_of_another_kind_are_refused(cifar_c, tmp_path):
     refused("fog.npy holds uint8", "fog.npy", fog.transpose(0, 3, 1, 2))
     refused("fog.npy holds float32", "fog.npy", fog.astype(np.float32))
     refused("fog.npy cannot be read", "fog.npy", b"damaged")
+    refused("fog.npy cannot be read", "fog.npy", b"")
+    refused("labels.npy holds", "labels.npy", np.full(len(five), "fox"))
     refused("labels.npy holds", "labels.npy", five[:20])
     refused("repeat", "labels.npy", np.concatenate([np.roll(five[:20], 1), five[20:]]))
     refused("repeat", "labels.npy", five % 5)  # other classes, as those of CIFAR-10-C

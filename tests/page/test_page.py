@@ -4,10 +4,12 @@ import base64
 import html
 import os
 import re
+import runpy
 
 import pytest
 import torch
 from chromium import Chromium, find_chromium
+from processes import ROOT
 from torchvision.io import decode_image
 
 from page import page
@@ -33,6 +35,12 @@ def test_inserted_text_is_escaped_and_markup_is_not():
         assert isinstance(markup, Markup)
     assert fill("cell", text=Markup("<b>bold</b>")) == "<td><b>bold</b></td>"
     assert fill("cell", text="$value ${x}") == "<td>$value ${x}</td>"
+
+
+def test_code_of_a_project_that_is_reached_by_a_link(tmp_path):
+    (tmp_path / "link").symlink_to(ROOT)
+    names = runpy.run_path(str(tmp_path / "link" / "page" / "against.py"))
+    assert "<code>page/against.py</code>" in page.code([names["digest"]])
 
 
 def test_a_missing_value_fails():

@@ -39,6 +39,11 @@ def test_a_failed_write_leaves_the_old_file_and_names_the_new(tmp_path, monkeypa
     assert json.loads(path.read_text()) == {"old": 1} and os.listdir(tmp_path) == ["x.json"]
 
 
+def test_a_folder_whose_name_is_no_text_is_refused(tmp_path):
+    with pytest.raises(UserError, match="cannot be written"):
+        files.write_json(tmp_path / "\udcff" / "x.json", {"a": "\udcff"})
+
+
 def test_a_whole_file_takes_its_place_at_the_end(tmp_path):
     path = tmp_path / "new" / "folder" / "x.txt"
     for content in ("old", "new"):

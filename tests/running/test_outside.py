@@ -191,7 +191,6 @@ STRESS = {
     ),
     "an attack of letters": (put("tests.pgd/1.right", "x" * 100), "tests.pgd/1.right is not a digit"),
     "no clean test": (put("tests.clean/0", DELETE), "it lacks tests.clean/0"),
-    "a severity too few": (put("tests.fog/3", DELETE), "it lacks the test fog/3"),
     "a radius too few": (put("tests.pgd/1", DELETE), "it lacks the test pgd/1"),
     "no radii": (put("radii", []), "radii is of type list, expected a list that is not empty"),
     "radii of text": (put("radii.0", "x"), r"radii\[0\] is 'x'"),
@@ -214,7 +213,6 @@ CONFIG = {
     "NaN": (put("settings.lr", NAN), "settings.lr is nan, expected a finite number"),
     "no provenance": (put("provenance", DELETE), "it lacks provenance"),
     "no digest": (put("digest", DELETE), "it lacks digest"),
-    "a seed of text": (put("settings.seed", "x"), "settings.seed is 'x'"),
 }
 
 RAW = {  # whole contents of a JSON file
@@ -304,6 +302,13 @@ def test_stress_json(case, a_run, capsys):
     changed_json(a_run / "stress.json", change)
     for command in ("report", "stress"):
         refused(capsys, a_run, command, r"stress\.json cannot be used: .*" + message)
+
+
+def test_stress_json_with_a_corruption_that_was_begun_and_given_up(a_run, capsys):
+    begun = json.loads((a_run / "stress.json").read_text(encoding="utf-8"))["tests"]["fog/1"]
+    changed_json(a_run / "stress.json", put("tests.smear/1", begun))
+    assert outcome(capsys, report.main, ["--run", str(a_run)])[0] == 0
+    assert (a_run / "plots" / "stress_severity.png").exists()
 
 
 @pytest.mark.parametrize("case", CONFIG)

@@ -624,6 +624,14 @@ def test_when_no_source_answers_the_user_reads_why_and_what_to_do(
     assert loaded_by_train([*command, "--out", str(tmp_path / "run")], monkeypatch)[0] == "shapes"
 
 
+def test_an_empty_folder_of_the_user_stays(server, root):
+    known(server.url("/first", sends(PAGE)))
+    root.mkdir(parents=True)
+    with pytest.raises(UserError, match="is it a saved web page"):
+        data.load("cifar100", root)
+    assert list(root.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_train_without_a_network_ends_in_time_with_exit_code_2(server, tmp_path):
     """With the times as they are. The option never answers, the sources cannot be reached at once."""

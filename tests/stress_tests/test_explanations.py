@@ -153,6 +153,13 @@ def test_randomize_leaves_no_trained_weight():
     assert not any((tensor == 7).any() for tensor in network.state_dict().values() if tensor.ndim)
 
 
+def test_randomize_leaves_the_seed_alone_and_asks_no_other_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)  # of which fork_rng would take all, and warn
+    network, before = Linear(4), torch.get_rng_state()
+    explanations.randomize(network, seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_the_fill_is_what_the_network_sees_in_place_of_deleted_pixels():
     images, maps, classes = IMAGES[:2], torch.rand(2, 32, 32, generator=seeded()), torch.tensor([0, 1])
     model, red = nn.Sequential(Normalize(), Linear(4)), torch.tensor([1.0, 0.0, 0.0])
