@@ -57,9 +57,9 @@ class ResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(8 * width, num_classes)
 
-        # He initialisation (arXiv 1502.01852, equation 14) keeps the variance of the gradients constant in
-        # the backward pass through convolution and ReLU; in the forward pass batch norm takes care of the
-        # variance. Batch norm itself starts with scale 1 and bias 0, which is PyTorch's default.
+        # He initialisation (arXiv 1502.01852, equation 14), as in the paper. Batch norm divides the scale of
+        # these weights out again, in the forward and in the backward pass; it only decides how far a step of
+        # a given learning rate turns them. Batch norm starts with scale 1 and bias 0, PyTorch's default.
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -78,8 +78,8 @@ def resnet18(num_classes: int = 100, width: int = 64) -> ResNet:
     """Return a ResNet-18 that takes float images [N, 3, H, W] to logits [N, num_classes].
 
     `width` is the number of channels of the first stage; the others have two, four and eight times as many.
-    64 is the network of the paper (11,220,132 parameters for 100 classes). A smaller width gives a network
-    for quick runs: 16 needs about a sixteenth of the multiply-accumulates.
+    64 is the width of the paper's network, here 11,220,132 parameters for 100 classes. A smaller width gives
+    a network for quick runs: 16 needs about a sixteenth of the multiply-accumulates.
 
     Raises ValueError for sizes below 1.
     """

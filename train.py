@@ -175,9 +175,11 @@ def last_cutmix_epoch(epochs: int) -> int:
 def make_optimizer(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
     """Return SGD with Nesterov momentum (Sutskever et al. 2013) and weight decay on the weights of layers.
 
-    Decaying a batch norm's scale or a bias does not make the function simpler; it only pulls the normalised
-    activations towards zero (He et al. 2019, arXiv 1812.01187, section 3.1). Each step shrinks the weights by
-    about the fraction lr * weight_decay / (1 - momentum), so a shorter run needs a stronger decay.
+    Biases and batch norm are not decayed (He et al. 2019, arXiv 1812.01187, section 3.1). Smaller weights in
+    a convolution do not change the function, as batch norm follows it; but the larger they are, the less a
+    step turns them, and decay keeps them from growing (van Laarhoven 2017, arXiv 1706.05350). Each step
+    shrinks the weights by about the fraction lr * weight_decay / (1 - momentum), so a shorter run needs a
+    stronger decay.
     """
     decay = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     no_decay = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
@@ -194,11 +196,12 @@ def check_finite(epoch: int, step: int, lr: float, *values: Tensor) -> None:
 
 
 def train_one_epoch(network, optimizer, scaler, images, targets, epoch, precision, settings) -> dict:
-    """Train once on the images; return the row of this epoch: image size, learning rate, loss, accuracy.
+    """Train the network once on the images; return the row of this epoch, counted from 1.
 
     images uint8 [N, 3, 32, 32]; targets float32 [N, C], 1 for the class of each image. The images left over
-    from whole batches, other ones in each epoch, are not used. Where CutMix mixed two images, an answer
-    counts as right if it is the class of the larger part.
+    from whole batches, other ones in each epoch, are not used. The row holds epoch, image_size, lr (of the
+    last step), and the means train_loss and train_accuracy, in [0, 1]. Where CutMix mixed two images, an
+    answer counts as right if it is the class of the larger part. Raises UserError if the loss is not finite.
     """
     device, steps = images.device, len(images) // settings.batch_size
     total_steps, warmup_steps = settings.epochs * steps, round(settings.warmup_epochs * steps)
