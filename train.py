@@ -207,7 +207,8 @@ def train_one_epoch(network, optimizer, scaler, images, targets, epoch, precisio
     total_steps, warmup_steps = settings.epochs * steps, round(settings.warmup_epochs * steps)
     size = image_size(epoch, settings.epochs, settings.sizes())
     # CutMix keeps the network from learning its images by heart: +2.1 points on the validation split in one
-    # run of 32 epochs of 20,000 images of 16 pixels, see results/README.md.
+    # run of 32 epochs of 20,000 images of 16 pixels. In 20 epochs of all images, which are too few for that,
+    # it cost 1.3 points there; see results/README.md.
     cutmix_share = settings.cutmix if epoch <= last_cutmix_epoch(settings.epochs) else 0.0
     criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
     # Of the loss and of the right answers; MPS has no float64.
