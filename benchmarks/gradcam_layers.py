@@ -9,7 +9,6 @@ difference, insertion less deletion, is also compared with that of layer4, image
 the standard error of a mean over images. The last row is that of random maps with the resolution of layer3.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -21,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from data import MEAN, Normalize, to_input
 from gradcam import DEFAULT_CHECKPOINT, GradCAM, to_heatmap
 from metrics import pointing_game
-from running.console import run_main
+from running.console import CommandLine, run_main
 from running.folder import find_checkpoint
 from stress_tests.explanations import deletion_insertion
 from train import load_data, load_model
@@ -33,9 +32,7 @@ def mean(values):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandLine(description=__doc__)
     parser.add_argument("--run", help="default: the weights in weights/")
     parser.add_argument("--data-dir", help="default: where training found the data")
     parser.add_argument("--images", type=int, default=500)

@@ -8,7 +8,6 @@ and its mirror image, which the others do not do. The file holds what any best.p
 them as test_accuracy.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -19,16 +18,14 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from metrics import accuracy
-from running.console import run_main
+from running.console import CommandLine, run_main
 from running.files import UserError
 from running.folder import find_checkpoint, save_checkpoint
 from train import load_data, load_model, predict
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandLine(description=__doc__)
     parser.add_argument("--run", help="default: the newest under runs/")
     parser.add_argument("--data-dir", help="default: where training found the data")
     parser.add_argument("--output", type=Path, required=True)

@@ -16,7 +16,6 @@ counted. The medians over the rounds are compared. With several processes the im
 together, and the DataLoader is left out.
 """
 
-import argparse
 import statistics
 import sys
 import time
@@ -31,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from data import MEAN, STD, batches, make_shapes, to_input
 from resnet_cifar import resnet18
+from running.console import CommandLine, run_main
 from running.device import autocast, pick_device, pick_precision
 from running.distributed import data_parallel, joined, own_share, process_count
 from train import Settings, make_optimizer
@@ -71,10 +71,8 @@ def make_step(width, device, memory_format, precision):
     return step
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def measure():
+    parser = CommandLine(description=__doc__)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=10, help="of each kind in a round (default: 10)")
@@ -135,6 +133,10 @@ def main():
         print(f"{name:12}{rate:10,.1f} images/s ({spread})   {ratio:6.3f} of the bare step")
 
 
-if __name__ == "__main__":
+def main():
     with joined():
-        main()
+        measure()
+
+
+if __name__ == "__main__":
+    run_main(main)

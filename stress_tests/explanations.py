@@ -80,9 +80,8 @@ def randomize(module: nn.Module, seed: int) -> None:
 
     Convolutions and linear layers get random weights, a batch norm scale 1, shift 0 and fresh statistics.
     """
-    device = next(module.parameters()).device
     # Without a list of devices, fork_rng would use all GPUs of the machine, and warn of that.
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with torch.random.fork_rng({parameter.device for parameter in module.parameters() if parameter.is_cuda}):
         torch.manual_seed(seed)
         for part in module.modules():
             if isinstance(part, nn.Conv2d):

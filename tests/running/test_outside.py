@@ -6,6 +6,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -320,6 +322,11 @@ def test_config_json(case, a_run, capsys):
     refused(capsys, a_run, "report", r"config\.json .*" + message)
 
 
+def test_a_setting_that_only_train_reads(a_run, capsys):
+    changed_json(a_run / "config.json", put("settings.seed", "x"))
+    refused(capsys, a_run, "train", "--seed: invalid int value: 'x'", "--resume")
+
+
 @pytest.mark.parametrize("case", RAW)
 def test_any_json(case, a_run, capsys):
     content, message = RAW[case]
@@ -452,6 +459,24 @@ def test_predictions_that_unpack_to_too_much(a_run, tmp_path, capsys, monkeypatc
     a_bomb(tmp_path / "other" / "predictions.npz")
     argv = ["--run", str(a_run), "--against", str(tmp_path / "other")]
     assert_one_line(*outcome(capsys, report.main, argv), r"predictions\.npz is damaged or of an older")
+
+
+BENCHMARKS = {
+    "half_precision.py --run nowhere --output x.pt": "there is no run nowhere",
+    "gradcam_layers.py --run nowhere": "there is no run nowhere",
+    "throughput.py --steps 0": "expected counts of at least 1",
+    "throughput.py --steps many": "invalid int value: 'many'",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", BENCHMARKS)
+def test_benchmarks(command, tmp_path):
+    name, *options = command.split()
+    argv = [sys.executable, str(ROOT / "benchmarks" / name), *options]
+    run = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert_one_line(run.returncode, run.stderr, BENCHMARKS[command])
+    assert os.listdir(tmp_path) == []
 
 
 # ---------------------------------------------------------------------------------------------------------

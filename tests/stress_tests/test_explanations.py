@@ -156,8 +156,9 @@ def test_randomize_leaves_no_trained_weight():
 def test_randomize_leaves_the_seed_alone_and_asks_no_other_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)  # of which fork_rng would take all, and warn
     network, before = Linear(4), torch.get_rng_state()
-    explanations.randomize(network, seed=0)
-    assert torch.equal(torch.get_rng_state(), before)
+    for module in (network, nn.ReLU()):  # the second has no weights, and nothing to do
+        explanations.randomize(module, seed=0)
+        assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_fill_is_what_the_network_sees_in_place_of_deleted_pixels():
