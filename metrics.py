@@ -293,7 +293,7 @@ def risk_coverage(y_true: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor
     return answered / len(y_true), wrong[order].cumsum(dim=0) / answered
 
 
-def area_under_risk_coverage(y_true: Tensor, probabilities: Tensor) -> float:
+def aurc(y_true: Tensor, probabilities: Tensor) -> float:
     """Return the mean risk over the coverages 1 / N, 2 / N to 1, in [0, 1]; smaller is better.
 
     If the confidence says nothing about correctness, this is about equal to the error rate. Source: Geifman,

@@ -23,7 +23,7 @@ from data import MEAN, Dataset, Normalize, first_copy
 from gradcam import GradCAM, overlay, to_heatmap
 from page import against, plots, sections
 from page.page import Markup, code, enlarge, fill, interval, percent, plain, png, table, write_page
-from resnet_cifar import complexity
+from resnet_cifar import count_parameters_and_macs
 from running.check import check_reported
 from running.console import CommandLine, Progress, option, run_main
 from running.device import environment, pick_device, pick_precision
@@ -40,7 +40,7 @@ from running.folder import (
 from stress import check_results, measure, measure_attack, planned_tests, summarise
 from stress_tests import attacks, corruptions
 from stress_tests.corruptions import examples
-from stress_tests.explanations import deletion_insertion, randomization_check, randomize, spearman
+from stress_tests.explanations import cascading_randomization, deletion_insertion, randomize, spearman
 from train import last_cutmix_epoch, load_data, load_model, predict, train_one_epoch, warmup_cosine
 
 LAYER = "layer3"  # the stage that Grad-CAM explains; gradcam.py says why
@@ -66,7 +66,7 @@ def evaluate(logits: Tensor, test: Dataset, train: Dataset, checkpoint: dict) ->
         "negative_log_likelihood": F.cross_entropy(logits, y_true).item(),
         "brier_score": metrics.brier_score(y_true, probabilities),
         "expected_calibration_error": metrics.expected_calibration_error(y_true, probabilities),
-        "area_under_risk_coverage": metrics.area_under_risk_coverage(y_true, probabilities),
+        "aurc": metrics.aurc(y_true, probabilities),
     }
     if "val_logits" in checkpoint:
         temperature = metrics.fit_temperature(checkpoint["val_logits"].float(), checkpoint["val_labels"])
@@ -226,7 +226,7 @@ def check_explanations(model: nn.Module, test: Dataset, y_pred: Tensor, progress
     # From the classifier downwards; model[1] is the network behind its normalisation.
     children = [name for name, child in model[1].named_children() if list(child.parameters())]
     modules = [f"1.{name}" for name in reversed(children)]
-    correlations = randomization_check(model, images, explain, modules)
+    correlations = cascading_randomization(model, images, explain, modules)
     result["randomization"] = {
         name.removeprefix("1."): finite(values.nanmean().item()) for name, values in correlations.items()
     }
@@ -265,7 +265,7 @@ def learning_rates(epochs: int, config: dict) -> list[float]:
 
 def reproduction(path: Path, checkpoint: dict, network: nn.Module, test: Dataset) -> dict:
     """The commands, versions, hardware, digest of the data, and complexity of the network."""
-    config, layers = checkpoint["config"], complexity(network)
+    config, layers = checkpoint["config"], count_parameters_and_macs(network)
     options = []
     for name, value in config["settings"].items():
         if value is not None and value is not False:
@@ -347,7 +347,7 @@ CODE = {
     "calibration": [metrics.expected_calibration_error, metrics.fit_temperature],
     "reliability": [metrics.calibration_bins, plots.reliability],
     "confidence": [plots.confidence_histogram],
-    "risk_coverage": [metrics.risk_coverage, metrics.area_under_risk_coverage, plots.risk_coverage],
+    "risk_coverage": [metrics.risk_coverage, metrics.aurc, plots.risk_coverage],
     "stress_severity": [measure, summarise, plots.stress_severity],
     "corruption_table": [corruptions.corrupt, corruptions.Corruption.__call__],
     "stress_examples": [examples, *(corruption.function for corruption in corruptions.TABLE)],
@@ -362,9 +362,9 @@ CODE = {
     ],
     "check_table": [check_results, attacks.check_attacks],
     "deletion_insertion": [deletion_insertion, plots.deletion_insertion],
-    "randomization_table": [randomization_check, randomize, spearman],
+    "randomization_table": [cascading_randomization, randomize, spearman],
     "duplicates": [audit_duplicates, first_copy],
-    "layer_table": [complexity],
+    "layer_table": [count_parameters_and_macs],
 }
 
 

@@ -88,7 +88,7 @@ def resnet18(num_classes: int = 100, width: int = 64) -> ResNet:
     return ResNet(num_classes, width)
 
 
-def complexity(model: nn.Module, image_size: int = 32) -> list[dict]:
+def count_parameters_and_macs(model: nn.Module, image_size: int = 32) -> list[dict]:
     """Count parameters and multiply-accumulates of one forward pass of one image, layer by layer.
 
     A forward hook on every convolution, batch norm and linear layer reads the shape of its output. One output

@@ -115,9 +115,9 @@ def code_digest(functions: list[Callable], *constants: object) -> str:
 def planned_tests() -> list[tuple[str, float]]:
     """Return (name, level) of all tests; the level is a severity, a radius in 1/255, or 0 for neither."""
     severities = [(name, severity) for name in CORRUPTIONS for severity in SEVERITIES]
-    radii = [(name, radius) for name in attacks.AT_ALL_RADII for radius in attacks.RADII]
-    more_steps = ("pgd_more_steps", attacks.MORE_STEPS_RADIUS)
-    stronger = [(name, radius) for name in APGD for radius in attacks.APGD_RADII]
+    radii = [(name, radius) for name in attacks.AT_ALL_EPSILONS for radius in attacks.EPSILONS]
+    more_steps = ("pgd_more_steps", attacks.MORE_STEPS_EPSILON)
+    stronger = [(name, radius) for name in APGD for radius in attacks.APGD_EPSILONS]
     return [("clean", 0), *severities, ("none", 0), *radii, more_steps, *stronger]
 
 
@@ -184,7 +184,7 @@ def measure_attack(
     generator = Generator().manual_seed(SEED)
     attack, settings = attacks.ATTACKS[name]
     right = torch.zeros(len(labels), dtype=torch.int64)
-    with attacks.evaluating(model) as device, torch.no_grad():
+    with attacks.eval_mode(model) as device, torch.no_grad():
         for start in range(0, len(chosen), 100):
             index = torch.tensor(chosen[start : start + 100])
             x, y = images[index].to(device) / 255, labels[index].to(device)
@@ -261,7 +261,7 @@ def summarise(tests: dict, class_sizes: list[int], class_names: list[str]) -> di
 
 def robust_accuracy(tests: dict, count: int) -> dict[str, dict]:
     """Return the worst case over all attacks, image by image, as AutoAttack reports it: {radius: share}."""
-    right = {f"{radius:g}": still_right(tests, attacks.ATTACKS, radius) for radius in attacks.RADII}
+    right = {f"{radius:g}": still_right(tests, attacks.ATTACKS, radius) for radius in attacks.EPSILONS}
     return {radius: share(len(images), count) for radius, images in right.items()}
 
 
@@ -269,9 +269,10 @@ def check_results(tests: dict) -> list[dict]:
     """Return the checks of the attacks from the records of the tests."""
     accuracy = {key: record["accuracy"]["value"] for key, record in tests.items()}
     by_radius = {
-        name: [accuracy[f"{name}/{radius:g}"] for radius in attacks.RADII] for name in attacks.AT_ALL_RADII
+        name: [accuracy[f"{name}/{radius:g}"] for radius in attacks.EPSILONS]
+        for name in attacks.AT_ALL_EPSILONS
     }
-    more_steps = accuracy[f"pgd_more_steps/{attacks.MORE_STEPS_RADIUS:g}"]
+    more_steps = accuracy[f"pgd_more_steps/{attacks.MORE_STEPS_EPSILON:g}"]
     return attacks.check_attacks(accuracy["none/0"], by_radius, more_steps)
 
 
@@ -282,10 +283,10 @@ def print_summary(results: dict) -> None:
     rows |= {"mean of the fifteen of CIFAR-10-C": means["fifteen"], "mean of all corruptions": means["all"]}
     if "published" in means:
         rows["the fifteen as published"] = means["published"]
-    radius = f"{attacks.MORE_STEPS_RADIUS:g}"
+    radius = f"{attacks.MORE_STEPS_EPSILON:g}"
     for name, label in {"random": "random noise", "fgsm": "FGSM", "pgd": "PGD"}.items():
         rows[f"{label} of {radius}/255"] = tests[f"{name}/{radius}"]["accuracy"]
-    for radius in attacks.APGD_RADII:
+    for radius in attacks.APGD_EPSILONS:
         rows[f"all attacks of {radius:g}/255"] = results["robust_accuracy"][f"{radius:g}"]
     print("\naccuracy")
     for label, accuracy in rows.items():
@@ -383,7 +384,7 @@ def write_results(path: Path, out: Path, data_dir: str | None, full: bool, cifar
         "precision": {"corruptions": precision, "attacks": "fp32"},
         "corruption_images": len(labels),
         "attack_images": len(attacked),
-        "radii": attacks.RADII,
+        "radii": attacks.EPSILONS,
     }
     file = out / "stress.json"
     results["tests"] = kept_tests(out, results["fingerprint"])

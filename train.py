@@ -28,7 +28,7 @@ from running import console, distributed
 from running.check import check_weights
 from running.console import CommandLine, Progress, duration, option, run_main, setting
 from running.device import advice_on, autocast, environment, pick_device, pick_precision
-from running.distributed import own_share, process_count, process_number
+from running.distributed import rank, shard, world_size
 from running.files import UserError, write_csv, write_json
 from running.folder import (
     check_new_run,
@@ -42,7 +42,7 @@ from running.folder import (
 
 
 @dataclass
-class Settings:
+class Config:
     """Each setting with its default, its help and its range, from which the options follow."""
 
     dataset: str = setting("cifar100", "what to train on", choices=("cifar100", "shapes"))
@@ -84,13 +84,13 @@ class Settings:
 MAY_CHANGE = {"data_dir", "data_url", "out", "device", "precision", "compile"}
 
 
-def read_settings(argv: list[str] | None = None) -> tuple[Settings, bool, bool]:
+def read_settings(argv: list[str] | None = None) -> tuple[Config, bool, bool]:
     """Return the checked settings, whether to resume the run in --out, and whether to overwrite it.
 
     A resumed run has the settings that it saved, overlaid with those given on the command line.
     """
     parser = CommandLine(description=__doc__)
-    console.add_options(parser, Settings)
+    console.add_options(parser, Config)
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
     given = vars(parser.parse_args(argv))
@@ -98,11 +98,11 @@ def read_settings(argv: list[str] | None = None) -> tuple[Settings, bool, bool]:
     if resume and overwrite:
         raise UserError("--resume continues the run that --overwrite deletes: use one of them")
 
-    given.setdefault("out", f"runs/{given.get('dataset', Settings.dataset)}")
+    given.setdefault("out", f"runs/{given.get('dataset', Config.dataset)}")
     saved = read_config(Path(given["out"]))["settings"] if resume else {}
-    if resume and saved.keys() != asdict(Settings()).keys():
+    if resume and saved.keys() != asdict(Config()).keys():
         raise UserError(f"{given['out']} was started by another version of train.py: resume it with that one")
-    settings = Settings(**(saved | given))
+    settings = Config(**(saved | given))
     console.check_settings(settings)
     if settings.warmup_epochs is None:
         settings.warmup_epochs = min(2.0, settings.epochs / 5)
@@ -114,13 +114,13 @@ def read_settings(argv: list[str] | None = None) -> tuple[Settings, bool, bool]:
     sides = settings.image_sizes
     if not re.fullmatch(r"\d+(,\d+)*", sides) or not all(8 <= size <= 32 for size in settings.sizes()):
         raise UserError(f"--image-sizes {sides}: expected sizes from 8 to 32, such as 24,28,32")
-    if settings.batch_size % process_count() or settings.batch_size < 2 * process_count():
-        needed = f"a multiple of the {process_count()} processes, two images or more for each"
+    if settings.batch_size % world_size() or settings.batch_size < 2 * world_size():
+        needed = f"a multiple of the {world_size()} processes, two images or more for each"
         raise UserError(f"--batch-size {settings.batch_size}: expected {needed}")
     return settings, resume, overwrite
 
 
-def load_split(settings: Settings) -> tuple[Dataset, Tensor, Tensor]:
+def load_split(settings: Config) -> tuple[Dataset, Tensor, Tensor]:
     """Return the training set and, as indices into it, the images to train on and those to validate on."""
     dataset, _ = load(settings.dataset, settings.data_dir, settings.data_url)
     train_index, val_index = split_indices(dataset, settings.val_fraction, settings.seed)
@@ -218,7 +218,7 @@ def train_one_epoch(network, optimizer, scaler, images, targets, epoch, precisio
         drawn = batches(images, targets, settings.batch_size, settings.seed, epoch, cutmix_share)
         for step, (batch, target) in enumerate(drawn):
             # Data: shuffled, cropped and flipped images, of which each process takes its share.
-            batch, target = own_share(batch), own_share(target)
+            batch, target = shard(batch), shard(target)
             x = to_input(batch, size)
 
             # Schedule: every step has its own learning rate.
@@ -244,7 +244,7 @@ def train_one_epoch(network, optimizer, scaler, images, targets, epoch, precisio
             sums += torch.stack([loss.detach() * len(target), right.sum()])
             # On a GPU, reading a value makes the program wait, so there it is read at every tenth step only.
             if device.type == "cpu" or (step + 1) % 10 == 0 or step + 1 == steps:
-                totals = distributed.sum_of_all(sums)
+                totals = distributed.all_reduce(sums)
                 check_finite(epoch, step + 1, lr, totals)
                 mean_loss, correct = (totals / ((step + 1) * settings.batch_size)).tolist()
                 progress.update(step + 1, loss=f"{mean_loss:.3f}", accuracy=f"{correct:.1%}")
@@ -285,7 +285,7 @@ def best_row(history: list[dict]) -> dict:
     return max(history, key=lambda row: row["val_accuracy"])
 
 
-def is_finished(history: list[dict], settings: Settings) -> bool:
+def should_stop(history: list[dict], settings: Config) -> bool:
     """Return whether all epochs have ended, or early stopping has ended the run.
 
     Early stopping counts the epochs at the last image size that came after the best epoch. At smaller sizes
@@ -296,7 +296,7 @@ def is_finished(history: list[dict], settings: Settings) -> bool:
     return len(history) >= settings.epochs or 0 < settings.patience <= without_best
 
 
-def fit(settings: Settings, last: dict | None = None) -> None:
+def fit(settings: Config, last: dict | None = None) -> None:
     """Train epoch by epoch as the settings say; `last` is the checkpoint of a run that is resumed."""
     run = Path(settings.out)
     torch.manual_seed(settings.seed)
@@ -305,7 +305,7 @@ def fit(settings: Settings, last: dict | None = None) -> None:
     precision = pick_precision(settings.precision, device)
 
     # Data: all images to train on are one uint8 tensor on the device.
-    with distributed.process_0_first():
+    with distributed.rank_0_first():
         dataset, train_index, val_index = load_split(settings)
     images, labels = dataset.images[train_index].to(device), dataset.labels[train_index].to(device)
     targets = nn.functional.one_hot(labels, len(dataset.class_names)).float()
@@ -336,27 +336,27 @@ def fit(settings: Settings, last: dict | None = None) -> None:
         "precision": precision,
         "environment": environment(device),
     }
-    if process_number() == 0:
+    if rank() == 0:
         if not last:
             remove_run(run)
         write_json(run / "config.json", config)
     print(f"data     {dataset.provenance}")
     print(f"         {len(images):,} images to train on, {len(val_images):,} to validate")
     print(f"network  ResNet-18, width {settings.width}, {config['parameters']:,} parameters")
-    shared = f" in each of {process_count()} processes" if process_count() > 1 else ""
+    shared = f" in each of {world_size()} processes" if world_size() > 1 else ""
     print(f"compute  {device}, {precision}, {torch.get_num_threads()} threads{shared}")
 
-    while not is_finished(history, settings):
+    while not should_stop(history, settings):
         epoch, started = len(history) + 1, time.perf_counter()
         row = train_one_epoch(network, optimizer, scaler, images, targets, epoch, precision, settings)
         train_seconds = time.perf_counter() - started
         distributed.average_running_statistics(model)
 
         # Validate.
-        share = own_share(val_images)
+        share = shard(val_images)
         with Progress("validation", len(share)) as progress:
             val_logits = predict(network, share, device, precision, config["image_size"], progress=progress)
-        val_logits = distributed.gather(val_logits)
+        val_logits = distributed.all_gather(val_logits)
         check_finite(epoch, steps, row["lr"], val_logits, *model.state_dict().values())
         criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
         row["val_loss"] = criterion(val_logits, val_labels).item()
@@ -365,7 +365,7 @@ def fit(settings: Settings, last: dict | None = None) -> None:
         row["images_per_second"] = round(steps * settings.batch_size / train_seconds, 1)
         history.append(row)
         best = best_row(history)
-        if process_number() > 0:
+        if rank() > 0:
             continue
 
         # Checkpoint. last.pt is written last: if the run is killed before that, --resume repeats this epoch
@@ -415,7 +415,7 @@ def restore(last, dataset, model, optimizer, scaler) -> list[dict]:
     return last["history"]
 
 
-def load_last(settings: Settings) -> dict:
+def load_last(settings: Config) -> dict:
     """Return last.pt of the run in --out; raise UserError if there is none or it has other settings."""
     run, path = settings.out, Path(settings.out) / "checkpoints" / "last.pt"
     if not path.exists():
@@ -454,21 +454,21 @@ def load_data(path: Path | str, checkpoint: dict, data_dir: str | None) -> tuple
     config = checkpoint["config"]
     if data_dir is None:
         saved = config.get("settings", {}).get("data_dir", "")
-        data_dir = saved if saved and has_cifar100(saved) else Settings.data_dir
+        data_dir = saved if saved and has_cifar100(saved) else Config.data_dir
     splits = load(config["dataset"], data_dir)
     if splits[1].class_names != checkpoint["class_names"]:
         raise UserError(f"the classes of {path} are not those of the {splits[1].name} test set")
     return splits
 
 
-def begin_or_resume(settings: Settings, resume: bool, overwrite: bool) -> None:
+def begin_or_resume(settings: Config, resume: bool, overwrite: bool) -> None:
     """Train in the run folder --out, of which process 0 holds the lock."""
     run = Path(settings.out)
-    with lock_run(run, training=True) if process_number() == 0 else contextlib.nullcontext():
+    with lock_run(run, training=True) if rank() == 0 else contextlib.nullcontext():
         last = load_last(settings) if resume else None
-        if not resume and process_number() == 0:
+        if not resume and rank() == 0:
             check_new_run(run, overwrite)
-        if last and is_finished(last["history"], settings):
+        if last and should_stop(last["history"], settings):
             print(f"{run} is finished after {last['epoch']} epochs; next comes report.py")
         else:
             fit(settings, last)
@@ -478,7 +478,7 @@ def main(argv: list[str] | None = None) -> int:
     """Train as the command line says; return the exit code."""
     settings = None
     try:
-        with distributed.joined():
+        with distributed.init_distributed():
             settings, resume, overwrite = read_settings(argv)
             begin_or_resume(settings, resume, overwrite)
         return 0

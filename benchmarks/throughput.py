@@ -32,8 +32,8 @@ from data import MEAN, STD, batches, make_shapes, to_input
 from resnet_cifar import resnet18
 from running.console import CommandLine, run_main
 from running.device import autocast, pick_device, pick_precision
-from running.distributed import data_parallel, joined, own_share, process_count
-from train import Settings, make_optimizer
+from running.distributed import data_parallel, init_distributed, shard, world_size
+from train import Config, make_optimizer
 
 
 class Transformed(Dataset):
@@ -54,8 +54,8 @@ class Transformed(Dataset):
 def make_step(width, device, memory_format, precision):
     """Return a function that takes one training step on a batch, as train.py does by default."""
     model = data_parallel(resnet18(100, width).to(device, memory_format=memory_format))
-    optimizer = make_optimizer(model, 0.01, Settings.momentum, Settings.weight_decay)
-    criterion = nn.CrossEntropyLoss(label_smoothing=Settings.label_smoothing)
+    optimizer = make_optimizer(model, 0.01, Config.momentum, Config.weight_decay)
+    criterion = nn.CrossEntropyLoss(label_smoothing=Config.label_smoothing)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
     def step(inputs, targets):
@@ -64,7 +64,7 @@ def make_step(width, device, memory_format, precision):
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(model.parameters(), Settings.clip_norm)
+        nn.utils.clip_grad_norm_(model.parameters(), Config.clip_norm)
         scaler.step(optimizer)
         scaler.update()
 
@@ -91,7 +91,7 @@ def measure():
     step = make_step(args.width, device, torch.channels_last, precision)
     plain_step = make_step(args.width, device, torch.contiguous_format, "fp32")
     drawn = batches(images, targets, args.batch_size, 0, 0)
-    prepared = [(to_input(own_share(x)), own_share(y)) for x, y in drawn]
+    prepared = [(to_input(shard(x)), shard(y)) for x, y in drawn]
     loader = DataLoader(
         Transformed(cpu_images, cpu_labels),
         args.batch_size,
@@ -106,14 +106,14 @@ def measure():
 
     def whole_loop(epoch):
         for x, y in batches(images, targets, args.batch_size, 0, epoch, cutmix_share=0.5):
-            step(to_input(own_share(x)), own_share(y))
+            step(to_input(shard(x)), shard(y))
 
     def data_loader(epoch):
         for x, y in loader:
             plain_step(x.to(device), y.to(device))
 
     kinds = {"bare step": bare_step, "whole loop": whole_loop}
-    if process_count() == 1:
+    if world_size() == 1:
         kinds["DataLoader"] = data_loader
     rates = {name: [] for name in kinds}
     for epoch in range(args.rounds + 1):
@@ -125,7 +125,7 @@ def measure():
                 rates[name].append(count / (time.perf_counter() - start))
 
     print(f"{device}, {precision}, width {args.width}, batch {args.batch_size}, ", end="")
-    print(f"{torch.get_num_threads()} threads in each of {process_count()} processes, {args.workers} workers")
+    print(f"{torch.get_num_threads()} threads in each of {world_size()} processes, {args.workers} workers")
     for name, values in rates.items():
         rate = statistics.median(values)
         ratio = rate / statistics.median(rates["bare step"])
@@ -134,7 +134,7 @@ def measure():
 
 
 def main():
-    with joined():
+    with init_distributed():
         measure()
 
 

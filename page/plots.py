@@ -20,7 +20,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from stress_tests.attacks import AT_ALL_RADII
+from stress_tests.attacks import AT_ALL_EPSILONS
 from stress_tests.corruptions import FAMILIES
 
 INK, GRID, GREY = "#1a1a1b", "#d8d8d9", "#7a7a7b"
@@ -433,7 +433,7 @@ def stress_figures(results: dict, examples: dict[str, np.ndarray]) -> dict[str, 
             panels[family][name] = [record["accuracy"]["value"] for record in records]
             confidence.append([record["mean_confidence"] for record in records])
     attacks = {}
-    for name in AT_ALL_RADII:
+    for name in AT_ALL_EPSILONS:
         attacks[name] = [tests[f"{name}/{radius:g}"]["accuracy"] for radius in radii]
     attacks["worst"] = [results["robust_accuracy"][f"{radius:g}"] for radius in radii]
     clean, unattacked = (tests[key]["accuracy"]["value"] for key in ("clean/0", "none/0"))

@@ -19,7 +19,7 @@ import metrics
 from page import page, plots
 from page.page import Markup, fill, interval, percent, plain
 from running.console import duration
-from stress_tests.attacks import APGD_RADII, MORE_STEPS_RADIUS
+from stress_tests.attacks import APGD_EPSILONS, MORE_STEPS_EPSILON
 
 HEADLINE = {
     "accuracy": "accuracy",
@@ -228,7 +228,7 @@ def confidence(result: dict, logits: Tensor, y_true: Tensor, folder: Path) -> di
         "num_wrong_and_sure": int((highest[~right] > 0.9).sum()),
         "risk_at_half": half,
         "risk_at_full": full,
-        "area_under_risk_coverage": f"{result['area_under_risk_coverage']:.3f}",
+        "aurc": f"{result['aurc']:.3f}",
         **page.plot(folder, figures),
     }
 
@@ -262,7 +262,7 @@ def stress(results: dict | None, examples: dict, folder: Path, code: dict) -> Ma
     ]
     checks = [["passed" if c["passed"] else "FAILED", c["name"], c["detail"]] for c in results["checks"]]
     per_class = results["corruption_images"] // len(tests["clean/0"]["correct_per_class"])
-    radius = f"{MORE_STEPS_RADIUS:g}"
+    radius = f"{MORE_STEPS_EPSILON:g}"
     published = summary["mean_accuracy"].get("published")
     return fill(
         "stress",
@@ -289,7 +289,7 @@ def stress(results: dict | None, examples: dict, folder: Path, code: dict) -> Ma
         few_images=fill("few_images") if per_class < 20 else "",
         broken_table=page.table("Classes that break first", ["class", *shares], broken),
         attack_images=results["attack_images"],
-        apgd_radii=f"{', '.join(f'{r:g}' for r in APGD_RADII[:-1])} and {APGD_RADII[-1]:g}/255",
+        apgd_radii=f"{', '.join(f'{r:g}' for r in APGD_EPSILONS[:-1])} and {APGD_EPSILONS[-1]:g}/255",
         radius=radius,
         fgsm_accuracy=tests[f"fgsm/{radius}"]["accuracy"],
         pgd_accuracy=tests[f"pgd/{radius}"]["accuracy"],
@@ -427,7 +427,7 @@ def data_set(result: dict, test) -> dict:
 
 
 def layer_table(layers: list[dict]) -> Markup:
-    """The table of what resnet_cifar.complexity says of each layer, with their sum."""
+    """The table of what resnet_cifar.count_parameters_and_macs says of each layer, with their sum."""
     rows = []
     parameters, macs = (sum(layer[key] for layer in layers) for key in ("parameters", "macs"))
     total = {"name": "all", "kind": "", "output": [], "parameters": parameters, "macs": macs}

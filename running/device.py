@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from running.distributed import own_device, process_count
+from running.distributed import own_device, world_size
 from running.files import UserError
 
 
@@ -18,7 +18,7 @@ def pick_device(name: str) -> torch.device:
     With several processes it is this one's own, and then not mps, of which a machine has one.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    available["mps"] &= process_count() == 1
+    available["mps"] &= world_size() == 1
     if name == "auto":
         name = next(kind for kind in available if available[kind])
     try:
@@ -99,6 +99,6 @@ def environment(device: torch.device) -> dict:
         "system": platform.platform(),
         "hardware": hardware,
         "threads": torch.get_num_threads(),
-        "processes": process_count(),
+        "processes": world_size(),
         "commit": commit,
     }

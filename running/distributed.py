@@ -29,40 +29,40 @@ from running.files import UserError
 NOTHING = torch.zeros(1)
 
 
-def process_count() -> int:
+def world_size() -> int:
     """Return the number of processes, on all machines together."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def process_number() -> int:
+def rank() -> int:
     """Return the number of this process, from 0."""
     return int(os.environ.get("RANK", 0))
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[None]:
+def init_distributed() -> Iterator[None]:
     """Join the other processes for the length of a with block; what all but process 0 print goes nowhere.
 
     If one process fails, all end. The first to fail counts itself in a store that all share, and its
     exception becomes the one message; the others see the count and end silently.
     """
-    if process_count() == 1:
+    if world_size() == 1:
         yield
         return
     store, over = next(dist.rendezvous("env://"))[0], threading.Event()
     threading.Thread(target=end_with_others, args=(store, over), daemon=True).start()
     try:
         with contextlib.ExitStack() as streams:
-            if process_number() > 0:
+            if rank() > 0:
                 nowhere = streams.enter_context(open(os.devnull, "w"))
                 streams.enter_context(contextlib.redirect_stdout(nowhere))
                 streams.enter_context(contextlib.redirect_stderr(nowhere))
             # On GPUs tensors on the CPU still travel by gloo. The others wait for a download, however slow.
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             dist.init_process_group(backend, timeout=timedelta(days=1))
-            wait_for_all()  # an error in the block finds all of them connected
+            barrier()  # an error in the block finds all of them connected
             yield
-            wait_for_all()
+            barrier()
         over.set()
         dist.destroy_process_group()
     except (Exception, KeyboardInterrupt) as error:
@@ -83,25 +83,25 @@ def end_with_others(store: dist.Store, over: threading.Event) -> None:
             os._exit(1)
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Wait until every process has come here."""
-    if process_count() > 1:
+    if world_size() > 1:
         dist.all_reduce(NOTHING)
 
 
 @contextlib.contextmanager
-def process_0_first() -> Iterator[None]:
+def rank_0_first() -> Iterator[None]:
     """Run a with block in process 0, and in the others when it has ended there."""
-    if process_number() > 0:
-        wait_for_all()
+    if rank() > 0:
+        barrier()
     yield
-    if process_number() == 0:
-        wait_for_all()
+    if rank() == 0:
+        barrier()
 
 
 def own_device(device: torch.device) -> torch.device:
     """Return the device of this process: with several, the GPU of number LOCAL_RANK, or the CPU of all."""
-    if process_count() == 1 or device.type == "cpu":
+    if world_size() == 1 or device.type == "cpu":
         return device
     index = int(os.environ.get("LOCAL_RANK", 0))
     if device.index is not None or index >= torch.cuda.device_count():
@@ -111,23 +111,23 @@ def own_device(device: torch.device) -> torch.device:
     return torch.device("cuda", index)
 
 
-def own_share(rows: Tensor) -> Tensor:
+def shard(rows: Tensor) -> Tensor:
     """Return the part of `rows` [N, ...] that this process computes: N / processes consecutive ones."""
-    return rows.tensor_split(process_count())[process_number()]
+    return rows.tensor_split(world_size())[rank()]
 
 
-def gather(share: Tensor) -> Tensor:
-    """Return the shares of all processes, on the CPU, as one tensor again: the opposite of own_share."""
-    if process_count() == 1:
+def all_gather(share: Tensor) -> Tensor:
+    """Return the shares of all processes, on the CPU, as one tensor again: the opposite of shard."""
+    if world_size() == 1:
         return share
-    shares = [None] * process_count()
+    shares = [None] * world_size()
     dist.all_gather_object(shares, share)
     return torch.cat(shares)
 
 
-def sum_of_all(values: Tensor) -> Tensor:
+def all_reduce(values: Tensor) -> Tensor:
     """Return the sum of `values` over the processes."""
-    if process_count() == 1:
+    if world_size() == 1:
         return values
     values = values.clone()
     dist.all_reduce(values)
@@ -136,7 +136,7 @@ def sum_of_all(values: Tensor) -> Tensor:
 
 def data_parallel(model: nn.Module) -> nn.Module:
     """Return the model so that its gradients are averaged over the processes."""
-    if process_count() == 1:
+    if world_size() == 1:
         return model
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch is about to rename the option
@@ -147,4 +147,4 @@ def average_running_statistics(model: nn.Module) -> None:
     """Give all processes the mean of their running statistics of batch norm."""
     for buffer in model.buffers():
         if buffer.is_floating_point():
-            buffer.copy_(sum_of_all(buffer) / process_count())
+            buffer.copy_(all_reduce(buffer) / world_size())

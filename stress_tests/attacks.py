@@ -16,18 +16,20 @@ from torch import Generator, Tensor, nn
 
 from .corruptions import random_sign, spawn, uniform
 
-RADII = (0.25, 0.5, 1, 2, 4, 8, 64)  # in 1/255; at the last one a sound attack leaves no image right
-AT_ALL_RADII = ("fgsm", "pgd", "random")  # the attacks that run at each of them
+EPSILONS = (0.25, 0.5, 1, 2, 4, 8, 64)  # in 1/255; at the last one a sound attack leaves no image right
+AT_ALL_EPSILONS = ("fgsm", "pgd", "random")  # the attacks that run at each of them
 PGD_STEPS = 10
 PGD_RESTARTS = 2
-MORE_STEPS_RADIUS = 1  # one of RADII at which some images survive: there PGD runs again with twice the steps
+MORE_STEPS_EPSILON = (
+    1  # one of EPSILONS at which some images survive: there PGD runs again with twice the steps
+)
 APGD_STEPS = 20
 APGD_RESTARTS = 1
-APGD_RADII = (0.5, 1, 2)  # some of RADII, at which some images survive PGD
+APGD_EPSILONS = (0.5, 1, 2)  # some of EPSILONS, at which some images survive PGD
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[torch.device]:
+def eval_mode(model: nn.Module) -> Iterator[torch.device]:
     """Run a block with the model in eval mode and in full float32, then restore the modes of its modules.
 
     Yields the model's device.
@@ -49,7 +51,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="none")
 
 
-def logits_ratio(logits: Tensor, labels: Tensor) -> Tensor:
+def dlr_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the difference of logits ratio of logits z [N, C] and labels y int64 [N], float [N].
 
         DLR(z, y) = (max_{i != y} z_i - z_y) / (z_1st - z_3rd),   the largest and third largest logit
@@ -77,7 +79,7 @@ def attack_step(
     return loss.detach(), logits.argmax(dim=1) != labels, gradient
 
 
-def ball(images: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+def linf_ball(images: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """Return the lowest and highest float32 images within epsilon of `images` and within [0, 1], exactly.
 
     Computed in float64 on the CPU, because not every device has float64; the results are on the images'
@@ -96,7 +98,7 @@ def random_corner(
     model: nn.Module, images: Tensor, labels: Tensor, epsilon: float, generator: Generator
 ) -> Tensor:
     """Change every value by epsilon, up or down at random, clipped to [0, 1]; attacks must do better."""
-    low, high = ball(images, epsilon)
+    low, high = linf_ball(images, epsilon)
     sign = random_sign(spawn(generator, len(images)), *images.shape[1:])
     return (images + epsilon * sign.to(images)).clamp(low, high)
 
@@ -110,10 +112,10 @@ def fgsm(
     the same shape, at most epsilon away in every value, on the model's device; draws nothing from generator.
     Source: Goodfellow, Shlens and Szegedy 2015 (arXiv 1412.6572), section 4.
     """
-    with evaluating(model) as device:
+    with eval_mode(model) as device:
         images, labels = images.to(device), labels.to(device)
         gradient = attack_step(model, images, labels)[2]
-        low, high = ball(images, epsilon)
+        low, high = linf_ball(images, epsilon)
         return (images + epsilon * gradient.sign()).clamp(low, high)
 
 
@@ -133,9 +135,9 @@ def strongest_point(
     the largest loss. A restart works only on the images that are still classified correctly. As in
     corruptions.py, each image draws its starts from a generator of its own.
     """
-    with evaluating(model) as device:
+    with eval_mode(model) as device:
         images, labels = images.to(device), labels.to(device)
-        low, high = ball(images, epsilon)
+        low, high = linf_ball(images, epsilon)
         best, best_loss = images.clone(), torch.full((len(images),), -math.inf, device=device)
         fooled = torch.zeros(len(images), dtype=torch.bool, device=device)
         generators = spawn(generator, len(images))
@@ -211,7 +213,7 @@ def apgd(
     these go back to their point of largest loss. f is the cross-entropy, "ce", or the difference of logits
     ratio, "dlr". Arguments and result as in pgd. Source: Croce and Hein 2020 (arXiv 2003.01690), algorithm 1.
     """
-    loss_of = {"ce": cross_entropy, "dlr": logits_ratio}[loss]
+    loss_of = {"ce": cross_entropy, "dlr": dlr_loss}[loss]
     checks = step_checks(steps)
 
     def path(model: nn.Module, x: Tensor, labels: Tensor, low: Tensor, high: Tensor) -> Iterator:
@@ -256,12 +258,12 @@ ATTACKS = {
 def check_attacks(clean: float, attacks: dict[str, list[float]], more_steps: float) -> list[dict]:
     """Look for signs that the attack is weak rather than the network robust.
 
-    clean is the accuracy without attack; attacks holds the accuracies at each of RADII under "fgsm", "pgd"
-    and "random"; more_steps is that under PGD with twice the steps at MORE_STEPS_RADIUS. Returns one dict for
-    each check: name, passed, and detail with the numbers. Source: Athalye, Carlini and Wagner 2018 (arXiv
-    1802.00420), section 3.1; Carlini et al. 2019 (arXiv 1902.06705), "basic sanity tests".
+    clean is the accuracy without attack; attacks holds the accuracies at each of EPSILONS under "fgsm",
+    "pgd" and "random"; more_steps is that under PGD with twice the steps at MORE_STEPS_EPSILON. Returns one
+    dict for each check: name, passed, and detail with the numbers. Source: Athalye, Carlini and Wagner 2018
+    (arXiv 1802.00420), section 3.1; Carlini et al. 2019 (arXiv 1902.06705), "basic sanity tests".
     """
-    pgd, few_steps = attacks["pgd"], attacks["pgd"][RADII.index(MORE_STEPS_RADIUS)]
+    pgd, few_steps = attacks["pgd"], attacks["pgd"][EPSILONS.index(MORE_STEPS_EPSILON)]
     not_above = {
         # Not asked of FGSM: its one long step may end where the gradient no longer describes the loss.
         "a larger radius does not raise the accuracy under PGD": [clean, *pgd[:-1]],
@@ -270,13 +272,13 @@ def check_attacks(clean: float, attacks: dict[str, list[float]], more_steps: flo
     }
     checks = []
     for name, limits in not_above.items():
-        points = zip(RADII, pgd, limits, strict=True)
+        points = zip(EPSILONS, pgd, limits, strict=True)
         above = [f"{r:g}/255: {100 * a:.1f} % > {100 * b:.1f} %" for r, a, b in points if a > b]
         checks.append((name, not above, "; ".join(above) or "at every radius"))
-    at_last = f"{100 * pgd[-1]:.1f} % at {RADII[-1]:g}/255"
+    at_last = f"{100 * pgd[-1]:.1f} % at {EPSILONS[-1]:g}/255"
     with_steps = (
         f"{100 * few_steps:.1f} % with {PGD_STEPS}, {100 * more_steps:.1f} % with {2 * PGD_STEPS} steps "
-        f"at {MORE_STEPS_RADIUS:g}/255"
+        f"at {MORE_STEPS_EPSILON:g}/255"
     )
     checks.append(("a large radius brings the accuracy to zero", pgd[-1] == 0, at_last))
     checks.append(("more steps do not weaken PGD", more_steps <= few_steps, with_steps))

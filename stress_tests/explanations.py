@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .attacks import evaluating
+from .attacks import eval_mode
 from .corruptions import blur
 
 
@@ -43,7 +43,7 @@ def deletion_insertion(
         raise ValueError(
             f"images [N, 3, H, W], maps [N, H, W], classes [N] and fill [3] expected, not {shapes}"
         )
-    with evaluating(model) as device:
+    with eval_mode(model) as device:
         images, maps, classes = images.to(device), maps.to(device), classes.to(device)
         if mode == "deletion":
             start, end = images, fill.to(images)[:, None, None]
@@ -92,7 +92,7 @@ def randomize(module: nn.Module, seed: int) -> None:
                 part.reset_parameters()
 
 
-def randomization_check(
+def cascading_randomization(
     model: nn.Module,
     images: Tensor,
     explain: Callable[[nn.Module, Tensor, Tensor], Tensor],
@@ -113,7 +113,7 @@ def randomization_check(
     """
     model = copy.deepcopy(model)
     correlations = {}
-    with evaluating(model) as device:
+    with eval_mode(model) as device:
         images = images.to(device)
         with torch.no_grad():
             classes = model(images).argmax(dim=1)

@@ -158,7 +158,7 @@ def test_perfect_and_all_wrong_predictions():
         probabilities = torch.nn.functional.one_hot(y_pred, 6).float()
         assert metrics.expected_calibration_error(y_true, probabilities) == 1 - expected
         assert metrics.brier_score(y_true, probabilities) == 2 * (1 - expected)
-        assert metrics.area_under_risk_coverage(y_true, probabilities) == 1 - expected
+        assert metrics.aurc(y_true, probabilities) == 1 - expected
         headline = metrics.bootstrap_headline(y_true, probabilities, num_resamples=20)
         for name in ("accuracy", "macro_precision", "macro_recall", "macro_f1"):
             assert headline[name]["value"] == expected
@@ -343,7 +343,7 @@ def test_a_bin_with_one_sample_counts_in_the_calibration_error():
 
 @pytest.mark.parametrize(
     "function",
-    [metrics.expected_calibration_error, metrics.brier_score, metrics.area_under_risk_coverage],
+    [metrics.expected_calibration_error, metrics.brier_score, metrics.aurc],
 )
 def test_single_numbers_are_plain_floats(function):
     assert type(function(*random_case(n=20))) is float  # metrics.json takes no tensors
@@ -436,7 +436,7 @@ def test_risk_coverage_equals_a_loop():
     assert risk[-1].item() == pytest.approx(
         1 - metrics.accuracy(y_true, probabilities.argmax(dim=1)), **EXACT
     )
-    area = metrics.area_under_risk_coverage(y_true, probabilities)
+    area = metrics.aurc(y_true, probabilities)
     assert area == pytest.approx(float(mean(expected)), **EXACT)
 
 
@@ -448,7 +448,7 @@ def test_risk_coverage_by_hand():
     coverage, risk = metrics.risk_coverage(y_true, probabilities)
     assert coverage.tolist() == [0.25, 0.5, 0.75, 1]
     assert risk.tolist() == pytest.approx([0, 1 / 2, 1 / 3, 2 / 4], **EXACT)
-    area = metrics.area_under_risk_coverage(y_true, probabilities)
+    area = metrics.aurc(y_true, probabilities)
     assert area == pytest.approx((1 / 2 + 1 / 3 + 1 / 2) / 4, **EXACT)
 
 
@@ -680,7 +680,7 @@ def test_inputs_are_not_changed():
     metrics.expected_calibration_error(y_true, probabilities)
     metrics.brier_score(y_true, probabilities)
     metrics.fit_temperature(probabilities, y_true)
-    metrics.area_under_risk_coverage(y_true, probabilities)
+    metrics.aurc(y_true, probabilities)
     metrics.bootstrap_headline(y_true, probabilities, 5)
     for tensor, copy in zip(inputs, copies, strict=True):
         assert torch.equal(tensor, copy)
@@ -711,7 +711,7 @@ OF_PROBABILITIES = [
     metrics.expected_calibration_error,
     metrics.brier_score,
     metrics.risk_coverage,
-    metrics.area_under_risk_coverage,
+    metrics.aurc,
     metrics.headline,
     lambda y, p: metrics.bootstrap_headline(y, p, num_resamples=2),
 ]

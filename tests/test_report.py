@@ -76,7 +76,7 @@ def test_other_numbers_against_loops(small_sets):
         "brier_score": statistics.mean(squares),
         "superclass_accuracy": statistics.mean([float(of[t] == of[p]) for t, p, _ in answers]),
         "errors_within_superclass": statistics.mean([float(of[t] == of[p]) for t, p, _ in answers if t != p]),
-        "area_under_risk_coverage": statistics.mean([sum(wrong[:i]) / i for i in range(1, 101)]),
+        "aurc": statistics.mean([sum(wrong[:i]) / i for i in range(1, 101)]),
     }
     assert {key: result[key] for key in expected} == pytest.approx(expected, rel=1e-5)
 
@@ -399,7 +399,7 @@ def test_areas_are_compared_image_by_image(small_sets, monkeypatch, count):
 
     monkeypatch.setattr(report, "explain", objects)
     monkeypatch.setattr(report, "deletion_insertion", measured)
-    monkeypatch.setattr(report, "randomization_check", lambda *rest: {})
+    monkeypatch.setattr(report, "cascading_randomization", lambda *rest: {})
     model = nn.Sequential(nn.ReLU(), nn.ReLU())
     result = report.check_explanations(model, test, y_pred, Progress("", 3))
     assert tested == [True, False] * 2 and result["pointing_game"]["value"] == 1

@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from resnet_cifar import complexity, resnet18
+from resnet_cifar import count_parameters_and_macs, resnet18
 
 
 def torchvision_resnet18(num_classes=100):
@@ -96,7 +96,7 @@ def count_by_formula(width, num_classes):
 @pytest.mark.parametrize("width, num_classes", [(64, 100), (16, 100), (3, 7)])
 def test_complexity_against_torch_and_formula(width, num_classes):
     model = resnet18(num_classes, width)
-    rows = complexity(model)
+    rows = count_parameters_and_macs(model)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         model.eval()(torch.zeros(1, 3, 32, 32))
@@ -110,7 +110,7 @@ def test_complexity_against_torch_and_formula(width, num_classes):
 
 def test_complexity_names_every_layer_once_in_the_order_of_use():
     model = resnet18(10, width=4)
-    rows = complexity(model)
+    rows = count_parameters_and_macs(model)
     layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d | nn.Linear)}
     assert {row["name"]: row["kind"] for row in rows} == {n: type(m).__name__ for n, m in layers.items()}
     assert len(rows) == len(layers) and rows[0]["name"] == "conv1" and rows[-1]["name"] == "fc"
@@ -136,9 +136,9 @@ def test_complexity_leaves_nothing_behind(fails, monkeypatch):
     if fails:
         monkeypatch.setattr(model.layer4[1].bn2, "forward", lambda x: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            complexity(model)
+            count_parameters_and_macs(model)
     else:
-        complexity(model)
+        count_parameters_and_macs(model)
     assert [module.training for module in model.modules()] == modes
     assert not any(module._forward_hooks for module in model.modules())
     torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)

@@ -100,7 +100,7 @@ def test_the_command_goes_on_where_it_stopped(checkpoint, quick, monkeypatch, ca
     monkeypatch.setattr(stress, "measure_attack", counted)
     assert stress.main(["--run", str(run)]) == 0
     assert measured.count("corruption") == 1 + 23 * 5
-    number_of_attacks = 1 + 3 * len(attacks.RADII) + 1 + 2 * 3
+    number_of_attacks = 1 + 3 * len(attacks.EPSILONS) + 1 + 2 * 3
     assert measured.count("attack") == number_of_attacks
     assert stress.main(["--run", str(run)]) == 0  # nothing is left to do
     assert len(measured) == 1 + 23 * 5 + number_of_attacks
@@ -114,7 +114,7 @@ def test_the_command_goes_on_where_it_stopped(checkpoint, quick, monkeypatch, ca
     assert record["accuracy"]["low"] <= record["accuracy"]["value"] <= record["accuracy"]["high"]
     assert len(results["checks"]) == 5
     # At each radius the worst case counts the images that every attack of this radius leaves right.
-    for radius in attacks.RADII:
+    for radius in attacks.EPSILONS:
         right = [
             results["tests"][f"{name}/{radius:g}"]["right"]
             for name in attacks.ATTACKS
@@ -298,7 +298,7 @@ def test_apgd_attacks_what_all_others_leave_right():
     assert stress.to_attack(tests, "apgd_ce", 0.5, 6) == [0, 1, 2, 3, 4]
     worst = stress.robust_accuracy(tests, 6)
     assert {radius: row["value"] for radius, row in worst.items()} == {
-        **{f"{radius:g}": 5 / 6 for radius in attacks.RADII},
+        **{f"{radius:g}": 5 / 6 for radius in attacks.EPSILONS},
         "1": 0,
         "2": 0,
     }
@@ -470,7 +470,7 @@ def test_the_published_files_are_measured_and_kept(checkpoint, quick, cifar_c, m
     for name in (
         "none/0",
         "pgd_more_steps/1",
-        *(f"{a}/{r:g}" for a in attacks.AT_ALL_RADII for r in attacks.RADII),
+        *(f"{a}/{r:g}" for a in attacks.AT_ALL_EPSILONS for r in attacks.EPSILONS),
     ):
         own[name] = {"accuracy": stress.share(0, 10), "right": 10 * "0"}
     measured, measure = [], stress.measure

@@ -310,8 +310,8 @@ def test_early_stopping(tmp_path, small, monkeypatch, capsys, patience, epochs_r
     run(tmp_path / "run", options)
     saved = last(tmp_path / "run")
     assert (saved["epoch"], len(saved["history"])) == (epochs_run, epochs_run)
-    assert train.is_finished(saved["history"], settings(options))
-    assert not train.is_finished(saved["history"][:-1], settings(options))
+    assert train.should_stop(saved["history"], settings(options))
+    assert not train.should_stop(saved["history"][:-1], settings(options))
     assert ("stopped early" in capsys.readouterr().out) == (patience > 0)
     best = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
     expected = {1: (2, 0.2), 2: (2, 0.2), 3: (3, 0.3), 0: (5, 0.3)}[patience]
@@ -330,7 +330,7 @@ def test_patience_begins_with_images_of_the_last_size(tmp_path, small, monkeypat
     run(tmp_path / "run", options)
     saved = last(tmp_path / "run")
     assert (saved["epoch"], train.best_row(saved["history"])["epoch"]) == (6, 1)
-    assert train.is_finished(saved["history"], settings(options))
+    assert train.should_stop(saved["history"], settings(options))
 
 
 def test_the_default_patience_can_fire():
@@ -341,7 +341,7 @@ def test_the_default_patience_can_fire():
 
     def epochs_run(accuracies):
         history = history_of(accuracies, sizes)
-        return next(n for n in range(1, 41) if train.is_finished(history[:n], defaults))
+        return next(n for n in range(1, 41) if train.should_stop(history[:n], defaults))
 
     assert epochs_run([0.5] + [0.1] * 39) == 31
     assert epochs_run([epoch / 100 for epoch in range(30)] + [0.1] * 10) == 35
@@ -361,8 +361,8 @@ def test_the_default_patience_would_not_have_ended_the_run_in_results():
     begun = settings("")
     assert len(history) == begun.epochs
     for epochs in range(1, begun.epochs):
-        assert not train.is_finished(history[:epochs], begun)
-    assert train.is_finished(history, begun)
+        assert not train.should_stop(history[:epochs], begun)
+    assert train.should_stop(history, begun)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -696,7 +696,7 @@ def test_resume_believes_the_checkpoint_rather_than_an_edited_config(tmp_path, s
 
 
 def test_a_wrong_setting_leaves_no_trace(tmp_path):
-    """Settings are checked before the folder is made and locked."""
+    """Config are checked before the folder is made and locked."""
     for options in ("--epochs 0", "--image-sizes 5", "--warmup-epochs 4", "--resume"):
         with pytest.raises(UserError):
             run(tmp_path / "run", options)

@@ -20,7 +20,7 @@ from stress_tests.corruptions import FAMILIES
 
 RNG = np.random.default_rng(0)
 NAMES = [name for names in FAMILIES.values() for name in names]
-RADII = [0.25, 0.5, 1, 2, 4, 8, 64]
+EPSILONS = [0.25, 0.5, 1, 2, 4, 8, 64]
 EPOCHS = np.arange(1, 21)
 CHANGES = {7.5: "28 px", 14.5: "32 px", 18.5: "no CutMix"}
 EDGES = (np.arange(15) + 0.5) / 15
@@ -45,11 +45,11 @@ def stress_results():
     keys = ["clean/0", *(f"{name}/{severity}" for name in NAMES for severity in range(1, 6))]
     keys += [
         "none/0",
-        *(f"{name}/{radius:g}" for name in ("fgsm", "pgd", "random") for radius in RADII),
+        *(f"{name}/{radius:g}" for name in ("fgsm", "pgd", "random") for radius in EPSILONS),
         "pgd_more_steps/1",
     ]
-    worst = {f"{radius:g}": record()["accuracy"] for radius in RADII}
-    return {"radii": RADII, "tests": {key: record() for key in keys}, "robust_accuracy": worst}
+    worst = {f"{radius:g}": record()["accuracy"] for radius in EPSILONS}
+    return {"radii": EPSILONS, "tests": {key: record() for key in keys}, "robust_accuracy": worst}
 
 
 def examples(names=NAMES):
@@ -399,15 +399,15 @@ def test_stress_figures_draw_what_the_file_holds():
     assert drawn.pop("no attack") == [tests["none/0"]["accuracy"]["value"]] * 2
     attacks = {"FGSM": "fgsm", "PGD": "pgd", "random signs": "random"}
     rows = {
-        label: [tests[f"{name}/{radius:g}"]["accuracy"] for radius in RADII]
+        label: [tests[f"{name}/{radius:g}"]["accuracy"] for radius in EPSILONS]
         for label, name in attacks.items()
     }
-    rows["worst of all attacks"] = [STRESS["robust_accuracy"][f"{radius:g}"] for radius in RADII]
+    rows["worst of all attacks"] = [STRESS["robust_accuracy"][f"{radius:g}"] for radius in EPSILONS]
     assert set(drawn) == set(rows)
     for band, (label, records) in zip(axes.collections, rows.items(), strict=True):
         assert drawn[label] == [record["value"] for record in records]
         corners = {tuple(corner) for corner in band.get_paths()[0].vertices}
-        for radius, record in zip(RADII, records, strict=True):
+        for radius, record in zip(EPSILONS, records, strict=True):
             assert {(radius, record["low"]), (radius, record["high"])} <= corners
 
 

@@ -72,7 +72,7 @@ def record_gradients(folder):
     def recording(self, closure=None):
         nonlocal count
         gradients = [parameter.grad for group in self.param_groups for parameter in group["params"]]
-        torch.save(gradients, folder / f"step {count} of {distributed.process_number()}.pt")
+        torch.save(gradients, folder / f"step {count} of {distributed.rank()}.pt")
         count += 1
         return step(self)
 
@@ -111,7 +111,7 @@ def record_weights(folder):
         before = model.bn1.running_mean.clone()
         average(model)
         kept = {"model": model.state_dict(), "before": before}
-        torch.save(kept, folder / f"weights of {distributed.process_number()}.pt")
+        torch.save(kept, folder / f"weights of {distributed.rank()}.pt")
 
     distributed.average_running_statistics = recording
 
@@ -173,7 +173,7 @@ def check_order(folder):
     load = train.load
 
     def in_order(*args):
-        if distributed.process_number() == 0:
+        if distributed.rank() == 0:
             time.sleep(0.5)
             (folder / "loaded").touch()
         assert (folder / "loaded").exists()
@@ -316,12 +316,12 @@ def test_torchrun(tmp_path):
 
 def test_one_process_is_left_as_it_is():
     model, rows = resnet18(3, 2), torch.arange(6.0)
-    assert (distributed.process_count(), distributed.process_number()) == (1, 0)
+    assert (distributed.world_size(), distributed.rank()) == (1, 0)
     assert distributed.data_parallel(model) is model
-    for function in (distributed.gather, distributed.sum_of_all):
+    for function in (distributed.all_gather, distributed.all_reduce):
         assert function(rows) is rows
-    assert torch.equal(distributed.own_share(rows), rows)
-    with distributed.joined(), distributed.process_0_first():
+    assert torch.equal(distributed.shard(rows), rows)
+    with distributed.init_distributed(), distributed.rank_0_first():
         assert not dist.is_initialized()
 
 
@@ -331,7 +331,7 @@ def test_shares_are_all_rows_in_order(monkeypatch, rows, count):
     shares = []
     for number in range(count):
         monkeypatch.setenv("RANK", str(number))
-        shares.append(distributed.own_share(torch.arange(rows)))
+        shares.append(distributed.shard(torch.arange(rows)))
     assert torch.cat(shares).tolist() == list(range(rows))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 

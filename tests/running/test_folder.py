@@ -131,8 +131,8 @@ def test_results_go_to_the_run_of_the_checkpoint(tmp_path, monkeypatch):
 
 
 def test_only_a_folder_with_the_config_of_train_is_a_run(tmp_path):
-    """The names in the table are those of train.Settings, and shipped results are a run."""
-    assert check.SETTINGS.keys() <= asdict(train.Settings()).keys()
+    """The names in the table are those of train.Config, and shipped results are a run."""
+    assert check.SETTINGS.keys() <= asdict(train.Config()).keys()
     assert folder.is_run(ROOT / "results")
     for changes in ({}, {"provenance": 1}, {"settings": {}}, {"settings": {"epochs": 5}}, {"num_val": "5"}):
         write_config(tmp_path, **changes)

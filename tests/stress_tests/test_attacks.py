@@ -57,7 +57,7 @@ def test_attacks_stay_in_their_ball_exactly(epsilon):
         difference = (attacked.double() - images.double()).abs()
         assert difference.max() <= epsilon  # in float64, without tolerance
         assert difference.max() > 0.99 * epsilon  # and the radius is used
-    low, high = attacks.ball(images, epsilon)
+    low, high = attacks.linf_ball(images, epsilon)
     inside = (images > epsilon) & (images < 1 - epsilon)
     torch.testing.assert_close(high[inside] - low[inside], torch.full_like(high[inside], 2 * epsilon))
 
@@ -139,10 +139,10 @@ def test_logits_ratio_by_hand():
     logits = torch.tensor([[4.0, 1.0, 3.0, -2.0], [4.0, 1.0, 3.0, -2.0], [4.0, 1.0, 3.0, -2.0]])
     labels = torch.tensor([0, 2, 3])
     expected = torch.tensor([(3 - 4) / (4 - 1), (4 - 3) / (4 - 1), (4 + 2) / (4 - 1)])
-    torch.testing.assert_close(attacks.logits_ratio(logits, labels), expected)
-    torch.testing.assert_close(attacks.logits_ratio(1000 * logits + 5, labels), expected)
+    torch.testing.assert_close(attacks.dlr_loss(logits, labels), expected)
+    torch.testing.assert_close(attacks.dlr_loss(1000 * logits + 5, labels), expected)
     with pytest.raises(RuntimeError):
-        attacks.logits_ratio(logits[:, :2], labels.clamp(max=1))
+        attacks.dlr_loss(logits[:, :2], labels.clamp(max=1))
 
 
 def test_the_checkpoints_of_apgd_are_those_of_the_paper():
@@ -275,10 +275,10 @@ def test_attacks_are_the_same_in_a_batch_as_alone_and_leave_the_model_alone():
 
 
 def test_the_checks_find_a_weak_attack():
-    n = len(attacks.RADII)
+    n = len(attacks.EPSILONS)
     falling = [0.6 - 0.1 * i for i in range(n - 1)] + [0.0]
     good = {"fgsm": [v + 0.01 for v in falling], "pgd": falling, "random": [0.7] * n}
-    where = attacks.RADII.index(attacks.MORE_STEPS_RADIUS)
+    where = attacks.EPSILONS.index(attacks.MORE_STEPS_EPSILON)
 
     def failed(clean=0.7, more_steps=falling[where], **changed):
         checks = attacks.check_attacks(clean, good | changed, more_steps)

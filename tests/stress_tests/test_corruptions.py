@@ -604,7 +604,7 @@ images = torch.rand(2, 3, 32, 32)
 corruptions.CORRUPTIONS["jpeg_compression"](images, 3, torch.Generator())
 attacks.pgd(model, images, torch.tensor([0, 1]), 0.01, torch.Generator(), steps=2)
 explain = lambda model, images, classes: images[:, 0]
-explanations.randomization_check(model, images, explain, ["1"])
+explanations.cascading_randomization(model, images, explain, ["1"])
 explanations.deletion_insertion(model, images, images[:, 0], torch.tensor([0, 1]), torch.zeros(3), 2)
 print(*sorted({name.split(".")[0] for name in sys.modules}))
 """

@@ -96,7 +96,7 @@ def test_randomization_check_goes_down_from_the_classifier():
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     random_state = torch.get_rng_state()
     modules = ["1.fc", "1.layer1", "1.bn1", "1.conv1"]
-    correlations = explanations.randomization_check(model, IMAGES, explain, modules, seed=3)
+    correlations = explanations.cascading_randomization(model, IMAGES, explain, modules, seed=3)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert list(correlations) == modules
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
@@ -109,7 +109,7 @@ def test_randomization_check_goes_down_from_the_classifier():
     torch.testing.assert_close(correlations["1.fc"], explanations.spearman(*maps), equal_nan=True)
     assert correlations["1.conv1"].nanmean() < 0.9
     with pytest.raises(AttributeError, match="layer9"):
-        explanations.randomization_check(model, IMAGES, explain, ["1.layer9"])
+        explanations.cascading_randomization(model, IMAGES, explain, ["1.layer9"])
 
 
 def test_each_step_keeps_what_the_steps_before_it_made_random():
@@ -120,7 +120,7 @@ def test_each_step_keeps_what_the_steps_before_it_made_random():
         return images[:, 0]
 
     names = ["1.fc", "1.layer1", "1.conv1"]
-    explanations.randomization_check(model, IMAGES[:2], record, names)
+    explanations.cascading_randomization(model, IMAGES[:2], record, names)
     assert len(states) == 4
     for done, state in enumerate(states):
         changed = {name for name, values in model.named_parameters() if not torch.equal(values, state[name])}
@@ -135,12 +135,14 @@ def test_any_method_can_be_checked_for_randomization():
         calls.append((network is model, network.training, classes))
         return images.mean(dim=1)
 
-    correlations = explanations.randomization_check(model, IMAGES[:3], brightness, ["1.fc", "1"])
+    correlations = explanations.cascading_randomization(model, IMAGES[:3], brightness, ["1.fc", "1"])
     torch.testing.assert_close(correlations["1"], torch.ones(3, dtype=torch.float64))
     # It gets a copy in eval mode, and every time the classes that the trained model predicts.
     assert [call[:2] for call in calls] == 3 * [(False, False)] and model.training
     assert all(torch.equal(call[2], model.eval()(IMAGES[:3]).argmax(dim=1)) for call in calls)
-    nothing = explanations.randomization_check(model, IMAGES[:3], lambda *_: torch.zeros(3, 4, 4), ["1.fc"])
+    nothing = explanations.cascading_randomization(
+        model, IMAGES[:3], lambda *_: torch.zeros(3, 4, 4), ["1.fc"]
+    )
     assert nothing["1.fc"].isnan().all()
 
 
