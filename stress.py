@@ -67,7 +67,7 @@ def planned_tests() -> list[tuple[str, float]]:
 
 
 def kept_tests(file: Path, results: dict) -> dict[str, dict]:
-    """Return the tests in stress.json if they are of the same checkpoint and images, else none, with a note."""
+    """Return the tests that stress.json holds of the same checkpoint and images, else none, with a note."""
     if not file.exists():
         return {}
     with usable(file, "results of stress.py, which --overwrite measures anew"):
