@@ -312,7 +312,7 @@ def test_the_console_shows_the_summary_and_the_failed_checks(capsys):
     ]
     summary = {"mean_accuracy": {"fifteen": accuracy, "all": accuracy}}
     robust = {"0.5": accuracy, "1": tests["pgd/1"]["accuracy"], "2": accuracy}
-    results = {"tests": tests, "summary": summary, "checks": [good, bad], "robust_accuracy": robust}
+    results = {"tests": tests, "summary": summary, "checks": checks, "robust_accuracy": robust}
     stress.print_summary(results)
     out = capsys.readouterr().out
     low, high = (f"{100 * accuracy[end]:.1f}" for end in ("low", "high"))
