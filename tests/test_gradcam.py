@@ -121,8 +121,11 @@ def test_slow_loop_over_an_independent_network(model, images, layer, stage, side
     torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("layer", ["layer3", "layer3.1.conv2", "layer3.0.bn1"])
+@pytest.mark.parametrize(
+    "layer", ["layer3", "layer3.1.conv2", "layer3.0.bn1"]
+)
 def test_alpha_against_finite_differences(images, layer):
+    # Behind bn1 a ReLU works in place.
     # Adding eps to every pixel of channel k changes y^c by eps sum_ij dy^c / dA^k_ij = eps Z alpha_k^c.
     model, images = make_model().double(), images[:1].double()
     seen, eps = [], 1e-6
@@ -146,28 +149,14 @@ def test_alpha_against_finite_differences(images, layer):
     torch.testing.assert_close(maps, expected.float(), rtol=1e-4, atol=1e-7)
 
 
-def test_layer_behind_which_relu_works_in_place(images):
-    torch.manual_seed(0)
-    relu, pool = nn.ReLU(inplace=True), nn.AvgPool2d(30)
-    net = nn.Sequential(nn.Conv2d(3, 5, 3), relu, pool, nn.Flatten(), nn.Linear(5, 4))
-    activation = net[0](images)
-    slope = (activation > 0).float().mean(dim=(2, 3), keepdim=True) / 900  # mean gradient of ReLU and pool
-    expected = F.relu((net[4].weight[2][None, :, None, None] * slope * activation).sum(dim=1)).detach()
-    maps = compute(net, "0", images, 2)
-    assert (expected.amax(dim=(1, 2)) > 0).all()
-    torch.testing.assert_close(maps, expected)
-
-
 def test_classes_in_every_form(model, images):
     predicted = model(images).argmax(dim=1)
     alone = [compute(model, "layer3", images[i : i + 1], int(c)) for i, c in enumerate(predicted)]
-    expected = torch.cat(alone)
-    for classes in (None, predicted, predicted.tolist(), predicted.numpy()):
-        torch.testing.assert_close(compute(model, "layer3", images, classes), expected, rtol=1e-4, atol=1e-6)
-    one = compute(model, "layer3", images, torch.tensor(2))
-    assert torch.equal(one, compute(model, "layer3", images, 2))
-    assert torch.equal(one, compute(model, "layer3", images, [2, 2, 2]))
-    assert not torch.allclose(one, expected)
+    for classes in (None, predicted, predicted.tolist()):
+        maps = compute(model, "layer3", images, classes)
+        torch.testing.assert_close(maps, torch.cat(alone), rtol=1e-4, atol=1e-6)
+    two = compute(model, "layer3", images, torch.tensor(2))
+    assert torch.equal(two, compute(model, "layer3", images, [2, 2, 2])) and not torch.allclose(two, maps)
 
 
 def test_layer_given_as_module_and_other_image_sizes(model, images):
@@ -205,7 +194,7 @@ def mixed_modes(model):
 
 def test_leaves_no_trace(model, images):
     expected = compute(model, "layer3", images)
-    for prepare in (nn.Module.eval, nn.Module.train, mixed_modes, lambda model: model.requires_grad_(False)):
+    for prepare in (nn.Module.eval, mixed_modes, lambda model: model.requires_grad_(False)):
         subject = prepare(copy.deepcopy(model))
         before = snapshot(subject)
         torch.testing.assert_close(compute(subject, "layer3", images), expected)
@@ -213,14 +202,12 @@ def test_leaves_no_trace(model, images):
 
 
 def test_keeps_gradients_that_were_there(model, images):
-    model(images).sum().backward()
     images.requires_grad_()
-    (images**2).sum().backward()
+    (model(images).sum() + (images**2).sum()).backward()
     before, image_grad = snapshot(model), images.grad.clone()
     maps = compute(model, "layer3", images)
-    assert snapshot(model) == before and torch.equal(images.grad, image_grad) and images.requires_grad
-    assert not maps.requires_grad and maps.grad_fn is None and maps.dtype == torch.float32
-    compute(model, "layer3", images * 2)  # images with a history
+    assert snapshot(model) == before and torch.equal(images.grad, image_grad)
+    assert not maps.requires_grad and maps.grad_fn is None
 
 
 def test_leaves_no_trace_when_it_raises(model, images):
@@ -314,13 +301,11 @@ def test_heatmap_does_not_hide_what_the_map_says():
     flat = torch.full((1, 4, 4), 3.0)
     maps = torch.cat([torch.zeros(1, 4, 4), flat, torch.full((1, 4, 4), 1e-30), flat])
     maps[3, 0, 0] = 6.0
-    heatmaps = to_heatmap(maps, 8)
+    heatmaps = to_heatmap(maps.double(), 8)
+    assert heatmaps.dtype == torch.float32
     assert (heatmaps[0] == 0).all()  # empty stays empty
-    assert (heatmaps[1] == 1).all()  # no min-max scaling
-    assert (heatmaps[2] == 1).all()
+    assert (heatmaps[1:3] == 1).all()  # no min-max scaling
     assert heatmaps[3, 0, 0] == 1 and heatmaps[3, 7, 7] == 0.5
-    assert to_heatmap(torch.zeros(0, 4, 4), 8).shape == (0, 8, 8)
-    assert to_heatmap(maps.double(), 8).dtype == torch.float32
 
 
 def test_overlay_against_a_loop():
@@ -384,7 +369,8 @@ def photo(height, width):
 @pytest.mark.parametrize("name", ["photo.jpg", "gray.png", "alpha.png", "palette.gif", "lossy.webp"])
 def test_read_square_against_pillow(tmp_path, name):
     mode = {"gray.png": "L", "alpha.png": "RGBA", "palette.gif": "P"}.get(name, "RGB")
-    Image.fromarray(photo(47, 20)).convert(mode).save(tmp_path / name)
+    more = {"save_all": True, "append_images": [Image.new("P", (20, 47))]} if name == "palette.gif" else {}
+    Image.fromarray(photo(47, 20)).convert(mode).save(tmp_path / name, **more)  # the GIF has two frames
     with Image.open(tmp_path / name) as written:
         pixels = np.asarray(written.convert("RGB"))
     square = read_square(tmp_path / name)
@@ -399,12 +385,6 @@ def test_read_square_turns_the_picture_upright(tmp_path):
     exif[0x0112] = 6  # the camera was held so that the picture must be turned clockwise by 90 degrees
     Image.fromarray(np.rot90(upright)).save(tmp_path / "turned.png", exif=exif)
     assert torch.equal(read_square(tmp_path / "turned.png"), torch.tensor(upright).permute(2, 0, 1))
-
-
-def test_read_square_takes_the_first_frame(tmp_path):
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime")]
-    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
-    assert read_square(tmp_path / "two.gif")[:, 0, 0].tolist() == [255, 0, 0]
 
 
 def test_read_square_rounds_16_bits_to_8(tmp_path):
@@ -442,21 +422,15 @@ def test_command(checkpoint, capsys):
     assert Path("my photo.png").read_bytes() == before
 
 
-def test_command_with_options(checkpoint, capsys):
-    Image.fromarray(photo(60, 50)).save("a.jpg")
-    main(["a.jpg", "--checkpoint", str(checkpoint), "--layer", "layer3.1.conv2", "--output", "run/out.PNG"])
-    assert capsys.readouterr().out.endswith("wrote run/out.PNG\n")
-    assert Path("run/out.PNG").read_bytes().startswith(b"\x89PNG")
-
-
-def test_command_with_default_weights_and_few_classes(checkpoint, monkeypatch, capsys):
+def test_command_with_options_and_one_class(checkpoint, monkeypatch, capsys):
     config = {"dataset": "shapes", "width": 4, "image_size": 16}
     weights = make_model(num_classes=1).state_dict()
     torch.save({"model": weights, "config": config, "epoch": 1, "class_names": ["one"]}, "weights.pt")
     monkeypatch.setattr(gradcam, "DEFAULT_CHECKPOINT", Path("weights.pt"))
     Image.fromarray(photo(5, 5)).save("a.png")
-    main(["a.png"])
-    assert capsys.readouterr().out == "class  probability\none        100.0 %\nwrote a_gradcam.png\n"
+    main(["a.png", "--layer", "layer3.1.conv2", "--output", "run/out.PNG"])
+    assert capsys.readouterr().out == "class  probability\none        100.0 %\nwrote run/out.PNG\n"
+    assert Path("run/out.PNG").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(("side", "shown"), [(1, 32), (1100, 512)])
@@ -572,9 +546,7 @@ def test_command_refuses_weights_that_overflow(checkpoint):
     content["model"]["conv1.weight"].fill_(1e38)
     torch.save(content, checkpoint)
     Image.fromarray(photo(40, 40)).save("a.png")
-    with pytest.raises(
-        UserError, match=r"best\.pt cannot be used.* the outputs of its network are not finite$"
-    ):
+    with pytest.raises(UserError, match=r"best\.pt cannot be used.* outputs of its network are not finite$"):
         main(["a.png", "--run", "run"])
     assert not Path("a_gradcam.png").exists()
 
