@@ -121,9 +121,7 @@ def test_slow_loop_over_an_independent_network(model, images, layer, stage, side
     torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "layer", ["layer3", "layer3.1.conv2", "layer3.0.bn1"]
-)
+@pytest.mark.parametrize("layer", ["layer3", "layer3.1.conv2", "layer3.0.bn1"])
 def test_alpha_against_finite_differences(images, layer):
     # Behind bn1 a ReLU works in place.
     # Adding eps to every pixel of channel k changes y^c by eps sum_ij dy^c / dA^k_ij = eps Z alpha_k^c.
