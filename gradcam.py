@@ -1,9 +1,9 @@
 """Grad-CAM: which part of a picture raised the score of a class.
 
 Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", 2017
-(arXiv 1610.02391), section 3. A^k is channel k of the feature maps of one convolutional layer, u x v pixels
-(Z = u v of them), and y^c the score of class c before the softmax. A backward pass from y^c says how much
-each activation matters for class c; averaged over the pixels it gives the weight of channel k, equation (1),
+(arXiv 1610.02391), section 3. A^k is channel k of the feature maps of one convolutional layer, Z pixels, and
+y^c the score of class c before the softmax. A backward pass from y^c says how much each activation matters
+for class c; averaged over the pixels it gives the weight of channel k, equation (1),
 
     alpha_k^c = 1/Z sum_i sum_j  dy^c / dA^k_ij
 
@@ -11,22 +11,31 @@ and the map is the weighted sum of the channels, of which only the positive part
 
     L^c = ReLU( sum_k alpha_k^c A^k )
 
-A forward hook on the layer reads A^k and a backward hook on its output reads dy^c / dA^k_ij. The paper takes
-the last convolutional layer, whose features are the closest to classes. Measured on 500 test images with the
-network in weights/ by benchmarks/gradcam_layers.py, areas under the curve, standard errors up to 0.01:
+A forward hook on the layer reads A^k, and a backward hook on its output dy^c / dA^k_ij. As in the paper the
+layer is the last convolutional one, layer4. Behind it this network has only global average pooling and a
+linear classifier, y^c = b_c + 1/Z sum_k w_ck sum_ij A^k_ij, so alpha_k^c = w_ck / Z whatever the picture.
+That is CAM (Zhou et al. 2016, arXiv 1512.04150) but for ReLU, without which the pixels add up to y^c - b_c.
 
-    layer                           layer1   layer2   layer3   layer4   random map
-    map                              32x32    16x16      8x8      4x4          8x8
-    deletion (smaller is better)     0.174    0.164    0.187    0.141        0.205
-    insertion (larger is better)     0.315    0.354    0.408    0.477        0.272
+Measured by benchmarks/gradcam_layers.py on 200 test images with the network in weights/: areas, of which that
+under the deletion curve should be small and that under the insertion curve large, and paired differences.
 
-By both measures layer4 is the most faithful, though coarse maps may gain by moving whole areas at a time. Its
-4x4 cells are too few to say where in 32x32 pixels the evidence lies, hence layer3 as the default; layer2 and
-layer1 are finer and do better in deletion, but worse in insertion and in the difference of the two.
+                                       deletion         insertion
+    layer4                             0.139 ± 0.009     0.469 ± 0.015
+    random as layer4                   0.263 ± 0.012     0.301 ± 0.013
+    layer3                             0.184 ± 0.013     0.416 ± 0.015
+    random as layer3                   0.213 ± 0.011     0.257 ± 0.013
+    centre                             0.148 ± 0.009     0.405 ± 0.016
+    layer4 less layer3                -0.045 ± 0.010     0.053 ± 0.013
+    layer4 less centre                -0.009 ± 0.007     0.064 ± 0.007
+    layer3 less centre                 0.036 ± 0.011     0.011 ± 0.014
+
+So layer4 is better than layer3, and in insertion better than "look at the middle", where layer3 is not. Its
+4x4 cells cannot say more finely than to 8 pixels where in a picture of 32x32 the evidence lies.
 
 As a command, this explains a picture of your own:  python gradcam.py IMAGE
 """
 
+import argparse
 from pathlib import Path
 
 import torch
@@ -41,27 +50,23 @@ DEFAULT_CHECKPOINT = Path(__file__).parent / "weights" / "resnet18_cifar100.pt"
 class GradCAM:
     """Compute Grad-CAM maps of `model` at `layer`.
 
-        with GradCAM(model, "layer3") as cam:
+        with GradCAM(model, "layer4") as cam:
             maps = cam(images)  # float32 [N, h, w]
 
-    `layer` is a module of the model or its dotted name ("layer3", "layer4.1.conv2"); its output must be
+    `layer` is a module of the model or its dotted name ("layer4", "layer4.1.conv2"); its output must be
     [N, K, h, w]. The hook exists only inside the with block, and acts only on the passes of `cam` itself.
-    Raises ValueError for a layer that the model does not have, and for a model created in inference mode.
+    Raises ValueError for a name that the model does not have, and for a model created in inference mode.
     """
 
     def __init__(self, model: nn.Module, layer: nn.Module | str):
-        modules = {name: module for name, module in model.named_modules() if name}
-        if isinstance(layer, str):
-            if layer not in modules:
-                stages = [name for name, _ in model.named_children() if name.startswith("layer")]
-                convolutions = [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]
-                raise ValueError(f"no layer {layer!r}; choose from {', '.join(stages + convolutions)}")
-            layer = modules[layer]
-        elif not any(layer is module for module in modules.values()):
-            raise ValueError(f"this {type(layer).__name__} is not a layer of the model")
+        modules = dict(model.named_modules())
+        if isinstance(layer, str) and layer not in modules:
+            stages = [name for name, _ in model.named_children() if name.startswith("layer")]
+            convolutions = [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]
+            raise ValueError(f"no layer {layer!r}; choose from {', '.join(stages + convolutions)}")
         if any(tensor.is_inference() for tensor in [*model.parameters(), *model.buffers()]):
             raise ValueError("Grad-CAM needs gradients: create the model outside torch.inference_mode()")
-        self.model, self.layer = model, layer
+        self.model, self.layer = model, modules[layer] if isinstance(layer, str) else layer
         self.handle = None
         self.activations = self.gradients = None  # lists during a call, None otherwise
 
@@ -86,8 +91,7 @@ class GradCAM:
         activation = output.detach().requires_grad_()
         activation.register_hook(self.gradients.append)  # the backward hook
         self.activations.append(activation)
-        # The network continues with a copy, because an in-place ReLU after the layer would overwrite A.
-        return activation.clone()
+        return activation.clone()  # an in-place ReLU after the layer would overwrite A
 
     def __call__(self, images: Tensor, classes: int | list[int] | Tensor | None = None) -> Tensor:
         """Return the map of each image, float32 [N, h, w], 0 or more, at the layer's resolution, not scaled.
@@ -113,17 +117,14 @@ class GradCAM:
             with torch.inference_mode(False), torch.enable_grad(), autocast_off:
                 # A copy, as autograd refuses tensors that were created in inference mode.
                 logits = self.model(images.to(next(self.model.parameters()).dtype, copy=True))
-                if len(self.activations) != 1:
-                    runs = len(self.activations)
+                if (runs := len(self.activations)) != 1:
                     raise ValueError(f"Grad-CAM needs a layer that runs once in a pass, not {runs} times")
-                classes = _check_classes(classes, logits)
                 # In eval mode the score of an image does not depend on the others, so the gradient of the
                 # sum of the scores holds, for each image, the gradient of its own score.
-                score = logits.gather(1, classes[:, None]).sum()
-                # Runs the backward hook. Unlike score.backward() it adds to no .grad.
-                torch.autograd.grad(score, self.activations)
-                activation, gradient = self.activations[0].detach(), self.gradients[0]
-                alpha = gradient.mean(dim=(2, 3), keepdim=True)  # equation (1)
+                score = logits.gather(1, _check_classes(classes, logits)[:, None]).sum()
+                score.backward(inputs=self.activations)  # to A only: no parameter's .grad changes
+                alpha = self.gradients[0].mean(dim=(2, 3), keepdim=True)  # equation (1)
+                activation = self.activations[0].detach()
                 return F.relu((alpha * activation).sum(dim=1)).float()  # equation (2)
         finally:
             self.activations = self.gradients = None
@@ -151,11 +152,8 @@ def to_heatmap(maps: Tensor, size: int | tuple[int, int]) -> Tensor:
     everywhere, stays empty. The minimum is not moved to 0, so a map that is the same everywhere stays the
     same everywhere. Raises ValueError for maps of a wrong shape, below 0 or NaN.
     """
-    if maps.ndim != 3:
-        raise ValueError(f"maps must be [N, h, w], not {list(maps.shape)}")
-    if not (maps >= 0).all():
-        raise ValueError("maps must be 0 or more, without NaN")
-    size = (size, size) if isinstance(size, int) else tuple(size)
+    if maps.ndim != 3 or not (maps >= 0).all():
+        raise ValueError(f"maps must be [N, h, w], 0 or more and not NaN; this has shape {list(maps.shape)}")
     heatmaps = F.interpolate(maps[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0]
     peak = heatmaps.amax(dim=(1, 2), keepdim=True)
     return heatmaps / torch.where(peak > 0, peak, 1.0)
@@ -164,24 +162,17 @@ def to_heatmap(maps: Tensor, size: int | tuple[int, int]) -> Tensor:
 def overlay(images: Tensor, heatmaps: Tensor) -> Tensor:
     """Show heatmaps on pictures, in the colours of matplotlib's inferno on a dark grey copy of the picture.
 
-    images: float [N, 3, H, W] in [0, 1]; heatmaps: float [N, H, W] in [0, 1]. With L the luma of the
-    picture (ITU-R BT.709), the grey copy is d = 0.35 L, and the colour c of the heatmap is added as light:
-
-        result = d + (1 - d) c
-
-    The luma of inferno rises from 0 to 0.97 with the heatmap, so that of the result rises from d to at least
-    0.97: on every picture more evidence is brighter, and where there is none, 0.35 is the brightest. Returns
-    uint8 [N, 3, H, W] on the images' device. Raises ValueError for wrong shapes and for values outside
-    [0, 1].
+    images: float [N, 3, H, W] in [0, 1]; heatmaps: float [N, H, W] in [0, 1]. With L the luma of the picture
+    (ITU-R BT.709) and d = 0.35 L, the colour c of the heatmap is added as light: d + (1 - d) c. The luma of
+    inferno rises from 0 to 0.97, so on every picture more evidence is brighter. Returns uint8 [N, 3, H, W]
+    on the images' device. Raises ValueError for wrong shapes and for values outside [0, 1].
     """
     import matplotlib
 
-    if images.ndim != 4 or images.shape[1] != 3 or heatmaps.shape != images[:, 0].shape:
-        shapes = f"{list(images.shape)} and {list(heatmaps.shape)}"
-        raise ValueError(f"images must be [N, 3, H, W] and heatmaps [N, H, W], not {shapes}")
-    for name, values in (("images", images), ("heatmaps", heatmaps)):
-        if not ((values >= 0) & (values <= 1)).all():
-            raise ValueError(f"{name} must be in [0, 1]")
+    if heatmaps.shape != images[:, 0].shape:
+        raise ValueError(f"images {list(images.shape)} need heatmaps [N, H, W], not {list(heatmaps.shape)}")
+    if not all(((values >= 0) & (values <= 1)).all() for values in (images, heatmaps)):
+        raise ValueError("images and heatmaps must be in [0, 1]")
     rgba = matplotlib.colormaps["inferno"](heatmaps.cpu().numpy())  # [N, H, W, 4]
     colour = torch.from_numpy(rgba[..., :3]).permute(0, 3, 1, 2).to(images)
     red, green, blue = images.split(1, dim=1)
@@ -189,36 +180,31 @@ def overlay(images: Tensor, heatmaps: Tensor) -> Tensor:
     return (dark + (1 - dark) * colour).mul(255).round().to(torch.uint8)
 
 
-# ---- The command ----------------------------------------------------------------------------------------
-
-
 def read_square(path: Path) -> Tensor:
     """Return the largest centred square of a picture file, uint8 [3, side, side], upright by its EXIF tag.
 
-    Raises ValueError with one line if there is no such file or torchvision cannot decode it as a picture.
+    Raises RuntimeError if torchvision cannot read or decode the file.
     """
-    if not path.is_file():
-        raise ValueError(f"no such picture: {path}")
-    try:
-        picture = decode_image(read_file(str(path)), ImageReadMode.RGB, apply_exif_orientation=True)
-    except RuntimeError as error:
-        detail = str(error).strip().partition("\n")[0]
-        raise ValueError(f"{path} is not a picture: give a PNG, JPEG, GIF or WebP file ({detail})") from None
+    picture = decode_image(read_file(str(path)), ImageReadMode.RGB, apply_exif_orientation=True)
     picture = picture[0] if picture.ndim == 4 else picture  # the first frame of an animation
     picture = to_dtype(picture, torch.uint8, scale=True)  # a PNG may have 16 bits
-    side = min(picture.shape[1:])
-    return center_crop(picture, [side, side])
+    return center_crop(picture, [min(picture.shape[1:])] * 2)
 
 
 def format_table(probabilities: Tensor, checkpoint: dict) -> str:
-    """Return the five largest probabilities, float [C], with class and, if known, superclass, as a table."""
-    known = "superclass_of" in checkpoint
-    rows = [("class", "probability", "superclass" if known else "")]
-    for c in probabilities.topk(min(5, len(probabilities))).indices.tolist():
-        group = checkpoint["superclass_names"][checkpoint["superclass_of"][c]] if known else ""
-        rows.append((checkpoint["class_names"][c], f"{100 * probabilities[c]:.1f} %", group))
+    """Return the five largest probabilities, float [C], with class and, if known, superclass, as a table.
+
+    Raises ValueError if the checkpoint's superclass_of is not one index of superclass_names for each class.
+    """
+    names, groups = checkpoint["class_names"], checkpoint.get("superclass_names", [""])
+    group_of = checkpoint.get("superclass_of", [0] * len(names))
+    if len(group_of) != len(names) or any(index not in range(len(groups)) for index in group_of):
+        raise ValueError("superclass_of is not one index of superclass_names for each class")
+    rows = [("class", "probability", "superclass" if any(groups) else "")]
+    for c in probabilities.topk(min(5, len(names))).indices.tolist():
+        rows.append((names[c], f"{100 * probabilities[c]:.1f} %", groups[group_of[c]]))
     width = max(len(name) for name, _, _ in rows)
-    return "\n".join(f"{name:{width}}  {share:>11}  {group}".rstrip() for name, share, group in rows)
+    return "\n".join(f"{name:{width}}  {percent:>11}  {group}".rstrip() for name, percent, group in rows)
 
 
 def draw(square: Tensor, seen: Tensor, heatmaps: Tensor, titles: list[str], layer: str):
@@ -245,14 +231,10 @@ def draw(square: Tensor, seen: Tensor, heatmaps: Tensor, titles: list[str], laye
     return figure
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Explain one picture: print its most likely classes and write the figure."""
-    # These imports are here so that the module itself needs nothing else of the project.
-    from data import to_input
+def read_options(argv: list[str] | None) -> argparse.Namespace:
+    """Return image, run, checkpoint, layer and output; raise UserError if they cannot be used."""
     from running.console import CommandLine
-    from running.files import UserError, whole_file
-    from running.folder import find_checkpoint
-    from train import load_model
+    from running.files import UserError
 
     parser = CommandLine(
         description="Show which part of a picture speaks for the predicted class and for the runner-up\n"
@@ -262,36 +244,58 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("image", type=Path, metavar="IMAGE", help="PNG, JPEG, GIF or WebP file of any size")
     parser.add_argument("--run", type=Path, help="run folder of train.py, whose best checkpoint is used")
     parser.add_argument("--checkpoint", type=Path, help="checkpoint file (default: the weights in weights/)")
-    parser.add_argument("--layer", default="layer3", help="such as layer4.1.conv2 (default: %(default)s)")
+    parser.add_argument("--layer", default="layer4", help="such as layer4.1.conv2 (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="PNG file to write (default: <IMAGE's name>_gradcam.png)")
     args = parser.parse_args(argv)
-
-    output = args.output or Path(f"{args.image.stem}_gradcam.png")
-    if output.suffix.lower() != ".png" or output.resolve() == args.image.resolve():
-        raise UserError(f"--output must be a .png file other than IMAGE, not {output}")
-    if not output.parent.is_dir():
-        raise UserError(f"{output} cannot be written (there is no folder {output.parent})")
+    args.output = args.output or Path(f"{args.image.stem}_gradcam.png")
+    if not args.image.is_file():
+        raise UserError(f"no such picture: {args.image}")
+    if args.output.suffix.lower() != ".png" or (args.output.exists() and args.output.samefile(args.image)):
+        raise UserError(f"--output must be a .png file other than IMAGE, not {args.output}")
+    if not args.output.parent.is_dir():
+        raise UserError(f"{args.output} cannot be written (there is no folder {args.output.parent})")
     if args.run is None and args.checkpoint is None:
         args.checkpoint = DEFAULT_CHECKPOINT
         if not args.checkpoint.is_file():
             raise UserError(f"no weights {args.checkpoint}: train first with train.py and give --run RUN")
+    return args
 
+
+def main(argv: list[str] | None = None) -> None:
+    """Explain one picture: print its most likely classes and write the figure."""
+    # These imports are here so that the module itself needs nothing else of the project.
+    from data import to_input
+    from running.files import UserError, one_line, whole_file
+    from running.folder import find_checkpoint
+    from train import load_model
+
+    args = read_options(argv)
     try:
         square = read_square(args.image)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    model, checkpoint = load_model(find_checkpoint(args.run, args.checkpoint), torch.device("cpu"))
-    seen = resize(square, [checkpoint["config"]["image_size"]] * 2, antialias=True)
-    images = to_input(seen[None])
-    with torch.no_grad():
-        probabilities = model(images)[0].softmax(dim=0)
-    classes = probabilities.topk(min(2, len(probabilities))).indices
+    except RuntimeError as error:
+        advice = f"give a PNG, JPEG, GIF or WebP file ({one_line(error)})"
+        raise UserError(f"{args.image} is not a picture: {advice}") from None
+    path = find_checkpoint(args.run, args.checkpoint)
+    model, checkpoint = load_model(path, torch.device("cpu"))
+    try:
+        seen = resize(square, [checkpoint["config"]["image_size"]] * 2, antialias=True)
+        x = to_input(seen[None])
+        with torch.no_grad():
+            logits = model(x)[0]
+        if not logits.isfinite().all():
+            raise ValueError("the outputs of its network are not finite")
+        probabilities, classes = logits.softmax(dim=0), logits.topk(min(2, len(logits))).indices
+        table = format_table(probabilities, checkpoint)
+    except Exception as error:
+        raise UserError(f"{path} cannot be used as a checkpoint: {one_line(error)}") from error
     try:
         with GradCAM(model, args.layer) as cam:
-            maps = cam(images.expand(len(classes), -1, -1, -1), classes)
+            maps = cam(x.expand(len(classes), -1, -1, -1), classes)
+        if not maps.isfinite().all():
+            raise ValueError("activations or gradients are not finite")
     except ValueError as error:
         raise UserError(f"--layer {args.layer}: {error}") from None
-    print(format_table(probabilities, checkpoint))
+    print(table)
 
     # A side of 32 to 512 pixels stays as it is: large enough to show a heatmap, small enough for a figure.
     square = resize(square, [min(max(square.shape[1], 32), 512)] * 2, antialias=True)
@@ -300,9 +304,9 @@ def main(argv: list[str] | None = None) -> None:
         for role, c in zip(("prediction", "runner-up"), classes, strict=False)
     ]
     figure = draw(square, seen, to_heatmap(maps, square.shape[1]), titles, args.layer)
-    with whole_file(output) as temporary:
+    with whole_file(args.output) as temporary:
         figure.savefig(temporary, format="png", bbox_inches="tight")
-    print(f"wrote {output}")
+    print(f"wrote {args.output}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ there is no max-pooling. With them the four stages work at 32x32, 16x16, 8x8 and
 The names in the state dict are those of torchvision.models.resnet18, so weights can be loaded either way.
 """
 
+import copy
 from functools import partial
 
 import torch
@@ -97,10 +98,9 @@ def count_parameters_and_macs(model: nn.Module, image_size: int = 32) -> list[di
     a shift that can be folded into the convolution before it.
 
     Returns one dict for each layer in the order of use: name, kind, output (shape without the batch),
-    parameters, macs. The parameters of all rows together are those of the model. Leaves no hook behind and
-    restores the train or eval mode of every module.
+    parameters, macs. The parameters of all rows together are those of the model, which stays as it is.
     """
-    rows, handles = [], []
+    rows = []
 
     def count(name: str, layer: nn.Module, inputs: tuple, output: Tensor) -> None:
         if isinstance(layer, nn.Conv2d):
@@ -114,18 +114,11 @@ def count_parameters_and_macs(model: nn.Module, image_size: int = 32) -> list[di
         row["macs"] = macs
         rows.append(row)
 
+    # A copy on the meta device, where tensors have shapes and no values, so that nothing is computed.
+    model = copy.deepcopy(model).to("meta").eval()
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
-            handles.append(layer.register_forward_hook(partial(count, name)))
-    modes = {module: module.training for module in model.modules()}
-    weight = next(model.parameters())
-    try:
-        model.eval()
-        with torch.no_grad():
-            model(torch.zeros(1, 3, image_size, image_size, device=weight.device, dtype=weight.dtype))
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
+            layer.register_forward_hook(partial(count, name))
+    dtype = next(model.parameters()).dtype
+    model(torch.zeros(1, 3, image_size, image_size, device="meta", dtype=dtype))
     return rows

@@ -126,19 +126,12 @@ def test_complexity_names_every_layer_once_in_the_order_of_use():
     }
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_complexity_leaves_nothing_behind(fails, monkeypatch):
+def test_complexity_leaves_the_model_as_it_is():
     model = resnet18(10, width=4)
-    model.train()
     model.layer2.eval()
     modes = [module.training for module in model.modules()]
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    if fails:
-        monkeypatch.setattr(model.layer4[1].bn2, "forward", lambda x: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            count_parameters_and_macs(model)
-    else:
-        count_parameters_and_macs(model)
+    count_parameters_and_macs(model)
     assert [module.training for module in model.modules()] == modes
     assert not any(module._forward_hooks for module in model.modules())
     torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)

@@ -96,9 +96,8 @@ def test_accuracy_in_torchvisions_network(theirs, checkpoint, cifar100_test):
     assert low < checkpoint["test_accuracy"] < high
     ours, _ = load_model(WEIGHTS, torch.device("cpu"))
     with torch.no_grad():
-        torch.testing.assert_close(
-            ours(data.to_input(cifar100_test.images[index])), logits, rtol=1e-3, atol=1e-3
-        )
+        some = ours(data.to_input(cifar100_test.images[index[:100]]))
+    torch.testing.assert_close(some, logits[:100], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.slow
