@@ -329,7 +329,7 @@ CODE = {
     "headline_metrics": [
         metrics.bootstrap_headline,
         metrics._resampled_headline,
-        metrics._headline_of_resamples,
+        metrics._headline,
         metrics._with_intervals,
         metrics.headline,
         plots.headline_bars,
