@@ -40,7 +40,6 @@ from train import load_data, load_model, predict
 SEED = 0  # of the sample and of the attacks; each corruption has its own seed
 CORRUPTION_IMAGES = 200  # with this sample the tests take under five minutes on 2 cores; --full takes all
 ATTACK_IMAGES = 100  # some of those
-APGD = ("apgd_ce", "apgd_dlr")  # at three radii, on the images that all others leave right
 SEVERITIES = range(1, 6)
 PUBLISHED_IMAGES = 10_000  # of each severity in the files of CIFAR-100-C
 
@@ -115,10 +114,8 @@ def code_digest(functions: list[Callable], *constants: object) -> str:
 def planned_tests() -> list[tuple[str, float]]:
     """Return (name, level) of all tests; the level is a severity, a radius in 1/255, or 0 for neither."""
     severities = [(name, severity) for name in CORRUPTIONS for severity in SEVERITIES]
-    radii = [(name, radius) for name in attacks.AT_ALL_EPSILONS for radius in attacks.EPSILONS]
-    more_steps = ("pgd_more_steps", attacks.MORE_STEPS_EPSILON)
-    stronger = [(name, radius) for name in APGD for radius in attacks.APGD_EPSILONS]
-    return [("clean", 0), *severities, ("none", 0), *radii, more_steps, *stronger]
+    attacked = [(name, epsilon) for name, attack in attacks.ATTACKS.items() for epsilon in attack.epsilons]
+    return [("clean", 0), *severities, ("none", 0), *attacked]
 
 
 def share(successes: int, n: int) -> dict[str, float]:
@@ -144,9 +141,9 @@ def measure(logits: Tensor, labels: Tensor) -> dict:
 def code_of_test(name: str, chosen: list[int]) -> str:
     """Return a digest of what a test computes and of the images that it attacks."""
     if name in attacks.ATTACKS:
-        attack, settings = attacks.ATTACKS[name]
-        return code_digest([attack], settings, chosen)
-    if name == "clean":
+        attack = attacks.ATTACKS[name]
+        return code_digest([attack.function], attack.settings, chosen)
+    if name in ("clean", "none"):
         return code_digest([])
     row = CORRUPTIONS[name]
     return code_digest([corrupt, Corruption.__call__, row.function], row.constants, row.rounding)
@@ -165,13 +162,12 @@ def still_right(tests: dict, names: Iterable[str], radius: float) -> list[int]:
 def to_attack(tests: dict, name: str, radius: float, count: int) -> list[int]:
     """Return the indices of the images, of `count`, that a test takes.
 
-    FGSM, PGD and random signs attack the images that are right without an attack; APGD, which is slow, those
-    that are still right after every attack before it in ATTACKS. The other tests take all.
+    An attack takes the images that are right without one and that survive those of its row in ATTACKS. The
+    other tests take all.
     """
-    if name not in attacks.ATTACKS or name == "none":
+    if name not in attacks.ATTACKS:
         return list(range(count))
-    earlier = itertools.takewhile(lambda other: other != name, attacks.ATTACKS) if name in APGD else []
-    return still_right(tests, earlier, radius)
+    return still_right(tests, attacks.ATTACKS[name].survivors_of, radius)
 
 
 def measure_attack(
@@ -181,15 +177,16 @@ def measure_attack(
 
     The model takes images in [0, 1]. Only the chosen images are attacked, the others count as wrong.
     """
-    generator = Generator().manual_seed(SEED)
-    attack, settings = attacks.ATTACKS[name]
+    generator, device = Generator().manual_seed(SEED), next(model.parameters()).device
     right = torch.zeros(len(labels), dtype=torch.int64)
-    with attacks.eval_mode(model) as device, torch.no_grad():
+    with attacks.eval_mode(model, device), torch.no_grad():
         for start in range(0, len(chosen), 100):
             index = torch.tensor(chosen[start : start + 100])
             x, y = images[index].to(device) / 255, labels[index].to(device)
-            attacked = attack(model, x, y, radius / 255, generator, **settings)
-            right[index] = (model(attacked).argmax(dim=1) == y).long().cpu()
+            if name in attacks.ATTACKS:  # else "none": the images as they are
+                attack = attacks.ATTACKS[name]
+                x = attack.function(model, x, y, radius / 255, generator, **attack.settings)
+            right[index] = (model(x).argmax(dim=1) == y).long().cpu()
     return {"accuracy": share(right.sum().item(), len(labels)), "right": "".join(map(str, right.tolist()))}
 
 
@@ -327,7 +324,7 @@ def run_tests(
             code = code_of_test(name, chosen)
             if tests.get(key, {}).get("code") == code:
                 continue
-            if name in attacks.ATTACKS:
+            if name == "none" or name in attacks.ATTACKS:
                 part = (images[attacked], labels[attacked])
                 record = measure_attack(model_of_images, *part, name, level, chosen)
             else:
