@@ -17,30 +17,31 @@ import torch
 from torch import Tensor
 
 
-def _check_integers(name: str, values: Tensor) -> Tensor:
+def _integers(
+    name: str, values: Tensor, limit: float = math.inf, length: int | None = None, ndim: int = 1
+) -> Tensor:
+    """Return integers from 0 to limit - 1 as int64 on the CPU, or raise ValueError.
+
+    Their shape is [N], or [N, N] with ndim = 2, where N is `length` if that is given.
+    """
+    equal_sides = values.ndim == ndim and len(set(values.shape)) == 1
+    if not equal_sides or len(values) == 0 or length not in (None, len(values)):
+        expected = ", ".join([str(length or "N")] * ndim)
+        raise ValueError(f"{name} must be [{expected}] and not empty, but has shape {list(values.shape)}")
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise ValueError(f"{name} must hold integers, not {values.dtype}")
-    return values.detach().cpu().long()
-
-
-def _check_labels(name: str, labels: Tensor, limit: float = math.inf, length: int | None = None) -> Tensor:
-    """Return the labels as int64 [N] on the CPU, or raise ValueError."""
-    if labels.ndim != 1 or len(labels) == 0:
-        raise ValueError(f"{name} must be 1-D and not empty, but has shape {list(labels.shape)}")
-    if length is not None and len(labels) != length:
-        raise ValueError(f"{name} must have {length} entries to match the other inputs, not {len(labels)}")
-    labels = _check_integers(name, labels)
-    low, high = labels.min().item(), labels.max().item()
+    values = values.detach().cpu().long()
+    low, high = values.min().item(), values.max().item()
     if low < 0 or high >= limit:
-        raise ValueError(f"{name} must satisfy 0 <= label < {limit}, but its values run from {low} to {high}")
-    return labels
+        raise ValueError(f"{name} must lie in [0, {limit}), but runs from {low} to {high}")
+    return values
 
 
-def _check_scores(y_true: Tensor, scores: Tensor, name: str = "probabilities") -> tuple[Tensor, Tensor]:
+def _scores(y_true: Tensor, scores: Tensor, name: str = "probabilities") -> tuple[Tensor, Tensor]:
     """Return y_true as int64 [N] and the scores as float64 [N, C], both on the CPU, or raise ValueError."""
     if scores.ndim != 2 or scores.numel() == 0:
         raise ValueError(f"{name} must be [N, C] and not empty, but has shape {list(scores.shape)}")
-    y_true = _check_labels("y_true", y_true, scores.shape[1], length=len(scores))
+    y_true = _integers("y_true", y_true, scores.shape[1], len(scores))
     scores = scores.detach().cpu().double()
     if not scores.isfinite().all():
         raise ValueError(f"{name} must be finite, but some are NaN or infinite")
@@ -53,17 +54,6 @@ def _check_scores(y_true: Tensor, scores: Tensor, name: str = "probabilities") -
     return y_true, scores
 
 
-def _check_confusion(confusion: Tensor, stacked: bool = False) -> Tensor:
-    """Return the confusion matrix as int64 [C, C] (stacked: [..., C, C]) on the CPU, or raise ValueError."""
-    shape = list(confusion.shape)
-    if len(shape) < 2 or (len(shape) > 2 and not stacked) or shape[-1] != shape[-2] or 0 in shape:
-        raise ValueError(f"confusion must be a matrix [C, C] and not empty, but has shape {shape}")
-    confusion = _check_integers("confusion", confusion)
-    if confusion.min() < 0 or (confusion.sum(dim=(-2, -1)) == 0).any():
-        raise ValueError("confusion must hold counts of at least 0 and at least one sample")
-    return confusion
-
-
 # ---- Which class was taken for which ---------------------------------------------------------------------
 
 
@@ -72,8 +62,8 @@ def confusion_matrix(y_true: Tensor, y_pred: Tensor, num_classes: int) -> Tensor
 
     y_true and y_pred are integers [N]. Returns int64 [C, C] with C = num_classes; all entries together are N.
     """
-    y_true = _check_labels("y_true", y_true, num_classes)
-    y_pred = _check_labels("y_pred", y_pred, num_classes, length=len(y_true))
+    y_true = _integers("y_true", y_true, num_classes)
+    y_pred = _integers("y_pred", y_pred, num_classes, len(y_true))
     # Sample (t, p) falls into entry t * C + p of the matrix read row by row, so counting is one histogram.
     entry = y_true * num_classes + y_pred
     return torch.bincount(entry, minlength=num_classes**2).view(num_classes, num_classes)
@@ -88,13 +78,12 @@ def precision_recall_f1(confusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         precision = TP / (TP + FP),   recall = TP / (TP + FN),   F1 = 2 TP / (2 TP + FP + FN),
 
     the last of which is the harmonic mean of the first two. A class that was never predicted has precision 0,
-    a class with no sample recall 0 (zero_division=0 in other libraries' terms). A stack [..., C, C] gives
-    three [..., C]. Source: Sokolova and Lapalme, "A systematic analysis of performance measures for
-    classification tasks", 2009, table 2.
+    a class with no sample recall 0 (zero_division=0 in other libraries' terms). Source: Sokolova and
+    Lapalme, "A systematic analysis of performance measures for classification tasks", 2009, table 2.
     """
-    confusion = _check_confusion(confusion, stacked=True)
-    true_positives = confusion.diagonal(dim1=-2, dim2=-1).double()
-    predicted, actual = confusion.sum(dim=-2), confusion.sum(dim=-1)
+    confusion = _integers("confusion", confusion, ndim=2)
+    true_positives = confusion.diagonal().double()
+    predicted, actual = confusion.sum(dim=0), confusion.sum(dim=1)
     # Where a denominator is 0, TP is 0 too, so dividing by 1 instead gives 0.
     precision = true_positives / predicted.clamp(min=1)
     recall = true_positives / actual.clamp(min=1)
@@ -115,7 +104,7 @@ def macro_average(per_class: Tensor) -> float:
 
 def per_class_accuracy(confusion: Tensor) -> Tensor:
     """Return the recall of each class, float64 [C], with NaN instead of 0 for a class without samples."""
-    confusion = _check_confusion(confusion)
+    confusion = _integers("confusion", confusion, ndim=2)
     return confusion.diagonal().double() / confusion.sum(dim=1)  # 0 / 0 is NaN
 
 
@@ -124,7 +113,7 @@ def most_confused_pairs(confusion: Tensor, n: int) -> list[tuple[int, int, int]]
 
     Equal counts are in row-major order. Pairs that never occurred are left out, so there may be fewer than n.
     """
-    confusion = _check_confusion(confusion)
+    confusion = _integers("confusion", confusion, ndim=2)
     if n < 1:
         raise ValueError(f"n must be at least 1, not {n}")
     errors = (confusion - confusion.diagonal().diag()).flatten()
@@ -136,9 +125,9 @@ def most_confused_pairs(confusion: Tensor, n: int) -> list[tuple[int, int, int]]
 
 
 def accuracy(y_true: Tensor, y_pred: Tensor) -> float:
-    """Return the share of samples, in [0, 1], with y_pred equal to y_true; both are integers [N]."""
-    y_true = _check_labels("y_true", y_true)
-    y_pred = _check_labels("y_pred", y_pred, length=len(y_true))
+    """Return the fraction of samples, in [0, 1], with y_pred equal to y_true; both are integers [N]."""
+    y_true = _integers("y_true", y_true)
+    y_pred = _integers("y_pred", y_pred, length=len(y_true))
     return (y_true == y_pred).sum().item() / len(y_true)
 
 
@@ -152,12 +141,12 @@ def _in_top_k(y_true: Tensor, scores: Tensor, k: int) -> Tensor:
 
 
 def top_k_accuracy(y_true: Tensor, scores: Tensor, k: int) -> float:
-    """Return the share of samples, in [0, 1], whose true class is among the k with the largest scores.
+    """Return the fraction of samples, in [0, 1], whose true class is among the k with the largest scores.
 
     scores [N, C] may be logits or probabilities, 1 <= k <= C. Exactly k classes count for each sample,
     also where scores tie; k = 1 is the accuracy of scores.argmax(dim=1).
     """
-    y_true, scores = _check_scores(y_true, scores, "scores")
+    y_true, scores = _scores(y_true, scores, "scores")
     if not 1 <= k <= scores.shape[1]:
         raise ValueError(f"k must be 1 to {scores.shape[1]} for scores of {scores.shape[1]} classes, not {k}")
     return _in_top_k(y_true, scores, k).sum().item() / len(y_true)
@@ -171,36 +160,32 @@ def superclass_confusion(confusion: Tensor, superclass_of: Tensor) -> Tensor:
 
     Returns int64 [S, S] with S = superclass_of.max() + 1. Errors within a superclass end up on the diagonal.
     """
-    confusion = _check_confusion(confusion)
-    superclass_of = _check_labels("superclass_of", superclass_of, length=len(confusion))
+    confusion = _integers("confusion", confusion, ndim=2)
+    superclass_of = _integers("superclass_of", superclass_of, length=len(confusion))
     membership = torch.nn.functional.one_hot(superclass_of)
     return membership.T @ confusion @ membership
 
 
 def superclass_accuracy(y_true: Tensor, y_pred: Tensor, superclass_of: Tensor) -> float:
-    """Return the share of samples, in [0, 1], whose predicted class is in the true class's superclass.
+    """Return the fraction of samples, in [0, 1], whose predicted class is in the true class's superclass.
 
     y_true and y_pred are classes [N], superclass_of gives the superclass of each class, integers [C].
     """
-    superclass_of = _check_labels("superclass_of", superclass_of)
-    y_true = _check_labels("y_true", y_true, len(superclass_of))
-    y_pred = _check_labels("y_pred", y_pred, len(superclass_of))
+    superclass_of = _integers("superclass_of", superclass_of)
+    y_true = _integers("y_true", y_true, len(superclass_of))
+    y_pred = _integers("y_pred", y_pred, len(superclass_of))
     return accuracy(superclass_of[y_true], superclass_of[y_pred])
 
 
 def share_of_errors_within_superclass(y_true: Tensor, y_pred: Tensor, superclass_of: Tensor) -> float:
-    """Return the share of the errors, in [0, 1], that stay in the true superclass; NaN with no error.
+    """Return the fraction of the errors, in [0, 1], that stay in the true superclass; NaN with no error.
 
     Arguments as in superclass_accuracy. If wrong predictions were uniform over the other C - 1 classes, the
-    share would be (m - 1) / (C - 1) with m classes in a superclass: 4 / 99 = 4.04 % on CIFAR-100.
+    fraction would be (m - 1) / (C - 1) with m classes in a superclass: 4 / 99 = 4.04 % on CIFAR-100.
     """
-    superclass_of = _check_labels("superclass_of", superclass_of)
-    y_true = _check_labels("y_true", y_true, len(superclass_of))
-    y_pred = _check_labels("y_pred", y_pred, len(superclass_of), length=len(y_true))
+    y_true, y_pred = _integers("y_true", y_true), _integers("y_pred", y_pred, length=len(y_true))
     wrong = y_true != y_pred
-    if not wrong.any():
-        return math.nan
-    return accuracy(superclass_of[y_true[wrong]], superclass_of[y_pred[wrong]])
+    return superclass_accuracy(y_true[wrong], y_pred[wrong], superclass_of) if wrong.any() else math.nan
 
 
 # ---- Do the probabilities mean what they say? ------------------------------------------------------------
@@ -216,7 +201,7 @@ def calibration_bins(
     count, int64 [M]. Source: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks",
     2017 (arXiv 1706.04599), section 2, acc(B_m) and conf(B_m).
     """
-    y_true, probabilities = _check_scores(y_true, probabilities)
+    y_true, probabilities = _scores(y_true, probabilities)
     if num_bins < 1:
         raise ValueError(f"num_bins must be at least 1, not {num_bins}")
     confidence = probabilities.amax(dim=1)
@@ -247,7 +232,7 @@ def brier_score(y_true: Tensor, probabilities: Tensor) -> float:
     Summed over the classes and averaged over the samples, as in Brier, "Verification of forecasts expressed
     in terms of probability", 1950. Uniform probabilities, 1 / C for each class, score (C - 1) / C.
     """
-    y_true, probabilities = _check_scores(y_true, probabilities)
+    y_true, probabilities = _scores(y_true, probabilities)
     one_hot = torch.nn.functional.one_hot(y_true, probabilities.shape[1])
     return (probabilities - one_hot).square().sum(dim=1).mean().item()
 
@@ -267,7 +252,7 @@ def fit_temperature(logits: Tensor, y_true: Tensor) -> float:
     Without a zero there the result is the nearer limit (0.01 if every prediction is right), and it is 1 if
     the logits of each sample are all equal. logits: finite [N, C]; y_true: [N].
     """
-    y_true, logits = _check_scores(y_true, logits, "logits")
+    y_true, logits = _scores(y_true, logits, "logits")
     margins = logits - logits.gather(1, y_true[:, None])
     if not margins.any():
         return 1.0  # every temperature gives the same probabilities
@@ -286,7 +271,7 @@ def risk_coverage(y_true: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor
     have coverage i / N and risk (errors among them) / i. Returns coverage and risk, float64 [N] each. Source:
     El-Yaniv and Wiener, "On the Foundations of Noise-free Selective Classification", 2010, section 2.
     """
-    y_true, probabilities = _check_scores(y_true, probabilities)
+    y_true, probabilities = _scores(y_true, probabilities)
     wrong = (probabilities.argmax(dim=1) != y_true).double()
     order = probabilities.amax(dim=1).argsort(descending=True, stable=True)
     answered = torch.arange(1, len(y_true) + 1, dtype=torch.float64)
@@ -306,33 +291,24 @@ def aurc(y_true: Tensor, probabilities: Tensor) -> float:
 # ---- How sure are the numbers themselves? ----------------------------------------------------------------
 
 
-def headline(y_true: Tensor, probabilities: Tensor) -> dict[str, float]:
-    """Return the headline numbers of the report, each in [0, 1]; top-5 is top-C with fewer than 5 classes."""
-    y_true, probabilities = _check_scores(y_true, probabilities)
-    num_classes = probabilities.shape[1]
-    y_pred = probabilities.argmax(dim=1)
+def _headline(y_true: Tensor, y_pred: Tensor, in_top5: Tensor, num_classes: int) -> dict[str, float]:
+    """Return the numbers of `headline` from true and predicted classes and from `_in_top_k`, each [N]."""
     precision, recall, f1 = precision_recall_f1(confusion_matrix(y_true, y_pred, num_classes))
     return {
         "accuracy": accuracy(y_true, y_pred),
         "macro_precision": macro_average(precision),
         "macro_recall": macro_average(recall),
         "macro_f1": macro_average(f1),
-        "top5_accuracy": top_k_accuracy(y_true, probabilities, min(5, num_classes)),
+        "top5_accuracy": in_top5.sum().item() / len(in_top5),
     }
 
 
-def _headline_of_resamples(y_true: Tensor, probabilities: Tensor, samples: Tensor) -> Tensor:
-    """Return the numbers of `headline` for R resamples at once, float64 [R, 5]; samples: indices [R, N]."""
+def headline(y_true: Tensor, probabilities: Tensor) -> dict[str, float]:
+    """Return the headline numbers of the report, each in [0, 1]; top-5 is top-C with fewer than 5 classes."""
+    y_true, probabilities = _scores(y_true, probabilities)
     num_classes = probabilities.shape[1]
-    y_pred = probabilities.argmax(dim=1)
-    in_top5 = _in_top_k(y_true, probabilities, min(5, num_classes))
-    # One histogram counts all R confusion matrices: (r, t, p) falls into entry (r C + t) C + p.
-    resample = torch.arange(len(samples))[:, None]
-    entry = (resample * num_classes + y_true[samples]) * num_classes + y_pred[samples]
-    counts = torch.bincount(entry.flatten(), minlength=len(samples) * num_classes**2)
-    per_class = precision_recall_f1(counts.view(-1, num_classes, num_classes))
-    correct, correct5 = (hits[samples].double().mean(dim=1) for hits in (y_true == y_pred, in_top5))
-    return torch.stack([correct, *(values.mean(dim=1) for values in per_class), correct5], dim=1)
+    in_top5 = _in_top_k(y_true, probabilities, k=min(5, num_classes))
+    return _headline(y_true, probabilities.argmax(dim=1), in_top5, num_classes)
 
 
 def _resampled_headline(
@@ -346,20 +322,17 @@ def _resampled_headline(
         raise ValueError(f"num_resamples must be at least 1, not {num_resamples}")
     if not 0 < level < 1:
         raise ValueError(f"level must lie strictly between 0 and 1, not {level}")
-    y_true, probabilities = _check_scores(y_true, probabilities)
+    y_true, probabilities = _scores(y_true, probabilities)
     n, num_classes = probabilities.shape
-    value = headline(y_true, probabilities)
-    # The arithmetic of the resamples must give the same numbers where each sample is taken once.
-    once = _headline_of_resamples(y_true, probabilities, torch.arange(n)[None])[0]
-    assert torch.allclose(once, torch.tensor(list(value.values()), dtype=torch.float64), rtol=0, atol=1e-9)
-
+    y_pred = probabilities.argmax(dim=1)
+    in_top5 = _in_top_k(y_true, probabilities, k=min(5, num_classes))
     generator = torch.Generator().manual_seed(seed)
-    chunk = max(1, 1_000_000 // max(n, num_classes**2))  # resamples at a time: a tensor of a chunk is 8 MB
     numbers = []
-    for start in range(0, num_resamples, chunk):
-        samples = torch.randint(n, (min(chunk, num_resamples - start), n), generator=generator)
-        numbers.append(_headline_of_resamples(y_true, probabilities, samples))
-    return value, torch.cat(numbers)
+    for _ in range(num_resamples):
+        sample = torch.randint(n, (n,), generator=generator)
+        numbers.append(_headline(y_true[sample], y_pred[sample], in_top5[sample], num_classes))
+    rows = torch.tensor([list(row.values()) for row in numbers], dtype=torch.float64)
+    return _headline(y_true, y_pred, in_top5, num_classes), rows
 
 
 def _with_intervals(value: dict[str, float], numbers: Tensor, level: float) -> dict[str, dict[str, float]]:
@@ -446,7 +419,7 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
 def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Return the Wilson score interval (low, high) of a proportion, for accuracies on small samples.
 
-    Its ends are the two p from which the observed share q = successes / n lies z standard errors away:
+    Its ends are the two p from which the observed fraction q = successes / n lies z standard errors away:
 
         (q - p)^2 = z^2 p (1 - p) / n,
 
@@ -473,7 +446,7 @@ def pointing_game(heatmaps: Tensor, masks: Tensor) -> tuple[int, float]:
     """Return how often the maximum of a heatmap falls on the object, and how often a random pixel would.
 
     heatmaps float [N, H, W]; masks bool [N, H, W], where the object is. Returns the number of hits, and the
-    mean share of the picture that the object covers, in [0, 1]. Of several maxima the first in row-major
+    mean fraction of the picture that the object covers, in [0, 1]. Of several maxima the first in row-major
     order counts; an empty map (0 everywhere) is never a hit. Source: Zhang et al., "Top-down Neural Attention
     by Excitation Backprop", 2016 (arXiv 1608.00507), section 4, without their tolerance of 15 pixels.
     """

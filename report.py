@@ -205,7 +205,7 @@ def check_explanations(model: nn.Module, test: Dataset, y_pred: Tensor, progress
     """
     generator = torch.Generator().manual_seed(0)
     sample = torch.randperm(len(test.labels), generator=generator)[:NUM_EXPLAINED]
-    images, classes = test.images[sample] / 255, y_pred[sample]
+    images, classes = test.images[sample].to(next(model.parameters()).device) / 255, y_pred[sample]
     maps = explain(model, images, classes)
     random_maps = torch.rand(maps.shape, generator=generator)
     result = {"layer": LAYER, "images": len(sample), "map_size": list(maps.shape[1:])}
@@ -329,7 +329,7 @@ CODE = {
     "headline_metrics": [
         metrics.bootstrap_headline,
         metrics._resampled_headline,
-        metrics._headline_of_resamples,
+        metrics._headline,
         metrics._with_intervals,
         metrics.headline,
         plots.headline_bars,

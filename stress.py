@@ -269,7 +269,7 @@ def run_tests(
             if key in tests:
                 continue
             if name in attacks.ATTACKS:
-                attacked = still_correct(tests, attacks.ATTACKS[name].after, level)
+                attacked = still_correct(tests, attacks.ATTACKS[name].survivors_of, level)
                 tests[key] = measure_attack(model, images[chosen], labels[chosen], name, level, attacked)
             elif name == "unattacked":
                 tests[key] = answers(correct_of(tests["clean/0"])[chosen])

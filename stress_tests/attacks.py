@@ -3,12 +3,14 @@
 All functions take a model of images in [0, 1]. A network that wants normalised images is handed in together
 with the normalisation, nn.Sequential(Normalize(), network), so that distances are those of the images.
 
-All attacks are called alike, attack(model, images, labels, epsilon, generator); ATTACKS lists them by name.
+All attacks are called alike, attack(model, images, labels, epsilon, generator), with the model on the images'
+device, where the results are too. ATTACKS says which ones are made, at which epsilons and of which images.
 """
 
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,30 +19,44 @@ from torch import Generator, Tensor, nn
 from .corruptions import random_sign, spawn, uniform
 
 EPSILONS = (0.25, 0.5, 1, 2, 4, 8, 64)  # in 1/255; at the last one a sound attack leaves no image right
-AT_ALL_EPSILONS = ("fgsm", "pgd", "random")  # the attacks that run at each of them
 PGD_STEPS = 10
 PGD_RESTARTS = 2
-MORE_STEPS_EPSILON = (
-    1  # one of EPSILONS at which some images survive: there PGD runs again with twice the steps
-)
+MORE_STEPS_EPSILON = 1  # some images survive PGD there: it runs again with twice the steps
 APGD_STEPS = 20
 APGD_RESTARTS = 1
-APGD_EPSILONS = (0.5, 1, 2)  # some of EPSILONS, at which some images survive PGD
+APGD_EPSILONS = (0.5, 1, 2)  # some images survive PGD there
 
 
 @contextlib.contextmanager
-def eval_mode(model: nn.Module) -> Iterator[torch.device]:
-    """Run a block with the model in eval mode and in full float32, then restore the modes of its modules.
+def full_float32(device: torch.device) -> Iterator[None]:
+    """Run a block in float32 and with deterministic algorithms, then restore what the caller had set.
 
-    Yields the model's device.
+    Without it, a surrounding autocast counts, and cuDNN convolves in TF32 on newer GPUs. Matrix products are
+    in full float32 unless the caller has asked torch for less.
     """
-    modes = {module: module.training for module in model.modules()}
-    device = next(model.parameters()).device
+    cudnn = torch.backends.cudnn
+    wanted = [(cudnn, "deterministic", True), (cudnn, "benchmark", False), (cudnn, "allow_tf32", False)]
+    if hasattr(cudnn, "conv"):  # torch 2.9 or later, where reading allow_tf32 may raise an error
+        wanted[2] = (cudnn.conv, "fp32_precision", "ieee")
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in wanted]
     try:
-        tf32_off = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        with torch.autocast(device.type, enabled=False), tf32_off:
+        for owner, name, value in wanted:
+            setattr(owner, name, value)
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+@contextlib.contextmanager
+def eval_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Run a block with the model in eval mode and in full_float32, then restore the modes of its modules."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with full_float32(device):
             model.eval()
-            yield device
+            yield
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -57,9 +73,11 @@ def dlr_loss(logits: Tensor, labels: Tensor) -> Tensor:
         DLR(z, y) = (max_{i != y} z_i - z_y) / (z_1st - z_3rd),   the largest and third largest logit
 
     Multiplying all logits by a number does not change it, so its gradient does not vanish where the network
-    is sure, as that of the cross-entropy does. Needs three classes. Source: Croce and Hein 2020 (arXiv
-    2003.01690), equation 6.
+    is sure, as that of the cross-entropy does. Raises ValueError for fewer than three classes. Source: Croce
+    and Hein 2020 (arXiv 2003.01690), equation 6.
     """
+    if logits.shape[1] < 3:
+        raise ValueError(f"the DLR loss needs logits of at least 3 classes, not {logits.shape[1]}")
     largest = logits.topk(3, dim=1).values
     right = logits.gather(1, labels[:, None])[:, 0]
     best_wrong = logits.scatter(1, labels[:, None], -math.inf).amax(dim=1)
@@ -109,12 +127,11 @@ def fgsm(
     """Fast gradient sign method: x' = x + epsilon sign(grad_x J(x, y)), clipped to [0, 1].
 
     images float32 [N, 3, H, W] in [0, 1], labels int64 [N], epsilon in the images' units. Returns images of
-    the same shape, at most epsilon away in every value, on the model's device; draws nothing from generator.
-    Source: Goodfellow, Shlens and Szegedy 2015 (arXiv 1412.6572), section 4.
+    the same shape, at most epsilon away in every value; draws nothing from generator. Source: Goodfellow,
+    Shlens and Szegedy 2015 (arXiv 1412.6572), section 4.
     """
-    with eval_mode(model) as device:
-        images, labels = images.to(device), labels.to(device)
-        gradient = attack_step(model, images, labels)[2]
+    with eval_mode(model, images.device):
+        gradient = attack_step(model, images, labels.to(images.device))[2]
         low, high = linf_ball(images, epsilon)
         return (images + epsilon * gradient.sign()).clamp(low, high)
 
@@ -135,23 +152,24 @@ def strongest_point(
     the largest loss. A restart works only on the images that are still classified correctly. As in
     corruptions.py, each image draws its starts from a generator of its own.
     """
-    with eval_mode(model) as device:
-        images, labels = images.to(device), labels.to(device)
+    device, labels = images.device, labels.to(images.device)
+    with eval_mode(model, device):
         low, high = linf_ball(images, epsilon)
         best, best_loss = images.clone(), torch.full((len(images),), -math.inf, device=device)
         fooled = torch.zeros(len(images), dtype=torch.bool, device=device)
         generators = spawn(generator, len(images))
         for _ in range(restarts):
             start = images + epsilon * uniform(generators, -1, 1, *images.shape[1:]).to(device)
-            remaining = (~fooled).nonzero()[:, 0]
-            if len(remaining) == 0:
+            left = (~fooled).nonzero()[:, 0]  # the indices of the images that this restart works on
+            if len(left) == 0:
                 break
-            start = start.clamp(low, high)[remaining]
-            for x, loss, wrong in path(model, start, labels[remaining], low[remaining], high[remaining]):
-                was_fooled = fooled[remaining]
-                better = (wrong > was_fooled) | ((wrong == was_fooled) & (loss > best_loss[remaining]))
-                best[remaining[better]], best_loss[remaining[better]] = x[better], loss[better]
-                fooled[remaining[better]] = wrong[better]
+            start, low_left, high_left = start.clamp(low, high)[left], low[left], high[left]
+            for x, loss, wrong in path(model, start, labels[left], low_left, high_left):
+                first = wrong & ~fooled[left]
+                stronger = first | ((wrong == fooled[left]) & (loss > best_loss[left]))
+                best[left] = torch.where(stronger[:, None, None, None], x, best[left])
+                best_loss[left] = torch.where(stronger, loss, best_loss[left])
+                fooled[left] |= wrong
         return best
 
 
@@ -243,16 +261,28 @@ def apgd(
     return strongest_point(path, model, images, labels, epsilon, generator, restarts)
 
 
-# {name: (function, settings)}: call function(model, images, labels, epsilon, generator, **settings)
+class Attack(NamedTuple):
+    """One row of the table: call function(model, images, labels, epsilon / 255, generator, **settings)."""
+
+    function: Callable[..., Tensor]
+    settings: dict
+    epsilons: tuple[float, ...]  # at which it is made, in 1/255
+    survivors_of: tuple[str, ...] = ()  # it attacks only images that these leave right at the same epsilon
+
+
+PGD = {"steps": PGD_STEPS, "restarts": PGD_RESTARTS}
+APGD = {"steps": APGD_STEPS, "restarts": APGD_RESTARTS}
+BEFORE_APGD = ("fgsm", "pgd", "random", "pgd_more_steps")  # APGD is slow, so it comes last
+# Every attack takes only images that are right without one.
 ATTACKS = {
-    "none": (random_corner, {}),  # at radius 0
-    "fgsm": (fgsm, {}),
-    "pgd": (pgd, {"steps": PGD_STEPS, "restarts": PGD_RESTARTS}),
-    "random": (random_corner, {}),
-    "pgd_more_steps": (pgd, {"steps": 2 * PGD_STEPS, "restarts": PGD_RESTARTS}),
-    "apgd_ce": (apgd, {"steps": APGD_STEPS, "restarts": APGD_RESTARTS, "loss": "ce"}),
-    "apgd_dlr": (apgd, {"steps": APGD_STEPS, "restarts": APGD_RESTARTS, "loss": "dlr"}),
+    "fgsm": Attack(fgsm, {}, EPSILONS),
+    "pgd": Attack(pgd, PGD, EPSILONS),
+    "random": Attack(random_corner, {}, EPSILONS),
+    "pgd_more_steps": Attack(pgd, PGD | {"steps": 2 * PGD_STEPS}, (MORE_STEPS_EPSILON,)),
+    "apgd_ce": Attack(apgd, APGD | {"loss": "ce"}, APGD_EPSILONS, BEFORE_APGD),
+    "apgd_dlr": Attack(apgd, APGD | {"loss": "dlr"}, APGD_EPSILONS, (*BEFORE_APGD, "apgd_ce")),
 }
+AT_ALL_EPSILONS = tuple(name for name, attack in ATTACKS.items() if attack.epsilons == EPSILONS)
 
 
 def check_attacks(clean: float, attacks: dict[str, list[float]], more_steps: float) -> list[dict]:
@@ -266,20 +296,20 @@ def check_attacks(clean: float, attacks: dict[str, list[float]], more_steps: flo
     pgd, few_steps = attacks["pgd"], attacks["pgd"][EPSILONS.index(MORE_STEPS_EPSILON)]
     not_above = {
         # Not asked of FGSM: its one long step may end where the gradient no longer describes the loss.
-        "a larger radius does not raise the accuracy under PGD": [clean, *pgd[:-1]],
+        "a larger epsilon does not raise the accuracy under PGD": [clean, *pgd[:-1]],
         "PGD is at least as strong as FGSM": attacks["fgsm"],
         "PGD is at least as strong as random noise": attacks["random"],
     }
     checks = []
     for name, limits in not_above.items():
         points = zip(EPSILONS, pgd, limits, strict=True)
-        above = [f"{r:g}/255: {100 * a:.1f} % > {100 * b:.1f} %" for r, a, b in points if a > b]
-        checks.append((name, not above, "; ".join(above) or "at every radius"))
+        above = [f"{e:g}/255: {100 * a:.1f} % > {100 * b:.1f} %" for e, a, b in points if a > b]
+        checks.append((name, not above, "; ".join(above) or "at every epsilon"))
     at_last = f"{100 * pgd[-1]:.1f} % at {EPSILONS[-1]:g}/255"
     with_steps = (
         f"{100 * few_steps:.1f} % with {PGD_STEPS}, {100 * more_steps:.1f} % with {2 * PGD_STEPS} steps "
         f"at {MORE_STEPS_EPSILON:g}/255"
     )
-    checks.append(("a large radius brings the accuracy to zero", pgd[-1] == 0, at_last))
+    checks.append(("a large epsilon brings the accuracy to zero", pgd[-1] == 0, at_last))
     checks.append(("more steps do not weaken PGD", more_steps <= few_steps, with_steps))
     return [{"name": name, "passed": passed, "detail": detail} for name, passed, detail in checks]

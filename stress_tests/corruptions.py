@@ -23,8 +23,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
+from torchvision.io import decode_jpeg, encode_jpeg
 
-from .jpeg import jpeg
 from .water import water_light
 
 # ---- Random numbers --------------------------------------------------------------------------------------
@@ -164,10 +164,10 @@ def shot_noise(images: Tensor, generators: list[Generator], photons: float) -> T
     return torch.stack(counts) / photons
 
 
-def impulse_noise(images: Tensor, generators: list[Generator], share: float) -> Tensor:
-    """Salt and pepper: replace a share of the values, independently in each channel, by 0 or 1."""
+def impulse_noise(images: Tensor, generators: list[Generator], fraction: float) -> Tensor:
+    """Salt and pepper: replace a fraction of the values, independently in each channel, by 0 or 1."""
     draw = uniform(generators, 0, 1, 3, 32, 32)
-    return torch.where(draw < share, (draw < share / 2).float(), images)
+    return torch.where(draw < fraction, (draw < fraction / 2).float(), images)
 
 
 def speckle_noise(images: Tensor, generators: list[Generator], sigma: float) -> Tensor:
@@ -417,12 +417,10 @@ def pixelate(images: Tensor, generators: list[Generator], side: int) -> Tensor:
 
 
 def jpeg_compression(images: Tensor, generators: list[Generator], quality: int) -> Tensor:
-    """Write the picture as a JPEG file of low quality and read it.
-
-    libjpeg computes its cosine transform in fixed-point numbers, so some values of its files differ by a
-    level or more.
-    """
-    return jpeg(images, quality)
+    """Write the picture, in whole levels, as a JPEG file of low quality and read it."""
+    levels = (images * 255).round().byte().contiguous()
+    read = [decode_jpeg(encode_jpeg(picture, quality=quality)) for picture in levels]
+    return torch.stack(read) / 255
 
 
 def saturate(images: Tensor, generators: list[Generator], factor: float, addition: float) -> Tensor:
@@ -517,7 +515,7 @@ def entry(
 TABLE = [
     entry(gaussian_noise, "noise", "fifteen", sigma=(0.04, 0.06, 0.08, 0.09, 0.10)),
     entry(shot_noise, "noise", "fifteen", photons=(500, 250, 100, 75, 50)),
-    entry(impulse_noise, "noise", "fifteen", share=(0.01, 0.02, 0.03, 0.05, 0.07)),
+    entry(impulse_noise, "noise", "fifteen", fraction=(0.01, 0.02, 0.03, 0.05, 0.07)),
     entry(speckle_noise, "noise", "extra", sigma=(0.06, 0.10, 0.12, 0.16, 0.20)),
     entry(defocus_blur, "blur", "fifteen", radius=(0.3, 0.4, 0.5, 1, 1.5), sigma=(0.4, 0.5, 0.6, 0.2, 0.1)),
     entry(glass_blur, "blur", "fifteen", sigma=(0.05, 0.25, 0.4, 0.25, 0.4), rounds=(1, 1, 1, 2, 2)),
@@ -535,7 +533,7 @@ TABLE = [
         threshold=(0.60, 0.50, 0.55, 0.60, 0.65),
         blur_radius=(8, 10, 10, 12, 14),
         blur_sigma=(3, 4, 4, 6, 12),
-        kept=(0.95, 0.90, 0.90, 0.85, 0.80),  # share of the picture that is not whitened
+        kept=(0.95, 0.90, 0.90, 0.85, 0.80),  # fraction of the picture that is not whitened
     ),
     entry(
         frost,

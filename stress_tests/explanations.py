@@ -1,7 +1,8 @@
 """Do explanations show what the network does? Deletion and insertion curves, and the randomisation check.
 
-All functions take a model of images in [0, 1], such as nn.Sequential(Normalize(), network). An explanation is
-a map that says of each pixel how much it speaks for a class; the method that computes it may be any.
+All functions take a model of images in [0, 1], such as nn.Sequential(Normalize(), network), on the images'
+device. An explanation is a map that says of each pixel how much it speaks for a class; the method that
+computes it may be any.
 """
 
 import copy
@@ -29,7 +30,7 @@ def deletion_insertion(
     images float32 [N, 3, H, W] in [0, 1]; maps float [N, H, W]; classes int64 [N]; fill float [3] in [0, 1].
     Deletion starts from the image and replaces its pixels by the colour `fill`, usually the mean of the data;
     insertion starts from the image blurred by a Gaussian of standard deviation W / 8 and puts the pixels
-    back. Pixels of equal value go in reading order. Step k of `steps` has moved the share k / steps of them.
+    back. Pixels of equal value go in reading order. After step k of `steps`, k / steps of them are moved.
 
     Returns the softmax probability of the class after each step, float32 [N, steps + 1], and the area under
     each curve, float32 [N] in [0, 1], by the trapezoidal rule. A faithful map has a small area for deletion
@@ -43,8 +44,8 @@ def deletion_insertion(
         raise ValueError(
             f"images [N, 3, H, W], maps [N, H, W], classes [N] and fill [3] expected, not {shapes}"
         )
-    with eval_mode(model) as device:
-        images, maps, classes = images.to(device), maps.to(device), classes.to(device)
+    maps, classes = maps.to(images.device), classes.to(images.device)
+    with eval_mode(model, images.device):
         if mode == "deletion":
             start, end = images, fill.to(images)[:, None, None]
         else:
@@ -63,7 +64,11 @@ def deletion_insertion(
 def centred_ranks(x: Tensor) -> Tensor:
     """Return the ranks in each row of x [N, K], less their mean, float64; equal values share a mean rank."""
     # The mean rank of x_i, less (K + 1) / 2, is half of (number of smaller values - number of larger ones).
-    return (x[:, :, None] - x[:, None, :]).sign().sum(dim=2).double() / 2
+    x = x.contiguous()
+    ordered = x.sort(dim=1).values
+    smaller = torch.searchsorted(ordered, x)
+    larger = x.shape[1] - torch.searchsorted(ordered, x, right=True)
+    return (smaller - larger).double() / 2
 
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:
@@ -76,20 +81,22 @@ def spearman(a: Tensor, b: Tensor) -> Tensor:
 
 
 def randomize(module: nn.Module, seed: int) -> None:
-    """Put a module back to a state before training, without touching torch's own seed.
+    """Put a module back to a state before training; torch's random generators stay as they are.
 
-    Convolutions and linear layers get random weights, a batch norm scale 1, shift 0 and fresh statistics.
+    Convolutions and linear layers get random weights, a batch norm scale 1, shift 0 and fresh statistics. The
+    numbers are drawn on the CPU, so they are the same for every device.
     """
-    # Without a list of devices, fork_rng would use all GPUs of the machine, and warn of that.
-    with torch.random.fork_rng({parameter.device for parameter in module.parameters() if parameter.is_cuda}):
-        torch.manual_seed(seed)
-        for part in module.modules():
+    fresh = copy.deepcopy(module).cpu()
+    with torch.random.fork_rng(devices=[]):  # saves and restores the CPU's generator alone
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed all GPUs as well
+        for part in fresh.modules():
             if isinstance(part, nn.Conv2d):
                 nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
                 if part.bias is not None:
                     nn.init.zeros_(part.bias)
             elif hasattr(part, "reset_parameters"):
                 part.reset_parameters()
+    module.load_state_dict(fresh.state_dict())
 
 
 def cascading_randomization(
@@ -113,8 +120,7 @@ def cascading_randomization(
     """
     model = copy.deepcopy(model)
     correlations = {}
-    with eval_mode(model) as device:
-        images = images.to(device)
+    with eval_mode(model, images.device):
         with torch.no_grad():
             classes = model(images).argmax(dim=1)
         trained = explain(model, images, classes).flatten(1).cpu()

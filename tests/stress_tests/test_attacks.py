@@ -1,3 +1,5 @@
+"""attacks.py against a worked example, closed forms of linear models, and a slow APGD image by image."""
+
 import math
 
 import pytest
@@ -10,6 +12,26 @@ from data import MEAN, STD, Normalize, make_shapes
 from stress_tests import attacks
 
 IMAGES = natural_images(24)
+
+
+def test_worked_example():
+    """Two classes, told apart by red minus blue of one pixel: the attack takes red away and adds blue."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3, 2))
+    model[1].load_state_dict({"weight": torch.tensor([[1.0, 0, -1], [-1, 0, 1]]), "bias": torch.zeros(2)})
+    image = torch.tensor([0.6, 0.5, 0.4]).view(1, 3, 1, 1)  # logits 0.2 and -0.2: class 0
+    assert model(image).tolist()[0] == pytest.approx([0.2, -0.2])
+    expected = torch.tensor([0.45, 0.5, 0.55]).view(1, 3, 1, 1)  # logits -0.1 and 0.1: class 1
+    label = torch.tensor([0])
+    for attacked in (
+        attacks.fgsm(model, image, label, 0.15),
+        attacks.pgd(model, image, label, 0.15, seeded(), steps=4, restarts=3),
+        attacks.apgd(model, image, label, 0.15, seeded(), steps=10),
+    ):
+        difference = (attacked - expected).abs()[
+            :, [0, 2]
+        ]  # green does not matter, so PGD leaves it at random
+        assert difference.max() < 1e-6 and model(attacked).argmax() == 1
+    assert torch.equal(attacks.fgsm(model, image, label, 0.15)[:, 1], image[:, 1])
 
 
 def of_images(network: nn.Module) -> nn.Module:
@@ -56,29 +78,20 @@ def test_attacks_stay_in_their_ball_exactly(epsilon):
         assert attacked.min() >= 0 and attacked.max() <= 1
         difference = (attacked.double() - images.double()).abs()
         assert difference.max() <= epsilon  # in float64, without tolerance
-        assert difference.max() > 0.99 * epsilon  # and the radius is used
+        assert difference.max() > 0.99 * epsilon  # and it is used
     low, high = attacks.linf_ball(images, epsilon)
     inside = (images > epsilon) & (images < 1 - epsilon)
     torch.testing.assert_close(high[inside] - low[inside], torch.full_like(high[inside], 2 * epsilon))
 
 
-def test_pgd_is_at_least_as_strong_as_fgsm():
-    # Two classes and a linear model: the gradient has one sign everywhere, so FGSM is the worst case.
-    model = of_images(Linear(2))
-    labels = torch.arange(len(IMAGES)) % 2
-    single = attacks.fgsm(model, IMAGES, labels, 2 / 255)
-    iterated = attacks.pgd(model, IMAGES, labels, 2 / 255, seeded(), steps=10)
-    torch.testing.assert_close(
-        mean_loss(model, iterated, labels), mean_loss(model, single, labels), atol=1e-5, rtol=0
-    )
-    assert (mean_loss(model, iterated, labels) > mean_loss(model, IMAGES, labels)).all()
-    small = of_images(Small())
-    labels = small.eval()(IMAGES).argmax(dim=1)
-    single = attacks.fgsm(small, IMAGES, labels, 8 / 255)
-    iterated = attacks.pgd(small, IMAGES, labels, 8 / 255, seeded(), steps=20)
-    assert (mean_loss(small, iterated, labels) >= mean_loss(small, single, labels) - 1e-4).all()
-    noise = attacks.random_corner(small, IMAGES, labels, 8 / 255, seeded())
-    assert mean_loss(small, noise, labels).mean() < mean_loss(small, single, labels).mean()
+def test_pgd_is_stronger_than_fgsm_and_fgsm_than_noise():
+    model = of_images(Small())
+    labels = model.eval()(IMAGES).argmax(dim=1)
+    iterated = attacks.pgd(model, IMAGES, labels, 8 / 255, seeded(), steps=20)
+    single = attacks.fgsm(model, IMAGES, labels, 8 / 255)
+    noise = attacks.random_corner(model, IMAGES, labels, 8 / 255, seeded())
+    losses = [mean_loss(model, attacked, labels) for attacked in (iterated, single, noise)]
+    assert (losses[0] >= losses[1] - 1e-4).all() and losses[1].mean() > losses[2].mean()
 
 
 def test_a_misclassified_point_beats_one_with_a_larger_loss():
@@ -91,7 +104,7 @@ def test_a_misclassified_point_beats_one_with_a_larger_loss():
     assert (found == 0.2).all()
 
 
-def test_random_signs_change_every_value_by_the_whole_radius():
+def test_random_signs_change_every_value_by_epsilon():
     images = 0.25 + 0.5 * IMAGES  # away from 0 and 1
     noise = attacks.random_corner(Linear(2), images, torch.zeros(24), 8 / 255, seeded()) - images
     torch.testing.assert_close(noise.abs(), torch.full_like(noise, 8 / 255), atol=1e-6, rtol=0)
@@ -135,13 +148,13 @@ def test_apgd_is_exact_on_a_linear_model(loss):
     torch.testing.assert_close(attacked, images + epsilon * direction, atol=1e-6, rtol=0)
 
 
-def test_logits_ratio_by_hand():
+def test_dlr_loss_by_hand():
     logits = torch.tensor([[4.0, 1.0, 3.0, -2.0], [4.0, 1.0, 3.0, -2.0], [4.0, 1.0, 3.0, -2.0]])
     labels = torch.tensor([0, 2, 3])
     expected = torch.tensor([(3 - 4) / (4 - 1), (4 - 3) / (4 - 1), (4 + 2) / (4 - 1)])
     torch.testing.assert_close(attacks.dlr_loss(logits, labels), expected)
     torch.testing.assert_close(attacks.dlr_loss(1000 * logits + 5, labels), expected)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="at least 3 classes, not 2"):
         attacks.dlr_loss(logits[:, :2], labels.clamp(max=1))
 
 
@@ -207,22 +220,6 @@ def test_apgd_against_a_slow_one():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", ["ce", "dlr"])
-def test_apgd_is_at_least_as_strong_as_pgd_with_as_many_steps(loss):
-    shapes = make_shapes(per_class=6, seed=0)
-    some = shapes.labels < 10
-    images, labels = shapes.images[some].float() / 255, shapes.labels[some]
-    model = of_images(trained(Normalize()(images), labels))
-    right = model(images).argmax(dim=1) == labels
-    images, labels = images[right], labels[right]
-    left = {}
-    for name, attack, settings in (("pgd", attacks.pgd, {}), ("apgd", attacks.apgd, {"loss": loss})):
-        attacked = attack(model, images, labels, 1 / 255, seeded(), steps=20, restarts=1, **settings)
-        left[name] = (model(attacked).argmax(dim=1) == labels).sum().item()
-    assert 0 < left["apgd"] <= left["pgd"] < len(labels)
-
-
-@pytest.mark.slow
 def test_apgd_agrees_with_torchattacks():
     torchattacks = pytest.importorskip(
         "torchattacks",
@@ -272,6 +269,56 @@ def test_attacks_are_the_same_in_a_batch_as_alone_and_leave_the_model_alone():
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert model.training and model[1].fc.training and not model[1].bn1.training
+
+
+class Wrapper(nn.Module):
+    """A model that calls another one of which it holds no parameters."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.call = lambda images: network(images)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.call(images)
+
+
+def test_a_model_without_parameters_of_its_own_can_be_attacked():
+    model, labels = of_images(Linear(4)), torch.arange(6) % 4
+    for attack in (attacks.fgsm, attacks.pgd, attacks.apgd):
+        expected = attack(model, IMAGES[:6], labels, 4 / 255, seeded())
+        assert torch.equal(attack(Wrapper(model), IMAGES[:6], labels, 4 / 255, seeded()), expected)
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+def test_attacks_run_in_full_float32_whatever_the_caller_has_set(precision, monkeypatch):
+    cudnn, during = torch.backends.cudnn, []
+    newer = hasattr(cudnn, "conv")  # torch 2.9: beside this setting, reading the older allow_tf32 may raise
+    owner, name = (cudnn.conv, "fp32_precision") if newer else (cudnn, "allow_tf32")
+    value = precision if newer else precision == "tf32"
+
+    def model(images):
+        during.append(
+            (getattr(owner, name), cudnn.deterministic, cudnn.benchmark, images.mT.matmul(images).dtype)
+        )
+        return images.flatten(1)
+
+    before = getattr(owner, name)
+    try:
+        setattr(owner, name, value)
+        monkeypatch.setattr(cudnn, "benchmark", True)
+        with torch.autocast("cpu", torch.bfloat16):
+            attacks.fgsm(Wrapper(model), IMAGES[:2], torch.arange(2), 1 / 255)
+        assert (getattr(owner, name), cudnn.deterministic, cudnn.benchmark) == (value, False, True)
+    finally:
+        setattr(owner, name, before)
+    assert during == [("ieee" if newer else False, True, False, torch.float32)]
+
+
+def test_the_table_names_only_attacks_that_are_made_before_and_epsilons_of_the_list():
+    names = list(attacks.ATTACKS)
+    for i, attack in enumerate(attacks.ATTACKS.values()):
+        assert set(attack.epsilons) <= set(attacks.EPSILONS) and set(attack.survivors_of) <= set(names[:i])
+    assert attacks.AT_ALL_EPSILONS == ("fgsm", "pgd", "random")
 
 
 def test_the_checks_find_a_weak_attack():
