@@ -3,23 +3,18 @@
     python stress.py --run runs/cifar100
     python stress.py --run runs/cifar100 --cifar-c CIFAR-100-C      also measures the published files
 
-Runs every corruption at five severities (stress_tests/corruptions.py), the attacks at growing radii, and the
-checks that tell a robust network from a weak attack (stress_tests/attacks.py). Writes stress.json and plots
-into the run folder; with --checkpoint of a file outside of a run, into runs/<name of the file>/. Every test
-is saved as soon as it is done, so after an interruption the same command runs only those that are missing,
-and after a change of a corruption or an attack only those that it concerns.
+Runs every corruption at five severities (stress_tests/corruptions.py), the attacks at growing epsilons, and
+the checks that tell a robust network from a weak attack (stress_tests/attacks.py). Writes stress.json and
+plots into the run folder; with --checkpoint of a file outside of a run, into runs/<name of the file>/. Every
+test is saved as soon as it is done, so after an interruption the same command runs only those that are
+missing. After a change of a corruption, an attack or torch, --overwrite measures all of them anew.
 """
 
-import ast
-import contextlib
 import hashlib
-import inspect
 import itertools
 import json
 import math
 import shlex
-import textwrap
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -30,22 +25,23 @@ from data import Dataset, Normalize
 from metrics import wilson_interval
 from page import plots
 from running.console import CommandLine, Progress, run_main
-from running.device import pick_device, pick_precision
-from running.files import UserError, check_file, whole_file, write_json
-from running.folder import claim_folder, find_results, lock_run, read_stress
+from running.device import pick_device, use_full_float32
+from running.files import UserError, check_file, read_file, usable, whole_file, write_json
+from running.folder import claim_folder, find_checkpoint, results_folder
 from stress_tests import attacks
-from stress_tests.corruptions import CORRUPTIONS, EXTRA, FIFTEEN, Corruption, corrupt, examples
+from stress_tests.corruptions import CORRUPTIONS, EXTRA, FIFTEEN, corrupt, examples
 from train import load_data, load_model, predict
 
 SEED = 0  # of the sample and of the attacks; each corruption has its own seed
 CORRUPTION_IMAGES = 200  # with this sample the tests take under five minutes on 2 cores; --full takes all
 ATTACK_IMAGES = 100  # some of those
-APGD = ("apgd_ce", "apgd_dlr")  # at three radii, on the images that all others leave right
 SEVERITIES = range(1, 6)
 PUBLISHED_IMAGES = 10_000  # of each severity in the files of CIFAR-100-C
+# Kept tests are those of the same checkpoint on the same images.
+SAME = ("checkpoint_sha256", "sample_sha256", "precision", "corruption_images", "attack_images")
 
 
-# ---- The sample and the kept results ---------------------------------------------------------------------
+# ---- The sample and the plan -----------------------------------------------------------------------------
 
 
 def stratified_sample(labels: Tensor, count: int) -> Tensor:
@@ -63,134 +59,83 @@ def stratified_sample(labels: Tensor, count: int) -> Tensor:
     return torch.cat([order[labels[order] == c][:quota] for c in classes]).sort().values
 
 
-def fingerprint_of(
-    checkpoint: str, images: Tensor, labels: Tensor, attacked: Tensor, precision: str
-) -> dict[str, str]:
-    """Return digests of the checkpoint, the sample and the settings: kept results have the same ones.
-
-    `checkpoint` is its sha256. A change of another file than those of stress_tests/, of torch or of the
-    device is not noticed.
-    """
-    parts = {
-        "sample": b"".join(tensor.numpy().tobytes() for tensor in (images, labels, attacked)),
-        "settings": f"{SEED} {precision}".encode(),
-    }
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
-    return {"checkpoint": checkpoint} | digests
+def planned_tests() -> list[tuple[str, float]]:
+    """Return (name, level) of all tests; the level is a severity, an epsilon in 1/255, or 0 for neither."""
+    corruptions = [(name, severity) for name in CORRUPTIONS for severity in SEVERITIES]
+    attacked = [(name, epsilon) for name, attack in attacks.ATTACKS.items() for epsilon in attack.epsilons]
+    return [("clean", 0), *corruptions, ("unattacked", 0), *attacked]
 
 
-def kept_tests(out: Path, fingerprint: dict[str, str]) -> dict[str, dict]:
-    """Return the tests that stress.json holds if it has the same fingerprint, else none, with a note."""
-    kept = read_stress(out)
-    if kept is None or kept["fingerprint"] == fingerprint:
-        return kept["tests"] if kept else {}
-    print(f"note     {out}/stress.json is of another checkpoint, sample or setting: all tests run again")
+def kept_tests(file: Path, results: dict) -> dict[str, dict]:
+    """Return the tests that stress.json holds of the same checkpoint and images, else none, with a note."""
+    if not file.exists():
+        return {}
+    with usable(file, "results of stress.py, which --overwrite measures anew"):
+        kept = json.loads(read_file(file))
+        if all(kept[key] == results[key] for key in SAME):
+            for name, record in kept["tests"].items():
+                if len(correct_of(record)) not in (results["corruption_images"], results["attack_images"]):
+                    raise ValueError(f"{name} is not a test of as many images")
+            return kept["tests"]
+    print(f"note     {file} is of another checkpoint or sample: all tests run again")
     return {}
-
-
-def code_digest(functions: list[Callable], *constants: object) -> str:
-    """Return a digest of the source of functions, of all that they call in their package, and of constants.
-
-    Constants of a module that the functions name, such as PGD_STEPS, count as well if JSON can hold them.
-    """
-    found, waiting = {}, list(functions)
-    while waiting:
-        function = inspect.unwrap(waiting.pop())
-        found[function.__qualname__] = source = textwrap.dedent(inspect.getsource(function))
-        names = {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
-        for name in names & function.__globals__.keys() - found.keys():
-            value = function.__globals__[name]
-            if inspect.isfunction(value):
-                if value.__module__.split(".")[0] == function.__module__.split(".")[0]:
-                    waiting.append(value)
-            else:
-                with contextlib.suppress(TypeError):  # modules, types and tables of functions
-                    found[name] = json.dumps(value)
-    return hashlib.sha256(repr((sorted(found.items()), constants)).encode()).hexdigest()
 
 
 # ---- The tests -------------------------------------------------------------------------------------------
 
 
-def planned_tests() -> list[tuple[str, float]]:
-    """Return (name, level) of all tests; the level is a severity, a radius in 1/255, or 0 for neither."""
-    severities = [(name, severity) for name in CORRUPTIONS for severity in SEVERITIES]
-    radii = [(name, radius) for name in attacks.AT_ALL_EPSILONS for radius in attacks.EPSILONS]
-    more_steps = ("pgd_more_steps", attacks.MORE_STEPS_EPSILON)
-    stronger = [(name, radius) for name in APGD for radius in attacks.APGD_EPSILONS]
-    return [("clean", 0), *severities, ("none", 0), *radii, more_steps, *stronger]
-
-
-def share(successes: int, n: int) -> dict[str, float]:
-    """Return a share and its 95 % interval as a dict: value, low, high."""
+def proportion(successes: int, n: int) -> dict[str, float]:
+    """Return a proportion and its 95 % interval as a dict: value, low, high."""
     low, high = wilson_interval(successes, n)
     return {"value": successes / n, "low": low, "high": high}
 
 
+def answers(correct: Tensor) -> dict:
+    """Return the accuracy, and whether each answer is correct, bool [N], as a text of digits 0 and 1."""
+    digits = "".join(str(int(value)) for value in correct.tolist())
+    return {"accuracy": proportion(digits.count("1"), len(digits)), "correct": digits}
+
+
+def correct_of(record: dict) -> Tensor:
+    """Return bool [N], the opposite of `answers`."""
+    return torch.tensor([digit == "1" for digit in record["correct"]])
+
+
 def measure(logits: Tensor, labels: Tensor) -> dict:
-    """Return the record of a corruption: accuracy, mean confidence, right answers of each class.
+    """Return the record of a corruption: the answers and the mean confidence.
 
     logits float32 [N, C], labels int64 [N].
     """
-    right = labels[logits.argmax(dim=1) == labels]
-    return {
-        "images": len(labels),
-        "accuracy": share(len(right), len(labels)),
-        "mean_confidence": logits.softmax(dim=1).amax(dim=1).mean().item(),
-        "correct_per_class": right.bincount(minlength=logits.shape[1]).tolist(),
-    }
+    confidence, y_pred = logits.softmax(dim=1).max(dim=1)
+    return answers(y_pred == labels) | {"mean_confidence": confidence.mean().item()}
 
 
-def code_of_test(name: str, chosen: list[int]) -> str:
-    """Return a digest of what a test computes and of the images that it attacks."""
-    if name in attacks.ATTACKS:
-        attack, settings = attacks.ATTACKS[name]
-        return code_digest([attack], settings, chosen)
-    if name == "clean":
-        return code_digest([])
-    row = CORRUPTIONS[name]
-    return code_digest([corrupt, Corruption.__call__, row.function], row.constants, row.rounding)
+def still_correct(tests: dict, names: list[str], epsilon: float) -> Tensor:
+    """Return which of the attacked images are right without an attack and under all of `names`, bool [N].
 
-
-def still_right(tests: dict, names: Iterable[str], radius: float) -> list[int]:
-    """Return which of the attacked images are right without an attack and under all those of `names`.
-
-    Attacks that were not run at this radius do not count.
+    Attacks that were not run at this epsilon do not count.
     """
-    keys = ["none/0", *(f"{name}/{radius:g}" for name in names)]
-    digits = zip(*(tests[key]["right"] for key in keys if key in tests), strict=True)
-    return [i for i, column in enumerate(digits) if "0" not in column]
-
-
-def to_attack(tests: dict, name: str, radius: float, count: int) -> list[int]:
-    """Return the indices of the images, of `count`, that a test takes.
-
-    FGSM, PGD and random signs attack the images that are right without an attack; APGD, which is slow, those
-    that are still right after every attack before it in ATTACKS. The other tests take all.
-    """
-    if name not in attacks.ATTACKS or name == "none":
-        return list(range(count))
-    earlier = itertools.takewhile(lambda other: other != name, attacks.ATTACKS) if name in APGD else []
-    return still_right(tests, earlier, radius)
+    keys = ["unattacked/0", *(f"{name}/{epsilon:g}" for name in names)]
+    return torch.stack([correct_of(tests[key]) for key in keys if key in tests]).all(dim=0)
 
 
 def measure_attack(
-    model: nn.Module, images: Tensor, labels: Tensor, name: str, radius: float, chosen: list[int]
+    model: nn.Module, images: Tensor, labels: Tensor, name: str, epsilon: float, attacked: Tensor
 ) -> dict:
-    """Return the record of an attack on uint8 images: the accuracy, and one digit for each image, 1 if right.
+    """Return the record of an attack: the answers on its images; those not attacked count as wrong.
 
-    The model takes images in [0, 1]. Only the chosen images are attacked, the others count as wrong.
+    The model takes images in [0, 1]; images uint8 [N, 3, H, W]; labels int64 [N]; epsilon in 1/255; attacked
+    bool [N].
     """
-    generator = Generator().manual_seed(SEED)
-    attack, settings = attacks.ATTACKS[name]
-    right = torch.zeros(len(labels), dtype=torch.int64)
-    with attacks.eval_mode(model) as device, torch.no_grad():
-        for start in range(0, len(chosen), 100):
-            index = torch.tensor(chosen[start : start + 100])
-            x, y = images[index].to(device) / 255, labels[index].to(device)
-            attacked = attack(model, x, y, radius / 255, generator, **settings)
-            right[index] = (model(attacked).argmax(dim=1) == y).long().cpu()
-    return {"accuracy": share(right.sum().item(), len(labels)), "right": "".join(map(str, right.tolist()))}
+    generator, attack = Generator().manual_seed(SEED), attacks.ATTACKS[name]
+    device = next(model.parameters()).device
+    correct = torch.zeros(len(labels), dtype=torch.bool)
+    for index in attacked.nonzero().flatten().split(100):
+        x, y = images[index].to(device) / 255, labels[index].to(device)
+        x = attack.function(model, x, y, epsilon / 255, generator, **attack.settings)
+        with attacks.eval_mode(model, device), torch.no_grad():
+            correct[index] = (model(x).argmax(dim=1) == y).cpu()
+    return answers(correct)
 
 
 def open_cifar_c(folder: Path, test_labels: Tensor) -> tuple[Tensor, dict[str, np.ndarray]]:
@@ -205,15 +150,14 @@ def open_cifar_c(folder: Path, test_labels: Tensor) -> tuple[Tensor, dict[str, n
         raise UserError(f"{folder} does not hold CIFAR-100-C, that is labels.npy, fog.npy and so on")
     arrays, count = {}, len(SEVERITIES) * PUBLISHED_IMAGES
     for name, shape in {"labels": (count,), **dict.fromkeys(names, (count, 32, 32, 3))}.items():
-        check_file(folder / f"{name}.npy")
-        try:
-            array = np.lib.format.open_memmap(folder / f"{name}.npy", mode="r")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder}/{name}.npy cannot be read: {error}") from None
-        right = array.dtype.kind in "iu" if name == "labels" else array.dtype == np.uint8
-        if array.shape != shape or not right:
-            raise UserError(f"{folder}/{name}.npy holds {array.dtype} {array.shape}, not uint8 {shape}")
-        arrays[f"published {name}"] = array
+        file = folder / f"{name}.npy"
+        check_file(file)
+        with usable(file, "a file of CIFAR-100-C"):
+            array = np.lib.format.open_memmap(file, mode="r")
+            right = array.dtype.kind in "iu" if name == "labels" else array.dtype == np.uint8
+            if array.shape != shape or not right:
+                raise ValueError(f"it holds {array.dtype} {array.shape}, not uint8 {shape}")
+            arrays[f"published {name}"] = array
     labels = torch.from_numpy(arrays.pop("published labels").astype(np.int64)).view(len(SEVERITIES), -1)
     if (labels != labels[0]).any() or not torch.equal(labels[0].unique(), test_labels.unique()):
         raise UserError(f"{folder}/labels.npy does not repeat the labels of {PUBLISHED_IMAGES:,} test images")
@@ -223,20 +167,20 @@ def open_cifar_c(folder: Path, test_labels: Tensor) -> tuple[Tensor, dict[str, n
 # ---- The summary -----------------------------------------------------------------------------------------
 
 
-def finished(tests: dict, names: Iterable[str]) -> dict[str, list[dict]]:
+def finished(tests: dict, names: list[str]) -> dict[str, list[dict]]:
     """Return the five records of every named corruption of which all severities were tested."""
     rows = {name: [tests.get(f"{name}/{severity}") for severity in SEVERITIES] for name in names}
     return {name: records for name, records in rows.items() if None not in records}
 
 
-def summarise(tests: dict, class_sizes: list[int], class_names: list[str]) -> dict:
+def summarise(tests: dict, labels: Tensor, class_names: list[str]) -> dict:
     """Return means over the corruptions and the classes that break first, from the records of the tests.
 
     The published files count if all fifteen were measured. The interval of a mean accuracy is that of one
     test on as many images: all tests take the same images, so many tests do not make it narrower. With a mean
     p, the scores of the images vary by at most p (1 - p), as in one test, so the exact interval is not wider.
     """
-    ours = finished(tests, CORRUPTIONS)
+    ours = finished(tests, list(CORRUPTIONS))
     published = finished(tests, [f"published {name}" for name in FIFTEEN])
     groups = {"fifteen": [ours[name] for name in FIFTEEN], "all": ours.values()}
     if len(published) == len(FIFTEEN):
@@ -245,35 +189,35 @@ def summarise(tests: dict, class_sizes: list[int], class_names: list[str]) -> di
     for group, records in groups.items():
         rows = list(itertools.chain(*records))
         # The interval needs a whole number of right answers: the nearest one.
-        mean, n = float(np.mean([row["accuracy"]["value"] for row in rows])), rows[0]["images"]
-        summary["mean_accuracy"][group] = share(round(n * mean), n) | {"value": mean}
+        mean, n = float(np.mean([row["accuracy"]["value"] for row in rows])), len(rows[0]["correct"])
+        summary["mean_accuracy"][group] = proportion(round(n * mean), n) | {"value": mean}
         summary["mean_confidence"][group] = float(np.mean([row["mean_confidence"] for row in rows]))
-    clean = tests["clean/0"]["correct_per_class"]
-    corrupted = np.mean([row["correct_per_class"] for row in itertools.chain(*ours.values())], axis=0)
+    clean = correct_of(tests["clean/0"]).double()
+    corrupted = torch.stack([correct_of(row) for row in itertools.chain(*ours.values())]).double().mean(dim=0)
     classes = []
-    for name, size, before, after in zip(class_names, class_sizes, clean, corrupted.tolist(), strict=True):
-        if size > 0:
-            drop = (before - after) / size
-            classes.append({"class": name, "clean": before / size, "corrupted": after / size, "drop": drop})
+    for c in labels.unique().tolist():
+        before, after = (scores[labels == c].mean().item() for scores in (clean, corrupted))
+        row = {"class": class_names[c], "clean": before, "corrupted": after, "drop": before - after}
+        classes.append(row)
     summary["classes_that_break_first"] = sorted(classes, key=lambda row: -row["drop"])[:10]
     return summary
 
 
-def robust_accuracy(tests: dict, count: int) -> dict[str, dict]:
-    """Return the worst case over all attacks, image by image, as AutoAttack reports it: {radius: share}."""
-    right = {f"{radius:g}": still_right(tests, attacks.ATTACKS, radius) for radius in attacks.EPSILONS}
-    return {radius: share(len(images), count) for radius, images in right.items()}
+def robust_accuracy(tests: dict) -> dict[str, dict]:
+    """Return the worst case over all attacks, image by image, as AutoAttack reports it, for each epsilon."""
+    worst = {epsilon: still_correct(tests, list(attacks.ATTACKS), epsilon) for epsilon in attacks.EPSILONS}
+    return {f"{epsilon:g}": answers(correct)["accuracy"] for epsilon, correct in worst.items()}
 
 
 def check_results(tests: dict) -> list[dict]:
     """Return the checks of the attacks from the records of the tests."""
     accuracy = {key: record["accuracy"]["value"] for key, record in tests.items()}
-    by_radius = {
-        name: [accuracy[f"{name}/{radius:g}"] for radius in attacks.EPSILONS]
+    by_epsilon = {
+        name: [accuracy[f"{name}/{epsilon:g}"] for epsilon in attacks.EPSILONS]
         for name in attacks.AT_ALL_EPSILONS
     }
     more_steps = accuracy[f"pgd_more_steps/{attacks.MORE_STEPS_EPSILON:g}"]
-    return attacks.check_attacks(accuracy["none/0"], by_radius, more_steps)
+    return attacks.check_attacks(accuracy["unattacked/0"], by_epsilon, more_steps)
 
 
 def print_summary(results: dict) -> None:
@@ -283,11 +227,11 @@ def print_summary(results: dict) -> None:
     rows |= {"mean of the fifteen of CIFAR-10-C": means["fifteen"], "mean of all corruptions": means["all"]}
     if "published" in means:
         rows["the fifteen as published"] = means["published"]
-    radius = f"{attacks.MORE_STEPS_EPSILON:g}"
+    epsilon = f"{attacks.MORE_STEPS_EPSILON:g}"
     for name, label in {"random": "random noise", "fgsm": "FGSM", "pgd": "PGD"}.items():
-        rows[f"{label} of {radius}/255"] = tests[f"{name}/{radius}"]["accuracy"]
-    for radius in attacks.APGD_EPSILONS:
-        rows[f"all attacks of {radius:g}/255"] = results["robust_accuracy"][f"{radius:g}"]
+        rows[f"{label} of {epsilon}/255"] = tests[f"{name}/{epsilon}"]["accuracy"]
+    for epsilon in attacks.APGD_EPSILONS:
+        rows[f"all attacks of {epsilon:g}/255"] = results["robust_accuracy"][f"{epsilon:g}"]
     print("\naccuracy")
     for label, accuracy in rows.items():
         value, low, high = (f"{100 * accuracy[key]:.1f}" for key in ("value", "low", "high"))
@@ -308,103 +252,49 @@ def print_summary(results: dict) -> None:
 
 
 def run_tests(
-    results: dict, file: Path, model: nn.Module, images: Tensor, labels: Tensor, attacked: Tensor
+    results: dict, file: Path, network: nn.Module, images: Tensor, labels: Tensor, chosen: Tensor
 ) -> None:
-    """Run the planned tests that results["tests"] lacks, or has of other code, and save after each.
+    """Run the planned tests that results["tests"] lacks, and save after each.
 
-    images uint8 [N, 3, 32, 32], labels int64 [N]; attacked int64: the indices of those to attack. Fills
+    images uint8 [N, 3, 32, 32], labels int64 [N]; chosen int64: the indices of those to attack. Fills
     `results`.
     """
-    device, precision = next(model.parameters()).device, results["precision"]["corruptions"]
-    image_size = results["image_size"]
-    model_of_images = nn.Sequential(Normalize(image_size), model)  # attacks take a model of images in [0, 1]
+    device, image_size = next(network.parameters()).device, results["image_size"]
+    model = nn.Sequential(Normalize(image_size), network)  # attacks take a model of images in [0, 1]
     tests, plan = results["tests"], planned_tests()
     with Progress("stress tests", len(plan)) as progress:
         for done, (name, level) in enumerate(plan):
             key = f"{name}/{level:g}"
             progress.update(done, test=key)
-            chosen = to_attack(tests, name, level, len(attacked))
-            code = code_of_test(name, chosen)
-            if tests.get(key, {}).get("code") == code:
+            if key in tests:
                 continue
             if name in attacks.ATTACKS:
-                part = (images[attacked], labels[attacked])
-                record = measure_attack(model_of_images, *part, name, level, chosen)
+                attacked = still_correct(tests, attacks.ATTACKS[name].after, level)
+                tests[key] = measure_attack(model, images[chosen], labels[chosen], name, level, attacked)
+            elif name == "unattacked":
+                tests[key] = answers(correct_of(tests["clean/0"])[chosen])
             else:
                 shown = images if name == "clean" else corrupt(images, name, level)
-                record = measure(predict(model, shown, device, precision, image_size), labels)
-            tests[key] = record | {"code": code}
+                tests[key] = measure(predict(network, shown, device, image_size=image_size), labels)
             write_json(file, results)
 
 
 def run_published(
-    results: dict, file: Path, model: nn.Module, folder: Path, test: Dataset, count: int
+    results: dict, file: Path, network: nn.Module, folder: Path, test: Dataset, count: int
 ) -> None:
     """Measure about `count` images of the files of CIFAR-100-C that results["tests"] lacks; as run_tests."""
-    device, precision = next(model.parameters()).device, results["precision"]["corruptions"]
-    image_size = results["image_size"]
+    device, image_size = next(network.parameters()).device, results["image_size"]
     tests, (labels, arrays) = results["tests"], open_cifar_c(folder, test.labels)
     index = stratified_sample(labels, count)
     with Progress("CIFAR-100-C", len(arrays) * len(SEVERITIES)) as progress:
         for done, (name, severity) in enumerate(itertools.product(arrays, SEVERITIES)):
             key = f"{name}/{severity}"
             progress.update(done, test=key)
-            rows = arrays[name][PUBLISHED_IMAGES * (severity - 1) + index.numpy()]
-            code = hashlib.sha256(rows.tobytes() + labels[index].numpy().tobytes()).hexdigest()
-            if tests.get(key, {}).get("code") != code:
+            if key not in tests:
+                rows = arrays[name][PUBLISHED_IMAGES * (severity - 1) + index.numpy()]
                 shown = torch.from_numpy(rows).permute(0, 3, 1, 2).contiguous()
-                record = measure(predict(model, shown, device, precision, image_size), labels[index])
-                tests[key] = record | {"code": code}
+                tests[key] = measure(predict(network, shown, device, image_size=image_size), labels[index])
                 write_json(file, results)
-
-
-def write_results(path: Path, out: Path, data_dir: str | None, full: bool, cifar_c: Path | None) -> None:
-    """Run the tests of the checkpoint at `path` that stress.json in `out` lacks; see the options."""
-    device = pick_device("auto")
-    precision = pick_precision("auto", device)
-    model, checkpoint = load_model(path, device)
-    _, test = load_data(path, checkpoint, data_dir)
-
-    if cifar_c and test.name != "cifar100":
-        raise UserError("--cifar-c needs a network that was trained on CIFAR-100")
-    if cifar_c:
-        open_cifar_c(cifar_c, test.labels)  # other files are refused before anything is written
-    claim_folder(out, path, checkpoint["sha256"])
-    count = len(test.labels) if full else CORRUPTION_IMAGES
-    index = stratified_sample(test.labels, count)
-    images, labels = test.images[index], test.labels[index]
-    attacked = stratified_sample(labels, len(labels) if full else ATTACK_IMAGES)
-    results = {
-        "fingerprint": fingerprint_of(checkpoint["sha256"], images, labels, attacked, precision),
-        "checkpoint": path.name,
-        "dataset": test.name,
-        "provenance": test.provenance,
-        "seed": SEED,
-        "image_size": checkpoint["config"]["image_size"],
-        "precision": {"corruptions": precision, "attacks": "fp32"},
-        "corruption_images": len(labels),
-        "attack_images": len(attacked),
-        "radii": attacks.EPSILONS,
-    }
-    file = out / "stress.json"
-    results["tests"] = kept_tests(out, results["fingerprint"])
-    print(f"data     {test.provenance}")
-    print(f"sample   {len(labels):,} images for corruptions, {len(attacked):,} for attacks")
-    print(f"compute  {device}, {precision} (attacks fp32), {torch.get_num_threads()} threads")
-
-    if cifar_c:
-        run_published(results, file, model, cifar_c, test, count)
-    run_tests(results, file, model, images, labels, attacked)
-    class_sizes = labels.bincount(minlength=len(test.class_names)).tolist()
-    results["summary"] = summarise(results["tests"], class_sizes, test.class_names)
-    results["robust_accuracy"] = robust_accuracy(results["tests"], len(attacked))
-    results["checks"] = check_results(results["tests"])
-    write_json(file, results)
-    for name, figure in plots.stress_figures(results, examples(test.images)).items():
-        with whole_file(out / "plots" / f"{name}.png") as temporary:
-            plots.save_png(figure, temporary)
-
-    print_summary(results)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -419,13 +309,56 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--cifar-c", type=Path, metavar="DIR", help="measure also the files of CIFAR-100-C in DIR"
     )
+    parser.add_argument("--overwrite", action="store_true", help="measure anew what stress.json holds")
     args = parser.parse_args(argv)
 
-    path, out = find_results(args.run, args.checkpoint)
-    with lock_run(out):
-        write_results(path, out, args.data_dir, args.full, args.cifar_c)
-    print(f"\nsaved    {out}/stress.json and {out}/plots/stress_*.png")
-    source = ["--checkpoint", str(path)] if args.checkpoint else ["--run", str(out)]
+    path = find_checkpoint(args.run, args.checkpoint)
+    file = results_folder(path) / "stress.json"
+    use_full_float32()
+    network, checkpoint = load_model(path, pick_device("auto"))
+    _, test = load_data(path, checkpoint, args.data_dir)
+    if args.cifar_c and test.name != "cifar100":
+        raise UserError("--cifar-c needs a network that was trained on CIFAR-100")
+    if args.cifar_c:
+        open_cifar_c(args.cifar_c, test.labels)  # other files are refused before anything is written
+    claim_folder(file.parent, path, checkpoint["sha256"])
+
+    count = len(test.labels) if args.full else CORRUPTION_IMAGES
+    index = stratified_sample(test.labels, count)
+    images, labels = test.images[index], test.labels[index]
+    chosen = stratified_sample(labels, len(labels) if args.full else ATTACK_IMAGES)
+    sample = b"".join(tensor.numpy().tobytes() for tensor in (images, labels, chosen))
+    results = {
+        "checkpoint_sha256": checkpoint["sha256"],
+        "sample_sha256": hashlib.sha256(sample).hexdigest(),
+        "precision": "fp32",
+        "dataset": test.name,
+        "provenance": test.provenance,
+        "seed": SEED,
+        "image_size": checkpoint["config"]["image_size"],
+        "corruption_images": len(labels),
+        "attack_images": len(chosen),
+        "epsilons": attacks.EPSILONS,
+    }
+    results["tests"] = {} if args.overwrite else kept_tests(file, results)
+    print(f"data     {test.provenance}")
+    print(f"sample   {len(labels):,} images for corruptions, {len(chosen):,} for attacks")
+    print(f"compute  {next(network.parameters()).device}, fp32, {torch.get_num_threads()} threads")
+
+    if args.cifar_c:
+        run_published(results, file, network, args.cifar_c, test, count)
+    run_tests(results, file, network, images, labels, chosen)
+    results["summary"] = summarise(results["tests"], labels, test.class_names)
+    results["robust_accuracy"] = robust_accuracy(results["tests"])
+    results["checks"] = check_results(results["tests"])
+    write_json(file, results)
+    for name, figure in plots.stress_figures(results, examples(test.images)).items():
+        with whole_file(file.parent / "plots" / f"{name}.png") as temporary:
+            plots.save_png(figure, temporary)
+
+    print_summary(results)
+    print(f"\nsaved    {file} and {file.parent}/plots/stress_*.png")
+    source = ["--checkpoint", str(path)] if args.checkpoint else ["--run", str(file.parent)]
     print(f"next     python report.py {shlex.join(source)}")
     return 0
 

@@ -1,7 +1,7 @@
 """Train a ResNet-18 on CIFAR-100 (or on the built-in shapes), top to bottom.
 
     python train.py                                     CIFAR-100, the full recipe
-    python train.py --dataset shapes --width 16         no download, minutes on a laptop
+    python train.py --dataset shapes                    a demonstration without download, minutes on a laptop
     python train.py --resume                            continue after the last finished epoch
     torchrun --nproc-per-node 2 train.py                on two GPUs, see running/distributed.py
 
@@ -15,7 +15,7 @@ import math
 import re
 import shlex
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -24,34 +24,37 @@ from torch import Tensor, nn
 from data import Dataset, batches, has_cifar100, load, split_indices, to_input
 from metrics import accuracy
 from resnet_cifar import ResNet, resnet18
-from running import console, distributed
-from running.check import check_weights
-from running.console import CommandLine, Progress, duration, option, run_main, setting
+from running import distributed
+from running.console import (
+    CommandLine,
+    Progress,
+    add_options,
+    check_ranges,
+    duration,
+    option,
+    run_main,
+    setting,
+)
 from running.device import advice_on, autocast, environment, pick_device, pick_precision
 from running.distributed import rank, shard, world_size
-from running.files import UserError, write_csv, write_json
-from running.folder import (
-    check_new_run,
-    load_checkpoint,
-    load_optimizer,
-    lock_run,
-    read_config,
-    remove_run,
-    save_checkpoint,
-)
+from running.files import UserError, usable, write_csv, write_json
+from running.folder import check_new_run, load_checkpoint, lock_run, remove_run, save_checkpoint
 
 
 @dataclass
 class Config:
-    """Each setting with its default, its help and its range, from which the options follow."""
+    """Each setting with its default, its help and its range, from which the options follow.
+
+    Raises UserError for a value out of its range.
+    """
 
     dataset: str = setting("cifar100", "what to train on", choices=("cifar100", "shapes"))
     data_dir: str = setting("data", "folder with CIFAR-100, or to download it to")
     data_url: str | None = setting(None, "address or file of CIFAR-100, if not in --data-dir", metavar="URL")
     out: str | None = setting(None, "run folder (default: runs/<dataset>)")
-    epochs: int = setting(40, "passes over the training images", 1, 100_000)
-    batch_size: int = setting(128, "images in a step", 2, 1_000_000)
-    lr: float = setting(0.15, "peak learning rate", 1e-9, 1000)
+    epochs: int = setting({"cifar100": 40, "shapes": 10}, "passes over the training images", 1, 100_000)
+    batch_size: int = setting({"cifar100": 128, "shapes": 32}, "images in a step", 2, 1_000_000)
+    lr: float = setting({"cifar100": 0.15, "shapes": 0.1}, "peak learning rate", 1e-9, 1000)
     momentum: float = setting(0.9, "Nesterov momentum; 0 is plain SGD", 0, 0.99999)
     weight_decay: float = setting(1e-3, "weight decay, not on biases and batch norm", 0, 10)
     label_smoothing: float = setting(0.1, "label smoothing; 0 turns it off", 0, 0.999)
@@ -59,7 +62,11 @@ class Config:
     clip_norm: float = setting(5.0, "largest norm of the gradient; 0 is no clipping", 0, 1e9)
     image_sizes: str = setting("24,28,32", "in pixels, each for an equal share of the epochs", metavar="S,..")
     cutmix: float | None = setting(
-        None, "share of the batches to mix by CutMix; default: 0.5, for shapes 0", 0, 1
+        None,
+        "share of the batches to mix by CutMix; default: 0.5, but 0 for shapes and below 30 epochs, where it "
+        "costs accuracy",
+        0,
+        1,
     )
     patience: int | None = setting(
         None, "full-size epochs without a new best; 0: no limit; default: epochs / 8, at least 5", 0, 100_000
@@ -67,13 +74,36 @@ class Config:
     val_fraction: float = setting(0.2, "share of the training images held out for validation", 0.001, 0.9)
     limit_train: int | None = setting(None, "train on N images only", 1, 1_000_000, metavar="N")
     # Below 16 channels oneDNN on the CPU crashes or gives wrong gradients (uxlfoundation/oneDNN issue 6035).
-    width: int = setting(64, "channels of the first stage", 16, 1024)
+    width: int = setting({"cifar100": 64, "shapes": 16}, "channels of the first stage", 16, 1024)
     seed: int = setting(0, "decides the split, the initial weights and the batches", 0, 2**32 - 1)
     device: str = setting("auto", "where to compute: auto, cuda, mps or cpu")
     precision: str = setting(
         "auto", "number format of the forward pass", choices=("auto", "fp32", "bf16", "fp16")
     )
     compile: bool = setting(False, "use torch.compile, for long runs on a GPU")
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if getattr(self, field.name) is None and field.metadata["by_dataset"]:
+                setattr(self, field.name, field.metadata["by_dataset"].get(self.dataset))
+        check_ranges(self)
+        if self.out is None:
+            self.out = f"runs/{self.dataset}"
+        if self.warmup_epochs is None:
+            self.warmup_epochs = min(2.0, self.epochs / 5)
+        if self.cutmix is None:
+            self.cutmix = 0.5 if self.dataset == "cifar100" and self.epochs >= 30 else 0.0
+        if self.patience is None:
+            self.patience = max(5, self.epochs // 8)
+        if not 0 <= self.warmup_epochs <= self.epochs:
+            raise UserError(
+                f"--warmup-epochs {self.warmup_epochs}: expected a number from 0 to {self.epochs}"
+            )
+        listed = re.fullmatch(r"\d+(,\d+)*", self.image_sizes)
+        if not listed or not all(8 <= size <= 32 for size in self.sizes()):
+            raise UserError(
+                f"--image-sizes {self.image_sizes}: expected sizes from 8 to 32, such as 24,28,32"
+            )
 
     def sizes(self) -> list[int]:
         """Return image_sizes "24,28,32" as [24, 28, 32]."""
@@ -84,53 +114,38 @@ class Config:
 MAY_CHANGE = {"data_dir", "data_url", "out", "device", "precision", "compile"}
 
 
-def read_settings(argv: list[str] | None = None) -> tuple[Config, bool, bool]:
-    """Return the checked settings, whether to resume the run in --out, and whether to overwrite it.
+def resumed_config(last: dict, given: dict, path: Path) -> Config:
+    """Return the settings saved in last.pt at `path`, overlaid with those given on the command line.
 
-    A resumed run has the settings that it saved, overlaid with those given on the command line.
+    Raises UserError if they change what the run computes.
     """
-    parser = CommandLine(description=__doc__)
-    console.add_options(parser, Config)
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
-    parser.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
-    given = vars(parser.parse_args(argv))
-    resume, overwrite = given.pop("resume"), given.pop("overwrite")
-    if resume and overwrite:
-        raise UserError("--resume continues the run that --overwrite deletes: use one of them")
-
-    given.setdefault("out", f"runs/{given.get('dataset', Config.dataset)}")
-    saved = read_config(Path(given["out"]))["settings"] if resume else {}
-    if resume and saved.keys() != asdict(Config()).keys():
-        raise UserError(f"{given['out']} was started by another version of train.py: resume it with that one")
-    settings = Config(**(saved | given))
-    console.check_settings(settings)
-    if settings.warmup_epochs is None:
-        settings.warmup_epochs = min(2.0, settings.epochs / 5)
-    if settings.cutmix is None:
-        settings.cutmix = 0.5 if settings.dataset == "cifar100" else 0.0
-    if settings.patience is None:
-        settings.patience = max(5, settings.epochs // 8)
-    console.check_range("warmup_epochs", settings.warmup_epochs, 0, settings.epochs)
-    sides = settings.image_sizes
-    if not re.fullmatch(r"\d+(,\d+)*", sides) or not all(8 <= size <= 32 for size in settings.sizes()):
-        raise UserError(f"--image-sizes {sides}: expected sizes from 8 to 32, such as 24,28,32")
-    if settings.batch_size % world_size() or settings.batch_size < 2 * world_size():
-        needed = f"a multiple of the {world_size()} processes, two images or more for each"
-        raise UserError(f"--batch-size {settings.batch_size}: expected {needed}")
-    return settings, resume, overwrite
+    with usable(path, "a checkpoint to resume from"):
+        saved = last["config"]["settings"]
+        if saved.keys() != asdict(Config()).keys():
+            raise ValueError("another version of train.py wrote it; resume the run with that one")
+        config, before = Config(**(saved | given)), Config(**saved)
+        should_stop(last["history"], config)
+    changed = [name for name in given if name not in MAY_CHANGE and given[name] != getattr(before, name)]
+    if changed:
+        started = ", ".join(f"{option(name)} {saved[name]}" for name in changed)
+        raise UserError(f"{config.out} was started with {started}: resume it without changing that")
+    return config
 
 
-def load_split(settings: Config) -> tuple[Dataset, Tensor, Tensor]:
+def load_split(config: Config) -> tuple[Dataset, Tensor, Tensor]:
     """Return the training set and, as indices into it, the images to train on and those to validate on."""
-    dataset, _ = load(settings.dataset, settings.data_dir, settings.data_url)
-    train_index, val_index = split_indices(dataset, settings.val_fraction, settings.seed)
-    limit, available = settings.limit_train or len(train_index), len(train_index)
+    dataset, _ = load(config.dataset, config.data_dir, config.data_url)
+    train_index, val_index = split_indices(dataset, config.val_fraction, config.seed)
+    limit, available = config.limit_train or len(train_index), len(train_index)
     if limit > available:
         raise UserError(f"--limit-train {limit} is more than the {available} images available for training")
-    if limit < settings.batch_size:
-        raise UserError(f"--batch-size {settings.batch_size} is more than the {limit} training images")
+    if limit < config.batch_size:
+        raise UserError(f"--batch-size {config.batch_size} is more than the {limit} training images")
+    if config.batch_size % world_size() or config.batch_size < 2 * world_size():
+        needed = f"a multiple of the {world_size()} processes, two images or more for each"
+        raise UserError(f"--batch-size {config.batch_size}: expected {needed}")
     if len(val_index) == 0:
-        raise UserError(f"--val-fraction {settings.val_fraction} leaves no validation image of {available}")
+        raise UserError(f"--val-fraction {config.val_fraction} leaves no validation image of {available}")
     num_val = max(1, round(limit * len(val_index) / available))
     return dataset, train_index[:limit], val_index[:num_val]
 
@@ -195,48 +210,90 @@ def check_finite(epoch: int, step: int, lr: float, *values: Tensor) -> None:
         raise UserError(f"the loss is not finite {where}: {advice}")
 
 
-def train_one_epoch(network, optimizer, scaler, images, targets, epoch, precision, settings) -> dict:
-    """Train the network once on the images; return the row of this epoch, counted from 1.
+@dataclass
+class Training:
+    """What every epoch of a training needs; the tensors and the network are on `device`."""
 
-    images uint8 [N, 3, 32, 32]; targets float32 [N, C], 1 for the class of each image. The images left over
-    from whole batches, other ones in each epoch, are not used. The row holds epoch, image_size, lr (of the
-    last step), and the means train_loss and train_accuracy, in [0, 1]. Where CutMix mixed two images, an
-    answer counts as right if it is the class of the larger part. Raises UserError if the loss is not finite.
+    config: Config
+    device: torch.device
+    precision: str  # "fp32", "bf16" or "fp16"
+    images: Tensor  # uint8 [N, 3, 32, 32]
+    targets: Tensor  # float32 [N, C], 1 for the class of each image
+    model: ResNet
+    network: nn.Module  # the same network, compiled and shared among the processes
+    optimizer: torch.optim.SGD
+    scaler: torch.amp.GradScaler
+
+
+def build(config: Config, dataset: Dataset, train_index: Tensor) -> Training:
+    """Return what the settings describe: data and network on the device, the optimizer, the precision."""
+    torch.manual_seed(config.seed)
+    torch.backends.cudnn.deterministic = True
+    device = pick_device(config.device)
+    precision = pick_precision(config.precision, device)
+    # All images to train on are one uint8 tensor on the device.
+    images, labels = dataset.images[train_index].to(device), dataset.labels[train_index].to(device)
+    model = resnet18(len(dataset.class_names), config.width)
+    model = model.to(device, memory_format=torch.channels_last)
+    network = distributed.data_parallel(model)
+    return Training(
+        config,
+        device,
+        precision,
+        images,
+        nn.functional.one_hot(labels, len(dataset.class_names)).float(),
+        model,
+        torch.compile(network) if config.compile else network,
+        make_optimizer(model, config.lr, config.momentum, config.weight_decay),
+        # Small gradients would be 0 in float16, so the loss is multiplied by a scale that adapts itself.
+        torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
+    )
+
+
+def train_one_epoch(training: Training, epoch: int) -> dict[str, float]:
+    """Train the network once on all images; return the row of this epoch, counted from 1.
+
+    The images left over from whole batches, other ones in each epoch, are not used. The row holds epoch,
+    image_size, lr (of the last step), and the means train_loss and train_accuracy, in [0, 1]. Where CutMix
+    mixed two images, an answer counts as right if it is the class of the larger part. Raises UserError if the
+    loss is not finite.
     """
-    device, steps = images.device, len(images) // settings.batch_size
-    total_steps, warmup_steps = settings.epochs * steps, round(settings.warmup_epochs * steps)
-    size = image_size(epoch, settings.epochs, settings.sizes())
+    config, device, optimizer = training.config, training.device, training.optimizer
+    network, scaler = training.network, training.scaler
+    steps = len(training.images) // config.batch_size
+    total_steps, warmup_steps = config.epochs * steps, round(config.warmup_epochs * steps)
+    size = image_size(epoch, config.epochs, config.sizes())
     # CutMix keeps the network from learning its images by heart: +2.1 points on the validation split in one
     # run of 32 epochs of 20,000 images of 16 pixels. In 20 epochs of all images, which are too few for that,
     # it cost 1.3 points there; see results/README.md.
-    cutmix_share = settings.cutmix if epoch <= last_cutmix_epoch(settings.epochs) else 0.0
-    criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+    cutmix = config.cutmix if epoch <= last_cutmix_epoch(config.epochs) else 0.0
+    criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
     # Of the loss and of the right answers; MPS has no float64.
     sums = torch.zeros(2, device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
     network.train()
-    with Progress(f"epoch {epoch}/{settings.epochs}", steps) as progress:
-        drawn = batches(images, targets, settings.batch_size, settings.seed, epoch, cutmix_share)
+    with Progress(f"epoch {epoch}/{config.epochs}", steps) as progress:
+        drawn = batches(training.images, training.targets, config.batch_size, config.seed, epoch, cutmix)
         for step, (batch, target) in enumerate(drawn):
-            # Data: shuffled, cropped and flipped images, of which each process takes its share.
+            # Data: shuffled, cropped and flipped images, of which each process takes its part.
             batch, target = shard(batch), shard(target)
             x = to_input(batch, size)
 
             # Schedule: every step has its own learning rate.
-            lr = warmup_cosine((epoch - 1) * steps + step, total_steps, warmup_steps, settings.lr)
+            lr = warmup_cosine((epoch - 1) * steps + step, total_steps, warmup_steps, config.lr)
             for group in optimizer.param_groups:
                 group["lr"] = lr
 
             # Forward and loss.
-            with autocast(device, precision):
+            with autocast(device, training.precision):
                 logits = network(x).float()
                 loss = criterion(logits, target)
 
             # Backward, clip, step. The norm to clip is that of the gradient, not of the scaled one.
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
-            if settings.clip_norm:
+            if config.clip_norm:
                 scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
+                nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
             scaler.step(optimizer)
             scaler.update()
 
@@ -246,9 +303,15 @@ def train_one_epoch(network, optimizer, scaler, images, targets, epoch, precisio
             if device.type == "cpu" or (step + 1) % 10 == 0 or step + 1 == steps:
                 totals = distributed.all_reduce(sums)
                 check_finite(epoch, step + 1, lr, totals)
-                mean_loss, correct = (totals / ((step + 1) * settings.batch_size)).tolist()
-                progress.update(step + 1, loss=f"{mean_loss:.3f}", accuracy=f"{correct:.1%}")
-    return {"epoch": epoch, "image_size": size, "lr": lr, "train_loss": mean_loss, "train_accuracy": correct}
+                mean_loss, train_accuracy = (totals / ((step + 1) * config.batch_size)).tolist()
+                progress.update(step + 1, loss=f"{mean_loss:.3f}", accuracy=f"{train_accuracy:.1%}")
+    return {
+        "epoch": epoch,
+        "image_size": size,
+        "lr": lr,
+        "train_loss": mean_loss,
+        "train_accuracy": train_accuracy,
+    }
 
 
 @torch.inference_mode()
@@ -285,164 +348,153 @@ def best_row(history: list[dict]) -> dict:
     return max(history, key=lambda row: row["val_accuracy"])
 
 
-def should_stop(history: list[dict], settings: Config) -> bool:
+def should_stop(history: list[dict], config: Config) -> bool:
     """Return whether all epochs have ended, or early stopping has ended the run.
 
     Early stopping counts the epochs at the last image size that came after the best epoch. At smaller sizes
     the validation images look unlike those of training, and an accuracy that stands still says little.
     """
     after_best = history[history.index(best_row(history)) + 1 :] if history else []
-    without_best = sum(row["image_size"] == settings.sizes()[-1] for row in after_best)
-    return len(history) >= settings.epochs or 0 < settings.patience <= without_best
+    without_best = sum(row["image_size"] == config.sizes()[-1] for row in after_best)
+    return len(history) >= config.epochs or 0 < config.patience <= without_best
 
 
-def fit(settings: Config, last: dict | None = None) -> None:
+def validate(training: Training, images: Tensor, labels: Tensor, row: dict[str, float]) -> Tensor:
+    """Add val_loss and val_accuracy to the row of an epoch; return the logits, float32 [N, C]."""
+    config, part = training.config, shard(images)
+    with Progress("validation", len(part)) as progress:
+        logits = predict(
+            training.network, part, training.device, training.precision, config.sizes()[-1], progress=progress
+        )
+    logits = distributed.all_gather(logits)
+    steps = len(training.images) // config.batch_size
+    check_finite(row["epoch"], steps, row["lr"], logits, *training.model.state_dict().values())
+    row["val_loss"] = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)(logits, labels).item()
+    row["val_accuracy"] = accuracy(labels, logits.argmax(dim=1))
+    return logits
+
+
+def save(training: Training, dataset: Dataset, record: dict, history: list[dict], validation: dict) -> None:
+    """Write best.pt, if the last epoch is the best one, history.csv and last.pt.
+
+    last.pt comes last: if the run is killed before that, --resume repeats this epoch with the same batches.
+    """
+    run, best = Path(training.config.out), best_row(history)
+    checkpoint = {
+        "model": training.model.state_dict(),
+        "config": record,
+        "epoch": len(history),
+        "class_names": dataset.class_names,
+        "superclass_names": dataset.superclass_names,
+        "superclass_of": dataset.superclass_of.tolist(),
+        "val_accuracy": best["val_accuracy"],
+        "history": history,
+    }
+    if history[-1] is best:
+        save_checkpoint(run / "checkpoints" / "best.pt", checkpoint | validation)
+    write_csv(run / "logs" / "history.csv", history)
+    to_resume = {"optimizer": training.optimizer.state_dict(), "scaler": training.scaler.state_dict()}
+    save_checkpoint(run / "checkpoints" / "last.pt", checkpoint | to_resume)
+
+
+def fit(config: Config, last: dict | None = None) -> None:
     """Train epoch by epoch as the settings say; `last` is the checkpoint of a run that is resumed."""
-    run = Path(settings.out)
-    torch.manual_seed(settings.seed)
-    torch.backends.cudnn.deterministic = True
-    device = pick_device(settings.device)
-    precision = pick_precision(settings.precision, device)
-
-    # Data: all images to train on are one uint8 tensor on the device.
+    run, size = Path(config.out), config.sizes()[-1]
     with distributed.rank_0_first():
-        dataset, train_index, val_index = load_split(settings)
-    images, labels = dataset.images[train_index].to(device), dataset.labels[train_index].to(device)
-    targets = nn.functional.one_hot(labels, len(dataset.class_names)).float()
+        dataset, train_index, val_index = load_split(config)
     val_images, val_labels = dataset.images[val_index], dataset.labels[val_index]
-    steps = len(images) // settings.batch_size
-
-    model = resnet18(len(dataset.class_names), settings.width)
-    model = model.to(device, memory_format=torch.channels_last)
-    network = distributed.data_parallel(model)
-    network = torch.compile(network) if settings.compile else network
-    optimizer = make_optimizer(model, settings.lr, settings.momentum, settings.weight_decay)
-    # Small gradients would be 0 in float16, so the loss is multiplied by a scale that adapts itself.
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    history = restore(last, dataset, model, optimizer, scaler) if last else []
-
-    config = {
-        "settings": asdict(settings),
-        "dataset": settings.dataset,
-        "width": settings.width,
-        "image_size": settings.sizes()[-1],
+    training = build(config, dataset, train_index)
+    history = restore(training, last, dataset) if last else []
+    record = {
+        "settings": asdict(config),
+        "dataset": config.dataset,
+        "width": config.width,
+        "image_size": size,
         "provenance": dataset.provenance,
         "verified": dataset.verified,
         "digest": dataset.digest,
-        "num_train": len(images),
-        "num_val": len(val_images),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "device": str(device),
-        "precision": precision,
-        "environment": environment(device),
+        "num_train": len(train_index),
+        "num_val": len(val_index),
+        "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
+        "device": str(training.device),
+        "precision": training.precision,
+        "environment": environment(training.device),
     }
     if rank() == 0:
         if not last:
             remove_run(run)
-        write_json(run / "config.json", config)
+        write_json(run / "config.json", record)
     print(f"data     {dataset.provenance}")
-    print(f"         {len(images):,} images to train on, {len(val_images):,} to validate")
-    print(f"network  ResNet-18, width {settings.width}, {config['parameters']:,} parameters")
+    print(f"         {len(train_index):,} images to train on, {len(val_index):,} to validate")
+    print(f"network  ResNet-18, width {config.width}, {record['parameters']:,} parameters")
     shared = f" in each of {world_size()} processes" if world_size() > 1 else ""
-    print(f"compute  {device}, {precision}, {torch.get_num_threads()} threads{shared}")
+    print(f"compute  {training.device}, {training.precision}, {torch.get_num_threads()} threads{shared}")
 
-    while not should_stop(history, settings):
-        epoch, started = len(history) + 1, time.perf_counter()
-        row = train_one_epoch(network, optimizer, scaler, images, targets, epoch, precision, settings)
-        train_seconds = time.perf_counter() - started
-        distributed.average_running_statistics(model)
-
-        # Validate.
-        share = shard(val_images)
-        with Progress("validation", len(share)) as progress:
-            val_logits = predict(network, share, device, precision, config["image_size"], progress=progress)
-        val_logits = distributed.all_gather(val_logits)
-        check_finite(epoch, steps, row["lr"], val_logits, *model.state_dict().values())
-        criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
-        row["val_loss"] = criterion(val_logits, val_labels).item()
-        row["val_accuracy"] = accuracy(val_labels, val_logits.argmax(dim=1))
+    while not should_stop(history, config):
+        started = time.perf_counter()
+        row = train_one_epoch(training, len(history) + 1)
+        speed = len(train_index) // config.batch_size * config.batch_size / (time.perf_counter() - started)
+        distributed.average_running_statistics(training.model)
+        val_logits = validate(training, val_images, val_labels, row)
         row["seconds"] = round(time.perf_counter() - started, 2)
-        row["images_per_second"] = round(steps * settings.batch_size / train_seconds, 1)
+        row["images_per_second"] = round(speed, 1)
         history.append(row)
-        best = best_row(history)
-        if rank() > 0:
-            continue
-
-        # Checkpoint. last.pt is written last: if the run is killed before that, --resume repeats this epoch
-        # with the same batches.
-        checkpoint = {
-            "model": model.state_dict(),
-            "config": config,
-            "epoch": epoch,
-            "class_names": dataset.class_names,
-            "superclass_names": dataset.superclass_names,
-            "superclass_of": dataset.superclass_of.tolist(),
-            "val_accuracy": best["val_accuracy"],
-            "history": history,
-        }
-        if row is best:
+        if rank() == 0:
             # With the validation logits report.py fits a temperature without another pass over the images.
             # After an unstable first epoch they may exceed 65,504, the largest float16.
             validation = {"val_logits": val_logits.clamp(-6e4, 6e4).half(), "val_labels": val_labels}
-            save_checkpoint(run / "checkpoints" / "best.pt", checkpoint | validation)
-        write_csv(run / "logs" / "history.csv", history)
-        to_resume = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
-        save_checkpoint(run / "checkpoints" / "last.pt", checkpoint | to_resume)
+            save(training, dataset, record, history, validation)
+        star = "*" if row is best_row(history) else " "
         print(
-            f"epoch {epoch:3d}/{settings.epochs}  lr {row['lr']:.4f}  "
+            f"epoch {row['epoch']:3d}/{config.epochs}  lr {row['lr']:.4f}  "
             f"train loss {row['train_loss']:.3f} acc {row['train_accuracy']:6.2%}  "
-            f"val loss {row['val_loss']:.3f} acc {row['val_accuracy']:6.2%}{' *' if row is best else '  '}  "
-            f"{duration(row['seconds'])}, about {duration((settings.epochs - epoch) * row['seconds'])} left"
+            f"val loss {row['val_loss']:.3f} acc {row['val_accuracy']:6.2%} {star}  "
+            f"{duration(row['seconds'])}, "
+            f"about {duration((config.epochs - row['epoch']) * row['seconds'])} left"
         )
 
-    if len(history) < settings.epochs:
-        print(f"stopped early: no better validation accuracy in {settings.patience} full-size epochs")
+    if len(history) < config.epochs:
+        print(f"stopped early: no better validation accuracy in {config.patience} full-size epochs")
+    best = best_row(history)
     print(f"best     validation accuracy {best['val_accuracy']:.2%} after epoch {best['epoch']}")
     print(f"saved    {run / 'checkpoints' / 'best.pt'}")
-    print(f"next     python report.py --run {shlex.quote(settings.out)}")
+    print(f"next     python report.py --run {shlex.quote(config.out)}")
 
 
-def restore(last, dataset, model, optimizer, scaler) -> list[dict]:
-    """Load the state in the checkpoint `last` into model, optimizer and scaler; return the history."""
-    if last["config"]["digest"] != dataset.digest:
-        before = last["config"]["provenance"]
-        raise UserError(f"the run was trained on {before}, but the data found are {dataset.provenance}")
-    model.load_state_dict(last["model"])
-    load_optimizer(optimizer, last["optimizer"])
-    if last["scaler"]:  # it is empty if the run was not in float16
-        scaler.load_state_dict(last["scaler"])
-    print(f"resumed  after {last['epoch']} epochs")
-    return last["history"]
+def restore(training: Training, last: dict, dataset: Dataset) -> list[dict]:
+    """Load what the checkpoint `last` holds of a training; return the history.
+
+    Raises UserError if the run was trained on other data, or the checkpoint is not one of this training.
+    """
+    with usable(Path(training.config.out) / "checkpoints" / "last.pt", "a checkpoint to resume from"):
+        if last["config"]["digest"] != dataset.digest:
+            before = last["config"]["provenance"]
+            raise UserError(f"the run was trained on {before}, but the data found are {dataset.provenance}")
+        training.model.load_state_dict(last["model"])
+        training.optimizer.load_state_dict(last["optimizer"])  # takes momenta of any shape
+        for parameter, state in training.optimizer.state.items():
+            if any(momentum.shape != parameter.shape for momentum in state.values() if momentum is not None):
+                raise ValueError("its optimizer is that of another network")
+        if last["scaler"]:  # it is empty if the run was not in float16
+            training.scaler.load_state_dict(last["scaler"])
+        print(f"resumed  after {last['epoch']} epochs")
+        return last["history"]
 
 
-def load_last(settings: Config) -> dict:
-    """Return last.pt of the run in --out; raise UserError if there is none or it has other settings."""
-    run, path = settings.out, Path(settings.out) / "checkpoints" / "last.pt"
-    if not path.exists():
-        raise UserError(f"{run} has no finished epoch to resume: start it again with --overwrite instead")
-    _, last = load_model(path, torch.device("cpu"), resuming=True)
-    saved, now = last["config"]["settings"], asdict(settings)
-    changed = [name for name in now if name not in MAY_CHANGE and saved.get(name) != now[name]]
-    if changed:
-        before = ", ".join(f"{option(name)} {saved.get(name)}" for name in changed)
-        raise UserError(f"{run} was started with {before}: resume it without changing that")
-    return last
-
-
-def load_model(path: Path | str, device: torch.device, resuming: bool = False) -> tuple[ResNet, dict]:
+def load_model(path: Path | str, device: torch.device) -> tuple[ResNet, dict]:
     """Return the network of a checkpoint, in eval mode, float32 and channels last, and the checkpoint itself.
 
     Raises UserError if the file is damaged or incomplete, or the weights do not fit the network.
     """
-    checkpoint = load_checkpoint(path, resuming)
-    weights, config, num_classes = checkpoint["model"], checkpoint["config"], len(checkpoint["class_names"])
-    width = config["width"]
-    with torch.device("meta"):  # shapes without memory
-        expected = resnet18(num_classes, width).state_dict()
-    check_weights(weights, expected, f"a ResNet-18 of width {width} for {num_classes} classes", path)
-    model = resnet18(num_classes, width)
-    model.load_state_dict(weights)
-    return model.to(device, memory_format=torch.channels_last).eval(), checkpoint
+    checkpoint = load_checkpoint(path)
+    with usable(path, "a checkpoint"):
+        width, size = checkpoint["config"]["width"], checkpoint["config"]["image_size"]
+        if not isinstance(width, int) or not 8 <= size <= 32:
+            raise ValueError(f"it says width {width} and images of {size} pixels")
+        with torch.device("meta"):  # without memory, as the file may claim any width
+            model = resnet18(len(checkpoint["class_names"]), width)
+        model.load_state_dict(checkpoint["model"], assign=True)
+        return model.float().to(device, memory_format=torch.channels_last).eval(), checkpoint
 
 
 def load_data(path: Path | str, checkpoint: dict, data_dir: str | None) -> tuple[Dataset, Dataset]:
@@ -451,44 +503,54 @@ def load_data(path: Path | str, checkpoint: dict, data_dir: str | None) -> tuple
     CIFAR-100 is read from `data_dir`; without one, from that of the training if CIFAR-100 is there, else from
     data/. Raises UserError for other classes.
     """
-    config = checkpoint["config"]
-    if data_dir is None:
-        saved = config.get("settings", {}).get("data_dir", "")
-        data_dir = saved if saved and has_cifar100(saved) else Config.data_dir
-    splits = load(config["dataset"], data_dir)
-    if splits[1].class_names != checkpoint["class_names"]:
-        raise UserError(f"the classes of {path} are not those of the {splits[1].name} test set")
-    return splits
-
-
-def begin_or_resume(settings: Config, resume: bool, overwrite: bool) -> None:
-    """Train in the run folder --out, of which process 0 holds the lock."""
-    run = Path(settings.out)
-    with lock_run(run, training=True) if rank() == 0 else contextlib.nullcontext():
-        last = load_last(settings) if resume else None
-        if not resume and rank() == 0:
-            check_new_run(run, overwrite)
-        if last and should_stop(last["history"], settings):
-            print(f"{run} is finished after {last['epoch']} epochs; next comes report.py")
-        else:
-            fit(settings, last)
+    with usable(path, "a checkpoint"):
+        name, saved = (
+            checkpoint["config"]["dataset"],
+            checkpoint["config"].get("settings", {}).get("data_dir"),
+        )
+        if data_dir is None:
+            data_dir = saved if saved and has_cifar100(saved) else Config.data_dir
+        splits = load(name, data_dir)
+        if splits[1].class_names != checkpoint["class_names"]:
+            raise ValueError(f"its classes are not those of the {splits[1].name} test set")
+        return splits
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train as the command line says; return the exit code."""
-    settings = None
+    parser = CommandLine(description=__doc__)
+    add_options(parser, Config)
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    parser.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
+    given = vars(parser.parse_args(argv))
+    resume, overwrite = given.pop("resume"), given.pop("overwrite")
+    if resume and overwrite:
+        raise UserError("--resume continues the run that --overwrite deletes: use one of them")
+    run = Path(given.setdefault("out", f"runs/{given.get('dataset', Config.dataset)}"))
+    last_file = run / "checkpoints" / "last.pt"
+    config = Config() if resume else Config(**given)
     try:
-        with distributed.init_distributed():
-            settings, resume, overwrite = read_settings(argv)
-            begin_or_resume(settings, resume, overwrite)
+        with distributed.init_distributed(), lock_run(run) if rank() == 0 else contextlib.nullcontext():
+            last = None
+            if resume and not last_file.exists():
+                raise UserError(f"{run} has no finished epoch to resume: start it again without --resume")
+            if resume:
+                _, last = load_model(last_file, torch.device("cpu"))
+                config = resumed_config(last, given, last_file)
+            elif rank() == 0:
+                check_new_run(run, overwrite)
+            if last and should_stop(last["history"], config):
+                print(f"{run} is finished after {last['epoch']} epochs; next comes report.py")
+            else:
+                fit(config, last)
         return 0
     except KeyboardInterrupt:
-        if not settings or not (Path(settings.out) / "checkpoints" / "last.pt").exists():
+        if not last_file.exists():
             raise
-        print(f"interrupted; resume with: python train.py --resume --out {shlex.quote(settings.out)}")
+        print(f"interrupted; resume with: python train.py --resume --out {shlex.quote(str(run))}")
         return 130
     except (RuntimeError, MemoryError) as error:
-        advice = advice_on(error, settings.batch_size, settings.width) if settings else None
+        advice = advice_on(error, config.batch_size, config.width)
         if advice is None:
             raise
         raise UserError(advice) from None

@@ -16,20 +16,18 @@ from running.files import UserError, one_line
 def setting(default: Any, help: str, low=None, high=None, choices=None, metavar=None) -> Any:
     """Return a field for a dataclass of settings: `lr: float = setting(0.15, "peak rate", low=0, high=1)`.
 
-    Its type is int, float, str or bool, or one of these `| None`. A range includes both its ends.
+    Its type is int, float, str or bool, or one of these `| None`. A range includes both its ends. A default
+    that depends on the data set is a dict, {data set: value}; the field is then None until that is known.
     """
+    by_dataset = default if isinstance(default, dict) else {}
     metadata = {"help": help, "low": low, "high": high, "choices": choices, "metavar": metavar}
-    return dataclasses.field(default=default, metadata=metadata)
+    default = None if by_dataset else default
+    return dataclasses.field(default=default, metadata=metadata | {"by_dataset": by_dataset})
 
 
 def option(name: str) -> str:
     """Return "batch_size" as "--batch-size"."""
     return "--" + name.replace("_", "-")
-
-
-def types_of(field: dataclasses.Field) -> tuple[type, ...]:
-    """Return (int, NoneType) for a field of type `int | None`, and (int,) for one of type int."""
-    return get_args(field.type) or (field.type,)
 
 
 def add_options(parser: argparse.ArgumentParser, settings: type) -> None:
@@ -38,10 +36,11 @@ def add_options(parser: argparse.ArgumentParser, settings: type) -> None:
     An option that was not given is absent from what parse_args returns; the default is that of the dataclass.
     """
     for field in dataclasses.fields(settings):
-        help, low, high = (field.metadata[key] for key in ("help", "low", "high"))
-        kind = types_of(field)[0]
+        help, low, high, by_dataset = (field.metadata[k] for k in ("help", "low", "high", "by_dataset"))
+        kind = (get_args(field.type) or (field.type,))[0]  # int, also for int | None
         notes = [] if low is None else [f"{low:.10g} to {high:.10g}"]
         notes += [] if field.default is None else [f"default: {field.default}"]
+        notes += [f"default for {name}: {value}" for name, value in by_dataset.items()]
         if notes:
             help += f" ({', '.join(notes)})"
         how = {"type": kind, "choices": field.metadata["choices"], "metavar": field.metadata["metavar"]}
@@ -50,26 +49,12 @@ def add_options(parser: argparse.ArgumentParser, settings: type) -> None:
         parser.add_argument(option(field.name), help=help, **how).default = argparse.SUPPRESS
 
 
-def check_range(name: str, value: float, low: float, high: float) -> None:
-    """Raise UserError unless low <= value <= high, which NaN never is; `name` is that of the setting."""
-    if not low <= value <= high:
-        raise UserError(f"{option(name)} {value}: expected a number from {low} to {high}")
-
-
-def check_settings(settings: Any) -> None:
-    """Raise UserError if a value has another type than its field, is not one of its choices or out of range.
-
-    Values from the command line have the right types; those of a saved run may have been edited.
-    """
+def check_ranges(settings: Any) -> None:
+    """Raise UserError if a value is out of the range of its field."""
     for field in dataclasses.fields(settings):
-        name, value, types = option(field.name), getattr(settings, field.name), types_of(field)
-        choices, low, high = (field.metadata[key] for key in ("choices", "low", "high"))
-        if type(value) not in types and not (types[0] is float and type(value) is int):
-            raise UserError(f"{name}: invalid {types[0].__name__} value: {value!r}")
-        if choices and value not in choices:
-            raise UserError(f"{name}: invalid choice: {value!r} (choose from {', '.join(choices)})")
-        if low is not None and value is not None:
-            check_range(field.name, value, low, high)
+        value, low, high = getattr(settings, field.name), field.metadata["low"], field.metadata["high"]
+        if low is not None and value is not None and not low <= value <= high:  # which NaN never is
+            raise UserError(f"{option(field.name)} {value}: expected a number from {low} to {high}")
 
 
 class CommandLine(argparse.ArgumentParser):
@@ -137,7 +122,9 @@ def run_main(main: Callable[[], int | None]) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
-        if error.filename is None:
+        try:
+            sys.stdout.flush()
+        except OSError:
             # Our own output failed: `| head` has ended, or the disk is full. At its exit Python would try to
             # write the rest once more, so that goes nowhere.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,30 +8,38 @@ from pathlib import Path
 
 import torch
 
-from running.distributed import own_device, world_size
+from running.distributed import world_size
 from running.files import UserError
 
 
 def pick_device(name: str) -> torch.device:
     """Return the device called `name`; "auto" is the first available of cuda, mps and cpu.
 
-    With several processes it is this one's own, and then not mps, of which a machine has one.
+    With several processes it is this one's own: the GPU of number LOCAL_RANK, or the only one that it sees.
     """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    available["mps"] &= world_size() == 1
+    several, gpus = world_size() > 1, torch.cuda.device_count() if torch.cuda.is_available() else 0
+    available = {"cuda": gpus > 0, "mps": torch.backends.mps.is_available() and not several, "cpu": True}
     if name == "auto":
         name = next(kind for kind in available if available[kind])
     try:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"--device {name}: expected auto, cuda, mps or cpu") from None
-    if not available.get(device.type) or (device.index or 0) >= max(1, torch.cuda.device_count()):
+    if not available.get(device.type) or (device.index or 0) >= max(1, gpus):
         raise UserError(f"--device {name} is not available on this machine: use --device cpu")
-    return own_device(device)
+    if not several or device.type == "cpu":
+        return device
+    # Some launchers let each process see its own GPU only, which is then the one to take.
+    index = int(os.environ.get("LOCAL_RANK", 0)) if gpus > 1 else 0
+    if device.index is not None or index >= gpus:
+        needed = "several processes need --device cuda with a GPU for each, or --device cpu"
+        raise UserError(f"--device {name} with {gpus} CUDA GPUs: {needed}")
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """Return the precision called `name`, "fp32", "bf16" or "fp16"; "auto" is the fastest that trains well.
+    """Return the precision of a training called `name`, "fp32", "bf16" or "fp16"; "auto" is the fastest.
 
     CUDA: bf16 from compute capability 8.0 on, which computes it natively, else fp16 with a gradient scaler.
     CPU: bf16 where it was measured to be faster than fp32, with AMX or with AVX512-BF16 on AMD, else fp32.
@@ -58,14 +66,19 @@ def cpuinfo() -> str:
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Return the context in which the forward pass runs: mixed precision, or plain float32."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    # Without a dtype for fp32: on Apple GPUs torch before 2.10 warns of float32 even where it is not enabled.
+    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     return torch.autocast(device.type, dtype, enabled=precision != "fp32")
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that the memory of the GPU or of the machine is used up."""
-    phrases = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
-    return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in phrases)
+def use_full_float32() -> None:
+    """Let CUDA compute in float32 what is float32, not in TF32, and the same at every run.
+
+    For evaluation, explanations and attacks, whose numbers are to mean the same on every machine. Training
+    keeps torch's defaults, which are faster.
+    """
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 
 
 def advice_on(error: BaseException, batch_size: int, width: int) -> str | None:
@@ -73,7 +86,8 @@ def advice_on(error: BaseException, batch_size: int, width: int) -> str | None:
     if isinstance(error, torch._dynamo.exc.TorchDynamoException):
         reason = str(error).strip().splitlines()[0]
         return f"--compile needs a working C++ compiler, or leave it out ({reason})"
-    if not is_out_of_memory(error):
+    phrases = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    if not isinstance(error, MemoryError) and not any(phrase in str(error) for phrase in phrases):
         return None
     used, smaller = f"--batch-size {batch_size}", max(2, batch_size // 2)
     advice = f"free some memory and resume the run, or start a new run with --batch-size {smaller}"

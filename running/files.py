@@ -23,16 +23,37 @@ def one_line(error: object) -> str:
     Files, servers and users can put anything into it. Of a longer one the beginning and the end are kept.
     """
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, LookupError | TypeError | AttributeError | ArithmeticError):
+        text = f"{type(error).__name__}: {text}"  # such as KeyError: 'epoch', which alone says little
     text = text if len(text) <= 300 else f"{text[:195]} ... {text[-100:]}"
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+@contextlib.contextmanager
+def usable(path: Path | str, what: str) -> Iterator[None]:
+    """Let a block read a file from outside and make of it what the program uses, or raise UserError.
+
+    Such a file may be damaged, edited or of another program, and fail anywhere on this way. Whatever is
+    raised becomes "{path} cannot be used as {what}: {reason}", with the cause behind it for who debugs.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) and str(path) in str(error):
+            raise
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+        raise UserError(f"{path} cannot be used as {what}: {reason}") from error
+
+
 def check_file(path: Path | str, what: str = "file") -> None:
     """Raise UserError unless `path` is a regular file: opening a named pipe would wait for ever."""
-    if not Path(path).is_file():
-        raise UserError(
-            f"{path} is not a regular file" if Path(path).exists() else f"there is no {what} {path}"
-        )
+    try:
+        if Path(path).is_file():
+            return
+        reason = f"{path} is not a regular file" if Path(path).exists() else f"there is no {what} {path}"
+    except (OSError, ValueError) as error:  # no name of a file, or a link to itself
+        reason = f"there is no {what} {path} ({one_line(error)})"
+    raise UserError(reason)
 
 
 def read_file(path: Path | str, limit: int = 20_000_000) -> bytes:
@@ -46,14 +67,6 @@ def read_file(path: Path | str, limit: int = 20_000_000) -> bytes:
     if len(content) > limit:
         raise UserError(f"{path} has more than the {limit / 1e6:.1f} MB allowed")
     return content
-
-
-def read_json(path: Path | str) -> object:
-    """Return the content of a JSON file, or raise UserError."""
-    try:
-        return json.loads(read_file(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({one_line(error)})") from None
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import contextlib
 import csv
 import hashlib
 import io
+import json
 import pickle
 import warnings
 import zipfile
@@ -21,23 +22,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from running.check import CONFIG, HISTORY, check, check_checkpoint, check_stress
-from running.files import UserError, check_file, locked, one_line, read_file, read_json, whole_file
+from running.files import UserError, check_file, locked, read_file, usable, whole_file
 
-# The files that the commands write into a run folder, as patterns. Nothing else in it is ever deleted but our
-# own temporary files and empty folders, and config.json goes last: without it a folder is not known as a run.
-PLOTS = "loss accuracy learning_rate headline_metrics worst_classes superclass_confusion confusion_matrix "
-PLOTS += "reliability confidence risk_coverage deletion insertion "
-PLOTS += "stress_severity stress_examples stress_radius"
+# What the commands write into a run folder, and nothing else in it is ever deleted but our own temporary
+# files and empty folders. config.json goes last: without it a folder is not known as a run.
 FAILURES = ["failures/failures.csv", "failures/[0-9][0-9]_*_as_*.png", "gradcam/[0-9][0-9]_*_as_*.png"]
-RESULTS = ["metrics.json", "predictions.npz", "stress.json", "report.html", *FAILURES]
-RESULTS += [f"plots/{name}.png" for name in PLOTS.split()]
+RESULTS = ["metrics.json", "predictions.npz", "stress.json", "report.html", "plots/*.png", *FAILURES]
 TRAINED = ["checkpoints/best.pt", "checkpoints/last.pt", "logs/history.csv", "config.json"]
-RUN_FILES = [*RESULTS, *TRAINED]
-
-# In runs/<name of a checkpoint>/: the sha256 of the checkpoint that the results are of.
-ORIGIN = "checkpoint.sha256"
 
 
 def newest_run(parent: Path | str = "runs") -> Path:
@@ -48,27 +41,34 @@ def newest_run(parent: Path | str = "runs") -> Path:
     return max(checkpoints, key=lambda path: path.stat().st_mtime).parent.parent
 
 
-@contextlib.contextmanager
-def lock_run(run: Path, training: bool = False) -> Iterator[None]:
-    """Hold the folder `run` for one command; raise UserError if another one holds it.
+def is_run(folder: Path) -> bool:
+    """Return whether the folder holds the config.json of train.py."""
+    try:
+        return "settings" in json.loads(read_file(folder / "config.json"))
+    except (UserError, ValueError, TypeError, RecursionError):
+        return False
 
-    A training locks the folder itself, report.py and stress.py lock plots/ in it, so that a report can be
-    made while the training goes on. The folder is made if necessary, and the lock ends with the process,
-    however that ends. Files that a killed command of the same kind left half written are deleted, and in the
-    end the folders that were made here and are empty.
+
+# ---- Trainings -------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def lock_run(run: Path) -> Iterator[None]:
+    """Hold the folder `run` for one training; raise UserError if another one holds it.
+
+    The folder is made if necessary, and the lock ends with the process, however that ends. What a killed
+    training left half written is deleted, and at the end the folder if it was made here and is empty.
     """
-    to_lock = run if training else run / "plots"
     with contextlib.ExitStack() as stack:
         try:
-            for folder in reversed([to_lock, *to_lock.parents]):
+            for folder in reversed([run, *run.parents]):
                 if not folder.exists():
                     folder.mkdir(exist_ok=True)
                     stack.callback(remove_empty, folder)
-            stack.enter_context(locked(to_lock))
+            stack.enter_context(locked(run))
         except OSError as error:
             raise UserError(f"{run} cannot be written to ({error.strerror}): use another folder") from None
-        written = TRAINED if training else [*RESULTS, ORIGIN]
-        delete(run, [f"{Path(p).parent}/.{Path(p).name}.[0-9]*.tmp" for p in written])
+        delete(run, [f"{Path(name).parent}/.{Path(name).name}.[0-9]*.tmp" for name in TRAINED])
         yield
 
 
@@ -83,27 +83,20 @@ def check_new_run(run: Path, overwrite: bool) -> None:
         return
     if not is_run(run):
         raise UserError(f"{run} is not empty and holds no run of train.py: use another --out")
-    if names != {"config.json"} and not overwrite:
+    if names == {"config.json"}:
+        return
+    if not overwrite:
         hint = "go on with --resume, delete it with --overwrite, or use another --out"
         raise UserError(f"{run} holds a run already: {hint}")
-    if names != {"config.json"} and not names & {"checkpoints", "logs"}:
-        raise UserError(
-            f"{run} holds results without checkpoints/ and logs/ of a training: use another --out"
-        )
-
-
-def files_of(run: Path, patterns: list[str]) -> list[Path]:
-    """Return the files in the folder `run` that the patterns name, but for those behind a linked folder."""
-    found = [path for pattern in patterns for path in run.glob(pattern)]
-    return [
-        path for path in found if not path.is_dir() and (path.parent == run or not path.parent.is_symlink())
-    ]
+    if not names & {"checkpoints", "logs"}:  # results that somebody keeps, such as those of this repository
+        raise UserError(f"{run} holds results without a training, which --overwrite keeps: use another --out")
 
 
 def delete(run: Path, patterns: list[str]) -> None:
-    """Delete the files in the folder `run` that the patterns name."""
-    for path in files_of(run, patterns):
-        path.unlink(missing_ok=True)
+    """Delete the files in the folder `run` that the patterns name, but for those behind a linked folder."""
+    for path in [path for pattern in patterns for path in run.glob(pattern)]:
+        if not path.is_dir() and (path.parent == run or not path.parent.is_symlink()):
+            path.unlink(missing_ok=True)
 
 
 def remove_empty(folder: Path) -> None:
@@ -114,28 +107,9 @@ def remove_empty(folder: Path) -> None:
 
 def remove_run(run: Path) -> None:
     """Delete the files of a run from the folder `run`, its folders where nothing else is in them, no more."""
-    with lock_run(run):  # no report is being written
-        delete(run, RUN_FILES)
+    delete(run, [*RESULTS, *TRAINED])
     for name in ("checkpoints", "logs", "plots", "failures", "gradcam"):
         remove_empty(run / name)
-
-
-def is_run(folder: Path) -> bool:
-    """Return whether the folder holds the config.json of train.py."""
-    try:
-        return bool(read_config(folder))
-    except UserError:
-        return False
-
-
-def read_config(run: Path) -> dict:
-    """Return the content of config.json, or raise UserError if train.py did not write it."""
-    path = run / "config.json"
-    if not path.exists():
-        raise UserError(f"{run} is no run of train.py: there is no {path}")
-    config = read_json(path)
-    check(config, CONFIG, path)
-    return config
 
 
 def read_history(run: Path) -> list[dict]:
@@ -144,26 +118,12 @@ def read_history(run: Path) -> list[dict]:
     A spreadsheet may have saved the file with a byte order mark and other ends of lines.
     """
     path = run / "logs" / "history.csv"
-    try:
+    with usable(path, "the history of a run"):
         reader = csv.DictReader(io.StringIO(read_file(path).decode("utf-8-sig"), newline=""))
-        lacking = [name for name in HISTORY if name not in (reader.fieldnames or [])]
-        if lacking:
-            raise UserError(f"{path} has no column {', '.join(lacking)}; is {run} a run of train.py?")
-        rows = [{key: float(row[key]) for key in HISTORY} for row in reader]
-    except (ValueError, TypeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read ({one_line(error)}); is {run} a run of train.py?") from None
-    check(rows, [HISTORY], path)
-    return rows
+        return [{key: float(value) for key, value in row.items()} for row in reader]
 
 
-def read_stress(run: Path) -> dict | None:
-    """Return the content of stress.json, or None without one; raise UserError if it is none."""
-    path = run / "stress.json"
-    if not path.exists():
-        return None
-    results = read_json(path)
-    check_stress(results, path)
-    return results
+# ---- Checkpoints -----------------------------------------------------------------------------------------
 
 
 def save_checkpoint(path: Path | str, checkpoint: dict) -> None:
@@ -174,62 +134,57 @@ def save_checkpoint(path: Path | str, checkpoint: dict) -> None:
         temporary.write_bytes(content.getbuffer())
 
 
-def load_checkpoint(path: Path | str, resuming: bool = False) -> dict:
+def load_checkpoint(path: Path | str) -> dict:
     """Return the content of a checkpoint with all tensors on the CPU, and the `sha256` of the file besides.
 
-    No code in the file is run. Raises UserError if it is damaged, or lacks what running/check.py says that it
-    holds, or for `resuming` the state of a training.
+    No code in the file is run. Raises UserError if the file is damaged or holds a tensor that is not dense
+    or not finite. What else it must hold is seen by who uses it, in a block of `usable`.
     """
     check_file(path, "checkpoint")
-    try:
-        # Read once: a training may put another file in its place at any moment.
-        content = Path(path).read_bytes()
+    with usable(path, "a checkpoint"):
+        content = Path(path).read_bytes()  # once: a training may put another file in its place at any moment
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                raise zipfile.BadZipFile("it is compressed, as torch.save never does")
-            damaged = archive.testzip()  # torch.load itself does not compare the checksums
-        if damaged:
-            raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about kinds of tensors that are refused below
-            checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    except pickle.UnpicklingError:
-        raise UserError(f"{path} is refused: it holds more than tensors and plain values") from None
-    except Exception as error:  # zipfile and torch raise many kinds for a damaged file
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} is damaged or no checkpoint ({reason})") from None
-    check_checkpoint(checkpoint, path, resuming)
-    return checkpoint | {"sha256": hashlib.sha256(content).hexdigest()}
+                raise ValueError("it is compressed, as torch.save never does")
+            if damaged := archive.testzip():  # torch.load itself does not compare the checksums
+                raise ValueError(f"it is damaged, the checksum of {damaged} is wrong")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about kinds of tensors that are refused below
+                checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError("it is refused, as it holds more than tensors and plain values") from error
+        check_tensors(checkpoint)
+        return checkpoint | {"sha256": hashlib.sha256(content).hexdigest()}
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Load a saved state into the optimizer; raise UserError if it is of another one or of other weights."""
-    kinds = [{key: type(value) for key, value in group.items()} for group in optimizer.param_groups]
-    try:
-        optimizer.load_state_dict(state)
-        for group, expected in zip(optimizer.param_groups, kinds, strict=True):
-            if {key: type(value) for key, value in group.items()} != expected:
-                raise ValueError("another kind of optimizer")
-        for parameter, saved in optimizer.state.items():
-            for name, tensor in saved.items():
-                if isinstance(tensor, torch.Tensor) and tensor.shape not in ((), parameter.shape):
-                    raise ValueError(f"{name} {list(tensor.shape)} of weights {list(parameter.shape)}")
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"last.pt comes from another version of train.py ({error!r})") from None
+def check_tensors(content: object) -> None:
+    """Raise ValueError unless all tensors in `content`, at any depth, are dense and hold finite numbers.
+
+    A few bytes in a file can stand for a tensor of gigabytes: nothing is computed with it before this.
+    """
+    if isinstance(content, dict | list | tuple):
+        for value in content.values() if isinstance(content, dict) else content:
+            check_tensors(value)
+    elif isinstance(content, Tensor):
+        dense = content.layout == torch.strided and not content.is_quantized and content.device.type == "cpu"
+        if not dense or content.untyped_storage().nbytes() < content.numel() * content.element_size():
+            raise ValueError("it holds something else than dense tensors of numbers")
+        if not content.isfinite().all():
+            raise ValueError("it holds values that are not finite")
 
 
 def find_checkpoint(run: Path | str | None, checkpoint: Path | str | None) -> Path:
     """Return the checkpoint that the options name: FILE itself, else best.pt of RUN or of the newest run.
 
-    Raises UserError if there is no such run, or if FILE is not in RUN/checkpoints/.
+    Raises UserError if RUN is no run of train.py, or if FILE is not in RUN/checkpoints/.
     """
     if run is None and checkpoint is not None:
         return Path(checkpoint)
     run = newest_run() if run is None else Path(run)
-    if not run.is_dir():
-        raise UserError(f"there is no run {run}")
+    if not is_run(run):
+        found = f"no config.json of train.py in {run}" if run.is_dir() else f"no run {run}"
+        raise UserError(f"there is {found}: give the folder of a run, such as runs/cifar100")
     if checkpoint is None:
         return run / "checkpoints" / "best.pt"
     if Path(checkpoint).parent.resolve() != (run / "checkpoints").resolve():
@@ -237,33 +192,20 @@ def find_checkpoint(run: Path | str | None, checkpoint: Path | str | None) -> Pa
     return Path(checkpoint)
 
 
-def find_results(run: Path | str | None, checkpoint: Path | str | None) -> tuple[Path, Path]:
-    """Return the checkpoint, as find_checkpoint does, and the folder that its results go to.
-
-    That is RUN, else the run that FILE is in, else runs/<name of FILE>. Raises UserError if RUN is no run of
-    train.py.
-    """
-    path = find_checkpoint(run, checkpoint)
-    if run is None and checkpoint is not None:
-        in_run = path.parent.name == "checkpoints" and is_run(path.parent.parent)
-        return path, path.parent.parent if in_run else Path("runs") / path.stem
-    folder = path.parent.parent if run is None else Path(run)
-    read_config(folder)
-    return path, folder
+def results_folder(checkpoint: Path) -> Path:
+    """Return where the results of a checkpoint go: the run that it is in, else runs/<name of the file>/."""
+    run = checkpoint.parent.parent
+    return run if checkpoint.parent.name == "checkpoints" and is_run(run) else Path("runs") / checkpoint.stem
 
 
-def claim_folder(folder: Path, checkpoint: Path, digest: str) -> None:
-    """Raise UserError unless the results of the checkpoint with this sha256 may be written into the folder.
-
-    They may into the run that it is in. Another folder must hold no run and no results, or those of this very
-    checkpoint; it keeps its sha256.
-    """
-    if checkpoint.parent.resolve() == (folder / "checkpoints").resolve():
+def claim_folder(folder: Path, checkpoint: Path, sha256: str) -> None:
+    """Raise UserError if a folder outside of the checkpoint's run holds a run or results of another one."""
+    if folder == checkpoint.parent.parent:
         return
-    origin = folder / ORIGIN
-    if origin.exists() and read_file(origin).decode(errors="replace").strip() == digest:
-        return
-    if is_run(folder) or files_of(folder, RESULTS):
+    of_another = is_run(folder)
+    for name in ("metrics.json", "stress.json"):
+        if (folder / name).exists():
+            with usable(folder / name, "results"):
+                of_another |= json.loads(read_file(folder / name))["checkpoint_sha256"] != sha256
+    if of_another:
         raise UserError(f"{folder} holds results of another checkpoint than {checkpoint}: rename one of them")
-    with whole_file(origin) as temporary:
-        temporary.write_text(f"{digest}\n", encoding="utf-8")
