@@ -41,9 +41,6 @@ class Dataset:
     masks: Tensor | None = None  # bool [N, 32, 32], where the object is; only the shapes set knows
 
 
-# ---- Loading --------------------------------------------------------------------------------------------
-
-
 def load(name: str, root: Path | str, url: str | None = None) -> tuple[Dataset, Dataset]:
     """Return the (train, test) splits of the data set `name`: "cifar100" (see load_cifar100) or "shapes".
 
@@ -124,9 +121,6 @@ def make_shapes(per_class: int, seed: int) -> Dataset:
     )
 
 
-# ---- The validation split -------------------------------------------------------------------------------
-
-
 def first_copy(images: Tensor) -> Tensor:
     """Return int64 [N]: for each image of uint8 [N, ...] the index of the first one with the same pixels."""
     pixels = images.cpu().numpy().reshape(len(images), -1)
@@ -153,21 +147,17 @@ def split_indices(dataset: Dataset, val_fraction: float, seed: int) -> tuple[Ten
     for c in range(len(dataset.class_names)):
         members = torch.nonzero(dataset.labels == c).flatten()
         members = members[torch.randperm(len(members), generator=generator)]
-        alone, copied = members[~has_copy[members]], members[has_copy[members]]
-        members = torch.cat([alone, copied])
+        alone, copied = members[~has_copy[members]].tolist(), members[has_copy[members]].tolist()
         num_val = min(round(val_fraction * len(members)), len(alone))
-        val.append(members[:num_val].tolist())
-        train.append(members[num_val:].tolist())
+        val.append(alone[:num_val])
+        train.append(alone[num_val:] + copied)
     return interleave(train), interleave(val)
 
 
 def interleave(lists: list[list[int]]) -> Tensor:
-    """Return int64 [N]: the first number of every list, then the second of every one that has it, and so on."""
+    """Return int64 [N]: the first number of every list, then the second of every longer one, and so on."""
     rounds = itertools.zip_longest(*lists)  # a list that has ended gives None
     return torch.tensor([i for one in rounds for i in one if i is not None], dtype=torch.int64)
-
-
-# ---- From images to the network's input -----------------------------------------------------------------
 
 
 class Normalize(nn.Module):

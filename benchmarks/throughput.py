@@ -105,7 +105,7 @@ def measure():
             step(x, y)
 
     def whole_loop(epoch):
-        for x, y in batches(images, targets, args.batch_size, 0, epoch, cutmix_share=0.5):
+        for x, y in batches(images, targets, args.batch_size, 0, epoch, cutmix_probability=0.5):
             step(to_input(shard(x)), shard(y))
 
     def data_loader(epoch):

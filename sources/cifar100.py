@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torchvision.io import ImageReadMode, decode_image
 
-from running.files import UserError, one_line, read_file, whole_file
+from running.files import UserError, one_line, read_file, usable, whole_file
 from sources import download
 
 # The 20 superclasses and their classes (Krizhevsky 2009, and the file `meta` of the official archive).
@@ -82,20 +82,12 @@ def read(root: Path | str, url: str | None = None) -> dict[str, np.ndarray]:
         source = Path(url)
     if arrays:
         return arrays
-    arrays = read_source(source) if source else download.download(root, url, accept)
+    arrays = read_source(source) if source else download.download(root, url, read_source)
     try:
         with whole_file(root / CACHE_NAME) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays, source_state=source_state(source or find_source(root)))
     except UserError as error:
         print(f"note: no cache was written ({error}), so the next start reads the source again")
-    return arrays
-
-
-def accept(path: Path, address: str) -> dict[str, np.ndarray]:
-    """Return the arrays of a downloaded file; what a known source sent must be exactly CIFAR-100."""
-    arrays = read_source(path)
-    if address in download.SOURCES.values() and not is_official(arrays):
-        raise UserError("what it sent is not CIFAR-100: it has another content digest")
     return arrays
 
 
@@ -123,14 +115,16 @@ def holds_cifar100(path: Path) -> bool:
     return sum(("train", name) in folders for name in CLASS_NAMES) > 50
 
 
-def read_source(path: Path) -> dict[str, np.ndarray]:
-    """Return the checked arrays of a file or folder; raise UserError, in one line, if it cannot be used."""
-    try:
-        if path.is_dir():
-            path = find_source(path) or path
-        png = (path / "train").is_dir() or path.suffix == ".zip" or zipfile.is_zipfile(path)
-        arrays = {}
-        for split, records in (read_pngs(path) if png else read_official(path)).items():
+def read_source(path: Path, address: str | None = None) -> dict[str, np.ndarray]:
+    """Return the arrays of a file or folder; raise UserError, in one line, if it cannot be used.
+
+    What was downloaded from the `address` of a known source must be exactly CIFAR-100.
+    """
+    arrays = {}
+    with usable(path, "CIFAR-100"):
+        place = find_source(path) or path
+        png = (place / "train").is_dir() or place.suffix == ".zip" or zipfile.is_zipfile(place)
+        for split, records in (read_pngs(place) if png else read_official(place)).items():
             # By class, then by file name: a seed then means the same split whatever the source.
             records.sort(key=lambda record: record[:2])
             classes = {label for label, _, _ in records}
@@ -142,13 +136,13 @@ def read_source(path: Path) -> dict[str, np.ndarray]:
             # Cut off, because the array has room for the longest of them N times.
             arrays[f"{split}_filenames"] = np.array([name[:200].encode() for name in filenames])
             arrays[f"{split}_digest"] = np.array(content_digest(images, labels))
-    except Exception as error:  # damaged and hostile files raise many kinds
-        raise UserError(f"{path} cannot be used as CIFAR-100: {one_line(error)}") from error
+        if address in download.SOURCES.values() and not is_official(arrays):
+            raise UserError("its content digest is not that of the official set")
     return arrays
 
 
 class Inert:
-    """Stands for all that a pickle calls to make an array: it does nothing and keeps the array's state."""
+    """Stands for whatever of numpy a pickle asks for: it does nothing and keeps the state of an array."""
 
     def __init__(self, *arguments):
         pass
@@ -211,10 +205,11 @@ def read_pngs(source: Path) -> dict[str, list]:
             continue
         if len(records[split]) == OFFICIAL_COUNT[split]:
             raise UserError(f"it has more than the {OFFICIAL_COUNT[split]:,} {split} images of CIFAR-100")
-        if class_name not in CLASS_NAMES or not content.startswith(PNG_START):
-            raise UserError(f"{path} is no PNG file of 32x32 pixels in 8-bit RGB of a class of CIFAR-100")
-        image = decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
-        records[split].append((CLASS_NAMES.index(class_name), filename, image.numpy()))
+        with usable(path, "an image of CIFAR-100"):
+            if not content.startswith(PNG_START):
+                raise UserError("it is not a PNG file of 32x32 pixels in 8-bit RGB")
+            image = decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
+            records[split].append((CLASS_NAMES.index(class_name), filename, image.numpy()))
     return records
 
 
@@ -225,10 +220,7 @@ def content_digest(images: np.ndarray, labels: np.ndarray) -> str:
     image as 3,072 bytes, channels first.
     """
     records = np.concatenate([labels.astype(np.uint8)[:, None], images.reshape(len(images), -1)], axis=1)
-    digest = hashlib.sha256()
-    for record in sorted(record.tobytes() for record in records):
-        digest.update(record)
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(sorted(record.tobytes() for record in records))).hexdigest()
 
 
 def is_official(arrays: dict) -> bool:

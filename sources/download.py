@@ -22,14 +22,14 @@ SOURCES = {
 PNG_ARCHIVE, OFFICIAL_ARCHIVE = "cifar-100-png.zip", "cifar-100-python.tar.gz"  # what a download is called
 TYPICAL_SIZE = 150_000_000  # bytes, for the progress bar: GitHub does not state the size of an archive
 MAX_DOWNLOAD = 400_000_000  # bytes; each source sends less than half of it
-CONNECT_SECONDS = 8  # for the look-up of the name and the connection together
+CONNECT_SECONDS = 8  # for the connection; the look-up of a name has the limit of the system, 10 to 30 s
 READ_SECONDS = 60  # without a single byte; GitHub makes its archive when it is asked, which takes a while
 
 
-def download(root: Path, url: str | None, accept: Callable[[Path, str], dict]) -> dict:
+def download(root: Path, url: str | None, read: Callable[[Path, str], dict]) -> dict:
     """Download CIFAR-100 into the folder `root` and return its arrays.
 
-    `url` is asked first if it is given, then SOURCES. `accept(path, address)` returns the arrays of the file
+    `url` is asked first if it is given, then SOURCES. `read(path, address)` returns the arrays of the file
     that came from an address, or raises UserError. Raises UserError with all reasons if no source delivers,
     and if another process is downloading to `root`.
     """
@@ -40,7 +40,7 @@ def download(root: Path, url: str | None, accept: Callable[[Path, str], dict]) -
             for address in ([url] if url else []) + list(SOURCES.values()):
                 print(f"downloading CIFAR-100 to {root} from {address}", flush=True)
                 try:
-                    return download_from(address, root, accept)
+                    return download_from(address, root, read)
                 except UserError as error:
                     print(f"note: {address}: {error}", flush=True)
                     reasons.append(f"{address}: {error}")
@@ -53,7 +53,7 @@ def download(root: Path, url: str | None, accept: Callable[[Path, str], dict]) -
     )
 
 
-def download_from(address: str, root: Path, accept: Callable[[Path, str], dict]) -> dict:
+def download_from(address: str, root: Path, read: Callable[[Path, str], dict]) -> dict:
     """Download `address` into the folder `root` and return its arrays; raise UserError if the source fails.
 
     A file that is not accepted is deleted. If it was resumed, all of it is then downloaded once more: the
@@ -63,11 +63,11 @@ def download_from(address: str, root: Path, accept: Callable[[Path, str], dict])
     part = root / f"cifar100-{hashlib.sha256(address.encode()).hexdigest()[:8]}.part"
     resumed = fetch(address, part)
     try:
-        arrays = accept(part, address)
+        arrays = read(part, address)
     except UserError:
         part.unlink()
         if resumed:
-            return download_from(address, root, accept)
+            return download_from(address, root, read)
         raise
     part.replace(root / (PNG_ARCHIVE if zipfile.is_zipfile(part) else OFFICIAL_ARCHIVE))
     for leftover in root.glob("cifar100-*.part"):
