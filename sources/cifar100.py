@@ -205,7 +205,7 @@ def read_pngs(source: Path) -> dict[str, list]:
             continue
         if len(records[split]) == OFFICIAL_COUNT[split]:
             raise UserError(f"it has more than the {OFFICIAL_COUNT[split]:,} {split} images of CIFAR-100")
-        with usable(path, "an image of CIFAR-100"):
+        with usable(one_line(path), "an image of CIFAR-100"):
             if not content.startswith(PNG_START):
                 raise UserError("it is not a PNG file of 32x32 pixels in 8-bit RGB")
             image = decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
