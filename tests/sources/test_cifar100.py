@@ -224,9 +224,8 @@ def write_official(root, kind, **changes):
         write_files(root, files)
 
 
-HOSTILE = {  # the first three would make a file called `marker`
+HOSTILE = {  # the first two would make a file called `marker`
     "posix.system": b"cposix\nsystem\n(U\x0ctouch markertR.",
-    "__builtin__.eval": b"c__builtin__\neval\n(U\x13open('marker', 'w')XtR.".replace(b"X", b""),
     "os.mkdir": b"(U\x06markerios\nmkdir\n.",
     "data.load": b"cdata\nload\n.",
 }
@@ -258,35 +257,27 @@ def nested(depth):
 
 
 RECORDS = {
-    "a label of 100": lambda r: r["fine_labels"].__setitem__(7, 100),
-    "a label too many": lambda r: r["fine_labels"].append(1),
-    "labels that nest": lambda r: r.update(fine_labels=[nested(12)] * 200),
-    "a number as file name": lambda r: r["filenames"].__setitem__(3, 7),
-    "a row of pixels too few": lambda r: r.update(data=r["data"][1:]),
-    "floating-point images": lambda r: r.update(data=r["data"] / 255),
-    "no data": lambda r: r.pop("data"),
-    "a class without image": lambda r: r.update(fine_labels=[label or 1 for label in r["fine_labels"]]),
+    "labels that nest": lambda r: r.update({b"fine_labels": [nested(12)] * 200}),
+    "a row of pixels too few": lambda r: r.update({b"data": r[b"data"][1:]}),
+    "a class without image": lambda r: r.update({b"fine_labels": [c or 1 for c in r[b"fine_labels"]]}),
 }
 
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_official_files_with_wrong_content(name, tmp_path):
     record = {key.encode(): value for key, value in SMALL.records()["test"].items()}
-    plain = {key.decode(): value for key, value in record.items()}
-    plain["filenames"] = [name.encode() for name in plain["filenames"]]
-    RECORDS[name](plain)
-    content = pickle.dumps({key.encode(): value for key, value in plain.items()}, 3)
-    write_official(tmp_path / "data", "folder", test=content)
+    record[b"filenames"] = [name.encode() for name in record[b"filenames"]]
+    RECORDS[name](record)
+    write_official(tmp_path / "data", "folder", test=pickle.dumps(record, 3))
     assert "cannot be used as CIFAR-100: " in refusal(tmp_path / "data")
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])
-def test_an_official_file_that_is_absent_or_cut(kind, tmp_path):
-    for content in (None, SMALL.pickles()["train"][:5000], b"<!DOCTYPE html>", b""):
-        root = tmp_path / f"{kind} {content and len(content)}"
-        write_official(root, kind, train=content)
-        assert content is not None or "train" in refusal(root)
-        refusal(root)
+@pytest.mark.parametrize("content", [None, SMALL.pickles()["train"][:5000], b""])
+def test_an_official_file_that_is_absent_or_cut(content, kind, tmp_path):
+    write_official(tmp_path / "data", kind, train=content)
+    message = refusal(tmp_path / "data")
+    assert content is not None or "train" in message
 
 
 def test_a_named_pipe_in_the_official_folder(tmp_path):
@@ -317,13 +308,13 @@ def sparse_member(name, apparent):
 
 @pytest.mark.parametrize("bomb", ["large member", "large header", "zeros", "hole"])
 def test_an_archive_is_not_unpacked_beyond_the_limit(bomb, tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar100, "MAX_UNPACKED", 10_000_000)
+    monkeypatch.setattr(cifar100, "MAX_UNPACKED", 5_000_000)
     files = {f"cifar-100-python/{split}": SMALL.pickles()[split] for split in ("train", "test")}
     hole = sparse_member("cifar-100-python/train", 8_000_000_000)
     content = {
-        "large member": lambda: tar_gz({"junk": bytes(100_000_000)} | files),
-        "large header": lambda: tar_gz({"x" * 100_000_000: b""} | files),
-        "zeros": lambda: gzip.compress(bytes(100_000_000), compresslevel=1),
+        "large member": lambda: tar_gz({"junk": bytes(50_000_000)} | files),
+        "large header": lambda: tar_gz({"x" * 50_000_000: b""} | files),
+        "zeros": lambda: gzip.compress(bytes(50_000_000), compresslevel=1),
         "hole": lambda: gzip.compress(hole + gzip.decompress(tar_gz({"cifar-100-python/test": b""}))),
     }[bomb]()
     if bomb == "hole":
@@ -335,14 +326,14 @@ def test_an_archive_is_not_unpacked_beyond_the_limit(bomb, tmp_path, monkeypatch
     refusal(tmp_path / "data")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 60_000_000
+    assert peak < 30_000_000
 
 
 def test_a_file_in_the_official_folder_that_is_far_too_large(tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar100, "MAX_UNPACKED", 10_000_000)
+    monkeypatch.setattr(cifar100, "MAX_UNPACKED", 5_000_000)
     write_official(tmp_path / "data", "folder")
     os.truncate(tmp_path / "data" / "cifar-100-python" / "train", 50_000_000_000)  # a hole, not a full disk
-    assert "has more than the 10.0 MB allowed" in refusal(tmp_path / "data")
+    assert "has more than the 5.0 MB allowed" in refusal(tmp_path / "data")
 
 
 @pytest.mark.parametrize("kind", ["tar", "zip"])
@@ -398,12 +389,8 @@ def test_a_zip_member_that_unpacks_to_far_more(tmp_path):
     content = zip_of(SMALL.pngs() | bomb)
     lying = content.replace((50_000_040).to_bytes(4, "little"), (100).to_bytes(4, "little"))
     assert lying != content
-    archives = [
-        content,
-        lying,
-        *(zip_of(SMALL.pngs() | bomb, m) for m in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)),
-    ]
-    for archive in archives:
+    other_method = zip_of(SMALL.pngs() | bomb, zipfile.ZIP_BZIP2)
+    for archive in (content, lying, other_method):
         write_files(tmp_path / "data", {"set.zip": archive})
         tracemalloc.start()
         refusal(tmp_path / "data")
