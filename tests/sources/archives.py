@@ -70,12 +70,10 @@ class SmallCifar:
         root.mkdir(parents=True, exist_ok=True)
         if kind == "folder":
             return write_files(root / "cifar-100-python", self.pickles())
-        if kind == "tar":
-            (root / "cifar-100-python.tar.gz").write_bytes(self.tar())
-            return root / "cifar-100-python.tar.gz"
-        if kind == "zip":
-            (root / "images.zip").write_bytes(self.zip())
-            return root / "images.zip"
+        if kind in ("tar", "zip"):
+            path = root / {"tar": "cifar-100-python.tar.gz", "zip": "images.zip"}[kind]
+            path.write_bytes(self.tar() if kind == "tar" else self.zip())
+            return path
         return write_files(root if kind == "png" else root / "CIFAR-100-dataset-main", self.pngs())
 
 
@@ -106,16 +104,13 @@ def python2_pickle(value):
 
 
 def tar_gz(files):
-    """A tar.gz of {name: content}; a TarInfo in place of the content is taken as it is."""
+    """A tar.gz of {name: content}."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz", compresslevel=1) as archive:
         for name, content in files.items():
-            if isinstance(content, tarfile.TarInfo):
-                archive.addfile(content)
-            else:
-                member = tarfile.TarInfo(name)
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
     return out.getvalue()
 
 
