@@ -11,69 +11,38 @@ import torch
 from torchvision import transforms
 
 import data
-from sources import cifar100, shapes
+from sources import cifar100
 
-
-def same(a, b):
-    """Whether two datasets have the same content."""
-    return (
-        torch.equal(a.images, b.images)
-        and torch.equal(a.labels, b.labels)
-        and a.filenames == b.filenames
-        and a.digest == b.digest
-    )
-
-
-# ---------------------------------------------------------------------------------------------------------
 # CIFAR-100 as a dataset; tests/sources/ has where its arrays come from
 
-OFFICIAL = "verified: the content digest is the official one"
-PROVENANCE = {
-    "whole": (3, 2, True, f"3 training and 2 test images, {OFFICIAL}"),
-    "changed": (
-        3,
-        2,
-        False,
-        "3 training and 2 test images, NOT verified: the content differs from the official set",
-    ),
-    "a part": (
-        2,
-        2,
-        False,
-        "2 training and 2 test images, not verified: it has fewer images than the official set",
-    ),
+PROVENANCE = {  # the number of training images, whether the digests are the official ones, what is said of them
+    "whole": (3, True, "verified: the content digest is the official one"),
+    "changed": (3, False, "NOT verified: the content differs from the official set"),
+    "a part": (2, False, "not verified: it has fewer images than the official set"),
 }
 
 
 @pytest.mark.parametrize("name", PROVENANCE)
 def test_a_dataset_says_what_its_images_are(name, monkeypatch):
-    num_train, num_test, official, provenance = PROVENANCE[name]
-    rng = np.random.default_rng(0)
+    num_train, official, provenance = PROVENANCE[name]
     arrays = {}
-    for split, n in (("train", num_train), ("test", num_test)):
-        arrays[f"{split}_images"] = rng.integers(0, 256, (n, 3, 32, 32), dtype=np.uint8)
-        arrays[f"{split}_labels"] = rng.integers(0, 100, n)
+    for split, n in (("train", num_train), ("test", 2)):
+        arrays[f"{split}_images"] = np.full((n, 3, 32, 32), n, dtype=np.uint8)
+        arrays[f"{split}_labels"] = np.arange(n)
         arrays[f"{split}_filenames"] = np.array([f"{split} {i}.png".encode() for i in range(n)])
         arrays[f"{split}_digest"] = np.array(split if official else "another")
-    asked = []
-    monkeypatch.setattr(cifar100, "read", lambda root, url: asked.append((root, url)) or arrays)
+    monkeypatch.setattr(cifar100, "read", lambda root, url: arrays)
     monkeypatch.setattr(cifar100, "OFFICIAL_COUNT", {"train": 3, "test": 2})
     monkeypatch.setattr(cifar100, "OFFICIAL_DIGEST", {"train": "train", "test": "test"})
-    datasets = data.load("cifar100", "here", "there")
-    assert asked == [("here", "there")]
-    for split, dataset in zip(("train", "test"), datasets, strict=True):
+    for split, dataset in zip(("train", "test"), data.load("cifar100", "here"), strict=True):
         assert np.array_equal(dataset.images.numpy(), arrays[f"{split}_images"])
         assert dataset.labels.tolist() == arrays[f"{split}_labels"].tolist()
         assert dataset.filenames == [f"{split} {i}.png" for i in range(len(dataset.labels))]
         assert dataset.digest == (split if official else "another") and dataset.verified is official
-        assert dataset.provenance == f"CIFAR-100, {provenance}"
-        assert (dataset.class_names, dataset.superclass_names) == (
-            cifar100.CLASS_NAMES,
-            cifar100.SUPERCLASS_NAMES,
-        )
+        assert dataset.provenance == f"CIFAR-100, {num_train} training and 2 test images, {provenance}"
+        assert dataset.class_names == cifar100.CLASS_NAMES
 
 
-# ---------------------------------------------------------------------------------------------------------
 # The split
 
 
@@ -95,7 +64,7 @@ def with_copies():
     return toy(images, labels, 10)
 
 
-@pytest.mark.parametrize("fraction", [0.0, 0.05, 0.2, 0.5])
+@pytest.mark.parametrize("fraction", [0.0, 0.2, 0.5])
 def test_split_is_stratified_and_disjoint(fraction, with_copies):
     train, val = data.split_indices(with_copies, fraction, seed=3)
     assert train.dtype == val.dtype == torch.int64
@@ -112,9 +81,8 @@ def test_a_class_of_copies_goes_to_training():
     assert sorted(val.tolist()) in ([9, 10], [9, 11]) and len(train) == 10
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_copies_of_an_image_stay_on_one_side(seed, with_copies):
-    train, val = data.split_indices(with_copies, 0.2, seed)
+def test_copies_of_an_image_stay_on_one_side(with_copies):
+    train, val = data.split_indices(with_copies, 0.2, seed=0)
     sides = [{with_copies.images[i].numpy().tobytes() for i in part} for part in (train, val)]
     assert not sides[0] & sides[1]
 
@@ -139,23 +107,7 @@ def test_each_prefix_of_a_split_is_balanced(with_copies):
             assert counts.max() - counts.min() <= 1
 
 
-def test_split_takes_every_image_with_the_same_chance():
-    """Over 200 seeds each of 20 images is in a validation half about 100 times, and the order varies."""
-    generator = torch.Generator().manual_seed(0)
-    dataset = toy(
-        torch.randint(0, 256, (20, 3, 32, 32), generator=generator, dtype=torch.uint8), torch.zeros(20), 1
-    )
-    dataset.labels = dataset.labels.long()
-    counts, first = torch.zeros(20), Counter()
-    for seed in range(200):
-        train, val = data.split_indices(dataset, 0.5, seed)
-        counts[val] += 1
-        first[train[0].item()] += 1
-    assert counts.min() > 65 and counts.max() < 135  # five standard deviations
-    assert len(first) == 20
-
-
-@pytest.mark.parametrize("fraction", [1, 1.5, -0.1, float("nan")])
+@pytest.mark.parametrize("fraction", [1, float("nan")])
 def test_split_of_a_wrong_fraction(fraction, with_copies):
     with pytest.raises(ValueError, match="val_fraction must be in"):
         data.split_indices(with_copies, fraction, seed=0)
@@ -167,7 +119,6 @@ def test_first_copy_against_a_loop(with_copies):
     assert data.first_copy(images).tolist() == expected
 
 
-# ---------------------------------------------------------------------------------------------------------
 # Batches
 
 
@@ -253,62 +204,12 @@ def test_batches_depend_on_seed_and_epoch_only(numbered):
     assert len(orders) == 5
 
 
-class Uint64Scalar:
-    """A numpy.uint64 as in NumPy 1: shifted by a Python integer it becomes a float, which has no shift."""
-
-    def __init__(self, value):
-        self.value = int(value)
-
-    def __int__(self):
-        return self.value
-
-    def __rshift__(self, places):
-        raise TypeError("ufunc 'right_shift' not supported for the input types")
-
-
-def test_batches_are_the_same_with_numpy_1(numbered, monkeypatch):
-    expected = list(data.batches(*numbered, 16, seed=4, epoch=3))
-    make = np.random.SeedSequence
-
-    class OldSeedSequence:
-        def __init__(self, entropy):
-            self.sequence = make(entropy)
-
-        def generate_state(self, *arguments):
-            return [Uint64Scalar(value) for value in self.sequence.generate_state(*arguments)]
-
-    monkeypatch.setattr(np.random, "SeedSequence", OldSeedSequence)
-    assert equal_batches(data.batches(*numbered, 16, seed=4, epoch=3), expected)
-
-
 def test_batches_are_drawn_as_their_docstring_says(numbered):
     """The seed is the upper 63 of the 64 bits that numpy makes of (seed, epoch); the order is drawn first."""
     seed = int(np.random.SeedSequence([4, 3]).generate_state(1, np.uint64)[0]) // 2
     order = torch.randperm(110, generator=torch.Generator().manual_seed(seed))
     labels = torch.cat([labels for _, labels in data.batches(*numbered, 16, seed=4, epoch=3)])
     assert torch.equal(labels, order[:96])
-
-
-def test_batches_flip_half_of_the_images(monkeypatch):
-    """Of 20,000 images, give or take five standard deviations; crops reach each place equally often."""
-    drawn = []
-
-    def record(images, dy, dx, flip):
-        drawn.append((dy, dx, flip))
-        return images
-
-    monkeypatch.setattr(data, "crop_and_flip", record)
-    images, labels = torch.zeros(20_000, 3, 1, 1, dtype=torch.uint8), torch.zeros(20_000, dtype=torch.int64)
-    assert len(list(data.batches(images, labels, 1000, seed=0, epoch=1))) == 20
-    dy, dx, flip = (torch.cat(values) for values in zip(*drawn, strict=True))
-    assert abs(flip.sum().item() - 10_000) < 5 * (20_000 / 4) ** 0.5
-    for corner in (dy, dx):
-        counts = torch.bincount(corner)
-        assert len(counts) == 9 and (counts - 20_000 / 9).abs().max() < 5 * (20_000 * 8 / 81) ** 0.5
-
-
-def test_the_crop_moves_an_image_by_up_to_four_pixels():
-    assert data.PADDING == 4  # what the README, the results and the shipped weights were made with
 
 
 def test_fewer_images_than_a_batch_give_no_batch(numbered):
@@ -329,6 +230,20 @@ def test_normalize_and_to_input_against_torchvision(numbered):
     torch.testing.assert_close((back * 255).round().to(torch.uint8), images)
 
 
+def test_memory_format_of_a_device(numbered):
+    """Contiguous on MPS, where batch norm fails for channels last (pytorch issue 175189)."""
+    assert data.memory_format(torch.device("mps")) == torch.contiguous_format
+    assert data.memory_format(torch.device("cpu")) == torch.channels_last
+    assert data.memory_format(torch.device("cuda")) == torch.channels_last
+
+
+def test_resizing_against_torchvision(numbered):
+    images = numbered[0][:4]
+    expected = transforms.functional.resize(images.float() / 255, [24, 24], antialias=True)
+    expected = transforms.functional.normalize(expected, data.MEAN, data.STD)
+    torch.testing.assert_close(data.to_input(images, 24), expected, rtol=1e-5, atol=1e-5, check_stride=False)
+
+
 def test_normalize_as_the_first_layer_of_a_model_adds_nothing_to_its_state(numbered):
     model = torch.nn.Sequential(data.Normalize(), torch.nn.Flatten(), torch.nn.Linear(3072, 2))
     assert set(model.state_dict()) == {"2.weight", "2.bias"}
@@ -340,7 +255,6 @@ def test_normalize_as_the_first_layer_of_a_model_adds_nothing_to_its_state(numbe
         assert data.Normalize()(images.detach().to(dtype)).dtype == dtype
 
 
-# ---------------------------------------------------------------------------------------------------------
 # The shapes set
 
 
@@ -353,33 +267,27 @@ def test_shapes_is_in_the_format_of_cifar100(drawn):
     assert drawn.images.shape == (600, 3, 32, 32) and drawn.images.dtype == torch.uint8
     assert drawn.labels.dtype == torch.int64 and torch.bincount(drawn.labels).tolist() == [6] * 100
     assert drawn.masks.shape == (600, 32, 32) and drawn.masks.dtype == torch.bool
-    assert drawn.superclass_of.dtype == torch.int64
     assert torch.bincount(drawn.superclass_of).tolist() == [10] * 10
     assert len(set(drawn.class_names)) == 100 and len(set(drawn.filenames)) == 600
-    assert drawn.superclass_names == list(shapes.SHAPES)
-    assert drawn.name == "shapes" and not drawn.verified and "shapes" in drawn.provenance
+    assert drawn.name == "shapes" and not drawn.verified
     for c, name in enumerate(drawn.class_names):
         assert name.endswith(f" {drawn.superclass_names[drawn.superclass_of[c]]}")
-    for label, filename in zip(drawn.labels.tolist(), drawn.filenames, strict=True):
-        assert filename.startswith(drawn.class_names[label] + " ")
     assert drawn.digest == cifar100.content_digest(drawn.images.numpy(), drawn.labels.numpy())
 
 
 def test_shapes_depend_on_their_seed_only(drawn):
-    torch.manual_seed(123)
     state = torch.get_rng_state()
     again = data.make_shapes(per_class=6, seed=0)
     assert torch.equal(torch.get_rng_state(), state)
-    assert same(again, drawn) and torch.equal(again.masks, drawn.masks)
+    assert torch.equal(again.images, drawn.images) and torch.equal(again.masks, drawn.masks)
     assert not torch.equal(data.make_shapes(per_class=6, seed=1).images, drawn.images)
 
 
 def test_no_image_is_in_both_splits_of_shapes(monkeypatch):
-    make, made = data.make_shapes, []
-    monkeypatch.setattr(data, "make_shapes", lambda per_class, seed: made.append(per_class) or make(4, seed))
+    make = data.make_shapes
+    monkeypatch.setattr(data, "make_shapes", lambda per_class, seed: make(4, seed))
     pixels = [{image.tobytes() for image in split.images.numpy()} for split in data.load("shapes", None)]
     assert [len(part) for part in pixels] == [400, 400] and not pixels[0] & pixels[1]
-    assert min(made) >= 10
 
 
 def test_another_data_set_is_refused():
@@ -387,7 +295,6 @@ def test_another_data_set_is_refused():
         data.load("cifar10", "data")
 
 
-# ---------------------------------------------------------------------------------------------------------
 # CIFAR-100 itself
 
 
@@ -420,7 +327,7 @@ def test_real_split_gives_100_of_each_class_and_keeps_copies_together(real):
     assert not sides[0] & sides[1]
 
 
-# ---- CutMix ---------------------------------------------------------------------------------------------
+# CutMix
 
 RANDOM = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 

@@ -57,7 +57,7 @@ def sends(content, *, ranges=True, length=True, end=None, stall=False, wait=0):
     """A function that answers with `content`.
 
     ranges: it can send the rest from the byte asked for. length: it states the length, else it sends chunks.
-    end: it sends so many bytes and then closes the connection, or stalls. wait: in seconds, before it answers.
+    end: it sends so many bytes and then closes the connection, or stalls. wait: seconds before it answers.
     """
 
     def answer(handler):
