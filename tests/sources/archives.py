@@ -57,11 +57,9 @@ class SmallCifar:
             for image, c, name in zip(images, labels, names, strict=True)
         }
 
-    @functools.cache  # noqa: B019
     def tar(self):
         return tar_gz({f"cifar-100-python/{name}": content for name, content in self.pickles().items()})
 
-    @functools.cache  # noqa: B019
     def zip(self):
         return zip_of({f"CIFAR-100-dataset-main/{name}": content for name, content in self.pngs().items()})
 
