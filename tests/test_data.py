@@ -129,7 +129,6 @@ def test_crop_and_flip_against_a_loop(shape):
     assert result.dtype == torch.uint8 and result.shape == images.shape
     for i, place in enumerate(places):
         assert np.array_equal(result[i].numpy(), slow_crop_and_flip(images[i].numpy(), *place))
-    # Any dtype.
     assert torch.equal(data.crop_and_flip(images.float(), dy, dx, flip), result.float())
 
 
@@ -160,8 +159,7 @@ def test_batches_hold_each_image_at_most_once_as_the_loop_cuts_it(numbered):
             places[9 + dx] += 1
             flips += flip
     assert len(seen) == 110 // 16 * 16 and len(set(seen)) == len(seen)
-    assert seen != sorted(seen)
-    assert 30 < flips < 66 and set(places) == set(range(18))
+    assert seen != sorted(seen) and 30 < flips < 66 and set(places) == set(range(18))
 
 
 def test_batches_depend_on_seed_and_epoch_only(numbered):
@@ -192,22 +190,21 @@ def test_fewer_images_than_a_batch_give_no_batch(numbered):
 
 
 def test_normalize_and_to_input_against_torchvision(numbered):
-    images = numbered[0]
+    images = numbered[0][:20]
     reference = transforms.Compose([transforms.ToTensor(), transforms.Normalize(data.MEAN, data.STD)])
     expected = torch.stack([reference(image.permute(1, 2, 0).numpy()) for image in images])
     result = data.to_input(images)
     assert result.dtype == torch.float32 and result.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-6, check_stride=False)
     double = data.Normalize()(images.double() / 255)
-    assert double.dtype == torch.float64
     torch.testing.assert_close(double, expected.double(), rtol=1e-5, atol=1e-5)
 
 
 def test_memory_format_of_a_device():
     """Contiguous on MPS, where batch norm fails for channels last (pytorch issue 175189)."""
     assert data.memory_format(torch.device("mps")) == torch.contiguous_format
-    assert data.memory_format(torch.device("cpu")) == torch.channels_last
-    assert data.memory_format(torch.device("cuda")) == torch.channels_last
+    for device in ("cpu", "cuda"):
+        assert data.memory_format(torch.device(device)) == torch.channels_last
 
 
 def test_resizing_against_torchvision(numbered):

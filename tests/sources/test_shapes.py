@@ -30,19 +30,6 @@ def test_masks_show_where_the_colour_of_the_class_is(drawn):
     assert (mean - colours).norm(dim=1).median() > 0.35
 
 
-def test_the_mask_of_a_circle_is_a_circle(drawn):
-    _, labels, masks = drawn
-    for mask in masks[labels // 10 == list(shapes.SHAPES).index("circle")]:
-        rows, columns = torch.nonzero(mask, as_tuple=True)
-        height, width = (axis.max() - axis.min() + 1 for axis in (rows, columns))
-        assert abs(height - width) <= 1
-        assert abs(mask.sum() / (torch.pi / 4 * height * width) - 1) < 0.2
-        centre = torch.stack([rows.double().mean(), columns.double().mean()])
-        box = torch.stack([rows.min() + rows.max(), columns.min() + columns.max()]) / 2
-        assert (centre - box).abs().max() < 0.5
-        assert rows.min() > 0 and columns.min() > 0 and rows.max() < 31 and columns.max() < 31
-
-
 def test_shapes_of_no_image():
     with pytest.raises(ValueError, match="per_class must be at least 1"):
         shapes.draw(per_class=0, seed=0)
