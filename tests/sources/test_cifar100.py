@@ -233,12 +233,11 @@ def test_an_official_file_that_is_absent_or_cut(content, kind, tmp_path):
     assert content is not None or "train" in message
 
 
-@pytest.mark.parametrize("bomb", ["large member", "large header", "zeros"])
+@pytest.mark.parametrize("bomb", ["large header", "zeros"])
 def test_an_archive_is_not_unpacked_beyond_the_limit(bomb, tmp_path, monkeypatch):
     monkeypatch.setattr(cifar100, "MAX_UNPACKED", 5_000_000)
     files = {f"cifar-100-python/{split}": SMALL.pickles()[split] for split in ("train", "test")}
     content = {
-        "large member": lambda: tar_gz({"junk": bytes(50_000_000)} | files),
         "large header": lambda: tar_gz({"x" * 50_000_000: b""} | files),
         "zeros": lambda: gzip.compress(bytes(50_000_000), compresslevel=1),
     }[bomb]()
@@ -253,7 +252,7 @@ def test_an_archive_is_not_unpacked_beyond_the_limit(bomb, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 def test_a_damaged_archive(kind, tmp_path):
-    """Cut, with changed bytes where checksums cover the content, or a web page that was saved under its name."""
+    """Cut, with changed bytes where checksums cover the content, or a web page saved under its name."""
     path = SMALL.write(tmp_path / "data", kind)
     path = path.rename(path.with_name("cifar-100-python.tar.gz" if kind == "tar" else "CIFAR-100.zip"))
     content = path.read_bytes()
