@@ -5,6 +5,7 @@ tensor operations on a whole batch, so there is no loader with worker processes.
 """
 
 import hashlib
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,9 +39,6 @@ class Dataset:
     verified: bool  # whether it is the whole official split, by its content digest
     digest: str  # sha256 of the content, see cifar100.content_digest
     masks: Tensor | None = None  # bool [N, 32, 32], where the object is; only the shapes set knows
-
-
-# ---- Loading --------------------------------------------------------------------------------------------
 
 
 def load(name: str, root: Path | str, url: str | None = None) -> tuple[Dataset, Dataset]:
@@ -123,9 +121,6 @@ def make_shapes(per_class: int, seed: int) -> Dataset:
     )
 
 
-# ---- The validation split -------------------------------------------------------------------------------
-
-
 def first_copy(images: Tensor) -> Tensor:
     """Return int64 [N]: for each image of uint8 [N, ...] the index of the first one with the same pixels."""
     pixels = images.cpu().numpy().reshape(len(images), -1)
@@ -148,19 +143,21 @@ def split_indices(dataset: Dataset, val_fraction: float, seed: int) -> tuple[Ten
     generator = torch.Generator().manual_seed(seed)
     copies = first_copy(dataset.images)
     has_copy = torch.bincount(copies, minlength=len(copies))[copies] > 1
-    train, val = [], []  # (place in the class, class, index of the image)
+    train, val = [], []  # of each class a list of indices
     for c in range(len(dataset.class_names)):
         members = torch.nonzero(dataset.labels == c).flatten()
         members = members[torch.randperm(len(members), generator=generator)]
-        alone, copied = members[~has_copy[members]], members[has_copy[members]]
-        members = torch.cat([alone, copied])
+        alone, copied = members[~has_copy[members]].tolist(), members[has_copy[members]].tolist()
         num_val = min(round(val_fraction * len(members)), len(alone))
-        val += [(place, c, i) for place, i in enumerate(members[:num_val].tolist())]
-        train += [(place, c, i) for place, i in enumerate(members[num_val:].tolist())]
-    return tuple(torch.tensor([i for _, _, i in sorted(part)], dtype=torch.int64) for part in (train, val))
+        val.append(alone[:num_val])
+        train.append(alone[num_val:] + copied)
+    return interleave(train), interleave(val)
 
 
-# ---- From images to the network's input -----------------------------------------------------------------
+def interleave(lists: list[list[int]]) -> Tensor:
+    """Return int64 [N]: the first number of every list, then the second of every longer one, and so on."""
+    rounds = itertools.zip_longest(*lists)  # a list that has ended gives None
+    return torch.tensor([i for one in rounds for i in one if i is not None], dtype=torch.int64)
 
 
 class Normalize(nn.Module):
@@ -176,15 +173,26 @@ class Normalize(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if max(images.shape[-2:]) > self.image_size:
             sides = (self.image_size, self.image_size)
-            images = nn.functional.interpolate(images, sides, mode="bilinear", antialias=True)
+            device = images.device
+            # Apple GPUs cannot differentiate this (torch 2.13), as attacks must.
+            images = images.cpu() if device.type == "mps" and images.requires_grad else images
+            images = nn.functional.interpolate(images, sides, mode="bilinear", antialias=True).to(device)
         # Numbers, not tensors: copying those to a GPU would wait for it at every step.
         channels = zip(images.unbind(dim=1), MEAN, STD, strict=True)
         return torch.stack([(channel - mean) / std for channel, mean, std in channels], dim=1)
 
 
+def memory_format(device: torch.device) -> torch.memory_format:
+    """Return the layout of images and weights: channels last, but for Apple GPUs.
+
+    There the gradient of batch norm fails or is wrong for channels last (pytorch issue 175189, torch 2.13).
+    """
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
 def to_input(images: Tensor, image_size: int = 32) -> Tensor:
-    """Take uint8 images [N, 3, H, W] to the network's input, see Normalize: float32, channels last."""
-    return Normalize(image_size)(images.float() / 255).contiguous(memory_format=torch.channels_last)
+    """Take uint8 images [N, 3, H, W] to the network's input, see Normalize: float32, in memory_format."""
+    return Normalize(image_size)(images.float() / 255).contiguous(memory_format=memory_format(images.device))
 
 
 def crop_and_flip(images: Tensor, dy: Tensor, dx: Tensor, flip: Tensor) -> Tensor:
@@ -227,14 +235,14 @@ def cutmix(images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple
 
 
 def batches(
-    images: Tensor, targets: Tensor, batch_size: int, seed: int, epoch: int, cutmix_share: float = 0.0
+    images: Tensor, targets: Tensor, batch_size: int, seed: int, epoch: int, cutmix_probability: float = 0.0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (images, targets) of one epoch in batches: shuffled, cropped and flipped.
 
-    images uint8 [N, 3, 32, 32]; targets int64 [N] or float [N, C]. About the share `cutmix_share` of the
-    batches is mixed by `cutmix`; above 0 that needs float targets. All choices come from a generator on the
-    CPU that is seeded by (seed, epoch), so the batches are the same on every device and in a resumed run. The
-    last incomplete batch is left out, because its batch-norm statistics would be noisy.
+    images uint8 [N, 3, 32, 32]; targets int64 [N] or float [N, C]. Each batch is mixed by `cutmix` with
+    probability `cutmix_probability`; above 0 that needs float targets. All choices come from a generator on
+    the CPU that is seeded by (seed, epoch), so the batches are the same on every device and in a resumed run.
+    The last incomplete batch is left out, because its batch-norm statistics would be noisy.
     """
     n = len(images)
     entropy = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]) >> 1  # 63 bits
@@ -246,6 +254,6 @@ def batches(
         part = slice(start, start + batch_size)
         chosen = order[part]
         batch, target = crop_and_flip(images[chosen], dy[part], dx[part], flip[part]), targets[chosen]
-        if torch.rand((), generator=generator) < cutmix_share:
+        if torch.rand((), generator=generator) < cutmix_probability:
             batch, target = cutmix(batch, target, generator)
         yield batch, target

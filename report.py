@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from running.check import check_reported
 from torch import Tensor, nn
 
 import metrics
@@ -24,7 +25,6 @@ from gradcam import GradCAM, overlay, to_heatmap
 from page import against, plots, sections
 from page.page import Markup, code, enlarge, fill, interval, percent, plain, png, table, write_page
 from resnet_cifar import count_parameters_and_macs
-from running.check import check_reported
 from running.console import CommandLine, Progress, option, run_main
 from running.device import environment, pick_device, pick_precision
 from running.files import whole_file, write_csv, write_json

@@ -10,6 +10,7 @@ test is saved as soon as it is done, so after an interruption the same command r
 missing. After a change of a corruption, an attack or torch, --overwrite measures all of them anew.
 """
 
+import argparse
 import hashlib
 import itertools
 import json
@@ -25,7 +26,7 @@ from data import Dataset, Normalize
 from metrics import wilson_interval
 from page import plots
 from running.console import CommandLine, Progress, run_main
-from running.device import pick_device, use_full_float32
+from running.device import pick_device
 from running.files import UserError, check_file, read_file, usable, whole_file, write_json
 from running.folder import claim_folder, find_checkpoint, results_folder
 from stress_tests import attacks
@@ -297,25 +298,9 @@ def run_published(
                 write_json(file, results)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run all tests of one checkpoint that stress.json does not hold yet; return the exit code."""
-    parser = CommandLine(description=__doc__)
-    parser.add_argument("--run", help="the run folder (default: the newest under runs/)")
-    parser.add_argument("--checkpoint", metavar="FILE", help="the checkpoint (default: best.pt of the run)")
-    parser.add_argument(
-        "--data-dir", help="where CIFAR-100 lies (default: where training found it, else data)"
-    )
-    parser.add_argument("--full", action="store_true", help="all test images; takes hours without a GPU")
-    parser.add_argument(
-        "--cifar-c", type=Path, metavar="DIR", help="measure also the files of CIFAR-100-C in DIR"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="measure anew what stress.json holds")
-    args = parser.parse_args(argv)
-
-    path = find_checkpoint(args.run, args.checkpoint)
-    file = results_folder(path) / "stress.json"
-    use_full_float32()
-    network, checkpoint = load_model(path, pick_device("auto"))
+def write_results(path: Path, file: Path, device: torch.device, args: argparse.Namespace) -> dict:
+    """Run the tests of the checkpoint at `path` that `file`, its stress.json, lacks; return its content."""
+    network, checkpoint = load_model(path, device)
     _, test = load_data(path, checkpoint, args.data_dir)
     if args.cifar_c and test.name != "cifar100":
         raise UserError("--cifar-c needs a network that was trained on CIFAR-100")
@@ -343,7 +328,7 @@ def main(argv: list[str] | None = None) -> int:
     results["tests"] = {} if args.overwrite else kept_tests(file, results)
     print(f"data     {test.provenance}")
     print(f"sample   {len(labels):,} images for corruptions, {len(chosen):,} for attacks")
-    print(f"compute  {next(network.parameters()).device}, fp32, {torch.get_num_threads()} threads")
+    print(f"compute  {device}, fp32, {torch.get_num_threads()} threads")
 
     if args.cifar_c:
         run_published(results, file, network, args.cifar_c, test, count)
@@ -355,7 +340,28 @@ def main(argv: list[str] | None = None) -> int:
     for name, figure in plots.stress_figures(results, examples(test.images)).items():
         with whole_file(file.parent / "plots" / f"{name}.png") as temporary:
             plots.save_png(figure, temporary)
+    return results
 
+
+def main(argv: list[str] | None = None) -> int:
+    """Run all tests of one checkpoint that stress.json does not hold yet; return the exit code."""
+    parser = CommandLine(description=__doc__)
+    parser.add_argument("--run", help="the run folder (default: the newest under runs/)")
+    parser.add_argument("--checkpoint", metavar="FILE", help="the checkpoint (default: best.pt of the run)")
+    parser.add_argument(
+        "--data-dir", help="where CIFAR-100 lies (default: where training found it, else data)"
+    )
+    parser.add_argument("--full", action="store_true", help="all test images; takes hours without a GPU")
+    parser.add_argument(
+        "--cifar-c", type=Path, metavar="DIR", help="measure also the files of CIFAR-100-C in DIR"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="measure anew what stress.json holds")
+    args = parser.parse_args(argv)
+
+    path, device = find_checkpoint(args.run, args.checkpoint), pick_device("auto")
+    file = results_folder(path) / "stress.json"
+    with attacks.full_float32(device):  # an accuracy means the same on every machine
+        results = write_results(path, file, device, args)
     print_summary(results)
     print(f"\nsaved    {file} and {file.parent}/plots/stress_*.png")
     source = ["--checkpoint", str(path)] if args.checkpoint else ["--run", str(file.parent)]

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from data import Dataset, batches, has_cifar100, load, split_indices, to_input
+from data import Dataset, batches, has_cifar100, load, memory_format, split_indices, to_input
 from metrics import accuracy
 from resnet_cifar import ResNet, resnet18
 from running import distributed
@@ -234,7 +234,7 @@ def build(config: Config, dataset: Dataset, train_index: Tensor) -> Training:
     # All images to train on are one uint8 tensor on the device.
     images, labels = dataset.images[train_index].to(device), dataset.labels[train_index].to(device)
     model = resnet18(len(dataset.class_names), config.width)
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to(device, memory_format=memory_format(device))
     network = distributed.data_parallel(model)
     return Training(
         config,
@@ -494,7 +494,7 @@ def load_model(path: Path | str, device: torch.device) -> tuple[ResNet, dict]:
         with torch.device("meta"):  # without memory, as the file may claim any width
             model = resnet18(len(checkpoint["class_names"]), width)
         model.load_state_dict(checkpoint["model"], assign=True)
-        return model.float().to(device, memory_format=torch.channels_last).eval(), checkpoint
+        return model.float().to(device, memory_format=memory_format(device)).eval(), checkpoint
 
 
 def load_data(path: Path | str, checkpoint: dict, data_dir: str | None) -> tuple[Dataset, Dataset]:

@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from data import MEAN, STD, batches, make_shapes, to_input
+from data import MEAN, STD, batches, make_shapes, memory_format, to_input
 from resnet_cifar import resnet18
 from running.console import run_main
 from running.device import autocast, pick_precision
@@ -67,10 +67,10 @@ def main():
     on_device, targets = images.to(device), nn.functional.one_hot(labels, 100).float().to(device)
 
     def drawn(epoch):
-        for x, y in batches(on_device, targets, batch_size, 0, epoch, cutmix_share=0.5):
+        for x, y in batches(on_device, targets, batch_size, 0, epoch, cutmix_probability=0.5):
             yield to_input(shard(x)), shard(y)
 
-    step, prepared = make_step(args.width, device, torch.channels_last, precision), list(drawn(0))
+    step, prepared = make_step(args.width, device, memory_format(device), precision), list(drawn(0))
     ways = {"bare step": (step, lambda epoch: prepared), "whole loop": (step, drawn)}
     if world_size() == 1:
         read = partial(load_batch, images, labels)

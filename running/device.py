@@ -71,16 +71,6 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype, enabled=precision != "fp32")
 
 
-def use_full_float32() -> None:
-    """Let CUDA compute in float32 what is float32, not in TF32, and the same at every run.
-
-    For evaluation, explanations and attacks, whose numbers are to mean the same on every machine. Training
-    keeps torch's defaults, which are faster.
-    """
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-
-
 def advice_on(error: BaseException, batch_size: int, width: int) -> str | None:
     """Return in one line what to do about an error in training, or None for an error nobody expects."""
     if isinstance(error, torch._dynamo.exc.TorchDynamoException):

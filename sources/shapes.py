@@ -22,10 +22,8 @@ COLOURS = {  # red, green and blue in [0, 1]
 
 
 def inside_star(x: Tensor, y: Tensor) -> Tensor:
-    """Return whether (x, y) is in a star of five points at radius 1 with notches at radius 0.42.
-
-    By symmetry one edge is enough, seen from the fifth of the plane around it.
-    """
+    """Return whether (x, y) is in a star of five points at radius 1 with notches at radius 0.42."""
+    # By symmetry one edge is enough, seen from the fifth of the plane around it.
     angle = torch.atan2(y, x) % (2 * math.pi / 5)
     angle = (angle - math.pi / 5).abs()
     u, v = x.hypot(y) * angle.cos(), x.hypot(y) * angle.sin()
@@ -54,8 +52,7 @@ def draw(per_class: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Draw `per_class` images of each of 100 classes, 10 shapes in 10 colours.
 
     Returns, class by class, images uint8 [N, 3, 32, 32], labels int64 [N] as in CLASS_NAMES, and masks bool
-    [N, 32, 32] of where the object is. The same seed gives the same images. Raises ValueError for per_class
-    below 1.
+    [N, 32, 32] of where the object is. `seed` alone decides. Raises ValueError for per_class below 1.
     """
     if per_class < 1:
         raise ValueError(f"per_class must be at least 1, not {per_class}")

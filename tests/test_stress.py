@@ -239,7 +239,12 @@ def test_apgd_attacks_what_all_others_leave_right():
     }
 
     def attacked(name, epsilon):
-        return stress.still_correct(tests, attacks.ATTACKS[name].survivors_of, epsilon).nonzero().flatten().tolist()
+        return (
+            stress.still_correct(tests, attacks.ATTACKS[name].survivors_of, epsilon)
+            .nonzero()
+            .flatten()
+            .tolist()
+        )
 
     assert attacked("pgd", 1) == [0, 1, 2, 3, 4]
     assert attacked("apgd_ce", 1) == [3, 4] and attacked("apgd_dlr", 1) == [4]

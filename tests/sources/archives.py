@@ -1,4 +1,4 @@
-"""Writers of pickles, tars and zips, and a small CIFAR-100 in the files of all its sources."""
+"""A small CIFAR-100 in the files of all its sources, and writers of pickles, tars and zips."""
 
 import functools
 import hashlib
@@ -19,7 +19,6 @@ class SmallCifar:
 
     def __init__(self, per_class=(3, 2), seed=0):
         rng = np.random.default_rng(seed)
-        self.class_names = CLASS_NAMES
         self.splits = {}  # split: (images uint8 [N, 3, 32, 32], labels, file names), shuffled
         for split, count in zip(("train", "test"), per_class, strict=True):
             labels = rng.permutation(np.repeat(np.arange(100), count))
@@ -38,8 +37,8 @@ class SmallCifar:
         }
 
     def records(self):
-        """What the three pickles hold, by file name."""
-        records = {"meta": {"fine_label_names": list(self.class_names)}}
+        """What the official pickles hold, by split."""
+        records = {}
         for split, (images, labels, names) in self.splits.items():
             data = images.reshape(len(images), -1)
             records[split] = {"filenames": list(names), "fine_labels": labels.tolist(), "data": data}
@@ -53,29 +52,26 @@ class SmallCifar:
     def pngs(self):
         """{train/<class>/<name>.png: content}."""
         return {
-            f"{split}/{self.class_names[c]}/{name}": encode_png(torch.from_numpy(image)).numpy().tobytes()
+            f"{split}/{CLASS_NAMES[c]}/{name}": encode_png(torch.from_numpy(image)).numpy().tobytes()
             for split, (images, labels, names) in self.splits.items()
             for image, c, name in zip(images, labels, names, strict=True)
         }
 
-    @functools.cache  # noqa: B019
     def tar(self):
         return tar_gz({f"cifar-100-python/{name}": content for name, content in self.pickles().items()})
 
-    @functools.cache  # noqa: B019
     def zip(self):
         return zip_of({f"CIFAR-100-dataset-main/{name}": content for name, content in self.pngs().items()})
 
     def write(self, root, kind):
         """Write one kind of source into the folder `root` and return its path."""
+        root.mkdir(parents=True, exist_ok=True)
         if kind == "folder":
             return write_files(root / "cifar-100-python", self.pickles())
-        if kind == "tar":
-            (root / "cifar-100-python.tar.gz").write_bytes(self.tar())
-            return root / "cifar-100-python.tar.gz"
-        if kind == "zip":
-            (root / "CIFAR-100-dataset-main.zip").write_bytes(self.zip())
-            return root / "CIFAR-100-dataset-main.zip"
+        if kind in ("tar", "zip"):
+            path = root / {"tar": "cifar-100-python.tar.gz", "zip": "images.zip"}[kind]
+            path.write_bytes(self.tar() if kind == "tar" else self.zip())
+            return path
         return write_files(root if kind == "png" else root / "CIFAR-100-dataset-main", self.pngs())
 
 
@@ -85,8 +81,6 @@ def python2_pickle(value):
     def write(value):
         if value is None:
             return b"N"
-        if isinstance(value, bool):
-            return b"\x88" if value else b"\x89"
         if isinstance(value, int):
             return b"J" + struct.pack("<i", value)
         if isinstance(value, (str, bytes)):
@@ -99,8 +93,7 @@ def python2_pickle(value):
         if isinstance(value, dict):
             return b"}(" + b"".join(write(key) + write(item) for key, item in value.items()) + b"u"
         # An array: _reconstruct(ndarray, (0,), "b"), then its state.
-        code = value.dtype.str[1:]
-        dtype = b"cnumpy\ndtype\n" + write((code, 0, 1)) + b"R"
+        dtype = b"cnumpy\ndtype\n" + write((value.dtype.str[1:], 0, 1)) + b"R"
         dtype += write((3, "|", None, None, None, -1, -1, 0)) + b"b"
         start = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n" + write((0,)) + write("b") + b"tR"
         return start + b"(" + write(1) + write(value.shape) + dtype + b"\x89" + write(value.tobytes()) + b"tb"
@@ -109,19 +102,18 @@ def python2_pickle(value):
 
 
 def tar_gz(files):
-    """A tar.gz of {name: content}; a TarInfo in place of the content is taken as it is."""
+    """A tar.gz of {name: content}."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz", compresslevel=1) as archive:
         for name, content in files.items():
-            member = content if isinstance(content, tarfile.TarInfo) else tarfile.TarInfo(name)
-            if not isinstance(content, tarfile.TarInfo):
-                member.size = len(content)
-            archive.addfile(member, io.BytesIO(content) if isinstance(content, bytes) else None)
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
     return out.getvalue()
 
 
 def zip_of(files, compression=zipfile.ZIP_DEFLATED):
-    """A zip of {name or ZipInfo: content}."""
+    """A zip of {name: content}."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", compression) as archive:
         for name, content in files.items():
