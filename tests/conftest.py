@@ -3,9 +3,7 @@
 import multiprocessing
 import multiprocessing.forkserver
 import os
-import shutil
 import signal
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -140,19 +138,3 @@ def tiny_cifar(tmp_path_factory):
                 write_png(image, str(root / split / name / f"{i}.png"))
     data.load("cifar100", root)  # leaves the cache
     return [*TINY, "--dataset", "cifar100", "--data-dir", str(root)]
-
-
-@pytest.fixture
-def plain_user():
-    """A folder of a user whom permissions bind: where the tests run as root, they go on as nobody."""
-    folder = Path(tempfile.mkdtemp())
-    root = hasattr(os, "geteuid") and os.geteuid() == 0
-    if root:
-        os.chown(folder, 65534, 65534)
-        os.seteuid(65534)
-    yield folder
-    if root:
-        os.seteuid(0)
-    for path in [folder, *folder.rglob("*")]:
-        path.chmod(0o700)
-    shutil.rmtree(folder)

@@ -14,17 +14,16 @@ from processes import ROOT, check_invariants, finish, needs_fork
 from running import console
 from running.files import UserError
 
-# ---------------------------------------------------------------------------------------------------------
-# Settings
+# ---- Settings --------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
 class Bread:
+    grain: str = console.setting("rye", "which flour", choices=["rye", "wheat"])
     flour: float = console.setting(500.0, "in grams", low=1, high=5000)
     num_loaves: int = console.setting(2, "baked at once", low=1, high=6)
-    grain: str = console.setting("rye", "which flour", choices=["rye", "wheat"])
+    minutes: int | None = console.setting({"rye": 60, "wheat": 45}, "in the oven", low=1, high=120)
     baked_by: str | None = console.setting(None, "name of the baker", metavar="NAME")
-    hours: float | None = console.setting(None, "default: until it has risen", low=0, high=48)
     knead: bool = console.setting(True, "by hand")
 
 
@@ -35,13 +34,12 @@ def parse(argv):
 
 
 def test_an_option_that_was_not_given_leaves_the_default_or_the_saved_value():
-    given = parse(["--num-loaves", "3", "--baked-by=Ann", "--no-knead", "--hours", "1e1"])
-    assert given == {"num_loaves": 3, "baked_by": "Ann", "knead": False, "hours": 10.0}
+    given = parse(["--num-loaves", "3", "--baked-by=Ann", "--no-knead", "--flour", "7"])
+    assert given == {"num_loaves": 3, "baked_by": "Ann", "knead": False, "flour": 7.0}
+    assert type(given["flour"]) is float
     assert parse([]) == {} and parse(["--knead", "--grain", "wheat"]) == {"knead": True, "grain": "wheat"}
-    assert type(parse(["--flour", "7"])["flour"]) is float
-    saved = dataclasses.asdict(Bread(flour=100.0, num_loaves=1))
-    assert Bread(**(saved | given)) == Bread(100.0, 3, "rye", "Ann", 10.0, False)
-    console.check_settings(Bread(**given))
+    saved = dataclasses.asdict(Bread(grain="wheat", num_loaves=1))
+    assert Bread(**(saved | given)) == Bread("wheat", 7.0, 3, None, "Ann", False)
 
 
 def test_help_shows_ranges_and_defaults():
@@ -49,89 +47,50 @@ def test_help_shows_ranges_and_defaults():
     console.add_options(parser, Bread)
     text = " ".join(parser.format_help().split())
     for part in [
+        "--grain {rye,wheat} which flour (default: rye)",
         "--flour FLOUR in grams (1 to 5000, default: 500.0)",
         "--num-loaves NUM_LOAVES baked at once (1 to 6, default: 2)",
-        "--grain {rye,wheat} which flour (default: rye)",
+        "--minutes MINUTES in the oven (1 to 120, default for rye: 60, default for wheat: 45)",
         "--baked-by NAME name of the baker",
-        "--hours HOURS default: until it has risen (0 to 48)",
         "--knead, --no-knead by hand (default: True)",
     ]:
         assert part in text
-    assert console.option("num_loaves") == "--num-loaves"
 
 
 @pytest.mark.parametrize(
     "argv, message",
     [
         ("--flour 0", "--flour 0.0: expected a number from 1 to 5000"),
-        ("--flour 5000.5", "--flour 5000.5: expected a number from 1 to 5000"),
         ("--flour nan", "--flour nan: expected a number from 1 to 5000"),
-        ("--flour=-inf", "--flour -inf: expected a number from 1 to 5000"),
         ("--num-loaves 7", "--num-loaves 7: expected a number from 1 to 6"),
-        ("--hours -1", "--hours -1.0: expected a number from 0 to 48"),
         ("--num-loaves two", "argument --num-loaves: invalid int value: 'two' (see "),
-        ("--num-loaves 2.0", "argument --num-loaves: invalid int value: '2.0' (see "),
-        ("--flour much", "argument --flour: invalid float value: 'much' (see "),
         ("--grain oats", "argument --grain: invalid choice: 'oats' (choose from "),
         ("--knead yes", "unrecognized arguments: yes (see "),
-        ("--water 9", "unrecognized arguments: --water 9 (see "),
+        ("--flour", "argument --flour: expected one argument (see "),
     ],
 )
 def test_an_option_that_is_refused(argv, message):
     with pytest.raises(UserError) as info:
-        console.check_settings(Bread(**parse(argv.split())))
+        console.check_ranges(Bread(**parse(argv.split())))
     assert str(info.value).startswith(message) and "\n" not in str(info.value)
 
 
-@pytest.mark.parametrize(
-    "values, message",
-    [
-        ({"num_loaves": "2"}, "--num-loaves: invalid int value: '2'"),
-        ({"num_loaves": 2.0}, "--num-loaves: invalid int value: 2.0"),
-        ({"num_loaves": True}, "--num-loaves: invalid int value: True"),
-        ({"num_loaves": None}, "--num-loaves: invalid int value: None"),
-        ({"flour": [1]}, "--flour: invalid float value: [1]"),
-        ({"hours": "1"}, "--hours: invalid float value: '1'"),
-        ({"grain": 5}, "--grain: invalid str value: 5"),
-        ({"grain": "oats"}, "--grain: invalid choice: 'oats' (choose from rye, wheat)"),
-        ({"baked_by": 5}, "--baked-by: invalid str value: 5"),
-        ({"knead": 1}, "--knead: invalid bool value: 1"),
-        ({"hours": 49}, "--hours 49: expected a number from 0 to 48"),
-    ],
-)
-def test_saved_settings_that_were_edited_are_refused(values, message):
-    with pytest.raises(UserError) as info:
-        console.check_settings(Bread(**values))
-    assert str(info.value) == message
-
-
 def test_the_ends_of_a_range_are_in_it():
-    for values in ({"flour": 1}, {"flour": 5000.0}, {"num_loaves": 6}, {"hours": 0.0}, {"hours": None}):
-        console.check_settings(Bread(**values))
+    for values in ({"flour": 1}, {"flour": 5000.0}, {"num_loaves": 6}, {"minutes": None}):
+        console.check_ranges(Bread(**values))
 
 
-def test_command_line_errors_are_one_line():
-    parser = console.CommandLine("Something.\n\nMore.")
-    parser.add_argument("--n", type=int)
-    for argv in (["--n", "x"], ["--m"], ["--n"]):
-        with pytest.raises(UserError, match=r"\(see .* --help\)$") as info:
-            parser.parse_args(argv)
-        assert "\n" not in str(info.value)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Progress
+# ---- Progress --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "seconds, text",
-    [(0, "0:00"), (59.4, "0:59"), (59.6, "1:00"), (75.2, "1:15"), (3599.9, "1:00:00"), (3725, "1:02:05")],
+    "seconds, text", [(0, "0:00"), (59.6, "1:00"), (75.2, "1:15"), (3599.9, "1:00:00"), (3725, "1:02:05")]
 )
 def test_duration(seconds, text):
     assert console.duration(seconds) == text
 
 
-def on_terminal(monkeypatch, columns, draw, **env):
+def on_terminal(monkeypatch, columns, draw, term="xterm"):
     """Return what `draw` writes to a terminal that is `columns` wide."""
     import fcntl
     import pty
@@ -140,9 +99,7 @@ def on_terminal(monkeypatch, columns, draw, **env):
 
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    for name, value in {"TERM": "xterm", **env}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setenv("TERM", term)
     with os.fdopen(follower, "w") as stderr:
         monkeypatch.setattr(sys, "stderr", stderr)
         draw()
@@ -165,32 +122,22 @@ needs_terminal = pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a 
 
 
 @needs_terminal
-@pytest.mark.parametrize("columns", [0, 1, 5, 20, 40, 80, 200])
-def test_progress_never_needs_more_than_the_line(monkeypatch, columns):
+@pytest.mark.parametrize("columns", [0, 1, 20, 80])
+def test_progress_never_needs_more_than_the_line_and_uses_no_colour(monkeypatch, columns):
     written = on_terminal(monkeypatch, columns, draw_progress)
+    assert set(re.findall(r"\x1b\[[0-9;]*[A-Za-z]", written)) == {"\x1b[K"}  # erase to the end of the line
     lines = written.replace("\x1b[K", "").split("\r")
-    assert all(len(line) < (columns or 80) for line in lines) and lines[-1] == ""
-    assert "\n" not in written
-    if columns == 0:  # the terminal does not know, so it is taken for one of 80
-        assert written == on_terminal(monkeypatch, 80, draw_progress)
-    if columns >= 80:
+    # A terminal of width 0 does not know its width, and is taken for one of 80.
+    assert all(len(line) < (columns or 80) for line in lines) and lines[-1] == "" and "\n" not in written
+    if columns in (0, 80):
         assert "epoch 1/40" in lines[2] and "100/200  loss 2.312  lr 0.0123  rate 1,234 images/s" in lines[3]
 
 
 @needs_terminal
-def test_progress_uses_no_colour(monkeypatch):
-    written = on_terminal(monkeypatch, 80, draw_progress, NO_COLOR="1")
-    assert set(re.findall(r"\x1b\[[0-9;]*[A-Za-z]", written)) == {"\x1b[K"}  # erase to the end of the line
-
-
-@needs_terminal
-def test_progress_is_silent_on_a_dumb_terminal(monkeypatch):
-    assert on_terminal(monkeypatch, 80, draw_progress, TERM="dumb") == ""
-
-
-def test_progress_is_silent_where_there_is_no_terminal(capsys):
+def test_progress_is_silent_where_there_is_no_terminal(monkeypatch, capsys):
     draw_progress()
     assert capsys.readouterr() == ("", "")
+    assert on_terminal(monkeypatch, 80, draw_progress, term="dumb") == ""
 
 
 @needs_terminal
@@ -206,17 +153,17 @@ def test_progress_tells_the_time_left_from_where_it_began(monkeypatch):
     assert "60/100  2:00 left" in on_terminal(monkeypatch, 80, resumed_in_the_middle)
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Errors and exit codes
+# ---- Errors and exit codes -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "raised, code, message",
     [
         (UserError("x: do y"), 2, "error: x: do y\n"),
+        (UserError("x\nof\x1b[31m " + "y" * 1000), 2, "error: x of?[31m " + "y" * 185),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (PermissionError(errno.EACCES, "No permission", "a/file"), 2, "error: a/file: No permission\n"),
-        (OSError(errno.ENOSPC, "No space left on device", "f"), 2, "error: f: No space left on device\n"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), 2, "error: Cannot allocate memory\n"),
         (SystemExit(7), 7, ""),
     ],
 )
@@ -226,7 +173,9 @@ def test_run_main_turns_errors_into_one_line(capsys, raised, code, message):
 
     with pytest.raises(SystemExit) as info:
         console.run_main(main)
-    assert info.value.code == code and capsys.readouterr() == ("", message)
+    out, err = capsys.readouterr()
+    assert info.value.code == code and out == "" and err.startswith(message)
+    assert len(err) <= 308 and err.count("\n") == bool(message)
 
 
 def test_run_main_passes_exit_codes_and_unknown_errors(capsys):
@@ -248,10 +197,6 @@ def test_run_main_prints_each_line_at_once_and_whatever_its_letters(monkeypatch)
         console.run_main(main)
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Real processes
-
-
 @pytest.mark.slow
 @needs_fork
 def test_a_reader_that_goes(tmp_path, tiny_cifar):
@@ -271,45 +216,3 @@ def test_output_into_a_full_disk(tmp_path, start, tiny_cifar):
     log = tmp_path / "log 2"
     process = start([*tiny_cifar, "--out", str(tmp_path / "run")], stdout="/dev/full", stderr=str(log))
     assert finish(process) == 2 and log.read_text() == "error: No space left on device\n"
-
-
-def narrow_terminal():
-    import fcntl
-    import struct
-    import termios
-
-    fcntl.ioctl(2, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 30, 0, 0))
-    os.environ |= {"TERM": "xterm", "NO_COLOR": "1"}
-
-
-@pytest.mark.slow
-@needs_fork
-def test_a_narrow_terminal_without_colour(tmp_path, start, tiny_cifar):
-    leader, follower = os.openpty()
-    process = start(
-        [*tiny_cifar, "--out", str(tmp_path / "run")],
-        stdout=os.devnull,
-        stderr=os.ttyname(follower),
-        prepare=narrow_terminal,
-    )
-    assert finish(process) == 0
-    os.close(follower)
-    written = os.read(leader, 100_000).decode()
-    assert "epoch 1/3" in written and "validation" in written and "\n" not in written
-    assert set(re.findall(r"\x1b\[[0-9;]*[A-Za-z]", written)) == {"\x1b[K"}
-    assert all(len(line) < 30 for line in written.replace("\x1b[K", "").split("\r"))
-
-
-@pytest.mark.slow
-@needs_fork
-def test_the_command_itself_in_a_poor_place(tmp_path, tiny_cifar):
-    """No home, no display, no terminal, an ASCII console, and a path with spaces and letters beyond ASCII."""
-    env = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "TERM", "LANG", "PYTHONUNBUFFERED")}
-    env |= {"HOME": "/dev/null/nowhere", "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
-    run = tmp_path / "grüne Läufe" / "ein Lauf"
-    command = [sys.executable, str(ROOT / "train.py"), *tiny_cifar, "--out", str(run)]
-    done = subprocess.run(command, env=env, capture_output=True, cwd=tmp_path, timeout=120)
-    out = done.stdout.decode("ascii")
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert "epoch   3/3  lr " in out and f"--run '{tmp_path}/gr?ne L?ufe/ein Lauf'\n" in out
-    assert check_invariants(run) == 3
