@@ -131,7 +131,7 @@ def measure_attack(
     generator, attack = Generator().manual_seed(SEED), attacks.ATTACKS[name]
     device = next(model.parameters()).device
     correct = torch.zeros(len(labels), dtype=torch.bool)
-    for index in attacked.nonzero().flatten().split(100):
+    for index in attacked.nonzero().flatten().split(100) if attacked.any() else []:
         x, y = images[index].to(device) / 255, labels[index].to(device)
         x = attack.function(model, x, y, epsilon / 255, generator, **attack.settings)
         with attacks.eval_mode(model, device), torch.no_grad():

@@ -493,7 +493,9 @@ def load_model(path: Path | str, device: torch.device) -> tuple[ResNet, dict]:
             raise ValueError(f"it says width {width} and images of {size} pixels")
         with torch.device("meta"):  # without memory, as the file may claim any width
             model = resnet18(len(checkpoint["class_names"]), width)
-        model.load_state_dict(checkpoint["model"], assign=True)
+        # A plain dict, as torch would note the assignment in the metadata of the other, and assign again when
+        # the same weights are loaded a second time.
+        model.load_state_dict(dict(checkpoint["model"]), assign=True)
         return model.float().to(device, memory_format=memory_format(device)).eval(), checkpoint
 
 

@@ -71,6 +71,7 @@ class OtherDevice(TorchFunctionMode):
             raise TypeError(f"{name}: a tensor of the other device with something of the CPU")
         if name == "__deepcopy__":
             copy = there(found[0].detach().clone().as_subclass(Tensor))
+            copy._is_param = getattr(found[0], "_is_param", False)  # what isinstance(copy, nn.Parameter) asks
             return copy.requires_grad_(found[0].requires_grad)
         if name == "__reduce_ex__":
             return found[0].as_subclass(Tensor).__reduce_ex__(args[1])

@@ -54,7 +54,7 @@ def test_training_and_resuming_on_another_device(tmp_path, monkeypatch, small):
 def computed(path, pictures, device):
     """All that report.py and stress.py compute on the device, as text."""
     network, _ = train.load_model(path, device)
-    model, images = nn.Sequential(Normalize(24), network), pictures / 255
+    model, images = nn.Sequential(Normalize(24), network), (pictures / 255).to(device)
     logits = train.predict(network, pictures, device)
     labels = logits.argmax(dim=1)
     heatmaps = torch.rand(4, 32, 32, generator=torch.Generator().manual_seed(0))

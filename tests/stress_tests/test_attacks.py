@@ -306,6 +306,7 @@ def test_attacks_run_in_full_float32_whatever_the_caller_has_set(precision, monk
     try:
         setattr(owner, name, value)
         monkeypatch.setattr(cudnn, "benchmark", True)
+        monkeypatch.setattr(cudnn, "deterministic", False)
         with torch.autocast("cpu", torch.bfloat16):
             attacks.fgsm(Wrapper(model), IMAGES[:2], torch.arange(2), 1 / 255)
         assert (getattr(owner, name), cudnn.deterministic, cudnn.benchmark) == (value, False, True)
