@@ -1,5 +1,8 @@
+"""corruptions.py against a worked example, closed forms, slow loops, colorsys and Pillow."""
+
 import colorsys
 import importlib
+import io
 import math
 import os
 import shutil
@@ -28,20 +31,18 @@ WHOLE_NUMBERS = ("motion_blur", "pixelate", "jpeg_compression")  # what the publ
 IMAGES = natural_images(24)
 
 
+def test_worked_example():
+    """Contrast 0.5 moves every value half of the way to the mean of its channel, here 0.4."""
+    images = torch.full((1, 3, 32, 32), 0.2)
+    images[..., 16:] = 0.6
+    halved = CORRUPTIONS["contrast"](images, 2, seeded())
+    torch.testing.assert_close(halved[..., :16], torch.full((1, 3, 32, 16), 0.3))
+    torch.testing.assert_close(halved[..., 16:], torch.full((1, 3, 32, 16), 0.5))
+    levels = corruptions.corrupt((images * 255).round().byte(), "contrast", 2)  # 76.5 and 127.5, rounded down
+    assert levels[..., 0].unique().tolist() == [76] and levels[..., 31].unique().tolist() == [127]
+
+
 # ---- Every corruption ------------------------------------------------------------------------------------
-
-
-def test_the_corruptions_are_the_published_ones_and_ours():
-    assert len(corruptions.FIFTEEN) == 15 and len(corruptions.EXTRA) == 4 and len(NAMES) == 23
-    assert [corruption.name for corruption in corruptions.TABLE] == NAMES
-    assert all(
-        len(values) == 5 for corruption in corruptions.TABLE for values in corruption.constants.values()
-    )
-    assert [name for names in corruptions.FAMILIES.values() for name in names] == NAMES
-    nearest = {corruption.name for corruption in corruptions.TABLE if corruption.rounding == "nearest"}
-    assert nearest == {*WHOLE_NUMBERS, *corruptions.FAMILIES["geometry"]}
-    assert {corruption.rounding for corruption in corruptions.TABLE} == {"down", "nearest"}
-    assert set(corruptions.FAMILIES["geometry"]) == set(NAMES) - {*corruptions.FIFTEEN, *corruptions.EXTRA}
 
 
 # make_cifar_c.py of github.com/hendrycks/robustness: the constants of the fifteen, in the order of severity.
@@ -88,13 +89,12 @@ def test_shape_type_range_and_the_input_left_alone(name):
     torch.testing.assert_close(corrupted, CORRUPTIONS[name](IMAGES[:4], 3, seeded()), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_bad_input_is_refused(name):
-    corruption = CORRUPTIONS[name]
+def test_bad_input_is_refused():
+    corruption = CORRUPTIONS["fog"]
     for severity in (0, 6, 2.5):
         with pytest.raises(ValueError, match="severity"):
             corruption(IMAGES[:1], severity, seeded())
-    for images in (IMAGES[0], IMAGES[:1, :1], IMAGES[:1].double(), (IMAGES[:1] * 255).byte()):
+    for images in (IMAGES[0], IMAGES[:1, :1], IMAGES[:1].double()):
         with pytest.raises(ValueError, match="images"):
             corruption(images, 1, seeded())
 
@@ -199,13 +199,6 @@ def test_kernels_sum_to_one_and_have_their_shape():
         0.2,
         0,
     ]
-
-
-def test_motion_is_within_45_degrees_of_the_horizontal(monkeypatch):
-    kernel, drawn = corruptions.motion_kernel, []
-    monkeypatch.setattr(corruptions, "motion_kernel", lambda *rest: drawn.extend(rest[-1]) or kernel(*rest))
-    CORRUPTIONS["motion_blur"](torch.zeros(300, 3, 32, 32), 1, seeded())
-    assert len(drawn) == 300 and -45 <= min(drawn) < -43 and 43 < max(drawn) <= 45
 
 
 def test_motion_kernel_lies_on_its_line():
@@ -345,38 +338,6 @@ def test_fog_and_frost_and_snow_by_their_formulas():
     torch.testing.assert_close(snowed, snowed.rot90(2, (2, 3)))
 
 
-@pytest.mark.slow
-def test_frost_has_the_statistics_of_the_photographs():
-    """Sorted by the tint, the layers fall into the photographs, with the figures of the table of ICE."""
-    ice = CORRUPTIONS["frost"](torch.zeros(4000, 3, 32, 32), 5, seeded()) / 0.45
-    tint = ice.mean(dim=(2, 3)) - ice.mean(dim=(1, 2, 3))[:, None]
-    rows = torch.tensor([corruptions.ICE[colour] for colour in ("red", "green", "blue")]).T
-    nearest = torch.cdist(tint, rows[[0, 1, 3, 4]]).argmin(dim=1)  # the second and third are the same
-    # The share of each (a fifth, and two of the pair), mean, its deviation, deviation inside, its deviation.
-    expected = [
-        (0.2, 0.508, 0.042, 0.055, 0.010),
-        (0.4, 0.802, 0.035, 0.071, 0.011),
-        (0.2, 0.618, 0.039, 0.103, 0.008),
-        (0.2, 0.448, 0.062, 0.134, 0.026),
-    ]
-    for i, (share, mean, mean_deviation, inside, inside_deviation) in enumerate(expected):
-        grey = ice[nearest == i].mean(dim=1).flatten(1)
-        assert len(grey) / len(ice) == pytest.approx(share, abs=0.03)
-        assert grey.mean().item() == pytest.approx(mean, abs=0.006)
-        assert grey.mean(dim=1).std().item() == pytest.approx(mean_deviation, rel=0.12)
-        assert grey.std(dim=1).mean().item() == pytest.approx(inside, rel=0.03)
-        assert grey.std(dim=1).std().item() == pytest.approx(inside_deviation, rel=0.15)
-    # The texture does not wrap around: the first and the last column differ more than neighbours do, and as
-    # the mean over the photographs, neighbours differ by 0.86 of the deviation.
-    grey = ice.mean(dim=1)
-    neighbours, ends = (
-        grey.diff(dim=2).abs().mean(dim=(1, 2)),
-        (grey[:, :, 0] - grey[:, :, -1]).abs().mean(dim=1),
-    )
-    assert ends.mean() > 1.15 * neighbours.mean()
-    assert (neighbours / grey.flatten(1).std(dim=1)).mean().item() == pytest.approx(0.86, rel=0.05)
-
-
 def test_spatter_water_brightens_and_mud_is_brown():
     grey = torch.full((20, 3, 32, 32), 0.4)
     water = CORRUPTIONS["spatter"](grey, 3, seeded()) - grey
@@ -437,6 +398,24 @@ def test_pixelate_against_block_means_and_pillow():
             assert difference < 1.6, severity  # Pillow rounds to whole levels, once for each direction
 
 
+def test_jpeg_is_pillow_s_and_rounds_to_steps_of_the_standard():
+    images = torch.cat([IMAGES, torch.rand(4, 3, 32, 32, generator=seeded())])
+    for severity, quality in enumerate((80, 65, 58, 50, 40), start=1):
+        result = CORRUPTIONS["jpeg_compression"](images, severity, seeded())
+        for image, ours in zip(images, result, strict=True):
+            file = io.BytesIO()
+            to_pil_image((image * 255).round().byte()).save(file, "JPEG", quality=quality)
+            assert torch.equal((ours * 255).round().byte(), pil_to_tensor(Image.open(file)))
+    # Quality 50, a grey picture: each cosine coefficient of a block is a multiple of a step (ITU-T T.81, K.1).
+    grey = (0.3 + 0.4 * IMAGES[:1].mean(dim=1, keepdim=True)).expand(1, 3, 32, 32)
+    block = CORRUPTIONS["jpeg_compression"](grey, 4, seeded())[0, 0, :8, :8] * 255 - 128
+    wave = [[math.cos((2 * x + 1) * u * math.pi / 16) / 2 for x in range(8)] for u in range(8)]
+    for u, step in enumerate((16, 11, 10, 16, 24, 40, 51, 61)):  # the first row of the table
+        total = sum(wave[0][y] * wave[u][x] * block[y, x].item() for y in range(8) for x in range(8))
+        coefficient = total * (0.5 if u == 0 else math.sqrt(0.5))
+        assert abs(coefficient - step * round(coefficient / step)) < 1.2  # the pixels are whole numbers
+
+
 # ---- Geometry --------------------------------------------------------------------------------------------
 
 
@@ -472,19 +451,6 @@ def test_rotation_translation_and_scale_do_what_they_say():
         expected = torch.where(slope < 1, 1 / factor, factor)
         torch.testing.assert_close(slope, expected, atol=1e-4, rtol=1e-4)
         assert (slope < 1).any() and (slope > 1).any()
-
-
-def test_elastic_transform_is_affine_at_severity_1_and_moves_by_its_bumps_at_5():
-    # Column and row numbers as colours: what comes out says from where each pixel was read.
-    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
-    images = (torch.stack([x, y, y]) / 31).expand(40, 3, 32, 32).contiguous()
-    read = CORRUPTIONS["elastic_transform"](images, 1, seeded())[:, :2, 8:24, 8:24] * 31
-    assert read.diff(n=2, dim=2).abs().max() < 1e-3 and read.diff(n=2, dim=3).abs().max() < 1e-3
-    moved = (read - images[:, :2, 8:24, 8:24] * 31)[:, :, 8, 8].abs()
-    assert 0.5 < moved.mean() < 2.56  # about the middle of the three corners, each moved by up to 2.56
-    read = CORRUPTIONS["elastic_transform"](images, 5, seeded())[:, :2, 4:28, 4:28] * 31
-    bend = read.diff(n=2, dim=3).abs().mean()
-    assert 0.05 < bend < 1
 
 
 def test_elastic_transform_mirrors_as_the_published_one_does():
@@ -617,22 +583,6 @@ print(*sorted({name.split(".")[0] for name in sys.modules}))
 
 
 # ---- Formulas at every severity and on pictures that are not plain -----------------------------------------
-
-
-def test_glass_blur_moves_pixels_no_farther_than_each_severity_says():
-    rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
-    numbered = torch.stack([rows, columns, rows])[None] / 255
-    for severity, rounds_times_distance in enumerate((1, 1, 1, 2, 2), start=1):
-        moved = (numbered - CORRUPTIONS["glass_blur"](numbered, severity, seeded())) * 255
-        inside = moved.round()[0, :2, 2:-2, 2:-2]
-        assert inside.min() == 0 and inside.max() == rounds_times_distance
-
-
-def test_fog_scales_each_picture_by_its_own_maximum():
-    clouds = corruptions.plasma(corruptions.spawn(seeded(), 24), 2.5)
-    for image, cloud, foggy in zip(IMAGES, clouds, CORRUPTIONS["fog"](IMAGES, 3, seeded()), strict=True):
-        largest = max(image.flatten().tolist())
-        torch.testing.assert_close(foggy, (image + 0.75 * cloud) * largest / (largest + 0.75))
 
 
 def test_snow_whitens_by_the_grey_of_the_colour():
