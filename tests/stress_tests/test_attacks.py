@@ -39,11 +39,6 @@ def of_images(network: nn.Module) -> nn.Module:
     return nn.Sequential(Normalize(), network)
 
 
-def mean_loss(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        return F.cross_entropy(model.eval()(images), labels, reduction="none")
-
-
 @pytest.mark.parametrize("epsilon", [0.25 / 255, 1 / 255, 8 / 255, 64 / 255])
 def test_attacks_stay_in_their_ball_exactly(epsilon):
     images = torch.cat([IMAGES[:6], torch.rand(6, 3, 32, 32, generator=seeded())])
@@ -62,9 +57,6 @@ def test_attacks_stay_in_their_ball_exactly(epsilon):
         difference = (attacked.double() - images.double()).abs()
         assert difference.max() <= epsilon  # in float64, without tolerance
         assert difference.max() > 0.99 * epsilon  # and it is used
-    low, high = attacks.linf_ball(images, epsilon)
-    inside = (images > epsilon) & (images < 1 - epsilon)
-    torch.testing.assert_close(high[inside] - low[inside], torch.full_like(high[inside], 2 * epsilon))
 
 
 def test_a_misclassified_point_beats_one_with_a_larger_loss():
@@ -184,20 +176,6 @@ def test_apgd_against_a_slow_one():
             assert ((ours[i] - theirs).abs() < 1e-5).float().mean() > 0.99
         halved += ((seen[-1][i] - images[i]).abs() < 0.9 * epsilon).float().mean() > 0.05
     assert halved > 0
-
-
-def test_pgd_returns_the_worst_point_it_visited():
-    model, images = of_images(Wavy(10)), IMAGES[:8]
-    # Labels that are wrong from the start, so that only the loss counts.
-    labels = (model(images).argmax(dim=1) + 1) % 10
-    seen = []
-    handle = model.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
-    attacked = attacks.pgd(model, images, labels, 8 / 255, seeded(), steps=6)
-    handle.remove()
-    visited = torch.stack([F.cross_entropy(logits, labels, reduction="none") for logits in seen])
-    worst = visited.argmax(dim=0)
-    assert len(visited) == 7 and (worst > 0).any() and (worst < 6).any()
-    torch.testing.assert_close(mean_loss(model, attacked, labels), visited.amax(dim=0))
 
 
 def test_attacks_are_the_same_in_a_batch_as_alone_and_leave_the_model_alone():
