@@ -63,14 +63,3 @@ class Opposite(Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         margin = super().forward(x)
         return torch.cat([margin, -margin, torch.full_like(margin, -50)], dim=1)
-
-
-def trained(images: torch.Tensor, labels: torch.Tensor, steps: int = 60) -> nn.Module:
-    """A Small network for images float32 [N, 3, H, W], trained on all of them at once, in eval mode."""
-    network = Small()
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        F.cross_entropy(network(images), labels).backward()
-        optimizer.step()
-    return network.eval()

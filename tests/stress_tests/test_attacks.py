@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import Linear, Opposite, Small, Wavy, natural_images, seeded, trained
+from networks import Linear, Opposite, Small, Wavy, natural_images, seeded
 from torch import nn
 
-from data import MEAN, STD, Normalize, make_shapes
+from data import STD, Normalize
 from stress_tests import attacks
 
 IMAGES = natural_images(24)
@@ -39,28 +39,6 @@ def of_images(network: nn.Module) -> nn.Module:
     return nn.Sequential(Normalize(), network)
 
 
-def mean_loss(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        return F.cross_entropy(model.eval()(images), labels, reduction="none")
-
-
-def test_fgsm_against_the_closed_form_of_a_linear_model():
-    model, epsilon = of_images(Linear(5)), 4 / 255
-    labels = torch.randint(0, 5, (len(IMAGES),), generator=seeded())
-    attacked = attacks.fgsm(model, IMAGES, labels, epsilon)
-    # d loss / d x = W^T (softmax(logits) - onehot) / std, in float64.
-    weight = model[1].fc.weight.detach().double()
-    std = torch.tensor(STD, dtype=torch.float64)[:, None, None]
-    mean = torch.tensor(MEAN, dtype=torch.float64)[:, None, None]
-    logits = ((IMAGES.double() - mean) / std).flatten(1) @ weight.T + model[1].fc.bias.detach().double()
-    gradient = (logits.softmax(dim=1) - F.one_hot(labels, 5)) @ weight
-    gradient = gradient.view_as(IMAGES) / std
-    expected = (IMAGES.double() + epsilon * gradient.sign()).clamp(0, 1)
-    clear = gradient.abs() > 1e-6  # elsewhere float32 may see the other sign
-    assert clear.float().mean() > 0.99
-    torch.testing.assert_close(attacked.double()[clear], expected[clear], atol=1e-6, rtol=0)
-
-
 @pytest.mark.parametrize("epsilon", [0.25 / 255, 1 / 255, 8 / 255, 64 / 255])
 def test_attacks_stay_in_their_ball_exactly(epsilon):
     images = torch.cat([IMAGES[:6], torch.rand(6, 3, 32, 32, generator=seeded())])
@@ -79,36 +57,17 @@ def test_attacks_stay_in_their_ball_exactly(epsilon):
         difference = (attacked.double() - images.double()).abs()
         assert difference.max() <= epsilon  # in float64, without tolerance
         assert difference.max() > 0.99 * epsilon  # and it is used
-    low, high = attacks.linf_ball(images, epsilon)
-    inside = (images > epsilon) & (images < 1 - epsilon)
-    torch.testing.assert_close(high[inside] - low[inside], torch.full_like(high[inside], 2 * epsilon))
-
-
-def test_pgd_is_stronger_than_fgsm_and_fgsm_than_noise():
-    model = of_images(Small())
-    labels = model.eval()(IMAGES).argmax(dim=1)
-    iterated = attacks.pgd(model, IMAGES, labels, 8 / 255, seeded(), steps=20)
-    single = attacks.fgsm(model, IMAGES, labels, 8 / 255)
-    noise = attacks.random_corner(model, IMAGES, labels, 8 / 255, seeded())
-    losses = [mean_loss(model, attacked, labels) for attacked in (iterated, single, noise)]
-    assert (losses[0] >= losses[1] - 1e-4).all() and losses[1].mean() > losses[2].mean()
 
 
 def test_a_misclassified_point_beats_one_with_a_larger_loss():
     def path(model, start, labels, low, high):
-        for value, loss, wrong in ((0.1, 5.0, False), (0.2, 1.0, True), (0.3, 0.5, True), (0.4, 9.0, False)):
+        losses, wrong_ones = (5.0, 1.0, 0.5, 9.0, 0.9), (False, True, True, False, True)
+        for value, loss, wrong in zip((0.1, 0.2, 0.3, 0.4, 0.5), losses, wrong_ones, strict=True):
             yield torch.full_like(start, value), torch.tensor([loss]), torch.tensor([wrong])
 
     model, label = of_images(Linear(2)), torch.tensor([0])
     found = attacks.strongest_point(path, model, IMAGES[:1], label, 1.0, seeded(), restarts=1)
     assert (found == 0.2).all()
-
-
-def test_random_signs_change_every_value_by_epsilon():
-    images = 0.25 + 0.5 * IMAGES  # away from 0 and 1
-    noise = attacks.random_corner(Linear(2), images, torch.zeros(24), 8 / 255, seeded()) - images
-    torch.testing.assert_close(noise.abs(), torch.full_like(noise, 8 / 255), atol=1e-6, rtol=0)
-    assert abs((noise > 0).float().mean().item() - 0.5) < 0.01
 
 
 def test_pgd_fools_exactly_the_images_within_reach_and_restarts_only_the_others():
@@ -217,37 +176,6 @@ def test_apgd_against_a_slow_one():
             assert ((ours[i] - theirs).abs() < 1e-5).float().mean() > 0.99
         halved += ((seen[-1][i] - images[i]).abs() < 0.9 * epsilon).float().mean() > 0.05
     assert halved > 0
-
-
-@pytest.mark.slow
-def test_apgd_agrees_with_torchattacks():
-    torchattacks = pytest.importorskip(
-        "torchattacks",
-        reason="torchattacks is not installed: pip install --no-deps torchattacks requests tqdm scipy",
-    )
-    shapes = make_shapes(per_class=6, seed=0)
-    some = shapes.labels < 10
-    images, labels = shapes.images[some].float() / 255, shapes.labels[some]
-    model = of_images(trained(Normalize()(images), labels)).eval()
-    for loss in ("ce", "dlr"):
-        theirs = torchattacks.APGD(model, eps=1 / 255, steps=50, loss=loss)(images, labels)
-        ours = attacks.apgd(model, images, labels, 1 / 255, seeded(), steps=50, loss=loss)
-        left = [(model(attacked).argmax(dim=1) == labels).sum().item() for attacked in (ours, theirs)]
-        assert 0 < left[1] < len(labels) and abs(left[0] - left[1]) <= 2, left
-
-
-def test_pgd_returns_the_worst_point_it_visited():
-    model, images = of_images(Wavy(10)), IMAGES[:8]
-    # Labels that are wrong from the start, so that only the loss counts.
-    labels = (model(images).argmax(dim=1) + 1) % 10
-    seen = []
-    handle = model.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
-    attacked = attacks.pgd(model, images, labels, 8 / 255, seeded(), steps=6)
-    handle.remove()
-    visited = torch.stack([F.cross_entropy(logits, labels, reduction="none") for logits in seen])
-    worst = visited.argmax(dim=0)
-    assert len(visited) == 7 and (worst > 0).any() and (worst < 6).any()
-    torch.testing.assert_close(mean_loss(model, attacked, labels), visited.amax(dim=0))
 
 
 def test_attacks_are_the_same_in_a_batch_as_alone_and_leave_the_model_alone():

@@ -1,5 +1,7 @@
+"""corruptions.py against a worked example, closed forms, slow loops, colorsys and Pillow."""
+
 import colorsys
-import importlib
+import io
 import math
 import os
 import shutil
@@ -11,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from networks import natural_images, seeded
 from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
@@ -28,20 +29,18 @@ WHOLE_NUMBERS = ("motion_blur", "pixelate", "jpeg_compression")  # what the publ
 IMAGES = natural_images(24)
 
 
+def test_worked_example():
+    """Contrast 0.5 moves every value half of the way to the mean of its channel, here 0.4."""
+    images = torch.full((1, 3, 32, 32), 0.2)
+    images[..., 16:] = 0.6
+    halved = CORRUPTIONS["contrast"](images, 2, seeded())
+    torch.testing.assert_close(halved[..., :16], torch.full((1, 3, 32, 16), 0.3))
+    torch.testing.assert_close(halved[..., 16:], torch.full((1, 3, 32, 16), 0.5))
+    levels = corruptions.corrupt((images * 255).round().byte(), "contrast", 2)  # 76.5 and 127.5, rounded down
+    assert levels[..., 0].unique().tolist() == [76] and levels[..., 31].unique().tolist() == [127]
+
+
 # ---- Every corruption ------------------------------------------------------------------------------------
-
-
-def test_the_corruptions_are_the_published_ones_and_ours():
-    assert len(corruptions.FIFTEEN) == 15 and len(corruptions.EXTRA) == 4 and len(NAMES) == 23
-    assert [corruption.name for corruption in corruptions.TABLE] == NAMES
-    assert all(
-        len(values) == 5 for corruption in corruptions.TABLE for values in corruption.constants.values()
-    )
-    assert [name for names in corruptions.FAMILIES.values() for name in names] == NAMES
-    nearest = {corruption.name for corruption in corruptions.TABLE if corruption.rounding == "nearest"}
-    assert nearest == {*WHOLE_NUMBERS, *corruptions.FAMILIES["geometry"]}
-    assert {corruption.rounding for corruption in corruptions.TABLE} == {"down", "nearest"}
-    assert set(corruptions.FAMILIES["geometry"]) == set(NAMES) - {*corruptions.FIFTEEN, *corruptions.EXTRA}
 
 
 # make_cifar_c.py of github.com/hendrycks/robustness: the constants of the fifteen, in the order of severity.
@@ -83,18 +82,14 @@ def test_shape_type_range_and_the_input_left_alone(name):
             assert corrupted.shape == images.shape and corrupted.dtype == torch.float32
             assert corrupted.min() >= 0 and corrupted.max() <= 1  # false for NaN too
             assert torch.equal(images, before)
-    # The order of the values in memory does not matter.
-    corrupted = CORRUPTIONS[name](IMAGES[:4].contiguous(memory_format=torch.channels_last), 3, seeded())
-    torch.testing.assert_close(corrupted, CORRUPTIONS[name](IMAGES[:4], 3, seeded()), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_bad_input_is_refused(name):
-    corruption = CORRUPTIONS[name]
+def test_bad_input_is_refused():
+    corruption = CORRUPTIONS["fog"]
     for severity in (0, 6, 2.5):
         with pytest.raises(ValueError, match="severity"):
             corruption(IMAGES[:1], severity, seeded())
-    for images in (IMAGES[0], IMAGES[:1, :1], IMAGES[:1].double(), (IMAGES[:1] * 255).byte()):
+    for images in (IMAGES[0], IMAGES[:1, :1], IMAGES[:1].double()):
         with pytest.raises(ValueError, match="images"):
             corruption(images, 1, seeded())
 
@@ -119,36 +114,6 @@ def test_in_a_batch_as_alone(name):
         others = IMAGES[6:12].clone()
         others[2] = IMAGES[2]
         torch.testing.assert_close(corruption(others, severity, seeded())[2], together[2], atol=1e-5, rtol=0)
-
-
-# Where the published constants do not get worse in mean distance from one severity to the next, and why.
-NOT_WORSE = {
-    "glass_blur": {2, 3, 5},  # the blur hides some of what the rounds do
-    "motion_blur": {4},  # a longer radius, but the Gaussian has ended long before it
-    "frost": {4, 5},  # the weights of both picture and frost fall
-    "spatter": {4},  # mud after water
-    "saturate": {3},  # intense after pale
-    "elastic_transform": {2, 3, 4, 5},  # the shift falls while the bumps get finer
-}
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_distance_rises_with_severity(name):
-    distance = [
-        (CORRUPTIONS[name](IMAGES, severity, seeded()) - IMAGES).abs().mean().item()
-        for severity in (1, 2, 3, 4, 5)
-    ]
-    assert distance[0] > 0.0005
-    for severity in (2, 3, 4, 5):
-        if severity not in NOT_WORSE.get(name, ()):
-            assert distance[severity - 1] > distance[severity - 2], (severity, distance)
-
-
-@pytest.mark.parametrize("name", ["defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur"])
-def test_what_moves_or_averages_pixels_leaves_a_plain_image_alone(name):
-    plain = torch.tensor([51, 128, 230])[None, :, None, None].expand(2, 3, 32, 32).contiguous() / 255
-    for corruption in (name, "elastic_transform", "pixelate", "rotation", "translation", "scale", "contrast"):
-        torch.testing.assert_close(CORRUPTIONS[corruption](plain, 5, seeded()), plain, atol=2e-6, rtol=0)
 
 
 # ---- Noise -----------------------------------------------------------------------------------------------
@@ -176,18 +141,7 @@ def test_moments_of_the_noises():
 # ---- Blur ------------------------------------------------------------------------------------------------
 
 
-def test_kernels_sum_to_one_and_have_their_shape():
-    for sigma in (0.0, 0.05, 0.4, 1.0, 6.4):
-        weights = corruptions.gaussian_weights(sigma)
-        assert weights.sum().item() == pytest.approx(1, abs=1e-12) and len(weights) % 2 == 1
-        torch.testing.assert_close(weights, weights.flip(0))
-    variance = (corruptions.gaussian_weights(1.5) * torch.arange(-6, 7).double() ** 2).sum().item()
-    assert variance == pytest.approx(1.5**2, rel=0.01)
-    constants = next(c.constants for c in corruptions.TABLE if c.name == "defocus_blur")
-    for radius, sigma in zip(constants["radius"], constants["sigma"], strict=True):
-        kernel = corruptions.defocus_kernel(radius, sigma)
-        assert kernel.sum().item() == pytest.approx(1, abs=1e-12)
-        torch.testing.assert_close(kernel, kernel.rot90())
+def test_defocus_kernel_by_hand():
     # A radius below 1 is the pixel alone, so the kernel is the softening, a Gaussian of 3x3 pixels.
     row = [math.exp(-(x**2) / (2 * 0.4**2)) for x in (-1, 0, 1)]
     softening = torch.tensor([[a * b / sum(row) ** 2 for a in row] for b in row], dtype=torch.float64)
@@ -199,13 +153,6 @@ def test_kernels_sum_to_one_and_have_their_shape():
         0.2,
         0,
     ]
-
-
-def test_motion_is_within_45_degrees_of_the_horizontal(monkeypatch):
-    kernel, drawn = corruptions.motion_kernel, []
-    monkeypatch.setattr(corruptions, "motion_kernel", lambda *rest: drawn.extend(rest[-1]) or kernel(*rest))
-    CORRUPTIONS["motion_blur"](torch.zeros(300, 3, 32, 32), 1, seeded())
-    assert len(drawn) == 300 and -45 <= min(drawn) < -43 and 43 < max(drawn) <= 45
 
 
 def test_motion_kernel_lies_on_its_line():
@@ -261,12 +208,6 @@ def test_glass_blur_moves_pixels_as_the_published_loop_does():
         for x in range(31, 1, -1):
             expected[:, y, x] = expected[:, y + rows[0, y, x], x + columns[0, y, x]]
     assert torch.equal(corruptions.take_neighbours(IMAGES[:1], rows, columns)[0], expected)
-    # The corruption itself, where it hardly blurs: each pixel is itself or a neighbour above or to the left.
-    rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
-    numbered = torch.stack([rows, columns, rows])[None] / 255
-    moved = ((numbered - CORRUPTIONS["glass_blur"](numbered, 1, seeded())) * 255).round()[0, :2]
-    assert {tuple(step) for step in moved.flatten(1).T.int().tolist()} == {(0, 0), (0, 1), (1, 0), (1, 1)}
-    assert not moved[:, :2].any() and not moved[:, :, :2].any()
 
 
 def test_glass_blur_and_snow_round_down_inside():
@@ -291,9 +232,6 @@ def test_zoom_against_coordinates():
         torch.testing.assert_close(
             corruptions.zoom(image, factor)[0, 0], columns.expand(32, 32), atol=1e-4, rtol=0
         )
-        torch.testing.assert_close(
-            corruptions.zoom(image.mT, factor)[0, 0].mT, columns.expand(32, 32), atol=1e-4, rtol=0
-        )
     factors = [1.0, 1.01, 1.02, 1.03, 1.04, 1.05, 1.06]
     expected = (IMAGES + sum(corruptions.zoom(IMAGES, factor) for factor in factors)) / 8
     torch.testing.assert_close(CORRUPTIONS["zoom_blur"](IMAGES, 1, seeded()), expected)
@@ -317,12 +255,6 @@ def test_clouds_are_means_of_their_corners_plus_a_bounded_number():
         torch.testing.assert_close(field[:, half::step, ::step], mean, atol=1e-5, rtol=0)
     field = corruptions.plasma(corruptions.spawn(seeded(), 50), 2.0)
     assert (field.amin(dim=(1, 2)) == 0).all() and (field.amax(dim=(1, 2)) == 1).all()
-    # The slower the decay, the rougher the clouds.
-    rough = [
-        corruptions.plasma(corruptions.spawn(seeded(), 50), d).diff(dim=2).abs().mean()
-        for d in (3.0, 2.0, 1.5)
-    ]
-    assert rough[0] < rough[1] < rough[2]
 
 
 def test_fog_and_frost_and_snow_by_their_formulas():
@@ -345,38 +277,6 @@ def test_fog_and_frost_and_snow_by_their_formulas():
     torch.testing.assert_close(snowed, snowed.rot90(2, (2, 3)))
 
 
-@pytest.mark.slow
-def test_frost_has_the_statistics_of_the_photographs():
-    """Sorted by the tint, the layers fall into the photographs, with the figures of the table of ICE."""
-    ice = CORRUPTIONS["frost"](torch.zeros(4000, 3, 32, 32), 5, seeded()) / 0.45
-    tint = ice.mean(dim=(2, 3)) - ice.mean(dim=(1, 2, 3))[:, None]
-    rows = torch.tensor([corruptions.ICE[colour] for colour in ("red", "green", "blue")]).T
-    nearest = torch.cdist(tint, rows[[0, 1, 3, 4]]).argmin(dim=1)  # the second and third are the same
-    # The share of each (a fifth, and two of the pair), mean, its deviation, deviation inside, its deviation.
-    expected = [
-        (0.2, 0.508, 0.042, 0.055, 0.010),
-        (0.4, 0.802, 0.035, 0.071, 0.011),
-        (0.2, 0.618, 0.039, 0.103, 0.008),
-        (0.2, 0.448, 0.062, 0.134, 0.026),
-    ]
-    for i, (share, mean, mean_deviation, inside, inside_deviation) in enumerate(expected):
-        grey = ice[nearest == i].mean(dim=1).flatten(1)
-        assert len(grey) / len(ice) == pytest.approx(share, abs=0.03)
-        assert grey.mean().item() == pytest.approx(mean, abs=0.006)
-        assert grey.mean(dim=1).std().item() == pytest.approx(mean_deviation, rel=0.12)
-        assert grey.std(dim=1).mean().item() == pytest.approx(inside, rel=0.03)
-        assert grey.std(dim=1).std().item() == pytest.approx(inside_deviation, rel=0.15)
-    # The texture does not wrap around: the first and the last column differ more than neighbours do, and as
-    # the mean over the photographs, neighbours differ by 0.86 of the deviation.
-    grey = ice.mean(dim=1)
-    neighbours, ends = (
-        grey.diff(dim=2).abs().mean(dim=(1, 2)),
-        (grey[:, :, 0] - grey[:, :, -1]).abs().mean(dim=1),
-    )
-    assert ends.mean() > 1.15 * neighbours.mean()
-    assert (neighbours / grey.flatten(1).std(dim=1)).mean().item() == pytest.approx(0.86, rel=0.05)
-
-
 def test_spatter_water_brightens_and_mud_is_brown():
     grey = torch.full((20, 3, 32, 32), 0.4)
     water = CORRUPTIONS["spatter"](grey, 3, seeded()) - grey
@@ -393,41 +293,26 @@ def test_spatter_water_brightens_and_mud_is_brown():
 # ---- Light, colour and files -----------------------------------------------------------------------------
 
 
-def hsv(rgb: list[float]) -> tuple[float, float, float]:
-    return colorsys.rgb_to_hsv(*rgb)
-
-
 def test_brightness_contrast_and_saturate_against_closed_forms():
     colours = torch.rand(1, 3, 32, 32, generator=seeded())
     colours[..., :2, :] = colours[:, :1, :2]  # some grey
     colours[..., 0, :3] = 0  # some black
     pixels = colours[0].flatten(1).T.double().tolist()
+    hue_saturation_value = [colorsys.rgb_to_hsv(*pixel) for pixel in pixels]
     for severity, amount in enumerate((0.05, 0.10, 0.15, 0.20, 0.30), start=1):
-        expected = [
-            colorsys.hsv_to_rgb(h, s, min(v + amount, 1)) for h, s, v in (hsv(pixel) for pixel in pixels)
-        ]
-        result = CORRUPTIONS["brightness"](colours, severity, seeded())[0].flatten(1).T.double()
-        torch.testing.assert_close(result, torch.tensor(expected, dtype=torch.float64), atol=1e-5, rtol=0)
+        expected = [colorsys.hsv_to_rgb(h, s, min(v + amount, 1)) for h, s, v in hue_saturation_value]
+        result = CORRUPTIONS["brightness"](colours, severity, seeded())[0].flatten(1).T
+        torch.testing.assert_close(result, torch.tensor(expected), atol=1e-5, rtol=0)
     for severity, (factor, add) in enumerate(((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)), start=1):
-        expected = [
-            colorsys.hsv_to_rgb(h, min(s * factor + add, 1), v)
-            for h, s, v in (hsv(pixel) for pixel in pixels)
-        ]
-        result = CORRUPTIONS["saturate"](colours, severity, seeded())[0].flatten(1).T.double()
-        torch.testing.assert_close(result, torch.tensor(expected, dtype=torch.float64), atol=1e-5, rtol=0)
+        expected = [colorsys.hsv_to_rgb(h, min(s * factor + add, 1), v) for h, s, v in hue_saturation_value]
+        result = CORRUPTIONS["saturate"](colours, severity, seeded())[0].flatten(1).T
+        torch.testing.assert_close(result, torch.tensor(expected), atol=1e-5, rtol=0)
     result = CORRUPTIONS["contrast"](IMAGES, 4, seeded())
     torch.testing.assert_close(result.mean(dim=(2, 3)), IMAGES.mean(dim=(2, 3)), atol=1e-6, rtol=0)
     torch.testing.assert_close(result.std(dim=(2, 3)), 0.3 * IMAGES.std(dim=(2, 3)), atol=1e-6, rtol=0)
 
 
-def test_pixelate_against_block_means_and_pillow():
-    half = corruptions.box_matrix(32, 16)
-    blocks = half @ IMAGES @ half.T
-    torch.testing.assert_close(blocks, F.avg_pool2d(IMAGES, 2))
-    double = corruptions.box_matrix(16, 32)
-    torch.testing.assert_close(
-        double @ blocks @ double.T, blocks.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    )
+def test_pixelate_against_pillow():
     for severity, side in enumerate((30, 28, 27, 24, 20), start=1):
         result = CORRUPTIONS["pixelate"](IMAGES[:4], severity, seeded())
         for image, pixelated in zip(IMAGES[:4], result, strict=True):
@@ -435,6 +320,24 @@ def test_pixelate_against_block_means_and_pillow():
             picture = picture.resize((side, side), Image.BOX).resize((32, 32), Image.BOX)
             difference = (pixelated * 255 - pil_to_tensor(picture)).abs().max()
             assert difference < 1.6, severity  # Pillow rounds to whole levels, once for each direction
+
+
+def test_jpeg_is_pillow_s_and_rounds_to_steps_of_the_standard():
+    images = torch.cat([IMAGES, torch.rand(4, 3, 32, 32, generator=seeded())])
+    for severity, quality in enumerate((80, 65, 58, 50, 40), start=1):
+        result = CORRUPTIONS["jpeg_compression"](images, severity, seeded())
+        for image, ours in zip(images, result, strict=True):
+            file = io.BytesIO()
+            to_pil_image((image * 255).round().byte()).save(file, "JPEG", quality=quality)
+            assert torch.equal((ours * 255).round().byte(), pil_to_tensor(Image.open(file)))
+    # A grey picture at quality 50: each cosine coefficient is a multiple of its step (ITU-T T.81, table K.1).
+    grey = (0.3 + 0.4 * IMAGES[:1].mean(dim=1, keepdim=True)).expand(1, 3, 32, 32)
+    block = CORRUPTIONS["jpeg_compression"](grey, 4, seeded())[0, 0, :8, :8] * 255 - 128
+    wave = [[math.cos((2 * x + 1) * u * math.pi / 16) / 2 for x in range(8)] for u in range(8)]
+    for u, step in enumerate((16, 11, 10, 16, 24, 40, 51, 61)):  # the first row of the table
+        total = sum(wave[0][y] * wave[u][x] * block[y, x].item() for y in range(8) for x in range(8))
+        coefficient = total * (0.5 if u == 0 else math.sqrt(0.5))
+        assert abs(coefficient - step * round(coefficient / step)) < 1.2  # the pixels are whole numbers
 
 
 # ---- Geometry --------------------------------------------------------------------------------------------
@@ -472,19 +375,6 @@ def test_rotation_translation_and_scale_do_what_they_say():
         expected = torch.where(slope < 1, 1 / factor, factor)
         torch.testing.assert_close(slope, expected, atol=1e-4, rtol=1e-4)
         assert (slope < 1).any() and (slope > 1).any()
-
-
-def test_elastic_transform_is_affine_at_severity_1_and_moves_by_its_bumps_at_5():
-    # Column and row numbers as colours: what comes out says from where each pixel was read.
-    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
-    images = (torch.stack([x, y, y]) / 31).expand(40, 3, 32, 32).contiguous()
-    read = CORRUPTIONS["elastic_transform"](images, 1, seeded())[:, :2, 8:24, 8:24] * 31
-    assert read.diff(n=2, dim=2).abs().max() < 1e-3 and read.diff(n=2, dim=3).abs().max() < 1e-3
-    moved = (read - images[:, :2, 8:24, 8:24] * 31)[:, :, 8, 8].abs()
-    assert 0.5 < moved.mean() < 2.56  # about the middle of the three corners, each moved by up to 2.56
-    read = CORRUPTIONS["elastic_transform"](images, 5, seeded())[:, :2, 4:28, 4:28] * 31
-    bend = read.diff(n=2, dim=3).abs().mean()
-    assert 0.05 < bend < 1
 
 
 def test_elastic_transform_mirrors_as_the_published_one_does():
@@ -527,32 +417,6 @@ def test_occlusion_is_a_growing_grey_square():
 FOLDER = Path(corruptions.__file__).parent
 
 
-def test_adding_a_corruption_is_one_function_and_one_row(tmp_path, monkeypatch):
-    shutil.copytree(FOLDER, tmp_path / "extended")
-    file = tmp_path / "extended" / "corruptions.py"
-    function = (
-        "def box_blur(images, generators, side):\n    return F.avg_pool2d(images, side, 1, side // 2)\n\n\n"
-    )
-    # The row is put first: seeds do not follow from a place in the table.
-    row = 'TABLE = [\n    entry(box_blur, "blur", "own", side=(3, 5, 7, 9, 11)),\n'
-    text = file.read_text(encoding="utf-8")
-    assert text.count("TABLE = [\n") == 1
-    file.write_text(text.replace("TABLE = [\n", function + row), encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    extended = importlib.import_module("extended.corruptions")
-
-    assert extended.FIFTEEN == corruptions.FIFTEEN and len(extended.FIFTEEN) == 15
-    assert extended.EXTRA == corruptions.EXTRA
-    assert extended.FAMILIES["blur"] == ["box_blur", *corruptions.FAMILIES["blur"]]
-    assert set(extended.CORRUPTIONS) == {*NAMES, "box_blur"}
-    images = (IMAGES[:2] * 255).round().byte()
-    for name in ("gaussian_noise", "fog", "occlusion"):
-        assert torch.equal(extended.corrupt(images, name, 3), corruptions.corrupt(images, name, 3))
-    blurred = F.avg_pool2d(IMAGES[:2], 5, 1, 2)
-    torch.testing.assert_close(extended.CORRUPTIONS["box_blur"](IMAGES[:2], 2, seeded()), blurred)
-    assert extended.examples(images)["box_blur"].shape == (6, 32, 32, 3)
-
-
 def test_the_seed_of_a_corruption_follows_from_its_name():
     images = (IMAGES[:3] * 255).round().byte()
     seeds = set()
@@ -588,9 +452,8 @@ def test_examples_show_the_image_nearest_to_mid_grey():
     for name, rows in pictures.items():
         assert rows.shape == (6, 32, 32, 3) and rows.dtype == np.uint8
         assert np.array_equal(rows[0], images[2].permute(1, 2, 0).numpy())
-        for severity in (1, 5):
-            corrupted = corruptions.corrupt(images[2:3], name, severity)[0].permute(1, 2, 0).numpy()
-            assert np.array_equal(rows[severity], corrupted)
+        corrupted = corruptions.corrupt(images[2:3], name, 5)[0].permute(1, 2, 0).numpy()
+        assert np.array_equal(rows[5], corrupted)
 
 
 @pytest.mark.slow
@@ -614,30 +477,3 @@ print(*sorted({name.split(".")[0] for name in sys.modules}))
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     modules = set(done.stdout.split())
     assert "theirs" in modules and not modules & {"data", "train", "running", "stress_tests", "matplotlib"}
-
-
-# ---- Formulas at every severity and on pictures that are not plain -----------------------------------------
-
-
-def test_glass_blur_moves_pixels_no_farther_than_each_severity_says():
-    rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
-    numbered = torch.stack([rows, columns, rows])[None] / 255
-    for severity, rounds_times_distance in enumerate((1, 1, 1, 2, 2), start=1):
-        moved = (numbered - CORRUPTIONS["glass_blur"](numbered, severity, seeded())) * 255
-        inside = moved.round()[0, :2, 2:-2, 2:-2]
-        assert inside.min() == 0 and inside.max() == rounds_times_distance
-
-
-def test_fog_scales_each_picture_by_its_own_maximum():
-    clouds = corruptions.plasma(corruptions.spawn(seeded(), 24), 2.5)
-    for image, cloud, foggy in zip(IMAGES, clouds, CORRUPTIONS["fog"](IMAGES, 3, seeded()), strict=True):
-        largest = max(image.flatten().tolist())
-        torch.testing.assert_close(foggy, (image + 0.75 * cloud) * largest / (largest + 0.75))
-
-
-def test_snow_whitens_by_the_grey_of_the_colour():
-    values, grey = (0.2, 0.4, 0.6), 0.299 * 0.2 + 0.587 * 0.4 + 0.114 * 0.6
-    plain = torch.tensor(values)[None, :, None, None].expand(4, 3, 32, 32).contiguous()
-    found = CORRUPTIONS["snow"](plain, 2, seeded()).amin(dim=(0, 2, 3))  # where no flake falls
-    expected = torch.tensor([0.9 * value + 0.1 * max(value, 1.5 * grey + 0.5) for value in values])
-    torch.testing.assert_close(found, expected)

@@ -1,3 +1,5 @@
+"""explanations.py against a worked example, slow loops and closed forms."""
+
 import math
 from copy import deepcopy
 from itertools import pairwise
@@ -16,7 +18,21 @@ IMAGES = natural_images(24)
 FILL = torch.tensor(MEAN)
 
 
-# ---- Faithfulness ----------------------------------------------------------------------------------------
+def test_worked_example():
+    """A picture of 2 x 2 grey pixels; the logit of class 0 is their sum, that of class 1 is 0."""
+
+    class Sum(nn.Module):
+        def forward(self, images):
+            total = images[:, 0].sum(dim=(1, 2))
+            return torch.stack([total, torch.zeros_like(total)], dim=1)
+
+    picture = torch.tensor([[0.1, 0.9], [0.4, 0.0]])
+    images, black, label = picture.expand(1, 3, 2, 2), torch.zeros(3), torch.tensor([0])
+    curves, areas = explanations.deletion_insertion(Sum(), images, picture[None], label, black, steps=4)
+    # The largest pixel goes first: the sums are 1.4, 0.5, 0.1, 0 and 0.
+    expected = [1 / (1 + math.exp(-total)) for total in (1.4, 0.5, 0.1, 0.0, 0.0)]
+    assert curves[0].tolist() == pytest.approx(expected)
+    assert areas.item() == pytest.approx(sum(expected) / 4 - (expected[0] + expected[4]) / 8)
 
 
 @pytest.mark.parametrize("mode", ["deletion", "insertion"])
@@ -46,29 +62,15 @@ def test_deletion_and_insertion_against_a_loop(mode):
         assert areas[n].item() == pytest.approx(area, abs=1e-5)
 
 
-def test_a_map_that_knows_the_truth_beats_a_random_one():
-    network, images = Linear(4), IMAGES
-    model = nn.Sequential(Normalize(), network)
-    with torch.no_grad():
-        logits = model(images)
-    classes = logits.argmax(dim=1)
-    # What each pixel adds to the logit of its class, less the mean of all: the truth for a linear model.
-    weight = network.fc.weight.detach()
-    weight = (weight[classes] - weight.mean(dim=0)).view(-1, 3, 32, 32)
-    truth = (weight * Normalize()(images)).sum(dim=1)
-    noise = torch.rand(truth.shape, generator=seeded())
-    for mode, sign in (("deletion", -1), ("insertion", 1)):
-        areas = [
-            explanations.deletion_insertion(model, images, m, classes, FILL, 16, mode)[1]
-            for m in (truth, noise)
-        ]
-        assert sign * (areas[0] - areas[1]).mean() > 0.1
-    with pytest.raises(ValueError, match="mode"):
-        explanations.deletion_insertion(model, images, truth, classes, FILL, 16, "both")
-    with pytest.raises(ValueError, match="maps"):
-        explanations.deletion_insertion(model, images, truth[:, :4, :4], classes, FILL)
-    with pytest.raises(ValueError, match="fill"):
-        explanations.deletion_insertion(model, images, truth, classes, FILL[:1])
+def test_what_does_not_fit_is_refused():
+    maps, classes = IMAGES[:2, 0], torch.tensor([0, 1])
+    for arguments, message in [
+        ((maps, classes, FILL, 16, "both"), "mode"),
+        ((maps[:, :4], classes, FILL), "maps"),
+        ((maps, classes, FILL[:1]), "fill"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            explanations.deletion_insertion(Linear(4), IMAGES[:2], *arguments)
 
 
 def test_spearman_against_closed_forms():
@@ -80,10 +82,18 @@ def test_spearman_against_closed_forms():
     torch.testing.assert_close(explanations.spearman(a, b), expected)
     torch.testing.assert_close(explanations.spearman(a, torch.exp(b / 9)), expected)  # only the order counts
     torch.testing.assert_close(explanations.spearman(a, -a), -torch.ones(4, dtype=torch.float64))
-    # With ties, by hand: ranks 1, 2.5, 2.5, 4 and 1, 2, 3, 4 give 4.5 / sqrt(4.5 * 5).
-    tied = explanations.spearman(torch.tensor([[0.0, 1, 1, 2]]), torch.tensor([[0.0, 1, 2, 3]]))
-    assert tied.item() == pytest.approx(4.5 / math.sqrt(4.5 * 5))
     assert explanations.spearman(torch.zeros(1, 4), torch.tensor([[0.0, 1, 2, 3]])).isnan().all()
+
+
+def test_spearman_against_a_slow_loop_and_for_large_maps():
+    values = torch.randint(0, 6, (4, 40), generator=seeded()).float()  # many ties
+    for row, ranks in zip(values.tolist(), explanations.centred_ranks(values).tolist(), strict=True):
+        order = sorted(row)
+        mean_rank = {v: (2 * order.index(v) + 1 + order.count(v)) / 2 for v in row}  # counted from 1
+        assert ranks == [mean_rank[v] - 41 / 2 for v in row]
+    # Fifty maps of 56 x 56 pixels: all pairs of pixels would be half a billion numbers.
+    large = torch.rand(50, 56 * 56, generator=seeded())
+    torch.testing.assert_close(explanations.spearman(large, large), torch.ones(50, dtype=torch.float64))
 
 
 def explain(model: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
@@ -107,43 +117,28 @@ def test_randomization_check_goes_down_from_the_classifier():
     classes = model.eval()(IMAGES).argmax(dim=1)
     maps = [explain(network, IMAGES, classes).flatten(1) for network in (model, changed)]
     torch.testing.assert_close(correlations["1.fc"], explanations.spearman(*maps), equal_nan=True)
-    assert correlations["1.conv1"].nanmean() < 0.9
     with pytest.raises(AttributeError, match="layer9"):
         explanations.cascading_randomization(model, IMAGES, explain, ["1.layer9"])
 
 
 def test_each_step_keeps_what_the_steps_before_it_made_random():
     model, states = nn.Sequential(Normalize(), Small()).eval(), []
+    predicted = model(IMAGES[:2]).argmax(dim=1)  # by the trained model, whatever the copy answers later
+    model.train()
 
     def record(network, images, classes):
+        assert network is not model and not network.training and torch.equal(classes, predicted)
         states.append({name: values.clone() for name, values in network.named_parameters()})
         return images[:, 0]
 
     names = ["1.fc", "1.layer1", "1.conv1"]
-    explanations.cascading_randomization(model, IMAGES[:2], record, names)
-    assert len(states) == 4
+    correlations = explanations.cascading_randomization(model, IMAGES[:2], record, names)
+    # These maps look at the images alone, so they do not change with the weights.
+    torch.testing.assert_close(correlations["1.conv1"], torch.ones(2, dtype=torch.float64))
+    assert len(states) == 4 and model.training
     for done, state in enumerate(states):
         changed = {name for name, values in model.named_parameters() if not torch.equal(values, state[name])}
         assert changed == {name for name in state if name.startswith(tuple(names[:done]))}
-
-
-def test_any_method_can_be_checked_for_randomization():
-    # One that looks at the image alone does not change with the weights; one that shows nothing has no rank.
-    model, calls = nn.Sequential(Normalize(), Small()).train(), []
-
-    def brightness(network, images, classes):
-        calls.append((network is model, network.training, classes))
-        return images.mean(dim=1)
-
-    correlations = explanations.cascading_randomization(model, IMAGES[:3], brightness, ["1.fc", "1"])
-    torch.testing.assert_close(correlations["1"], torch.ones(3, dtype=torch.float64))
-    # It gets a copy in eval mode, and every time the classes that the trained model predicts.
-    assert [call[:2] for call in calls] == 3 * [(False, False)] and model.training
-    assert all(torch.equal(call[2], model.eval()(IMAGES[:3]).argmax(dim=1)) for call in calls)
-    nothing = explanations.cascading_randomization(
-        model, IMAGES[:3], lambda *_: torch.zeros(3, 4, 4), ["1.fc"]
-    )
-    assert nothing["1.fc"].isnan().all()
 
 
 def test_randomize_leaves_no_trained_weight():
@@ -155,18 +150,15 @@ def test_randomize_leaves_no_trained_weight():
     assert not any((tensor == 7).any() for tensor in network.state_dict().values() if tensor.ndim)
 
 
-def test_randomize_leaves_the_seed_alone_and_asks_no_other_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)  # of which fork_rng would take all, and warn
-    network, before = Linear(4), torch.get_rng_state()
+def test_randomize_seeds_no_device(monkeypatch):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 2))
+
+    def seed(*_):
+        raise AssertionError("a generator of torch was seeded")
+
+    for module in (torch, torch.cuda, torch.mps):
+        monkeypatch.setattr(module, "manual_seed", seed)
+    before = torch.get_rng_state()
     for module in (network, nn.ReLU()):  # the second has no weights, and nothing to do
         explanations.randomize(module, seed=0)
         assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_the_fill_is_what_the_network_sees_in_place_of_deleted_pixels():
-    images, maps, classes = IMAGES[:2], torch.rand(2, 32, 32, generator=seeded()), torch.tensor([0, 1])
-    model, red = nn.Sequential(Normalize(), Linear(4)), torch.tensor([1.0, 0.0, 0.0])
-    curves, _ = explanations.deletion_insertion(model, images, maps, classes, red, steps=4)
-    all_red = red[:, None, None].expand(2, 3, 32, 32)
-    expected = model(all_red).softmax(dim=1).gather(1, classes[:, None])[:, 0]
-    torch.testing.assert_close(curves[:, -1], expected)
