@@ -15,6 +15,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import pickle
 import warnings
 import zipfile
@@ -188,7 +189,7 @@ def find_checkpoint(run: Path | str | None, checkpoint: Path | str | None) -> Pa
         raise UserError(f"there is {found}: give the folder of a run, such as runs/cifar100")
     if checkpoint is None:
         return run / "checkpoints" / "best.pt"
-    if Path(checkpoint).parent.resolve() != (run / "checkpoints").resolve():
+    if os.path.realpath(Path(checkpoint).parent) != os.path.realpath(run / "checkpoints"):
         raise UserError(f"--checkpoint {checkpoint} is not in {run}/checkpoints: leave out --run")
     return Path(checkpoint)
 
