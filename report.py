@@ -6,44 +6,39 @@
     python report.py --run A --against B   A compared with B, which has been reported on the same test images
 
 Writes metrics.json, predictions.npz, plots/, failures/, gradcam/ and report.html into the run folder. The
-numbers are computed in metrics.py; the words around them stand in page/report.html.
+numbers are computed in metrics.py, in float32 on every machine; the words around them stand in page/*.html.
 """
 
 import math
-import shlex
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from running.check import check_reported
 from torch import Tensor, nn
 
 import metrics
 from data import MEAN, Dataset, Normalize, first_copy
 from gradcam import GradCAM, overlay, to_heatmap
 from page import against, plots, sections
-from page.page import Markup, code, enlarge, fill, interval, percent, plain, png, table, write_page
+from page.page import enlarge, interval, percent, plain, png, write_page
 from resnet_cifar import count_parameters_and_macs
-from running.console import CommandLine, Progress, option, run_main
-from running.device import environment, pick_device, pick_precision
-from running.files import whole_file, write_csv, write_json
+from running.console import CommandLine, Progress, run_main
+from running.device import environment, pick_device
+from running.files import UserError, usable, whole_file, write_csv, write_json
 from running.folder import (
     FAILURES,
     claim_folder,
     delete,
-    find_results,
-    lock_run,
+    find_checkpoint,
     read_history,
-    read_stress,
+    results_folder,
 )
-from stress import check_results, measure, measure_attack, planned_tests, summarise
-from stress_tests import attacks, corruptions
-from stress_tests.corruptions import examples
-from stress_tests.explanations import cascading_randomization, deletion_insertion, randomize, spearman
-from train import last_cutmix_epoch, load_data, load_model, predict, train_one_epoch, warmup_cosine
+from stress_tests.attacks import full_float32
+from stress_tests.explanations import cascading_randomization, deletion_insertion
+from train import last_cutmix_epoch, load_data, load_model, predict
 
-LAYER = "layer3"  # the stage that Grad-CAM explains; gradcam.py says why
+LAYER = "layer4"  # the stage that Grad-CAM explains; gradcam.py says why
 NUM_FAILURES = 20
 NUM_EXPLAINED = 50  # images for the deletion, insertion and randomisation checks
 STEPS = 16  # of the deletion and insertion curves
@@ -52,8 +47,11 @@ STEPS = 16  # of the deletion and insertion curves
 # ---- Evaluate --------------------------------------------------------------------------------------------
 
 
-def evaluate(logits: Tensor, test: Dataset, train: Dataset, checkpoint: dict) -> dict:
-    """Return the numbers of metrics.json from the logits, float32 [N, C], of the test split."""
+def evaluate(logits: Tensor, test: Dataset, train: Dataset, temperature: float | None = None) -> dict:
+    """Return the numbers of metrics.json from the logits, float32 [N, C], of the test split.
+
+    temperature was fitted on the validation split, if its logits are known.
+    """
     probabilities = logits.softmax(dim=1)
     y_true, y_pred = test.labels, probabilities.argmax(dim=1)
     confusion = metrics.confusion_matrix(y_true, y_pred, len(test.class_names))
@@ -68,8 +66,7 @@ def evaluate(logits: Tensor, test: Dataset, train: Dataset, checkpoint: dict) ->
         "expected_calibration_error": metrics.expected_calibration_error(y_true, probabilities),
         "aurc": metrics.aurc(y_true, probabilities),
     }
-    if "val_logits" in checkpoint:
-        temperature = metrics.fit_temperature(checkpoint["val_logits"].float(), checkpoint["val_labels"])
+    if temperature is not None:
         after = metrics.expected_calibration_error(y_true, (logits / temperature).softmax(dim=1))
         result |= {"temperature": temperature, "expected_calibration_error_after_temperature": after}
     result["duplicates"] = audit_duplicates(train, test, y_pred)
@@ -103,7 +100,7 @@ def audit_duplicates(train: Dataset, test: Dataset, y_pred: Tensor) -> dict:
 def evaluate_classes(confusion: Tensor, train: Dataset, test: Dataset) -> list[dict]:
     """Return one row for each class: its numbers and what it is mistaken for most often."""
     precision, recall, f1 = metrics.precision_recall_f1(confusion)
-    mistakes = confusion.clone().fill_diagonal_(0)
+    wrong = confusion.clone().fill_diagonal_(0)
     num_train = train.labels.bincount(minlength=len(test.class_names))
     return [
         {
@@ -114,38 +111,27 @@ def evaluate_classes(confusion: Tensor, train: Dataset, test: Dataset) -> list[d
             "precision": precision[c].item(),
             "recall": recall[c].item(),
             "f1": f1[c].item(),
-            "most_common_mistake": test.class_names[mistakes[c].argmax()] if mistakes[c].any() else "",
-            "most_common_mistake_count": int(mistakes[c].max()),
+            "most_confused_with": test.class_names[wrong[c].argmax()] if wrong[c].any() else "",
+            "most_confused_with_count": int(wrong[c].max()),
         }
         for c, name in enumerate(test.class_names)
     ]
 
 
-# ---- Explain ---------------------------------------------------------------------------------------------
+# ---- Find and explain ------------------------------------------------------------------------------------
 
 
-def explain(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-    """Return Grad-CAM maps at LAYER, float32 [N, h, w] on the CPU.
-
-    model is nn.Sequential(Normalize(), network); images float32 [N, 3, H, W] in [0, 1]; classes int64 [N].
-    """
-    device = next(model.parameters()).device
-    parts = zip(images.split(100), classes.split(100), strict=True)
-    with GradCAM(model, f"1.{LAYER}") as cam:
-        return torch.cat([cam(some.to(device), target.to(device)).cpu() for some, target in parts])
-
-
-def most_confident_mistakes(probabilities: Tensor, y_true: Tensor, count: int) -> Tensor:
-    """Return the indices, int64, of the wrong predictions with the highest probability, the highest first."""
+def most_confident_misclassified(probabilities: Tensor, y_true: Tensor) -> Tensor:
+    """Return the indices, int64, of the wrong predictions, those with the highest probability first."""
     confidence, y_pred = probabilities.max(dim=1)
     wrong = torch.nonzero(y_pred != y_true).flatten()
-    return wrong[confidence[wrong].argsort(descending=True, stable=True)[:count]]
+    return wrong[confidence[wrong].argsort(descending=True, stable=True)]
 
 
-def find_failures(probabilities: Tensor, test: Dataset) -> list[dict]:
-    """Return the rows of failures.csv: the most confident mistakes."""
+def list_failures(misclassified: Tensor, probabilities: Tensor, test: Dataset) -> list[dict]:
+    """Return the rows of failures.csv: the first NUM_FAILURES of the misclassified images, int64 indices."""
     rows = []
-    for i in most_confident_mistakes(probabilities, test.labels, NUM_FAILURES).tolist():
+    for i in misclassified[:NUM_FAILURES].tolist():
         true, predicted = test.labels[i].item(), probabilities[i].argmax().item()
         true_class, predicted_class = test.class_names[true], test.class_names[predicted]
         stem = f"{len(rows) + 1:02d}_{true_class}_as_{predicted_class}".replace(" ", "-")
@@ -163,6 +149,17 @@ def find_failures(probabilities: Tensor, test: Dataset) -> list[dict]:
             }
         )
     return rows
+
+
+def explain(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+    """Return Grad-CAM maps at LAYER, float32 [N, h, w] on the CPU.
+
+    model is nn.Sequential(Normalize(), network); images float32 [N, 3, H, W] in [0, 1]; classes int64 [N].
+    """
+    device = next(model.parameters()).device
+    parts = zip(images.split(100), classes.split(100), strict=True)
+    with GradCAM(model, f"1.{LAYER}") as cam:
+        return torch.cat([cam(some.to(device), target.to(device)).cpu() for some, target in parts])
 
 
 def write_failures(out: Path, model: nn.Module, test: Dataset, failures: list[dict]) -> dict[str, Tensor]:
@@ -183,14 +180,11 @@ def write_failures(out: Path, model: nn.Module, test: Dataset, failures: list[di
     for row, *panels in zip(failures, pictures, evidence["predicted"], evidence["true"], strict=True):
         with whole_file(out / row["picture"]) as temporary:
             temporary.write_bytes(png(panels[0]))
-        figure = plots.gradcam_triptych(
-            *(panel.permute(1, 2, 0).numpy() for panel in panels),
-            *(
-                f"evidence for {plain(row[f'{kind}_class'])}\n({kind}, {percent(row[f'probability_{kind}'])})"
-                for kind in ("predicted", "true")
-            ),
-            row["file_name"],
-        )
+        titles = [row["file_name"]]
+        for kind in evidence:
+            probability = percent(row[f"probability_{kind}"])
+            titles.append(f"evidence for {plain(row[f'{kind}_class'])}\n({kind}, {probability})")
+        figure = plots.gradcam_triptych(titles, [panel.permute(1, 2, 0).numpy() for panel in panels])
         with whole_file(out / row["gradcam"]) as temporary:
             plots.save_png(figure, temporary)
     write_csv(out / "failures" / "failures.csv", failures)
@@ -237,138 +231,26 @@ def check_explanations(model: nn.Module, test: Dataset, y_pred: Tensor, progress
         heatmaps = to_heatmap(maps, test.images.shape[-1])
         hits, chance = metrics.pointing_game(heatmaps, test.masks[sample])
         low, high = metrics.wilson_interval(hits, len(sample))
-        share = {"value": hits / len(sample), "low": low, "high": high}
-        result["pointing_game"] = {"images": len(sample), **share, "chance": chance}
+        accuracy = {"value": hits / len(sample), "low": low, "high": high}
+        result["pointing_game"] = {"images": len(sample), **accuracy, "chance": chance}
     return result
 
 
-# ---- The page --------------------------------------------------------------------------------------------
-
-
-def stress_of(out: Path, checkpoint: dict) -> dict | None:
-    """Return the results of stress.py for this very checkpoint if all its tests are among them, or None."""
-    results = read_stress(out)
-    planned = {f"{name}/{level:g}" for name, level in planned_tests()}
-    finished = results and "checks" in results and planned <= results["tests"].keys()
-    return results if finished and results["fingerprint"]["checkpoint"] == checkpoint["sha256"] else None
-
-
-def learning_rates(epochs: int, config: dict) -> list[float]:
-    """Return the learning rate of every step of the first `epochs` epochs."""
-    settings = config["settings"]
-    steps_per_epoch = config["num_train"] // settings["batch_size"]
-    total_steps = settings["epochs"] * steps_per_epoch
-    warmup_steps = round(settings["warmup_epochs"] * steps_per_epoch)
-    steps = range(epochs * steps_per_epoch)
-    return [warmup_cosine(step, total_steps, warmup_steps, settings["lr"]) for step in steps]
-
-
-def reproduction(path: Path, checkpoint: dict, network: nn.Module, test: Dataset) -> dict:
-    """The commands, versions, hardware, digest of the data, and complexity of the network."""
-    config, layers = checkpoint["config"], count_parameters_and_macs(network)
-    options = []
-    for name, value in config["settings"].items():
-        if value is not None and value is not False:
-            text = option(name) if value is True else f"{option(name)} {shlex.quote(str(value))}"
-            options.append(fill("option", text=text))
-    here = environment(next(network.parameters()).device)
-    facts = [[f"training: {name}", str(value)] for name, value in config["environment"].items()]
-    facts += [[f"report: {name}", str(value)] for name, value in here.items()]
-    facts += [["checkpoint", str(path)], ["data", test.provenance], ["test digest (sha256)", test.digest]]
-    return {
-        "options": Markup(" ".join(options)),
-        "out": shlex.quote(config["settings"]["out"]),
-        "facts_table": table("Versions and data", ["what", "value"], facts),
-        "total_parameters": sum(layer["parameters"] for layer in layers),
-        "total_macs": f"{sum(layer['macs'] for layer in layers) / 1e9:.3f}",
-        "layer_table": sections.layer_table(layers),
-    }
-
-
-def page_values(
-    folder: Path,
-    checkpoint: dict,
-    history: list,
-    stress: dict | None,
-    result: dict,
-    logits: Tensor,
-    test: Dataset,
-) -> dict:
-    """Draw the plots into the folder; return what page/report.html needs, except gallery and reproduction."""
-    config, y_pred = checkpoint["config"], logits.softmax(dim=1).argmax(dim=1)
-    pictures = examples(test.images) if stress else {}
-    rates = learning_rates(len(history), config)
-    last_cutmix = last_cutmix_epoch(config["settings"]["epochs"])
-    sources = {f"code_{place}": code(functions) for place, functions in CODE.items()}
-    return {
-        **sources,
-        # Single numbers of metrics.json: report.html can show any of them under its own name.
-        **{key: value for key, value in result.items() if isinstance(value, int | float)},
-        **{key: config[key] for key in ("width", "parameters", "num_train", "num_val")},
-        "epoch": checkpoint["epoch"],
-        "epochs": config["settings"]["epochs"],
-        "val_accuracy": percent(checkpoint["val_accuracy"], 2),
-        "provenance": test.provenance,
-        **sections.headline(result, test, folder, sources),
-        "training": sections.training(history, rates, last_cutmix, config, folder, sources),
-        **sections.mistakes(result, test, y_pred, folder),
-        **sections.confidence(result, logits, test.labels, folder),
-        "stress": sections.stress(stress, pictures, folder, sources),
-        **sections.explanations(result["explanations"], folder),
-        **sections.data_set(result, test),
-    }
-
-
-# Whose source stands beside which number, table or plot of the page.
-CODE = {
-    "accuracy": [metrics.accuracy],
-    "macro_precision": [metrics.precision_recall_f1, metrics.macro_average],
-    "macro_recall": [metrics.precision_recall_f1, metrics.macro_average],
-    "macro_f1": [metrics.precision_recall_f1, metrics.macro_average],
-    "top5_accuracy": [metrics.top_k_accuracy],
-    "headline_metrics": [
-        metrics.bootstrap_headline,
-        metrics._resampled_headline,
-        metrics._headline,
-        metrics._with_intervals,
-        metrics.headline,
-        plots.headline_bars,
-    ],
-    "history": [train_one_epoch, predict, plots.training_curve],
-    "learning_rate": [warmup_cosine, plots.learning_rate],
-    "superclass_accuracy": [metrics.superclass_accuracy, metrics.share_of_errors_within_superclass],
-    "worst_classes": [metrics.per_class_accuracy, plots.worst_classes],
-    "confused_pairs": [metrics.most_confused_pairs],
-    "superclass_confusion": [metrics.superclass_confusion, plots.superclass_confusion],
-    "confusion_matrix": [metrics.confusion_matrix, plots.confusion_matrix],
-    "class_table": [evaluate_classes, metrics.precision_recall_f1],
-    "mistakes": [most_confident_mistakes, sections.browser],
-    "gallery": [GradCAM, to_heatmap, overlay],
-    "calibration": [metrics.expected_calibration_error, metrics.fit_temperature],
-    "reliability": [metrics.calibration_bins, plots.reliability],
-    "confidence": [plots.confidence_histogram],
-    "risk_coverage": [metrics.risk_coverage, metrics.aurc, plots.risk_coverage],
-    "stress_severity": [measure, summarise, plots.stress_severity],
-    "corruption_table": [corruptions.corrupt, corruptions.Corruption.__call__],
-    "stress_examples": [examples, *(corruption.function for corruption in corruptions.TABLE)],
-    "broken_table": [summarise],
-    "stress_radius": [
-        measure_attack,
-        attacks.fgsm,
-        attacks.pgd,
-        attacks.apgd,
-        attacks.random_corner,
-        plots.stress_radius,
-    ],
-    "check_table": [check_results, attacks.check_attacks],
-    "deletion_insertion": [deletion_insertion, plots.deletion_insertion],
-    "randomization_table": [cascading_randomization, randomize, spearman],
-    "duplicates": [audit_duplicates, first_copy],
-    "layer_table": [count_parameters_and_macs],
-}
-
-
 # ---- The command -----------------------------------------------------------------------------------------
+
+
+def write_predictions(path: Path, logits: Tensor, test: Dataset, checkpoint_sha256: str) -> None:
+    """Write predictions.npz, which --against reads."""
+    probabilities = logits.softmax(dim=1)
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(
+            file,
+            y_true=test.labels.numpy(),
+            y_pred=probabilities.argmax(dim=1).numpy(),
+            probabilities=probabilities.numpy(),
+            images_sha256=against.digest(test.images),
+            checkpoint_sha256=checkpoint_sha256,
+        )
 
 
 def print_numbers(result: dict) -> None:
@@ -380,57 +262,70 @@ def print_numbers(result: dict) -> None:
     print(f"{'superclass accuracy':20}{percent(result['superclass_accuracy'], 2):>9}")
 
 
-def write_report(path: Path, out: Path, data_dir: str | None, other: Path | None) -> None:
+def write_report(
+    path: Path, out: Path, device: torch.device, data_dir: str | None, other: Path | None
+) -> None:
     """Evaluate the checkpoint at `path` and write everything into the folder `out`; see the options."""
-    device = pick_device("auto")
-    precision = pick_precision("auto", device)
     network, checkpoint = load_model(path, device)
-    check_reported(checkpoint, path)
-    config = checkpoint["config"]
-    # A checkpoint from elsewhere carries the history up to its epoch.
-    history = read_history(out) if (out / "logs" / "history.csv").exists() else checkpoint["history"]
     train, test = load_data(path, checkpoint, data_dir)
-    stress = stress_of(out, checkpoint)
+    if other and other.resolve() == out.resolve():
+        raise UserError(f"--against {other} is the run itself: name another one")
     if other:
-        against.check(out, other, test)
+        against.read_predictions(other, test)
     claim_folder(out, path, checkpoint["sha256"])
     print(f"data     {test.provenance}")
-    print(f"network  {path}, epoch {checkpoint['epoch']}, on {device} in {precision}")
+    print(f"network  {path}, epoch {checkpoint['epoch']}, on {device} in fp32")
+
+    # What comes from outside is drawn first: a file that cannot be used costs no waiting.
+    plots_folder, parts = out / "plots", {}
+    with usable(path, "a checkpoint"):
+        temperature = None
+        if "val_logits" in checkpoint:
+            temperature = metrics.fit_temperature(checkpoint["val_logits"].float(), checkpoint["val_labels"])
+        # A checkpoint from elsewhere carries the history up to its epoch.
+        history = read_history(out) if (out / "logs" / "history.csv").exists() else checkpoint["history"]
+        last_cutmix = last_cutmix_epoch(checkpoint["config"]["settings"]["epochs"])
+        parts["network"] = sections.network(checkpoint)
+        parts["training"] = sections.training(checkpoint, history, last_cutmix, plots_folder)
+        layers = count_parameters_and_macs(network)
+        parts["reproduction"] = sections.reproduction(path, checkpoint, environment(device), layers, test)
+    parts["stress"] = sections.stress(out / "stress.json", checkpoint["sha256"], test.images, plots_folder)
 
     # Evaluate.
     with Progress("test images", len(test.labels)) as progress:
-        logits = predict(network, test.images, device, precision, config["image_size"], progress=progress)
+        size = checkpoint["config"]["image_size"]
+        logits = predict(network, test.images, device, image_size=size, progress=progress)
+    if not logits.isfinite().all():
+        raise UserError(f"{path} cannot be used: with its weights the scores of images are not finite")
     probabilities = logits.softmax(dim=1)
     y_pred = probabilities.argmax(dim=1)
-    with whole_file(out / "predictions.npz") as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(
-            file,
-            y_true=test.labels.numpy(),
-            y_pred=y_pred.numpy(),
-            probabilities=probabilities.numpy(),
-            images_sha256=against.digest(test.images),
-            checkpoint_sha256=checkpoint["sha256"],
-        )
-    result = evaluate(logits, test, train, checkpoint)
+    write_predictions(out / "predictions.npz", logits, test, checkpoint["sha256"])
+    result = {"checkpoint_sha256": checkpoint["sha256"]} | evaluate(logits, test, train, temperature)
 
-    # Explain.
-    model = nn.Sequential(Normalize(config["image_size"]), network).to(device).eval()
-    failures = find_failures(probabilities, test)
+    # Find the failures and explain them.
+    misclassified = most_confident_misclassified(probabilities, test.labels)
+    failures = list_failures(misclassified, probabilities, test)
+    model = nn.Sequential(Normalize(size), network).to(device).eval()
     evidence = write_failures(out, model, test, failures)
     with Progress("checking the explanations", 3) as progress:
         result["explanations"] = check_explanations(model, test, y_pred, progress)
     write_json(out / "metrics.json", result)
 
-    # Draw the plots and fill the page.
-    values = page_values(out / "plots", checkpoint, history, stress, result, logits, test)
-    values |= sections.gallery(failures, evidence, test, result["explanations"])
-    order = most_confident_mistakes(probabilities, test.labels, len(test.labels))
-    values |= sections.browser(order, probabilities, test)
-    values |= reproduction(path, checkpoint, network, test)
-    values["against"] = against.section(out, other, test) if other else ""
-    write_page(out / "report.html", run=out.name, **values)
+    # Draw the rest and fill the page.
+    parts["headline"] = sections.headline(result, test, plots_folder)
+    comparison = against.section(out, other, test) if other else ""
+    parts["failures"] = sections.failures(result, test, y_pred, comparison, plots_folder)
+    parts["mistakes"] = sections.mistakes(misclassified, probabilities, failures, evidence, result, test)
+    parts["confidence"] = sections.confidence(result, logits, test.labels, plots_folder)
+    parts["explanations"] = sections.explanations(result["explanations"], plots_folder)
+    parts["data"] = sections.data_set(result, test)
+    data_set = "CIFAR-100" if test.name == "cifar100" else "coloured shapes"
+    write_page(out / "report.html", run=out.name, data_set=data_set, **parts)
 
     print_numbers(result)
+    print(f"\nsaved    {out / 'metrics.json'}, predictions.npz, plots/, failures/, gradcam/")
+    megabytes = (out / "report.html").stat().st_size / 1e6
+    print(f"next     open {out / 'report.html'} in a browser ({megabytes:.1f} MB)")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -447,12 +342,9 @@ def main(argv: list[str] | None = None) -> int:
         "--against", type=Path, metavar="RUN", help="compare with this run, whose report has been made"
     )
     args = parser.parse_args(argv)
-
-    path, out = find_results(args.run, args.checkpoint)
-    with lock_run(out):
-        write_report(path, out, args.data_dir, args.against)
-    print(f"\nsaved    {out / 'metrics.json'}, predictions.npz, plots/, failures/, gradcam/")
-    print(f"next     open {out / 'report.html'} in a browser")
+    path, device = find_checkpoint(args.run, args.checkpoint), pick_device("auto")
+    with full_float32(device):  # a number means the same on every machine
+        write_report(path, results_folder(path), device, args.data_dir, args.against)
     return 0
 
 

@@ -4,6 +4,7 @@ Both are read from their folders: predictions.npz of report.py and, where it is 
 """
 
 import hashlib
+import json
 import math
 import zipfile
 from pathlib import Path
@@ -13,11 +14,8 @@ import torch
 from torch import Tensor
 
 import metrics
-from page import page
-from page.page import Markup, code, fill, filter_link, percent, plain
-from running.check import PREDICTIONS, check_sizes, check_tensors
-from running.files import UserError, check_file
-from running.folder import read_stress
+from page.page import Markup, fill, filter_link, join, percent, picture, plain, png, table
+from running.files import UserError, check_file, read_file, usable
 
 NUM_CLASSES = 5  # of those that gained most, and as many of those that lost most
 MAX_UNPACKED = 200_000_000  # bytes; the predictions of 10,000 images and 100 classes have 4 MB
@@ -29,65 +27,75 @@ def digest(images: Tensor) -> str:
     return hashlib.sha256(images.numpy().tobytes()).hexdigest()
 
 
-def read_predictions(run: Path) -> dict:
-    """Return the content of predictions.npz, arrays as tensors and digests as texts, or raise UserError."""
-    file, advice = run / "predictions.npz", f"run python report.py --run {run} first"
+def read_predictions(run: Path, test) -> dict:
+    """Return y_pred, probabilities and checkpoint_sha256 of predictions.npz on the images of `test`.
+
+    test is the test split, a data.Dataset. Raises UserError if the file is missing, damaged, or of other
+    images or labels.
+    """
+    file = run / "predictions.npz"
     if not file.exists():
-        raise UserError(f"there is no {file}: {advice}" if run.is_dir() else f"there is no run {run}")
+        raise UserError(f"there is no {file}: run python report.py --run {run} first")
     check_file(file)
-    try:
+    with usable(file, "predictions of report.py"):
         with zipfile.ZipFile(file) as archive:
             if sum(member.file_size for member in archive.infolist()) > MAX_UNPACKED:
-                raise zipfile.BadZipFile("it unpacks to too much")
+                raise ValueError("it unpacks to too much")
         with np.load(file) as content:
-            values = {key: torch.from_numpy(content[key]) for key in PREDICTIONS}
-            values |= {key: str(content[key]) for key in ("images_sha256", "checkpoint_sha256")}
-    except Exception:  # zipfile and numpy raise many kinds for a damaged file
-        raise UserError(f"{file} is damaged or of an older report.py: {advice}") from None
-    check_tensors(values, file)
-    check_sizes(values, PREDICTIONS, file)
-    rows = values["probabilities"]
-    if (rows < 0).any() or ((rows.double().sum(dim=1) - 1).abs() > 1e-3).any():
-        raise UserError(f"{file} cannot be used: it holds rows that are not probabilities")
-    return values
+            values = {key: content[key] for key in content.files}
+        same_images = str(values["images_sha256"]) == digest(test.images)
+        if not same_images or not np.array_equal(values["y_true"], test.labels):
+            raise ValueError("it is of other test images or labels, which cannot be compared")
+        rows = torch.from_numpy(values["probabilities"]).float()
+        if rows.shape != (len(test.labels), len(test.class_names)):
+            raise ValueError(f"it holds probabilities of shape {list(rows.shape)}")
+        if not ((rows >= 0).all() and ((rows.double().sum(dim=1) - 1).abs() < 1e-3).all()):
+            raise ValueError("it holds rows that are not probabilities")
+        return {
+            "probabilities": rows,
+            "y_pred": rows.argmax(dim=1),
+            "checkpoint_sha256": str(values["checkpoint_sha256"]),
+        }
 
 
-def check(run: Path, other: Path, test) -> None:
-    """Raise UserError unless `other` is not `run` itself and has been reported on the images of `test`."""
-    if other.resolve() == run.resolve():
-        raise UserError(f"--against {other} is the run itself: name another one")
-    theirs = read_predictions(other)
-    read_stress(other)
-    same_images = theirs["images_sha256"] == digest(test.images)
-    same_classes = theirs["probabilities"].shape[1] == len(test.class_names)
-    if not same_images or not same_classes or not torch.equal(theirs["y_true"], test.labels):
-        raise UserError(f"{other} was tested on other images or labels than {run}: they cannot be compared")
+def fifteen_corruptions(run: Path, checkpoint_sha256: str) -> tuple[str, int, float] | None:
+    """Return the digest of the sample, its size, and the mean accuracy over the fifteen corruptions.
+
+    None where stress.py has not finished or has tested another checkpoint than that of the predictions.
+    """
+    file = run / "stress.json"
+    if file.exists():
+        with usable(file, "results of stress.py"):
+            results = json.loads(read_file(file))
+            if results["checkpoint_sha256"] == checkpoint_sha256 and "summary" in results:
+                mean = results["summary"]["mean_accuracy"]["fifteen"]["value"]
+                return results["sample_sha256"], results["corruption_images"], float(mean)
+    return None
 
 
 def section(run: Path, other: Path, test) -> Markup:
     """Compare `run` with `other`; both have been reported on `test`, the test split, a data.Dataset."""
-    ours, theirs = read_predictions(run), read_predictions(other)
-    right, other_right = (values["y_pred"] == test.labels for values in (ours, theirs))
-    only_ours, only_theirs = right & ~other_right, other_right & ~right
+    ours, theirs = read_predictions(run, test), read_predictions(other, test)
+    correct, other_correct = (values["y_pred"] == test.labels for values in (ours, theirs))
+    only_ours, only_theirs = correct & ~other_correct, other_correct & ~correct
     counts = int(only_ours.sum()), int(only_theirs.sum())
-    classes = compare_classes(test, right, other_right)
+    stress = [
+        fifteen_corruptions(folder, values["checkpoint_sha256"])
+        for folder, values in ((run, ours), (other, theirs))
+    ]
+    classes = compare_classes(test, correct, other_correct)
     return fill(
         "against",
         other=str(other),
         num_test=len(test.labels),
-        number_table=number_table(
-            test.labels, ours, theirs, corruptions_of(run, ours), corruptions_of(other, theirs)
-        ),
+        number_table=number_table(test.labels, ours["probabilities"], theirs["probabilities"], *stress),
         agreed=len(test.labels) - sum(counts),
         only_ours=counts[0],
         only_theirs=counts[1],
         p=p_value(metrics.mcnemar_exact(*counts)),
-        code_numbers=code([metrics.bootstrap_difference, metrics._resampled_headline]),
-        code_test=code([metrics.mcnemar_exact]),
-        code_classes=code([compare_classes]),
         class_table=class_table(classes),
         num_classes=len(classes),
-        uneven=sum(p < 0.05 for *_, p in classes),
+        uneven=sum(row["p"] < 0.05 for row in classes),
         by_chance=round(0.05 * len(classes)),
         gained=flipped(test, only_ours, ours, theirs, "this run"),
         lost=flipped(test, only_theirs, theirs, ours, "the other run"),
@@ -95,7 +103,7 @@ def section(run: Path, other: Path, test) -> Markup:
 
 
 def points(difference: float) -> str:
-    """Return a difference of two shares in percentage points: 0.0123 is "+1.23"."""
+    """Return a difference of two fractions in percentage points: 0.0123 is "+1.23"."""
     return f"{100 * difference:+.2f}"
 
 
@@ -104,66 +112,52 @@ def p_value(p: float) -> str:
     return f"{p:.4f}" if p >= 0.0001 else "below 0.0001"
 
 
-def corruptions_of(run: Path, predictions: dict) -> tuple[tuple, float] | None:
-    """Return what stress.py tested and the mean accuracy over the fifteen corruptions, or None.
-
-    None where the tests are not finished, or are those of another checkpoint than the predictions.
-    """
-    results = read_stress(run)
-    if not results or "checks" not in results:
-        return None
-    fingerprint, mean = results["fingerprint"], results["summary"]["mean_accuracy"]["fifteen"]["value"]
-    tested = results["corruption_images"], fingerprint["sample"], fingerprint["settings"]
-    return (tested, mean) if fingerprint["checkpoint"] == predictions["checkpoint_sha256"] else None
-
-
 def number_table(
-    y_true: Tensor, ours: dict, theirs: dict, stress: tuple | None, other_stress: tuple | None
+    y_true: Tensor, ours: Tensor, theirs: Tensor, stress: tuple | None, other_stress: tuple | None
 ) -> Markup:
     """The numbers of both runs, their difference, and its interval where one can be computed."""
-    both = ours["probabilities"], theirs["probabilities"]
-    headlines = [metrics.headline(y_true, probabilities) for probabilities in both]
-    difference, numbers = metrics.bootstrap_difference(y_true, *both), []
+    numbers, none = [], ("–", math.nan)
+    headlines = [metrics.headline(y_true, rows) for rows in (ours, theirs)]
+    difference = metrics.bootstrap_difference(y_true, ours, theirs)
     for key, name in {"accuracy": "accuracy", "macro_f1": "macro F1"}.items():
-        interval = difference[key]
-        ends = f"{points(interval['low'])} to {points(interval['high'])}"
-        numbers.append((name, *(values[key] for values in headlines), (ends, interval["low"])))
-    none = ("–", math.nan)
-    errors = [metrics.expected_calibration_error(y_true, probabilities) for probabilities in both]
+        low, high = difference[key]["low"], difference[key]["high"]
+        ends = (f"{points(low)} to {points(high)}", low)
+        numbers.append((name, *(values[key] for values in headlines), ends))
+    errors = [metrics.expected_calibration_error(y_true, rows) for rows in (ours, theirs)]
     numbers.append(("expected calibration error", *errors, none))
-    if stress and other_stress and stress[0] == other_stress[0]:  # the same tests on the same images
-        images = f"{stress[0][0]:,} images"
-        numbers.append((f"mean of fifteen corruptions, {images}", stress[1], other_stress[1], none))
+    if stress and other_stress and stress[0] == other_stress[0]:  # the same images
+        name = f"mean of fifteen corruptions, {stress[1]:,} images"
+        numbers.append((name, stress[2], other_stress[2], none))
     rows = [
         [name, (percent(a, 2), a), (percent(b, 2), b), (points(a - b), a - b), ends]
         for name, a, b, ends in numbers
     ]
     header = ["number", "this run", "the other", "difference", "95 % interval"]
-    return page.table("This run and the other", header, rows)
+    return table("This run and the other", header, rows)
 
 
-def compare_classes(test, right: Tensor, other_right: Tensor) -> list[tuple]:
-    """Return (name, accuracy, the other's, images gained, McNemar's p) of each class, most gained first."""
+def compare_classes(test, correct: Tensor, other_correct: Tensor) -> list[dict]:
+    """Return for each class both accuracies, the images gained and McNemar's p, most gained first."""
     rows = []
     for c in test.labels.unique().tolist():
-        ours, theirs = right[test.labels == c], other_right[test.labels == c]
+        ours, theirs = correct[test.labels == c], other_correct[test.labels == c]
         gained, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-        shares = [hits.double().mean().item() for hits in (ours, theirs)]
-        p = metrics.mcnemar_exact(gained, lost)
-        rows.append((plain(test.class_names[c]), *shares, gained - lost, p))
-    return sorted(rows, key=lambda row: -row[3])
+        row = {"name": plain(test.class_names[c]), "gained": gained - lost}
+        row |= {"ours": ours.double().mean().item(), "theirs": theirs.double().mean().item()}
+        rows.append(row | {"p": metrics.mcnemar_exact(gained, lost)})
+    return sorted(rows, key=lambda row: -row["gained"])
 
 
-def class_table(classes: list[tuple]) -> Markup:
+def class_table(classes: list[dict]) -> Markup:
     """The classes that gained most and those that lost most, of the rows of compare_classes."""
-    gained = [row for row in classes if row[3] > 0][:NUM_CLASSES]
-    lost = [row for row in classes if row[3] < 0][-NUM_CLASSES:]
-    rows = [
-        [filter_link(row[0], true=row[0]), *row[1:3], (f"{row[3]:+d}", row[3]), (p_value(row[4]), row[4])]
-        for row in gained + lost
-    ]
+    gained = [row for row in classes if row["gained"] > 0][:NUM_CLASSES]
+    lost = [row for row in classes if row["gained"] < 0][-NUM_CLASSES:]
+    rows = []
+    for row in gained + lost:
+        change, p = (f"{row['gained']:+d}", row["gained"]), (p_value(row["p"]), row["p"])
+        rows.append([filter_link(row["name"], true=row["name"]), row["ours"], row["theirs"], change, p])
     header = ["class", "this run", "the other", "images", "p"]
-    return page.table("Classes that gained and lost most", header, rows)
+    return table("Classes that gained and lost most", header, rows)
 
 
 def flipped(test, chosen: Tensor, better: dict, worse: dict, who: str) -> Markup:
@@ -178,6 +172,6 @@ def flipped(test, chosen: Tensor, better: dict, worse: dict, who: str) -> Markup
     for i in index[gain.argsort(descending=True, stable=True)][:NUM_FLIPPED].tolist():
         true, wrong = (plain(test.class_names[c]) for c in (test.labels[i], worse["y_pred"][i]))
         label = f"{true}, not {wrong} ({percent(worse['probabilities'][i].max().item(), 0)})"
-        picture = page.picture(test.images[i], f"{true}, which only {who} recognises", 96)
-        pictures.append(fill("labelled_picture", picture=picture, label=label))
-    return page.join(pictures)
+        shown = picture(png(test.images[i]), f"{true}, which only {who} recognises", 96)
+        pictures.append(fill("labelled_picture", picture=shown, label=label))
+    return join(pictures)

@@ -27,7 +27,7 @@ for (const cell of document.querySelectorAll(".classes td[data-value]")) {
   if (cell.dataset.value <= 1) cell.style.setProperty("--value", cell.dataset.value);  // a bar behind it
 }
 
-// ---- Mistakes: all of them are in one picture, and what is known of them in one JSON.
+// ---- Mistakes: their pictures are one, and what is known of them is one JSON.
 
 const KEYS = ["true", "predicted", "superclass", "predicted_superclass", "from", "to"];  // of a filter
 const AT_ONCE = 60;  // pictures
@@ -95,17 +95,14 @@ function browseMistakes(data) {
       return `There is no ${unknown.includes("superclass") ? "superclass" : "class"} called ${filter[unknown]}.`;
     }
     if (chosen.length) {
-      return `${chosen.length.toLocaleString("en")} of ${data.mistakes.length.toLocaleString("en")} mistakes`;
+      return `${chosen.length.toLocaleString("en")} of ${data.images.length.toLocaleString("en")} mistakes`;
     }
     if (filter.true && filter.true === filter.predicted) return `${filter.true} as ${filter.true} is right.`;
-    if (filter.true && filter.predicted && !filter.from && !filter.to) {
-      return `No test image of the class ${filter.true} is taken for ${filter.predicted}.`;
-    }
-    return "No mistake fits this choice.";
+    return "No mistake on this page fits this choice.";
   }
 
   function show(filter) {
-    chosen = data.mistakes.filter((mistake) => fits(mistake, filter));
+    chosen = data.images.filter((mistake) => fits(mistake, filter));
     found.textContent = describe(filter);
     list.replaceChildren();
     showMore();
@@ -118,9 +115,9 @@ function browseMistakes(data) {
   }
 
   function place(element, mistake) {
-    const index = data.mistakes.indexOf(mistake);
+    const index = data.images.indexOf(mistake);
     const [x, y] = [index % data.columns, Math.floor(index / data.columns)];
-    const rows = Math.ceil(data.mistakes.length / data.columns);
+    const rows = Math.ceil(data.images.length / data.columns);
     const share = (i, count) => `${100 * i / Math.max(1, count - 1)}%`;
     element.style.backgroundPosition = `${share(x, data.columns)} ${share(y, rows)}`;
   }
@@ -213,20 +210,11 @@ function pointAtCells(figure, data) {
   // As in the plot, the classes stand in the order of their superclasses.
   const order = [...data.classes.keys()].sort((a, b) => data.superclass_of[a] - data.superclass_of[b] || a - b);
   const names = coarse ? data.superclasses : order.map((c) => data.classes[c]);
-  const totals = new Map(names.map((name) => [name, 0]));
-  data.num_test.forEach((count, c) => {
-    const name = coarse ? superclassOf(data, c) : data.classes[c];
-    totals.set(name, totals.get(name) + count);
-  });
-  const counts = new Map();  // of the mistakes: "true/predicted" in numbers of row and column
-  const wrong = new Map();  // how many images of each name are given another one
-  const row = new Map(names.map((name, i) => [name, i]));
-  for (const mistake of data.mistakes) {
-    const [truth, predicted] = keys.map((key) => namesOf(data, mistake)[key]);
-    const cell = `${row.get(truth)}/${row.get(predicted)}`;
-    counts.set(cell, (counts.get(cell) ?? 0) + 1);
-    if (truth !== predicted) wrong.set(truth, (wrong.get(truth) ?? 0) + 1);
-  }
+  const place = (c) => coarse ? data.superclass_of[c] : order.indexOf(c);
+  const counts = names.map(() => names.map(() => 0));  // of the test images, by row and column
+  data.confusion.forEach((row, truth) => row.forEach((count, predicted) => {
+    counts[place(truth)][place(predicted)] += count;
+  }));
 
   const svg = figure.querySelector("svg"), image = svg.querySelector("image");
   const cover = document.createElement("div"), cells = document.createElement("button");
@@ -250,9 +238,8 @@ function pointAtCells(figure, data) {
     [i, j] = [newRow, newColumn].map((n) => Math.min(last, Math.max(0, n)));
     mark.style.cssText = `left: ${100 * j / names.length}%; top: ${100 * i / names.length}%; `
       + `width: ${100 / names.length}%; height: ${100 / names.length}%`;
-    const total = totals.get(names[i]), count = counts.get(`${i}/${j}`) ?? 0;
-    says.textContent = i === j
-      ? `${names[i]}: ${total - (wrong.get(names[i]) ?? 0)} of ${total} right${coarse ? " superclass" : ""}`
+    const total = counts[i].reduce((sum, count) => sum + count), count = counts[i][j];
+    says.textContent = i === j ? `${names[i]}: ${count} of ${total} right${coarse ? " superclass" : ""}`
       : `${names[i]} taken for ${names[j]}: ${count || "none"} of ${total}`;
     says.classList.toggle("left", j > last / 2);
     const edge = (cells.offsetLeft + (j + (j > last / 2 ? 0 : 1)) * cells.offsetWidth / names.length);

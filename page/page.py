@@ -1,21 +1,21 @@
 """Fill the templates of the report: numbers, texts, tables and pictures become one HTML file.
 
-report.html is the page; training.html, stress.html and mistakes.html are sections of it; pieces.html holds
-what is repeated or conditional, such as a cell of a table. `fill` fills all of them and escapes every text,
-so that no name of a file or a class can become markup.
+report.html is the page and the other files are its sections; pieces.html holds what is repeated or
+conditional, such as a cell of a table. `fill` fills all of them and escapes every text, so that no name of a
+file or a class can become markup.
 """
 
 import base64
+import functools
 import inspect
 import math
+import pkgutil
 import re
-from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from string import Template
 from urllib.parse import urlencode
 
-import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.io import encode_jpeg, encode_png
@@ -26,16 +26,32 @@ from running.files import whole_file
 FOLDER = Path(__file__).resolve().parent
 
 
+# ---- Templates -------------------------------------------------------------------------------------------
+
+
 class Markup(str):
     """A text that is HTML already: it is inserted as it is."""
 
 
-def read_templates() -> dict[str, Template]:
+class PageTemplate(Template):
+    """A template in which $key is a value and ${code:metrics.accuracy,train.predict} source, folded up."""
+
+    braceidpattern = r"(?:code:[\w.,\s]+|[a-z_]\w*)"
+
+
+class Values(dict):
+    """The values of a template as it shows them, and the source of what it names."""
+
+    def __getitem__(self, key: str) -> str:
+        return code(key.removeprefix("code:")) if key.startswith("code:") else show(super().__getitem__(key))
+
+
+def read_templates() -> dict[str, PageTemplate]:
     """Return {name: template} of the HTML files and of the pieces, each below a comment with its name."""
     texts = {path.stem: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.html")}
     _, *parts = re.split(r"<!-- (\w+) -->\n", texts.pop("pieces"))
     texts |= dict(zip(parts[::2], parts[1::2], strict=True))
-    return {name: Template(text.strip()) for name, text in texts.items()}
+    return {name: PageTemplate(text.strip()) for name, text in texts.items()}
 
 
 TEMPLATES = read_templates()
@@ -46,13 +62,36 @@ def fill(name: str, /, **values) -> Markup:
 
     Raises KeyError if a value is missing.
     """
-    return Markup(TEMPLATES[name].substitute({key: show(value) for key, value in values.items()}))
+    return Markup(TEMPLATES[name].substitute(Values(values)))
 
 
-def show(value: Markup | str | int | float | dict | None) -> str:
-    """Return a value as HTML: a text is escaped, 12345 is "12,345", and a float is a share, in percent.
+@functools.cache
+def code(names: str) -> Markup:
+    """Return the source of functions, classes or modules, "metrics.accuracy,train.predict", folded up."""
+    sources = []
+    for name in names.split(","):
+        shown = inspect.unwrap(pkgutil.resolve_name(name.strip()))
+        lines, first = inspect.getsourcelines(shown)
+        file = Path(inspect.getsourcefile(shown)).resolve()  # the project may be reached by a link
+        path = file.relative_to(FOLDER.parent).as_posix()
+        sources.append(fill("source", path=path, line=max(first, 1), text="".join(lines).rstrip()))
+    return fill("code", names=", ".join(names.replace(",", " ").split()), sources=join(sources))
 
-    A share with its interval, a dict of value, low and high, is "12.3 % (95 % interval 9.8 to 15.1 %)".
+
+def write_page(path: Path, **values) -> None:
+    """Write report.html, filled with the values, style sheet and script in it: it needs no other file."""
+    style, script = (Markup((FOLDER / name).read_text(encoding="utf-8")) for name in ("style.css", "page.js"))
+    with whole_file(path) as temporary:
+        temporary.write_text(fill("report", style=style, script=script, **values) + "\n", encoding="utf-8")
+
+
+# ---- Texts -----------------------------------------------------------------------------------------------
+
+
+def show(value: str | int | float | dict | None) -> str:
+    """Return a value as HTML: a text is escaped, 12345 is "12,345", and a float is a fraction, in percent.
+
+    A fraction with its interval, a dict of value, low and high, is "12.3 % (95 % interval 9.8 to 15.1 %)".
     """
     if isinstance(value, Markup):
         return value
@@ -69,15 +108,15 @@ def join(pieces: list[Markup]) -> Markup:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """Return 0.1234 as "12.3 %", NaN as a dash, and None, the share of nothing, as "none"."""
+    """Return 0.1234 as "12.3 %", NaN as a dash, and None, the fraction of nothing, as "none"."""
     if value is None:
         return "none"
     return "–" if math.isnan(value) else f"{100 * value:.{digits}f} %"
 
 
-def interval(share: dict, digits: int = 1) -> str:
+def interval(ends: dict, digits: int = 1) -> str:
     """Return the ends of an interval, `low` and `high`, as "95 % interval 12.3 to 45.6 %"."""
-    return f"95 % interval {100 * share['low']:.{digits}f} to {percent(share['high'], digits)}"
+    return f"95 % interval {100 * ends['low']:.{digits}f} to {percent(ends['high'], digits)}"
 
 
 def plain(name: str) -> str:
@@ -90,66 +129,37 @@ def filter_link(text: str, **chosen: str) -> Markup:
     return fill("filter_link", text=text, filter=urlencode(chosen))
 
 
-def code(functions: list[Callable]) -> Markup:
-    """Return the source of functions or classes, folded up, each with its place in the repository."""
-    sources, names = [], []
-    for function in map(inspect.unwrap, functions):
-        lines, first = inspect.getsourcelines(function)
-        file = Path(inspect.getsourcefile(function)).resolve()  # the project may be reached by a link
-        path = file.relative_to(FOLDER.parent).as_posix()
-        sources.append(fill("source", path=path, line=str(first), text="".join(lines).rstrip()))
-        # Not by its module: report.py that runs as a command is called __main__.
-        names.append(f"{Path(path).stem}.{function.__qualname__}")
-    return fill("code", names=", ".join(names), sources=join(sources))
-
-
-def write_page(path: Path, **values) -> None:
-    """Write report.html, filled with the values, style sheet and script in it: it needs no other file."""
-    style, script = (Markup((FOLDER / name).read_text(encoding="utf-8")) for name in ("style.css", "page.js"))
-    with whole_file(path) as temporary:
-        temporary.write_text(fill("report", style=style, script=script, **values) + "\n", encoding="utf-8")
-
-
-# ---- Tables ----------------------------------------------------------------------------------------------
-
-
 def table(label: str, header: list[str], rows: list[list], sortable: bool = False) -> Markup:
     """Return a table. `label` is its name for screen readers.
 
     A cell is a text, markup, a number as in `show`, or (text, number) for a number that is shown as the text.
+    The script sorts by the exact numbers, which the cells also hold.
     """
     is_number = [not isinstance(cell, str) for cell in rows[0]] if rows else [False] * len(header)
-    head = [
-        fill("number_heading" if number else "heading", text=text)
-        for text, number in zip(header, is_number, strict=True)
-    ]
-    body = [fill("row", cells=join([table_cell(cell) for cell in row])) for row in rows]
+    kinds = ["number_heading" if number else "heading" for number in is_number]
+    head = [fill(kind, text=text) for kind, text in zip(kinds, header, strict=True)]
+    body = []
+    for row in rows:
+        cells = []
+        for cell in row:
+            text, value = cell if isinstance(cell, tuple) else (cell, cell)
+            number = not isinstance(value, str)
+            cells.append(
+                fill("number_cell", text=text, value=str(value)) if number else fill("cell", text=text)
+            )
+        body.append(fill("row", cells=join(cells)))
     kind = "sortable" if sortable else "fixed"
     return fill("table", label=label, kind=kind, head=join(head), rows=join(body))
-
-
-def table_cell(cell: str | int | float | tuple) -> Markup:
-    """Return one cell of a table; one of a number also holds the exact value, by which the script sorts."""
-    if isinstance(cell, str):
-        return fill("cell", text=cell)
-    text, value = cell if isinstance(cell, tuple) else (cell, cell)
-    return fill("number_cell", text=text, value=str(value))
 
 
 # ---- Pictures --------------------------------------------------------------------------------------------
 
 
-def plot(folder: Path, figures: dict[str, tuple[Figure, str]]) -> dict[str, Markup]:
-    """Write each figure to folder/<name>.png and return them as SVG for the page, {"plot_<name>": markup}.
-
-    figures is {name: (figure, what it shows, in words for those who do not see it)}.
-    """
-    svgs = {}
-    for name, (figure, alt) in figures.items():
-        with whole_file(folder / f"{name}.png") as temporary:
-            plots.save_png(figure, temporary)
-        svgs[f"plot_{name}"] = Markup(plots.to_svg(figure, name, alt))
-    return svgs
+def plot(path: Path, figure: Figure, alt: str) -> Markup:
+    """Write a figure to a PNG file and return it as SVG; `alt` says what it shows to those who do not see."""
+    with whole_file(path) as temporary:
+        plots.save_png(figure, temporary)
+    return Markup(plots.to_svg(figure, path.stem, alt))
 
 
 def png(pixels: Tensor) -> bytes:
@@ -157,29 +167,17 @@ def png(pixels: Tensor) -> bytes:
     return encode_png(pixels).numpy().tobytes()
 
 
-def jpeg(pixels: Tensor) -> bytes:
+def jpeg(pixels: Tensor, quality: int = 90) -> bytes:
     """Return uint8 [3, H, W] as the content of a JPEG file: smaller, and not quite the same pixels."""
-    return encode_jpeg(pixels, quality=95).numpy().tobytes()
+    return encode_jpeg(pixels, quality=quality).numpy().tobytes()
 
 
-def picture(pixels: Tensor, alt: str, width: int, encode: Callable[[Tensor], bytes] = png) -> Markup:
-    """Return uint8 [3, H, H] as a picture `width` CSS pixels wide in the page; `encode` is png or jpeg."""
-    content = base64.b64encode(encode(pixels)).decode()
-    return fill("picture", kind=encode.__name__, content=content, alt=alt, width=width)
+def picture(content: bytes, alt: str, width: int) -> Markup:
+    """Return the content of a PNG or JPEG file as a square picture `width` CSS pixels wide in the page."""
+    kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
+    return fill("picture", kind=kind, content=base64.b64encode(content).decode(), alt=alt, width=width)
 
 
 def enlarge(images: Tensor, factor: int) -> Tensor:
     """Repeat each pixel of images [..., H, W] `factor` times in both directions: larger, not blurred."""
     return images.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
-
-
-def outline(pixels: Tensor, mask: Tensor) -> Tensor:
-    """Draw the border of the bool mask [H, W], white beside black, into uint8 [3, k H, k W]."""
-    mask = enlarge(mask, pixels.shape[-1] // mask.shape[-1])
-    padded = F.pad(mask[None, None].float(), (1, 1, 1, 1))
-    grown = F.max_pool2d(padded, 3, stride=1)[0, 0] > 0
-    shrunk = -F.max_pool2d(-padded, 3, stride=1)[0, 0] > 0
-    drawn = pixels.clone()
-    drawn[:, grown & ~mask] = 0
-    drawn[:, mask & ~shrunk] = 255
-    return drawn

@@ -5,19 +5,20 @@ the colours, so that one plot serves a light and a dark page. The colours are th
 colour-blind readers can tell apart.
 """
 
-import functools
 import io
 import math
 import re
-from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
-import matplotlib.axis
+import matplotlib
 import numpy as np
 from matplotlib import cycler
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from stress_tests.attacks import AT_ALL_EPSILONS
@@ -50,43 +51,35 @@ STYLE = {
     "lines.linewidth": 1.8,
     "lines.markersize": 4,
     "legend.frameon": False,
+    "legend.fontsize": 8,
     "figure.constrained_layout.use": True,
     "svg.fonttype": "path",
+    # Five curves differ in colour and marker; more of them also differ in line style.
+    "axes.prop_cycle": cycler(linestyle=["-", "--", ":", "-."])
+    * cycler(color=[BLUE, ORANGE, GREEN, PINK, YELLOW], marker=list("os^Dv")),
 }
-# Five curves differ in colour and marker; more of them also differ in line style.
-CURVES = cycler(linestyle=["-", "--", ":", "-."])
-CURVES *= cycler(color=[BLUE, ORANGE, GREEN, PINK, YELLOW], marker=list("os^Dv"))
 SMALL = (4.6, 3.2)  # inches: two beside each other on a desktop, one across a phone
+styled = matplotlib.rc_context(STYLE)  # a decorator: a function draws in this style and leaves no trace of it
 
 
-def styled(plot: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Let a plotting function run in the project's style, and lay its figure out."""
-
-    @functools.wraps(plot)
-    def wrapper(*args, **kwargs) -> Figure:
-        with matplotlib.rc_context(STYLE):
-            figure = plot(*args, **kwargs)
-            # The first layout of a matrix of square cells goes by old positions of the labels around it and
-            # may cut them off. Saving makes a second one.
-            figure.draw_without_rendering()
-            return figure
-
-    return wrapper
-
-
+@styled
 def save_png(figure: Figure, path: Path) -> None:
     """Write the figure to a PNG file at 160 dots per inch on white."""
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(path, format="png", dpi=160, facecolor="white")
+    # The first layout of a matrix of square cells goes by old positions of the labels around it and may cut
+    # them off. Saving makes a second one.
+    figure.draw_without_rendering()
+    figure.savefig(path, format="png", dpi=160, facecolor="white")
 
 
+@styled
 def to_svg(figure: Figure, name: str, alt: str) -> str:
     """Return the figure as an <svg> element whose colours are CSS variables.
 
     `name` begins every id in it, so that ids are unique on a page; `alt` describes the figure in words.
     """
     file = io.StringIO()
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
+    figure.draw_without_rendering()  # as above
+    with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]
@@ -97,18 +90,21 @@ def to_svg(figure: Figure, name: str, alt: str) -> str:
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
 
 
-def in_percent(*several: matplotlib.axis.Axis) -> None:
-    """Label the axes of fractions in percent."""
-    for axis in several:
-        axis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-
-
-def small_figure(title: str, x_label: str, y_label: str) -> tuple[Figure, matplotlib.axes.Axes]:
+def small_figure(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
     """Return a figure of the common small size and its axes."""
     figure = Figure(figsize=SMALL)
     axes = figure.add_subplot()
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     return figure, axes
+
+
+def in_percent(*several: Axis) -> None:
+    """Label the axes of fractions in percent."""
+    for axis in several:
+        axis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+
+
+# ---- Curves ----------------------------------------------------------------------------------------------
 
 
 @styled
@@ -125,9 +121,10 @@ def training_curve(
     changes: {epoch: what is different in training from there on}, named above a vertical line.
     """
     figure, axes = small_figure(f"{quantity} over the epochs", "epoch", quantity.lower())
-    axes.plot(epochs, train, color=BLUE, marker="o", markersize=3, label="training (augmented images)")
-    axes.plot(epochs, val, color=ORANGE, marker="s", markersize=3, label="validation")
-    axes.axvline(best_epoch, color=GREY, linestyle=":", label=f"best validation accuracy: epoch {best_epoch}")
+    axes.plot(epochs, train, markersize=3, label="training (augmented images)")
+    axes.plot(epochs, val, linestyle="-", markersize=3, label="validation")
+    best = f"best validation accuracy: epoch {best_epoch}"
+    axes.axvline(best_epoch, color=GREY, linestyle=":", label=best)
     axes.xaxis.get_major_locator().set_params(integer=True)
     if changes:
         for epoch in changes:
@@ -139,41 +136,69 @@ def training_curve(
     if quantity == "Accuracy":
         in_percent(axes.yaxis)
         axes.set_ylim(0, 1)
-    axes.legend(loc="best", fontsize=8)
+    axes.legend()
     return figure
 
 
 @styled
-def learning_rate(steps: np.ndarray, values: np.ndarray) -> Figure:
-    """The learning rate of every step; `steps` are in epochs."""
-    figure, axes = small_figure("Learning rate", "epoch", "learning rate")
-    axes.plot(steps, values, color=GREEN)
-    axes.set_ylim(bottom=0)
-    return figure
-
-
-@styled
-def headline_bars(
-    names: list[str], values: list[float], low: list[float], high: list[float], reference: list | None = None
+def curves(
+    title: str,
+    x_label: str,
+    y_label: str,
+    x: np.ndarray,
+    lines: dict[str, np.ndarray],
+    fractions: bool = True,
 ) -> Figure:
-    """One bar for each metric with its 95 % interval, and its value written above.
+    """Curves over a common x, {label: values}; fractions, as x and the values are, stand in percent."""
+    figure, axes = small_figure(title, x_label, y_label)
+    for label, values in lines.items():
+        axes.plot(x, values, marker="", label=label)
+    axes.set_ylim(bottom=0)
+    if fractions:
+        axes.set_xlim(0, 1)
+        in_percent(axes.xaxis, axes.yaxis)
+    if len(lines) > 1:
+        axes.legend()
+    return figure
 
-    reference: the notebook's value of each metric, drawn as a line across the bar; None where it has none.
+
+@styled
+def reliability(bins: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Figure:
+    """Accuracy against confidence in bins, {label: (confidence, accuracy, count)}."""
+    figure, axes = small_figure("Reliability diagram", "confidence", "accuracy")
+    axes.axline((0, 0), (1, 1), color=GREY, linestyle=":", linewidth=1.2, label="perfectly calibrated")
+    for label, (confidence, accuracy, count) in bins.items():
+        axes.plot(confidence[count > 0], accuracy[count > 0], label=label)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    in_percent(axes.xaxis, axes.yaxis)
+    axes.legend()
+    return figure
+
+
+# ---- Bars ------------------------------------------------------------------------------------------------
+
+
+@styled
+def headline_bars(metrics: dict[str, dict[str, float]], notebook: dict[str, float]) -> Figure:
+    """One bar for each metric, {name: value, low and high}, and its value written above.
+
+    notebook: {name: value}, drawn as a line across the bar, of the metrics for which there is one.
     """
     figure, axes = small_figure("Test metrics with 95 % intervals", "", "")
-    place = np.arange(len(names))
+    place = {name: i for i, name in enumerate(metrics)}
+    value, low, high = (np.array([row[key] for row in metrics.values()]) for key in ("value", "low", "high"))
     # With few images of a class the value can lie outside its interval, and an error bar cannot be negative.
-    errors = np.clip([np.subtract(values, low), np.subtract(high, values)], 0, None)
-    axes.bar(place, values, color=BLUE, width=0.6, yerr=errors, ecolor=INK, capsize=4)
-    axes.set_xticks(place, [name.replace(" ", "\n") for name in names])
-    top = np.maximum(values, high)
-    for i, value in enumerate(values):
-        text = f"{100 * value:.2f} %"
-        axes.annotate(text, (i, top[i]), (0, 4), textcoords="offset points", ha="center")
-    compared = [i for i, value in enumerate(reference or []) if value is not None]
-    if compared:
-        lines = [reference[i] for i in compared]
-        axes.hlines(lines, place[compared] - 0.38, place[compared] + 0.38, color=ORANGE, label="notebook")
+    errors = np.clip([value - low, high - value], 0, None)
+    axes.bar(list(place.values()), value, color=BLUE, width=0.6, yerr=errors, ecolor=INK, capsize=4)
+    axes.set_xticks(list(place.values()), [name.replace(" ", "\n") for name in metrics])
+    top = np.maximum(value, high)
+    for i, height in enumerate(top):
+        text = f"{100 * value[i]:.2f} %"
+        axes.annotate(text, (i, height), (0, 4), textcoords="offset points", ha="center")
+    if notebook:
+        middle = np.array([place[name] for name in notebook])
+        lines = list(notebook.values())
+        axes.hlines(lines, middle - 0.38, middle + 0.38, color=ORANGE, label="notebook")
         figure.legend(loc="outside lower right")
     axes.set_ylim(0, top.max() * 1.15 + 0.02)
     axes.grid(visible=False)
@@ -182,163 +207,136 @@ def headline_bars(
 
 
 @styled
-def confusion_matrix(shares: np.ndarray, class_names: list[str], groups: list[tuple[str, int]]) -> Figure:
-    """The row-normalised confusion matrix [C, C], classes in the order of `groups` (name, size).
+def worst_classes(accuracy: dict[str, float], most_confused_with: list[str]) -> Figure:
+    """The accuracy of each class, the worst on top, with what it is mostly taken for, "" for nothing."""
+    figure = Figure(figsize=(SMALL[0], 0.9 + 0.32 * len(accuracy)))
+    axes = figure.add_subplot()
+    bars = axes.barh(range(len(accuracy)), list(accuracy.values()), color=ORANGE, height=0.7)
+    axes.set_yticks(range(len(accuracy)), list(accuracy))
+    axes.invert_yaxis()
+    words = [
+        f"{100 * value:.0f} %" + (f", mostly taken for {name}" if name else "")
+        for value, name in zip(accuracy.values(), most_confused_with, strict=True)
+    ]
+    axes.bar_label(bars, words, padding=4, fontsize=7.5)
+    axes.set_xlim(0, max(1.05, *(2.4 * value for value in accuracy.values())))  # room for the words
+    axes.set_xticks(np.linspace(0, 1, 6))
+    in_percent(axes.xaxis)
+    axes.grid(visible=False, axis="y")
+    axes.spines.bottom.set_bounds(0, 1)
+    axes.set(title=f"The {len(accuracy)} classes with the lowest accuracy", xlabel="accuracy")
+    return figure
+
+
+@styled
+def confidence_histogram(correct: np.ndarray, wrong: np.ndarray) -> Figure:
+    """Histogram of the confidence of the correct and of the wrong predictions."""
+    figure, axes = small_figure("Confidence of right and wrong predictions", "confidence", "test images")
+    labels = [f"right ({len(correct):,})", f"wrong ({len(wrong):,})"]
+    axes.hist([correct, wrong], np.linspace(0, 1, 21), color=[BLUE, ORANGE], label=labels)
+    in_percent(axes.xaxis)
+    axes.set_xlim(0, 1)
+    axes.legend()
+    return figure
+
+
+# ---- Matrices and pictures -------------------------------------------------------------------------------
+
+
+def draw_matrix(axes: Axes, fractions: np.ndarray) -> AxesImage:
+    """Draw a row-normalised confusion matrix.
 
     The colour scale is a square root, so that confusions of a few percent show beside the diagonal.
     """
+    axes.tick_params(length=0, pad=2)
+    axes.grid(visible=False)
+    return axes.imshow(fractions, cmap="cividis", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+
+
+@styled
+def confusion_matrix(fractions: np.ndarray, class_names: list[str], groups: dict[str, int]) -> Figure:
+    """The row-normalised confusion matrix [C, C], classes in the order of `groups`, {name: size}."""
     count = len(class_names)
     figure = Figure(figsize=(14.5, 12.4))
     axes = figure.add_subplot()
-    mesh = axes.imshow(shares, cmap="cividis", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    mesh = draw_matrix(axes, fractions)
     axes.set_xticks(range(count), class_names, rotation=90, fontsize=7.4)
     axes.set_yticks(range(count), class_names, fontsize=7.4)
-    axes.tick_params(length=0, pad=2)
-    axes.grid(visible=False)
     axes.autoscale(False)
     start = 0
-    for name, size in groups:
+    for name, size in groups.items():
         corner = (start - 0.5, start - 0.5)
         axes.add_patch(Rectangle(corner, size, size, fill=False, edgecolor="#f0f0f0", linewidth=0.8))
         # The names of the superclasses stand on the right, each with a bar as high as its block.
         end, middle = start + size - 0.5, start + size / 2 - 0.5
-        axes.plot([count + 0.2] * 2, [start - 0.1, end - 0.4], color=GREY, linewidth=1.5, clip_on=False)
+        bar = {"color": GREY, "linewidth": 1.5, "marker": "", "clip_on": False}
+        axes.plot([count + 0.2] * 2, [start - 0.1, end - 0.4], **bar)
         axes.text(count + 0.9, middle, name, fontsize=9, ha="left", va="center")
         start += size
     axes.set(title="Share of each true class (row) given each predicted class (column)")
     axes.set(xlabel="predicted class", ylabel="true class")
     ticks = [0, 0.01, 0.05, 0.1, 0.25, 0.5, 1]
-    bar = figure.colorbar(mesh, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.01, ticks=ticks)
-    in_percent(bar.ax.xaxis)
-    bar.outline.set_visible(False)
+    scale = figure.colorbar(mesh, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.01, ticks=ticks)
+    in_percent(scale.ax.xaxis)
+    scale.outline.set_visible(False)
     return figure
 
 
 @styled
-def superclass_confusion(shares: np.ndarray, names: list[str]) -> Figure:
-    """The row-normalised confusion matrix of the superclasses, with the shares that round to 1 % or more."""
-    count = len(names)
+def superclass_confusion(fractions: np.ndarray, names: list[str]) -> Figure:
+    """The row-normalised confusion matrix of the superclasses, with the numbers that round to 1 % or more."""
     figure = Figure(figsize=(9.2, 7.8))
     axes = figure.add_subplot()
-    axes.imshow(shares, cmap="cividis", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-    axes.set_xticks(range(count), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
-    axes.set_yticks(range(count), names, fontsize=8)
-    axes.tick_params(length=0)
-    axes.grid(visible=False)
-    for row, column in zip(*np.nonzero(np.round(100 * shares) >= 1), strict=True):
-        # At this share white and black are equally far from the colour of the cell.
-        colour = "black" if shares[row, column] > 0.22 else "white"
-        text = f"{100 * shares[row, column]:.0f}"
+    draw_matrix(axes, fractions)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    for row, column in zip(*np.nonzero(np.round(100 * fractions) >= 1), strict=True):
+        # At this value white and black are equally far from the colour of the cell.
+        colour = "black" if fractions[row, column] > 0.22 else "white"
+        text = f"{100 * fractions[row, column]:.0f}"
         axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=colour)
     axes.set(title="Percent of each true superclass (row) given each predicted one (column)")
     return figure
 
 
 @styled
-def worst_classes(names: list[str], values: list[float], mistakes: list[str]) -> Figure:
-    """Per-class accuracy of the worst classes, the worst on top, with the most common mistake beside each."""
-    figure = Figure(figsize=(SMALL[0], 0.9 + 0.32 * len(names)))
-    axes = figure.add_subplot()
-    axes.barh(range(len(names)), values, color=ORANGE, height=0.7)
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
-    for row, (value, mistake) in enumerate(zip(values, mistakes, strict=True)):
-        text = f"{100 * value:.0f} %" + (f", mostly taken for {mistake}" if mistake else "")
-        axes.annotate(text, (value, row), (4, 0), textcoords="offset points", va="center", fontsize=7.5)
-    axes.set_xlim(0, max(1.05, *(2.4 * value for value in values)))  # room for the words
-    axes.set_xticks(np.linspace(0, 1, 6))
-    in_percent(axes.xaxis)
-    axes.grid(visible=False, axis="y")
-    axes.spines.bottom.set_bounds(0, 1)
-    axes.set(title=f"The {len(names)} classes with the lowest accuracy", xlabel="accuracy")
-    return figure
-
-
-@styled
-def reliability(curves: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) -> Figure:
-    """Accuracy against confidence in bins; each curve is (label, confidence, accuracy, count).
-
-    Below it stand the numbers of images in the bins of the first curve.
-    """
-    figure = Figure(figsize=(SMALL[0], 1.3 * SMALL[1]))
-    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3.5, 1])
-    axes.set(title="Reliability diagram", ylabel="accuracy")
-    axes.axline((0, 0), (1, 1), color=GREY, linestyle=":", linewidth=1.2, label="perfectly calibrated")
-    axes.set_prop_cycle(CURVES)
-    for label, confidence, accuracy, count in curves:
-        filled = count > 0
-        axes.plot(confidence[filled], accuracy[filled], label=label)
-    label, _, _, count = curves[0]
-    centres = (np.arange(len(count)) + 0.5) / len(count)
-    below.bar(centres, count, width=0.9 / len(count), color=BLUE)
-    for x, images in zip(centres, count, strict=True):
-        text = f"{images:.0f}"
-        below.annotate(text, (x, images), (0, 2), textcoords="offset points", ha="center", fontsize=6.5)
-    below.set(xlabel="confidence", ylabel="images", ylim=(0, 1.3 * max(1, *count)))
-    below.set_title(f"images in each bin, {label}", fontsize=8, weight="normal")
-    below.grid(visible=False)
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    in_percent(axes.xaxis, axes.yaxis)
-    axes.legend(loc="upper left", fontsize=8)
-    return figure
-
-
-@styled
-def confidence_histogram(right: np.ndarray, wrong: np.ndarray) -> Figure:
-    """Histogram of the confidence of the right and of the wrong predictions."""
-    figure, axes = small_figure("Confidence of right and wrong predictions", "confidence", "test images")
-    labels = [f"right ({len(right):,})", f"wrong ({len(wrong):,})"]
-    axes.hist([right, wrong], np.linspace(0, 1, 21), color=[BLUE, ORANGE], label=labels)
-    in_percent(axes.xaxis)
-    axes.set_xlim(0, 1)
-    axes.legend(loc="best", fontsize=8)
-    return figure
-
-
-@styled
-def risk_coverage(coverage: np.ndarray, risk: np.ndarray) -> Figure:
-    """Error rate among the most confident predictions, against their share of all images."""
-    figure, axes = small_figure(
-        "Risk against coverage", "coverage: share of images answered", "risk: errors among them"
-    )
-    axes.plot(coverage, risk, color=BLUE)
-    axes.set(xlim=(0, 1), ylim=(0, None))
-    in_percent(axes.xaxis, axes.yaxis)
-    return figure
-
-
-@styled
-def deletion_insertion(
-    title: str, share: np.ndarray, curves: list[tuple[str, np.ndarray]], x_label: str
-) -> Figure:
-    """Mean probability of the explained class while pixels change; curves are (label, values)."""
-    figure, axes = small_figure(title, x_label, "probability of the explained class")
-    axes.set_prop_cycle(color=[BLUE, GREY, ORANGE, GREEN], linestyle=["-", "--", "-.", ":"])
-    for label, values in curves:
-        axes.plot(share, values, label=label)
-    axes.set(xlim=(0, 1), ylim=(0, None))
-    in_percent(axes.xaxis, axes.yaxis)
-    axes.legend(loc="best", fontsize=8)
-    return figure
-
-
-@styled
-def gradcam_triptych(
-    picture: np.ndarray,
-    predicted: np.ndarray,
-    true: np.ndarray,
-    predicted_title: str,
-    true_title: str,
-    title: str,
-) -> Figure:
-    """A misclassified picture and the evidence for the predicted and the true class; RGB arrays [H, W, 3]."""
+def gradcam_triptych(titles: list[str], pictures: list[np.ndarray]) -> Figure:
+    """Three pictures beside each other, RGB arrays [H, W, 3]: the image, and the evidence for two classes."""
     figure = Figure(figsize=(7.2, 2.95))
-    panels = [(picture, title), (predicted, predicted_title), (true, true_title)]
-    for axes, (image, panel_title) in zip(figure.subplots(1, 3), panels, strict=True):
+    for axes, title, image in zip(figure.subplots(1, 3), titles, pictures, strict=True):
         axes.imshow(image, interpolation="nearest")
-        axes.set_title(panel_title, fontsize=8, weight="normal", loc="center")
+        axes.set_title(title, fontsize=8, weight="normal", loc="center")
         axes.set_axis_off()
     return figure
+
+
+# ---- Stress tests ----------------------------------------------------------------------------------------
+
+
+def stress_figures(results: dict, examples: dict[str, np.ndarray]) -> dict[str, Figure]:
+    """Return the plots of a finished stress.json: stress_severity, stress_epsilon and stress_examples.
+
+    results: the content of the file. examples: {corruption: uint8 [6, 32, 32, 3]}, a picture clean and at
+    five severities.
+    """
+    tests, epsilons = results["tests"], results["epsilons"]
+    panels, confidence = {}, []
+    for family, names in FAMILIES.items():
+        panels[family] = {}
+        for name in names:
+            records = [tests[f"{name}/{severity}"] for severity in range(1, 6)]
+            panels[family][name] = [record["accuracy"]["value"] for record in records]
+            confidence.append([record["mean_confidence"] for record in records])
+    attacks = {
+        name: [tests[f"{name}/{epsilon:g}"]["accuracy"] for epsilon in epsilons] for name in AT_ALL_EPSILONS
+    }
+    attacks["worst"] = [results["robust_accuracy"][f"{epsilon:g}"] for epsilon in epsilons]
+    clean, unattacked = (tests[key]["accuracy"]["value"] for key in ("clean/0", "unattacked/0"))
+    return {
+        "stress_severity": stress_severity(panels, clean, np.mean(confidence, axis=0)),
+        "stress_epsilon": stress_epsilon(epsilons, attacks, unattacked),
+        "stress_examples": stress_examples(examples),
+    }
 
 
 @styled
@@ -357,14 +355,12 @@ def stress_severity(
     grid = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False)
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
-    for axes in grid.flat[max(0, len(panels) - 3) : len(panels)]:
-        axes.tick_params(labelbottom=True)  # also above an empty place
     for axes, (title, curves) in zip(grid.flat, panels.items(), strict=False):
-        axes.set_prop_cycle(CURVES)
         axes.axhline(clean, color=GREY, linestyle="--", linewidth=1, label="clean accuracy")
         for name, values in curves.items():
             axes.plot(range(1, 6), values, label=name.replace("_", " "))
         axes.set(title=title, ylim=(0, 1), xticks=range(1, 6))
+        axes.tick_params(labelbottom=True)
         axes.legend(fontsize=7.5, ncols=2, columnspacing=1)  # two columns leave more room for the curves
     in_percent(grid[0, 0].yaxis)
     figure.supxlabel("severity", fontsize=9)
@@ -373,25 +369,24 @@ def stress_severity(
 
 
 @styled
-def stress_radius(radii: list[float], attacks: dict[str, list[dict]], clean: float) -> Figure:
-    """Accuracy against the radius of the attack, with 95 % intervals.
+def stress_epsilon(epsilons: list[float], attacks: dict[str, list[dict]], unattacked: float) -> Figure:
+    """Accuracy against the epsilon of the attack, with 95 % intervals.
 
-    radii: in 1/255; attacks: {name: one dict with value, low and high, fractions, for each radius}; clean: a
-    fraction.
+    epsilons: in 1/255; attacks: {name: one dict with value, low and high, fractions, for each epsilon};
+    unattacked: a fraction.
     """
-    figure, axes = small_figure("Attacks", "largest change of a value, in 1/255", "accuracy")
-    axes.set_prop_cycle(CURVES)
-    axes.axhline(clean, color=GREY, linestyle="--", linewidth=1, label="no attack")
+    figure, axes = small_figure("Attacks", "epsilon: largest change of a value, in 1/255", "accuracy")
+    axes.axhline(unattacked, color=GREY, linestyle="--", linewidth=1, label="no attack")
     for name, points in attacks.items():
         value, low, high = ([point[key] for point in points] for key in ("value", "low", "high"))
         label = {"random": "random signs", "worst": "worst of all attacks"}.get(name, name.upper())
-        (line,) = axes.plot(radii, value, label=label)
-        axes.fill_between(radii, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+        (line,) = axes.plot(epsilons, value, label=label)
+        axes.fill_between(epsilons, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(radii, [f"{radius:g}" for radius in radii])
+    axes.set_xticks(epsilons, [f"{epsilon:g}" for epsilon in epsilons])
     axes.set_ylim(0, 1)
     in_percent(axes.yaxis)
-    axes.legend(fontsize=8, ncols=2)
+    axes.legend(ncols=2)
     return figure
 
 
@@ -416,29 +411,3 @@ def stress_examples(pictures: dict[str, np.ndarray]) -> Figure:
         axes.grid(False)
         axes.spines[:].set_visible(False)
     return figure
-
-
-def stress_figures(results: dict, examples: dict[str, np.ndarray]) -> dict[str, Figure]:
-    """Return the plots of a finished stress.json: stress_severity, stress_radius and stress_examples.
-
-    results: the content of the file. examples: {corruption: uint8 [6, 32, 32, 3]}, a picture clean and at
-    five severities.
-    """
-    tests, radii = results["tests"], results["radii"]
-    panels, confidence = {}, []
-    for family, names in FAMILIES.items():
-        panels[family] = {}
-        for name in names:
-            records = [tests[f"{name}/{severity}"] for severity in range(1, 6)]
-            panels[family][name] = [record["accuracy"]["value"] for record in records]
-            confidence.append([record["mean_confidence"] for record in records])
-    attacks = {}
-    for name in AT_ALL_EPSILONS:
-        attacks[name] = [tests[f"{name}/{radius:g}"]["accuracy"] for radius in radii]
-    attacks["worst"] = [results["robust_accuracy"][f"{radius:g}"] for radius in radii]
-    clean, unattacked = (tests[key]["accuracy"]["value"] for key in ("clean/0", "none/0"))
-    return {
-        "stress_severity": stress_severity(panels, clean, np.mean(confidence, axis=0)),
-        "stress_radius": stress_radius(radii, attacks, unattacked),
-        "stress_examples": stress_examples(examples),
-    }
