@@ -208,6 +208,6 @@ def claim_folder(folder: Path, checkpoint: Path, sha256: str) -> None:
     for name in ("metrics.json", "stress.json"):
         if (folder / name).exists():
             with usable(folder / name, "results"):
-                of_another |= json.loads(read_file(folder / name))["checkpoint_sha256"] != sha256
+                of_another |= json.loads(read_file(folder / name)).get("checkpoint_sha256") != sha256
     if of_another:
         raise UserError(f"{folder} holds results of another checkpoint than {checkpoint}: rename one of them")
