@@ -3,8 +3,9 @@
     python stress.py --run runs/cifar100
     python stress.py --run runs/cifar100 --cifar-c CIFAR-100-C      also measures the published files
 
-Runs every corruption at five severities (stress_tests/corruptions.py), the attacks at growing epsilons, and
-the checks that tell a robust network from a weak attack (stress_tests/attacks.py). Writes stress.json and
+Runs every corruption at five severities (stress_tests/corruptions.py), the attacks at growing epsilons, with
+the checks that tell a robust network from a weak attack (stress_tests/attacks.py), and changes too small to
+matter to people, plane waves among them (stress_tests/sensitivity.py). Writes stress.json and
 plots into the run folder; with --checkpoint of a file outside of a run, into runs/<name of the file>/. Every
 test is saved as soon as it is done, so after an interruption the same command runs only those that are
 missing. After a change of a corruption, an attack or torch, --overwrite measures all of them anew.
@@ -20,22 +21,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from data import Dataset, Normalize
-from metrics import wilson_interval
+from metrics import calibration_bins, fit_temperature, wilson_interval
 from page import plots
 from running.console import CommandLine, Progress, run_main
 from running.device import pick_device
 from running.files import UserError, check_file, read_file, usable, whole_file, write_json
 from running.folder import claim_folder, find_checkpoint, results_folder
-from stress_tests import attacks
+from stress_tests import attacks, sensitivity
 from stress_tests.corruptions import CORRUPTIONS, EXTRA, FIFTEEN, corrupt, examples
 from train import load_data, load_model, predict
 
 SEED = 0  # of the sample and of the attacks; each corruption has its own seed
-CORRUPTION_IMAGES = 200  # with this sample the tests take under five minutes on 2 cores; --full takes all
-ATTACK_IMAGES = 100  # some of those
+CORRUPTION_IMAGES = 200  # with this sample the tests take under four minutes on 2 cores; --full takes all
+ATTACK_IMAGES, FULL_ATTACK_IMAGES = 100, 1000  # some of those, and with --full
+WAVE_IMAGES = 50  # some of those, for 144 plane waves
+WAVE_ROWS, WAVE_COLUMNS = range(-14, 17, 2), range(0, 17, 2)  # every second frequency of 32x32 pixels
 SEVERITIES = range(1, 6)
 PUBLISHED_IMAGES = 10_000  # of each severity in the files of CIFAR-100-C
 # Kept tests are those of the same checkpoint on the same images.
@@ -67,8 +71,8 @@ def planned_tests() -> list[tuple[str, float]]:
     return [("clean", 0), *corruptions, ("unattacked", 0), *attacked]
 
 
-def kept_tests(file: Path, results: dict) -> dict[str, dict]:
-    """Return the tests that stress.json holds of the same checkpoint and images, else none, with a note."""
+def kept_results(file: Path, results: dict) -> dict:
+    """Return what stress.json holds of the same checkpoint and images, else nothing, with a note."""
     if not file.exists():
         return {}
     with usable(file, "results of stress.py, which --overwrite measures anew"):
@@ -77,7 +81,7 @@ def kept_tests(file: Path, results: dict) -> dict[str, dict]:
             for name, record in kept["tests"].items():
                 if len(correct_of(record)) not in (results["corruption_images"], results["attack_images"]):
                     raise ValueError(f"{name} is not a test of as many images")
-            return kept["tests"]
+            return {key: kept[key] for key in ("tests", "consistency", "fourier") if key in kept}
     print(f"note     {file} is of another checkpoint or sample: all tests run again")
     return {}
 
@@ -102,13 +106,22 @@ def correct_of(record: dict) -> Tensor:
     return torch.tensor([digit == "1" for digit in record["correct"]])
 
 
-def measure(logits: Tensor, labels: Tensor) -> dict:
-    """Return the record of a corruption: the answers and the mean confidence.
+def measure(logits: Tensor, labels: Tensor, temperature: float | None = None) -> dict:
+    """Return the record of a corruption: the answers, the mean confidence and the calibration.
 
-    logits float32 [N, C], labels int64 [N].
+    logits float32 [N, C], labels int64 [N]. "calibration" has the negative log-likelihood and, for each bin
+    of the expected calibration error, the number of right answers less the sum of the confidences, so that
+    the error of several tests together follows from the sums; as trained and, if known, at the temperature.
     """
+    calibration = {}
+    for name, divisor in {"as_trained": 1.0, "with_temperature": temperature}.items():
+        if divisor is not None:
+            confidence, accuracy, count = calibration_bins(labels, (logits / divisor).softmax(dim=1))
+            gaps = (count * (accuracy - confidence)).nan_to_num().tolist()
+            calibration[name] = {"nll": F.cross_entropy(logits / divisor, labels).item(), "gaps": gaps}
     confidence, y_pred = logits.softmax(dim=1).max(dim=1)
-    return answers(y_pred == labels) | {"mean_confidence": confidence.mean().item()}
+    record = answers(y_pred == labels) | {"mean_confidence": confidence.double().mean().item()}
+    return record | {"calibration": calibration}
 
 
 def still_correct(tests: dict, names: list[str], epsilon: float) -> Tensor:
@@ -174,29 +187,59 @@ def finished(tests: dict, names: list[str]) -> dict[str, list[dict]]:
     return {name: records for name, records in rows.items() if None not in records}
 
 
-def summarise(tests: dict, labels: Tensor, class_names: list[str]) -> dict:
-    """Return means over the corruptions and the classes that break first, from the records of the tests.
+def mean_interval(scores: Tensor) -> dict[str, float]:
+    """Return the mean of one score for each image, float64 [N], and its 95 % interval: value, low, high.
 
-    The published files count if all fifteen were measured. The interval of a mean accuracy is that of one
-    test on as many images: all tests take the same images, so many tests do not make it narrower. With a mean
-    p, the scores of the images vary by at most p (1 - p), as in one test, so the exact interval is not wider.
+    The images are the sample, however many tests gave each of its scores: the interval is the mean plus and
+    minus 1.96 standard errors, s / sqrt(N).
+    """
+    mean, error = (
+        scores.mean().item(),
+        1.96 * scores.std(correction=0).item() / math.sqrt(max(1, len(scores) - 1)),
+    )
+    return {"value": mean, "low": mean - error, "high": mean + error}
+
+
+def calibration_of(records: list[dict]) -> dict[str, dict[str, float]]:
+    """Return NLL and calibration error of several tests together, as trained and at the temperature."""
+    count, result = sum(len(record["correct"]) for record in records), {}
+    for name in records[0]["calibration"]:
+        parts = [record["calibration"][name] for record in records]
+        gaps = np.sum([part["gaps"] for part in parts], axis=0)
+        nll = float(np.mean([part["nll"] for part in parts]))
+        result[name] = {"nll": nll, "ece": float(np.abs(gaps).sum() / count)}
+    return result
+
+
+def summarise(tests: dict, labels: Tensor, class_names: list[str]) -> dict:
+    """Return means over the corruptions, by severity, and the classes that break first, from the records.
+
+    The published files count if all fifteen were measured. "drop" is the accuracy on the clean images less
+    the mean one, image by image. The classes are left out where fewer than 20 images of each were tested.
     """
     ours = finished(tests, list(CORRUPTIONS))
     published = finished(tests, [f"published {name}" for name in FIFTEEN])
-    groups = {"fifteen": [ours[name] for name in FIFTEEN], "all": ours.values()}
+    groups = {"fifteen": [ours[name] for name in FIFTEEN], "all": list(ours.values())}
     if len(published) == len(FIFTEEN):
-        groups["published"] = published.values()
-    summary = {"mean_accuracy": {}, "mean_confidence": {}}
+        groups["published"] = list(published.values())
+    clean = correct_of(tests["clean/0"]).double()
+    summary = {"mean_accuracy": {}, "drop": {}, "mean_confidence": {}, "by_severity": []}
     for group, records in groups.items():
         rows = list(itertools.chain(*records))
-        # The interval needs a whole number of right answers: the nearest one.
-        mean, n = float(np.mean([row["accuracy"]["value"] for row in rows])), len(rows[0]["correct"])
-        summary["mean_accuracy"][group] = proportion(round(n * mean), n) | {"value": mean}
+        scores = torch.stack([correct_of(row) for row in rows]).double().mean(dim=0)
+        summary["mean_accuracy"][group] = mean_interval(scores)
+        if group != "published":  # those images are other ones
+            summary["drop"][group] = mean_interval(clean - scores)
         summary["mean_confidence"][group] = float(np.mean([row["mean_confidence"] for row in rows]))
-    clean = correct_of(tests["clean/0"]).double()
+    for rows in [[tests["clean/0"]], *zip(*ours.values(), strict=True)]:
+        means = {
+            "accuracy": float(np.mean([row["accuracy"]["value"] for row in rows])),
+            "mean_confidence": float(np.mean([row["mean_confidence"] for row in rows])),
+        }
+        summary["by_severity"].append(means | calibration_of(rows))
     corrupted = torch.stack([correct_of(row) for row in itertools.chain(*ours.values())]).double().mean(dim=0)
     classes = []
-    for c in labels.unique().tolist():
+    for c in labels.unique().tolist() if len(labels) >= 20 * len(labels.unique()) else []:
         before, after = (scores[labels == c].mean().item() for scores in (clean, corrupted))
         row = {"class": class_names[c], "clean": before, "corrupted": after, "drop": before - after}
         classes.append(row)
@@ -253,7 +296,13 @@ def print_summary(results: dict) -> None:
 
 
 def run_tests(
-    results: dict, file: Path, network: nn.Module, images: Tensor, labels: Tensor, chosen: Tensor
+    results: dict,
+    file: Path,
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    chosen: Tensor,
+    temperature: float | None,
 ) -> None:
     """Run the planned tests that results["tests"] lacks, and save after each.
 
@@ -276,8 +325,40 @@ def run_tests(
                 tests[key] = answers(correct_of(tests["clean/0"])[chosen])
             else:
                 shown = images if name == "clean" else corrupt(images, name, level)
-                tests[key] = measure(predict(network, shown, device, image_size=image_size), labels)
+                logits = predict(network, shown, device, image_size=image_size)
+                tests[key] = measure(logits, labels, temperature)
             write_json(file, results)
+
+
+def run_sensitivity(
+    results: dict, file: Path, network: nn.Module, images: Tensor, labels: Tensor, waved: Tensor
+) -> None:
+    """Count the answers that a mirror image, a shift of one pixel and plane waves change; as run_tests.
+
+    waved int64: the indices of the images that get the waves.
+    """
+    device, image_size = next(network.parameters()).device, results["image_size"]
+
+    def answer(pictures: Tensor) -> Tensor:
+        return predict(network, pictures, device, image_size=image_size).argmax(dim=1)
+
+    if "consistency" not in results:
+        correct = correct_of(results["tests"]["clean/0"])
+        changed = sensitivity.changed_answers(answer, images, answer(images))
+        results["consistency"] = {
+            name: {
+                kind: proportion(int(flipped[group].sum()), int(group.sum()))
+                for kind, group in {"right": correct, "wrong": ~correct}.items()
+                if group.any()
+            }
+            for name, flipped in changed.items()
+        }
+        write_json(file, results)
+    if "fourier" not in results:
+        rows, columns = list(WAVE_ROWS), list(WAVE_COLUMNS)
+        error = sensitivity.fourier_heatmap(answer, images[waved], labels[waved], rows, columns)
+        results["fourier"] = {"images": len(waved), "rows": rows, "columns": columns, "error": error.tolist()}
+        write_json(file, results)
 
 
 def run_published(
@@ -311,7 +392,7 @@ def write_results(path: Path, file: Path, device: torch.device, args: argparse.N
     count = len(test.labels) if args.full else CORRUPTION_IMAGES
     index = stratified_sample(test.labels, count)
     images, labels = test.images[index], test.labels[index]
-    chosen = stratified_sample(labels, len(labels) if args.full else ATTACK_IMAGES)
+    chosen = stratified_sample(labels, FULL_ATTACK_IMAGES if args.full else ATTACK_IMAGES)
     sample = b"".join(tensor.numpy().tobytes() for tensor in (images, labels, chosen))
     results = {
         "checkpoint_sha256": checkpoint["sha256"],
@@ -325,14 +406,19 @@ def write_results(path: Path, file: Path, device: torch.device, args: argparse.N
         "attack_images": len(chosen),
         "epsilons": attacks.EPSILONS,
     }
-    results["tests"] = {} if args.overwrite else kept_tests(file, results)
+    results |= {"tests": {}} | ({} if args.overwrite else kept_results(file, results))
+    temperature = None
+    if "val_logits" in checkpoint:
+        with usable(path, "a checkpoint"):
+            temperature = fit_temperature(checkpoint["val_logits"].float(), checkpoint["val_labels"])
     print(f"data     {test.provenance}")
     print(f"sample   {len(labels):,} images for corruptions, {len(chosen):,} for attacks")
     print(f"compute  {device}, fp32, {torch.get_num_threads()} threads")
 
     if args.cifar_c:
         run_published(results, file, network, args.cifar_c, test, count)
-    run_tests(results, file, network, images, labels, chosen)
+    run_tests(results, file, network, images, labels, chosen, temperature)
+    run_sensitivity(results, file, network, images, labels, chosen[:: max(1, len(chosen) // WAVE_IMAGES)])
     results["summary"] = summarise(results["tests"], labels, test.class_names)
     results["robust_accuracy"] = robust_accuracy(results["tests"])
     results["checks"] = check_results(results["tests"])

@@ -18,6 +18,7 @@ import data
 import stress
 import train
 from data import Normalize, to_input
+from metrics import expected_calibration_error
 from resnet_cifar import resnet18
 from running.files import UserError
 from stress_tests import attacks, corruptions
@@ -44,6 +45,36 @@ def test_a_record_by_hand():
     assert record["correct"] == "110" and record["accuracy"]["value"] == 2 / 3
     assert record["mean_confidence"] == pytest.approx(sum(confidence) / 3)
     assert stress.correct_of(record).tolist() == [True, True, False]
+    # Two answers are 12 points too modest and one is 73 points too sure; a temperature of 2 makes all modest.
+    nll = -(2 * np.log(confidence[0]) + np.log(1 - confidence[2])) / 3
+    calibration = stress.calibration_of([record])["as_trained"]
+    assert calibration["nll"] == pytest.approx(nll, abs=1e-6)
+    assert calibration["ece"] == pytest.approx((2 * (1 - confidence[0]) + confidence[2]) / 3, abs=1e-6)
+
+
+def test_the_calibration_of_several_tests_is_that_of_all_their_answers():
+    parts = [2 * torch.randn(40, 5, generator=seeded(seed)) for seed in range(3)]
+    labels = [torch.randint(5, (40,), generator=seeded(seed)) for seed in range(3)]
+    records = [stress.measure(logits, y, 1.7) for logits, y in zip(parts, labels, strict=True)]
+    found = stress.calibration_of(records)
+    for name, divisor in {"as_trained": 1, "with_temperature": 1.7}.items():
+        logits, y_true = torch.cat(parts) / divisor, torch.cat(labels)
+        error = expected_calibration_error(y_true, logits.softmax(dim=1))
+        assert found[name]["ece"] == pytest.approx(error, abs=1e-6)
+        assert found[name]["nll"] == pytest.approx(
+            nn.functional.cross_entropy(logits, y_true).item(), abs=1e-6
+        )
+    assert found["as_trained"]["ece"] != found["with_temperature"]["ece"]
+
+
+def test_the_interval_of_a_mean_by_resampling():
+    scores = torch.rand(400, generator=seeded(), dtype=torch.float64)
+    draws = torch.randint(400, (2000, 400), generator=seeded(1))
+    low, high = scores[draws].mean(dim=1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    interval = stress.mean_interval(scores)
+    assert interval["value"] == pytest.approx(scores.mean().item())
+    assert interval["low"] == pytest.approx(low, abs=3e-3)
+    assert interval["high"] == pytest.approx(high, abs=3e-3)
 
 
 def test_stratified_sample(monkeypatch):
@@ -93,6 +124,7 @@ def quick(monkeypatch):
 def test_the_command_goes_on_where_it_stopped(checkpoint, quick, monkeypatch, capsys):
     run = checkpoint.parent.parent
     monkeypatch.setattr(stress.plots, "stress_figures", lambda results, examples: {})
+    monkeypatch.setattr(stress, "run_sensitivity", lambda *arguments: None)
     done, measure, measure_attack = [], stress.measure, stress.measure_attack
 
     def interrupted(*arguments):
@@ -151,23 +183,26 @@ def test_the_command_goes_on_where_it_stopped(checkpoint, quick, monkeypatch, ca
 def test_the_command_draws_what_it_found(checkpoint, quick, tmp_path):
     shutil.copytree(checkpoint.parent.parent, tmp_path / "run")
     assert stress.main(["--run", str(tmp_path / "run")]) == 0
-    for name in ("severity", "radius", "examples"):
+    for name in ("severity", "epsilon", "examples"):
         picture = Image.open(tmp_path / "run" / "plots" / f"stress_{name}.png")
         assert min(picture.size) > 400
 
 
-def test_kept_tests_are_those_of_the_same_checkpoint_and_images(tmp_path, capsys):
+def test_kept_results_are_those_of_the_same_checkpoint_and_images(tmp_path, capsys):
     file, header = tmp_path / "stress.json", dict.fromkeys(stress.SAME, 2)
-    assert stress.kept_tests(file, header) == {}
+    assert stress.kept_results(file, header) == {}
     file.write_text(json.dumps(header | {"tests": {"clean/0": digits("10")}}))
-    assert stress.kept_tests(file, header) == {"clean/0": digits("10")} and capsys.readouterr().out == ""
+    assert (
+        stress.kept_results(file, header) == {"tests": {"clean/0": digits("10")}}
+        and capsys.readouterr().out == ""
+    )
     for key in stress.SAME:
-        assert stress.kept_tests(file, header | {key: 3}) == {}
+        assert stress.kept_results(file, header | {key: 3}) == {}
         assert capsys.readouterr().out.startswith("note ")
     for content in ("", "[]", "{}", json.dumps(header | {"tests": {"clean/0": digits("100")}})):
         file.write_text(content)
         with pytest.raises(UserError, match=r"stress\.json cannot be used"):
-            stress.kept_tests(file, header)
+            stress.kept_results(file, header)
 
 
 def test_bad_input_of_the_command_is_one_line(checkpoint, quick, tmp_path, monkeypatch):
@@ -186,7 +221,7 @@ def test_a_checkpoint_without_a_run_gets_a_folder_of_its_own(checkpoint, quick, 
     monkeypatch.setattr(stress, "predict", lambda *a, **b: None)
     monkeypatch.setattr(stress, "measure", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     written = []
-    monkeypatch.setattr(stress, "kept_tests", lambda file, results: written.append(file) or {})
+    monkeypatch.setattr(stress, "kept_results", lambda file, results: written.append(file) or {})
     alone = shutil.copy(checkpoint, tmp_path / "alone.pt")
     for given, folder in ((alone, Path("runs/alone")), (checkpoint, checkpoint.parent.parent)):
         with pytest.raises(KeyboardInterrupt):
@@ -253,17 +288,18 @@ def test_apgd_attacks_what_all_others_leave_right():
     assert worst == {f"{epsilon:g}": 5 / 6 for epsilon in attacks.EPSILONS} | {"1": 0, "2": 0}
 
 
-def test_more_steps_are_twice_the_steps():
+def test_more_steps_are_a_hundred_on_the_survivors():
     network = Linear(4)
     model, images = nn.Sequential(Normalize(), network), (IMAGES[:5] * 255).round().byte()
     labels, passes = model(images / 255).argmax(dim=1), []
     handle = network.register_forward_hook(lambda module, inputs, output: passes.append(len(output)))
     attacked = torch.tensor([True, False, True, False, True])
-    for name, steps in (("pgd", 10), ("pgd_more_steps", 20)):
+    for name, steps, restarts in (("pgd", 10, 2), ("pgd_more_steps", 100, 1)):
         passes.clear()
         # So small an epsilon fools no image, so all restarts are made; one pass is after it.
         assert stress.measure_attack(model, images, labels, name, 1e-6, attacked)["accuracy"]["value"] == 0.6
-        assert passes == (1 + 2 * (steps + 1)) * [3]
+        assert passes == (1 + restarts * (steps + 1)) * [3]
+    assert attacks.ATTACKS["pgd_more_steps"].survivors_of == ("pgd",)
     handle.remove()
 
 
@@ -274,7 +310,7 @@ def test_each_test_has_its_level_and_its_images(monkeypatch, tmp_path):
     plan = [("clean", 0), ("contrast", 2), ("contrast", 5), ("unattacked", 0), ("fgsm", 0.25)]
     monkeypatch.setattr(stress, "planned_tests", lambda: plan)
     results = {"tests": {}, "image_size": 32}
-    stress.run_tests(results, tmp_path / "stress.json", network, images, labels, chosen)
+    stress.run_tests(results, tmp_path / "stress.json", network, images, labels, chosen, None)
     for severity in (2, 5):
         probabilities = network(to_input(corruptions.corrupt(images, "contrast", severity))).softmax(dim=1)
         found = results["tests"][f"contrast/{severity}"]["mean_confidence"]
@@ -287,25 +323,52 @@ def test_each_test_has_its_level_and_its_images(monkeypatch, tmp_path):
 
 
 def test_summary_by_hand():
-    record = digits("110010") | {"mean_confidence": 0.6}
-    tests = {f"{name}/{severity}": record for name in NAMES for severity in range(1, 6)}
-    tests["fog/5"] = digits("000000") | {"mean_confidence": 1.0}
-    tests["clean/0"] = digits("110011")
-    labels, names = torch.tensor([0, 0, 1, 1, 2, 2]), ["a", "b", "c", "d"]
+    def record(text, confidence):
+        gaps = {"nll": 1.0, "gaps": [text.count("1") - confidence * len(text)]}
+        return digits(text) | {"mean_confidence": confidence, "calibration": {"as_trained": gaps}}
+
+    tests = {f"{name}/{severity}": record(20 * "110010", 0.6) for name in NAMES for severity in range(1, 6)}
+    tests["fog/5"] = record(20 * "000000", 1.0)
+    tests["clean/0"] = record(20 * "110011", 0.5)
+    labels, names = torch.tensor(20 * [0, 0, 1, 1, 2, 2]), ["a", "b", "c", "d"]
     summary = stress.summarise(tests, labels, names)
-    assert summary["mean_accuracy"]["fifteen"]["value"] == pytest.approx(0.5 * 74 / 75)
+    scores = torch.tensor(20 * [1.0, 1, 0, 0, 1, 0], dtype=torch.float64) * 74 / 75
+    assert summary["mean_accuracy"]["fifteen"] == pytest.approx(stress.mean_interval(scores))
+    assert summary["drop"]["fifteen"]["value"] == pytest.approx(4 / 6 - 0.5 * 74 / 75)
     assert summary["mean_confidence"]["all"] == pytest.approx((0.6 * 114 + 1) / 115)
+    at_severity_5 = {"accuracy": 0.5 * 22 / 23, "mean_confidence": (0.6 * 22 + 1) / 23}
+    assert {key: summary["by_severity"][5][key] for key in at_severity_5} == pytest.approx(at_severity_5)
+    assert summary["by_severity"][5]["as_trained"]["ece"] == pytest.approx((0.1 * 22 + 1) / 23)
+    assert summary["by_severity"][0]["accuracy"] == pytest.approx(4 / 6)
     rows = summary["classes_that_break_first"]
     assert [row["class"] for row in rows] == ["c", "a", "b"]  # d has no image
     assert rows[0]["drop"] == pytest.approx(1 - 0.5 * 114 / 115)
+    # Few images of a class tell nothing about it.
+    few = {key: record(row["correct"][:6], row["mean_confidence"]) for key, row in tests.items()}
+    assert stress.summarise(few, labels[:6], names)["classes_that_break_first"] == []
     # The published files are a group of their own as soon as all fifteen are measured.
-    published = digits("11000000") | {"mean_confidence": 0.6}
+    published = record("11000000", 0.6)
     tests |= {f"published {name}/{severity}": published for name in FIFTEEN for severity in range(1, 6)}
     with_published = stress.summarise(tests, labels, names)
-    assert with_published["mean_accuracy"].pop("published") == stress.proportion(2, 8)
+    assert with_published["mean_accuracy"].pop("published")["value"] == 0.25
     assert with_published["mean_accuracy"] == summary["mean_accuracy"]
     del tests["published fog/2"]
     assert stress.summarise(tests, labels, names) == summary
+
+
+def test_consistency_and_waves_are_those_of_the_answers(tmp_path):
+    network, images = Linear(6), (IMAGES * 255).round().byte()
+    y_pred = network(to_input(images)).argmax(dim=1)
+    labels, correct = y_pred.clone(), torch.arange(24) % 3 > 0
+    labels[~correct] = (labels[~correct] + 1) % 6
+    results = {"image_size": 32, "tests": {"clean/0": stress.answers(correct)}}
+    stress.run_sensitivity(results, tmp_path / "stress.json", network, images, labels, torch.arange(0, 24, 6))
+    flipped = network(to_input(images.flip(-1))).argmax(dim=1) != y_pred
+    for kind, group in {"right": correct, "wrong": ~correct}.items():
+        expected = stress.proportion(int(flipped[group].sum()), int(group.sum()))
+        assert results["consistency"]["mirror"][kind] == expected
+    assert results["fourier"]["images"] == 4 and len(results["fourier"]["error"]) == 16
+    assert json.loads((tmp_path / "stress.json").read_text()) == results
 
 
 def test_the_console_shows_the_summary_and_the_failed_checks(capsys):
