@@ -439,6 +439,12 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float,
     return max(0.0, min(q, low)), min(1.0, max(q, high))  # min and max against rounding
 
 
+def proportion(successes: int, n: int) -> dict[str, float]:
+    """Return a proportion and its wilson_interval of 95 % as a dict: value, low, high."""
+    low, high = wilson_interval(successes, n)
+    return {"value": successes / n, "low": low, "high": high}
+
+
 # ---- Do explanations point at the object? ----------------------------------------------------------------
 
 

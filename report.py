@@ -9,6 +9,7 @@ Writes metrics.json, predictions.npz, plots/, failures/, gradcam/ and report.htm
 numbers are computed in metrics.py, in float32 on every machine; the words around them stand in page/*.html.
 """
 
+import itertools
 import math
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import metrics
-from data import MEAN, Dataset, Normalize, first_copy
+from data import MEAN, Dataset, Normalize, first_copy, split_indices
 from gradcam import GradCAM, overlay, to_heatmap
 from page import against, plots, sections
 from page.page import enlarge, interval, percent, plain, png, write_page
@@ -36,12 +37,15 @@ from running.folder import (
 )
 from stress_tests.attacks import full_float32
 from stress_tests.explanations import cascading_randomization, deletion_insertion
+from stress_tests.lookalikes import most_similar
 from train import last_cutmix_epoch, load_data, load_model, predict
 
 LAYER = "layer4"  # the stage that Grad-CAM explains; gradcam.py says why
 NUM_FAILURES = 20
-NUM_EXPLAINED = 50  # images for the deletion, insertion and randomisation checks
+NUM_EXPLAINED = 100  # images for deletion and insertion
+NUM_RANDOMIZED = 40  # some of them, for the randomisation of the weights
 STEPS = 16  # of the deletion and insertion curves
+LOOKALIKE = 0.95  # similarity from which a training image counts as a look-alike of a test image
 
 
 # ---- Evaluate --------------------------------------------------------------------------------------------
@@ -66,9 +70,17 @@ def evaluate(logits: Tensor, test: Dataset, train: Dataset, temperature: float |
         "expected_calibration_error": metrics.expected_calibration_error(y_true, probabilities),
         "aurc": metrics.aurc(y_true, probabilities),
     }
+    result["mean_confidence"] = probabilities.amax(dim=1).double().mean().item()
     if temperature is not None:
-        after = metrics.expected_calibration_error(y_true, (logits / temperature).softmax(dim=1))
-        result |= {"temperature": temperature, "expected_calibration_error_after_temperature": after}
+        scaled = (logits / temperature).softmax(dim=1)
+        result |= {
+            "temperature": temperature,
+            "negative_log_likelihood_after_temperature": F.cross_entropy(logits / temperature, y_true).item(),
+            "expected_calibration_error_after_temperature": metrics.expected_calibration_error(
+                y_true, scaled
+            ),
+            "mean_confidence_after_temperature": scaled.amax(dim=1).double().mean().item(),
+        }
     result["duplicates"] = audit_duplicates(train, test, y_pred)
     result["classes"] = evaluate_classes(confusion, train, test)
     result["most_confused_pairs"] = [
@@ -84,17 +96,55 @@ def finite(value: float) -> float | None:
 
 
 def audit_duplicates(train: Dataset, test: Dataset, y_pred: Tensor) -> dict:
-    """Count equal images; a test image that is also a training image can flatter the accuracy."""
-    copies = first_copy(torch.cat([train.images, test.images]))
+    """Count equal images; a test image that is also a training image can flatter the accuracy or spoil it."""
+    copies, n = first_copy(torch.cat([train.images, test.images])), len(train.labels)
     repeats = copies != torch.arange(len(copies))
-    in_train = copies[len(train.labels) :] < len(train.labels)
+    in_train = copies[n:] < n
     rest = ~in_train
+    of_train = train.labels[copies[n:][in_train]]
+    relabelled = of_train != test.labels[in_train]
     return {
-        "train_images_that_repeat_another": int(repeats[: len(train.labels)].sum()),
-        "test_images_that_repeat_another": int((repeats[len(train.labels) :] & rest).sum()),
+        "train_images_that_repeat_another": int(repeats[:n].sum()),
+        "test_images_that_repeat_another": int((repeats[n:] & rest).sum()),
         "test_images_in_train": int(in_train.sum()),
+        "with_another_label_there": int(relabelled.sum()),
+        "misclassified_as_labelled_there": int((relabelled & (y_pred[in_train] == of_train)).sum()),
         "accuracy_without_them": metrics.accuracy(test.labels[rest], y_pred[rest]) if rest.any() else None,
     }
+
+
+def audit_lookalikes(
+    train: Dataset, trained_on: Tensor, test: Dataset, y_pred: Tensor, index: Tensor, similarity: Tensor
+) -> dict:
+    """Compare the accuracy on test images that look like a training image with that on the others.
+
+    trained_on bool: which training images the network has seen. index and similarity are those of
+    most_similar. Where the look-alike has the same label but was held out for validation, the network cannot
+    know it by heart: that tells whether such images are remembered or only easier.
+    """
+    right, label = y_pred == test.labels, train.labels[index]
+    like = similarity >= LOOKALIKE
+    same = like & (label == test.labels)
+    edges = [-1.0, 0.7, 0.8, 0.9, LOOKALIKE, 1.001]
+    result = {
+        "threshold": LOOKALIKE,
+        "images": int(like.sum()),
+        "with_another_label": int((like & ~same).sum()),
+        "misclassified_as_its_label": int((like & ~right & (y_pred == label)).sum()),
+        "misclassified": int((like & ~right).sum()),
+        "by_similarity": [],
+    }
+    for low, high in itertools.pairwise(edges):
+        part = right[(similarity >= low) & (similarity < high)]
+        if len(part):
+            row = {"from": low, "to": min(high, 1.0), "images": len(part)}
+            result["by_similarity"].append(row | metrics.proportion(int(part.sum()), len(part)))
+    for name, group in {"trained_on": trained_on, "held_out": ~trained_on}.items():
+        part = right[same & group[index]]
+        if len(part):
+            accuracy = metrics.proportion(int(part.sum()), len(part))
+            result[f"same_label_{name}"] = {"images": len(part)} | accuracy
+    return result
 
 
 def evaluate_classes(confusion: Tensor, train: Dataset, test: Dataset) -> list[dict]:
@@ -191,48 +241,81 @@ def write_failures(out: Path, model: nn.Module, test: Dataset, failures: list[di
     return evidence
 
 
+def with_controls(maps: Tensor, side: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Return the heatmaps of Grad-CAM and of three controls that have not seen the picture, [N, side, side].
+
+    A control for each cheap reason to do well: noise of the map's own resolution, "look at the middle", a
+    Gaussian with a standard deviation of a quarter of the side, and the map of another image.
+    """
+    offsets = torch.arange(side) - (side - 1) / 2
+    gaussian = torch.exp(-(offsets[:, None] ** 2 + offsets[None, :] ** 2) / (2 * (side / 4) ** 2))
+    return {
+        "gradcam": to_heatmap(maps, side),
+        "random": to_heatmap(torch.rand(maps.shape, generator=generator), side),
+        "centre": gaussian.expand(len(maps), side, side),
+        "other_image": to_heatmap(maps.roll(1, 0), side),
+    }
+
+
+def mean_and_error(values: Tensor) -> dict[str, float]:
+    """Return the mean of values float [N] and its standard error, s / sqrt(N); one value leaves it at 0."""
+    error = values.std(correction=0).item() / math.sqrt(max(1, len(values) - 1))
+    return {"value": values.mean().item(), "standard_error": error}
+
+
 def check_explanations(model: nn.Module, test: Dataset, y_pred: Tensor, progress: Progress) -> dict:
     """Measure on a seeded sample of test images whether Grad-CAM shows what the network uses.
 
-    Deletion and insertion are compared with random maps of the same resolution; then come the cascading
-    randomisation of the weights and, where the set knows where the object is, the pointing game.
+    Deletion and insertion, and the pointing game where the set knows where the object is, each beside the
+    controls and, as all maps are tested on the same images, with the difference image by image; then the
+    cascading randomisation of the weights with five seeds.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator, device = torch.Generator().manual_seed(0), next(model.parameters()).device
     sample = torch.randperm(len(test.labels), generator=generator)[:NUM_EXPLAINED]
-    images, classes = test.images[sample].to(next(model.parameters()).device) / 255, y_pred[sample]
+    images, classes = test.images[sample].to(device) / 255, y_pred[sample]
     maps = explain(model, images, classes)
-    random_maps = torch.rand(maps.shape, generator=generator)
+    heatmaps = with_controls(maps, images.shape[-1], generator)
     result = {"layer": LAYER, "images": len(sample), "map_size": list(maps.shape[1:])}
-    colour = torch.tensor(MEAN)  # which takes the place of deleted pixels
     for done, mode in enumerate(("deletion", "insertion"), start=1):
-        areas = {}
-        for name, some_maps in {"gradcam": maps, "random": random_maps}.items():
-            heatmaps = to_heatmap(some_maps, images.shape[-1])
-            curves, areas[name] = deletion_insertion(model, images, heatmaps, classes, colour, STEPS, mode)
-            curve = [round(value, 5) for value in curves.mean(dim=0).tolist()]
-            result[f"{mode}_{name}"] = {"curve": curve, "area": areas[name].mean().item()}
-        # Both maps are tested on the same images, so there is one difference for each image. Its standard
-        # error, s / sqrt(n) with n - 1 in s, is written so that a single image has 0.
-        difference = areas["gradcam"] - areas["random"]
-        error = difference.std(correction=0).item() / math.sqrt(max(1, len(difference) - 1))
-        result[f"{mode}_difference"] = {"value": difference.mean().item(), "standard_error": error}
+        result[mode], areas = {}, {}
+        for name, shown in heatmaps.items():
+            # The mean colour takes the place of deleted pixels.
+            curves, areas[name] = deletion_insertion(
+                model, images, shown, classes, torch.tensor(MEAN), STEPS, mode
+            )
+            result[mode][name] = {
+                "curve": [round(value, 5) for value in curves.mean(dim=0).tolist()],
+                "area": mean_and_error(areas[name]),
+                "gradcam_less_this": mean_and_error(areas["gradcam"] - areas[name]),
+            }
         progress.update(done)
+
     # From the classifier downwards; model[1] is the network behind its normalisation.
     children = [name for name, child in model[1].named_children() if list(child.parameters())]
-    modules = [f"1.{name}" for name in reversed(children)]
-    correlations = cascading_randomization(model, images, explain, modules)
-    result["randomization"] = {
-        name.removeprefix("1."): finite(values.nanmean().item()) for name, values in correlations.items()
-    }
+    modules, some = [f"1.{name}" for name in reversed(children)], images[:NUM_RANDOMIZED]
+    seeds = [cascading_randomization(model, some, explain, modules, seed) for seed in range(5)]
+    result["randomization"] = {"images": len(some), "seeds": len(seeds), "down_to": {}}
+    for name in modules:
+        rho = torch.stack([correlations[name] for correlations in seeds])  # NaN where a map is constant
+        rows = {"mean": rho.nanmean(dim=1), "mean_abs": rho.abs().nanmean(dim=1)}
+        result["randomization"]["down_to"][name.removeprefix("1.")] = {
+            key: {
+                "value": finite(values.mean().item()),
+                "low": finite(values.min().item()),
+                "high": finite(values.max().item()),
+            }
+            for key, values in rows.items()
+        }
     progress.update(3)
+
     if test.masks is not None:
         sample = torch.randperm(len(test.labels), generator=generator)[:1000]
         maps = explain(model, test.images[sample] / 255, y_pred[sample])
-        heatmaps = to_heatmap(maps, test.images.shape[-1])
-        hits, chance = metrics.pointing_game(heatmaps, test.masks[sample])
-        low, high = metrics.wilson_interval(hits, len(sample))
-        accuracy = {"value": hits / len(sample), "low": low, "high": high}
-        result["pointing_game"] = {"images": len(sample), **accuracy, "chance": chance}
+        shown = with_controls(maps, test.images.shape[-1], generator)
+        games = {name: metrics.pointing_game(maps, test.masks[sample]) for name, maps in shown.items()}
+        result["pointing_game"] = {"images": len(sample), "chance": games["gradcam"][1]}
+        for name, (hits, _) in games.items():
+            result["pointing_game"][name] = metrics.proportion(hits, len(sample))
     return result
 
 
@@ -284,7 +367,11 @@ def write_report(
             temperature = metrics.fit_temperature(checkpoint["val_logits"].float(), checkpoint["val_labels"])
         # A checkpoint from elsewhere carries the history up to its epoch.
         history = read_history(out) if (out / "logs" / "history.csv").exists() else checkpoint["history"]
-        last_cutmix = last_cutmix_epoch(checkpoint["config"]["settings"]["epochs"])
+        settings = checkpoint["config"]["settings"]
+        last_cutmix = last_cutmix_epoch(settings["epochs"])
+        train_index, _ = split_indices(train, settings["val_fraction"], settings["seed"])
+        trained_on = torch.zeros(len(train.labels), dtype=torch.bool)
+        trained_on[train_index[: settings["limit_train"]]] = True
         parts["network"] = sections.network(checkpoint)
         parts["training"] = sections.training(checkpoint, history, last_cutmix, plots_folder)
         layers = count_parameters_and_macs(network)
@@ -301,6 +388,8 @@ def write_report(
     y_pred = probabilities.argmax(dim=1)
     write_predictions(out / "predictions.npz", logits, test, checkpoint["sha256"])
     result = {"checkpoint_sha256": checkpoint["sha256"]} | evaluate(logits, test, train, temperature)
+    index, similarity = most_similar(test.images, train.images)
+    result["lookalikes"] = audit_lookalikes(train, trained_on, test, y_pred, index, similarity)
 
     # Find the failures and explain them.
     misclassified = most_confident_misclassified(probabilities, test.labels)

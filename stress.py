@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from data import Dataset, Normalize
-from metrics import calibration_bins, fit_temperature, wilson_interval
+from metrics import calibration_bins, fit_temperature, proportion
 from page import plots
 from running.console import CommandLine, Progress, run_main
 from running.device import pick_device
@@ -87,12 +87,6 @@ def kept_results(file: Path, results: dict) -> dict:
 
 
 # ---- The tests -------------------------------------------------------------------------------------------
-
-
-def proportion(successes: int, n: int) -> dict[str, float]:
-    """Return a proportion and its 95 % interval as a dict: value, low, high."""
-    low, high = wilson_interval(successes, n)
-    return {"value": successes / n, "low": low, "high": high}
 
 
 def answers(correct: Tensor) -> dict:

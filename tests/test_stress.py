@@ -18,7 +18,7 @@ import data
 import stress
 import train
 from data import Normalize, to_input
-from metrics import expected_calibration_error
+from metrics import expected_calibration_error, proportion
 from resnet_cifar import resnet18
 from running.files import UserError
 from stress_tests import attacks, corruptions
@@ -35,7 +35,7 @@ TEST = dataclasses.replace(SHAPES, images=SHAPES.images[FEW], labels=SHAPES.labe
 
 def digits(text):
     """A record whose answers are these, 1 where the answer is correct."""
-    return {"accuracy": stress.proportion(text.count("1"), len(text)), "correct": text}
+    return {"accuracy": proportion(text.count("1"), len(text)), "correct": text}
 
 
 def test_a_record_by_hand():
@@ -365,7 +365,7 @@ def test_consistency_and_waves_are_those_of_the_answers(tmp_path):
     stress.run_sensitivity(results, tmp_path / "stress.json", network, images, labels, torch.arange(0, 24, 6))
     flipped = network(to_input(images.flip(-1))).argmax(dim=1) != y_pred
     for kind, group in {"right": correct, "wrong": ~correct}.items():
-        expected = stress.proportion(int(flipped[group].sum()), int(group.sum()))
+        expected = proportion(int(flipped[group].sum()), int(group.sum()))
         assert results["consistency"]["mirror"][kind] == expected
     assert results["fourier"]["images"] == 4 and len(results["fourier"]["error"]) == 16
     assert json.loads((tmp_path / "stress.json").read_text()) == results
