@@ -471,9 +471,9 @@ def restore(training: Training, last: dict, dataset: Dataset) -> list[dict]:
             before = last["config"]["provenance"]
             raise UserError(f"the run was trained on {before}, but the data found are {dataset.provenance}")
         training.model.load_state_dict(last["model"])
-        training.optimizer.load_state_dict(last["optimizer"])  # takes momenta of any shape
+        training.optimizer.load_state_dict(last["optimizer"])  # takes states of any shape
         for parameter, state in training.optimizer.state.items():
-            if any(momentum.shape != parameter.shape for momentum in state.values() if momentum is not None):
+            if any(value.shape not in (parameter.shape, ()) for value in state.values() if value is not None):
                 raise ValueError("its optimizer is that of another network")
         if last["scaler"]:  # it is empty if the run was not in float16
             training.scaler.load_state_dict(last["scaler"])
