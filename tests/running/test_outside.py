@@ -140,6 +140,6 @@ def test_results_of_stress(tmp_path, capsys, content):
         content = json.dumps(ours | json.loads(content))
     path.write_text(content)
     assert_one_line(
-        *outcome(capsys, lambda run: stress.kept_tests(path, ours), None), r"stress\.json cannot be"
+        *outcome(capsys, lambda run: stress.kept_results(path, ours), None), r"stress\.json cannot be"
     )
     assert path.read_text() == content
