@@ -21,7 +21,7 @@ import metrics
 from data import MEAN, Dataset, Normalize, first_copy
 from gradcam import GradCAM, overlay, to_heatmap
 from page import against, plots, sections
-from page.page import enlarge, interval, percent, plain, png, write_page
+from page.page import enlarge, fill, interval, percent, plain, png, write_page
 from resnet_cifar import count_parameters_and_macs
 from running.console import CommandLine, Progress, run_main
 from running.device import environment, pick_device, use_full_float32
@@ -303,7 +303,7 @@ def write_report(path: Path, out: Path, data_dir: str | None, other: Path | None
         # A checkpoint from elsewhere carries the history up to its epoch.
         history = read_history(out) if (out / "logs" / "history.csv").exists() else checkpoint["history"]
         last_cutmix = last_cutmix_epoch(checkpoint["config"]["settings"]["epochs"])
-        parts["network"] = sections.network(checkpoint)
+        parts["network"] = fill("network", **checkpoint)
         parts["training"] = sections.training(checkpoint, history, last_cutmix, plots_folder)
         layers = count_parameters_and_macs(network)
         parts["reproduction"] = sections.reproduction(path, checkpoint, environment(device), layers, test)
