@@ -22,7 +22,7 @@ import metrics
 from data import MEAN, Dataset, Normalize, first_copy, split_indices
 from gradcam import GradCAM, overlay, to_heatmap
 from page import against, plots, sections
-from page.page import enlarge, interval, percent, plain, png, write_page
+from page.page import enlarge, fill, interval, percent, plain, png, write_page
 from resnet_cifar import count_parameters_and_macs
 from running.console import CommandLine, Progress, run_main
 from running.device import environment, pick_device
@@ -372,7 +372,7 @@ def write_report(
         train_index, _ = split_indices(train, settings["val_fraction"], settings["seed"])
         trained_on = torch.zeros(len(train.labels), dtype=torch.bool)
         trained_on[train_index[: settings["limit_train"]]] = True
-        parts["network"] = sections.network(checkpoint)
+        parts["network"] = fill("network", **checkpoint)
         parts["training"] = sections.training(checkpoint, history, last_cutmix, plots_folder)
         layers = count_parameters_and_macs(network)
         parts["reproduction"] = sections.reproduction(path, checkpoint, environment(device), layers, test)

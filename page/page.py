@@ -34,16 +34,22 @@ class Markup(str):
 
 
 class PageTemplate(Template):
-    """A template in which $key is a value and ${code:metrics.accuracy,train.predict} source, folded up."""
+    """A template with values, ${path.to.value:format} or $value, and source, ${code:metrics.accuracy}."""
 
-    braceidpattern = r"(?:code:[\w.,\s]+|[a-z_]\w*)"
+    braceidpattern = r"(?:[\w./]+(?::[\w.,+%\s]+)?)"
 
 
 class Values(dict):
-    """The values of a template as it shows them, and the source of what it names."""
+    """The values of a template, found by such a path and shown as the format of Python says or by `show`."""
 
-    def __getitem__(self, key: str) -> str:
-        return code(key.removeprefix("code:")) if key.startswith("code:") else show(super().__getitem__(key))
+    def __getitem__(self, path: str) -> str:
+        path, _, how = path.partition(":")
+        if path == "code":
+            return code(how)
+        value = self
+        for key in path.split("."):
+            value = dict.__getitem__(value, key)
+        return escape(format(value, how).replace("%", " %")) if how else show(value)
 
 
 def read_templates() -> dict[str, PageTemplate]:
@@ -58,10 +64,7 @@ TEMPLATES = read_templates()
 
 
 def fill(name: str, /, **values) -> Markup:
-    """Fill the template of this name: every $key in it is replaced by values[key], as `show` shows it.
-
-    Raises KeyError if a value is missing.
-    """
+    """Fill the template of this name with the values; see Values. Raises KeyError if one is missing."""
     return Markup(TEMPLATES[name].substitute(Values(values)))
 
 
@@ -116,7 +119,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def interval(ends: dict, digits: int = 1) -> str:
     """Return the ends of an interval, `low` and `high`, as "95 % interval 12.3 to 45.6 %"."""
-    return f"95 % interval {100 * ends['low']:.{digits}f} to {percent(ends['high'], digits)}"
+    return f"95 % interval {100 * ends['low']:.{digits}f} to {100 * ends['high']:.{digits}f} %"
 
 
 def plain(name: str) -> str:
@@ -135,19 +138,16 @@ def table(label: str, header: list[str], rows: list[list], sortable: bool = Fals
     A cell is a text, markup, a number as in `show`, or (text, number) for a number that is shown as the text.
     The script sorts by the exact numbers, which the cells also hold.
     """
-    is_number = [not isinstance(cell, str) for cell in rows[0]] if rows else [False] * len(header)
-    kinds = ["number_heading" if number else "heading" for number in is_number]
-    head = [fill(kind, text=text) for kind, text in zip(kinds, header, strict=True)]
-    body = []
+    body, kinds = [], ["heading"] * len(header)
     for row in rows:
-        cells = []
-        for cell in row:
-            text, value = cell if isinstance(cell, tuple) else (cell, cell)
-            number = not isinstance(value, str)
-            cells.append(
-                fill("number_cell", text=text, value=str(value)) if number else fill("cell", text=text)
-            )
+        pairs = [cell if isinstance(cell, tuple) else (cell, cell) for cell in row]
+        kinds = ["heading" if isinstance(value, str) else "number_heading" for _, value in pairs]
+        cells = [
+            fill("cell" if isinstance(value, str) else "number_cell", text=text, value=str(value))
+            for text, value in pairs
+        ]
         body.append(fill("row", cells=join(cells)))
+    head = [fill(kind, text=text) for kind, text in zip(kinds, header, strict=True)]
     kind = "sortable" if sortable else "fixed"
     return fill("table", label=label, kind=kind, head=join(head), rows=join(body))
 

@@ -109,31 +109,28 @@ def in_percent(*several: Axis) -> None:
 
 @styled
 def training_curve(
-    epochs: np.ndarray,
-    train: np.ndarray,
-    val: np.ndarray,
-    best_epoch: int,
-    quantity: str,
-    changes: dict[float, str],
+    history: dict[str, np.ndarray], quantity: str, best_epoch: float, changes: dict[float, str]
 ) -> Figure:
-    """Loss or accuracy of both splits over the epochs, with the best epoch marked.
+    """The "loss" or the "accuracy" of both splits over the epochs, with the best epoch marked.
 
-    changes: {epoch: what is different in training from there on}, named above a vertical line.
+    history: a column for each of epoch, train_loss, val_loss and so on. changes: {epoch: what is different in
+    training from there on}, named above a vertical line.
     """
-    figure, axes = small_figure(f"{quantity} over the epochs", "epoch", quantity.lower())
-    axes.plot(epochs, train, markersize=3, label="training (augmented images)")
-    axes.plot(epochs, val, linestyle="-", markersize=3, label="validation")
-    best = f"best validation accuracy: epoch {best_epoch}"
-    axes.axvline(best_epoch, color=GREY, linestyle=":", label=best)
+    figure, axes = small_figure(f"{quantity.capitalize()} over the epochs", "epoch", quantity)
+    axes.plot(
+        history["epoch"], history[f"train_{quantity}"], markersize=3, label="training (augmented images)"
+    )
+    axes.plot(history["epoch"], history[f"val_{quantity}"], markersize=3, label="validation")
+    best = f"best validation accuracy: epoch {best_epoch:.0f}"
+    axes.axvline(best_epoch, color=GREY, linestyle=":", marker="", label=best)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    if changes:
-        for epoch in changes:
-            axes.axvline(epoch, color=GREY, linewidth=0.7)
-        above = axes.secondary_xaxis("top")
-        above.set_xticks(list(changes), list(changes.values()), fontsize=7.5)
-        above.tick_params(length=0)
-        above.spines.top.set_visible(False)
-    if quantity == "Accuracy":
+    for epoch in changes:
+        axes.axvline(epoch, color=GREY, linewidth=0.7, marker="")
+    above = axes.secondary_xaxis("top")
+    above.set_xticks(list(changes), list(changes.values()), fontsize=7.5)
+    above.tick_params(length=0)
+    above.spines.top.set_visible(False)
+    if quantity == "accuracy":
         in_percent(axes.yaxis)
         axes.set_ylim(0, 1)
     axes.legend()
@@ -179,28 +176,16 @@ def reliability(bins: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> F
 
 
 @styled
-def headline_bars(metrics: dict[str, dict[str, float]], notebook: dict[str, float]) -> Figure:
-    """One bar for each metric, {name: value, low and high}, and its value written above.
-
-    notebook: {name: value}, drawn as a line across the bar, of the metrics for which there is one.
-    """
+def headline_bars(numbers: dict[str, dict[str, float]]) -> Figure:
+    """One bar for each metric, {name: value, low and high}, and its value written above."""
     figure, axes = small_figure("Test metrics with 95 % intervals", "", "")
-    place = {name: i for i, name in enumerate(metrics)}
-    value, low, high = (np.array([row[key] for row in metrics.values()]) for key in ("value", "low", "high"))
+    value, low, high = (np.array([row[key] for row in numbers.values()]) for key in ("value", "low", "high"))
     # With few images of a class the value can lie outside its interval, and an error bar cannot be negative.
     errors = np.clip([value - low, high - value], 0, None)
-    axes.bar(list(place.values()), value, color=BLUE, width=0.6, yerr=errors, ecolor=INK, capsize=4)
-    axes.set_xticks(list(place.values()), [name.replace(" ", "\n") for name in metrics])
-    top = np.maximum(value, high)
-    for i, height in enumerate(top):
-        text = f"{100 * value[i]:.2f} %"
-        axes.annotate(text, (i, height), (0, 4), textcoords="offset points", ha="center")
-    if notebook:
-        middle = np.array([place[name] for name in notebook])
-        lines = list(notebook.values())
-        axes.hlines(lines, middle - 0.38, middle + 0.38, color=ORANGE, label="notebook")
-        figure.legend(loc="outside lower right")
-    axes.set_ylim(0, top.max() * 1.15 + 0.02)
+    names = [name.replace(" ", "\n") for name in numbers]
+    bars = axes.bar(names, value, color=BLUE, width=0.6, yerr=errors, ecolor=INK, capsize=4)
+    axes.bar_label(bars, [f"{100 * v:.2f} %" for v in value], padding=2)
+    axes.set_ylim(0, np.maximum(value, high).max() * 1.15 + 0.02)
     axes.grid(visible=False)
     in_percent(axes.yaxis)
     return figure

@@ -17,23 +17,10 @@ from torchvision.utils import make_grid
 
 import metrics
 from page import plots
-from page.page import (
-    Markup,
-    fill,
-    filter_link,
-    interval,
-    join,
-    jpeg,
-    percent,
-    picture,
-    plain,
-    plot,
-    png,
-    table,
-)
+from page.page import Markup, fill, filter_link, join, jpeg, percent, picture, plain, plot, png, table
 from running.console import duration, option
 from running.files import read_file, usable
-from stress_tests.attacks import APGD_EPSILONS, MORE_STEPS_EPSILON
+from stress_tests.attacks import APGD_EPSILONS
 from stress_tests.corruptions import examples
 
 HEADLINE = {
@@ -52,79 +39,53 @@ MAX_SPRITE = 1_800_000  # bytes of their pictures; those of CIFAR-100 stay below
 # ---- The head and the training ---------------------------------------------------------------------------
 
 
-def network(checkpoint: dict) -> Markup:
-    """What was trained on what."""
-    config = checkpoint["config"]
-    return fill(
-        "network",
-        **{key: config[key] for key in ("width", "parameters", "num_train", "num_val", "provenance")},
-        epoch=checkpoint["epoch"],
-        epochs=config["settings"]["epochs"],
-        accuracy=percent(checkpoint["val_accuracy"], 2),
-    )
-
-
 def headline(result: dict, test, folder: Path) -> Markup:
-    """The headline metrics as cards and as bars, with those of the notebook where there are any."""
+    """The headline metrics as cards, with those of the notebook where there are any, and as bars."""
     notebook = NOTEBOOK if test.name == "cifar100" else {}
     cards = {}
     for key, name in HEADLINE.items():
-        note, value = interval(result[key], 2), result[key]["value"]
+        reference = {"notebook": "", "reference": "-1"}
         if key in notebook:
-            note += f"; notebook {percent(notebook[key], 2)}"
-        bar = {"fraction": str(value), "reference": str(notebook.get(key, -1))}
-        cards[f"card_{key}"] = fill("card", name=name, value=percent(value, 2), note=note, **bar)
-    numbers = {name: result[key] for key, name in HEADLINE.items()}
-    bars = plots.headline_bars(numbers, {HEADLINE[key]: value for key, value in notebook.items()})
-    alt = "Bar plot: " + ", ".join(f"{name} {percent(row['value'], 2)}" for name, row in numbers.items())
-    ahead = f"{100 * (result['accuracy']['value'] - NOTEBOOK['accuracy']):+.1f}"
-    return fill(
-        "headline",
-        **cards,
-        notebook=fill("notebook", points=ahead) if notebook else "",
-        plot=plot(folder / "headline_metrics.png", bars, alt),
-    )
+            reference = {
+                "notebook": f"; notebook {percent(notebook[key], 2)}",
+                "reference": str(notebook[key]),
+            }
+        cards[f"card_{key}"] = fill("card", name=name, **result[key], **reference)
+    bars = plots.headline_bars({name: result[key] for key, name in HEADLINE.items()})
+    alt = "Bar plot of the test metrics"
+    note = fill("notebook") if notebook else ""
+    return fill("headline", **cards, notebook=note, plot=plot(folder / "headline_metrics.png", bars, alt))
 
 
-def training(checkpoint: dict, history: list[dict], last_cutmix_epoch: int, folder: Path) -> Markup:
-    """Curves of both splits, the learning rate, the end of CutMix, time and speed."""
-    config, cutmix = checkpoint["config"], checkpoint["config"]["settings"]["cutmix"]
+def training(checkpoint: dict, history: list[dict], last_cutmix: int, folder: Path) -> Markup:
+    """Curves of both splits, the learning rate, time and speed; last_cutmix is the last epoch with CutMix."""
     column = {key: np.array([row[key] for row in history]) for key in history[0]}
     best, size, rate = column["val_accuracy"].argmax(), column["image_size"], column["images_per_second"]
     changes = {i + 0.5: f"{size[i]:.0f} px" for i in range(1, len(size)) if size[i] != size[i - 1]}
-    if cutmix and 0 < last_cutmix_epoch < len(history):
-        changes[last_cutmix_epoch + 0.5] = "no CutMix"
+    mixes = checkpoint["config"]["settings"]["cutmix"] > 0 and last_cutmix > 0
+    if mixes and last_cutmix < len(history):
+        changes[last_cutmix + 0.5] = "no CutMix"
     drawn = {}
     for quantity in ("loss", "accuracy"):
-        train, val = column[f"train_{quantity}"], column[f"val_{quantity}"]
-        curve = plots.training_curve(
-            column["epoch"], train, val, int(column["epoch"][best]), quantity.capitalize(), changes
-        )
-        alt = f"Training {quantity} goes from {train[0]:.2f} to {train[-1]:.2f}, "
-        alt += f"validation {quantity} from {val[0]:.2f} to {val[-1]:.2f}"
+        curve = plots.training_curve(column, quantity, column["epoch"][best], changes)
+        first, last = (column[f"val_{quantity}"][i] for i in (0, -1))
+        alt = f"Validation {quantity} goes from {first:.2f} to {last:.2f}"
         drawn[f"plot_{quantity}"] = plot(folder / f"{quantity}.png", curve, alt)
-    curve = plots.curves(
-        "Learning rate", "epoch", "learning rate", column["epoch"], {"": column["lr"]}, fractions=False
-    )
+    x, lines = column["epoch"], {"": column["lr"]}
+    curve = plots.curves("Learning rate", "epoch", "learning rate", x, lines, fractions=False)
     alt = f"The learning rate rises to {column['lr'].max():g}, then falls along a cosine"
     speeds = {s: np.median(rate[size == s]) for s in np.unique(size)}
     return fill(
         "training",
+        **checkpoint,
         **drawn,
         plot_learning_rate=plot(folder / "learning_rate.png", curve, alt),
-        **{key: config[key] for key in ("num_train", "device", "precision")},
-        hardware=config["environment"]["hardware"],
-        num_epochs=len(history),
+        best=history[best],
+        last=history[-1],
         duration=duration(column["seconds"].sum()),
         speeds=", ".join(f"{speed:,.0f} images/s at {s:.0f}x{s:.0f} pixels" for s, speed in speeds.items()),
-        cutmix=fill("cutmix", last=last_cutmix_epoch, fraction=cutmix)
-        if cutmix and last_cutmix_epoch
-        else "",
+        cutmix=fill("cutmix", **checkpoint, last_cutmix=last_cutmix) if mixes else "",
         several_sizes=fill("several_sizes") if len(speeds) > 1 else "",
-        last_train_accuracy=float(column["train_accuracy"][-1]),
-        last_val_accuracy=float(column["val_accuracy"][-1]),
-        best_epoch=int(column["epoch"][best]),
-        best_val_accuracy=percent(column["val_accuracy"][best], 2),
     )
 
 
@@ -135,37 +96,35 @@ def failures(result: dict, test, y_pred: Tensor, against: Markup, folder: Path) 
     """Classes, pairs and superclasses that are confused, and the comparison with another run, if any."""
     names, superclasses = ([plain(n) for n in names] for names in (test.class_names, test.superclass_names))
     confusion = metrics.confusion_matrix(test.labels, y_pred, len(names))
-    order = test.superclass_of.argsort(stable=True)  # the classes of a superclass beside each other
-    groups = dict(
-        zip(superclasses, test.superclass_of.bincount(minlength=len(superclasses)).tolist(), strict=True)
-    )
-    by_class = plots.confusion_matrix(
-        row_fractions(confusion[order][:, order]), [names[c] for c in order], groups
-    )
     coarse = metrics.superclass_confusion(confusion, test.superclass_of)
-    by_superclass = plots.superclass_confusion(row_fractions(coarse), superclasses)
-
+    order = test.superclass_of.argsort(stable=True)  # the classes of a superclass beside each other
+    sizes = test.superclass_of.bincount(minlength=len(superclasses)).tolist()
+    in_order = [names[c] for c in order]
     worst = sorted((row for row in result["classes"] if row["num_test"]), key=lambda row: row["recall"])[:10]
     recall = {plain(row["name"]): row["recall"] for row in worst}
-    bars = plots.worst_classes(recall, [plain(row["most_confused_with"]) for row in worst])
-    shown = ", ".join(f"{name} {percent(value, 0)}" for name, value in recall.items())
+    figures = {
+        "worst_classes": plots.worst_classes(recall, [plain(row["most_confused_with"]) for row in worst]),
+        "confusion_matrix": plots.confusion_matrix(
+            row_fractions(confusion[order][:, order]), in_order, dict(zip(superclasses, sizes, strict=True))
+        ),
+        "superclass_confusion": plots.superclass_confusion(row_fractions(coarse), superclasses),
+    }
+    drawn = {
+        f"plot_{name}": plot(folder / f"{name}.png", figure, plain(name)) for name, figure in figures.items()
+    }
     pairs = len(names) * (len(names) - 1)
     return fill(
         "failures",
         **result,
+        **drawn,
         chance_within_superclass=chance_within(test.superclass_of),
-        worst=fill("worst", **{key: plain(v) if isinstance(v, str) else v for key, v in worst[0].items()}),
+        worst=worst[0],
+        worst_name=plain(worst[0]["name"]),
+        worst_confused_with=plain(worst[0]["most_confused_with"]) or "anything",
         pairs=pairs,
         empty_pairs=pairs - int((confusion.clone().fill_diagonal_(0) > 0).sum()),
         confused_pairs=confused_pairs(result["most_confused_pairs"][:10], test, y_pred),
         class_table=class_table(result["classes"]),
-        plot_worst_classes=plot(folder / "worst_classes.png", bars, f"The ten worst classes: {shown}"),
-        plot_confusion_matrix=plot(
-            folder / "confusion_matrix.png", by_class, "Confusion matrix by class, in blocks of superclasses"
-        ),
-        plot_superclass_confusion=plot(
-            folder / "superclass_confusion.png", by_superclass, "Confusion matrix by superclass"
-        ),
         against=against,
     )
 
@@ -244,7 +203,7 @@ def mistakes(
         browser=browser(misclassified, probabilities, test) if len(misclassified) else "",
         num_failures=len(items),
         layer=result["explanations"]["layer"],
-        pointing_game=fill("pointing_game", interval=interval(game), **game) if game else "",
+        pointing_game=fill("pointing_game", **game) if game else "",
         gallery=join(items) if items else fill("no_mistake"),
     )
 
@@ -290,43 +249,33 @@ def confidence(result: dict, logits: Tensor, y_true: Tensor, folder: Path) -> Ma
     """Calibration before and after temperature scaling, confidence of right and wrong, risk and coverage."""
     probabilities = logits.softmax(dim=1)
     highest, y_pred = probabilities.max(dim=1)
-    correct = y_pred == y_true
-    rows, scaling = {"as trained": probabilities}, ""
+    correct, mean = y_pred == y_true, highest.double().mean().item()
+    rows = {"as trained": probabilities}
     if "temperature" in result:
         temperature = result["temperature"]
         rows[f"at temperature {temperature:.2f}"] = (logits / temperature).softmax(dim=1)
-        error = percent(result["expected_calibration_error_after_temperature"], 2)
-        scaling = fill("temperature_scaling", temperature=f"{temperature:.3f}", error=error)
-    bins = {
-        label: [column.numpy() for column in metrics.calibration_bins(y_true, some)]
-        for label, some in rows.items()
-    }
+    bins = {}
+    for label, scaled in rows.items():
+        bins[label] = [column.numpy() for column in metrics.calibration_bins(y_true, scaled)]
     coverage, risk = (values.numpy() for values in metrics.risk_coverage(y_true, probabilities))
-    labels = "coverage: share of images answered", "risk: errors among them"
-    mean, error = highest.double().mean().item(), percent(result["expected_calibration_error"], 2)
+    histogram = plots.confidence_histogram(highest[correct].numpy(), highest[~correct].numpy())
+    labels = "Risk against coverage", "coverage: share of images answered", "risk: errors among them"
+    curve = plots.curves(*labels, coverage, {"": risk})
     return fill(
         "confidence",
-        calibration_error=error,
-        temperature_scaling=scaling,
+        **result,
+        temperature_scaling=fill("temperature_scaling", **result) if "temperature" in result else "",
         mean_confidence=mean,
-        mean_accuracy=result["accuracy"]["value"],
         side=side(mean, result["accuracy"]),
         num_sure=int((highest > 0.9).sum()),
         num_wrong_and_sure=int((highest[~correct] > 0.9).sum()),
         risk_at_half=float(risk[(len(risk) - 1) // 2]),
         risk_at_full=float(risk[-1]),
-        aurc=f"{result['aurc']:.3f}",
         plot_reliability=plot(folder / "reliability.png", plots.reliability(bins), "Reliability diagram"),
         plot_confidence=plot(
-            folder / "confidence.png",
-            plots.confidence_histogram(highest[correct].numpy(), highest[~correct].numpy()),
-            "Histogram of the confidence of right and of wrong predictions",
+            folder / "confidence.png", histogram, "Confidence of right and wrong predictions"
         ),
-        plot_risk_coverage=plot(
-            folder / "risk_coverage.png",
-            plots.curves("Risk against coverage", *labels, coverage, {"": risk}),
-            "Risk against coverage, which rises to the error of all answers",
-        ),
+        plot_risk_coverage=plot(folder / "risk_coverage.png", curve, "Risk against coverage"),
     )
 
 
@@ -357,56 +306,39 @@ def stress(file: Path, checkpoint_sha256: str, images: Tensor, folder: Path) -> 
 def stress_results(results: dict, pictures: dict[str, np.ndarray], folder: Path) -> Markup:
     """The same from a finished stress.json; pictures are those of corruptions.examples."""
     tests, summary = results["tests"], results["summary"]
-    alts = {
-        "stress_severity": "Accuracy against severity by family of corruptions",
-        "stress_examples": "A grid of one test image under every corruption at every severity",
-        "stress_epsilon": "Accuracy against the epsilon of FGSM, PGD, random signs, and the worst attack",
-    }
-    figures = plots.stress_figures(results, pictures)
+    drawn = {}
+    for name, figure in plots.stress_figures(results, pictures).items():
+        drawn[f"plot_{name}"] = plot(folder / f"{name}.png", figure, plain(name).capitalize())
     corruptions = []
     for name in pictures:
         values = [tests[f"{name}/{severity}"]["accuracy"]["value"] for severity in range(1, 6)]
         corruptions.append([plain(name), *values, sum(values) / 5])
     hardest = min(corruptions, key=lambda row: row[-1])
-    columns = ("clean", "corrupted", "drop")
-    broken = [
-        [plain(row["class"]), *((percent(row[key], 0), row[key]) for key in columns)]
-        for row in summary["classes_that_break_first"]
-    ]
+    broken = []
+    for row in summary["classes_that_break_first"]:
+        fractions = [(percent(row[key], 0), row[key]) for key in ("clean", "corrupted", "drop")]
+        broken.append([plain(row["class"]), *fractions])
     checks = [
         ["passed" if row["passed"] else "FAILED", row["name"], row["detail"]] for row in results["checks"]
     ]
-    clean, corrupted = tests["clean/0"]["accuracy"], summary["mean_accuracy"]["all"]
-    confidences = tests["clean/0"]["mean_confidence"], summary["mean_confidence"]["all"]
-    epsilon, published = f"{MORE_STEPS_EPSILON:g}", summary["mean_accuracy"].get("published")
-    few = 0 < results["corruption_images"] < 2000
+    clean, severities = tests["clean/0"], ["1", "2", "3", "4", "5"]
     return fill(
         "stress",
-        **{f"plot_{name}": plot(folder / f"{name}.png", figures[name], alt) for name, alt in alts.items()},
-        corruption_images=results["corruption_images"],
-        clean_accuracy=clean,
-        clean_mean=clean["value"],
-        clean_confidence=confidences[0],
-        clean_side=side(confidences[0], clean),
-        corrupted_mean=corrupted["value"],
-        corrupted_confidence=confidences[1],
-        corrupted_side=side(confidences[1], corrupted),
-        fifteen_accuracy=summary["mean_accuracy"]["fifteen"],
-        published=fill("published", accuracy=published) if published else "",
+        **results,
+        **drawn,
+        clean_side=side(clean["mean_confidence"], clean["accuracy"]),
+        corrupted_side=side(summary["mean_confidence"]["all"], summary["mean_accuracy"]["all"]),
+        published=fill("published", **results) if "published" in summary["mean_accuracy"] else "",
         at_severity_1=sum(row[1] for row in corruptions) / len(corruptions),
         at_severity_5=sum(row[5] for row in corruptions) / len(corruptions),
         hardest=hardest[0],
         hardest_accuracy=hardest[-1],
         corruption_table=table(
-            "Every corruption", ["corruption", *"12345", "mean"], corruptions, sortable=True
+            "Every corruption", ["corruption", *severities, "mean"], corruptions, sortable=True
         ),
-        few_images=fill("few_images") if few else "",
-        broken_table=table("Classes that break first", ["class", *columns], broken),
-        attack_images=results["attack_images"],
-        apgd_epsilons=", ".join(f"{e:g}/255" for e in APGD_EPSILONS),
-        epsilon=epsilon,
-        **{f"{name}_accuracy": tests[f"{name}/{epsilon}"]["accuracy"] for name in ("fgsm", "pgd", "random")},
-        worst_accuracy=results["robust_accuracy"][epsilon],
+        few_images=fill("few_images") if results["corruption_images"] < 2000 else "",
+        broken_table=table("Classes that break first", ["class", "clean", "corrupted", "drop"], broken),
+        apgd_epsilons=", ".join(f"{epsilon:g}/255" for epsilon in APGD_EPSILONS),
         check_table=table("Checks of the attacks", ["result", "check", "what was found"], checks),
     )
 
@@ -416,50 +348,42 @@ def stress_results(results: dict, pictures: dict[str, np.ndarray], folder: Path)
 
 def explanations(explained: dict, folder: Path) -> Markup:
     """Deletion, insertion and randomisation: can the maps be believed?"""
-    parts = {}
+    drawn = {}
     for mode in ("deletion", "insertion"):
         maps = {"Grad-CAM": explained[f"{mode}_gradcam"], "random map": explained[f"{mode}_random"]}
         lines = {f"{name}, area {row['area']:.3f}": np.array(row["curve"]) for name, row in maps.items()}
-        moved = np.linspace(0, 1, len(explained[f"{mode}_gradcam"]["curve"]))
+        moved = np.linspace(0, 1, len(maps["Grad-CAM"]["curve"]))
         labels = f"pixels changed by {mode}", "probability of the explained class"
         figure = plots.curves(mode.capitalize(), *labels, moved, lines)
-        parts[f"plot_{mode}"] = plot(folder / f"{mode}.png", figure, f"{mode} curves: {'; '.join(lines)}")
-        difference, error = (explained[f"{mode}_difference"][key] for key in ("value", "standard_error"))
-        parts[f"{mode}_difference"] = f"{difference:+.3f}, with a standard error of {error:.3f}"
+        drawn[f"plot_{mode}"] = plot(folder / f"{mode}.png", figure, f"{mode} curves: {'; '.join(lines)}")
     rows = []
     for name, value in explained["randomization"].items():
         shown = "–" if value is None else f"{round(value, 2) + 0.0:.2f}"  # + 0.0 makes 0 of -0
         rows.append(["fc" if name == "fc" else f"fc down to {name}", (shown, value)])
-    header = ["random weights in", "rank correlation of the maps"]
     return fill(
         "explanations",
-        **parts,
-        num_explained=explained["images"],
-        layer=explained["layer"],
-        map_size="x".join(map(str, explained["map_size"])),
-        randomization_table=table("Random weights", header, rows),
+        **explained,
+        **drawn,
+        size="x".join(map(str, explained["map_size"])),
+        randomization_table=table(
+            "Random weights", ["random weights in", "rank correlation of the maps"], rows
+        ),
     )
 
 
 def data_set(result: dict, test) -> Markup:
     """Class counts, the audit for duplicates, and one image of each class."""
-    duplicates, parts = result["duplicates"], {}
+    counts, samples = {}, []
     for key in ("num_train", "num_test"):
         numbers = sorted({row[key] for row in result["classes"]})
-        parts[f"{key}_per_class"] = f"{numbers[0]}" + (f" to {numbers[-1]}" if len(numbers) > 1 else "")
-    samples = []
+        counts[f"{key}_per_class"] = " to ".join(str(n) for n in sorted({numbers[0], numbers[-1]}))
     for c, name in enumerate(map(plain, test.class_names)):
         for i in torch.nonzero(test.labels == c).flatten()[:1]:
             sample = picture(png(test.images[i]), f"a test image of the class {name}", 64)
             samples.append(fill("labelled_picture", picture=sample, label=name))
+    without = percent(result["duplicates"]["accuracy_without_them"], 2)
     return fill(
-        "data",
-        **duplicates,
-        **parts,
-        num_classes=len(test.class_names),
-        accuracy=percent(result["accuracy"]["value"], 2),
-        without=percent(duplicates["accuracy_without_them"], 2),
-        samples=join(samples),
+        "data", **result, **counts, without=without, num_classes=len(test.class_names), samples=join(samples)
     )
 
 
@@ -478,16 +402,12 @@ def reproduction(path: Path, checkpoint: dict, environment: dict, layers: list[d
     facts += [["checkpoint", str(path)], ["data", test.provenance], ["test digest (sha256)", test.digest]]
     parameters, macs = (sum(layer[key] for layer in layers) for key in ("parameters", "macs"))
     total = {"name": "all", "kind": "", "output": [], "parameters": parameters, "macs": macs}
-    rows = [
-        [
-            row["name"],
-            row["kind"],
-            "x".join(map(str, row["output"])),
-            row["parameters"],
-            (f"{row['macs'] / 1e6:,.2f}", row["macs"]),
-        ]
-        for row in [*layers, total]
-    ]
+    rows = []
+    for row in [*layers, total]:
+        millions = (f"{row['macs'] / 1e6:,.2f}", row["macs"])
+        rows.append(
+            [row["name"], row["kind"], "x".join(map(str, row["output"])), row["parameters"], millions]
+        )
     header = ["layer", "kind", "output", "parameters", "multiply-accumulates (M)"]
     return fill(
         "reproduction",
