@@ -298,6 +298,19 @@ def gradcam_triptych(titles: list[str], pictures: list[np.ndarray]) -> Figure:
 # ---- Stress tests ----------------------------------------------------------------------------------------
 
 
+@styled
+def fourier_heatmap(error: np.ndarray, rows: list[int], columns: list[int]) -> Figure:
+    """The error rate [rows, columns] where a wave of so many periods is added, as half a plane."""
+    figure, axes = small_figure("Error by frequency", "periods across", "periods down")
+    half = (rows[1] - rows[0]) / 2
+    extent = (columns[0] - half, columns[-1] + half, rows[-1] + half, rows[0] - half)
+    mesh = axes.imshow(error, cmap="cividis", vmin=0, vmax=1, extent=extent, interpolation="nearest")
+    axes.grid(visible=False)
+    bar = figure.colorbar(mesh, ax=axes, label="error")
+    in_percent(bar.ax.yaxis)
+    return figure
+
+
 def stress_figures(results: dict, examples: dict[str, np.ndarray]) -> dict[str, Figure]:
     """Return the plots of a finished stress.json: stress_severity, stress_epsilon and stress_examples.
 

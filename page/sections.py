@@ -118,9 +118,7 @@ def failures(result: dict, test, y_pred: Tensor, against: Markup, folder: Path) 
         **result,
         **drawn,
         chance_within_superclass=chance_within(test.superclass_of),
-        worst=worst[0],
-        worst_name=plain(worst[0]["name"]),
-        worst_confused_with=plain(worst[0]["most_confused_with"]) or "anything",
+        hardest=", ".join(f"{name} ({percent(value, 0)})" for name, value in list(recall.items())[:3]),
         pairs=pairs,
         empty_pairs=pairs - int((confusion.clone().fill_diagonal_(0) > 0).sum()),
         confused_pairs=confused_pairs(result["most_confused_pairs"][:10], test, y_pred),
@@ -198,12 +196,13 @@ def mistakes(
         ]
         items.append(fill("mistake", **row, panels=join(pictures), predicted=predicted, true=true))
     game = result["explanations"].get("pointing_game")
+    controls = [f"{label} {percent(game[name]['value'])}" for name, label in CONTROLS.items()] if game else []
     return fill(
         "mistakes",
         browser=browser(misclassified, probabilities, test) if len(misclassified) else "",
         num_failures=len(items),
         layer=result["explanations"]["layer"],
-        pointing_game=fill("pointing_game", **game) if game else "",
+        pointing_game=fill("pointing_game", **game, controls=", ".join(controls)) if game else "",
         gallery=join(items) if items else fill("no_mistake"),
     )
 
@@ -249,7 +248,7 @@ def confidence(result: dict, logits: Tensor, y_true: Tensor, folder: Path) -> Ma
     """Calibration before and after temperature scaling, confidence of right and wrong, risk and coverage."""
     probabilities = logits.softmax(dim=1)
     highest, y_pred = probabilities.max(dim=1)
-    correct, mean = y_pred == y_true, highest.double().mean().item()
+    correct = y_pred == y_true
     rows = {"as trained": probabilities}
     if "temperature" in result:
         temperature = result["temperature"]
@@ -264,9 +263,8 @@ def confidence(result: dict, logits: Tensor, y_true: Tensor, folder: Path) -> Ma
     return fill(
         "confidence",
         **result,
-        temperature_scaling=fill("temperature_scaling", **result) if "temperature" in result else "",
-        mean_confidence=mean,
-        side=side(mean, result["accuracy"]),
+        temperature_scaling=temperature_scaling(result),
+        side=side(result["mean_confidence"], result["accuracy"]),
         num_sure=int((highest > 0.9).sum()),
         num_wrong_and_sure=int((highest[~correct] > 0.9).sum()),
         risk_at_half=float(risk[(len(risk) - 1) // 2]),
@@ -277,6 +275,14 @@ def confidence(result: dict, logits: Tensor, y_true: Tensor, folder: Path) -> Ma
         ),
         plot_risk_coverage=plot(folder / "risk_coverage.png", curve, "Risk against coverage"),
     )
+
+
+def temperature_scaling(result: dict) -> Markup | str:
+    """What the temperature changes on the test split, and on which side it leaves the network."""
+    if "temperature" not in result:
+        return ""
+    after = side(result["mean_confidence_after_temperature"], result["accuracy"])
+    return fill("temperature_scaling", **result, after=after)
 
 
 def side(mean_confidence: float, accuracy: dict) -> str:
@@ -313,11 +319,14 @@ def stress_results(results: dict, pictures: dict[str, np.ndarray], folder: Path)
     for name in pictures:
         values = [tests[f"{name}/{severity}"]["accuracy"]["value"] for severity in range(1, 6)]
         corruptions.append([plain(name), *values, sum(values) / 5])
-    hardest = min(corruptions, key=lambda row: row[-1])
+    hardest = sorted(corruptions, key=lambda row: row[-1])[:3]
     broken = []
     for row in summary["classes_that_break_first"]:
         fractions = [(percent(row[key], 0), row[key]) for key in ("clean", "corrupted", "drop")]
         broken.append([plain(row["class"]), *fractions])
+    header = ["class", "clean", "corrupted", "drop"]
+    fourier = results["fourier"]
+    heatmap = plots.fourier_heatmap(np.array(fourier["error"]), fourier["rows"], fourier["columns"])
     checks = [
         ["passed" if row["passed"] else "FAILED", row["name"], row["detail"]] for row in results["checks"]
     ]
@@ -326,49 +335,125 @@ def stress_results(results: dict, pictures: dict[str, np.ndarray], folder: Path)
         "stress",
         **results,
         **drawn,
+        plot_fourier=plot(
+            folder / "stress_fourier.png", heatmap, "Error by frequency of an added plane wave"
+        ),
         clean_side=side(clean["mean_confidence"], clean["accuracy"]),
         corrupted_side=side(summary["mean_confidence"]["all"], summary["mean_accuracy"]["all"]),
         published=fill("published", **results) if "published" in summary["mean_accuracy"] else "",
         at_severity_1=sum(row[1] for row in corruptions) / len(corruptions),
         at_severity_5=sum(row[5] for row in corruptions) / len(corruptions),
-        hardest=hardest[0],
-        hardest_accuracy=hardest[-1],
+        hardest=", ".join(f"{name} ({percent(mean)})" for name, *_, mean in hardest),
         corruption_table=table(
             "Every corruption", ["corruption", *severities, "mean"], corruptions, sortable=True
         ),
-        few_images=fill("few_images") if results["corruption_images"] < 2000 else "",
-        broken_table=table("Classes that break first", ["class", "clean", "corrupted", "drop"], broken),
+        severity_table=severity_table(summary["by_severity"]),
+        shift_verdict=shift_verdict(summary["by_severity"]),
+        broken=fill("broken", table=table("Classes that break first", header, broken))
+        if broken
+        else fill("few_images"),
         apgd_epsilons=", ".join(f"{epsilon:g}/255" for epsilon in APGD_EPSILONS),
         check_table=table("Checks of the attacks", ["result", "check", "what was found"], checks),
+    )
+
+
+def severity_table(rows: list[dict]) -> Markup:
+    """Accuracy, confidence and calibration at severity 0, the clean images, to 5."""
+    kinds = {"as_trained": "as trained", "with_temperature": "with the temperature"}
+    kinds = {key: words for key, words in kinds.items() if key in rows[0]}
+    header = ["severity", "accuracy", "mean confidence"]
+    header += [f"{name}, {words}" for words in kinds.values() for name in ("ECE", "NLL")]
+    body = []
+    for severity, row in enumerate(rows):
+        cells = [str(severity) if severity else "clean", row["accuracy"], row["mean_confidence"]]
+        for key in kinds:
+            cells += [row[key]["ece"], (f"{row[key]['nll']:.2f}", row[key]["nll"])]
+        body.append(cells)
+    return table("Calibration under corruption", header, body)
+
+
+def shift_verdict(rows: list[dict]) -> str:
+    """Say at which severities the temperature, fitted on clean images, makes the calibration error larger."""
+    if "with_temperature" not in rows[0]:
+        return ""
+    errors = [[row[key]["ece"] for key in ("as_trained", "with_temperature")] for row in rows]
+    worse = [str(severity) for severity in range(1, 6) if errors[severity][1] > errors[severity][0]]
+    where = (
+        "every severity" if len(worse) == 5 else f"severity {', '.join(worse)}" if worse else "no severity"
+    )
+    return (
+        f"The temperature was fitted on clean images. Under corruption it makes the calibration error larger at "
+        f"{where}: at severity 5 it is {percent(errors[5][0])} as trained and {percent(errors[5][1])} with it."
     )
 
 
 # ---- Explanations, data, reproduction --------------------------------------------------------------------
 
 
+CONTROLS = {
+    "random": "random maps of the same size",
+    "centre": "a Gaussian in the centre",
+    "other_image": "the map of another image",
+}
+
+
 def explanations(explained: dict, folder: Path) -> Markup:
     """Deletion, insertion and randomisation: can the maps be believed?"""
-    drawn = {}
-    for mode in ("deletion", "insertion"):
-        maps = {"Grad-CAM": explained[f"{mode}_gradcam"], "random map": explained[f"{mode}_random"]}
-        lines = {f"{name}, area {row['area']:.3f}": np.array(row["curve"]) for name, row in maps.items()}
-        moved = np.linspace(0, 1, len(maps["Grad-CAM"]["curve"]))
+    parts = {}
+    for mode, better in {"deletion": -1, "insertion": 1}.items():
+        rows, lines = explained[mode], {}
+        for name, label in {"gradcam": "Grad-CAM", **CONTROLS}.items():
+            lines[f"{label}, area {rows[name]['area']['value']:.3f}"] = np.array(rows[name]["curve"])
+        moved = np.linspace(0, 1, len(rows["gradcam"]["curve"]))
         labels = f"pixels changed by {mode}", "probability of the explained class"
         figure = plots.curves(mode.capitalize(), *labels, moved, lines)
-        drawn[f"plot_{mode}"] = plot(folder / f"{mode}.png", figure, f"{mode} curves: {'; '.join(lines)}")
-    rows = []
-    for name, value in explained["randomization"].items():
-        shown = "–" if value is None else f"{round(value, 2) + 0.0:.2f}"  # + 0.0 makes 0 of -0
-        rows.append(["fc" if name == "fc" else f"fc down to {name}", (shown, value)])
+        parts[f"plot_{mode}"] = plot(folder / f"{mode}.png", figure, f"{mode} curves: {'; '.join(lines)}")
+        differences = {label: rows[name]["gradcam_less_this"] for name, label in CONTROLS.items()}
+        parts[f"{mode}_verdict"] = verdict(differences, better)
+        parts[f"{mode}_table"] = table(
+            f"Grad-CAM less the controls, {mode}",
+            ["area of Grad-CAM less that of", "difference", "standard error"],
+            [
+                [label, *((f"{row[key]:{sign}.3f}", row[key]) for key, sign in SIGNS.items())]
+                for label, row in differences.items()
+            ],
+        )
+    randomization, rows = explained["randomization"], []
+    for name, row in randomization["down_to"].items():
+        cells = [(spread(row[key]), row[key]["value"]) for key in ("mean", "mean_abs")]
+        rows.append(["fc" if name == "fc" else f"fc down to {name}", *cells])
+    header = ["random weights in", "mean of rho", "mean of |rho|"]
     return fill(
         "explanations",
         **explained,
-        **drawn,
+        **parts,
         size="x".join(map(str, explained["map_size"])),
-        randomization_table=table(
-            "Random weights", ["random weights in", "rank correlation of the maps"], rows
-        ),
+        randomization_table=table("Random weights", header, rows),
     )
+
+
+SIGNS = {"value": "+", "standard_error": ""}  # of the numbers in a table of differences
+
+
+def verdict(differences: dict[str, dict], better: int) -> str:
+    """Say of which controls Grad-CAM is better or worse by more than two standard errors.
+
+    better is the sign of a difference in favour of Grad-CAM.
+    """
+    groups = {"better than": [], "not apart from": [], "worse than": []}
+    for label, row in differences.items():
+        distance, error = better * row["value"], 2 * row["standard_error"]
+        kind = "better than" if distance > error else "worse than" if distance < -error else "not apart from"
+        groups[kind].append(label)
+    return "; ".join(f"{kind} {' and '.join(labels)}" for kind, labels in groups.items() if labels)
+
+
+def spread(row: dict) -> str:
+    """Return a mean and its range over the seeds as "0.02 (-0.04 to 0.07)"."""
+    if row["value"] is None:
+        return "–"
+    value, low, high = (f"{round(row[key], 2) + 0.0:.2f}" for key in ("value", "low", "high"))  # no -0.00
+    return f"{value} ({low} to {high})"
 
 
 def data_set(result: dict, test) -> Markup:
@@ -382,8 +467,27 @@ def data_set(result: dict, test) -> Markup:
             sample = picture(png(test.images[i]), f"a test image of the class {name}", 64)
             samples.append(fill("labelled_picture", picture=sample, label=name))
     without = percent(result["duplicates"]["accuracy_without_them"], 2)
+    like = result["lookalikes"]
+    known = all(f"same_label_{name}" in like for name in ("trained_on", "held_out"))
+    header = ["similarity", "images", "accuracy", "95 % interval"]
+    rows = [
+        [
+            f"{max(row['from'], 0):.2f} to {row['to']:.2f}",
+            row["images"],
+            row["value"],
+            f"{percent(row['low'])} to {percent(row['high'])}",
+        ]
+        for row in like["by_similarity"]
+    ]
     return fill(
-        "data", **result, **counts, without=without, num_classes=len(test.class_names), samples=join(samples)
+        "data",
+        **result,
+        **counts,
+        without=without,
+        similarity_table=table("Accuracy by similarity", header, rows),
+        held_out=fill("held_out", **like) if known else "",
+        num_classes=len(test.class_names),
+        samples=join(samples),
     )
 
 
