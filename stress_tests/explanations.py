@@ -62,9 +62,8 @@ def deletion_insertion(
 
 
 def centred_ranks(x: Tensor) -> Tensor:
-    """Return the ranks in each row of x [N, K], less their mean, float64; equal values get their mean rank."""
+    """Return the ranks in each row of x [N, K], less their mean, float64; equal values share a mean rank."""
     # The mean rank of x_i, less (K + 1) / 2, is half of (number of smaller values - number of larger ones).
-    x = x.contiguous()
     ordered = x.sort(dim=1).values
     smaller = torch.searchsorted(ordered, x)
     larger = x.shape[1] - torch.searchsorted(ordered, x, right=True)
