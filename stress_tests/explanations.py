@@ -75,7 +75,7 @@ def spearman(a: Tensor, b: Tensor) -> Tensor:
 
     It is Pearson's correlation of the ranks.
     """
-    a, b = centred_ranks(a), centred_ranks(b)
+    a, b = centred_ranks(a.contiguous()), centred_ranks(b.contiguous())
     return (a * b).sum(dim=1) / ((a * a).sum(dim=1) * (b * b).sum(dim=1)).sqrt()
 
 
