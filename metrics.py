@@ -291,15 +291,14 @@ def aurc(y_true: Tensor, probabilities: Tensor) -> float:
 # ---- How sure are the numbers themselves? ----------------------------------------------------------------
 
 
-def _headline(y_true: Tensor, y_pred: Tensor, in_top5: Tensor, num_classes: int) -> dict[str, float]:
-    """Return the numbers of `headline` from true and predicted classes and from `_in_top_k`, each [N]."""
+def _headline(y_true: Tensor, y_pred: Tensor, num_classes: int) -> dict[str, float]:
+    """Return the numbers of `headline` that follow from the predicted classes."""
     precision, recall, f1 = precision_recall_f1(confusion_matrix(y_true, y_pred, num_classes))
     return {
         "accuracy": accuracy(y_true, y_pred),
         "macro_precision": macro_average(precision),
         "macro_recall": macro_average(recall),
         "macro_f1": macro_average(f1),
-        "top5_accuracy": in_top5.sum().item() / len(in_top5),
     }
 
 
@@ -307,8 +306,8 @@ def headline(y_true: Tensor, probabilities: Tensor) -> dict[str, float]:
     """Return the headline numbers of the report, each in [0, 1]; top-5 is top-C with fewer than 5 classes."""
     y_true, probabilities = _scores(y_true, probabilities)
     num_classes = probabilities.shape[1]
-    in_top5 = _in_top_k(y_true, probabilities, k=min(5, num_classes))
-    return _headline(y_true, probabilities.argmax(dim=1), in_top5, num_classes)
+    top5 = top_k_accuracy(y_true, probabilities, k=min(5, num_classes))
+    return _headline(y_true, probabilities.argmax(dim=1), num_classes) | {"top5_accuracy": top5}
 
 
 def _resampled_headline(
@@ -330,9 +329,9 @@ def _resampled_headline(
     numbers = []
     for _ in range(num_resamples):
         sample = torch.randint(n, (n,), generator=generator)
-        numbers.append(_headline(y_true[sample], y_pred[sample], in_top5[sample], num_classes))
-    rows = torch.tensor([list(row.values()) for row in numbers], dtype=torch.float64)
-    return _headline(y_true, y_pred, in_top5, num_classes), rows
+        of_classes = _headline(y_true[sample], y_pred[sample], num_classes)
+        numbers.append([*of_classes.values(), in_top5[sample].sum().item() / n])
+    return headline(y_true, probabilities), torch.tensor(numbers, dtype=torch.float64)
 
 
 def _with_intervals(value: dict[str, float], numbers: Tensor, level: float) -> dict[str, dict[str, float]]:

@@ -100,8 +100,7 @@ def attack_step(
 def linf_ball(images: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """Return the lowest and highest float32 images within epsilon of `images` and within [0, 1], exactly.
 
-    Computed in float64 on the CPU, because not every device has float64; the results are on the images'
-    device.
+    Computed in float64 on the CPU, because not every device has float64.
     """
     device, images = images.device, images.cpu()
     exact_low, exact_high = images.double() - epsilon, images.double() + epsilon
@@ -126,13 +125,13 @@ def fgsm(
 ) -> Tensor:
     """Fast gradient sign method: x' = x + epsilon sign(grad_x J(x, y)), clipped to [0, 1].
 
-    images float32 [N, 3, H, W] in [0, 1], labels int64 [N], epsilon in the images' units. Returns images of
+    images float32 [N, 3, H, W] in [0, 1], labels int64 [N], epsilon in the units of images. Returns images of
     the same shape, at most epsilon away in every value; draws nothing from generator. Source: Goodfellow,
     Shlens and Szegedy 2015 (arXiv 1412.6572), section 4.
     """
+    low, high = linf_ball(images, epsilon)
     with eval_mode(model, images.device):
         gradient = attack_step(model, images, labels.to(images.device))[2]
-        low, high = linf_ball(images, epsilon)
         return (images + epsilon * gradient.sign()).clamp(low, high)
 
 

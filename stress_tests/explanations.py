@@ -64,7 +64,6 @@ def deletion_insertion(
 def centred_ranks(x: Tensor) -> Tensor:
     """Return the ranks in each row of x [N, K], less their mean, float64; equal values share a mean rank."""
     # The mean rank of x_i, less (K + 1) / 2, is half of (number of smaller values - number of larger ones).
-    x = x.contiguous()
     ordered = x.sort(dim=1).values
     smaller = torch.searchsorted(ordered, x)
     larger = x.shape[1] - torch.searchsorted(ordered, x, right=True)
@@ -76,7 +75,7 @@ def spearman(a: Tensor, b: Tensor) -> Tensor:
 
     It is Pearson's correlation of the ranks.
     """
-    a, b = centred_ranks(a), centred_ranks(b)
+    a, b = centred_ranks(a.contiguous()), centred_ranks(b.contiguous())
     return (a * b).sum(dim=1) / ((a * a).sum(dim=1) * (b * b).sum(dim=1)).sqrt()
 
 

@@ -66,8 +66,8 @@ def chamfer_distance(edges: Tensor) -> Tensor:
 def equalise(levels: Tensor) -> Tensor:
     """Spread the levels of each plane [N, H, W], floating-point, over 0 to 255 by their ranks.
 
-    A level becomes the share of the pixels above the lowest level that do not exceed it, times 255. A plane
-    of one level stays as it is.
+    A level becomes the fraction of the pixels above the lowest level that do not exceed it, times 255; a
+    plane of one level stays as it is.
     """
     flat = levels.flatten(1)
     ordered = flat.sort(dim=1).values

@@ -400,7 +400,7 @@ def test_areas_are_compared_image_by_image(small_sets, monkeypatch, count):
     monkeypatch.setattr(report, "explain", objects)
     monkeypatch.setattr(report, "deletion_insertion", measured)
     monkeypatch.setattr(report, "cascading_randomization", lambda *rest: {})
-    model = nn.Sequential(nn.ReLU(), nn.ReLU())
+    model = nn.Sequential(nn.ReLU(), nn.Linear(1, 1))
     result = report.check_explanations(model, test, y_pred, Progress("", 3))
     assert tested == [True, False] * 2 and result["pointing_game"]["value"] == 1
     for mode, pair in zip(("deletion", "insertion"), pairs, strict=True):
