@@ -381,9 +381,10 @@ def shift_verdict(rows: list[dict]) -> str:
     where = (
         "every severity" if len(worse) == 5 else f"severity {', '.join(worse)}" if worse else "no severity"
     )
+    trained, scaled = (percent(value) for value in errors[5])
     return (
-        f"The temperature was fitted on clean images. Under corruption it makes the calibration error larger at "
-        f"{where}: at severity 5 it is {percent(errors[5][0])} as trained and {percent(errors[5][1])} with it."
+        "The temperature was fitted on clean images. Under corruption it makes the calibration error larger "
+        f"at {where}: at severity 5 it is {trained} as trained and {scaled} with it."
     )
 
 
