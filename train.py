@@ -62,11 +62,7 @@ class Config:
     clip_norm: float = setting(5.0, "largest norm of the gradient; 0 is no clipping", 0, 1e9)
     image_sizes: str = setting("24,28,32", "in pixels, each for an equal share of the epochs", metavar="S,..")
     cutmix: float | None = setting(
-        None,
-        "share of the batches to mix by CutMix; default: 0.5, but 0 for shapes and below 30 epochs, where it "
-        "costs accuracy",
-        0,
-        1,
+        None, "share of the batches to mix; default: 0.5, but 0 for shapes and below 30 epochs", 0, 1
     )
     patience: int | None = setting(
         None, "full-size epochs without a new best; 0: no limit; default: epochs / 8, at least 5", 0, 100_000
@@ -471,9 +467,9 @@ def restore(training: Training, last: dict, dataset: Dataset) -> list[dict]:
             before = last["config"]["provenance"]
             raise UserError(f"the run was trained on {before}, but the data found are {dataset.provenance}")
         training.model.load_state_dict(last["model"])
-        training.optimizer.load_state_dict(last["optimizer"])  # takes momenta of any shape
+        training.optimizer.load_state_dict(last["optimizer"])  # takes states of any shape
         for parameter, state in training.optimizer.state.items():
-            if any(momentum.shape != parameter.shape for momentum in state.values() if momentum is not None):
+            if any(value.shape not in (parameter.shape, ()) for value in state.values() if value is not None):
                 raise ValueError("its optimizer is that of another network")
         if last["scaler"]:  # it is empty if the run was not in float16
             training.scaler.load_state_dict(last["scaler"])
@@ -493,7 +489,9 @@ def load_model(path: Path | str, device: torch.device) -> tuple[ResNet, dict]:
             raise ValueError(f"it says width {width} and images of {size} pixels")
         with torch.device("meta"):  # without memory, as the file may claim any width
             model = resnet18(len(checkpoint["class_names"]), width)
-        model.load_state_dict(checkpoint["model"], assign=True)
+        # A copy, because torch notes in the dict itself that its tensors are to be assigned, also by the next
+        # load_state_dict, and an optimizer would then step parameters that the network no longer has.
+        model.load_state_dict(dict(checkpoint["model"]), assign=True)
         return model.float().to(device, memory_format=torch.channels_last).eval(), checkpoint
 
 
@@ -504,13 +502,11 @@ def load_data(path: Path | str, checkpoint: dict, data_dir: str | None) -> tuple
     data/. Raises UserError for other classes.
     """
     with usable(path, "a checkpoint"):
-        name, saved = (
-            checkpoint["config"]["dataset"],
-            checkpoint["config"].get("settings", {}).get("data_dir"),
-        )
+        config = checkpoint["config"]
         if data_dir is None:
+            saved = config.get("settings", {}).get("data_dir")
             data_dir = saved if saved and has_cifar100(saved) else Config.data_dir
-        splits = load(name, data_dir)
+        splits = load(config["dataset"], data_dir)
         if splits[1].class_names != checkpoint["class_names"]:
             raise ValueError(f"its classes are not those of the {splits[1].name} test set")
         return splits

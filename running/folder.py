@@ -15,6 +15,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import pickle
 import warnings
 import zipfile
@@ -24,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from running.files import UserError, check_file, locked, read_file, usable, whole_file
+from running.files import UserError, check_file, locked, one_line, read_file, usable, whole_file
 
 # What the commands write into a run folder, and nothing else in it is ever deleted but our own temporary
 # files and empty folders. config.json goes last: without it a folder is not known as a run.
@@ -59,17 +60,18 @@ def lock_run(run: Path) -> Iterator[None]:
     The folder is made if necessary, and the lock ends with the process, however that ends. What a killed
     training left half written is deleted, and at the end the folder if it was made here and is empty.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            for folder in reversed([run, *run.parents]):
-                if not folder.exists():
-                    folder.mkdir(exist_ok=True)
-                    stack.callback(remove_empty, folder)
-            stack.enter_context(locked(run))
-        except OSError as error:
-            raise UserError(f"{run} cannot be written to ({error.strerror}): use another folder") from None
-        delete(run, [f"{Path(name).parent}/.{Path(name).name}.[0-9]*.tmp" for name in TRAINED])
-        yield
+    try:
+        is_new = not run.exists()
+        run.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{run} cannot be made ({one_line(error)}): use another folder") from None
+    try:
+        with locked(run):
+            delete(run, [f"{Path(name).parent}/.{Path(name).name}.[0-9]*.tmp" for name in TRAINED])
+            yield
+    finally:
+        if is_new:
+            remove_empty(run)
 
 
 def check_new_run(run: Path, overwrite: bool) -> None:
@@ -187,7 +189,7 @@ def find_checkpoint(run: Path | str | None, checkpoint: Path | str | None) -> Pa
         raise UserError(f"there is {found}: give the folder of a run, such as runs/cifar100")
     if checkpoint is None:
         return run / "checkpoints" / "best.pt"
-    if Path(checkpoint).parent.resolve() != (run / "checkpoints").resolve():
+    if os.path.realpath(Path(checkpoint).parent) != os.path.realpath(run / "checkpoints"):
         raise UserError(f"--checkpoint {checkpoint} is not in {run}/checkpoints: leave out --run")
     return Path(checkpoint)
 

@@ -1,6 +1,5 @@
 """Training that goes wrong: options out of range, a loss that is not finite, full memory, Ctrl-C, kill -9."""
 
-import errno
 import os
 import re
 import shlex
@@ -28,48 +27,24 @@ import data
 import train
 from running.folder import load_checkpoint
 
-# ---------------------------------------------------------------------------------------------------------
-# Options out of their range
+# ---- Options out of their range ---------------------------------------------------------------------------
 
 OPTIONS = {
     "--epochs 0": "--epochs 0: expected a number from 1 to",
-    "--epochs -3": "--epochs -3: expected a number from 1 to",
-    "--epochs many": "invalid int value: 'many'",
     "--epochs 1.5": "invalid int value: '1.5'",
-    "--batch-size 1": "--batch-size 1: expected a number from 2 to",
     "--batch-size 9": "--batch-size 9 is more than the 8 training images",
-    "--limit-train 0": "--limit-train 0: expected a number from 1 to",
     "--limit-train 201": "--limit-train 201 is more than the 200 images available for training",
     "--lr nan": "--lr nan: expected a number from",
-    "--lr inf": "--lr inf: expected a number from",
-    "--lr 0": r"--lr 0\.0: expected a number from",
-    "--lr -1": r"--lr -1\.0: expected a number from",
-    "--lr fast": "invalid float value: 'fast'",
-    "--momentum 1": r"--momentum 1\.0: expected a number from 0 to",
-    "--momentum -0.1": r"--momentum -0\.1: expected a number from 0 to",
-    "--weight-decay -1": r"--weight-decay -1\.0: expected a number from 0 to",
-    "--weight-decay nan": "--weight-decay nan: expected a number from 0 to",
-    "--label-smoothing 1": r"--label-smoothing 1\.0: expected a number from 0 to",
     "--warmup-epochs 4": r"--warmup-epochs 4\.0: expected a number from 0 to 3$",
-    "--warmup-epochs -1": r"--warmup-epochs -1\.0: expected a number from 0 to 3$",
-    "--clip-norm -1": r"--clip-norm -1\.0: expected a number from 0 to",
-    "--patience -1": "--patience -1: expected a number from 0 to",
-    "--val-fraction 0": r"--val-fraction 0\.0: expected a number from 0\.001 to 0\.9",
-    "--val-fraction 1": r"--val-fraction 1\.0: expected a number from 0\.001 to 0\.9",
+    "--warmup-epochs nan": r"--warmup-epochs nan: expected a number from 0 to 3$",
+    "--image-sizes 20,": "--image-sizes 20,: expected sizes from 8 to 32",
+    "--image-sizes 7,32": "--image-sizes 7,32: expected sizes from 8 to 32",
     "--val-fraction 0.1": r"--val-fraction 0\.1 leaves no validation image of 300",
-    "--width 0": "--width 0: expected a number from 16 to",
     "--width 15": "--width 15: expected a number from 16 to",
-    "--seed -1": "--seed -1: expected a number from 0 to",
-    "--seed 4294967296": "--seed 4294967296: expected a number from 0 to 4294967295",
     "--dataset mnist": "invalid choice: 'mnist'",
-    "--precision fp64": "invalid choice: 'fp64'",
     "--precision fp16": "--precision fp16 needs a CUDA GPU, not cpu",
-    "--device gpu": "--device gpu: expected auto, cuda, mps or cpu",
-    "--device cuda:99": "--device cuda:99 is not available on this machine",
     "--device meta": "--device meta is not available on this machine",
     "--speed 9": r"unrecognized arguments: --speed 9 \(see .* --help\)",
-    "--lr": r"argument --lr: expected one argument \(see",
-    "--resume --overwrite": "use one of them",
 }
 
 
@@ -80,8 +55,7 @@ def test_option(options, tmp_path, capsys, small):
     assert contents(tmp_path) == {}
 
 
-# ---------------------------------------------------------------------------------------------------------
-# What goes wrong while it trains
+# ---- What goes wrong while it trains ----------------------------------------------------------------------
 
 
 def not_finite_input(patch):
@@ -158,7 +132,6 @@ WHILE_TRAINING = {
         r"last\.pt cannot be written \(No space left on device\); the previous file is unchanged",
         1,
     ),
-    "a broken disk": (raising(OSError(errno.EIO, "Input/output error", "x")), "x: Input/output error", 1),
 }
 
 
@@ -217,8 +190,7 @@ def test_ctrl_c_before_the_training(tmp_path, capsys, monkeypatch):
     assert outcome(capsys, train.main, argv) == (130, "interrupted\n")
 
 
-# ---------------------------------------------------------------------------------------------------------
-# Signals to a process of its own
+# ---- Signals to a process of its own ----------------------------------------------------------------------
 
 
 def resumed(run, start):
@@ -245,18 +217,6 @@ def test_ctrl_c_says_how_to_resume(tmp_path, start, tiny_cifar):
     assert shlex.split(command[1]) == ["--resume", "--out", str(run)]
     resumed(run, start)
     assert f"\nresumed  after {epoch} epochs\n" in log.read_text()
-
-
-@needs_fork
-def test_sigterm_ends_without_saving(tmp_path, start, tiny_cifar):
-    run, log = tmp_path / "run", tmp_path / "log"
-    process = start([*tiny_cifar, "--epochs", "2000", "--patience", "0", "--out", str(run)])
-    assert wait_for((run / "checkpoints" / "last.pt").exists, process)
-    os.kill(process.pid, signal.SIGTERM)
-    assert finish(process) == -signal.SIGTERM
-    assert "Traceback" not in log.read_text() and "interrupted" not in log.read_text()
-    assert check_invariants(run) >= 1
-    resumed(run, start)
 
 
 def slow_disk():

@@ -108,7 +108,7 @@ def test_autocast_computes_in_that_precision(precision, dtype):
 
 
 def test_autocast_in_float32_names_no_dtype(monkeypatch):
-    """On Apple GPUs torch before 2.10 warns of a dtype that it cannot cast to, even where it does not cast."""
+    """On Apple GPUs torch before 2.10 warns of any dtype it cannot cast to, even where it casts nothing."""
     seen = []
     monkeypatch.setattr(torch, "autocast", lambda *args, **options: seen.append((*args, *options.values())))
     autocast(torch.device("mps"), "fp32")

@@ -1,10 +1,9 @@
-"""running/files.py: files are whole or absent, also on a full disk."""
+"""running/files.py: files are whole or absent, also on a full disk, and what fails is named in one line."""
 
 import csv
 import errno
 import json
 import os
-import pathlib
 
 import pytest
 from processes import assert_one_line, finish, needs_fork, wait_for
@@ -25,52 +24,75 @@ def test_json_and_csv_round_trip_into_new_folders(tmp_path):
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["x.csv", "x.json"]
 
 
-def test_a_failed_write_leaves_the_old_file_and_names_the_new(tmp_path, monkeypatch):
-    path = tmp_path / "x.json"
-    files.write_json(path, {"old": 1})
-
-    def full(*args, **kwargs):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(pathlib.Path, "write_text", full)
-    with pytest.raises(UserError, match=r"x\.json cannot be written \(No space left on device\)"):
-        files.write_json(path, {"new": 2})
-    monkeypatch.undo()
-    assert json.loads(path.read_text()) == {"old": 1} and os.listdir(tmp_path) == ["x.json"]
-
-
-def test_a_folder_whose_name_is_no_text_is_refused(tmp_path):
-    with pytest.raises(UserError, match="cannot be written"):
-        files.write_json(tmp_path / "\udcff" / "x.json", {"a": "\udcff"})
-
-
 def test_a_whole_file_takes_its_place_at_the_end(tmp_path):
     path = tmp_path / "new" / "folder" / "x.txt"
-    for content in ("old", "new"):
+    for content, expected in (("old", None), ("new", "old")):
         with files.whole_file(path) as temporary:
-            before = path.read_text() if path.exists() else None
             temporary.write_text(content)
             assert temporary.parent == path.parent and temporary.name.startswith(".x.txt.")
-            assert before == {"old": None, "new": "old"}[content]
+            assert (path.read_text() if path.exists() else None) == expected
         assert path.read_text() == content and os.listdir(path.parent) == ["x.txt"]
 
 
-def test_an_error_while_writing_leaves_the_old_file(tmp_path):
+@pytest.mark.parametrize(
+    "raised, expected",
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), UserError),
+        (ZeroDivisionError("x"), ZeroDivisionError),
+    ],
+)
+def test_a_failed_write_leaves_the_old_file_and_names_the_new(tmp_path, raised, expected):
     path = tmp_path / "x.txt"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), files.whole_file(path) as temporary:
+    with pytest.raises(expected) as info, files.whole_file(path) as temporary:
         temporary.write_text("half")
-        raise ZeroDivisionError
+        raise raised
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["x.txt"]
+    said = f"{path} cannot be written (No space left on device); the previous file is unchanged"
+    assert str(info.value) == (said if expected is UserError else "x")
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+@pytest.mark.parametrize("folder", ["a", "\udcff"])
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, folder):
     (tmp_path / "a").write_text("a file")
-    for path in (tmp_path / "a" / "x.json", str(tmp_path / "a" / "b" / "x.json")):
-        with pytest.raises(
-            UserError, match=r"x\.json cannot be written \(.*\); the previous file is unchanged"
-        ):
-            files.write_json(path, {})
+    with pytest.raises(UserError, match="cannot be written"):
+        files.write_json(tmp_path / folder / "x.json", {"a": "\udcff"})
+
+
+@pytest.mark.parametrize(
+    "raised, reason",
+    [
+        (ValueError("its\nends are loose"), "its ends are loose"),
+        (KeyError("epoch"), "KeyError: 'epoch'"),
+        (RecursionError(), "RecursionError"),
+        (OSError(errno.EIO, "Input/output error", "some file"), "Input/output error"),
+        (UserError("there is no b.pt"), "there is no b.pt"),
+    ],
+)
+def test_whatever_fails_while_a_file_is_used_names_it_in_one_line(raised, reason):
+    with pytest.raises(UserError) as info, files.usable("a.pt", "a checkpoint"):
+        raise raised
+    assert str(info.value) == f"a.pt cannot be used as a checkpoint: {reason}"
+    assert info.value.__cause__ is raised
+    with pytest.raises(KeyboardInterrupt), files.usable("a.pt", "a checkpoint"):
+        raise KeyboardInterrupt
+
+
+def test_only_regular_files_of_bounded_size_are_read(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "link")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").write_bytes(bytes(2_000_001))
+    for name, said in [
+        ("link", "there is no file"),
+        ("x" * 5000, "there is no file"),
+        ("x\0", "there is no file"),
+        ("pipe", "is not a regular file"),
+        (".", "is not a regular file"),
+        ("large", "has more than the 2.0 MB allowed"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            files.read_file(tmp_path / name, 2_000_000)
+    assert files.read_file(tmp_path / "large") == bytes(2_000_001)
 
 
 def small_files_only():
@@ -79,6 +101,7 @@ def small_files_only():
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
 
+@pytest.mark.slow
 @needs_fork
 def test_a_disk_that_takes_no_more(tmp_path, start, tiny_cifar):
     run, log = tmp_path / "run", tmp_path / "log 2"
@@ -87,12 +110,9 @@ def test_a_disk_that_takes_no_more(tmp_path, start, tiny_cifar):
     process.kill()
     process.join()
     before = {path: path.read_bytes() for path in (run / "checkpoints").glob("*.pt")}
-    process = start(
-        ["--resume", "--out", str(run)], stdout=os.devnull, stderr=str(log), prepare=small_files_only
-    )
-    assert finish(process) == 2
-    assert_one_line(
-        2, log.read_text(), r"\.pt cannot be written \(File too large\); the previous file is unchanged"
-    )
+    resume = ["--resume", "--out", str(run)]
+    process = start(resume, stdout=os.devnull, stderr=str(log), prepare=small_files_only)
+    message = r"\.pt cannot be written \(File too large\); the previous file is unchanged"
+    assert_one_line(finish(process), log.read_text(), message)
     assert {path: path.read_bytes() for path in (run / "checkpoints").glob("*.pt")} == before
     assert not list(run.rglob("*.tmp"))

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from processes import (
     assert_one_line,
+    assert_same_run,
     check_invariants,
     continue_or_begin,
     finish,
@@ -19,20 +19,8 @@ from processes import (
 )
 
 import train
-from running.folder import load_checkpoint, read_history
 
 pytestmark = needs_fork
-
-
-def assert_same_end(run, reference):
-    ends = [load_checkpoint(folder / "checkpoints" / "last.pt", resuming=True) for folder in (run, reference)]
-    for key in ("model", "optimizer"):
-        torch.testing.assert_close(ends[0][key], ends[1][key], rtol=0, atol=0)
-    times = {"seconds": 0, "images_per_second": 0}
-    assert [row | times for row in read_history(run)] == [row | times for row in read_history(reference)]
-    best = [load_checkpoint(folder / "checkpoints" / "best.pt") for folder in (run, reference)]
-    torch.testing.assert_close(best[0]["model"], best[1]["model"], rtol=0, atol=0)
-    assert not list(run.rglob("*.tmp"))
 
 
 @pytest.mark.slow
@@ -60,7 +48,7 @@ def test_killed_at_random_moments(tmp_path, start, tiny_cifar):
             epochs.append(check_invariants(run))
         assert epochs == sorted(epochs) and epochs[-1] == 24  # no epoch that was saved is ever lost
         assert finish(whole) == 0
-        assert_same_end(run, tmp_path / "whole")
+        assert_same_run(run, tmp_path / "whole")
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
@@ -108,7 +96,7 @@ def test_killed_before_every_single_change_of_files(tmp_path, start, tiny_cifar)
         for run in folders.values():
             check_invariants(run)
             assert train.main(continue_or_begin(run, options)) == 0
-            assert_same_end(run, tmp_path / "whole")
+            assert_same_run(run, tmp_path / "whole")
     # config.json, and for each epoch history.csv, last.pt and, if it is the best, best.pt.
     assert len(codes) > 20 and set(codes[: codes.index(0)]) == {-signal.SIGKILL}
 
