@@ -149,8 +149,9 @@ def curves(
     """Curves over a common x, {label: values}; fractions, as x and the values are, stand in percent."""
     figure, axes = small_figure(title, x_label, y_label)
     for label, values in lines.items():
-        axes.plot(x, values, marker="", label=label)
+        axes.plot(x, values, marker="" if fractions else "o", label=label)
     axes.set_ylim(bottom=0)
+    axes.xaxis.get_major_locator().set_params(integer=not fractions)
     if fractions:
         axes.set_xlim(0, 1)
         in_percent(axes.xaxis, axes.yaxis)
@@ -254,7 +255,7 @@ def confusion_matrix(fractions: np.ndarray, class_names: list[str], groups: dict
         axes.add_patch(Rectangle(corner, size, size, fill=False, edgecolor="#f0f0f0", linewidth=0.8))
         # The names of the superclasses stand on the right, each with a bar as high as its block.
         end, middle = start + size - 0.5, start + size / 2 - 0.5
-        bar = {"color": GREY, "linewidth": 1.5, "marker": "", "clip_on": False}
+        bar = {"color": GREY, "linewidth": 1.5, "linestyle": "-", "marker": "", "clip_on": False}
         axes.plot([count + 0.2] * 2, [start - 0.1, end - 0.4], **bar)
         axes.text(count + 0.9, middle, name, fontsize=9, ha="left", va="center")
         start += size

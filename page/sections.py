@@ -17,7 +17,7 @@ from torchvision.utils import make_grid
 
 import metrics
 from page import plots
-from page.page import Markup, fill, filter_link, join, jpeg, percent, picture, plain, plot, png, table
+from page.page import Markup, fill, filter_link, interval, join, jpeg, percent, picture, plain, plot, png, table
 from running.console import duration, option
 from running.files import read_file, usable
 from stress_tests.attacks import APGD_EPSILONS
@@ -44,13 +44,10 @@ def headline(result: dict, test, folder: Path) -> Markup:
     notebook = NOTEBOOK if test.name == "cifar100" else {}
     cards = {}
     for key, name in HEADLINE.items():
-        reference = {"notebook": "", "reference": "-1"}
-        if key in notebook:
-            reference = {
-                "notebook": f"; notebook {percent(notebook[key], 2)}",
-                "reference": str(notebook[key]),
-            }
-        cards[f"card_{key}"] = fill("card", name=name, **result[key], **reference)
+        note = interval(result[key], 2)
+        note += f"; notebook {percent(notebook[key], 2)}" if key in notebook else ""
+        reference = str(notebook.get(key, -1))
+        cards[f"card_{key}"] = fill("card", name=name, note=note, reference=reference, **result[key])
     bars = plots.headline_bars({name: result[key] for key, name in HEADLINE.items()})
     alt = "Bar plot of the test metrics"
     note = fill("notebook") if notebook else ""
