@@ -35,7 +35,6 @@ So layer4 is better than layer3, and in insertion better than "look at the middl
 As a command, this explains a picture of your own:  python gradcam.py IMAGE
 """
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -53,9 +52,8 @@ class GradCAM:
         with GradCAM(model, "layer4") as cam:
             maps = cam(images)  # float32 [N, h, w]
 
-    `layer` is a module of the model or its dotted name ("layer4", "layer4.1.conv2"); its output must be
-    [N, K, h, w]. The hook exists only inside the with block, and acts only on the passes of `cam` itself.
-    Raises ValueError for a name that the model does not have, and for a model created in inference mode.
+    `layer` is a module of the model or its dotted name ("layer4", "layer4.1.conv2"), else ValueError is
+    raised. The hook exists only inside the with block, and acts only on the passes of `cam` itself.
     """
 
     def __init__(self, model: nn.Module, layer: nn.Module | str):
@@ -64,15 +62,11 @@ class GradCAM:
             stages = [name for name, _ in model.named_children() if name.startswith("layer")]
             convolutions = [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]
             raise ValueError(f"no layer {layer!r}; choose from {', '.join(stages + convolutions)}")
-        if any(tensor.is_inference() for tensor in [*model.parameters(), *model.buffers()]):
-            raise ValueError("Grad-CAM needs gradients: create the model outside torch.inference_mode()")
         self.model, self.layer = model, modules[layer] if isinstance(layer, str) else layer
         self.handle = None
         self.activations = self.gradients = None  # lists during a call, None otherwise
 
     def __enter__(self) -> "GradCAM":
-        if self.handle is not None:
-            raise RuntimeError("this GradCAM is already inside a with block")
         self.handle = self.layer.register_forward_hook(self._forward_hook)
         return self
 
@@ -83,9 +77,8 @@ class GradCAM:
     def _forward_hook(self, layer: nn.Module, inputs: tuple, output: Tensor) -> Tensor | None:
         if self.activations is None:
             return None  # a forward pass that is not ours stays as it is
-        if not isinstance(output, Tensor) or output.ndim != 4:
-            shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ValueError(f"Grad-CAM needs a layer whose output is [N, K, h, w], not {shape}")
+        if output.ndim != 4:
+            raise ValueError(f"Grad-CAM needs a layer whose output is [N, K, h, w], not {list(output.shape)}")
         # y^c is differentiated with respect to A. Detached, A is a leaf of the graph: autograd records what
         # comes after the layer, even if all parameters are frozen, and nothing that comes before it.
         activation = output.detach().requires_grad_()
@@ -150,10 +143,10 @@ def to_heatmap(maps: Tensor, size: int | tuple[int, int]) -> Tensor:
 
     Returns float32 [N, H, W] in [0, 1]. The maximum of each heatmap is 1, except that an empty map, 0
     everywhere, stays empty. The minimum is not moved to 0, so a map that is the same everywhere stays the
-    same everywhere. Raises ValueError for maps of a wrong shape, below 0 or NaN.
+    same everywhere. Raises ValueError for maps of a wrong shape, below 0 or not finite.
     """
-    if maps.ndim != 3 or not (maps >= 0).all():
-        raise ValueError(f"maps must be [N, h, w], 0 or more and not NaN; this has shape {list(maps.shape)}")
+    if maps.ndim != 3 or not ((maps >= 0) & maps.isfinite()).all():
+        raise ValueError(f"maps must be finite [N, h, w], 0 or more; this has shape {list(maps.shape)}")
     heatmaps = F.interpolate(maps[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0]
     peak = heatmaps.amax(dim=(1, 2), keepdim=True)
     return heatmaps / torch.where(peak > 0, peak, 1.0)
@@ -165,12 +158,10 @@ def overlay(images: Tensor, heatmaps: Tensor) -> Tensor:
     images: float [N, 3, H, W] in [0, 1]; heatmaps: float [N, H, W] in [0, 1]. With L the luma of the picture
     (ITU-R BT.709) and d = 0.35 L, the colour c of the heatmap is added as light: d + (1 - d) c. The luma of
     inferno rises from 0 to 0.97, so on every picture more evidence is brighter. Returns uint8 [N, 3, H, W]
-    on the images' device. Raises ValueError for wrong shapes and for values outside [0, 1].
+    on the images' device. Raises ValueError for values outside [0, 1].
     """
     import matplotlib
 
-    if heatmaps.shape != images[:, 0].shape:
-        raise ValueError(f"images {list(images.shape)} need heatmaps [N, H, W], not {list(heatmaps.shape)}")
     if not all(((values >= 0) & (values <= 1)).all() for values in (images, heatmaps)):
         raise ValueError("images and heatmaps must be in [0, 1]")
     rgba = matplotlib.colormaps["inferno"](heatmaps.cpu().numpy())  # [N, H, W, 4]
@@ -181,10 +172,7 @@ def overlay(images: Tensor, heatmaps: Tensor) -> Tensor:
 
 
 def read_square(path: Path) -> Tensor:
-    """Return the largest centred square of a picture file, uint8 [3, side, side], upright by its EXIF tag.
-
-    Raises RuntimeError if torchvision cannot read or decode the file.
-    """
+    """Return the largest centred square of a picture file, uint8 [3, side, side], upright by its EXIF tag."""
     picture = decode_image(read_file(str(path)), ImageReadMode.RGB, apply_exif_orientation=True)
     picture = picture[0] if picture.ndim == 4 else picture  # the first frame of an animation
     picture = to_dtype(picture, torch.uint8, scale=True)  # a PNG may have 16 bits
@@ -192,14 +180,9 @@ def read_square(path: Path) -> Tensor:
 
 
 def format_table(probabilities: Tensor, checkpoint: dict) -> str:
-    """Return the five largest probabilities, float [C], with class and, if known, superclass, as a table.
-
-    Raises ValueError if the checkpoint's superclass_of is not one index of superclass_names for each class.
-    """
+    """Return the five largest probabilities, float [C], with class and, if known, superclass, as a table."""
     names, groups = checkpoint["class_names"], checkpoint.get("superclass_names", [""])
     group_of = checkpoint.get("superclass_of", [0] * len(names))
-    if len(group_of) != len(names) or any(index not in range(len(groups)) for index in group_of):
-        raise ValueError("superclass_of is not one index of superclass_names for each class")
     rows = [("class", "probability", "superclass" if any(groups) else "")]
     for c in probabilities.topk(min(5, len(names))).indices.tolist():
         rows.append((names[c], f"{100 * probabilities[c]:.1f} %", groups[group_of[c]]))
@@ -207,106 +190,70 @@ def format_table(probabilities: Tensor, checkpoint: dict) -> str:
     return "\n".join(f"{name:{width}}  {percent:>11}  {group}".rstrip() for name, percent, group in rows)
 
 
-def draw(square: Tensor, seen: Tensor, heatmaps: Tensor, titles: list[str], layer: str):
-    """Return a matplotlib figure: the picture, the input of the network, and the overlay of each heatmap.
-
-    square: uint8 [3, S, S]; seen: uint8 [3, s, s]; heatmaps: float [K, S, S], with one title each.
-    """
+def draw(panels: list[tuple[str, Tensor]], label: str):
+    """Return a matplotlib figure of titled pictures, uint8 [3, H, W], and a bar of the colours of overlay."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure  # unlike pyplot, this keeps no global state and opens no window
 
-    side = seen.shape[-1]
-    panels = [("picture\ncentre square", square), (f"network input\n{side}x{side} pixels", seen)]
-    for title, heatmap in zip(titles, heatmaps, strict=True):
-        found = "evidence" if heatmap.any() else "no evidence"
-        panels.append((f"{found} for the {title}", overlay(square[None] / 255, heatmap[None])[0]))
     figure = Figure(figsize=(3 * len(panels) + 0.9, 3.5), dpi=150, layout="constrained")
     axes = figure.subplots(1, len(panels))
     for ax, (title, picture) in zip(axes, panels, strict=True):
         ax.imshow(picture.permute(1, 2, 0).numpy())
         ax.set_title(title, fontsize=11, parse_math=False)
         ax.set_axis_off()
-    bar = figure.colorbar(ScalarMappable(cmap="inferno"), ax=axes[-1], fraction=0.046, pad=0.02)
-    bar.set_label(f"Grad-CAM at {layer}")
+    figure.colorbar(ScalarMappable(cmap="inferno"), ax=axes[-1], fraction=0.046, pad=0.02, label=label)
     return figure
-
-
-def read_options(argv: list[str] | None) -> argparse.Namespace:
-    """Return image, run, checkpoint, layer and output; raise UserError if they cannot be used."""
-    from running.console import CommandLine
-    from running.files import UserError
-
-    parser = CommandLine(
-        description="Show which part of a picture speaks for the predicted class and for the runner-up\n"
-        "(Grad-CAM). The largest centred square of the picture is resized to the pixels that\n"
-        "the network was trained for, 32x32 (bilinear, antialiased): that is all it sees."
-    )
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="PNG, JPEG, GIF or WebP file of any size")
-    parser.add_argument("--run", type=Path, help="run folder of train.py, whose best checkpoint is used")
-    parser.add_argument("--checkpoint", type=Path, help="checkpoint file (default: the weights in weights/)")
-    parser.add_argument("--layer", default="layer4", help="such as layer4.1.conv2 (default: %(default)s)")
-    parser.add_argument("--output", type=Path, help="PNG file to write (default: <IMAGE's name>_gradcam.png)")
-    args = parser.parse_args(argv)
-    args.output = args.output or Path(f"{args.image.stem}_gradcam.png")
-    if not args.image.is_file():
-        raise UserError(f"no such picture: {args.image}")
-    if args.output.suffix.lower() != ".png" or (args.output.exists() and args.output.samefile(args.image)):
-        raise UserError(f"--output must be a .png file other than IMAGE, not {args.output}")
-    if not args.output.parent.is_dir():
-        raise UserError(f"{args.output} cannot be written (there is no folder {args.output.parent})")
-    if args.run is None and args.checkpoint is None:
-        args.checkpoint = DEFAULT_CHECKPOINT
-        if not args.checkpoint.is_file():
-            raise UserError(f"no weights {args.checkpoint}: train first with train.py and give --run RUN")
-    return args
 
 
 def main(argv: list[str] | None = None) -> None:
     """Explain one picture: print its most likely classes and write the figure."""
     # These imports are here so that the module itself needs nothing else of the project.
     from data import to_input
-    from running.files import UserError, one_line, whole_file
+    from running.console import CommandLine
+    from running.files import UserError, check_file, usable, whole_file
     from running.folder import find_checkpoint
     from train import load_model
 
-    args = read_options(argv)
-    try:
+    parser = CommandLine("Show what in a picture speaks for the predicted class and for the runner-up.")
+    parser.add_argument(
+        "image", type=Path, metavar="IMAGE", help="picture; its middle square is reduced to 32x32 pixels"
+    )
+    parser.add_argument("--run", type=Path, help="run folder of train.py, whose best checkpoint is used")
+    parser.add_argument("--checkpoint", type=Path, help="checkpoint file (default: the weights in weights/)")
+    parser.add_argument("--layer", default="layer4", help="such as layer4.1.conv2 (default: %(default)s)")
+    parser.add_argument("--output", type=Path, help="PNG file to write (default: <IMAGE's name>_gradcam.png)")
+    args = parser.parse_args(argv)
+    output = args.output or Path(f"{args.image.stem}_gradcam.png")
+    check_file(args.image, "picture")
+    with usable(args.image, "a picture (PNG, JPEG, GIF or WebP)"):
         square = read_square(args.image)
-    except RuntimeError as error:
-        advice = f"give a PNG, JPEG, GIF or WebP file ({one_line(error)})"
-        raise UserError(f"{args.image} is not a picture: {advice}") from None
-    path = find_checkpoint(args.run, args.checkpoint)
+    if output.suffix.lower() != ".png" or (output.exists() and output.samefile(args.image)):
+        raise UserError(f"--output must be a .png file other than IMAGE, not {output}")
+    path = find_checkpoint(args.run, args.checkpoint or (None if args.run else DEFAULT_CHECKPOINT))
     model, checkpoint = load_model(path, torch.device("cpu"))
-    try:
-        seen = resize(square, [checkpoint["config"]["image_size"]] * 2, antialias=True)
+    with usable(path, "a checkpoint"):
+        size = checkpoint["config"]["image_size"]
+        seen = resize(square, [size, size], antialias=True)
         x = to_input(seen[None])
         with torch.no_grad():
             logits = model(x)[0]
-        if not logits.isfinite().all():
-            raise ValueError("the outputs of its network are not finite")
         probabilities, classes = logits.softmax(dim=0), logits.topk(min(2, len(logits))).indices
         table = format_table(probabilities, checkpoint)
-    except Exception as error:
-        raise UserError(f"{path} cannot be used as a checkpoint: {one_line(error)}") from error
-    try:
-        with GradCAM(model, args.layer) as cam:
-            maps = cam(x.expand(len(classes), -1, -1, -1), classes)
-        if not maps.isfinite().all():
-            raise ValueError("activations or gradients are not finite")
-    except ValueError as error:
-        raise UserError(f"--layer {args.layer}: {error}") from None
-    print(table)
-
     # A side of 32 to 512 pixels stays as it is: large enough to show a heatmap, small enough for a figure.
     square = resize(square, [min(max(square.shape[1], 32), 512)] * 2, antialias=True)
-    titles = [
-        f"{role}\n{checkpoint['class_names'][c]} ({100 * probabilities[c]:.1f} %)"
-        for role, c in zip(("prediction", "runner-up"), classes, strict=False)
-    ]
-    figure = draw(square, seen, to_heatmap(maps, square.shape[1]), titles, args.layer)
-    with whole_file(args.output) as temporary:
+    with usable(f"--layer {args.layer}", "the layer to explain"), GradCAM(model, args.layer) as cam:
+        heatmaps = to_heatmap(cam(x.expand(len(classes), -1, -1, -1), classes), square.shape[1])
+    print(table)
+
+    panels = [("picture\ncentre square", square), (f"network input\n{size}x{size} pixels", seen)]
+    for role, c, heatmap in zip(("prediction", "runner-up"), classes, heatmaps, strict=False):
+        found = "evidence" if heatmap.any() else "no evidence"
+        name = f"{checkpoint['class_names'][c]} ({100 * probabilities[c]:.1f} %)"
+        panels.append((f"{found} for the {role}\n{name}", overlay(square[None] / 255, heatmap[None])[0]))
+    figure = draw(panels, f"Grad-CAM at {args.layer}")
+    with whole_file(output) as temporary:
         figure.savefig(temporary, format="png", bbox_inches="tight")
-    print(f"wrote {args.output}")
+    print(f"wrote {output}")
 
 
 if __name__ == "__main__":
