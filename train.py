@@ -24,17 +24,8 @@ from torch import Tensor, nn
 from data import Dataset, batches, has_cifar100, load, memory_format, split_indices, to_input
 from metrics import accuracy
 from resnet_cifar import ResNet, resnet18
-from running import distributed
-from running.console import (
-    CommandLine,
-    Progress,
-    add_options,
-    check_ranges,
-    duration,
-    option,
-    run_main,
-    setting,
-)
+from running import console, distributed
+from running.console import Progress, duration, expect, setting
 from running.device import advice_on, autocast, environment, pick_device, pick_precision
 from running.distributed import rank, shard, world_size
 from running.files import UserError, usable, write_csv, write_json
@@ -61,12 +52,9 @@ class Config:
     warmup_epochs: float | None = setting(None, "linear warmup; default: 2, or a fifth of --epochs if less")
     clip_norm: float = setting(5.0, "largest norm of the gradient; 0 is no clipping", 0, 1e9)
     image_sizes: str = setting("24,28,32", "in pixels, each for an equal share of the epochs", metavar="S,..")
+    # In 20 epochs of all images CutMix cost 1.9 points of test accuracy; see results/README.md.
     cutmix: float | None = setting(
-        None,
-        "share of the batches to mix by CutMix; default: 0.5, but 0 for shapes and below 30 epochs, where it "
-        "costs accuracy",
-        0,
-        1,
+        None, "share of batches with CutMix; default: 0.5, but 0 for shapes or below 30 epochs", 0, 1
     )
     patience: int | None = setting(
         None, "full-size epochs without a new best; 0: no limit; default: epochs / 8, at least 5", 0, 100_000
@@ -86,7 +74,7 @@ class Config:
         for field in fields(self):
             if getattr(self, field.name) is None and field.metadata["by_dataset"]:
                 setattr(self, field.name, field.metadata["by_dataset"].get(self.dataset))
-        check_ranges(self)
+        console.check_ranges(self)
         if self.out is None:
             self.out = f"runs/{self.dataset}"
         if self.warmup_epochs is None:
@@ -95,15 +83,10 @@ class Config:
             self.cutmix = 0.5 if self.dataset == "cifar100" and self.epochs >= 30 else 0.0
         if self.patience is None:
             self.patience = max(5, self.epochs // 8)
-        if not 0 <= self.warmup_epochs <= self.epochs:
-            raise UserError(
-                f"--warmup-epochs {self.warmup_epochs}: expected a number from 0 to {self.epochs}"
-            )
-        listed = re.fullmatch(r"\d+(,\d+)*", self.image_sizes)
-        if not listed or not all(8 <= size <= 32 for size in self.sizes()):
-            raise UserError(
-                f"--image-sizes {self.image_sizes}: expected sizes from 8 to 32, such as 24,28,32"
-            )
+        warmup, sides, epochs = self.warmup_epochs, self.image_sizes, self.epochs
+        expect(0 <= warmup <= epochs, "warmup_epochs", warmup, f"a number from 0 to {epochs}")
+        right = re.fullmatch(r"\d+(,\d+)*", sides) and all(8 <= size <= 32 for size in self.sizes())
+        expect(bool(right), "image_sizes", sides, "sizes from 8 to 32, such as 24,28,32")
 
     def sizes(self) -> list[int]:
         """Return image_sizes "24,28,32" as [24, 28, 32]."""
@@ -127,7 +110,7 @@ def resumed_config(last: dict, given: dict, path: Path) -> Config:
         should_stop(last["history"], config)
     changed = [name for name in given if name not in MAY_CHANGE and given[name] != getattr(before, name)]
     if changed:
-        started = ", ".join(f"{option(name)} {saved[name]}" for name in changed)
+        started = ", ".join(f"{console.option(name)} {saved[name]}" for name in changed)
         raise UserError(f"{config.out} was started with {started}: resume it without changing that")
     return config
 
@@ -137,15 +120,17 @@ def load_split(config: Config) -> tuple[Dataset, Tensor, Tensor]:
     dataset, _ = load(config.dataset, config.data_dir, config.data_url)
     train_index, val_index = split_indices(dataset, config.val_fraction, config.seed)
     limit, available = config.limit_train or len(train_index), len(train_index)
-    if limit > available:
-        raise UserError(f"--limit-train {limit} is more than the {available} images available for training")
-    if limit < config.batch_size:
-        raise UserError(f"--batch-size {config.batch_size} is more than the {limit} training images")
-    if config.batch_size % world_size() or config.batch_size < 2 * world_size():
-        needed = f"a multiple of the {world_size()} processes, two images or more for each"
-        raise UserError(f"--batch-size {config.batch_size}: expected {needed}")
-    if len(val_index) == 0:
-        raise UserError(f"--val-fraction {config.val_fraction} leaves no validation image of {available}")
+    size, processes = config.batch_size, world_size()
+    expect(limit <= available, "limit_train", limit, f"at most the {available} images to train on")
+    expect(size <= limit, "batch_size", size, f"at most the {limit} images to train on")
+    needed = f"a multiple of the {processes} processes, two images or more for each"
+    expect(size % processes == 0 and size >= 2 * processes, "batch_size", size, needed)
+    expect(
+        len(val_index) > 0,
+        "val_fraction",
+        config.val_fraction,
+        f"at least one validation image of {available}",
+    )
     num_val = max(1, round(limit * len(val_index) / available))
     return dataset, train_index[:limit], val_index[:num_val]
 
@@ -264,8 +249,7 @@ def train_one_epoch(training: Training, epoch: int) -> dict[str, float]:
     total_steps, warmup_steps = config.epochs * steps, round(config.warmup_epochs * steps)
     size = image_size(epoch, config.epochs, config.sizes())
     # CutMix keeps the network from learning its images by heart: +2.1 points on the validation split in one
-    # run of 32 epochs of 20,000 images of 16 pixels. In 20 epochs of all images, which are too few for that,
-    # it cost 1.3 points there; see results/README.md.
+    # run of 32 epochs of 20,000 images of 16 pixels; see results/README.md.
     cutmix = config.cutmix if epoch <= last_cutmix_epoch(config.epochs) else 0.0
     criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
     # Of the loss and of the right answers; MPS has no float64.
@@ -305,13 +289,8 @@ def train_one_epoch(training: Training, epoch: int) -> dict[str, float]:
                 check_finite(epoch, step + 1, lr, totals)
                 mean_loss, train_accuracy = (totals / ((step + 1) * config.batch_size)).tolist()
                 progress.update(step + 1, loss=f"{mean_loss:.3f}", accuracy=f"{train_accuracy:.1%}")
-    return {
-        "epoch": epoch,
-        "image_size": size,
-        "lr": lr,
-        "train_loss": mean_loss,
-        "train_accuracy": train_accuracy,
-    }
+    means = {"train_loss": mean_loss, "train_accuracy": train_accuracy}
+    return {"epoch": epoch, "image_size": size, "lr": lr} | means
 
 
 @torch.inference_mode()
@@ -520,8 +499,8 @@ def load_data(path: Path | str, checkpoint: dict, data_dir: str | None) -> tuple
 
 def main(argv: list[str] | None = None) -> int:
     """Train as the command line says; return the exit code."""
-    parser = CommandLine(description=__doc__)
-    add_options(parser, Config)
+    parser = console.CommandLine(description=__doc__)
+    console.add_options(parser, Config)
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
     given = vars(parser.parse_args(argv))
@@ -559,4 +538,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    console.run_main(main)

@@ -49,12 +49,18 @@ def add_options(parser: argparse.ArgumentParser, settings: type) -> None:
         parser.add_argument(option(field.name), help=help, **how).default = argparse.SUPPRESS
 
 
+def expect(holds: bool, name: str, value: object, expected: str) -> None:
+    """Raise UserError, such as "--epochs 0: expected a number from 1 to 9", unless the condition holds."""
+    if not holds:
+        raise UserError(f"{option(name)} {value}: expected {expected}")
+
+
 def check_ranges(settings: Any) -> None:
     """Raise UserError if a value is out of the range of its field."""
     for field in dataclasses.fields(settings):
         value, low, high = getattr(settings, field.name), field.metadata["low"], field.metadata["high"]
-        if low is not None and value is not None and not low <= value <= high:  # which NaN never is
-            raise UserError(f"{option(field.name)} {value}: expected a number from {low} to {high}")
+        if low is not None and value is not None:
+            expect(low <= value <= high, field.name, value, f"a number from {low} to {high}")
 
 
 class CommandLine(argparse.ArgumentParser):

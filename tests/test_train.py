@@ -90,7 +90,7 @@ def test_help_tells_the_defaults(capsys):
     for part in [
         "default for cifar100: 64, default for shapes: 16",
         "default for cifar100: 40, default for shapes: 10",
-        "0.5, but 0 for shapes and below 30 epochs",
+        "0.5, but 0 for shapes or below 30 epochs",
         "--seed SEED decides the split, the initial weights and the batches (0 to 4294967295, default: 0)",
     ]:
         assert part in text

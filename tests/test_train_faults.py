@@ -31,13 +31,13 @@ from running.folder import load_checkpoint
 
 OPTIONS = {
     "--epochs 0": "--epochs 0: expected a number from 1 to",
-    "--batch-size 9": "--batch-size 9 is more than the 8 training images",
-    "--limit-train 201": "--limit-train 201 is more than the 200 images available for training",
+    "--batch-size 9": "--batch-size 9: expected at most the 8 images to train on",
+    "--limit-train 201": "--limit-train 201: expected at most the 200 images to train on",
     "--lr nan": "--lr nan: expected a number from",
     "--warmup-epochs 4": r"--warmup-epochs 4\.0: expected a number from 0 to 3$",
     "--warmup-epochs nan": r"--warmup-epochs nan: expected a number from 0 to 3$",
     "--image-sizes 20,": "--image-sizes 20,: expected sizes from 8 to 32",
-    "--val-fraction 0.1": r"--val-fraction 0\.1 leaves no validation image of 300",
+    "--val-fraction 0.1": r"--val-fraction 0\.1: expected at least one validation image of 300",
     "--width 15": "--width 15: expected a number from 16 to",
     "--precision fp16": "--precision fp16 needs a CUDA GPU, not cpu",
     "--device meta": "--device meta is not available on this machine",

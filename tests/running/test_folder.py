@@ -158,7 +158,7 @@ REFUSED = {
     "a bad option, --overwrite": (
         lambda run: None,
         "--overwrite --batch-size 99",
-        "more than the 8 training",
+        "at most the 8 images to train on",
     ),
     "nothing to resume": (shutil.rmtree, "--resume", "run has no finished epoch to resume: start it again"),
     "changed settings": (
