@@ -303,7 +303,7 @@ def write_report(path: Path, out: Path, data_dir: str | None, other: Path | None
         # A checkpoint from elsewhere carries the history up to its epoch.
         history = read_history(out) if (out / "logs" / "history.csv").exists() else checkpoint["history"]
         last_cutmix = last_cutmix_epoch(checkpoint["config"]["settings"]["epochs"])
-        parts["network"] = fill("network", **checkpoint)
+        about = fill("network", **checkpoint)
         parts["training"] = sections.training(checkpoint, history, last_cutmix, plots_folder)
         layers = count_parameters_and_macs(network)
         parts["reproduction"] = sections.reproduction(path, checkpoint, environment(device), layers, test)
@@ -330,15 +330,14 @@ def write_report(path: Path, out: Path, data_dir: str | None, other: Path | None
     write_json(out / "metrics.json", result)
 
     # Draw the rest and fill the page.
-    parts["headline"] = sections.headline(result, test, plots_folder)
+    parts["headline"] = sections.headline(result, about, test, plots_folder)
     comparison = against.section(out, other, test) if other else ""
     parts["failures"] = sections.failures(result, test, y_pred, comparison, plots_folder)
     parts["mistakes"] = sections.mistakes(misclassified, probabilities, failures, evidence, result, test)
     parts["confidence"] = sections.confidence(result, logits, test.labels, plots_folder)
     parts["explanations"] = sections.explanations(result["explanations"], plots_folder)
     parts["data"] = sections.data_set(result, test)
-    data_set = "CIFAR-100" if test.name == "cifar100" else "coloured shapes"
-    write_page(out / "report.html", run=out.name, data_set=data_set, **parts)
+    write_page(out / "report.html", run=out.name, **parts)
 
     print_numbers(result)
     print(f"\nsaved    {out / 'metrics.json'}, predictions.npz, plots/, failures/, gradcam/")
