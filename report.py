@@ -372,7 +372,7 @@ def write_report(
         train_index, _ = split_indices(train, settings["val_fraction"], settings["seed"])
         trained_on = torch.zeros(len(train.labels), dtype=torch.bool)
         trained_on[train_index[: settings["limit_train"]]] = True
-        parts["network"] = fill("network", **checkpoint)
+        about = fill("network", **checkpoint)
         parts["training"] = sections.training(checkpoint, history, last_cutmix, plots_folder)
         layers = count_parameters_and_macs(network)
         parts["reproduction"] = sections.reproduction(path, checkpoint, environment(device), layers, test)
@@ -401,15 +401,14 @@ def write_report(
     write_json(out / "metrics.json", result)
 
     # Draw the rest and fill the page.
-    parts["headline"] = sections.headline(result, test, plots_folder)
+    parts["headline"] = sections.headline(result, about, test, plots_folder)
     comparison = against.section(out, other, test) if other else ""
     parts["failures"] = sections.failures(result, test, y_pred, comparison, plots_folder)
     parts["mistakes"] = sections.mistakes(misclassified, probabilities, failures, evidence, result, test)
     parts["confidence"] = sections.confidence(result, logits, test.labels, plots_folder)
     parts["explanations"] = sections.explanations(result["explanations"], plots_folder)
     parts["data"] = sections.data_set(result, test)
-    data_set = "CIFAR-100" if test.name == "cifar100" else "coloured shapes"
-    write_page(out / "report.html", run=out.name, data_set=data_set, **parts)
+    write_page(out / "report.html", run=out.name, **parts)
 
     print_numbers(result)
     print(f"\nsaved    {out / 'metrics.json'}, predictions.npz, plots/, failures/, gradcam/")

@@ -17,7 +17,20 @@ from torchvision.utils import make_grid
 
 import metrics
 from page import plots
-from page.page import Markup, fill, filter_link, interval, join, jpeg, percent, picture, plain, plot, png, table
+from page.page import (
+    Markup,
+    fill,
+    filter_link,
+    interval,
+    join,
+    jpeg,
+    percent,
+    picture,
+    plain,
+    plot,
+    png,
+    table,
+)
 from running.console import duration, option
 from running.files import read_file, usable
 from stress_tests.attacks import APGD_EPSILONS
@@ -39,8 +52,8 @@ MAX_SPRITE = 1_800_000  # bytes of their pictures; those of CIFAR-100 stay below
 # ---- The head and the training ---------------------------------------------------------------------------
 
 
-def headline(result: dict, test, folder: Path) -> Markup:
-    """The headline metrics as cards, with those of the notebook where there are any, and as bars."""
+def headline(result: dict, network: Markup, test, folder: Path) -> Markup:
+    """What was trained; the headline metrics as cards, with those of the notebook if any, and as bars."""
     notebook = NOTEBOOK if test.name == "cifar100" else {}
     cards = {}
     for key, name in HEADLINE.items():
@@ -50,8 +63,14 @@ def headline(result: dict, test, folder: Path) -> Markup:
         cards[f"card_{key}"] = fill("card", name=name, note=note, reference=reference, **result[key])
     bars = plots.headline_bars({name: result[key] for key, name in HEADLINE.items()})
     alt = "Bar plot of the test metrics"
-    note = fill("notebook") if notebook else ""
-    return fill("headline", **cards, notebook=note, plot=plot(folder / "headline_metrics.png", bars, alt))
+    return fill(
+        "headline",
+        **cards,
+        data_set="CIFAR-100" if test.name == "cifar100" else "coloured shapes",
+        network=network,
+        notebook=fill("notebook") if notebook else "",
+        plot=plot(folder / "headline_metrics.png", bars, alt),
+    )
 
 
 def training(checkpoint: dict, history: list[dict], last_cutmix: int, folder: Path) -> Markup:
