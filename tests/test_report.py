@@ -247,7 +247,7 @@ def test_every_file_is_written(results, reported, reported_sets):
     }
     explanations = numbers["explanations"]
     assert explanations["layer"] == "layer4" and explanations["map_size"] == [4, 4]
-    assert len(explanations["deletion_gradcam"]["curve"]) == report.STEPS + 1
+    assert len(explanations["deletion"]["centre"]["curve"]) == report.STEPS + 1
     addresses = re.findall(
         r'(?:src|href|url)\s*[=(]\s*["\']?([^"\'\s>)]+)', re.sub(r"<pre>.*?</pre>", "", page, flags=re.S)
     )

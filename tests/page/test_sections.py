@@ -93,7 +93,7 @@ def test_the_matrix_shows_fractions_of_rows_in_the_order_of_superclasses(
     assert f"Of the 9,900 pairs of a true and a wrong class, {never:,} never occur" in seen
     right = {c: sum(pair == (c, c) for pair in pairs) / true.count(c) for c in set(true)}
     worst = min(right, key=right.get)
-    assert f"The worst class is {test.class_names[worst]}: {100 * right[worst]:.1f} % of" in seen
+    assert f"Among the hardest classes are {test.class_names[worst]} ({100 * right[worst]:.0f} %)" in seen
 
 
 def test_sentences_on_confidence_count_the_answers(result, logits, small_sets, tmp_path, no_plots):
@@ -119,8 +119,22 @@ def test_the_interval_of_the_accuracy_decides_about_the_confidence(confidence, w
     assert sections.side(confidence, {"value": 0.7, "low": 0.6, "high": 0.8}).startswith(word)
 
 
-def test_data_section_counts_images_of_a_class(result, small_sets):
-    section = sections.data_set(result, small_sets[1])
+LOOKALIKES = {
+    "threshold": 0.95,
+    "images": 9,
+    "with_another_label": 3,
+    "misclassified": 5,
+    "misclassified_as_its_label": 2,
+    "by_similarity": [{"from": 0.95, "to": 1.0, "images": 9, "value": 4 / 9, "low": 0.2, "high": 0.7}],
+    "same_label_trained_on": {"images": 4, "value": 0.75},
+    "same_label_held_out": {"images": 2, "value": 0.5},
+}
+
+
+def test_data_section_counts_images_of_a_class_and_look_alikes(result, small_sets):
+    section = sections.data_set(result | {"lookalikes": LOOKALIKES}, small_sets[1])
+    assert "75.0 % of 4 are right where" in text(section) and "50.0 % of 2 where" in text(section)
+    assert "0.95 to 1.00 9 44.4 % 20.0 % to 70.0 %" in text(section)
     accuracy = f"{100 * result['accuracy']['value']:.2f} %"
     seen = text(section)
     assert "Each of the 100 classes has 3 images in the training set and 1 in the test set" in seen
@@ -177,11 +191,7 @@ def test_a_page_stays_below_6_megabytes(small_sets, tmp_path, monkeypatch):
     logits = torch.randn(10_000, 100, generator=generator)
     probabilities = logits.softmax(dim=1)
     result = report.evaluate(logits, test, train, temperature=2.0)
-    result["explanations"] = {
-        "layer": "layer4", "images": 50, "map_size": [4, 4], "randomization": dict.fromkeys("abcdefg", 0.0),
-        **{f"{mode}_{kind}": {"curve": [0.5] * 17, "area": 0.5, "value": 0.5, "standard_error": 0.5}
-           for mode in ("deletion", "insertion") for kind in ("gradcam", "random", "difference")},
-    }  # fmt: skip
+    result |= {"explanations": EXPLAINED, "lookalikes": LOOKALIKES}
     wrong = report.most_confident_misclassified(probabilities, test.labels)
     failures = report.list_failures(wrong, probabilities, test)
     evidence = {kind: page.enlarge(images[wrong[:20]], 8) for kind in ("predicted", "true")}
@@ -200,6 +210,32 @@ def test_a_page_stays_below_6_megabytes(small_sets, tmp_path, monkeypatch):
     assert sum(len(part.encode()) for part in parts) + rest < 6e6, [len(part) for part in parts]
 
 
+MAP = {
+    "curve": [0.5] * 17,
+    "area": {"value": 0.5, "standard_error": 0.01},
+    "gradcam_less_this": {"value": -0.1, "standard_error": 0.02},
+}
+NOT_APART = MAP | {"gradcam_less_this": {"value": 0.01, "standard_error": 0.02}}
+RHO = {key: {"value": -0.001, "low": -0.2, "high": 0.2} for key in ("mean", "mean_abs")}
+EXPLAINED = {
+    "layer": "layer4",
+    "images": 100,
+    "map_size": [4, 4],
+    "deletion": {"gradcam": MAP, "random": MAP, "centre": NOT_APART, "other_image": MAP},
+    "insertion": {"gradcam": MAP, "random": MAP, "centre": NOT_APART, "other_image": MAP},
+    "randomization": {"images": 40, "seeds": 5, "down_to": {"fc": RHO, "layer4": RHO}},
+}
+
+
+def test_sentences_on_explanations_follow_from_the_differences(tmp_path, no_plots):
+    seen = text(sections.explanations(EXPLAINED, tmp_path))
+    controls = "random maps of the same size and the map of another image"
+    assert f"In deletion Grad-CAM is better than {controls}; not apart from a Gaussian in the centre." in seen
+    assert f"In insertion Grad-CAM is not apart from a Gaussian in the centre; worse than {controls}." in seen
+    assert "a Gaussian in the centre +0.010 0.020" in seen
+    assert "fc down to layer4 0.00 (-0.20 to 0.20) 0.00 (-0.20 to 0.20)" in seen
+
+
 # ---- Stress ----------------------------------------------------------------------------------------------
 
 
@@ -214,7 +250,13 @@ def stress_content():
     broken = [{"class": "a_class", "clean": 1.0, "corrupted": 0.5, "drop": 0.5}] * 10
     groups = {"fifteen": fraction, "all": fraction}
     summary = {"mean_accuracy": groups, "mean_confidence": {"fifteen": 0.5, "all": 0.5}}
+    row = {"accuracy": 0.5, "mean_confidence": 0.6, "as_trained": {"ece": 0.1, "nll": 2.0}}
+    summary["by_severity"] = [row | {"with_temperature": {"ece": 0.04 * n, "nll": 2.5}} for n in range(6)]
+    summary["drop"] = {"fifteen": fraction}
+    sides = {"right": fraction, "wrong": clean}
     return {
+        "consistency": {"mirror": sides, "shift": sides},
+        "fourier": {"images": 50, "rows": [-2, 0, 2], "columns": [0, 2], "error": [[0.5, 0.6]] * 3},
         "checkpoint_sha256": "1234",
         "corruption_images": 200,
         "attack_images": 100,
@@ -236,9 +278,14 @@ def test_stress_section_shows_every_corruption_and_every_check(tmp_path, no_plot
         ["stress_severity", "stress_epsilon", "stress_examples"]))  # fmt: skip
     section = sections.stress_results(stress_content(), noise_pictures(), tmp_path)
     seen = text(section)
-    assert section.count("<tr>") == 1 + len(CORRUPTIONS) + 1 + 10 + 1 + 2
+    assert section.count("<tr>") == 7 + 1 + len(CORRUPTIONS) + 1 + 10 + 1 + 2
     assert all(f"<td>{name.replace('_', ' ')}</td>" in section for name in CORRUPTIONS)
-    assert "FAILED a check &lt;so&gt;" in seen and "With few images of each class" in seen
+    assert "FAILED a check &lt;so&gt;" in seen and "Means over all corruptions" in seen
+    assert "error larger at severity 3, 4, 5: at severity 5 it is 10.0 % as trained and 20.0 %" in seen
+    few = stress_content()
+    few["summary"]["classes_that_break_first"] = []
+    few = sections.stress_results(few, noise_pictures(), tmp_path)
+    assert "So few images of each class do not tell" in few
     assert "On these clean images the network is underconfident: its mean confidence is 55.0 %" in seen
     assert "Over all corruptions it is overconfident: its mean confidence is 50.0 %" in seen
     assert (
