@@ -76,10 +76,7 @@ def download_from(address: str, root: Path, read: Callable[[Path, str], dict]) -
 
 
 def fetch(address: str, part: Path) -> bool:
-    """Download `address` to the file `part`, and return whether that was resumed from what `part` held.
-
-    Raises UserError if the source fails; what came until then is kept.
-    """
+    """Download `address` to `part` and return whether that was resumed, or keep what came and raise UserError."""
     with open(part, "ab") as file:
         done = file.tell()
         try:

@@ -159,11 +159,11 @@ def test_the_copy_as_github_sends_it(server, root, capsys):
     assert [path for path, _ in server.requests] == ["/main.zip", "/archive"]
 
 
-def test_nothing_is_asked_where_there_is_a_set(server, root, capsys):
+def test_nothing_is_asked_where_there_is_a_set(server, root):
     SMALL.write(root, "folder")
     known(server.url("/main.zip", sends(ZIP)))
     loads(root, url=server.url("/mine.zip", sends(ZIP)))
-    assert server.requests == [] and "--data-url is not used" in capsys.readouterr().out
+    assert server.requests == []
 
 
 def test_data_url_comes_first_and_the_sources_follow(server, root, capsys):
@@ -326,10 +326,9 @@ def test_a_disk_that_fills_up_and_is_cleared(server, root):
     assert server.ranges("/first") == [None, f"bytes={len(ZIP) // 2}-"]
 
 
-def test_a_folder_that_cannot_be_written_to(server, plain_user):
+def test_a_folder_that_cannot_be_made(server, tmp_path):
     known(server.url("/first", sends(ZIP)))
-    plain_user.chmod(0o555)
-    for root in (plain_user, plain_user / "data"):
-        with pytest.raises(UserError, match=r"cannot be written \(Permission denied\): .*--data-dir"):
-            data.load("cifar100", root)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot be written \(Not a directory\): .*--data-dir"):
+        data.load("cifar100", tmp_path / "file" / "data")
     assert server.requests == []
