@@ -7,11 +7,11 @@ Archives and pickles come from elsewhere and may be damaged or hostile. Nothing 
 size is limited while it is read, and read_source turns whatever goes wrong into a UserError of one line.
 """
 
+import contextlib
 import gzip
 import hashlib
 import io
 import pickle
-import struct
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -61,30 +61,27 @@ OFFICIAL_DIGEST = {  # see content_digest
 CACHE_NAME = "cifar100-cache.npz"
 MAX_UNPACKED = 400_000_000  # bytes; the official files have 187 MB
 MAX_PNG = 100_000  # bytes; a PNG file of 32x32 pixels has 2 to 3 kB
-# How a PNG file of 32x32 pixels in 8-bit RGB begins (PNG specification, section 11.2.1); others, which may
-# have billions of pixels, are not decoded.
-PNG_START = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBB", 13, b"IHDR", 32, 32, 8, 2)
+# How a PNG file of 32x32 pixels in 8-bit RGB begins (PNG specification, section 11.2.1); no other is decoded.
+PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR" + bytes([0, 0, 0, 32, 0, 0, 0, 32, 8, 2])
 
 
 def read(root: Path | str, url: str | None = None) -> dict[str, np.ndarray]:
-    """Return CIFAR-100 from the folder `root`; see data.load_cifar100 for where else it may come from.
+    """Return CIFAR-100 from the folder `root`; see data.load_cifar100 for other places and for the errors.
 
     The result has for each split, "train" and "test": <split>_images uint8 [N, 3, 32, 32], <split>_labels
     int64 [N], <split>_filenames (bytes) [N], in the order of class and file name, and <split>_digest.
-    Raises UserError if what is found is broken, or if nothing is found and nothing can be downloaded.
     """
     root = Path(root)
-    source = find_source(root)
-    arrays = read_cache(root / CACHE_NAME, source)
-    if url and (arrays or source):
-        print(f"note: --data-url is not used, as {root} holds CIFAR-100 already")
-    elif url and not url.lower().startswith(("http://", "https://")):
+    source, cache = find_source(root), root / CACHE_NAME
+    # A cache that is absent, damaged (its checksums tell) or of another state of the source is made anew.
+    with contextlib.suppress(Exception), np.load(cache) as file:
+        if source is None or file["source_state"] == source_state(source):
+            return dict(file)
+    if source is None and url and not url.lower().startswith(("http://", "https://")):
         source = Path(url)
-    if arrays:
-        return arrays
     arrays = read_source(source) if source else download.download(root, url, read_source)
     try:
-        with whole_file(root / CACHE_NAME) as temporary, open(temporary, "wb") as file:
+        with whole_file(cache) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays, source_state=source_state(source or find_source(root)))
     except UserError as error:
         print(f"note: no cache was written ({error}), so the next start reads the source again")
@@ -125,8 +122,7 @@ def read_source(path: Path, address: str | None = None) -> dict[str, np.ndarray]
         place = find_source(path) or path
         png = (place / "train").is_dir() or place.suffix == ".zip" or zipfile.is_zipfile(place)
         for split, records in (read_pngs(place) if png else read_official(place)).items():
-            # By class, then by file name: a seed then means the same split whatever the source.
-            records.sort(key=lambda record: record[:2])
+            records.sort(key=lambda record: record[:2])  # by class, then by file name
             classes = {label for label, _, _ in records}
             if classes != set(range(100)):
                 raise UserError(f"{split}: images of {len(classes)} classes, expected CIFAR-100's 100")
@@ -141,23 +137,18 @@ def read_source(path: Path, address: str | None = None) -> dict[str, np.ndarray]
     return arrays
 
 
-class Inert:
-    """Stands for whatever of numpy a pickle asks for: it does nothing and keeps the state of an array."""
-
-    def __init__(self, *arguments):
-        pass
-
-    def __setstate__(self, state: tuple) -> None:
-        self.state = state
-
-
 class OfficialUnpickler(pickle.Unpickler):
-    """Read containers, numbers, strings and the bytes of numpy arrays, and call nothing at all."""
+    """Read containers, numbers, strings and arrays, and call nothing: whatever a pickle names is Inert."""
+
+    class Inert:
+        def __init__(self, *arguments):
+            pass
+
+        def __setstate__(self, state: tuple) -> None:
+            self.state = state  # of an array; the last of it are the pixels
 
     def find_class(self, module: str, name: str) -> type:
-        if module.split(".")[0] != "numpy":
-            raise UserError(f"refused: the pickle asks for {module}.{name}, which no CIFAR-100 file needs")
-        return Inert
+        return self.Inert
 
 
 def read_official(source: Path) -> dict[str, list]:
@@ -174,8 +165,7 @@ def read_official(source: Path) -> dict[str, list]:
     records = {}
     for split, content in files.items():
         record = OfficialUnpickler(io.BytesIO(content), encoding="bytes").load()
-        *_, pixels = record[b"data"].state
-        images = np.frombuffer(pixels, dtype=np.uint8).reshape(-1, 3, 32, 32)
+        images = np.frombuffer(record[b"data"].state[-1], dtype=np.uint8).reshape(-1, 3, 32, 32)
         filenames = [name.decode() for name in record[b"filenames"]]
         records[split] = list(zip(record[b"fine_labels"], filenames, images, strict=True))
     return records
@@ -233,16 +223,3 @@ def source_state(source: Path) -> str:
     patterns = ("train", "test", "train/*", "test/*")
     paths = [path for pattern in patterns for path in sorted(source.glob(pattern))] or [source]
     return str([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths])
-
-
-def read_cache(cache: Path, source: Path | None) -> dict[str, np.ndarray] | None:
-    """Return the arrays of the cache, or None if it is absent, damaged or of another state of the source."""
-    try:
-        with np.load(cache, allow_pickle=False) as file:  # compares a checksum of each array
-            if source is None or file["source_state"] == source_state(source):
-                return dict(file)
-    except OSError:
-        pass
-    except Exception as error:  # a damaged file raises many kinds
-        print(f"note: {cache} is damaged ({one_line(error)}) and will be made again")
-    return None

@@ -30,10 +30,8 @@ def download(root: Path, url: str | None, read: Callable[[Path, str], dict]) -> 
     """Download CIFAR-100 into the folder `root` and return its arrays.
 
     `url` is asked first if it is given, then SOURCES. `read(path, address)` returns the arrays of the file
-    that came from an address, or raises UserError. Raises UserError with all reasons if no source delivers,
-    and if another process is downloading to `root`.
+    that came, or raises UserError, as this does if no source delivers or another process is at work.
     """
-    reasons = []
     try:
         root.mkdir(parents=True, exist_ok=True)
         with locked(root):
@@ -43,31 +41,26 @@ def download(root: Path, url: str | None, read: Callable[[Path, str], dict]) -> 
                     return download_from(address, root, read)
                 except UserError as error:
                     print(f"note: {address}: {error}", flush=True)
-                    reasons.append(f"{address}: {error}")
     except OSError as error:
         raise UserError(f"{root} cannot be written ({error.strerror}): give another --data-dir") from None
     raise UserError(
-        f"there is no CIFAR-100 in {root}, and no source delivered it ({'; '.join(reasons)}): put "
-        "cifar-100-python.tar.gz there by hand, name it with --data-url, or take the built-in set: "
-        "python train.py --dataset shapes"
+        f"no source delivered CIFAR-100: put cifar-100-python.tar.gz into {root} by hand, name it with "
+        "--data-url, or take the built-in set: python train.py --dataset shapes"
     )
 
 
 def download_from(address: str, root: Path, read: Callable[[Path, str], dict]) -> dict:
     """Download `address` into the folder `root` and return its arrays; raise UserError if the source fails.
 
-    A file that is not accepted is deleted. If it was resumed, all of it is then downloaded once more: the
-    file on the server may have changed since its first part came.
+    A file that is not accepted is deleted: it may be that the one on the server changed between two parts.
     """
     # The name depends on the address, so that what came from one is never resumed from another.
     part = root / f"cifar100-{hashlib.sha256(address.encode()).hexdigest()[:8]}.part"
-    resumed = fetch(address, part)
+    fetch(address, part)
     try:
         arrays = read(part, address)
     except UserError:
         part.unlink()
-        if resumed:
-            return download_from(address, root, read)
         raise
     part.replace(root / (PNG_ARCHIVE if zipfile.is_zipfile(part) else OFFICIAL_ARCHIVE))
     for leftover in root.glob("cifar100-*.part"):
@@ -75,21 +68,16 @@ def download_from(address: str, root: Path, read: Callable[[Path, str], dict]) -
     return arrays
 
 
-def fetch(address: str, part: Path) -> bool:
-    """Download `address` to the file `part`, and return whether that was resumed from what `part` held.
-
-    Raises UserError if the source fails; what came until then is kept.
-    """
+def fetch(address: str, part: Path) -> None:
+    """Download `address` to `part`, from where that ends; if it fails, keep what came and raise UserError."""
     with open(part, "ab") as file:
         done = file.tell()
         try:
             request = urllib.request.Request(address, headers={"Range": f"bytes={done}-"} if done else {})
             with urllib.request.build_opener(Handler).open(request, timeout=CONNECT_SECONDS) as response:
-                resumed = response.status == 206
-                if not resumed:  # the server sends all of it
+                if response.status != 206:  # the server sends all of it
                     done = file.truncate(0)
-                length = response.headers.get("Content-Length")
-                size = done + int(length) if length else None
+                size = None if response.length is None else done + response.length
                 with Progress("downloading (MB)", round((size or TYPICAL_SIZE) / 1e6)) as progress:
                     while piece := response.read1(1 << 16):
                         file.write(piece)
@@ -101,10 +89,8 @@ def fetch(address: str, part: Path) -> bool:
             if size is not None and done < size:
                 raise UserError(f"the connection was cut at {done / 1e6:.1f} of {size / 1e6:.1f} MB")
         except Exception as error:  # servers can answer anything
-            if done and getattr(error, "code", None) == 416:  # there are no more bytes
-                return True
-            raise UserError(one_line(error)) from None
-    return resumed
+            if not done or getattr(error, "code", None) != 416:  # 416: there are no more bytes
+                raise UserError(one_line(error)) from None
 
 
 class Handler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):

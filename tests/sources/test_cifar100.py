@@ -135,24 +135,22 @@ def test_cache_is_made_again_when_the_source_changes_and_serves_until_then(kind,
 
 
 @pytest.mark.parametrize("rest", [b"", b"another byte"])
-def test_a_damaged_cache_is_made_again(rest, tmp_path, capsys):
+def test_a_damaged_cache_is_made_again(rest, tmp_path, monkeypatch):
     SMALL.write(tmp_path, "tar")
     data.load_cifar100(tmp_path)
     cache = tmp_path / "cifar100-cache.npz"
     content = cache.read_bytes()
     cache.write_bytes(content[:500_000] + rest + (content[500_000 + len(rest) :] if rest else b""))
     check_content(data.load_cifar100(tmp_path)[0], SMALL, "train")
-    assert f"{cache} is damaged" in capsys.readouterr().out
+    monkeypatch.setattr(cifar100, "read_source", None)
     check_content(data.load_cifar100(tmp_path)[0], SMALL, "train")
-    assert capsys.readouterr().out == ""
 
 
-def test_a_folder_that_cannot_be_written_to_is_used_without_a_cache(plain_user, capsys):
-    SMALL.write(plain_user, "folder")
-    plain_user.chmod(0o555)
-    check_content(data.load_cifar100(plain_user)[0], SMALL, "train")
+def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path, capsys):
+    SMALL.write(tmp_path, "folder")
+    (tmp_path / "cifar100-cache.npz").mkdir()
+    check_content(data.load_cifar100(tmp_path)[0], SMALL, "train")
     assert "no cache was written" in capsys.readouterr().out
-    assert [path.name for path in plain_user.iterdir()] == ["cifar-100-python"]
 
 
 # Hostile and broken files: one line, and nothing else happens
@@ -183,25 +181,17 @@ def write_official(root, kind, **changes):
 HOSTILE = {  # the first two would make a file called `marker`
     "posix.system": b"cposix\nsystem\n(U\x0ctouch markertR.",
     "os.mkdir": b"(U\x06markerios\nmkdir\n.",
-    "data.load": b"cdata\nload\n.",
+    "an array of petabytes": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n"
+    b"(\x8a\x07\0\0\0\0\0\0\x04tU\x01btR.",
 }
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_pickle_that_calls_anything_is_refused(name, kind, tmp_path, monkeypatch):
+def test_what_a_pickle_asks_for_is_not_called(name, kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_official(tmp_path / "data", kind, train=b"\x80\x02" + HOSTILE[name])
-    message = refusal(tmp_path / "data")
-    assert f"refused: the pickle asks for {name}" in message
-
-
-def test_what_numpy_would_be_asked_for_is_not_called(tmp_path):
-    """A pickle may name numpy, but gets a stand-in: nothing is loaded, and no room made for petabytes."""
-    petabytes = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(\x8a\x07\0\0\0\0\0\0\x04tU\x01btR."
-    for content in (b"cnumpy\nload\n(U\x0amarker.npytR.", petabytes):
-        write_official(tmp_path / "data", "folder", train=b"\x80\x02" + content)
-        assert "Inert" in refusal(tmp_path / "data")
+    assert "Inert" in refusal(tmp_path / "data")  # in its place: nothing is called
 
 
 def nested(depth):

@@ -159,11 +159,11 @@ def test_the_copy_as_github_sends_it(server, root, capsys):
     assert [path for path, _ in server.requests] == ["/main.zip", "/archive"]
 
 
-def test_nothing_is_asked_where_there_is_a_set(server, root, capsys):
+def test_nothing_is_asked_where_there_is_a_set(server, root):
     SMALL.write(root, "folder")
     known(server.url("/main.zip", sends(ZIP)))
     loads(root, url=server.url("/mine.zip", sends(ZIP)))
-    assert server.requests == [] and "--data-url is not used" in capsys.readouterr().out
+    assert server.requests == []
 
 
 def test_data_url_comes_first_and_the_sources_follow(server, root, capsys):
@@ -240,7 +240,7 @@ def test_a_source_that_fails_is_left_for_the_next(name, server, root, capsys):
     answer, expected = FAILURES[name]
     first = server.url("/first", answer)
     known(first)
-    with pytest.raises(UserError, match="no source delivered it"):
+    with pytest.raises(UserError, match="no source delivered"):
         data.load("cifar100", root)
     assert set(contents(root)) <= {part_of(root, first).name}
     known(first, server.url("/second", sends(TAR)))
@@ -258,14 +258,12 @@ def test_an_endless_answer_is_cut_off(server, root, monkeypatch, capsys):
     assert "it sends more than the 2 MB allowed" in capsys.readouterr().out
 
 
-def test_when_no_source_answers_the_user_reads_why_and_what_to_do(server, root):
+def test_when_no_source_answers_the_user_reads_why_and_what_to_do(server, root, capsys):
     known(first := server.url("/first", refuses))
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=r"no source delivered .*: put .* python train\.py --dataset shapes$"):
         data.load("cifar100", root, "http://127.0.0.1:port/x")
-    message = str(caught.value)
-    assert f"in {root}, and no source delivered it (http://127.0.0.1:port/x: " in message
-    assert f"; {first}: HTTP Error 404: Not Found): put " in message and "\n" not in message
-    assert message.endswith("python train.py --dataset shapes")
+    out = capsys.readouterr().out
+    assert "note: http://127.0.0.1:port/x: " in out and f"note: {first}: HTTP Error 404: Not Found" in out
 
 
 # Resuming a download that was interrupted
@@ -275,7 +273,7 @@ def interrupted(server, root, content, length=True):
     """Download half of `content` from /first and fail; return how many bytes have come."""
     half = len(content) // 2
     known(address := server.url("/first", sends(content, end=half, length=length)))
-    with pytest.raises(UserError, match=r"was cut at|IncompleteRead"):
+    with pytest.raises(UserError, match="no source delivered"):
         data.load("cifar100", root)
     assert part_of(root, address).read_bytes() == content[:half]
     server.requests.clear()
@@ -292,9 +290,11 @@ def test_the_next_start_resumes(length, server, root):
 
 
 def test_two_halves_of_different_files_are_not_taken_for_the_set(server, root):
-    """The file on the server has changed: the mixture is refused, and all of it is downloaded once more."""
+    """The file on the server has changed: the mixture is refused, and the next start downloads all of it."""
     half = interrupted(server, root, OTHER.zip())
     server.url("/first", sends(ZIP))
+    with pytest.raises(UserError, match="no source delivered"):
+        data.load("cifar100", root)
     loads(root)
     assert server.ranges("/first") == [f"bytes={half}-", None]
 
@@ -318,7 +318,7 @@ def test_a_disk_that_fills_up_and_is_cleared(server, root):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(ZIP) // 2, hard))
     try:
-        with pytest.raises(UserError, match="File too large"):
+        with pytest.raises(UserError, match="no source delivered"):
             data.load("cifar100", root)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -326,10 +326,9 @@ def test_a_disk_that_fills_up_and_is_cleared(server, root):
     assert server.ranges("/first") == [None, f"bytes={len(ZIP) // 2}-"]
 
 
-def test_a_folder_that_cannot_be_written_to(server, plain_user):
+def test_a_folder_that_cannot_be_made(server, tmp_path):
     known(server.url("/first", sends(ZIP)))
-    plain_user.chmod(0o555)
-    for root in (plain_user, plain_user / "data"):
-        with pytest.raises(UserError, match=r"cannot be written \(Permission denied\): .*--data-dir"):
-            data.load("cifar100", root)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot be written \(Not a directory\): .*--data-dir"):
+        data.load("cifar100", tmp_path / "file" / "data")
     assert server.requests == []
