@@ -17,6 +17,7 @@ import metrics
 from page.page import Markup, fill, filter_link, join, percent, picture, plain, png, table
 from running.files import UserError, check_file, read_file, usable
 
+COMPARED = {"accuracy": "accuracy", "macro_f1": "macro F1"}
 NUM_CLASSES = 5  # of those that gained most, and as many of those that lost most
 MAX_UNPACKED = 200_000_000  # bytes; the predictions of 10,000 images and 100 classes have 4 MB
 NUM_FLIPPED = 8  # pictures in either direction
@@ -116,24 +117,22 @@ def number_table(
     y_true: Tensor, ours: Tensor, theirs: Tensor, stress: tuple | None, other_stress: tuple | None
 ) -> Markup:
     """The numbers of both runs, their difference, and its interval where one can be computed."""
-    numbers, none = [], ("–", math.nan)
     headlines = [metrics.headline(y_true, rows) for rows in (ours, theirs)]
     difference = metrics.bootstrap_difference(y_true, ours, theirs)
-    for key, name in {"accuracy": "accuracy", "macro_f1": "macro F1"}.items():
-        low, high = difference[key]["low"], difference[key]["high"]
-        ends = (f"{points(low)} to {points(high)}", low)
-        numbers.append((name, *(values[key] for values in headlines), ends))
-    errors = [metrics.expected_calibration_error(y_true, rows) for rows in (ours, theirs)]
-    numbers.append(("expected calibration error", *errors, none))
-    if stress and other_stress and stress[0] == other_stress[0]:  # the same images
-        name = f"mean of fifteen corruptions, {stress[1]:,} images"
-        numbers.append((name, stress[2], other_stress[2], none))
-    rows = [
-        [name, (percent(a, 2), a), (percent(b, 2), b), (points(a - b), a - b), ends]
-        for name, a, b, ends in numbers
+    numbers = {name: [row[key] for row in headlines] for key, name in COMPARED.items()}
+    intervals = {name: difference[key] for key, name in COMPARED.items()}
+    numbers["expected calibration error"] = [
+        metrics.expected_calibration_error(y_true, rows) for rows in (ours, theirs)
     ]
-    header = ["number", "this run", "the other", "difference", "95 % interval"]
-    return table("This run and the other", header, rows)
+    if stress and other_stress and stress[0] == other_stress[0]:  # the same images
+        numbers[f"mean of fifteen corruptions, {stress[1]:,} images"] = [stress[2], other_stress[2]]
+    rows = []
+    for name, (a, b) in numbers.items():
+        row = {"number": name, "this run": (percent(a, 2), a), "the other": (percent(b, 2), b)}
+        ends = intervals.get(name, {"low": math.nan})
+        text = f"{points(ends['low'])} to {points(ends['high'])}" if name in intervals else "–"
+        rows.append(row | {"difference": (points(a - b), a - b), "95 % interval": (text, ends["low"])})
+    return table("This run and the other", rows)
 
 
 def compare_classes(test, correct: Tensor, other_correct: Tensor) -> list[dict]:
@@ -154,10 +153,11 @@ def class_table(classes: list[dict]) -> Markup:
     lost = [row for row in classes if row["gained"] < 0][-NUM_CLASSES:]
     rows = []
     for row in gained + lost:
-        change, p = (f"{row['gained']:+d}", row["gained"]), (p_value(row["p"]), row["p"])
-        rows.append([filter_link(row["name"], true=row["name"]), row["ours"], row["theirs"], change, p])
-    header = ["class", "this run", "the other", "images", "p"]
-    return table("Classes that gained and lost most", header, rows)
+        shown = {"class": filter_link(row["name"], true=row["name"])}
+        shown |= {"this run": row["ours"], "the other": row["theirs"]}
+        shown["images"] = (f"{row['gained']:+d}", row["gained"])
+        rows.append(shown | {"p": (p_value(row["p"]), row["p"])})
+    return table("Classes that gained and lost most", rows)
 
 
 def flipped(test, chosen: Tensor, better: dict, worse: dict, who: str) -> Markup:

@@ -132,22 +132,21 @@ def filter_link(text: str, **chosen: str) -> Markup:
     return fill("filter_link", text=text, filter=urlencode(chosen))
 
 
-def table(label: str, header: list[str], rows: list[list], sortable: bool = False) -> Markup:
-    """Return a table. `label` is its name for screen readers.
+def table(label: str, rows: list[dict], sortable: bool = False) -> Markup:
+    """Return a table of rows, {heading: cell}. `label` is its name for screen readers.
 
     A cell is a text, markup, a number as in `show`, or (text, number) for a number that is shown as the text.
     The script sorts by the exact numbers, which the cells also hold.
     """
-    body, kinds = [], ["heading"] * len(header)
+    head, body = [], []
     for row in rows:
-        pairs = [cell if isinstance(cell, tuple) else (cell, cell) for cell in row]
-        kinds = ["heading" if isinstance(value, str) else "number_heading" for _, value in pairs]
-        cells = [
-            fill("cell" if isinstance(value, str) else "number_cell", text=text, value=str(value))
-            for text, value in pairs
-        ]
+        head, cells = [], []
+        for heading, cell in row.items():
+            text, value = cell if isinstance(cell, tuple) else (cell, cell)
+            kind = "cell" if isinstance(value, str) else "number_cell"
+            cells.append(fill(kind, text=text, value=str(value)))
+            head.append(fill(f"{kind}_heading", text=heading))
         body.append(fill("row", cells=join(cells)))
-    head = [fill(kind, text=text) for kind, text in zip(kinds, header, strict=True)]
     kind = "sortable" if sortable else "fixed"
     return fill("table", label=label, kind=kind, head=join(head), rows=join(body))
 

@@ -1,8 +1,7 @@
 """Every plot of the report: functions of plain arrays and dicts that return a matplotlib Figure.
 
 `save_png` writes a Figure to a file; `to_svg` returns it as an element for the report, whose style sheet sets
-the colours, so that one plot serves a light and a dark page. The colours are those of Okabe and Ito, which
-colour-blind readers can tell apart.
+the colours, so that one plot serves a light and a dark page. plots.mplstyle says how they look.
 """
 
 import io
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from matplotlib import cycler
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import PowerNorm
@@ -25,39 +23,10 @@ from stress_tests.attacks import AT_ALL_EPSILONS
 from stress_tests.corruptions import FAMILIES
 
 INK, GRID, GREY = "#1a1a1b", "#d8d8d9", "#7a7a7b"
-BLUE, ORANGE, GREEN, PINK, YELLOW = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"
+BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
 # The colours' names in the style sheet of the report.
 CSS_VARIABLES = {INK: "ink", GRID: "grid", GREY: "grey", BLUE: "blue", ORANGE: "orange", GREEN: "green"}
-STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "text.color": INK,
-    "text.parse_math": False,  # $ in a name is a dollar sign
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "grid.color": GRID,
-    "grid.linewidth": 0.8,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 4,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "figure.constrained_layout.use": True,
-    "svg.fonttype": "path",
-    # Five curves differ in colour and marker; more of them also differ in line style.
-    "axes.prop_cycle": cycler(linestyle=["-", "--", ":", "-."])
-    * cycler(color=[BLUE, ORANGE, GREEN, PINK, YELLOW], marker=list("os^Dv")),
-}
+STYLE = matplotlib.rc_params_from_file(Path(__file__).parent / "plots.mplstyle", use_default_template=False)
 SMALL = (4.6, 3.2)  # inches: two beside each other on a desktop, one across a phone
 styled = matplotlib.rc_context(STYLE)  # a decorator: a function draws in this style and leaves no trace of it
 

@@ -163,23 +163,29 @@ def confused_pairs(pairs: list[dict], test, y_pred: Tensor) -> Markup:
         names = {key: plain(pair[key]) for key in ("true", "predicted")}
         alt = f"a {names['true']} taken for a {names['predicted']}"
         pictures = join([picture(png(test.images[i]), alt, 64) for i in shown])
-        links = [filter_link(name, **names) for name in names.values()]
-        rows.append([*links, pair["count"], fill("pictures", pictures=pictures)])
-    return table("Most confused pairs", ["true", "predicted", "images", "examples"], rows)
+        links = {key: filter_link(name, **names) for key, name in names.items()}
+        rows.append(links | {"images": pair["count"], "examples": fill("pictures", pictures=pictures)})
+    return table("Most confused pairs", rows)
 
 
 def class_table(classes: list[dict]) -> Markup:
     """The sortable table of all classes."""
-    header = ["class", "superclass", "precision", "recall = accuracy", "F1", "test images"]
     rows = []
     for row in classes:
         name, superclass, other = (plain(row[k]) for k in ("name", "superclass", "most_confused_with"))
-        numbers = [row[key] for key in ("precision", "recall", "f1", "num_test")]
         text = f"{other} ({row['most_confused_with_count']})"
-        mistake = filter_link(text, true=name, predicted=other) if other else "none"
-        links = [filter_link(name, true=name), filter_link(superclass, superclass=superclass)]
-        rows.append([*links, *numbers, mistake])
-    return table("All classes", [*header, "most common mistake"], rows, sortable=True)
+        rows.append(
+            {
+                "class": filter_link(name, true=name),
+                "superclass": filter_link(superclass, superclass=superclass),
+                "precision": row["precision"],
+                "recall = accuracy": row["recall"],
+                "F1": row["f1"],
+                "test images": row["num_test"],
+                "most common mistake": filter_link(text, true=name, predicted=other) if other else "none",
+            }
+        )
+    return table("All classes", rows, sortable=True)
 
 
 # ---- The misclassified images ----------------------------------------------------------------------------
@@ -334,19 +340,24 @@ def stress_results(results: dict, pictures: dict[str, np.ndarray], folder: Path)
     corruptions = []
     for name in pictures:
         values = [tests[f"{name}/{severity}"]["accuracy"]["value"] for severity in range(1, 6)]
-        corruptions.append([plain(name), *values, sum(values) / 5])
-    hardest = sorted(corruptions, key=lambda row: row[-1])[:3]
-    broken = []
-    for row in summary["classes_that_break_first"]:
-        fractions = [(percent(row[key], 0), row[key]) for key in ("clean", "corrupted", "drop")]
-        broken.append([plain(row["class"]), *fractions])
-    header = ["class", "clean", "corrupted", "drop"]
+        corruptions.append({"corruption": plain(name)} | dict(zip("12345", values, strict=True)))
+        corruptions[-1]["mean"] = sum(values) / 5
+    hardest = sorted(corruptions, key=lambda row: row["mean"])[:3]
     fourier = results["fourier"]
     heatmap = plots.fourier_heatmap(np.array(fourier["error"]), fourier["rows"], fourier["columns"])
-    checks = [
-        ["passed" if row["passed"] else "FAILED", row["name"], row["detail"]] for row in results["checks"]
+    broken = [
+        {key: (percent(value, 0), value) if key != "class" else plain(value) for key, value in row.items()}
+        for row in summary["classes_that_break_first"]
     ]
-    clean, severities = tests["clean/0"], ["1", "2", "3", "4", "5"]
+    checks = [
+        {
+            "result": "passed" if row["passed"] else "FAILED",
+            "check": row["name"],
+            "what was found": row["detail"],
+        }
+        for row in results["checks"]
+    ]
+    clean = tests["clean/0"]
     return fill(
         "stress",
         **results,
@@ -357,35 +368,32 @@ def stress_results(results: dict, pictures: dict[str, np.ndarray], folder: Path)
         clean_side=side(clean["mean_confidence"], clean["accuracy"]),
         corrupted_side=side(summary["mean_confidence"]["all"], summary["mean_accuracy"]["all"]),
         published=fill("published", **results) if "published" in summary["mean_accuracy"] else "",
-        at_severity_1=sum(row[1] for row in corruptions) / len(corruptions),
-        at_severity_5=sum(row[5] for row in corruptions) / len(corruptions),
-        hardest=", ".join(f"{name} ({percent(mean)})" for name, *_, mean in hardest),
-        corruption_table=table(
-            "Every corruption", ["corruption", *severities, "mean"], corruptions, sortable=True
-        ),
+        at_severity_1=sum(row["1"] for row in corruptions) / len(corruptions),
+        at_severity_5=sum(row["5"] for row in corruptions) / len(corruptions),
+        hardest=", ".join(f"{row['corruption']} ({percent(row['mean'])})" for row in hardest),
+        corruption_table=table("Every corruption", corruptions, sortable=True),
         severity_table=severity_table(summary["by_severity"]),
         shift_verdict=shift_verdict(summary["by_severity"]),
-        broken=fill("broken", table=table("Classes that break first", header, broken))
+        broken=fill("broken", table=table("Classes that break first", broken))
         if broken
         else fill("few_images"),
         apgd_epsilons=", ".join(f"{epsilon:g}/255" for epsilon in APGD_EPSILONS),
-        check_table=table("Checks of the attacks", ["result", "check", "what was found"], checks),
+        check_table=table("Checks of the attacks", checks),
     )
 
 
 def severity_table(rows: list[dict]) -> Markup:
     """Accuracy, confidence and calibration at severity 0, the clean images, to 5."""
-    kinds = {"as_trained": "as trained", "with_temperature": "with the temperature"}
-    kinds = {key: words for key, words in kinds.items() if key in rows[0]}
-    header = ["severity", "accuracy", "mean confidence"]
-    header += [f"{name}, {words}" for words in kinds.values() for name in ("ECE", "NLL")]
     body = []
     for severity, row in enumerate(rows):
-        cells = [str(severity) if severity else "clean", row["accuracy"], row["mean_confidence"]]
-        for key in kinds:
-            cells += [row[key]["ece"], (f"{row[key]['nll']:.2f}", row[key]["nll"])]
+        cells = {"severity": str(severity) if severity else "clean", "accuracy": row["accuracy"]}
+        cells["mean confidence"] = row["mean_confidence"]
+        for key, words in {"as_trained": "as trained", "with_temperature": "with the temperature"}.items():
+            if key in row:
+                cells[f"ECE, {words}"] = row[key]["ece"]
+                cells[f"NLL, {words}"] = (f"{row[key]['nll']:.2f}", row[key]["nll"])
         body.append(cells)
-    return table("Calibration under corruption", header, body)
+    return table("Calibration under corruption", body)
 
 
 def shift_verdict(rows: list[dict]) -> str:
@@ -427,29 +435,28 @@ def explanations(explained: dict, folder: Path) -> Markup:
         parts[f"plot_{mode}"] = plot(folder / f"{mode}.png", figure, f"{mode} curves: {'; '.join(lines)}")
         differences = {label: rows[name]["gradcam_less_this"] for name, label in CONTROLS.items()}
         parts[f"{mode}_verdict"] = verdict(differences, better)
-        parts[f"{mode}_table"] = table(
-            f"Grad-CAM less the controls, {mode}",
-            ["area of Grad-CAM less that of", "difference", "standard error"],
-            [
-                [label, *((f"{row[key]:{sign}.3f}", row[key]) for key, sign in SIGNS.items())]
-                for label, row in differences.items()
-            ],
-        )
-    randomization, rows = explained["randomization"], []
-    for name, row in randomization["down_to"].items():
-        cells = [(spread(row[key]), row[key]["value"]) for key in ("mean", "mean_abs")]
-        rows.append(["fc" if name == "fc" else f"fc down to {name}", *cells])
-    header = ["random weights in", "mean of rho", "mean of |rho|"]
+        body = [
+            {
+                "area of Grad-CAM less that of": label,
+                "difference": (f"{row['value']:+.3f}", row["value"]),
+                "standard error": (f"{row['standard_error']:.3f}", row["standard_error"]),
+            }
+            for label, row in differences.items()
+        ]
+        parts[f"{mode}_table"] = table(f"Grad-CAM less the controls, {mode}", body)
+    body = []
+    for name, row in explained["randomization"]["down_to"].items():
+        cells = {"random weights in": "fc" if name == "fc" else f"fc down to {name}"}
+        for key, heading in {"mean": "mean of rho", "mean_abs": "mean of |rho|"}.items():
+            cells[heading] = (spread(row[key]), row[key]["value"])
+        body.append(cells)
     return fill(
         "explanations",
         **explained,
         **parts,
         size="x".join(map(str, explained["map_size"])),
-        randomization_table=table("Random weights", header, rows),
+        randomization_table=table("Random weights", body),
     )
-
-
-SIGNS = {"value": "+", "standard_error": ""}  # of the numbers in a table of differences
 
 
 def verdict(differences: dict[str, dict], better: int) -> str:
@@ -486,14 +493,13 @@ def data_set(result: dict, test) -> Markup:
     without = percent(result["duplicates"]["accuracy_without_them"], 2)
     like = result["lookalikes"]
     known = all(f"same_label_{name}" in like for name in ("trained_on", "held_out"))
-    header = ["similarity", "images", "accuracy", "95 % interval"]
     rows = [
-        [
-            f"{max(row['from'], 0):.2f} to {row['to']:.2f}",
-            row["images"],
-            row["value"],
-            f"{percent(row['low'])} to {percent(row['high'])}",
-        ]
+        {
+            "similarity": f"{max(row['from'], 0):.2f} to {row['to']:.2f}",
+            "images": row["images"],
+            "accuracy": row["value"],
+            "95 % interval": f"{percent(row['low'])} to {percent(row['high'])}",
+        }
         for row in like["by_similarity"]
     ]
     return fill(
@@ -501,7 +507,7 @@ def data_set(result: dict, test) -> Markup:
         **result,
         **counts,
         without=without,
-        similarity_table=table("Accuracy by similarity", header, rows),
+        similarity_table=table("Accuracy by similarity", rows),
         held_out=fill("held_out", **like) if known else "",
         num_classes=len(test.class_names),
         samples=join(samples),
@@ -518,24 +524,24 @@ def reproduction(path: Path, checkpoint: dict, environment: dict, layers: list[d
         if value is not None and value is not False:
             text = option(name) if value is True else f"{option(name)} {shlex.quote(str(value))}"
             options.append(fill("option", text=text))
-    facts = [[f"training: {name}", str(value)] for name, value in config["environment"].items()]
-    facts += [[f"report: {name}", str(value)] for name, value in environment.items()]
-    facts += [["checkpoint", str(path)], ["data", test.provenance], ["test digest (sha256)", test.digest]]
+    facts = {f"training: {name}": str(value) for name, value in config["environment"].items()}
+    facts |= {f"report: {name}": str(value) for name, value in environment.items()}
+    facts |= {"checkpoint": str(path), "data": test.provenance, "test digest (sha256)": test.digest}
     parameters, macs = (sum(layer[key] for layer in layers) for key in ("parameters", "macs"))
     total = {"name": "all", "kind": "", "output": [], "parameters": parameters, "macs": macs}
     rows = []
     for row in [*layers, total]:
+        shown = {"layer": row["name"], "kind": row["kind"], "output": "x".join(map(str, row["output"]))}
         millions = (f"{row['macs'] / 1e6:,.2f}", row["macs"])
-        rows.append(
-            [row["name"], row["kind"], "x".join(map(str, row["output"])), row["parameters"], millions]
-        )
-    header = ["layer", "kind", "output", "parameters", "multiply-accumulates (M)"]
+        rows.append(shown | {"parameters": row["parameters"], "multiply-accumulates (M)": millions})
     return fill(
         "reproduction",
         options=join(options),
         out=shlex.quote(config["settings"]["out"]),
-        facts_table=table("Versions and data", ["what", "value"], facts),
+        facts_table=table(
+            "Versions and data", [{"what": key, "value": value} for key, value in facts.items()]
+        ),
         parameters=parameters,
         macs=f"{macs / 1e9:.3f}",
-        layer_table=table("Complexity layer by layer", header, rows),
+        layer_table=table("Complexity layer by layer", rows),
     )

@@ -17,7 +17,7 @@ from page.page import Markup, fill
 
 def test_inserted_text_is_escaped_and_markup_is_not():
     hostile = '<script>alert("1")</script>&'
-    table = page.table(hostile, [hostile, "n"], [[hostile, ("1", 1)], [hostile, 2]])
+    table = page.table(hostile, [{hostile: hostile, "n": ("1", 1)}, {hostile: hostile, "n": 2}])
     picture = page.picture(page.png(torch.zeros(3, 4, 4, dtype=torch.uint8)), hostile, 4)
     for markup in (table, picture, fill("source", path=hostile, line=1, text=hostile)):
         assert "<script>" not in markup and html.escape(hostile) in markup
