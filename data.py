@@ -42,10 +42,7 @@ class Dataset:
 
 
 def load(name: str, root: Path | str, url: str | None = None) -> tuple[Dataset, Dataset]:
-    """Return the (train, test) splits of the data set `name`: "cifar100" (see load_cifar100) or "shapes".
-
-    Raises ValueError for another name.
-    """
+    """Return (train, test) of "cifar100", see load_cifar100, or "shapes"; else raise ValueError."""
     if name == "shapes":
         # With different seeds the two splits have no image in common.
         return make_shapes(per_class=60, seed=0), make_shapes(per_class=20, seed=1)
@@ -67,11 +64,9 @@ def load_cifar100(root: Path | str, url: str | None = None) -> tuple[Dataset, Da
 
     Looked for, in this order: the official folder cifar-100-python/, cifar-100-python.tar.gz, PNG files
     train/<class>/<name>.png and test/<class>/<name>.png (in `root` or a folder in it), a zip of those; then
-    `url`, a path or an address, and the known sources. The first load leaves a cache in `root`. Images are in
-    the order of class and file name, so a seed means the same split and batches whatever the source.
-
-    `root` and `url` may hold a part of CIFAR-100 or a changed set, and then the provenance says so. Raises
-    UserError if something is broken, or if nothing is found and nothing can be downloaded.
+    `url`, a path or an address, and the known sources. Images are in the order of class and file name, so a
+    seed means the same split whatever the source. A part of CIFAR-100 or a changed set is taken too, and the
+    provenance says so. Raises UserError if something is broken, or nothing is found and none downloaded.
     """
     arrays = cifar100.read(root, url)
     count = {split: len(arrays[f"{split}_labels"]) for split in ("train", "test")}
@@ -101,10 +96,7 @@ def load_cifar100(root: Path | str, url: str | None = None) -> tuple[Dataset, Da
 
 
 def make_shapes(per_class: int, seed: int) -> Dataset:
-    """Draw `per_class` images of each of 100 classes, 10 shapes (the superclasses) in 10 colours.
-
-    The same seed gives the same images; see shapes.draw. Raises ValueError for per_class below 1.
-    """
+    """Draw `per_class` images of each of 100 classes, 10 shapes (the superclasses) in 10 colours."""
     images, labels, masks = shapes.draw(per_class, seed)
     return Dataset(
         name="shapes",
@@ -135,11 +127,8 @@ def split_indices(dataset: Dataset, val_fraction: float, seed: int) -> tuple[Ten
     The split is stratified: of a class with n images, round(val_fraction * n) go to validation, or all that
     have no copy if those are fewer. Images that have an exact copy go to training, so that no image is on
     both sides. In each result the first image of every class comes first, then the second of every class, and
-    so on; so the first k indices are a balanced sample for any k. Raises ValueError for val_fraction outside
-    [0, 1).
+    so on; so the first k indices are a balanced sample for any k. val_fraction is in [0, 1).
     """
-    if not 0 <= val_fraction < 1:
-        raise ValueError(f"val_fraction must be in [0, 1), not {val_fraction}")
     generator = torch.Generator().manual_seed(seed)
     copies = first_copy(dataset.images)
     has_copy = torch.bincount(copies, minlength=len(copies))[copies] > 1
@@ -172,8 +161,7 @@ class Normalize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if max(images.shape[-2:]) > self.image_size:
-            sides = (self.image_size, self.image_size)
-            device = images.device
+            device, sides = images.device, (self.image_size, self.image_size)
             # Apple GPUs cannot differentiate this (torch 2.13), as attacks must.
             images = images.cpu() if device.type == "mps" and images.requires_grad else images
             images = nn.functional.interpolate(images, sides, mode="bilinear", antialias=True).to(device)
@@ -183,10 +171,8 @@ class Normalize(nn.Module):
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
-    """Return the layout of images and weights: channels last, but for Apple GPUs.
-
-    There the gradient of batch norm fails or is wrong for channels last (pytorch issue 175189, torch 2.13).
-    """
+    """Return the layout of images and weights: channels last, but for Apple GPUs."""
+    # There the gradient of batch norm fails or is wrong for channels last (pytorch issue 175189, torch 2.13).
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 

@@ -24,8 +24,7 @@ COLOURS = {  # red, green and blue in [0, 1]
 def inside_star(x: Tensor, y: Tensor) -> Tensor:
     """Return whether (x, y) is in a star of five points at radius 1 with notches at radius 0.42."""
     # By symmetry one edge is enough, seen from the fifth of the plane around it.
-    angle = torch.atan2(y, x) % (2 * math.pi / 5)
-    angle = (angle - math.pi / 5).abs()
+    angle = (torch.atan2(y, x) % (2 * math.pi / 5) - math.pi / 5).abs()
     u, v = x.hypot(y) * angle.cos(), x.hypot(y) * angle.sin()
     tip_u, tip_v = math.cos(math.pi / 5), math.sin(math.pi / 5)
     return (tip_u - 0.42) * v - tip_v * (u - 0.42) > 0
@@ -52,10 +51,8 @@ def draw(per_class: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Draw `per_class` images of each of 100 classes, 10 shapes in 10 colours.
 
     Returns, class by class, images uint8 [N, 3, 32, 32], labels int64 [N] as in CLASS_NAMES, and masks bool
-    [N, 32, 32] of where the object is. `seed` alone decides. Raises ValueError for per_class below 1.
+    [N, 32, 32] of where the object is. `seed` alone decides.
     """
-    if per_class < 1:
-        raise ValueError(f"per_class must be at least 1, not {per_class}")
     generator = torch.Generator().manual_seed(seed)
     drawn = [draw_shape(inside, per_class, generator) for inside in SHAPES.values()]
     images, masks = (torch.cat(parts) for parts in zip(*drawn, strict=True))
@@ -74,18 +71,15 @@ def draw_shape(inside: Callable, per_class: int, generator: Generator) -> tuple[
 
     n = 10 * per_class
     # Pixel centres of a grid three times as fine as the image; the mean over 3x3 of them antialiases edges.
-    fine = (torch.arange(96) + 0.5) / 3
-    grid_y, grid_x = fine[:, None], fine[None, :]
+    grid_x = (torch.arange(96) + 0.5) / 3
+    grid_y = grid_x[:, None]
     # Background: 3x3 random colours of low saturation, blended smoothly.
-    grey = uniform(0.1, 0.9, n, 1, 3, 3)
-    picture = (grey + uniform(-0.25, 0.25, n, 3, 3, 3)).clamp(0, 1)
+    picture = (uniform(0.1, 0.9, n, 1, 3, 3) + uniform(-0.25, 0.25, n, 3, 3, 3)).clamp(0, 1)
     picture = F.interpolate(picture, size=96, mode="bicubic", align_corners=True)
-    # Clutter: five small discs of any colour.
-    for _ in range(5):
+    for _ in range(5):  # small discs
         x, y, radius = uniform(0, 32, n, 1, 1), uniform(0, 32, n, 1, 1), uniform(1, 2.8, n, 1, 1)
         disc = (grid_x - x).hypot(grid_y - y) < radius
-        colour = uniform(0, 1, n, 3)[:, :, None, None]
-        picture = torch.where(disc[:, None], colour, picture)
+        picture = torch.where(disc[:, None], uniform(0, 1, n, 3, 1, 1), picture)
     # The object: turned by `angle` about its centre and lit from a random side.
     radius, angle = uniform(6, 11, n, 1, 1), uniform(-0.6, 0.6, n, 1, 1)
     centre_x, centre_y = uniform(11, 21, n, 1, 1), uniform(11, 21, n, 1, 1)
@@ -96,7 +90,6 @@ def draw_shape(inside: Callable, per_class: int, generator: Generator) -> tuple[
     colour = (palette + uniform(-0.07, 0.07, n, 3))[:, :, None, None]
     shade = uniform(0.75, 1.05, n, 1, 1) + uniform(-0.15, 0.15, n, 1, 1) * x
     picture = torch.where(covered[:, None], colour * shade[:, None], picture)
-    # Down to 32x32 pixels, with a little noise.
     picture = F.avg_pool2d(picture, 3) + 0.03 * torch.randn(n, 3, 32, 32, generator=generator)
     masks = F.avg_pool2d(covered.float()[:, None], 3)[:, 0] > 0.5
     return (picture.clamp(0, 1) * 255).round().to(torch.uint8), masks

@@ -28,8 +28,3 @@ def test_masks_show_where_the_colour_of_the_class_is(drawn):
     other = masks.roll(16, dims=2)
     mean = (images * other[:, None]).sum(dim=(2, 3)) / other.sum(dim=(1, 2))[:, None]
     assert (mean - colours).norm(dim=1).median() > 0.35
-
-
-def test_shapes_of_no_image():
-    with pytest.raises(ValueError, match="per_class must be at least 1"):
-        shapes.draw(per_class=0, seed=0)
