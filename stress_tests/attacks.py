@@ -8,6 +8,7 @@ device, where the results are too. ATTACKS says which ones are made, at which ep
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -19,12 +20,11 @@ from torch import Generator, Tensor, nn
 from .corruptions import random_sign, spawn, uniform
 
 EPSILONS = (0.25, 0.5, 1, 2, 4, 8, 64)  # in 1/255; at the last one a sound attack leaves no image right
-PGD_STEPS = 10
-PGD_RESTARTS = 2
+PGD_STEPS, APGD_STEPS = 10, 20
 MORE_STEPS, MORE_STEPS_EPSILON = 100, 1  # PGD goes on with as many steps on the images that survive it there
-APGD_STEPS = 20
-APGD_RESTARTS = 1
 APGD_EPSILONS = (0.5, 1, 2)  # some images survive PGD there
+
+cross_entropy = functools.partial(F.cross_entropy, reduction="none")  # one number for each image
 
 
 @contextlib.contextmanager
@@ -35,9 +35,9 @@ def full_float32(device: torch.device) -> Iterator[None]:
     in full float32 unless the caller has asked torch for less.
     """
     cudnn = torch.backends.cudnn
-    wanted = [(cudnn, "deterministic", True), (cudnn, "benchmark", False), (cudnn, "allow_tf32", False)]
-    if hasattr(cudnn, "conv"):  # torch 2.9 or later, where reading allow_tf32 may raise an error
-        wanted[2] = (cudnn.conv, "fp32_precision", "ieee")
+    # From torch 2.9 on reading allow_tf32 may raise an error.
+    tf32 = (cudnn.conv, "fp32_precision", "ieee") if hasattr(cudnn, "conv") else (cudnn, "allow_tf32", False)
+    wanted = [tf32, (cudnn, "deterministic", True), (cudnn, "benchmark", False)]
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in wanted]
     try:
         for owner, name, value in wanted:
@@ -62,19 +62,13 @@ def eval_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
             module.training = mode
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy of logits [N, C] and labels int64 [N], one number for each image."""
-    return F.cross_entropy(logits, labels, reduction="none")
-
-
 def dlr_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the difference of logits ratio of logits z [N, C] and labels y int64 [N], float [N].
 
         DLR(z, y) = (max_{i != y} z_i - z_y) / (z_1st - z_3rd),   the largest and third largest logit
 
-    Multiplying all logits by a number does not change it, so its gradient does not vanish where the network
-    is sure, as that of the cross-entropy does. Raises ValueError for fewer than three classes. Source: Croce
-    and Hein 2020 (arXiv 2003.01690), equation 6.
+    Its gradient does not vanish where the network is sure, as that of the cross-entropy does. Raises
+    ValueError for fewer than three classes. Source: Croce and Hein 2020 (arXiv 2003.01690), equation 6.
     """
     if logits.shape[1] < 3:
         raise ValueError(f"the DLR loss needs logits of at least 3 classes, not {logits.shape[1]}")
@@ -92,18 +86,14 @@ def attack_step(
         images = images.detach().requires_grad_()
         logits = model(images)
         loss = loss_of(logits, labels)
-        # Only the images' gradient is asked for: nothing is left in the parameters' .grad.
-        (gradient,) = torch.autograd.grad(loss.sum(), images)
+        (gradient,) = torch.autograd.grad(loss.sum(), images)  # leaves nothing in the parameters' .grad
     return loss.detach(), logits.argmax(dim=1) != labels, gradient
 
 
 def linf_ball(images: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Return the lowest and highest float32 images within epsilon of `images` and within [0, 1], exactly.
-
-    Computed in float64 on the CPU, because not every device has float64.
-    """
-    device, images = images.device, images.cpu()
-    exact_low, exact_high = images.double() - epsilon, images.double() + epsilon
+    """Return the lowest and highest float32 images within epsilon of `images` and within [0, 1], exactly."""
+    device, images = images.device, images.cpu().double()  # not every device has float64
+    exact_low, exact_high = images - epsilon, images + epsilon
     low, high = exact_low.float(), exact_high.float()
     # Rounding to float32 may have stepped out of the ball; the next number inwards is inside.
     low = torch.where(low.double() < exact_low, low.nextafter(torch.tensor(2.0)), low)
@@ -146,10 +136,10 @@ def strongest_point(
 ) -> Tensor:
     """Follow a path from random points of the ball and return the strongest point that it visits.
 
-    path(model, start, labels, low, high) yields points, their loss [N], and whether they are misclassified,
-    bool [N]. Of all points the strongest is a misclassified one if there is any, and among those the one with
-    the largest loss. A restart works only on the images that are still classified correctly. As in
-    corruptions.py, each image draws its starts from a generator of its own.
+    path(start, labels, low, high) yields points, their loss [N], and whether they are misclassified, bool
+    [N]. The strongest point is a misclassified one if there is any, and among those the one with the largest
+    loss. A restart works only on the images that are still classified correctly. As in corruptions.py, each
+    image draws its starts from a generator of its own.
     """
     device, labels = images.device, labels.to(images.device)
     with eval_mode(model, device):
@@ -158,12 +148,12 @@ def strongest_point(
         fooled = torch.zeros(len(images), dtype=torch.bool, device=device)
         generators = spawn(generator, len(images))
         for _ in range(restarts):
-            start = images + epsilon * uniform(generators, -1, 1, *images.shape[1:]).to(device)
             left = (~fooled).nonzero()[:, 0]  # the indices of the images that this restart works on
             if len(left) == 0:
                 break
-            start, low_left, high_left = start.clamp(low, high)[left], low[left], high[left]
-            for x, loss, wrong in path(model, start, labels[left], low_left, high_left):
+            start = images + epsilon * uniform(generators, -1, 1, *images.shape[1:]).to(device)
+            start = start.clamp(low, high)[left]
+            for x, loss, wrong in path(start, labels[left], low[left], high[left]):
                 first = wrong & ~fooled[left]
                 stronger = first | ((wrong == fooled[left]) & (loss > best_loss[left]))
                 best[left] = torch.where(stronger[:, None, None, None], x, best[left])
@@ -190,7 +180,7 @@ def pgd(
     in fgsm. Source: Madry et al. 2018 (arXiv 1706.06083), section 2.1; the step is that of its section 5.
     """
 
-    def path(model: nn.Module, x: Tensor, labels: Tensor, low: Tensor, high: Tensor) -> Iterator:
+    def path(x: Tensor, labels: Tensor, low: Tensor, high: Tensor) -> Iterator:
         for _ in range(steps + 1):
             loss, wrong, gradient = attack_step(model, x, labels)
             yield x, loss, wrong
@@ -233,7 +223,7 @@ def apgd(
     loss_of = {"ce": cross_entropy, "dlr": dlr_loss}[loss]
     checks = step_checks(steps)
 
-    def path(model: nn.Module, x: Tensor, labels: Tensor, low: Tensor, high: Tensor) -> Iterator:
+    def path(x: Tensor, labels: Tensor, low: Tensor, high: Tensor) -> Iterator:
         value, wrong, gradient = attack_step(model, x, labels, loss_of)
         yield x, value, wrong
         value = value[:, None, None, None]
@@ -269,17 +259,15 @@ class Attack(NamedTuple):
     survivors_of: tuple[str, ...] = ()  # it attacks only images that these leave right at the same epsilon
 
 
-PGD = {"steps": PGD_STEPS, "restarts": PGD_RESTARTS}
-APGD = {"steps": APGD_STEPS, "restarts": APGD_RESTARTS}
 BEFORE_APGD = ("fgsm", "pgd", "random", "pgd_more_steps")  # APGD is slow, so it comes last
 # Every attack takes only images that are right without one.
 ATTACKS = {
     "fgsm": Attack(fgsm, {}, EPSILONS),
-    "pgd": Attack(pgd, PGD, EPSILONS),
+    "pgd": Attack(pgd, {"restarts": 2}, EPSILONS),
     "random": Attack(random_corner, {}, EPSILONS),
     "pgd_more_steps": Attack(pgd, {"steps": MORE_STEPS}, (MORE_STEPS_EPSILON,), ("pgd",)),
-    "apgd_ce": Attack(apgd, APGD | {"loss": "ce"}, APGD_EPSILONS, BEFORE_APGD),
-    "apgd_dlr": Attack(apgd, APGD | {"loss": "dlr"}, APGD_EPSILONS, (*BEFORE_APGD, "apgd_ce")),
+    "apgd_ce": Attack(apgd, {"loss": "ce"}, APGD_EPSILONS, BEFORE_APGD),
+    "apgd_dlr": Attack(apgd, {"loss": "dlr"}, APGD_EPSILONS, (*BEFORE_APGD, "apgd_ce")),
 }
 AT_ALL_EPSILONS = tuple(name for name, attack in ATTACKS.items() if attack.epsilons == EPSILONS)
 
@@ -304,13 +292,12 @@ def check_attacks(clean: float, attacks: dict[str, list[float]], more_steps: flo
         points = zip(EPSILONS, pgd, limits, strict=True)
         above = [f"{e:g}/255: {100 * a:.1f} % > {100 * b:.1f} %" for e, a, b in points if a > b]
         checks.append((name, not above, "; ".join(above) or "at every epsilon"))
-    at_last = f"{100 * pgd[-1]:.1f} % at {EPSILONS[-1]:g}/255"
-    with_steps = (
-        f"{100 * few_steps:.1f} % after {PGD_STEPS} steps, {100 * more_steps:.1f} % after {MORE_STEPS} more "
-        f"at {MORE_STEPS_EPSILON:g}/255"
+    last = f"{100 * pgd[-1]:.1f} % at {EPSILONS[-1]:g}/255"
+    checks.append(("a large epsilon brings the accuracy to zero", pgd[-1] == 0, last))
+    left = (
+        f"{100 * few_steps:.1f} % after {PGD_STEPS} steps, {100 * more_steps:.1f} % after {MORE_STEPS} more"
     )
-    checks.append(("a large epsilon brings the accuracy to zero", pgd[-1] == 0, at_last))
-    checks.append(
-        ("PGD has converged: more steps take at most 2 points", few_steps - more_steps <= 0.02, with_steps)
-    )
+    left += f" at {MORE_STEPS_EPSILON:g}/255"
+    converged = few_steps - more_steps <= 0.02
+    checks.append(("PGD has converged: more steps take at most 2 points", converged, left))
     return [{"name": name, "passed": passed, "detail": detail} for name, passed, detail in checks]

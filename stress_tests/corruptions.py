@@ -69,27 +69,16 @@ def filter_image(images: Tensor, kernels: Tensor, border: str = "replicate") -> 
     return F.conv2d(padded, weight.to(images), groups=n * c).view(n, c, h, w)
 
 
-def gaussian_weights(sigma: float, truncate: float = 4.0) -> Tensor:
-    """Return a Gaussian at -r to r, r = truncate * sigma rounded, scaled to sum 1; float64 [2 r + 1]."""
-    radius = int(truncate * sigma + 0.5)
-    if radius == 0:
-        return torch.ones(1, dtype=torch.float64)
+def gaussian_weights(sigma: float, radius: int) -> Tensor:
+    """Return a Gaussian at the pixels -radius to radius, scaled to sum 1; float64 [2 radius + 1]."""
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
     return torch.softmax(-(offsets**2) / (2 * sigma**2), dim=0)
 
 
-def blur(images: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
-    """Blur images [N, C, H, W] with a Gaussian of standard deviation sigma, in pixels."""
-    weights = gaussian_weights(sigma, truncate)
+def blur(images: Tensor, sigma: float, radius: int | None = None) -> Tensor:
+    """Blur images [N, C, H, W] with a Gaussian, sigma in pixels, cut at the radius, by default 4 sigma."""
+    weights = gaussian_weights(sigma, int(4 * sigma + 0.5) if radius is None else radius)
     return filter_image(images, weights[:, None] * weights[None, :])
-
-
-def defocus_kernel(radius: float, sigma: float) -> Tensor:
-    """Return a disc of a radius below 3, softened by a Gaussian of 3x3 pixels; float64 [7, 7], sum 1."""
-    offsets = torch.arange(-3, 4, dtype=torch.float64)
-    disc = (offsets[:, None] ** 2 + offsets[None, :] ** 2 <= radius**2).double()
-    near = torch.softmax(-(torch.arange(-1, 2, dtype=torch.float64) ** 2) / (2 * sigma**2), dim=0)
-    return filter_image((disc / disc.sum())[None, None], near[:, None] * near[None, :])[0, 0]
 
 
 def motion_kernel(radius: int, sigma: float, degrees: Tensor) -> Tensor:
@@ -179,14 +168,11 @@ def speckle_noise(images: Tensor, generators: list[Generator], sigma: float) -> 
 
 
 def defocus_blur(images: Tensor, generators: list[Generator], radius: float, sigma: float) -> Tensor:
-    """Blur with a disc, as a lens out of focus does."""
-    return filter_image(images, defocus_kernel(radius, sigma), border="reflect")
-
-
-def take_neighbours(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Replace each pixel by the one at an offset, rows and columns int64 [N, 32, 32]; all must lie inside."""
-    source = (torch.arange(32)[:, None] + rows) * 32 + torch.arange(32) + columns
-    return images.flatten(2).gather(2, source.flatten(1)[:, None].expand(-1, 3, -1)).view_as(images)
+    """Blur with a disc of a radius below 3, softened by a Gaussian of 3x3 pixels: a lens out of focus."""
+    offsets = torch.arange(-3, 4, dtype=torch.float64)
+    disc = (offsets[:, None] ** 2 + offsets[None, :] ** 2 <= radius**2).double()
+    kernel = blur((disc / disc.sum())[None, None], sigma, radius=1)[0, 0]
+    return filter_image(images, kernel, border="reflect")
 
 
 def glass_blur(images: Tensor, generators: list[Generator], sigma: float, rounds: int) -> Tensor:
@@ -199,10 +185,11 @@ def glass_blur(images: Tensor, generators: list[Generator], sigma: float, rounds
     """
     images = round_down(blur(images, sigma))
     for _ in range(rounds):
-        offsets = uniform(generators, 0, 2, 2, 32, 32).long() - 1  # -1 or 0
+        offsets = uniform(generators, 0, 2, 2, 32, 32).long() - 1  # -1 or 0, of rows and of columns
         offsets[:, :, :2] = 0
         offsets[:, :, :, :2] = 0
-        images = take_neighbours(images, offsets[:, 0], offsets[:, 1])
+        source = torch.arange(1024) + (32 * offsets[:, 0] + offsets[:, 1]).flatten(1)  # of each pixel
+        images = images.flatten(2).gather(2, source[:, None].expand(-1, 3, -1)).view_as(images)
     return blur(images, sigma)
 
 
@@ -265,7 +252,7 @@ ICE = {
 }
 
 
-def frost(images: Tensor, generators: list[Generator], picture_weight: float, ice_weight: float) -> Tensor:
+def frost(images: Tensor, generators: list[Generator], kept: float, ice_weight: float) -> Tensor:
     """Add a layer of ice to the picture.
 
     The original cuts the ice from five photographs, which are not part of this project. The layer drawn here
@@ -282,7 +269,7 @@ def frost(images: Tensor, generators: list[Generator], picture_weight: float, ic
     texture = deviation * texture / texture.std(dim=(1, 2, 3), keepdim=True)
     mean = ice["mean"] + ice["mean_deviation"] * normal(generators, 1, 1, 1)
     tint = torch.cat([ice["red"], ice["green"], ice["blue"]], dim=1)
-    return picture_weight * images + ice_weight * (mean + tint + texture).clamp(0, 1)
+    return kept * images + ice_weight * (mean + tint + texture).clamp(0, 1)
 
 
 def midpoint(sum_of_corners: Tensor, amplitude: float, generators: list[Generator]) -> Tensor:
@@ -368,12 +355,15 @@ def contrast(images: Tensor, generators: list[Generator], factor: float) -> Tens
     return mean + factor * (images - mean)
 
 
-def mirrored_blur_matrix(sigma: float, truncate: float) -> Tensor:
-    """Return the matrix float32 [32, 32] that blurs a row, which continues as its mirror image.
+def mirrored_blur_matrix(sigma: float) -> Tensor:
+    """Return the matrix float32 [32, 32] that blurs a row with a Gaussian cut at 3 sigma.
 
-    The mirror image repeats the values of the edge. The matrix from both sides blurs an image.
+    The row continues as its mirror image, which repeats the values of the edge. The matrix from both sides
+    blurs an image. A sigma of 0 changes nothing.
     """
-    weights = gaussian_weights(sigma, truncate).float()
+    if sigma == 0:
+        return torch.eye(32)
+    weights = gaussian_weights(sigma, int(3 * sigma + 0.5)).float()
     source = torch.arange(32)[:, None] + torch.arange(len(weights)) - len(weights) // 2
     source = torch.minimum(source % 64, 63 - source % 64)
     return torch.zeros(32, 32).scatter_add(1, source, weights.expand(32, -1))
@@ -390,7 +380,7 @@ def elastic_transform(
     matrix = solution[:, :2].mT
     shift = (matrix @ torch.full((2, 1), 15.5))[..., 0] + solution[:, 2] - 15.5
     images = affine(images, matrix, shift, repeat_edge=False)
-    smooth = mirrored_blur_matrix(bump_width, truncate=3)
+    smooth = mirrored_blur_matrix(bump_width)
     bumps = bump_height * (smooth @ uniform(generators, -1, 1, 2, 32, 32) @ smooth.T)
     grid = torch.arange(32)
     return warp(images, grid + bumps[:, 0], grid[:, None] + bumps[:, 1])
@@ -440,18 +430,12 @@ def saturate(images: Tensor, generators: list[Generator], factor: float, additio
 # ---- Geometry --------------------------------------------------------------------------------------------
 
 
-def rotate(images: Tensor, degrees: Tensor) -> Tensor:
-    """Turn images about their centre, counterclockwise as torch.rot90 turns; degrees float [N]."""
-    angle = torch.deg2rad(degrees)
-    cos, sin = angle.cos(), angle.sin()
-    # A pixel at p takes its value from p turned back; y grows downwards.
-    matrix = torch.stack([torch.stack([cos, -sin], dim=1), torch.stack([sin, cos], dim=1)], dim=1)
-    return affine(images, matrix, torch.zeros(len(images), 2))
-
-
 def rotation(images: Tensor, generators: list[Generator], degrees: float) -> Tensor:
-    """Turn the picture to the left or to the right."""
-    return rotate(images, degrees * random_sign(generators))
+    """Turn the picture about its centre, to the left or to the right."""
+    angle = torch.deg2rad(degrees * random_sign(generators))
+    cos, sin = angle.cos(), angle.sin()
+    matrix = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)
+    return affine(images, matrix, torch.zeros(len(images), 2))
 
 
 def translation(images: Tensor, generators: list[Generator], pixels: int) -> Tensor:
@@ -535,13 +519,7 @@ TABLE = [
         blur_sigma=(3, 4, 4, 6, 12),
         kept=(0.95, 0.90, 0.90, 0.85, 0.80),  # fraction of the picture that is not whitened
     ),
-    entry(
-        frost,
-        "weather",
-        "fifteen",
-        picture_weight=(1, 1, 0.9, 0.85, 0.75),
-        ice_weight=(0.2, 0.3, 0.4, 0.4, 0.45),
-    ),
+    entry(frost, "weather", "fifteen", kept=(1, 1, 0.9, 0.85, 0.75), ice_weight=(0.2, 0.3, 0.4, 0.4, 0.45)),
     entry(fog, "weather", "fifteen", strength=(0.2, 0.5, 0.75, 1, 1.5), decay=(3, 3, 2.5, 2, 1.75)),
     entry(brightness, "weather", "fifteen", amount=(0.05, 0.10, 0.15, 0.20, 0.30)),
     entry(
@@ -575,9 +553,6 @@ TABLE = [
 ]
 
 
-# ---- Corruptions by name ---------------------------------------------------------------------------------
-
-
 CORRUPTIONS = {corruption.name: corruption for corruption in TABLE}
 FIFTEEN = [corruption.name for corruption in TABLE if corruption.origin == "fifteen"]
 EXTRA = [corruption.name for corruption in TABLE if corruption.origin == "extra"]
@@ -605,8 +580,5 @@ def examples(images: Tensor) -> dict[str, np.ndarray]:
     """
     chosen = (images.float().mean(dim=(1, 2, 3)) - 127.5).abs().argmin()
     image = images[chosen : chosen + 1]
-    pictures = {}
-    for name in CORRUPTIONS:
-        row = torch.cat([image, *(corrupt(image, name, severity) for severity in range(1, 6))])
-        pictures[name] = row.permute(0, 2, 3, 1).numpy()
-    return pictures
+    rows = {name: [corrupt(image, name, severity) for severity in range(1, 6)] for name in CORRUPTIONS}
+    return {name: torch.cat([image, *row]).permute(0, 2, 3, 1).numpy() for name, row in rows.items()}

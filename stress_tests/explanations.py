@@ -40,10 +40,8 @@ def deletion_insertion(
     if mode not in ("deletion", "insertion"):
         raise ValueError(f"mode must be deletion or insertion, not {mode}")
     if maps.shape != images[:, 0].shape or classes.shape != maps.shape[:1] or fill.shape != (3,):
-        shapes = ", ".join(str(list(tensor.shape)) for tensor in (images, maps, classes, fill))
-        raise ValueError(
-            f"images [N, 3, H, W], maps [N, H, W], classes [N] and fill [3] expected, not {shapes}"
-        )
+        shapes = ", ".join(str([*tensor.shape]) for tensor in (images, maps, classes, fill))
+        raise ValueError(f"images [N, 3, H, W], maps [N, H, W], classes [N], fill [3] expected, not {shapes}")
     maps, classes = maps.to(images.device), classes.to(images.device)
     with eval_mode(model, images.device):
         if mode == "deletion":
@@ -71,19 +69,15 @@ def centred_ranks(x: Tensor) -> Tensor:
 
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:
-    """Return Spearman's rank correlation of the rows of a and b [N, K], float64 [N]; NaN for a constant row.
-
-    It is Pearson's correlation of the ranks.
-    """
+    """Return the rank correlation of the rows of a and b [N, K], float64 [N]; NaN for a constant row."""
     a, b = centred_ranks(a.contiguous()), centred_ranks(b.contiguous())
     return (a * b).sum(dim=1) / ((a * a).sum(dim=1) * (b * b).sum(dim=1)).sqrt()
 
 
 def randomize(module: nn.Module, seed: int) -> None:
-    """Put a module back to a state before training; torch's random generators stay as they are.
+    """Give a module random weights and fresh statistics; torch's random generators stay as they are.
 
-    Convolutions and linear layers get random weights, a batch norm scale 1, shift 0 and fresh statistics. The
-    numbers are drawn on the CPU, so they are the same for every device.
+    The numbers are drawn on the CPU, so they are the same for every device.
     """
     fresh = copy.deepcopy(module).cpu()
     with torch.random.fork_rng(devices=[]):  # saves and restores the CPU's generator alone
@@ -107,8 +101,8 @@ def cascading_randomization(
 ) -> dict[str, Tensor]:
     """Replace weights by random ones, module after module, and compare the maps with those of before.
 
-    An explanation that stays the same when the network forgets what it has learned does not explain the
-    network. images float32 [N, 3, H, W] in [0, 1]; explain(model, images, classes) returns maps [N, h, w];
+    An explanation that stays the same when the network forgets what it has learned does not explain it.
+    images float32 [N, 3, H, W] in [0, 1]; explain(model, images, classes) returns maps [N, h, w];
     modules holds dotted names of the model's modules in the order of randomising, the classifier first. The
     classes explained are those that the trained model predicts. The model itself is not changed, a copy is.
 

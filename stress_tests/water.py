@@ -29,14 +29,14 @@ def canny(levels: Tensor, low: float, high: float) -> Tensor:
     strength = gx.abs() + gy.abs()
     near = F.unfold(F.pad(strength, (1, 1, 1, 1))[:, None], 3).view(len(levels), 9, *levels.shape[1:])
     upper_left, up, upper_right, left, _, right, lower_left, down, lower_right = near.unbind(dim=1)
+    falling = (strength > upper_left) & (strength > lower_right)
+    rising = (strength > lower_left) & (strength > upper_right)
+    strongest = torch.where((gx < 0) == (gy < 0), falling, rising)
     tangent = math.sqrt(2) - 1  # of 22.5 degrees; that of 67.5 degrees is 2 more
-    horizontal = gy.abs() < tangent * gx.abs()
-    vertical = gy.abs() > (tangent + 2) * gx.abs()
-    falling = (gx < 0) == (gy < 0)  # from the upper left to the lower right
-    strongest = torch.where(falling, strength > lower_right, strength > lower_left)
-    strongest &= torch.where(falling, strength > upper_left, strength > upper_right)
-    strongest = torch.where(vertical, (strength > up) & (strength >= down), strongest)
-    strongest = torch.where(horizontal, (strength > left) & (strength >= right), strongest)
+    steep = gy.abs() > (tangent + 2) * gx.abs()
+    strongest = torch.where(steep, (strength > up) & (strength >= down), strongest)
+    flat = gy.abs() < tangent * gx.abs()
+    strongest = torch.where(flat, (strength > left) & (strength >= right), strongest)
     candidates = strongest & (strength > low)
     edges, grown = torch.zeros_like(candidates), candidates & (strength > high)
     while not torch.equal(edges, grown):
@@ -70,20 +70,18 @@ def equalise(levels: Tensor) -> Tensor:
     plane of one level stays as it is.
     """
     flat = levels.flatten(1)
-    ordered = flat.sort(dim=1).values
-    not_above = torch.searchsorted(ordered, flat, right=True)
-    lowest = (flat == ordered[:, :1]).sum(dim=1, keepdim=True)
+    not_above = torch.searchsorted(flat.sort(dim=1).values, flat, right=True)
+    lowest = not_above.amin(dim=1, keepdim=True)  # how many pixels have the lowest level
     scale = torch.tensor(255.0) / (flat.shape[1] - lowest).clamp(min=1)  # float32 decides how halves round
     spread = ((not_above - lowest) * scale).round().to(levels)
     return torch.where(lowest == flat.shape[1], flat, spread).view_as(levels)
 
 
 def water_light(levels: Tensor) -> Tensor:
-    """Light drops of water from the upper left.
+    """Light drops of water from the upper left: embossed distance from the edges of the drops, times height.
 
-    levels: heights of the drops, whole numbers from 0 to 255, floating-point [N, H, W]. Returns float32
-    [N, H, W], the light that each pixel adds, from 0 to 1, the brightest pixel of each plane 1. The distance
-    from the edges of the drops is equalised and embossed, and multiplied by the height.
+    levels: the heights, whole numbers from 0 to 255, floating-point [N, H, W]. Returns the light that each
+    pixel adds, float32 [N, H, W] in [0, 1], the brightest pixel of each plane 1.
     """
     ones = [[1, 1, 1]] * 3
     levels = levels.double()

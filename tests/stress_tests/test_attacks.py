@@ -60,7 +60,7 @@ def test_attacks_stay_in_their_ball_exactly(epsilon):
 
 
 def test_a_misclassified_point_beats_one_with_a_larger_loss():
-    def path(model, start, labels, low, high):
+    def path(start, labels, low, high):
         losses, wrong_ones = (5.0, 1.0, 0.5, 9.0, 0.9), (False, True, True, False, True)
         for value, loss, wrong in zip((0.1, 0.2, 0.3, 0.4, 0.5), losses, wrong_ones, strict=True):
             yield torch.full_like(start, value), torch.tensor([loss]), torch.tensor([wrong])
