@@ -1,7 +1,7 @@
 """Another device on any machine: it computes on the CPU, but its tensors do not mix with those of the CPU.
 
 It goes by the name of mps, of which torch asks nothing but whether it is there, and like that it has no
-float64, and no right gradient of batch norm for channels last.
+float64, no gradient of an antialiased resize, and no right one of batch norm for channels last.
 """
 
 import contextlib
@@ -46,6 +46,7 @@ class OtherDevice(TorchFunctionMode):
 
         def look(value):
             found.extend([value] if isinstance(value, Tensor | torch.Generator) else [])
+            return value
 
         def redirect(value):
             if not isinstance(value, str | torch.device):
@@ -83,6 +84,8 @@ class OtherDevice(TorchFunctionMode):
             raise RuntimeError(f"{name} of tensors on two devices")
         if name == "batch_norm" and not args[0].is_contiguous():
             raise RuntimeError("batch norm of channels last, whose gradient is wrong there")
+        if name == "interpolate" and kwargs.get("antialias") and args[0].requires_grad:
+            raise NotImplementedError("the gradient of an antialiased resize")
         value = func(*args, **kwargs)
         return value if name in READ else nested(there, value)
 

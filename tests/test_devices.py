@@ -2,12 +2,15 @@
 devices that this machine has."""
 
 import contextlib
+import os
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from other_device import other_device
-from processes import TINY
-from torch import Tensor, nn
+from processes import TINY, assert_same_run
+from torch import nn
 from torchvision.io import write_png
 
 import data
@@ -16,14 +19,17 @@ import metrics
 import report
 import stress
 import train
-from data import MEAN, Normalize
-from gradcam import GradCAM
+from data import Normalize
 from resnet_cifar import count_parameters_and_macs, resnet18
+from running.console import Progress
+from running.files import UserError
 from running.folder import load_checkpoint
 from stress_tests import attacks
-from stress_tests.explanations import cascading_randomization, deletion_insertion
 
 CPU = torch.device("cpu")
+
+
+# ---- Emulated --------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -51,36 +57,86 @@ def test_training_and_resuming_on_another_device(tmp_path, monkeypatch, small):
         assert torch.equal(ours["model"][key], value), key
 
 
-def computed(path, pictures, device):
+def computed(path, test, device):
     """All that report.py and stress.py compute on the device, as text."""
     network, _ = train.load_model(path, device)
-    model, images = nn.Sequential(Normalize(24), network), (pictures / 255).to(device)
+    model, pictures = nn.Sequential(Normalize(24), network), test.images
     logits = train.predict(network, pictures, device)
-    labels = logits.argmax(dim=1)
-    heatmaps = torch.rand(4, 32, 32, generator=torch.Generator().manual_seed(0))
-
-    def explain(model, images, classes):
-        with GradCAM(model, "1.layer3") as cam:
-            return cam(images, classes.tolist())
-
-    numbers = [logits, report.explain(model, images, labels), count_parameters_and_macs(network)]
+    labels, results = logits.argmax(dim=1), {"tests": {"clean/0": {"correct": "1101"}}, "image_size": 24}
+    numbers = [logits.tolist(), count_parameters_and_macs(network)]
     numbers += [metrics.headline(labels.to(device), logits.softmax(dim=1).to(device))]
-    for mode in ("deletion", "insertion"):
-        numbers += deletion_insertion(model, images, heatmaps, labels, torch.tensor(MEAN), 4, mode)
-    numbers += cascading_randomization(model, images, explain, ["1.fc", "1.layer4"]).values()
-    attacked = torch.tensor([True, True, False, True])
+    numbers += [report.check_explanations(model, test, labels, Progress("", 3))]
+    stress.run_sensitivity(results, path.parent / "stress.json", network, pictures, labels, torch.arange(2))
+    attacked = stress.correct_of(results["tests"]["clean/0"])
     for name in attacks.ATTACKS:
         numbers.append(stress.measure_attack(model, pictures, labels, name, 1, attacked))
-    return repr([number.tolist() if isinstance(number, Tensor) else number for number in numbers])
+    return repr([*numbers, results])
 
 
 def test_explanations_attacks_and_metrics_on_another_device(monkeypatch, finished, small_sets):
-    path, pictures = finished / "checkpoints" / "best.pt", small_sets[1].images[:4]
-    results = []
+    monkeypatch.setattr(report, "STEPS", 4)
+    monkeypatch.setattr(stress, "WAVE_ROWS", [3])
+    monkeypatch.setattr(stress, "write_json", lambda *results: None)
+    test, results = small_sets[1], []
+    test = replace(test, images=test.images[:4], labels=test.labels[:4], masks=test.masks[:4])
     for name in ("cpu", "mps"):
         with on(name, monkeypatch) as device:
-            results.append(computed(path, pictures, device))
+            results.append(computed(finished / "checkpoints" / "best.pt", test, device))
     assert results[0] == results[1]
+
+
+def test_report_and_stress_compute_in_full_float32(monkeypatch, finished):
+    def load_model(path, device):
+        raise UserError(f"deterministic: {torch.backends.cudnn.deterministic}")
+
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    for command in (report, stress):
+        monkeypatch.setattr(command, "load_model", load_model)
+        with pytest.raises(UserError, match="deterministic: True"):  # which is a part of full_float32
+            command.main(["--run", str(finished)])
+
+
+# ---- torch.compile ---------------------------------------------------------------------------------------
+
+
+def test_a_compiled_training_saves_and_resumes_what_a_plain_one_does(tmp_path, monkeypatch, small, finished):
+    """The backend runs the traced network as it is, so all bits are the same; the last epoch is plain."""
+    graphs, compile = [], torch.compile
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda network: compile(network, backend=backend))
+    given = [*TINY, "--compile", "--dataset=shapes"], ["--resume"], ["--resume", "--no-compile"]
+    for epoch, options in enumerate(given, start=1):
+        torch._dynamo.reset()
+        before = len(graphs)
+        monkeypatch.setattr(train, "should_stop", lambda history, config, epoch=epoch: len(history) == epoch)
+        assert train.main([*options, f"--out={tmp_path}"]) == 0
+        assert (len(graphs) > before) == (epoch < 3)
+    assert_same_run(tmp_path, finished)
+
+
+COMPILER = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not COMPILER, reason="torch.compile needs a C++ compiler, and this machine has none")
+def test_an_epoch_compiled_for_the_processor_and_its_report(tmp_path, monkeypatch, small):
+    monkeypatch.setattr(report, "NUM_FAILURES", 2)
+    monkeypatch.setattr(report, "NUM_EXPLAINED", 4)
+    torch._dynamo.reset()
+    options = [*TINY, "--dataset=shapes", "--epochs=1", "--image-sizes=32"]
+    assert train.main([*options, "--compile", f"--out={tmp_path / 'compiled'}"]) == 0
+    assert train.main([*options, f"--out={tmp_path / 'plain'}"]) == 0
+    best = [load_checkpoint(tmp_path / run / "checkpoints" / "best.pt") for run in ("compiled", "plain")]
+    torch.testing.assert_close(best[0]["model"], best[1]["model"], rtol=0.01, atol=1e-3)
+    assert report.main(["--run", str(tmp_path / "compiled")]) == 0
+    assert (tmp_path / "compiled" / "report.html").exists()
+
+
+# ---- The devices of this machine -------------------------------------------------------------------------
 
 
 AVAILABLE = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
