@@ -26,14 +26,7 @@ from resnet_cifar import count_parameters_and_macs
 from running.console import CommandLine, Progress, run_main
 from running.device import environment, pick_device, use_full_float32
 from running.files import UserError, usable, whole_file, write_csv, write_json
-from running.folder import (
-    FAILURES,
-    claim_folder,
-    delete,
-    find_checkpoint,
-    read_history,
-    results_folder,
-)
+from running.folder import FAILURES, claim_folder, delete, find_checkpoint, read_history, results_folder
 from stress_tests.explanations import cascading_randomization, deletion_insertion
 from train import last_cutmix_epoch, load_data, load_model, predict
 
@@ -230,8 +223,8 @@ def check_explanations(model: nn.Module, test: Dataset, y_pred: Tensor, progress
         heatmaps = to_heatmap(maps, test.images.shape[-1])
         hits, chance = metrics.pointing_game(heatmaps, test.masks[sample])
         low, high = metrics.wilson_interval(hits, len(sample))
-        accuracy = {"value": hits / len(sample), "low": low, "high": high}
-        result["pointing_game"] = {"images": len(sample), **accuracy, "chance": chance}
+        numbers = {"images": len(sample), "value": hits / len(sample), "low": low, "high": high}
+        result["pointing_game"] = numbers | {"chance": chance}
     return result
 
 
@@ -265,15 +258,9 @@ def main(argv: list[str] | None = None) -> int:
     """Evaluate one checkpoint and write everything; return the exit code."""
     parser = CommandLine(description=__doc__)
     parser.add_argument("--run", type=Path, help="the run folder (default: the newest under runs/)")
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="default: checkpoints/best.pt of the run"
-    )
-    parser.add_argument(
-        "--data-dir", help="where CIFAR-100 lies (default: where training found it, else data)"
-    )
-    parser.add_argument(
-        "--against", type=Path, metavar="RUN", help="compare with this run, whose report has been made"
-    )
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="default: best.pt of the run")
+    parser.add_argument("--data-dir", help="where CIFAR-100 lies (default: as in training, else data)")
+    parser.add_argument("--against", type=Path, metavar="RUN", help="compare with this run's own report")
     args = parser.parse_args(argv)
     path = find_checkpoint(args.run, args.checkpoint)
     write_report(path, results_folder(path), args.data_dir, args.against)
