@@ -27,14 +27,7 @@ from resnet_cifar import count_parameters_and_macs
 from running.console import CommandLine, Progress, run_main
 from running.device import environment, pick_device
 from running.files import UserError, usable, whole_file, write_csv, write_json
-from running.folder import (
-    FAILURES,
-    claim_folder,
-    delete,
-    find_checkpoint,
-    read_history,
-    results_folder,
-)
+from running.folder import FAILURES, claim_folder, delete, find_checkpoint, read_history, results_folder
 from stress_tests.attacks import full_float32
 from stress_tests.explanations import cascading_randomization, deletion_insertion
 from stress_tests.lookalikes import most_similar
@@ -420,15 +413,9 @@ def main(argv: list[str] | None = None) -> int:
     """Evaluate one checkpoint and write everything; return the exit code."""
     parser = CommandLine(description=__doc__)
     parser.add_argument("--run", type=Path, help="the run folder (default: the newest under runs/)")
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="default: checkpoints/best.pt of the run"
-    )
-    parser.add_argument(
-        "--data-dir", help="where CIFAR-100 lies (default: where training found it, else data)"
-    )
-    parser.add_argument(
-        "--against", type=Path, metavar="RUN", help="compare with this run, whose report has been made"
-    )
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="default: best.pt of the run")
+    parser.add_argument("--data-dir", help="where CIFAR-100 lies (default: as in training, else data)")
+    parser.add_argument("--against", type=Path, metavar="RUN", help="compare with this run's own report")
     args = parser.parse_args(argv)
     path, device = find_checkpoint(args.run, args.checkpoint), pick_device("auto")
     with full_float32(device):  # a number means the same on every machine

@@ -154,11 +154,18 @@ def table(label: str, rows: list[dict], sortable: bool = False) -> Markup:
 # ---- Pictures --------------------------------------------------------------------------------------------
 
 
-def plot(path: Path, figure: Figure, alt: str) -> Markup:
-    """Write a figure to a PNG file and return it as SVG; `alt` says what it shows to those who do not see."""
-    with whole_file(path) as temporary:
-        plots.save_png(figure, temporary)
-    return Markup(plots.to_svg(figure, path.stem, alt))
+def plot(folder: Path, **figures: Figure) -> dict[str, Markup]:
+    """Write each figure to folder/<name>.png and return it as SVG, {"plot_<name>": markup}.
+
+    For those who do not see it, the titles say what it shows.
+    """
+    svgs = {}
+    for name, figure in figures.items():
+        with whole_file(folder / f"{name}.png") as temporary:
+            plots.save_png(figure, temporary)
+        titles = [title for axes in figure.axes if (title := axes.get_title(loc="left"))]
+        svgs[f"plot_{name}"] = Markup(plots.to_svg(figure, name, "; ".join(titles) or plain(name)))
+    return svgs
 
 
 def png(pixels: Tensor) -> bytes:

@@ -62,14 +62,13 @@ def headline(result: dict, network: Markup, test, folder: Path) -> Markup:
         reference = str(notebook.get(key, -1))
         cards[f"card_{key}"] = fill("card", name=name, note=note, reference=reference, **result[key])
     bars = plots.headline_bars({name: result[key] for key, name in HEADLINE.items()})
-    alt = "Bar plot of the test metrics"
     return fill(
         "headline",
         **cards,
         data_set="CIFAR-100" if test.name == "cifar100" else "coloured shapes",
         network=network,
         notebook=fill("notebook") if notebook else "",
-        plot=plot(folder / "headline_metrics.png", bars, alt),
+        **plot(folder, headline_metrics=bars),
     )
 
 
@@ -81,21 +80,17 @@ def training(checkpoint: dict, history: list[dict], last_cutmix: int, folder: Pa
     mixes = checkpoint["config"]["settings"]["cutmix"] > 0 and last_cutmix > 0
     if mixes and last_cutmix < len(history):
         changes[last_cutmix + 0.5] = "no CutMix"
-    drawn = {}
-    for quantity in ("loss", "accuracy"):
-        curve = plots.training_curve(column, quantity, column["epoch"][best], changes)
-        first, last = (column[f"val_{quantity}"][i] for i in (0, -1))
-        alt = f"Validation {quantity} goes from {first:.2f} to {last:.2f}"
-        drawn[f"plot_{quantity}"] = plot(folder / f"{quantity}.png", curve, alt)
+    figures = {
+        quantity: plots.training_curve(column, quantity, column["epoch"][best], changes)
+        for quantity in ("loss", "accuracy")
+    }
     x, lines = column["epoch"], {"": column["lr"]}
-    curve = plots.curves("Learning rate", "epoch", "learning rate", x, lines, fractions=False)
-    alt = f"The learning rate rises to {column['lr'].max():g}, then falls along a cosine"
+    figures["learning_rate"] = plots.curves("Learning rate", "epoch", "rate", x, lines, fractions=False)
     speeds = {s: np.median(rate[size == s]) for s in np.unique(size)}
     return fill(
         "training",
         **checkpoint,
-        **drawn,
-        plot_learning_rate=plot(folder / "learning_rate.png", curve, alt),
+        **plot(folder, **figures),
         best=history[best],
         last=history[-1],
         duration=duration(column["seconds"].sum()),
@@ -125,14 +120,11 @@ def failures(result: dict, test, y_pred: Tensor, against: Markup, folder: Path) 
         ),
         "superclass_confusion": plots.superclass_confusion(row_fractions(coarse), superclasses),
     }
-    drawn = {
-        f"plot_{name}": plot(folder / f"{name}.png", figure, plain(name)) for name, figure in figures.items()
-    }
     pairs = len(names) * (len(names) - 1)
     return fill(
         "failures",
         **result,
-        **drawn,
+        **plot(folder, **figures),
         chance_within_superclass=chance_within(test.superclass_of),
         hardest=", ".join(f"{name} ({percent(value, 0)})" for name, value in list(recall.items())[:3]),
         pairs=pairs,
@@ -291,11 +283,7 @@ def confidence(result: dict, logits: Tensor, y_true: Tensor, folder: Path) -> Ma
         num_wrong_and_sure=int((highest[~correct] > 0.9).sum()),
         risk_at_half=float(risk[(len(risk) - 1) // 2]),
         risk_at_full=float(risk[-1]),
-        plot_reliability=plot(folder / "reliability.png", plots.reliability(bins), "Reliability diagram"),
-        plot_confidence=plot(
-            folder / "confidence.png", histogram, "Confidence of right and wrong predictions"
-        ),
-        plot_risk_coverage=plot(folder / "risk_coverage.png", curve, "Risk against coverage"),
+        **plot(folder, reliability=plots.reliability(bins), confidence=histogram, risk_coverage=curve),
     )
 
 
@@ -334,9 +322,6 @@ def stress(file: Path, checkpoint_sha256: str, images: Tensor, folder: Path) -> 
 def stress_results(results: dict, pictures: dict[str, np.ndarray], folder: Path) -> Markup:
     """The same from a finished stress.json; pictures are those of corruptions.examples."""
     tests, summary = results["tests"], results["summary"]
-    drawn = {}
-    for name, figure in plots.stress_figures(results, pictures).items():
-        drawn[f"plot_{name}"] = plot(folder / f"{name}.png", figure, plain(name).capitalize())
     corruptions = []
     for name in pictures:
         values = [tests[f"{name}/{severity}"]["accuracy"]["value"] for severity in range(1, 6)]
@@ -361,10 +346,7 @@ def stress_results(results: dict, pictures: dict[str, np.ndarray], folder: Path)
     return fill(
         "stress",
         **results,
-        **drawn,
-        plot_fourier=plot(
-            folder / "stress_fourier.png", heatmap, "Error by frequency of an added plane wave"
-        ),
+        **plot(folder, **plots.stress_figures(results, pictures), stress_fourier=heatmap),
         clean_side=side(clean["mean_confidence"], clean["accuracy"]),
         corrupted_side=side(summary["mean_confidence"]["all"], summary["mean_accuracy"]["all"]),
         published=fill("published", **results) if "published" in summary["mean_accuracy"] else "",
@@ -424,15 +406,14 @@ CONTROLS = {
 
 def explanations(explained: dict, folder: Path) -> Markup:
     """Deletion, insertion and randomisation: can the maps be believed?"""
-    parts = {}
+    parts, figures = {}, {}
     for mode, better in {"deletion": -1, "insertion": 1}.items():
         rows, lines = explained[mode], {}
         for name, label in {"gradcam": "Grad-CAM", **CONTROLS}.items():
             lines[f"{label}, area {rows[name]['area']['value']:.3f}"] = np.array(rows[name]["curve"])
         moved = np.linspace(0, 1, len(rows["gradcam"]["curve"]))
         labels = f"pixels changed by {mode}", "probability of the explained class"
-        figure = plots.curves(mode.capitalize(), *labels, moved, lines)
-        parts[f"plot_{mode}"] = plot(folder / f"{mode}.png", figure, f"{mode} curves: {'; '.join(lines)}")
+        figures[mode] = plots.curves(mode.capitalize(), *labels, moved, lines)
         differences = {label: rows[name]["gradcam_less_this"] for name, label in CONTROLS.items()}
         parts[f"{mode}_verdict"] = verdict(differences, better)
         body = [
@@ -454,6 +435,7 @@ def explanations(explained: dict, folder: Path) -> Markup:
         "explanations",
         **explained,
         **parts,
+        **plot(folder, **figures),
         size="x".join(map(str, explained["map_size"])),
         randomization_table=table("Random weights", body),
     )

@@ -232,7 +232,7 @@ def test_headline_numbers_on_the_page_against_loops(results):
 
 
 def test_every_file_is_written(results, reported, reported_sets):
-    numbers, predictions, page = results
+    numbers, predictions, _ = results
     y_true, y_pred, probabilities = (predictions[key] for key in ("y_true", "y_pred", "probabilities"))
     assert (y_true.dtype, y_pred.dtype, probabilities.dtype) == (np.int64, np.int64, np.float32)
     assert (y_true == reported_sets[1].labels.numpy()).all() and (
@@ -248,10 +248,6 @@ def test_every_file_is_written(results, reported, reported_sets):
     explanations = numbers["explanations"]
     assert explanations["layer"] == "layer4" and explanations["map_size"] == [4, 4]
     assert len(explanations["deletion"]["centre"]["curve"]) == report.STEPS + 1
-    addresses = re.findall(
-        r'(?:src|href|url)\s*[=(]\s*["\']?([^"\'\s>)]+)', re.sub(r"<pre>.*?</pre>", "", page, flags=re.S)
-    )
-    assert [a for a in addresses if not a.startswith(("data:", "#", "&", "x"))] == []
     assert not list(reported.rglob("*.tmp"))
 
 
@@ -316,15 +312,6 @@ def test_a_file_that_cannot_be_used_is_one_line(row, finished, small, tmp_path, 
     code, err = outcome(capsys, report.main, ["--run", str(tmp_path / "run")])
     assert_one_line(code, err, message)
     assert not (tmp_path / "run" / "metrics.json").exists()
-
-
-def test_results_of_another_checkpoint_are_kept(finished, small, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(finished / "checkpoints" / "best.pt", "best.pt")
-    (tmp_path / "runs" / "best").mkdir(parents=True)
-    (tmp_path / "runs" / "best" / "metrics.json").write_text('{"checkpoint_sha256": "1234"}')
-    code, err = outcome(capsys, report.main, ["--checkpoint", "best.pt"])
-    assert_one_line(code, err, "runs/best holds results of another checkpoint than best.pt")
 
 
 @pytest.mark.slow

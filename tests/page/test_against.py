@@ -105,15 +105,6 @@ def test_pictures_flip_in_both_directions(two_runs, test_set):
             assert f"{true}, not {wrong} (60 %)" in text(part)
 
 
-def test_equal_runs(tmp_path, test_set):
-    runs = [write_run(tmp_path / name, test_set, torch.arange(5)) for name in "ab"]
-    section = against.section(*runs, test_set)
-    assert "would then be 1.0000 (McNemar" in text(section) and "<img" not in section
-    assert cells(section, "Classes that gained and lost most") == []
-    rows = cells(section, "This run and the other")
-    assert [row[4] for row in rows] == ["+0.00 to +0.00", "+0.00 to +0.00", "–"]
-
-
 @pytest.mark.parametrize("key", ["checkpoint_sha256", "sample_sha256", "summary"])
 def test_corruptions_are_compared_only_on_the_same_images_of_these_checkpoints(two_runs, test_set, key):
     file = two_runs[1] / "stress.json"

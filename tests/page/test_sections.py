@@ -24,7 +24,7 @@ def text(markup):
 
 @pytest.fixture
 def no_plots(monkeypatch):
-    monkeypatch.setattr(sections, "plot", lambda path, figure, alt: page.Markup(""))
+    monkeypatch.setattr(sections, "plot", lambda folder, **figures: {f"plot_{n}": "" for n in figures})
 
 
 @pytest.fixture(scope="module")
