@@ -8,7 +8,7 @@ Conventions, for all functions below:
 - Inputs may be on any device. The arithmetic runs in int64 and float64 on the CPU, so a number does not
   depend on the device, and returned tensors are on the CPU.
 - Bad input raises ValueError: shapes that do not match or are empty, labels that are not integers or out of
-  range, and scores or probabilities that are not as above.
+  range, scores or probabilities that are not as above, and a k, n, level or number of bins out of range.
 """
 
 import math
@@ -97,6 +97,8 @@ def macro_average(per_class: Tensor) -> float:
     Macro F1 here is the mean of the classes' F1, not the F1 of macro precision and macro recall; Opitz
     and Burst, "Macro F1 and Macro F1", 2019 (arXiv 1911.03347) show how far the two can differ.
     """
+    if per_class.ndim != 1 or len(per_class) == 0:
+        raise ValueError(f"per_class must be 1-D and not empty, but has shape {list(per_class.shape)}")
     return per_class.detach().cpu().double().mean().item()
 
 
@@ -112,6 +114,8 @@ def most_confused_pairs(confusion: Tensor, n: int) -> list[tuple[int, int, int]]
     Equal counts are in row-major order. Pairs that never occurred are left out, so there may be fewer than n.
     """
     confusion = _integers("confusion", confusion, ndim=2)
+    if n < 1:
+        raise ValueError(f"n must be at least 1, not {n}")
     errors = (confusion - confusion.diagonal().diag()).flatten()
     order = errors.argsort(descending=True, stable=True)[:n].tolist()
     return [(*divmod(i, len(confusion)), errors[i].item()) for i in order if errors[i] > 0]
@@ -140,9 +144,11 @@ def top_k_accuracy(y_true: Tensor, scores: Tensor, k: int) -> float:
     """Return the fraction of samples, in [0, 1], whose true class is among the k with the largest scores.
 
     scores [N, C] may be logits or probabilities, 1 <= k <= C. Exactly k classes count for each sample,
-    also where scores tie.
+    also where scores tie; k = 1 is the accuracy of scores.argmax(dim=1).
     """
     y_true, scores = _scores(y_true, scores, "scores")
+    if not 1 <= k <= scores.shape[1]:
+        raise ValueError(f"k must be 1 to {scores.shape[1]} for scores of {scores.shape[1]} classes, not {k}")
     return _in_top_k(y_true, scores, k).sum().item() / len(y_true)
 
 
@@ -196,6 +202,8 @@ def calibration_bins(
     2017 (arXiv 1706.04599), section 2, acc(B_m) and conf(B_m).
     """
     y_true, probabilities = _scores(y_true, probabilities)
+    if num_bins < 1:
+        raise ValueError(f"num_bins must be at least 1, not {num_bins}")
     confidence = probabilities.amax(dim=1)
     correct = (probabilities.argmax(dim=1) == y_true).double()
     edges = torch.arange(1, num_bins, dtype=torch.float64) / num_bins
@@ -282,9 +290,7 @@ def aurc(y_true: Tensor, probabilities: Tensor) -> float:
 
 # ---- How sure are the numbers themselves? ----------------------------------------------------------------
 
-HEADLINE = ("accuracy", "macro_precision", "macro_recall", "macro_f1", "top5_accuracy")
 
-<<<<<<< HEAD
 def _headline(y_true: Tensor, y_pred: Tensor, num_classes: int) -> dict[str, float]:
     """Return the numbers of `headline` that follow from the predicted classes."""
     precision, recall, f1 = precision_recall_f1(confusion_matrix(y_true, y_pred, num_classes))
@@ -294,38 +300,10 @@ def _headline(y_true: Tensor, y_pred: Tensor, num_classes: int) -> dict[str, flo
         "macro_recall": macro_average(recall),
         "macro_f1": macro_average(f1),
     }
-=======
-
-def _resampled_headline(y_true: Tensor, probabilities: Tensor, num_resamples: int, seed: int) -> Tensor:
-    """Return the numbers of HEADLINE, float64 [1 + num_resamples, 5]: of all samples, then of each resample.
-
-    For the same N, the same seed draws the same resamples.
-    """
-    y_true, probabilities = _scores(y_true, probabilities)
-    n, num_classes = probabilities.shape
-    y_pred = probabilities.argmax(dim=1)
-    in_top5 = _in_top_k(y_true, probabilities, k=5)
-    generator = torch.Generator().manual_seed(seed)
-    sample, rows = torch.arange(n), []
-    for _ in range(1 + num_resamples):
-        confusion = confusion_matrix(y_true[sample], y_pred[sample], num_classes)
-        averages = [macro_average(per_class) for per_class in precision_recall_f1(confusion)]
-        rows.append([accuracy(y_true[sample], y_pred[sample]), *averages, in_top5[sample].sum().item() / n])
-        sample = torch.randint(n, (n,), generator=generator)
-    return torch.tensor(rows, dtype=torch.float64)
-
-
-def _with_intervals(rows: Tensor, level: float) -> dict[str, dict[str, float]]:
-    """Return the first row as values, each with the percentile interval of the other rows of its column."""
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    columns = zip(HEADLINE, rows[0].tolist(), *rows[1:].quantile(tails, dim=0).tolist(), strict=True)
-    return {name: {"value": value, "low": low, "high": high} for name, value, low, high in columns}
->>>>>>> cuta
 
 
 def headline(y_true: Tensor, probabilities: Tensor) -> dict[str, float]:
     """Return the headline numbers of the report, each in [0, 1]; top-5 is top-C with fewer than 5 classes."""
-<<<<<<< HEAD
     y_true, probabilities = _scores(y_true, probabilities)
     num_classes = probabilities.shape[1]
     top5 = top_k_accuracy(y_true, probabilities, k=min(5, num_classes))
@@ -364,10 +342,6 @@ def _with_intervals(value: dict[str, float], numbers: Tensor, level: float) -> d
         name: {"value": value[name], "low": low, "high": high}
         for name, (low, high) in zip(value, intervals, strict=True)
     }
-=======
-    numbers = _resampled_headline(y_true, probabilities, num_resamples=0, seed=0)[0]
-    return dict(zip(HEADLINE, numbers.tolist(), strict=True))
->>>>>>> cuta
 
 
 def bootstrap_headline(
@@ -382,9 +356,11 @@ def bootstrap_headline(
 
     The interval describes the choice of test samples, not the randomness of training. A class missing from a
     resample counts as 0 there, so with few samples of a class the macro averages of the resamples are too
-    low, and `value` may even be above `high`; no bias is corrected.
+    low, and `value` may even be above `high`. Macro F1 is not linear in the counts, so its resamples are a
+    little too low even without that. No bias is corrected.
     """
-    return _with_intervals(_resampled_headline(y_true, probabilities, num_resamples, seed), level)
+    value, numbers = _resampled_headline(y_true, probabilities, num_resamples, level, seed)
+    return _with_intervals(value, numbers, level)
 
 
 def bootstrap_difference(
@@ -401,10 +377,17 @@ def bootstrap_difference(
     `value`, `low` and `high`, all in [-1, 1]; above 0, the first network has the larger number. Resamples and
     interval are those of bootstrap_headline, and they are paired: what is drawn is a sample with the answers
     of both networks, like the pairs in Efron and Tibshirani 1993, section 6.3. Samples that are hard for both
-    networks cancel, so the interval is narrower than one from two different test sets.
+    networks cancel, so the interval is narrower than one from two different test sets. It describes the
+    choice of test samples, not the randomness of training: two trainings that differ only in their seed give
+    different networks.
     """
-    rows = _resampled_headline(y_true, probabilities, num_resamples, seed)
-    return _with_intervals(rows - _resampled_headline(y_true, other, num_resamples, seed), level)
+    if other.shape != probabilities.shape:
+        shapes = f"{list(probabilities.shape)} and {list(other.shape)}"
+        raise ValueError(f"probabilities and other must have the same shape, not {shapes}")
+    value, numbers = _resampled_headline(y_true, probabilities, num_resamples, level, seed)
+    other_value, other_numbers = _resampled_headline(y_true, other, num_resamples, level, seed)
+    value = {name: value[name] - other_value[name] for name in value}
+    return _with_intervals(value, numbers - other_numbers, level)
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
