@@ -430,7 +430,7 @@ def test_files_of_another_kind_are_refused(cifar_c, tmp_path):
     refused("repeat", "labels.npy", np.concatenate([np.roll(five[:20], 1), five[20:]]))
     refused("repeat", "labels.npy", five % 5)  # other classes, as those of CIFAR-10-C
     (cifar_c / "fog.npy").write_bytes(b"")
-    with pytest.raises(UserError, match="fog.npy cannot be used"):
+    with pytest.raises(UserError, match=r"fog\.npy cannot be used"):
         stress.open_cifar_c(cifar_c, TEST.labels)
     (cifar_c / "labels.npy").unlink()
     with pytest.raises(UserError, match="does not hold CIFAR-100-C"):
