@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from data import Dataset, Normalize
+from data import Normalize
 from metrics import calibration_bins, fit_temperature, proportion
 from page import plots
 from running.console import CommandLine, Progress, run_main
@@ -39,7 +39,7 @@ SEED = 0  # of the sample and of the attacks; each corruption has its own seed
 CORRUPTION_IMAGES = 200  # with this sample the tests take under four minutes on 2 cores; --full takes all
 ATTACK_IMAGES, FULL_ATTACK_IMAGES = 100, 1000  # some of those, and with --full
 WAVE_IMAGES = 50  # some of those, for 144 plane waves
-WAVE_ROWS, WAVE_COLUMNS = range(-14, 17, 2), range(0, 17, 2)  # every second frequency of 32x32 pixels
+WAVE_ROWS, WAVE_COLUMNS = [*range(-14, 17, 2)], [*range(0, 17, 2)]  # every second frequency of 32x32 pixels
 SEVERITIES = range(1, 6)
 PUBLISHED_IMAGES = 10_000  # of each severity in the files of CIFAR-100-C
 # Kept tests are those of the same checkpoint on the same images.
@@ -78,9 +78,9 @@ def kept_results(file: Path, results: dict) -> dict:
     with usable(file, "results of stress.py, which --overwrite measures anew"):
         kept = json.loads(read_file(file))
         if all(kept[key] == results[key] for key in SAME):
-            for name, record in kept["tests"].items():
-                if len(correct_of(record)) not in (results["corruption_images"], results["attack_images"]):
-                    raise ValueError(f"{name} is not a test of as many images")
+            sizes = {len(record["correct"]) for record in kept["tests"].values()}
+            if not sizes <= {results["corruption_images"], results["attack_images"]}:
+                raise ValueError("it holds tests of another number of images")
             return {key: kept[key] for key in ("tests", "consistency", "fourier") if key in kept}
     print(f"note     {file} is of another checkpoint or sample: all tests run again")
     return {}
@@ -132,8 +132,8 @@ def measure_attack(
 ) -> dict:
     """Return the record of an attack: the answers on its images; those not attacked count as wrong.
 
-    The model takes images in [0, 1]; images uint8 [N, 3, H, W]; labels int64 [N]; epsilon in 1/255; attacked
-    bool [N].
+    The model is one of images in [0, 1]; images uint8 [N, 3, H, W], labels int64 [N], attacked bool [N];
+    epsilon in 1/255.
     """
     generator, attack = Generator().manual_seed(SEED), attacks.ATTACKS[name]
     device = next(model.parameters()).device
@@ -184,19 +184,20 @@ def finished(tests: dict, names: list[str]) -> dict[str, list[dict]]:
 def mean_interval(scores: Tensor) -> dict[str, float]:
     """Return the mean of one score for each image, float64 [N], and its 95 % interval: value, low, high.
 
-    The images are the sample, however many tests gave each of its scores: the interval is the mean plus and
-    minus 1.96 standard errors, s / sqrt(N).
+    The images are the sample, however many tests gave each score: mean +- 1.96 standard errors, s / sqrt(N).
     """
-    mean, error = (
-        scores.mean().item(),
-        1.96 * scores.std(correction=0).item() / math.sqrt(max(1, len(scores) - 1)),
-    )
+    mean = scores.mean().item()
+    error = 1.96 * scores.std(correction=0).item() / math.sqrt(max(1, len(scores) - 1))
     return {"value": mean, "low": mean - error, "high": mean + error}
 
 
-def calibration_of(records: list[dict]) -> dict[str, dict[str, float]]:
-    """Return NLL and calibration error of several tests together, as trained and at the temperature."""
-    count, result = sum(len(record["correct"]) for record in records), {}
+def calibration_of(records: list[dict]) -> dict:
+    """Return accuracy, mean confidence, NLL and calibration error of several tests of as many images each."""
+    count = sum(len(record["correct"]) for record in records)
+    result = {
+        "accuracy": float(np.mean([record["accuracy"]["value"] for record in records])),
+        "mean_confidence": float(np.mean([record["mean_confidence"] for record in records])),
+    }
     for name in records[0]["calibration"]:
         parts = [record["calibration"][name] for record in records]
         gaps = np.sum([part["gaps"] for part in parts], axis=0)
@@ -217,24 +218,19 @@ def summarise(tests: dict, labels: Tensor, class_names: list[str]) -> dict:
     if len(published) == len(FIFTEEN):
         groups["published"] = list(published.values())
     clean = correct_of(tests["clean/0"]).double()
-    summary = {"mean_accuracy": {}, "drop": {}, "mean_confidence": {}, "by_severity": []}
+    summary, scores = {"mean_accuracy": {}, "drop": {}, "mean_confidence": {}}, {}
     for group, records in groups.items():
         rows = list(itertools.chain(*records))
-        scores = torch.stack([correct_of(row) for row in rows]).double().mean(dim=0)
-        summary["mean_accuracy"][group] = mean_interval(scores)
+        scores[group] = torch.stack([correct_of(row) for row in rows]).double().mean(dim=0)
+        summary["mean_accuracy"][group] = mean_interval(scores[group])
         if group != "published":  # those images are other ones
-            summary["drop"][group] = mean_interval(clean - scores)
-        summary["mean_confidence"][group] = float(np.mean([row["mean_confidence"] for row in rows]))
-    for rows in [[tests["clean/0"]], *zip(*ours.values(), strict=True)]:
-        means = {
-            "accuracy": float(np.mean([row["accuracy"]["value"] for row in rows])),
-            "mean_confidence": float(np.mean([row["mean_confidence"] for row in rows])),
-        }
-        summary["by_severity"].append(means | calibration_of(rows))
-    corrupted = torch.stack([correct_of(row) for row in itertools.chain(*ours.values())]).double().mean(dim=0)
+            summary["drop"][group] = mean_interval(clean - scores[group])
+        summary["mean_confidence"][group] = calibration_of(rows)["mean_confidence"]
+    by_severity = [[tests["clean/0"]], *zip(*ours.values(), strict=True)]
+    summary["by_severity"] = [calibration_of(rows) for rows in by_severity]
     classes = []
     for c in labels.unique().tolist() if len(labels) >= 20 * len(labels.unique()) else []:
-        before, after = (scores[labels == c].mean().item() for scores in (clean, corrupted))
+        before, after = (right[labels == c].mean().item() for right in (clean, scores["all"]))
         row = {"class": class_names[c], "clean": before, "corrupted": after, "drop": before - after}
         classes.append(row)
     summary["classes_that_break_first"] = sorted(classes, key=lambda row: -row["drop"])[:10]
@@ -250,12 +246,9 @@ def robust_accuracy(tests: dict) -> dict[str, dict]:
 def check_results(tests: dict) -> list[dict]:
     """Return the checks of the attacks from the records of the tests."""
     accuracy = {key: record["accuracy"]["value"] for key, record in tests.items()}
-    by_epsilon = {
-        name: [accuracy[f"{name}/{epsilon:g}"] for epsilon in attacks.EPSILONS]
-        for name in attacks.AT_ALL_EPSILONS
-    }
+    under = {name: [accuracy[f"{name}/{e:g}"] for e in attacks.EPSILONS] for name in attacks.AT_ALL_EPSILONS}
     more_steps = accuracy[f"pgd_more_steps/{attacks.MORE_STEPS_EPSILON:g}"]
-    return attacks.check_attacks(accuracy["unattacked/0"], by_epsilon, more_steps)
+    return attacks.check_attacks(accuracy["unattacked/0"], under, more_steps)
 
 
 def print_summary(results: dict) -> None:
@@ -298,10 +291,9 @@ def run_tests(
     chosen: Tensor,
     temperature: float | None,
 ) -> None:
-    """Run the planned tests that results["tests"] lacks, and save after each.
+    """Run the planned tests that results["tests"] lacks; put them there, and save after each.
 
-    images uint8 [N, 3, 32, 32], labels int64 [N]; chosen int64: the indices of those to attack. Fills
-    `results`.
+    images uint8 [N, 3, 32, 32], labels int64 [N]; chosen int64: the indices of those to attack.
     """
     device, image_size = next(network.parameters()).device, results["image_size"]
     model = nn.Sequential(Normalize(image_size), network)  # attacks take a model of images in [0, 1]
@@ -349,18 +341,17 @@ def run_sensitivity(
         }
         write_json(file, results)
     if "fourier" not in results:
-        rows, columns = list(WAVE_ROWS), list(WAVE_COLUMNS)
-        error = sensitivity.fourier_heatmap(answer, images[waved], labels[waved], rows, columns)
-        results["fourier"] = {"images": len(waved), "rows": rows, "columns": columns, "error": error.tolist()}
+        error = sensitivity.fourier_heatmap(answer, images[waved], labels[waved], WAVE_ROWS, WAVE_COLUMNS)
+        waves = {"images": len(waved), "rows": WAVE_ROWS, "columns": WAVE_COLUMNS}
+        results["fourier"] = waves | {"error": error.tolist()}
         write_json(file, results)
 
 
 def run_published(
-    results: dict, file: Path, network: nn.Module, folder: Path, test: Dataset, count: int
+    results: dict, file: Path, network: nn.Module, labels: Tensor, arrays: dict[str, np.ndarray], count: int
 ) -> None:
-    """Measure about `count` images of the files of CIFAR-100-C that results["tests"] lacks; as run_tests."""
-    device, image_size = next(network.parameters()).device, results["image_size"]
-    tests, (labels, arrays) = results["tests"], open_cifar_c(folder, test.labels)
+    """Measure about `count` images of each file of CIFAR-100-C, see open_cifar_c; as run_tests."""
+    device, image_size, tests = next(network.parameters()).device, results["image_size"], results["tests"]
     index = stratified_sample(labels, count)
     with Progress("CIFAR-100-C", len(arrays) * len(SEVERITIES)) as progress:
         for done, (name, severity) in enumerate(itertools.product(arrays, SEVERITIES)):
@@ -379,8 +370,7 @@ def write_results(path: Path, file: Path, device: torch.device, args: argparse.N
     _, test = load_data(path, checkpoint, args.data_dir)
     if args.cifar_c and test.name != "cifar100":
         raise UserError("--cifar-c needs a network that was trained on CIFAR-100")
-    if args.cifar_c:
-        open_cifar_c(args.cifar_c, test.labels)  # other files are refused before anything is written
+    published = args.cifar_c and open_cifar_c(args.cifar_c, test.labels)  # before anything is written
     claim_folder(file.parent, path, checkpoint["sha256"])
 
     count = len(test.labels) if args.full else CORRUPTION_IMAGES
@@ -409,8 +399,8 @@ def write_results(path: Path, file: Path, device: torch.device, args: argparse.N
     print(f"sample   {len(labels):,} images for corruptions, {len(chosen):,} for attacks")
     print(f"compute  {device}, fp32, {torch.get_num_threads()} threads")
 
-    if args.cifar_c:
-        run_published(results, file, network, args.cifar_c, test, count)
+    if published:
+        run_published(results, file, network, *published, count)
     run_tests(results, file, network, images, labels, chosen, temperature)
     run_sensitivity(results, file, network, images, labels, chosen[:: max(1, len(chosen) // WAVE_IMAGES)])
     results["summary"] = summarise(results["tests"], labels, test.class_names)
@@ -428,13 +418,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = CommandLine(description=__doc__)
     parser.add_argument("--run", help="the run folder (default: the newest under runs/)")
     parser.add_argument("--checkpoint", metavar="FILE", help="the checkpoint (default: best.pt of the run)")
-    parser.add_argument(
-        "--data-dir", help="where CIFAR-100 lies (default: where training found it, else data)"
-    )
+    parser.add_argument("--data-dir", help="where CIFAR-100 is (default: where training found it, else data)")
     parser.add_argument("--full", action="store_true", help="all test images; takes hours without a GPU")
-    parser.add_argument(
-        "--cifar-c", type=Path, metavar="DIR", help="measure also the files of CIFAR-100-C in DIR"
-    )
+    parser.add_argument("--cifar-c", type=Path, metavar="DIR", help="also measure CIFAR-100-C's files in DIR")
     parser.add_argument("--overwrite", action="store_true", help="measure anew what stress.json holds")
     args = parser.parse_args(argv)
 

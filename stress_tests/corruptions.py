@@ -6,8 +6,7 @@ Corruptions and Perturbations", 2019 (arXiv 1903.12261). Four change the geometr
     CORRUPTIONS["fog"](images, severity=3, generator=generator)     float32 [N, 3, 32, 32] in [0, 1]
     corrupt(images, "fog", severity=3)                              uint8, with the seed of fog
 
-The functions that corrupt come first and their constants follow, in TABLE. To add a corruption, write one
-function and one row of the table.
+To add a corruption, write one function and one row of TABLE, which holds the constants.
 
 Randomness: every image has a random generator of its own, seeded by the next number of the generator that the
 caller gives. So the result for an image depends on its place in the sequence, not on the other images or on
@@ -255,9 +254,9 @@ ICE = {
 def frost(images: Tensor, generators: list[Generator], kept: float, ice_weight: float) -> Tensor:
     """Add a layer of ice to the picture.
 
-    The original cuts the ice from five photographs, which are not part of this project. The layer drawn here
-    has the statistics of one of them, and a texture whose power falls with the frequency f as 1 / f^1.25; it
-    is cut out of a larger field so that its opposite edges do not fit together.
+    The original cuts it from five photographs, which are not part of this project. The layer drawn here has
+    the statistics of one of them, and a texture whose power falls with the frequency f as 1 / f^1.25, cut out
+    of a larger field so that its opposite edges do not fit together.
     """
     photograph = uniform(generators, 0, 5).long()
     ice = {name: torch.tensor(values)[photograph, None, None, None] for name, values in ICE.items()}
@@ -493,9 +492,8 @@ def entry(
     return Corruption(function.__name__, function, family, origin, rounding, constants)
 
 
-# The constants of "fifteen" and "extra" are the published ones, from the file
-# ImageNet-C/create_c/make_cifar_c.py of github.com/hendrycks/robustness. Lengths are in pixels. That code
-# ends with a cast that rounds down, except where a library already returns whole numbers.
+# The constants of "fifteen" and "extra" are the published ones, ImageNet-C/create_c/make_cifar_c.py of
+# github.com/hendrycks/robustness, in pixels. That code rounds down, except where a library returns bytes.
 TABLE = [
     entry(gaussian_noise, "noise", "fifteen", sigma=(0.04, 0.06, 0.08, 0.09, 0.10)),
     entry(shot_noise, "noise", "fifteen", photons=(500, 250, 100, 75, 50)),
