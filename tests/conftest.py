@@ -46,76 +46,35 @@ def small(monkeypatch, small_sets):
     return small_sets
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory, small_sets):
-    """A run of three epochs on those small sets."""
-    from processes import TINY
-
-    import train
-
-    out = tmp_path_factory.mktemp("finished") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "load", lambda *args: small_sets)
-        assert train.main([*TINY, "--dataset", "shapes", "--out", str(out)]) == 0
-    return out
-
-
-@pytest.fixture(scope="session")
-def reported_sets(small_sets):
-    """A test set of 400 images; the names of a class and of a file are as an attacker would choose them."""
-    from data import make_shapes
-
-    test = make_shapes(4, seed=1)
-    classes = [*test.class_names[:3], "<img src=x onerror=alert(1)>&", *test.class_names[4:]]
-    files = ["</script><b>\"'&.png", *test.filenames[1:]]
-    test = dataclasses.replace(test, class_names=classes, filenames=files)
-    return small_sets[0], test
-
-
-@pytest.fixture(scope="session")
-def reported(tmp_path_factory, finished, reported_sets):
-    """A run after report.py, for which made-up scores are right about more than half of the images."""
-    import report
-    import train
-    from running.folder import load_checkpoint, save_checkpoint
-
-    out = tmp_path_factory.mktemp("reported") / "run"
-    shutil.copytree(finished, out)
-    test = reported_sets[1]
-    best = load_checkpoint(out / "checkpoints" / "best.pt")
-    save_checkpoint(out / "checkpoints" / "best.pt", best | {"class_names": test.class_names})
-    generator = torch.Generator().manual_seed(0)
-    scores = torch.randn(400, 100, generator=generator) + 4 * torch.eye(100)[test.labels]
-    scores[torch.arange(40), (test.labels[:40] + 10) % 100] += 7  # some pairs are confused often
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "load", lambda *args: reported_sets)
-        patch.setattr(report, "predict", lambda *args, **more: scores)
-        patch.setattr(report, "NUM_FAILURES", 2)
-        patch.setattr(report, "NUM_EXPLAINED", 3)
-        assert report.main(["--run", str(out)]) == 0
-    return out
-
-
-@pytest.fixture(scope="session")
-def half_done(tmp_path_factory, small_sets):
-    """The same run, interrupted in its second epoch."""
+def tiny_run(out, small_sets, last_epoch):
+    """Train for three epochs on those small sets, interrupted after last_epoch; return the run folder."""
     from processes import TINY
 
     import data
     import train
 
-    out = tmp_path_factory.mktemp("half done") / "run"
-
     def batches(images, targets, batch_size, seed, epoch, cutmix_share):
-        if epoch == 2:
+        if epoch > last_epoch:
             raise KeyboardInterrupt
         return data.batches(images, targets, batch_size, seed, epoch, cutmix_share)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "load", lambda *args: small_sets)
         patch.setattr(train, "batches", batches)
-        assert train.main([*TINY, "--dataset", "shapes", "--out", str(out)]) == 130
+        train.main([*TINY, "--dataset", "shapes", "--out", str(out)])
     return out
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, small_sets):
+    """A run of three epochs on those small sets."""
+    return tiny_run(tmp_path_factory.mktemp("finished") / "run", small_sets, 3)
+
+
+@pytest.fixture(scope="session")
+def half_done(tmp_path_factory, small_sets):
+    """The same run, interrupted in its second epoch."""
+    return tiny_run(tmp_path_factory.mktemp("half done") / "run", small_sets, 1)
 
 
 @pytest.fixture(scope="session")
@@ -167,3 +126,39 @@ def tiny_cifar(tmp_path_factory):
                 write_png(image, str(root / split / name / f"{i}.png"))
     data.load("cifar100", root)  # leaves the cache
     return [*TINY, "--dataset", "cifar100", "--data-dir", str(root)]
+
+
+@pytest.fixture(scope="session")
+def reported_sets(small_sets):
+    """A test set of 400 images; the names of a class and of a file are as an attacker would choose them."""
+    from data import make_shapes
+
+    test = make_shapes(4, seed=1)
+    classes = [*test.class_names[:3], "<img src=x onerror=alert(1)>&", *test.class_names[4:]]
+    files = ["</script><b>\"'&.png", *test.filenames[1:]]
+    test = dataclasses.replace(test, class_names=classes, filenames=files)
+    return small_sets[0], test
+
+
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory, finished, reported_sets):
+    """A run after report.py, for which made-up scores are right about more than half of the images."""
+    import report
+    import train
+    from running.folder import load_checkpoint, save_checkpoint
+
+    out = tmp_path_factory.mktemp("reported") / "run"
+    shutil.copytree(finished, out)
+    test = reported_sets[1]
+    best = load_checkpoint(out / "checkpoints" / "best.pt")
+    save_checkpoint(out / "checkpoints" / "best.pt", best | {"class_names": test.class_names})
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(400, 100, generator=generator) + 4 * torch.eye(100)[test.labels]
+    scores[torch.arange(40), (test.labels[:40] + 10) % 100] += 7  # some pairs are confused often
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "load", lambda *args: reported_sets)
+        patch.setattr(report, "predict", lambda *args, **more: scores)
+        patch.setattr(report, "NUM_FAILURES", 2)
+        patch.setattr(report, "NUM_EXPLAINED", 3)
+        assert report.main(["--run", str(out)]) == 0
+    return out

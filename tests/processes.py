@@ -47,11 +47,11 @@ def write_config(run, **changes):
     (run / "config.json").write_text(json.dumps(config | changes))
 
 
-def child(argv, stdout, stderr=None, prepare=None, arguments=()):
-    """A process of its own: run the command line with its output in files, as after `prepare(*arguments)`."""
+def child(argv, stdout, prepare=None, arguments=()):
+    """A process of its own: run the command line with its output in a file, after `prepare(*arguments)`."""
     torch.set_num_threads(1)
     os.dup2(os.open(stdout, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
-    os.dup2(os.open(stderr or stdout, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY), 2)
+    os.dup2(1, 2)
     sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(number, "w")) for number in (1, 2))
     if prepare:
         prepare(*arguments)

@@ -2,11 +2,9 @@
 and resuming against not having been interrupted."""
 
 import contextlib
-import csv
 import json
 import math
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 import torch
@@ -96,17 +94,6 @@ def test_help_tells_the_defaults(capsys):
         "--seed SEED decides the split, the initial weights and the batches (0 to 4294967295, default: 0)",
     ]:
         assert part in text
-
-
-@pytest.mark.parametrize("epochs, patience, warmup", [(3, 5, 0.6), (40, 5, 2), (48, 6, 2), (200, 25, 2)])
-def test_patience_and_warmup_follow_from_the_epochs(epochs, patience, warmup):
-    config = config_of(f"--epochs {epochs}")
-    assert config.patience == patience and config.warmup_epochs == pytest.approx(warmup)
-
-
-def test_the_last_tenth_of_the_epochs_has_no_cutmix():
-    for epochs in range(1, 201):
-        assert train.last_cutmix_epoch(epochs) == epochs - math.ceil(epochs / 10)
 
 
 # ---- The schedule -----------------------------------------------------------------------------------------
@@ -328,16 +315,6 @@ def test_the_default_patience_can_fire():
     assert epochs_run([epoch / 100 for epoch in range(35)] + [0.1] * 4 + [0.5]) == 40
 
 
-def test_the_default_patience_would_not_have_ended_the_run_in_results():
-    with open(Path(train.__file__).parent / "results" / "history.csv", newline="") as file:
-        history = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    begun = config_of("")
-    assert len(history) == begun.epochs
-    for epochs in range(1, begun.epochs):
-        assert not train.should_stop(history[:epochs], begun)
-    assert train.should_stop(history, begun)
-
-
 # ---- predict ----------------------------------------------------------------------------------------------
 
 
@@ -367,13 +344,6 @@ def test_predict_equals_the_plain_forward_pass_and_restores_the_mode(network, tr
     torch.testing.assert_close(dict(network.state_dict()), state, rtol=0, atol=0)
 
 
-def test_predict_in_bfloat16_is_near_and_float32(network):
-    logits = train.predict(network, IMAGES, CPU, "bf16")
-    expected = train.predict(network, IMAGES, CPU)
-    assert logits.dtype == torch.float32
-    assert 0 < (logits - expected).abs().max() < 0.05 * expected.abs().max()
-
-
 def test_predict_restores_the_mode_when_the_model_raises(network):
     network.train()
     with pytest.raises(ValueError):
@@ -382,16 +352,6 @@ def test_predict_restores_the_mode_when_the_model_raises(network):
 
 
 # ---- A run from end to end --------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_a_run_on_shapes(shapes_run):
-    history, config = read_history(shapes_run), config_json(shapes_run)
-    assert [list(row) for row in history] == [COLUMNS] * 2 and [row["epoch"] for row in history] == [1, 2]
-    assert history[1]["train_loss"] < history[0]["train_loss"] < math.log(100) + 0.3
-    assert history[1]["val_accuracy"] > 0.015  # a guess is right once in a hundred times
-    assert (config["num_train"], config["num_val"]) == (1200, 300)
-    assert config["provenance"] == "the built-in shapes set, 60 images of each of 100 classes, seed 0"
 
 
 @pytest.mark.parametrize("sizes", ["24,28,32", "16,20"])
@@ -463,36 +423,6 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(tmp_path, small, interru
     out = capsys.readouterr().out
     command = f"python train.py --resume --out {tmp_path / 'parts'}\n"
     assert f"interrupted; resume with: {command}" in out and f"resumed  after {finished} epochs\n" in out
-
-
-@pytest.mark.slow
-def test_interrupted_after_every_epoch_and_resumed_is_the_same_to_the_bit(tmp_path, small, interrupt):
-    run(tmp_path / "whole", "--epochs 4")
-    interrupt(4)
-    codes = [run(tmp_path / "parts", "--epochs 4")]
-    while codes[-1] == 130:
-        interrupt(4)
-        codes.append(resume(tmp_path / "parts"))
-    assert codes == [130] * 3 + [0]
-    assert_same_run(tmp_path / "parts", tmp_path / "whole")
-
-
-@pytest.mark.slow
-def test_interrupted_in_the_validation_repeats_the_epoch(tmp_path, small, monkeypatch):
-    run(tmp_path / "whole")
-    predict, calls = train.predict, []
-
-    def pressed(*args, **kwargs):
-        calls.append(len(args[1]))
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return predict(*args, **kwargs)
-
-    monkeypatch.setattr(train, "predict", pressed)
-    assert run(tmp_path / "parts") == 130
-    assert last(tmp_path / "parts")["epoch"] == 1
-    assert resume(tmp_path / "parts") == 0 and len(calls) == 4
-    assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
 
 def test_without_a_finished_epoch_there_is_nothing_to_resume(tmp_path, small, interrupt):
@@ -577,20 +507,6 @@ def test_float16_skips_steps_and_is_not_stopped_by_that(tmp_path, small, float16
     interrupt(5)
     assert run(tmp_path / "parts", options) == 130 and resume(tmp_path / "parts") == 0
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
-
-
-@pytest.mark.slow
-def test_a_run_may_change_to_float16_and_back(tmp_path, small, float16, monkeypatch, interrupt):
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "pick_precision", lambda name, device: "fp32")
-        interrupt(5)
-        assert run(tmp_path / "run", "--lr 0.02") == 130
-    assert last(tmp_path / "run")["scaler"] == {}
-    interrupt(5)
-    assert resume(tmp_path / "run", "--precision fp16") == 130
-    assert last(tmp_path / "run")["scaler"]["scale"] > 0
-    monkeypatch.setattr(train, "pick_precision", lambda name, device: "fp32")
-    assert resume(tmp_path / "run", "--precision fp32") == 0
 
 
 def test_clipping_is_of_the_gradient_and_not_of_the_scaled_one(tmp_path, small, monkeypatch):

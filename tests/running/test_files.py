@@ -6,7 +6,6 @@ import json
 import os
 
 import pytest
-from processes import assert_one_line, finish, needs_fork, wait_for
 
 from running import files
 from running.files import UserError
@@ -52,13 +51,6 @@ def test_a_failed_write_leaves_the_old_file_and_names_the_new(tmp_path, raised, 
     assert str(info.value) == (said if expected is UserError else "x")
 
 
-@pytest.mark.parametrize("folder", ["a", "\udcff"])
-def test_a_folder_that_cannot_be_made_is_named(tmp_path, folder):
-    (tmp_path / "a").write_text("a file")
-    with pytest.raises(UserError, match="cannot be written"):
-        files.write_json(tmp_path / folder / "x.json", {"a": "\udcff"})
-
-
 @pytest.mark.parametrize(
     "raised, reason",
     [
@@ -93,26 +85,3 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path):
         with pytest.raises(UserError, match=said):
             files.read_file(tmp_path / name, 2_000_000)
     assert files.read_file(tmp_path / "large") == bytes(2_000_001)
-
-
-def small_files_only():
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
-
-@pytest.mark.slow
-@needs_fork
-def test_a_disk_that_takes_no_more(tmp_path, start, tiny_cifar):
-    run, log = tmp_path / "run", tmp_path / "log 2"
-    process = start([*tiny_cifar, "--epochs", "2000", "--out", str(run)])
-    assert wait_for((run / "checkpoints" / "last.pt").exists, process)
-    process.kill()
-    process.join()
-    before = {path: path.read_bytes() for path in (run / "checkpoints").glob("*.pt")}
-    resume = ["--resume", "--out", str(run)]
-    process = start(resume, stdout=os.devnull, stderr=str(log), prepare=small_files_only)
-    message = r"\.pt cannot be written \(File too large\); the previous file is unchanged"
-    assert_one_line(finish(process), log.read_text(), message)
-    assert {path: path.read_bytes() for path in (run / "checkpoints").glob("*.pt")} == before
-    assert not list(run.rglob("*.tmp"))

@@ -1,14 +1,11 @@
 """running/folder.py: the run folder, whose files are never lost, and checkpoints that are what they say."""
 
-import errno
-import hashlib
 import os
 import pathlib
 import shutil
 
 import pytest
-import torch
-from processes import ROOT, TINY, assert_one_line, contents, outcome, write_config
+from processes import TINY, assert_one_line, contents, outcome, write_config
 
 import train
 from running import files, folder
@@ -43,14 +40,6 @@ def test_newest_run_is_the_one_whose_best_checkpoint_is_newest(tmp_path):
         os.utime(tmp_path / name / "checkpoints" / "best.pt", (time, time))
     touch(tmp_path / "begun" / "checkpoints" / "last.pt")
     assert folder.newest_run(tmp_path) == tmp_path / "new"
-
-
-def test_only_a_folder_with_the_config_of_train_is_a_run(tmp_path):
-    assert folder.is_run(ROOT / "results")
-    assert not folder.is_run(tmp_path)
-    for content in ("{}", "[]", "{", "5", "[" * 100_000):
-        (tmp_path / "config.json").write_text(content)
-        assert not folder.is_run(tmp_path), content[:10]
 
 
 def test_which_checkpoint_is_taken_and_where_its_results_go(tmp_path, monkeypatch):
@@ -95,17 +84,6 @@ def test_a_folder_takes_the_results_of_one_checkpoint_outside_of_a_run(tmp_path)
     folder.claim_folder(tmp_path / "run", tmp_path / "run" / "checkpoints" / "best.pt", "ab")
 
 
-def test_checkpoint_round_trip(tmp_path):
-    path = tmp_path / "checkpoints" / "last.pt"
-    for epoch in (1, 2):
-        content = {"epoch": epoch, "model": {"w": torch.randn(3, 5)}, "history": [{"epoch": epoch}]}
-        folder.save_checkpoint(path, content)
-        loaded = folder.load_checkpoint(path)
-        assert loaded.pop("sha256") == hashlib.sha256(path.read_bytes()).hexdigest()
-        torch.testing.assert_close(loaded, content, rtol=0, atol=0)
-    assert os.listdir(path.parent) == ["last.pt"]
-
-
 # ---- Trainings: one at a time, and nothing of the user's is lost -----------------------------------------
 
 
@@ -135,19 +113,6 @@ def test_a_lock_leaves_no_empty_folder_behind_that_it_made(tmp_path):
         said = r"cannot be made \(.*\): use another folder"
         with pytest.raises(UserError, match=said), folder.lock_run(tmp_path / name):
             pass
-
-
-@pytest.mark.parametrize("without", ["fcntl", "support of the file system"])
-def test_where_there_are_no_locks_training_goes_on_without(tmp_path, monkeypatch, without):
-    def flock(*args):
-        raise OSError(errno.ENOTSUP, "not supported")
-
-    if without == "fcntl":
-        monkeypatch.setattr(files, "fcntl", None)
-    else:
-        monkeypatch.setattr(files.fcntl, "flock", flock)
-    with folder.lock_run(tmp_path):
-        pass
 
 
 def test_overwrite_removes_the_run_and_not_what_else_lies_there(tmp_path, small, finished):
@@ -220,14 +185,3 @@ def test_a_folder_that_training_does_not_touch(row, tmp_path, capsys, small, hal
     settings = [] if "--resume" in options else [*TINY, "--dataset", "shapes"]
     assert_one_line(*outcome(capsys, train.main, [*settings, "--out", str(run), *options.split()]), message)
     assert contents(tmp_path) == before
-
-
-def test_a_run_that_ended_before_it_saved_anything_may_begin_again(tmp_path):
-    folder.check_new_run(tmp_path / "absent", overwrite=False)
-    (tmp_path / "checkpoints").mkdir()
-    write_config(tmp_path)
-    folder.check_new_run(tmp_path, overwrite=False)
-    touch(tmp_path / "checkpoints" / "best.pt")
-    with pytest.raises(UserError, match="holds a run already"):
-        folder.check_new_run(tmp_path, overwrite=False)
-    folder.check_new_run(tmp_path, overwrite=True)
