@@ -67,6 +67,8 @@ class GradCAM:
         self.activations = self.gradients = None  # lists during a call, None otherwise
 
     def __enter__(self) -> "GradCAM":
+        if self.handle is not None:
+            raise RuntimeError("this GradCAM is already inside a with block")
         self.handle = self.layer.register_forward_hook(self._forward_hook)
         return self
 

@@ -78,42 +78,6 @@ def half_done(tmp_path_factory, small_sets):
 
 
 @pytest.fixture(scope="session")
-def reported_sets(small_sets):
-    """A test set of 400 images; the names of a class and of a file are as an attacker would choose them."""
-    from data import make_shapes
-
-    test = make_shapes(4, seed=1)
-    classes = [*test.class_names[:3], "<img src=x onerror=alert(1)>&", *test.class_names[4:]]
-    files = ["</script><b>\"'&.png", *test.filenames[1:]]
-    test = dataclasses.replace(test, class_names=classes, filenames=files)
-    return small_sets[0], test
-
-
-@pytest.fixture(scope="session")
-def reported(tmp_path_factory, finished, reported_sets):
-    """A run after report.py, for which made-up scores are right about more than half of the images."""
-    import report
-    import train
-    from running.folder import load_checkpoint, save_checkpoint
-
-    out = tmp_path_factory.mktemp("reported") / "run"
-    shutil.copytree(finished, out)
-    test = reported_sets[1]
-    best = load_checkpoint(out / "checkpoints" / "best.pt")
-    save_checkpoint(out / "checkpoints" / "best.pt", best | {"class_names": test.class_names})
-    generator = torch.Generator().manual_seed(0)
-    scores = torch.randn(400, 100, generator=generator) + 4 * torch.eye(100)[test.labels]
-    scores[torch.arange(40), (test.labels[:40] + 10) % 100] += 7  # some pairs are confused often
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "load", lambda *args: reported_sets)
-        patch.setattr(report, "predict", lambda *args, **more: scores)
-        patch.setattr(report, "NUM_FAILURES", 2)
-        patch.setattr(report, "NUM_EXPLAINED", 3)
-        assert report.main(["--run", str(out)]) == 0
-    return out
-
-
-@pytest.fixture(scope="session")
 def fork_server():
     """What forks processes that have imported train.py and computed nothing."""
     context = multiprocessing.get_context("forkserver")
@@ -162,3 +126,39 @@ def tiny_cifar(tmp_path_factory):
                 write_png(image, str(root / split / name / f"{i}.png"))
     data.load("cifar100", root)  # leaves the cache
     return [*TINY, "--dataset", "cifar100", "--data-dir", str(root)]
+
+
+@pytest.fixture(scope="session")
+def reported_sets(small_sets):
+    """A test set of 400 images; the names of a class and of a file are as an attacker would choose them."""
+    from data import make_shapes
+
+    test = make_shapes(4, seed=1)
+    classes = [*test.class_names[:3], "<img src=x onerror=alert(1)>&", *test.class_names[4:]]
+    files = ["</script><b>\"'&.png", *test.filenames[1:]]
+    test = dataclasses.replace(test, class_names=classes, filenames=files)
+    return small_sets[0], test
+
+
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory, finished, reported_sets):
+    """A run after report.py, for which made-up scores are right about more than half of the images."""
+    import report
+    import train
+    from running.folder import load_checkpoint, save_checkpoint
+
+    out = tmp_path_factory.mktemp("reported") / "run"
+    shutil.copytree(finished, out)
+    test = reported_sets[1]
+    best = load_checkpoint(out / "checkpoints" / "best.pt")
+    save_checkpoint(out / "checkpoints" / "best.pt", best | {"class_names": test.class_names})
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(400, 100, generator=generator) + 4 * torch.eye(100)[test.labels]
+    scores[torch.arange(40), (test.labels[:40] + 10) % 100] += 7  # some pairs are confused often
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "load", lambda *args: reported_sets)
+        patch.setattr(report, "predict", lambda *args, **more: scores)
+        patch.setattr(report, "NUM_FAILURES", 2)
+        patch.setattr(report, "NUM_EXPLAINED", 3)
+        assert report.main(["--run", str(out)]) == 0
+    return out
