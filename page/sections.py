@@ -451,7 +451,12 @@ def verdict(differences: dict[str, dict], better: int) -> str:
         distance, error = better * row["value"], 2 * row["standard_error"]
         kind = "better than" if distance > error else "worse than" if distance < -error else "not apart from"
         groups[kind].append(label)
-    return "; ".join(f"{kind} {' and '.join(labels)}" for kind, labels in groups.items() if labels)
+    return "; ".join(f"{kind} {listed(labels)}" for kind, labels in groups.items() if labels)
+
+
+def listed(words: list[str]) -> str:
+    """Return words as "a", "a and b" or "a, b and c"."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def spread(row: dict) -> str:

@@ -139,7 +139,7 @@ def test_data_section_counts_images_of_a_class_and_look_alikes(result, small_set
     accuracy = f"{100 * result['accuracy']['value']:.2f} %"
     seen = text(section)
     assert "Each of the 100 classes has 3 images in the training set and 1 in the test set" in seen
-    assert f"Without those the accuracy is {accuracy} instead of {accuracy}." in seen
+    assert f"Without the copies the accuracy is {accuracy} instead of {accuracy}." in seen
     assert section.count("<img") == 100
 
 
