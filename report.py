@@ -369,7 +369,8 @@ def write_report(
         parts["training"] = sections.training(checkpoint, history, last_cutmix, plots_folder)
         layers = count_parameters_and_macs(network)
         parts["reproduction"] = sections.reproduction(path, checkpoint, environment(device), layers, test)
-    parts["stress"] = sections.stress(out / "stress.json", checkpoint["sha256"], test.images, plots_folder)
+    file = out / "stress.json"
+    parts["stress"], stress_findings = sections.stress(file, checkpoint["sha256"], test.images, plots_folder)
 
     # Evaluate.
     with Progress("test images", len(test.labels)) as progress:
@@ -395,6 +396,7 @@ def write_report(
 
     # Draw the rest and fill the page.
     parts["headline"] = sections.headline(result, about, test, plots_folder)
+    parts["findings"] = sections.findings(result, probabilities, test, stress_findings)
     comparison = against.section(out, other, test) if other else ""
     parts["failures"] = sections.failures(result, test, y_pred, comparison, plots_folder)
     parts["mistakes"] = sections.mistakes(misclassified, probabilities, failures, evidence, result, test)

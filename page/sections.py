@@ -49,6 +49,45 @@ MAX_BROWSED = 2500  # misclassified images in the page, the most confident ones
 MAX_SPRITE = 1_400_000  # bytes of their pictures, whose quality falls until they fit
 
 
+# ---- What was found --------------------------------------------------------------------------------------
+
+
+def findings(result: dict, probabilities: Tensor, test, stress: Markup | str) -> Markup:
+    """What was found, in sentences that lead to their sections; `stress` are those of the stress tests."""
+    highest, y_pred = probabilities.max(dim=1)
+    pairs = [
+        f"{plain(pair['true'])} taken for {plain(pair['predicted'])} ({pair['count']} images)"
+        for pair in result["most_confused_pairs"][:3]
+    ]
+    verdicts = {f"{mode}_verdict": verdict(result["explanations"][mode], mode) for mode in BETTER}
+    return fill(
+        "findings",
+        **result,
+        **verdicts,
+        chance_within_superclass=chance_within(test.superclass_of),
+        hardest=hardest_classes(result),
+        pairs=listed(pairs) if pairs else "none",
+        side=side(result["mean_confidence"], result["accuracy"]),
+        after=temperature_scaling("after_temperature", result),
+        num_sure=int((highest > 0.9).sum()),
+        num_wrong_and_sure=int((highest[y_pred != test.labels] > 0.9).sum()),
+        stress=stress,
+        held_out=held_out(result["lookalikes"]),
+    )
+
+
+def worst_classes(result: dict) -> list[dict]:
+    """Return the rows of ten classes with test images, those with the lowest recall."""
+    return sorted((row for row in result["classes"] if row["num_test"]), key=lambda row: row["recall"])[:10]
+
+
+def hardest_classes(result: dict) -> str:
+    """Return three of them in words."""
+    return listed(
+        [f"{plain(row['name'])} ({percent(row['recall'], 0)})" for row in worst_classes(result)[:3]]
+    )
+
+
 # ---- The head and the training ---------------------------------------------------------------------------
 
 
@@ -111,10 +150,12 @@ def failures(result: dict, test, y_pred: Tensor, against: Markup, folder: Path) 
     order = test.superclass_of.argsort(stable=True)  # the classes of a superclass beside each other
     sizes = test.superclass_of.bincount(minlength=len(superclasses)).tolist()
     in_order = [names[c] for c in order]
-    worst = sorted((row for row in result["classes"] if row["num_test"]), key=lambda row: row["recall"])[:10]
-    recall = {plain(row["name"]): row["recall"] for row in worst}
+    worst = worst_classes(result)
     figures = {
-        "worst_classes": plots.worst_classes(recall, [plain(row["most_confused_with"]) for row in worst]),
+        "worst_classes": plots.worst_classes(
+            {plain(row["name"]): row["recall"] for row in worst},
+            [plain(row["most_confused_with"]) for row in worst],
+        ),
         "confusion_matrix": plots.confusion_matrix(
             row_fractions(confusion[order][:, order]), in_order, dict(zip(superclasses, sizes, strict=True))
         ),
@@ -126,7 +167,7 @@ def failures(result: dict, test, y_pred: Tensor, against: Markup, folder: Path) 
         **result,
         **plot(folder, **figures),
         chance_within_superclass=chance_within(test.superclass_of),
-        hardest=", ".join(f"{name} ({percent(value, 0)})" for name, value in list(recall.items())[:3]),
+        hardest=hardest_classes(result),
         pairs=pairs,
         empty_pairs=pairs - int((confusion.clone().fill_diagonal_(0) > 0).sum()),
         confused_pairs=confused_pairs(result["most_confused_pairs"][:10], test, y_pred),
@@ -277,7 +318,7 @@ def confidence(result: dict, logits: Tensor, y_true: Tensor, folder: Path) -> Ma
     return fill(
         "confidence",
         **result,
-        temperature_scaling=temperature_scaling(result),
+        temperature_scaling=temperature_scaling("temperature_scaling", result),
         side=side(result["mean_confidence"], result["accuracy"]),
         num_sure=int((highest > 0.9).sum()),
         num_wrong_and_sure=int((highest[~correct] > 0.9).sum()),
@@ -287,12 +328,13 @@ def confidence(result: dict, logits: Tensor, y_true: Tensor, folder: Path) -> Ma
     )
 
 
-def temperature_scaling(result: dict) -> Markup | str:
+def temperature_scaling(template: str, result: dict) -> Markup | str:
     """What the temperature changes on the test split, and on which side it leaves the network."""
     if "temperature" not in result:
         return ""
-    after = side(result["mean_confidence_after_temperature"], result["accuracy"])
-    return fill("temperature_scaling", **result, after=after)
+    return fill(
+        template, **result, after=side(result["mean_confidence_after_temperature"], result["accuracy"])
+    )
 
 
 def side(mean_confidence: float, accuracy: dict) -> str:
@@ -305,8 +347,8 @@ def side(mean_confidence: float, accuracy: dict) -> str:
 # ---- Where it breaks -------------------------------------------------------------------------------------
 
 
-def stress(file: Path, checkpoint_sha256: str, images: Tensor, folder: Path) -> Markup:
-    """Corruptions, attacks, and whether the attacks can be believed, if stress.py has tested the checkpoint.
+def stress(file: Path, checkpoint_sha256: str, images: Tensor, folder: Path) -> tuple[Markup, Markup | str]:
+    """Corruptions and attacks, if stress.py has tested the checkpoint: the section, and what was found.
 
     file is the stress.json of the run, images are those of the test split, uint8 [N, 3, 32, 32]. Raises
     UserError if the file cannot be used.
@@ -315,8 +357,11 @@ def stress(file: Path, checkpoint_sha256: str, images: Tensor, folder: Path) -> 
         with usable(file, "results of stress.py"):
             results = json.loads(read_file(file))
             if results["checkpoint_sha256"] == checkpoint_sha256 and "summary" in results:
-                return stress_results(results, examples(images), folder)
-    return fill("no_stress")
+                rows = results["summary"]["by_severity"]
+                words = {"severity_5": rows[5], "shift_verdict": shift_verdict(rows)}
+                found = fill("stress_findings", **results, **words)
+                return stress_results(results, examples(images), folder), found
+    return fill("no_stress"), ""
 
 
 def stress_results(results: dict, pictures: dict[str, np.ndarray], folder: Path) -> Markup:
@@ -402,12 +447,13 @@ CONTROLS = {
     "centre": "a Gaussian in the centre",
     "other_image": "the map of another image",
 }
+BETTER = {"deletion": -1, "insertion": 1}  # the sign of a difference in favour of Grad-CAM
 
 
 def explanations(explained: dict, folder: Path) -> Markup:
     """Deletion, insertion and randomisation: can the maps be believed?"""
     parts, figures = {}, {}
-    for mode, better in {"deletion": -1, "insertion": 1}.items():
+    for mode in BETTER:
         rows, lines = explained[mode], {}
         for name, label in {"gradcam": "Grad-CAM", **CONTROLS}.items():
             lines[f"{label}, area {rows[name]['area']['value']:.3f}"] = np.array(rows[name]["curve"])
@@ -415,7 +461,7 @@ def explanations(explained: dict, folder: Path) -> Markup:
         labels = f"pixels changed by {mode}", "probability of the explained class"
         figures[mode] = plots.curves(mode.capitalize(), *labels, moved, lines)
         differences = {label: rows[name]["gradcam_less_this"] for name, label in CONTROLS.items()}
-        parts[f"{mode}_verdict"] = verdict(differences, better)
+        parts[f"{mode}_verdict"] = verdict(rows, mode)
         body = [
             {
                 "area of Grad-CAM less that of": label,
@@ -441,14 +487,12 @@ def explanations(explained: dict, folder: Path) -> Markup:
     )
 
 
-def verdict(differences: dict[str, dict], better: int) -> str:
-    """Say of which controls Grad-CAM is better or worse by more than two standard errors.
-
-    better is the sign of a difference in favour of Grad-CAM.
-    """
+def verdict(rows: dict[str, dict], mode: str) -> str:
+    """Say of which controls Grad-CAM is better or worse by more than two standard errors."""
     groups = {"better than": [], "not apart from": [], "worse than": []}
-    for label, row in differences.items():
-        distance, error = better * row["value"], 2 * row["standard_error"]
+    for name, label in CONTROLS.items():
+        row = rows[name]["gradcam_less_this"]
+        distance, error = BETTER[mode] * row["value"], 2 * row["standard_error"]
         kind = "better than" if distance > error else "worse than" if distance < -error else "not apart from"
         groups[kind].append(label)
     return "; ".join(f"{kind} {listed(labels)}" for kind, labels in groups.items() if labels)
@@ -479,7 +523,6 @@ def data_set(result: dict, test) -> Markup:
             samples.append(fill("labelled_picture", picture=sample, label=name))
     without = percent(result["duplicates"]["accuracy_without_them"], 2)
     like = result["lookalikes"]
-    known = all(f"same_label_{name}" in like for name in ("trained_on", "held_out"))
     rows = [
         {
             "similarity": f"{max(row['from'], 0):.2f} to {row['to']:.2f}",
@@ -495,10 +538,16 @@ def data_set(result: dict, test) -> Markup:
         **counts,
         without=without,
         similarity_table=table("Accuracy by similarity", rows),
-        held_out=fill("held_out", **like) if known else "",
+        held_out=held_out(like),
         num_classes=len(test.class_names),
         samples=join(samples),
     )
+
+
+def held_out(like: dict) -> Markup | str:
+    """Whether look-alikes that the network was not trained on are as easy, if there are any."""
+    known = all(f"same_label_{name}" in like for name in ("trained_on", "held_out"))
+    return fill("held_out", **like) if known else ""
 
 
 def reproduction(path: Path, checkpoint: dict, environment: dict, layers: list[dict], test) -> Markup:

@@ -239,6 +239,20 @@ def test_sentences_on_explanations_follow_from_the_differences(tmp_path, no_plot
     assert "fc down to layer4 0.00 (-0.20 to 0.20) 0.00 (-0.20 to 0.20)" in seen
 
 
+def test_what_was_found_follows_from_the_numbers(result, logits, small_sets):
+    probabilities, y_true = logits.softmax(dim=1), small_sets[1].labels
+    numbers = result | {"explanations": EXPLAINED, "lookalikes": LOOKALIKES}
+    found = sections.findings(numbers, probabilities, small_sets[1], page.Markup("<li>of stress.py</li>"))
+    seen, sure = text(found), [(max(row), row.index(max(row))) for row in probabilities.tolist()]
+    wrong = [p > 0.9 and c != true for (p, c), true in zip(sure, y_true.tolist(), strict=True)]
+    assert f"Of the {sum(p > 0.9 for p, _ in sure)} answers given with more than 90 %" in seen
+    assert f"{sum(wrong)} are wrong" in seen and "of stress.py" in seen
+    assert "not apart from a Gaussian in the centre; in insertion, not apart" in seen
+    assert set(re.findall('href="#(.*?)"', found)) <= set(
+        re.findall('id="(.*?)"', page.TEMPLATES["report"].template)
+    )
+
+
 # ---- Stress ----------------------------------------------------------------------------------------------
 
 
@@ -304,9 +318,14 @@ def test_only_finished_results_of_this_checkpoint_are_shown(small_sets, tmp_path
         return sections.stress(file, sha256, images, tmp_path)
 
     missing = shown()
-    assert "Not all stress tests have been run for this checkpoint" in missing
+    assert "Not all stress tests have been run for this checkpoint" in missing[0] and missing[1] == ""
     file.write_text(json.dumps(results))
-    assert shown() == results and shown("5678") == missing
+    section, found = shown()
+    assert section == results and shown("5678") == missing
+    assert "lower the accuracy on 200 images from 70.0 % to 25.0 % (95 % interval 10.0 to 40.0 %)" in text(
+        found
+    )
+    assert "25 % after random changes of 1/255, and 25.0 %" in text(found)
     del results["summary"]
     file.write_text(json.dumps(results))
     assert shown() == missing
