@@ -445,11 +445,11 @@ def load_data(path: Path | str, checkpoint: dict, data_dir: str | None) -> tuple
     data/. Raises UserError for other classes.
     """
     with usable(path, "a checkpoint"):
-        trained_on = checkpoint["config"]["dataset"]
+        config = checkpoint["config"]
         if data_dir is None:
-            saved = checkpoint["config"].get("settings", {}).get("data_dir")
+            saved = config.get("settings", {}).get("data_dir")
             data_dir = saved if saved and has_cifar100(saved) else Config.data_dir
-        splits = load(trained_on, data_dir)
+        splits = load(config["dataset"], data_dir)
         if splits[1].class_names != checkpoint["class_names"]:
             raise ValueError(f"its classes are not those of the {splits[1].name} test set")
         return splits

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, get_args
 
 from running.files import UserError, one_line
@@ -76,7 +77,7 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds % 60:02d}" if hours else f"{minutes}:{seconds % 60:02d}"
 
 
-class Progress:
+class Progress(AbstractContextManager):
     """One line on a terminal, as "epoch 1/40  100/196  loss 2.31  0:12 left"; nothing elsewhere.
 
     with Progress("test", total) as progress: progress.update(done, loss="2.31")
@@ -102,9 +103,6 @@ class Progress:
         columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
         print(f"\r{'  '.join(parts)[: columns - 1]}", end="\033[K", file=sys.stderr, flush=True)
 
-    def __enter__(self) -> "Progress":
-        return self
-
     def __exit__(self, *exception) -> None:
         if self.shows:
             print(end="\r\033[K", file=sys.stderr, flush=True)
@@ -117,12 +115,11 @@ def run_main(main: Callable[[], int | None]) -> None:
         stream.reconfigure(line_buffering=True, errors="replace")
     try:
         sys.exit(main())
-    except UserError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except UserError as error:
+        message = str(error)
     except OSError as error:
         try:
             sys.stdout.flush()
@@ -132,6 +129,6 @@ def run_main(main: Callable[[], int | None]) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             sys.exit(141)  # as a shell reports SIGPIPE
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
-        sys.exit(2)
+        message = f"{error.filename}: {one_line(error)}" if error.filename else one_line(error)
+    print(f"error: {one_line(message)}", file=sys.stderr)
+    sys.exit(2)

@@ -52,8 +52,8 @@ def is_run(folder: Path) -> bool:
 def lock_run(run: Path) -> Iterator[None]:
     """Hold the folder `run` for one training; raise UserError if another one holds it.
 
-    The folder is made if necessary, and deleted at the end if it is still empty then. What a killed training
-    left half written is deleted.
+    The folder is made if necessary, and deleted again if it stays empty. So is what a killed training left
+    half written.
     """
     try:
         is_new = not run.exists()
