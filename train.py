@@ -34,15 +34,12 @@ from running.folder import check_new_run, load_checkpoint, lock_run, remove_run,
 
 @dataclass
 class Config:
-    """Each setting with its default, its help and its range, from which the options follow.
-
-    Raises UserError for a value out of its range.
-    """
+    """Each setting with its default, its help, and its range, outside of which a value is a UserError."""
 
     dataset: str = setting("cifar100", "what to train on", choices=("cifar100", "shapes"))
     data_dir: str = setting("data", "folder with CIFAR-100, or to download it to")
     data_url: str | None = setting(None, "address or file of CIFAR-100, if not in --data-dir", metavar="URL")
-    out: str | None = setting(None, "run folder (default: runs/<dataset>)")
+    out: str = setting({"cifar100": "runs/cifar100", "shapes": "runs/shapes"}, "run folder")
     epochs: int = setting({"cifar100": 40, "shapes": 10}, "passes over the training images", 1, 100_000)
     batch_size: int = setting({"cifar100": 128, "shapes": 32}, "images in a step", 2, 1_000_000)
     lr: float = setting({"cifar100": 0.15, "shapes": 0.1}, "peak learning rate", 1e-9, 1000)
@@ -65,18 +62,14 @@ class Config:
     width: int = setting({"cifar100": 64, "shapes": 16}, "channels of the first stage", 16, 1024)
     seed: int = setting(0, "decides the split, the initial weights and the batches", 0, 2**32 - 1)
     device: str = setting("auto", "where to compute: auto, cuda, mps or cpu")
-    precision: str = setting(
-        "auto", "number format of the forward pass", choices=("auto", "fp32", "bf16", "fp16")
-    )
+    precision: str = setting("auto", "number format to train in", choices=("auto", "fp32", "bf16", "fp16"))
     compile: bool = setting(False, "use torch.compile, for long runs on a GPU")
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if getattr(self, field.name) is None and field.metadata["by_dataset"]:
+            if getattr(self, field.name) is None:
                 setattr(self, field.name, field.metadata["by_dataset"].get(self.dataset))
         console.check_ranges(self)
-        if self.out is None:
-            self.out = f"runs/{self.dataset}"
         if self.warmup_epochs is None:
             self.warmup_epochs = min(2.0, self.epochs / 5)
         if self.cutmix is None:
@@ -106,9 +99,9 @@ def resumed_config(last: dict, given: dict, path: Path) -> Config:
         saved = last["config"]["settings"]
         if saved.keys() != asdict(Config()).keys():
             raise ValueError("another version of train.py wrote it; resume the run with that one")
-        config, before = Config(**(saved | given)), Config(**saved)
+        config = Config(**(saved | given))
         should_stop(last["history"], config)
-    changed = [name for name in given if name not in MAY_CHANGE and given[name] != getattr(before, name)]
+    changed = [name for name in given if name not in MAY_CHANGE and given[name] != saved[name]]
     if changed:
         started = ", ".join(f"{console.option(name)} {saved[name]}" for name in changed)
         raise UserError(f"{config.out} was started with {started}: resume it without changing that")
@@ -119,20 +112,15 @@ def load_split(config: Config) -> tuple[Dataset, Tensor, Tensor]:
     """Return the training set and, as indices into it, the images to train on and those to validate on."""
     dataset, _ = load(config.dataset, config.data_dir, config.data_url)
     train_index, val_index = split_indices(dataset, config.val_fraction, config.seed)
-    limit, available = config.limit_train or len(train_index), len(train_index)
-    size, processes = config.batch_size, world_size()
+    available, held_out = len(train_index), len(val_index)
+    limit, size, processes = config.limit_train or available, config.batch_size, world_size()
     expect(limit <= available, "limit_train", limit, f"at most the {available} images to train on")
     expect(size <= limit, "batch_size", size, f"at most the {limit} images to train on")
     needed = f"a multiple of the {processes} processes, two images or more for each"
     expect(size % processes == 0 and size >= 2 * processes, "batch_size", size, needed)
-    expect(
-        len(val_index) > 0,
-        "val_fraction",
-        config.val_fraction,
-        f"at least one validation image of {available}",
-    )
-    num_val = max(1, round(limit * len(val_index) / available))
-    return dataset, train_index[:limit], val_index[:num_val]
+    needed = f"at least one validation image of {available}"
+    expect(held_out > 0, "val_fraction", config.val_fraction, needed)
+    return dataset, train_index[:limit], val_index[: max(1, round(limit * held_out / available))]
 
 
 def warmup_cosine(
@@ -158,10 +146,9 @@ def warmup_cosine(
 def image_size(epoch: int, epochs: int, sizes: list[int]) -> int:
     """Return the side in pixels of the training images in epoch 1..epochs.
 
-    Progressive resizing: the first epochs learn coarse features, for which smaller and so cheaper images will
-    do. The last epochs need the full size, because what is learned at one apparent size of objects is worth
-    less at another (Touvron et al. 2019, arXiv 1906.06423, section 3). Each size has an equal share of the
-    epochs, and the last epoch always has the last size.
+    Progressive resizing: each size has an equal share of the epochs. The first learn coarse features, for
+    which smaller and so cheaper images will do; the last need the full size, because what is learned at one
+    apparent size of objects is worth less at another (Touvron et al. 2019, arXiv 1906.06423, section 3).
     """
     steps_back = (epochs - epoch) * len(sizes) // epochs  # 0 for the last size, 1 for the one before it
     return sizes[-1 - steps_back]
@@ -195,44 +182,28 @@ def check_finite(epoch: int, step: int, lr: float, *values: Tensor) -> None:
         raise UserError(f"the loss is not finite {where}: {advice}")
 
 
-@dataclass
 class Training:
-    """What every epoch of a training needs; the tensors and the network are on `device`."""
+    """What every epoch of a training needs, as the settings say: data, network, optimizer and precision."""
 
-    config: Config
-    device: torch.device
-    precision: str  # "fp32", "bf16" or "fp16"
-    images: Tensor  # uint8 [N, 3, 32, 32]
-    targets: Tensor  # float32 [N, C], 1 for the class of each image
-    model: ResNet
-    network: nn.Module  # the same network, compiled and shared among the processes
-    optimizer: torch.optim.SGD
-    scaler: torch.amp.GradScaler
-
-
-def build(config: Config, dataset: Dataset, train_index: Tensor) -> Training:
-    """Return what the settings describe: data and network on the device, the optimizer, the precision."""
-    torch.manual_seed(config.seed)
-    torch.backends.cudnn.deterministic = True
-    device = pick_device(config.device)
-    precision = pick_precision(config.precision, device)
-    # All images to train on are one uint8 tensor on the device.
-    images, labels = dataset.images[train_index].to(device), dataset.labels[train_index].to(device)
-    model = resnet18(len(dataset.class_names), config.width)
-    model = model.to(device, memory_format=memory_format(device))
-    network = distributed.data_parallel(model)
-    return Training(
-        config,
-        device,
-        precision,
-        images,
-        nn.functional.one_hot(labels, len(dataset.class_names)).float(),
-        model,
-        torch.compile(network) if config.compile else network,
-        make_optimizer(model, config.lr, config.momentum, config.weight_decay),
+    def __init__(self, config: Config, dataset: Dataset, train_index: Tensor):
+        torch.manual_seed(config.seed)
+        torch.backends.cudnn.deterministic = True
+        num_classes = len(dataset.class_names)
+        self.config, self.device = config, pick_device(config.device)
+        self.precision = pick_precision(config.precision, self.device)
+        # On the device: all images to train on, uint8 [N, 3, 32, 32], and the targets, float32 [N, C].
+        self.images = dataset.images[train_index].to(self.device)
+        self.targets = nn.functional.one_hot(dataset.labels[train_index], num_classes).float().to(self.device)
+        self.steps = len(train_index) // config.batch_size  # in an epoch
+        model = resnet18(num_classes, config.width)
+        self.model = model.to(self.device, memory_format=memory_format(self.device))
+        # The same network, shared among the processes and compiled.
+        network = distributed.data_parallel(self.model)
+        self.network = torch.compile(network) if config.compile else network
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+        self.optimizer = make_optimizer(self.model, config.lr, config.momentum, config.weight_decay)
         # Small gradients would be 0 in float16, so the loss is multiplied by a scale that adapts itself.
-        torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
-    )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
 
 def train_one_epoch(training: Training, epoch: int) -> dict[str, float]:
@@ -243,15 +214,12 @@ def train_one_epoch(training: Training, epoch: int) -> dict[str, float]:
     mixed two images, an answer counts as right if it is the class of the larger part. Raises UserError if the
     loss is not finite.
     """
-    config, device, optimizer = training.config, training.device, training.optimizer
-    network, scaler = training.network, training.scaler
-    steps = len(training.images) // config.batch_size
+    config, device, steps = training.config, training.device, training.steps
+    network, optimizer, scaler = training.network, training.optimizer, training.scaler
     total_steps, warmup_steps = config.epochs * steps, round(config.warmup_epochs * steps)
     size = image_size(epoch, config.epochs, config.sizes())
-    # CutMix keeps the network from learning its images by heart: +2.1 points on the validation split in one
-    # run of 32 epochs of 20,000 images of 16 pixels; see results/README.md.
+    # CutMix keeps the network from learning its images by heart; results/README.md says what it gained.
     cutmix = config.cutmix if epoch <= last_cutmix_epoch(config.epochs) else 0.0
-    criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
     # Of the loss and of the right answers; MPS has no float64.
     sums = torch.zeros(2, device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
     network.train()
@@ -270,7 +238,7 @@ def train_one_epoch(training: Training, epoch: int) -> dict[str, float]:
             # Forward and loss.
             with autocast(device, training.precision):
                 logits = network(x).float()
-                loss = criterion(logits, target)
+                loss = training.criterion(logits, target)
 
             # Backward, clip, step. The norm to clip is that of the gradient, not of the scaled one.
             optimizer.zero_grad(set_to_none=True)
@@ -289,8 +257,8 @@ def train_one_epoch(training: Training, epoch: int) -> dict[str, float]:
                 check_finite(epoch, step + 1, lr, totals)
                 mean_loss, train_accuracy = (totals / ((step + 1) * config.batch_size)).tolist()
                 progress.update(step + 1, loss=f"{mean_loss:.3f}", accuracy=f"{train_accuracy:.1%}")
-    means = {"train_loss": mean_loss, "train_accuracy": train_accuracy}
-    return {"epoch": epoch, "image_size": size, "lr": lr} | means
+    row = {"epoch": epoch, "image_size": size, "lr": lr}
+    return row | {"train_loss": mean_loss, "train_accuracy": train_accuracy}
 
 
 @torch.inference_mode()
@@ -340,15 +308,12 @@ def should_stop(history: list[dict], config: Config) -> bool:
 
 def validate(training: Training, images: Tensor, labels: Tensor, row: dict[str, float]) -> Tensor:
     """Add val_loss and val_accuracy to the row of an epoch; return the logits, float32 [N, C]."""
-    config, part = training.config, shard(images)
+    part, size = shard(images), training.config.sizes()[-1]
     with Progress("validation", len(part)) as progress:
-        logits = predict(
-            training.network, part, training.device, training.precision, config.sizes()[-1], progress=progress
-        )
+        logits = predict(training.network, part, training.device, training.precision, size, progress=progress)
     logits = distributed.all_gather(logits)
-    steps = len(training.images) // config.batch_size
-    check_finite(row["epoch"], steps, row["lr"], logits, *training.model.state_dict().values())
-    row["val_loss"] = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)(logits, labels).item()
+    check_finite(row["epoch"], training.steps, row["lr"], logits, *training.model.state_dict().values())
+    row["val_loss"] = training.criterion(logits, labels).item()
     row["val_accuracy"] = accuracy(labels, logits.argmax(dim=1))
     return logits
 
@@ -378,17 +343,17 @@ def save(training: Training, dataset: Dataset, record: dict, history: list[dict]
 
 def fit(config: Config, last: dict | None = None) -> None:
     """Train epoch by epoch as the settings say; `last` is the checkpoint of a run that is resumed."""
-    run, size = Path(config.out), config.sizes()[-1]
+    run = Path(config.out)
     with distributed.rank_0_first():
         dataset, train_index, val_index = load_split(config)
     val_images, val_labels = dataset.images[val_index], dataset.labels[val_index]
-    training = build(config, dataset, train_index)
+    training = Training(config, dataset, train_index)
     history = restore(training, last, dataset) if last else []
     record = {
         "settings": asdict(config),
         "dataset": config.dataset,
         "width": config.width,
-        "image_size": size,
+        "image_size": config.sizes()[-1],
         "provenance": dataset.provenance,
         "verified": dataset.verified,
         "digest": dataset.digest,
@@ -406,13 +371,13 @@ def fit(config: Config, last: dict | None = None) -> None:
     print(f"data     {dataset.provenance}")
     print(f"         {len(train_index):,} images to train on, {len(val_index):,} to validate")
     print(f"network  ResNet-18, width {config.width}, {record['parameters']:,} parameters")
-    shared = f" in each of {world_size()} processes" if world_size() > 1 else ""
-    print(f"compute  {training.device}, {training.precision}, {torch.get_num_threads()} threads{shared}")
+    processes = f"processes: {world_size()}, threads: {torch.get_num_threads()}"
+    print(f"compute  {training.device}, {training.precision}, {processes}")
 
     while not should_stop(history, config):
         started = time.perf_counter()
         row = train_one_epoch(training, len(history) + 1)
-        speed = len(train_index) // config.batch_size * config.batch_size / (time.perf_counter() - started)
+        speed = training.steps * config.batch_size / (time.perf_counter() - started)
         distributed.average_running_statistics(training.model)
         val_logits = validate(training, val_images, val_labels, row)
         row["seconds"] = round(time.perf_counter() - started, 2)
@@ -424,19 +389,18 @@ def fit(config: Config, last: dict | None = None) -> None:
             validation = {"val_logits": val_logits.clamp(-6e4, 6e4).half(), "val_labels": val_labels}
             save(training, dataset, record, history, validation)
         star = "*" if row is best_row(history) else " "
+        left = duration((config.epochs - row["epoch"]) * row["seconds"])
         print(
             f"epoch {row['epoch']:3d}/{config.epochs}  lr {row['lr']:.4f}  "
             f"train loss {row['train_loss']:.3f} acc {row['train_accuracy']:6.2%}  "
             f"val loss {row['val_loss']:.3f} acc {row['val_accuracy']:6.2%} {star}  "
-            f"{duration(row['seconds'])}, "
-            f"about {duration((config.epochs - row['epoch']) * row['seconds'])} left"
+            f"{duration(row['seconds'])}, about {left} left"
         )
 
     if len(history) < config.epochs:
         print(f"stopped early: no better validation accuracy in {config.patience} full-size epochs")
     best = best_row(history)
     print(f"best     validation accuracy {best['val_accuracy']:.2%} after epoch {best['epoch']}")
-    print(f"saved    {run / 'checkpoints' / 'best.pt'}")
     print(f"next     python report.py --run {shlex.quote(config.out)}")
 
 
@@ -450,10 +414,7 @@ def restore(training: Training, last: dict, dataset: Dataset) -> list[dict]:
             before = last["config"]["provenance"]
             raise UserError(f"the run was trained on {before}, but the data found are {dataset.provenance}")
         training.model.load_state_dict(last["model"])
-        training.optimizer.load_state_dict(last["optimizer"])  # takes states of any shape
-        for parameter, state in training.optimizer.state.items():
-            if any(value.shape not in (parameter.shape, ()) for value in state.values() if value is not None):
-                raise ValueError("its optimizer is that of another network")
+        training.optimizer.load_state_dict(last["optimizer"])
         if last["scaler"]:  # it is empty if the run was not in float16
             training.scaler.load_state_dict(last["scaler"])
         print(f"resumed  after {last['epoch']} epochs")
@@ -468,12 +429,11 @@ def load_model(path: Path | str, device: torch.device) -> tuple[ResNet, dict]:
     checkpoint = load_checkpoint(path)
     with usable(path, "a checkpoint"):
         width, size = checkpoint["config"]["width"], checkpoint["config"]["image_size"]
-        if not isinstance(width, int) or not 8 <= size <= 32:
-            raise ValueError(f"it says width {width} and images of {size} pixels")
+        if not 8 <= size <= 32:
+            raise ValueError(f"it says images of {size} pixels")
         with torch.device("meta"):  # without memory, as the file may claim any width
             model = resnet18(len(checkpoint["class_names"]), width)
-        # A plain dict, as torch would note the assignment in the metadata of the other, and assign again when
-        # the same weights are loaded a second time.
+        # A plain dict: in another one torch notes that it is to be assigned, also at a second loading.
         model.load_state_dict(dict(checkpoint["model"]), assign=True)
         return model.float().to(device, memory_format=memory_format(device)).eval(), checkpoint
 
@@ -485,13 +445,11 @@ def load_data(path: Path | str, checkpoint: dict, data_dir: str | None) -> tuple
     data/. Raises UserError for other classes.
     """
     with usable(path, "a checkpoint"):
-        name, saved = (
-            checkpoint["config"]["dataset"],
-            checkpoint["config"].get("settings", {}).get("data_dir"),
-        )
+        config = checkpoint["config"]
         if data_dir is None:
+            saved = config.get("settings", {}).get("data_dir")
             data_dir = saved if saved and has_cifar100(saved) else Config.data_dir
-        splits = load(name, data_dir)
+        splits = load(config["dataset"], data_dir)
         if splits[1].class_names != checkpoint["class_names"]:
             raise ValueError(f"its classes are not those of the {splits[1].name} test set")
         return splits
@@ -501,25 +459,25 @@ def main(argv: list[str] | None = None) -> int:
     """Train as the command line says; return the exit code."""
     parser = console.CommandLine(description=__doc__)
     console.add_options(parser, Config)
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
-    parser.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--resume", action="store_true", help="continue the run in --out")
+    either.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
     given = vars(parser.parse_args(argv))
     resume, overwrite = given.pop("resume"), given.pop("overwrite")
-    if resume and overwrite:
-        raise UserError("--resume continues the run that --overwrite deletes: use one of them")
     run = Path(given.setdefault("out", f"runs/{given.get('dataset', Config.dataset)}"))
     last_file = run / "checkpoints" / "last.pt"
-    config = Config() if resume else Config(**given)
     try:
         with distributed.init_distributed(), lock_run(run) if rank() == 0 else contextlib.nullcontext():
             last = None
-            if resume and not last_file.exists():
-                raise UserError(f"{run} has no finished epoch to resume: start it again without --resume")
-            if resume:
+            if not resume:
+                config = Config(**given)
+                if rank() == 0:
+                    check_new_run(run, overwrite)
+            elif last_file.exists():
                 _, last = load_model(last_file, torch.device("cpu"))
                 config = resumed_config(last, given, last_file)
-            elif rank() == 0:
-                check_new_run(run, overwrite)
+            else:
+                raise UserError(f"{run} has no finished epoch to resume: start it again without --resume")
             if last and should_stop(last["history"], config):
                 print(f"{run} is finished after {last['epoch']} epochs; next comes report.py")
             else:
@@ -531,7 +489,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"interrupted; resume with: python train.py --resume --out {shlex.quote(str(run))}")
         return 130
     except (RuntimeError, MemoryError) as error:
-        advice = advice_on(error, config.batch_size, config.width)
+        advice = advice_on(error)
         if advice is None:
             raise
         raise UserError(advice) from None

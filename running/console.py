@@ -6,23 +6,22 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, get_args
 
 from running.files import UserError, one_line
 
-# Settings: a dataclass declares each of them once; options, help and checks follow from that.
 
+def setting(default: Any, help: str, low=None, high=None, **argument) -> Any:
+    """Return a field of a dataclass, `lr: float = setting(0.15, "peak rate", low=0, high=1)`.
 
-def setting(default: Any, help: str, low=None, high=None, choices=None, metavar=None) -> Any:
-    """Return a field for a dataclass of settings: `lr: float = setting(0.15, "peak rate", low=0, high=1)`.
-
-    Its type is int, float, str or bool, or one of these `| None`. A range includes both its ends. A default
-    that depends on the data set is a dict, {data set: value}; the field is then None until that is known.
+    Options, help and checks follow from it. Its type is int, float, str or bool, or one of these `| None`; a
+    range includes both its ends. A default that depends on the data set is a dict, {data set: value}; the
+    field is then None until that is known. What else is given goes to add_argument.
     """
     by_dataset = default if isinstance(default, dict) else {}
-    metadata = {"help": help, "low": low, "high": high, "choices": choices, "metavar": metavar}
-    default = None if by_dataset else default
-    return dataclasses.field(default=default, metadata=metadata | {"by_dataset": by_dataset})
+    metadata = {"help": help, "low": low, "high": high, "by_dataset": by_dataset, "argument": argument}
+    return dataclasses.field(default=None if by_dataset else default, metadata=metadata)
 
 
 def option(name: str) -> str:
@@ -36,16 +35,14 @@ def add_options(parser: argparse.ArgumentParser, settings: type) -> None:
     An option that was not given is absent from what parse_args returns; the default is that of the dataclass.
     """
     for field in dataclasses.fields(settings):
-        help, low, high, by_dataset = (field.metadata[k] for k in ("help", "low", "high", "by_dataset"))
+        help, low, high, by_dataset, argument = field.metadata.values()
         kind = (get_args(field.type) or (field.type,))[0]  # int, also for int | None
         notes = [] if low is None else [f"{low:.10g} to {high:.10g}"]
         notes += [] if field.default is None else [f"default: {field.default}"]
         notes += [f"default for {name}: {value}" for name, value in by_dataset.items()]
         if notes:
             help += f" ({', '.join(notes)})"
-        how = {"type": kind, "choices": field.metadata["choices"], "metavar": field.metadata["metavar"]}
-        if kind is bool:
-            how = {"action": argparse.BooleanOptionalAction}
+        how = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind, **argument}
         parser.add_argument(option(field.name), help=help, **how).default = argparse.SUPPRESS
 
 
@@ -80,7 +77,7 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds % 60:02d}" if hours else f"{minutes}:{seconds % 60:02d}"
 
 
-class Progress:
+class Progress(AbstractContextManager):
     """One line on a terminal, as "epoch 1/40  100/196  loss 2.31  0:12 left"; nothing elsewhere.
 
     with Progress("test", total) as progress: progress.update(done, loss="2.31")
@@ -106,9 +103,6 @@ class Progress:
         columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
         print(f"\r{'  '.join(parts)[: columns - 1]}", end="\033[K", file=sys.stderr, flush=True)
 
-    def __enter__(self) -> "Progress":
-        return self
-
     def __exit__(self, *exception) -> None:
         if self.shows:
             print(end="\r\033[K", file=sys.stderr, flush=True)
@@ -121,12 +115,11 @@ def run_main(main: Callable[[], int | None]) -> None:
         stream.reconfigure(line_buffering=True, errors="replace")
     try:
         sys.exit(main())
-    except UserError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except UserError as error:
+        message = str(error)
     except OSError as error:
         try:
             sys.stdout.flush()
@@ -136,6 +129,6 @@ def run_main(main: Callable[[], int | None]) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             sys.exit(141)  # as a shell reports SIGPIPE
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {one_line(f'{where}{error.strerror or error}')}", file=sys.stderr)
-        sys.exit(2)
+        message = f"{error.filename}: {one_line(error)}" if error.filename else one_line(error)
+    print(f"error: {one_line(message)}", file=sys.stderr)
+    sys.exit(2)

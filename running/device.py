@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from running.distributed import world_size
-from running.files import UserError
+from running.files import UserError, one_line
 
 
 def pick_device(name: str) -> torch.device:
@@ -17,7 +17,8 @@ def pick_device(name: str) -> torch.device:
 
     With several processes it is this one's own: the GPU of number LOCAL_RANK, or the only one that it sees.
     """
-    several, gpus = world_size() > 1, torch.cuda.device_count() if torch.cuda.is_available() else 0
+    several = world_size() > 1
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     available = {"cuda": gpus > 0, "mps": torch.backends.mps.is_available() and not several, "cpu": True}
     if name == "auto":
         name = next(kind for kind in available if available[kind])
@@ -71,27 +72,20 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype, enabled=precision != "fp32")
 
 
-def advice_on(error: BaseException, batch_size: int, width: int) -> str | None:
+def advice_on(error: BaseException) -> str | None:
     """Return in one line what to do about an error in training, or None for an error nobody expects."""
     if isinstance(error, torch._dynamo.exc.TorchDynamoException):
-        reason = str(error).strip().splitlines()[0]
-        return f"--compile needs a working C++ compiler, or leave it out ({reason})"
+        return f"--compile needs a working C++ compiler, or leave it out ({one_line(error)})"
     phrases = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
-    if not isinstance(error, MemoryError) and not any(phrase in str(error) for phrase in phrases):
-        return None
-    used, smaller = f"--batch-size {batch_size}", max(2, batch_size // 2)
-    advice = f"free some memory and resume the run, or start a new run with --batch-size {smaller}"
-    if width > 64:
-        used, advice = f"{used} and --width {width}", f"{advice} or a smaller --width"
-    return f"out of memory with {used}: {advice}"
+    if isinstance(error, MemoryError) or any(phrase in str(error) for phrase in phrases):
+        return "out of memory: free some and resume the run, or start a new run with half the --batch-size"
+    return None
 
 
 def environment(device: torch.device) -> dict:
     """Return the versions, the hardware and the commit as plain strings and numbers, for config.json."""
     names = re.findall(r"model name\s*: (.*)", cpuinfo()) or [platform.machine()]
-    hardware = f"{names[0]}, {os.cpu_count()} cores"
-    if device.type == "cuda":
-        hardware = f"{torch.cuda.get_device_name(device)}; {hardware}"
+    gpu = f"{torch.cuda.get_device_name(device)}; " if device.type == "cuda" else ""
     try:
         git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
         commit = subprocess.run(git, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
@@ -101,7 +95,7 @@ def environment(device: torch.device) -> dict:
         "python": platform.python_version(),
         "torch": str(torch.__version__),  # its own type is not a plain string
         "system": platform.platform(),
-        "hardware": hardware,
+        "hardware": f"{gpu}{names[0]}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
         "processes": world_size(),
         "commit": commit,

@@ -4,12 +4,10 @@
 
 Each of them runs the whole program with its share of every batch. DistributedDataParallel averages their
 gradients, so all take the same step, that of one process with the whole batch, and their weights stay equal.
-Batch norm, as everywhere, takes the mean and variance of a process's own share; its running statistics are
-averaged over the processes after each epoch. Rank 0 alone downloads, prints and writes.
+Batch norm takes the mean and variance of a process's own share; its running statistics are averaged over the
+processes after each epoch. Rank 0 alone downloads, prints and writes. torchrun ends all when one has failed.
 
-torchrun says in environment variables how many processes there are, and which of them this is, and ends all
-of them when one has failed. A program that is started without it is rank 0 of 1, and for that all functions
-here do nothing.
+A program that is started without torchrun is rank 0 of 1, and for that all functions here do nothing.
 """
 
 import contextlib
@@ -41,9 +39,8 @@ def init_distributed() -> Iterator[None]:
     if world_size() == 1:
         yield
         return
-    with contextlib.ExitStack() as stack:
+    with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
         if rank() > 0:
-            nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
             stack.enter_context(contextlib.redirect_stderr(nowhere))
         # On GPUs tensors on the CPU still travel by gloo. The others wait for a download, however slow.
@@ -61,8 +58,7 @@ def init_distributed() -> Iterator[None]:
 
 def barrier() -> None:
     """Wait until every process has come here."""
-    if world_size() > 1:
-        dist.all_reduce(torch.zeros(1))
+    all_reduce(torch.zeros(1))
 
 
 @contextlib.contextmanager

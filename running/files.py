@@ -22,7 +22,7 @@ def one_line(error: object) -> str:
 
     Files, servers and users can put anything into it. Of a longer one the beginning and the end are kept.
     """
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
     if isinstance(error, LookupError | TypeError | AttributeError | ArithmeticError):
         text = f"{type(error).__name__}: {text}"  # such as KeyError: 'epoch', which alone says little
     text = text if len(text) <= 300 else f"{text[:195]} ... {text[-100:]}"
@@ -31,29 +31,23 @@ def one_line(error: object) -> str:
 
 @contextlib.contextmanager
 def usable(path: Path | str, what: str) -> Iterator[None]:
-    """Let a block read a file from outside and make of it what the program uses, or raise UserError.
+    """Raise UserError, "{path} cannot be used as {what}: {reason}", for whatever the block raises.
 
-    Such a file may be damaged, edited or of another program, and fail anywhere on this way. Whatever is
-    raised becomes "{path} cannot be used as {what}: {reason}", with the cause behind it for who debugs.
+    A file from outside may be damaged, edited or of another program, and so fail anywhere on its way.
     """
     try:
         yield
     except Exception as error:
         if isinstance(error, UserError) and str(path) in str(error):
             raise
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
-        raise UserError(f"{path} cannot be used as {what}: {reason}") from error
+        raise UserError(f"{path} cannot be used as {what}: {one_line(error)}") from error
 
 
 def check_file(path: Path | str, what: str = "file") -> None:
     """Raise UserError unless `path` is a regular file: opening a named pipe would wait for ever."""
-    try:
-        if Path(path).is_file():
-            return
-        reason = f"{path} is not a regular file" if Path(path).exists() else f"there is no {what} {path}"
-    except (OSError, ValueError) as error:  # no name of a file, or a link to itself
-        reason = f"there is no {what} {path} ({one_line(error)})"
-    raise UserError(reason)
+    if not os.path.isfile(path):
+        there = os.path.exists(path)
+        raise UserError(f"{path} is not a regular file" if there else f"there is no {what} {path}")
 
 
 def read_file(path: Path | str, limit: int = 20_000_000) -> bytes:
@@ -63,7 +57,7 @@ def read_file(path: Path | str, limit: int = 20_000_000) -> bytes:
         with open(path, "rb") as file:
             content = file.read(limit + 1)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+        raise UserError(f"{path} cannot be read ({one_line(error)})") from None
     if len(content) > limit:
         raise UserError(f"{path} has more than the {limit / 1e6:.1f} MB allowed")
     return content
@@ -73,8 +67,8 @@ def read_file(path: Path | str, limit: int = 20_000_000) -> bytes:
 def whole_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path to write to; when the block ends well, it is synced and renamed to `path`.
 
-    A reader sees the old file or the whole new one, never a part of it. The folder is made if it is missing.
-    Raises UserError if the file cannot be written, for instance on a full disk; the old file is kept then.
+    The folder is made if it is missing. Raises UserError if the file cannot be written, for instance on a
+    full disk; the old file is kept then.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -88,8 +82,8 @@ def whole_file(path: Path | str) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
     except (OSError, UnicodeEncodeError) as error:  # the name of a folder may be no text
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} cannot be written ({reason}); the previous file is unchanged") from None
+        said = f"{path} cannot be written ({one_line(error)}); the previous file is unchanged"
+        raise UserError(said) from None
 
 
 @contextlib.contextmanager

@@ -6,8 +6,6 @@ runs/<name>/config.json           settings, data, versions and hardware
             checkpoints/last.pt   the weights after the last epoch, and what --resume needs besides them
             metrics.json, predictions.npz, plots/, failures/, gradcam/, report.html   from report.py
             stress.json           from stress.py
-
-Results of a checkpoint that lies elsewhere go to runs/<name of the file>/.
 """
 
 import contextlib
@@ -50,15 +48,12 @@ def is_run(folder: Path) -> bool:
         return False
 
 
-# ---- Trainings -------------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def lock_run(run: Path) -> Iterator[None]:
     """Hold the folder `run` for one training; raise UserError if another one holds it.
 
-    The folder is made if necessary, and the lock ends with the process, however that ends. What a killed
-    training left half written is deleted, and at the end the folder if it was made here and is empty.
+    The folder is made if necessary, and deleted again if it stays empty. So is what a killed training left
+    half written.
     """
     try:
         is_new = not run.exists()
@@ -71,7 +66,8 @@ def lock_run(run: Path) -> Iterator[None]:
             yield
     finally:
         if is_new:
-            remove_empty(run)
+            with contextlib.suppress(OSError):  # it is not empty
+                run.rmdir()
 
 
 def check_new_run(run: Path, overwrite: bool) -> None:
@@ -79,18 +75,14 @@ def check_new_run(run: Path, overwrite: bool) -> None:
 
     A folder with nothing but config.json counts as empty: that run ended before it saved a checkpoint.
     """
-    paths = run.iterdir() if run.is_dir() else []
-    names = {path.name for path in paths if not path.is_dir() or any(path.iterdir())}
-    if not names:
-        return
-    if not is_run(run):
+    names = {path.name for path in run.iterdir() if not path.is_dir() or any(path.iterdir())}
+    if names and not is_run(run):
         raise UserError(f"{run} is not empty and holds no run of train.py: use another --out")
-    if names == {"config.json"}:
-        return
-    if not overwrite:
+    names.discard("config.json")
+    if names and not overwrite:
         hint = "go on with --resume, delete it with --overwrite, or use another --out"
         raise UserError(f"{run} holds a run already: {hint}")
-    if not names & {"checkpoints", "logs"}:  # results that somebody keeps, such as those of this repository
+    if names and not names & {"checkpoints", "logs"}:  # results that somebody keeps, such as results/
         raise UserError(f"{run} holds results without a training, which --overwrite keeps: use another --out")
 
 
@@ -101,17 +93,12 @@ def delete(run: Path, patterns: list[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def remove_empty(folder: Path) -> None:
-    """Delete a folder if there is nothing in it, or a link to a folder."""
-    with contextlib.suppress(OSError):
-        folder.unlink() if folder.is_symlink() else folder.rmdir()
-
-
 def remove_run(run: Path) -> None:
     """Delete the files of a run from the folder `run`, its folders where nothing else is in them, no more."""
     delete(run, [*RESULTS, *TRAINED])
     for name in ("checkpoints", "logs", "plots", "failures", "gradcam"):
-        remove_empty(run / name)
+        with contextlib.suppress(OSError):  # it is not empty
+            (run / name).unlink() if (run / name).is_symlink() else (run / name).rmdir()
 
 
 def read_history(run: Path) -> list[dict]:
@@ -123,9 +110,6 @@ def read_history(run: Path) -> list[dict]:
     with usable(path, "the history of a run"):
         reader = csv.DictReader(io.StringIO(read_file(path).decode("utf-8-sig"), newline=""))
         return [{key: float(value) for key, value in row.items()} for row in reader]
-
-
-# ---- Checkpoints -----------------------------------------------------------------------------------------
 
 
 def save_checkpoint(path: Path | str, checkpoint: dict) -> None:
@@ -140,7 +124,7 @@ def load_checkpoint(path: Path | str) -> dict:
     """Return the content of a checkpoint with all tensors on the CPU, and the `sha256` of the file besides.
 
     No code in the file is run. Raises UserError if the file is damaged or holds a tensor that is not dense
-    or not finite. What else it must hold is seen by who uses it, in a block of `usable`.
+    or not finite.
     """
     check_file(path, "checkpoint")
     with usable(path, "a checkpoint"):
@@ -169,8 +153,8 @@ def check_tensors(content: object) -> None:
         for value in content.values() if isinstance(content, dict) else content:
             check_tensors(value)
     elif isinstance(content, Tensor):
-        dense = content.layout == torch.strided and not content.is_quantized and content.device.type == "cpu"
-        if not dense or content.untyped_storage().nbytes() < content.numel() * content.element_size():
+        size = content.numel() * content.element_size()
+        if content.layout != torch.strided or content.untyped_storage().nbytes() < size:
             raise ValueError("it holds something else than dense tensors of numbers")
         if not content.isfinite().all():
             raise ValueError("it holds values that are not finite")
@@ -185,13 +169,11 @@ def find_checkpoint(run: Path | str | None, checkpoint: Path | str | None) -> Pa
         return Path(checkpoint)
     run = newest_run() if run is None else Path(run)
     if not is_run(run):
-        found = f"no config.json of train.py in {run}" if run.is_dir() else f"no run {run}"
-        raise UserError(f"there is {found}: give the folder of a run, such as runs/cifar100")
-    if checkpoint is None:
-        return run / "checkpoints" / "best.pt"
-    if os.path.realpath(Path(checkpoint).parent) != os.path.realpath(run / "checkpoints"):
+        raise UserError(f"there is no run of train.py in {run}: give its folder, such as runs/cifar100")
+    path = run / "checkpoints" / "best.pt" if checkpoint is None else Path(checkpoint)
+    if os.path.realpath(path.parent) != os.path.realpath(run / "checkpoints"):
         raise UserError(f"--checkpoint {checkpoint} is not in {run}/checkpoints: leave out --run")
-    return Path(checkpoint)
+    return path
 
 
 def results_folder(checkpoint: Path) -> Path:
@@ -204,10 +186,10 @@ def claim_folder(folder: Path, checkpoint: Path, sha256: str) -> None:
     """Raise UserError if a folder outside of the checkpoint's run holds a run or results of another one."""
     if folder == checkpoint.parent.parent:
         return
-    of_another = is_run(folder)
-    for name in ("metrics.json", "stress.json"):
-        if (folder / name).exists():
-            with usable(folder / name, "results"):
-                of_another |= json.loads(read_file(folder / name)).get("checkpoint_sha256") != sha256
-    if of_another:
+    owners = {None} if is_run(folder) else set()
+    for file in (folder / "metrics.json", folder / "stress.json"):
+        if file.exists():
+            with usable(file, "results"):
+                owners.add(json.loads(read_file(file)).get("checkpoint_sha256"))
+    if owners - {sha256}:
         raise UserError(f"{folder} holds results of another checkpoint than {checkpoint}: rename one of them")

@@ -108,7 +108,7 @@ def disk_full(patch):
     patch.setattr(Path, "write_bytes", full)
 
 
-OUT_OF_MEMORY = "out of memory with --batch-size 4: free some .* or start a new run with --batch-size 2$"
+OUT_OF_MEMORY = "out of memory: free some .* or start a new run with half the --batch-size$"
 WHILE_TRAINING = {
     "a loss that is not finite": (
         not_finite_input,

@@ -48,7 +48,7 @@ def test_which_checkpoint_is_taken_and_where_its_results_go(tmp_path, monkeypatc
     touch(best, last, "runs/b/checkpoints/best.pt", "weights/some.pt")
     os.utime(best, (2e9, 2e9))
     for run in ("runs/a", "runs/c"):
-        with pytest.raises(UserError, match="give the folder of a run, such as runs/cifar100"):
+        with pytest.raises(UserError, match=f"no run of train.py in {run}: give its folder, such"):
             folder.find_checkpoint(run, None)
     write_config(pathlib.Path("runs/a"))
     for run, checkpoint, found in [
@@ -171,7 +171,7 @@ REFUSED = {
         "--resume --dataset cifar100",
         "was started with --dataset shapes",
     ),
-    "both": (lambda run: None, "--resume --overwrite", "use one of them"),
+    "both": (lambda run: None, "--resume --overwrite", "--overwrite: not allowed with argument --resume"),
 }
 
 
