@@ -422,7 +422,7 @@ def restore(training: Training, last: dict, dataset: Dataset) -> list[dict]:
 
 
 def load_model(path: Path | str, device: torch.device) -> tuple[ResNet, dict]:
-    """Return the network of a checkpoint, in eval mode, float32 and channels last, and the checkpoint itself.
+    """Return the network of a checkpoint, in eval mode, float32 and memory_format, and the checkpoint itself.
 
     Raises UserError if the file is damaged or incomplete, or the weights do not fit the network.
     """

@@ -15,15 +15,20 @@ from torch import nn
 from data import MEAN, Normalize, to_input
 from gradcam import DEFAULT_CHECKPOINT, GradCAM, to_heatmap
 from running.console import run_main
+from stress_tests.attacks import full_float32
 from stress_tests.explanations import deletion_insertion
 
 PAIRS = [("layer4", "random as layer4"), ("layer3", "random as layer3"), ("layer4", "layer3")]
 PAIRS += [("layer4", "centre"), ("layer3", "centre")]
 
 
-@torch.no_grad()
 def main():
     args = parse(__doc__, run=None, data_dir=None, images=200)
+    with full_float32(args.device), torch.no_grad():
+        measure(args)
+
+
+def measure(args):
     model, checkpoint, test = load(args, DEFAULT_CHECKPOINT)
     pixel_model = nn.Sequential(Normalize(checkpoint["config"]["image_size"]), model)
     offset = torch.arange(32) - 15.5

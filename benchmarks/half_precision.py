@@ -12,15 +12,22 @@ import torchvision
 from loader import load, parse
 from torch import nn
 
+from data import memory_format
 from metrics import accuracy
 from running.console import run_main
 from running.files import UserError
 from running.folder import save_checkpoint
+from stress_tests.attacks import full_float32
 from train import predict
 
 
 def main():
     args = parse(__doc__, run=None, data_dir=None, output="half.pt")
+    with full_float32(args.device):
+        measure(args)
+
+
+def measure(args):
     model, checkpoint, test = load(args)
     config = checkpoint["config"]
     if config["width"] != 64:
@@ -41,7 +48,7 @@ def main():
     theirs = torchvision.models.resnet18(num_classes=len(test.class_names))
     theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
     theirs.load_state_dict(torch.load(args.output, weights_only=True)["model"])
-    theirs_half = logits_of(theirs.to(args.device, memory_format=torch.channels_last))
+    theirs_half = logits_of(theirs.to(args.device, memory_format=memory_format(args.device)))
 
     print(f"float32                                  {accuracy_of(full):.2%}")
     print(f"float16                                  {accuracy_of(half):.2%}")

@@ -25,6 +25,7 @@ from running.console import Progress
 from running.files import UserError
 from running.folder import load_checkpoint
 from stress_tests import attacks
+from stress_tests.explanations import cascading_randomization
 
 CPU = torch.device("cpu")
 
@@ -66,6 +67,9 @@ def computed(path, test, device):
     numbers = [logits.tolist(), count_parameters_and_macs(network)]
     numbers += [metrics.headline(labels.to(device), logits.softmax(dim=1).to(device))]
     numbers += [report.check_explanations(model, test, labels, Progress("", 3))]
+    # Unlike those of report.explain, these maps stay on the device.
+    images, explain = (pictures / 255).to(device), lambda model, images, classes: images[:, 0]
+    numbers += [cascading_randomization(model, images, explain, ["1.fc"])["1.fc"].tolist()]
     stress.run_sensitivity(results, path.parent / "stress.json", network, pictures, labels, torch.arange(2))
     attacked = stress.correct_of(results["tests"]["clean/0"])
     for name in attacks.ATTACKS:

@@ -38,17 +38,21 @@ def test_shards_are_all_rows_in_order(monkeypatch, rows, count):
         (False, False, "gloo"),
     ],
 )
-def test_nccl_is_asked_for_only_where_it_is_available(monkeypatch, cuda, nccl, backend):
-    """On Windows torch has CUDA and no NCCL."""
+def test_nccl_is_asked_for_only_where_it_is_available_and_left_at_the_end(monkeypatch, cuda, nccl, backend):
+    """On Windows torch has CUDA and no NCCL. After an error, leaving would wait for the other processes."""
     asked = []
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(dist, "is_nccl_available", lambda: nccl)
     monkeypatch.setattr(dist, "init_process_group", lambda backend, **options: asked.append(backend))
     monkeypatch.setattr(dist, "all_reduce", lambda values: None)
-    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: asked.append("left"))
     with distributed.init_distributed():
         assert asked == [backend]
+    assert asked == [backend, "left"]
+    with pytest.raises(IndexError), distributed.init_distributed():
+        raise IndexError
+    assert asked == [backend, "left", backend]
 
 
 # ---- torchrun itself -------------------------------------------------------------------------------------
