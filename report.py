@@ -350,8 +350,6 @@ def write_report(
         against.read_predictions(other, test)
     claim_folder(out, path, checkpoint["sha256"])
     print(f"data     {test.provenance}")
-    print(f"network  {path}, epoch {checkpoint['epoch']}, on {device} in fp32")
-
     # What comes from outside is drawn first: a file that cannot be used costs no waiting.
     plots_folder, parts = out / "plots", {}
     with usable(path, "a checkpoint"):
@@ -366,6 +364,7 @@ def write_report(
         trained_on = torch.zeros(len(train.labels), dtype=torch.bool)
         trained_on[train_index[: settings["limit_train"]]] = True
         about = fill("network", **checkpoint)
+        print(f"network  {path}, epoch {checkpoint['epoch']}, on {device} in fp32")
         parts["training"] = sections.training(checkpoint, history, last_cutmix, plots_folder)
         layers = count_parameters_and_macs(network)
         parts["reproduction"] = sections.reproduction(path, checkpoint, environment(device), layers, test)

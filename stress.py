@@ -78,9 +78,11 @@ def kept_results(file: Path, results: dict) -> dict:
     with usable(file, "results of stress.py, which --overwrite measures anew"):
         kept = json.loads(read_file(file))
         if all(kept[key] == results[key] for key in SAME):
-            sizes = {len(record["correct"]) for record in kept["tests"].values()}
-            if not sizes <= {results["corruption_images"], results["attack_images"]}:
-                raise ValueError("it holds tests of another number of images")
+            for name, record in kept["tests"].items():
+                attacked = name.split("/")[0] in ("unattacked", *attacks.ATTACKS)
+                if len(record["correct"]) != results["attack_images" if attacked else "corruption_images"]:
+                    raise ValueError(f"{name} is a test of another number of images")
+                float(record["accuracy"]["value"]) if attacked else calibration_of([record])
             return {key: kept[key] for key in ("tests", "consistency", "fourier") if key in kept}
     print(f"note     {file} is of another checkpoint or sample: all tests run again")
     return {}
@@ -107,6 +109,8 @@ def measure(logits: Tensor, labels: Tensor, temperature: float | None = None) ->
     of the expected calibration error, the number of right answers less the sum of the confidences, so that
     the error of several tests together follows from the sums; as trained and, if known, at the temperature.
     """
+    if not logits.isfinite().all():
+        raise UserError("the network's outputs are not finite: the checkpoint cannot be used")
     calibration = {}
     for name, divisor in {"as_trained": 1.0, "with_temperature": temperature}.items():
         if divisor is not None:
@@ -333,9 +337,8 @@ def run_sensitivity(
         changed = sensitivity.changed_answers(answer, images, answer(images))
         results["consistency"] = {
             name: {
-                kind: proportion(int(flipped[group].sum()), int(group.sum()))
+                kind: proportion(int(flipped[group].sum()), int(group.sum())) if group.any() else None
                 for kind, group in {"right": correct, "wrong": ~correct}.items()
-                if group.any()
             }
             for name, flipped in changed.items()
         }

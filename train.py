@@ -28,7 +28,7 @@ from running import console, distributed
 from running.console import Progress, duration, expect, setting
 from running.device import advice_on, autocast, environment, pick_device, pick_precision
 from running.distributed import rank, shard, world_size
-from running.files import UserError, usable, write_csv, write_json
+from running.files import UserError, one_line, usable, write_csv, write_json
 from running.folder import check_new_run, load_checkpoint, lock_run, remove_run, save_checkpoint
 
 
@@ -78,7 +78,7 @@ class Config:
             self.patience = max(5, self.epochs // 8)
         warmup, sides, epochs = self.warmup_epochs, self.image_sizes, self.epochs
         expect(0 <= warmup <= epochs, "warmup_epochs", warmup, f"a number from 0 to {epochs}")
-        right = re.fullmatch(r"\d+(,\d+)*", sides) and all(8 <= size <= 32 for size in self.sizes())
+        right = re.fullmatch(r"\d{1,2}(,\d{1,2})*", sides) and all(8 <= size <= 32 for size in self.sizes())
         expect(bool(right), "image_sizes", sides, "sizes from 8 to 32, such as 24,28,32")
 
     def sizes(self) -> list[int]:
@@ -429,10 +429,11 @@ def load_model(path: Path | str, device: torch.device) -> tuple[ResNet, dict]:
     checkpoint = load_checkpoint(path)
     with usable(path, "a checkpoint"):
         width, size = checkpoint["config"]["width"], checkpoint["config"]["image_size"]
-        if not 8 <= size <= 32:
+        if size not in range(8, 33):
             raise ValueError(f"it says images of {size} pixels")
+        names = checkpoint["class_names"] = [one_line(name) for name in checkpoint["class_names"]]
         with torch.device("meta"):  # without memory, as the file may claim any width
-            model = resnet18(len(checkpoint["class_names"]), width)
+            model = resnet18(len(names), width)
         # A plain dict: in another one torch notes that it is to be assigned, also at a second loading.
         model.load_state_dict(dict(checkpoint["model"]), assign=True)
         return model.float().to(device, memory_format=memory_format(device)).eval(), checkpoint

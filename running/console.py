@@ -53,9 +53,17 @@ def expect(holds: bool, name: str, value: object, expected: str) -> None:
 
 
 def check_ranges(settings: Any) -> None:
-    """Raise UserError if a value is out of the range of its field."""
+    """Raise UserError if a value is none of the choices of its field, of another type or out of its range.
+
+    argparse has seen to the first two on the command line, but a saved run may have been edited.
+    """
     for field in dataclasses.fields(settings):
         value, low, high = getattr(settings, field.name), field.metadata["low"], field.metadata["high"]
+        kind = (get_args(field.type) or (field.type,))[0]
+        right = value is None or type(value) is kind or (kind is float and type(value) is int)
+        choices = field.metadata.get("choices")
+        expect(right, field.name, value, f"a value of type {kind.__name__}")
+        expect(not choices or value in choices, field.name, value, f"one of {choices}")
         if low is not None and value is not None:
             expect(low <= value <= high, field.name, value, f"a number from {low} to {high}")
 
@@ -110,7 +118,7 @@ class Progress(AbstractContextManager):
 
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a command and exit: an error that the user can fix is one line and exit code 2, Ctrl-C is 130."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where a shell has closed it
         # Each line at once, also into a file; a letter that the console cannot show becomes a question mark.
         stream.reconfigure(line_buffering=True, errors="replace")
     try:

@@ -20,17 +20,23 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from running.files import UserError
+from running.files import UserError, one_line, usable
+
+
+def read_number(name: str, default: int) -> int:
+    """Return the whole number in an environment variable, or raise UserError."""
+    with usable(name, "a whole number"):
+        return int(os.environ.get(name, default))
 
 
 def world_size() -> int:
     """Return the number of processes, on all machines together."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    return read_number("WORLD_SIZE", 1)
 
 
 def rank() -> int:
     """Return the number of this process, from 0."""
-    return int(os.environ.get("RANK", 0))
+    return read_number("RANK", 0)
 
 
 @contextlib.contextmanager
@@ -45,7 +51,13 @@ def init_distributed() -> Iterator[None]:
             stack.enter_context(contextlib.redirect_stderr(nowhere))
         # On GPUs tensors on the CPU still travel by gloo. The others wait for a download, however slow.
         nccl = torch.cuda.is_available() and dist.is_nccl_available()  # Windows has none
-        dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=timedelta(days=1))
+        try:
+            if not 0 <= rank() < world_size():
+                raise ValueError(f"RANK {rank()} of {world_size()}")
+            dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=timedelta(days=1))
+        except (ValueError, RuntimeError) as error:
+            reason = f"the environment is not as torchrun sets it ({one_line(error)})"
+            raise UserError(f"{reason}: start several processes by torchrun") from error
         try:
             yield
             barrier()

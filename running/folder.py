@@ -28,7 +28,8 @@ from running.files import UserError, check_file, locked, one_line, read_file, us
 # What the commands write into a run folder, and nothing else in it is ever deleted but our own temporary
 # files and empty folders. config.json goes last: without it a folder is not known as a run.
 FAILURES = ["failures/failures.csv", "failures/[0-9][0-9]_*_as_*.png", "gradcam/[0-9][0-9]_*_as_*.png"]
-RESULTS = ["metrics.json", "predictions.npz", "stress.json", "report.html", "plots/*.png", *FAILURES]
+RESULTS = ["metrics.json", "predictions.npz", "stress.json", "report.html", *FAILURES]
+KNOWN = {"metrics.json", "stress.json"}  # those of them that say of which checkpoint they are
 TRAINED = ["checkpoints/best.pt", "checkpoints/last.pt", "logs/history.csv", "config.json"]
 
 
@@ -43,8 +44,9 @@ def newest_run(parent: Path | str = "runs") -> Path:
 def is_run(folder: Path) -> bool:
     """Return whether the folder holds the config.json of train.py."""
     try:
-        return "settings" in json.loads(read_file(folder / "config.json"))
-    except (UserError, ValueError, TypeError, RecursionError):
+        config = json.loads(read_file(folder / "config.json"))
+        return isinstance(config, dict) and {"settings", "digest", "environment"} <= config.keys()
+    except (UserError, ValueError, RecursionError):
         return False
 
 
@@ -179,16 +181,19 @@ def find_checkpoint(run: Path | str | None, checkpoint: Path | str | None) -> Pa
 def results_folder(checkpoint: Path) -> Path:
     """Return where the results of a checkpoint go: the run that it is in, else runs/<name of the file>/."""
     run = checkpoint.parent.parent
-    return run if checkpoint.parent.name == "checkpoints" and is_run(run) else Path("runs") / checkpoint.stem
+    if checkpoint.parent.name == "checkpoints" and is_run(run):
+        return run
+    return Path("runs") / (checkpoint.stem.strip(".") or "checkpoint")
 
 
 def claim_folder(folder: Path, checkpoint: Path, sha256: str) -> None:
     """Raise UserError if a folder outside of the checkpoint's run holds a run or results of another one."""
     if folder == checkpoint.parent.parent:
         return
-    owners = {None} if is_run(folder) else set()
-    for file in (folder / "metrics.json", folder / "stress.json"):
-        if file.exists():
+    files = {path for pattern in RESULTS for path in folder.glob(pattern)}
+    owners = {None} if is_run(folder) or (files and not KNOWN & {path.name for path in files}) else set()
+    for file in files:
+        if file.name in KNOWN:
             with usable(file, "results"):
                 owners.add(json.loads(read_file(file)).get("checkpoint_sha256"))
     if owners - {sha256}:

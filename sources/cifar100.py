@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torchvision.io import ImageReadMode, decode_image
 
-from running.files import UserError, one_line, read_file, usable, whole_file
+from running.files import UserError, check_file, one_line, read_file, usable, whole_file
 from sources import download
 
 # The 20 superclasses and their classes (Krizhevsky 2009, and the file `meta` of the official archive).
@@ -74,9 +74,13 @@ def read(root: Path | str, url: str | None = None) -> dict[str, np.ndarray]:
     root = Path(root)
     source, cache = find_source(root), root / CACHE_NAME
     # A cache that is absent, damaged (its checksums tell) or of another state of the source is made anew.
-    with contextlib.suppress(Exception), np.load(cache) as file:
-        if source is None or file["source_state"] == source_state(source):
-            return dict(file)
+    with contextlib.suppress(Exception):
+        check_file(cache)  # opening a named pipe would wait for ever
+        with np.load(cache) as file:
+            keys = ("images", "labels", "filenames", "digest")
+            arrays = {f"{split}_{key}": file[f"{split}_{key}"] for split in OFFICIAL_COUNT for key in keys}
+            if source is None or file["source_state"] == source_state(source):
+                return arrays
     if source is None and url and not url.lower().startswith(("http://", "https://")):
         source = Path(url)
     arrays = read_source(source) if source else download.download(root, url, read_source)
@@ -104,6 +108,7 @@ def holds_cifar100(path: Path) -> bool:
         folders = {folder.parts[-2:] for folder in path.glob("train/*")}
     else:
         try:
+            check_file(path)
             with zipfile.ZipFile(path) as archive:
                 folders = {tuple(name.split("/")[-3:-1]) for name in archive.namelist()}
         except Exception:  # it is damaged: the user should hear of that, if it was meant to be CIFAR-100
@@ -120,6 +125,8 @@ def read_source(path: Path, address: str | None = None) -> dict[str, np.ndarray]
     arrays = {}
     with usable(path, "CIFAR-100"):
         place = find_source(path) or path
+        if not place.is_dir():
+            check_file(place)
         png = (place / "train").is_dir() or place.suffix == ".zip" or zipfile.is_zipfile(place)
         for split, records in (read_pngs(place) if png else read_official(place)).items():
             records.sort(key=lambda record: record[:2])  # by class, then by file name

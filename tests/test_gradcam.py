@@ -345,7 +345,7 @@ def checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "run" / "checkpoints" / "best.pt"
     path.parent.mkdir(parents=True)
     torch.save(content, path)
-    Path("run/config.json").write_text('{"settings": {}}')
+    Path("run/config.json").write_text('{"settings": {}, "digest": "", "environment": {}}')
     return path
 
 

@@ -184,13 +184,14 @@ def test_the_command_draws_what_it_found(checkpoint, quick, tmp_path):
 def test_kept_results_are_those_of_the_same_checkpoint_and_images(tmp_path, capsys):
     file, header = tmp_path / "stress.json", dict.fromkeys(stress.SAME, 2)
     assert stress.kept_results(file, header) == {}
-    file.write_text(json.dumps(header | {"tests": {"clean/0": digits("10")}}))
-    assert stress.kept_results(file, header) == {"tests": {"clean/0": digits("10")}}
+    file.write_text(json.dumps(header | {"tests": {"fgsm/1": digits("10")}}))
+    assert stress.kept_results(file, header) == {"tests": {"fgsm/1": digits("10")}}
     assert capsys.readouterr().out == ""
     for key in stress.SAME:
         assert stress.kept_results(file, header | {key: 3}) == {}
         assert capsys.readouterr().out.startswith("note ")
-    for content in ("", "[]", "{}", json.dumps(header | {"tests": {"clean/0": digits("100")}})):
+    too_many, no_confidence = {"fgsm/1": digits("100")}, {"clean/0": digits("10")}
+    for content in ("", "[]", "{}", *(json.dumps(header | {"tests": t}) for t in (too_many, no_confidence))):
         file.write_text(content)
         with pytest.raises(UserError, match=r"stress\.json cannot be used"):
             stress.kept_results(file, header)

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 import torch.distributed as dist
-from processes import ROOT, check_invariants, contents, without_times
+from processes import ROOT, assert_one_line, check_invariants, contents, outcome, without_times
 
 import data
 import train
@@ -142,3 +142,17 @@ def test_torchrun_ends_all_when_one_fails(tmp_path, rank):
     assert time.time() - (tmp_path / "failed").stat().st_mtime < 15
     assert "IndexError: something is wrong" in (tmp_path / "log").read_text()
     assert check_invariants(tmp_path / "2") == 1
+
+
+@pytest.mark.parametrize("settings", ["WORLD_SIZE=x", "WORLD_SIZE=2", "WORLD_SIZE=2 RANK=5", "WORLD_SIZE=0"])
+def test_an_environment_that_torchrun_did_not_make_is_one_line(settings, monkeypatch, capsys):
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (setting.split("=") for setting in settings.split()):
+        monkeypatch.setenv(name, value)
+
+    def main(_):
+        with distributed.init_distributed():
+            raise AssertionError("it began")
+
+    assert_one_line(*outcome(capsys, main, None), "WORLD_SIZE cannot be used|environment is not as torchrun")

@@ -1,8 +1,10 @@
 """running/folder.py: the run folder, whose files are never lost, and checkpoints that are what they say."""
 
+import functools
 import os
 import pathlib
 import shutil
+from pathlib import Path
 
 import pytest
 from processes import TINY, assert_one_line, contents, outcome, write_config
@@ -118,9 +120,9 @@ def test_a_lock_leaves_no_empty_folder_behind_that_it_made(tmp_path):
 def test_overwrite_removes_the_run_and_not_what_else_lies_there(tmp_path, small, finished):
     run, elsewhere = tmp_path / "run", tmp_path / "big disk"
     shutil.copytree(finished, run)
-    results = ["metrics.json", "stress.json", "report.html", "plots/loss.png", "failures/failures.csv"]
+    results = ["metrics.json", "stress.json", "report.html", "failures/failures.csv"]
     results += ["gradcam/01_apple_as_pear.png", "failures/01_apple_as_pear.png"]
-    mine = ["notes.txt", "my/own.txt", "plots/mine.pdf", "failures/notes.md", "checkpoints/kept.pt"]
+    mine = ["notes.txt", "my/own.txt", "plots/mine.png", "failures/notes.md", "checkpoints/kept.pt"]
     touch(*(run / name for name in results + mine))
     (run / "logs").rename(elsewhere)
     (run / "logs").symlink_to(elsewhere)
@@ -129,6 +131,22 @@ def test_overwrite_removes_the_run_and_not_what_else_lies_there(tmp_path, small,
     assert len(folder.read_history(run)) == 1 and not any((run / name).exists() for name in results)
     assert all((run / name).exists() for name in mine)
     assert (elsewhere / "history.csv").read_text().count("\n") == 4  # a link is undone, not followed
+
+
+def test_results_go_only_to_a_folder_of_the_same_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert folder.results_folder(Path("weights/net.pt")) == Path("runs/net")
+    assert folder.results_folder(Path("weights/...pt")) == Path("runs/checkpoint")
+    claim = functools.partial(folder.claim_folder, Path("runs/net"), Path("weights/net.pt"), "abc")
+    claim()
+    touch(Path("runs/net/report.html"))  # of the user
+    with pytest.raises(UserError, match="holds results of another checkpoint"):
+        claim()
+    Path("runs/net/metrics.json").write_text('{"checkpoint_sha256": "abc"}')
+    claim()
+    Path("runs/net/stress.json").write_text('{"checkpoint_sha256": "another"}')
+    with pytest.raises(UserError, match="holds results of another checkpoint"):
+        claim()
 
 
 def other_files(run):
@@ -143,7 +161,7 @@ def only_results(run):
 
 
 def another_config(run):
-    (run / "config.json").write_text('{"name": "x"}')
+    (run / "config.json").write_text('{"settings": {"mine": 1}}')
 
 
 NO_RUN = "is not empty and holds no run of train.py: use another --out"
