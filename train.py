@@ -46,9 +46,13 @@ class Config:
     momentum: float = setting(0.9, "Nesterov momentum; 0 is plain SGD", 0, 0.99999)
     weight_decay: float = setting(1e-3, "weight decay, not on biases and batch norm", 0, 10)
     label_smoothing: float = setting(0.1, "label smoothing; 0 turns it off", 0, 0.999)
-    warmup_epochs: float | None = setting(None, "linear warmup; default: 2, or a fifth of --epochs if less")
+    warmup_epochs: float | None = setting(
+        None, "linear warmup, 0 to --epochs; default: 2, or a fifth of --epochs if less"
+    )
     clip_norm: float = setting(5.0, "largest norm of the gradient; 0 is no clipping", 0, 1e9)
-    image_sizes: str = setting("24,28,32", "in pixels, each for an equal share of the epochs", metavar="S,..")
+    image_sizes: str = setting(
+        "24,28,32", "8 to 32 pixels, each for an equal part of the epochs", metavar="S,.."
+    )
     # In 20 epochs of all images CutMix cost 1.9 points of test accuracy; see results/README.md.
     cutmix: float | None = setting(
         None, "share of batches with CutMix; default: 0.5, but 0 for shapes or below 30 epochs", 0, 1

@@ -1,7 +1,7 @@
 """The sections of the report, in their order: each draws its plots and fills its template.
 
-`result` is the content of metrics.json, whose numbers every template of a section finds under their names;
-`test` is the test split, a data.Dataset; `folder` is the plots/ of the run.
+`result` is the content of metrics.json; the templates findings, failures, confidence and data find all its
+numbers under their names. `test` is the test split, a data.Dataset; `folder` is the plots/ of the run.
 """
 
 import base64
@@ -34,7 +34,7 @@ from page.page import (
 from running.console import duration, option
 from running.files import read_file, usable
 from stress_tests.attacks import APGD_EPSILONS
-from stress_tests.corruptions import examples
+from stress_tests.corruptions import CORRUPTIONS, examples
 
 HEADLINE = {
     "accuracy": "accuracy",
@@ -356,7 +356,8 @@ def stress(file: Path, checkpoint_sha256: str, images: Tensor, folder: Path) -> 
     if file.exists():
         with usable(file, "results of stress.py"):
             results = json.loads(read_file(file))
-            if results["checkpoint_sha256"] == checkpoint_sha256 and "summary" in results:
+            all_done = "summary" in results and all(f"{name}/5" in results["tests"] for name in CORRUPTIONS)
+            if all_done and results["checkpoint_sha256"] == checkpoint_sha256:
                 rows = results["summary"]["by_severity"]
                 words = {"severity_5": rows[5], "shift_verdict": shift_verdict(rows)}
                 found = fill("stress_findings", **results, **words)
