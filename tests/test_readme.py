@@ -39,6 +39,14 @@ def test_readme_has_two_commands_and_is_read_to_the_end():
     assert len(TEXTS["README.md"].encode()) <= 12_000
 
 
+def test_readme_counts_the_lines_of_what_is_read_first():
+    rows = re.findall(r"^\| `(\w+\.py)` \| (\d+) \|", TEXTS["README.md"], re.MULTILINE)
+    assert len(rows) == 7
+    assert {name: len((ROOT / name).read_text().splitlines()) for name, _ in rows} == {
+        name: int(count) for name, count in rows
+    }
+
+
 @pytest.mark.parametrize("name", TEXTS)
 def test_links_to_files_lead_somewhere(name):
     folder = ROOT if name == "README.md" else ROOT / "docs"
