@@ -356,8 +356,8 @@ def stress(file: Path, checkpoint_sha256: str, images: Tensor, folder: Path) -> 
     if file.exists():
         with usable(file, "results of stress.py"):
             results = json.loads(read_file(file))
-            all_done = "summary" in results and all(f"{name}/5" in results["tests"] for name in CORRUPTIONS)
-            if all_done and results["checkpoint_sha256"] == checkpoint_sha256:
+            of_this = results["checkpoint_sha256"] == checkpoint_sha256 and "summary" in results
+            if of_this and all(f"{name}/5" in results["tests"] for name in CORRUPTIONS):
                 rows = results["summary"]["by_severity"]
                 words = {"severity_5": rows[5], "shift_verdict": shift_verdict(rows)}
                 found = fill("stress_findings", **results, **words)
