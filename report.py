@@ -106,6 +106,12 @@ def audit_duplicates(train: Dataset, test: Dataset, y_pred: Tensor) -> dict:
     }
 
 
+def labels_of_copies(train: Dataset, test: Dataset) -> dict[int, str]:
+    """Return {index of a test image: class of the training image with the same pixels}."""
+    copies, n = first_copy(torch.cat([train.images, test.images])).tolist(), len(train.labels)
+    return {i: train.class_names[train.labels[copy]] for i, copy in enumerate(copies[n:]) if copy < n}
+
+
 def audit_lookalikes(
     train: Dataset, trained_on: Tensor, test: Dataset, y_pred: Tensor, index: Tensor, similarity: Tensor
 ) -> dict:
@@ -394,11 +400,15 @@ def write_report(
     write_json(out / "metrics.json", result)
 
     # Draw the rest and fill the page.
+    copies = labels_of_copies(train, test)
     parts["headline"] = sections.headline(result, about, test, plots_folder)
     parts["findings"] = sections.findings(result, probabilities, test, stress_findings)
     comparison = against.section(out, other, test) if other else ""
     parts["failures"] = sections.failures(result, test, y_pred, comparison, plots_folder)
-    parts["mistakes"] = sections.mistakes(misclassified, probabilities, failures, evidence, result, test)
+    notes = {i: f"in the training set these pixels are labelled {plain(name)}" for i, name in copies.items()}
+    parts["mistakes"] = sections.mistakes(
+        misclassified, probabilities, failures, evidence, result, test, notes
+    )
     parts["confidence"] = sections.confidence(result, logits, test.labels, plots_folder)
     parts["explanations"] = sections.explanations(result["explanations"], plots_folder)
     parts["data"] = sections.data_set(result, test)

@@ -231,12 +231,15 @@ def mistakes(
     evidence: dict[str, Tensor],
     result: dict,
     test,
+    notes: dict[int, str],
 ) -> Markup:
     """The misclassified images, and for the most confident of them the evidence for either class.
 
     misclassified: their indices, int64, the most confident first. failures are the rows of failures.csv;
-    evidence is {"predicted" and "true": uint8 [K, 3, 256, 256]}, in the same order.
+    evidence is {"predicted" and "true": uint8 [K, 3, 256, 256]}, in the same order. notes: what is to be said
+    of some test images, by their indices.
     """
+    names = [f"{name}; {notes[i]}" if i in notes else name for i, name in enumerate(test.filenames)]
     items = []
     for row, for_predicted, for_true in zip(failures, *evidence.values(), strict=True):
         predicted, true = plain(row["predicted_class"]), plain(row["true_class"])
@@ -249,12 +252,13 @@ def mistakes(
             fill("labelled_picture", picture=picture(content, f"{true}: {label}", 256), label=label)
             for label, content in panels.items()
         ]
-        items.append(fill("mistake", **row, panels=join(pictures), predicted=predicted, true=true))
+        shown = row | {"file_name": names[row["test_index"]]}
+        items.append(fill("mistake", **shown, panels=join(pictures), predicted=predicted, true=true))
     game = result["explanations"].get("pointing_game")
     controls = [f"{label} {percent(game[name]['value'])}" for name, label in CONTROLS.items()] if game else []
     return fill(
         "mistakes",
-        browser=browser(misclassified, probabilities, test) if len(misclassified) else "",
+        browser=browser(misclassified, probabilities, test, names) if len(misclassified) else "",
         num_failures=len(items),
         layer=result["explanations"]["layer"],
         pointing_game=fill("pointing_game", **game, controls=", ".join(controls)) if game else "",
@@ -262,8 +266,11 @@ def mistakes(
     )
 
 
-def browser(misclassified: Tensor, probabilities: Tensor, test) -> Markup:
-    """The images for the script to filter, at most MAX_BROWSED: their pictures as one, the rest as JSON."""
+def browser(misclassified: Tensor, probabilities: Tensor, test, names: list[str]) -> Markup:
+    """The images for the script to filter, at most MAX_BROWSED: their pictures as one, the rest as JSON.
+
+    names: what is shown as the file name of each test image.
+    """
     count, shown = len(misclassified), misclassified[:MAX_BROWSED]
     columns = math.ceil(math.sqrt(len(shown)))
     pixels = make_grid(test.images[shown], columns, padding=0)
@@ -274,7 +281,7 @@ def browser(misclassified: Tensor, probabilities: Tensor, test) -> Markup:
     images = []
     for i in shown.tolist():
         likely = probabilities[i].argsort(descending=True, stable=True)[:5]  # the predicted class first
-        row = {"true": test.labels[i].item(), "classes": likely.tolist(), "file": test.filenames[i]}
+        row = {"true": test.labels[i].item(), "classes": likely.tolist(), "file": names[i]}
         images.append(row | {"probabilities": [round(p, 6) for p in probabilities[i, likely].tolist()]})
     confusion = metrics.confusion_matrix(test.labels, probabilities.argmax(dim=1), len(test.class_names))
     data = {

@@ -86,6 +86,9 @@ def test_duplicates_are_counted_and_left_out(small_sets):
         "misclassified_as_labelled_there": 0,
         "accuracy_without_them": 1 / 3,
     }
+    assert report.labels_of_copies(split([0, 1, 1, 2]), split([1, 3, 3, 4])) == {
+        0: small_sets[1].class_names[0]
+    }
     # All of them are in training and all are right: of nothing there is no number.
     test = small_sets[1]
     result = report.evaluate(torch.eye(100)[test.labels], test, test)

@@ -152,7 +152,7 @@ def test_the_browser_holds_the_most_confident_with_their_pictures(logits, small_
     test = dataclasses.replace(small_sets[1], class_names=[hostile, *small_sets[1].class_names[1:]])
     monkeypatch.setattr(sections, "MAX_BROWSED", 30)
     order = report.most_confident_misclassified(probabilities, test.labels)
-    section = sections.browser(order, probabilities, test)
+    section = sections.browser(order, probabilities, test, test.filenames)
     assert f"The 30 most confident of {len(order)} wrong test images" in section
     content = re.search(r'id="mistakes-data">(.*?)</script>', section)[1]
     data = json.loads(content)
@@ -202,7 +202,7 @@ def test_a_page_stays_below_6_megabytes(small_sets, tmp_path, monkeypatch):
     parts = [
         sections.headline(result, page.Markup(""), test, tmp_path),
         sections.failures(result, test, logits.argmax(dim=1), page.Markup(""), tmp_path),
-        sections.mistakes(wrong, probabilities, failures, evidence, result, test),
+        sections.mistakes(wrong, probabilities, failures, evidence, result, test, {}),
         sections.confidence(result, logits, test.labels, tmp_path),
         sections.explanations(result["explanations"], tmp_path),
         sections.data_set(result, test),
