@@ -71,6 +71,7 @@ def findings(result: dict, probabilities: Tensor, test, stress: Markup | str) ->
         after=temperature_scaling("after_temperature", result),
         num_sure=int((highest > 0.9).sum()),
         num_wrong_and_sure=int((highest[y_pred != test.labels] > 0.9).sum()),
+        sure_confidence=highest[highest > 0.9].double().mean().item(),
         stress=stress,
         held_out=held_out(result["lookalikes"]),
     )
@@ -440,10 +441,11 @@ def shift_verdict(rows: list[dict]) -> str:
     where = (
         "every severity" if len(worse) == 5 else f"severity {', '.join(worse)}" if worse else "no severity"
     )
-    trained, scaled = (percent(value) for value in errors[5])
+    pairs = [" and ".join(percent(value) for value in errors[severity]) for severity in (1, 5)]
     return (
-        "The temperature was fitted on clean images. Under corruption it makes the calibration error larger "
-        f"at {where}: at severity 5 it is {trained} as trained and {scaled} with it."
+        "The temperature was fitted on clean images. Under corruption the calibration error, pooled over the "
+        f"corruptions, is larger with it at {where}: as trained and with it {pairs[0]} at severity 1, "
+        f"{pairs[1]} at severity 5. A small difference may be chance."
     )
 
 
@@ -497,11 +499,17 @@ def explanations(explained: dict, folder: Path) -> Markup:
 
 def verdict(rows: dict[str, dict], mode: str) -> str:
     """Say of which controls Grad-CAM is better or worse by more than two standard errors."""
-    groups = {"better than": [], "not apart from": [], "worse than": []}
+    groups = {"better than": [], "not told apart from": [], "worse than": []}
     for name, label in CONTROLS.items():
         row = rows[name]["gradcam_less_this"]
         distance, error = BETTER[mode] * row["value"], 2 * row["standard_error"]
-        kind = "better than" if distance > error else "worse than" if distance < -error else "not apart from"
+        kind = (
+            "better than"
+            if distance > error
+            else "worse than"
+            if distance < -error
+            else "not told apart from"
+        )
         groups[kind].append(label)
     return "; ".join(f"{kind} {listed(labels)}" for kind, labels in groups.items() if labels)
 
