@@ -385,7 +385,6 @@ def write_report(
         raise UserError(f"{path} cannot be used: with its weights the scores of images are not finite")
     probabilities = logits.softmax(dim=1)
     y_pred = probabilities.argmax(dim=1)
-    write_predictions(out / "predictions.npz", logits, test, checkpoint["sha256"])
     result = {"checkpoint_sha256": checkpoint["sha256"]} | evaluate(logits, test, train, temperature)
     index, similarity = most_similar(test.images, train.images)
     result["lookalikes"] = audit_lookalikes(train, trained_on, test, y_pred, index, similarity)
@@ -394,10 +393,12 @@ def write_report(
     misclassified = most_confident_misclassified(probabilities, test.labels)
     failures = list_failures(misclassified, probabilities, test)
     model = nn.Sequential(Normalize(size), network).to(device).eval()
-    evidence = write_failures(out, model, test, failures)
     with Progress("checking the explanations", 3) as progress:
         result["explanations"] = check_explanations(model, test, y_pred, progress)
+    # First of all results: it says of which checkpoint the folder is, should the rest be interrupted.
     write_json(out / "metrics.json", result)
+    write_predictions(out / "predictions.npz", logits, test, checkpoint["sha256"])
+    evidence = write_failures(out, model, test, failures)
 
     # Draw the rest and fill the page.
     copies = labels_of_copies(train, test)

@@ -193,6 +193,27 @@ def test_lookalikes_by_hand():
     ]
 
 
+def test_an_interrupted_report_of_a_checkpoint_outside_of_a_run_can_be_made_again(
+    finished, small_sets, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(finished / "checkpoints" / "best.pt", tmp_path / "alone.pt")
+    monkeypatch.setattr(train, "load", lambda *args: small_sets)
+    monkeypatch.setattr(report, "NUM_FAILURES", 1)
+    monkeypatch.setattr(report, "NUM_EXPLAINED", 2)
+    begun = []
+
+    def interrupted(*arguments):
+        begun.append(sorted(path.name for path in (tmp_path / "runs" / "alone").glob("*.*")))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, "write_failures", interrupted)
+    for _ in range(2):  # the second is not refused
+        with pytest.raises(KeyboardInterrupt):
+            report.main(["--checkpoint", "alone.pt"])
+    assert begun == 2 * [["metrics.json", "predictions.npz"]]
+
+
 # ---- The whole command -----------------------------------------------------------------------------------
 
 
