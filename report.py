@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 import metrics
 from data import MEAN, Dataset, Normalize, first_copy, split_indices
-from gradcam import GradCAM, overlay, to_heatmap
+from gradcam import GradCAM, class_activation_maps, overlay, to_heatmap
 from page import against, plots, sections
 from page.page import enlarge, fill, interval, percent, plain, png, write_page
 from resnet_cifar import count_parameters_and_macs
-from running.console import CommandLine, Progress, run_main
+from running.console import CommandLine, Progress, duration, run_main
 from running.device import environment, pick_device
 from running.files import UserError, usable, whole_file, write_csv, write_json
 from running.folder import FAILURES, claim_folder, delete, find_checkpoint, read_history, results_folder
@@ -35,6 +35,7 @@ from train import last_cutmix_epoch, load_data, load_model, predict
 
 LAYER = "layer4"  # the stage that Grad-CAM explains; gradcam.py says why
 NUM_FAILURES = 20
+MAX_BROWSED = 2500  # misclassified images on the page, the most confident ones
 NUM_EXPLAINED = 100  # images for deletion and insertion
 NUM_RANDOMIZED = 40  # some of them, for the randomisation of the weights
 STEPS = 16  # of the deletion and insertion curves
@@ -104,12 +105,6 @@ def audit_duplicates(train: Dataset, test: Dataset, y_pred: Tensor) -> dict:
         "misclassified_as_labelled_there": int((relabelled & (y_pred[in_train] == of_train)).sum()),
         "accuracy_without_them": metrics.accuracy(test.labels[rest], y_pred[rest]) if rest.any() else None,
     }
-
-
-def labels_of_copies(train: Dataset, test: Dataset) -> dict[int, str]:
-    """Return {index of a test image: class of the training image with the same pixels}."""
-    copies, n = first_copy(torch.cat([train.images, test.images])).tolist(), len(train.labels)
-    return {i: train.class_names[train.labels[copy]] for i, copy in enumerate(copies[n:]) if copy < n}
 
 
 def audit_lookalikes(
@@ -211,9 +206,27 @@ def explain(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
         return torch.cat([cam(some.to(device), target.to(device)).cpu() for some, target in parts])
 
 
-def write_failures(out: Path, model: nn.Module, test: Dataset, failures: list[dict]) -> dict[str, Tensor]:
+@torch.inference_mode()
+def explain_mistakes(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+    """Return the maps of K classes for each image at layer4, float32 [N, K, h, w], from one forward pass.
+
+    model and images are as in `explain`; classes int64 [N, K].
+    """
+    maps, features, weight = [], [], model[1].fc.weight
+    hook = model[1].layer4.register_forward_hook(lambda layer, inputs, output: features.append(output))
+    for some, wanted in zip(images.split(100), classes.split(100), strict=True):
+        model(some.to(weight.device))
+        each = [class_activation_maps(features[-1], weight, part) for part in wanted.to(weight.device).T]
+        maps.append(torch.stack(each, dim=1).cpu())
+        features.clear()
+    hook.remove()
+    return torch.cat(maps)
+
+
+def write_failures(out: Path, test: Dataset, failures: list[dict], maps: Tensor) -> dict[str, Tensor]:
     """Write failures/ and gradcam/ in place of those of an earlier report, which may have had more.
 
+    maps, float [M, 2, h, w], begin with those of the failures for the predicted and for the true class.
     Returns the evidence for the "predicted" and for the "true" class, laid over the pictures, each
     uint8 [K, 3, 256, 256].
     """
@@ -222,10 +235,9 @@ def write_failures(out: Path, model: nn.Module, test: Dataset, failures: list[di
         return {}
     images = test.images[[row["test_index"] for row in failures]]
     pictures, evidence = enlarge(images, 8), {}
-    for kind in ("predicted", "true"):
-        classes = torch.tensor([test.class_names.index(row[f"{kind}_class"]) for row in failures])
-        maps = explain(model, images / 255, classes)
-        evidence[kind] = overlay(pictures / 255, to_heatmap(maps, pictures.shape[-1]))
+    for k, kind in enumerate(("predicted", "true")):
+        heatmaps = to_heatmap(maps[: len(failures), k], pictures.shape[-1])
+        evidence[kind] = overlay(pictures / 255, heatmaps)
     for row, *panels in zip(failures, pictures, evidence["predicted"], evidence["true"], strict=True):
         with whole_file(out / row["picture"]) as temporary:
             temporary.write_bytes(png(panels[0]))
@@ -345,15 +357,15 @@ def print_numbers(result: dict) -> None:
 
 
 def write_report(
-    path: Path, out: Path, device: torch.device, data_dir: str | None, other: Path | None
+    path: Path, out: Path, device: torch.device, data_dir: str | None, others: list[Path]
 ) -> None:
     """Evaluate the checkpoint at `path` and write everything into the folder `out`; see the options."""
     network, checkpoint = load_model(path, device)
     train, test = load_data(path, checkpoint, data_dir)
-    if other and other.resolve() == out.resolve():
-        raise UserError(f"--against {other} is the run itself: name another one")
-    if other:
-        against.read_predictions(other, test)
+    for other in others:
+        if other.resolve() == out.resolve():
+            raise UserError(f"--against {other} is the run itself: name another one")
+    predictions = {str(other): against.read_predictions(other, test) for other in others}
     claim_folder(out, path, checkpoint["sha256"])
     print(f"data     {test.provenance}")
     # What comes from outside is drawn first: a file that cannot be used costs no waiting.
@@ -369,7 +381,7 @@ def write_report(
         train_index, _ = split_indices(train, settings["val_fraction"], settings["seed"])
         trained_on = torch.zeros(len(train.labels), dtype=torch.bool)
         trained_on[train_index[: settings["limit_train"]]] = True
-        about = fill("network", **checkpoint)
+        about = fill("network", **checkpoint, duration=duration(sum(row["seconds"] for row in history)))
         print(f"network  {path}, epoch {checkpoint['epoch']}, on {device} in fp32")
         parts["training"] = sections.training(checkpoint, history, last_cutmix, plots_folder)
         layers = count_parameters_and_macs(network)
@@ -398,18 +410,21 @@ def write_report(
     # First of all results: it says of which checkpoint the folder is, should the rest be interrupted.
     write_json(out / "metrics.json", result)
     write_predictions(out / "predictions.npz", logits, test, checkpoint["sha256"])
-    evidence = write_failures(out, model, test, failures)
+    browsed = misclassified[:MAX_BROWSED]
+    classes = torch.stack([y_pred, test.labels], dim=1)[browsed]
+    maps = explain_mistakes(model, test.images[browsed] / 255, classes)
+    evidence = write_failures(out, test, failures, maps)
 
     # Draw the rest and fill the page.
-    copies = labels_of_copies(train, test)
+    nearest = {"images": train.images[index], "labels": train.labels[index], "similarity": similarity}
+    nearest["equal"] = (nearest["images"] == test.images).flatten(1).all(dim=1)
     parts["headline"] = sections.headline(result, about, test, plots_folder)
     parts["findings"] = sections.findings(result, probabilities, test, stress_findings)
-    comparison = against.section(out, other, test) if other else ""
+    comparison = against.section(out, predictions, test) if others else ""
     parts["failures"] = sections.failures(result, test, y_pred, comparison, plots_folder)
-    notes = {i: f"in the training set these pixels are labelled {plain(name)}" for i, name in copies.items()}
-    parts["mistakes"] = sections.mistakes(
-        misclassified, probabilities, failures, evidence, result, test, notes
-    )
+    answers = {name: values["probabilities"] for name, values in predictions.items()}
+    browser = sections.browser(misclassified, probabilities, maps, nearest, answers, test)
+    parts["mistakes"] = sections.mistakes(failures, evidence, nearest, browser, result, test)
     parts["confidence"] = sections.confidence(result, logits, test.labels, plots_folder)
     parts["explanations"] = sections.explanations(result["explanations"], plots_folder)
     parts["data"] = sections.data_set(result, test)
@@ -427,7 +442,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, help="the run folder (default: the newest under runs/)")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="default: best.pt of the run")
     parser.add_argument("--data-dir", help="where CIFAR-100 lies (default: as in training, else data)")
-    parser.add_argument("--against", type=Path, metavar="RUN", help="compare with this run's own report")
+    parser.add_argument(
+        "--against", type=Path, nargs="+", default=[], metavar="RUN", help="compare with runs already reported"
+    )
     args = parser.parse_args(argv)
     path, device = find_checkpoint(args.run, args.checkpoint), pick_device("auto")
     with full_float32(device):  # a number means the same on every machine

@@ -1,11 +1,10 @@
-"""Two runs on the same test images: the section that `report.py --run RUN --against OTHER` adds.
+"""Several runs on the same test images: the section that `report.py --run RUN --against OTHER ...` adds.
 
-Both are read from their folders: predictions.npz of report.py and, where it is there, stress.json.
+They are read from their folders: predictions.npz of report.py and, where it is there, stress.json.
 """
 
 import hashlib
 import json
-import math
 import zipfile
 from pathlib import Path
 
@@ -74,33 +73,47 @@ def fifteen_corruptions(run: Path, checkpoint_sha256: str) -> tuple[str, int, fl
     return None
 
 
-def section(run: Path, other: Path, test) -> Markup:
-    """Compare `run` with `other`; both have been reported on `test`, the test split, a data.Dataset."""
-    ours, theirs = read_predictions(run, test), read_predictions(other, test)
+def section(run: Path, others: dict[str, dict], test) -> Markup:
+    """Compare `run` with others, {folder: its predictions}, all reported on `test`, the test split.
+
+    Class by class and picture by picture it is compared with the first of them.
+    """
+    runs = {str(run): read_predictions(run, test), **others}
+    ours, theirs = list(runs.values())[:2]
     correct, other_correct = (values["y_pred"] == test.labels for values in (ours, theirs))
-    only_ours, only_theirs = correct & ~other_correct, other_correct & ~correct
-    counts = int(only_ours.sum()), int(only_theirs.sum())
-    stress = [
-        fifteen_corruptions(folder, values["checkpoint_sha256"])
-        for folder, values in ((run, ours), (other, theirs))
-    ]
     classes = compare_classes(test, correct, other_correct)
+    accuracies, right = several(test, runs)
     return fill(
         "against",
-        other=str(other),
+        first=next(iter(others)),
         num_test=len(test.labels),
-        number_table=number_table(test.labels, ours["probabilities"], theirs["probabilities"], *stress),
-        agreed=len(test.labels) - sum(counts),
-        only_ours=counts[0],
-        only_theirs=counts[1],
-        p=p_value(metrics.mcnemar_exact(*counts)),
+        num_runs=len(runs),
+        number_table=number_table(test, runs),
+        difference_table=difference_table(test, ours, others),
+        mean=accuracies.mean().item(),
+        deviation=f"{100 * accuracies.std().item():.2f}",
+        right=", ".join(f"{count:,} in {k}" for k, count in enumerate(right)),
         class_table=class_table(classes),
         num_classes=len(classes),
         uneven=sum(row["p"] < 0.05 for row in classes),
         by_chance=round(0.05 * len(classes)),
-        gained=flipped(test, only_ours, ours, theirs, "this run"),
-        lost=flipped(test, only_theirs, theirs, ours, "the other run"),
+        gained=flipped(test, correct & ~other_correct, ours, theirs, "this run"),
+        lost=flipped(test, other_correct & ~correct, theirs, ours, "the other run"),
     )
+
+
+def several(test, runs: dict[str, dict]) -> tuple[Tensor, list[int]]:
+    """Return the accuracies, float64 [K], and how many images are right in 0, 1, ..., K of the K runs."""
+    correct = torch.stack([values["y_pred"] == test.labels for values in runs.values()])
+    return correct.double().mean(dim=1), correct.sum(dim=0).bincount(minlength=len(runs) + 1).tolist()
+
+
+def churn(y_pred: Tensor, other: Tensor) -> float:
+    """Return the share of images that two networks answer differently, right or wrong.
+
+    Milani Fard et al., "Launch and Iterate: Reducing Prediction Churn", 2016, section 2.
+    """
+    return (y_pred != other).double().mean().item()
 
 
 def points(difference: float) -> str:
@@ -113,26 +126,40 @@ def p_value(p: float) -> str:
     return f"{p:.4f}" if p >= 0.0001 else "below 0.0001"
 
 
-def number_table(
-    y_true: Tensor, ours: Tensor, theirs: Tensor, stress: tuple | None, other_stress: tuple | None
-) -> Markup:
-    """The numbers of both runs, their difference, and its interval where one can be computed."""
-    headlines = [metrics.headline(y_true, rows) for rows in (ours, theirs)]
-    difference = metrics.bootstrap_difference(y_true, ours, theirs)
-    numbers = {name: [row[key] for row in headlines] for key, name in COMPARED.items()}
-    intervals = {name: difference[key] for key, name in COMPARED.items()}
-    numbers["expected calibration error"] = [
-        metrics.expected_calibration_error(y_true, rows) for rows in (ours, theirs)
-    ]
-    if stress and other_stress and stress[0] == other_stress[0]:  # the same images
-        numbers[f"mean of fifteen corruptions, {stress[1]:,} images"] = [stress[2], other_stress[2]]
+def number_table(test, runs: dict[str, dict]) -> Markup:
+    """The numbers of every run; the corruptions only if all were tested on the same images."""
+    stress = [fifteen_corruptions(Path(name), run["checkpoint_sha256"]) for name, run in runs.items()]
+    tested = None not in stress and len({sample for sample, _, _ in stress}) == 1
     rows = []
-    for name, (a, b) in numbers.items():
-        row = {"number": name, "this run": (percent(a, 2), a), "the other": (percent(b, 2), b)}
-        ends = intervals.get(name, {"low": math.nan})
-        text = f"{points(ends['low'])} to {points(ends['high'])}" if name in intervals else "–"
-        rows.append(row | {"difference": (points(a - b), a - b), "95 % interval": (text, ends["low"])})
-    return table("This run and the other", rows)
+    for k, (name, run) in enumerate(runs.items()):
+        numbers = metrics.headline(test.labels, run["probabilities"])
+        numbers = {words: numbers[key] for key, words in COMPARED.items()}
+        error = metrics.expected_calibration_error(test.labels, run["probabilities"])
+        numbers["calibration error"] = error
+        if tested:
+            numbers[f"fifteen corruptions, {stress[k][1]:,} images"] = stress[k][2]
+        shown = {words: (percent(value, 2), value) for words, value in numbers.items()}
+        rows.append({"run": name if k else f"{name} (this run)"} | shown)
+    return table("All runs", rows)
+
+
+def difference_table(test, ours: dict, others: dict[str, dict]) -> Markup:
+    """This run minus each of the others, on the same images."""
+    rows, correct = [], ours["y_pred"] == test.labels
+    for name, theirs in others.items():
+        row = {"this run minus": name}
+        difference = metrics.bootstrap_difference(
+            test.labels, ours["probabilities"], theirs["probabilities"]
+        )
+        for key, words in COMPARED.items():
+            value, low, high = (points(difference[key][part]) for part in ("value", "low", "high"))
+            row[words] = (f"{value} ({low} to {high})", difference[key]["value"])
+        other_correct = theirs["y_pred"] == test.labels
+        only = int((correct & ~other_correct).sum()), int((other_correct & ~correct).sum())
+        p = metrics.mcnemar_exact(*only)
+        row |= {"only this right": only[0], "only the other": only[1], "p": (p_value(p), p)}
+        rows.append(row | {"churn": churn(ours["y_pred"], theirs["y_pred"])})
+    return table("Differences", rows)
 
 
 def compare_classes(test, correct: Tensor, other_correct: Tensor) -> list[dict]:

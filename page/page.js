@@ -26,21 +26,31 @@ for (const table of document.querySelectorAll("table.sortable")) {
 for (const cell of document.querySelectorAll(".classes td[data-value]")) {
   if (cell.dataset.value <= 1) cell.style.setProperty("--value", cell.dataset.value);  // a bar behind it
 }
+for (const button of document.querySelectorAll("button.all-rows")) {  // the first ten are there, then all
+  const table = button.closest(".classes").querySelector("table");
+  table.classList.add("short");
+  button.addEventListener("click", () => {
+    table.classList.remove("short");
+    button.hidden = true;
+  });
+}
 
-// ---- Mistakes: their pictures are one, and what is known of them is one JSON.
+// ---- Mistakes: their pictures are one, those of the most similar training images another, and the rest is JSON.
 
-const KEYS = ["true", "predicted", "superclass", "predicted_superclass", "from", "to"];  // of a filter
+const NAMES = ["true", "predicted", "superclass", "predicted_superclass"];
+const KEYS = [...NAMES, "from", "to", "runs"];  // of a filter; "open" in the address is the file of a picture
 const AT_ONCE = 60;  // pictures
+const find = (id) => document.getElementById(id);
 
-const holder = document.getElementById("mistakes-data");
+const holder = find("mistakes-data");
 if (holder) {
-  const data = JSON.parse(holder.textContent);
-  browseMistakes(data);
-  for (const figure of document.querySelectorAll("figure[data-cells]")) pointAtCells(figure, data);
+  const data = JSON.parse(holder.textContent), sprites = ["wrong-images", "nearest-images"].map(find);
+  drawMatrix(data);
   for (const link of document.querySelectorAll("a[data-filter]")) {
     link.href = "#" + link.dataset.filter;
     link.addEventListener("click", () => { if (link.hash === location.hash) goTo(link.hash); });
   }
+  Promise.all(sprites.map((sprite) => sprite.decode())).then(() => browseMistakes(data, sprites));
 }
 
 // To go to the address that the page has already changes nothing, so the event is sent by hand.
@@ -53,44 +63,81 @@ function percent(share) {
   return `${(100 * share).toFixed(1)}\u00a0%`;
 }
 
-function superclassOf(data, c) {
-  return data.superclasses[data.superclass_of[c]];
-}
-
 // The names by which a filter finds a mistake.
 function namesOf(data, mistake) {
-  const predicted = mistake.classes[0];
+  const [truth, predicted] = [mistake.true, mistake.classes[0]];
   return {
-    true: data.classes[mistake.true],
+    true: data.classes[truth],
     predicted: data.classes[predicted],
-    superclass: superclassOf(data, mistake.true),
-    predicted_superclass: superclassOf(data, predicted),
+    superclass: data.superclasses[data.superclass_of[truth]],
+    predicted_superclass: data.superclasses[data.superclass_of[predicted]],
   };
 }
 
 function addressOf(filter) {
-  return "#" + new URLSearchParams(KEYS.filter((key) => filter[key]).map((key) => [key, filter[key]]));
+  const chosen = [...KEYS, "open"].filter((key) => filter[key]).map((key) => [key, filter[key]]);
+  return chosen.length ? "#" + new URLSearchParams(chosen) : "#mistakes";
 }
 
-function browseMistakes(data) {
-  const find = (id) => document.getElementById(id);
+// Draws picture `index` of a sprite with `columns` of 32x32 pixels in a row.
+function drawPicture(canvas, sprite, columns, index) {
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const [x, y] = [index % columns, Math.floor(index / columns)];
+  context.imageSmoothingEnabled = false;
+  context.drawImage(sprite, 32 * x, 32 * y, 32, 32, 0, 0, canvas.width, canvas.height);
+}
+
+// As gradcam.to_heatmap and gradcam.overlay do it: the map, enlarged bilinearly and scaled by its maximum, is
+// added as light to a dark grey copy of the picture, which the canvas shows already.
+function drawEvidence(canvas, map, cells, colours) {
+  const side = canvas.width, context = canvas.getContext("2d");
+  const pixels = context.getImageData(0, 0, side, side), heat = new Float64Array(side * side);
+  const places = [...Array(side).keys()].map((i) => {
+    const at = Math.min(cells - 1, Math.max(0, (i + 0.5) * cells / side - 0.5)), low = Math.floor(at);
+    return [low, Math.min(cells - 1, low + 1), at - low];
+  });
+  const between = (a, b, share) => a + (b - a) * share;
+  places.forEach(([top, bottom, down], i) => places.forEach(([left, right, across], j) => {
+    const row = (y) => between(map[y * cells + left], map[y * cells + right], across);
+    heat[i * side + j] = between(row(top), row(bottom), down);
+  }));
+  const peak = heat.reduce((a, b) => Math.max(a, b)) || 1;
+  heat.forEach((value, i) => {
+    const [red, green, blue] = pixels.data.subarray(4 * i, 4 * i + 3);
+    const dark = 0.35 * (0.2126 * red + 0.7152 * green + 0.0722 * blue) / 255;
+    const colour = 3 * Math.min(255, Math.floor(256 * value / peak));
+    for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = 255 * dark + (1 - dark) * colours[colour + c];
+  });
+  context.putImageData(pixels, 0, 0);
+}
+
+function bytes(base64) {
+  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+}
+
+function browseMistakes(data, sprites) {
   const [form, list, found, more, dialog] = ["filter", "thumbnails", "found", "more", "mistake"].map(find);
+  const maps = bytes(data.maps), colours = bytes(data.inferno), columns = data.columns;
+  const cells = Math.sqrt(maps.length / data.images.length / 2);  // of a map, in a row
   let chosen = [];  // the mistakes that fit the filter
   let open = 0;  // the one of them in the dialog
 
-  for (const key of KEYS.slice(0, 4)) {
+  data.images.forEach((mistake, index) => { mistake.index = index; });
+  for (const key of NAMES) {
     const names = key.includes("superclass") ? data.superclasses : data.classes;
     form.elements[key].append(...[...names].sort().map((name) => new Option(name, name)));
   }
+  form.elements.runs.parentElement.hidden = !data.runs.length;
 
   function fits(mistake, filter) {
     const names = namesOf(data, mistake), confidence = 100 * mistake.probabilities[0];
-    return KEYS.slice(0, 4).every((key) => !filter[key] || names[key] === filter[key])
-      && confidence >= Number(filter.from || 0) && confidence <= Number(filter.to || 100);
+    return NAMES.every((key) => !filter[key] || names[key] === filter[key])
+      && confidence >= Number(filter.from || 0) && confidence <= Number(filter.to || 100)
+      && !(filter.runs && mistake.others.some(([c]) => c === mistake.true));
   }
 
   function describe(filter) {
-    const unknown = KEYS.slice(0, 4).find((key) => filter[key] && form.elements[key].value !== filter[key]);
+    const unknown = NAMES.find((key) => filter[key] && form.elements[key].value !== filter[key]);
     if (unknown) {
       return `There is no ${unknown.includes("superclass") ? "superclass" : "class"} called ${filter[unknown]}.`;
     }
@@ -114,40 +161,40 @@ function browseMistakes(data) {
     more.hidden = list.children.length === chosen.length;
   }
 
-  function place(element, mistake) {
-    const index = data.images.indexOf(mistake);
-    const [x, y] = [index % data.columns, Math.floor(index / data.columns)];
-    const rows = Math.ceil(data.images.length / data.columns);
-    const share = (i, count) => `${100 * i / Math.max(1, count - 1)}%`;
-    element.style.backgroundPosition = `${share(x, data.columns)} ${share(y, rows)}`;
-  }
-
   function thumbnail(mistake) {
-    const names = namesOf(data, mistake);
-    const button = document.createElement("button"), picture = document.createElement("span");
-    const predicted = document.createElement("b"), truth = document.createElement("span");
+    const names = namesOf(data, mistake), button = document.createElement("button");
+    const [picture, predicted, truth] = ["canvas", "b", "span"].map((kind) => document.createElement(kind));
     button.type = "button";
-    picture.className = "sprite";
-    place(picture, mistake);
+    [picture.width, picture.height] = [32, 32];
+    drawPicture(picture, sprites[0], columns, mistake.index);
     predicted.textContent = `${names.predicted} ${percent(mistake.probabilities[0])}`;
     truth.textContent = `in truth ${names.true}`;
     button.append(picture, predicted, " ", truth);
-    button.addEventListener("click", () => {
-      enlarge(chosen.indexOf(mistake));
-      dialog.showModal();
-      find("mistake-next").focus();
-    });
+    button.addEventListener("click", () => enlarge(chosen.indexOf(mistake)));
     return button;
   }
 
   function enlarge(index) {
     open = (index + chosen.length) % chosen.length;
-    const mistake = chosen[open], names = namesOf(data, mistake);
-    place(find("mistake-picture"), mistake);
-    find("mistake-picture").setAttribute("aria-label", `a test image of the class ${names.true}`);
+    const mistake = chosen[open], names = namesOf(data, mistake), [label, similarity] = mistake.nearest;
     find("mistake-title").textContent = `${names.true}, taken for ${names.predicted}`;
-    find("mistake-file").textContent = mistake.file;
-    find("mistake-place").textContent = `${open + 1} of ${chosen.length}`;
+    ["mistake-picture", "evidence-predicted", "evidence-true"].forEach((id, k) => {
+      drawPicture(find(id), sprites[0], columns, mistake.index);
+      const start = (2 * mistake.index + k - 1) * cells ** 2;
+      if (k) drawEvidence(find(id), maps.subarray(start, start + cells ** 2), cells, colours);
+    });
+    drawPicture(find("mistake-nearest"), sprites[1], columns, mistake.index);
+    const captions = {
+      "mistake-picture": `test image: ${names.true}`,
+      "evidence-predicted": `evidence for ${names.predicted}`,
+      "evidence-true": `evidence for ${names.true}`,
+      "mistake-nearest": (mistake.equal ? "in the training set these pixels are labelled "
+        : `most similar training image (${similarity.toFixed(2)}): `) + data.classes[label],
+    };
+    for (const [id, text] of Object.entries(captions)) {
+      find(id).setAttribute("aria-label", text);
+      find(id).nextElementSibling.textContent = text;
+    }
     find("mistake-likely").replaceChildren(...mistake.classes.map((c, i) => {
       const item = document.createElement("li"), name = document.createElement("span");
       name.textContent = data.classes[c] + (c === mistake.true ? " (true class)" : "");
@@ -156,24 +203,37 @@ function browseMistakes(data) {
       item.append(name, ` ${percent(mistake.probabilities[i])}`);
       return item;
     }));
+    find("mistake-runs").textContent = mistake.others.map(([c, probability], i) =>
+      `${data.runs[i]} says ${data.classes[c]} (${percent(probability)}).`).join(" ");
+    find("mistake-file").textContent = mistake.file;
+    find("mistake-place").textContent = `${open + 1} of ${chosen.length}`;
+    history.replaceState(null, "", addressOf({ ...choice(), open: mistake.file }));
+    if (dialog.open) return;
+    dialog.showModal();
+    find("mistake-next").focus();
+  }
+
+  function choice() {
+    return Object.fromEntries(new FormData(form));
   }
 
   function readAddress() {
     const address = new URLSearchParams(location.hash.slice(1));
-    if (!KEYS.some((key) => address.has(key))) return false;
+    if (![...KEYS, "open"].some((key) => address.has(key))) return false;
     const filter = Object.fromEntries(KEYS.map((key) => [key, address.get(key) ?? ""]));
     for (const key of KEYS) form.elements[key].value = filter[key];
     show(filter);
     find("mistakes").focus();
     find("mistakes").scrollIntoView();
+    const wanted = chosen.findIndex((mistake) => mistake.file === address.get("open"));
+    if (wanted >= 0) enlarge(wanted);
+    else dialog.close();
     return true;
   }
 
   function readForm() {
-    const filter = Object.fromEntries(new FormData(form));
-    const address = addressOf(filter);
-    history.replaceState(null, "", address === "#" ? "#mistakes" : address);
-    show(filter);
+    history.replaceState(null, "", addressOf(choice()));
+    show(choice());
   }
 
   form.addEventListener("input", readForm);
@@ -183,6 +243,9 @@ function browseMistakes(data) {
     const next = list.children.length;
     showMore();
     list.children[next].focus();
+  });
+  find("show-evidence").addEventListener("input", (event) => {
+    for (const id of ["evidence-predicted", "evidence-true"]) find(id).parentElement.hidden = !event.target.checked;
   });
   find("mistake-previous").addEventListener("click", () => enlarge(open - 1));
   find("mistake-next").addEventListener("click", () => enlarge(open + 1));
@@ -195,6 +258,7 @@ function browseMistakes(data) {
     if (event.target === dialog) dialog.close();  // outside of it
   });
   dialog.addEventListener("close", () => {
+    history.replaceState(null, "", addressOf(choice()));
     // The filter may have changed since, so that there are fewer thumbnails or none.
     while (list.children.length <= open && !more.hidden) showMore();
     list.children[open]?.focus();
@@ -203,67 +267,90 @@ function browseMistakes(data) {
   if (!readAddress()) show({});
 }
 
-// ---- Confusion matrices: the cell under the pointer, or chosen by the arrow keys, says what it counts.
+// ---- The confusion matrix, drawn from its counts: a cell says what it counts and leads to its mistakes.
 
-function pointAtCells(figure, data) {
-  const keys = figure.dataset.cells.split(" "), coarse = keys[0] === "superclass";
-  // As in the plot, the classes stand in the order of their superclasses.
-  const order = [...data.classes.keys()].sort((a, b) => data.superclass_of[a] - data.superclass_of[b] || a - b);
-  const names = coarse ? data.superclasses : order.map((c) => data.classes[c]);
-  const place = (c) => coarse ? data.superclass_of[c] : order.indexOf(c);
-  const counts = names.map(() => names.map(() => 0));  // of the test images, by row and column
-  data.confusion.forEach((row, truth) => row.forEach((count, predicted) => {
-    counts[place(truth)][place(predicted)] += count;
-  }));
+function drawMatrix(data) {
+  const [form, canvas, mark, says] = ["matrix-choice", "matrix-cells", "matrix-mark", "matrix-says"].map(find);
+  const colours = bytes(data.inferno);
+  let names, groups, counts, [i, j] = [0, 0];
 
-  const svg = figure.querySelector("svg"), image = svg.querySelector("image");
-  const cover = document.createElement("div"), cells = document.createElement("button");
-  const mark = document.createElement("span"), says = document.createElement("output");
-  cover.className = "cover";
-  cells.className = "cells";
-  cells.type = "button";
-  cells.setAttribute("aria-label", "Cells: the arrow keys move, Enter shows the mistakes");
-  svg.replaceWith(cover);
-  cells.append(mark);
-  cover.append(svg, cells, says);
-  const [outer, inner] = [svg, image].map((element) => element.getBoundingClientRect());
-  cells.style.left = `${100 * (inner.left - outer.left) / outer.width}%`;
-  cells.style.top = `${100 * (inner.top - outer.top) / outer.height}%`;
-  cells.style.width = `${100 * inner.width / outer.width}%`;
-  cells.style.height = `${100 * inner.height / outer.height}%`;
+  function draw() {
+    const coarse = form.elements.by.value === "superclass", share = form.elements.numbers.value;
+    // The classes stand in the order of their superclasses.
+    const order = [...data.classes.keys()].sort((a, b) => data.superclass_of[a] - data.superclass_of[b] || a - b);
+    const place = (c) => coarse ? data.superclass_of[c] : order.indexOf(c);
+    names = coarse ? data.superclasses : order.map((c) => data.classes[c]);
+    groups = coarse ? [] : order.map((c) => data.superclass_of[c]);
+    counts = names.map(() => names.map(() => 0));  // of the test images, by row and column
+    data.confusion.forEach((row, truth) => row.forEach((count, predicted) => {
+      counts[place(truth)][place(predicted)] += count;
+    }));
+    const largest = Math.max(...counts.flat());
+    const side = coarse ? 40 : 10, context = canvas.getContext("2d");
+    canvas.width = canvas.height = side * names.length;
+    find("matrix").style.setProperty("--count", names.length);
+    for (const id of ["matrix-rows", "matrix-columns"]) {
+      find(id).replaceChildren(...names.map((name) => {
+        const item = document.createElement("li");
+        item.textContent = name;
+        return item;
+      }));
+    }
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    context.font = "14px system-ui, sans-serif";
+    counts.forEach((row, y) => row.forEach((count, x) => {
+      const whole = { count: largest, row: total(y), column: answers(x) }[share] || 1;
+      const level = Math.round(255 * Math.sqrt(count / whole));  // with the root small shares show as well
+      context.fillStyle = `rgb(${colours.subarray(3 * level, 3 * level + 3)})`;
+      context.fillRect(side * x, side * y, side, side);
+      context.fillStyle = level > 150 ? "black" : "white";
+      const number = share === "count" ? count : Math.round(100 * count / whole);
+      if (coarse && number) context.fillText(number, side * (x + 0.5), side * (y + 0.5));
+    }));
+    context.strokeStyle = "#aaaaaa";
+    for (let start = 0, end = 0; start < groups.length; start = end) {
+      while (groups[end] === groups[start]) end++;
+      context.strokeRect(side * start + 0.5, side * start + 0.5, side * (end - start) - 1, side * (end - start) - 1);
+    }
+    moveTo(i, j);
+  }
 
-  let [i, j] = [0, 0];
-  function moveTo(newRow, newColumn) {
-    const last = names.length - 1;
-    [i, j] = [newRow, newColumn].map((n) => Math.min(last, Math.max(0, n)));
-    mark.style.cssText = `left: ${100 * j / names.length}%; top: ${100 * i / names.length}%; `
-      + `width: ${100 / names.length}%; height: ${100 / names.length}%`;
-    const total = counts[i].reduce((sum, count) => sum + count), count = counts[i][j];
-    says.textContent = i === j ? `${names[i]}: ${count} of ${total} right${coarse ? " superclass" : ""}`
-      : `${names[i]} taken for ${names[j]}: ${count || "none"} of ${total}`;
-    says.classList.toggle("left", j > last / 2);
-    const edge = (cells.offsetLeft + (j + (j > last / 2 ? 0 : 1)) * cells.offsetWidth / names.length);
-    says.style.left = j > last / 2 ? "auto" : `${edge}px`;
-    says.style.right = j > last / 2 ? `${cover.offsetWidth - edge}px` : "auto";
-    says.style.top = `${cells.offsetTop + (i + (i > last / 2 ? -1 : 1)) * cells.offsetHeight / names.length}px`;
+  function total(row) {
+    return counts[row].reduce((sum, count) => sum + count, 0);
+  }
+  function answers(column) {
+    return counts.reduce((sum, row) => sum + row[column], 0);
+  }
+  function moveTo(row, column) {
+    [i, j] = [row, column].map((n) => Math.min(names.length - 1, Math.max(0, n)));
+    mark.style.cssText = `left: ${100 * j / names.length}%; top: ${100 * i / names.length}%`;
+    const of = { row: total(i), column: answers(j) }[form.elements.numbers.value] ?? total(i);
+    const what = i === j ? `${names[i]} is right` : `${names[i]} taken for ${names[j]}`;
+    says.textContent = `${what}: ${counts[i][j]} of ${of} ` + (form.elements.numbers.value === "column"
+      ? `answers “${names[j]}”` : `images of the ${groups.length ? "class" : "superclass"}`)
+      + (of ? ` (${percent(counts[i][j] / of)})` : "");
   }
   function point(event) {
-    const box = cells.getBoundingClientRect();
+    const box = canvas.getBoundingClientRect();
     moveTo(Math.floor((event.clientY - box.top) / box.height * names.length),
       Math.floor((event.clientX - box.left) / box.width * names.length));
   }
-  cells.addEventListener("pointermove", point);
-  cells.addEventListener("pointerdown", point);
-  cells.addEventListener("focus", () => moveTo(i, j));
-  cells.addEventListener("keydown", (event) => {
+  function lead() {
+    const [row, column] = groups.length ? NAMES.slice(0, 2) : NAMES.slice(2);
+    // A cell of the diagonal holds the right answers, so it leads to all mistakes of its class.
+    goTo(addressOf(i === j && groups.length ? { [row]: names[i] } : { [row]: names[i], [column]: names[j] }));
+  }
+  form.addEventListener("input", draw);
+  canvas.addEventListener("pointermove", point);
+  canvas.addEventListener("click", (event) => { point(event); lead(); });
+  canvas.addEventListener("keydown", (event) => {
     const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    if (event.key === "Enter") lead();
     if (!step) return;
     event.preventDefault();
     moveTo(i + step[0], j + step[1]);
     mark.scrollIntoView({ block: "nearest", inline: "nearest" });
   });
-  cells.addEventListener("click", () => {
-    // A cell of the diagonal holds the right answers, so it leads to all mistakes of its class.
-    goTo(addressOf(i === j && !coarse ? { [keys[0]]: names[i] } : { [keys[0]]: names[i], [keys[1]]: names[j] }));
-  });
+  draw();
 }

@@ -154,15 +154,21 @@ def table(label: str, rows: list[dict], sortable: bool = False) -> Markup:
 # ---- Pictures --------------------------------------------------------------------------------------------
 
 
+def save_plots(folder: Path, **figures: Figure) -> None:
+    """Write each figure to folder/<name>.png."""
+    for name, figure in figures.items():
+        with whole_file(folder / f"{name}.png") as temporary:
+            plots.save_png(figure, temporary)
+
+
 def plot(folder: Path, **figures: Figure) -> dict[str, Markup]:
     """Write each figure to folder/<name>.png and return it as SVG, {"plot_<name>": markup}.
 
     For those who do not see it, the titles say what it shows.
     """
+    save_plots(folder, **figures)
     svgs = {}
     for name, figure in figures.items():
-        with whole_file(folder / f"{name}.png") as temporary:
-            plots.save_png(figure, temporary)
         titles = [title for axes in figure.axes if (title := axes.get_title(loc="left"))]
         svgs[f"plot_{name}"] = Markup(plots.to_svg(figure, name, "; ".join(titles) or plain(name)))
     return svgs

@@ -10,6 +10,7 @@ import math
 import shlex
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from page.page import (
     plain,
     plot,
     png,
+    save_plots,
     table,
 )
 from running.console import duration, option
@@ -45,8 +47,7 @@ HEADLINE = {
 }
 # The first version of this pipeline, 40 epochs on CIFAR-100; the numbers to beat.
 NOTEBOOK = {"accuracy": 0.6596, "macro_precision": 0.6611, "macro_recall": 0.6596, "macro_f1": 0.6588}
-MAX_BROWSED = 2500  # misclassified images in the page, the most confident ones
-MAX_SPRITE = 1_400_000  # bytes of their pictures, whose quality falls until they fit
+MAX_SPRITE = 1_000_000  # bytes of the pictures of all mistakes, whose quality falls until they fit
 
 
 # ---- What was found --------------------------------------------------------------------------------------
@@ -93,7 +94,7 @@ def hardest_classes(result: dict) -> str:
 
 
 def headline(result: dict, network: Markup, test, folder: Path) -> Markup:
-    """What was trained; the headline metrics as cards, with those of the notebook if any, and as bars."""
+    """What was trained, and the headline metrics as cards, with those of the notebook if any."""
     notebook = NOTEBOOK if test.name == "cifar100" else {}
     cards = {}
     for key, name in HEADLINE.items():
@@ -102,13 +103,13 @@ def headline(result: dict, network: Markup, test, folder: Path) -> Markup:
         reference = str(notebook.get(key, -1))
         cards[f"card_{key}"] = fill("card", name=name, note=note, reference=reference, **result[key])
     bars = plots.headline_bars({name: result[key] for key, name in HEADLINE.items()})
+    save_plots(folder, headline_metrics=bars)
     return fill(
         "headline",
         **cards,
         data_set="CIFAR-100" if test.name == "cifar100" else "coloured shapes",
         network=network,
         notebook=fill("notebook") if notebook else "",
-        **plot(folder, headline_metrics=bars),
     )
 
 
@@ -152,21 +153,22 @@ def failures(result: dict, test, y_pred: Tensor, against: Markup, folder: Path) 
     sizes = test.superclass_of.bincount(minlength=len(superclasses)).tolist()
     in_order = [names[c] for c in order]
     worst = worst_classes(result)
-    figures = {
-        "worst_classes": plots.worst_classes(
+    save_plots(
+        folder,
+        worst_classes=plots.worst_classes(
             {plain(row["name"]): row["recall"] for row in worst},
             [plain(row["most_confused_with"]) for row in worst],
         ),
-        "confusion_matrix": plots.confusion_matrix(
+        confusion_matrix=plots.confusion_matrix(
             row_fractions(confusion[order][:, order]), in_order, dict(zip(superclasses, sizes, strict=True))
         ),
-        "superclass_confusion": plots.superclass_confusion(row_fractions(coarse), superclasses),
-    }
+        superclass_confusion=plots.superclass_confusion(row_fractions(coarse), superclasses),
+    )
     pairs = len(names) * (len(names) - 1)
     return fill(
         "failures",
         **result,
-        **plot(folder, **figures),
+        num_classes=len(names),
         chance_within_superclass=chance_within(test.superclass_of),
         hardest=hardest_classes(result),
         pairs=pairs,
@@ -203,9 +205,9 @@ def confused_pairs(pairs: list[dict], test, y_pred: Tensor) -> Markup:
 
 
 def class_table(classes: list[dict]) -> Markup:
-    """The sortable table of all classes."""
+    """The sortable table of all classes, those with the lowest recall first."""
     rows = []
-    for row in classes:
+    for row in sorted(classes, key=lambda row: row["recall"]):
         name, superclass, other = (plain(row[k]) for k in ("name", "superclass", "most_confused_with"))
         text = f"{other} ({row['most_confused_with_count']})"
         rows.append(
@@ -213,9 +215,8 @@ def class_table(classes: list[dict]) -> Markup:
                 "class": filter_link(name, true=name),
                 "superclass": filter_link(superclass, superclass=superclass),
                 "precision": row["precision"],
-                "recall = accuracy": row["recall"],
+                "recall": row["recall"],
                 "F1": row["f1"],
-                "test images": row["num_test"],
                 "most common mistake": filter_link(text, true=name, predicted=other) if other else "none",
             }
         )
@@ -226,26 +227,18 @@ def class_table(classes: list[dict]) -> Markup:
 
 
 def mistakes(
-    misclassified: Tensor,
-    probabilities: Tensor,
-    failures: list[dict],
-    evidence: dict[str, Tensor],
-    result: dict,
-    test,
-    notes: dict[int, str],
+    failures: list[dict], evidence: dict[str, Tensor], nearest: dict, browser: Markup | str, result: dict, test
 ) -> Markup:
-    """The misclassified images, and for the most confident of them the evidence for either class.
+    """The browser, and the most confident mistakes with the evidence for either class.
 
-    misclassified: their indices, int64, the most confident first. failures are the rows of failures.csv;
-    evidence is {"predicted" and "true": uint8 [K, 3, 256, 256]}, in the same order. notes: what is to be said
-    of some test images, by their indices.
+    failures are the rows of failures.csv; evidence is {"predicted" and "true": uint8 [K, 3, 256, 256]}, in
+    the same order; nearest is as in `browser`.
     """
-    names = [f"{name}; {notes[i]}" if i in notes else name for i, name in enumerate(test.filenames)]
     items = []
     for row, for_predicted, for_true in zip(failures, *evidence.values(), strict=True):
-        predicted, true = plain(row["predicted_class"]), plain(row["true_class"])
+        predicted, true, i = plain(row["predicted_class"]), plain(row["true_class"]), row["test_index"]
         panels = {
-            "picture": png(test.images[row["test_index"]]),
+            "picture": png(test.images[i]),
             f"evidence for {predicted}": jpeg(for_predicted),
             f"evidence for {true}": jpeg(for_true),
         }
@@ -253,13 +246,16 @@ def mistakes(
             fill("labelled_picture", picture=picture(content, f"{true}: {label}", 256), label=label)
             for label, content in panels.items()
         ]
-        shown = row | {"file_name": names[row["test_index"]]}
-        items.append(fill("mistake", **shown, panels=join(pictures), predicted=predicted, true=true))
+        label = plain(test.class_names[nearest["labels"][i]])
+        copied = fill("copied", label=label) if nearest["equal"][i] else ""
+        items.append(
+            fill("mistake", **row, panels=join(pictures), predicted=predicted, true=true, copied=copied)
+        )
     game = result["explanations"].get("pointing_game")
     controls = [f"{label} {percent(game[name]['value'])}" for name, label in CONTROLS.items()] if game else []
     return fill(
         "mistakes",
-        browser=browser(misclassified, probabilities, test, names) if len(misclassified) else "",
+        browser=browser,
         num_failures=len(items),
         layer=result["explanations"]["layer"],
         pointing_game=fill("pointing_game", **game, controls=", ".join(controls)) if game else "",
@@ -267,24 +263,41 @@ def mistakes(
     )
 
 
-def browser(misclassified: Tensor, probabilities: Tensor, test, names: list[str]) -> Markup:
-    """The images for the script to filter, at most MAX_BROWSED: their pictures as one, the rest as JSON.
+def browser(
+    misclassified: Tensor,
+    probabilities: Tensor,
+    maps: Tensor,
+    nearest: dict[str, Tensor],
+    others: dict[str, Tensor],
+    test,
+) -> Markup | str:
+    """The first M of the misclassified images for the script to filter: pictures, maps, and the rest as JSON.
 
-    names: what is shown as the file name of each test image.
+    maps, float32 [M, 2, h, h], are the evidence for the predicted and for the true class. nearest is what
+    most_similar found in the training set for each test image: images, labels, similarity, and whether the
+    two are equal. others: {name of another run: its probabilities, float32 [N, C]}.
     """
-    count, shown = len(misclassified), misclassified[:MAX_BROWSED]
+    if not len(maps):
+        return ""
+    count, shown = len(misclassified), misclassified[: len(maps)]
     columns = math.ceil(math.sqrt(len(shown)))
-    pixels = make_grid(test.images[shown], columns, padding=0)
-    for quality in (95, 85, 75, 65):
-        sprite = jpeg(pixels, quality)
-        if len(sprite) <= MAX_SPRITE:
-            break
     images = []
     for i in shown.tolist():
         likely = probabilities[i].argsort(descending=True, stable=True)[:5]  # the predicted class first
-        row = {"true": test.labels[i].item(), "classes": likely.tolist(), "file": names[i]}
-        images.append(row | {"probabilities": [round(p, 6) for p in probabilities[i, likely].tolist()]})
+        images.append(
+            {
+                "true": test.labels[i].item(),
+                "classes": likely.tolist(),
+                "probabilities": [round(p, 6) for p in probabilities[i, likely].tolist()],
+                "file": test.filenames[i],
+                "nearest": [nearest["labels"][i].item(), round(nearest["similarity"][i].item(), 2)],
+                "equal": nearest["equal"][i].item(),
+                "others": [[rows[i].argmax().item(), round(rows[i].max().item(), 6)] for rows in others.values()],
+            }
+        )
     confusion = metrics.confusion_matrix(test.labels, probabilities.argmax(dim=1), len(test.class_names))
+    peak = maps.amax(dim=(2, 3), keepdim=True)
+    inferno = matplotlib.colormaps["inferno"](range(256), bytes=True)[:, :3]
     data = {
         "classes": [plain(name) for name in test.class_names],
         "superclasses": [plain(name) for name in test.superclass_names],
@@ -292,16 +305,33 @@ def browser(misclassified: Tensor, probabilities: Tensor, test, names: list[str]
         "confusion": confusion.tolist(),  # of all test images
         "columns": columns,
         "images": images,
+        "maps": base64_bytes((255 * maps / peak.clamp(min=1e-30)).round()),
+        "inferno": base64_bytes(torch.from_numpy(inferno)),
+        "runs": list(others),
     }
     return fill(
         "browser",
         which=f"The {len(shown):,} most confident of {count:,}" if len(shown) < count else f"All {count:,}",
-        sprite=base64.b64encode(sprite).decode(),
-        columns=str(columns),
-        rows=str(math.ceil(len(shown) / columns)),
+        wrong_images=sprite(test.images[shown], columns),
+        nearest_images=sprite(nearest["images"][shown], columns),
         # With this escape no name can end the script element; JSON.parse reads it as the sign itself.
         data=Markup(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")),
     )
+
+
+def base64_bytes(values: Tensor) -> str:
+    """Return whole numbers from 0 to 255 as the base64 of their bytes."""
+    return base64.b64encode(values.to(torch.uint8).numpy().tobytes()).decode()
+
+
+def sprite(images: Tensor, columns: int) -> str:
+    """Return images, uint8 [N, 3, 32, 32], as one JPEG file in base64, so many of them in a row."""
+    pixels = make_grid(images, columns, padding=0)
+    for quality in (95, 85, 75, 65):
+        content = jpeg(pixels, quality)
+        if len(content) <= MAX_SPRITE:
+            break
+    return base64.b64encode(content).decode()
 
 
 # ---- How sure it is --------------------------------------------------------------------------------------

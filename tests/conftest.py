@@ -142,7 +142,10 @@ def reported_sets(small_sets):
 
 @pytest.fixture(scope="session")
 def reported(tmp_path_factory, finished, reported_sets):
-    """A run after report.py, for which made-up scores are right about more than half of the images."""
+    """A run after report.py, for which made-up scores are right about more than half of the images.
+
+    It is compared with a run called other, right about other images.
+    """
     import report
     import train
     from running.folder import load_checkpoint, save_checkpoint
@@ -155,10 +158,13 @@ def reported(tmp_path_factory, finished, reported_sets):
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(400, 100, generator=generator) + 4 * torch.eye(100)[test.labels]
     scores[torch.arange(40), (test.labels[:40] + 10) % 100] += 7  # some pairs are confused often
+    (out.parent / "other").mkdir()
+    other = 2 * torch.randn(400, 100, generator=generator) + 4 * torch.eye(100)[test.labels]
+    report.write_predictions(out.parent / "other" / "predictions.npz", other, test, "another checkpoint")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "load", lambda *args: reported_sets)
         patch.setattr(report, "predict", lambda *args, **more: scores)
         patch.setattr(report, "NUM_FAILURES", 2)
         patch.setattr(report, "NUM_EXPLAINED", 3)
-        assert report.main(["--run", str(out)]) == 0
+        assert report.main(["--run", str(out), "--against", str(out.parent / "other")]) == 0
     return out

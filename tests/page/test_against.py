@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import statistics
 
 import numpy as np
 import pytest
@@ -62,24 +63,28 @@ def two_runs(tmp_path, test_set):
     return a, b
 
 
-def test_the_section_says_what_loops_count(two_runs, test_set):
-    section = against.section(*two_runs, test_set)
-    seen = text(section)
-    assert f"The other run is {two_runs[1]} , with the same 300 test images" in seen
-    rows = cells(section, "This run and the other")
-    assert rows[0][:4] == ["accuracy", "96.67 %", "92.00 %", "+4.67"]
-    assert rows[3][:4] == ["mean of fifteen corruptions, 200 images", "50.00 %", "43.75 %", "+6.25"]
-    # Every answer has a confidence of 60 %, so all images are in one bin.
-    assert rows[2][:4] == ["expected calibration error", "36.67 %", "32.00 %", "+4.67"]
-    a, b = (torch.from_numpy(np.load(run / "predictions.npz")["probabilities"]) for run in two_runs)
-    for row, key in zip(rows, ("accuracy", "macro_f1"), strict=False):
-        low, high = (metrics.bootstrap_difference(test_set.labels, a, b)[key][end] for end in ("low", "high"))
-        assert row[4] == f"{100 * low:+.2f} to {100 * high:+.2f}"
+def compare(runs, test):
+    return against.section(runs[0], {str(run): against.read_predictions(run, test) for run in runs[1:]}, test)
 
-    assert "On 274 images both runs are right or both are wrong." in seen
-    assert "On 20 only this run is right, on 6 only the other." in seen
+
+def test_the_section_says_what_loops_count(two_runs, test_set):
+    section = compare(two_runs, test_set)
+    seen = text(section)
+    rows = cells(section, "All runs")
+    # Every answer has a confidence of 60 %, so all images are in one bin.
+    assert rows[0][:2] == [f"{two_runs[0]} (this run)", "96.67 %"] and rows[0][3:] == ["36.67 %", "50.00 %"]
+    assert rows[1][:2] == [str(two_runs[1]), "92.00 %"] and rows[1][3:] == ["32.00 %", "43.75 %"]
+    assert "fifteen corruptions, 200 images" in seen
+    a, b = (torch.from_numpy(np.load(run / "predictions.npz")["probabilities"]) for run in two_runs)
+    difference = metrics.bootstrap_difference(test_set.labels, a, b)["accuracy"]
+    low, high = (f"{100 * difference[end]:+.2f}" for end in ("low", "high"))
+    (row,) = cells(section, "Differences")
     p = 2 * sum([1, 26, 325, 2600, 14950, 65780, 230230]) / 2**26
-    assert f"would then be {p:.4f} (McNemar" in seen
+    # The 20 and the 6 images that only one run gets right are answered differently, the other 274 are not.
+    assert row[:2] == [str(two_runs[1]), f"+4.67 ({low} to {high})"]
+    assert row[3:] == ["20", "6", f"{p:.4f}", "8.7 %"]
+    assert "mean accuracy is 94.33 %, with a standard deviation of 3.30 percentage points" in seen
+    assert "4 in 0, 26 in 1, 270 in 2" in seen
     assert "with a p below 0.05 is 0; if both runs were equally good, up to about 5 would be expected" in seen
 
     hits = [[0] * C, [0] * C]
@@ -93,8 +98,24 @@ def test_the_section_says_what_loops_count(two_runs, test_set):
     assert [(row[0], row[3]) for row in rows] == [(name, f"{value:+d}") for name, value in expected]
 
 
+def test_three_runs_add_up(two_runs, tmp_path, test_set):
+    """A network against itself changes no answer; the counts are those of a loop."""
+    wrong = [set(range(10)), set(range(6, 30)), set(range(10))]
+    twin = write_run(tmp_path / "twin", test_set, torch.arange(10))
+    section = compare([*two_runs, twin], test_set)
+    accuracies = [100 - len(part) / 3 for part in wrong]
+    assert f"mean accuracy is {statistics.mean(accuracies):.2f} %" in text(section)
+    assert f"deviation of {statistics.stdev(accuracies):.2f} percentage points" in text(section)
+    right = [sum(i not in part for part in wrong) for i in range(300)]
+    assert ", ".join(f"{right.count(k)} in {k}" for k in range(4)) in text(section)
+    rows = cells(section, "Differences")
+    assert [row[0] for row in rows] == [str(two_runs[1]), str(twin)]
+    assert rows[1][1:] == ["+0.00 (+0.00 to +0.00)"] * 2 + ["0", "0", "1.0000", "0.0 %"]
+    assert "fifteen" not in text(section)  # the twin has no stress.json
+
+
 def test_pictures_flip_in_both_directions(two_runs, test_set):
-    section = against.section(*two_runs, test_set)
+    section = compare(two_runs, test_set)
     ours, theirs = section.split("Only the other run is right")
     ours = ours.split("Only this run is right")[1]
     assert (ours.count("<img"), theirs.count("<img")) == (against.NUM_FLIPPED, 6)
@@ -113,7 +134,7 @@ def test_corruptions_are_compared_only_on_the_same_images_of_these_checkpoints(t
     if key == "summary":  # the tests are not finished
         del results[key]
     file.write_text(json.dumps(results))
-    assert "mean of fifteen" not in against.section(*two_runs, test_set)
+    assert "fifteen" not in compare(two_runs, test_set)
 
 
 def test_runs_that_cannot_be_compared_are_refused(tmp_path, test_set, monkeypatch):
@@ -160,4 +181,5 @@ def test_the_command_compares_two_runs(reported, reported_sets, tmp_path, monkey
     assert_one_line(*outcome(capsys, report.main, [*argv, str(tmp_path / "b")]), "is the run itself")
     assert report.main([*argv, str(reported)]) == 0
     page = text((tmp_path / "b" / "report.html").read_text(encoding="utf-8"))
-    assert f"The other run is {reported} , with the same 400 test images" in page
+    assert "All 2 runs have answered the same 400 test images" in page
+    assert f"Against {reported} , class by class" in page or f"Against {reported}, class by class" in page

@@ -7,9 +7,15 @@ import os
 import time
 from urllib.parse import parse_qsl, urlencode
 
+import matplotlib
 import numpy as np
 import pytest
+import torch
 from chromium import Chromium, find_chromium
+
+from data import to_input
+from gradcam import GradCAM, overlay, to_heatmap
+from train import load_model
 
 pytestmark = [
     pytest.mark.slow,
@@ -20,6 +26,8 @@ pytestmark = [
 KEYS = {"Enter": 13, "Escape": 27, "Tab": 9, "ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40}
 FOUND = "document.getElementById('found').textContent"
 DIALOG = "document.getElementById('mistake')"
+CELLS = "document.getElementById('matrix-cells')"
+SAYS = "document.getElementById('matrix-says')"
 THUMBNAILS = "document.querySelectorAll('#thumbnails button')"
 
 
@@ -84,7 +92,7 @@ def test_no_error_no_request_to_outside_and_names_stay_text(opened):
     assert opened.address in urls and [u for u in urls if not u.startswith(("file:", "data:"))] == []
     assert not any(events.values())
     assert opened.evaluate("document.images.length") > 100
-    assert opened.evaluate("[...document.images].filter(i => !i.alt || !i.naturalWidth).length") == 0
+    assert opened.evaluate("[...document.images].filter(i => !i.closest('[hidden]') && !i.alt || !i.naturalWidth).length") == 0
     assert opened.evaluate("[...document.querySelectorAll('svg')].filter(s => !s.ariaLabel).length") == 0
     ids = "[...document.querySelectorAll('[id]')].map(e => e.id)"
     assert opened.evaluate(f"{ids}.length") == opened.evaluate(f"new Set({ids}).size")
@@ -136,40 +144,116 @@ def test_links_of_the_tables_lead_to_their_images(opened, misclassified):
         assert opened.evaluate(FOUND) == says(misclassified, fitting)
 
 
-@pytest.mark.parametrize("matrix", [0, 1])
-def test_a_cell_counts_all_its_images_and_leads_to_them(opened, misclassified, reported_sets, matrix):
-    """The figures stand in this order: by class, by superclass."""
+@pytest.mark.parametrize("coarse", [False, True])
+def test_a_cell_counts_all_its_images_and_leads_to_them(opened, misclassified, reported_sets, coarse):
     test = reported_sets[1]
     order = sorted(range(100), key=lambda c: (int(test.superclass_of[c]), c))
-    names = test.superclass_names if matrix else [test.class_names[c] for c in order]
-    total, columns = 400 // len(names), slice(2, 4) if matrix else slice(0, 2)
-    keys = ("superclass", "predicted_superclass") if matrix else ("true", "predicted")
+    names = test.superclass_names if coarse else [test.class_names[c] for c in order]
+    total, columns = 400 // len(names), slice(2, 4) if coarse else slice(0, 2)
+    keys = ("superclass", "predicted_superclass") if coarse else ("true", "predicted")
+    draw_matrix(opened, by=keys[0].replace("true", "class"), numbers="count")
+    labels = "[...document.querySelectorAll('#matrix-{} li')].map(item => item.textContent)"
+    assert opened.evaluate(labels.format("rows")) == opened.evaluate(labels.format("columns")) == names
     wrong_pair = next(row[columns] for row in misclassified if row[columns][0] != row[columns][1])
+    answers = {name: sum(row[columns][1] == name != row[columns][0] for row in misclassified) for name in names}
     for pair in (wrong_pair, (wrong_pair[0],) * 2):
         i, j = (names.index(name) for name in pair)
-        cells = f"document.querySelectorAll('.cells')[{matrix}]"
-        opened.evaluate(f"{cells}.scrollIntoView({{block: 'center'}})")
-        box = opened.evaluate(f"(b => [b.left, b.top, b.width, b.height])({cells}.getBoundingClientRect())")
+        opened.evaluate(f"{CELLS}.scrollIntoView({{block: 'center'}})")
+        box = opened.evaluate(f"(b => [b.left, b.top, b.width, b.height])({CELLS}.getBoundingClientRect())")
         x, y = box[0] + (j + 0.5) * box[2] / len(names), box[1] + (i + 0.5) * box[3] / len(names)
         if not 100 < y < 800:  # nor below the links at the top
             opened.evaluate(f"scrollBy({{top: {y - 450}, behavior: 'instant'}})")
             y = 450
         opened.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
         fitting = [row for row in misclassified if row[columns] == pair]
-        said = opened.evaluate(f"document.querySelectorAll('.cover output')[{matrix}].textContent")
-        if i == j:
-            wrong = sum(row[columns][0] == pair[0] != row[columns][1] for row in misclassified)
-            assert said.startswith(f"{pair[0]}: {total - wrong} of {total} right")
-        else:
-            assert said == f"{pair[0]} taken for {pair[1]}: {len(fitting)} of {total}"
+        wrong = sum(row[columns][0] == pair[0] != row[columns][1] for row in misclassified)
+        count = total - wrong if i == j else len(fitting)
+        what = f"{pair[0]} is right" if i == j else f"{pair[0]} taken for {pair[1]}"
+        said = opened.evaluate(f"{SAYS}.textContent")
+        assert said.startswith(f"{what}: {count} of {total} images of the ")
+        assert f"({100 * count / total:.1f}\xa0%)" in said
+        draw_matrix(opened, numbers="column")
+        opened.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        predicted = answers[pair[1]] + total - sum(
+            row[columns][0] == pair[1] != row[columns][1] for row in misclassified
+        )
+        assert opened.evaluate(f"{SAYS}.textContent").startswith(f"{what}: {count} of {predicted} answers")
+        draw_matrix(opened, numbers="count")
         for kind in ("mousePressed", "mouseReleased"):
             opened.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
         settle()
         chosen = dict(zip(keys, pair, strict=True))
-        if i == j and matrix == 0:
+        if i == j and not coarse:
             chosen, fitting = {"true": pair[0]}, [row for row in misclassified if row[0] == pair[0]]
         assert dict(parse_qsl(opened.evaluate("location.hash")[1:])) == chosen
         assert opened.evaluate(FOUND) == says(misclassified, fitting)
+
+
+def draw_matrix(browser, **chosen):
+    form = "document.getElementById('matrix-choice')"
+    for key, value in chosen.items():
+        browser.evaluate(f"{form}.elements[{key!r}].value = {value!r}")
+    browser.evaluate(f"{form}.dispatchEvent(new Event('input'))")
+
+
+@pytest.mark.parametrize("numbers", ["count", "row", "column"])
+def test_the_colour_of_a_cell_is_its_share(opened, misclassified, reported, reported_sets, numbers):
+    """Each share is counted a second time; the colour is that of matplotlib's inferno at its root."""
+    test, predictions = reported_sets[1], np.load(reported / "predictions.npz")
+    draw_matrix(opened, by="class", numbers=numbers)
+    order = np.array(sorted(range(100), key=lambda c: (int(test.superclass_of[c]), c)))
+    counts = np.zeros((100, 100))
+    for true, predicted in zip(predictions["y_true"], predictions["y_pred"], strict=True):
+        counts[true, predicted] += 1
+    whole = {"count": counts.max(), "row": counts.sum(1, keepdims=True), "column": counts.sum(0, keepdims=True)}
+    shares = (counts / np.maximum(1, whole[numbers]))[order][:, order]
+    pixels = f"{CELLS}.getContext('2d').getImageData(0, 0, 1000, 1000).data"
+    seen = np.array(opened.evaluate(f"[...{pixels}]")).reshape(1000, 1000, 4)[5::10, 5::10, :3]
+    expected = 255 * matplotlib.colormaps["inferno"](np.sqrt(shares))[..., :3]
+    assert np.abs(seen - expected).max() < 4
+
+
+@pytest.mark.parametrize("index", [0, 7, 23])
+def test_evidence_is_that_of_gradcam_and_overlay(opened, misclassified, reported, reported_sets, index):
+    """On the picture that the page holds, which is a JPEG; the maps are bytes."""
+    row, test = misclassified[index], reported_sets[1]
+    model, checkpoint = load_model(reported / "checkpoints" / "best.pt", torch.device("cpu"))
+    i = test.filenames.index(row[5])
+    x = to_input(test.images[i : i + 1], checkpoint["config"]["image_size"])
+    choose(opened)
+    opened.evaluate(f"{THUMBNAILS}[{index}].click()")
+
+    def pixels(canvas):
+        data = f"document.getElementById('{canvas}').getContext('2d').getImageData(0, 0, 256, 256).data"
+        return np.array(opened.evaluate(f"[...{data}]")).reshape(256, 256, 4)[..., :3]
+
+    picture = pixels("mistake-picture")
+    assert np.abs(picture[::8, ::8] - test.images[i].permute(1, 2, 0).numpy()).mean() < 12
+    shown = torch.from_numpy(picture / 255).float().permute(2, 0, 1)[None]
+    for kind, name in zip(("true", "predicted"), row[:2], strict=True):
+        with GradCAM(model, "layer4") as cam:
+            maps = cam(x, [test.class_names.index(name)])
+        expected = overlay(shown, to_heatmap(maps, 256))[0].permute(1, 2, 0).numpy()
+        difference = np.abs(pixels(f"evidence-{kind}") - expected.astype(int))
+        assert difference.max() <= 6 and difference.mean() < 1, (kind, difference.max(), difference.mean())
+    opened.evaluate("document.getElementById('show-evidence').click()")
+    assert "evidence for" not in opened.evaluate(f"{DIALOG}.innerText")
+    opened.evaluate("document.getElementById('show-evidence').click()")
+    assert f"evidence for {row[0]}" in opened.evaluate(f"{DIALOG}.innerText")
+    press(opened, "Escape")
+
+
+def test_what_other_runs_said(opened, misclassified, reported, reported_sets):
+    predictions, test = np.load(reported.parent / "other" / "predictions.npz"), reported_sets[1]
+    wrong = [row for row in misclassified if predictions["y_pred"][test.filenames.index(row[5])]
+             != test.class_names.index(row[0])]  # fmt: skip
+    assert choose(opened, runs="wrong") == says(misclassified, wrong) and 0 < len(wrong) < len(misclassified)
+    opened.evaluate(f"{THUMBNAILS}[0].click()")
+    i = test.filenames.index(wrong[0][5])
+    answer, probability = predictions["y_pred"][i], predictions["probabilities"][i].max().item()
+    said = f"says {test.class_names[answer]} ({100 * round(probability, 6):.1f}\xa0%)."
+    assert said in opened.evaluate(f"{DIALOG}.innerText")
+    press(opened, "Escape")
 
 
 def test_an_image_by_keyboard(opened, misclassified):
@@ -186,12 +270,19 @@ def test_an_image_by_keyboard(opened, misclassified):
             f"{100 * round(confidence, 6):.1f}\xa0%" in text
             and f"{index + 1} of {len(misclassified)}" in text
         )
+        assert dict(parse_qsl(opened.evaluate("location.hash")[1:])) == {"open": file}
+    address = opened.evaluate("location.href")
     press(opened, "Escape")
     assert opened.evaluate(f"document.activeElement === {THUMBNAILS}[2]")
-    opened.evaluate("document.querySelector('.cells').focus()")
-    before = opened.evaluate("document.querySelector('.cover output').textContent")
+    opened.open("about:blank")
+    opened.open(address)
+    settle()
+    assert misclassified[2][5] in opened.evaluate(f"{DIALOG}.innerText")
+    press(opened, "Escape")
+    opened.evaluate(f"{CELLS}.focus()")
+    before = opened.evaluate(f"{SAYS}.textContent")
     press(opened, "ArrowDown")
-    assert opened.evaluate("document.querySelector('.cover output').textContent") != before
+    assert opened.evaluate(f"{SAYS}.textContent") != before
     press(opened, "Enter")
     settle()
     assert opened.evaluate("document.activeElement.id") == "mistakes"

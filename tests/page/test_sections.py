@@ -5,6 +5,7 @@ import dataclasses
 import json
 import re
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -83,6 +84,7 @@ def test_the_matrix_shows_fractions_of_rows_in_the_order_of_superclasses(
     test = dataclasses.replace(small_sets[1], labels=labels, superclass_of=torch.arange(100) % 10)
     drawn = []
     monkeypatch.setattr(sections.plots, "confusion_matrix", lambda *values: drawn.append(values))
+    monkeypatch.setattr(sections, "save_plots", lambda folder, **figures: None)
     result = report.evaluate(10 * torch.eye(100)[y_pred], test, test)
     seen = text(sections.failures(result, test, y_pred, page.Markup(""), tmp_path))
     order = sorted(range(100), key=lambda c: (c % 10, c))
@@ -146,17 +148,31 @@ def test_data_section_counts_images_of_a_class_and_look_alikes(result, small_set
 # ---- The misclassified images ----------------------------------------------------------------------------
 
 
-def test_the_browser_holds_the_most_confident_with_their_pictures(logits, small_sets, monkeypatch):
-    probabilities = logits.softmax(dim=1)
+def nearest_images(test):
+    """Made up: the image after the next, with its label; the second one is a copy."""
+    nearest = {"images": test.images.roll(-2, 0), "labels": test.labels.roll(-2)}
+    nearest["similarity"] = torch.linspace(-1, 1, len(test.labels))
+    return nearest | {"equal": torch.arange(len(test.labels)) == 1}
+
+
+def decoded(section, name):
+    content = base64.b64decode(re.search(rf'id="{name}" src="data:image/jpeg;base64,(.*?)"', section)[1])
+    return decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8)).float()
+
+
+def test_the_browser_holds_the_most_confident_with_their_pictures(logits, small_sets):
+    probabilities, other = logits.softmax(dim=1), logits.flip(0).softmax(dim=1)
     hostile = '</script><b>"&'
     test = dataclasses.replace(small_sets[1], class_names=[hostile, *small_sets[1].class_names[1:]])
-    monkeypatch.setattr(sections, "MAX_BROWSED", 30)
     order = report.most_confident_misclassified(probabilities, test.labels)
-    section = sections.browser(order, probabilities, test, test.filenames)
+    maps = torch.rand(30, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    maps[3, 1] = 0  # there is no evidence
+    nearest = nearest_images(test)
+    section = sections.browser(order, probabilities, maps, nearest, {"another <run>": other}, test)
     assert f"The 30 most confident of {len(order)} wrong test images" in section
     content = re.search(r'id="mistakes-data">(.*?)</script>', section)[1]
     data = json.loads(content)
-    assert "<" not in content and data["classes"][0] == hostile
+    assert "<" not in content and data["classes"][0] == hostile and data["runs"] == ["another <run>"]
 
     rows, y_true = probabilities.tolist(), test.labels.tolist()
     pairs = [(true, row.index(max(row))) for true, row in zip(y_true, rows, strict=True)]
@@ -167,13 +183,27 @@ def test_the_browser_holds_the_most_confident_with_their_pictures(logits, small_
         likely = sorted(range(100), key=lambda c: -rows[i][c])[:5]
         assert (row["true"], row["classes"]) == (y_true[i], likely)
         assert row["probabilities"] == [round(rows[i][c], 6) for c in likely]
+        said = other[i].tolist()
+        assert row["others"] == [[said.index(max(said)), round(max(said), 6)]]
+        assert row["nearest"] == [y_true[(i + 2) % 100], round(-1 + 2 * i / 99, 2)]
+        assert row["equal"] == (i == 1)
 
-    jpeg = base64.b64decode(re.search(r"base64,(.*?)\)", section)[1])
-    sprite = decode_image(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8)).float()
-    assert data["columns"] == 6 and sprite.shape == (3, 32 * 5, 32 * 6) and "/ 600% 500%" in section
-    for place, i in enumerate(wrong):
-        y, x = 32 * (place // 6), 32 * (place % 6)
-        assert (sprite[:, y : y + 32, x : x + 32] - test.images[i]).abs().mean() < 12
+    levels = np.frombuffer(base64.b64decode(data["maps"]), dtype=np.uint8).reshape(30, 2, 16)
+    for seen, exact in zip(levels.reshape(60, 16), maps.reshape(60, 16).tolist(), strict=True):
+        assert all(
+            abs(level / 255 - value / max(max(exact), 1e-9)) < 0.002
+            for level, value in zip(seen, exact, strict=True)
+        )
+    colours = np.frombuffer(base64.b64decode(data["inferno"]), dtype=np.uint8).reshape(256, 3)
+    assert np.abs(colours - 255 * matplotlib.colormaps["inferno"](np.arange(256))[:, :3]).max() <= 1
+
+    for name, images in {"wrong-images": test.images, "nearest-images": nearest["images"]}.items():
+        sprite = decoded(section, name)
+        assert data["columns"] == 6 and sprite.shape == (3, 32 * 5, 32 * 6)
+        for place, i in enumerate(wrong):
+            y, x = 32 * (place // 6), 32 * (place % 6)
+            assert (sprite[:, y : y + 32, x : x + 32] - images[i]).abs().mean() < 12
+    assert sections.browser(order[:0], probabilities, maps[:0], nearest, {}, test) == ""
 
 
 @pytest.mark.slow
@@ -195,14 +225,18 @@ def test_a_page_stays_below_6_megabytes(small_sets, tmp_path, monkeypatch):
     result |= {"explanations": EXPLAINED, "lookalikes": LOOKALIKES}
     wrong = report.most_confident_misclassified(probabilities, test.labels)
     failures = report.list_failures(wrong, probabilities, test)
-    heatmaps = to_heatmap(torch.rand(20, 4, 4, generator=generator), 256)
+    maps = torch.rand(2500, 2, 4, 4, generator=generator)
+    heatmaps = to_heatmap(maps[:20, 0], 256)
     evidence = overlay(page.enlarge(images[wrong[:20]], 8) / 255, heatmaps)
     evidence = {"predicted": evidence, "true": evidence}
     stress = sections.stress_results(stress_content(), noise_pictures(), tmp_path)
+    nearest = nearest_images(test)
+    others = {f"runs/cifar100-seed{seed}": probabilities for seed in (1, 2)}
+    browser = sections.browser(wrong, probabilities, maps, nearest, others, test)
     parts = [
         sections.headline(result, page.Markup(""), test, tmp_path),
         sections.failures(result, test, logits.argmax(dim=1), page.Markup(""), tmp_path),
-        sections.mistakes(wrong, probabilities, failures, evidence, result, test, {}),
+        sections.mistakes(failures, evidence, nearest, browser, result, test),
         sections.confidence(result, logits, test.labels, tmp_path),
         sections.explanations(result["explanations"], tmp_path),
         sections.data_set(result, test),
