@@ -180,12 +180,20 @@ def superclass_accuracy(y_true: Tensor, y_pred: Tensor, superclass_of: Tensor) -
 def share_of_errors_within_superclass(y_true: Tensor, y_pred: Tensor, superclass_of: Tensor) -> float:
     """Return the fraction of the errors, in [0, 1], that stay in the true superclass; NaN with no error.
 
-    Arguments as in superclass_accuracy. If wrong predictions were uniform over the other C - 1 classes, the
-    fraction would be (m - 1) / (C - 1) with m classes in a superclass: 4 / 99 = 4.04 % on CIFAR-100.
+    Arguments as in superclass_accuracy.
     """
     y_true, y_pred = _integers("y_true", y_true), _integers("y_pred", y_pred, length=len(y_true))
     wrong = y_true != y_pred
     return superclass_accuracy(y_true[wrong], y_pred[wrong], superclass_of) if wrong.any() else math.nan
+
+
+def chance_within_superclass(superclass_of: Tensor) -> float:
+    """Return what that fraction would be if wrong answers were uniform over the other C - 1 classes.
+
+    superclass_of int64 [C]. With m classes in each superclass it is (m - 1) / (C - 1): 4.04 % on CIFAR-100.
+    """
+    sizes = superclass_of.bincount()[superclass_of].double()
+    return ((sizes - 1) / max(1, len(superclass_of) - 1)).mean().item()
 
 
 # ---- Do the probabilities mean what they say? ------------------------------------------------------------

@@ -3,7 +3,7 @@
     python report.py                       the newest run under runs/
     python report.py --run runs/shapes     that run
     python report.py --checkpoint FILE     a checkpoint alone; the report goes to runs/<its name>/
-    python report.py --run A --against B   A compared with B, which has been reported on the same test images
+    python report.py --run A --against B C   A compared with runs that have been reported on the same images
 
 Writes metrics.json, predictions.npz, plots/, failures/, gradcam/ and report.html into the run folder. The
 numbers are computed in metrics.py, in float32 on every machine; the words around them stand in page/*.html.
@@ -58,13 +58,20 @@ def evaluate(logits: Tensor, test: Dataset, train: Dataset, temperature: float |
         "num_test": len(y_true),
         "superclass_accuracy": metrics.superclass_accuracy(y_true, y_pred, test.superclass_of),
         "errors_within_superclass": finite(within),
+        "chance_within_superclass": metrics.chance_within_superclass(test.superclass_of),
         # From the logits: a probability that rounds to 0 would make it infinite.
         "negative_log_likelihood": F.cross_entropy(logits, y_true).item(),
         "brier_score": metrics.brier_score(y_true, probabilities),
         "expected_calibration_error": metrics.expected_calibration_error(y_true, probabilities),
         "aurc": metrics.aurc(y_true, probabilities),
     }
-    result["mean_confidence"] = probabilities.amax(dim=1).double().mean().item()
+    confidence = probabilities.amax(dim=1).double()
+    result["mean_confidence"], sure = confidence.mean().item(), confidence > 0.9
+    result["confident"] = {
+        "answers": int(sure.sum()),
+        "wrong": int((sure & (y_pred != y_true)).sum()),
+        "mean_confidence": finite(confidence[sure].mean().item()),
+    }
     if temperature is not None:
         scaled = (logits / temperature).softmax(dim=1)
         result |= {
@@ -108,13 +115,14 @@ def audit_duplicates(train: Dataset, test: Dataset, y_pred: Tensor) -> dict:
 
 
 def audit_lookalikes(
-    train: Dataset, trained_on: Tensor, test: Dataset, y_pred: Tensor, index: Tensor, similarity: Tensor
+    train: Dataset, test: Dataset, y_pred: Tensor, index: Tensor, similarity: Tensor, of_trained_on: Tensor
 ) -> dict:
     """Compare the accuracy on test images that look like a training image with that on the others.
 
-    trained_on bool: which training images the network has seen. index and similarity are those of
-    most_similar. Where the look-alike has the same label but was held out for validation, the network cannot
-    know it by heart: that tells whether such images are remembered or only easier.
+    index and similarity are those of most_similar in the training set, of_trained_on the similarities in the
+    part of it that the network has seen. Where the look-alike has the same label, but all look-alikes were
+    held out for validation, the network cannot know one by heart: that tells whether such images are
+    remembered or only easier.
     """
     right, label = y_pred == test.labels, train.labels[index]
     like = similarity >= LOOKALIKE
@@ -133,8 +141,9 @@ def audit_lookalikes(
         if len(part):
             row = {"from": low, "to": min(high, 1.0), "images": len(part)}
             result["by_similarity"].append(row | metrics.proportion(int(part.sum()), len(part)))
-    for name, group in {"trained_on": trained_on, "held_out": ~trained_on}.items():
-        part = right[same & group[index]]
+    seen = of_trained_on >= LOOKALIKE
+    for name, group in {"trained_on": seen, "held_out": ~seen}.items():
+        part = right[same & group]
         if len(part):
             accuracy = metrics.proportion(int(part.sum()), len(part))
             result[f"same_label_{name}"] = {"images": len(part)} | accuracy
@@ -399,7 +408,8 @@ def write_report(
     y_pred = probabilities.argmax(dim=1)
     result = {"checkpoint_sha256": checkpoint["sha256"]} | evaluate(logits, test, train, temperature)
     index, similarity = most_similar(test.images, train.images)
-    result["lookalikes"] = audit_lookalikes(train, trained_on, test, y_pred, index, similarity)
+    _, of_trained_on = most_similar(test.images, train.images[trained_on])
+    result["lookalikes"] = audit_lookalikes(train, test, y_pred, index, similarity, of_trained_on)
 
     # Find the failures and explain them.
     misclassified = most_confident_misclassified(probabilities, test.labels)
@@ -418,15 +428,16 @@ def write_report(
     # Draw the rest and fill the page.
     nearest = {"images": train.images[index], "labels": train.labels[index], "similarity": similarity}
     nearest["equal"] = (nearest["images"] == test.images).flatten(1).all(dim=1)
+    result |= sections.in_words(result)
     parts["headline"] = sections.headline(result, about, test, plots_folder)
-    parts["findings"] = sections.findings(result, probabilities, test, stress_findings)
+    parts["findings"] = fill("findings", **result, stress=stress_findings)
     comparison = against.section(out, predictions, test) if others else ""
     parts["failures"] = sections.failures(result, test, y_pred, comparison, plots_folder)
     answers = {name: values["probabilities"] for name, values in predictions.items()}
     browser = sections.browser(misclassified, probabilities, maps, nearest, answers, test)
     parts["mistakes"] = sections.mistakes(failures, evidence, nearest, browser, result, test)
     parts["confidence"] = sections.confidence(result, logits, test.labels, plots_folder)
-    parts["explanations"] = sections.explanations(result["explanations"], plots_folder)
+    parts["explanations"] = sections.explanations(result, plots_folder)
     parts["data"] = sections.data_set(result, test)
     write_page(out / "report.html", run=out.name, **parts)
 
@@ -442,9 +453,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, help="the run folder (default: the newest under runs/)")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="default: best.pt of the run")
     parser.add_argument("--data-dir", help="where CIFAR-100 lies (default: as in training, else data)")
-    parser.add_argument(
-        "--against", type=Path, nargs="+", default=[], metavar="RUN", help="compare with runs already reported"
-    )
+    help = "compare with other runs after their own reports"
+    parser.add_argument("--against", type=Path, nargs="+", default=[], metavar="RUN", help=help)
     args = parser.parse_args(argv)
     path, device = find_checkpoint(args.run, args.checkpoint), pick_device("auto")
     with full_float32(device):  # a number means the same on every machine

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 import metrics
-from page.page import Markup, fill, filter_link, join, percent, picture, plain, png, table
+from page.page import Markup, fill, filter_link, percent, plain, table
 from running.files import UserError, check_file, read_file, usable
 
 COMPARED = {"accuracy": "accuracy", "macro_f1": "macro F1"}
 NUM_CLASSES = 5  # of those that gained most, and as many of those that lost most
 MAX_UNPACKED = 200_000_000  # bytes; the predictions of 10,000 images and 100 classes have 4 MB
-NUM_FLIPPED = 8  # pictures in either direction
 
 
 def digest(images: Tensor) -> str:
@@ -76,7 +75,7 @@ def fifteen_corruptions(run: Path, checkpoint_sha256: str) -> tuple[str, int, fl
 def section(run: Path, others: dict[str, dict], test) -> Markup:
     """Compare `run` with others, {folder: its predictions}, all reported on `test`, the test split.
 
-    Class by class and picture by picture it is compared with the first of them.
+    Class by class it is compared with the first of them.
     """
     runs = {str(run): read_predictions(run, test), **others}
     ours, theirs = list(runs.values())[:2]
@@ -97,8 +96,6 @@ def section(run: Path, others: dict[str, dict], test) -> Markup:
         num_classes=len(classes),
         uneven=sum(row["p"] < 0.05 for row in classes),
         by_chance=round(0.05 * len(classes)),
-        gained=flipped(test, correct & ~other_correct, ours, theirs, "this run"),
-        lost=flipped(test, other_correct & ~correct, theirs, ours, "the other run"),
     )
 
 
@@ -148,9 +145,7 @@ def difference_table(test, ours: dict, others: dict[str, dict]) -> Markup:
     rows, correct = [], ours["y_pred"] == test.labels
     for name, theirs in others.items():
         row = {"this run minus": name}
-        difference = metrics.bootstrap_difference(
-            test.labels, ours["probabilities"], theirs["probabilities"]
-        )
+        difference = metrics.bootstrap_difference(test.labels, ours["probabilities"], theirs["probabilities"])
         for key, words in COMPARED.items():
             value, low, high = (points(difference[key][part]) for part in ("value", "low", "high"))
             row[words] = (f"{value} ({low} to {high})", difference[key]["value"])
@@ -185,20 +180,3 @@ def class_table(classes: list[dict]) -> Markup:
         shown["images"] = (f"{row['gained']:+d}", row["gained"])
         rows.append(shown | {"p": (p_value(row["p"]), row["p"])})
     return table("Classes that gained and lost most", rows)
-
-
-def flipped(test, chosen: Tensor, better: dict, worse: dict, who: str) -> Markup:
-    """Pictures that only `better` recognises, those first whose true class gained most in probability.
-
-    chosen, bool [N], are the images that `who`, which is `better` in words, alone recognises.
-    """
-    index = torch.nonzero(chosen).flatten()
-    truth = test.labels[index]
-    gain = better["probabilities"][index, truth] - worse["probabilities"][index, truth]
-    pictures = []
-    for i in index[gain.argsort(descending=True, stable=True)][:NUM_FLIPPED].tolist():
-        true, wrong = (plain(test.class_names[c]) for c in (test.labels[i], worse["y_pred"][i]))
-        label = f"{true}, not {wrong} ({percent(worse['probabilities'][i].max().item(), 0)})"
-        shown = picture(png(test.images[i]), f"{true}, which only {who} recognises", 96)
-        pictures.append(fill("labelled_picture", picture=shown, label=label))
-    return join(pictures)

@@ -133,7 +133,7 @@ function browseMistakes(data, sprites) {
     const names = namesOf(data, mistake), confidence = 100 * mistake.probabilities[0];
     return NAMES.every((key) => !filter[key] || names[key] === filter[key])
       && confidence >= Number(filter.from || 0) && confidence <= Number(filter.to || 100)
-      && !(filter.runs && mistake.others.some(([c]) => c === mistake.true));
+      && (!filter.runs || mistake.others.some(([c]) => c === mistake.true) === (filter.runs === "right"));
   }
 
   function describe(filter) {

@@ -24,6 +24,7 @@ from page import plots
 from running.files import whole_file
 
 FOLDER = Path(__file__).resolve().parent
+NUMBER_END = "\N{NO-BREAK SPACE}%"  # no line ends between a number and its sign
 
 
 # ---- Templates -------------------------------------------------------------------------------------------
@@ -49,7 +50,7 @@ class Values(dict):
         value = self
         for key in path.split("."):
             value = dict.__getitem__(value, key)
-        return escape(format(value, how).replace("%", " %")) if how else show(value)
+        return escape(format(value, how).replace("%", NUMBER_END)) if how else show(value)
 
 
 def read_templates() -> dict[str, PageTemplate]:
@@ -57,7 +58,8 @@ def read_templates() -> dict[str, PageTemplate]:
     texts = {path.stem: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.html")}
     _, *parts = re.split(r"<!-- (\w+) -->\n", texts.pop("pieces"))
     texts |= dict(zip(parts[::2], parts[1::2], strict=True))
-    return {name: PageTemplate(text.strip()) for name, text in texts.items()}
+    texts = {name: re.sub(r"(?<=\d) %", NUMBER_END, text.strip()) for name, text in texts.items()}
+    return {name: PageTemplate(text) for name, text in texts.items()}
 
 
 TEMPLATES = read_templates()
@@ -114,12 +116,12 @@ def percent(value: float | None, digits: int = 1) -> str:
     """Return 0.1234 as "12.3 %", NaN as a dash, and None, the fraction of nothing, as "none"."""
     if value is None:
         return "none"
-    return "–" if math.isnan(value) else f"{100 * value:.{digits}f} %"
+    return "–" if math.isnan(value) else f"{100 * value:.{digits}f}{NUMBER_END}"
 
 
 def interval(ends: dict, digits: int = 1) -> str:
     """Return the ends of an interval, `low` and `high`, as "95 % interval 12.3 to 45.6 %"."""
-    return f"95 % interval {100 * ends['low']:.{digits}f} to {100 * ends['high']:.{digits}f} %"
+    return f"95{NUMBER_END} interval {100 * ends['low']:.{digits}f} to {percent(ends['high'], digits)}"
 
 
 def plain(name: str) -> str:

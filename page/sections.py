@@ -8,6 +8,7 @@ import base64
 import json
 import math
 import shlex
+from operator import itemgetter
 from pathlib import Path
 
 import matplotlib
@@ -47,35 +48,41 @@ HEADLINE = {
 }
 # The first version of this pipeline, 40 epochs on CIFAR-100; the numbers to beat.
 NOTEBOOK = {"accuracy": 0.6596, "macro_precision": 0.6611, "macro_recall": 0.6596, "macro_f1": 0.6588}
+CONTROLS = {
+    "random": "random maps of the same size",
+    "centre": "a Gaussian in the centre",
+    "other_image": "the map of another image",
+}
+BETTER = {"deletion": -1, "insertion": 1}  # the sign of a difference in favour of Grad-CAM
 MAX_SPRITE = 1_000_000  # bytes of the pictures of all mistakes, whose quality falls until they fit
 
 
 # ---- What was found --------------------------------------------------------------------------------------
 
 
-def findings(result: dict, probabilities: Tensor, test, stress: Markup | str) -> Markup:
-    """What was found, in sentences that lead to their sections; `stress` are those of the stress tests."""
-    highest, y_pred = probabilities.max(dim=1)
+def in_words(result: dict) -> dict[str, str]:
+    """Return what several sections say of the numbers in `result`, for their templates."""
+    worst = [f"{plain(row['name'])} ({percent(row['recall'], 0)})" for row in worst_classes(result)[:3]]
     pairs = [
         f"{plain(pair['true'])} taken for {plain(pair['predicted'])} ({pair['count']} images)"
         for pair in result["most_confused_pairs"][:3]
     ]
-    verdicts = {f"{mode}_verdict": verdict(result["explanations"][mode], mode) for mode in BETTER}
-    return fill(
-        "findings",
-        **result,
-        **verdicts,
-        chance_within_superclass=chance_within(test.superclass_of),
-        hardest=hardest_classes(result),
-        pairs=listed(pairs) if pairs else "none",
-        side=side(result["mean_confidence"], result["accuracy"]),
-        after=temperature_scaling("after_temperature", result),
-        num_sure=int((highest > 0.9).sum()),
-        num_wrong_and_sure=int((highest[y_pred != test.labels] > 0.9).sum()),
-        sure_confidence=highest[highest > 0.9].double().mean().item(),
-        stress=stress,
-        held_out=held_out(result["lookalikes"]),
-    )
+    words = {
+        "hardest": listed(worst),
+        "pairs": listed(pairs) if pairs else "none",
+        "side": side(result["mean_confidence"], result["accuracy"]),
+        "after_temperature": "",
+        "temperature_scaling": "",
+        "held_out": "",
+    }
+    if "temperature" in result:
+        after = side(result["mean_confidence_after_temperature"], result["accuracy"])
+        for name in ("after_temperature", "temperature_scaling"):
+            words[name] = fill(name, **result, after=after)
+    like = result["lookalikes"]
+    if all(f"same_label_{name}" in like for name in ("trained_on", "held_out")):
+        words["held_out"] = fill("held_out", **like)
+    return words | {f"{mode}_verdict": verdict(result["explanations"][mode], mode) for mode in BETTER}
 
 
 def worst_classes(result: dict) -> list[dict]:
@@ -83,11 +90,27 @@ def worst_classes(result: dict) -> list[dict]:
     return sorted((row for row in result["classes"] if row["num_test"]), key=lambda row: row["recall"])[:10]
 
 
-def hardest_classes(result: dict) -> str:
-    """Return three of them in words."""
-    return listed(
-        [f"{plain(row['name'])} ({percent(row['recall'], 0)})" for row in worst_classes(result)[:3]]
-    )
+def listed(words: list[str]) -> str:
+    """Return words as "a", "a and b" or "a, b and c"."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def side(mean_confidence: float, accuracy: dict) -> str:
+    """Name the side of the accuracy on which the mean confidence is, if it is outside of the interval."""
+    if accuracy["low"] <= mean_confidence <= accuracy["high"]:
+        return "neither clearly overconfident nor clearly underconfident"
+    return "overconfident" if mean_confidence > accuracy["value"] else "underconfident"
+
+
+def verdict(rows: dict[str, dict], mode: str) -> str:
+    """Say of which controls Grad-CAM is better or worse by more than two standard errors."""
+    groups = {"better than": [], "not told apart from": [], "worse than": []}
+    for name, label in CONTROLS.items():
+        row = rows[name]["gradcam_less_this"]
+        gain, error = BETTER[mode] * row["value"], 2 * row["standard_error"]
+        kind = "better than" if gain > error else "worse than" if gain < -error else "not told apart from"
+        groups[kind].append(label)
+    return "; ".join(f"{kind} {listed(labels)}" for kind, labels in groups.items() if labels)
 
 
 # ---- The head and the training ---------------------------------------------------------------------------
@@ -169,9 +192,7 @@ def failures(result: dict, test, y_pred: Tensor, against: Markup, folder: Path) 
         "failures",
         **result,
         num_classes=len(names),
-        chance_within_superclass=chance_within(test.superclass_of),
-        hardest=hardest_classes(result),
-        pairs=pairs,
+        num_pairs=pairs,
         empty_pairs=pairs - int((confusion.clone().fill_diagonal_(0) > 0).sum()),
         confused_pairs=confused_pairs(result["most_confused_pairs"][:10], test, y_pred),
         class_table=class_table(result["classes"]),
@@ -182,12 +203,6 @@ def failures(result: dict, test, y_pred: Tensor, against: Markup, folder: Path) 
 def row_fractions(confusion: Tensor) -> np.ndarray:
     """Divide each row of a confusion matrix by its sum; a row without samples stays 0."""
     return (confusion / confusion.sum(dim=1, keepdim=True).clamp(min=1)).numpy()
-
-
-def chance_within(superclass_of: Tensor) -> float:
-    """Return the mean over the classes of the fraction of other classes that are in the same superclass."""
-    sizes = superclass_of.bincount()[superclass_of].double()
-    return ((sizes - 1) / max(1, len(superclass_of) - 1)).mean().item()
 
 
 def confused_pairs(pairs: list[dict], test, y_pred: Tensor) -> Markup:
@@ -227,7 +242,7 @@ def class_table(classes: list[dict]) -> Markup:
 
 
 def mistakes(
-    failures: list[dict], evidence: dict[str, Tensor], nearest: dict, browser: Markup | str, result: dict, test
+    failures: list[dict], evidence: dict[str, Tensor], nearest: dict, browser: str, result: dict, test
 ) -> Markup:
     """The browser, and the most confident mistakes with the evidence for either class.
 
@@ -284,6 +299,7 @@ def browser(
     images = []
     for i in shown.tolist():
         likely = probabilities[i].argsort(descending=True, stable=True)[:5]  # the predicted class first
+        said = [rows[i] for rows in others.values()]
         images.append(
             {
                 "true": test.labels[i].item(),
@@ -292,7 +308,7 @@ def browser(
                 "file": test.filenames[i],
                 "nearest": [nearest["labels"][i].item(), round(nearest["similarity"][i].item(), 2)],
                 "equal": nearest["equal"][i].item(),
-                "others": [[rows[i].argmax().item(), round(rows[i].max().item(), 6)] for rows in others.values()],
+                "others": [[row.argmax().item(), round(row.max().item(), 6)] for row in said],
             }
         )
     confusion = metrics.confusion_matrix(test.labels, probabilities.argmax(dim=1), len(test.class_names))
@@ -327,7 +343,7 @@ def base64_bytes(values: Tensor) -> str:
 def sprite(images: Tensor, columns: int) -> str:
     """Return images, uint8 [N, 3, 32, 32], as one JPEG file in base64, so many of them in a row."""
     pixels = make_grid(images, columns, padding=0)
-    for quality in (95, 85, 75, 65):
+    for quality in range(95, 15, -10):
         content = jpeg(pixels, quality)
         if len(content) <= MAX_SPRITE:
             break
@@ -356,30 +372,10 @@ def confidence(result: dict, logits: Tensor, y_true: Tensor, folder: Path) -> Ma
     return fill(
         "confidence",
         **result,
-        temperature_scaling=temperature_scaling("temperature_scaling", result),
-        side=side(result["mean_confidence"], result["accuracy"]),
-        num_sure=int((highest > 0.9).sum()),
-        num_wrong_and_sure=int((highest[~correct] > 0.9).sum()),
         risk_at_half=float(risk[(len(risk) - 1) // 2]),
         risk_at_full=float(risk[-1]),
         **plot(folder, reliability=plots.reliability(bins), confidence=histogram, risk_coverage=curve),
     )
-
-
-def temperature_scaling(template: str, result: dict) -> Markup | str:
-    """What the temperature changes on the test split, and on which side it leaves the network."""
-    if "temperature" not in result:
-        return ""
-    return fill(
-        template, **result, after=side(result["mean_confidence_after_temperature"], result["accuracy"])
-    )
-
-
-def side(mean_confidence: float, accuracy: dict) -> str:
-    """Name the side of the accuracy on which the mean confidence is, if it is outside of the interval."""
-    if accuracy["low"] <= mean_confidence <= accuracy["high"]:
-        return "neither clearly overconfident nor clearly underconfident"
-    return "overconfident" if mean_confidence > accuracy["value"] else "underconfident"
 
 
 # ---- Where it breaks -------------------------------------------------------------------------------------
@@ -396,16 +392,15 @@ def stress(file: Path, checkpoint_sha256: str, images: Tensor, folder: Path) -> 
             results = json.loads(read_file(file))
             of_this = results["checkpoint_sha256"] == checkpoint_sha256 and "summary" in results
             if of_this and all(f"{name}/5" in results["tests"] for name in CORRUPTIONS):
-                rows = results["summary"]["by_severity"]
-                words = {"severity_5": rows[5], "shift_verdict": shift_verdict(rows)}
-                found = fill("stress_findings", **results, **words)
-                return stress_results(results, examples(images), folder), found
+                return stress_results(results, examples(images), folder)
     return fill("no_stress"), ""
 
 
-def stress_results(results: dict, pictures: dict[str, np.ndarray], folder: Path) -> Markup:
+def stress_results(results: dict, pictures: dict[str, np.ndarray], folder: Path) -> tuple[Markup, Markup]:
     """The same from a finished stress.json; pictures are those of corruptions.examples."""
     tests, summary = results["tests"], results["summary"]
+    rows = summary["by_severity"]
+    results = results | {"severity_1": rows[1], "severity_5": rows[5], "shift": shift_verdict(rows)}
     corruptions = []
     for name in pictures:
         values = [tests[f"{name}/{severity}"]["accuracy"]["value"] for severity in range(1, 6)]
@@ -419,33 +414,25 @@ def stress_results(results: dict, pictures: dict[str, np.ndarray], folder: Path)
         for row in summary["classes_that_break_first"]
     ]
     checks = [
-        {
-            "result": "passed" if row["passed"] else "FAILED",
-            "check": row["name"],
-            "what was found": row["detail"],
-        }
-        for row in results["checks"]
+        {"result": "passed" if passed else "FAILED", "check": name, "what was found": detail}
+        for name, passed, detail in map(itemgetter("name", "passed", "detail"), results["checks"])
     ]
     clean = tests["clean/0"]
-    return fill(
+    section = fill(
         "stress",
         **results,
         **plot(folder, **plots.stress_figures(results, pictures), stress_fourier=heatmap),
         clean_side=side(clean["mean_confidence"], clean["accuracy"]),
         corrupted_side=side(summary["mean_confidence"]["all"], summary["mean_accuracy"]["all"]),
         published=fill("published", **results) if "published" in summary["mean_accuracy"] else "",
-        at_severity_1=sum(row["1"] for row in corruptions) / len(corruptions),
-        at_severity_5=sum(row["5"] for row in corruptions) / len(corruptions),
         hardest=", ".join(f"{row['corruption']} ({percent(row['mean'])})" for row in hardest),
         corruption_table=table("Every corruption", corruptions, sortable=True),
-        severity_table=severity_table(summary["by_severity"]),
-        shift_verdict=shift_verdict(summary["by_severity"]),
-        broken=fill("broken", table=table("Classes that break first", broken))
-        if broken
-        else fill("few_images"),
+        severity_table=severity_table(rows),
+        broken=table("Classes that break first", broken) if broken else fill("few_images"),
         apgd_epsilons=", ".join(f"{epsilon:g}/255" for epsilon in APGD_EPSILONS),
         check_table=table("Checks of the attacks", checks),
     )
+    return section, fill("stress_findings", **results)
 
 
 def severity_table(rows: list[dict]) -> Markup:
@@ -468,9 +455,7 @@ def shift_verdict(rows: list[dict]) -> str:
         return ""
     errors = [[row[key]["ece"] for key in ("as_trained", "with_temperature")] for row in rows]
     worse = [str(severity) for severity in range(1, 6) if errors[severity][1] > errors[severity][0]]
-    where = (
-        "every severity" if len(worse) == 5 else f"severity {', '.join(worse)}" if worse else "no severity"
-    )
+    where = f"severity {', '.join(worse)}" if worse else "no severity"
     pairs = [" and ".join(percent(value) for value in errors[severity]) for severity in (1, 5)]
     return (
         "The temperature was fitted on clean images. Under corruption the calibration error, pooled over the "
@@ -482,17 +467,9 @@ def shift_verdict(rows: list[dict]) -> str:
 # ---- Explanations, data, reproduction --------------------------------------------------------------------
 
 
-CONTROLS = {
-    "random": "random maps of the same size",
-    "centre": "a Gaussian in the centre",
-    "other_image": "the map of another image",
-}
-BETTER = {"deletion": -1, "insertion": 1}  # the sign of a difference in favour of Grad-CAM
-
-
-def explanations(explained: dict, folder: Path) -> Markup:
+def explanations(result: dict, folder: Path) -> Markup:
     """Deletion, insertion and randomisation: can the maps be believed?"""
-    parts, figures = {}, {}
+    explained, parts, figures = result["explanations"], {}, {}
     for mode in BETTER:
         rows, lines = explained[mode], {}
         for name, label in {"gradcam": "Grad-CAM", **CONTROLS}.items():
@@ -501,7 +478,6 @@ def explanations(explained: dict, folder: Path) -> Markup:
         labels = f"pixels changed by {mode}", "probability of the explained class"
         figures[mode] = plots.curves(mode.capitalize(), *labels, moved, lines)
         differences = {label: rows[name]["gradcam_less_this"] for name, label in CONTROLS.items()}
-        parts[f"{mode}_verdict"] = verdict(rows, mode)
         body = [
             {
                 "area of Grad-CAM less that of": label,
@@ -519,34 +495,12 @@ def explanations(explained: dict, folder: Path) -> Markup:
         body.append(cells)
     return fill(
         "explanations",
-        **explained,
+        **result,
         **parts,
         **plot(folder, **figures),
         size="x".join(map(str, explained["map_size"])),
         randomization_table=table("Random weights", body),
     )
-
-
-def verdict(rows: dict[str, dict], mode: str) -> str:
-    """Say of which controls Grad-CAM is better or worse by more than two standard errors."""
-    groups = {"better than": [], "not told apart from": [], "worse than": []}
-    for name, label in CONTROLS.items():
-        row = rows[name]["gradcam_less_this"]
-        distance, error = BETTER[mode] * row["value"], 2 * row["standard_error"]
-        kind = (
-            "better than"
-            if distance > error
-            else "worse than"
-            if distance < -error
-            else "not told apart from"
-        )
-        groups[kind].append(label)
-    return "; ".join(f"{kind} {listed(labels)}" for kind, labels in groups.items() if labels)
-
-
-def listed(words: list[str]) -> str:
-    """Return words as "a", "a and b" or "a, b and c"."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def spread(row: dict) -> str:
@@ -584,16 +538,9 @@ def data_set(result: dict, test) -> Markup:
         **counts,
         without=without,
         similarity_table=table("Accuracy by similarity", rows),
-        held_out=held_out(like),
         num_classes=len(test.class_names),
         samples=join(samples),
     )
-
-
-def held_out(like: dict) -> Markup | str:
-    """Whether look-alikes that the network was not trained on are as easy, if there are any."""
-    known = all(f"same_label_{name}" in like for name in ("trained_on", "held_out"))
-    return fill("held_out", **like) if known else ""
 
 
 def reproduction(path: Path, checkpoint: dict, environment: dict, layers: list[dict], test) -> Markup:

@@ -204,6 +204,17 @@ def test_superclass_numbers_equal_loops():
     assert fraction == pytest.approx(mean(inside), **EXACT)
 
 
+@pytest.mark.parametrize("sizes", [[5] * 20, [1, 2, 7], [1, 1]])
+def test_chance_within_superclass_against_enumeration(sizes):
+    superclass_of = [s for s, size in enumerate(sizes) for _ in range(size)]
+    fractions = []
+    for true, coarse in enumerate(superclass_of):
+        others = [c for c in range(len(superclass_of)) if c != true]
+        fractions.append(sum(superclass_of[c] == coarse for c in others) / len(others))
+    expected = pytest.approx(sum(fractions) / len(fractions))
+    assert metrics.chance_within_superclass(torch.tensor(superclass_of)) == expected
+
+
 def test_share_of_errors_within_superclass_at_chance_and_without_error():
     # Every class once with every other prediction is uniform over the wrong classes: 4 / 99, as documented.
     y_true, y_pred = torch.cartesian_prod(torch.arange(100), torch.arange(100)).T

@@ -92,7 +92,12 @@ def test_no_error_no_request_to_outside_and_names_stay_text(opened):
     assert opened.address in urls and [u for u in urls if not u.startswith(("file:", "data:"))] == []
     assert not any(events.values())
     assert opened.evaluate("document.images.length") > 100
-    assert opened.evaluate("[...document.images].filter(i => !i.closest('[hidden]') && !i.alt || !i.naturalWidth).length") == 0
+    assert (
+        opened.evaluate(
+            "[...document.images].filter(i => !i.naturalWidth || !i.alt && !i.closest('[hidden]')).length"
+        )
+        == 0
+    )
     assert opened.evaluate("[...document.querySelectorAll('svg')].filter(s => !s.ariaLabel).length") == 0
     ids = "[...document.querySelectorAll('[id]')].map(e => e.id)"
     assert opened.evaluate(f"{ids}.length") == opened.evaluate(f"new Set({ids}).size")
@@ -155,7 +160,9 @@ def test_a_cell_counts_all_its_images_and_leads_to_them(opened, misclassified, r
     labels = "[...document.querySelectorAll('#matrix-{} li')].map(item => item.textContent)"
     assert opened.evaluate(labels.format("rows")) == opened.evaluate(labels.format("columns")) == names
     wrong_pair = next(row[columns] for row in misclassified if row[columns][0] != row[columns][1])
-    answers = {name: sum(row[columns][1] == name != row[columns][0] for row in misclassified) for name in names}
+    answers = {
+        name: sum(row[columns][1] == name != row[columns][0] for row in misclassified) for name in names
+    }
     for pair in (wrong_pair, (wrong_pair[0],) * 2):
         i, j = (names.index(name) for name in pair)
         opened.evaluate(f"{CELLS}.scrollIntoView({{block: 'center'}})")
@@ -174,8 +181,10 @@ def test_a_cell_counts_all_its_images_and_leads_to_them(opened, misclassified, r
         assert f"({100 * count / total:.1f}\xa0%)" in said
         draw_matrix(opened, numbers="column")
         opened.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
-        predicted = answers[pair[1]] + total - sum(
-            row[columns][0] == pair[1] != row[columns][1] for row in misclassified
+        predicted = (
+            answers[pair[1]]
+            + total
+            - sum(row[columns][0] == pair[1] != row[columns][1] for row in misclassified)
         )
         assert opened.evaluate(f"{SAYS}.textContent").startswith(f"{what}: {count} of {predicted} answers")
         draw_matrix(opened, numbers="count")
@@ -205,7 +214,11 @@ def test_the_colour_of_a_cell_is_its_share(opened, misclassified, reported, repo
     counts = np.zeros((100, 100))
     for true, predicted in zip(predictions["y_true"], predictions["y_pred"], strict=True):
         counts[true, predicted] += 1
-    whole = {"count": counts.max(), "row": counts.sum(1, keepdims=True), "column": counts.sum(0, keepdims=True)}
+    whole = {
+        "count": counts.max(),
+        "row": counts.sum(1, keepdims=True),
+        "column": counts.sum(0, keepdims=True),
+    }
     shares = (counts / np.maximum(1, whole[numbers]))[order][:, order]
     pixels = f"{CELLS}.getContext('2d').getImageData(0, 0, 1000, 1000).data"
     seen = np.array(opened.evaluate(f"[...{pixels}]")).reshape(1000, 1000, 4)[5::10, 5::10, :3]
@@ -247,7 +260,9 @@ def test_what_other_runs_said(opened, misclassified, reported, reported_sets):
     predictions, test = np.load(reported.parent / "other" / "predictions.npz"), reported_sets[1]
     wrong = [row for row in misclassified if predictions["y_pred"][test.filenames.index(row[5])]
              != test.class_names.index(row[0])]  # fmt: skip
-    assert choose(opened, runs="wrong") == says(misclassified, wrong) and 0 < len(wrong) < len(misclassified)
+    right = [row for row in misclassified if row not in wrong]
+    assert wrong and right and choose(opened, runs="right") == says(misclassified, right)
+    assert choose(opened, runs="wrong") == says(misclassified, wrong)
     opened.evaluate(f"{THUMBNAILS}[0].click()")
     i = test.filenames.index(wrong[0][5])
     answer, probability = predictions["y_pred"][i], predictions["probabilities"][i].max().item()
@@ -291,11 +306,16 @@ def test_an_image_by_keyboard(opened, misclassified):
 def test_tables_sort_by_click_and_by_keyboard(opened):
     cells = "[...document.querySelectorAll('table.sortable tbody tr')].map(row => row.cells[{}].textContent)"
     names, recalls = (opened.evaluate(cells.format(column)) for column in (0, 3))
-    expected = sorted(float(text.removesuffix(" %")) for text in recalls)
+    expected = sorted(float(text.removesuffix("\xa0%")) for text in recalls)
+    assert [float(text.removesuffix("\xa0%")) for text in recalls] == expected  # the hardest classes first
+    shown = "[...document.querySelectorAll('table.sortable tbody tr')].filter(row => row.offsetHeight).length"
+    assert opened.evaluate(shown) == 10
+    opened.evaluate("document.querySelector('button.all-rows').click()")
+    assert opened.evaluate(shown) == 100
     opened.evaluate("document.querySelectorAll('table.sortable th button')[3].focus()")
     for order in (expected, expected[::-1]):
         press(opened, "Enter")
-        assert [float(text.removesuffix(" %")) for text in opened.evaluate(cells.format(3))] == order
+        assert [float(text.removesuffix("\xa0%")) for text in opened.evaluate(cells.format(3))] == order
     assert sorted(opened.evaluate(cells.format(0))) == sorted(names)
 
 

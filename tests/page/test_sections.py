@@ -38,7 +38,13 @@ def logits(small_sets):
 
 @pytest.fixture(scope="module")
 def result(small_sets, logits):
-    return report.evaluate(logits, small_sets[1], small_sets[0], temperature=0.8087)
+    return described(report.evaluate(logits, small_sets[1], small_sets[0], temperature=0.8087))
+
+
+def described(result):
+    """Return the numbers with those of the other measurements and the words for them."""
+    result = result | {"explanations": EXPLAINED, "lookalikes": LOOKALIKES}
+    return result | sections.in_words(result)
 
 
 # ---- Training, failures, confidence, data ----------------------------------------------------------------
@@ -66,17 +72,6 @@ def test_history_gives_curves_speed_and_the_best_epoch(tmp_path, monkeypatch, no
     assert drawn == [(name, 2, {1.5: "32 px", 2.5: "no CutMix"}) for name in ("loss", "accuracy")]
 
 
-@pytest.mark.parametrize("sizes", [[5] * 20, [1, 2, 7], [1, 1]])
-def test_chance_within_superclass_against_enumeration(sizes):
-    superclass_of = [s for s, size in enumerate(sizes) for _ in range(size)]
-    fractions = []
-    for true, coarse in enumerate(superclass_of):
-        others = [c for c in range(len(superclass_of)) if c != true]
-        fractions.append(sum(superclass_of[c] == coarse for c in others) / len(others))
-    expected = pytest.approx(sum(fractions) / len(fractions))
-    assert sections.chance_within(torch.tensor(superclass_of)) == expected
-
-
 def test_the_matrix_shows_fractions_of_rows_in_the_order_of_superclasses(
     small_sets, tmp_path, monkeypatch, no_plots
 ):
@@ -85,7 +80,7 @@ def test_the_matrix_shows_fractions_of_rows_in_the_order_of_superclasses(
     drawn = []
     monkeypatch.setattr(sections.plots, "confusion_matrix", lambda *values: drawn.append(values))
     monkeypatch.setattr(sections, "save_plots", lambda folder, **figures: None)
-    result = report.evaluate(10 * torch.eye(100)[y_pred], test, test)
+    result = described(report.evaluate(10 * torch.eye(100)[y_pred], test, test))
     seen = text(sections.failures(result, test, y_pred, page.Markup(""), tmp_path))
     order = sorted(range(100), key=lambda c: (c % 10, c))
     pairs, true = list(zip(labels.tolist(), y_pred.tolist(), strict=True)), labels.tolist()
@@ -135,7 +130,7 @@ LOOKALIKES = {
 
 
 def test_data_section_counts_images_of_a_class_and_look_alikes(result, small_sets):
-    section = sections.data_set(result | {"lookalikes": LOOKALIKES}, small_sets[1])
+    section = sections.data_set(result, small_sets[1])
     assert "75.0 % of 4 are right where" in text(section) and "50.0 % of 2 where" in text(section)
     assert "0.95 to 1.00 9 44.4 % 20.0 % to 70.0 %" in text(section)
     accuracy = f"{100 * result['accuracy']['value']:.2f} %"
@@ -221,15 +216,14 @@ def test_a_page_stays_below_6_megabytes(small_sets, tmp_path, monkeypatch):
     )
     logits = torch.randn(10_000, 100, generator=generator)
     probabilities = logits.softmax(dim=1)
-    result = report.evaluate(logits, test, train, temperature=2.0)
-    result |= {"explanations": EXPLAINED, "lookalikes": LOOKALIKES}
+    result = described(report.evaluate(logits, test, train, temperature=2.0))
     wrong = report.most_confident_misclassified(probabilities, test.labels)
     failures = report.list_failures(wrong, probabilities, test)
     maps = torch.rand(2500, 2, 4, 4, generator=generator)
     heatmaps = to_heatmap(maps[:20, 0], 256)
     evidence = overlay(page.enlarge(images[wrong[:20]], 8) / 255, heatmaps)
     evidence = {"predicted": evidence, "true": evidence}
-    stress = sections.stress_results(stress_content(), noise_pictures(), tmp_path)
+    stress, _ = sections.stress_results(stress_content(), noise_pictures(), tmp_path)
     nearest = nearest_images(test)
     others = {f"runs/cifar100-seed{seed}": probabilities for seed in (1, 2)}
     browser = sections.browser(wrong, probabilities, maps, nearest, others, test)
@@ -238,7 +232,7 @@ def test_a_page_stays_below_6_megabytes(small_sets, tmp_path, monkeypatch):
         sections.failures(result, test, logits.argmax(dim=1), page.Markup(""), tmp_path),
         sections.mistakes(failures, evidence, nearest, browser, result, test),
         sections.confidence(result, logits, test.labels, tmp_path),
-        sections.explanations(result["explanations"], tmp_path),
+        sections.explanations(result, tmp_path),
         sections.data_set(result, test),
         stress,
     ]
@@ -264,8 +258,8 @@ EXPLAINED = {
 }
 
 
-def test_sentences_on_explanations_follow_from_the_differences(tmp_path, no_plots):
-    seen = text(sections.explanations(EXPLAINED, tmp_path))
+def test_sentences_on_explanations_follow_from_the_differences(result, tmp_path, no_plots):
+    seen = text(sections.explanations(result, tmp_path))
     controls = "random maps of the same size and the map of another image"
     assert (
         f"In deletion Grad-CAM is better than {controls}; not told apart from a Gaussian in the centre."
@@ -281,8 +275,7 @@ def test_sentences_on_explanations_follow_from_the_differences(tmp_path, no_plot
 
 def test_what_was_found_follows_from_the_numbers(result, logits, small_sets):
     probabilities, y_true = logits.softmax(dim=1), small_sets[1].labels
-    numbers = result | {"explanations": EXPLAINED, "lookalikes": LOOKALIKES}
-    found = sections.findings(numbers, probabilities, small_sets[1], page.Markup("<li>of stress.py</li>"))
+    found = page.fill("findings", **result, stress=page.Markup("<li>of stress.py</li>"))
     seen, sure = text(found), [(max(row), row.index(max(row))) for row in probabilities.tolist()]
     wrong = [p > 0.9 and c != true for (p, c), true in zip(sure, y_true.tolist(), strict=True)]
     assert f"Of the {sum(p > 0.9 for p, _ in sure)} answers given with more than 90 %" in seen
@@ -333,7 +326,7 @@ def noise_pictures():
 def test_stress_section_shows_every_corruption_and_every_check(tmp_path, no_plots, monkeypatch):
     monkeypatch.setattr(sections.plots, "stress_figures", lambda results, pictures: dict.fromkeys(
         ["stress_severity", "stress_epsilon", "stress_examples"]))  # fmt: skip
-    section = sections.stress_results(stress_content(), noise_pictures(), tmp_path)
+    section, _ = sections.stress_results(stress_content(), noise_pictures(), tmp_path)
     seen = text(section)
     assert section.count("<tr>") == 7 + 1 + len(CORRUPTIONS) + 1 + 10 + 1 + 2
     assert all(f"<td>{name.replace('_', ' ')}</td>" in section for name in CORRUPTIONS)
@@ -341,7 +334,7 @@ def test_stress_section_shows_every_corruption_and_every_check(tmp_path, no_plot
     assert "larger with it at severity 3, 4, 5: as trained and with it 10.0 % and 4.0 % at severity 1" in seen
     few = stress_content()
     few["summary"]["classes_that_break_first"] = []
-    few = sections.stress_results(few, noise_pictures(), tmp_path)
+    few, _ = sections.stress_results(few, noise_pictures(), tmp_path)
     assert "So few images of each class do not tell" in few
     assert "On these clean images the network is underconfident: its mean confidence is 55.0 %" in seen
     assert "Over all corruptions it is overconfident: its mean confidence is 50.0 %" in seen
@@ -350,8 +343,9 @@ def test_stress_section_shows_every_corruption_and_every_check(tmp_path, no_plot
     )
 
 
-def test_only_finished_results_of_this_checkpoint_are_shown(small_sets, tmp_path, monkeypatch):
-    monkeypatch.setattr(sections, "stress_results", lambda results, pictures, folder: results)
+def test_only_finished_results_of_this_checkpoint_are_shown(small_sets, tmp_path, no_plots, monkeypatch):
+    monkeypatch.setattr(sections.plots, "stress_figures", lambda results, pictures: dict.fromkeys(
+        ["stress_severity", "stress_epsilon", "stress_examples"]))  # fmt: skip
     file, images, results = tmp_path / "stress.json", small_sets[1].images, stress_content()
 
     def shown(sha256="1234"):
@@ -361,7 +355,7 @@ def test_only_finished_results_of_this_checkpoint_are_shown(small_sets, tmp_path
     assert "Not all stress tests have been run for this checkpoint" in missing[0] and missing[1] == ""
     file.write_text(json.dumps(results))
     section, found = shown()
-    assert section == results and shown("5678") == missing
+    assert "Classes that break first" in section and shown("5678") == missing
     assert "lower the accuracy on 200 images from 70.0 % to 25.0 % (95 % interval 10.0 to 40.0 %)" in text(
         found
     )
