@@ -378,7 +378,7 @@ def write_report(
     claim_folder(out, path, checkpoint["sha256"])
     print(f"data     {test.provenance}")
     # What comes from outside is drawn first: a file that cannot be used costs no waiting.
-    plots_folder, parts = out / "plots", {}
+    plots_folder = out / "plots"
     with usable(path, "a checkpoint"):
         temperature = None
         if "val_logits" in checkpoint:
@@ -388,15 +388,14 @@ def write_report(
         settings = checkpoint["config"]["settings"]
         last_cutmix = last_cutmix_epoch(settings["epochs"])
         train_index, _ = split_indices(train, settings["val_fraction"], settings["seed"])
-        trained_on = torch.zeros(len(train.labels), dtype=torch.bool)
-        trained_on[train_index[: settings["limit_train"]]] = True
+        trained_on = train.images[train_index[: settings["limit_train"]]]
         about = fill("network", **checkpoint, duration=duration(sum(row["seconds"] for row in history)))
         print(f"network  {path}, epoch {checkpoint['epoch']}, on {device} in fp32")
-        parts["training"] = sections.training(checkpoint, history, last_cutmix, plots_folder)
+        training = sections.training(checkpoint, history, last_cutmix, plots_folder)
         layers = count_parameters_and_macs(network)
-        parts["reproduction"] = sections.reproduction(path, checkpoint, environment(device), layers, test)
+        reproduction = sections.reproduction(path, checkpoint, environment(device), layers, test)
     file = out / "stress.json"
-    parts["stress"], stress_findings = sections.stress(file, checkpoint["sha256"], test.images, plots_folder)
+    stress, stress_findings = sections.stress(file, checkpoint["sha256"], test.images, plots_folder)
 
     # Evaluate.
     with Progress("test images", len(test.labels)) as progress:
@@ -408,7 +407,7 @@ def write_report(
     y_pred = probabilities.argmax(dim=1)
     result = {"checkpoint_sha256": checkpoint["sha256"]} | evaluate(logits, test, train, temperature)
     index, similarity = most_similar(test.images, train.images)
-    _, of_trained_on = most_similar(test.images, train.images[trained_on])
+    _, of_trained_on = most_similar(test.images, trained_on)
     result["lookalikes"] = audit_lookalikes(train, test, y_pred, index, similarity, of_trained_on)
 
     # Find the failures and explain them.
@@ -428,18 +427,23 @@ def write_report(
     # Draw the rest and fill the page.
     nearest = {"images": train.images[index], "labels": train.labels[index], "similarity": similarity}
     nearest["equal"] = (nearest["images"] == test.images).flatten(1).all(dim=1)
-    result |= sections.in_words(result)
-    parts["headline"] = sections.headline(result, about, test, plots_folder)
-    parts["findings"] = fill("findings", **result, stress=stress_findings)
-    comparison = against.section(out, predictions, test) if others else ""
-    parts["failures"] = sections.failures(result, test, y_pred, comparison, plots_folder)
     answers = {name: values["probabilities"] for name, values in predictions.items()}
     browser = sections.browser(misclassified, probabilities, maps, nearest, answers, test)
-    parts["mistakes"] = sections.mistakes(failures, evidence, nearest, browser, result, test)
-    parts["confidence"] = sections.confidence(result, logits, test.labels, plots_folder)
-    parts["explanations"] = sections.explanations(result, plots_folder)
-    parts["data"] = sections.data_set(result, test)
-    write_page(out / "report.html", run=out.name, **parts)
+    comparison = against.section(out, predictions, test) if others else ""
+    result |= sections.in_words(result)
+    headline = sections.headline(result, about, test, plots_folder)
+    parts = {
+        "What was found": fill("findings", **result, stress=stress_findings),
+        "Mistakes": sections.mistakes(failures, evidence, nearest, browser, result, test),
+        "Where it fails": sections.failures(result, test, y_pred, comparison, plots_folder),
+        "How sure it is": sections.confidence(result, logits, test.labels, plots_folder),
+        "Where it breaks": stress,
+        "Whether the explanations hold": sections.explanations(result, plots_folder),
+        "Training": training,
+        "Data": sections.data_set(result, test),
+        "How to reproduce it": reproduction,
+    }
+    write_page(out / "report.html", out.name, headline, parts)
 
     print_numbers(result)
     print(f"\nsaved    {out / 'metrics.json'}, predictions.npz, plots/, failures/, gradcam/")

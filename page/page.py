@@ -83,11 +83,26 @@ def code(names: str) -> Markup:
     return fill("code", names=", ".join(names.replace(",", " ").split()), sources=join(sources))
 
 
-def write_page(path: Path, **values) -> None:
-    """Write report.html, filled with the values, style sheet and script in it: it needs no other file."""
+def write_page(path: Path, run: str, headline: Markup, sections: dict[str, Markup]) -> None:
+    """Write report.html, {title: section} with links to each; it needs no other file."""
     style, script = (Markup((FOLDER / name).read_text(encoding="utf-8")) for name in ("style.css", "page.js"))
+    anchors = {title: title.lower().replace(" ", "-") for title in sections}
+    page = fill(
+        "report",
+        style=style,
+        script=script,
+        run=run,
+        headline=headline,
+        links=join([fill("link", anchor=anchors[title], title=title) for title in sections]),
+        sections=join(
+            [
+                fill("section", anchor=anchors[title], title=title, content=sections[title])
+                for title in sections
+            ]
+        ),
+    )
     with whole_file(path) as temporary:
-        temporary.write_text(fill("report", style=style, script=script, **values) + "\n", encoding="utf-8")
+        temporary.write_text(page + "\n", encoding="utf-8")
 
 
 # ---- Texts -----------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ CONTROLS = {
     "other_image": "the map of another image",
 }
 BETTER = {"deletion": -1, "insertion": 1}  # the sign of a difference in favour of Grad-CAM
-MAX_SPRITE = 1_000_000  # bytes of the pictures of all mistakes, whose quality falls until they fit
+MAX_SPRITE = 850_000  # bytes of the pictures of all mistakes, whose quality falls until they fit
 
 
 # ---- What was found --------------------------------------------------------------------------------------

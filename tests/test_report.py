@@ -267,6 +267,11 @@ def test_headline_numbers_on_the_page_against_loops(results):
         assert texts == [f"{100 * column[c]:.1f} %" for column in (precision, recall, f1)]
 
 
+def test_every_link_of_the_page_has_its_place(results):
+    links = re.findall('href="#(.*?)"', results[2])
+    assert len(links) > 12 and set(links) <= set(re.findall('id="(.*?)"', results[2]))
+
+
 def test_every_file_is_written(results, reported, reported_sets):
     numbers, predictions, _ = results
     y_true, y_pred, probabilities = (predictions[key] for key in ("y_true", "y_pred", "probabilities"))

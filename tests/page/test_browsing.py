@@ -288,6 +288,7 @@ def test_an_image_by_keyboard(opened, misclassified):
         assert dict(parse_qsl(opened.evaluate("location.hash")[1:])) == {"open": file}
     address = opened.evaluate("location.href")
     press(opened, "Escape")
+    settle()
     assert opened.evaluate(f"document.activeElement === {THUMBNAILS}[2]")
     opened.open("about:blank")
     opened.open(address)
