@@ -360,7 +360,7 @@ def print_numbers(result: dict) -> None:
     """Print the most important numbers; the page shows all of them."""
     print()
     for key, name in sections.HEADLINE.items():
-        print(f"{name:20}{percent(result[key]['value'], 2):>9}   {interval(result[key], 2)}")
+        print(f"{name:20}{percent(result[key]['value'], 2):>9}   {interval(result[key])}")
     print(f"{'calibration error':20}{percent(result['expected_calibration_error'], 2):>9}")
     print(f"{'superclass accuracy':20}{percent(result['superclass_accuracy'], 2):>9}")
 

@@ -136,21 +136,10 @@ function browseMistakes(data, sprites) {
       && (!filter.runs || mistake.others.some(([c]) => c === mistake.true) === (filter.runs === "right"));
   }
 
-  function describe(filter) {
-    const unknown = NAMES.find((key) => filter[key] && form.elements[key].value !== filter[key]);
-    if (unknown) {
-      return `There is no ${unknown.includes("superclass") ? "superclass" : "class"} called ${filter[unknown]}.`;
-    }
-    if (chosen.length) {
-      return `${chosen.length.toLocaleString("en")} of ${data.images.length.toLocaleString("en")} mistakes`;
-    }
-    if (filter.true && filter.true === filter.predicted) return `${filter.true} as ${filter.true} is right.`;
-    return "No mistake on this page fits this choice.";
-  }
-
   function show(filter) {
     chosen = data.images.filter((mistake) => fits(mistake, filter));
-    found.textContent = describe(filter);
+    const [count, all] = [chosen, data.images].map((images) => images.length.toLocaleString("en"));
+    found.textContent = chosen.length ? `${count} of ${all} mistakes` : "No mistake on this page fits this choice.";
     list.replaceChildren();
     showMore();
   }

@@ -111,12 +111,12 @@ def write_page(path: Path, run: str, headline: Markup, sections: dict[str, Marku
 def show(value: str | int | float | dict | None) -> str:
     """Return a value as HTML: a text is escaped, 12345 is "12,345", and a float is a fraction, in percent.
 
-    A fraction with its interval, a dict of value, low and high, is "12.3 % (95 % interval 9.8 to 15.1 %)".
+    A fraction with its interval, a dict of value, low and high, is "12.34 % (95 % interval 9.87 to 15.12 %)".
     """
     if isinstance(value, Markup):
         return value
     if isinstance(value, dict):
-        return f"{percent(value['value'])} ({interval(value)})"
+        return f"{percent(value['value'], 2)} ({interval(value)})"
     if isinstance(value, int):
         return f"{value:,}"
     return escape(value) if isinstance(value, str) else percent(value)
@@ -134,9 +134,9 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.{digits}f}{NUMBER_END}"
 
 
-def interval(ends: dict, digits: int = 1) -> str:
-    """Return the ends of an interval, `low` and `high`, as "95 % interval 12.3 to 45.6 %"."""
-    return f"95{NUMBER_END} interval {100 * ends['low']:.{digits}f} to {percent(ends['high'], digits)}"
+def interval(ends: dict) -> str:
+    """Return the ends of an interval, `low` and `high`, as "95 % interval 12.34 to 45.67 %"."""
+    return f"95{NUMBER_END} interval {100 * ends['low']:.2f} to {percent(ends['high'], 2)}"
 
 
 def plain(name: str) -> str:

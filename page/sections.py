@@ -121,10 +121,9 @@ def headline(result: dict, network: Markup, test, folder: Path) -> Markup:
     notebook = NOTEBOOK if test.name == "cifar100" else {}
     cards = {}
     for key, name in HEADLINE.items():
-        note = interval(result[key], 2)
+        note = interval(result[key])
         note += f"; notebook {percent(notebook[key], 2)}" if key in notebook else ""
-        reference = str(notebook.get(key, -1))
-        cards[f"card_{key}"] = fill("card", name=name, note=note, reference=reference, **result[key])
+        cards[f"card_{key}"] = fill("card", name=name, note=note, **result[key])
     bars = plots.headline_bars({name: result[key] for key, name in HEADLINE.items()})
     save_plots(folder, headline_metrics=bars)
     return fill(
@@ -527,8 +526,8 @@ def data_set(result: dict, test) -> Markup:
         {
             "similarity": f"{max(row['from'], 0):.2f} to {row['to']:.2f}",
             "images": row["images"],
-            "accuracy": row["value"],
-            "95 % interval": f"{percent(row['low'])} to {percent(row['high'])}",
+            "accuracy": (percent(row["value"], 2), row["value"]),
+            "95 % interval": f"{100 * row['low']:.2f} to {percent(row['high'], 2)}",
         }
         for row in like["by_similarity"]
     ]

@@ -134,7 +134,7 @@ def test_the_address_restores_a_filter(opened, misclassified):
     )
     opened.evaluate("location.hash = '#true=unicorn'")
     settle()
-    assert opened.evaluate(FOUND) == "There is no class called unicorn."
+    assert opened.evaluate(FOUND) == "No mistake on this page fits this choice."
 
 
 def test_links_of_the_tables_lead_to_their_images(opened, misclassified):

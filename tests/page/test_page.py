@@ -35,7 +35,7 @@ def test_a_template_finds_values_by_path_and_format(monkeypatch):
         fill("trial", **values | {"a": {"b/1": {}}}, text="<")
     ends = {"value": 0.735, "low": 0.67, "high": 0.791}
     shown = page.show(ends).replace("\N{NO-BREAK SPACE}", " ")
-    assert shown == "73.5 % (95 % interval 67.0 to 79.1 %)" and page.show(float("nan")) == "–"
+    assert shown == "73.50 % (95 % interval 67.00 to 79.10 %)" and page.show(float("nan")) == "–"
 
 
 def test_the_code_behind_a_number_is_that_of_the_function():

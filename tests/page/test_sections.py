@@ -106,7 +106,7 @@ def test_sentences_on_confidence_count_the_answers(result, logits, small_sets, t
     half, full = (100 * sum(wrong for _, wrong in part) / len(part) for part in (answers[:50], answers))
     assert f"would leave {half:.1f} % errors instead of {full:.1f} %." in seen
     error, after = (100 * result[f"expected_calibration_error{key}"] for key in ("", "_after_temperature"))
-    assert f"error is {error:.2f} % (15 bins). A temperature of 0.809" in seen and f"{after:.2f} %" in seen
+    assert f"error is {error:.1f} % (15 bins). A temperature of 0.809" in seen and f"{after:.1f} %" in seen
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ LOOKALIKES = {
 def test_data_section_counts_images_of_a_class_and_look_alikes(result, small_sets):
     section = sections.data_set(result, small_sets[1])
     assert "75.0 % of 4 are right where" in text(section) and "50.0 % of 2 where" in text(section)
-    assert "0.95 to 1.00 9 44.4 % 20.0 % to 70.0 %" in text(section)
+    assert "0.95 to 1.00 9 44.44 % 20.00 to 70.00 %" in text(section)
     accuracy = f"{100 * result['accuracy']['value']:.2f} %"
     seen = text(section)
     assert "Each of the 100 classes has 3 images in the training set and 1 in the test set" in seen
@@ -336,7 +336,7 @@ def test_stress_section_shows_every_corruption_and_every_check(tmp_path, no_plot
     assert "On these clean images the network is underconfident: its mean confidence is 55.0 %" in seen
     assert "Over all corruptions it is overconfident: its mean confidence is 50.0 %" in seen
     assert (
-        "PGD 25.0 % (95 % interval 10.0 to 40.0 %)" in seen and "APGD at 0.5/255, 1/255, 2/255 only" in seen
+        "PGD 25.00 % (95 % interval 10.00 to 40.00 %)" in seen and "APGD at 0.5/255, 1/255, 2/255 only" in seen
     )
 
 
@@ -353,10 +353,10 @@ def test_only_finished_results_of_this_checkpoint_are_shown(small_sets, tmp_path
     file.write_text(json.dumps(results))
     section, found = shown()
     assert "Classes that break first" in section and shown("5678") == missing
-    assert "lower the accuracy on 200 images from 70.0 % to 25.0 % (95 % interval 10.0 to 40.0 %)" in text(
+    assert "lower the accuracy on 200 images from 70.0 % to 25.00 % (95 % interval 10.00 to 40.00 %)" in text(
         found
     )
-    assert "25 % stay right if every value moves by 1/255 at random, and 25.0 %" in text(found)
+    assert "25 % stay right if every value moves by 1/255 at random, and 25.00 %" in text(found)
     del results["summary"]
     file.write_text(json.dumps(results))
     assert shown() == missing
