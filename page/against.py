@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 import metrics
-from page.page import Markup, fill, filter_link, percent, plain, table
+from page.page import Markup, fill, percent, table
 from running.files import UserError, check_file, read_file, usable
 
 COMPARED = {"accuracy": "accuracy", "macro_f1": "macro F1"}
-NUM_CLASSES = 5  # of those that gained most, and as many of those that lost most
 MAX_UNPACKED = 200_000_000  # bytes; the predictions of 10,000 images and 100 classes have 4 MB
 
 
@@ -73,29 +72,18 @@ def fifteen_corruptions(run: Path, checkpoint_sha256: str) -> tuple[str, int, fl
 
 
 def section(run: Path, others: dict[str, dict], test) -> Markup:
-    """Compare `run` with others, {folder: its predictions}, all reported on `test`, the test split.
-
-    Class by class it is compared with the first of them.
-    """
+    """Compare `run` with others, {folder: its predictions}, all reported on `test`, the test split."""
     runs = {str(run): read_predictions(run, test), **others}
-    ours, theirs = list(runs.values())[:2]
-    correct, other_correct = (values["y_pred"] == test.labels for values in (ours, theirs))
-    classes = compare_classes(test, correct, other_correct)
     accuracies, right = several(test, runs)
     return fill(
         "against",
-        first=next(iter(others)),
         num_test=len(test.labels),
         num_runs=len(runs),
-        number_table=number_table(test, runs),
-        difference_table=difference_table(test, ours, others),
         mean=accuracies.mean().item(),
         deviation=f"{100 * accuracies.std().item():.2f}",
         right=", ".join(f"{count:,} in {k}" for k, count in enumerate(right)),
-        class_table=class_table(classes),
-        num_classes=len(classes),
-        uneven=sum(row["p"] < 0.05 for row in classes),
-        by_chance=round(0.05 * len(classes)),
+        number_table=number_table(test, runs),
+        difference_table=difference_table(test, runs[str(run)], others),
     )
 
 
@@ -155,28 +143,3 @@ def difference_table(test, ours: dict, others: dict[str, dict]) -> Markup:
         row |= {"only this right": only[0], "only the other": only[1], "p": (p_value(p), p)}
         rows.append(row | {"churn": churn(ours["y_pred"], theirs["y_pred"])})
     return table("Differences", rows)
-
-
-def compare_classes(test, correct: Tensor, other_correct: Tensor) -> list[dict]:
-    """Return for each class both accuracies, the images gained and McNemar's p, most gained first."""
-    rows = []
-    for c in test.labels.unique().tolist():
-        ours, theirs = correct[test.labels == c], other_correct[test.labels == c]
-        gained, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-        row = {"name": plain(test.class_names[c]), "gained": gained - lost}
-        row |= {"ours": ours.double().mean().item(), "theirs": theirs.double().mean().item()}
-        rows.append(row | {"p": metrics.mcnemar_exact(gained, lost)})
-    return sorted(rows, key=lambda row: -row["gained"])
-
-
-def class_table(classes: list[dict]) -> Markup:
-    """The classes that gained most and those that lost most, of the rows of compare_classes."""
-    gained = [row for row in classes if row["gained"] > 0][:NUM_CLASSES]
-    lost = [row for row in classes if row["gained"] < 0][-NUM_CLASSES:]
-    rows = []
-    for row in gained + lost:
-        shown = {"class": filter_link(row["name"], true=row["name"])}
-        shown |= {"this run": row["ours"], "the other": row["theirs"]}
-        shown["images"] = (f"{row['gained']:+d}", row["gained"])
-        rows.append(shown | {"p": (p_value(row["p"]), row["p"])})
-    return table("Classes that gained and lost most", rows)

@@ -85,17 +85,6 @@ def test_the_section_says_what_loops_count(two_runs, test_set):
     assert row[3:] == ["20", "6", f"{p:.4f}", "8.7 %"]
     assert "mean accuracy is 94.33 %, with a standard deviation of 3.30 percentage points" in seen
     assert "4 in 0, 26 in 1, 270 in 2" in seen
-    assert "with a p below 0.05 is 0; if both runs were equally good, up to about 5 would be expected" in seen
-
-    hits = [[0] * C, [0] * C]
-    for counts, rows in zip(hits, (a, b), strict=True):
-        for true, row in zip(test_set.labels.tolist(), rows.tolist(), strict=True):
-            counts[true] += row.index(max(row)) == true
-    change = {name: hits[0][c] - hits[1][c] for c, name in enumerate(test_set.class_names)}
-    ranked = sorted(change.items(), key=lambda item: -item[1])  # stable: equal ones in the order of classes
-    expected = [item for item in ranked[:5] if item[1] > 0] + [item for item in ranked[-5:] if item[1] < 0]
-    rows = cells(section, "Classes that gained and lost most")
-    assert [(row[0], row[3]) for row in rows] == [(name, f"{value:+d}") for name, value in expected]
 
 
 def test_three_runs_add_up(two_runs, tmp_path, test_set):
@@ -170,4 +159,3 @@ def test_the_command_compares_two_runs(reported, reported_sets, tmp_path, monkey
     assert report.main([*argv, str(reported)]) == 0
     page = text((tmp_path / "b" / "report.html").read_text(encoding="utf-8"))
     assert "All 2 runs have answered the same 400 test images" in page
-    assert f"Against {reported} , class by class" in page or f"Against {reported}, class by class" in page

@@ -66,7 +66,7 @@ def test_history_gives_curves_speed_and_the_best_epoch(tmp_path, monkeypatch, no
     seen = text(sections.training(checkpoint, history, 2, tmp_path))
     assert "3 epochs of 1,200 images took 3:00 on a &lt;computer&gt; (cpu, fp32)" in seen
     assert "100 images/s at 24x24 pixels, 250 images/s at 32x32 pixels" in seen
-    assert "Best validation accuracy: 50.00 % after epoch 2." in seen
+    assert "Best validation accuracy: 50.0 % after epoch 2." in seen
     assert "Validation images always have the size of the last epochs" in seen
     assert "Until epoch 2, CutMix mixed about 50 % of the training batches" in seen
     assert drawn == [(name, 2, {1.5: "32 px", 2.5: "no CutMix"}) for name in ("loss", "accuracy")]
@@ -336,7 +336,8 @@ def test_stress_section_shows_every_corruption_and_every_check(tmp_path, no_plot
     assert "On these clean images the network is underconfident: its mean confidence is 55.0 %" in seen
     assert "Over all corruptions it is overconfident: its mean confidence is 50.0 %" in seen
     assert (
-        "PGD 25.00 % (95 % interval 10.00 to 40.00 %)" in seen and "APGD at 0.5/255, 1/255, 2/255 only" in seen
+        "PGD 25.00 % (95 % interval 10.00 to 40.00 %)" in seen
+        and "APGD at 0.5/255, 1/255, 2/255 only" in seen
     )
 
 
