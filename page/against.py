@@ -81,7 +81,7 @@ def section(run: Path, others: dict[str, dict], test) -> Markup:
         num_runs=len(runs),
         mean=accuracies.mean().item(),
         deviation=f"{100 * accuracies.std().item():.2f}",
-        right=", ".join(f"{count:,} in {k}" for k, count in enumerate(right)),
+        right=", ".join(f"{k} for {count:,} images" for k, count in enumerate(right)),
         number_table=number_table(test, runs),
         difference_table=difference_table(test, runs[str(run)], others),
     )
