@@ -161,6 +161,7 @@ def evaluate_classes(confusion: Tensor, train: Dataset, test: Dataset) -> list[d
             "superclass": test.superclass_names[test.superclass_of[c]],
             "num_train": int(num_train[c]),
             "num_test": int(confusion[c].sum()),
+            "num_predicted": int(confusion[:, c].sum()),
             "precision": precision[c].item(),
             "recall": recall[c].item(),
             "f1": f1[c].item(),

@@ -178,7 +178,7 @@ function browseMistakes(data, sprites) {
       "evidence-predicted": `evidence for ${names.predicted}`,
       "evidence-true": `evidence for ${names.true}`,
       "mistake-nearest": (mistake.equal ? "in the training set these pixels are labelled "
-        : `most similar training image (${similarity.toFixed(2)}): `) + data.classes[label],
+        : `closest training thumbnail, correlation ${similarity.toFixed(2)}: `) + data.classes[label],
     };
     for (const [id, text] of Object.entries(captions)) {
       find(id).setAttribute("aria-label", text);
@@ -195,7 +195,7 @@ function browseMistakes(data, sprites) {
     find("mistake-runs").textContent = mistake.others.map(([c, probability], i) =>
       `${data.runs[i]} says ${data.classes[c]} (${percent(probability)}).`).join(" ");
     find("mistake-file").textContent = mistake.file;
-    find("mistake-place").textContent = `${open + 1} of ${chosen.length}`;
+    find("mistake-place").textContent = `${[open + 1, chosen.length].map((n) => n.toLocaleString("en")).join(" of ")}`;
     history.replaceState(null, "", addressOf({ ...choice(), open: mistake.file }));
     if (dialog.open) return;
     dialog.showModal();
@@ -252,7 +252,10 @@ function browseMistakes(data, sprites) {
     while (list.children.length <= open && !more.hidden) showMore();
     list.children[open]?.focus();
   });
-  addEventListener("hashchange", readAddress);
+  addEventListener("hashchange", () => {
+    if (location.hash) readAddress();
+    else form.reset();  // back to before a choice
+  });
   if (!readAddress()) show({});
 }
 
@@ -275,7 +278,7 @@ function drawMatrix(data) {
       counts[place(truth)][place(predicted)] += count;
     }));
     const largest = Math.max(...counts.flat());
-    const side = coarse ? 40 : 10, context = canvas.getContext("2d");
+    const side = coarse ? 80 : 20, context = canvas.getContext("2d");
     canvas.width = canvas.height = side * names.length;
     find("matrix").style.setProperty("--count", names.length);
     for (const id of ["matrix-rows", "matrix-columns"]) {
@@ -287,7 +290,8 @@ function drawMatrix(data) {
     }
     context.textAlign = "center";
     context.textBaseline = "middle";
-    context.font = "14px system-ui, sans-serif";
+    context.font = "28px system-ui, sans-serif";
+    context.lineWidth = 2;
     counts.forEach((row, y) => row.forEach((count, x) => {
       const whole = { count: largest, row: total(y), column: answers(x) }[share] || 1;
       const level = Math.round(255 * Math.sqrt(count / whole));  // with the root small shares show as well
@@ -300,9 +304,9 @@ function drawMatrix(data) {
     context.strokeStyle = "#aaaaaa";
     for (let start = 0, end = 0; start < groups.length; start = end) {
       while (groups[end] === groups[start]) end++;
-      context.strokeRect(side * start + 0.5, side * start + 0.5, side * (end - start) - 1, side * (end - start) - 1);
+      context.strokeRect(side * start + 1, side * start + 1, side * (end - start) - 2, side * (end - start) - 2);
     }
-    moveTo(i, j);
+    if (says.textContent) moveTo(i, j);
   }
 
   function total(row) {
@@ -330,7 +334,9 @@ function drawMatrix(data) {
     // A cell of the diagonal holds the right answers, so it leads to all mistakes of its class.
     goTo(addressOf(i === j && groups.length ? { [row]: names[i] } : { [row]: names[i], [column]: names[j] }));
   }
+  if (innerWidth < 600) form.elements.by.value = "superclass";  // a hundred classes need more room
   form.addEventListener("input", draw);
+  canvas.addEventListener("focus", () => moveTo(i, j));
   canvas.addEventListener("pointermove", point);
   canvas.addEventListener("click", (event) => { point(event); lead(); });
   canvas.addEventListener("keydown", (event) => {

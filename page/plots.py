@@ -125,7 +125,7 @@ def curves(
         axes.set_xlim(0, 1)
         in_percent(axes.xaxis, axes.yaxis)
     if len(lines) > 1:
-        axes.legend()
+        figure.legend(loc="outside lower center")
     return figure
 
 
@@ -354,7 +354,7 @@ def stress_epsilon(epsilons: list[float], attacks: dict[str, list[dict]], unatta
     axes.set_xticks(epsilons, [f"{epsilon:g}" for epsilon in epsilons])
     axes.set_ylim(0, 1)
     in_percent(axes.yaxis)
-    axes.legend(ncols=2)
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 

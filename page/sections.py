@@ -187,9 +187,12 @@ def failures(result: dict, test, y_pred: Tensor, against: Markup, folder: Path) 
         superclass_confusion=plots.superclass_confusion(row_fractions(coarse), superclasses),
     )
     pairs = len(names) * (len(names) - 1)
+    found = coarse.diagonal() / coarse.sum(dim=1).clamp(min=1)
+    extremes = {"hardest_superclass": found.argmin(), "easiest_superclass": found.argmax()}
     return fill(
         "failures",
         **result,
+        **{key: f"{superclasses[s]} ({percent(found[s].item())})" for key, s in extremes.items()},
         num_classes=len(names),
         num_pairs=pairs,
         empty_pairs=pairs - int((confusion.clone().fill_diagonal_(0) > 0).sum()),
@@ -231,6 +234,7 @@ def class_table(classes: list[dict]) -> Markup:
                 "precision": row["precision"],
                 "recall": row["recall"],
                 "F1": row["f1"],
+                "times predicted": row["num_predicted"],
                 "most common mistake": filter_link(text, true=name, predicted=other) if other else "none",
             }
         )
@@ -427,7 +431,8 @@ def stress_results(results: dict, pictures: dict[str, np.ndarray], folder: Path)
         hardest=", ".join(f"{row['corruption']} ({percent(row['mean'])})" for row in hardest),
         corruption_table=table("Every corruption", corruptions, sortable=True),
         severity_table=severity_table(rows),
-        broken=table("Classes that break first", broken) if broken else fill("few_images"),
+        broken=table("Classes that break first", broken) if broken else fill("few_images", **results),
+        num_corruptions=len(corruptions),
         apgd_epsilons=", ".join(f"{epsilon:g}/255" for epsilon in APGD_EPSILONS),
         check_table=table("Checks of the attacks", checks),
     )
@@ -498,6 +503,8 @@ def explanations(result: dict, folder: Path) -> Markup:
         **parts,
         **plot(folder, **figures),
         size="x".join(map(str, explained["map_size"])),
+        # Of two unrelated orders of n values rho is nearly normal, with a variance of 1 / (n - 1).
+        unrelated=f"{math.sqrt(2 / math.pi / (math.prod(explained['map_size']) - 1)):.2f}",
         randomization_table=table("Random weights", body),
     )
 
@@ -550,8 +557,7 @@ def reproduction(path: Path, checkpoint: dict, environment: dict, layers: list[d
     config, options = checkpoint["config"], []
     for name, value in config["settings"].items():
         if value is not None and value is not False:
-            text = option(name) if value is True else f"{option(name)} {shlex.quote(str(value))}"
-            options.append(fill("option", text=text))
+            options += [option(name)] + [shlex.quote(str(value))] * (value is not True)
     facts = {f"training: {name}": str(value) for name, value in config["environment"].items()}
     facts |= {f"report: {name}": str(value) for name, value in environment.items()}
     facts |= {"checkpoint": str(path), "data": test.provenance, "test digest (sha256)": test.digest}
@@ -564,7 +570,7 @@ def reproduction(path: Path, checkpoint: dict, environment: dict, layers: list[d
         rows.append(shown | {"parameters": row["parameters"], "multiply-accumulates (M)": millions})
     return fill(
         "reproduction",
-        options=join(options),
+        options=" ".join(options),
         out=shlex.quote(config["settings"]["out"]),
         facts_table=table(
             "Versions and data", [{"what": key, "value": value} for key, value in facts.items()]

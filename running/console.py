@@ -79,14 +79,16 @@ class CommandLine(argparse.ArgumentParser):
 
 
 def duration(seconds: float) -> str:
-    """Return 75.2 as "1:15" and 3725 as "1:02:05"."""
+    """Return 9.6 as "10 s", 75.2 as "1 min 15 s" and 3725 as "1 h 2 min"."""
     seconds = round(seconds)
     hours, minutes = seconds // 3600, seconds // 60 % 60
-    return f"{hours}:{minutes:02d}:{seconds % 60:02d}" if hours else f"{minutes}:{seconds % 60:02d}"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
 
 
 class Progress(AbstractContextManager):
-    """One line on a terminal, as "epoch 1/40  100/196  loss 2.31  0:12 left"; nothing elsewhere.
+    """One line on a terminal, as "epoch 1/40  100/196  loss 2.31  12 s left"; nothing elsewhere.
 
     with Progress("test", total) as progress: progress.update(done, loss="2.31")
     """

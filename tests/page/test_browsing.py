@@ -220,8 +220,8 @@ def test_the_colour_of_a_cell_is_its_share(opened, misclassified, reported, repo
         "column": counts.sum(0, keepdims=True),
     }
     shares = (counts / np.maximum(1, whole[numbers]))[order][:, order]
-    pixels = f"{CELLS}.getContext('2d').getImageData(0, 0, 1000, 1000).data"
-    seen = np.array(opened.evaluate(f"[...{pixels}]")).reshape(1000, 1000, 4)[5::10, 5::10, :3]
+    pixels = f"{CELLS}.getContext('2d').getImageData(0, 0, 2000, 2000).data"
+    seen = np.array(opened.evaluate(f"[...{pixels}]")).reshape(2000, 2000, 4)[10::20, 10::20, :3]
     expected = 255 * matplotlib.colormaps["inferno"](np.sqrt(shares))[..., :3]
     assert np.abs(seen - expected).max() < 4
 

@@ -64,7 +64,7 @@ def test_history_gives_curves_speed_and_the_best_epoch(tmp_path, monkeypatch, no
     drawn = []
     monkeypatch.setattr(sections.plots, "training_curve", lambda *values: drawn.append(values[1:]))
     seen = text(sections.training(checkpoint, history, 2, tmp_path))
-    assert "3 epochs of 1,200 images took 3:00 on a &lt;computer&gt; (cpu, fp32)" in seen
+    assert "3 epochs of 1,200 images took 3 min 0 s on a &lt;computer&gt; (cpu, fp32)" in seen
     assert "100 images/s at 24x24 pixels, 250 images/s at 32x32 pixels" in seen
     assert "Best validation accuracy: 50.0 % after epoch 2." in seen
     assert "Validation images always have the size of the last epochs" in seen
@@ -280,7 +280,7 @@ def test_what_was_found_follows_from_the_numbers(result, logits, small_sets):
     wrong = [p > 0.9 and c != true for (p, c), true in zip(sure, y_true.tolist(), strict=True)]
     assert f"Of the {sum(p > 0.9 for p, _ in sure)} answers given with more than 90 %" in seen
     assert f"{sum(wrong)} are wrong" in seen and "of stress.py" in seen
-    assert "not told apart from a Gaussian in the centre; in insertion, not told apart" in seen
+    assert "not told apart from a Gaussian in the centre. In insertion they are not told apart" in seen
 
 
 # ---- Stress ----------------------------------------------------------------------------------------------
@@ -332,7 +332,7 @@ def test_stress_section_shows_every_corruption_and_every_check(tmp_path, no_plot
     few = stress_content()
     few["summary"]["classes_that_break_first"] = []
     few, _ = sections.stress_results(few, noise_pictures(), tmp_path)
-    assert "So few images of each class do not tell" in few
+    assert "200 images are too few to rank the classes" in few
     assert "On these clean images the network is underconfident: its mean confidence is 55.0 %" in seen
     assert "Over all corruptions it is overconfident: its mean confidence is 50.0 %" in seen
     assert (

@@ -105,6 +105,11 @@ def test_progress_never_needs_more_than_the_line_and_uses_no_colour(monkeypatch,
 
 
 @needs_terminal
+def test_duration_in_words():
+    durations = {9.6: "10 s", 59.6: "1 min 0 s", 75.2: "1 min 15 s", 3599.4: "59 min 59 s", 3725: "1 h 2 min"}
+    assert {seconds: console.duration(seconds) for seconds in durations} == durations
+
+
 def test_progress_is_silent_where_there_is_no_terminal(monkeypatch, capsys):
     draw_progress()
     assert capsys.readouterr() == ("", "")
