@@ -125,6 +125,7 @@ def curves(
         axes.set_xlim(0, 1)
         in_percent(axes.xaxis, axes.yaxis)
     if len(lines) > 1:
+        figure.set_figheight(SMALL[1] + 0.2 * len(lines))
         figure.legend(loc="outside lower center")
     return figure
 
@@ -354,6 +355,7 @@ def stress_epsilon(epsilons: list[float], attacks: dict[str, list[dict]], unatta
     axes.set_xticks(epsilons, [f"{epsilon:g}" for epsilon in epsilons])
     axes.set_ylim(0, 1)
     in_percent(axes.yaxis)
+    figure.set_figheight(SMALL[1] + 0.4)
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 

@@ -327,7 +327,7 @@ def test_stress_section_shows_every_corruption_and_every_check(tmp_path, no_plot
     seen = text(section)
     assert section.count("<tr>") == 7 + 1 + len(CORRUPTIONS) + 1 + 10 + 1 + 2
     assert all(f"<td>{name.replace('_', ' ')}</td>" in section for name in CORRUPTIONS)
-    assert "FAILED a check &lt;so&gt;" in seen and "Means over all corruptions" in seen
+    assert "FAILED a check &lt;so&gt;" in seen and "first, over all corruptions" in seen
     assert "larger with it at severity 3, 4, 5: as trained and with it 10.0 % and 4.0 % at severity 1" in seen
     few = stress_content()
     few["summary"]["classes_that_break_first"] = []
