@@ -245,7 +245,7 @@ def class_table(classes: list[dict]) -> Markup:
 
 
 def mistakes(
-    failures: list[dict], evidence: dict[str, Tensor], nearest: dict, browser: str, result: dict, test
+    failures: list[dict], evidence: dict[str, Tensor], nearest: dict, browser: Markup, result: dict, test
 ) -> Markup:
     """The browser, and the most confident mistakes with the evidence for either class.
 
@@ -288,17 +288,15 @@ def browser(
     nearest: dict[str, Tensor],
     others: dict[str, Tensor],
     test,
-) -> Markup | str:
+) -> Markup:
     """The first M of the misclassified images for the script to filter: pictures, maps, and the rest as JSON.
 
     maps, float32 [M, 2, h, h], are the evidence for the predicted and for the true class. nearest is what
     most_similar found in the training set for each test image: images, labels, similarity, and whether the
     two are equal. others: {name of another run: its probabilities, float32 [N, C]}.
     """
-    if not len(maps):
-        return ""
     count, shown = len(misclassified), misclassified[: len(maps)]
-    columns = math.ceil(math.sqrt(len(shown)))
+    columns = math.ceil(math.sqrt(max(1, len(shown))))
     images = []
     for i in shown.tolist():
         likely = probabilities[i].argsort(descending=True, stable=True)[:5]  # the predicted class first
@@ -345,7 +343,7 @@ def base64_bytes(values: Tensor) -> str:
 
 def sprite(images: Tensor, columns: int) -> str:
     """Return images, uint8 [N, 3, 32, 32], as one JPEG file in base64, so many of them in a row."""
-    pixels = make_grid(images, columns, padding=0)
+    pixels = make_grid(images, columns, padding=0) if len(images) else torch.zeros(3, 32, 32).byte()
     for quality in range(95, 15, -10):
         content = jpeg(pixels, quality)
         if len(content) <= MAX_SPRITE:
