@@ -24,7 +24,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 for (const cell of document.querySelectorAll(".classes td[data-value]")) {
-  if (cell.dataset.value <= 1) cell.style.setProperty("--value", cell.dataset.value);  // a bar behind it
+  const share = cell.textContent.includes("%");
+  if (share) cell.style.setProperty("--value", cell.dataset.value);  // a bar behind it
 }
 for (const button of document.querySelectorAll("button.all-rows")) {  // the first ten are there, then all
   const table = button.closest(".classes").querySelector("table");
