@@ -32,6 +32,7 @@ for (const button of document.querySelectorAll("button.all-rows")) {  // the fir
   table.classList.add("short");
   button.addEventListener("click", () => {
     table.classList.remove("short");
+    table.rows[11].querySelector("a").focus();
     button.hidden = true;
   });
 }
@@ -197,10 +198,14 @@ function browseMistakes(data, sprites) {
       `${data.runs[i]} says ${data.classes[c]} (${percent(probability)}).`).join(" ");
     find("mistake-file").textContent = mistake.file;
     find("mistake-place").textContent = `${[open + 1, chosen.length].map((n) => n.toLocaleString("en")).join(" of ")}`;
-    history.replaceState(null, "", addressOf({ ...choice(), open: mistake.file }));
-    if (dialog.open) return;
-    dialog.showModal();
-    find("mistake-next").focus();
+    // The way back from a picture leads to the list, not from picture to picture.
+    const address = addressOf({ ...choice(), open: mistake.file });
+    if (address !== location.hash) history[dialog.open ? "replaceState" : "pushState"](null, "", address);
+    if (!dialog.open) {
+      dialog.showModal();
+      find("mistake-next").focus();
+    }
+    dialog.scrollTop = 0;
   }
 
   function choice() {
@@ -217,7 +222,6 @@ function browseMistakes(data, sprites) {
     find("mistakes").scrollIntoView();
     const wanted = chosen.findIndex((mistake) => mistake.file === address.get("open"));
     if (wanted >= 0) enlarge(wanted);
-    else dialog.close();
     return true;
   }
 
@@ -248,12 +252,13 @@ function browseMistakes(data, sprites) {
     if (event.target === dialog) dialog.close();  // outside of it
   });
   dialog.addEventListener("close", () => {
-    history.replaceState(null, "", addressOf(choice()));
+    if (location.hash.includes("open=")) history.replaceState(null, "", addressOf(choice()));
     // The filter may have changed since, so that there are fewer thumbnails or none.
     while (list.children.length <= open && !more.hidden) showMore();
     list.children[open]?.focus();
   });
   addEventListener("hashchange", () => {
+    if (!location.hash.includes("open=")) dialog.close();
     if (location.hash) readAddress();
     else form.reset();  // back to before a choice
   });
@@ -320,9 +325,9 @@ function drawMatrix(data) {
     [i, j] = [row, column].map((n) => Math.min(names.length - 1, Math.max(0, n)));
     mark.style.cssText = `left: ${100 * j / names.length}%; top: ${100 * i / names.length}%`;
     const of = { row: total(i), column: answers(j) }[form.elements.numbers.value] ?? total(i);
-    const what = i === j ? `${names[i]} is right` : `${names[i]} taken for ${names[j]}`;
+    const what = i === j ? `${names[i]} recognised` : `${names[i]} taken for ${names[j]}`;
     says.textContent = `${what}: ${counts[i][j]} of ${of} ` + (form.elements.numbers.value === "column"
-      ? `answers “${names[j]}”` : `images of the ${groups.length ? "class" : "superclass"}`)
+      ? `answers “${names[j]}”` : `images of ${names[i]}`)
       + (of ? ` (${percent(counts[i][j] / of)})` : "");
   }
   function point(event) {
@@ -331,6 +336,7 @@ function drawMatrix(data) {
       Math.floor((event.clientX - box.left) / box.width * names.length));
   }
   function lead() {
+    if (i !== j && !counts[i][j]) return;
     const [row, column] = groups.length ? NAMES.slice(0, 2) : NAMES.slice(2);
     // A cell of the diagonal holds the right answers, so it leads to all mistakes of its class.
     goTo(addressOf(i === j && groups.length ? { [row]: names[i] } : { [row]: names[i], [column]: names[j] }));

@@ -160,6 +160,9 @@ def training(checkpoint: dict, history: list[dict], last_cutmix: int, folder: Pa
         speeds=", ".join(f"{speed:,.0f} images/s at {s:.0f}x{s:.0f} pixels" for s, speed in speeds.items()),
         cutmix=fill("cutmix", **checkpoint, last_cutmix=last_cutmix) if mixes else "",
         several_sizes=fill("several_sizes") if len(speeds) > 1 else "",
+        shortened=fill("shortened", **checkpoint)
+        if len(history) == checkpoint["epoch"] < checkpoint["config"]["settings"]["epochs"]
+        else "",
     )
 
 
@@ -235,7 +238,7 @@ def class_table(classes: list[dict]) -> Markup:
                 "recall": row["recall"],
                 "F1": row["f1"],
                 "times predicted": row["num_predicted"],
-                "most common mistake": filter_link(text, true=name, predicted=other) if other else "none",
+                "mostly taken for": filter_link(text, true=name, predicted=other) if other else "none",
             }
         )
     return table("All classes", rows, sortable=True)
@@ -299,7 +302,9 @@ def browser(
     columns = math.ceil(math.sqrt(max(1, len(shown))))
     images = []
     for i in shown.tolist():
-        likely = probabilities[i].argsort(descending=True, stable=True)[:5]  # the predicted class first
+        likely = probabilities[i].argsort(descending=True, stable=True)  # the predicted class first
+        rank = int((likely == test.labels[i]).nonzero())
+        likely = likely[[*range(5), rank]] if rank > 4 else likely[:5]
         said = [rows[i] for rows in others.values()]
         images.append(
             {
@@ -431,6 +436,9 @@ def stress_results(results: dict, pictures: dict[str, np.ndarray], folder: Path)
         severity_table=severity_table(rows),
         broken=table("Classes that break first", broken) if broken else fill("few_images", **results),
         num_corruptions=len(corruptions),
+        drop="{value:.2f} (95 % interval {low:.2f} to {high:.2f})".format(
+            **{key: 100 * value for key, value in summary["drop"]["fifteen"].items()}
+        ),
         apgd_epsilons=", ".join(f"{epsilon:g}/255" for epsilon in APGD_EPSILONS),
         check_table=table("Checks of the attacks", checks),
     )
@@ -457,7 +465,7 @@ def shift_verdict(rows: list[dict]) -> str:
         return ""
     errors = [[row[key]["ece"] for key in ("as_trained", "with_temperature")] for row in rows]
     worse = [str(severity) for severity in range(1, 6) if errors[severity][1] > errors[severity][0]]
-    where = f"severity {', '.join(worse)}" if worse else "no severity"
+    where = "every severity" if len(worse) == 5 else f"severity {', '.join(worse) or 'none'}"
     pairs = [" and ".join(percent(value) for value in errors[severity]) for severity in (1, 5)]
     return (
         "The temperature was fitted on clean images. Under corruption the calibration error, pooled over the "
@@ -502,6 +510,7 @@ def explanations(result: dict, folder: Path) -> Markup:
         **plot(folder, **figures),
         size="x".join(map(str, explained["map_size"])),
         # Of two unrelated orders of n values rho is nearly normal, with a variance of 1 / (n - 1).
+        all_random=body[-1]["mean of |rho|"][0],
         unrelated=f"{math.sqrt(2 / math.pi / (math.prod(explained['map_size']) - 1)):.2f}",
         randomization_table=table("Random weights", body),
     )
@@ -555,7 +564,8 @@ def reproduction(path: Path, checkpoint: dict, environment: dict, layers: list[d
     config, options = checkpoint["config"], []
     for name, value in config["settings"].items():
         if value is not None and value is not False:
-            options += [option(name)] + [shlex.quote(str(value))] * (value is not True)
+            text = option(name) if value is True else f"{option(name)} {shlex.quote(str(value))}"
+            options.append(fill("option", text=text))
     facts = {f"training: {name}": str(value) for name, value in config["environment"].items()}
     facts |= {f"report: {name}": str(value) for name, value in environment.items()}
     facts |= {"checkpoint": str(path), "data": test.provenance, "test digest (sha256)": test.digest}
@@ -568,7 +578,7 @@ def reproduction(path: Path, checkpoint: dict, environment: dict, layers: list[d
         rows.append(shown | {"parameters": row["parameters"], "multiply-accumulates (M)": millions})
     return fill(
         "reproduction",
-        options=" ".join(options),
+        options=Markup(" ".join(options)),
         out=shlex.quote(config["settings"]["out"]),
         facts_table=table(
             "Versions and data", [{"what": key, "value": value} for key, value in facts.items()]
