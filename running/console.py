@@ -79,12 +79,12 @@ class CommandLine(argparse.ArgumentParser):
 
 
 def duration(seconds: float) -> str:
-    """Return 9.6 as "10 s", 75.2 as "1 min 15 s" and 3725 as "1 h 2 min"."""
-    seconds = round(seconds)
-    hours, minutes = seconds // 3600, seconds // 60 % 60
-    if hours:
+    """Return 9.6 as "10 s", 75.2 as "1 min 15 s" and 7370 as "2 h 3 min"."""
+    if round(seconds) >= 3600:
+        hours, minutes = divmod(round(seconds / 60), 60)
         return f"{hours} h {minutes} min"
-    return f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 class Progress(AbstractContextManager):

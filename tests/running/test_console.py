@@ -106,7 +106,7 @@ def test_progress_never_needs_more_than_the_line_and_uses_no_colour(monkeypatch,
 
 @needs_terminal
 def test_duration_in_words():
-    durations = {9.6: "10 s", 59.6: "1 min 0 s", 75.2: "1 min 15 s", 3599.4: "59 min 59 s", 3725: "1 h 2 min"}
+    durations = {9.6: "10 s", 59.6: "1 min 0 s", 75.2: "1 min 15 s", 3599.4: "59 min 59 s", 7370: "2 h 3 min"}
     assert {seconds: console.duration(seconds) for seconds in durations} == durations
 
 
