@@ -15,6 +15,7 @@ import math
 import re
 import shlex
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -57,6 +58,9 @@ class Config:
     cutmix: float | None = setting(
         None, "share of batches with CutMix; default: 0.5, but 0 for shapes or below 30 epochs", 0, 1
     )
+    sam: float | None = setting(
+        None, "rho of the sharpness-aware last tenth; default: 0.1 with CutMix, 0 without", 0, 10
+    )
     patience: int | None = setting(
         None, "full-size epochs without a new best; 0: no limit; default: epochs / 8, at least 5", 0, 100_000
     )
@@ -78,6 +82,8 @@ class Config:
             self.warmup_epochs = min(2.0, self.epochs / 5)
         if self.cutmix is None:
             self.cutmix = 0.5 if self.dataset == "cifar100" and self.epochs >= 30 else 0.0
+        if self.sam is None:
+            self.sam = 0.1 if self.cutmix else 0.0
         if self.patience is None:
             self.patience = max(5, self.epochs // 8)
         warmup, sides, epochs = self.warmup_epochs, self.image_sizes, self.epochs
@@ -178,6 +184,33 @@ def make_optimizer(model: nn.Module, lr: float, momentum: float, weight_decay: f
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
 
 
+@contextlib.contextmanager
+def at_worst_neighbour(model: nn.Module, rho: float) -> Iterator[None]:
+    """Move the weights w of the model to w + rho g / ||g|| for a with block; g are their gradients.
+
+    To first order no loss within the distance rho is larger than the one there. Sharpness-aware minimisation
+    takes its step at w with the gradient found there, and so prefers flat minima (Foret et al. 2021, arXiv
+    2010.01412, equation 2 and algorithm 1). In the block .grad begins empty and batch norm leaves its running
+    statistics as they are; after it the weights are w again.
+    """
+    weights = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [weight.detach().clone() for weight in weights]
+    with torch.no_grad():
+        length = torch.stack([weight.grad.norm() for weight in weights]).norm().clamp(min=1e-12)
+        for weight in weights:
+            weight.add_(weight.grad * (rho / length))
+            weight.grad = None
+    for norm in norms:
+        norm.track_running_stats = False
+    yield
+    with torch.no_grad():
+        for weight, value in zip(weights, before, strict=True):
+            weight.copy_(value)
+    for norm in norms:
+        norm.track_running_stats = True
+
+
 def check_finite(epoch: int, step: int, lr: float, *values: Tensor) -> None:
     """Raise UserError if a value is not finite."""
     if not all(value.isfinite().all() for value in values):
@@ -223,7 +256,8 @@ def train_one_epoch(training: Training, epoch: int) -> dict[str, float]:
     total_steps, warmup_steps = config.epochs * steps, round(config.warmup_epochs * steps)
     size = image_size(epoch, config.epochs, config.sizes())
     # CutMix keeps the network from learning its images by heart; results/README.md says what it gained.
-    cutmix = config.cutmix if epoch <= last_cutmix_epoch(config.epochs) else 0.0
+    whole = epoch > last_cutmix_epoch(config.epochs)
+    cutmix, rho = (0.0, config.sam) if whole else (config.cutmix, 0.0)
     # Of the loss and of the right answers; MPS has no float64.
     sums = torch.zeros(2, device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
     network.train()
@@ -247,6 +281,10 @@ def train_one_epoch(training: Training, epoch: int) -> dict[str, float]:
             # Backward, clip, step. The norm to clip is that of the gradient, not of the scaled one.
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
+            if rho:  # the gradient of the step is the one found nearby, where the loss is larger
+                with at_worst_neighbour(training.model, rho), autocast(device, training.precision):
+                    nearby = training.criterion(network(x).float(), target)
+                    scaler.scale(nearby).backward()
             if config.clip_norm:
                 scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)

@@ -2,6 +2,7 @@
 and resuming against not having been interrupted."""
 
 import contextlib
+import copy
 import json
 import math
 from dataclasses import asdict
@@ -69,18 +70,19 @@ def test_defaults_depend_on_the_data_set():
 
 
 @pytest.mark.parametrize(
-    "options, cutmix",
+    "options, cutmix, sam",
     [
-        ("", 0.5),
-        ("--epochs 30", 0.5),
-        ("--epochs 29", 0),
-        ("--dataset shapes", 0),
-        ("--dataset shapes --epochs 40", 0),
-        ("--epochs 5 --cutmix 0.25", 0.25),
+        ("", 0.5, 0.1),
+        ("--epochs 30", 0.5, 0.1),
+        ("--epochs 29", 0, 0),
+        ("--dataset shapes", 0, 0),
+        ("--dataset shapes --epochs 40", 0, 0),
+        ("--epochs 5 --cutmix 0.25 --sam 0", 0.25, 0),
     ],
 )
-def test_cutmix_is_the_default_only_where_it_pays(options, cutmix):
-    assert config_of(options).cutmix == cutmix
+def test_cutmix_and_sam_are_defaults_only_where_they_pay(options, cutmix, sam):
+    config = config_of(options)
+    assert (config.cutmix, config.sam) == (cutmix, sam)
 
 
 def test_help_tells_the_defaults(capsys):
@@ -218,12 +220,20 @@ def train_by_formulas(dataset, args):
                 lr = args.lr * step / warmup
             else:
                 lr = args.lr * math.cos(math.pi / 2 * (step - warmup) / (total - warmup)) ** 2
-            log_p = model(resized(to_input(batch).double(), size)).log_softmax(dim=1)
+            x = resized(to_input(batch).double(), size)
+            log_p = model(x).log_softmax(dim=1)
             # Szegedy et al. 2016 (arXiv 1512.00567), section 7: the target is mixed with the uniform one
-            target = targets * (1 - args.label_smoothing)
-            loss = -((target + args.label_smoothing / log_p.shape[1]) * log_p).sum() / len(batch)
+            target = targets * (1 - args.label_smoothing) + args.label_smoothing / log_p.shape[1]
+            loss = -(target * log_p).sum() / len(batch)
             gradients = torch.autograd.grad(loss, model.parameters())
-            norm = math.sqrt(sum(g.double().square().sum().item() for g in gradients))
+            norm = math.sqrt(sum(g.square().sum().item() for g in gradients))
+            if epoch + 1 > 0.9 * args.epochs:  # Foret et al. 2021, equation 2; sam may be 0
+                near = copy.deepcopy(model)
+                for p, gradient in zip(near.parameters(), gradients, strict=True):
+                    p.data += args.sam * gradient / norm
+                worse = -(target * near(x).log_softmax(dim=1)).sum() / len(batch)
+                gradients = torch.autograd.grad(worse, near.parameters())
+                norm = math.sqrt(sum(g.square().sum().item() for g in gradients))
             # PyTorch adds 1e-6 to the norm, and a narrow network on four images makes much of little.
             factor = min(1.0, args.clip_norm / (norm + 1e-6)) if args.clip_norm else 1.0
             losses.append(loss.item())
@@ -247,7 +257,7 @@ def train_by_formulas(dataset, args):
         pytest.param("--clip-norm 0 --label-smoothing 0 --image-sizes 32", marks=pytest.mark.slow),
         "--momentum 0 --weight-decay 0.1 --warmup-epochs 0",
         pytest.param("--label-smoothing 0.4 --warmup-epochs 2 --batch-size 5", marks=pytest.mark.slow),
-        "--cutmix 1",
+        "--cutmix 1 --sam 0.05",
         "--image-sizes 13,21",
     ],
 )
