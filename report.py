@@ -223,13 +223,12 @@ def explain_mistakes(model: nn.Module, images: Tensor, classes: Tensor) -> Tenso
     model and images are as in `explain`; classes int64 [N, K].
     """
     maps, features, weight = [], [], model[1].fc.weight
-    hook = model[1].layer4.register_forward_hook(lambda layer, inputs, output: features.append(output))
-    for some, wanted in zip(images.split(100), classes.split(100), strict=True):
-        model(some.to(weight.device))
-        each = [class_activation_maps(features[-1], weight, part) for part in wanted.to(weight.device).T]
-        maps.append(torch.stack(each, dim=1).cpu())
-        features.clear()
-    hook.remove()
+    with model[1].layer4.register_forward_hook(lambda layer, inputs, output: features.append(output)):
+        for some, wanted in zip(images.split(100), classes.split(100), strict=True):
+            model(some.to(weight.device))
+            each = [class_activation_maps(features[-1], weight, part) for part in wanted.to(weight.device).T]
+            maps.append(torch.stack(each, dim=1).cpu())
+            features.clear()
     return torch.cat(maps)
 
 

@@ -263,8 +263,9 @@ def test_headline_numbers_on_the_page_against_loops(results):
         wrong = [p for t, p in zip(y_true, y_pred, strict=True) if t == c != p]
         assert row["most_confused_with_count"] == max([wrong.count(p) for p in wrong], default=0)
         rest = shown[shown.index(f"<td>{name}</td>\n<td>{row['superclass']}</td>") :]
-        texts = re.findall(r'<td class="number" data-value="[^"]*">(.*?)</td>', rest)[:3]
-        assert texts == [f"{100 * column[c]:.1f} %" for column in (precision, recall, f1)]
+        texts = re.findall(r'<td class="number" data-value="[^"]*">(.*?)</td>', rest)[:4]
+        fractions = [f"{100 * column[c]:.1f} %" for column in (precision, recall, f1)]
+        assert texts == [*fractions, str(y_pred.count(c))]
 
 
 def test_every_link_of_the_page_has_its_place(results):
