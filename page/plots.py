@@ -16,7 +16,6 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from stress_tests.attacks import AT_ALL_EPSILONS
@@ -199,23 +198,18 @@ def confidence_histogram(correct: np.ndarray, wrong: np.ndarray) -> Figure:
 # ---- Matrices and pictures -------------------------------------------------------------------------------
 
 
-def draw_matrix(axes: Axes, fractions: np.ndarray) -> AxesImage:
-    """Draw a row-normalised confusion matrix.
+@styled
+def confusion_matrix(fractions: np.ndarray, class_names: list[str], groups: dict[str, int]) -> Figure:
+    """The row-normalised confusion matrix [C, C], classes in the order of `groups`, {name: size}.
 
     The colour scale is a square root, so that confusions of a few percent show beside the diagonal.
     """
-    axes.tick_params(length=0, pad=2)
-    axes.grid(visible=False)
-    return axes.imshow(fractions, cmap="cividis", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-
-
-@styled
-def confusion_matrix(fractions: np.ndarray, class_names: list[str], groups: dict[str, int]) -> Figure:
-    """The row-normalised confusion matrix [C, C], classes in the order of `groups`, {name: size}."""
     count = len(class_names)
     figure = Figure(figsize=(14.5, 12.4))
     axes = figure.add_subplot()
-    mesh = draw_matrix(axes, fractions)
+    mesh = axes.imshow(fractions, cmap="cividis", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    axes.tick_params(length=0, pad=2)
+    axes.grid(visible=False)
     axes.set_xticks(range(count), class_names, rotation=90, fontsize=7.4)
     axes.set_yticks(range(count), class_names, fontsize=7.4)
     axes.autoscale(False)
@@ -235,23 +229,6 @@ def confusion_matrix(fractions: np.ndarray, class_names: list[str], groups: dict
     scale = figure.colorbar(mesh, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.01, ticks=ticks)
     in_percent(scale.ax.xaxis)
     scale.outline.set_visible(False)
-    return figure
-
-
-@styled
-def superclass_confusion(fractions: np.ndarray, names: list[str]) -> Figure:
-    """The row-normalised confusion matrix of the superclasses, with the numbers that round to 1 % or more."""
-    figure = Figure(figsize=(9.2, 7.8))
-    axes = figure.add_subplot()
-    draw_matrix(axes, fractions)
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
-    for row, column in zip(*np.nonzero(np.round(100 * fractions) >= 1), strict=True):
-        # At this value white and black are equally far from the colour of the cell.
-        colour = "black" if fractions[row, column] > 0.22 else "white"
-        text = f"{100 * fractions[row, column]:.0f}"
-        axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=colour)
-    axes.set(title="Percent of each true superclass (row) given each predicted one (column)")
     return figure
 
 

@@ -119,16 +119,16 @@ def verdict(rows: dict[str, dict], mode: str) -> str:
 def headline(result: dict, network: Markup, test, folder: Path) -> Markup:
     """What was trained, and the headline metrics as cards, with those of the notebook if any."""
     notebook = NOTEBOOK if test.name == "cifar100" else {}
-    cards = {}
+    cards = []
     for key, name in HEADLINE.items():
         note = interval(result[key])
         note += f"; notebook {percent(notebook[key], 2)}" if key in notebook else ""
-        cards[f"card_{key}"] = fill("card", name=name, note=note, **result[key])
+        cards.append(fill("card", name=name, note=note, **result[key]))
     bars = plots.headline_bars({name: result[key] for key, name in HEADLINE.items()})
     save_plots(folder, headline_metrics=bars)
     return fill(
         "headline",
-        **cards,
+        cards=join(cards),
         data_set="CIFAR-100" if test.name == "cifar100" else "coloured shapes",
         network=network,
         notebook=fill("notebook") if notebook else "",
@@ -173,10 +173,10 @@ def failures(result: dict, test, y_pred: Tensor, against: Markup, folder: Path) 
     """Classes, pairs and superclasses that are confused, and the comparison with another run, if any."""
     names, superclasses = ([plain(n) for n in names] for names in (test.class_names, test.superclass_names))
     confusion = metrics.confusion_matrix(test.labels, y_pred, len(names))
-    coarse = metrics.superclass_confusion(confusion, test.superclass_of)
+    fractions = confusion / confusion.sum(dim=1, keepdim=True).clamp(min=1)  # of each row; without samples 0
     order = test.superclass_of.argsort(stable=True)  # the classes of a superclass beside each other
     sizes = test.superclass_of.bincount(minlength=len(superclasses)).tolist()
-    in_order = [names[c] for c in order]
+    matrix = fractions[order][:, order].numpy(), [names[c] for c in order]
     worst = worst_classes(result)
     save_plots(
         folder,
@@ -184,13 +184,11 @@ def failures(result: dict, test, y_pred: Tensor, against: Markup, folder: Path) 
             {plain(row["name"]): row["recall"] for row in worst},
             [plain(row["most_confused_with"]) for row in worst],
         ),
-        confusion_matrix=plots.confusion_matrix(
-            row_fractions(confusion[order][:, order]), in_order, dict(zip(superclasses, sizes, strict=True))
-        ),
-        superclass_confusion=plots.superclass_confusion(row_fractions(coarse), superclasses),
+        confusion_matrix=plots.confusion_matrix(*matrix, dict(zip(superclasses, sizes, strict=True))),
     )
     pairs = len(names) * (len(names) - 1)
-    found = coarse.diagonal() / coarse.sum(dim=1).clamp(min=1)
+    coarse = metrics.superclass_confusion(confusion, test.superclass_of)
+    _, found, _ = metrics.precision_recall_f1(coarse)
     extremes = {"hardest_superclass": found.argmin(), "easiest_superclass": found.argmax()}
     return fill(
         "failures",
@@ -203,11 +201,6 @@ def failures(result: dict, test, y_pred: Tensor, against: Markup, folder: Path) 
         class_table=class_table(result["classes"]),
         against=against,
     )
-
-
-def row_fractions(confusion: Tensor) -> np.ndarray:
-    """Divide each row of a confusion matrix by its sum; a row without samples stays 0."""
-    return (confusion / confusion.sum(dim=1, keepdim=True).clamp(min=1)).numpy()
 
 
 def confused_pairs(pairs: list[dict], test, y_pred: Tensor) -> Markup:

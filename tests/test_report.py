@@ -285,7 +285,7 @@ def test_every_file_is_written(results, reported, reported_sets):
     names = {path.stem for path in (reported / "plots").glob("*.png")}
     assert names == {
         *("loss", "accuracy", "learning_rate", "headline_metrics", "worst_classes", "confusion_matrix"),
-        *("superclass_confusion", "reliability", "confidence", "risk_coverage", "deletion", "insertion"),
+        *("reliability", "confidence", "risk_coverage", "deletion", "insertion"),
     }
     explanations = numbers["explanations"]
     assert explanations["layer"] == "layer4" and explanations["map_size"] == [4, 4]
