@@ -8,7 +8,7 @@ Conventions, for all functions below:
 - Inputs may be on any device. The arithmetic runs in int64 and float64 on the CPU, so a number does not
   depend on the device, and returned tensors are on the CPU.
 - Bad input raises ValueError: shapes that do not match or are empty, labels that are not integers or out of
-  range, scores or probabilities that are not as above, and a k, n, level or number of bins out of range.
+  range, scores or probabilities that are not as above, and a k, n or number of bins out of range.
 """
 
 import math
@@ -299,85 +299,63 @@ def aurc(y_true: Tensor, probabilities: Tensor) -> float:
 # ---- How sure are the numbers themselves? ----------------------------------------------------------------
 
 
-def _headline(y_true: Tensor, y_pred: Tensor, num_classes: int) -> dict[str, float]:
-    """Return the numbers of `headline` that follow from the predicted classes."""
-    precision, recall, f1 = precision_recall_f1(confusion_matrix(y_true, y_pred, num_classes))
-    return {
-        "accuracy": accuracy(y_true, y_pred),
-        "macro_precision": macro_average(precision),
-        "macro_recall": macro_average(recall),
-        "macro_f1": macro_average(f1),
-    }
+HEADLINE = ("accuracy", "macro_precision", "macro_recall", "macro_f1", "top5_accuracy")
 
 
-def headline(y_true: Tensor, probabilities: Tensor) -> dict[str, float]:
-    """Return the headline numbers of the report, each in [0, 1]; top-5 is top-C with fewer than 5 classes."""
-    y_true, probabilities = _scores(y_true, probabilities)
-    num_classes = probabilities.shape[1]
-    top5 = top_k_accuracy(y_true, probabilities, k=min(5, num_classes))
-    return _headline(y_true, probabilities.argmax(dim=1), num_classes) | {"top5_accuracy": top5}
+def _resampled_headline(y_true: Tensor, probabilities: Tensor, num_resamples: int) -> Tensor:
+    """Return the numbers of HEADLINE, float64 [1 + num_resamples, 5]: as they are, then of each resample.
 
-
-def _resampled_headline(
-    y_true: Tensor, probabilities: Tensor, num_resamples: int, level: float, seed: int
-) -> tuple[dict[str, float], Tensor]:
-    """Return the numbers of `headline`, and those of every resample, float64 [num_resamples, 5].
-
-    For the same N, the same seed draws the same samples.
+    For the same N the same samples are drawn.
     """
-    if num_resamples < 1:
-        raise ValueError(f"num_resamples must be at least 1, not {num_resamples}")
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie strictly between 0 and 1, not {level}")
     y_true, probabilities = _scores(y_true, probabilities)
     n, num_classes = probabilities.shape
     y_pred = probabilities.argmax(dim=1)
     in_top5 = _in_top_k(y_true, probabilities, k=min(5, num_classes))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
+    samples = [torch.arange(n)] + [torch.randint(n, (n,), generator=generator) for _ in range(num_resamples)]
     numbers = []
-    for _ in range(num_resamples):
-        sample = torch.randint(n, (n,), generator=generator)
-        of_classes = _headline(y_true[sample], y_pred[sample], num_classes)
-        numbers.append([*of_classes.values(), in_top5[sample].sum().item() / n])
-    return headline(y_true, probabilities), torch.tensor(numbers, dtype=torch.float64)
+    for sample in samples:
+        confusion = confusion_matrix(y_true[sample], y_pred[sample], num_classes)
+        macro = [macro_average(per_class) for per_class in precision_recall_f1(confusion)]
+        right = accuracy(y_true[sample], y_pred[sample])
+        numbers.append([right, *macro, in_top5[sample].sum().item() / n])
+    return torch.tensor(numbers, dtype=torch.float64)
 
 
-def _with_intervals(value: dict[str, float], numbers: Tensor, level: float) -> dict[str, dict[str, float]]:
-    """Add to each value the percentile interval of its column of `numbers`, float64 [R, 5]."""
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    intervals = numbers.quantile(tails, dim=0).T.tolist()
-    return {
-        name: {"value": value[name], "low": low, "high": high}
-        for name, (low, high) in zip(value, intervals, strict=True)
-    }
+def _with_intervals(numbers: Tensor) -> dict[str, dict[str, float]]:
+    """Return {name: value, low, high} of the columns, HEADLINE; float64 [1 + num_resamples, 5] as above."""
+    if len(numbers) < 2:
+        raise ValueError("num_resamples must be at least 1")
+    low, high = numbers[1:].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).tolist()
+    columns = zip(HEADLINE, numbers[0].tolist(), low, high, strict=True)
+    return {name: {"value": value, "low": low, "high": high} for name, value, low, high in columns}
+
+
+def headline(y_true: Tensor, probabilities: Tensor) -> dict[str, float]:
+    """Return the headline numbers of the report, each in [0, 1]; top-5 is top-C with fewer than 5 classes."""
+    return dict(zip(HEADLINE, _resampled_headline(y_true, probabilities, 0)[0].tolist(), strict=True))
 
 
 def bootstrap_headline(
-    y_true: Tensor, probabilities: Tensor, num_resamples: int = 1000, level: float = 0.95, seed: int = 0
+    y_true: Tensor, probabilities: Tensor, num_resamples: int = 1000
 ) -> dict[str, dict[str, float]]:
     """Return the numbers of `headline`, each as a dict of `value`, `low` and `high`, all in [0, 1].
 
-    `low` and `high` are the percentile interval of Efron and Tibshirani, "An Introduction to the Bootstrap",
-    1993, section 13.3: draw N of the N samples with replacement, num_resamples times, compute the number for
-    each, and cut (1 - level) / 2 off either end. The draws come from a generator of their own: resample r is
-    row r of torch.randint(N, (num_resamples, N), generator=torch.Generator().manual_seed(seed)).
+    `low` and `high` are the 95 % percentile interval of Efron and Tibshirani, "An Introduction to the
+    Bootstrap", 1993, section 13.3: draw N of the N samples with replacement, num_resamples times, compute the
+    number for each, and cut 2.5 % off either end. The draws come from a generator of their own: resample r is
+    row r of torch.randint(N, (num_resamples, N), generator=torch.Generator().manual_seed(0)).
 
     The interval describes the choice of test samples, not the randomness of training. A class missing from a
     resample counts as 0 there, so with few samples of a class the macro averages of the resamples are too
     low, and `value` may even be above `high`. Macro F1 is not linear in the counts, so its resamples are a
     little too low even without that. No bias is corrected.
     """
-    value, numbers = _resampled_headline(y_true, probabilities, num_resamples, level, seed)
-    return _with_intervals(value, numbers, level)
+    return _with_intervals(_resampled_headline(y_true, probabilities, num_resamples))
 
 
 def bootstrap_difference(
-    y_true: Tensor,
-    probabilities: Tensor,
-    other: Tensor,
-    num_resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
+    y_true: Tensor, probabilities: Tensor, other: Tensor, num_resamples: int = 1000
 ) -> dict[str, dict[str, float]]:
     """Return the numbers of `headline` for one network minus those of another on the same N samples.
 
@@ -392,10 +370,8 @@ def bootstrap_difference(
     if other.shape != probabilities.shape:
         shapes = f"{list(probabilities.shape)} and {list(other.shape)}"
         raise ValueError(f"probabilities and other must have the same shape, not {shapes}")
-    value, numbers = _resampled_headline(y_true, probabilities, num_resamples, level, seed)
-    other_value, other_numbers = _resampled_headline(y_true, other, num_resamples, level, seed)
-    value = {name: value[name] - other_value[name] for name in value}
-    return _with_intervals(value, numbers - other_numbers, level)
+    ours, theirs = (_resampled_headline(y_true, rows, num_resamples) for rows in (probabilities, other))
+    return _with_intervals(ours - theirs)
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
@@ -408,48 +384,37 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
         p = min(1, 2 * sum over i = 0 to min(only_first, only_second) of binomial(n, i) / 2^n).
 
     A small p says that the split is too uneven for chance; n = 0 gives 1. The sum is one of whole numbers, so
-    only the division at the end is rounded. Raises ValueError unless both counts are whole numbers of at
-    least 0. Sources: McNemar, "Note on the sampling error of the difference between correlated proportions
-    or percentages", 1947; Dietterich, "Approximate Statistical Tests for Comparing Supervised Classification
-    Learning Algorithms", 1998, section 3.1. Both use a chi-squared approximation of this sum.
+    only the division at the end is rounded. Raises ValueError for a count below 0. Sources: McNemar, "Note on
+    the sampling error of the difference between correlated proportions or percentages", 1947; Dietterich,
+    "Approximate Statistical Tests for Comparing Supervised Classification Learning Algorithms", 1998, section
+    3.1. Both use a chi-squared approximation of this sum.
     """
-    if any(int(count) != count or count < 0 for count in (only_first, only_second)):
-        raise ValueError(f"whole numbers of at least 0 expected, not {only_first} and {only_second}")
-    n = int(only_first + only_second)
-    term = total = 1  # binomial(n, 0); the next is binomial(n, i) = binomial(n, i - 1) (n - i + 1) / i
-    for i in range(1, int(min(only_first, only_second)) + 1):
-        term = term * (n - i + 1) // i
-        total += term
+    if only_first < 0 or only_second < 0:
+        raise ValueError(f"counts of at least 0 expected, not {only_first} and {only_second}")
+    n = only_first + only_second
+    total = sum(math.comb(n, i) for i in range(min(only_first, only_second) + 1))
     return min(1.0, 2 * total / 2**n)
 
 
-def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Return the Wilson score interval (low, high) of a proportion, for accuracies on small samples.
+def proportion(successes: int, n: int) -> dict[str, float]:
+    """Return successes / n as `value`, with `low` and `high`, its 95 % Wilson score interval, in [0, 1].
 
-    Its ends are the two p from which the observed fraction q = successes / n lies z standard errors away:
+    The ends are the two p from which the observed fraction q = successes / n lies z standard errors away:
 
         (q - p)^2 = z^2 p (1 - p) / n,
 
-    with z the normal quantile of (1 + level) / 2. It stays in [0, 1], and has a width even if all or none of
-    the samples are right. Source: Wilson, "Probable Inference, the Law of Succession, and Statistical
-    Inference", 1927.
+    with z = 1.96, the normal quantile of 97.5 %. It has a width even if all or none of the samples are
+    right. Source: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", 1927.
     """
-    if int(successes) != successes or int(n) != n or n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"whole numbers 0 <= successes <= n and n >= 1 expected, not {successes} of {n}")
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie strictly between 0 and 1, not {level}")
-    z = torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64)).item()
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"0 <= successes <= n and n >= 1 expected, not {successes} of {n}")
+    z = torch.special.ndtri(torch.tensor(0.975, dtype=torch.float64)).item()
     q = successes / n
     centre = q + z**2 / (2 * n)
     half_width = z * math.sqrt(q * (1 - q) / n + z**2 / (4 * n**2))
     low, high = ((centre + side) / (1 + z**2 / n) for side in (-half_width, half_width))
-    return max(0.0, min(q, low)), min(1.0, max(q, high))  # min and max against rounding
-
-
-def proportion(successes: int, n: int) -> dict[str, float]:
-    """Return a proportion and its wilson_interval of 95 % as a dict: value, low, high."""
-    low, high = wilson_interval(successes, n)
-    return {"value": successes / n, "low": low, "high": high}
+    # min and max against rounding
+    return {"value": q, "low": max(0.0, min(q, low)), "high": min(1.0, max(q, high))}
 
 
 # ---- Do explanations point at the object? ----------------------------------------------------------------

@@ -103,15 +103,9 @@ def count_parameters_and_macs(model: nn.Module, image_size: int = 32) -> list[di
     rows = []
 
     def count(name: str, layer: nn.Module, inputs: tuple, output: Tensor) -> None:
-        if isinstance(layer, nn.Conv2d):
-            macs = output[0].numel() * layer.weight[0].numel()
-        elif isinstance(layer, nn.Linear):
-            macs = output[0].numel() * layer.in_features
-        else:
-            macs = 0
         row = {"name": name, "kind": type(layer).__name__, "output": list(output.shape[1:])}
         row["parameters"] = sum(parameter.numel() for parameter in layer.parameters())
-        row["macs"] = macs
+        row["macs"] = 0 if isinstance(layer, nn.BatchNorm2d) else output[0].numel() * layer.weight[0].numel()
         rows.append(row)
 
     # A copy on the meta device, where tensors have shapes and no values, so that nothing is computed.

@@ -24,12 +24,13 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from data import Normalize
+from data import Normalize, interleave
 from metrics import calibration_bins, fit_temperature, proportion
 from page import plots
+from page.page import save_plots
 from running.console import CommandLine, Progress, run_main
 from running.device import pick_device
-from running.files import UserError, check_file, read_file, usable, whole_file, write_json
+from running.files import UserError, check_file, read_file, usable, write_json
 from running.folder import claim_folder, find_checkpoint, results_folder
 from stress_tests import attacks, sensitivity
 from stress_tests.corruptions import CORRUPTIONS, EXTRA, FIFTEEN, corrupt, examples
@@ -50,18 +51,12 @@ SAME = ("checkpoint_sha256", "sample_sha256", "precision", "corruption_images", 
 
 
 def stratified_sample(labels: Tensor, count: int) -> Tensor:
-    """Return the indices, int64 and ascending, of about `count` images with the same number of each class.
+    """Return the indices, int64 and ascending, of `count` images, about as many of each class.
 
-    The number is rounded up, and a class with fewer images gives all. A smaller sample is part of a larger
-    one; a count of len(labels) or more takes all images.
+    A class with fewer images gives all. A smaller sample is part of a larger one.
     """
-    if count >= len(labels):
-        return torch.arange(len(labels))
-    generator = Generator().manual_seed(SEED)
-    order = torch.randperm(len(labels), generator=generator)
-    classes = labels.unique()
-    quota = math.ceil(count / len(classes))
-    return torch.cat([order[labels[order] == c][:quota] for c in classes]).sort().values
+    order = torch.randperm(len(labels), generator=Generator().manual_seed(SEED))
+    return interleave([order[labels[order] == c].tolist() for c in labels.unique()])[:count].sort().values
 
 
 def planned_tests() -> list[tuple[str, float]]:
@@ -247,14 +242,6 @@ def robust_accuracy(tests: dict) -> dict[str, dict]:
     return {f"{epsilon:g}": answers(correct)["accuracy"] for epsilon, correct in worst.items()}
 
 
-def check_results(tests: dict) -> list[dict]:
-    """Return the checks of the attacks from the records of the tests."""
-    accuracy = {key: record["accuracy"]["value"] for key, record in tests.items()}
-    under = {name: [accuracy[f"{name}/{e:g}"] for e in attacks.EPSILONS] for name in attacks.AT_ALL_EPSILONS}
-    more_steps = accuracy[f"pgd_more_steps/{attacks.MORE_STEPS_EPSILON:g}"]
-    return attacks.check_attacks(accuracy["unattacked/0"], under, more_steps)
-
-
 def print_summary(results: dict) -> None:
     """Print the main results; the page of report.py shows all of them."""
     tests, means = results["tests"], results["summary"]["mean_accuracy"]
@@ -408,11 +395,10 @@ def write_results(path: Path, file: Path, device: torch.device, args: argparse.N
     run_sensitivity(results, file, network, images, labels, chosen[:: max(1, len(chosen) // WAVE_IMAGES)])
     results["summary"] = summarise(results["tests"], labels, test.class_names)
     results["robust_accuracy"] = robust_accuracy(results["tests"])
-    results["checks"] = check_results(results["tests"])
+    accuracy = {key: record["accuracy"]["value"] for key, record in results["tests"].items()}
+    results["checks"] = attacks.check_attacks(accuracy)
     write_json(file, results)
-    for name, figure in plots.stress_figures(results, examples(test.images)).items():
-        with whole_file(file.parent / "plots" / f"{name}.png") as temporary:
-            plots.save_png(figure, temporary)
+    save_plots(file.parent / "plots", **plots.stress_figures(results, examples(test.images)))
     return results
 
 

@@ -272,20 +272,21 @@ ATTACKS = {
 AT_ALL_EPSILONS = tuple(name for name, attack in ATTACKS.items() if attack.epsilons == EPSILONS)
 
 
-def check_attacks(clean: float, attacks: dict[str, list[float]], more_steps: float) -> list[dict]:
+def check_attacks(accuracy: dict[str, float]) -> list[dict]:
     """Look for signs that the attack is weak rather than the network robust.
 
-    clean is the accuracy without attack; attacks holds the accuracies at each of EPSILONS under "fgsm",
-    "pgd" and "random"; more_steps is what MORE_STEPS steps leave of that under PGD at MORE_STEPS_EPSILON.
-    Returns one dict for each check: name, passed, and detail with the numbers. Source: Athalye, Carlini and
-    Wagner 2018 (arXiv 1802.00420), section 3.1; Carlini et al. 2019 (arXiv 1902.06705), "basic sanity tests".
+    accuracy holds that without an attack, "unattacked/0", and that under each attack at each of its epsilons,
+    such as "pgd/0.25". Returns one dict for each check: name, passed, and detail with the numbers. Source:
+    Athalye, Carlini and Wagner 2018 (arXiv 1802.00420), section 3.1; Carlini et al. 2019 (arXiv 1902.06705),
+    "basic sanity tests".
     """
-    pgd, few_steps = attacks["pgd"], attacks["pgd"][EPSILONS.index(MORE_STEPS_EPSILON)]
+    fgsm, pgd, random = ([accuracy[f"{name}/{e:g}"] for e in EPSILONS] for name in ("fgsm", "pgd", "random"))
+    few_steps, more_steps = (accuracy[f"{name}/{MORE_STEPS_EPSILON:g}"] for name in ("pgd", "pgd_more_steps"))
     not_above = {
         # Not asked of FGSM: its one long step may end where the gradient no longer describes the loss.
-        "a larger epsilon does not raise the accuracy under PGD": [clean, *pgd[:-1]],
-        "PGD is at least as strong as FGSM": attacks["fgsm"],
-        "PGD is at least as strong as random noise": attacks["random"],
+        "a larger epsilon does not raise the accuracy under PGD": [accuracy["unattacked/0"], *pgd[:-1]],
+        "PGD is at least as strong as FGSM": fgsm,
+        "PGD is at least as strong as random noise": random,
     }
     checks = []
     for name, limits in not_above.items():

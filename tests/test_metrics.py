@@ -381,16 +381,16 @@ def test_bootstrap_equals_a_loop_over_the_same_resamples(num_classes):
         top = [sorted(range(num_classes), key=lambda c: -rows[i][c])[:5] for i in samples]
         return [*numbers, mean([Fraction(labels[i] in best) for i, best in zip(samples, top, strict=True)])]
 
-    generator = torch.Generator().manual_seed(11)
+    generator = torch.Generator().manual_seed(0)
     resamples = torch.randint(40, (60, 40), generator=generator).tolist()
     resampled = list(zip(*[headline(samples) for samples in resamples], strict=True))
-    result = metrics.bootstrap_headline(y_true, probabilities, num_resamples=60, level=0.9, seed=11)
+    result = metrics.bootstrap_headline(y_true, probabilities, num_resamples=60)
     names = ["accuracy", "macro_precision", "macro_recall", "macro_f1", "top5_accuracy"]
     assert metrics.headline(y_true, probabilities) == {name: result[name]["value"] for name in names}
     for name, value, numbers in zip(names, headline(range(40)), resampled, strict=True):
         assert result[name]["value"] == pytest.approx(float(value), **EXACT)
-        assert result[name]["low"] == pytest.approx(float(quantile(floats(numbers), 0.05)), **EXACT)
-        assert result[name]["high"] == pytest.approx(float(quantile(floats(numbers), 0.95)), **EXACT)
+        assert result[name]["low"] == pytest.approx(float(quantile(floats(numbers), 0.025)), **EXACT)
+        assert result[name]["high"] == pytest.approx(float(quantile(floats(numbers), 0.975)), **EXACT)
 
 
 def test_bootstrap_is_seeded_and_leaves_the_global_generator_alone():
@@ -399,45 +399,41 @@ def test_bootstrap_is_seeded_and_leaves_the_global_generator_alone():
     first = metrics.bootstrap_headline(y_true, probabilities, num_resamples=50)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(123)
-    assert metrics.bootstrap_headline(y_true, probabilities, num_resamples=50, seed=0) == first
-    assert metrics.bootstrap_headline(y_true, probabilities, num_resamples=50, seed=1) != first
+    assert metrics.bootstrap_headline(y_true, probabilities, num_resamples=50) == first
     torch.set_rng_state(before)
 
 
-@pytest.mark.parametrize("level", [0.8, 0.95])
-def test_bootstrap_width_is_that_of_the_binomial_normal_approximation(level):
+def test_bootstrap_width_is_that_of_the_binomial_normal_approximation():
     y_true, probabilities = random_case(n=3000)
-    result = metrics.bootstrap_headline(y_true, probabilities, num_resamples=2000, level=level)
-    z = statistics.NormalDist().inv_cdf((1 + level) / 2)
+    result = metrics.bootstrap_headline(y_true, probabilities, num_resamples=2000)
     for name in ("accuracy", "top5_accuracy"):
         value, low, high = result[name]["value"], result[name]["low"], result[name]["high"]
-        half = z * math.sqrt(value * (1 - value) / 3000)
+        half = 1.96 * math.sqrt(value * (1 - value) / 3000)
         # The end of an interval from 2000 resamples has a standard error of about 3 % of the half width.
         assert low == pytest.approx(value - half, abs=0.12 * half)
         assert high == pytest.approx(value + half, abs=0.12 * half)
 
 
 def test_bootstrap_interval_covers_the_true_accuracy_as_often_as_it_says():
-    # 300 test sets of 200 samples from a classifier that is right 70 % of the time: a 90 % interval should
-    # hold 0.7 in about 270 of them, give or take three standard deviations of 5.2.
+    # 300 test sets of 200 samples from a classifier that is right 70 % of the time: a 95 % interval should
+    # hold 0.7 in about 285 of them, give or take three standard deviations of 3.8.
     generator = torch.Generator().manual_seed(8)
     covered = 0
-    for seed in range(300):
+    for _ in range(300):
         y_true = (
             torch.rand(200, generator=generator) < 0.3
         ).long()  # class 0, 70 % of them, is always predicted
         probabilities = torch.tensor([[0.9, 0.1]]).expand(200, 2)
-        result = metrics.bootstrap_headline(y_true, probabilities, 200, level=0.9, seed=seed)["accuracy"]
+        result = metrics.bootstrap_headline(y_true, probabilities, 200)["accuracy"]
         covered += result["low"] <= 0.7 <= result["high"]
-    assert 254 <= covered <= 286
+    assert 273 <= covered <= 297
 
 
-@pytest.mark.parametrize("level", [0.5, 0.95, 0.99])
 @pytest.mark.parametrize(
     ("successes", "n"), [(0, 1), (1, 1), (0, 10), (3, 10), (10, 10), (61, 100), (9999, 10000)]
 )
-def test_wilson_interval_solves_its_quadratic(successes, n, level):
-    z = statistics.NormalDist().inv_cdf((1 + level) / 2)
+def test_interval_of_a_proportion_solves_its_quadratic(successes, n):
+    z = statistics.NormalDist().inv_cdf(0.975)
     observed = successes / n
 
     def root(inside, outside):
@@ -450,7 +446,8 @@ def test_wilson_interval_solves_its_quadratic(successes, n, level):
                 outside = middle
         return inside
 
-    low, high = metrics.wilson_interval(successes, n, level)
+    value, low, high = metrics.proportion(successes, n).values()
+    assert value == observed
     centre = (observed + z**2 / (2 * n)) / (
         1 + z**2 / n
     )  # between the roots, where the quadratic is negative
@@ -497,15 +494,15 @@ def test_bootstrap_difference_equals_a_loop_over_the_same_resamples():
             numbers.append((mean([Fraction(t == p) for t, p in pairs]), mean(f1)))
         return [a - b for a, b in zip(*numbers, strict=True)]
 
-    resamples = torch.randint(40, (50, 40), generator=torch.Generator().manual_seed(3)).tolist()
+    resamples = torch.randint(40, (50, 40), generator=torch.Generator().manual_seed(0)).tolist()
     resampled = list(zip(*[difference(samples) for samples in resamples], strict=True))
-    result = metrics.bootstrap_difference(y_true, first, second, num_resamples=50, level=0.9, seed=3)
+    result = metrics.bootstrap_difference(y_true, first, second, num_resamples=50)
     for name, value, numbers in zip(("accuracy", "macro_f1"), difference(range(40)), resampled, strict=True):
-        expected = [value, quantile(floats(numbers), 0.05), quantile(floats(numbers), 0.95)]
+        expected = [value, quantile(floats(numbers), 0.025), quantile(floats(numbers), 0.975)]
         assert [result[name][key] for key in ("value", "low", "high")] == pytest.approx(
             floats(expected), **EXACT
         )
-    swapped = metrics.bootstrap_difference(y_true, second, first, num_resamples=50, level=0.9, seed=3)
+    swapped = metrics.bootstrap_difference(y_true, second, first, num_resamples=50)
     for name in result:
         ends = [-swapped[name][key] for key in ("value", "high", "low")]
         assert list(result[name].values()) == pytest.approx(ends, **EXACT)
@@ -533,7 +530,7 @@ def test_mcnemar_by_hand():
     assert metrics.mcnemar_exact(6, 0) == metrics.mcnemar_exact(0, 6) == 2 / 64
     assert metrics.mcnemar_exact(1, 3) == 10 / 16  # 1 and 4 ways on either side
     assert metrics.mcnemar_exact(12, 3) == 2 * (1 + 15 + 105 + 455) / 2**15  # 0.0352
-    assert [metrics.mcnemar_exact(n, n) for n in (0, 1, 20, 5000)] == [1, 1, 1, 1]
+    assert [metrics.mcnemar_exact(n, n) for n in (0, 1, 20, 500)] == [1, 1, 1, 1]
     assert metrics.mcnemar_exact(1, 0) == 1
 
 
@@ -545,7 +542,7 @@ def test_mcnemar_equals_counting_all_ways_in_which_coins_fall(n):
         assert metrics.mcnemar_exact(k, n - k) == as_uneven / 2**n
 
 
-@pytest.mark.parametrize("counts", [(600, 700), (4800, 5200), (1000, 3), (9000, 1000)])
+@pytest.mark.parametrize("counts", [(600, 700), (1000, 3), (9000, 1000)])
 def test_mcnemar_of_large_counts_is_exact(counts):
     k, n = min(counts), sum(counts)
     ways, binomial = 0, 1  # to choose i of n, by Pascal's rule from i to i + 1
@@ -634,11 +631,9 @@ REFUSED = [
     ([metrics.most_confused_pairs], (COUNTS, 0), "n must be at least 1"),
     ([metrics.expected_calibration_error], (LABELS, QUARTERS, 0), "num_bins must be at least 1"),
     ([metrics.bootstrap_headline], (LABELS, QUARTERS, 0), "num_resamples must be at least 1"),
-    ([metrics.bootstrap_headline], (LABELS, QUARTERS, 2, 95), "level must lie strictly between 0 and 1"),
     ([metrics.bootstrap_difference], (LABELS, QUARTERS, QUARTERS[:, :3]), "must have the same shape"),
-    ([metrics.wilson_interval], (1, 2, math.nan), "level must lie strictly between 0 and 1"),
-    *(([metrics.wilson_interval], pair, "whole numbers") for pair in ((4, 3), (0, 0), (0.66, 1))),
-    *(([metrics.mcnemar_exact], pair, "whole numbers") for pair in ((-1, 3), (0.5, 2))),
+    *(([metrics.proportion], pair, "0 <= successes <= n") for pair in ((4, 3), (0, 0), (-1, 2))),
+    ([metrics.mcnemar_exact], (-1, 3), "at least 0"),
     ([metrics.pointing_game], (QUARTERS, QUARTERS), r"\[N, H, W\]"),
 ]
 

@@ -15,7 +15,7 @@ from torchvision.transforms.functional import convert_image_dtype, normalize
 
 import data
 import gradcam
-from metrics import wilson_interval
+from metrics import proportion
 from page.page import enlarge
 from sources import cifar100
 from train import Config, load_model
@@ -92,8 +92,8 @@ def test_accuracy_in_torchvisions_network(theirs, checkpoint, cifar100_test):
     with torch.no_grad():
         logits = theirs(x)
     right = int((logits.argmax(dim=1) == cifar100_test.labels[index]).sum())
-    low, high = wilson_interval(right, len(index))
-    assert low < checkpoint["test_accuracy"] < high
+    interval = proportion(right, len(index))
+    assert interval["low"] < checkpoint["test_accuracy"] < interval["high"]
     ours, _ = load_model(WEIGHTS, torch.device("cpu"))
     with torch.no_grad():
         some = ours(data.to_input(cifar100_test.images[index[:100]]))

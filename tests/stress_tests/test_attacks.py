@@ -257,7 +257,10 @@ def test_the_checks_find_a_weak_attack():
     where = attacks.EPSILONS.index(attacks.MORE_STEPS_EPSILON)
 
     def failed(clean=0.7, more_steps=falling[where], **changed):
-        checks = attacks.check_attacks(clean, good | changed, more_steps)
+        accuracy = {"unattacked/0": clean, f"pgd_more_steps/{attacks.MORE_STEPS_EPSILON}": more_steps}
+        for name, values in (good | changed).items():
+            accuracy |= {f"{name}/{e:g}": value for e, value in zip(attacks.EPSILONS, values, strict=True)}
+        checks = attacks.check_attacks(accuracy)
         assert len(checks) == 5 and all(check["detail"] for check in checks)
         return [i for i, check in enumerate(checks) if not check["passed"]]
 
