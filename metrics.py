@@ -155,17 +155,6 @@ def top_k_accuracy(y_true: Tensor, scores: Tensor, k: int) -> float:
 # ---- Superclasses: are the errors at least near misses? --------------------------------------------------
 
 
-def superclass_confusion(confusion: Tensor, superclass_of: Tensor) -> Tensor:
-    """Sum a [C, C] confusion matrix over superclasses; superclass_of is integers [C].
-
-    Returns int64 [S, S] with S = superclass_of.max() + 1. Errors within a superclass end up on the diagonal.
-    """
-    confusion = _integers("confusion", confusion, ndim=2)
-    superclass_of = _integers("superclass_of", superclass_of, length=len(confusion))
-    membership = torch.nn.functional.one_hot(superclass_of)
-    return membership.T @ confusion @ membership
-
-
 def superclass_accuracy(y_true: Tensor, y_pred: Tensor, superclass_of: Tensor) -> float:
     """Return the fraction of samples, in [0, 1], whose predicted class is in the true class's superclass.
 
@@ -177,18 +166,8 @@ def superclass_accuracy(y_true: Tensor, y_pred: Tensor, superclass_of: Tensor) -
     return accuracy(superclass_of[y_true], superclass_of[y_pred])
 
 
-def share_of_errors_within_superclass(y_true: Tensor, y_pred: Tensor, superclass_of: Tensor) -> float:
-    """Return the fraction of the errors, in [0, 1], that stay in the true superclass; NaN with no error.
-
-    Arguments as in superclass_accuracy.
-    """
-    y_true, y_pred = _integers("y_true", y_true), _integers("y_pred", y_pred, length=len(y_true))
-    wrong = y_true != y_pred
-    return superclass_accuracy(y_true[wrong], y_pred[wrong], superclass_of) if wrong.any() else math.nan
-
-
 def chance_within_superclass(superclass_of: Tensor) -> float:
-    """Return what that fraction would be if wrong answers were uniform over the other C - 1 classes.
+    """Return the fraction of errors inside the superclass if they were uniform over the other C - 1 classes.
 
     superclass_of int64 [C]. With m classes in each superclass it is (m - 1) / (C - 1): 4.04 % on CIFAR-100.
     """

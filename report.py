@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 import metrics
 from data import MEAN, Dataset, Normalize, first_copy, split_indices
-from gradcam import GradCAM, class_activation_maps, overlay, to_heatmap
+from gradcam import GradCAM, class_activation_maps, draw, overlay, to_heatmap
 from page import against, plots, sections
-from page.page import enlarge, fill, interval, percent, plain, png, write_page
+from page.page import fill, interval, percent, plain, png, write_page
 from resnet_cifar import count_parameters_and_macs
 from running.console import CommandLine, Progress, duration, run_main
 from running.device import environment, pick_device
@@ -53,35 +53,32 @@ def evaluate(logits: Tensor, test: Dataset, train: Dataset, temperature: float |
     probabilities = logits.softmax(dim=1)
     y_true, y_pred = test.labels, probabilities.argmax(dim=1)
     confusion = metrics.confusion_matrix(y_true, y_pred, len(test.class_names))
-    within = metrics.share_of_errors_within_superclass(y_true, y_pred, test.superclass_of)
+    wrong, of = y_pred != y_true, test.superclass_of
+    within = metrics.superclass_accuracy(y_true[wrong], y_pred[wrong], of) if wrong.any() else None
     result = metrics.bootstrap_headline(y_true, probabilities) | {
         "num_test": len(y_true),
-        "superclass_accuracy": metrics.superclass_accuracy(y_true, y_pred, test.superclass_of),
-        "errors_within_superclass": finite(within),
-        "chance_within_superclass": metrics.chance_within_superclass(test.superclass_of),
-        # From the logits: a probability that rounds to 0 would make it infinite.
-        "negative_log_likelihood": F.cross_entropy(logits, y_true).item(),
+        "superclass_accuracy": metrics.superclass_accuracy(y_true, y_pred, of),
+        "errors_within_superclass": within,
+        "chance_within_superclass": metrics.chance_within_superclass(of),
         "brier_score": metrics.brier_score(y_true, probabilities),
-        "expected_calibration_error": metrics.expected_calibration_error(y_true, probabilities),
         "aurc": metrics.aurc(y_true, probabilities),
     }
     confidence = probabilities.amax(dim=1).double()
-    result["mean_confidence"], sure = confidence.mean().item(), confidence > 0.9
+    sure = confidence > 0.9
     result["confident"] = {
         "answers": int(sure.sum()),
-        "wrong": int((sure & (y_pred != y_true)).sum()),
+        "wrong": int((sure & wrong).sum()),
         "mean_confidence": finite(confidence[sure].mean().item()),
     }
     if temperature is not None:
-        scaled = (logits / temperature).softmax(dim=1)
-        result |= {
-            "temperature": temperature,
-            "negative_log_likelihood_after_temperature": F.cross_entropy(logits / temperature, y_true).item(),
-            "expected_calibration_error_after_temperature": metrics.expected_calibration_error(
-                y_true, scaled
-            ),
-            "mean_confidence_after_temperature": scaled.amax(dim=1).double().mean().item(),
-        }
+        result["temperature"] = temperature
+    for when, divisor in {"": 1.0, "_after_temperature": temperature}.items():
+        if divisor is not None:
+            scaled, rows = logits / divisor, (logits / divisor).softmax(dim=1)
+            # From the logits: a probability that rounds to 0 would make it infinite.
+            result[f"negative_log_likelihood{when}"] = F.cross_entropy(scaled, y_true).item()
+            result[f"expected_calibration_error{when}"] = metrics.expected_calibration_error(y_true, rows)
+            result[f"mean_confidence{when}"] = rows.amax(dim=1).double().mean().item()
     result["duplicates"] = audit_duplicates(train, test, y_pred)
     result["classes"] = evaluate_classes(confusion, train, test)
     result["most_confused_pairs"] = [
@@ -114,17 +111,15 @@ def audit_duplicates(train: Dataset, test: Dataset, y_pred: Tensor) -> dict:
     }
 
 
-def audit_lookalikes(
-    train: Dataset, test: Dataset, y_pred: Tensor, index: Tensor, similarity: Tensor, of_trained_on: Tensor
-) -> dict:
+def audit_lookalikes(test: Dataset, y_pred: Tensor, nearest: dict, of_trained_on: Tensor) -> dict:
     """Compare the accuracy on test images that look like a training image with that on the others.
 
-    index and similarity are those of most_similar in the training set, of_trained_on the similarities in the
-    part of it that the network has seen. Where the look-alike has the same label, but all look-alikes were
-    held out for validation, the network cannot know one by heart: that tells whether such images are
-    remembered or only easier.
+    nearest is what most_similar found in the training set, of_trained_on the similarities in the part of it
+    that the network has seen. Where the look-alike has the same label, but all look-alikes were held out for
+    validation, the network cannot know one by heart: that tells whether such images are remembered or only
+    easier.
     """
-    right, label = y_pred == test.labels, train.labels[index]
+    right, label, similarity = y_pred == test.labels, nearest["labels"], nearest["similarity"]
     like = similarity >= LOOKALIKE
     same = like & (label == test.labels)
     edges = [-1.0, 0.7, 0.8, 0.9, LOOKALIKE, 1.001]
@@ -243,10 +238,9 @@ def write_failures(out: Path, test: Dataset, failures: list[dict], maps: Tensor)
     if not failures:
         return {}
     images = test.images[[row["test_index"] for row in failures]]
-    pictures, evidence = enlarge(images, 8), {}
-    for k, kind in enumerate(("predicted", "true")):
-        heatmaps = to_heatmap(maps[: len(failures), k], pictures.shape[-1])
-        evidence[kind] = overlay(pictures / 255, heatmaps)
+    pictures, evidence = F.interpolate(images, scale_factor=8), {}  # larger, not blurred
+    for kind, shown in zip(("predicted", "true"), maps[: len(failures)].unbind(dim=1), strict=True):
+        evidence[kind] = overlay(pictures / 255, to_heatmap(shown, pictures.shape[-1]))
     for row, *panels in zip(failures, pictures, evidence["predicted"], evidence["true"], strict=True):
         with whole_file(out / row["picture"]) as temporary:
             temporary.write_bytes(png(panels[0]))
@@ -254,9 +248,8 @@ def write_failures(out: Path, test: Dataset, failures: list[dict], maps: Tensor)
         for kind in evidence:
             probability = percent(row[f"probability_{kind}"])
             titles.append(f"evidence for {plain(row[f'{kind}_class'])}\n({kind}, {probability})")
-        figure = plots.gradcam_triptych(titles, [panel.permute(1, 2, 0).numpy() for panel in panels])
-        with whole_file(out / row["gradcam"]) as temporary:
-            plots.save_png(figure, temporary)
+        figure = draw(list(zip(titles, panels, strict=True)), f"Grad-CAM at {LAYER}")
+        plots.save_png(figure, out / row["gradcam"])
     write_csv(out / "failures" / "failures.csv", failures)
     return evidence
 
@@ -408,7 +401,9 @@ def write_report(
     result = {"checkpoint_sha256": checkpoint["sha256"]} | evaluate(logits, test, train, temperature)
     index, similarity = most_similar(test.images, train.images)
     _, of_trained_on = most_similar(test.images, trained_on)
-    result["lookalikes"] = audit_lookalikes(train, test, y_pred, index, similarity, of_trained_on)
+    nearest = {"images": train.images[index], "labels": train.labels[index], "similarity": similarity}
+    nearest["equal"] = (nearest["images"] == test.images).flatten(1).all(dim=1)
+    result["lookalikes"] = audit_lookalikes(test, y_pred, nearest, of_trained_on)
 
     # Find the failures and explain them.
     misclassified = most_confident_misclassified(probabilities, test.labels)
@@ -425,8 +420,6 @@ def write_report(
     evidence = write_failures(out, test, failures, maps)
 
     # Draw the rest and fill the page.
-    nearest = {"images": train.images[index], "labels": train.labels[index], "similarity": similarity}
-    nearest["equal"] = (nearest["images"] == test.images).flatten(1).all(dim=1)
     answers = {name: values["probabilities"] for name, values in predictions.items()}
     browser = sections.browser(misclassified, probabilities, maps, nearest, answers, test)
     comparison = against.section(out, predictions, test) if others else ""

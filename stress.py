@@ -27,7 +27,6 @@ from torch import Generator, Tensor, nn
 from data import Normalize, interleave
 from metrics import calibration_bins, fit_temperature, proportion
 from page import plots
-from page.page import save_plots
 from running.console import CommandLine, Progress, run_main
 from running.device import pick_device
 from running.files import UserError, check_file, read_file, usable, write_json
@@ -398,7 +397,8 @@ def write_results(path: Path, file: Path, device: torch.device, args: argparse.N
     accuracy = {key: record["accuracy"]["value"] for key, record in results["tests"].items()}
     results["checks"] = attacks.check_attacks(accuracy)
     write_json(file, results)
-    save_plots(file.parent / "plots", **plots.stress_figures(results, examples(test.images)))
+    for name, figure in plots.stress_figures(results, examples(test.images)).items():
+        plots.save_png(figure, file.parent / "plots" / f"{name}.png")
     return results
 
 

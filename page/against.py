@@ -101,16 +101,6 @@ def churn(y_pred: Tensor, other: Tensor) -> float:
     return (y_pred != other).double().mean().item()
 
 
-def points(difference: float) -> str:
-    """Return a difference of two fractions in percentage points: 0.0123 is "+1.23"."""
-    return f"{100 * difference:+.2f}"
-
-
-def p_value(p: float) -> str:
-    """Return a p-value with four decimals, or "below 0.0001"."""
-    return f"{p:.4f}" if p >= 0.0001 else "below 0.0001"
-
-
 def number_table(test, runs: dict[str, dict]) -> Markup:
     """The numbers of every run; the corruptions only if all were tested on the same images."""
     stress = [fifteen_corruptions(Path(name), run["checkpoint_sha256"]) for name, run in runs.items()]
@@ -135,11 +125,12 @@ def difference_table(test, ours: dict, others: dict[str, dict]) -> Markup:
         row = {"this run minus": name}
         difference = metrics.bootstrap_difference(test.labels, ours["probabilities"], theirs["probabilities"])
         for key, words in COMPARED.items():
-            value, low, high = (points(difference[key][part]) for part in ("value", "low", "high"))
+            value, low, high = (f"{100 * end:+.2f}" for end in difference[key].values())
             row[words] = (f"{value} ({low} to {high})", difference[key]["value"])
         other_correct = theirs["y_pred"] == test.labels
         only = int((correct & ~other_correct).sum()), int((other_correct & ~correct).sum())
         p = metrics.mcnemar_exact(*only)
-        row |= {"only this right": only[0], "only the other": only[1], "p": (p_value(p), p)}
+        shown = f"{p:.4f}" if p >= 0.0001 else "below 0.0001"
+        row |= {"only this right": only[0], "only the other": only[1], "p": (shown, p)}
         rows.append(row | {"churn": churn(ours["y_pred"], theirs["y_pred"])})
     return table("Differences", rows)

@@ -1,6 +1,8 @@
 // What this script adds is convenience: without it the page is complete, only not interactive.
 // Names of classes and files become text (textContent), never HTML.
 "use strict";
+const find = (id) => document.getElementById(id);
+const make = (tag, text = "") => Object.assign(document.createElement(tag), { textContent: text });
 for (const element of document.querySelectorAll(".script[hidden]")) element.hidden = false;
 
 // ---- Tables: a click on a heading sorts.
@@ -8,9 +10,7 @@ for (const element of document.querySelectorAll(".script[hidden]")) element.hidd
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   table.querySelectorAll("thead th").forEach((th, column) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = th.textContent;
+    const button = make("button", th.textContent);
     th.replaceChildren(button);
     button.addEventListener("click", () => {
       const down = th.getAttribute("aria-sort") === "ascending";
@@ -42,7 +42,6 @@ for (const button of document.querySelectorAll("button.all-rows")) {  // the fir
 const NAMES = ["true", "predicted", "superclass", "predicted_superclass"];
 const KEYS = [...NAMES, "from", "to", "runs"];  // of a filter; "open" in the address is the file of a picture
 const AT_ONCE = 60;  // pictures
-const find = (id) => document.getElementById(id);
 
 const holder = find("mistakes-data");
 if (holder) {
@@ -81,9 +80,9 @@ function addressOf(filter) {
   return chosen.length ? "#" + new URLSearchParams(chosen) : "#mistakes";
 }
 
-// Draws picture `index` of a sprite with `columns` of 32x32 pixels in a row.
-function drawPicture(canvas, sprite, columns, index) {
-  const context = canvas.getContext("2d", { willReadFrequently: true });
+// Draws picture `index` of a sprite of 32x32 pixels each.
+function drawPicture(canvas, sprite, index) {
+  const context = canvas.getContext("2d", { willReadFrequently: true }), columns = sprite.naturalWidth / 32;
   const [x, y] = [index % columns, Math.floor(index / columns)];
   context.imageSmoothingEnabled = false;
   context.drawImage(sprite, 32 * x, 32 * y, 32, 32, 0, 0, canvas.width, canvas.height);
@@ -119,7 +118,7 @@ function bytes(base64) {
 
 function browseMistakes(data, sprites) {
   const [form, list, found, more, dialog] = ["filter", "thumbnails", "found", "more", "mistake"].map(find);
-  const maps = bytes(data.maps), colours = bytes(data.inferno), columns = data.columns;
+  const maps = bytes(data.maps), colours = bytes(data.inferno);
   const cells = Math.sqrt(maps.length / data.images.length / 2);  // of a map, in a row
   let chosen = [];  // the mistakes that fit the filter
   let open = 0;  // the one of them in the dialog
@@ -153,14 +152,11 @@ function browseMistakes(data, sprites) {
   }
 
   function thumbnail(mistake) {
-    const names = namesOf(data, mistake), button = document.createElement("button");
-    const [picture, predicted, truth] = ["canvas", "b", "span"].map((kind) => document.createElement(kind));
-    button.type = "button";
-    [picture.width, picture.height] = [32, 32];
-    drawPicture(picture, sprites[0], columns, mistake.index);
-    predicted.textContent = `${names.predicted} ${percent(mistake.probabilities[0])}`;
-    truth.textContent = `in truth ${names.true}`;
-    button.append(picture, predicted, " ", truth);
+    const names = namesOf(data, mistake), button = make("button"), picture = make("canvas");
+    const predicted = make("b", `${names.predicted} ${percent(mistake.probabilities[0])}`);
+    picture.width = picture.height = 32;
+    drawPicture(picture, sprites[0], mistake.index);
+    button.append(picture, predicted, " ", make("span", `in truth ${names.true}`));
     button.addEventListener("click", () => enlarge(chosen.indexOf(mistake)));
     return button;
   }
@@ -169,12 +165,6 @@ function browseMistakes(data, sprites) {
     open = (index + chosen.length) % chosen.length;
     const mistake = chosen[open], names = namesOf(data, mistake), [label, similarity] = mistake.nearest;
     find("mistake-title").textContent = `${names.true}, taken for ${names.predicted}`;
-    ["mistake-picture", "evidence-predicted", "evidence-true"].forEach((id, k) => {
-      drawPicture(find(id), sprites[0], columns, mistake.index);
-      const start = (2 * mistake.index + k - 1) * cells ** 2;
-      if (k) drawEvidence(find(id), maps.subarray(start, start + cells ** 2), cells, colours);
-    });
-    drawPicture(find("mistake-nearest"), sprites[1], columns, mistake.index);
     const captions = {
       "mistake-picture": `test image: ${names.true}`,
       "evidence-predicted": `evidence for ${names.predicted}`,
@@ -182,13 +172,14 @@ function browseMistakes(data, sprites) {
       "mistake-nearest": (mistake.equal ? "in the training set these pixels are labelled "
         : `closest training thumbnail, correlation ${similarity.toFixed(2)}: `) + data.classes[label],
     };
-    for (const [id, text] of Object.entries(captions)) {
-      find(id).setAttribute("aria-label", text);
-      find(id).nextElementSibling.textContent = text;
-    }
+    Object.entries(captions).forEach(([id, text], k) => {
+      const canvas = find(id), start = (2 * mistake.index + k - 1) * cells ** 2;
+      drawPicture(canvas, sprites[k === 3 ? 1 : 0], mistake.index);
+      if (id.startsWith("evidence")) drawEvidence(canvas, maps.subarray(start, start + cells ** 2), cells, colours);
+      canvas.ariaLabel = canvas.nextElementSibling.textContent = text;
+    });
     find("mistake-likely").replaceChildren(...mistake.classes.map((c, i) => {
-      const item = document.createElement("li"), name = document.createElement("span");
-      name.textContent = data.classes[c] + (c === mistake.true ? " (true class)" : "");
+      const item = make("li"), name = make("span", data.classes[c] + (c === mistake.true ? " (true class)" : ""));
       item.classList.toggle("truth", c === mistake.true);
       item.style.setProperty("--value", mistake.probabilities[i]);
       item.append(name, ` ${percent(mistake.probabilities[i])}`);
@@ -213,14 +204,13 @@ function browseMistakes(data, sprites) {
   }
 
   function readAddress() {
-    const address = new URLSearchParams(location.hash.slice(1));
-    if (![...KEYS, "open"].some((key) => address.has(key))) return false;
-    const filter = Object.fromEntries(KEYS.map((key) => [key, address.get(key) ?? ""]));
-    for (const key of KEYS) form.elements[key].value = filter[key];
-    show(filter);
+    const address = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
+    if (![...KEYS, "open"].some((key) => key in address)) return false;
+    for (const key of KEYS) form.elements[key].value = address[key] ?? "";
+    show(address);
     find("mistakes").focus();
     find("mistakes").scrollIntoView();
-    const wanted = chosen.findIndex((mistake) => mistake.file === address.get("open"));
+    const wanted = chosen.findIndex((mistake) => mistake.file === address.open);
     if (wanted >= 0) enlarge(wanted);
     return true;
   }
@@ -270,7 +260,7 @@ function browseMistakes(data, sprites) {
 function drawMatrix(data) {
   const [form, canvas, mark, says] = ["matrix-choice", "matrix-cells", "matrix-mark", "matrix-says"].map(find);
   const colours = bytes(data.inferno);
-  let names, groups, counts, [i, j] = [0, 0];
+  let names, groups, counts, totals, [i, j] = [0, 0];
 
   function draw() {
     const coarse = form.elements.by.value === "superclass", share = form.elements.numbers.value;
@@ -283,23 +273,20 @@ function drawMatrix(data) {
     data.confusion.forEach((row, truth) => row.forEach((count, predicted) => {
       counts[place(truth)][place(predicted)] += count;
     }));
-    const largest = Math.max(...counts.flat());
+    const largest = Math.max(...counts.flat()), sum = (values) => values.reduce((a, b) => a + b);
+    totals = { row: counts.map(sum), column: names.map((_, x) => sum(counts.map((row) => row[x]))) };
     const side = coarse ? 80 : 20, context = canvas.getContext("2d");
     canvas.width = canvas.height = side * names.length;
     find("matrix").style.setProperty("--count", names.length);
     for (const id of ["matrix-rows", "matrix-columns"]) {
-      find(id).replaceChildren(...names.map((name) => {
-        const item = document.createElement("li");
-        item.textContent = name;
-        return item;
-      }));
+      find(id).replaceChildren(...names.map((name) => make("li", name)));
     }
     context.textAlign = "center";
     context.textBaseline = "middle";
     context.font = "28px system-ui, sans-serif";
     context.lineWidth = 2;
     counts.forEach((row, y) => row.forEach((count, x) => {
-      const whole = { count: largest, row: total(y), column: answers(x) }[share] || 1;
+      const whole = { count: largest, row: totals.row[y], column: totals.column[x] }[share] || 1;
       const level = Math.round(255 * Math.sqrt(count / whole));  // with the root small shares show as well
       context.fillStyle = `rgb(${colours.subarray(3 * level, 3 * level + 3)})`;
       context.fillRect(side * x, side * y, side, side);
@@ -315,16 +302,10 @@ function drawMatrix(data) {
     if (says.textContent) moveTo(i, j);
   }
 
-  function total(row) {
-    return counts[row].reduce((sum, count) => sum + count, 0);
-  }
-  function answers(column) {
-    return counts.reduce((sum, row) => sum + row[column], 0);
-  }
   function moveTo(row, column) {
     [i, j] = [row, column].map((n) => Math.min(names.length - 1, Math.max(0, n)));
     mark.style.cssText = `left: ${100 * j / names.length}%; top: ${100 * i / names.length}%`;
-    const of = { row: total(i), column: answers(j) }[form.elements.numbers.value] ?? total(i);
+    const of = form.elements.numbers.value === "column" ? totals.column[j] : totals.row[i];
     const what = i === j ? `${names[i]} recognised` : `${names[i]} taken for ${names[j]}`;
     says.textContent = `${what}: ${counts[i][j]} of ${of} ` + (form.elements.numbers.value === "column"
       ? `answers “${names[j]}”` : `images of ${names[i]}`)

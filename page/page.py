@@ -80,7 +80,7 @@ def code(names: str) -> Markup:
         file = Path(inspect.getsourcefile(shown)).resolve()  # the project may be reached by a link
         path = file.relative_to(FOLDER.parent).as_posix()
         sources.append(fill("source", path=path, line=max(first, 1), text="".join(lines).rstrip()))
-    return fill("code", names=", ".join(names.replace(",", " ").split()), sources=join(sources))
+    return fill("code", names=", ".join(names.replace(",", " ").split()), sources=sources)
 
 
 def write_page(path: Path, run: str, headline: Markup, sections: dict[str, Markup]) -> None:
@@ -93,13 +93,8 @@ def write_page(path: Path, run: str, headline: Markup, sections: dict[str, Marku
         script=script,
         run=run,
         headline=headline,
-        links=join([fill("link", anchor=anchors[title], title=title) for title in sections]),
-        sections=join(
-            [
-                fill("section", anchor=anchors[title], title=title, content=sections[title])
-                for title in sections
-            ]
-        ),
+        links=[fill("link", anchor=anchor, title=title) for title, anchor in anchors.items()],
+        sections=[fill("section", anchor=anchors[key], title=key, content=sections[key]) for key in sections],
     )
     with whole_file(path) as temporary:
         temporary.write_text(page + "\n", encoding="utf-8")
@@ -108,23 +103,21 @@ def write_page(path: Path, run: str, headline: Markup, sections: dict[str, Marku
 # ---- Texts -----------------------------------------------------------------------------------------------
 
 
-def show(value: str | int | float | dict | None) -> str:
+def show(value: str | int | float | dict | list | None) -> str:
     """Return a value as HTML: a text is escaped, 12345 is "12,345", and a float is a fraction, in percent.
 
     A fraction with its interval, a dict of value, low and high, is "12.34 % (95 % interval 9.87 to 15.12 %)".
+    A list is what it holds, each on a line of its own.
     """
     if isinstance(value, Markup):
         return value
+    if isinstance(value, list):
+        return "\n".join(map(show, value))
     if isinstance(value, dict):
         return f"{percent(value['value'], 2)} ({interval(value)})"
     if isinstance(value, int):
         return f"{value:,}"
     return escape(value) if isinstance(value, str) else percent(value)
-
-
-def join(pieces: list[Markup]) -> Markup:
-    """Return the pieces one after the other, each on a line of its own."""
-    return Markup("\n".join(pieces))
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -163,19 +156,12 @@ def table(label: str, rows: list[dict], sortable: bool = False) -> Markup:
             kind = "cell" if isinstance(value, str) else "number_cell"
             cells.append(fill(kind, text=text, value=str(value)))
             head.append(fill(f"{kind}_heading", text=heading))
-        body.append(fill("row", cells=join(cells)))
+        body.append(fill("row", cells=cells))
     kind = "sortable" if sortable else "fixed"
-    return fill("table", label=label, kind=kind, head=join(head), rows=join(body))
+    return fill("table", label=label, kind=kind, head=head, rows=body)
 
 
 # ---- Pictures --------------------------------------------------------------------------------------------
-
-
-def save_plots(folder: Path, **figures: Figure) -> None:
-    """Write each figure to folder/<name>.png."""
-    for name, figure in figures.items():
-        with whole_file(folder / f"{name}.png") as temporary:
-            plots.save_png(figure, temporary)
 
 
 def plot(folder: Path, **figures: Figure) -> dict[str, Markup]:
@@ -183,9 +169,9 @@ def plot(folder: Path, **figures: Figure) -> dict[str, Markup]:
 
     For those who do not see it, the titles say what it shows.
     """
-    save_plots(folder, **figures)
     svgs = {}
     for name, figure in figures.items():
+        plots.save_png(figure, folder / f"{name}.png")
         titles = [title for axes in figure.axes if (title := axes.get_title(loc="left"))]
         svgs[f"plot_{name}"] = Markup(plots.to_svg(figure, name, "; ".join(titles) or plain(name)))
     return svgs
@@ -205,8 +191,3 @@ def picture(content: bytes, alt: str, width: int) -> Markup:
     """Return the content of a PNG or JPEG file as a square picture `width` CSS pixels wide in the page."""
     kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
     return fill("picture", kind=kind, content=base64.b64encode(content).decode(), alt=alt, width=width)
-
-
-def enlarge(images: Tensor, factor: int) -> Tensor:
-    """Repeat each pixel of images [..., H, W] `factor` times in both directions: larger, not blurred."""
-    return images.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)

@@ -16,9 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
-from stress_tests.attacks import AT_ALL_EPSILONS
+from running.files import whole_file
 from stress_tests.corruptions import FAMILIES
 
 INK, GRID, GREY = "#1a1a1b", "#d8d8d9", "#7a7a7b"
@@ -32,11 +31,12 @@ styled = matplotlib.rc_context(STYLE)  # a decorator: a function draws in this s
 
 @styled
 def save_png(figure: Figure, path: Path) -> None:
-    """Write the figure to a PNG file at 160 dots per inch on white."""
+    """Write the figure to a PNG file at 160 dots per inch on white; see whole_file."""
     # The first layout of a matrix of square cells goes by old positions of the labels around it and may cut
     # them off. Saving makes a second one.
     figure.draw_without_rendering()
-    figure.savefig(path, format="png", dpi=160, facecolor="white")
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=160, facecolor="white")
 
 
 @styled
@@ -162,24 +162,17 @@ def headline_bars(numbers: dict[str, dict[str, float]]) -> Figure:
 
 
 @styled
-def worst_classes(accuracy: dict[str, float], most_confused_with: list[str]) -> Figure:
-    """The accuracy of each class, the worst on top, with what it is mostly taken for, "" for nothing."""
-    figure = Figure(figsize=(SMALL[0], 0.9 + 0.32 * len(accuracy)))
+def worst_classes(recall: dict[str, float]) -> Figure:
+    """The recall of each class, {label: fraction}, the first on top."""
+    figure = Figure(figsize=(SMALL[0] + 1, 0.9 + 0.32 * len(recall)))
     axes = figure.add_subplot()
-    bars = axes.barh(range(len(accuracy)), list(accuracy.values()), color=ORANGE, height=0.7)
-    axes.set_yticks(range(len(accuracy)), list(accuracy))
+    bars = axes.barh(list(recall), list(recall.values()), color=ORANGE, height=0.7)
+    axes.bar_label(bars, [f"{100 * value:.0f} %" for value in recall.values()], padding=4)
     axes.invert_yaxis()
-    words = [
-        f"{100 * value:.0f} %" + (f", mostly taken for {name}" if name else "")
-        for value, name in zip(accuracy.values(), most_confused_with, strict=True)
-    ]
-    axes.bar_label(bars, words, padding=4, fontsize=7.5)
-    axes.set_xlim(0, max(1.05, *(2.4 * value for value in accuracy.values())))  # room for the words
-    axes.set_xticks(np.linspace(0, 1, 6))
     in_percent(axes.xaxis)
     axes.grid(visible=False, axis="y")
-    axes.spines.bottom.set_bounds(0, 1)
-    axes.set(title=f"The {len(accuracy)} classes with the lowest accuracy", xlabel="accuracy")
+    title = f"The {len(recall)} classes with the lowest accuracy"
+    axes.set(title=title, xlabel="accuracy", xlim=(0, 1.1))
     return figure
 
 
@@ -204,42 +197,24 @@ def confusion_matrix(fractions: np.ndarray, class_names: list[str], groups: dict
 
     The colour scale is a square root, so that confusions of a few percent show beside the diagonal.
     """
-    count = len(class_names)
     figure = Figure(figsize=(14.5, 12.4))
     axes = figure.add_subplot()
     mesh = axes.imshow(fractions, cmap="cividis", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-    axes.tick_params(length=0, pad=2)
+    axes.set_xticks(range(len(fractions)), class_names, rotation=90, fontsize=7.4)
+    axes.set_yticks(range(len(fractions)), class_names, fontsize=7.4)
+    edges = np.cumsum([0, *groups.values()]) - 0.5
+    axes.set_xticks(edges, minor=True)
+    axes.set_yticks(edges, minor=True)
     axes.grid(visible=False)
-    axes.set_xticks(range(count), class_names, rotation=90, fontsize=7.4)
-    axes.set_yticks(range(count), class_names, fontsize=7.4)
-    axes.autoscale(False)
-    start = 0
-    for name, size in groups.items():
-        corner = (start - 0.5, start - 0.5)
-        axes.add_patch(Rectangle(corner, size, size, fill=False, edgecolor="#f0f0f0", linewidth=0.8))
-        # The names of the superclasses stand on the right, each with a bar as high as its block.
-        end, middle = start + size - 0.5, start + size / 2 - 0.5
-        bar = {"color": GREY, "linewidth": 1.5, "linestyle": "-", "marker": "", "clip_on": False}
-        axes.plot([count + 0.2] * 2, [start - 0.1, end - 0.4], **bar)
-        axes.text(count + 0.9, middle, name, fontsize=9, ha="left", va="center")
-        start += size
+    axes.grid(which="minor", linewidth=0.3)  # between the superclasses, whose names stand on the right
+    axes.tick_params(which="both", length=0, pad=2)
+    axes.secondary_yaxis("right").set_yticks((edges[1:] + edges[:-1]) / 2, list(groups), fontsize=9)
     axes.set(title="Share of each true class (row) given each predicted class (column)")
     axes.set(xlabel="predicted class", ylabel="true class")
     ticks = [0, 0.01, 0.05, 0.1, 0.25, 0.5, 1]
     scale = figure.colorbar(mesh, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.01, ticks=ticks)
     in_percent(scale.ax.xaxis)
     scale.outline.set_visible(False)
-    return figure
-
-
-@styled
-def gradcam_triptych(titles: list[str], pictures: list[np.ndarray]) -> Figure:
-    """Three pictures beside each other, RGB arrays [H, W, 3]: the image, and the evidence for two classes."""
-    figure = Figure(figsize=(7.2, 2.95))
-    for axes, title, image in zip(figure.subplots(1, 3), titles, pictures, strict=True):
-        axes.imshow(image, interpolation="nearest")
-        axes.set_title(title, fontsize=8, weight="normal", loc="center")
-        axes.set_axis_off()
     return figure
 
 
@@ -265,47 +240,34 @@ def stress_figures(results: dict, examples: dict[str, np.ndarray]) -> dict[str, 
     results: the content of the file. examples: {corruption: uint8 [6, 32, 32, 3]}, a picture clean and at
     five severities.
     """
-    tests, epsilons = results["tests"], results["epsilons"]
-    panels, confidence = {}, []
-    for family, names in FAMILIES.items():
-        panels[family] = {}
-        for name in names:
-            records = [tests[f"{name}/{severity}"] for severity in range(1, 6)]
-            panels[family][name] = [record["accuracy"]["value"] for record in records]
-            confidence.append([record["mean_confidence"] for record in records])
-    attacks = {
-        name: [tests[f"{name}/{epsilon:g}"]["accuracy"] for epsilon in epsilons] for name in AT_ALL_EPSILONS
-    }
-    attacks["worst"] = [results["robust_accuracy"][f"{epsilon:g}"] for epsilon in epsilons]
-    clean, unattacked = (tests[key]["accuracy"]["value"] for key in ("clean/0", "unattacked/0"))
     return {
-        "stress_severity": stress_severity(panels, clean, np.mean(confidence, axis=0)),
-        "stress_epsilon": stress_epsilon(epsilons, attacks, unattacked),
+        "stress_severity": stress_severity(results["tests"], results["summary"]["by_severity"]),
+        "stress_epsilon": stress_epsilon(results["tests"], results["robust_accuracy"], results["epsilons"]),
         "stress_examples": stress_examples(examples),
     }
 
 
 @styled
-def stress_severity(
-    panels: dict[str, dict[str, list[float]]], clean: float, confidence: list[float]
-) -> Figure:
+def stress_severity(tests: dict, by_severity: list[dict]) -> Figure:
     """Accuracy against severity, one panel for each family of corruptions and one for the mean of all.
 
-    panels: {family: {corruption: five fractions}}; clean: a fraction; confidence: the mean confidence over
-    the corruptions at each severity, five fractions.
+    tests are those of stress.json; by_severity: the means at severity 0, the clean images, to 5.
     """
-    mean = np.mean([values for curves in panels.values() for values in curves.values()], axis=0)
-    panels = panels | {"mean of all": {"accuracy": mean, "confidence": confidence}}
-    rows = math.ceil(len(panels) / 3)
-    figure = Figure(figsize=(10.5, 3.2 * rows))
-    grid = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_axis_off()
-    for axes, (title, curves) in zip(grid.flat, panels.items(), strict=False):
-        axes.axhline(clean, color=GREY, linestyle="--", linewidth=1, label="clean accuracy")
-        for name, values in curves.items():
+    figure = Figure(figsize=(10.5, 6.4))
+    grid = figure.subplots(2, 3, sharex=True, sharey=True)
+    *panels, last = grid.flat
+    for axes, (family, names) in zip(panels, FAMILIES.items(), strict=True):
+        axes.set_title(family)
+        for name in names:
+            values = [tests[f"{name}/{severity}"]["accuracy"]["value"] for severity in range(1, 6)]
             axes.plot(range(1, 6), values, label=name.replace("_", " "))
-        axes.set(title=title, ylim=(0, 1), xticks=range(1, 6))
+    last.set_title("mean of all")
+    for key, label in {"accuracy": "accuracy", "mean_confidence": "confidence"}.items():
+        last.plot(range(1, 6), [row[key] for row in by_severity[1:]], label=label)
+    clean = by_severity[0]["accuracy"]
+    for axes in grid.flat:
+        axes.axhline(clean, color=GREY, linestyle="--", marker="", linewidth=1, label="clean accuracy")
+        axes.set(ylim=(0, 1), xticks=range(1, 6))
         axes.tick_params(labelbottom=True)
         axes.legend(fontsize=7.5, ncols=2, columnspacing=1)  # two columns leave more room for the curves
     in_percent(grid[0, 0].yaxis)
@@ -315,17 +277,19 @@ def stress_severity(
 
 
 @styled
-def stress_epsilon(epsilons: list[float], attacks: dict[str, list[dict]], unattacked: float) -> Figure:
-    """Accuracy against the epsilon of the attack, with 95 % intervals.
+def stress_epsilon(tests: dict, robust_accuracy: dict[str, dict], epsilons: list[float]) -> Figure:
+    """Accuracy against the epsilon of the attack, in 1/255, with 95 % intervals.
 
-    epsilons: in 1/255; attacks: {name: one dict with value, low and high, fractions, for each epsilon};
-    unattacked: a fraction.
+    tests are those of stress.json; robust_accuracy: that under the worst of all attacks, at each epsilon.
     """
     figure, axes = small_figure("Attacks", "epsilon: largest change of a value, in 1/255", "accuracy")
+    unattacked = tests["unattacked/0"]["accuracy"]["value"]
     axes.axhline(unattacked, color=GREY, linestyle="--", linewidth=1, label="no attack")
-    for name, points in attacks.items():
+    labels = {"fgsm": "FGSM", "pgd": "PGD", "random": "random signs"}
+    lines = {label: [tests[f"{name}/{e:g}"]["accuracy"] for e in epsilons] for name, label in labels.items()}
+    lines["worst of all attacks"] = [robust_accuracy[f"{epsilon:g}"] for epsilon in epsilons]
+    for label, points in lines.items():
         value, low, high = ([point[key] for point in points] for key in ("value", "low", "high"))
-        label = {"random": "random signs", "worst": "worst of all attacks"}.get(name, name.upper())
         (line,) = axes.plot(epsilons, value, label=label)
         axes.fill_between(epsilons, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set_xscale("log", base=2)
@@ -344,12 +308,9 @@ def stress_examples(pictures: dict[str, np.ndarray]) -> Figure:
     half = math.ceil(len(names) / 2)
     figure = Figure(figsize=(11, 1.1 + 0.58 * half))
     for axes, column in zip(figure.subplots(1, 2), (names[:half], names[half:]), strict=True):
-        canvas = np.zeros((34 * half, 34 * 6, 4), dtype=np.uint8)  # transparent, 2 pixels between pictures
-        for i, name in enumerate(column):
-            for j, picture in enumerate(pictures[name]):
-                place = canvas[34 * i + 1 : 34 * i + 33, 34 * j + 1 : 34 * j + 33]
-                place[..., :3], place[..., 3] = picture, 255
-        axes.imshow(canvas, interpolation="nearest")
+        opaque = np.insert(np.stack([pictures[name] for name in column]), 3, 255, axis=-1)
+        apart = np.pad(opaque, [(0, half - len(column)), (0, 0), (1, 1), (1, 1), (0, 0)])  # transparent
+        axes.imshow(apart.swapaxes(1, 2).reshape(34 * half, 34 * 6, 4), interpolation="nearest")
         rows = [34 * i + 16.5 for i in range(len(column))]
         axes.set_yticks(rows, [name.replace("_", " ") for name in column])
         axes.set_xticks([34 * j + 16.5 for j in range(6)], ["clean", "severity 1", "2", "3", "4", "5"])

@@ -24,14 +24,12 @@ from page.page import (
     fill,
     filter_link,
     interval,
-    join,
     jpeg,
     percent,
     picture,
     plain,
     plot,
     png,
-    save_plots,
     table,
 )
 from running.console import duration, option
@@ -125,10 +123,10 @@ def headline(result: dict, network: Markup, test, folder: Path) -> Markup:
         note += f"; notebook {percent(notebook[key], 2)}" if key in notebook else ""
         cards.append(fill("card", name=name, note=note, **result[key]))
     bars = plots.headline_bars({name: result[key] for key, name in HEADLINE.items()})
-    save_plots(folder, headline_metrics=bars)
+    plots.save_png(bars, folder / "headline_metrics.png")
     return fill(
         "headline",
-        cards=join(cards),
+        cards=cards,
         data_set="CIFAR-100" if test.name == "cifar100" else "coloured shapes",
         network=network,
         notebook=fill("notebook") if notebook else "",
@@ -177,18 +175,16 @@ def failures(result: dict, test, y_pred: Tensor, against: Markup, folder: Path) 
     order = test.superclass_of.argsort(stable=True)  # the classes of a superclass beside each other
     sizes = test.superclass_of.bincount(minlength=len(superclasses)).tolist()
     matrix = fractions[order][:, order].numpy(), [names[c] for c in order]
-    worst = worst_classes(result)
-    save_plots(
-        folder,
-        worst_classes=plots.worst_classes(
-            {plain(row["name"]): row["recall"] for row in worst},
-            [plain(row["most_confused_with"]) for row in worst],
-        ),
-        confusion_matrix=plots.confusion_matrix(*matrix, dict(zip(superclasses, sizes, strict=True))),
-    )
+    bars = {}
+    for row in worst_classes(result):
+        other = f" (taken for {row['most_confused_with']})" if row["most_confused_with"] else ""
+        bars[plain(row["name"] + other)] = row["recall"]
+    plots.save_png(plots.worst_classes(bars), folder / "worst_classes.png")
+    figure = plots.confusion_matrix(*matrix, dict(zip(superclasses, sizes, strict=True)))
+    plots.save_png(figure, folder / "confusion_matrix.png")
     pairs = len(names) * (len(names) - 1)
-    coarse = metrics.superclass_confusion(confusion, test.superclass_of)
-    _, found, _ = metrics.precision_recall_f1(coarse)
+    coarse = (test.superclass_of[classes] for classes in (test.labels, y_pred))
+    _, found, _ = metrics.precision_recall_f1(metrics.confusion_matrix(*coarse, len(superclasses)))
     extremes = {"hardest_superclass": found.argmin(), "easiest_superclass": found.argmax()}
     return fill(
         "failures",
@@ -211,7 +207,7 @@ def confused_pairs(pairs: list[dict], test, y_pred: Tensor) -> Markup:
         shown = torch.nonzero((test.labels == true) & (y_pred == predicted)).flatten()[:4]
         names = {key: plain(pair[key]) for key in ("true", "predicted")}
         alt = f"a {names['true']} taken for a {names['predicted']}"
-        pictures = join([picture(png(test.images[i]), alt, 64) for i in shown])
+        pictures = [picture(png(test.images[i]), alt, 64) for i in shown]
         links = {key: filter_link(name, **names) for key, name in names.items()}
         rows.append(links | {"images": pair["count"], "examples": fill("pictures", pictures=pictures)})
     return table("Most confused pairs", rows)
@@ -262,9 +258,7 @@ def mistakes(
         ]
         label = plain(test.class_names[nearest["labels"][i]])
         copied = fill("copied", label=label) if nearest["equal"][i] else ""
-        items.append(
-            fill("mistake", **row, panels=join(pictures), predicted=predicted, true=true, copied=copied)
-        )
+        items.append(fill("mistake", **row, panels=pictures, predicted=predicted, true=true, copied=copied))
     game = result["explanations"].get("pointing_game")
     controls = [f"{label} {percent(game[name]['value'])}" for name, label in CONTROLS.items()] if game else []
     return fill(
@@ -273,7 +267,7 @@ def mistakes(
         num_failures=len(items),
         layer=result["explanations"]["layer"],
         pointing_game=fill("pointing_game", **game, controls=", ".join(controls)) if game else "",
-        gallery=join(items) if items else fill("no_mistake"),
+        gallery=items if items else fill("no_mistake"),
     )
 
 
@@ -318,7 +312,6 @@ def browser(
         "superclasses": [plain(name) for name in test.superclass_names],
         "superclass_of": test.superclass_of.tolist(),
         "confusion": confusion.tolist(),  # of all test images
-        "columns": columns,
         "images": images,
         "maps": base64_bytes((255 * maps / peak.clamp(min=1e-30)).round()),
         "inferno": base64_bytes(torch.from_numpy(inferno)),
@@ -429,9 +422,6 @@ def stress_results(results: dict, pictures: dict[str, np.ndarray], folder: Path)
         severity_table=severity_table(rows),
         broken=table("Classes that break first", broken) if broken else fill("few_images", **results),
         num_corruptions=len(corruptions),
-        drop="{value:.2f} (95 % interval {low:.2f} to {high:.2f})".format(
-            **{key: 100 * value for key, value in summary["drop"]["fifteen"].items()}
-        ),
         apgd_epsilons=", ".join(f"{epsilon:g}/255" for epsilon in APGD_EPSILONS),
         check_table=table("Checks of the attacks", checks),
     )
@@ -456,15 +446,9 @@ def shift_verdict(rows: list[dict]) -> str:
     """Say at which severities the temperature, fitted on clean images, makes the calibration error larger."""
     if "with_temperature" not in rows[0]:
         return ""
-    errors = [[row[key]["ece"] for key in ("as_trained", "with_temperature")] for row in rows]
-    worse = [str(severity) for severity in range(1, 6) if errors[severity][1] > errors[severity][0]]
+    worse = [str(s) for s in range(1, 6) if rows[s]["with_temperature"]["ece"] > rows[s]["as_trained"]["ece"]]
     where = "every severity" if len(worse) == 5 else f"severity {', '.join(worse) or 'none'}"
-    pairs = [" and ".join(percent(value) for value in errors[severity]) for severity in (1, 5)]
-    return (
-        "The temperature was fitted on clean images. Under corruption the calibration error, pooled over the "
-        f"corruptions, is larger with it at {where}: as trained and with it {pairs[0]} at severity 1, "
-        f"{pairs[1]} at severity 5. A small difference may be chance."
-    )
+    return fill("shift", where=where, mild=rows[1], severe=rows[5])
 
 
 # ---- Explanations, data, reproduction --------------------------------------------------------------------
@@ -545,7 +529,7 @@ def data_set(result: dict, test) -> Markup:
         without=without,
         similarity_table=table("Accuracy by similarity", rows),
         num_classes=len(test.class_names),
-        samples=join(samples),
+        samples=samples,
     )
 
 
@@ -557,21 +541,19 @@ def reproduction(path: Path, checkpoint: dict, environment: dict, layers: list[d
     config, options = checkpoint["config"], []
     for name, value in config["settings"].items():
         if value is not None and value is not False:
-            text = option(name) if value is True else f"{option(name)} {shlex.quote(str(value))}"
-            options.append(fill("option", text=text))
+            options += [option(name)] if value is True else [option(name), str(value)]
     facts = {f"training: {name}": str(value) for name, value in config["environment"].items()}
     facts |= {f"report: {name}": str(value) for name, value in environment.items()}
     facts |= {"checkpoint": str(path), "data": test.provenance, "test digest (sha256)": test.digest}
     parameters, macs = (sum(layer[key] for layer in layers) for key in ("parameters", "macs"))
-    total = {"name": "all", "kind": "", "output": [], "parameters": parameters, "macs": macs}
     rows = []
-    for row in [*layers, total]:
+    for row in layers:
         shown = {"layer": row["name"], "kind": row["kind"], "output": "x".join(map(str, row["output"]))}
         millions = (f"{row['macs'] / 1e6:,.2f}", row["macs"])
         rows.append(shown | {"parameters": row["parameters"], "multiply-accumulates (M)": millions})
     return fill(
         "reproduction",
-        options=Markup(" ".join(options)),
+        options=shlex.join(options),
         out=shlex.quote(config["settings"]["out"]),
         facts_table=table(
             "Versions and data", [{"what": key, "value": value} for key, value in facts.items()]

@@ -269,7 +269,6 @@ ATTACKS = {
     "apgd_ce": Attack(apgd, {"loss": "ce"}, APGD_EPSILONS, BEFORE_APGD),
     "apgd_dlr": Attack(apgd, {"loss": "dlr"}, APGD_EPSILONS, (*BEFORE_APGD, "apgd_ce")),
 }
-AT_ALL_EPSILONS = tuple(name for name, attack in ATTACKS.items() if attack.epsilons == EPSILONS)
 
 
 def check_attacks(accuracy: dict[str, float]) -> list[dict]:

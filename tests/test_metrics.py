@@ -193,15 +193,8 @@ def test_superclass_numbers_equal_loops():
     superclass_of = torch.tensor([2, 0, 1, 0, 2, 2, 0, 1, 0, 3])
     of = superclass_of.tolist()
     pairs = list(zip(y_true.tolist(), y_pred.tolist(), strict=True))
-    expected = loop_confusion([of[t] for t, _ in pairs], [of[p] for _, p in pairs], 4)
-    result = metrics.superclass_confusion(metrics.confusion_matrix(y_true, y_pred, 10), superclass_of)
-    assert result.dtype == torch.int64
-    assert result.tolist() == expected
     inside = [of[t] == of[p] for t, p in pairs]
     assert metrics.superclass_accuracy(y_true, y_pred, superclass_of.to(torch.uint8)) == mean(inside)
-    inside = [of[t] == of[p] for t, p in pairs if t != p]
-    fraction = metrics.share_of_errors_within_superclass(y_true, y_pred, superclass_of)
-    assert fraction == pytest.approx(mean(inside), **EXACT)
 
 
 @pytest.mark.parametrize("sizes", [[5] * 20, [1, 2, 7], [1, 1]])
@@ -213,15 +206,6 @@ def test_chance_within_superclass_against_enumeration(sizes):
         fractions.append(sum(superclass_of[c] == coarse for c in others) / len(others))
     expected = pytest.approx(sum(fractions) / len(fractions))
     assert metrics.chance_within_superclass(torch.tensor(superclass_of)) == expected
-
-
-def test_share_of_errors_within_superclass_at_chance_and_without_error():
-    # Every class once with every other prediction is uniform over the wrong classes: 4 / 99, as documented.
-    y_true, y_pred = torch.cartesian_prod(torch.arange(100), torch.arange(100)).T
-    superclass_of = torch.arange(100) % 20
-    fraction = metrics.share_of_errors_within_superclass(y_true, y_pred, superclass_of)
-    assert fraction == pytest.approx(4 / 99, **EXACT)
-    assert math.isnan(metrics.share_of_errors_within_superclass(y_true, y_true, superclass_of))
 
 
 # ---- Calibration -------------------------------------------------------------------------------------------
@@ -584,7 +568,6 @@ def with_first(value):
 OF_LABELS = [
     lambda y, p: metrics.confusion_matrix(y, p, 3),
     lambda y, p: metrics.superclass_accuracy(y, p, COARSE),
-    lambda y, p: metrics.share_of_errors_within_superclass(y, p, COARSE),
 ]
 OF_PROBABILITIES = [
     metrics.calibration_bins,
@@ -603,7 +586,6 @@ OF_CONFUSION = [
     metrics.precision_recall_f1,
     metrics.per_class_accuracy,
     lambda confusion: metrics.most_confused_pairs(confusion, 3),
-    lambda confusion: metrics.superclass_confusion(confusion, COARSE),
 ]
 
 # Functions, arguments that all of them refuse, and what the message says.
@@ -624,7 +606,6 @@ REFUSED = [
     (OF_CONFUSION, (COUNTS[:2],), r"confusion must be \[N, N\] and not empty"),
     (OF_CONFUSION, (COUNTS / 3,), "confusion must hold integers"),
     (OF_CONFUSION, (COUNTS - 2,), "runs from -1"),
-    ([metrics.superclass_confusion], (COUNTS, COARSE[:2]), r"superclass_of must be \[3\]"),
     ([metrics.top_k_accuracy], (LABELS, QUARTERS, 0), "k must be 1 to 4"),
     ([metrics.top_k_accuracy], (LABELS, QUARTERS, 5), "k must be 1 to 4"),
     ([metrics.macro_average], (COUNTS,), "per_class must be 1-D and not empty"),

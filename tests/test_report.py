@@ -190,11 +190,11 @@ def test_areas_are_compared_image_by_image(small_sets, monkeypatch):
 
 
 def test_lookalikes_by_hand():
-    test, train = (types.SimpleNamespace(labels=torch.tensor(labels)) for labels in ([0, 1, 2, 3], [0, 5, 2]))
-    index, similarity = torch.tensor([0, 1, 2, 0]), torch.tensor([1.0, 0.97, 0.96, 0.5])
+    test = types.SimpleNamespace(labels=torch.tensor([0, 1, 2, 3]))
+    nearest = {"labels": torch.tensor([0, 5, 2, 0]), "similarity": torch.tensor([1.0, 0.97, 0.96, 0.5])}
     of_trained_on = torch.tensor([1.0, 0.97, 0.94, 0.5])  # the third image's look-alike was held out
     y_pred = torch.tensor([0, 5, 1, 3])
-    found = report.audit_lookalikes(train, test, y_pred, index, similarity, of_trained_on)
+    found = report.audit_lookalikes(test, y_pred, nearest, of_trained_on)
     counts = {"images": 3, "with_another_label": 1, "misclassified": 2, "misclassified_as_its_label": 1}
     assert {key: found[key] for key in counts} == counts
     assert found["same_label_trained_on"]["value"] == 1 and found["same_label_held_out"]["value"] == 0

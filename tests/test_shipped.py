@@ -16,7 +16,6 @@ from torchvision.transforms.functional import convert_image_dtype, normalize
 import data
 import gradcam
 from metrics import proportion
-from page.page import enlarge
 from sources import cifar100
 from train import Config, load_model
 
@@ -106,7 +105,7 @@ def test_a_newcomer_explains_a_picture(cifar100_test, tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     named = 0
     for i in range(8):
-        write_png(enlarge(cifar100_test.images[i], 5), f"{i}.png")
+        write_png(cifar100_test.images[i].repeat_interleave(5, 1).repeat_interleave(5, 2), f"{i}.png")
         gradcam.main([f"{i}.png"])
         first = capsys.readouterr().out.splitlines()[1]
         named += first.startswith(cifar100_test.class_names[cifar100_test.labels[i]])

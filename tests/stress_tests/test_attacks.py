@@ -247,7 +247,6 @@ def test_the_table_names_only_attacks_that_are_made_before_and_epsilons_of_the_l
     names = list(attacks.ATTACKS)
     for i, attack in enumerate(attacks.ATTACKS.values()):
         assert set(attack.epsilons) <= set(attacks.EPSILONS) and set(attack.survivors_of) <= set(names[:i])
-    assert attacks.AT_ALL_EPSILONS == ("fgsm", "pgd", "random")
 
 
 def test_the_checks_find_a_weak_attack():
