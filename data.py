@@ -51,14 +51,6 @@ def load(name: str, root: Path | str, url: str | None = None) -> tuple[Dataset, 
     return load_cifar100(root, url)
 
 
-def has_cifar100(root: Path | str) -> bool:
-    """Return whether the folder `root` holds CIFAR-100, so that loading it from there downloads nothing."""
-    try:
-        return (Path(root) / cifar100.CACHE_NAME).is_file() or cifar100.find_source(Path(root)) is not None
-    except (OSError, ValueError):  # it cannot be read, or is no path at all
-        return False
-
-
 def load_cifar100(root: Path | str, url: str | None = None) -> tuple[Dataset, Dataset]:
     """Return the (train, test) splits of CIFAR-100 from the folder `root`, downloaded first if necessary.
 
@@ -69,15 +61,10 @@ def load_cifar100(root: Path | str, url: str | None = None) -> tuple[Dataset, Da
     provenance says so. Raises UserError if something is broken, or nothing is found and none downloaded.
     """
     arrays = cifar100.read(root, url)
-    count = {split: len(arrays[f"{split}_labels"]) for split in ("train", "test")}
     verified = cifar100.is_official(arrays)
-    provenance = f"CIFAR-100, {count['train']:,} training and {count['test']:,} test images, "
-    if verified:
-        provenance += "verified: the content digest is the official one"
-    elif count == cifar100.OFFICIAL_COUNT:
-        provenance += "NOT verified: the content differs from the official set"
-    else:
-        provenance += "not verified: it has fewer images than the official set"
+    num_train, num_test = len(arrays["train_labels"]), len(arrays["test_labels"])
+    said = "verified: the content digest is" if verified else "NOT verified: the content digest is not"
+    provenance = f"CIFAR-100, {num_train:,} training and {num_test:,} test images, {said} the official one"
     return tuple(
         Dataset(
             name="cifar100",

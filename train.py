@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from data import Dataset, batches, has_cifar100, load, memory_format, split_indices, to_input
+from data import Dataset, batches, load, memory_format, split_indices, to_input
 from metrics import accuracy
 from resnet_cifar import ResNet, resnet18
 from running import console, distributed
@@ -46,13 +46,9 @@ class Config:
     momentum: float = setting(0.9, "Nesterov momentum; 0 is plain SGD", 0, 0.99999)
     weight_decay: float = setting(1e-3, "weight decay, not on biases and batch norm", 0, 10)
     label_smoothing: float = setting(0.1, "label smoothing; 0 turns it off", 0, 0.999)
-    warmup_epochs: float | None = setting(
-        None, "linear warmup, 0 to --epochs; default: 2, or a fifth of --epochs if less"
-    )
+    warmup_epochs: float | None = setting(None, "linear warmup; default: 2, or a fifth of --epochs if less")
     clip_norm: float = setting(5.0, "largest norm of the gradient; 0 is no clipping", 0, 1e9)
-    image_sizes: str = setting(
-        "24,28,32", "8 to 32 pixels, each for an equal part of the epochs", metavar="S,.."
-    )
+    image_sizes: str = setting("24,28,32", "8 to 32 pixels, each for as many epochs", metavar="S,..")
     # In 20 epochs of all images CutMix cost 1.9 points of test accuracy; see results/README.md.
     cutmix: float | None = setting(
         None, "share of batches with CutMix; default: 0.5, but 0 for shapes or below 30 epochs", 0, 1
@@ -348,8 +344,11 @@ def save(training: Training, dataset: Dataset, record: dict, history: list[dict]
 def fit(config: Config, last: dict | None = None) -> None:
     """Train epoch by epoch as the settings say; `last` is the checkpoint of a run that is resumed."""
     run = Path(config.out)
-    with distributed.rank_0_first():
-        dataset, train_index, val_index = load_split(config)
+    if rank() > 0:
+        distributed.barrier()  # rank 0 loads first, which may be a download
+    dataset, train_index, val_index = load_split(config)
+    if rank() == 0:
+        distributed.barrier()
     val_images, val_labels = dataset.images[val_index], dataset.labels[val_index]
     training = Training(config, dataset, train_index)
     history = restore(training, last, dataset) if last else []
@@ -446,15 +445,13 @@ def load_model(path: Path | str, device: torch.device) -> tuple[ResNet, dict]:
 def load_data(path: Path | str, checkpoint: dict, data_dir: str | None) -> tuple[Dataset, Dataset]:
     """Return the training and the test set for the network of the checkpoint, which was read from `path`.
 
-    CIFAR-100 is read from `data_dir`; without one, from that of the training if CIFAR-100 is there, else from
+    CIFAR-100 is read from `data_dir`; without one, from the folder of the training if it is there, else from
     data/. Raises UserError for other classes.
     """
     with usable(path, "a checkpoint"):
-        config = checkpoint["config"]
-        if data_dir is None:
-            saved = config.get("settings", {}).get("data_dir")
-            data_dir = saved if saved and has_cifar100(saved) else Config.data_dir
-        splits = load(config["dataset"], data_dir)
+        saved = checkpoint["config"].get("settings", {}).get("data_dir", Config.data_dir)
+        root = data_dir or (saved if Path(saved).is_dir() else Config.data_dir)
+        splits = load(checkpoint["config"]["dataset"], root)
         if splits[1].class_names != checkpoint["class_names"]:
             raise ValueError(f"its classes are not those of the {splits[1].name} test set")
         return splits

@@ -20,23 +20,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from running.files import UserError, one_line, usable
-
-
-def read_number(name: str, default: int) -> int:
-    """Return the whole number in an environment variable, or raise UserError."""
-    with usable(name, "a whole number"):
-        return int(os.environ.get(name, default))
+from running.files import UserError, usable
 
 
 def world_size() -> int:
     """Return the number of processes, on all machines together."""
-    return read_number("WORLD_SIZE", 1)
+    with usable("WORLD_SIZE", "a whole number"):
+        return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def rank() -> int:
     """Return the number of this process, from 0."""
-    return read_number("RANK", 0)
+    return int(os.environ.get("RANK", 0))
 
 
 @contextlib.contextmanager
@@ -45,19 +40,16 @@ def init_distributed() -> Iterator[None]:
     if world_size() == 1:
         yield
         return
+    # On GPUs tensors on the CPU still travel by gloo. The others wait for a download, however slow.
+    nccl = torch.cuda.is_available() and dist.is_nccl_available()  # Windows has none
+    with usable("WORLD_SIZE", "the number of processes: start several by torchrun"):
+        if not 0 <= rank() < world_size():
+            raise ValueError(f"RANK {rank()} of {world_size()}")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=timedelta(days=1))
     with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
         if rank() > 0:
             stack.enter_context(contextlib.redirect_stdout(nowhere))
             stack.enter_context(contextlib.redirect_stderr(nowhere))
-        # On GPUs tensors on the CPU still travel by gloo. The others wait for a download, however slow.
-        nccl = torch.cuda.is_available() and dist.is_nccl_available()  # Windows has none
-        try:
-            if not 0 <= rank() < world_size():
-                raise ValueError(f"RANK {rank()} of {world_size()}")
-            dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=timedelta(days=1))
-        except (ValueError, RuntimeError) as error:
-            reason = f"the environment is not as torchrun sets it ({one_line(error)})"
-            raise UserError(f"{reason}: start several processes by torchrun") from error
         try:
             yield
             barrier()
@@ -65,22 +57,12 @@ def init_distributed() -> Iterator[None]:
             if "by peer" in str(error):  # gloo's "Connection closed by peer"
                 raise UserError("another process of this training ended; what was saved is whole") from error
             raise
-        dist.destroy_process_group()  # after an error this could wait for a process that is gone
+    dist.destroy_process_group()  # after an error this could wait for a process that is gone
 
 
 def barrier() -> None:
     """Wait until every process has come here."""
     all_reduce(torch.zeros(1))
-
-
-@contextlib.contextmanager
-def rank_0_first() -> Iterator[None]:
-    """Run a with block in rank 0, and in the others when it has ended there."""
-    if rank() > 0:
-        barrier()
-    yield
-    if rank() == 0:
-        barrier()
 
 
 def shard(rows: Tensor) -> Tensor:

@@ -53,14 +53,9 @@ def check_file(path: Path | str, what: str = "file") -> None:
 def read_file(path: Path | str, limit: int = 20_000_000) -> bytes:
     """Return the content of a regular file of at most `limit` bytes, or raise UserError."""
     check_file(path)
-    try:
-        with open(path, "rb") as file:
-            content = file.read(limit + 1)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({one_line(error)})") from None
-    if len(content) > limit:
+    if os.path.getsize(path) > limit:
         raise UserError(f"{path} has more than the {limit / 1e6:.1f} MB allowed")
-    return content
+    return Path(path).read_bytes()
 
 
 @contextlib.contextmanager

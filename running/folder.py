@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from running.files import UserError, check_file, locked, one_line, read_file, usable, whole_file
+from running.files import UserError, check_file, locked, read_file, usable, whole_file
 
 # What the commands write into a run folder, and nothing else in it is ever deleted but our own temporary
 # files and empty folders. config.json goes last: without it a folder is not known as a run.
@@ -43,11 +43,9 @@ def newest_run(parent: Path | str = "runs") -> Path:
 
 def is_run(folder: Path) -> bool:
     """Return whether the folder holds the config.json of train.py."""
-    try:
-        config = json.loads(read_file(folder / "config.json"))
-        return isinstance(config, dict) and {"settings", "digest", "environment"} <= config.keys()
-    except (UserError, ValueError, RecursionError):
-        return False
+    with contextlib.suppress(Exception):  # there is none, or it is that of another program
+        return {"settings", "digest", "environment"} <= json.loads(read_file(folder / "config.json")).keys()
+    return False
 
 
 @contextlib.contextmanager
@@ -57,11 +55,8 @@ def lock_run(run: Path) -> Iterator[None]:
     The folder is made if necessary, and deleted again if it stays empty. So is what a killed training left
     half written.
     """
-    try:
-        is_new = not run.exists()
-        run.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{run} cannot be made ({one_line(error)}): use another folder") from None
+    is_new = not run.exists()
+    run.mkdir(parents=True, exist_ok=True)
     try:
         with locked(run):
             delete(run, [f"{Path(name).parent}/.{Path(name).name}.[0-9]*.tmp" for name in TRAINED])

@@ -17,8 +17,7 @@ from sources import cifar100
 
 PROVENANCE = {  # number of training images, whether the digests are the official ones, what is said of that
     "whole": (3, True, "verified: the content digest is the official one"),
-    "changed": (3, False, "NOT verified: the content differs from the official set"),
-    "a part": (2, False, "not verified: it has fewer images than the official set"),
+    "changed": (3, False, "NOT verified: the content digest is not the official one"),
 }
 
 
@@ -32,7 +31,6 @@ def test_a_dataset_says_what_its_images_are(name, monkeypatch):
         arrays[f"{split}_filenames"] = np.array([f"{split} {i}.png".encode() for i in range(n)])
         arrays[f"{split}_digest"] = np.array(split if official else "another")
     monkeypatch.setattr(cifar100, "read", lambda root, url: arrays)
-    monkeypatch.setattr(cifar100, "OFFICIAL_COUNT", {"train": 3, "test": 2})
     monkeypatch.setattr(cifar100, "OFFICIAL_DIGEST", {"train": "train", "test": "test"})
     for split, dataset in zip(("train", "test"), data.load("cifar100", "here"), strict=True):
         assert np.array_equal(dataset.images.numpy(), arrays[f"{split}_images"])
