@@ -21,13 +21,13 @@ under the deletion curve should be small and that under the insertion curve larg
 
                                        deletion         insertion
     layer4                             0.139 ± 0.009     0.469 ± 0.015
-    random as layer4                   0.263 ± 0.012     0.301 ± 0.013
+    random, as layer4                  0.253 ± 0.012     0.296 ± 0.013
     layer3                             0.184 ± 0.013     0.416 ± 0.015
-    random as layer3                   0.213 ± 0.011     0.257 ± 0.013
-    centre                             0.148 ± 0.009     0.405 ± 0.016
+    random, as layer3                  0.217 ± 0.012     0.256 ± 0.012
+    centre                             0.148 ± 0.010     0.406 ± 0.016
     layer4 less layer3                -0.045 ± 0.010     0.053 ± 0.013
-    layer4 less centre                -0.009 ± 0.007     0.064 ± 0.007
-    layer3 less centre                 0.036 ± 0.011     0.011 ± 0.014
+    layer4 less centre                -0.009 ± 0.007     0.063 ± 0.007
+    layer3 less centre                 0.036 ± 0.011     0.010 ± 0.014
 
 So layer4 is better than layer3, and in insertion better than "look at the middle", where layer3 is not. Its
 4x4 cells cannot say more finely than to 8 pixels where in a picture of 32x32 the evidence lies.

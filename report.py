@@ -200,14 +200,14 @@ def list_failures(misclassified: Tensor, probabilities: Tensor, test: Dataset) -
     return rows
 
 
-def explain(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-    """Return Grad-CAM maps at LAYER, float32 [N, h, w] on the CPU.
+def explain(model: nn.Module, images: Tensor, classes: Tensor, layer: str = LAYER) -> Tensor:
+    """Return Grad-CAM maps at the layer, float32 [N, h, w] on the CPU.
 
     model is nn.Sequential(Normalize(), network); images float32 [N, 3, H, W] in [0, 1]; classes int64 [N].
     """
     device = next(model.parameters()).device
     parts = zip(images.split(100), classes.split(100), strict=True)
-    with GradCAM(model, f"1.{LAYER}") as cam:
+    with GradCAM(model, f"1.{layer}") as cam:
         return torch.cat([cam(some.to(device), target.to(device)).cpu() for some, target in parts])
 
 
