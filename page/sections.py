@@ -177,7 +177,7 @@ def failures(result: dict, test, y_pred: Tensor, against: Markup, folder: Path) 
     matrix = fractions[order][:, order].numpy(), [names[c] for c in order]
     bars = {}
     for row in worst_classes(result):
-        other = f" (taken for {row['most_confused_with']})" if row["most_confused_with"] else ""
+        other = f" (mostly taken for {row['most_confused_with']})" if row["most_confused_with"] else ""
         bars[plain(row["name"] + other)] = row["recall"]
     plots.save_png(plots.worst_classes(bars), folder / "worst_classes.png")
     figure = plots.confusion_matrix(*matrix, dict(zip(superclasses, sizes, strict=True)))

@@ -369,7 +369,7 @@ def test_only_finished_results_of_this_checkpoint_are_shown(small_sets, tmp_path
     assert "Not all stress tests have been run for this checkpoint" in missing[0] and missing[1] == ""
     file.write_text(json.dumps(results))
     section, found = shown()
-    assert "Classes that break first" in section and shown("5678") == missing
+    assert "Among the classes that break first" in section and shown("5678") == missing
     assert "lower the accuracy on 200 images from 70.0 % to 25.00 % (95 % interval 10.00 to 40.00 %)" in text(
         found
     )
