@@ -12,9 +12,11 @@ import gzip
 import hashlib
 import io
 import pickle
+import re
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from os.path import isdir
 from pathlib import Path
 
 import numpy as np
@@ -93,28 +95,12 @@ def read(root: Path | str, url: str | None = None) -> dict[str, np.ndarray]:
 
 
 def find_source(root: Path) -> Path | None:
-    """Return the file or folder in `root` that holds CIFAR-100, or None."""
+    """Return the file or folder in `root` that holds CIFAR-100, or None; a zip is known by its name."""
     official = [root / "cifar-100-python", root / download.OFFICIAL_ARCHIVE]
-    folders = [root, *filter(Path.is_dir, sorted(root.glob("*")))]
-    return next(filter(holds_cifar100, [*official, *folders, *sorted(root.glob("*.zip"))]), None)
-
-
-def holds_cifar100(path: Path) -> bool:
-    """Whether this is a file or folder of CIFAR-100, by its name or by the names of the classes in it."""
-    # A zip that was downloaded here is not opened for this: to list its 60,000 files takes 0.3 s.
-    if path.name in ("cifar-100-python", download.OFFICIAL_ARCHIVE, download.PNG_ARCHIVE):
-        return path.exists()
-    if path.is_dir():
-        folders = {folder.parts[-2:] for folder in path.glob("train/*")}
-    else:
-        try:
-            check_file(path)
-            with zipfile.ZipFile(path) as archive:
-                folders = {tuple(name.split("/")[-3:-1]) for name in archive.namelist()}
-        except Exception:  # it is damaged: the user should hear of that, if it was meant to be CIFAR-100
-            return "cifar" in path.name.lower()
-    # Most classes, because other sets that may lie here have bears and roses too.
-    return sum(("train", name) in folders for name in CLASS_NAMES) > 50
+    # Other sets that may lie here have bears and roses too, but no aquarium fish.
+    folders = [path for path in (root, *sorted(root.glob("*"))) if isdir(path / "train" / "aquarium_fish")]
+    zips = [path for path in sorted(root.glob("*.zip")) if re.search("cifar.?100", path.name, re.IGNORECASE)]
+    return next(filter(Path.exists, [*official, *folders, *zips]), None)
 
 
 def read_source(path: Path, address: str | None = None) -> dict[str, np.ndarray]:

@@ -69,7 +69,7 @@ class SmallCifar:
         if kind == "folder":
             return write_files(root / "cifar-100-python", self.pickles())
         if kind in ("tar", "zip"):
-            path = root / {"tar": "cifar-100-python.tar.gz", "zip": "images.zip"}[kind]
+            path = root / {"tar": "cifar-100-python.tar.gz", "zip": "CIFAR-100-dataset-main.zip"}[kind]
             path.write_bytes(self.tar() if kind == "tar" else self.zip())
             return path
         return write_files(root if kind == "png" else root / "CIFAR-100-dataset-main", self.pngs())

@@ -77,7 +77,7 @@ def test_other_files_are_left_aside(tmp_path):
         "train/apple/Thumbs.db": b"",
     }
     write_files(tmp_path / "another set", {f"train/{name}/1.png": b"" for name in ("dog", "bear", "rose")})
-    (tmp_path / "set.zip").write_bytes(zip_of(SMALL.pngs() | extra))
+    (tmp_path / "cifar_100.zip").write_bytes(zip_of(SMALL.pngs() | extra))
     check_content(data.load_cifar100(tmp_path)[0], SMALL, "train")
 
 
@@ -268,7 +268,9 @@ PICTURES = {
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_picture_that_is_none_of_cifar100(name, tmp_path):
-    write_files(tmp_path / "data", {"set.zip": zip_of({"test/bee/bad.png": PICTURES[name]} | SMALL.pngs())})
+    write_files(
+        tmp_path / "data", {"cifar_100.zip": zip_of({"test/bee/bad.png": PICTURES[name]} | SMALL.pngs())}
+    )
     message = refusal(tmp_path / "data")
     assert "test/bee/bad.png cannot be used as an image of CIFAR-100: " in message
     assert name == "cut" or "it is not a PNG file of 32x32 pixels in 8-bit RGB" in message
@@ -282,7 +284,7 @@ def test_a_zip_member_that_unpacks_to_far_more(tmp_path):
     assert lying != content
     other_method = zip_of(SMALL.pngs() | bomb, zipfile.ZIP_BZIP2)
     for archive in (content, lying, other_method):
-        write_files(tmp_path / "data", {"set.zip": archive})
+        write_files(tmp_path / "data", {"cifar_100.zip": archive})
         tracemalloc.start()
         refusal(tmp_path / "data")
         assert tracemalloc.get_traced_memory()[1] < 20_000_000
