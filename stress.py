@@ -190,7 +190,11 @@ def mean_interval(scores: Tensor) -> dict[str, float]:
 
 
 def calibration_of(records: list[dict]) -> dict:
-    """Return accuracy, mean confidence, NLL and calibration error of several tests of as many images each."""
+    """Return accuracy, mean confidence, NLL and calibration error of several tests of as many images each.
+
+    "ece" is that of all their answers together, where gaps of opposite sign cancel; "mean_ece" is the mean of
+    the errors of the single tests.
+    """
     count = sum(len(record["correct"]) for record in records)
     result = {
         "accuracy": float(np.mean([record["accuracy"]["value"] for record in records])),
@@ -198,9 +202,12 @@ def calibration_of(records: list[dict]) -> dict:
     }
     for name in records[0]["calibration"]:
         parts = [record["calibration"][name] for record in records]
-        gaps = np.sum([part["gaps"] for part in parts], axis=0)
-        nll = float(np.mean([part["nll"] for part in parts]))
-        result[name] = {"nll": nll, "ece": float(np.abs(gaps).sum() / count)}
+        gaps = np.array([part["gaps"] for part in parts])  # [tests, bins]
+        result[name] = {
+            "nll": float(np.mean([part["nll"] for part in parts])),
+            "ece": float(np.abs(gaps.sum(axis=0)).sum() / count),
+            "mean_ece": float(np.abs(gaps).sum() / count),
+        }
     return result
 
 
@@ -408,7 +415,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--run", help="the run folder (default: the newest under runs/)")
     parser.add_argument("--checkpoint", metavar="FILE", help="the checkpoint (default: best.pt of the run)")
     parser.add_argument("--data-dir", help="where CIFAR-100 is (default: where training found it, else data)")
-    parser.add_argument("--full", action="store_true", help="all test images; takes hours without a GPU")
+    parser.add_argument(
+        "--full", action="store_true", help="all test images, and attacks on 1,000; over an hour on a CPU"
+    )
     parser.add_argument("--cifar-c", type=Path, metavar="DIR", help="also measure CIFAR-100-C's files in DIR")
     parser.add_argument("--overwrite", action="store_true", help="measure anew what stress.json holds")
     args = parser.parse_args(argv)

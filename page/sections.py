@@ -73,6 +73,11 @@ def in_words(result: dict) -> dict[str, str]:
         "temperature_scaling": "",
         "held_out": "",
     }
+    *_, all_random = result["explanations"]["randomization"]["down_to"].values()
+    words["all_random"] = spread(all_random["mean_abs"])
+    # Of two unrelated orders of n values rho is nearly normal, with a variance of 1 / (n - 1).
+    cells = math.prod(result["explanations"]["map_size"])
+    words["unrelated"] = f"{math.sqrt(2 / math.pi / (cells - 1)):.2f}"
     if "temperature" in result:
         after = side(result["mean_confidence_after_temperature"], result["accuracy"])
         for name in ("after_temperature", "temperature_scaling"):
@@ -436,7 +441,8 @@ def severity_table(rows: list[dict]) -> Markup:
         cells["mean confidence"] = row["mean_confidence"]
         for key, words in {"as_trained": "as trained", "with_temperature": "with the temperature"}.items():
             if key in row:
-                cells[f"ECE, {words}"] = row[key]["ece"]
+                cells[f"ECE pooled, {words}"] = row[key]["ece"]
+                cells[f"mean of each ECE, {words}"] = row[key]["mean_ece"]
                 cells[f"NLL, {words}"] = (f"{row[key]['nll']:.2f}", row[key]["nll"])
         body.append(cells)
     return table("Calibration under corruption", body)
@@ -486,9 +492,6 @@ def explanations(result: dict, folder: Path) -> Markup:
         **parts,
         **plot(folder, **figures),
         size="x".join(map(str, explained["map_size"])),
-        # Of two unrelated orders of n values rho is nearly normal, with a variance of 1 / (n - 1).
-        all_random=body[-1]["mean of |rho|"][0],
-        unrelated=f"{math.sqrt(2 / math.pi / (math.prod(explained['map_size']) - 1)):.2f}",
         randomization_table=table("Random weights", body),
     )
 

@@ -21,7 +21,7 @@ from .corruptions import random_sign, spawn, uniform
 
 EPSILONS = (0.25, 0.5, 1, 2, 4, 8, 64)  # in 1/255; at the last one a sound attack leaves no image right
 PGD_STEPS, APGD_STEPS = 10, 20
-MORE_STEPS, MORE_STEPS_EPSILON = 100, 1  # PGD goes on with as many steps on the images that survive it there
+MORE_STEPS, MORE_STEPS_EPSILON = 100, 1  # another PGD of so many steps, on the images that survive it there
 APGD_EPSILONS = (0.5, 1, 2)  # some images survive PGD there
 
 cross_entropy = functools.partial(F.cross_entropy, reduction="none")  # one number for each image
@@ -294,10 +294,7 @@ def check_attacks(accuracy: dict[str, float]) -> list[dict]:
         checks.append((name, not above, "; ".join(above) or "at every epsilon"))
     last = f"{100 * pgd[-1]:.1f} % at {EPSILONS[-1]:g}/255"
     checks.append(("a large epsilon brings the accuracy to zero", pgd[-1] == 0, last))
-    left = (
-        f"{100 * few_steps:.1f} % after {PGD_STEPS} steps, {100 * more_steps:.1f} % after {MORE_STEPS} more"
-    )
-    left += f" at {MORE_STEPS_EPSILON:g}/255"
-    converged = few_steps - more_steps <= 0.02
-    checks.append(("PGD has converged: more steps take at most 2 points", converged, left))
+    left = f"at {MORE_STEPS_EPSILON:g}/255 {PGD_STEPS} steps leave {100 * few_steps:.1f} %"
+    left += f", {MORE_STEPS} steps from another start {100 * more_steps:.1f} %"
+    checks.append(("more steps of PGD take at most 2 points", few_steps - more_steps <= 0.02, left))
     return [{"name": name, "passed": passed, "detail": detail} for name, passed, detail in checks]

@@ -60,6 +60,11 @@ def test_the_calibration_of_several_tests_is_that_of_all_their_answers():
         logits, y_true = torch.cat(parts) / divisor, torch.cat(labels)
         error = expected_calibration_error(y_true, logits.softmax(dim=1))
         assert found[name]["ece"] == pytest.approx(error, abs=1e-6)
+        errors = [
+            expected_calibration_error(y, (some / divisor).softmax(dim=1))
+            for some, y in zip(parts, labels, strict=True)
+        ]
+        assert found[name]["mean_ece"] == pytest.approx(sum(errors) / len(errors), abs=1e-6)
         nll = nn.functional.cross_entropy(logits, y_true).item()
         assert found[name]["nll"] == pytest.approx(nll, abs=1e-6)
     assert found["as_trained"]["ece"] != found["with_temperature"]["ece"]
