@@ -58,8 +58,8 @@ def load_cifar100(root: Path | str, url: str | None = None) -> tuple[Dataset, Da
     train/<class>/<name>.png and test/<class>/<name>.png (in `root` or a folder in it), a zip of those whose
     name says CIFAR-100; then `url`, a path or an address, and the known sources. Images are in the order of
     class and file name, so a seed means the same split whatever the source. A part of CIFAR-100 or a changed
-    set is taken too, and the provenance says so. Raises UserError if something is broken, or nothing is found
-    and none downloaded.
+    set is taken too, and the provenance says that it is not verified. Raises UserError if something is
+    broken, or nothing is found and none downloaded.
     """
     arrays = cifar100.read(root, url)
     verified = cifar100.is_official(arrays)

@@ -22,9 +22,11 @@ under the deletion curve should be small and that under the insertion curve larg
                                        deletion         insertion
     layer4                             0.139 ± 0.009     0.469 ± 0.015
     random, as layer4                  0.253 ± 0.012     0.296 ± 0.013
+    centre                             0.148 ± 0.010     0.406 ± 0.016
+    other_image, as layer4             0.211 ± 0.012     0.378 ± 0.015
     layer3                             0.184 ± 0.013     0.416 ± 0.015
     random, as layer3                  0.217 ± 0.012     0.256 ± 0.012
-    centre                             0.148 ± 0.010     0.406 ± 0.016
+    other_image, as layer3             0.239 ± 0.013     0.306 ± 0.014
     layer4 less layer3                -0.045 ± 0.010     0.053 ± 0.013
     layer4 less centre                -0.009 ± 0.007     0.063 ± 0.007
     layer3 less centre                 0.036 ± 0.011     0.010 ± 0.014
@@ -213,7 +215,7 @@ def draw(panels: list[tuple[str, Tensor]], label: str):
     axes = figure.subplots(1, len(panels))
     for ax, (title, picture) in zip(axes, panels, strict=True):
         ax.imshow(picture.permute(1, 2, 0).numpy())
-        ax.set_title(title, fontsize=11, parse_math=False)
+        ax.set_title(title, fontsize=9, parse_math=False)
         ax.set_axis_off()
     figure.colorbar(ScalarMappable(cmap="inferno"), ax=axes[-1], fraction=0.046, pad=0.02, label=label)
     return figure

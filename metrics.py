@@ -291,9 +291,9 @@ def _resampled_headline(y_true: Tensor, probabilities: Tensor, num_resamples: in
     y_pred = probabilities.argmax(dim=1)
     in_top5 = _in_top_k(y_true, probabilities, k=min(5, num_classes))
     generator = torch.Generator().manual_seed(0)
-    samples = [torch.arange(n)] + [torch.randint(n, (n,), generator=generator) for _ in range(num_resamples)]
     numbers = []
-    for sample in samples:
+    for resample in range(1 + num_resamples):
+        sample = torch.randint(n, (n,), generator=generator) if resample else torch.arange(n)
         confusion = confusion_matrix(y_true[sample], y_pred[sample], num_classes)
         macro = [macro_average(per_class) for per_class in precision_recall_f1(confusion)]
         right = accuracy(y_true[sample], y_pred[sample])

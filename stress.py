@@ -346,7 +346,7 @@ def run_sensitivity(
 def run_published(
     results: dict, file: Path, network: nn.Module, labels: Tensor, arrays: dict[str, np.ndarray], count: int
 ) -> None:
-    """Measure about `count` images of each file of CIFAR-100-C, see open_cifar_c; as run_tests."""
+    """Measure `count` images of each file of CIFAR-100-C, see open_cifar_c; as run_tests."""
     device, image_size, tests = next(network.parameters()).device, results["image_size"], results["tests"]
     index = stratified_sample(labels, count)
     with Progress("CIFAR-100-C", len(arrays) * len(SEVERITIES)) as progress:

@@ -16,6 +16,7 @@ import re
 import shlex
 import time
 from dataclasses import asdict, dataclass, fields
+from os.path import isdir
 from pathlib import Path
 
 import torch
@@ -48,7 +49,7 @@ class Config:
     label_smoothing: float = setting(0.1, "label smoothing; 0 turns it off", 0, 0.999)
     warmup_epochs: float | None = setting(None, "linear warmup; default: 2, or a fifth of --epochs if less")
     clip_norm: float = setting(5.0, "largest norm of the gradient; 0 is no clipping", 0, 1e9)
-    image_sizes: str = setting("24,28,32", "8 to 32 pixels, each for as many epochs", metavar="S,..")
+    image_sizes: str = setting("24,28,32", "8 to 32 pixels, for equal parts of the run", metavar="S,..")
     # In 20 epochs of all images CutMix cost 1.9 points of test accuracy; see results/README.md.
     cutmix: float | None = setting(
         None, "share of batches with CutMix; default: 0.5, but 0 for shapes or below 30 epochs", 0, 1
@@ -449,8 +450,8 @@ def load_data(path: Path | str, checkpoint: dict, data_dir: str | None) -> tuple
     data/. Raises UserError for other classes.
     """
     with usable(path, "a checkpoint"):
-        saved = checkpoint["config"].get("settings", {}).get("data_dir", Config.data_dir)
-        root = data_dir or (saved if Path(saved).is_dir() else Config.data_dir)
+        saved = checkpoint["config"].get("settings", {}).get("data_dir")
+        root = data_dir or (saved if saved and isdir(saved) else Config.data_dir)
         splits = load(checkpoint["config"]["dataset"], root)
         if splits[1].class_names != checkpoint["class_names"]:
             raise ValueError(f"its classes are not those of the {splits[1].name} test set")

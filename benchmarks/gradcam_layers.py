@@ -38,12 +38,9 @@ def measure(args):
         for name, shown in with_controls(maps, images.shape[-1], generator).items():
             explained = model, images, shown, classes, torch.tensor(MEAN), STEPS
             area = [deletion_insertion(*explained, mode)[1].cpu() for mode in ("deletion", "insertion")]
-            areas[layer if name == "gradcam" else f"{name}, as {layer}"] = torch.stack(area)
-    for first, second in [
-        ("layer4", "layer3"),
-        ("layer4", "centre, as layer4"),
-        ("layer3", "centre, as layer3"),
-    ]:
+            label = {"gradcam": layer, "centre": "centre"}.get(name, f"{name}, as {layer}")
+            areas[label] = torch.stack(area)
+    for first, second in [("layer4", "layer3"), ("layer4", "centre"), ("layer3", "centre")]:
         areas[f"{first} less {second}"] = areas[first] - areas[second]
 
     print(f"{f'{len(chosen)} test images of {test.name}':36}       deletion         insertion")

@@ -44,7 +44,7 @@ def step(training, x, target):
 def main():
     args = parse(__doc__, batch_size=128, steps=10, rounds=3, workers=2)
     count, settings = args.steps * args.batch_size, {"image_sizes": "32", "cutmix": 0.5}
-    settings |= {"batch_size": args.batch_size, "device": str(args.device), "epochs": 10 * (args.rounds + 1)}
+    settings |= {"batch_size": args.batch_size, "device": args.device.type, "epochs": 10 * (args.rounds + 1)}
     shapes, index = make_shapes(-(-count // 100), seed=0), torch.arange(count)
     training = Training(Config(**settings), shapes, index)
     drawn = batches(training.images, training.targets, args.batch_size, 0, 0, cutmix_probability=0.5)

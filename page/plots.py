@@ -164,15 +164,18 @@ def headline_bars(numbers: dict[str, dict[str, float]]) -> Figure:
 @styled
 def worst_classes(recall: dict[str, float]) -> Figure:
     """The recall of each class, {label: fraction}, the first on top."""
-    figure = Figure(figsize=(SMALL[0] + 1, 0.9 + 0.32 * len(recall)))
+    figure = Figure(figsize=(SMALL[0] + 2, 0.9 + 0.32 * len(recall)))
     axes = figure.add_subplot()
     bars = axes.barh(list(recall), list(recall.values()), color=ORANGE, height=0.7)
     axes.bar_label(bars, [f"{100 * value:.0f} %" for value in recall.values()], padding=4)
     axes.invert_yaxis()
     in_percent(axes.xaxis)
     axes.grid(visible=False, axis="y")
+    axes.set(xlabel="accuracy", xlim=(0, 1.1))
     title = f"The {len(recall)} classes with the lowest accuracy"
-    axes.set(title=title, xlabel="accuracy", xlim=(0, 1.1))
+    figure.suptitle(
+        title, x=0.01, ha="left", size=10, weight="bold"
+    )  # above the labels too, which leave the axes little room
     return figure
 
 
@@ -207,8 +210,10 @@ def confusion_matrix(fractions: np.ndarray, class_names: list[str], groups: dict
     axes.set_yticks(edges, minor=True)
     axes.grid(visible=False)
     axes.grid(which="minor", linewidth=0.3)  # between the superclasses, whose names stand on the right
-    axes.tick_params(which="both", length=0, pad=2)
-    axes.secondary_yaxis("right").set_yticks((edges[1:] + edges[:-1]) / 2, list(groups), fontsize=9)
+    beside = axes.secondary_yaxis("right")
+    beside.set_yticks((edges[1:] + edges[:-1]) / 2, list(groups), fontsize=9)
+    for ticked in (axes, beside):
+        ticked.tick_params(which="both", length=0, pad=2)
     axes.set(title="Share of each true class (row) given each predicted class (column)")
     axes.set(xlabel="predicted class", ylabel="true class")
     ticks = [0, 0.01, 0.05, 0.1, 0.25, 0.5, 1]
@@ -253,9 +258,12 @@ def stress_severity(tests: dict, by_severity: list[dict]) -> Figure:
 
     tests are those of stress.json; by_severity: the means at severity 0, the clean images, to 5.
     """
-    figure = Figure(figsize=(10.5, 6.4))
-    grid = figure.subplots(2, 3, sharex=True, sharey=True)
-    *panels, last = grid.flat
+    rows = math.ceil((len(FAMILIES) + 1) / 3)
+    figure = Figure(figsize=(10.5, 3.2 * rows))
+    grid = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False)
+    *panels, last = grid.flat[: len(FAMILIES) + 1]
+    for axes in grid.flat[len(FAMILIES) + 1 :]:
+        axes.set_axis_off()
     for axes, (family, names) in zip(panels, FAMILIES.items(), strict=True):
         axes.set_title(family)
         for name in names:
@@ -265,7 +273,7 @@ def stress_severity(tests: dict, by_severity: list[dict]) -> Figure:
     for key, label in {"accuracy": "accuracy", "mean_confidence": "confidence"}.items():
         last.plot(range(1, 6), [row[key] for row in by_severity[1:]], label=label)
     clean = by_severity[0]["accuracy"]
-    for axes in grid.flat:
+    for axes in (*panels, last):
         axes.axhline(clean, color=GREY, linestyle="--", marker="", linewidth=1, label="clean accuracy")
         axes.set(ylim=(0, 1), xticks=range(1, 6))
         axes.tick_params(labelbottom=True)

@@ -53,9 +53,16 @@ def expect(holds: bool, name: str, value: object, expected: str) -> None:
 
 
 def check_ranges(settings: Any) -> None:
-    """Raise UserError if a value is out of the range of its field."""
+    """Raise UserError if a value is of another type than its field, none of its choices, or out of its range.
+
+    argparse has seen to the first two on the command line, but a saved run may have been edited.
+    """
     for field in dataclasses.fields(settings):
-        value, low, high = getattr(settings, field.name), field.metadata["low"], field.metadata["high"]
+        value, (_, low, high, _, argument) = getattr(settings, field.name), field.metadata.values()
+        kind, choices = (get_args(field.type) or (field.type,))[0], argument.get("choices")
+        right = type(value) is kind or (kind is float and type(value) is int)
+        expect(right or value is None, field.name, value, f"a value of type {kind.__name__}")
+        expect(not choices or value in choices, field.name, value, f"one of {choices}")
         if low is not None and value is not None:
             expect(low <= value <= high, field.name, value, f"a number from {low} to {high}")
 

@@ -31,7 +31,8 @@ def world_size() -> int:
 
 def rank() -> int:
     """Return the number of this process, from 0."""
-    return int(os.environ.get("RANK", 0))
+    with usable("RANK", "a whole number"):
+        return int(os.environ.get("RANK", 0))
 
 
 @contextlib.contextmanager
@@ -42,7 +43,7 @@ def init_distributed() -> Iterator[None]:
         return
     # On GPUs tensors on the CPU still travel by gloo. The others wait for a download, however slow.
     nccl = torch.cuda.is_available() and dist.is_nccl_available()  # Windows has none
-    with usable("WORLD_SIZE", "the number of processes: start several by torchrun"):
+    with usable("the environment", "that of torchrun, which starts several processes"):
         if not 0 <= rank() < world_size():
             raise ValueError(f"RANK {rank()} of {world_size()}")
         dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=timedelta(days=1))

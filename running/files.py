@@ -51,7 +51,7 @@ def check_file(path: Path | str, what: str = "file") -> None:
 
 
 def read_file(path: Path | str, limit: int = 20_000_000) -> bytes:
-    """Return the content of a regular file of at most `limit` bytes, or raise UserError."""
+    """Return the content of a regular file; raise UserError if it is none or has more than `limit` bytes."""
     check_file(path)
     if os.path.getsize(path) > limit:
         raise UserError(f"{path} has more than the {limit / 1e6:.1f} MB allowed")

@@ -55,8 +55,9 @@ def lock_run(run: Path) -> Iterator[None]:
     The folder is made if necessary, and deleted again if it stays empty. So is what a killed training left
     half written.
     """
-    is_new = not run.exists()
-    run.mkdir(parents=True, exist_ok=True)
+    with usable(run, "a run folder"):
+        is_new = not run.exists()
+        run.mkdir(parents=True, exist_ok=True)
     try:
         with locked(run):
             delete(run, [f"{Path(name).parent}/.{Path(name).name}.[0-9]*.tmp" for name in TRAINED])

@@ -561,7 +561,7 @@ def test_load_data_looks_where_it_is_told_else_where_training_did_else_in_data(
     monkeypatch.setattr(train, "load", lambda *args: seen.append(args) or small_sets)
     (tmp_path / "a" / "cifar-100-python").mkdir(parents=True)
     model = resnet18(3, width=2)
-    for saved in ("a", "absent/deep"):
+    for saved in ("a", "absent/deep", "x" * 5000, "x\0", ""):
         checkpoint = checkpoint_of(model, dataset="cifar100", settings={"data_dir": saved})
         checkpoint["class_names"] = small_sets[1].class_names
         for given in ("b", None):

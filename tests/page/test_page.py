@@ -44,7 +44,7 @@ def test_the_code_behind_a_number_is_that_of_the_function():
     line = source[: source.index("def macro_average")].count("\n") + 1
     assert (
         f"<code>metrics.py</code>, from line {line}" in shown
-        and "Code<span>: metrics.macro_average, train" in shown
+        and "Code: metrics.macro_average, train" in shown
     )
     body = source[source.index("def macro_average") :].split("\n\n\n")[0]
     assert f"<pre>{body.rstrip()}</pre>" in shown

@@ -36,6 +36,7 @@ def lines(axes):
 def test_no_label_of_the_largest_plots_is_cut_off(tmp_path):
     for figure in (
         plots.confusion_matrix(RNG.random((100, 100)), CLASSES, GROUPS),
+        plots.worst_classes({f"{20 * 'a'} (mostly taken for {20 * 'b'}) {i}": 0.5 for i in range(10)}),
         plots.headline_bars({name: {"value": 0.5, "low": 0.4, "high": 0.6} for name in CLASSES[:5]}),
         plots.stress_figures(stress_content(), noise_pictures())["stress_severity"],
     ):

@@ -155,4 +155,7 @@ def test_an_environment_that_torchrun_did_not_make_is_one_line(settings, monkeyp
         with distributed.init_distributed():
             raise AssertionError("it began")
 
-    assert_one_line(*outcome(capsys, main, None), "WORLD_SIZE cannot be used|environment is not as torchrun")
+    assert_one_line(
+        *outcome(capsys, main, None),
+        "WORLD_SIZE cannot be used|the environment cannot be used as that of torchrun",
+    )
