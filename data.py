@@ -51,6 +51,14 @@ def load(name: str, root: Path | str, url: str | None = None) -> tuple[Dataset, 
     return load_cifar100(root, url)
 
 
+def has_cifar100(root: Path | str) -> bool:
+    """Return whether the folder `root` holds CIFAR-100, so that loading it from there downloads nothing."""
+    try:
+        return (Path(root) / cifar100.CACHE_NAME).is_file() or cifar100.find_source(Path(root)) is not None
+    except (OSError, ValueError):  # it cannot be read, or is no path at all
+        return False
+
+
 def load_cifar100(root: Path | str, url: str | None = None) -> tuple[Dataset, Dataset]:
     """Return the (train, test) splits of CIFAR-100 from the folder `root`, downloaded first if necessary.
 

@@ -278,41 +278,50 @@ def aurc(y_true: Tensor, probabilities: Tensor) -> float:
 # ---- How sure are the numbers themselves? ----------------------------------------------------------------
 
 
-HEADLINE = ("accuracy", "macro_precision", "macro_recall", "macro_f1", "top5_accuracy")
+def _headline(y_true: Tensor, y_pred: Tensor, num_classes: int) -> dict[str, float]:
+    """Return the numbers of `headline` that follow from the predicted classes."""
+    precision, recall, f1 = precision_recall_f1(confusion_matrix(y_true, y_pred, num_classes))
+    return {
+        "accuracy": accuracy(y_true, y_pred),
+        "macro_precision": macro_average(precision),
+        "macro_recall": macro_average(recall),
+        "macro_f1": macro_average(f1),
+    }
+
+
+def headline(y_true: Tensor, probabilities: Tensor) -> dict[str, float]:
+    """Return the headline numbers of the report, each in [0, 1]; top-5 is top-C with fewer than 5 classes."""
+    y_true, probabilities = _scores(y_true, probabilities)
+    num_classes = probabilities.shape[1]
+    top5 = top_k_accuracy(y_true, probabilities, k=min(5, num_classes))
+    return _headline(y_true, probabilities.argmax(dim=1), num_classes) | {"top5_accuracy": top5}
 
 
 def _resampled_headline(y_true: Tensor, probabilities: Tensor, num_resamples: int) -> Tensor:
-    """Return the numbers of HEADLINE, float64 [1 + num_resamples, 5]: as they are, then of each resample.
+    """Return the numbers of `headline` for every resample, float64 [num_resamples, 5].
 
     For the same N the same samples are drawn.
     """
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples must be at least 1, not {num_resamples}")
     y_true, probabilities = _scores(y_true, probabilities)
     n, num_classes = probabilities.shape
     y_pred = probabilities.argmax(dim=1)
     in_top5 = _in_top_k(y_true, probabilities, k=min(5, num_classes))
     generator = torch.Generator().manual_seed(0)
     numbers = []
-    for resample in range(1 + num_resamples):
-        sample = torch.randint(n, (n,), generator=generator) if resample else torch.arange(n)
-        confusion = confusion_matrix(y_true[sample], y_pred[sample], num_classes)
-        macro = [macro_average(per_class) for per_class in precision_recall_f1(confusion)]
-        right = accuracy(y_true[sample], y_pred[sample])
-        numbers.append([right, *macro, in_top5[sample].sum().item() / n])
+    for _ in range(num_resamples):
+        sample = torch.randint(n, (n,), generator=generator)
+        of_classes = _headline(y_true[sample], y_pred[sample], num_classes)
+        numbers.append([*of_classes.values(), in_top5[sample].sum().item() / n])
     return torch.tensor(numbers, dtype=torch.float64)
 
 
-def _with_intervals(numbers: Tensor) -> dict[str, dict[str, float]]:
-    """Return {name: value, low, high} of the columns, HEADLINE; float64 [1 + num_resamples, 5] as above."""
-    if len(numbers) < 2:
-        raise ValueError("num_resamples must be at least 1")
-    low, high = numbers[1:].quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).tolist()
-    columns = zip(HEADLINE, numbers[0].tolist(), low, high, strict=True)
-    return {name: {"value": value, "low": low, "high": high} for name, value, low, high in columns}
-
-
-def headline(y_true: Tensor, probabilities: Tensor) -> dict[str, float]:
-    """Return the headline numbers of the report, each in [0, 1]; top-5 is top-C with fewer than 5 classes."""
-    return dict(zip(HEADLINE, _resampled_headline(y_true, probabilities, 0)[0].tolist(), strict=True))
+def _with_intervals(value: dict[str, float], numbers: Tensor) -> dict[str, dict[str, float]]:
+    """Add to each value the 95 % percentile interval of its column of `numbers`, float64 [R, 5]."""
+    low, high = numbers.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).tolist()
+    rows = zip(value.items(), low, high, strict=True)
+    return {name: {"value": number, "low": low, "high": high} for (name, number), low, high in rows}
 
 
 def bootstrap_headline(
@@ -330,7 +339,8 @@ def bootstrap_headline(
     low, and `value` may even be above `high`. Macro F1 is not linear in the counts, so its resamples are a
     little too low even without that. No bias is corrected.
     """
-    return _with_intervals(_resampled_headline(y_true, probabilities, num_resamples))
+    numbers = _resampled_headline(y_true, probabilities, num_resamples)
+    return _with_intervals(headline(y_true, probabilities), numbers)
 
 
 def bootstrap_difference(
@@ -350,7 +360,8 @@ def bootstrap_difference(
         shapes = f"{list(probabilities.shape)} and {list(other.shape)}"
         raise ValueError(f"probabilities and other must have the same shape, not {shapes}")
     ours, theirs = (_resampled_headline(y_true, rows, num_resamples) for rows in (probabilities, other))
-    return _with_intervals(ours - theirs)
+    value, other_value = headline(y_true, probabilities), headline(y_true, other)
+    return _with_intervals({name: value[name] - other_value[name] for name in value}, ours - theirs)
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
@@ -363,15 +374,18 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
         p = min(1, 2 * sum over i = 0 to min(only_first, only_second) of binomial(n, i) / 2^n).
 
     A small p says that the split is too uneven for chance; n = 0 gives 1. The sum is one of whole numbers, so
-    only the division at the end is rounded. Raises ValueError for a count below 0. Sources: McNemar, "Note on
-    the sampling error of the difference between correlated proportions or percentages", 1947; Dietterich,
-    "Approximate Statistical Tests for Comparing Supervised Classification Learning Algorithms", 1998, section
-    3.1. Both use a chi-squared approximation of this sum.
+    only the division at the end is rounded. Raises ValueError unless both counts are whole numbers of at
+    least 0. Sources: McNemar, "Note on the sampling error of the difference between correlated proportions
+    or percentages", 1947; Dietterich, "Approximate Statistical Tests for Comparing Supervised Classification
+    Learning Algorithms", 1998, section 3.1. Both use a chi-squared approximation of this sum.
     """
-    if only_first < 0 or only_second < 0:
-        raise ValueError(f"counts of at least 0 expected, not {only_first} and {only_second}")
-    n = only_first + only_second
-    total = sum(math.comb(n, i) for i in range(min(only_first, only_second) + 1))
+    if any(int(count) != count or count < 0 for count in (only_first, only_second)):
+        raise ValueError(f"whole numbers of at least 0 expected, not {only_first} and {only_second}")
+    n = int(only_first + only_second)
+    term = total = 1  # binomial(n, 0); the next is binomial(n, i) = binomial(n, i - 1) (n - i + 1) / i
+    for i in range(1, int(min(only_first, only_second)) + 1):
+        term = term * (n - i + 1) // i
+        total += term
     return min(1.0, 2 * total / 2**n)
 
 
@@ -385,8 +399,8 @@ def proportion(successes: int, n: int) -> dict[str, float]:
     with z = 1.96, the normal quantile of 97.5 %. It has a width even if all or none of the samples are
     right. Source: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", 1927.
     """
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"0 <= successes <= n and n >= 1 expected, not {successes} of {n}")
+    if int(successes) != successes or int(n) != n or n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"whole numbers 0 <= successes <= n and n >= 1 expected, not {successes} of {n}")
     z = torch.special.ndtri(torch.tensor(0.975, dtype=torch.float64)).item()
     q = successes / n
     centre = q + z**2 / (2 * n)

@@ -16,13 +16,12 @@ import re
 import shlex
 import time
 from dataclasses import asdict, dataclass, fields
-from os.path import isdir
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from data import Dataset, batches, load, memory_format, split_indices, to_input
+from data import Dataset, batches, has_cifar100, load, memory_format, split_indices, to_input
 from metrics import accuracy
 from resnet_cifar import ResNet, resnet18
 from running import console, distributed
@@ -446,12 +445,12 @@ def load_model(path: Path | str, device: torch.device) -> tuple[ResNet, dict]:
 def load_data(path: Path | str, checkpoint: dict, data_dir: str | None) -> tuple[Dataset, Dataset]:
     """Return the training and the test set for the network of the checkpoint, which was read from `path`.
 
-    CIFAR-100 is read from `data_dir`; without one, from the folder of the training if it is there, else from
+    CIFAR-100 is read from `data_dir`; without one, from that of the training if CIFAR-100 is there, else from
     data/. Raises UserError for other classes.
     """
     with usable(path, "a checkpoint"):
         saved = checkpoint["config"].get("settings", {}).get("data_dir")
-        root = data_dir or (saved if saved and isdir(saved) else Config.data_dir)
+        root = data_dir or (saved if saved and has_cifar100(saved) else Config.data_dir)
         splits = load(checkpoint["config"]["dataset"], root)
         if splits[1].class_names != checkpoint["class_names"]:
             raise ValueError(f"its classes are not those of the {splits[1].name} test set")

@@ -13,6 +13,7 @@ count, and the medians of the others are compared, with several processes those 
 
 import statistics
 import time
+from functools import partial
 
 import torch
 from loader import parse
@@ -30,6 +31,11 @@ CROP = [v2.RandomCrop(32, 4, padding_mode="reflect"), v2.RandomHorizontalFlip()]
 AUGMENT = v2.Compose([*CROP, v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
 
 
+def load_batch(images, labels, indices):
+    """Return a batch of images that were cropped, flipped and normalised one by one, and its labels."""
+    return torch.stack([AUGMENT(images[i]) for i in indices]), labels[indices]
+
+
 def step(training, x, target):
     """Take one step as train_one_epoch does, without its schedule and its progress."""
     with autocast(training.device, training.precision):
@@ -44,7 +50,9 @@ def step(training, x, target):
 def main():
     args = parse(__doc__, batch_size=128, steps=10, rounds=3, workers=2)
     count, settings = args.steps * args.batch_size, {"image_sizes": "32", "cutmix": 0.5}
-    settings |= {"batch_size": args.batch_size, "device": args.device.type, "epochs": 10 * (args.rounds + 1)}
+    settings |= {"batch_size": args.batch_size, "epochs": 10 * (args.rounds + 1)}
+    # With several processes each takes its own device of this kind.
+    settings["device"] = args.device.type if world_size() > 1 else str(args.device)
     shapes, index = make_shapes(-(-count // 100), seed=0), torch.arange(count)
     training = Training(Config(**settings), shapes, index)
     drawn = batches(training.images, training.targets, args.batch_size, 0, 0, cutmix_probability=0.5)
@@ -56,10 +64,7 @@ def main():
     if world_size() == 1:
         plain = Training(Config(**settings, precision="fp32"), shapes, index)
         plain.network.to(memory_format=torch.contiguous_format)
-
-        def read(indices):
-            return torch.stack([AUGMENT(shapes.images[i]) for i in indices]), shapes.labels[indices]
-
+        read = partial(load_batch, shapes.images, shapes.labels)
         workers = {"num_workers": args.workers, "persistent_workers": True}
         loader = DataLoader(range(count), args.batch_size, shuffle=True, collate_fn=read, **workers)
         ways["DataLoader"] = lambda epoch: [step(plain, *batch) for batch in loader]

@@ -553,6 +553,13 @@ def test_load_model_gives_the_same_network_in_eval_mode(tmp_path):
     torch.testing.assert_close(loaded.fc.weight, model.fc.weight.float(), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("edited", [{"precision": "fp7"}, {"dataset": "foo"}, {"seed": 1.5}, {"width": 16.0}])
+def test_a_setting_of_another_kind_is_one_line(edited):
+    """Such as in a saved run that somebody has edited; argparse sees to the command line."""
+    with pytest.raises(UserError, match=f"--{next(iter(edited))} .*: expected (one of|a value of type)"):
+        train.Config(**edited)
+
+
 def test_load_data_looks_where_it_is_told_else_where_training_did_else_in_data(
     monkeypatch, small_sets, tmp_path
 ):

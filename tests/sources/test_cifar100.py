@@ -63,7 +63,7 @@ FOREIGN = {  # what lies beside CIFAR-100 in a folder for data sets
 def test_other_zips_are_no_source(tmp_path):
     """They neither stop a download nor break the cache of one that was made before they came."""
     write_files(tmp_path, FOREIGN)
-    assert cifar100.find_source(tmp_path) is None
+    assert not data.has_cifar100(tmp_path)
     zip_path = SMALL.write(tmp_path, "zip")
     check_content(data.load_cifar100(tmp_path)[0], SMALL, "train")
     zip_path.unlink()
