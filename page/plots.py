@@ -173,9 +173,8 @@ def worst_classes(recall: dict[str, float]) -> Figure:
     axes.grid(visible=False, axis="y")
     axes.set(xlabel="accuracy", xlim=(0, 1.1))
     title = f"The {len(recall)} classes with the lowest accuracy"
-    figure.suptitle(
-        title, x=0.01, ha="left", size=10, weight="bold"
-    )  # above the labels too, which leave the axes little room
+    # Above the labels too, as these leave the axes little room.
+    figure.suptitle(title, x=0.01, ha="left", size=10, weight="bold")
     return figure
 
 
