@@ -129,18 +129,6 @@ class GradCAM:
                 module.training = mode
 
 
-def class_activation_maps(features: Tensor, weight: Tensor, classes: Tensor) -> Tensor:
-    """Return what GradCAM gives at a layer before global average pooling and a linear classifier, as layer4.
-
-    features, float [N, K, h, w], are the output of the layer; weight, float [C, K], is that of the
-    classifier; classes int64 [N]. With alpha_k^c = w_ck / Z known, one forward pass does for any number of
-    classes. Returns float [N, h, w], 0 or more.
-    """
-    height, width = features.shape[2:]
-    alpha = weight[classes] / (height * width)
-    return F.relu((alpha[:, :, None, None] * features).sum(dim=1))
-
-
 def _check_classes(classes: int | list[int] | Tensor | None, logits: Tensor) -> Tensor:
     """Return the class to explain for each row of `logits`, int64 [N]."""
     count, num_classes = logits.shape

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 import metrics
 from data import MEAN, Dataset, Normalize, first_copy, split_indices
-from gradcam import GradCAM, class_activation_maps, draw, overlay, to_heatmap
+from gradcam import GradCAM, draw, overlay, to_heatmap
 from page import against, plots, sections
-from page.page import fill, interval, percent, plain, png, write_page
+from page.page import Markup, fill, interval, percent, plain, png, write_page
 from resnet_cifar import count_parameters_and_macs
 from running.console import CommandLine, Progress, duration, run_main
 from running.device import environment, pick_device
@@ -31,7 +31,7 @@ from running.folder import FAILURES, claim_folder, delete, find_checkpoint, read
 from stress_tests.attacks import full_float32
 from stress_tests.explanations import cascading_randomization, deletion_insertion
 from stress_tests.lookalikes import most_similar
-from train import last_cutmix_epoch, load_data, load_model, predict
+from train import fitted_temperature, last_cutmix_epoch, load_data, load_model, predict
 
 LAYER = "layer4"  # the stage that Grad-CAM explains; gradcam.py says why
 NUM_FAILURES = 20
@@ -111,13 +111,29 @@ def audit_duplicates(train: Dataset, test: Dataset, y_pred: Tensor) -> dict:
     }
 
 
-def audit_lookalikes(test: Dataset, y_pred: Tensor, nearest: dict, of_trained_on: Tensor) -> dict:
+def nearest_in_training(test: Dataset, train: Dataset, trained_on: Tensor) -> dict[str, Tensor]:
+    """Return images, labels and similarity of the training image that each test image looks most like.
+
+    "equal" says whether the two are the same, and "similarity_trained_on" is the similarity to the nearest
+    of those that the network was trained on, whose indices, int64, trained_on holds. See most_similar.
+    """
+    index, similarity = most_similar(test.images, train.images)
+    images = train.images[index]
+    return {
+        "images": images,
+        "labels": train.labels[index],
+        "similarity": similarity,
+        "equal": (images == test.images).flatten(1).all(dim=1),
+        "similarity_trained_on": most_similar(test.images, train.images[trained_on])[1],
+    }
+
+
+def audit_lookalikes(test: Dataset, y_pred: Tensor, nearest: dict[str, Tensor]) -> dict:
     """Compare the accuracy on test images that look like a training image with that on the others.
 
-    nearest is what most_similar found in the training set, of_trained_on the similarities in the part of it
-    that the network has seen. Where the look-alike has the same label, but all look-alikes were held out for
-    validation, the network cannot know one by heart: that tells whether such images are remembered or only
-    easier.
+    nearest is what nearest_in_training found. Where the look-alike has the same label, but all look-alikes
+    were held out for validation, the network cannot know one by heart: that tells whether such images are
+    remembered or only easier.
     """
     right, label, similarity = y_pred == test.labels, nearest["labels"], nearest["similarity"]
     like = similarity >= LOOKALIKE
@@ -136,7 +152,7 @@ def audit_lookalikes(test: Dataset, y_pred: Tensor, nearest: dict, of_trained_on
         if len(part):
             row = {"from": low, "to": min(high, 1.0), "images": len(part)}
             result["by_similarity"].append(row | metrics.proportion(int(part.sum()), len(part)))
-    seen = of_trained_on >= LOOKALIKE
+    seen = nearest["similarity_trained_on"] >= LOOKALIKE
     for name, group in {"trained_on": seen, "held_out": ~seen}.items():
         part = right[same & group]
         if len(part):
@@ -209,22 +225,6 @@ def explain(model: nn.Module, images: Tensor, classes: Tensor, layer: str = LAYE
     parts = zip(images.split(100), classes.split(100), strict=True)
     with GradCAM(model, f"1.{layer}") as cam:
         return torch.cat([cam(some.to(device), target.to(device)).cpu() for some, target in parts])
-
-
-@torch.inference_mode()
-def explain_mistakes(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-    """Return the maps of K classes for each image at layer4, float32 [N, K, h, w], from one forward pass.
-
-    model and images are as in `explain`; classes int64 [N, K].
-    """
-    maps, features, weight = [], [], model[1].fc.weight
-    with model[1].layer4.register_forward_hook(lambda layer, inputs, output: features.append(output)):
-        for some, wanted in zip(images.split(100), classes.split(100), strict=True):
-            model(some.to(weight.device))
-            each = [class_activation_maps(features[-1], weight, part) for part in wanted.to(weight.device).T]
-            maps.append(torch.stack(each, dim=1).cpu())
-            features.clear()
-    return torch.cat(maps)
 
 
 def write_failures(out: Path, test: Dataset, failures: list[dict], maps: Tensor) -> dict[str, Tensor]:
@@ -349,13 +349,29 @@ def write_predictions(path: Path, logits: Tensor, test: Dataset, checkpoint_sha2
         )
 
 
-def print_numbers(result: dict) -> None:
-    """Print the most important numbers; the page shows all of them."""
+def print_numbers(result: dict, out: Path) -> None:
+    """Print the most important numbers, and where the rest is; the page shows all of them."""
     print()
     for key, name in sections.HEADLINE.items():
         print(f"{name:20}{percent(result[key]['value'], 2):>9}   {interval(result[key])}")
     print(f"{'calibration error':20}{percent(result['expected_calibration_error'], 2):>9}")
     print(f"{'superclass accuracy':20}{percent(result['superclass_accuracy'], 2):>9}")
+    print(f"\nsaved    {out / 'metrics.json'}, predictions.npz, plots/, failures/, gradcam/")
+    megabytes = (out / "report.html").stat().st_size / 1e6
+    print(f"next     open {out / 'report.html'} in a browser ({megabytes:.1f} MB)")
+
+
+def draw_training(
+    path: Path, out: Path, network: nn.Module, checkpoint: dict, device: torch.device, test: Dataset
+) -> tuple[Markup, Markup, Markup]:
+    """Return a line about the network, the section on its training, and that on how to reproduce it."""
+    # A checkpoint from elsewhere carries the history up to its epoch.
+    history = read_history(out) if (out / "logs" / "history.csv").exists() else checkpoint["history"]
+    about = fill("network", **checkpoint, duration=duration(sum(row["seconds"] for row in history)))
+    last_cutmix = last_cutmix_epoch(checkpoint["config"]["settings"]["epochs"])
+    training = sections.training(checkpoint, history, last_cutmix, out / "plots")
+    layers = count_parameters_and_macs(network)
+    return about, training, sections.reproduction(path, checkpoint, environment(device), layers, test)
 
 
 def write_report(
@@ -364,31 +380,19 @@ def write_report(
     """Evaluate the checkpoint at `path` and write everything into the folder `out`; see the options."""
     network, checkpoint = load_model(path, device)
     train, test = load_data(path, checkpoint, data_dir)
-    for other in others:
-        if other.resolve() == out.resolve():
-            raise UserError(f"--against {other} is the run itself: name another one")
     predictions = {str(other): against.read_predictions(other, test) for other in others}
     claim_folder(out, path, checkpoint["sha256"])
     print(f"data     {test.provenance}")
-    # What comes from outside is drawn first: a file that cannot be used costs no waiting.
-    plots_folder = out / "plots"
+    print(f"network  {path}, epoch {checkpoint.get('epoch')}, on {device} in fp32")
+    # What comes from outside is read and drawn first: a file that cannot be used costs no waiting.
+    temperature = fitted_temperature(path, checkpoint)
     with usable(path, "a checkpoint"):
-        temperature = None
-        if "val_logits" in checkpoint:
-            temperature = metrics.fit_temperature(checkpoint["val_logits"].float(), checkpoint["val_labels"])
-        # A checkpoint from elsewhere carries the history up to its epoch.
-        history = read_history(out) if (out / "logs" / "history.csv").exists() else checkpoint["history"]
         settings = checkpoint["config"]["settings"]
-        last_cutmix = last_cutmix_epoch(settings["epochs"])
         train_index, _ = split_indices(train, settings["val_fraction"], settings["seed"])
-        trained_on = train.images[train_index[: settings["limit_train"]]]
-        about = fill("network", **checkpoint, duration=duration(sum(row["seconds"] for row in history)))
-        print(f"network  {path}, epoch {checkpoint['epoch']}, on {device} in fp32")
-        training = sections.training(checkpoint, history, last_cutmix, plots_folder)
-        layers = count_parameters_and_macs(network)
-        reproduction = sections.reproduction(path, checkpoint, environment(device), layers, test)
-    file = out / "stress.json"
-    stress, stress_findings = sections.stress(file, checkpoint["sha256"], test.images, plots_folder)
+        trained_on = train_index[: settings["limit_train"]]
+        about, training, reproduction = draw_training(path, out, network, checkpoint, device, test)
+    plots_folder, stress_file = out / "plots", out / "stress.json"
+    stress, found = sections.stress(stress_file, checkpoint["sha256"], test.images, plots_folder)
 
     # Evaluate.
     with Progress("test images", len(test.labels)) as progress:
@@ -399,11 +403,8 @@ def write_report(
     probabilities = logits.softmax(dim=1)
     y_pred = probabilities.argmax(dim=1)
     result = {"checkpoint_sha256": checkpoint["sha256"]} | evaluate(logits, test, train, temperature)
-    index, similarity = most_similar(test.images, train.images)
-    _, of_trained_on = most_similar(test.images, trained_on)
-    nearest = {"images": train.images[index], "labels": train.labels[index], "similarity": similarity}
-    nearest["equal"] = (nearest["images"] == test.images).flatten(1).all(dim=1)
-    result["lookalikes"] = audit_lookalikes(test, y_pred, nearest, of_trained_on)
+    nearest = nearest_in_training(test, train, trained_on)
+    result["lookalikes"] = audit_lookalikes(test, y_pred, nearest)
 
     # Find the failures and explain them.
     misclassified = most_confident_misclassified(probabilities, test.labels)
@@ -415,8 +416,8 @@ def write_report(
     write_json(out / "metrics.json", result)
     write_predictions(out / "predictions.npz", logits, test, checkpoint["sha256"])
     browsed = misclassified[:MAX_BROWSED]
-    classes = torch.stack([y_pred, test.labels], dim=1)[browsed]
-    maps = explain_mistakes(model, test.images[browsed] / 255, classes)
+    explained = (explain(model, test.images[browsed] / 255, c[browsed]) for c in (y_pred, test.labels))
+    maps = torch.stack([*explained], dim=1)
     evidence = write_failures(out, test, failures, maps)
 
     # Draw the rest and fill the page.
@@ -426,7 +427,7 @@ def write_report(
     result |= sections.in_words(result)
     headline = sections.headline(result, about, test, plots_folder)
     parts = {
-        "What was found": fill("findings", **result, stress=stress_findings),
+        "What was found": fill("findings", **result, stress=found),
         "Mistakes": sections.mistakes(failures, evidence, nearest, browser, result, test),
         "Where it fails": sections.failures(result, test, y_pred, comparison, plots_folder),
         "How sure it is": sections.confidence(result, logits, test.labels, plots_folder),
@@ -437,11 +438,7 @@ def write_report(
         "How to reproduce it": reproduction,
     }
     write_page(out / "report.html", out.name, headline, parts)
-
-    print_numbers(result)
-    print(f"\nsaved    {out / 'metrics.json'}, predictions.npz, plots/, failures/, gradcam/")
-    megabytes = (out / "report.html").stat().st_size / 1e6
-    print(f"next     open {out / 'report.html'} in a browser ({megabytes:.1f} MB)")
+    print_numbers(result, out)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -454,8 +451,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--against", type=Path, nargs="+", default=[], metavar="RUN", help=help)
     args = parser.parse_args(argv)
     path, device = find_checkpoint(args.run, args.checkpoint), pick_device("auto")
+    out = results_folder(path)
+    for other in args.against:
+        if other.resolve() == out.resolve():
+            raise UserError(f"--against {other} is the run itself: name another one")
     with full_float32(device):  # a number means the same on every machine
-        write_report(path, results_folder(path), device, args.data_dir, args.against)
+        write_report(path, out, device, args.data_dir, args.against)
     return 0
 
 

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from data import Normalize, interleave
-from metrics import calibration_bins, fit_temperature, proportion
+from metrics import calibration_bins, proportion
 from page import plots
 from running.console import CommandLine, Progress, run_main
 from running.device import pick_device
@@ -33,7 +33,7 @@ from running.files import UserError, check_file, read_file, usable, write_json
 from running.folder import claim_folder, find_checkpoint, results_folder
 from stress_tests import attacks, sensitivity
 from stress_tests.corruptions import CORRUPTIONS, EXTRA, FIFTEEN, corrupt, examples
-from train import load_data, load_model, predict
+from train import fitted_temperature, load_data, load_model, predict
 
 SEED = 0  # of the sample and of the attacks; each corruption has its own seed
 CORRUPTION_IMAGES = 200  # with this sample the tests take under four minutes on 2 cores; --full takes all
@@ -387,10 +387,7 @@ def write_results(path: Path, file: Path, device: torch.device, args: argparse.N
         "epsilons": attacks.EPSILONS,
     }
     results |= {"tests": {}} | ({} if args.overwrite else kept_results(file, results))
-    temperature = None
-    if "val_logits" in checkpoint:
-        with usable(path, "a checkpoint"):
-            temperature = fit_temperature(checkpoint["val_logits"].float(), checkpoint["val_labels"])
+    temperature = fitted_temperature(path, checkpoint)
     print(f"data     {test.provenance}")
     print(f"sample   {len(labels):,} images for corruptions, {len(chosen):,} for attacks")
     print(f"compute  {device}, fp32, {torch.get_num_threads()} threads")

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from data import Dataset, batches, has_cifar100, load, memory_format, split_indices, to_input
-from metrics import accuracy
+from metrics import accuracy, fit_temperature
 from resnet_cifar import ResNet, resnet18
 from running import console, distributed
 from running.console import Progress, duration, expect, setting
@@ -455,6 +455,17 @@ def load_data(path: Path | str, checkpoint: dict, data_dir: str | None) -> tuple
         if splits[1].class_names != checkpoint["class_names"]:
             raise ValueError(f"its classes are not those of the {splits[1].name} test set")
         return splits
+
+
+def fitted_temperature(path: Path | str, checkpoint: dict) -> float | None:
+    """Return the temperature that fits the validation logits of the checkpoint, or None if it has none.
+
+    See metrics.fit_temperature. The checkpoint was read from `path`; UserError if they cannot be used.
+    """
+    if "val_logits" not in checkpoint:
+        return None
+    with usable(path, "a checkpoint"):
+        return fit_temperature(checkpoint["val_logits"].float(), checkpoint["val_labels"])
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -100,17 +100,7 @@ def test_explain_is_gradcam_of_the_network_behind_its_normalisation(network, sma
     with GradCAM(network[1], "layer4") as cam:
         expected = cam(data.to_input(images), classes)
     torch.testing.assert_close(report.explain(network, images / 255, classes), expected, rtol=1e-4, atol=1e-6)
-
-
-def test_mistakes_are_explained_as_by_gradcam(network, small_sets):
-    """One forward pass and the rows of the classifier against a backward pass for each class."""
-    images, classes = small_sets[1].images[:101] / 255, torch.randint(100, (100, 2))
-    maps = report.explain_mistakes(network, images, classes)
-    with GradCAM(network, "1.layer4") as cam:
-        expected = torch.stack([cam(images, part.contiguous()) for part in classes.T], dim=1)
-    assert maps.shape == (100, 2, 4, 4) and (maps > 0).any()
-    torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-6)
-    assert report.explain_mistakes(network, images[:0], classes[:0]).shape == (0, 2, 4, 4)
+    assert report.explain(network, images[:0] / 255, classes[:0]).shape == (0, 4, 4)
 
 
 def test_failures_replace_those_of_an_earlier_report_and_nothing_else(
@@ -125,8 +115,8 @@ def test_failures_replace_those_of_an_earlier_report_and_nothing_else(
         path.write_text("x")
     wrong = report.most_confident_misclassified(probabilities, test.labels)
     failures = report.list_failures(wrong, probabilities, test)
-    classes = torch.stack([torch.zeros(100, dtype=torch.int64), test.labels], dim=1)
-    maps = report.explain_mistakes(network, test.images[wrong] / 255, classes[wrong])
+    classes = (torch.zeros(100, dtype=torch.int64), test.labels)
+    maps = torch.stack([report.explain(network, test.images[wrong] / 255, c[wrong]) for c in classes], dim=1)
     evidence = report.write_failures(tmp_path, test, failures, maps)
     expected = {tmp_path / row[key] for row in failures for key in ("picture", "gradcam")}
     expected |= {*others, tmp_path / "failures" / "failures.csv"}
@@ -191,10 +181,13 @@ def test_areas_are_compared_image_by_image(small_sets, monkeypatch):
 
 def test_lookalikes_by_hand():
     test = types.SimpleNamespace(labels=torch.tensor([0, 1, 2, 3]))
-    nearest = {"labels": torch.tensor([0, 5, 2, 0]), "similarity": torch.tensor([1.0, 0.97, 0.96, 0.5])}
-    of_trained_on = torch.tensor([1.0, 0.97, 0.94, 0.5])  # the third image's look-alike was held out
+    nearest = {
+        "labels": torch.tensor([0, 5, 2, 0]),
+        "similarity": torch.tensor([1.0, 0.97, 0.96, 0.5]),
+        "similarity_trained_on": torch.tensor([1.0, 0.97, 0.94, 0.5]),  # that of the third was held out
+    }
     y_pred = torch.tensor([0, 5, 1, 3])
-    found = report.audit_lookalikes(test, y_pred, nearest, of_trained_on)
+    found = report.audit_lookalikes(test, y_pred, nearest)
     counts = {"images": 3, "with_another_label": 1, "misclassified": 2, "misclassified_as_its_label": 1}
     assert {key: found[key] for key in counts} == counts
     assert found["same_label_trained_on"]["value"] == 1 and found["same_label_held_out"]["value"] == 0
