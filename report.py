@@ -383,7 +383,6 @@ def write_report(
     predictions = {str(other): against.read_predictions(other, test) for other in others}
     claim_folder(out, path, checkpoint["sha256"])
     print(f"data     {test.provenance}")
-    print(f"network  {path}, epoch {checkpoint.get('epoch')}, on {device} in fp32")
     # What comes from outside is read and drawn first: a file that cannot be used costs no waiting.
     temperature = fitted_temperature(path, checkpoint)
     with usable(path, "a checkpoint"):
@@ -391,6 +390,7 @@ def write_report(
         train_index, _ = split_indices(train, settings["val_fraction"], settings["seed"])
         trained_on = train_index[: settings["limit_train"]]
         about, training, reproduction = draw_training(path, out, network, checkpoint, device, test)
+    print(f"network  {path}, epoch {checkpoint['epoch']}, on {device} in fp32")
     plots_folder, stress_file = out / "plots", out / "stress.json"
     stress, found = sections.stress(stress_file, checkpoint["sha256"], test.images, plots_folder)
 
@@ -416,8 +416,8 @@ def write_report(
     write_json(out / "metrics.json", result)
     write_predictions(out / "predictions.npz", logits, test, checkpoint["sha256"])
     browsed = misclassified[:MAX_BROWSED]
-    explained = (explain(model, test.images[browsed] / 255, c[browsed]) for c in (y_pred, test.labels))
-    maps = torch.stack([*explained], dim=1)
+    images = test.images[browsed] / 255
+    maps = torch.stack([explain(model, images, c[browsed]) for c in (y_pred, test.labels)], dim=1)
     evidence = write_failures(out, test, failures, maps)
 
     # Draw the rest and fill the page.
