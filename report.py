@@ -370,7 +370,7 @@ def draw_training(
     about = fill("network", **checkpoint, duration=duration(sum(row["seconds"] for row in history)))
     last_cutmix = last_cutmix_epoch(checkpoint["config"]["settings"]["epochs"])
     training = sections.training(checkpoint, history, last_cutmix, out / "plots")
-    layers = count_parameters_and_macs(network)
+    layers = count_parameters_and_macs(network, checkpoint["config"]["image_size"])
     return about, training, sections.reproduction(path, checkpoint, environment(device), layers, test)
 
 

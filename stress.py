@@ -78,6 +78,9 @@ def kept_results(file: Path, results: dict) -> dict:
                     raise ValueError(f"{name} is a test of another number of images")
                 float(record["accuracy"]["value"]) if attacked else calibration_of([record])
             return {key: kept[key] for key in ("tests", "consistency", "fourier") if key in kept}
+        same_network = kept["checkpoint_sha256"] == results["checkpoint_sha256"]
+        if same_network and kept["corruption_images"] > results["corruption_images"]:
+            raise UserError("it has results of more images, which --full keeps")
     print(f"note     {file} is of another checkpoint or sample: all tests run again")
     return {}
 

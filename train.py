@@ -49,7 +49,7 @@ class Config:
     warmup_epochs: float | None = setting(None, "linear warmup; default: 2, or a fifth of --epochs if less")
     clip_norm: float = setting(5.0, "largest norm of the gradient; 0 is no clipping", 0, 1e9)
     image_sizes: str = setting("24,28,32", "8 to 32 pixels, for equal parts of the run", metavar="S,..")
-    # In 20 epochs of all images CutMix cost 1.9 points of test accuracy; see results/README.md.
+    # In a run of 20 epochs CutMix cost 1.3 points of validation accuracy; see results/README.md.
     cutmix: float | None = setting(
         None, "share of batches with CutMix; default: 0.5, but 0 for shapes or below 30 epochs", 0, 1
     )

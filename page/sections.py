@@ -77,7 +77,7 @@ def in_words(result: dict) -> dict[str, str]:
     words["all_random"] = spread(all_random["mean_abs"])
     # Of two unrelated orders of n values rho is nearly normal, with a variance of 1 / (n - 1).
     cells = math.prod(result["explanations"]["map_size"])
-    words["unrelated"] = f"{math.sqrt(2 / math.pi / (cells - 1)):.2f}"
+    words["unrelated"] = f"{math.sqrt(2 / math.pi / max(cells - 1, 1)):.2f}"
     if "temperature" in result:
         after = side(result["mean_confidence_after_temperature"], result["accuracy"])
         for name in ("after_temperature", "temperature_scaling"):
@@ -554,10 +554,11 @@ def reproduction(path: Path, checkpoint: dict, environment: dict, layers: list[d
         shown = {"layer": row["name"], "kind": row["kind"], "output": "x".join(map(str, row["output"]))}
         millions = (f"{row['macs'] / 1e6:,.2f}", row["macs"])
         rows.append(shown | {"parameters": row["parameters"], "multiply-accumulates (M)": millions})
+    in_run = path.parent.name == "checkpoints"
     return fill(
         "reproduction",
         options=shlex.join(options),
-        out=shlex.quote(config["settings"]["out"]),
+        source=shlex.join(["--run", str(path.parent.parent)] if in_run else ["--checkpoint", str(path)]),
         facts_table=table(
             "Versions and data", [{"what": key, "value": value} for key, value in facts.items()]
         ),

@@ -75,6 +75,8 @@ def read(root: Path | str, url: str | None = None) -> dict[str, np.ndarray]:
     """
     root = Path(root)
     source, cache = find_source(root), root / CACHE_NAME
+    if source is None and url and not url.lower().startswith(("http://", "https://")):
+        source = find_source(Path(url)) or Path(url)
     # A cache that is absent, damaged (its checksums tell) or of another state of the source is made anew.
     with contextlib.suppress(Exception):
         check_file(cache)  # opening a named pipe would wait for ever
@@ -83,8 +85,6 @@ def read(root: Path | str, url: str | None = None) -> dict[str, np.ndarray]:
             arrays = {f"{split}_{key}": file[f"{split}_{key}"] for split in OFFICIAL_COUNT for key in keys}
             if source is None or file["source_state"] == source_state(source):
                 return arrays
-    if source is None and url and not url.lower().startswith(("http://", "https://")):
-        source = Path(url)
     arrays = read_source(source) if source else download.download(root, url, read_source)
     try:
         with whole_file(cache) as temporary, open(temporary, "wb") as file:

@@ -23,7 +23,7 @@ import report
 import train
 from gradcam import GradCAM, overlay, to_heatmap
 from metrics import expected_calibration_error
-from resnet_cifar import resnet18
+from resnet_cifar import count_parameters_and_macs, resnet18
 from running.console import Progress
 from running.folder import load_checkpoint, save_checkpoint
 
@@ -361,16 +361,24 @@ def test_a_checkpoint_alone_gives_the_same_numbers_as_the_newest_run(
     assert report.main([]) == report.main(["--checkpoint", "my weights.pt"]) == 0
     both = [(tmp_path / "runs" / name / "metrics.json").read_text() for name in ("mine", "my weights")]
     assert both[0] == both[1]
+    for name, source in (("mine", "--run runs/mine"), ("my weights", "--checkpoint 'my weights.pt'")):
+        page = html.unescape((tmp_path / "runs" / name / "report.html").read_text())
+        assert f"\npython report.py {source}</pre>" in page  # how to make this page again
     assert re.search(r"report.html in a browser \(\d\.\d MB\)", capsys.readouterr().out)
 
 
 @pytest.mark.slow
-def test_a_network_of_small_images_is_shown_small_images(tmp_path, small):
-    argv = [*TINY, "--dataset=shapes", "--image-sizes=16", "--epochs=1", f"--out={tmp_path}"]
+@pytest.mark.parametrize("size", [8, 16])  # of 8 pixels layer4 leaves one cell
+def test_a_network_of_small_images_is_shown_small_images(size, tmp_path, small):
+    argv = [*TINY, "--dataset=shapes", f"--image-sizes={size}", "--epochs=1", f"--out={tmp_path}"]
     assert train.main(argv) == report.main(["--run", str(tmp_path)]) == 0
     network, _ = train.load_model(tmp_path / "checkpoints" / "best.pt", torch.device("cpu"))
-    images = nn.functional.interpolate(small[1].images / 255, (16, 16), mode="bilinear", antialias=True)
+    images = nn.functional.interpolate(small[1].images / 255, (size, size), mode="bilinear", antialias=True)
     with torch.no_grad():
         expected = network(data.Normalize()(images)).softmax(dim=1)
     found = torch.from_numpy(np.load(tmp_path / "predictions.npz")["probabilities"])
     torch.testing.assert_close(found, expected, rtol=0.02, atol=1e-3)
+    # The cost of a convolution goes with the number of its output pixels, that of fc does not.
+    *convolutions, fc = [layer["macs"] for layer in count_parameters_and_macs(network)]
+    macs = sum(convolutions) * (size / 32) ** 2 + fc
+    assert f"needs {macs / 1e9:.3f} G multiply-accumulates" in (tmp_path / "report.html").read_text()

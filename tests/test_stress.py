@@ -195,6 +195,11 @@ def test_kept_results_are_those_of_the_same_checkpoint_and_images(tmp_path, caps
     for key in stress.SAME:
         assert stress.kept_results(file, header | {key: 3}) == {}
         assert capsys.readouterr().out.startswith("note ")
+    # The hour that --full took is not lost by a call without it.
+    with pytest.raises(UserError, match="results of more images, which --full keeps"):
+        stress.kept_results(file, header | {"corruption_images": 1})
+    assert stress.kept_results(file, header | {"corruption_images": 1, "checkpoint_sha256": 3}) == {}
+    assert capsys.readouterr().out.startswith("note ")
     too_many, no_confidence = {"fgsm/1": digits("100")}, {"clean/0": digits("10")}
     for content in ("", "[]", "{}", *(json.dumps(header | {"tests": t}) for t in (too_many, no_confidence))):
         file.write_text(content)
@@ -408,8 +413,10 @@ def test_the_published_files_are_measured_and_kept(checkpoint, quick, cifar_c, m
             expected = measure(predict(model, images, CPU), labels[part])
             assert tests[f"published {name}/{severity}"] == expected
     # A sample has as many images of each class, by labels.npy.
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(UserError, match="which --full keeps"):
         stress.main(command)
+    with pytest.raises(KeyboardInterrupt):
+        stress.main([*command, "--overwrite"])
     index = stress.stratified_sample(labels[:20], 10)
     assert torch.equal(labels[index].bincount(), torch.ones(10, dtype=torch.int64))
     images = torch.from_numpy(np.load(cifar_c / "fog.npy")[80:][index.numpy()]).permute(0, 3, 1, 2)
