@@ -1,5 +1,6 @@
 """README.md and docs/: every block of Python runs as it stands, with only the files that it names."""
 
+import json
 import os
 import re
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torchvision.io import decode_image, write_jpeg
@@ -45,6 +47,14 @@ def test_readme_counts_the_lines_of_what_is_read_first():
     assert {name: len((ROOT / name).read_text().splitlines()) for name, _ in rows} == {
         name: int(count) for name, count in rows
     }
+
+
+@pytest.mark.parametrize("folder", ["results", "results/seed1"])
+def test_the_stated_accuracies_are_those_of_the_predictions(folder):
+    with np.load(ROOT / folder / "predictions.npz") as file:
+        right = (file["probabilities"].argmax(axis=1) == file["y_true"]).mean()
+    assert json.loads((ROOT / folder / "metrics.json").read_text())["accuracy"]["value"] == right
+    assert f"| 40,000 | {100 * right:.2f} % (" in TEXTS["README.md"]
 
 
 @pytest.mark.parametrize("name", TEXTS)
