@@ -34,6 +34,7 @@ from page.page import (
 )
 from running.console import duration, option
 from running.files import read_file, usable
+from running.folder import results_folder
 from stress_tests.attacks import APGD_EPSILONS
 from stress_tests.corruptions import CORRUPTIONS, examples
 
@@ -554,11 +555,12 @@ def reproduction(path: Path, checkpoint: dict, environment: dict, layers: list[d
         shown = {"layer": row["name"], "kind": row["kind"], "output": "x".join(map(str, row["output"]))}
         millions = (f"{row['macs'] / 1e6:,.2f}", row["macs"])
         rows.append(shown | {"parameters": row["parameters"], "multiply-accumulates (M)": millions})
-    in_run = path.parent.name == "checkpoints"
+    run = results_folder(path)
+    is_best = path == run / "checkpoints" / "best.pt"
     return fill(
         "reproduction",
         options=shlex.join(options),
-        source=shlex.join(["--run", str(path.parent.parent)] if in_run else ["--checkpoint", str(path)]),
+        source=shlex.join(["--run", str(run)] if is_best else ["--checkpoint", str(path)]),
         facts_table=table(
             "Versions and data", [{"what": key, "value": value} for key, value in facts.items()]
         ),

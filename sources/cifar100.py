@@ -76,7 +76,7 @@ def read(root: Path | str, url: str | None = None) -> dict[str, np.ndarray]:
     root = Path(root)
     source, cache = find_source(root), root / CACHE_NAME
     if source is None and url and not url.lower().startswith(("http://", "https://")):
-        source = find_source(Path(url)) or Path(url)
+        source = Path(url)
     # A cache that is absent, damaged (its checksums tell) or of another state of the source is made anew.
     with contextlib.suppress(Exception):
         check_file(cache)  # opening a named pipe would wait for ever
@@ -88,7 +88,7 @@ def read(root: Path | str, url: str | None = None) -> dict[str, np.ndarray]:
     arrays = read_source(source) if source else download.download(root, url, read_source)
     try:
         with whole_file(cache) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **arrays, source_state=source_state(source or find_source(root)))
+            np.savez(file, **arrays, source_state=source_state(source or root))
     except UserError as error:
         print(f"note: no cache was written ({error}), so the next start reads the source again")
     return arrays
@@ -213,6 +213,7 @@ def is_official(arrays: dict) -> bool:
 
 def source_state(source: Path) -> str:
     """Return the names, sizes and times of a source's files; for PNG files, of the folders they are in."""
+    source = find_source(source) or source
     patterns = ("train", "test", "train/*", "test/*")
     paths = [path for pattern in patterns for path in sorted(source.glob(pattern))] or [source]
     return str([(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths])

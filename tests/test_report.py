@@ -364,6 +364,10 @@ def test_a_checkpoint_alone_gives_the_same_numbers_as_the_newest_run(
     for name, source in (("mine", "--run runs/mine"), ("my weights", "--checkpoint 'my weights.pt'")):
         page = html.unescape((tmp_path / "runs" / name / "report.html").read_text())
         assert f"\npython report.py {source}</pre>" in page  # how to make this page again
+    last = "runs/mine/checkpoints/last.pt"
+    assert report.main(["--checkpoint", last]) == 0
+    page = (tmp_path / "runs" / "mine" / "report.html").read_text()
+    assert f"\npython report.py --checkpoint {last}</pre>" in page
     assert re.search(r"report.html in a browser \(\d\.\d MB\)", capsys.readouterr().out)
 
 

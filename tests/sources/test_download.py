@@ -179,9 +179,16 @@ def test_data_url_may_be_a_path(kind, root, tmp_path):
     loads(root, url=str(SMALL.write(tmp_path / "elsewhere", kind)))
     assert contents(root) == ["cifar100-cache.npz"]  # read where it lies
     loads(root)
-    other = SmallCifar(seed=5)  # the cache of one path does not answer for another
-    found, _ = data.load("cifar100", root, str(other.write(tmp_path / "another place", kind)))
-    assert found.digest == other.digests()["train"]
+    # The cache of one path does not answer for another.
+    found, _ = data.load("cifar100", root, str(OTHER.write(tmp_path / "another place", kind)))
+    assert found.digest == OTHER.digests()["train"]
+
+
+def test_data_url_may_be_the_folder_above_a_set_that_changes(root, tmp_path):
+    for small in (SMALL, OTHER):
+        small.write(tmp_path / "above", "tar")
+        found, _ = data.load("cifar100", root, str(tmp_path / "above"))
+        assert found.digest == small.digests()["train"]
 
 
 @pytest.mark.parametrize("url", ["absent.zip", "page.tar.gz", "empty", "ftp://127.0.0.1/x.zip"])
