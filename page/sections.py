@@ -78,7 +78,7 @@ def in_words(result: dict) -> dict[str, str]:
     words["all_random"] = spread(all_random["mean_abs"])
     # Of two unrelated orders of n values rho is nearly normal, with a variance of 1 / (n - 1).
     cells = math.prod(result["explanations"]["map_size"])
-    words["unrelated"] = f"{math.sqrt(2 / math.pi / max(cells - 1, 1)):.2f}"
+    words["unrelated"] = f"{math.sqrt(2 / math.pi / (cells - 1)):.2f}" if cells > 1 else "–"
     if "temperature" in result:
         after = side(result["mean_confidence_after_temperature"], result["accuracy"])
         for name in ("after_temperature", "temperature_scaling"):
