@@ -387,5 +387,5 @@ def test_a_network_of_small_images_is_shown_small_images(size, tmp_path, small):
     macs = sum(convolutions) * (size / 32) ** 2 + fc
     page = " ".join((tmp_path / "report.html").read_text().split())
     assert f"needs {macs / 1e9:.3f} G multiply-accumulates" in page
-    # One cell has no order; for four, at 16 pixels, the normal approximation of mean |rho| is sqrt(2 / pi / 3).
+    # One cell has no order; for four, at 16 pixels, unrelated maps have about sqrt(2 / pi / 3).
     assert f"have about {'–' if size == 8 else '0.46'}." in page
