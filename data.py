@@ -4,20 +4,24 @@ A data set is one uint8 tensor, whose training part train.py keeps on its device
 tensor operations on a whole batch, so there is no loader with worker processes.
 """
 
+import functools
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sources import cifar100, shapes
+from running.files import UserError
+from sources import cifar100, pictures, shapes
 
-# Of each channel over CIFAR-100's training images scaled to [0, 1]. The shapes set uses the same numbers, so
+# Of each channel over CIFAR-100's training images scaled to [0, 1]. The other sets use the same numbers, so
 # that a checkpoint needs nothing but its weights to be applied to a picture.
 MEAN = (0.50707516, 0.48654887, 0.44091784)
 STD = (0.26733429, 0.25643846, 0.27615047)
@@ -28,85 +32,149 @@ PADDING = 4  # pixels by which a crop may move an image in each direction
 class Dataset:
     """One split of a data set: N images of C classes."""
 
-    name: str  # "cifar100" or "shapes"
+    name: str  # "cifar100", "cifar10", "shapes", "folder pets" of pictures in a folder pets, or from_arrays's
     images: Tensor  # uint8 [N, 3, 32, 32]
     labels: Tensor  # int64 [N]
     class_names: list[str]  # C names
-    superclass_of: Tensor  # int64 [C]
-    superclass_names: list[str]
+    superclass_of: Tensor | None  # int64 [C]; None if there are no superclasses
+    superclass_names: list[str] | None
     filenames: list[str]  # N names
     provenance: str  # one line for people: what these images are, and whether that was verified
-    verified: bool  # whether it is the whole official split, by its content digest
+    verified: bool  # whether it is the whole official split of CIFAR-100 or CIFAR-10
     digest: str  # sha256 of the content, see cifar100.content_digest
     masks: Tensor | None = None  # bool [N, 32, 32], where the object is; only the shapes set knows
 
 
-def load(name: str, root: Path | str, url: str | None = None) -> tuple[Dataset, Dataset]:
-    """Return (train, test) of "cifar100", see load_cifar100, or "shapes"; else raise ValueError."""
+def load(name: str, root: Path | str = "data") -> tuple[Dataset, Dataset]:
+    """Return (train, test) of "cifar100" or "cifar10" in `root`, of "shapes", or of a folder of pictures.
+
+    Only CIFAR is ever downloaded. Raises UserError if there is no such set, or its files cannot be used.
+    """
+    if name == "cifar100":
+        return load_cifar100(root)
+    if name == "cifar10":
+        return load_cifar10(root)
     if name == "shapes":
         # With different seeds the two splits have no image in common.
         return make_shapes(per_class=60, seed=0), make_shapes(per_class=20, seed=1)
-    if name != "cifar100":
-        raise ValueError(f"the data sets are cifar100 and shapes, not {name}")
-    return load_cifar100(root, url)
+    if os.path.isdir(name):
+        return load_folder(name)
+    folder = "a folder with pictures in train/<class>/ and test/<class>/"
+    raise UserError(f"there is no data set or folder {name}: give cifar100, cifar10, shapes or {folder}")
 
 
-def has_cifar100(root: Path | str) -> bool:
-    """Return whether the folder `root` holds CIFAR-100, so that loading it from there downloads nothing."""
-    try:
-        return (Path(root) / cifar100.CACHE_NAME).is_file() or cifar100.find_source(Path(root)) is not None
-    except (OSError, ValueError):  # it cannot be read, or is no path at all
-        return False
-
-
-def load_cifar100(root: Path | str, url: str | None = None) -> tuple[Dataset, Dataset]:
+def load_cifar100(root: Path | str = "data") -> tuple[Dataset, Dataset]:
     """Return the (train, test) splits of CIFAR-100 from the folder `root`, downloaded first if necessary.
 
-    Looked for, in this order: the official folder cifar-100-python/, cifar-100-python.tar.gz, PNG files
-    train/<class>/<name>.png and test/<class>/<name>.png (in `root` or a folder in it), a zip of those whose
-    name says CIFAR-100; then `url`, a path or an address, and the known sources. Images are in the order of
-    class and file name, so a seed means the same split whatever the source. A part of CIFAR-100 or a changed
-    set is taken too, and the provenance says that it is not verified. Raises UserError if something is
-    broken, or nothing is found and none downloaded.
+    Taken is the official folder cifar-100-python/, else the archive cifar-100-python.tar.gz. Images are in
+    the order of class and file name, whatever their order in the files, so a seed means the same split. A
+    part of CIFAR-100 or a changed set is taken too, and the provenance says that it is not verified. Raises
+    UserError if a file is damaged, or if nothing is there and nothing could be downloaded.
     """
-    arrays = cifar100.read(root, url)
-    verified = cifar100.is_official(arrays)
-    num_train, num_test = len(arrays["train_labels"]), len(arrays["test_labels"])
-    said = "verified: the content digest is" if verified else "NOT verified: the content digest is not"
-    provenance = f"CIFAR-100, {num_train:,} training and {num_test:,} test images, {said} the official one"
-    return tuple(
-        Dataset(
-            name="cifar100",
-            images=torch.from_numpy(arrays[f"{split}_images"]),
-            labels=torch.from_numpy(arrays[f"{split}_labels"]),
-            class_names=cifar100.CLASS_NAMES,
-            superclass_of=torch.tensor(cifar100.SUPERCLASS_OF),
-            superclass_names=cifar100.SUPERCLASS_NAMES,
-            filenames=[name.decode() for name in arrays[f"{split}_filenames"].tolist()],
-            provenance=provenance,
-            verified=verified,
-            digest=str(arrays[f"{split}_digest"]),
-        )
-        for split in ("train", "test")
+    return load_cifar(root, cifar100.CIFAR100)
+
+
+def load_cifar10(root: Path | str = "data") -> tuple[Dataset, Dataset]:
+    """Return CIFAR-10 as load_cifar100 does CIFAR-100: cifar-10-batches-py/ or cifar-10-python.tar.gz."""
+    return load_cifar(root, cifar100.CIFAR10)
+
+
+def load_cifar(root: Path | str, archive: cifar100.Archive) -> tuple[Dataset, Dataset]:
+    """Return the (train, test) splits of one of the two archives."""
+    train, test = (
+        from_arrays(**arrays, class_names=archive.class_names, name=archive.name)
+        for arrays in cifar100.read(root, archive)
     )
+    verified = cifar100.is_official(root, archive, [train.digest, test.digest])
+    counts = f"{len(train.labels):,} training and {len(test.labels):,} test images"
+    finding, relation = ("verified", "is") if verified else ("NOT verified", "is not")
+    finding = f"{finding}: the {archive.evidence} {relation} the official one"
+    for dataset in (train, test):
+        dataset.superclass_of = torch.tensor(archive.superclass_of)
+        dataset.superclass_names = archive.superclass_names
+        dataset.verified = verified
+        dataset.provenance = f"{archive.title}, {counts}, {finding}"
+    return train, test
+
+
+def load_folder(root: Path | str) -> tuple[Dataset, Dataset]:
+    """Return (train, test) of the pictures root/train/<class>/* and root/test/<class>/* (or root/val/...).
+
+    JPEG, PNG, GIF or WebP of any size, of which the middle square is reduced to 32x32 pixels; two classes or
+    more, of any names and numbers of pictures. Images are in the order of class and file name. Raises
+    UserError if the folders do not hold that, or a picture cannot be read.
+    """
+    class_names, *splits = pictures.read(root)
+    name = f"folder {Path(root).resolve().name}"
+    train, test = (from_arrays(**arrays, class_names=class_names, name=name) for arrays in splits)
+    for dataset in (train, test):
+        counts = f"{len(train.labels):,} training and {len(test.labels):,} test"
+        dataset.provenance = f"{counts} pictures of the folder {root}"
+    return train, test
+
+
+def from_arrays(
+    images: np.ndarray | Tensor,
+    labels: Sequence[int] | np.ndarray | Tensor,
+    class_names: list[str],
+    name: str = "images",
+    filenames: list[str] | None = None,
+) -> Dataset:
+    """Make a data set of arrays; raise ValueError, in one line, if they do not fit together.
+
+    images: uint8 [N, 3, 32, 32] or [N, 32, 32, 3], NumPy or torch; labels: N whole numbers in 0..C-1;
+    class_names: C names; filenames: N names, by default the numbers of the images. Arrays are copied only
+    if they are not contiguous or not writable.
+    """
+    images, labels = as_numpy(images), as_numpy(labels)
+    if images.dtype != np.uint8 or images.shape[1:] not in ((3, 32, 32), (32, 32, 3)) or len(images) == 0:
+        found = f"{images.dtype} {list(images.shape)}"
+        raise ValueError(f"images must be uint8 [N, 3, 32, 32] or [N, 32, 32, 3], not {found}")
+    if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
+        found = f"{labels.dtype} {list(labels.shape)}"
+        raise ValueError(f"labels must be whole numbers [{len(images)}], one for each image, not {found}")
+    if labels.min() < 0 or labels.max() >= len(class_names):
+        found = f"{labels.min()} to {labels.max()}"
+        raise ValueError(f"labels must be in 0 to {len(class_names) - 1}, for that many names, not {found}")
+    if filenames is None:
+        filenames = [str(i) for i in range(len(images))]
+    if len(filenames) != len(images):
+        raise ValueError(f"there are {len(filenames)} file names for {len(images)} images")
+    if images.shape[3] == 3:
+        images = images.transpose(0, 3, 1, 2)
+    images = np.require(images, requirements=["C_CONTIGUOUS", "WRITEABLE"])
+    labels = labels.astype(np.int64)
+    return Dataset(
+        name=name,
+        images=torch.from_numpy(images),
+        labels=torch.from_numpy(labels),
+        class_names=list(class_names),
+        superclass_of=None,
+        superclass_names=None,
+        filenames=list(filenames),
+        provenance=f"{len(images):,} images given as arrays",
+        verified=False,
+        digest=cifar100.content_digest(images, labels),
+    )
+
+
+def as_numpy(values: Sequence | np.ndarray | Tensor) -> np.ndarray:
+    """Return an array of NumPy, of a tensor or a list too."""
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
 def make_shapes(per_class: int, seed: int) -> Dataset:
     """Draw `per_class` images of each of 100 classes, 10 shapes (the superclasses) in 10 colours."""
     images, labels, masks = shapes.draw(per_class, seed)
-    return Dataset(
-        name="shapes",
-        images=images,
-        labels=labels,
-        class_names=shapes.CLASS_NAMES,
-        superclass_of=torch.arange(100) // 10,
-        superclass_names=list(shapes.SHAPES),
-        filenames=[f"{shapes.CLASS_NAMES[c]} {i % per_class:03d}.png" for i, c in enumerate(labels.tolist())],
-        provenance=f"the built-in shapes set, {per_class} images of each of 100 classes, seed {seed}",
-        verified=False,
-        digest=cifar100.content_digest(images.numpy(), labels.numpy()),
-        masks=masks,
-    )
+    filenames = []
+    for class_name in shapes.CLASS_NAMES:
+        filenames += [f"{class_name} {i:03d}.png" for i in range(per_class)]
+    dataset = from_arrays(images, labels, shapes.CLASS_NAMES, "shapes", filenames)
+    dataset.superclass_of = torch.arange(100) // 10
+    dataset.superclass_names = list(shapes.SHAPES)
+    dataset.provenance = f"the built-in shapes set, {per_class} images of each of 100 classes, seed {seed}"
+    dataset.masks = masks
+    return dataset
 
 
 def first_copy(images: Tensor) -> Tensor:
@@ -121,49 +189,77 @@ def split_indices(dataset: Dataset, val_fraction: float, seed: int) -> tuple[Ten
     """Split a training set into (training, validation) indices, int64, disjoint; `seed` alone decides.
 
     The split is stratified: of a class with n images, round(val_fraction * n) go to validation, or all that
-    have no copy if those are fewer. Images that have an exact copy go to training, so that no image is on
-    both sides. In each result the first image of every class comes first, then the second of every class, and
-    so on; so the first k indices are a balanced sample for any k. val_fraction is in [0, 1).
+    have no copy if those are fewer; see held_out_counts. Images that have an exact copy go to training, so
+    that no image is on both sides. In each result the first image of every class comes first, then the second
+    of every class, and so on; so the first k indices are a balanced sample for any k. val_fraction is in
+    [0, 1).
     """
     generator = torch.Generator().manual_seed(seed)
     copies = first_copy(dataset.images)
     has_copy = torch.bincount(copies, minlength=len(copies))[copies] > 1
-    train, val = [], []  # of each class a list of indices
+    alone, copied = [], []  # of each class a list of indices
     for c in range(len(dataset.class_names)):
         members = torch.nonzero(dataset.labels == c).flatten()
         members = members[torch.randperm(len(members), generator=generator)]
-        alone, copied = members[~has_copy[members]].tolist(), members[has_copy[members]].tolist()
-        num_val = min(round(val_fraction * len(members)), len(alone))
-        val.append(alone[:num_val])
-        train.append(alone[num_val:] + copied)
+        alone.append(members[~has_copy[members]].tolist())
+        copied.append(members[has_copy[members]].tolist())
+    train, val = [], []
+    sizes = torch.bincount(dataset.labels, minlength=len(alone)).tolist()
+    for c, count in enumerate(held_out_counts(sizes, val_fraction)):
+        val.append(alone[c][:count])
+        train.append(alone[c][count:] + copied[c])
     return interleave(train), interleave(val)
+
+
+def held_out_counts(sizes: list[int], val_fraction: float) -> list[int]:
+    """Return how many images of each class go to validation, round(val_fraction * n), where `sizes` holds n.
+
+    Where that is 0 for every class, val_fraction of all images are held out instead, but at least one: one of
+    a class, the largest classes first.
+    """
+    counts = [round(val_fraction * size) for size in sizes]
+    if val_fraction > 0 and not any(counts):
+        largest = sorted(range(len(sizes)), key=lambda c: sizes[c], reverse=True)
+        for c in largest[: max(1, round(val_fraction * sum(sizes)))]:
+            counts[c] = 1
+    return counts
 
 
 def interleave(lists: list[list[int]]) -> Tensor:
     """Return int64 [N]: the first number of every list, then the second of every longer one, and so on."""
     rounds = itertools.zip_longest(*lists)  # a list that has ended gives None
-    return torch.tensor([i for one in rounds for i in one if i is not None], dtype=torch.int64)
+    numbers = itertools.chain.from_iterable(rounds)
+    return torch.tensor([i for i in numbers if i is not None], dtype=torch.int64)
+
+
+def resize(images: Tensor, side: int) -> Tensor:
+    """Reduce images, float [N, 3, H, W], that are larger than `side` to [N, 3, side, side], antialiased."""
+    if max(images.shape[-2:]) <= side:
+        return images
+    device = images.device
+    if device.type == "mps" and images.requires_grad:
+        images = images.cpu()  # Apple GPUs cannot differentiate this (torch 2.13), as attacks must.
+    return F.interpolate(images, (side, side), mode="bilinear", antialias=True).to(device)
 
 
 class Normalize(nn.Module):
-    """Take images [N, 3, H, W] in [0, 1] to the network's input, (image - MEAN) / STD, in their own dtype.
+    """Take images, float [N, 3, H, W] in [0, 1], to a network's input, (image - mean) / std."""
 
-    Images larger than image_size, the side in pixels that a network was trained for, are resized to it.
-    """
-
-    def __init__(self, image_size: int = 32):
+    def __init__(self, mean: Sequence[float] = MEAN, std: Sequence[float] = STD):
         super().__init__()
-        self.image_size = image_size
+        # Not persistent: a state dict is that of the network alone.
+        mean, std = (torch.tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (mean, std))
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        if max(images.shape[-2:]) > self.image_size:
-            device, sides = images.device, (self.image_size, self.image_size)
-            # Apple GPUs cannot differentiate this (torch 2.13), as attacks must.
-            images = images.cpu() if device.type == "mps" and images.requires_grad else images
-            images = nn.functional.interpolate(images, sides, mode="bilinear", antialias=True).to(device)
-        # Numbers, not tensors: copying those to a GPU would wait for it at every step.
-        channels = zip(images.unbind(dim=1), MEAN, STD, strict=True)
-        return torch.stack([(channel - mean) / std for channel, mean, std in channels], dim=1)
+        return (images - self.mean) / self.std
+
+
+@functools.cache
+def normalize_on(device: torch.device) -> Normalize:
+    """Return the Normalize of a device, one for all steps: to copy its numbers to a GPU is to wait for it."""
+    return Normalize().to(device)
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
@@ -173,8 +269,12 @@ def memory_format(device: torch.device) -> torch.memory_format:
 
 
 def to_input(images: Tensor, image_size: int = 32) -> Tensor:
-    """Take uint8 images [N, 3, H, W] to the network's input, see Normalize: float32, in memory_format."""
-    return Normalize(image_size)(images.float() / 255).contiguous(memory_format=memory_format(images.device))
+    """Take uint8 images [N, 3, H, W] to the input of a network that was trained at image_size pixels.
+
+    Larger images are reduced to it, see resize, and normalised by MEAN and STD: float32 in memory_format.
+    """
+    pixels = resize(images.float() / 255, image_size)
+    return normalize_on(images.device)(pixels).contiguous(memory_format=memory_format(images.device))
 
 
 def crop_and_flip(images: Tensor, dy: Tensor, dx: Tensor, flip: Tensor) -> Tensor:
@@ -187,13 +287,14 @@ def crop_and_flip(images: Tensor, dy: Tensor, dx: Tensor, flip: Tensor) -> Tenso
     n, channels, height, width = images.shape
     rows = dy[:, None] + torch.arange(height, device=images.device) - PADDING
     columns = torch.arange(width, device=images.device).expand(n, width)
-    columns = dx[:, None] + torch.where(flip[:, None], width - 1 - columns, columns) - PADDING
+    columns = torch.where(flip[:, None], width - 1 - columns, columns)
+    columns = dx[:, None] + columns - PADDING
     # The inner abs() reflects at row 0, the outer one at the last row.
     rows = (height - 1) - ((height - 1) - rows.abs()).abs()
     columns = (width - 1) - ((width - 1) - columns.abs()).abs()
-    index = torch.arange(n, device=images.device)[:, None, None, None]
+    image = torch.arange(n, device=images.device)[:, None, None, None]
     channel = torch.arange(channels, device=images.device)[:, None, None]
-    return images[index, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    return images[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
 def cutmix(images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -207,9 +308,11 @@ def cutmix(images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple
     """
     height, width = images.shape[-2:]
     lam, y, x = torch.rand(3, generator=generator).tolist()
-    side = math.sqrt(1 - lam) / 2
-    top, bottom = (round(height * min(max(edge, 0), 1)) for edge in (y - side, y + side))
-    left, right = (round(width * min(max(edge, 0), 1)) for edge in (x - side, x + side))
+    half_side = math.sqrt(1 - lam) / 2  # as a fraction of the image's side, as y and x are
+    top = round(height * max(y - half_side, 0))
+    bottom = round(height * min(y + half_side, 1))
+    left = round(width * max(x - half_side, 0))
+    right = round(width * min(x + half_side, 1))
     mixed = images.clone()
     mixed[..., top:bottom, left:right] = images.flip(0)[..., top:bottom, left:right]
     kept = 1 - (bottom - top) * (right - left) / (height * width)  # lambda after rounding and cutting off
@@ -227,15 +330,16 @@ def batches(
     The last incomplete batch is left out, because its batch-norm statistics would be noisy.
     """
     n = len(images)
-    entropy = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]) >> 1  # 63 bits
-    generator = torch.Generator().manual_seed(entropy)
+    entropy = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
+    generator = torch.Generator().manual_seed(int(entropy) >> 1)  # the upper 63 bits: a seed is an int64
     order = torch.randperm(n, generator=generator).to(images.device)
     dy, dx = torch.randint(0, 2 * PADDING + 1, (2, n), generator=generator).to(images.device)
     flip = torch.randint(0, 2, (n,), generator=generator).bool().to(images.device)
     for start in range(0, n - batch_size + 1, batch_size):
         part = slice(start, start + batch_size)
         chosen = order[part]
-        batch, target = crop_and_flip(images[chosen], dy[part], dx[part], flip[part]), targets[chosen]
+        batch = crop_and_flip(images[chosen], dy[part], dx[part], flip[part])
+        target = targets[chosen]
         if torch.rand((), generator=generator) < cutmix_probability:
             batch, target = cutmix(batch, target, generator)
         yield batch, target

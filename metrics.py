@@ -2,66 +2,114 @@
 
 Conventions, for all functions below:
 
-- N samples, C classes, S superclasses. Labels are 1-D tensors of any integer dtype, values 0 to C - 1.
-- `scores` are any finite numbers [N, C], larger meaning more likely; `probabilities` are scores in [0, 1]
-  whose rows sum to 1 within 1e-3. Where classes tie, the lowest index is predicted, as in torch.argmax.
-- Inputs may be on any device. The arithmetic runs in int64 and float64 on the CPU, so a number does not
-  depend on the device, and returned tensors are on the CPU.
-- Bad input raises ValueError: shapes that do not match or are empty, labels that are not integers or out of
-  range, scores or probabilities that are not as above, and a k, n or number of bins out of range.
+- N samples, C classes, S superclasses. Labels are 1-D, of any integer dtype, values 0 to C - 1.
+- `scores` are any finite numbers [N, C], larger meaning more likely; `probabilities` are scores of at least
+  0 whose rows sum to 1 within 1e-3; what rounding lifts above 1 counts as 1. Where classes tie, the lowest
+  index is predicted, as in torch.argmax.
+- Inputs may be lists, NumPy arrays, and tensors on any device. The arithmetic runs in int64 and float64 on
+  the CPU, so a number does not depend on the device, and returned tensors are on the CPU.
+- Bad input raises ValueError: another type, shapes that do not match or are empty, labels that are not
+  integers or out of range, scores or probabilities that are not as above, and counts out of range.
 """
 
 import math
+import operator
+import statistics
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+Values = Tensor | np.ndarray | Sequence
+
+
+def _tensor(name: str, values: Values) -> Tensor:
+    """Return the values as a tensor of real numbers or bools on the CPU, or raise ValueError."""
+    if not isinstance(values, Tensor):
+        try:
+            values = torch.from_numpy(np.array(values))  # a copy: an array may be read-only or run backwards
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{name} must be a list, array or tensor of numbers: {error}") from error
+    if values.is_complex():
+        raise ValueError(f"{name} must hold real numbers, not {values.dtype}")
+    return values.detach().cpu()
+
 
 def _integers(
-    name: str, values: Tensor, limit: float = math.inf, length: int | None = None, ndim: int = 1
+    name: str, values: Values, limit: float = math.inf, length: int | None = None, ndim: int = 1
 ) -> Tensor:
     """Return integers from 0 to limit - 1 as int64 on the CPU, or raise ValueError.
 
     Their shape is [N], or [N, N] with ndim = 2, where N is `length` if that is given.
     """
+    values = _tensor(name, values)
     equal_sides = values.ndim == ndim and len(set(values.shape)) == 1
     if not equal_sides or len(values) == 0 or length not in (None, len(values)):
         expected = ", ".join([str(length or "N")] * ndim)
         raise ValueError(f"{name} must be [{expected}] and not empty, but has shape {list(values.shape)}")
-    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+    if values.is_floating_point() or values.dtype == torch.bool:
         raise ValueError(f"{name} must hold integers, not {values.dtype}")
-    values = values.detach().cpu().long()
+    values = values.long()
     low, high = values.min().item(), values.max().item()
     if low < 0 or high >= limit:
         raise ValueError(f"{name} must lie in [0, {limit}), but runs from {low} to {high}")
     return values
 
 
-def _scores(y_true: Tensor, scores: Tensor, name: str = "probabilities") -> tuple[Tensor, Tensor]:
-    """Return y_true as int64 [N] and the scores as float64 [N, C], both on the CPU, or raise ValueError."""
-    if scores.ndim != 2 or scores.numel() == 0:
-        raise ValueError(f"{name} must be [N, C] and not empty, but has shape {list(scores.shape)}")
-    y_true = _integers("y_true", y_true, scores.shape[1], len(scores))
-    scores = scores.detach().cpu().double()
-    if not scores.isfinite().all():
+def _numbers(name: str, values: Values, shape: str) -> Tensor:
+    """Return numbers of the shape "N" or "N, C" as float64 on the CPU, or raise ValueError."""
+    values = _tensor(name, values)
+    if values.ndim != len(shape.split()) or values.numel() == 0:
+        raise ValueError(f"{name} must be [{shape}] and not empty, but has shape {list(values.shape)}")
+    return values.double()
+
+
+def _finite(name: str, values: Values) -> Tensor:
+    """Return finite numbers [N, C] as float64 on the CPU, or raise ValueError."""
+    values = _numbers(name, values, "N, C")
+    if not values.isfinite().all():
         raise ValueError(f"{name} must be finite, but some are NaN or infinite")
-    if name == "probabilities":
-        low, high, off = scores.min(), scores.max(), (scores.sum(dim=1) - 1).abs().max()
-        if low < 0 or high > 1:
-            raise ValueError(f"probabilities must lie in [0, 1], but run from {low:g} to {high:g}")
-        if off > 1e-3:
-            raise ValueError(f"rows of probabilities must sum to 1 within 1e-3, but one is off by {off:g}")
-    return y_true, scores
+    return values
+
+
+def _scores(y_true: Values, scores: Values, name: str = "scores") -> tuple[Tensor, Tensor]:
+    """Return y_true as int64 [N] and the scores as float64 [N, C], both on the CPU, or raise ValueError."""
+    scores = _finite(name, scores)
+    return _integers("y_true", y_true, scores.shape[1], len(scores)), scores
+
+
+def _probabilities(y_true: Values, probabilities: Values) -> tuple[Tensor, Tensor]:
+    """Return y_true as int64 [N] and probabilities as float64 [N, C] in [0, 1], or raise ValueError."""
+    y_true, probabilities = _scores(y_true, probabilities, "probabilities")
+    if probabilities.min() < 0:
+        raise ValueError(f"probabilities must lie in [0, 1], but one is {probabilities.min():g}")
+    off = (probabilities.sum(dim=1) - 1).abs().max()
+    if off > 1e-3:
+        raise ValueError(f"rows of probabilities must sum to 1 within 1e-3, but one is off by {off:g}")
+    return y_true, probabilities.clamp(max=1)
+
+
+def _whole(name: str, value: int, low: int, high: float = math.inf) -> int:
+    """Return a whole number from low to high as an int, or raise ValueError."""
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise ValueError(f"{name} must be a whole number, not {value!r}") from error
+    if not low <= number <= high:
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, not {number}")
+    return number
 
 
 # ---- Which class was taken for which ---------------------------------------------------------------------
 
 
-def confusion_matrix(y_true: Tensor, y_pred: Tensor, num_classes: int) -> Tensor:
+def confusion_matrix(y_true: Values, y_pred: Values, num_classes: int) -> Tensor:
     """Count the samples of each true class (row) that were given each predicted class (column).
 
     y_true and y_pred are integers [N]. Returns int64 [C, C] with C = num_classes; all entries together are N.
     """
+    num_classes = _whole("num_classes", num_classes, low=1)
     y_true = _integers("y_true", y_true, num_classes)
     y_pred = _integers("y_pred", y_pred, num_classes, len(y_true))
     # Sample (t, p) falls into entry t * C + p of the matrix read row by row, so counting is one histogram.
@@ -69,7 +117,7 @@ def confusion_matrix(y_true: Tensor, y_pred: Tensor, num_classes: int) -> Tensor
     return torch.bincount(entry, minlength=num_classes**2).view(num_classes, num_classes)
 
 
-def precision_recall_f1(confusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def precision_recall_f1(confusion: Values) -> tuple[Tensor, Tensor, Tensor]:
     """Return precision, recall and F1 of each class, three float64 [C] in [0, 1].
 
     With TP on the diagonal, TP + FP the column sum (how often the class was predicted) and TP + FN the row
@@ -91,40 +139,43 @@ def precision_recall_f1(confusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return precision, recall, f1
 
 
-def macro_average(per_class: Tensor) -> float:
-    """Return the unweighted mean over the classes of a [C] tensor, NaN if any entry is NaN.
+def macro_average(per_class: Values) -> float:
+    """Return the unweighted mean over the classes of [C] numbers, NaN if any entry is NaN.
 
     Macro F1 here is the mean of the classes' F1, not the F1 of macro precision and macro recall; Opitz
     and Burst, "Macro F1 and Macro F1", 2019 (arXiv 1911.03347) show how far the two can differ.
     """
-    if per_class.ndim != 1 or len(per_class) == 0:
-        raise ValueError(f"per_class must be 1-D and not empty, but has shape {list(per_class.shape)}")
-    return per_class.detach().cpu().double().mean().item()
+    return _numbers("per_class", per_class, "N").mean().item()
 
 
-def per_class_accuracy(confusion: Tensor) -> Tensor:
+def per_class_accuracy(confusion: Values) -> Tensor:
     """Return the recall of each class, float64 [C], with NaN instead of 0 for a class without samples."""
     confusion = _integers("confusion", confusion, ndim=2)
     return confusion.diagonal().double() / confusion.sum(dim=1)  # 0 / 0 is NaN
 
 
-def most_confused_pairs(confusion: Tensor, n: int) -> list[tuple[int, int, int]]:
+def most_confused_pairs(confusion: Values, n: int) -> list[tuple[int, int, int]]:
     """Return the n largest entries off the diagonal of a [C, C] confusion matrix as (true, predicted, count).
 
     Equal counts are in row-major order. Pairs that never occurred are left out, so there may be fewer than n.
     """
     confusion = _integers("confusion", confusion, ndim=2)
-    if n < 1:
-        raise ValueError(f"n must be at least 1, not {n}")
-    errors = (confusion - confusion.diagonal().diag()).flatten()
-    order = errors.argsort(descending=True, stable=True)[:n].tolist()
-    return [(*divmod(i, len(confusion)), errors[i].item()) for i in order if errors[i] > 0]
+    n = _whole("n", n, low=1)
+    errors = confusion - confusion.diagonal().diag()
+    entries = errors.flatten().argsort(descending=True, stable=True)
+    pairs = []
+    for entry in entries[:n].tolist():
+        true, predicted = divmod(entry, len(errors))
+        count = errors[true, predicted].item()
+        if count > 0:
+            pairs.append((true, predicted, count))
+    return pairs
 
 
 # ---- How often the answer was right ----------------------------------------------------------------------
 
 
-def accuracy(y_true: Tensor, y_pred: Tensor) -> float:
+def accuracy(y_true: Values, y_pred: Values) -> float:
     """Return the fraction of samples, in [0, 1], with y_pred equal to y_true; both are integers [N]."""
     y_true = _integers("y_true", y_true)
     y_pred = _integers("y_pred", y_pred, length=len(y_true))
@@ -140,22 +191,21 @@ def _in_top_k(y_true: Tensor, scores: Tensor, k: int) -> Tensor:
     return rank < k
 
 
-def top_k_accuracy(y_true: Tensor, scores: Tensor, k: int) -> float:
+def top_k_accuracy(y_true: Values, scores: Values, k: int) -> float:
     """Return the fraction of samples, in [0, 1], whose true class is among the k with the largest scores.
 
     scores [N, C] may be logits or probabilities, 1 <= k <= C. Exactly k classes count for each sample,
     also where scores tie; k = 1 is the accuracy of scores.argmax(dim=1).
     """
-    y_true, scores = _scores(y_true, scores, "scores")
-    if not 1 <= k <= scores.shape[1]:
-        raise ValueError(f"k must be 1 to {scores.shape[1]} for scores of {scores.shape[1]} classes, not {k}")
+    y_true, scores = _scores(y_true, scores)
+    k = _whole("k", k, low=1, high=scores.shape[1])
     return _in_top_k(y_true, scores, k).sum().item() / len(y_true)
 
 
 # ---- Superclasses: are the errors at least near misses? --------------------------------------------------
 
 
-def superclass_accuracy(y_true: Tensor, y_pred: Tensor, superclass_of: Tensor) -> float:
+def superclass_accuracy(y_true: Values, y_pred: Values, superclass_of: Values) -> float:
     """Return the fraction of samples, in [0, 1], whose predicted class is in the true class's superclass.
 
     y_true and y_pred are classes [N], superclass_of gives the superclass of each class, integers [C].
@@ -166,11 +216,12 @@ def superclass_accuracy(y_true: Tensor, y_pred: Tensor, superclass_of: Tensor) -
     return accuracy(superclass_of[y_true], superclass_of[y_pred])
 
 
-def chance_within_superclass(superclass_of: Tensor) -> float:
+def chance_within_superclass(superclass_of: Values) -> float:
     """Return the fraction of errors inside the superclass if they were uniform over the other C - 1 classes.
 
-    superclass_of int64 [C]. With m classes in each superclass it is (m - 1) / (C - 1): 4.04 % on CIFAR-100.
+    superclass_of: integers [C]. With m classes in each it is (m - 1) / (C - 1): 4.04 % on CIFAR-100.
     """
+    superclass_of = _integers("superclass_of", superclass_of)
     sizes = superclass_of.bincount()[superclass_of].double()
     return ((sizes - 1) / max(1, len(superclass_of) - 1)).mean().item()
 
@@ -179,7 +230,7 @@ def chance_within_superclass(superclass_of: Tensor) -> float:
 
 
 def calibration_bins(
-    y_true: Tensor, probabilities: Tensor, num_bins: int = 15
+    y_true: Values, probabilities: Values, num_bins: int = 15
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sort the samples by confidence into bins of equal width, for the reliability diagram.
 
@@ -188,9 +239,8 @@ def calibration_bins(
     count, int64 [M]. Source: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks",
     2017 (arXiv 1706.04599), section 2, acc(B_m) and conf(B_m).
     """
-    y_true, probabilities = _scores(y_true, probabilities)
-    if num_bins < 1:
-        raise ValueError(f"num_bins must be at least 1, not {num_bins}")
+    y_true, probabilities = _probabilities(y_true, probabilities)
+    num_bins = _whole("num_bins", num_bins, low=1)
     confidence = probabilities.amax(dim=1)
     correct = (probabilities.argmax(dim=1) == y_true).double()
     edges = torch.arange(1, num_bins, dtype=torch.float64) / num_bins
@@ -201,7 +251,7 @@ def calibration_bins(
     return mean_confidence, bin_accuracy, count
 
 
-def expected_calibration_error(y_true: Tensor, probabilities: Tensor, num_bins: int = 15) -> float:
+def expected_calibration_error(y_true: Values, probabilities: Values, num_bins: int = 15) -> float:
     """Return the expected calibration error, in [0, 1], over equal-width bins of confidence.
 
         ECE = sum over m of |B_m| / N * |acc(B_m) - conf(B_m)|
@@ -213,18 +263,18 @@ def expected_calibration_error(y_true: Tensor, probabilities: Tensor, num_bins: 
     return ((count * gap).sum() / count.sum()).item()
 
 
-def brier_score(y_true: Tensor, probabilities: Tensor) -> float:
+def brier_score(y_true: Values, probabilities: Values) -> float:
     """Return the mean squared distance of the probabilities from the one-hot truth, in [0, 2].
 
     Summed over the classes and averaged over the samples, as in Brier, "Verification of forecasts expressed
     in terms of probability", 1950. Uniform probabilities, 1 / C for each class, score (C - 1) / C.
     """
-    y_true, probabilities = _scores(y_true, probabilities)
+    y_true, probabilities = _probabilities(y_true, probabilities)
     one_hot = torch.nn.functional.one_hot(y_true, probabilities.shape[1])
     return (probabilities - one_hot).square().sum(dim=1).mean().item()
 
 
-def fit_temperature(logits: Tensor, y_true: Tensor) -> float:
+def fit_temperature(logits: Values, y_true: Values) -> float:
     """Return the temperature T for which softmax(logits / T) has the least negative log-likelihood.
 
     Source: temperature scaling, Guo et al. 2017 (arXiv 1706.04599), section 4.2. Fit it on validation data.
@@ -247,25 +297,34 @@ def fit_temperature(logits: Tensor, y_true: Tensor) -> float:
     for _ in range(45):  # 9.2 / 2^45 leaves a relative error of 3e-13
         middle = (low + high) / 2
         slope = (torch.softmax(math.exp(middle) * margins, dim=1) * margins).sum(dim=1).mean().item()
-        low, high = (low, middle) if slope > 0 else (middle, high)
+        if slope > 0:
+            high = middle
+        else:
+            low = middle
     return math.exp(-(low + high) / 2)
 
 
-def risk_coverage(y_true: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+def risk_coverage(y_true: Values, probabilities: Values) -> tuple[Tensor, Tensor]:
     """Return the risk-coverage curve: the error rate if only the most confident samples are answered.
 
-    Sorted by falling confidence, the largest probability (ties keep their order), the first i of N samples
-    have coverage i / N and risk (errors among them) / i. Returns coverage and risk, float64 [N] each. Source:
-    El-Yaniv and Wiener, "On the Foundations of Noise-free Selective Classification", 2010, section 2.
+    Sorted by falling confidence, the largest probability, the first i of N samples have coverage i / N and
+    risk (errors among them) / i. Returns coverage and risk, float64 [N] each. Source: El-Yaniv and Wiener,
+    "On the Foundations of Noise-free Selective Classification", 2010, section 2.
+
+    Samples of equal confidence have no order. The risk is the mean over all their orders, in which each of
+    them counts as the error rate of them all, as in McSherry and Najork, "Computing Information Retrieval
+    Performance Measures Efficiently in the Presence of Tied Scores", 2008, on precision at k.
     """
-    y_true, probabilities = _scores(y_true, probabilities)
+    y_true, probabilities = _probabilities(y_true, probabilities)
     wrong = (probabilities.argmax(dim=1) != y_true).double()
-    order = probabilities.amax(dim=1).argsort(descending=True, stable=True)
+    confidence, order = probabilities.amax(dim=1).sort(descending=True)
+    _, tie_of, tied = confidence.unique_consecutive(return_inverse=True, return_counts=True)
+    error_rate = torch.bincount(tie_of, weights=wrong[order]) / tied
     answered = torch.arange(1, len(y_true) + 1, dtype=torch.float64)
-    return answered / len(y_true), wrong[order].cumsum(dim=0) / answered
+    return answered / len(y_true), error_rate[tie_of].cumsum(dim=0) / answered
 
 
-def aurc(y_true: Tensor, probabilities: Tensor) -> float:
+def aurc(y_true: Values, probabilities: Values) -> float:
     """Return the mean risk over the coverages 1 / N, 2 / N to 1, in [0, 1]; smaller is better.
 
     If the confidence says nothing about correctness, this is about equal to the error rate. Source: Geifman,
@@ -289,22 +348,21 @@ def _headline(y_true: Tensor, y_pred: Tensor, num_classes: int) -> dict[str, flo
     }
 
 
-def headline(y_true: Tensor, probabilities: Tensor) -> dict[str, float]:
+def headline(y_true: Values, probabilities: Values) -> dict[str, float]:
     """Return the headline numbers of the report, each in [0, 1]; top-5 is top-C with fewer than 5 classes."""
-    y_true, probabilities = _scores(y_true, probabilities)
+    y_true, probabilities = _probabilities(y_true, probabilities)
     num_classes = probabilities.shape[1]
     top5 = top_k_accuracy(y_true, probabilities, k=min(5, num_classes))
     return _headline(y_true, probabilities.argmax(dim=1), num_classes) | {"top5_accuracy": top5}
 
 
-def _resampled_headline(y_true: Tensor, probabilities: Tensor, num_resamples: int) -> Tensor:
+def _resampled_headline(y_true: Values, probabilities: Values, num_resamples: int) -> Tensor:
     """Return the numbers of `headline` for every resample, float64 [num_resamples, 5].
 
     For the same N the same samples are drawn.
     """
-    if num_resamples < 1:
-        raise ValueError(f"num_resamples must be at least 1, not {num_resamples}")
-    y_true, probabilities = _scores(y_true, probabilities)
+    num_resamples = _whole("num_resamples", num_resamples, low=1)
+    y_true, probabilities = _probabilities(y_true, probabilities)
     n, num_classes = probabilities.shape
     y_pred = probabilities.argmax(dim=1)
     in_top5 = _in_top_k(y_true, probabilities, k=min(5, num_classes))
@@ -320,12 +378,14 @@ def _resampled_headline(y_true: Tensor, probabilities: Tensor, num_resamples: in
 def _with_intervals(value: dict[str, float], numbers: Tensor) -> dict[str, dict[str, float]]:
     """Add to each value the 95 % percentile interval of its column of `numbers`, float64 [R, 5]."""
     low, high = numbers.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).tolist()
-    rows = zip(value.items(), low, high, strict=True)
-    return {name: {"value": number, "low": low, "high": high} for (name, number), low, high in rows}
+    result = {}
+    for column, name in enumerate(value):
+        result[name] = {"value": value[name], "low": low[column], "high": high[column]}
+    return result
 
 
 def bootstrap_headline(
-    y_true: Tensor, probabilities: Tensor, num_resamples: int = 1000
+    y_true: Values, probabilities: Values, num_resamples: int = 1000
 ) -> dict[str, dict[str, float]]:
     """Return the numbers of `headline`, each as a dict of `value`, `low` and `high`, all in [0, 1].
 
@@ -344,7 +404,7 @@ def bootstrap_headline(
 
 
 def bootstrap_difference(
-    y_true: Tensor, probabilities: Tensor, other: Tensor, num_resamples: int = 1000
+    y_true: Values, probabilities: Values, other: Values, num_resamples: int = 1000
 ) -> dict[str, dict[str, float]]:
     """Return the numbers of `headline` for one network minus those of another on the same N samples.
 
@@ -356,12 +416,15 @@ def bootstrap_difference(
     choice of test samples, not the randomness of training: two trainings that differ only in their seed give
     different networks.
     """
+    probabilities, other = _finite("probabilities", probabilities), _finite("other", other)
     if other.shape != probabilities.shape:
         shapes = f"{list(probabilities.shape)} and {list(other.shape)}"
         raise ValueError(f"probabilities and other must have the same shape, not {shapes}")
-    ours, theirs = (_resampled_headline(y_true, rows, num_resamples) for rows in (probabilities, other))
-    value, other_value = headline(y_true, probabilities), headline(y_true, other)
-    return _with_intervals({name: value[name] - other_value[name] for name in value}, ours - theirs)
+    ours, theirs = headline(y_true, probabilities), headline(y_true, other)
+    resampled = _resampled_headline(y_true, probabilities, num_resamples)
+    other_resampled = _resampled_headline(y_true, other, num_resamples)
+    difference = {name: ours[name] - theirs[name] for name in ours}
+    return _with_intervals(difference, resampled - other_resampled)
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
@@ -374,19 +437,119 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
         p = min(1, 2 * sum over i = 0 to min(only_first, only_second) of binomial(n, i) / 2^n).
 
     A small p says that the split is too uneven for chance; n = 0 gives 1. The sum is one of whole numbers, so
-    only the division at the end is rounded. Raises ValueError unless both counts are whole numbers of at
-    least 0. Sources: McNemar, "Note on the sampling error of the difference between correlated proportions
-    or percentages", 1947; Dietterich, "Approximate Statistical Tests for Comparing Supervised Classification
-    Learning Algorithms", 1998, section 3.1. Both use a chi-squared approximation of this sum.
+    only the division at the end is rounded. Sources: McNemar, "Note on the sampling error of the difference
+    between correlated proportions or percentages", 1947; Dietterich, "Approximate Statistical Tests for
+    Comparing Supervised Classification Learning Algorithms", 1998, section 3.1. Both use a chi-squared
+    approximation of this sum.
     """
-    if any(int(count) != count or count < 0 for count in (only_first, only_second)):
-        raise ValueError(f"whole numbers of at least 0 expected, not {only_first} and {only_second}")
-    n = int(only_first + only_second)
-    term = total = 1  # binomial(n, 0); the next is binomial(n, i) = binomial(n, i - 1) (n - i + 1) / i
-    for i in range(1, int(min(only_first, only_second)) + 1):
+    only_first = _whole("only_first", only_first, low=0)
+    only_second = _whole("only_second", only_second, low=0)
+    n = only_first + only_second
+    # Each term follows from the one before: binomial(n, i) = binomial(n, i - 1) (n - i + 1) / i. For n of
+    # 10,000 that is some hundred times as fast as math.comb for each of them.
+    term = 1
+    total = 1
+    for i in range(1, min(only_first, only_second) + 1):
         term = term * (n - i + 1) // i
         total += term
     return min(1.0, 2 * total / 2**n)
+
+
+def fisher_exact(a: int, b: int, c: int, d: int) -> float:
+    """Return the two-sided p-value, in [0, 1], of Fisher's exact test of the counts [[a, b], [c, d]].
+
+    For instance one group of samples with a errors and b right answers, and another with c and d. If both
+    have the same error rate, then among all tables with the same sums of rows and columns
+
+        probability(a) = binomial(a + b, a) binomial(c + d, c) / binomial(a + b + c + d, a + c),
+
+    and p adds up the tables that are no more probable than this one, in whole numbers until the division at
+    the end. Sources: Fisher, "The Logic of Inductive Inference", 1935; for the two-sided sum Freeman and
+    Halton, "Note on an Exact Treatment of Contingency, Goodness of Fit and Other Problems of Significance",
+    1951.
+    """
+    for name, count in {"a": a, "b": b, "c": c, "d": d}.items():
+        _whole(name, count, low=0)
+    first, second, errors = a + b, c + d, a + c
+    observed = math.comb(first, a) * math.comb(second, c)
+    as_rare = 0
+    for i in range(max(0, errors - second), min(first, errors) + 1):
+        ways = math.comb(first, i) * math.comb(second, errors - i)
+        if ways <= observed:
+            as_rare += ways
+    return as_rare / math.comb(first + second, errors)
+
+
+def holm(p_values: Values) -> Tensor:
+    """Return the p-values [M] of M tests adjusted for their number, float64 [M] in [0, 1], in the same order.
+
+    With the p-values in rising order, p_(1) to p_(M), the adjusted ones are
+
+        max over j = 1 to i of min(1, (M - j + 1) p_(j)).
+
+    Whoever rejects where the adjusted value is at most 5 % rejects any true hypothesis with a probability of
+    at most 5 %, however the tests depend on each other. Source: Holm, "A Simple Sequentially Rejective
+    Multiple Test Procedure", 1979.
+    """
+    p_values = _numbers("p_values", p_values, "N")
+    if not ((p_values >= 0) & (p_values <= 1)).all():
+        raise ValueError("p_values must lie in [0, 1]")
+    rising, order = p_values.sort()
+    remaining = torch.arange(len(p_values), 0, -1)
+    adjusted = (remaining * rising).clamp(max=1).cummax(dim=0).values
+    return torch.empty_like(p_values).scatter_(0, order, adjusted)
+
+
+def _squared_means(values: Tensor, group: Tensor) -> float:
+    """Return the sum over the groups of their size times their squared mean; values and group are [N]."""
+    size = torch.bincount(group)
+    total = torch.bincount(group, weights=values)
+    return (total.square() / size.clamp(min=1)).sum().item()
+
+
+def permutation_test(
+    errors: Values, classes: Values, words: Values, generator: torch.Generator, num_permutations: int = 1000
+) -> tuple[float, float, Tensor]:
+    """Test whether words, such as the search words of the pictures, explain the errors within classes.
+
+    errors bool [N]; classes and words integers [N]. With e_i = 1 for an error and 0 else, e_c the mean of
+    class c, and e_cw that of its n_cw samples with word w, the statistic is the share of the variance within
+    classes that lies between words,
+
+        explained = sum over c, w of n_cw (e_cw - e_c)^2 / sum over i of (e_i - e_c(i))^2.
+
+    Words of few samples explain something by chance, so it is compared with what they explain after they
+    were shuffled within each class, num_permutations times, by the CPU `generator`:
+
+        p = (1 + number of times they explain at least as much) / (1 + num_permutations).
+
+    Returns explained, p, and what the shuffled words explain, float64 [num_permutations]. If no class has
+    both errors and right answers, nothing is explained, and p is 1. Source of p: Phipson and Smyth,
+    "Permutation P-values Should Never Be Zero", 2010 (arXiv 1603.05766).
+    """
+    classes = _integers("classes", classes)
+    words = _integers("words", words, length=len(classes))
+    errors = _tensor("errors", errors)
+    if errors.shape != classes.shape or errors.dtype != torch.bool:
+        raise ValueError(f"errors must be bool [{len(classes)}], not {errors.dtype} {list(errors.shape)}")
+    num_permutations = _whole("num_permutations", num_permutations, low=1)
+    classes, by_class = classes.sort(stable=True)
+    errors, words = errors[by_class].double(), words[by_class]
+    _, group = torch.stack([classes, words]).unique(dim=1, return_inverse=True)
+    # Multiplied out, either sum is a difference of sums of squares, and e_i squared is e_i.
+    of_classes = _squared_means(errors, classes)
+    total = errors.sum().item() - of_classes
+    if total == 0:
+        return 0.0, 1.0, torch.zeros(num_permutations, dtype=torch.float64)
+    explained = (_squared_means(errors, group) - of_classes) / total
+    null = torch.empty(num_permutations, dtype=torch.float64)
+    for permutation in range(num_permutations):
+        # All in random order and then, stably, by class. To shuffle the errors is to shuffle the words.
+        shuffled = torch.randperm(len(classes), generator=generator)
+        within = shuffled[classes[shuffled].argsort(stable=True)]
+        null[permutation] = (_squared_means(errors[within], group) - of_classes) / total
+    as_large = (null >= explained - 1e-12).sum().item()  # equal ones may differ by rounding
+    return explained, (1 + as_large) / (1 + num_permutations), null
 
 
 def proportion(successes: int, n: int) -> dict[str, float]:
@@ -399,21 +562,54 @@ def proportion(successes: int, n: int) -> dict[str, float]:
     with z = 1.96, the normal quantile of 97.5 %. It has a width even if all or none of the samples are
     right. Source: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", 1927.
     """
-    if int(successes) != successes or int(n) != n or n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"whole numbers 0 <= successes <= n and n >= 1 expected, not {successes} of {n}")
-    z = torch.special.ndtri(torch.tensor(0.975, dtype=torch.float64)).item()
+    n = _whole("n", n, low=1)
+    successes = _whole("successes", successes, low=0, high=n)
+    z = statistics.NormalDist().inv_cdf(0.975)
     q = successes / n
     centre = q + z**2 / (2 * n)
     half_width = z * math.sqrt(q * (1 - q) / n + z**2 / (4 * n**2))
-    low, high = ((centre + side) / (1 + z**2 / n) for side in (-half_width, half_width))
+    low = (centre - half_width) / (1 + z**2 / n)
+    high = (centre + half_width) / (1 + z**2 / n)
     # min and max against rounding
     return {"value": q, "low": max(0.0, min(q, low)), "high": min(1.0, max(q, high))}
+
+
+# ---- What has the network seen that is like it? ----------------------------------------------------------
+
+
+def nearest_neighbours(features: Values, reference: Values, k: int) -> tuple[Tensor, Tensor]:
+    """Return for each row of features [M, D] the k rows of reference [R, D] that are most similar to it.
+
+    Returns their cosine similarity x . y / (|x| |y|), float32 [M, k] in [-1, 1] and 0 for a row of zeros, and
+    their indices, int64 [M, k], the most similar first; 1 <= k <= R. It is computed in float32: similarities
+    that round to the same multiple of 2^-20 count as equal, and of these the lower index comes first.
+    Neighbours in the features of a network show what it has learned its answer from:
+    Papernot and McDaniel, "Deep k-Nearest Neighbors", 2018 (arXiv 1803.04765).
+    """
+    features = _finite("features", features)
+    reference = _finite("reference", reference)
+    if features.shape[1] != reference.shape[1]:
+        sides = f"{features.shape[1]} and {reference.shape[1]}"
+        raise ValueError(f"features and reference must be [M, D] and [R, D], but D is {sides}")
+    k = _whole("k", k, low=1, high=len(reference))
+    features = torch.nn.functional.normalize(features).float()
+    reference = torch.nn.functional.normalize(reference).float()
+    index = torch.arange(len(reference))
+    similarity, nearest = [], []
+    for rows in features.split(256):  # all of them at once would take much memory
+        cosine = (rows @ reference.T).clamp(-1, 1)
+        # Similarity and index in one whole number: no two are equal, as torch.topk does not define ties.
+        rank = (cosine.double() * 2**20).round().long() * len(reference) - index
+        best = rank.topk(k, dim=1).indices
+        similarity.append(cosine.gather(1, best))
+        nearest.append(best)
+    return torch.cat(similarity), torch.cat(nearest)
 
 
 # ---- Do explanations point at the object? ----------------------------------------------------------------
 
 
-def pointing_game(heatmaps: Tensor, masks: Tensor) -> tuple[int, float]:
+def pointing_game(heatmaps: Values, masks: Values) -> tuple[int, float]:
     """Return how often the maximum of a heatmap falls on the object, and how often a random pixel would.
 
     heatmaps float [N, H, W]; masks bool [N, H, W], where the object is. Returns the number of hits, and the
@@ -421,10 +617,11 @@ def pointing_game(heatmaps: Tensor, masks: Tensor) -> tuple[int, float]:
     order counts; an empty map (0 everywhere) is never a hit. Source: Zhang et al., "Top-down Neural Attention
     by Excitation Backprop", 2016 (arXiv 1608.00507), section 4, without their tolerance of 15 pixels.
     """
+    heatmaps = _tensor("heatmaps", heatmaps)
+    masks = _tensor("masks", masks).bool()
     if heatmaps.ndim != 3 or heatmaps.shape != masks.shape or heatmaps.numel() == 0:
         shapes = f"{list(heatmaps.shape)} and {list(masks.shape)}"
         raise ValueError(f"heatmaps and masks must both be [N, H, W] and not empty, not {shapes}")
-    heatmaps, masks = heatmaps.detach().cpu(), masks.cpu().bool()
     peak, pixel = heatmaps.flatten(1).max(dim=1)
     on_object = masks.flatten(1).gather(1, pixel[:, None])[:, 0] & (peak > 0)
     return int(on_object.sum()), masks.double().mean().item()

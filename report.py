@@ -1,462 +1,349 @@
-"""Evaluate a trained network on the test split, explain its failures, and write a report.
+"""Evaluate a network on the test split, find and explain its failures, and write a report.
 
-    python report.py                       the newest run under runs/
-    python report.py --run runs/shapes     that run
-    python report.py --checkpoint FILE     a checkpoint alone; the report goes to runs/<its name>/
-    python report.py --run A --against B C   A compared with runs that have been reported on the same images
+    python report.py                                         the newest run under runs/
+    python report.py --run runs/a --against runs/b runs/c    compared with runs that have been reported
+    python report.py --model net.py:make --weights net.pt    a network of your own
 
-Writes metrics.json, predictions.npz, plots/, failures/, gradcam/ and report.html into the run folder. The
-numbers are computed in metrics.py, in float32 on every machine; the words around them stand in page/*.html.
+Writes metrics.json, predictions.npz, plots/, failures/, gradcam/ and report.html into the run folder, or into
+--out. The numbers are computed in metrics.py, in float32 on every machine; the words around them stand in
+page/*.html. `examine` does the same for a network in memory.
 """
 
-import itertools
 import math
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import metrics
-from data import MEAN, Dataset, Normalize, first_copy, split_indices
-from gradcam import GradCAM, draw, overlay, to_heatmap
-from page import against, plots, sections
-from page.page import Markup, fill, interval, percent, plain, png, write_page
-from resnet_cifar import count_parameters_and_macs
-from running.console import CommandLine, Progress, duration, run_main
-from running.device import environment, pick_device
-from running.files import UserError, usable, whole_file, write_csv, write_json
-from running.folder import FAILURES, claim_folder, delete, find_checkpoint, read_history, results_folder
-from stress_tests.attacks import full_float32
-from stress_tests.explanations import cascading_randomization, deletion_insertion
-from stress_tests.lookalikes import most_similar
-from train import fitted_temperature, last_cutmix_epoch, load_data, load_model, predict
+import network as networks
+from data import MEAN, Dataset, first_copy
+from gradcam import to_heatmap
+from network import Network, predict
+from page import against, failures, sections
+from page.page import interval, percent
+from running.console import CommandLine, Progress, run_main
+from running.device import pick_device
+from running.files import UserError, write_json
+from running.folder import check_results, run_of
+from stress import read_results
+from stress_tests.attacks import eval_mode, full_float32
+from stress_tests.controls import compare_with_controls, randomization, with_controls
 
-LAYER = "layer4"  # the stage that Grad-CAM explains; gradcam.py says why
 NUM_FAILURES = 20
 MAX_BROWSED = 2500  # misclassified images on the page, the most confident ones
 NUM_EXPLAINED = 100  # images for deletion and insertion
 NUM_RANDOMIZED = 40  # some of them, for the randomisation of the weights
+NUM_SEEDS = 5  # of random weights
+NUM_POINTED = 1000  # images for the pointing game
 STEPS = 16  # of the deletion and insertion curves
-LOOKALIKE = 0.95  # similarity from which a training image counts as a look-alike of a test image
+
+
+@dataclass
+class Found:
+    """What was found on N test images of C classes, of which M are misclassified; each is computed once."""
+
+    probabilities: Tensor  # float32 [N, C]
+    y_pred: Tensor  # int64 [N]
+    confusion: Tensor  # int64 [C, C]
+    misclassified: Tensor  # int64 [M], the most confident first
+    confidence: Tensor  # float32 [N]
+    calibration: list[dict]  # see calibrate: as trained, then at the temperature, if that is known
+    risk_coverage: tuple[Tensor, Tensor]  # see metrics.risk_coverage
+    training_labels: Tensor | None  # int64 [N]: of the same pixels in the training set, -1 without
+    superclasses: dict | None  # those of the numbers that only a set with superclasses has
+    numbers: dict  # the content of metrics.json
+    stress: dict | None = None  # see stress.read_results
+    others: dict[str, dict] = field(default_factory=dict)  # of other runs, see against.read_runs
+    failures: list[dict] = field(default_factory=list)  # the rows of failures.csv
+    overlays: dict[str, Tensor] = field(default_factory=dict)  # their maps, see page.failures.write
+    browsed: Tensor | None = None  # int64 [m]: the first of the misclassified
+    maps: Tensor | None = None  # float32 [m, 2, h, w]: of their predicted and of their true class
 
 
 # ---- Evaluate --------------------------------------------------------------------------------------------
 
 
-def evaluate(logits: Tensor, test: Dataset, train: Dataset, temperature: float | None = None) -> dict:
-    """Return the numbers of metrics.json from the logits, float32 [N, C], of the test split.
+def evaluate(logits: Tensor, test: Dataset, train: Dataset | None, temperature: float | None) -> Found:
+    """Return what follows from the logits, float32 [N, C], of the test split.
 
-    temperature was fitted on the validation split, if its logits are known.
+    temperature was fitted on the validation split. What is not known is None.
     """
     probabilities = logits.softmax(dim=1)
-    y_true, y_pred = test.labels, probabilities.argmax(dim=1)
+    confidence, y_pred = probabilities.max(dim=1)
+    y_true, wrong, sure = test.labels, y_pred != test.labels, confidence > 0.9
+    misclassified = torch.nonzero(wrong).flatten()
     confusion = metrics.confusion_matrix(y_true, y_pred, len(test.class_names))
-    wrong, of = y_pred != y_true, test.superclass_of
-    within = metrics.superclass_accuracy(y_true[wrong], y_pred[wrong], of) if wrong.any() else None
-    result = metrics.bootstrap_headline(y_true, probabilities) | {
+    coverage, risk = metrics.risk_coverage(y_true, probabilities)
+    numbers = metrics.bootstrap_headline(y_true, probabilities) | {
         "num_test": len(y_true),
-        "superclass_accuracy": metrics.superclass_accuracy(y_true, y_pred, of),
-        "errors_within_superclass": within,
-        "chance_within_superclass": metrics.chance_within_superclass(of),
         "brier_score": metrics.brier_score(y_true, probabilities),
         "aurc": metrics.aurc(y_true, probabilities),
+        "risk_at_half_coverage": risk[(len(risk) - 1) // 2].item(),
+        "confident": {
+            "answers": int(sure.sum()),
+            "wrong": int((sure & wrong).sum()),
+            "mean_confidence": confidence[sure].double().mean().item() if sure.any() else None,
+        },
     }
-    confidence = probabilities.amax(dim=1).double()
-    sure = confidence > 0.9
-    result["confident"] = {
-        "answers": int(sure.sum()),
-        "wrong": int((sure & wrong).sum()),
-        "mean_confidence": finite(confidence[sure].mean().item()),
-    }
+    calibration = [calibrate(logits, y_true, 1.0)]
     if temperature is not None:
-        result["temperature"] = temperature
-    for when, divisor in {"": 1.0, "_after_temperature": temperature}.items():
-        if divisor is not None:
-            scaled, rows = logits / divisor, (logits / divisor).softmax(dim=1)
-            # From the logits: a probability that rounds to 0 would make it infinite.
-            result[f"negative_log_likelihood{when}"] = F.cross_entropy(scaled, y_true).item()
-            result[f"expected_calibration_error{when}"] = metrics.expected_calibration_error(y_true, rows)
-            result[f"mean_confidence{when}"] = rows.amax(dim=1).double().mean().item()
-    result["duplicates"] = audit_duplicates(train, test, y_pred)
-    result["classes"] = evaluate_classes(confusion, train, test)
-    result["most_confused_pairs"] = [
-        {"true": test.class_names[i], "predicted": test.class_names[j], "count": count}
-        for i, j, count in metrics.most_confused_pairs(confusion, 20)
-    ]
-    return result
+        numbers["temperature"] = temperature
+        calibration.append(calibrate(logits, y_true, temperature))
+    for suffix, row in zip(("", "_after_temperature"), calibration, strict=False):
+        for key in ("negative_log_likelihood", "expected_calibration_error", "mean_confidence"):
+            numbers[f"{key}{suffix}"] = row[key]
+    superclasses = None
+    if test.superclass_of is not None:
+        superclasses = evaluate_superclasses(test, y_pred)
+        numbers |= superclasses
+    training_labels = None
+    if train is not None:
+        numbers["duplicates"], training_labels = audit_duplicates(train, test, y_pred)
+    return Found(
+        probabilities=probabilities,
+        y_pred=y_pred,
+        confusion=confusion,
+        misclassified=misclassified[confidence[misclassified].argsort(descending=True, stable=True)],
+        confidence=confidence,
+        calibration=calibration,
+        risk_coverage=(coverage, risk),
+        training_labels=training_labels,
+        superclasses=superclasses,
+        numbers=numbers | evaluate_classes(confusion, test, train),
+    )
 
 
-def finite(value: float) -> float | None:
-    """Return None for NaN, which JSON does not have."""
-    return None if math.isnan(value) else value
-
-
-def audit_duplicates(train: Dataset, test: Dataset, y_pred: Tensor) -> dict:
-    """Count equal images; a test image that is also a training image can flatter the accuracy or spoil it."""
-    copies, n = first_copy(torch.cat([train.images, test.images])), len(train.labels)
-    repeats = copies != torch.arange(len(copies))
-    in_train = copies[n:] < n
-    rest = ~in_train
-    of_train = train.labels[copies[n:][in_train]]
-    relabelled = of_train != test.labels[in_train]
+def calibrate(logits: Tensor, y_true: Tensor, temperature: float) -> dict:
+    """Return how well the probabilities at a temperature say how often the answers are right."""
+    scaled = logits / temperature
+    probabilities = scaled.softmax(dim=1)
     return {
-        "train_images_that_repeat_another": int(repeats[:n].sum()),
-        "test_images_that_repeat_another": int((repeats[n:] & rest).sum()),
-        "test_images_in_train": int(in_train.sum()),
-        "with_another_label_there": int(relabelled.sum()),
-        "misclassified_as_labelled_there": int((relabelled & (y_pred[in_train] == of_train)).sum()),
-        "accuracy_without_them": metrics.accuracy(test.labels[rest], y_pred[rest]) if rest.any() else None,
+        "temperature": temperature,
+        # From the logits: a probability that rounds to 0 would make it infinite.
+        "negative_log_likelihood": F.cross_entropy(scaled, y_true).item(),
+        "expected_calibration_error": metrics.expected_calibration_error(y_true, probabilities),
+        "mean_confidence": probabilities.amax(dim=1).double().mean().item(),
+        "bins": metrics.calibration_bins(y_true, probabilities),
     }
 
 
-def nearest_in_training(test: Dataset, train: Dataset, trained_on: Tensor) -> dict[str, Tensor]:
-    """Return images, labels and similarity of the training image that each test image looks most like.
-
-    "equal" says whether the two are the same, and "similarity_trained_on" is the similarity to the nearest
-    of those that the network was trained on, whose indices, int64, trained_on holds. See most_similar.
-    """
-    index, similarity = most_similar(test.images, train.images)
-    images = train.images[index]
+def evaluate_superclasses(test: Dataset, y_pred: Tensor) -> dict:
+    """Return whether the errors are near misses, and the recall of each superclass with test images."""
+    of, wrong = test.superclass_of, y_pred != test.labels
+    within = metrics.superclass_accuracy(test.labels[wrong], y_pred[wrong], of) if wrong.any() else None
+    coarse = metrics.confusion_matrix(of[test.labels], of[y_pred], len(test.superclass_names))
+    recalls = metrics.per_class_accuracy(coarse)
+    tested = torch.nonzero(coarse.sum(dim=1)).flatten()
     return {
-        "images": images,
-        "labels": train.labels[index],
-        "similarity": similarity,
-        "equal": (images == test.images).flatten(1).all(dim=1),
-        "similarity_trained_on": most_similar(test.images, train.images[trained_on])[1],
+        "superclass_accuracy": metrics.superclass_accuracy(test.labels, y_pred, of),
+        "errors_within_superclass": within,
+        "chance_within_superclass": metrics.chance_within_superclass(of),
+        "superclasses": [{"name": test.superclass_names[s], "recall": recalls[s].item()} for s in tested],
     }
 
 
-def audit_lookalikes(test: Dataset, y_pred: Tensor, nearest: dict[str, Tensor]) -> dict:
-    """Compare the accuracy on test images that look like a training image with that on the others.
-
-    nearest is what nearest_in_training found. Where the look-alike has the same label, but all look-alikes
-    were held out for validation, the network cannot know one by heart: that tells whether such images are
-    remembered or only easier.
-    """
-    right, label, similarity = y_pred == test.labels, nearest["labels"], nearest["similarity"]
-    like = similarity >= LOOKALIKE
-    same = like & (label == test.labels)
-    edges = [-1.0, 0.7, 0.8, 0.9, LOOKALIKE, 1.001]
-    result = {
-        "threshold": LOOKALIKE,
-        "images": int(like.sum()),
-        "with_another_label": int((like & ~same).sum()),
-        "misclassified_as_its_label": int((like & ~right & (y_pred == label)).sum()),
-        "misclassified": int((like & ~right).sum()),
-        "by_similarity": [],
-    }
-    for low, high in itertools.pairwise(edges):
-        part = right[(similarity >= low) & (similarity < high)]
-        if len(part):
-            row = {"from": low, "to": min(high, 1.0), "images": len(part)}
-            result["by_similarity"].append(row | metrics.proportion(int(part.sum()), len(part)))
-    seen = nearest["similarity_trained_on"] >= LOOKALIKE
-    for name, group in {"trained_on": seen, "held_out": ~seen}.items():
-        part = right[same & group]
-        if len(part):
-            accuracy = metrics.proportion(int(part.sum()), len(part))
-            result[f"same_label_{name}"] = {"images": len(part)} | accuracy
-    return result
-
-
-def evaluate_classes(confusion: Tensor, train: Dataset, test: Dataset) -> list[dict]:
-    """Return one row for each class: its numbers and what it is mistaken for most often."""
+def evaluate_classes(confusion: Tensor, test: Dataset, train: Dataset | None) -> dict:
+    """Return the numbers of each class, what it is mistaken for most often, and the pairs often confused."""
     precision, recall, f1 = metrics.precision_recall_f1(confusion)
     wrong = confusion.clone().fill_diagonal_(0)
-    num_train = train.labels.bincount(minlength=len(test.class_names))
-    return [
-        {
-            "name": name,
-            "superclass": test.superclass_names[test.superclass_of[c]],
-            "num_train": int(num_train[c]),
-            "num_test": int(confusion[c].sum()),
+    classes, names, num_test = [], test.class_names, confusion.sum(dim=1)
+    for c, name in enumerate(names):
+        row = {"name": name}
+        if test.superclass_of is not None:
+            row["superclass"] = test.superclass_names[test.superclass_of[c]]
+        if train is not None:
+            row["num_train"] = int((train.labels == c).sum())
+        row |= {
+            "num_test": int(num_test[c]),
             "num_predicted": int(confusion[:, c].sum()),
             "precision": precision[c].item(),
             "recall": recall[c].item(),
             "f1": f1[c].item(),
-            "most_confused_with": test.class_names[wrong[c].argmax()] if wrong[c].any() else "",
+            "most_confused_with": names[wrong[c].argmax()] if wrong[c].any() else "",
             "most_confused_with_count": int(wrong[c].max()),
         }
-        for c, name in enumerate(test.class_names)
-    ]
-
-
-# ---- Find and explain ------------------------------------------------------------------------------------
-
-
-def most_confident_misclassified(probabilities: Tensor, y_true: Tensor) -> Tensor:
-    """Return the indices, int64, of the wrong predictions, those with the highest probability first."""
-    confidence, y_pred = probabilities.max(dim=1)
-    wrong = torch.nonzero(y_pred != y_true).flatten()
-    return wrong[confidence[wrong].argsort(descending=True, stable=True)]
-
-
-def list_failures(misclassified: Tensor, probabilities: Tensor, test: Dataset) -> list[dict]:
-    """Return the rows of failures.csv: the first NUM_FAILURES of the misclassified images, int64 indices."""
-    rows = []
-    for i in misclassified[:NUM_FAILURES].tolist():
-        true, predicted = test.labels[i].item(), probabilities[i].argmax().item()
-        true_class, predicted_class = test.class_names[true], test.class_names[predicted]
-        stem = f"{len(rows) + 1:02d}_{true_class}_as_{predicted_class}".replace(" ", "-")
-        rows.append(
-            {
-                "rank": len(rows) + 1,
-                "test_index": i,
-                "file_name": test.filenames[i],
-                "true_class": true_class,
-                "predicted_class": predicted_class,
-                "probability_predicted": round(probabilities[i, predicted].item(), 6),
-                "probability_true": round(probabilities[i, true].item(), 6),
-                "picture": f"failures/{stem}.png",
-                "gradcam": f"gradcam/{stem}.png",
-            }
-        )
-    return rows
-
-
-def explain(model: nn.Module, images: Tensor, classes: Tensor, layer: str = LAYER) -> Tensor:
-    """Return Grad-CAM maps at the layer, float32 [N, h, w] on the CPU.
-
-    model is nn.Sequential(Normalize(), network); images float32 [N, 3, H, W] in [0, 1]; classes int64 [N].
-    """
-    device = next(model.parameters()).device
-    parts = zip(images.split(100), classes.split(100), strict=True)
-    with GradCAM(model, f"1.{layer}") as cam:
-        return torch.cat([cam(some.to(device), target.to(device)).cpu() for some, target in parts])
-
-
-def write_failures(out: Path, test: Dataset, failures: list[dict], maps: Tensor) -> dict[str, Tensor]:
-    """Write failures/ and gradcam/ in place of those of an earlier report, which may have had more.
-
-    maps, float [M, 2, h, w], begin with those of the failures for the predicted and for the true class.
-    Returns the evidence for the "predicted" and for the "true" class, laid over the pictures, each
-    uint8 [K, 3, 256, 256].
-    """
-    delete(out, FAILURES)
-    if not failures:
-        return {}
-    images = test.images[[row["test_index"] for row in failures]]
-    pictures, evidence = F.interpolate(images, scale_factor=8), {}  # larger, not blurred
-    for kind, shown in zip(("predicted", "true"), maps[: len(failures)].unbind(dim=1), strict=True):
-        evidence[kind] = overlay(pictures / 255, to_heatmap(shown, pictures.shape[-1]))
-    for row, *panels in zip(failures, pictures, evidence["predicted"], evidence["true"], strict=True):
-        with whole_file(out / row["picture"]) as temporary:
-            temporary.write_bytes(png(panels[0]))
-        titles = [row["file_name"]]
-        for kind in evidence:
-            probability = percent(row[f"probability_{kind}"])
-            titles.append(f"evidence for {plain(row[f'{kind}_class'])}\n({kind}, {probability})")
-        figure = draw(list(zip(titles, panels, strict=True)), f"Grad-CAM at {LAYER}")
-        plots.save_png(figure, out / row["gradcam"])
-    write_csv(out / "failures" / "failures.csv", failures)
-    return evidence
-
-
-def with_controls(maps: Tensor, side: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Return the heatmaps of Grad-CAM and of three controls that have not seen the picture, [N, side, side].
-
-    A control for each cheap reason to do well: noise of the map's own resolution, "look at the middle", a
-    Gaussian with a standard deviation of a quarter of the side, and the map of another image.
-    """
-    offsets = torch.arange(side) - (side - 1) / 2
-    gaussian = torch.exp(-(offsets[:, None] ** 2 + offsets[None, :] ** 2) / (2 * (side / 4) ** 2))
+        classes.append(row)
+    pairs = metrics.most_confused_pairs(confusion, 20)
+    typical = int(num_test[num_test > 0].median())
     return {
-        "gradcam": to_heatmap(maps, side),
-        "random": to_heatmap(torch.rand(maps.shape, generator=generator), side),
-        "centre": gaussian.expand(len(maps), side, side),
-        "other_image": to_heatmap(maps.roll(1, 0), side),
+        "classes": classes,
+        "typical_class": {"images": typical} | metrics.proportion((typical + 1) // 2, typical),
+        "most_confused_pairs": [{"true": names[i], "predicted": names[j], "count": n} for i, j, n in pairs],
+        "pairs_never_confused": int((wrong == 0).sum()) - len(names),
     }
 
 
-def mean_and_error(values: Tensor) -> dict[str, float]:
-    """Return the mean of values float [N] and its standard error, s / sqrt(N); one value leaves it at 0."""
-    error = values.std(correction=0).item() / math.sqrt(max(1, len(values) - 1))
-    return {"value": values.mean().item(), "standard_error": error}
+def audit_duplicates(train: Dataset, test: Dataset, y_pred: Tensor) -> tuple[dict, Tensor]:
+    """Count equal images: a test image that is also a training image can flatter the accuracy or spoil it.
+
+    Also returns the label of the pixels of each test image in the training set, int64 [N], -1 where they are
+    not there.
+    """
+    copies, n = first_copy(torch.cat([train.images, test.images])), len(train.labels)
+    repeats = copies != torch.arange(len(copies))
+    in_train = copies[n:] < n
+    rest = ~in_train
+    training_labels = torch.full_like(test.labels, -1)
+    training_labels[in_train] = train.labels[copies[n:][in_train]]
+    relabelled = in_train & (training_labels != test.labels)
+    counts = {
+        "train_images_that_repeat_another": int(repeats[:n].sum()),
+        "test_images_that_repeat_another": int((repeats[n:] & rest).sum()),
+        "test_images_in_train": int(in_train.sum()),
+        "with_another_label_there": int(relabelled.sum()),
+        "misclassified_as_labelled_there": int((relabelled & (y_pred == training_labels)).sum()),
+        "accuracy_without_them": metrics.accuracy(test.labels[rest], y_pred[rest]) if rest.any() else None,
+    }
+    return counts, training_labels
 
 
-def check_explanations(model: nn.Module, test: Dataset, y_pred: Tensor, progress: Progress) -> dict:
+# ---- Explain ---------------------------------------------------------------------------------------------
+
+
+def check_explanations(network: Network, test: Dataset, y_pred: Tensor) -> dict:
     """Measure on a seeded sample of test images whether Grad-CAM shows what the network uses.
 
-    Deletion and insertion, and the pointing game where the set knows where the object is, each beside the
-    controls and, as all maps are tested on the same images, with the difference image by image; then the
-    cascading randomisation of the weights with five seeds.
+    Deletion and insertion, and the pointing game where the set knows where the object is, each beside
+    controls; then the cascading randomisation of the weights.
     """
-    generator, device = torch.Generator().manual_seed(0), next(model.parameters()).device
+    generator, side = torch.Generator().manual_seed(0), test.images.shape[-1]
     sample = torch.randperm(len(test.labels), generator=generator)[:NUM_EXPLAINED]
-    images, classes = test.images[sample].to(device) / 255, y_pred[sample]
-    maps = explain(model, images, classes)
-    heatmaps = with_controls(maps, images.shape[-1], generator)
-    result = {"layer": LAYER, "images": len(sample), "map_size": list(maps.shape[1:])}
-    for done, mode in enumerate(("deletion", "insertion"), start=1):
-        result[mode], areas = {}, {}
-        for name, shown in heatmaps.items():
-            # The mean colour takes the place of deleted pixels.
-            curves, areas[name] = deletion_insertion(
-                model, images, shown, classes, torch.tensor(MEAN), STEPS, mode
-            )
-            result[mode][name] = {
-                "curve": [round(value, 5) for value in curves.mean(dim=0).tolist()],
-                "area": mean_and_error(areas[name]),
-                "gradcam_less_this": mean_and_error(areas["gradcam"] - areas[name]),
-            }
-        progress.update(done)
-
-    # From the classifier downwards; model[1] is the network behind its normalisation.
-    children = [name for name, child in model[1].named_children() if list(child.parameters())]
-    modules, some = [f"1.{name}" for name in reversed(children)], images[:NUM_RANDOMIZED]
-    seeds = [cascading_randomization(model, some, explain, modules, seed) for seed in range(5)]
-    result["randomization"] = {"images": len(some), "seeds": len(seeds), "down_to": {}}
-    for name in modules:
-        rho = torch.stack([correlations[name] for correlations in seeds])  # NaN where a map is constant
-        rows = {"mean": rho.nanmean(dim=1), "mean_abs": rho.abs().nanmean(dim=1)}
-        result["randomization"]["down_to"][name.removeprefix("1.")] = {
-            key: {
-                "value": finite(values.mean().item()),
-                "low": finite(values.min().item()),
-                "high": finite(values.max().item()),
-            }
-            for key, values in rows.items()
-        }
-    progress.update(3)
-
+    images, classes = test.images[sample].to(network.device) / 255, y_pred[sample]
+    maps = network.explain(images, classes)
+    heatmaps = {name: to_heatmap(m, side) for name, m in with_controls(maps, side, generator).items()}
+    result = {"layer": network.layer, "images": len(sample), "map_size": list(maps.shape[1:])}
+    result |= compare_with_controls(network.model, images, heatmaps, classes, torch.tensor(MEAN), STEPS)
+    sample = torch.randperm(len(test.labels), generator=generator)[:NUM_POINTED]
     if test.masks is not None:
-        sample = torch.randperm(len(test.labels), generator=generator)[:1000]
-        maps = explain(model, test.images[sample] / 255, y_pred[sample])
-        shown = with_controls(maps, test.images.shape[-1], generator)
-        games = {name: metrics.pointing_game(maps, test.masks[sample]) for name, maps in shown.items()}
-        result["pointing_game"] = {"images": len(sample), "chance": games["gradcam"][1]}
-        for name, (hits, _) in games.items():
-            result["pointing_game"][name] = metrics.proportion(hits, len(sample))
+        maps = network.explain(test.images[sample] / 255, y_pred[sample])
+        game = result["pointing_game"] = {"images": len(sample)}
+        for name, control in with_controls(maps, side, generator).items():
+            hits, game["chance"] = metrics.pointing_game(to_heatmap(control, side), test.masks[sample])
+            game[name] = metrics.proportion(hits, len(sample))
+    # From the classifier downwards; what belongs to no part of the network comes last.
+    parts = [name for name, part in network.module.named_children() if list(part.parameters())]
+    modules = [f"network.{name}" for name in reversed(parts)]
+    if list(network.module.parameters(recurse=False)):
+        modules.append("network")
+    images = images[:NUM_RANDOMIZED]
+    down_to = randomization(network.model, images, network.explain, modules, NUM_SEEDS)
+    result["randomization"] = {
+        "images": len(images),
+        "seeds": NUM_SEEDS,
+        # Of two unrelated orders of n values rho is nearly normal, with a variance of 1 / (n - 1).
+        "unrelated": math.sqrt(2 / math.pi / (maps[0].numel() - 1)),
+        "down_to": {name.removeprefix("network."): row for name, row in down_to.items()},
+    }
     return result
 
 
-# ---- The command -----------------------------------------------------------------------------------------
-
-
-def write_predictions(path: Path, logits: Tensor, test: Dataset, checkpoint_sha256: str) -> None:
-    """Write predictions.npz, which --against reads."""
-    probabilities = logits.softmax(dim=1)
-    with whole_file(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(
-            file,
-            y_true=test.labels.numpy(),
-            y_pred=probabilities.argmax(dim=1).numpy(),
-            probabilities=probabilities.numpy(),
-            images_sha256=against.digest(test.images),
-            checkpoint_sha256=checkpoint_sha256,
-        )
-
-
-def print_numbers(result: dict, out: Path) -> None:
-    """Print the most important numbers, and where the rest is; the page shows all of them."""
-    print()
-    for key, name in sections.HEADLINE.items():
-        print(f"{name:20}{percent(result[key]['value'], 2):>9}   {interval(result[key])}")
-    print(f"{'calibration error':20}{percent(result['expected_calibration_error'], 2):>9}")
-    print(f"{'superclass accuracy':20}{percent(result['superclass_accuracy'], 2):>9}")
-    print(f"\nsaved    {out / 'metrics.json'}, predictions.npz, plots/, failures/, gradcam/")
-    megabytes = (out / "report.html").stat().st_size / 1e6
-    print(f"next     open {out / 'report.html'} in a browser ({megabytes:.1f} MB)")
-
-
-def draw_training(
-    path: Path, out: Path, network: nn.Module, checkpoint: dict, device: torch.device, test: Dataset
-) -> tuple[Markup, Markup, Markup]:
-    """Return a line about the network, the section on its training, and that on how to reproduce it."""
-    # A checkpoint from elsewhere carries the history up to its epoch.
-    history = read_history(out) if (out / "logs" / "history.csv").exists() else checkpoint["history"]
-    about = fill("network", **checkpoint, duration=duration(sum(row["seconds"] for row in history)))
-    last_cutmix = last_cutmix_epoch(checkpoint["config"]["settings"]["epochs"])
-    training = sections.training(checkpoint, history, last_cutmix, out / "plots")
-    layers = count_parameters_and_macs(network, checkpoint["config"]["image_size"])
-    return about, training, sections.reproduction(path, checkpoint, environment(device), layers, test)
+# ---- The report ------------------------------------------------------------------------------------------
 
 
 def write_report(
-    path: Path, out: Path, device: torch.device, data_dir: str | None, others: list[Path]
-) -> None:
-    """Evaluate the checkpoint at `path` and write everything into the folder `out`; see the options."""
-    network, checkpoint = load_model(path, device)
-    train, test = load_data(path, checkpoint, data_dir)
-    predictions = {str(other): against.read_predictions(other, test) for other in others}
-    claim_folder(out, path, checkpoint["sha256"])
-    print(f"data     {test.provenance}")
-    # What comes from outside is read and drawn first: a file that cannot be used costs no waiting.
-    temperature = fitted_temperature(path, checkpoint)
-    with usable(path, "a checkpoint"):
-        settings = checkpoint["config"]["settings"]
-        train_index, _ = split_indices(train, settings["val_fraction"], settings["seed"])
-        trained_on = train_index[: settings["limit_train"]]
-        about, training, reproduction = draw_training(path, out, network, checkpoint, device, test)
-    print(f"network  {path}, epoch {checkpoint['epoch']}, on {device} in fp32")
-    plots_folder, stress_file = out / "plots", out / "stress.json"
-    stress, found = sections.stress(stress_file, checkpoint["sha256"], test.images, plots_folder)
+    network: Network, train: Dataset | None, test: Dataset, out: Path, runs: list[Path], options: dict | None
+) -> dict:
+    """Examine the network and write everything into the folder `out`; return the content of metrics.json.
+
+    runs: folders of others to compare it with; options: those of the command line, {name: value}, if any.
+    """
+    others = against.read_runs(runs, test, network.digest)
+    stress = {str(out): read_results(out, network.digest)}
+    for name, values in others.items():
+        stress[name] = read_results(Path(name), values["checkpoint_sha256"])
 
     # Evaluate.
     with Progress("test images", len(test.labels)) as progress:
-        size = checkpoint["config"]["image_size"]
-        logits = predict(network, test.images, device, image_size=size, progress=progress)
+        logits = predict(network.model, test.images, network.device, progress=progress)
     if not logits.isfinite().all():
-        raise UserError(f"{path} cannot be used: with its weights the scores of images are not finite")
-    probabilities = logits.softmax(dim=1)
-    y_pred = probabilities.argmax(dim=1)
-    result = {"checkpoint_sha256": checkpoint["sha256"]} | evaluate(logits, test, train, temperature)
-    nearest = nearest_in_training(test, train, trained_on)
-    result["lookalikes"] = audit_lookalikes(test, y_pred, nearest)
+        raise UserError(f"{network.name} cannot be used: its scores of the test images are not finite")
+    found = evaluate(logits, test, train, network.temperature)
+    found.numbers["checkpoint_sha256"] = network.digest
+    found.stress, found.others = stress[str(out)], others
+    if others:
+        ours = {"probabilities": found.probabilities, "y_pred": found.y_pred}
+        found.numbers["against"] = against.compare({str(out): ours, **others}, stress, test)
 
-    # Find the failures and explain them.
-    misclassified = most_confident_misclassified(probabilities, test.labels)
-    failures = list_failures(misclassified, probabilities, test)
-    model = nn.Sequential(Normalize(size), network).to(device).eval()
-    with Progress("checking the explanations", 3) as progress:
-        result["explanations"] = check_explanations(model, test, y_pred, progress)
-    # First of all results: it says of which checkpoint the folder is, should the rest be interrupted.
-    write_json(out / "metrics.json", result)
-    write_predictions(out / "predictions.npz", logits, test, checkpoint["sha256"])
-    browsed = misclassified[:MAX_BROWSED]
-    images = test.images[browsed] / 255
-    maps = torch.stack([explain(model, images, c[browsed]) for c in (y_pred, test.labels)], dim=1)
-    evidence = write_failures(out, test, failures, maps)
+    # Find the failures.
+    found.browsed = found.misclassified[:MAX_BROWSED]
+    rows = found.browsed[:NUM_FAILURES]
+    found.failures = failures.describe(test, rows, found.probabilities, found.training_labels)
 
-    # Draw the rest and fill the page.
-    answers = {name: values["probabilities"] for name, values in predictions.items()}
-    browser = sections.browser(misclassified, probabilities, maps, nearest, answers, test)
-    comparison = against.section(out, predictions, test) if others else ""
-    result |= sections.in_words(result)
-    headline = sections.headline(result, about, test, plots_folder)
-    parts = {
-        "What was found": fill("findings", **result, stress=found),
-        "Mistakes": sections.mistakes(failures, evidence, nearest, browser, result, test),
-        "Where it fails": sections.failures(result, test, y_pred, comparison, plots_folder),
-        "How sure it is": sections.confidence(result, logits, test.labels, plots_folder),
-        "Where it breaks": stress,
-        "Whether the explanations hold": sections.explanations(result, plots_folder),
-        "Training": training,
-        "Data": sections.data_set(result, test),
-        "How to reproduce it": reproduction,
-    }
-    write_page(out / "report.html", out.name, headline, parts)
-    print_numbers(result, out)
+    # Explain them.
+    if network.layer is not None:
+        found.numbers["explanations"] = check_explanations(network, test, found.y_pred)
+        if len(found.browsed) > 0:
+            images, both = test.images[found.browsed] / 255, (found.y_pred, test.labels)
+            maps = [network.explain(images, classes[found.browsed]) for classes in both]
+            found.maps = torch.stack(maps, dim=1)
+
+    # Write it down, first of all the numbers: they say of which weights the folder is.
+    write_json(out / "metrics.json", found.numbers)
+    against.write_predictions(out / "predictions.npz", test, found.probabilities, network.digest)
+    found.overlays = failures.write(out, test, found.failures, found.maps, network.layer)
+    sections.fill_page(out, network, test, found, options)
+    return found.numbers
+
+
+def examine(
+    model: nn.Module,
+    test: Dataset,
+    train: Dataset | None = None,
+    *,
+    out: Path | str,
+    layer: str | None = None,
+    class_names: list[str] | None = None,
+    against: tuple = (),
+) -> dict:
+    """Report on a network in memory, of float images [N, 3, 32, 32] in [0, 1] to logits, on its device.
+
+    layer is what Grad-CAM explains, found if it is None; "none" makes no maps. class_names are those of the
+    logits, in their order, if it is not that of `test`; against: folders of other reports. Writes into the
+    folder `out` and returns the content of metrics.json. Raises UserError for what does not fit.
+    """
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    with eval_mode(model), full_float32(device):
+        network = networks.from_module(model, class_names, layer, device)
+        networks.fit_classes(network, test)
+        check_results(out, network.digest, ["metrics.json", "stress.json"])
+        return write_report(network, train, test, Path(out), [Path(run) for run in against], None)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Evaluate one checkpoint and write everything; return the exit code."""
+    """Examine one network and write everything; return the exit code."""
     parser = CommandLine(description=__doc__)
-    parser.add_argument("--run", type=Path, help="the run folder (default: the newest under runs/)")
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="default: best.pt of the run")
-    parser.add_argument("--data-dir", help="where CIFAR-100 lies (default: as in training, else data)")
+    networks.add_options(parser)
+    parser.add_argument("--data-dir", help="where CIFAR lies (default: as in training, else data)")
+    help = "cifar100, cifar10, shapes or a folder (default: what the network was trained on, else cifar100)"
+    parser.add_argument("--dataset", help=help)
+    help = "folder of the results (default: the run, else runs/<name of the weights or of the model>)"
+    parser.add_argument("--out", type=Path, help=help)
     help = "compare with other runs after their own reports"
     parser.add_argument("--against", type=Path, nargs="+", default=[], metavar="RUN", help=help)
     args = parser.parse_args(argv)
-    path, device = find_checkpoint(args.run, args.checkpoint), pick_device("auto")
-    out = results_folder(path)
-    for other in args.against:
-        if other.resolve() == out.resolve():
-            raise UserError(f"--against {other} is the run itself: name another one")
+    device = pick_device("auto")
+    network = networks.from_options(args, device)
+    out = networks.results_folder(network, args.out)
+    check_results(out, network.digest, ["metrics.json", "stress.json"])
+    train, test = networks.load_data(network, args.dataset, args.data_dir)
+    print(f"data     {test.provenance}")
+    print(f"network  {network.name}, {network.parameters:,} parameters, {network.path or args.model}")
+    print(f"images   {network.input}")
+    print(f"maps     {network.layer_note}")
+    print(f"compute  {device}, fp32")
+    if args.run is None and args.checkpoint is None and args.model is None:
+        args.run = run_of(network.path)
     with full_float32(device):  # a number means the same on every machine
-        write_report(path, out, device, args.data_dir, args.against)
+        numbers = write_report(network, train, test, out, args.against, vars(args))
+    print()
+    for key, name in sections.HEADLINE.items():
+        print(f"{name:20}{percent(numbers[key]['value'], 2):>9}   {interval(numbers[key])}")
+    print(f"{'calibration error':20}{percent(numbers['expected_calibration_error'], 2):>9}")
+    print(f"\nsaved    {out / 'metrics.json'}, predictions.npz, plots/, failures/, gradcam/")
+    print(f"next     open {out / 'report.html'} in a browser")
     return 0
 
 

@@ -8,10 +8,6 @@ there is no max-pooling. With them the four stages work at 32x32, 16x16, 8x8 and
 The names in the state dict are those of torchvision.models.resnet18, so weights can be loaded either way.
 """
 
-import copy
-from functools import partial
-
-import torch
 from torch import Tensor, nn
 
 
@@ -87,32 +83,3 @@ def resnet18(num_classes: int = 100, width: int = 64) -> ResNet:
     if num_classes < 1 or width < 1:
         raise ValueError(f"num_classes and width must be at least 1, not {num_classes} and {width}")
     return ResNet(num_classes, width)
-
-
-def count_parameters_and_macs(model: nn.Module, image_size: int = 32) -> list[dict]:
-    """Count parameters and multiply-accumulates of one forward pass of one image, layer by layer.
-
-    A forward hook on every convolution, batch norm and linear layer reads the shape of its output. One output
-    value of a convolution costs kernel height x kernel width x input channels / groups multiply-accumulates,
-    one of a linear layer costs its input features. Batch norm counts as zero: at test time it is a scale and
-    a shift that can be folded into the convolution before it.
-
-    Returns one dict for each layer in the order of use: name, kind, output (shape without the batch),
-    parameters, macs. The parameters of all rows together are those of the model, which stays as it is.
-    """
-    rows = []
-
-    def count(name: str, layer: nn.Module, inputs: tuple, output: Tensor) -> None:
-        row = {"name": name, "kind": type(layer).__name__, "output": list(output.shape[1:])}
-        row["parameters"] = sum(parameter.numel() for parameter in layer.parameters())
-        row["macs"] = 0 if isinstance(layer, nn.BatchNorm2d) else output[0].numel() * layer.weight[0].numel()
-        rows.append(row)
-
-    # A copy on the meta device, where tensors have shapes and no values, so that nothing is computed.
-    model = copy.deepcopy(model).to("meta").eval()
-    for name, layer in model.named_modules():
-        if isinstance(layer, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
-            layer.register_forward_hook(partial(count, name))
-    dtype = next(model.parameters()).dtype
-    model(torch.zeros(1, 3, image_size, image_size, device="meta", dtype=dtype))
-    return rows

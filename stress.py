@@ -1,52 +1,48 @@
-"""Find where the network breaks: run corruptions and attacks on a sample of the test images.
+"""Find where a network breaks: run corruptions and attacks on a sample of the test images.
 
     python stress.py --run runs/cifar100
-    python stress.py --run runs/cifar100 --cifar-c CIFAR-100-C      also measures the published files
+    python stress.py --run runs/cifar100 --cifar-c CIFAR-100-C     also measures the published files
+    python stress.py --model net.py:make --weights net.pt          a network of your own
 
-Runs every corruption at five severities (stress_tests/corruptions.py), the attacks at growing epsilons, with
-the checks that tell a robust network from a weak attack (stress_tests/attacks.py), and changes too small to
-matter to people, plane waves among them (stress_tests/sensitivity.py). Writes stress.json and
-plots into the run folder; with --checkpoint of a file outside of a run, into runs/<name of the file>/. Every
-test is saved as soon as it is done, so after an interruption the same command runs only those that are
-missing. After a change of a corruption, an attack or torch, --overwrite measures all of them anew.
+The tests stand in stress_tests/. Writes stress.json and, whether each single answer is right, stress.npz. A
+test is saved as soon as it is done, so after an interruption the same command runs those that are missing.
+After a change of a test, of your own FILE.py or of torch, --overwrite runs all of them anew.
 """
 
-import argparse
 import hashlib
 import itertools
 import json
-import math
-import shlex
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from data import Normalize, interleave
+from data import Dataset, interleave
 from metrics import calibration_bins, proportion
-from page import plots
+from network import Network, add_options, from_options, load_data, predict, results_folder
 from running.console import CommandLine, Progress, run_main
 from running.device import pick_device
-from running.files import UserError, check_file, read_file, usable, write_json
-from running.folder import claim_folder, find_checkpoint, results_folder
-from stress_tests import attacks, sensitivity
-from stress_tests.corruptions import CORRUPTIONS, EXTRA, FIFTEEN, corrupt, examples
-from train import fitted_temperature, load_data, load_model, predict
+from running.files import UserError, locked, reading, whole_file, write_json
+from running.folder import check_results
+from sources import cifar_c
+from stress_tests import attacks, cues, sensitivity
+from stress_tests.corruptions import CORRUPTIONS, corrupt
+from stress_tests.summary import SEVERITIES, equally_sure, still_right, summarise
 
 SEED = 0  # of the sample and of the attacks; each corruption has its own seed
 CORRUPTION_IMAGES = 200  # with this sample the tests take under four minutes on 2 cores; --full takes all
 ATTACK_IMAGES, FULL_ATTACK_IMAGES = 100, 1000  # some of those, and with --full
-WAVE_IMAGES = 50  # some of those, for 144 plane waves
-WAVE_ROWS, WAVE_COLUMNS = [*range(-14, 17, 2)], [*range(0, 17, 2)]  # every second frequency of 32x32 pixels
-SEVERITIES = range(1, 6)
-PUBLISHED_IMAGES = 10_000  # of each severity in the files of CIFAR-100-C
-# Kept tests are those of the same checkpoint on the same images.
-SAME = ("checkpoint_sha256", "sample_sha256", "precision", "corruption_images", "attack_images")
 
 
-# ---- The sample and the plan -----------------------------------------------------------------------------
+class Sample(NamedTuple):
+    """The images that are tested."""
+
+    images: Tensor  # uint8 [N, 3, 32, 32]
+    labels: Tensor  # int64 [N]
+    attacked: Tensor  # int64, the indices of those that are attacked
 
 
 def stratified_sample(labels: Tensor, count: int) -> Tensor:
@@ -55,381 +51,278 @@ def stratified_sample(labels: Tensor, count: int) -> Tensor:
     A class with fewer images gives all. A smaller sample is part of a larger one.
     """
     order = torch.randperm(len(labels), generator=Generator().manual_seed(SEED))
-    return interleave([order[labels[order] == c].tolist() for c in labels.unique()])[:count].sort().values
+    by_class = [order[labels[order] == c].tolist() for c in labels.unique()]
+    return interleave(by_class)[:count].sort().values
 
 
-def planned_tests() -> list[tuple[str, float]]:
-    """Return (name, level) of all tests; the level is a severity, an epsilon in 1/255, or 0 for neither."""
-    corruptions = [(name, severity) for name in CORRUPTIONS for severity in SEVERITIES]
-    attacked = [(name, epsilon) for name, attack in attacks.ATTACKS.items() for epsilon in attack.epsilons]
-    return [("clean", 0), *corruptions, ("unattacked", 0), *attacked]
+def draw_sample(test: Dataset, full: bool) -> Sample:
+    """Return all test images, or as many as the tests take in a few minutes."""
+    count, attack_count = CORRUPTION_IMAGES, ATTACK_IMAGES
+    if full:
+        count, attack_count = len(test.labels), FULL_ATTACK_IMAGES
+    index = stratified_sample(test.labels, count)
+    labels = test.labels[index]
+    return Sample(test.images[index], labels, stratified_sample(labels, attack_count))
 
 
-def kept_results(file: Path, results: dict) -> dict:
-    """Return what stress.json holds of the same checkpoint and images, else nothing, with a note."""
-    if not file.exists():
+def planned_tests(num_classes: int, published: tuple[str, ...] = ()) -> list[tuple[str, float]]:
+    """Return (name, level) of all tests; the level is a severity, an epsilon in 1/255, or 0 for neither.
+
+    published: those in the files of CIFAR-100-C. One attack needs three classes.
+    """
+    plan = [("clean", 0), *itertools.product([*CORRUPTIONS, *published], SEVERITIES)]
+    plan += [(name, 0) for name in (*cues.CUES, "unattacked")]
+    for name, attack in attacks.ATTACKS.items():
+        if name != "apgd_dlr" or num_classes >= 3:
+            plan += [(name, epsilon) for epsilon in attack.epsilons]
+    return plan
+
+
+# ---- What is kept ----------------------------------------------------------------------------------------
+
+
+def save_results(folder: Path, results: dict) -> None:
+    """Write results["answers"], {test: which are right, bool [N]}, to stress.npz, the rest to stress.json."""
+    with whole_file(folder / "stress.npz") as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **{test: right.numpy() for test, right in results["answers"].items()})
+    write_json(folder / "stress.json", {key: results[key] for key in results if key != "answers"})
+
+
+def read_results(folder: Path, digest: str) -> dict | None:
+    """Return what save_results wrote to the folder, or None if that is nothing or of other weights.
+
+    Left out are a test that stands in one file only, as the command was killed between the two, and "summary"
+    if a test is missing. Raises UserError if a file cannot be used.
+    """
+    path = folder / "stress.json"
+    if not path.exists():
+        return None
+    with reading(path, "results of stress.py, which its --overwrite replaces"):
+        results = json.loads(path.read_text(encoding="utf-8"))
+        if results["checkpoint_sha256"] != digest:
+            return None
+        with np.load(folder / "stress.npz") as arrays:
+            answers = {test: torch.from_numpy(arrays[test]) for test in results["tests"] if test in arrays}
+        for test, right in answers.items():
+            if accuracy_of(right)["value"] != results["tests"][test]["accuracy"]["value"]:
+                raise ValueError(f"its accuracy for {test} is not that of stress.npz")
+        results["tests"] = {test: results["tests"][test] for test in answers}
+        results["answers"] = answers
+    if not all(f"{name}/{level:g}" in answers for name, level in planned_tests(num_classes=2)):
+        results.pop("summary", None)
+    return results
+
+
+def kept_results(folder: Path, new: dict) -> dict:
+    """Return the tests in the folder that are of the weights and the images of the `new` results.
+
+    Raises UserError if it holds results of other weights or of more images.
+    """
+    path, instead = folder / "stress.json", "use another --out, or replace it by --overwrite"
+    check_results(folder, new["checkpoint_sha256"], ["metrics.json"])
+    old = read_results(folder, new["checkpoint_sha256"])
+    if old is None and path.exists():
+        raise UserError(f"{path} is of other weights: {instead}")
+    if old is None:
         return {}
-    with usable(file, "results of stress.py, which --overwrite measures anew"):
-        kept = json.loads(read_file(file))
-        if all(kept[key] == results[key] for key in SAME):
-            for name, record in kept["tests"].items():
-                attacked = name.split("/")[0] in ("unattacked", *attacks.ATTACKS)
-                if len(record["correct"]) != results["attack_images" if attacked else "corruption_images"]:
-                    raise ValueError(f"{name} is a test of another number of images")
-                float(record["accuracy"]["value"]) if attacked else calibration_of([record])
-            return {key: kept[key] for key in ("tests", "consistency", "fourier") if key in kept}
-        same_network = kept["checkpoint_sha256"] == results["checkpoint_sha256"]
-        if same_network and kept["corruption_images"] > results["corruption_images"]:
-            raise UserError("it has results of more images, which --full keeps")
-    print(f"note     {file} is of another checkpoint or sample: all tests run again")
+    if old["sample_sha256"] == new["sample_sha256"]:
+        return {key: old[key] for key in ("tests", "answers", "consistency") if key in old}
+    if old["attack_images"] > new["attack_images"]:
+        raise UserError(f"{path} is of more images: give --full, {instead}")
+    print(f"note     {path} is of other images: all tests run again")
     return {}
 
 
 # ---- The tests -------------------------------------------------------------------------------------------
 
 
-def answers(correct: Tensor) -> dict:
-    """Return the accuracy, and whether each answer is correct, bool [N], as a text of digits 0 and 1."""
-    digits = "".join(str(int(value)) for value in correct.tolist())
-    return {"accuracy": proportion(digits.count("1"), len(digits)), "correct": digits}
+def accuracy_of(right: Tensor) -> dict[str, float]:
+    """Return the share of True in bool [N] with its interval: value, low, high."""
+    return proportion(int(right.sum()), len(right))
 
 
-def correct_of(record: dict) -> Tensor:
-    """Return bool [N], the opposite of `answers`."""
-    return torch.tensor([digit == "1" for digit in record["correct"]])
+def pictures_of(name: str, severity: int, sample: Sample, published: dict) -> tuple[Tensor, Tensor]:
+    """Return images, uint8 [N, 3, 32, 32], and labels, int64 [N], of a test without attack; see run_tests."""
+    if name in published:
+        array, labels = published[name]
+        index = stratified_sample(labels, len(sample.labels))
+        pixels = array[cifar_c.IMAGES * (severity - 1) + index.numpy()]  # reads these images only
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels[index]
+    if name in CORRUPTIONS:
+        return corrupt(sample.images, name, severity), sample.labels
+    if name in cues.CUES:
+        return cues.change(sample.images, name), sample.labels
+    return sample.images, sample.labels
 
 
-def measure(logits: Tensor, labels: Tensor, temperature: float | None = None) -> dict:
-    """Return the record of a corruption: the answers, the mean confidence and the calibration.
+def measure(logits: Tensor, labels: Tensor, temperature: float | None = None) -> tuple[dict, Tensor]:
+    """Return the record of a test, and whether each answer is right, bool [N].
 
     logits float32 [N, C], labels int64 [N]. "calibration" has the negative log-likelihood and, for each bin
-    of the expected calibration error, the number of right answers less the sum of the confidences, so that
-    the error of several tests together follows from the sums; as trained and, if known, at the temperature.
+    of the expected calibration error, the number of right answers less the sum of the confidences, from which
+    the error of several tests together follows; as trained and, if known, at the temperature.
     """
     if not logits.isfinite().all():
-        raise UserError("the network's outputs are not finite: the checkpoint cannot be used")
-    calibration = {}
+        raise UserError("the network's outputs are not finite: it cannot be tested")
+    confidence, y_pred = logits.softmax(dim=1).max(dim=1)
+    right = y_pred == labels
+    record = {"accuracy": accuracy_of(right), "mean_confidence": confidence.double().mean().item()}
+    record["calibration"] = {}
     for name, divisor in {"as_trained": 1.0, "with_temperature": temperature}.items():
         if divisor is not None:
-            confidence, accuracy, count = calibration_bins(labels, (logits / divisor).softmax(dim=1))
-            gaps = (count * (accuracy - confidence)).nan_to_num().tolist()
-            calibration[name] = {"nll": F.cross_entropy(logits / divisor, labels).item(), "gaps": gaps}
-    confidence, y_pred = logits.softmax(dim=1).max(dim=1)
-    record = answers(y_pred == labels) | {"mean_confidence": confidence.double().mean().item()}
-    return record | {"calibration": calibration}
+            scaled = logits / divisor
+            bin_confidence, bin_accuracy, count = calibration_bins(labels, scaled.softmax(dim=1))
+            gaps = (count * (bin_accuracy - bin_confidence)).nan_to_num().tolist()
+            record["calibration"][name] = {"nll": F.cross_entropy(scaled, labels).item(), "gaps": gaps}
+    return record, right
 
 
-def still_correct(tests: dict, names: list[str], epsilon: float) -> Tensor:
-    """Return which of the attacked images are right without an attack and under all of `names`, bool [N].
+def attack_images(network: Network, sample: Sample, name: str, epsilon: float, left: Tensor) -> Tensor:
+    """Return which of the attacked images are right under an attack, bool [M]; epsilon in 1/255.
 
-    Attacks that were not run at this epsilon do not count.
+    Only those `left`, bool [M], are attacked; the others count as wrong.
     """
-    keys = ["unattacked/0", *(f"{name}/{epsilon:g}" for name in names)]
-    return torch.stack([correct_of(tests[key]) for key in keys if key in tests]).all(dim=0)
+    attack, generator = attacks.ATTACKS[name], Generator().manual_seed(SEED)
+    right = torch.zeros(len(left), dtype=torch.bool)
+    places = left.nonzero().flatten()
+    for start in range(0, len(places), 100):
+        batch = places[start : start + 100]
+        index = sample.attacked[batch]
+        x, y = sample.images[index].to(network.device) / 255, sample.labels[index].to(network.device)
+        x = attack.function(network.model, x, y, epsilon / 255, generator, **attack.settings)
+        with torch.no_grad():
+            right[batch] = (network.model(x).argmax(dim=1) == y).cpu()
+    return right
 
 
-def measure_attack(
-    model: nn.Module, images: Tensor, labels: Tensor, name: str, epsilon: float, attacked: Tensor
-) -> dict:
-    """Return the record of an attack: the answers on its images; those not attacked count as wrong.
+def measure_consistency(network: Network, sample: Sample) -> dict:
+    """Return how many answers a mirror image and a shift by one pixel change, for groups of equally_sure."""
 
-    The model is one of images in [0, 1]; images uint8 [N, 3, H, W], labels int64 [N], attacked bool [N];
-    epsilon in 1/255.
-    """
-    generator, attack = Generator().manual_seed(SEED), attacks.ATTACKS[name]
-    device = next(model.parameters()).device
-    correct = torch.zeros(len(labels), dtype=torch.bool)
-    for index in attacked.nonzero().flatten().split(100) if attacked.any() else []:
-        x, y = images[index].to(device) / 255, labels[index].to(device)
-        x = attack.function(model, x, y, epsilon / 255, generator, **attack.settings)
-        with attacks.eval_mode(model, device), torch.no_grad():
-            correct[index] = (model(x).argmax(dim=1) == y).cpu()
-    return answers(correct)
+    def answer(pictures: Tensor) -> Tensor:
+        return predict(network.model, pictures, network.device).argmax(dim=1)
 
-
-def open_cifar_c(folder: Path, test_labels: Tensor) -> tuple[Tensor, dict[str, np.ndarray]]:
-    """Open the files of CIFAR-100-C: uint8 [50000, 32, 32, 3] for each corruption, and the labels.
-
-    Severity s stands in the rows 10000 (s - 1) to 10000 s, in the order of the official test file, and the
-    labels repeat every 10,000 rows. Returns the labels int64 [10000] and {"published fog": array, ...}, which
-    stay on the disk. Raises UserError for other files, and for other classes than those of test_labels.
-    """
-    names = [name for name in (*FIFTEEN, *EXTRA) if (folder / f"{name}.npy").exists()]
-    if not names or not (folder / "labels.npy").exists():
-        raise UserError(f"{folder} does not hold CIFAR-100-C, that is labels.npy, fog.npy and so on")
-    arrays, count = {}, len(SEVERITIES) * PUBLISHED_IMAGES
-    for name, shape in {"labels": (count,), **dict.fromkeys(names, (count, 32, 32, 3))}.items():
-        file = folder / f"{name}.npy"
-        check_file(file)
-        with usable(file, "a file of CIFAR-100-C"):
-            array = np.lib.format.open_memmap(file, mode="r")
-            right = array.dtype.kind in "iu" if name == "labels" else array.dtype == np.uint8
-            if array.shape != shape or not right:
-                raise ValueError(f"it holds {array.dtype} {array.shape}, not uint8 {shape}")
-            arrays[f"published {name}"] = array
-    labels = torch.from_numpy(arrays.pop("published labels").astype(np.int64)).view(len(SEVERITIES), -1)
-    if (labels != labels[0]).any() or not torch.equal(labels[0].unique(), test_labels.unique()):
-        raise UserError(f"{folder}/labels.npy does not repeat the labels of {PUBLISHED_IMAGES:,} test images")
-    return labels[0], arrays
-
-
-# ---- The summary -----------------------------------------------------------------------------------------
-
-
-def finished(tests: dict, names: list[str]) -> dict[str, list[dict]]:
-    """Return the five records of every named corruption of which all severities were tested."""
-    rows = {name: [tests.get(f"{name}/{severity}") for severity in SEVERITIES] for name in names}
-    return {name: records for name, records in rows.items() if None not in records}
-
-
-def mean_interval(scores: Tensor) -> dict[str, float]:
-    """Return the mean of one score for each image, float64 [N], and its 95 % interval: value, low, high.
-
-    The images are the sample, however many tests gave each score: mean +- 1.96 standard errors, s / sqrt(N).
-    """
-    mean = scores.mean().item()
-    error = 1.96 * scores.std(correction=0).item() / math.sqrt(max(1, len(scores) - 1))
-    return {"value": mean, "low": mean - error, "high": mean + error}
-
-
-def calibration_of(records: list[dict]) -> dict:
-    """Return accuracy, mean confidence, NLL and calibration error of several tests of as many images each.
-
-    "ece" is that of all their answers together, where gaps of opposite sign cancel; "mean_ece" is the mean of
-    the errors of the single tests.
-    """
-    count = sum(len(record["correct"]) for record in records)
-    result = {
-        "accuracy": float(np.mean([record["accuracy"]["value"] for record in records])),
-        "mean_confidence": float(np.mean([record["mean_confidence"] for record in records])),
-    }
-    for name in records[0]["calibration"]:
-        parts = [record["calibration"][name] for record in records]
-        gaps = np.array([part["gaps"] for part in parts])  # [tests, bins]
-        result[name] = {
-            "nll": float(np.mean([part["nll"] for part in parts])),
-            "ece": float(np.abs(gaps.sum(axis=0)).sum() / count),
-            "mean_ece": float(np.abs(gaps).sum() / count),
-        }
-    return result
-
-
-def summarise(tests: dict, labels: Tensor, class_names: list[str]) -> dict:
-    """Return means over the corruptions, by severity, and the classes that break first, from the records.
-
-    The published files count if all fifteen were measured. "drop" is the accuracy on the clean images less
-    the mean one, image by image. The classes are left out where fewer than 20 images of each were tested.
-    """
-    ours = finished(tests, list(CORRUPTIONS))
-    published = finished(tests, [f"published {name}" for name in FIFTEEN])
-    groups = {"fifteen": [ours[name] for name in FIFTEEN], "all": list(ours.values())}
-    if len(published) == len(FIFTEEN):
-        groups["published"] = list(published.values())
-    clean = correct_of(tests["clean/0"]).double()
-    summary, scores = {"mean_accuracy": {}, "drop": {}, "mean_confidence": {}}, {}
-    for group, records in groups.items():
-        rows = list(itertools.chain(*records))
-        scores[group] = torch.stack([correct_of(row) for row in rows]).double().mean(dim=0)
-        summary["mean_accuracy"][group] = mean_interval(scores[group])
-        if group != "published":  # those images are other ones
-            summary["drop"][group] = mean_interval(clean - scores[group])
-        summary["mean_confidence"][group] = calibration_of(rows)["mean_confidence"]
-    by_severity = [[tests["clean/0"]], *zip(*ours.values(), strict=True)]
-    summary["by_severity"] = [calibration_of(rows) for rows in by_severity]
-    classes = []
-    for c in labels.unique().tolist() if len(labels) >= 20 * len(labels.unique()) else []:
-        before, after = (right[labels == c].mean().item() for right in (clean, scores["all"]))
-        row = {"class": class_names[c], "clean": before, "corrupted": after, "drop": before - after}
-        classes.append(row)
-    summary["classes_that_break_first"] = sorted(classes, key=lambda row: -row["drop"])[:10]
-    return summary
-
-
-def robust_accuracy(tests: dict) -> dict[str, dict]:
-    """Return the worst case over all attacks, image by image, as AutoAttack reports it, for each epsilon."""
-    worst = {epsilon: still_correct(tests, list(attacks.ATTACKS), epsilon) for epsilon in attacks.EPSILONS}
-    return {f"{epsilon:g}": answers(correct)["accuracy"] for epsilon, correct in worst.items()}
-
-
-def print_summary(results: dict) -> None:
-    """Print the main results; the page of report.py shows all of them."""
-    tests, means = results["tests"], results["summary"]["mean_accuracy"]
-    rows = {"clean images": tests["clean/0"]["accuracy"]}
-    rows |= {"mean of the fifteen of CIFAR-10-C": means["fifteen"], "mean of all corruptions": means["all"]}
-    if "published" in means:
-        rows["the fifteen as published"] = means["published"]
-    epsilon = f"{attacks.MORE_STEPS_EPSILON:g}"
-    for name, label in {"random": "random noise", "fgsm": "FGSM", "pgd": "PGD"}.items():
-        rows[f"{label} of {epsilon}/255"] = tests[f"{name}/{epsilon}"]["accuracy"]
-    for epsilon in attacks.APGD_EPSILONS:
-        rows[f"all attacks of {epsilon:g}/255"] = results["robust_accuracy"][f"{epsilon:g}"]
-    print("\naccuracy")
-    for label, accuracy in rows.items():
-        value, low, high = (f"{100 * accuracy[key]:.1f}" for key in ("value", "low", "high"))
-        print(f"{label:36}{value:>6} %   95 % interval {low} to {high} %")
-    for name in (*FIFTEEN, *EXTRA):
-        for label, records in finished(tests, [f"published {name}", name]).items():
-            if f"published {name}/1" in tests:
-                values = [100 * record["accuracy"]["value"] for record in records]
-                by_severity = "".join(f"{value:6.1f}" for value in values)
-                print(f"{label:36}{np.mean(values):6.1f} %   at severity 1 to 5{by_severity} %")
-    failed = [check for check in results["checks"] if not check["passed"]]
-    print(f"\nchecks   {len(results['checks']) - len(failed)} of {len(results['checks'])} passed")
-    for check in failed:
-        print(f"FAILED   {check['name']}: {check['detail']}")
+    confidence, y_pred = predict(network.model, sample.images, network.device).softmax(dim=1).max(dim=1)
+    groups = equally_sure(confidence, y_pred == sample.labels)
+    consistency = {}
+    for name, changed in sensitivity.changed_answers(answer, sample.images, y_pred).items():
+        consistency[name] = {}
+        for group, index in groups.items():
+            consistency[name][group] = accuracy_of(changed[index]) if len(index) > 0 else None
+    return consistency
 
 
 # ---- The command -----------------------------------------------------------------------------------------
 
 
-def run_tests(
-    results: dict,
-    file: Path,
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    chosen: Tensor,
-    temperature: float | None,
-) -> None:
-    """Run the planned tests that results["tests"] lacks; put them there, and save after each.
+def run_tests(network: Network, sample: Sample, published: dict, folder: Path, results: dict) -> None:
+    """Run the tests that `results` lacks, put them there, and save after each.
 
-    images uint8 [N, 3, 32, 32], labels int64 [N]; chosen int64: the indices of those to attack.
+    published: {"published fog": (array, labels int64 [10000]), ...}, see sources/cifar_c.py.
     """
-    device, image_size = next(network.parameters()).device, results["image_size"]
-    model = nn.Sequential(Normalize(image_size), network)  # attacks take a model of images in [0, 1]
-    tests, plan = results["tests"], planned_tests()
+    tests, answers = results["tests"], results["answers"]
+    plan = planned_tests(network.num_classes, tuple(published))
     with Progress("stress tests", len(plan)) as progress:
         for done, (name, level) in enumerate(plan):
-            key = f"{name}/{level:g}"
-            progress.update(done, test=key)
-            if key in tests:
+            test = f"{name}/{level:g}"
+            progress.update(done, test=test)
+            if test in tests:
                 continue
-            if name in attacks.ATTACKS:
-                attacked = still_correct(tests, attacks.ATTACKS[name].survivors_of, level)
-                tests[key] = measure_attack(model, images[chosen], labels[chosen], name, level, attacked)
-            elif name == "unattacked":
-                tests[key] = answers(correct_of(tests["clean/0"])[chosen])
+            if name == "unattacked":
+                answers[test] = answers["clean/0"][sample.attacked]
+                tests[test] = {"accuracy": accuracy_of(answers[test])}
+            elif name in attacks.ATTACKS:
+                left = still_right(answers, attacks.ATTACKS[name].survivors_of, level)
+                answers[test] = attack_images(network, sample, name, level, left)
+                tests[test] = {"accuracy": accuracy_of(answers[test])}
             else:
-                shown = images if name == "clean" else corrupt(images, name, level)
-                logits = predict(network, shown, device, image_size=image_size)
-                tests[key] = measure(logits, labels, temperature)
-            write_json(file, results)
-
-
-def run_sensitivity(
-    results: dict, file: Path, network: nn.Module, images: Tensor, labels: Tensor, waved: Tensor
-) -> None:
-    """Count the answers that a mirror image, a shift of one pixel and plane waves change; as run_tests.
-
-    waved int64: the indices of the images that get the waves.
-    """
-    device, image_size = next(network.parameters()).device, results["image_size"]
-
-    def answer(pictures: Tensor) -> Tensor:
-        return predict(network, pictures, device, image_size=image_size).argmax(dim=1)
-
+                pictures, labels = pictures_of(name, level, sample, published)
+                logits = predict(network.model, pictures, network.device)
+                tests[test], answers[test] = measure(logits, labels, network.temperature)
+            save_results(folder, results)
     if "consistency" not in results:
-        correct = correct_of(results["tests"]["clean/0"])
-        changed = sensitivity.changed_answers(answer, images, answer(images))
-        results["consistency"] = {
-            name: {
-                kind: proportion(int(flipped[group].sum()), int(group.sum())) if group.any() else None
-                for kind, group in {"right": correct, "wrong": ~correct}.items()
-            }
-            for name, flipped in changed.items()
-        }
-        write_json(file, results)
-    if "fourier" not in results:
-        error = sensitivity.fourier_heatmap(answer, images[waved], labels[waved], WAVE_ROWS, WAVE_COLUMNS)
-        waves = {"images": len(waved), "rows": WAVE_ROWS, "columns": WAVE_COLUMNS}
-        results["fourier"] = waves | {"error": error.tolist()}
-        write_json(file, results)
+        results["consistency"] = measure_consistency(network, sample)
 
 
-def run_published(
-    results: dict, file: Path, network: nn.Module, labels: Tensor, arrays: dict[str, np.ndarray], count: int
-) -> None:
-    """Measure `count` images of each file of CIFAR-100-C, see open_cifar_c; as run_tests."""
-    device, image_size, tests = next(network.parameters()).device, results["image_size"], results["tests"]
-    index = stratified_sample(labels, count)
-    with Progress("CIFAR-100-C", len(arrays) * len(SEVERITIES)) as progress:
-        for done, (name, severity) in enumerate(itertools.product(arrays, SEVERITIES)):
-            key = f"{name}/{severity}"
-            progress.update(done, test=key)
-            if key not in tests:
-                rows = arrays[name][PUBLISHED_IMAGES * (severity - 1) + index.numpy()]
-                shown = torch.from_numpy(rows).permute(0, 3, 1, 2).contiguous()
-                tests[key] = measure(predict(network, shown, device, image_size=image_size), labels[index])
-                write_json(file, results)
+def add_summary(results: dict, sample: Sample, class_names: list[str]) -> None:
+    """Add what the tests say together: summary, the worst case of all attacks, and checks of the attacks."""
+    tests, answers = results["tests"], results["answers"]
+    results["summary"] = summarise(tests, answers, sample.labels, class_names)
+    results["robust_accuracy"] = {}
+    for epsilon in attacks.EPSILONS:
+        worst = still_right(answers, attacks.ATTACKS, epsilon)  # image by image, as AutoAttack reports it
+        results["robust_accuracy"][f"{epsilon:g}"] = accuracy_of(worst)
+    results["checks"] = attacks.check_attacks({test: tests[test]["accuracy"]["value"] for test in tests})
+    if len(class_names) < 3:
+        check = {"name": "apgd_dlr is left out", "passed": True, "detail": "its loss needs three classes"}
+        results["checks"].append(check)
 
 
-def write_results(path: Path, file: Path, device: torch.device, args: argparse.Namespace) -> dict:
-    """Run the tests of the checkpoint at `path` that `file`, its stress.json, lacks; return its content."""
-    network, checkpoint = load_model(path, device)
-    _, test = load_data(path, checkpoint, args.data_dir)
-    if args.cifar_c and test.name != "cifar100":
-        raise UserError("--cifar-c needs a network that was trained on CIFAR-100")
-    published = args.cifar_c and open_cifar_c(args.cifar_c, test.labels)  # before anything is written
-    claim_folder(file.parent, path, checkpoint["sha256"])
-
-    count = len(test.labels) if args.full else CORRUPTION_IMAGES
-    index = stratified_sample(test.labels, count)
-    images, labels = test.images[index], test.labels[index]
-    chosen = stratified_sample(labels, FULL_ATTACK_IMAGES if args.full else ATTACK_IMAGES)
-    sample = b"".join(tensor.numpy().tobytes() for tensor in (images, labels, chosen))
-    results = {
-        "checkpoint_sha256": checkpoint["sha256"],
-        "sample_sha256": hashlib.sha256(sample).hexdigest(),
-        "precision": "fp32",
-        "dataset": test.name,
-        "provenance": test.provenance,
-        "seed": SEED,
-        "image_size": checkpoint["config"]["image_size"],
-        "corruption_images": len(labels),
-        "attack_images": len(chosen),
-        "epsilons": attacks.EPSILONS,
-    }
-    results |= {"tests": {}} | ({} if args.overwrite else kept_results(file, results))
-    temperature = fitted_temperature(path, checkpoint)
-    print(f"data     {test.provenance}")
-    print(f"sample   {len(labels):,} images for corruptions, {len(chosen):,} for attacks")
-    print(f"compute  {device}, fp32, {torch.get_num_threads()} threads")
-
-    if published:
-        run_published(results, file, network, *published, count)
-    run_tests(results, file, network, images, labels, chosen, temperature)
-    run_sensitivity(results, file, network, images, labels, chosen[:: max(1, len(chosen) // WAVE_IMAGES)])
-    results["summary"] = summarise(results["tests"], labels, test.class_names)
-    results["robust_accuracy"] = robust_accuracy(results["tests"])
-    accuracy = {key: record["accuracy"]["value"] for key, record in results["tests"].items()}
-    results["checks"] = attacks.check_attacks(accuracy)
-    write_json(file, results)
-    for name, figure in plots.stress_figures(results, examples(test.images)).items():
-        plots.save_png(figure, file.parent / "plots" / f"{name}.png")
-    return results
+def print_summary(results: dict) -> None:
+    """Print the main results; the page of report.py shows all of them."""
+    rows = {"clean images": results["tests"]["clean/0"]["accuracy"]}
+    for group, accuracy in results["summary"]["mean_accuracy"].items():
+        rows[f"corruptions, mean of {group}"] = accuracy
+    for epsilon, accuracy in results["robust_accuracy"].items():
+        rows[f"worst of all attacks of {epsilon}/255"] = accuracy
+    print("\naccuracy")
+    for label, accuracy in rows.items():
+        value, low, high = (f"{100 * accuracy[key]:.1f}" for key in ("value", "low", "high"))
+        print(f"{label:34}{value:>6} %   95 % interval {low} to {high} %")
+    for check in results["checks"]:
+        print(f"{'passed' if check['passed'] else 'FAILED'}   {check['name']}: {check['detail']}")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run all tests of one checkpoint that stress.json does not hold yet; return the exit code."""
+    """Run the tests of one network that its folder does not hold yet; return the exit code."""
     parser = CommandLine(description=__doc__)
-    parser.add_argument("--run", help="the run folder (default: the newest under runs/)")
-    parser.add_argument("--checkpoint", metavar="FILE", help="the checkpoint (default: best.pt of the run)")
-    parser.add_argument("--data-dir", help="where CIFAR-100 is (default: where training found it, else data)")
-    parser.add_argument(
-        "--full", action="store_true", help="all test images, and attacks on 1,000; over an hour on a CPU"
-    )
+    add_options(parser)
+    parser.add_argument("--data-dir", help="where CIFAR is (default: where training found it, else data)")
+    parser.add_argument("--dataset", help="cifar100, cifar10, shapes or a folder (default: that of training)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: the run)")
+    parser.add_argument("--full", action="store_true", help="all images; over an hour on a CPU")
     parser.add_argument("--cifar-c", type=Path, metavar="DIR", help="also measure CIFAR-100-C's files in DIR")
-    parser.add_argument("--overwrite", action="store_true", help="measure anew what stress.json holds")
+    parser.add_argument("--overwrite", action="store_true", help="replace what stress.json holds")
     args = parser.parse_args(argv)
 
-    path, device = find_checkpoint(args.run, args.checkpoint), pick_device("auto")
-    file = results_folder(path) / "stress.json"
-    with attacks.full_float32(device):  # an accuracy means the same on every machine
-        results = write_results(path, file, device, args)
+    device = pick_device("auto")
+    network = from_options(args, device)
+    _, test = load_data(network, args.dataset, args.data_dir)
+    published = {}
+    if args.cifar_c:
+        if test.name not in ("cifar100", "cifar10"):
+            raise UserError(f"--cifar-c needs a network of CIFAR-100 or CIFAR-10, not of {test.name}")
+        arrays, y_true = cifar_c.open_files(args.cifar_c, set(test.labels.tolist()))
+        published = {f"published {name}": (array, torch.from_numpy(y_true)) for name, array in arrays.items()}
+    sample = draw_sample(test, args.full)
+    folder = results_folder(network, args.out)
+    print(f"network  {network.name}, {network.parameters:,} parameters, takes images {network.input}")
+    print(f"data     {test.provenance}")
+    print(f"sample   {len(sample.labels):,} images for corruptions, {len(sample.attacked):,} for attacks")
+    print(f"compute  {device}, fp32, {torch.get_num_threads()} threads")
+
+    results = {
+        "checkpoint_sha256": network.digest,
+        "sample_sha256": hashlib.sha256(b"".join(part.numpy().tobytes() for part in sample)).hexdigest(),
+        "dataset": test.name,
+        "provenance": test.provenance,
+        "seed": SEED,
+        "corruption_images": len(sample.labels),
+        "attack_images": len(sample.attacked),
+        "epsilons": attacks.EPSILONS,
+        "tests": {},
+        "answers": {},
+    }
+    # In float32 and without TF32 an accuracy means the same on every machine.
+    with locked(folder / ".stress.lock"), attacks.full_float32(device):
+        if not args.overwrite:
+            results |= kept_results(folder, results)
+        save_results(folder, results)  # to both files, so that no old test is taken for a new one
+        run_tests(network, sample, published, folder, results)
+        add_summary(results, sample, test.class_names)
+        save_results(folder, results)
     print_summary(results)
-    print(f"\nsaved    {file} and {file.parent}/plots/stress_*.png")
-    source = ["--checkpoint", str(path)] if args.checkpoint else ["--run", str(file.parent)]
-    print(f"next     python report.py {shlex.join(source)}")
+    print(f"\nsaved    {folder}/stress.json and stress.npz")
+    print("next     report.py with the same options shows them on its page")
     return 0
 
 

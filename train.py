@@ -1,7 +1,8 @@
-"""Train a ResNet-18 on CIFAR-100 (or on the built-in shapes), top to bottom.
+"""Train a ResNet-18 on CIFAR-100, CIFAR-10, the built-in shapes or a folder of pictures, top to bottom.
 
     python train.py                                     CIFAR-100, the full recipe
     python train.py --dataset shapes                    a demonstration without download, minutes on a laptop
+    python train.py --dataset FOLDER                    pictures FOLDER/train/CLASS/* and FOLDER/test/CLASS/*
     python train.py --resume                            continue after the last finished epoch
     torchrun --nproc-per-node 2 train.py                on two GPUs, see running/distributed.py
 
@@ -12,37 +13,40 @@ accuracy.
 
 import contextlib
 import math
+import os
 import re
 import shlex
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data import Dataset, batches, has_cifar100, load, memory_format, split_indices, to_input
-from metrics import accuracy, fit_temperature
-from resnet_cifar import ResNet, resnet18
+from data import Dataset, Normalize, batches, load, memory_format, split_indices
+from metrics import accuracy
+from network import FromPixels, predict
+from resnet_cifar import resnet18
 from running import console, distributed
 from running.console import Progress, duration, expect, setting
 from running.device import advice_on, autocast, environment, pick_device, pick_precision
 from running.distributed import rank, shard, world_size
-from running.files import UserError, one_line, usable, write_csv, write_json
-from running.folder import check_new_run, load_checkpoint, lock_run, remove_run, save_checkpoint
+from running.files import UserError, locked, reading, write_csv, write_json
+from running.folder import read_checkpoint, save_checkpoint
+from stress_tests.corruptions import CORRUPTIONS, EXTRA
 
 
 @dataclass
 class Config:
     """Each setting with its default, its help, and its range, outside of which a value is a UserError."""
 
-    dataset: str = setting("cifar100", "what to train on", choices=("cifar100", "shapes"))
-    data_dir: str = setting("data", "folder with CIFAR-100, or to download it to")
-    data_url: str | None = setting(None, "address or file of CIFAR-100, if not in --data-dir", metavar="URL")
-    out: str = setting({"cifar100": "runs/cifar100", "shapes": "runs/shapes"}, "run folder")
-    epochs: int = setting({"cifar100": 40, "shapes": 10}, "passes over the training images", 1, 100_000)
-    batch_size: int = setting({"cifar100": 128, "shapes": 32}, "images in a step", 2, 1_000_000)
-    lr: float = setting({"cifar100": 0.15, "shapes": 0.1}, "peak learning rate", 1e-9, 1000)
+    dataset: str = setting("cifar100", "cifar100, cifar10, shapes, or a folder with train/ and test/")
+    data_dir: str = setting("data", "folder with CIFAR, or to download it to")
+    out: str | None = setting(None, "run folder, new or empty; default: runs/ and the name of the data set")
+    epochs: int | None = setting(40, "passes over the images; of a folder as many as see 48,000", 1, 100_000)
+    batch_size: int | None = setting(128, "images in a step; of a folder up to 32", 2, 1_000_000)
+    lr: float = setting(0.15, "peak learning rate", 1e-9, 1000)
     momentum: float = setting(0.9, "Nesterov momentum; 0 is plain SGD", 0, 0.99999)
     weight_decay: float = setting(1e-3, "weight decay, not on biases and batch norm", 0, 10)
     label_smoothing: float = setting(0.1, "label smoothing; 0 turns it off", 0, 0.999)
@@ -50,77 +54,78 @@ class Config:
     clip_norm: float = setting(5.0, "largest norm of the gradient; 0 is no clipping", 0, 1e9)
     image_sizes: str = setting("24,28,32", "8 to 32 pixels, for equal parts of the run", metavar="S,..")
     # In a run of 20 epochs CutMix cost 1.3 points of validation accuracy; see results/README.md.
-    cutmix: float | None = setting(
-        None, "share of batches with CutMix; default: 0.5, but 0 for shapes or below 30 epochs", 0, 1
+    cutmix: float | None = setting(None, "share of batches with CutMix; default: 0.5 from 30 epochs on", 0, 1)
+    corrupt: float = setting(
+        0.0, "share of batches under extra corruptions (arXiv 1903.12261); 2 %% more time", 0, 1, metavar="P"
     )
-    patience: int | None = setting(
-        None, "full-size epochs without a new best; 0: no limit; default: epochs / 8, at least 5", 0, 100_000
+    adversarial: float = setting(
+        0.0, "one-step attack within EPS/255 (arXiv 2001.03994); 1.7 times the time", 0, 255, metavar="EPS"
     )
+    # Counted are epochs of full-size images after the best one.
+    patience: int | None = setting(None, "epochs to wait, 0: no limit; default: an eighth, >= 5", 0, 100_000)
     val_fraction: float = setting(0.2, "share of the training images held out for validation", 0.001, 0.9)
     limit_train: int | None = setting(None, "train on N images only", 1, 1_000_000, metavar="N")
     # Below 16 channels oneDNN on the CPU crashes or gives wrong gradients (uxlfoundation/oneDNN issue 6035).
-    width: int = setting({"cifar100": 64, "shapes": 16}, "channels of the first stage", 16, 1024)
+    width: int = setting(64, "channels of the first stage", 16, 1024)
     seed: int = setting(0, "decides the split, the initial weights and the batches", 0, 2**32 - 1)
     device: str = setting("auto", "where to compute: auto, cuda, mps or cpu")
     precision: str = setting("auto", "number format to train in", choices=("auto", "fp32", "bf16", "fp16"))
     compile: bool = setting(False, "use torch.compile, for long runs on a GPU")
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if getattr(self, field.name) is None:
-                setattr(self, field.name, field.metadata["by_dataset"].get(self.dataset))
         console.check_ranges(self)
+        known = self.dataset in DATASETS or Path(self.dataset).is_dir()
+        expect(known, "dataset", self.dataset, f"{', '.join(DATASETS)} or a folder")
+        size = "([89]|[12][0-9]|3[0-2])"
+        right = re.fullmatch(f"{size}(,{size})*", self.image_sizes)
+        expect(bool(right), "image_sizes", self.image_sizes, "sizes from 8 to 32, such as 24,28,32")
+        if self.epochs is None:  # what follows has to wait for load_split
+            return
         if self.warmup_epochs is None:
             self.warmup_epochs = min(2.0, self.epochs / 5)
         if self.cutmix is None:
-            self.cutmix = 0.5 if self.dataset == "cifar100" and self.epochs >= 30 else 0.0
+            self.cutmix = 0.5 if self.epochs >= 30 else 0.0
         if self.patience is None:
             self.patience = max(5, self.epochs // 8)
-        warmup, sides, epochs = self.warmup_epochs, self.image_sizes, self.epochs
-        expect(0 <= warmup <= epochs, "warmup_epochs", warmup, f"a number from 0 to {epochs}")
-        right = re.fullmatch(r"\d{1,2}(,\d{1,2})*", sides) and all(8 <= size <= 32 for size in self.sizes())
-        expect(bool(right), "image_sizes", sides, "sizes from 8 to 32, such as 24,28,32")
+        fits = 0 <= self.warmup_epochs <= self.epochs
+        expect(fits, "warmup_epochs", self.warmup_epochs, f"a number from 0 to {self.epochs}")
 
     def sizes(self) -> list[int]:
         """Return image_sizes "24,28,32" as [24, 28, 32]."""
         return [int(size) for size in self.image_sizes.split(",")]
 
 
-# Resuming may change where, how fast and how precisely a run computes, and nothing else.
-MAY_CHANGE = {"data_dir", "data_url", "out", "device", "precision", "compile"}
+# What differs from the defaults above, which are those for CIFAR. None: load_split looks at the images.
+PRESETS = {
+    "shapes": {"epochs": 10, "batch_size": 32, "lr": 0.1, "width": 16, "cutmix": 0.0},
+    "folder": {"epochs": None, "batch_size": None, "lr": 0.1, "width": 16, "cutmix": 0.0},
+}
+DATASETS = ("cifar100", "cifar10", "shapes")
+# Resuming may change where and how a run computes and where its files are found, and nothing else.
+MAY_CHANGE = {"dataset", "data_dir", "out", "device", "precision", "compile"}
 
 
-def resumed_config(last: dict, given: dict, path: Path) -> Config:
-    """Return the settings saved in last.pt at `path`, overlaid with those given on the command line.
+def load_split(config: Config) -> tuple[Config, Dataset, Tensor, Tensor]:
+    """Return the settings, now complete, the training set, and the indices to train on and to validate on.
 
-    Raises UserError if they change what the run computes.
+    Raises UserError if the settings do not fit the number of images.
     """
-    with usable(path, "a checkpoint to resume from"):
-        saved = last["config"]["settings"]
-        if saved.keys() != asdict(Config()).keys():
-            raise ValueError("another version of train.py wrote it; resume the run with that one")
-        config = Config(**(saved | given))
-        should_stop(last["history"], config)
-    changed = [name for name in given if name not in MAY_CHANGE and given[name] != saved[name]]
-    if changed:
-        started = ", ".join(f"{console.option(name)} {saved[name]}" for name in changed)
-        raise UserError(f"{config.out} was started with {started}: resume it without changing that")
-    return config
-
-
-def load_split(config: Config) -> tuple[Dataset, Tensor, Tensor]:
-    """Return the training set and, as indices into it, the images to train on and those to validate on."""
-    dataset, _ = load(config.dataset, config.data_dir, config.data_url)
+    dataset, _ = load(config.dataset, config.data_dir)
     train_index, val_index = split_indices(dataset, config.val_fraction, config.seed)
     available, held_out = len(train_index), len(val_index)
-    limit, size, processes = config.limit_train or available, config.batch_size, world_size()
-    expect(limit <= available, "limit_train", limit, f"at most the {available} images to train on")
-    expect(size <= limit, "batch_size", size, f"at most the {limit} images to train on")
-    needed = f"a multiple of the {processes} processes, two images or more for each"
-    expect(size % processes == 0 and size >= 2 * processes, "batch_size", size, needed)
+    limit = min(config.limit_train or available, available)
     needed = f"at least one validation image of {available}"
     expect(held_out > 0, "val_fraction", config.val_fraction, needed)
-    return dataset, train_index[:limit], val_index[: max(1, round(limit * held_out / available))]
+    if config.epochs is None:
+        # As many images as the demonstration on shapes sees, 10 epochs of 4,800.
+        config = replace(config, epochs=min(max(10, round(48_000 / limit)), 500))
+    if config.batch_size is None:
+        config = replace(config, batch_size=max(2, min(32, limit)))
+    size, processes = config.batch_size, world_size()
+    fits = size % processes == 0 and 2 * processes <= size <= limit
+    expect(fits, "batch_size", size, f"at most the {limit} images to train on, 2, 4, 6, .. for each process")
+    num_val = max(1, round(limit * held_out / available))
+    return config, dataset, train_index[:limit], val_index[:num_val]
 
 
 def warmup_cosine(
@@ -154,11 +159,6 @@ def image_size(epoch: int, epochs: int, sizes: list[int]) -> int:
     return sizes[-1 - steps_back]
 
 
-def last_cutmix_epoch(epochs: int) -> int:
-    """Return the last epoch with CutMix; the last tenth has whole images, as those of the test split are."""
-    return int(0.9 * epochs)
-
-
 def make_optimizer(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
     """Return SGD with Nesterov momentum (Sutskever et al. 2013) and weight decay on the weights of layers.
 
@@ -174,6 +174,81 @@ def make_optimizer(model: nn.Module, lr: float, momentum: float, weight_decay: f
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
 
 
+class Training:
+    """What every epoch needs, as the settings say: data, network, optimizer, precision, and the history."""
+
+    def __init__(self, config: Config, dataset: Dataset, train_index: Tensor, val_index: Tensor):
+        torch.manual_seed(config.seed)
+        torch.backends.cudnn.deterministic = True
+        self.config, self.class_names = config, dataset.class_names
+        self.device = device = pick_device(config.device)
+        self.precision = pick_precision(config.precision, device)
+        # On the device: all images to train on, uint8 [N, 3, 32, 32], and the targets, float32 [N, C].
+        num_classes, labels = len(self.class_names), dataset.labels[train_index]
+        self.images = dataset.images[train_index].to(device)
+        self.targets = nn.functional.one_hot(labels, num_classes).float().to(device)
+        self.val_images, self.val_labels = dataset.images[val_index], dataset.labels[val_index]
+        self.steps = len(train_index) // config.batch_size  # in an epoch
+        self.model = resnet18(num_classes, config.width).to(device, memory_format=memory_format(device))
+        # The same network, shared among the processes and compiled.
+        network = distributed.data_parallel(self.model)
+        self.network = torch.compile(network) if config.compile else network
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+        self.optimizer = make_optimizer(self.model, config.lr, config.momentum, config.weight_decay)
+        # Small gradients would be 0 in float16, so the loss is multiplied by a scale that adapts itself.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        self.history = []  # a row for each epoch
+        self.record = {  # config.json
+            "settings": asdict(config),
+            "dataset": config.dataset,
+            "width": config.width,
+            "image_size": config.sizes()[-1],
+            "provenance": dataset.provenance,
+            "verified": dataset.verified,
+            "digest": dataset.digest,
+            "num_train": len(train_index),
+            "num_val": len(val_index),
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "device": str(device),
+            "precision": self.precision,
+            "environment": environment(device),
+        }
+
+    def from_pixels(self, network: nn.Module, size: int) -> FromPixels:
+        """Return the network as a model of images in [0, 1], which are resized and normalised first."""
+        model = FromPixels(network, size, Normalize().to(self.device))
+        model.layout = memory_format(self.device)
+        return model
+
+
+def corrupt(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Put images float32 [N, 3, 32, 32] in [0, 1] under one corruption, drawn like its severity.
+
+    EXTRA are speckle noise, Gaussian blur and saturation, which Hendrycks and Dietterich (2019, arXiv
+    1903.12261) published to develop methods on, so that the fifteen of the stress test stay unseen.
+    """
+    name = EXTRA[int(torch.randint(len(EXTRA), (), generator=generator))]
+    severity = int(torch.randint(1, 4, (), generator=generator))
+    return CORRUPTIONS[name](images.cpu(), severity, generator).to(images.device)
+
+
+def attack(training: Training, size: int, images: Tensor, target: Tensor, uniform: Tensor) -> Tensor:
+    """Return images under one step of FGSM from a random start, float32 [N, 3, 32, 32] in [0, 1].
+
+    Wong, Rice and Kolter 2020 (arXiv 2001.03994), algorithm 3, with their alpha of 1.25 epsilon and the
+    network in train mode. target float [N, C]; uniform [N, 3, 32, 32] are random numbers in [0, 1).
+    """
+    epsilon = training.config.adversarial / 255
+    low, high = (images - epsilon).clamp(min=0), (images + epsilon).clamp(max=1)
+    start = (images + epsilon * (2 * uniform - 1)).clamp(low, high).requires_grad_()
+    # The plain network: the one shared among processes would wait for gradients of its weights.
+    model = training.from_pixels(training.model, size)
+    with autocast(training.device, training.precision):
+        loss = training.criterion(model(start).float(), target)
+    (gradient,) = torch.autograd.grad(training.scaler.scale(loss), start)
+    return (start.detach() + 1.25 * epsilon * gradient.sign()).clamp(low, high)
+
+
 def check_finite(epoch: int, step: int, lr: float, *values: Tensor) -> None:
     """Raise UserError if a value is not finite."""
     if not all(value.isfinite().all() for value in values):
@@ -182,62 +257,48 @@ def check_finite(epoch: int, step: int, lr: float, *values: Tensor) -> None:
         raise UserError(f"the loss is not finite {where}: {advice}")
 
 
-class Training:
-    """What every epoch of a training needs, as the settings say: data, network, optimizer and precision."""
-
-    def __init__(self, config: Config, dataset: Dataset, train_index: Tensor):
-        torch.manual_seed(config.seed)
-        torch.backends.cudnn.deterministic = True
-        num_classes = len(dataset.class_names)
-        self.config, self.device = config, pick_device(config.device)
-        self.precision = pick_precision(config.precision, self.device)
-        # On the device: all images to train on, uint8 [N, 3, 32, 32], and the targets, float32 [N, C].
-        self.images = dataset.images[train_index].to(self.device)
-        self.targets = nn.functional.one_hot(dataset.labels[train_index], num_classes).float().to(self.device)
-        self.steps = len(train_index) // config.batch_size  # in an epoch
-        model = resnet18(num_classes, config.width)
-        self.model = model.to(self.device, memory_format=memory_format(self.device))
-        # The same network, shared among the processes and compiled.
-        network = distributed.data_parallel(self.model)
-        self.network = torch.compile(network) if config.compile else network
-        self.criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-        self.optimizer = make_optimizer(self.model, config.lr, config.momentum, config.weight_decay)
-        # Small gradients would be 0 in float16, so the loss is multiplied by a scale that adapts itself.
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-
-
-def train_one_epoch(training: Training, epoch: int) -> dict[str, float]:
+def train_one_epoch(training: Training, epoch: int) -> dict[str, float | str]:
     """Train the network once on all images; return the row of this epoch, counted from 1.
 
     The images left over from whole batches, other ones in each epoch, are not used. The row holds epoch,
-    image_size, lr (of the last step), and the means train_loss and train_accuracy, in [0, 1]. Where CutMix
-    mixed two images, an answer counts as right if it is the class of the larger part. Raises UserError if the
-    loss is not finite.
+    image_size, precision, lr (of the last step), and the means train_loss and train_accuracy, in [0, 1], over
+    the images as they were trained on. Where CutMix mixed two images, an answer counts as right if it is the
+    class of the larger part. Raises UserError if the loss is not finite.
     """
     config, device, steps = training.config, training.device, training.steps
-    network, optimizer, scaler = training.network, training.optimizer, training.scaler
+    optimizer, scaler = training.optimizer, training.scaler
     total_steps, warmup_steps = config.epochs * steps, round(config.warmup_epochs * steps)
     size = image_size(epoch, config.epochs, config.sizes())
-    # CutMix keeps the network from learning its images by heart; results/README.md says what it gained.
-    cutmix = config.cutmix if epoch <= last_cutmix_epoch(config.epochs) else 0.0
+    model = training.from_pixels(training.network, size).train()
+    # CutMix keeps the network from learning its images by heart; results/README.md says what it gained. The
+    # last tenth of the epochs has whole images, as those of the test split are.
+    cutmix = config.cutmix if epoch <= int(0.9 * config.epochs) else 0.0
+    # Corruptions and attacks have random numbers of their own, which are also the same in a resumed run.
+    entropy = np.random.SeedSequence([config.seed, epoch, 1]).generate_state(1, np.uint64)[0]
+    generator = torch.Generator().manual_seed(int(entropy) >> 1)  # 63 bits
     # Of the loss and of the right answers; MPS has no float64.
     sums = torch.zeros(2, device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
-    network.train()
     with Progress(f"epoch {epoch}/{config.epochs}", steps) as progress:
         drawn = batches(training.images, training.targets, config.batch_size, config.seed, epoch, cutmix)
         for step, (batch, target) in enumerate(drawn):
-            # Data: shuffled, cropped and flipped images, of which each process takes its part.
-            batch, target = shard(batch), shard(target)
-            x = to_input(batch, size)
+            # Data: shuffled, cropped and flipped images in [0, 1], of which each process takes its part.
+            images = batch.float() / 255
+            if torch.rand((), generator=generator) < config.corrupt:
+                images = corrupt(images, generator)
+            images, target = shard(images), shard(target)
+            if config.adversarial:
+                uniform = torch.rand(batch.shape, generator=generator)
+                images = attack(training, size, images, target, shard(uniform).to(device))
 
-            # Schedule: every step has its own learning rate.
+            # Schedule: every step has its own learning rate. That of the very first is 0, so it trains
+            # nothing. Counted from 1 it would be the last one that has 0, for nothing gained.
             lr = warmup_cosine((epoch - 1) * steps + step, total_steps, warmup_steps, config.lr)
             for group in optimizer.param_groups:
                 group["lr"] = lr
 
             # Forward and loss.
             with autocast(device, training.precision):
-                logits = network(x).float()
+                logits = model(images).float()
                 loss = training.criterion(logits, target)
 
             # Backward, clip, step. The norm to clip is that of the gradient, not of the scaled one.
@@ -245,7 +306,7 @@ def train_one_epoch(training: Training, epoch: int) -> dict[str, float]:
             scaler.scale(loss).backward()
             if config.clip_norm:
                 scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
+                nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
             scaler.step(optimizer)
             scaler.update()
 
@@ -257,37 +318,21 @@ def train_one_epoch(training: Training, epoch: int) -> dict[str, float]:
                 check_finite(epoch, step + 1, lr, totals)
                 mean_loss, train_accuracy = (totals / ((step + 1) * config.batch_size)).tolist()
                 progress.update(step + 1, loss=f"{mean_loss:.3f}", accuracy=f"{train_accuracy:.1%}")
-    row = {"epoch": epoch, "image_size": size, "lr": lr}
+    row = {"epoch": epoch, "image_size": size, "precision": training.precision, "lr": lr}
     return row | {"train_loss": mean_loss, "train_accuracy": train_accuracy}
 
 
-@torch.inference_mode()
-def predict(
-    model: nn.Module,
-    images: Tensor,
-    device: torch.device,
-    precision: str = "fp32",
-    image_size: int = 32,
-    batch_size: int = 100,
-    progress: Progress | None = None,
-) -> Tensor:
-    """Return the logits of uint8 images [N, 3, 32, 32], float32 [N, C] on the CPU, computed in eval mode.
-
-    The images are resized to image_size, the last size of the training (`image_size` in its config). Batches
-    of 100 stay in the cache of a CPU.
-    """
-    training = model.training
-    model.eval()
-    logits = []
-    try:
-        for i in range(0, max(len(images), 1), batch_size):  # no images give logits [0, C]
-            with autocast(device, precision):
-                logits.append(model(to_input(images[i : i + batch_size].to(device), image_size)).float())
-            if progress:
-                progress.update(min(i + batch_size, len(images)))
-    finally:
-        model.train(training)
-    return torch.cat(logits).cpu()
+def validate(training: Training, row: dict[str, float | str]) -> Tensor:
+    """Add val_loss and val_accuracy to the row of an epoch; return the logits, float32 [N, C]."""
+    images, labels = shard(training.val_images), training.val_labels
+    model = training.from_pixels(training.network, training.config.sizes()[-1])
+    with Progress("validation", len(images)) as progress, autocast(training.device, training.precision):
+        logits = predict(model, images, training.device, progress=progress)
+    logits = distributed.all_gather(logits)
+    check_finite(row["epoch"], training.steps, row["lr"], logits, *training.model.state_dict().values())
+    row["val_loss"] = training.criterion(logits, labels).item()
+    row["val_accuracy"] = accuracy(labels, logits.argmax(dim=1))
+    return logits
 
 
 def best_row(history: list[dict]) -> dict:
@@ -306,91 +351,99 @@ def should_stop(history: list[dict], config: Config) -> bool:
     return len(history) >= config.epochs or 0 < config.patience <= without_best
 
 
-def validate(training: Training, images: Tensor, labels: Tensor, row: dict[str, float]) -> Tensor:
-    """Add val_loss and val_accuracy to the row of an epoch; return the logits, float32 [N, C]."""
-    part, size = shard(images), training.config.sizes()[-1]
-    with Progress("validation", len(part)) as progress:
-        logits = predict(training.network, part, training.device, training.precision, size, progress=progress)
-    logits = distributed.all_gather(logits)
-    check_finite(row["epoch"], training.steps, row["lr"], logits, *training.model.state_dict().values())
-    row["val_loss"] = training.criterion(logits, labels).item()
-    row["val_accuracy"] = accuracy(labels, logits.argmax(dim=1))
-    return logits
-
-
-def save(training: Training, dataset: Dataset, record: dict, history: list[dict], validation: dict) -> None:
+def save(training: Training, val_logits: Tensor) -> None:
     """Write best.pt, if the last epoch is the best one, history.csv and last.pt.
 
     last.pt comes last: if the run is killed before that, --resume repeats this epoch with the same batches.
     """
-    run, best = Path(training.config.out), best_row(history)
+    run, best = Path(training.config.out), best_row(training.history)
     checkpoint = {
         "model": training.model.state_dict(),
-        "config": record,
-        "epoch": len(history),
-        "class_names": dataset.class_names,
-        "superclass_names": dataset.superclass_names,
-        "superclass_of": dataset.superclass_of.tolist(),
+        "config": training.record,
+        "epoch": len(training.history),
+        "class_names": training.class_names,
         "val_accuracy": best["val_accuracy"],
-        "history": history,
+        "history": training.history,
     }
-    if history[-1] is best:
+    if training.history[-1] is best:
+        # With the validation logits report.py fits a temperature without another pass over the images. After
+        # an unstable first epoch they may exceed 65,504, the largest float16.
+        validation = {"val_logits": val_logits.clamp(-6e4, 6e4).half(), "val_labels": training.val_labels}
         save_checkpoint(run / "checkpoints" / "best.pt", checkpoint | validation)
-    write_csv(run / "logs" / "history.csv", history)
+    write_csv(run / "logs" / "history.csv", training.history)
     to_resume = {"optimizer": training.optimizer.state_dict(), "scaler": training.scaler.state_dict()}
     save_checkpoint(run / "checkpoints" / "last.pt", checkpoint | to_resume)
 
 
+def read_last(path: Path, given: dict) -> tuple[Config, dict]:
+    """Return the saved settings, overlaid with those given on the command line, and the content of last.pt.
+
+    Raises UserError if these change what the run computes, or if the file cannot be used.
+    """
+    last = read_checkpoint(path)
+    with reading(path, "a checkpoint to resume from"):
+        saved = last["config"]["settings"]
+        if saved.keys() != {field.name for field in fields(Config)}:
+            raise ValueError("another version of train.py wrote it: finish the run with that one")
+        config = Config(**(saved | given))
+    changed = [name for name in given if name not in MAY_CHANGE and given[name] != saved[name]]
+    if changed:
+        started = ", ".join(f"{console.option(name)} {saved[name]}" for name in changed)
+        raise UserError(f"{config.out} was started with {started}: resume it without changing that")
+    return config, last
+
+
+def restore(training: Training, last: dict) -> None:
+    """Load what last.pt holds of a training; UserError if it is of other data or does not fit the network."""
+    config, ours, record = training.config, training.record, last["config"]
+    if record["digest"] != ours["digest"]:
+        digests = f"digest {record['digest'][:12]}, the data found have {ours['digest'][:12]}"
+        raise UserError(f"{config.out} was trained on data with {digests} ({ours['provenance']})")
+    with reading(Path(config.out) / "checkpoints" / "last.pt", "a checkpoint to resume from"):
+        training.model.load_state_dict(last["model"])
+        training.optimizer.load_state_dict(last["optimizer"])
+        if last["scaler"]:  # it is empty if the run was not in float16
+            training.scaler.load_state_dict(last["scaler"])
+    # config.json goes on to say how the run began, but for where its files are.
+    places = {"dataset": config.dataset, "data_dir": config.data_dir, "out": config.out}
+    training.record = record | {"dataset": config.dataset, "settings": record["settings"] | places}
+    training.history = last["history"]
+    print(f"resumed  after {last['epoch']} epochs")
+    threads, before = torch.get_num_threads(), record["environment"]["threads"]
+    if threads != before:
+        print(f"note     the run began with {before} threads; with {threads} its last bits will differ")
+
+
 def fit(config: Config, last: dict | None = None) -> None:
     """Train epoch by epoch as the settings say; `last` is the checkpoint of a run that is resumed."""
-    run = Path(config.out)
     if rank() > 0:
         distributed.barrier()  # rank 0 loads first, which may be a download
-    dataset, train_index, val_index = load_split(config)
+    config, dataset, train_index, val_index = load_split(config)
     if rank() == 0:
         distributed.barrier()
-    val_images, val_labels = dataset.images[val_index], dataset.labels[val_index]
-    training = Training(config, dataset, train_index)
-    history = restore(training, last, dataset) if last else []
-    record = {
-        "settings": asdict(config),
-        "dataset": config.dataset,
-        "width": config.width,
-        "image_size": config.sizes()[-1],
-        "provenance": dataset.provenance,
-        "verified": dataset.verified,
-        "digest": dataset.digest,
-        "num_train": len(train_index),
-        "num_val": len(val_index),
-        "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
-        "device": str(training.device),
-        "precision": training.precision,
-        "environment": environment(training.device),
-    }
+    training = Training(config, dataset, train_index, val_index)
+    if last is not None:
+        restore(training, last)
+    record, history, threads = training.record, training.history, torch.get_num_threads()
     if rank() == 0:
-        if not last:
-            remove_run(run)
-        write_json(run / "config.json", record)
-    print(f"data     {dataset.provenance}")
-    print(f"         {len(train_index):,} images to train on, {len(val_index):,} to validate")
+        write_json(Path(config.out) / "config.json", record)
+    print(f"data     {record['provenance']}")
+    print(f"         {record['num_train']:,} images to train on, {record['num_val']:,} to validate")
     print(f"network  ResNet-18, width {config.width}, {record['parameters']:,} parameters")
-    processes = f"processes: {world_size()}, threads: {torch.get_num_threads()}"
-    print(f"compute  {training.device}, {training.precision}, {processes}")
+    print(f"recipe   {config.epochs} epochs, {config.batch_size} images in a step")
+    print(f"compute  {training.device}, {training.precision}, processes: {world_size()}, threads: {threads}")
 
     while not should_stop(history, config):
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         row = train_one_epoch(training, len(history) + 1)
-        speed = training.steps * config.batch_size / (time.perf_counter() - started)
+        seconds, work = time.perf_counter() - started, (time.process_time() - worked) / threads
         distributed.average_running_statistics(training.model)
-        val_logits = validate(training, val_images, val_labels, row)
+        val_logits = validate(training, row)
         row["seconds"] = round(time.perf_counter() - started, 2)
-        row["images_per_second"] = round(speed, 1)
+        row["images_per_second"] = round(training.steps * config.batch_size / seconds, 1)
         history.append(row)
         if rank() == 0:
-            # With the validation logits report.py fits a temperature without another pass over the images.
-            # After an unstable first epoch they may exceed 65,504, the largest float16.
-            validation = {"val_logits": val_logits.clamp(-6e4, 6e4).half(), "val_labels": val_labels}
-            save(training, dataset, record, history, validation)
+            save(training, val_logits)
         star = "*" if row is best_row(history) else " "
         left = duration((config.epochs - row["epoch"]) * row["seconds"])
         print(
@@ -399,6 +452,8 @@ def fit(config: Config, last: dict | None = None) -> None:
             f"val loss {row['val_loss']:.3f} acc {row['val_accuracy']:6.2%} {star}  "
             f"{duration(row['seconds'])}, about {left} left"
         )
+        if training.device.type == "cpu" and threads > 1 and seconds > max(10, 5 * work):
+            print(f"note     only {duration(work)} of it at work: set OMP_NUM_THREADS=1 on a busy machine")
 
     if len(history) < config.epochs:
         print(f"stopped early: no better validation accuracy in {config.patience} full-size epochs")
@@ -407,90 +462,40 @@ def fit(config: Config, last: dict | None = None) -> None:
     print(f"next     python report.py --run {shlex.quote(config.out)}")
 
 
-def restore(training: Training, last: dict, dataset: Dataset) -> list[dict]:
-    """Load what the checkpoint `last` holds of a training; return the history.
-
-    Raises UserError if the run was trained on other data, or the checkpoint is not one of this training.
-    """
-    with usable(Path(training.config.out) / "checkpoints" / "last.pt", "a checkpoint to resume from"):
-        if last["config"]["digest"] != dataset.digest:
-            before = last["config"]["provenance"]
-            raise UserError(f"the run was trained on {before}, but the data found are {dataset.provenance}")
-        training.model.load_state_dict(last["model"])
-        training.optimizer.load_state_dict(last["optimizer"])
-        if last["scaler"]:  # it is empty if the run was not in float16
-            training.scaler.load_state_dict(last["scaler"])
-        print(f"resumed  after {last['epoch']} epochs")
-        return last["history"]
-
-
-def load_model(path: Path | str, device: torch.device) -> tuple[ResNet, dict]:
-    """Return the network of a checkpoint, in eval mode, float32 and memory_format, and the checkpoint itself.
-
-    Raises UserError if the file is damaged or incomplete, or the weights do not fit the network.
-    """
-    checkpoint = load_checkpoint(path)
-    with usable(path, "a checkpoint"):
-        width, size = checkpoint["config"]["width"], checkpoint["config"]["image_size"]
-        if size not in range(8, 33):
-            raise ValueError(f"it says images of {size} pixels")
-        names = checkpoint["class_names"] = [one_line(name) for name in checkpoint["class_names"]]
-        with torch.device("meta"):  # without memory, as the file may claim any width
-            model = resnet18(len(names), width)
-        # A plain dict: in another one torch notes that it is to be assigned, also at a second loading.
-        model.load_state_dict(dict(checkpoint["model"]), assign=True)
-        return model.float().to(device, memory_format=memory_format(device)).eval(), checkpoint
-
-
-def load_data(path: Path | str, checkpoint: dict, data_dir: str | None) -> tuple[Dataset, Dataset]:
-    """Return the training and the test set for the network of the checkpoint, which was read from `path`.
-
-    CIFAR-100 is read from `data_dir`; without one, from that of the training if CIFAR-100 is there, else from
-    data/. Raises UserError for other classes.
-    """
-    with usable(path, "a checkpoint"):
-        saved = checkpoint["config"].get("settings", {}).get("data_dir")
-        root = data_dir or (saved if saved and has_cifar100(saved) else Config.data_dir)
-        splits = load(checkpoint["config"]["dataset"], root)
-        if splits[1].class_names != checkpoint["class_names"]:
-            raise ValueError(f"its classes are not those of the {splits[1].name} test set")
-        return splits
-
-
-def fitted_temperature(path: Path | str, checkpoint: dict) -> float | None:
-    """Return the temperature that fits the validation logits of the checkpoint, or None if it has none.
-
-    See metrics.fit_temperature. The checkpoint was read from `path`; UserError if they cannot be used.
-    """
-    if "val_logits" not in checkpoint:
-        return None
-    with usable(path, "a checkpoint"):
-        return fit_temperature(checkpoint["val_logits"].float(), checkpoint["val_labels"])
+def check_new(run: Path) -> None:
+    """Raise UserError if the folder holds more than what a training leaves that has saved no epoch."""
+    if (run / "checkpoints" / "last.pt").exists():
+        hint = "continue it with --resume, delete the folder, or use another --out"
+        raise UserError(f"{run} holds a run already: {hint}")
+    for path in run.rglob("*"):
+        if path.is_file() and path.name not in ("config.json", ".training.lock") and path.suffix != ".tmp":
+            raise UserError(f"{run} is not empty: delete the folder, or use another --out")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train as the command line says; return the exit code."""
     parser = console.CommandLine(description=__doc__)
-    console.add_options(parser, Config)
-    either = parser.add_mutually_exclusive_group()
-    either.add_argument("--resume", action="store_true", help="continue the run in --out")
-    either.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
+    console.add_options(parser, Config, PRESETS)
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     given = vars(parser.parse_args(argv))
-    resume, overwrite = given.pop("resume"), given.pop("overwrite")
-    run = Path(given.setdefault("out", f"runs/{given.get('dataset', Config.dataset)}"))
+    resume, last = given.pop("resume"), None
+    dataset = given.get("dataset", Config.dataset)
+    run = Path(given.setdefault("out", f"runs/{os.path.basename(os.path.abspath(dataset))}"))
     last_file = run / "checkpoints" / "last.pt"
     try:
-        with distributed.init_distributed(), lock_run(run) if rank() == 0 else contextlib.nullcontext():
-            last = None
-            if not resume:
-                config = Config(**given)
-                if rank() == 0:
-                    check_new_run(run, overwrite)
-            elif last_file.exists():
-                _, last = load_model(last_file, torch.device("cpu"))
-                config = resumed_config(last, given, last_file)
-            else:
-                raise UserError(f"{run} has no finished epoch to resume: start it again without --resume")
+        if resume and not last_file.exists():
+            hint = "delete the folder or use another --out, and start without --resume"
+            raise UserError(f"{run} has no checkpoints/last.pt to resume from: {hint}")
+        if not resume:
+            preset = PRESETS.get(dataset if dataset in DATASETS else "folder", {})
+            config = Config(**(preset | given))
+            pick_precision(config.precision, pick_device(config.device))  # before anything is downloaded
+        lock = run / ".training.lock"
+        with distributed.init_distributed(), locked(lock) if rank() == 0 else contextlib.nullcontext():
+            if resume:
+                config, last = read_last(last_file, given)
+            elif rank() == 0:
+                check_new(run)
             if last and should_stop(last["history"], config):
                 print(f"{run} is finished after {last['epoch']} epochs; next comes report.py")
             else:

@@ -27,8 +27,14 @@ from running.device import autocast
 from running.distributed import init_distributed, shard, world_size
 from train import Config, Training, train_one_epoch
 
-CROP = [v2.RandomCrop(32, 4, padding_mode="reflect"), v2.RandomHorizontalFlip()]
-AUGMENT = v2.Compose([*CROP, v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
+AUGMENT = v2.Compose(
+    [
+        v2.RandomCrop(32, 4, padding_mode="reflect"),
+        v2.RandomHorizontalFlip(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(MEAN, STD),
+    ]
+)
 
 
 def load_batch(images, labels, indices):
@@ -36,38 +42,45 @@ def load_batch(images, labels, indices):
     return torch.stack([AUGMENT(images[i]) for i in indices]), labels[indices]
 
 
-def step(training, x, target):
-    """Take one step as train_one_epoch does, without its schedule and its progress."""
-    with autocast(training.device, training.precision):
-        loss = training.criterion(training.network(x.to(training.device)).float(), target.to(training.device))
-    training.optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(training.network.parameters(), training.config.clip_norm)
-    training.optimizer.step()
+def train_on(training, prepared, epoch):
+    """Take a step on each batch as train_one_epoch does, without its schedule and its progress."""
+    for x, target in prepared:
+        with autocast(training.device, training.precision):
+            logits = training.network(x.to(training.device)).float()
+            loss = training.criterion(logits, target.to(training.device))
+        training.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(training.network.parameters(), training.config.clip_norm)
+        training.optimizer.step()
 
 
 @init_distributed()
 def main():
     args = parse(__doc__, batch_size=128, steps=10, rounds=3, workers=2)
-    count, settings = args.steps * args.batch_size, {"image_sizes": "32", "cutmix": 0.5}
-    settings |= {"batch_size": args.batch_size, "epochs": 10 * (args.rounds + 1)}
-    # With several processes each takes its own device of this kind.
-    settings["device"] = args.device.type if world_size() > 1 else str(args.device)
+    count = args.steps * args.batch_size
+    settings = {
+        "batch_size": args.batch_size,
+        "epochs": 10 * (args.rounds + 1),
+        "image_sizes": "32",
+        "cutmix": 0.5,
+        # With several processes each takes its own device of this kind.
+        "device": args.device.type if world_size() > 1 else str(args.device),
+    }
     shapes, index = make_shapes(-(-count // 100), seed=0), torch.arange(count)
-    training = Training(Config(**settings), shapes, index)
+    training = Training(Config(**settings), shapes, index, index[:1])
     drawn = batches(training.images, training.targets, args.batch_size, 0, 0, cutmix_probability=0.5)
-    prepared = [(to_input(shard(x)), shard(target)) for x, target in drawn]
+    prepared = [(to_input(shard(images)), shard(target)) for images, target in drawn]
     ways = {
-        "bare step": lambda epoch: [step(training, *batch) for batch in prepared],
-        "whole loop": lambda epoch: train_one_epoch(training, epoch),
+        "bare step": partial(train_on, training, prepared),
+        "whole loop": partial(train_one_epoch, training),
     }
     if world_size() == 1:
-        plain = Training(Config(**settings, precision="fp32"), shapes, index)
+        plain = Training(Config(**settings, precision="fp32"), shapes, index, index[:1])
         plain.network.to(memory_format=torch.contiguous_format)
         read = partial(load_batch, shapes.images, shapes.labels)
         workers = {"num_workers": args.workers, "persistent_workers": True}
         loader = DataLoader(range(count), args.batch_size, shuffle=True, collate_fn=read, **workers)
-        ways["DataLoader"] = lambda epoch: [step(plain, *batch) for batch in loader]
+        ways["DataLoader"] = partial(train_on, plain, loader)
     rates = {name: [] for name in ways}
     for epoch in range(1, args.rounds + 2):
         for name, way in ways.items():
@@ -80,7 +93,8 @@ def main():
     print(f"{world_size()} processes of {torch.get_num_threads()} threads")
     bare = statistics.median(rates["bare step"][1:])
     for name, (_, *values) in rates.items():  # without the first round
-        rate, spread = statistics.median(values), f"{min(values):,.1f} to {max(values):,.1f}"
+        rate = statistics.median(values)
+        spread = f"{min(values):,.1f} to {max(values):,.1f}"
         print(f"{name:12}{rate:10,.1f} images/s ({spread})   {rate / bare:6.3f} of the bare step")
 
 

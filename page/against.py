@@ -1,11 +1,10 @@
-"""Several runs on the same test images: the section that `report.py --run RUN --against OTHER ...` adds.
+"""Several runs on the same test images: what `report.py --run RUN --against OTHER ...` compares.
 
-They are read from their folders: predictions.npz of report.py and, where it is there, stress.json.
+The answers of each are read from predictions.npz, which this module writes too, and plain numbers come out;
+`section` shows them.
 """
 
 import hashlib
-import json
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,13 @@ from torch import Tensor
 
 import metrics
 from page.page import Markup, fill, percent, table
-from running.files import UserError, check_file, read_file, usable
+from running.files import UserError, check_file, reading, whole_file
 
 COMPARED = {"accuracy": "accuracy", "macro_f1": "macro F1"}
-MAX_UNPACKED = 200_000_000  # bytes; the predictions of 10,000 images and 100 classes have 4 MB
+NUMBERS = COMPARED | {
+    "expected_calibration_error": "calibration error",
+    "fifteen_corruptions": "fifteen corruptions",
+}
 
 
 def digest(images: Tensor) -> str:
@@ -25,20 +27,31 @@ def digest(images: Tensor) -> str:
     return hashlib.sha256(images.numpy().tobytes()).hexdigest()
 
 
-def read_predictions(run: Path, test) -> dict:
-    """Return y_pred, probabilities and checkpoint_sha256 of predictions.npz on the images of `test`.
+def write_predictions(path: Path, test, probabilities: Tensor, sha256: str) -> None:
+    """Write predictions.npz; test is the test split, a data.Dataset, and sha256 the digest of the weights."""
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(
+            file,
+            y_true=test.labels.numpy(),
+            y_pred=probabilities.argmax(dim=1).numpy(),
+            probabilities=probabilities.numpy(),
+            filenames=np.array(test.filenames),
+            images_sha256=digest(test.images),
+            checkpoint_sha256=sha256,
+        )
 
-    test is the test split, a data.Dataset. Raises UserError if the file is missing, damaged, or of other
-    images or labels.
+
+def read_predictions(run: Path, test) -> dict:
+    """Return probabilities, y_pred and checkpoint_sha256 of predictions.npz on the images of `test`.
+
+    Raises UserError if the file is missing, damaged, or of other images or labels, or if the run has trained
+    on since.
     """
-    file = run / "predictions.npz"
+    file, best = run / "predictions.npz", run / "checkpoints" / "best.pt"
     if not file.exists():
         raise UserError(f"there is no {file}: run python report.py --run {run} first")
     check_file(file)
-    with usable(file, "predictions of report.py"):
-        with zipfile.ZipFile(file) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MAX_UNPACKED:
-                raise ValueError("it unpacks to too much")
+    with reading(file, "predictions of report.py"):
         with np.load(file) as content:
             values = {key: content[key] for key in content.files}
         same_images = str(values["images_sha256"]) == digest(test.images)
@@ -47,90 +60,84 @@ def read_predictions(run: Path, test) -> dict:
         rows = torch.from_numpy(values["probabilities"]).float()
         if rows.shape != (len(test.labels), len(test.class_names)):
             raise ValueError(f"it holds probabilities of shape {list(rows.shape)}")
-        if not ((rows >= 0).all() and ((rows.double().sum(dim=1) - 1).abs() < 1e-3).all()):
-            raise ValueError("it holds rows that are not probabilities")
-        return {
-            "probabilities": rows,
-            "y_pred": rows.argmax(dim=1),
-            "checkpoint_sha256": str(values["checkpoint_sha256"]),
-        }
+        metrics.brier_score(test.labels, rows)  # ValueError if these are no probabilities
+        sha256 = str(values["checkpoint_sha256"])
+    if best.is_file() and hashlib.sha256(best.read_bytes()).hexdigest() != sha256:
+        raise UserError(f"{file} is of other weights than {best}: run report.py --run {run} again")
+    return {"probabilities": rows, "y_pred": rows.argmax(dim=1), "checkpoint_sha256": sha256}
 
 
-def fifteen_corruptions(run: Path, checkpoint_sha256: str) -> tuple[str, int, float] | None:
-    """Return the digest of the sample, its size, and the mean accuracy over the fifteen corruptions.
+def read_runs(runs: list[Path], test, sha256: str) -> dict[str, dict]:
+    """Return {name: what read_predictions returns}; UserError if two of the networks are the same."""
+    found, names = {}, {sha256: "the network itself"}
+    for run in runs:
+        found[str(run)] = read_predictions(run, test)
+        other = names.setdefault(found[str(run)]["checkpoint_sha256"], str(run))
+        if other != str(run):
+            raise UserError(f"--against {run} has the same weights as {other}: leave it out")
+    return found
 
-    None where stress.py has not finished or has tested another checkpoint than that of the predictions.
+
+def compare(runs: dict[str, dict], stress: dict[str, dict | None], test) -> dict:
+    """Compare runs, {name: what read_predictions returns}, of which the first is the one to report.
+
+    stress: {name: what stress.read_results returns}. Returns how many images are right in 0, 1, ... of the
+    runs, the numbers of each, with corruptions if all were tested on the same images, and the differences of
+    the first from each of the others on the same images, see metrics.bootstrap_difference.
     """
-    file = run / "stress.json"
-    if file.exists():
-        with usable(file, "results of stress.py"):
-            results = json.loads(read_file(file))
-            if results["checkpoint_sha256"] == checkpoint_sha256 and "summary" in results:
-                mean = results["summary"]["mean_accuracy"]["fifteen"]["value"]
-                return results["sample_sha256"], results["corruption_images"], float(mean)
-    return None
+    y_true, (first, *others) = test.labels, runs.items()
+    right = torch.stack([values["y_pred"] == y_true for values in runs.values()])
+    accuracies = right.double().mean(dim=1)
+    result = {
+        "mean_accuracy": accuracies.mean().item(),
+        "standard_deviation": accuracies.std().item(),
+        "right_in": right.sum(dim=0).bincount(minlength=len(runs) + 1).tolist(),
+        "runs": [],
+        "differences": [],
+    }
+    finished = [tested for tested in stress.values() if tested is not None and "summary" in tested]
+    same_images = len({tested["sample_sha256"] for tested in finished}) == 1
+    for name, values in runs.items():
+        row = {"run": name} | metrics.headline(y_true, values["probabilities"])
+        error = metrics.expected_calibration_error(y_true, values["probabilities"])
+        row["expected_calibration_error"] = error
+        if same_images and len(finished) == len(runs):
+            row["fifteen_corruptions"] = stress[name]["summary"]["mean_accuracy"]["fifteen"]["value"]
+        result["runs"].append(row)
+    for theirs, (name, values) in zip(right[1:], others, strict=True):
+        only = int((right[0] & ~theirs).sum()), int((theirs & ~right[0]).sum())
+        pair = first[1]["probabilities"], values["probabilities"]
+        row = {"run": name} | metrics.bootstrap_difference(y_true, *pair)
+        row |= {"only_this_right": only[0], "only_other_right": only[1], "p": metrics.mcnemar_exact(*only)}
+        row["churn"] = (first[1]["y_pred"] != values["y_pred"]).double().mean().item()
+        result["differences"].append(row)
+    return result
 
 
-def section(run: Path, others: dict[str, dict], test) -> Markup:
-    """Compare `run` with others, {folder: its predictions}, all reported on `test`, the test split."""
-    runs = {str(run): read_predictions(run, test), **others}
-    accuracies, right = several(test, runs)
+def section(compared: dict, num_test: int) -> Markup:
+    """What `compare` found."""
+    runs, differences = [], []
+    for row in compared["runs"]:
+        cells = {"run": row["run"]}
+        for key, words in NUMBERS.items():
+            if key in row:
+                cells[words] = (percent(row[key], 2), row[key])
+        runs.append(cells)
+    for row in compared["differences"]:
+        cells = {"this run minus": row["run"]}
+        for key, words in COMPARED.items():
+            value, low, high = (f"{100 * end:+.2f}" for end in row[key].values())
+            cells[words] = (f"{value} ({low} to {high})", row[key]["value"])
+        p = f"{row['p']:.4f}" if row["p"] >= 0.0001 else "below 0.0001"
+        cells |= {"only this right": row["only_this_right"], "only the other": row["only_other_right"]}
+        differences.append(cells | {"p": (p, row["p"]), "churn": row["churn"]})
     return fill(
         "against",
-        num_test=len(test.labels),
+        num_test=num_test,
         num_runs=len(runs),
-        mean=accuracies.mean().item(),
-        deviation=f"{100 * accuracies.std().item():.2f}",
-        right=", ".join(f"{k} for {count:,} images" for k, count in enumerate(right)),
-        number_table=number_table(test, runs),
-        difference_table=difference_table(test, runs[str(run)], others),
+        mean=compared["mean_accuracy"],
+        deviation=f"{100 * compared['standard_deviation']:.2f}",
+        right=", ".join(f"{k} for {count:,} images" for k, count in enumerate(compared["right_in"])),
+        number_table=table("All runs", runs),
+        difference_table=table("Differences", differences),
     )
-
-
-def several(test, runs: dict[str, dict]) -> tuple[Tensor, list[int]]:
-    """Return the accuracies, float64 [K], and how many images are right in 0, 1, ..., K of the K runs."""
-    correct = torch.stack([values["y_pred"] == test.labels for values in runs.values()])
-    return correct.double().mean(dim=1), correct.sum(dim=0).bincount(minlength=len(runs) + 1).tolist()
-
-
-def churn(y_pred: Tensor, other: Tensor) -> float:
-    """Return the share of images that two networks answer differently, right or wrong.
-
-    Milani Fard et al., "Launch and Iterate: Reducing Prediction Churn", 2016, section 2.
-    """
-    return (y_pred != other).double().mean().item()
-
-
-def number_table(test, runs: dict[str, dict]) -> Markup:
-    """The numbers of every run; the corruptions only if all were tested on the same images."""
-    stress = [fifteen_corruptions(Path(name), run["checkpoint_sha256"]) for name, run in runs.items()]
-    tested = None not in stress and len({sample for sample, _, _ in stress}) == 1
-    rows = []
-    for k, (name, run) in enumerate(runs.items()):
-        numbers = metrics.headline(test.labels, run["probabilities"])
-        numbers = {words: numbers[key] for key, words in COMPARED.items()}
-        error = metrics.expected_calibration_error(test.labels, run["probabilities"])
-        numbers["calibration error"] = error
-        if tested:
-            numbers[f"fifteen corruptions, {stress[k][1]:,} images"] = stress[k][2]
-        shown = {words: (percent(value, 2), value) for words, value in numbers.items()}
-        rows.append({"run": name if k else f"{name} (this run)"} | shown)
-    return table("All runs", rows)
-
-
-def difference_table(test, ours: dict, others: dict[str, dict]) -> Markup:
-    """This run minus each of the others, on the same images."""
-    rows, correct = [], ours["y_pred"] == test.labels
-    for name, theirs in others.items():
-        row = {"this run minus": name}
-        difference = metrics.bootstrap_difference(test.labels, ours["probabilities"], theirs["probabilities"])
-        for key, words in COMPARED.items():
-            value, low, high = (f"{100 * end:+.2f}" for end in difference[key].values())
-            row[words] = (f"{value} ({low} to {high})", difference[key]["value"])
-        other_correct = theirs["y_pred"] == test.labels
-        only = int((correct & ~other_correct).sum()), int((other_correct & ~correct).sum())
-        p = metrics.mcnemar_exact(*only)
-        shown = f"{p:.4f}" if p >= 0.0001 else "below 0.0001"
-        row |= {"only this right": only[0], "only the other": only[1], "p": (shown, p)}
-        rows.append(row | {"churn": churn(ours["y_pred"], theirs["y_pred"])})
-    return table("Differences", rows)

@@ -30,6 +30,7 @@ for (const cell of document.querySelectorAll(".classes td[data-value]")) {
 for (const button of document.querySelectorAll("button.all-rows")) {  // the first ten are there, then all
   const table = button.closest(".classes").querySelector("table");
   table.classList.add("short");
+  button.hidden = table.tBodies[0].rows.length <= 10;
   button.addEventListener("click", () => {
     table.classList.remove("short");
     table.rows[11].querySelector("a").focus();
@@ -37,7 +38,7 @@ for (const button of document.querySelectorAll("button.all-rows")) {  // the fir
   });
 }
 
-// ---- Mistakes: their pictures are one, those of the most similar training images another, and the rest is JSON.
+// ---- Mistakes: their pictures are one, and the rest is JSON. It has superclasses and maps where there are some.
 
 const NAMES = ["true", "predicted", "superclass", "predicted_superclass"];
 const KEYS = [...NAMES, "from", "to", "runs"];  // of a filter; "open" in the address is the file of a picture
@@ -45,13 +46,13 @@ const AT_ONCE = 60;  // pictures
 
 const holder = find("mistakes-data");
 if (holder) {
-  const data = JSON.parse(holder.textContent), sprites = ["wrong-images", "nearest-images"].map(find);
+  const data = JSON.parse(holder.textContent), sprite = find("wrong-images");
   drawMatrix(data);
   for (const link of document.querySelectorAll("a[data-filter]")) {
     link.href = "#" + link.dataset.filter;
     link.addEventListener("click", () => { if (link.hash === location.hash) goTo(link.hash); });
   }
-  Promise.all(sprites.map((sprite) => sprite.decode())).then(() => browseMistakes(data, sprites));
+  sprite.decode().then(() => browseMistakes(data, sprite));
 }
 
 // To go to the address that the page has already changes nothing, so the event is sent by hand.
@@ -67,12 +68,12 @@ function percent(share) {
 // The names by which a filter finds a mistake.
 function namesOf(data, mistake) {
   const [truth, predicted] = [mistake.true, mistake.classes[0]];
-  return {
-    true: data.classes[truth],
-    predicted: data.classes[predicted],
-    superclass: data.superclasses[data.superclass_of[truth]],
-    predicted_superclass: data.superclasses[data.superclass_of[predicted]],
-  };
+  const names = { true: data.classes[truth], predicted: data.classes[predicted] };
+  if (data.superclasses) {
+    names.superclass = data.superclasses[data.superclass_of[truth]];
+    names.predicted_superclass = data.superclasses[data.superclass_of[predicted]];
+  }
+  return names;
 }
 
 function addressOf(filter) {
@@ -116,15 +117,16 @@ function bytes(base64) {
   return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 }
 
-function browseMistakes(data, sprites) {
+function browseMistakes(data, sprite) {
   const [form, list, found, more, dialog] = ["filter", "thumbnails", "found", "more", "mistake"].map(find);
-  const maps = bytes(data.maps), colours = bytes(data.inferno);
+  const maps = bytes(data.maps ?? ""), colours = bytes(data.inferno);
   const cells = Math.sqrt(maps.length / data.images.length / 2);  // of a map, in a row
+  const keys = KEYS.filter((key) => form.elements[key]);  // without superclasses some are missing
   let chosen = [];  // the mistakes that fit the filter
   let open = 0;  // the one of them in the dialog
 
   data.images.forEach((mistake, index) => { mistake.index = index; });
-  for (const key of NAMES) {
+  for (const key of NAMES.filter((key) => form.elements[key])) {
     const names = key.includes("superclass") ? data.superclasses : data.classes;
     form.elements[key].append(...[...names].sort().map((name) => new Option(name, name)));
   }
@@ -155,7 +157,7 @@ function browseMistakes(data, sprites) {
     const names = namesOf(data, mistake), button = make("button"), picture = make("canvas");
     const predicted = make("b", `${names.predicted} ${percent(mistake.probabilities[0])}`);
     picture.width = picture.height = 32;
-    drawPicture(picture, sprites[0], mistake.index);
+    drawPicture(picture, sprite, mistake.index);
     button.append(picture, predicted, " ", make("span", `in truth ${names.true}`));
     button.addEventListener("click", () => enlarge(chosen.indexOf(mistake)));
     return button;
@@ -163,19 +165,17 @@ function browseMistakes(data, sprites) {
 
   function enlarge(index) {
     open = (index + chosen.length) % chosen.length;
-    const mistake = chosen[open], names = namesOf(data, mistake), [label, similarity] = mistake.nearest;
+    const mistake = chosen[open], names = namesOf(data, mistake);
     find("mistake-title").textContent = `${names.true}, taken for ${names.predicted}`;
-    const captions = {
-      "mistake-picture": `test image: ${names.true}`,
-      "evidence-predicted": `evidence for ${names.predicted}`,
-      "evidence-true": `evidence for ${names.true}`,
-      "mistake-nearest": (mistake.equal ? "in the training set these pixels are labelled "
-        : `closest training thumbnail, correlation ${similarity.toFixed(2)}: `) + data.classes[label],
-    };
+    const captions = { "mistake-picture": `test image: ${names.true}` };
+    if (data.maps) {
+      captions["evidence-predicted"] = `evidence for ${names.predicted}`;
+      captions["evidence-true"] = `evidence for ${names.true}`;
+    }
     Object.entries(captions).forEach(([id, text], k) => {
       const canvas = find(id), start = (2 * mistake.index + k - 1) * cells ** 2;
-      drawPicture(canvas, sprites[k === 3 ? 1 : 0], mistake.index);
-      if (id.startsWith("evidence")) drawEvidence(canvas, maps.subarray(start, start + cells ** 2), cells, colours);
+      drawPicture(canvas, sprite, mistake.index);
+      if (k) drawEvidence(canvas, maps.subarray(start, start + cells ** 2), cells, colours);
       canvas.ariaLabel = canvas.nextElementSibling.textContent = text;
     });
     find("mistake-likely").replaceChildren(...mistake.classes.map((c, i) => {
@@ -185,8 +185,10 @@ function browseMistakes(data, sprites) {
       item.append(name, ` ${percent(mistake.probabilities[i])}`);
       return item;
     }));
-    find("mistake-runs").textContent = mistake.others.map(([c, probability], i) =>
-      `${data.runs[i]} says ${data.classes[c]} (${percent(probability)}).`).join(" ");
+    const notes = mistake.others.map(([c, probability], i) =>
+      `${data.runs[i]} says ${data.classes[c]} (${percent(probability)}).`);
+    if (mistake.copied >= 0) notes.push(`In the training set these pixels are labelled ${data.classes[mistake.copied]}.`);
+    find("mistake-notes").textContent = notes.join(" ");
     find("mistake-file").textContent = mistake.file;
     find("mistake-place").textContent = `${[open + 1, chosen.length].map((n) => n.toLocaleString("en")).join(" of ")}`;
     // The way back from a picture leads to the list, not from picture to picture.
@@ -206,7 +208,7 @@ function browseMistakes(data, sprites) {
   function readAddress() {
     const address = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
     if (![...KEYS, "open"].some((key) => key in address)) return false;
-    for (const key of KEYS) form.elements[key].value = address[key] ?? "";
+    for (const key of keys) form.elements[key].value = address[key] ?? "";
     show(address);
     find("mistakes").focus();
     find("mistakes").scrollIntoView();
@@ -228,7 +230,7 @@ function browseMistakes(data, sprites) {
     showMore();
     list.children[next].focus();
   });
-  find("show-evidence").addEventListener("input", (event) => {
+  find("show-evidence")?.addEventListener("input", (event) => {
     for (const id of ["evidence-predicted", "evidence-true"]) find(id).parentElement.hidden = !event.target.checked;
   });
   find("mistake-previous").addEventListener("click", () => enlarge(open - 1));
@@ -260,22 +262,23 @@ function browseMistakes(data, sprites) {
 function drawMatrix(data) {
   const [form, canvas, mark, says] = ["matrix-choice", "matrix-cells", "matrix-mark", "matrix-says"].map(find);
   const colours = bytes(data.inferno);
-  let names, groups, counts, totals, [i, j] = [0, 0];
+  let coarse, names, groups, counts, totals, [i, j] = [0, 0];
 
   function draw() {
-    const coarse = form.elements.by.value === "superclass", share = form.elements.numbers.value;
+    coarse = form.elements.by?.value === "superclass";
+    const group = (c) => data.superclass_of ? data.superclass_of[c] : 0, share = form.elements.numbers.value;
     // The classes stand in the order of their superclasses.
-    const order = [...data.classes.keys()].sort((a, b) => data.superclass_of[a] - data.superclass_of[b] || a - b);
-    const place = (c) => coarse ? data.superclass_of[c] : order.indexOf(c);
+    const order = [...data.classes.keys()].sort((a, b) => group(a) - group(b) || a - b);
+    const place = (c) => coarse ? group(c) : order.indexOf(c);
     names = coarse ? data.superclasses : order.map((c) => data.classes[c]);
-    groups = coarse ? [] : order.map((c) => data.superclass_of[c]);
+    groups = coarse || !data.superclasses ? [] : order.map(group);
     counts = names.map(() => names.map(() => 0));  // of the test images, by row and column
     data.confusion.forEach((row, truth) => row.forEach((count, predicted) => {
       counts[place(truth)][place(predicted)] += count;
     }));
     const largest = Math.max(...counts.flat()), sum = (values) => values.reduce((a, b) => a + b);
     totals = { row: counts.map(sum), column: names.map((_, x) => sum(counts.map((row) => row[x]))) };
-    const side = coarse ? 80 : 20, context = canvas.getContext("2d");
+    const few = names.length <= 20, side = few ? 80 : 20, context = canvas.getContext("2d");  // numbers need room
     canvas.width = canvas.height = side * names.length;
     find("matrix").style.setProperty("--count", names.length);
     for (const id of ["matrix-rows", "matrix-columns"]) {
@@ -292,7 +295,7 @@ function drawMatrix(data) {
       context.fillRect(side * x, side * y, side, side);
       context.fillStyle = level > 150 ? "black" : "white";
       const number = share === "count" ? count : Math.round(100 * count / whole);
-      if (coarse && number) context.fillText(number, side * (x + 0.5), side * (y + 0.5));
+      if (few && number) context.fillText(number, side * (x + 0.5), side * (y + 0.5));
     }));
     context.strokeStyle = "#aaaaaa";
     for (let start = 0, end = 0; start < groups.length; start = end) {
@@ -318,11 +321,11 @@ function drawMatrix(data) {
   }
   function lead() {
     if (i !== j && !counts[i][j]) return;
-    const [row, column] = groups.length ? NAMES.slice(0, 2) : NAMES.slice(2);
+    const [row, column] = coarse ? NAMES.slice(2) : NAMES.slice(0, 2);
     // A cell of the diagonal holds the right answers, so it leads to all mistakes of its class.
-    goTo(addressOf(i === j && groups.length ? { [row]: names[i] } : { [row]: names[i], [column]: names[j] }));
+    goTo(addressOf(i === j && !coarse ? { [row]: names[i] } : { [row]: names[i], [column]: names[j] }));
   }
-  if (innerWidth < 600) form.elements.by.value = "superclass";  // a hundred classes need more room
+  if (innerWidth < 600 && data.superclasses) form.elements.by.value = "superclass";  // a hundred classes need more room
   form.addEventListener("input", draw);
   canvas.addEventListener("focus", () => moveTo(i, j));
   canvas.addEventListener("pointermove", point);

@@ -16,11 +16,9 @@ from pathlib import Path
 from string import Template
 from urllib.parse import urlencode
 
-from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.io import encode_jpeg, encode_png
 
-from page import plots
 from running.files import whole_file
 
 FOLDER = Path(__file__).resolve().parent
@@ -50,14 +48,19 @@ class Values(dict):
         value = self
         for key in path.split("."):
             value = dict.__getitem__(value, key)
-        return escape(format(value, how).replace("%", NUMBER_END)) if how else show(value)
+        if not how:
+            return show(value)
+        if value is None or value != value:  # NaN
+            return "–"
+        return escape(format(value, how).replace("%", NUMBER_END))
 
 
 def read_templates() -> dict[str, PageTemplate]:
     """Return {name: template} of the HTML files and of the pieces, each below a comment with its name."""
     texts = {path.stem: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.html")}
-    _, *parts = re.split(r"<!-- (\w+) -->\n", texts.pop("pieces"))
-    texts |= dict(zip(parts[::2], parts[1::2], strict=True))
+    pieces = re.split(r"<!-- (\w+) -->\n", texts.pop("pieces"))
+    names, contents = pieces[1::2], pieces[2::2]  # before the first name there is nothing
+    texts |= dict(zip(names, contents, strict=True))
     texts = {name: re.sub(r"(?<=\d) %", NUMBER_END, text.strip()) for name, text in texts.items()}
     return {name: PageTemplate(text) for name, text in texts.items()}
 
@@ -72,32 +75,35 @@ def fill(name: str, /, **values) -> Markup:
 
 @functools.cache
 def code(names: str) -> Markup:
-    """Return the source of functions, classes or modules, "metrics.accuracy,train.predict", folded up."""
+    """Return the source of functions, classes or modules, "metrics.accuracy,network.predict", folded up."""
     sources = []
     for name in names.split(","):
-        shown = inspect.unwrap(pkgutil.resolve_name(name.strip()))
-        lines, first = inspect.getsourcelines(shown)
-        file = Path(inspect.getsourcefile(shown)).resolve()  # the project may be reached by a link
+        documented = inspect.unwrap(pkgutil.resolve_name(name.strip()))
+        lines, first = inspect.getsourcelines(documented)
+        file = Path(inspect.getsourcefile(documented)).resolve()  # the project may be reached by a link
         path = file.relative_to(FOLDER.parent).as_posix()
         sources.append(fill("source", path=path, line=max(first, 1), text="".join(lines).rstrip()))
     return fill("code", names=", ".join(names.replace(",", " ").split()), sources=sources)
 
 
-def write_page(path: Path, run: str, headline: Markup, sections: dict[str, Markup]) -> None:
+def write_page(path: Path, title: str, headline: Markup, sections: dict[str, Markup]) -> None:
     """Write report.html, {title: section} with links to each; it needs no other file."""
-    style, script = (Markup((FOLDER / name).read_text(encoding="utf-8")) for name in ("style.css", "page.js"))
-    anchors = {title: title.lower().replace(" ", "-") for title in sections}
+    links, filled = [], []
+    for name, content in sections.items():
+        anchor = name.lower().replace(" ", "-")
+        links.append(fill("link", anchor=anchor, title=name))
+        filled.append(fill("section", anchor=anchor, title=name, content=content))
     page = fill(
         "report",
-        style=style,
-        script=script,
-        run=run,
+        style=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),
+        script=Markup((FOLDER / "page.js").read_text(encoding="utf-8")),
+        title=title,
         headline=headline,
-        links=[fill("link", anchor=anchor, title=title) for title, anchor in anchors.items()],
-        sections=[fill("section", anchor=anchors[key], title=key, content=sections[key]) for key in sections],
+        links=links,
+        sections=filled,
     )
     with whole_file(path) as temporary:
-        temporary.write_text(page + "\n", encoding="utf-8")
+        temporary.write_text(page + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 # ---- Texts -----------------------------------------------------------------------------------------------
@@ -111,13 +117,13 @@ def show(value: str | int | float | dict | list | None) -> str:
     """
     if isinstance(value, Markup):
         return value
+    if isinstance(value, str):
+        return escape(value)
     if isinstance(value, list):
         return "\n".join(map(show, value))
     if isinstance(value, dict):
         return f"{percent(value['value'], 2)} ({interval(value)})"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return escape(value) if isinstance(value, str) else percent(value)
+    return f"{value:,}" if isinstance(value, int) else percent(value)
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -137,9 +143,16 @@ def plain(name: str) -> str:
     return name.replace("_", " ")
 
 
-def filter_link(text: str, **chosen: str) -> Markup:
+def listed(words: list[str]) -> str:
+    """Return words as "a", "a and b" or "a, b and c"."""
+    if len(words) < 2:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def filter_link(text: str, **filter: str) -> Markup:
     """Return a text that leads to the mistakes with this filter, such as true="otter", predicted="seal"."""
-    return fill("filter_link", text=text, filter=urlencode(chosen))
+    return fill("filter_link", text=text, filter=urlencode(filter))
 
 
 def table(label: str, rows: list[dict], sortable: bool = False) -> Markup:
@@ -164,19 +177,6 @@ def table(label: str, rows: list[dict], sortable: bool = False) -> Markup:
 # ---- Pictures --------------------------------------------------------------------------------------------
 
 
-def plot(folder: Path, **figures: Figure) -> dict[str, Markup]:
-    """Write each figure to folder/<name>.png and return it as SVG, {"plot_<name>": markup}.
-
-    For those who do not see it, the titles say what it shows.
-    """
-    svgs = {}
-    for name, figure in figures.items():
-        plots.save_png(figure, folder / f"{name}.png")
-        titles = [title for axes in figure.axes if (title := axes.get_title(loc="left"))]
-        svgs[f"plot_{name}"] = Markup(plots.to_svg(figure, name, "; ".join(titles) or plain(name)))
-    return svgs
-
-
 def png(pixels: Tensor) -> bytes:
     """Return uint8 [3, H, W] as the content of a PNG file."""
     return encode_png(pixels).numpy().tobytes()
@@ -187,7 +187,8 @@ def jpeg(pixels: Tensor, quality: int = 90) -> bytes:
     return encode_jpeg(pixels, quality=quality).numpy().tobytes()
 
 
-def picture(content: bytes, alt: str, width: int) -> Markup:
-    """Return the content of a PNG or JPEG file as a square picture `width` CSS pixels wide in the page."""
+def picture(content: bytes, alt: str, width: int, height: int | None = None) -> Markup:
+    """Return the content of a PNG or JPEG file as a picture of a size in CSS pixels, by default a square."""
     kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
-    return fill("picture", kind=kind, content=base64.b64encode(content).decode(), alt=alt, width=width)
+    size = {"width": str(width), "height": str(height or width)}
+    return fill("picture", kind=kind, content=base64.b64encode(content).decode(), alt=alt, **size)

@@ -1,42 +1,39 @@
-"""The sections of the report, in their order: each draws its plots and fills its template.
+"""The sections of the report, in their order: each is given what it shows and fills its template.
 
-`result` is the content of metrics.json; the templates findings, failures, confidence and data find all its
-numbers under their names. `test` is the test split, a data.Dataset; `folder` is the plots/ of the run.
+What is not known is None, and what would say it is left out. `test` is the test split, a data.Dataset;
+`accuracy`, `classes`, `pairs` and the like are parts of metrics.json. Nothing is measured here.
 """
 
 import base64
 import json
 import math
 import shlex
-from operator import itemgetter
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
-import metrics
-from page import plots
+from page import against, plots
 from page.page import (
     Markup,
     fill,
     filter_link,
     interval,
     jpeg,
+    listed,
     percent,
     picture,
     plain,
-    plot,
     png,
     table,
+    write_page,
 )
 from running.console import duration, option
-from running.files import read_file, usable
-from running.folder import results_folder
+from running.device import environment
 from stress_tests.attacks import APGD_EPSILONS
-from stress_tests.corruptions import CORRUPTIONS, examples
+from stress_tests.corruptions import examples
 
 HEADLINE = {
     "accuracy": "accuracy",
@@ -45,8 +42,7 @@ HEADLINE = {
     "macro_f1": "macro F1",
     "top5_accuracy": "top-5 accuracy",
 }
-# The first version of this pipeline, 40 epochs on CIFAR-100; the numbers to beat.
-NOTEBOOK = {"accuracy": 0.6596, "macro_precision": 0.6611, "macro_recall": 0.6596, "macro_f1": 0.6588}
+DATA_SETS = {"cifar100": "CIFAR-100", "cifar10": "CIFAR-10", "shapes": "coloured shapes"}
 CONTROLS = {
     "random": "random maps of the same size",
     "centre": "a Gaussian in the centre",
@@ -56,47 +52,7 @@ BETTER = {"deletion": -1, "insertion": 1}  # the sign of a difference in favour 
 MAX_SPRITE = 850_000  # bytes of the pictures of all mistakes, whose quality falls until they fit
 
 
-# ---- What was found --------------------------------------------------------------------------------------
-
-
-def in_words(result: dict) -> dict[str, str]:
-    """Return what several sections say of the numbers in `result`, for their templates."""
-    worst = [f"{plain(row['name'])} ({percent(row['recall'], 0)})" for row in worst_classes(result)[:3]]
-    pairs = [
-        f"{plain(pair['true'])} taken for {plain(pair['predicted'])} ({pair['count']} images)"
-        for pair in result["most_confused_pairs"][:3]
-    ]
-    words = {
-        "hardest": listed(worst),
-        "pairs": listed(pairs) if pairs else "none",
-        "side": side(result["mean_confidence"], result["accuracy"]),
-        "after_temperature": "",
-        "temperature_scaling": "",
-        "held_out": "",
-    }
-    *_, all_random = result["explanations"]["randomization"]["down_to"].values()
-    words["all_random"] = spread(all_random["mean_abs"])
-    # Of two unrelated orders of n values rho is nearly normal, with a variance of 1 / (n - 1).
-    cells = math.prod(result["explanations"]["map_size"])
-    words["unrelated"] = f"{math.sqrt(2 / math.pi / (cells - 1)):.2f}" if cells > 1 else "–"
-    if "temperature" in result:
-        after = side(result["mean_confidence_after_temperature"], result["accuracy"])
-        for name in ("after_temperature", "temperature_scaling"):
-            words[name] = fill(name, **result, after=after)
-    like = result["lookalikes"]
-    if all(f"same_label_{name}" in like for name in ("trained_on", "held_out")):
-        words["held_out"] = fill("held_out", **like)
-    return words | {f"{mode}_verdict": verdict(result["explanations"][mode], mode) for mode in BETTER}
-
-
-def worst_classes(result: dict) -> list[dict]:
-    """Return the rows of ten classes with test images, those with the lowest recall."""
-    return sorted((row for row in result["classes"] if row["num_test"]), key=lambda row: row["recall"])[:10]
-
-
-def listed(words: list[str]) -> str:
-    """Return words as "a", "a and b" or "a, b and c"."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+# ---- Words for numbers -----------------------------------------------------------------------------------
 
 
 def side(mean_confidence: float, accuracy: dict) -> str:
@@ -106,103 +62,137 @@ def side(mean_confidence: float, accuracy: dict) -> str:
     return "overconfident" if mean_confidence > accuracy["value"] else "underconfident"
 
 
+def named(row: dict) -> str:
+    """Return a class or superclass and its recall as "maple tree (44 %)"."""
+    return f"{plain(row['name'])} ({percent(row['recall'], 0)})"
+
+
 def verdict(rows: dict[str, dict], mode: str) -> str:
     """Say of which controls Grad-CAM is better or worse by more than two standard errors."""
     groups = {"better than": [], "not told apart from": [], "worse than": []}
     for name, label in CONTROLS.items():
-        row = rows[name]["gradcam_less_this"]
-        gain, error = BETTER[mode] * row["value"], 2 * row["standard_error"]
-        kind = "better than" if gain > error else "worse than" if gain < -error else "not told apart from"
-        groups[kind].append(label)
+        difference = rows[name]["gradcam_less_this"]
+        gain, error = BETTER[mode] * difference["value"], difference["standard_error"]
+        if abs(gain) <= 2 * error:
+            groups["not told apart from"].append(label)
+        else:
+            groups["better than" if gain > 0 else "worse than"].append(label)
     return "; ".join(f"{kind} {listed(labels)}" for kind, labels in groups.items() if labels)
+
+
+def spread(row: dict) -> str:
+    """Return a mean and its range over the seeds as "0.02 (-0.04 to 0.07)"."""
+    if row["value"] is None:
+        return "–"
+    value, low, high = (f"{round(row[key], 2) + 0.0:.2f}" for key in ("value", "low", "high"))  # no -0.00
+    return f"{value} ({low} to {high})"
 
 
 # ---- The head and the training ---------------------------------------------------------------------------
 
 
-def headline(result: dict, network: Markup, test, folder: Path) -> Markup:
-    """What was trained, and the headline metrics as cards, with those of the notebook if any."""
-    notebook = NOTEBOOK if test.name == "cifar100" else {}
-    cards = []
-    for key, name in HEADLINE.items():
-        note = interval(result[key])
-        note += f"; notebook {percent(notebook[key], 2)}" if key in notebook else ""
-        cards.append(fill("card", name=name, note=note, **result[key]))
-    bars = plots.headline_bars({name: result[key] for key, name in HEADLINE.items()})
-    plots.save_png(bars, folder / "headline_metrics.png")
+def headline(network, test, cards: dict[str, dict]) -> Markup:
+    """What is examined, a network.Network, and the headline metrics, {name: with interval}, as cards."""
     return fill(
         "headline",
-        cards=cards,
-        data_set="CIFAR-100" if test.name == "cifar100" else "coloured shapes",
-        network=network,
-        notebook=fill("notebook") if notebook else "",
+        data_set=DATA_SETS.get(test.name, plain(test.name)),
+        name=network.name,
+        parameters=network.parameters,
+        macs=f"{network.macs / 1e9:.3f}",
+        file=f"Its weights are those of {network.path}" if network.path else "It was in memory",
+        digest=network.digest,
+        input=network.input,
+        cards=[fill("card", name=name, note=interval(row), **row) for name, row in cards.items()],
     )
 
 
-def training(checkpoint: dict, history: list[dict], last_cutmix: int, folder: Path) -> Markup:
-    """Curves of both splits, the learning rate, time and speed; last_cutmix is the last epoch with CutMix."""
+def training(training, folder: Path) -> Markup:
+    """Curves of both splits, and time; training is a network.Training."""
+    history, settings = training.history, training.settings
     column = {key: np.array([row[key] for row in history]) for key in history[0]}
-    best, size, rate = column["val_accuracy"].argmax(), column["image_size"], column["images_per_second"]
-    changes = {i + 0.5: f"{size[i]:.0f} px" for i in range(1, len(size)) if size[i] != size[i - 1]}
-    mixes = checkpoint["config"]["settings"]["cutmix"] > 0 and last_cutmix > 0
-    if mixes and last_cutmix < len(history):
+    best = history[int(column["val_accuracy"].argmax())]
+    sizes, changes = column["image_size"], {}
+    for i in range(1, len(sizes)):
+        if sizes[i] != sizes[i - 1]:
+            changes[i + 0.5] = f"{sizes[i]:.0f} px"
+    several_sizes = fill("several_sizes") if changes else ""
+    last_cutmix = int(0.9 * settings["epochs"]) if settings["cutmix"] else 0  # as train_one_epoch has it
+    if 0 < last_cutmix < len(history):
         changes[last_cutmix + 0.5] = "no CutMix"
-    figures = {
-        quantity: plots.training_curve(column, quantity, column["epoch"][best], changes)
-        for quantity in ("loss", "accuracy")
-    }
-    x, lines = column["epoch"], {"": column["lr"]}
-    figures["learning_rate"] = plots.curves("Learning rate", "epoch", "rate", x, lines, fractions=False)
-    speeds = {s: np.median(rate[size == s]) for s in np.unique(size)}
+    curves = {}
+    for quantity in ("loss", "accuracy"):
+        figure = plots.training_curve(column, quantity, best["epoch"], changes)
+        plots.save_png(figure, folder / f"{quantity}.png")
+        curves[f"plot_{quantity}"] = plots.to_svg(figure, quantity)
+    shortened = len(history) == training.epoch < settings["epochs"]
     return fill(
         "training",
-        **checkpoint,
-        **plot(folder, **figures),
-        best=history[best],
+        **vars(training),
+        **curves,
+        best=best,
         last=history[-1],
         duration=duration(column["seconds"].sum()),
-        speeds=", ".join(f"{speed:,.0f} images/s at {s:.0f}x{s:.0f} pixels" for s, speed in speeds.items()),
-        cutmix=fill("cutmix", **checkpoint, last_cutmix=last_cutmix) if mixes else "",
-        several_sizes=fill("several_sizes") if len(speeds) > 1 else "",
-        shortened=fill("shortened", **checkpoint)
-        if len(history) == checkpoint["epoch"] < checkpoint["config"]["settings"]["epochs"]
-        else "",
+        cutmix=fill("cutmix", settings=settings, last_cutmix=last_cutmix) if last_cutmix else "",
+        several_sizes=several_sizes,
+        shortened=fill("shortened", epoch=training.epoch) if shortened else "",
     )
 
 
 # ---- Where it fails --------------------------------------------------------------------------------------
 
 
-def failures(result: dict, test, y_pred: Tensor, against: Markup, folder: Path) -> Markup:
-    """Classes, pairs and superclasses that are confused, and the comparison with another run, if any."""
-    names, superclasses = ([plain(n) for n in names] for names in (test.class_names, test.superclass_names))
-    confusion = metrics.confusion_matrix(test.labels, y_pred, len(names))
-    fractions = confusion / confusion.sum(dim=1, keepdim=True).clamp(min=1)  # of each row; without samples 0
-    order = test.superclass_of.argsort(stable=True)  # the classes of a superclass beside each other
-    sizes = test.superclass_of.bincount(minlength=len(superclasses)).tolist()
-    matrix = fractions[order][:, order].numpy(), [names[c] for c in order]
-    bars = {}
-    for row in worst_classes(result):
-        other = f" (mostly taken for {row['most_confused_with']})" if row["most_confused_with"] else ""
-        bars[plain(row["name"] + other)] = row["recall"]
-    plots.save_png(plots.worst_classes(bars), folder / "worst_classes.png")
-    figure = plots.confusion_matrix(*matrix, dict(zip(superclasses, sizes, strict=True)))
-    plots.save_png(figure, folder / "confusion_matrix.png")
-    pairs = len(names) * (len(names) - 1)
-    coarse = (test.superclass_of[classes] for classes in (test.labels, y_pred))
-    _, found, _ = metrics.precision_recall_f1(metrics.confusion_matrix(*coarse, len(superclasses)))
-    extremes = {"hardest_superclass": found.argmin(), "easiest_superclass": found.argmax()}
+def failures(
+    test, y_pred: Tensor, classes, pairs, never, typical, superclasses, compared: Markup | str
+) -> Markup:
+    """Classes, pairs and superclasses that are confused, and the comparison with other runs, if any.
+
+    never: how many pairs are never confused; typical: the interval of the recall of a class; superclasses:
+    the numbers that only a set with superclasses has, or None.
+    """
+    coarse, count = "", len(test.class_names)
+    if superclasses:
+        ranked = sorted(superclasses["superclasses"], key=lambda row: row["recall"])
+        coarse = fill("superclasses", **superclasses, hardest=named(ranked[0]), easiest=named(ranked[-1]))
     return fill(
         "failures",
-        **result,
-        **{key: f"{superclasses[s]} ({percent(found[s].item())})" for key, s in extremes.items()},
-        num_classes=len(names),
-        num_pairs=pairs,
-        empty_pairs=pairs - int((confusion.clone().fill_diagonal_(0) > 0).sum()),
-        confused_pairs=confused_pairs(result["most_confused_pairs"][:10], test, y_pred),
-        class_table=class_table(result["classes"]),
-        against=against,
+        superclasses=coarse,
+        hardest=listed([named(row) for row in worst_classes(classes)[:3]]),
+        typical=typical,
+        num_classes=count,
+        num_pairs=count * (count - 1),
+        never=never,
+        confused_pairs=confused_pairs(pairs[:10], test, y_pred) if pairs else fill("no_mistake"),
+        class_table=class_table(classes),
+        by_superclass=fill("by_superclass") if superclasses else "",
+        order=fill("superclass_order") if superclasses else "",
+        compared=compared,
     )
+
+
+def draw_failures(test, classes: list[dict], confusion: Tensor, folder: Path) -> None:
+    """Draw the classes with the lowest recall and the confusion matrix, int64 [C, C], into the folder."""
+    bars, worst = {}, worst_classes(classes)
+    for row in worst:
+        other = f" (mostly taken for {row['most_confused_with']})" if row["most_confused_with"] else ""
+        bars[plain(row["name"] + other)] = row["recall"]
+    title = f"The {len(worst)} classes with the lowest accuracy"
+    if len(worst) == len(classes):
+        title = "The accuracy of each class, the lowest first"
+    plots.save_png(plots.worst_classes(title, bars), folder / "worst_classes.png")
+    order, groups = list(range(len(classes))), {}
+    if test.superclass_of is not None:
+        order = test.superclass_of.argsort(stable=True).tolist()  # those of a superclass beside each other
+        sizes = test.superclass_of.bincount(minlength=len(test.superclass_names)).tolist()
+        groups = dict(zip(map(plain, test.superclass_names), sizes, strict=True))
+    names = [plain(test.class_names[c]) for c in order]
+    figure = plots.confusion_matrix(confusion[order][:, order].numpy(), names, groups)
+    plots.save_png(figure, folder / "confusion_matrix.png")
+
+
+def worst_classes(classes: list[dict]) -> list[dict]:
+    """Return the rows of ten classes with test images, those with the lowest recall."""
+    tested = [row for row in classes if row["num_test"]]
+    return sorted(tested, key=lambda row: row["recall"])[:10]
 
 
 def confused_pairs(pairs: list[dict], test, y_pred: Tensor) -> Markup:
@@ -210,124 +200,115 @@ def confused_pairs(pairs: list[dict], test, y_pred: Tensor) -> Markup:
     rows = []
     for pair in pairs:
         true, predicted = (test.class_names.index(pair[key]) for key in ("true", "predicted"))
-        shown = torch.nonzero((test.labels == true) & (y_pred == predicted)).flatten()[:4]
+        examples = torch.nonzero((test.labels == true) & (y_pred == predicted)).flatten()[:4]
         names = {key: plain(pair[key]) for key in ("true", "predicted")}
-        alt = f"a {names['true']} taken for a {names['predicted']}"
-        pictures = [picture(png(test.images[i]), alt, 64) for i in shown]
+        alt = f"{names['true']}, taken for {names['predicted']}"
+        pictures = [picture(png(test.images[i]), alt, 64) for i in examples]
         links = {key: filter_link(name, **names) for key, name in names.items()}
         rows.append(links | {"images": pair["count"], "examples": fill("pictures", pictures=pictures)})
     return table("Most confused pairs", rows)
 
 
 def class_table(classes: list[dict]) -> Markup:
-    """The sortable table of all classes, those with the lowest recall first."""
+    """The sortable table of all classes, those with the lowest recall first and untested ones last."""
     rows = []
-    for row in sorted(classes, key=lambda row: row["recall"]):
-        name, superclass, other = (plain(row[k]) for k in ("name", "superclass", "most_confused_with"))
+    for row in sorted(classes, key=lambda row: (row["num_test"] == 0, row["recall"])):
+        name, other = plain(row["name"]), plain(row["most_confused_with"])
+        cells = {"class": filter_link(name, true=name)}
+        if "superclass" in row:
+            superclass = plain(row["superclass"])
+            cells["superclass"] = filter_link(superclass, superclass=superclass)
+        cells["precision"] = row["precision"]
+        cells["recall"] = row["recall"] if row["num_test"] else ("–", -1)
+        cells["F1"] = row["f1"]
+        cells["images"] = row["num_test"]
+        cells["times predicted"] = row["num_predicted"]
         text = f"{other} ({row['most_confused_with_count']})"
-        rows.append(
-            {
-                "class": filter_link(name, true=name),
-                "superclass": filter_link(superclass, superclass=superclass),
-                "precision": row["precision"],
-                "recall": row["recall"],
-                "F1": row["f1"],
-                "times predicted": row["num_predicted"],
-                "mostly taken for": filter_link(text, true=name, predicted=other) if other else "none",
-            }
-        )
+        cells["mostly taken for"] = filter_link(text, true=name, predicted=other) if other else "none"
+        rows.append(cells)
     return table("All classes", rows, sortable=True)
 
 
 # ---- The misclassified images ----------------------------------------------------------------------------
 
 
-def mistakes(
-    failures: list[dict], evidence: dict[str, Tensor], nearest: dict, browser: Markup, result: dict, test
-) -> Markup:
-    """The browser, and the most confident mistakes with the evidence for either class.
+def mistakes(test, rows: list[dict], overlays: dict[str, Tensor], about: Markup, browser: Markup) -> Markup:
+    """The browser, and the most confident mistakes, with the evidence for either class if there are maps.
 
-    failures are the rows of failures.csv; evidence is {"predicted" and "true": uint8 [K, 3, 256, 256]}, in
-    the same order; nearest is as in `browser`.
+    rows and overlays are those of failures.csv, see failures.describe and failures.write; about says what the
+    maps are.
     """
     items = []
-    for row, for_predicted, for_true in zip(failures, *evidence.values(), strict=True):
-        predicted, true, i = plain(row["predicted_class"]), plain(row["true_class"]), row["test_index"]
-        panels = {
-            "picture": png(test.images[i]),
-            f"evidence for {predicted}": jpeg(for_predicted),
-            f"evidence for {true}": jpeg(for_true),
-        }
-        pictures = [
-            fill("labelled_picture", picture=picture(content, f"{true}: {label}", 256), label=label)
-            for label, content in panels.items()
-        ]
-        label = plain(test.class_names[nearest["labels"][i]])
-        copied = fill("copied", label=label) if nearest["equal"][i] else ""
-        items.append(fill("mistake", **row, panels=pictures, predicted=predicted, true=true, copied=copied))
-    game = result["explanations"].get("pointing_game")
-    controls = [f"{label} {percent(game[name]['value'])}" for name, label in CONTROLS.items()] if game else []
-    return fill(
-        "mistakes",
-        browser=browser,
-        num_failures=len(items),
-        layer=result["explanations"]["layer"],
-        pointing_game=fill("pointing_game", **game, controls=", ".join(controls)) if game else "",
-        gallery=items if items else fill("no_mistake"),
-    )
+    for place, row in enumerate(rows):
+        names = {kind: plain(row[f"{kind}_class"]) for kind in ("predicted", "true")}
+        panels = [("picture", png(test.images[row["test_index"]]))]
+        for kind, pictures in overlays.items():
+            panels.append((f"evidence for {names[kind]}", jpeg(pictures[place])))
+        figures = []
+        for label, content in panels:
+            enlarged = picture(content, f"{names['true']}: {label}", 256)
+            figures.append(fill("labelled_picture", picture=enlarged, label=label))
+        copied = fill("copied", label=plain(row["label_in_training"])) if row["label_in_training"] else ""
+        items.append(fill("mistake", **row, panels=figures, names=names, copied=copied))
+    gallery = fill("gallery", count=len(items), about=about, items=items) if items else fill("no_mistake")
+    return fill("mistakes", browser=browser, gallery=gallery)
 
 
-def browser(
-    misclassified: Tensor,
-    probabilities: Tensor,
-    maps: Tensor,
-    nearest: dict[str, Tensor],
-    others: dict[str, Tensor],
-    test,
-) -> Markup:
-    """The first M of the misclassified images for the script to filter: pictures, maps, and the rest as JSON.
+def maps_note(network, pointing_game: dict | None) -> Markup:
+    """Say what the maps are; pointing_game is None where the data set does not know the object."""
+    if network.layer is None:
+        return fill("no_maps", layer_note=network.layer_note)
+    game = ""
+    if pointing_game:
+        controls = [f"{label} {percent(pointing_game[name]['value'])}" for name, label in CONTROLS.items()]
+        game = fill("pointing_game", **pointing_game, controls=", ".join(controls))
+    return fill("maps", layer=network.layer, pointing_game=game)
 
-    maps, float32 [M, 2, h, h], are the evidence for the predicted and for the true class. nearest is what
-    most_similar found in the training set for each test image: images, labels, similarity, and whether the
-    two are equal. others: {name of another run: its probabilities, float32 [N, C]}.
+
+def browser(test, found) -> Markup:
+    """The misclassified images for the script to filter: pictures, maps, and the rest as JSON.
+
+    found is a report.Found, whose tensors this shows: the most confident M of the misclassified images, as
+    many as were browsed.
     """
-    count, shown = len(misclassified), misclassified[: len(maps)]
-    columns = math.ceil(math.sqrt(max(1, len(shown))))
-    images = []
-    for i in shown.tolist():
-        likely = probabilities[i].argsort(descending=True, stable=True)  # the predicted class first
-        rank = int((likely == test.labels[i]).nonzero())
-        likely = likely[[*range(5), rank]] if rank > 4 else likely[:5]
-        said = [rows[i] for rows in others.values()]
+    count, browsed, images = len(found.misclassified), found.browsed, []
+    for i in browsed.tolist():
+        ranked = found.probabilities[i].argsort(descending=True, stable=True)  # the predicted class first
+        rank = int((ranked == test.labels[i]).nonzero())
+        likely = ranked[[*range(5), rank]] if rank > 4 else ranked[:5]
+        answers = []
+        for values in found.others.values():
+            probability, answer = values["probabilities"][i].max(dim=0)
+            answers.append([answer.item(), round(probability.item(), 6)])
         images.append(
             {
                 "true": test.labels[i].item(),
                 "classes": likely.tolist(),
-                "probabilities": [round(p, 6) for p in probabilities[i, likely].tolist()],
+                "probabilities": [round(p, 6) for p in found.probabilities[i, likely].tolist()],
                 "file": test.filenames[i],
-                "nearest": [nearest["labels"][i].item(), round(nearest["similarity"][i].item(), 2)],
-                "equal": nearest["equal"][i].item(),
-                "others": [[row.argmax().item(), round(row.max().item(), 6)] for row in said],
+                "copied": -1 if found.training_labels is None else found.training_labels[i].item(),
+                "others": answers,
             }
         )
-    confusion = metrics.confusion_matrix(test.labels, probabilities.argmax(dim=1), len(test.class_names))
-    peak = maps.amax(dim=(2, 3), keepdim=True)
-    inferno = matplotlib.colormaps["inferno"](range(256), bytes=True)[:, :3]
     data = {
         "classes": [plain(name) for name in test.class_names],
-        "superclasses": [plain(name) for name in test.superclass_names],
-        "superclass_of": test.superclass_of.tolist(),
-        "confusion": confusion.tolist(),  # of all test images
+        "confusion": found.confusion.tolist(),  # of all test images
         "images": images,
-        "maps": base64_bytes((255 * maps / peak.clamp(min=1e-30)).round()),
-        "inferno": base64_bytes(torch.from_numpy(inferno)),
-        "runs": list(others),
+        "inferno": base64_bytes(torch.from_numpy(plots.inferno())),
+        "runs": list(found.others),
     }
+    if test.superclass_of is not None:
+        data["superclasses"] = [plain(name) for name in test.superclass_names]
+        data["superclass_of"] = test.superclass_of.tolist()
+    if found.maps is not None:
+        peak = found.maps.amax(dim=(2, 3), keepdim=True)
+        data["maps"] = base64_bytes((255 * found.maps / peak.clamp(min=1e-30)).round())
     return fill(
         "browser",
-        which=f"The {len(shown):,} most confident of {count:,}" if len(shown) < count else f"All {count:,}",
-        wrong_images=sprite(test.images[shown], columns),
-        nearest_images=sprite(nearest["images"][shown], columns),
+        which=f"The {len(images):,} most confident of {count:,}" if len(images) < count else f"All {count:,}",
+        by_superclass=fill("filter_superclass") if "superclasses" in data else "",
+        evidence=fill("evidence") if "maps" in data else "",
+        wrong_images=sprite(test.images[browsed]),
         # With this escape no name can end the script element; JSON.parse reads it as the sign itself.
         data=Markup(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")),
     )
@@ -338,8 +319,9 @@ def base64_bytes(values: Tensor) -> str:
     return base64.b64encode(values.to(torch.uint8).numpy().tobytes()).decode()
 
 
-def sprite(images: Tensor, columns: int) -> str:
-    """Return images, uint8 [N, 3, 32, 32], as one JPEG file in base64, so many of them in a row."""
+def sprite(images: Tensor) -> str:
+    """Return images, uint8 [N, 3, 32, 32], as one JPEG file in base64, a square of them."""
+    columns = math.ceil(math.sqrt(max(1, len(images))))
     pixels = make_grid(images, columns, padding=0) if len(images) else torch.zeros(3, 32, 32).byte()
     for quality in range(95, 15, -10):
         content = jpeg(pixels, quality)
@@ -351,109 +333,98 @@ def sprite(images: Tensor, columns: int) -> str:
 # ---- How sure it is --------------------------------------------------------------------------------------
 
 
-def confidence(result: dict, logits: Tensor, y_true: Tensor, folder: Path) -> Markup:
-    """Calibration before and after temperature scaling, confidence of right and wrong, risk and coverage."""
-    probabilities = logits.softmax(dim=1)
-    highest, y_pred = probabilities.max(dim=1)
-    correct = y_pred == y_true
-    rows = {"as trained": probabilities}
-    if "temperature" in result:
-        temperature = result["temperature"]
-        rows[f"at temperature {temperature:.2f}"] = (logits / temperature).softmax(dim=1)
-    bins = {}
-    for label, scaled in rows.items():
-        bins[label] = [column.numpy() for column in metrics.calibration_bins(y_true, scaled)]
-    coverage, risk = (values.numpy() for values in metrics.risk_coverage(y_true, probabilities))
-    histogram = plots.confidence_histogram(highest[correct].numpy(), highest[~correct].numpy())
+def confidence(accuracy, confident, risk_at_half, aurc, calibration, risk_coverage, right, wrong) -> Markup:
+    """Calibration before and after temperature scaling, confidence of right and wrong, risk and coverage.
+
+    calibration: the rows of report.calibrate; risk_coverage: those of metrics.risk_coverage; right and wrong:
+    the confidence of the right and of the wrong answers, float [N - M] and [M].
+    """
+    as_trained, bins, scaling = calibration[0], {}, ""
+    bins["as trained"] = [column.numpy() for column in as_trained["bins"]]
+    for row in calibration[1:]:
+        bins[f"at temperature {row['temperature']:.2f}"] = [column.numpy() for column in row["bins"]]
+        lower = row["expected_calibration_error"] < as_trained["expected_calibration_error"]
+        after = side(row["mean_confidence"], accuracy)
+        moves = "lowers" if lower else "raises"
+        scaling = fill("temperature_scaling", before=as_trained, after=row, moves=moves, side=after)
+    coverage, risk = (values.numpy() for values in risk_coverage)
     labels = "Risk against coverage", "coverage: share of images answered", "risk: errors among them"
-    curve = plots.curves(*labels, coverage, {"": risk})
+    histogram = plots.confidence_histogram(right.numpy(), wrong.numpy())
     return fill(
         "confidence",
-        **result,
-        risk_at_half=float(risk[(len(risk) - 1) // 2]),
+        accuracy=accuracy,
+        as_trained=as_trained,
+        side=side(as_trained["mean_confidence"], accuracy),
+        temperature_scaling=scaling,
+        confident=confident,
+        risk_at_half=risk_at_half,
         risk_at_full=float(risk[-1]),
-        **plot(folder, reliability=plots.reliability(bins), confidence=histogram, risk_coverage=curve),
+        aurc=aurc,
+        plot_reliability=plots.to_svg(plots.reliability(bins), "reliability"),
+        plot_confidence=plots.to_svg(histogram, "confidence"),
+        plot_risk_coverage=plots.to_svg(plots.curves(*labels, coverage, {"": risk}), "risk_coverage"),
     )
 
 
 # ---- Where it breaks -------------------------------------------------------------------------------------
 
 
-def stress(file: Path, checkpoint_sha256: str, images: Tensor, folder: Path) -> tuple[Markup, Markup | str]:
-    """Corruptions and attacks, if stress.py has tested the checkpoint: the section, and what was found.
-
-    file is the stress.json of the run, images are those of the test split, uint8 [N, 3, 32, 32]. Raises
-    UserError if the file cannot be used.
-    """
-    if file.exists():
-        with usable(file, "results of stress.py"):
-            results = json.loads(read_file(file))
-            of_this = results["checkpoint_sha256"] == checkpoint_sha256 and "summary" in results
-            if of_this and all(f"{name}/5" in results["tests"] for name in CORRUPTIONS):
-                return stress_results(results, examples(images), folder)
-    return fill("no_stress"), ""
-
-
-def stress_results(results: dict, pictures: dict[str, np.ndarray], folder: Path) -> tuple[Markup, Markup]:
-    """The same from a finished stress.json; pictures are those of corruptions.examples."""
+def stress(results: dict | None, pictures: dict[str, np.ndarray]) -> Markup:
+    """Corruptions and attacks: what stress.read_results found; pictures are those of corruptions.examples."""
+    if results is None or "summary" not in results:
+        return fill("no_stress")
     tests, summary = results["tests"], results["summary"]
-    rows = summary["by_severity"]
-    results = results | {"severity_1": rows[1], "severity_5": rows[5], "shift": shift_verdict(rows)}
     corruptions = []
-    for name in pictures:
-        values = [tests[f"{name}/{severity}"]["accuracy"]["value"] for severity in range(1, 6)]
-        corruptions.append({"corruption": plain(name)} | dict(zip("12345", values, strict=True)))
-        corruptions[-1]["mean"] = sum(values) / 5
-    hardest = sorted(corruptions, key=lambda row: row["mean"])[:3]
-    fourier = results["fourier"]
-    heatmap = plots.fourier_heatmap(np.array(fourier["error"]), fourier["rows"], fourier["columns"])
-    broken = [
-        {key: (percent(value, 0), value) if key != "class" else plain(value) for key, value in row.items()}
-        for row in summary["classes_that_break_first"]
-    ]
-    checks = [
-        {"result": "passed" if passed else "FAILED", "check": name, "what was found": detail}
-        for name, passed, detail in map(itemgetter("name", "passed", "detail"), results["checks"])
-    ]
-    clean = tests["clean/0"]
-    section = fill(
+    for name, grid in pictures.items():
+        cells = {"corruption": plain(name)}
+        for severity in range(1, 6):
+            cells[str(severity)] = tests[f"{name}/{severity}"]["accuracy"]["value"]
+        strip = torch.from_numpy(np.concatenate(grid, axis=1)).permute(2, 0, 1).contiguous()
+        cells["clean, then 1 to 5"] = picture(png(strip), f"the same picture under {plain(name)}", 192)
+        corruptions.append(cells)
+    hardest = sorted(corruptions, key=lambda row: row["3"])[:3]
+    cues = []
+    for name, row in summary["cues"].items():
+        value, low, high = (f"{100 * row['drop'][end]:.1f}" for end in ("value", "low", "high"))
+        lost = f"{value} ({low} to {high})", row["drop"]["value"]
+        cues.append({"pictures": plain(name), "accuracy": row["accuracy"]["value"], "points lost": lost})
+    checks = []
+    for row in results["checks"]:
+        result = "passed" if row["passed"] else "FAILED"
+        checks.append({"result": result, "check": row["name"], "what was found": row["detail"]})
+    clean, rows = tests["clean/0"], summary["by_severity"]
+    broken = []
+    for row in summary["classes_that_break_first"][:5]:
+        broken.append(f"{plain(row['class'])} ({percent(row['clean'], 0)} to {percent(row['corrupted'], 0)})")
+    epsilons = plots.stress_epsilon(tests, results["robust_accuracy"], results["epsilons"])
+    return fill(
         "stress",
         **results,
-        **plot(folder, **plots.stress_figures(results, pictures), stress_fourier=heatmap),
+        plot_severity=plots.to_svg(plots.stress_severity(rows), "severity"),
+        plot_epsilon=plots.to_svg(epsilons, "epsilon"),
+        severity_1=rows[1],
+        severity_5=rows[5],
+        shift=shift(rows) if "with_temperature" in rows[0] else "",
         clean_side=side(clean["mean_confidence"], clean["accuracy"]),
         corrupted_side=side(summary["mean_confidence"]["all"], summary["mean_accuracy"]["all"]),
         published=fill("published", **results) if "published" in summary["mean_accuracy"] else "",
-        hardest=", ".join(f"{row['corruption']} ({percent(row['mean'])})" for row in hardest),
+        hardest=listed([f"{row['corruption']} ({percent(row['3'])})" for row in hardest]),
         corruption_table=table("Every corruption", corruptions, sortable=True),
-        severity_table=severity_table(rows),
-        broken=table("Classes that break first", broken) if broken else fill("few_images", **results),
+        cue_table=table("Without colour, texture or shape", cues),
+        broken=fill("broken", classes=listed(broken)) if broken else fill("few_images", **results),
         num_corruptions=len(corruptions),
         apgd_epsilons=", ".join(f"{epsilon:g}/255" for epsilon in APGD_EPSILONS),
         check_table=table("Checks of the attacks", checks),
     )
-    return section, fill("stress_findings", **results)
 
 
-def severity_table(rows: list[dict]) -> Markup:
-    """Accuracy, confidence and calibration at severity 0, the clean images, to 5."""
-    body = []
-    for severity, row in enumerate(rows):
-        cells = {"severity": str(severity) if severity else "clean", "accuracy": row["accuracy"]}
-        cells["mean confidence"] = row["mean_confidence"]
-        for key, words in {"as_trained": "as trained", "with_temperature": "with the temperature"}.items():
-            if key in row:
-                cells[f"ECE pooled, {words}"] = row[key]["ece"]
-                cells[f"mean of each ECE, {words}"] = row[key]["mean_ece"]
-                cells[f"NLL, {words}"] = (f"{row[key]['nll']:.2f}", row[key]["nll"])
-        body.append(cells)
-    return table("Calibration under corruption", body)
-
-
-def shift_verdict(rows: list[dict]) -> str:
+def shift(rows: list[dict]) -> Markup:
     """Say at which severities the temperature, fitted on clean images, makes the calibration error larger."""
-    if "with_temperature" not in rows[0]:
-        return ""
-    worse = [str(s) for s in range(1, 6) if rows[s]["with_temperature"]["ece"] > rows[s]["as_trained"]["ece"]]
+    worse = []
+    for severity in range(1, 6):
+        row = rows[severity]
+        if row["with_temperature"]["ece"] > row["as_trained"]["ece"]:
+            worse.append(str(severity))
     where = "every severity" if len(worse) == 5 else f"severity {', '.join(worse) or 'none'}"
     return fill("shift", where=where, mild=rows[1], severe=rows[5])
 
@@ -461,110 +432,123 @@ def shift_verdict(rows: list[dict]) -> str:
 # ---- Explanations, data, reproduction --------------------------------------------------------------------
 
 
-def explanations(result: dict, folder: Path) -> Markup:
+def explanations(found: dict | None, layer_note: str) -> Markup:
     """Deletion, insertion and randomisation: can the maps be believed?"""
-    explained, parts, figures = result["explanations"], {}, {}
+    if found is None:
+        return fill("no_explanations", layer_note=layer_note)
+    parts = {}
     for mode in BETTER:
-        rows, lines = explained[mode], {}
+        rows, lines = found[mode], {}
         for name, label in {"gradcam": "Grad-CAM", **CONTROLS}.items():
             lines[f"{label}, area {rows[name]['area']['value']:.3f}"] = np.array(rows[name]["curve"])
         moved = np.linspace(0, 1, len(rows["gradcam"]["curve"]))
         labels = f"pixels changed by {mode}", "probability of the explained class"
-        figures[mode] = plots.curves(mode.capitalize(), *labels, moved, lines)
-        differences = {label: rows[name]["gradcam_less_this"] for name, label in CONTROLS.items()}
-        body = [
-            {
-                "area of Grad-CAM less that of": label,
-                "difference": (f"{row['value']:+.3f}", row["value"]),
-                "standard error": (f"{row['standard_error']:.3f}", row["standard_error"]),
-            }
-            for label, row in differences.items()
-        ]
-        parts[f"{mode}_table"] = table(f"Grad-CAM less the controls, {mode}", body)
-    body = []
-    for name, row in explained["randomization"]["down_to"].items():
-        cells = {"random weights in": "fc" if name == "fc" else f"fc down to {name}"}
-        for key, heading in {"mean": "mean of rho", "mean_abs": "mean of |rho|"}.items():
-            cells[heading] = (spread(row[key]), row[key]["value"])
-        body.append(cells)
+        figure = plots.curves(mode.capitalize(), *labels, moved, lines)
+        parts[f"plot_{mode}"] = plots.to_svg(figure, mode)
+        parts[f"{mode}_verdict"] = verdict(rows, mode)
+    random_weights, down_to = [], found["randomization"]["down_to"]
+    for name, row in down_to.items():
+        cells = {"mean of rho": (spread(row["mean"]), 0), "mean of |rho|": (spread(row["mean_abs"]), 0)}
+        random_weights.append({"random weights, down to": name} | cells)
     return fill(
         "explanations",
-        **result,
+        **found,
         **parts,
-        **plot(folder, **figures),
-        size="x".join(map(str, explained["map_size"])),
-        randomization_table=table("Random weights", body),
+        size="x".join(map(str, found["map_size"])),
+        all_random=spread(row["mean_abs"]),
+        randomization_table=table("Random weights", random_weights),
     )
 
 
-def spread(row: dict) -> str:
-    """Return a mean and its range over the seeds as "0.02 (-0.04 to 0.07)"."""
-    if row["value"] is None:
-        return "–"
-    value, low, high = (f"{round(row[key], 2) + 0.0:.2f}" for key in ("value", "low", "high"))  # no -0.00
-    return f"{value} ({low} to {high})"
+def data_set(test, classes: list[dict], accuracy: dict, duplicates: dict | None) -> Markup:
+    """Class counts and the audit for duplicates."""
+    counts = []
+    for key, words in {"num_train": "in the training set", "num_test": "in the test set"}.items():
+        numbers = [row[key] for row in classes if key in row]
+        if numbers:
+            ends = sorted({min(numbers), max(numbers)})
+            counts.append(f"{' to '.join(f'{n:,}' for n in ends)} {words}")
+    audit = ""
+    if duplicates and not duplicates["test_images_in_train"]:
+        audit = fill("no_duplicates", **duplicates)
+    elif duplicates:
+        without = percent(duplicates["accuracy_without_them"], 2)
+        audit = fill("duplicates", **duplicates, without=without, accuracy=accuracy)
+    provenance, num_classes = test.provenance, len(test.class_names)
+    return fill("data", provenance=provenance, num_classes=num_classes, counts=listed(counts), audit=audit)
 
 
-def data_set(result: dict, test) -> Markup:
-    """Class counts, the audit for duplicates, and one image of each class."""
-    counts, samples = {}, []
-    for key in ("num_train", "num_test"):
-        numbers = sorted({row[key] for row in result["classes"]})
-        counts[f"{key}_per_class"] = " to ".join(str(n) for n in sorted({numbers[0], numbers[-1]}))
-    for c, name in enumerate(map(plain, test.class_names)):
-        for i in torch.nonzero(test.labels == c).flatten()[:1]:
-            sample = picture(png(test.images[i]), f"a test image of the class {name}", 64)
-            samples.append(fill("labelled_picture", picture=sample, label=name))
-    without = percent(result["duplicates"]["accuracy_without_them"], 2)
-    like = result["lookalikes"]
-    rows = [
-        {
-            "similarity": f"{max(row['from'], 0):.2f} to {row['to']:.2f}",
-            "images": row["images"],
-            "accuracy": (percent(row["value"], 2), row["value"]),
-            "95 % interval": f"{100 * row['low']:.2f} to {percent(row['high'], 2)}",
-        }
-        for row in like["by_similarity"]
-    ]
-    return fill(
-        "data",
-        **result,
-        **counts,
-        without=without,
-        similarity_table=table("Accuracy by similarity", rows),
-        num_classes=len(test.class_names),
-        samples=samples,
-    )
+def reproduction(network, test, stress: dict | None, options: dict | None) -> Markup:
+    """The commands that make this page, and versions, hardware and digests.
 
-
-def reproduction(path: Path, checkpoint: dict, environment: dict, layers: list[dict], test) -> Markup:
-    """The commands, versions, hardware, digest of the data, and complexity of the network.
-
-    environment is that of this report; layers are the rows of resnet_cifar.count_parameters_and_macs.
+    options are those of report.py, {name: value}; None if no command line made the page.
     """
-    config, options = checkpoint["config"], []
-    for name, value in config["settings"].items():
-        if value is not None and value is not False:
-            options += [option(name)] if value is True else [option(name), str(value)]
-    facts = {f"training: {name}": str(value) for name, value in config["environment"].items()}
-    facts |= {f"report: {name}": str(value) for name, value in environment.items()}
-    facts |= {"checkpoint": str(path), "data": test.provenance, "test digest (sha256)": test.digest}
-    parameters, macs = (sum(layer[key] for layer in layers) for key in ("parameters", "macs"))
-    rows = []
-    for row in layers:
-        shown = {"layer": row["name"], "kind": row["kind"], "output": "x".join(map(str, row["output"]))}
-        millions = (f"{row['macs'] / 1e6:,.2f}", row["macs"])
-        rows.append(shown | {"parameters": row["parameters"], "multiply-accumulates (M)": millions})
-    run = results_folder(path)
-    is_best = path == run / "checkpoints" / "best.pt"
-    return fill(
-        "reproduction",
-        options=shlex.join(options),
-        source=shlex.join(["--run", str(run)] if is_best else ["--checkpoint", str(path)]),
-        facts_table=table(
-            "Versions and data", [{"what": key, "value": value} for key, value in facts.items()]
+    facts, lines = {}, []
+    if network.training:
+        trained_on = network.training.config["environment"]
+        facts |= {f"training: {name}": value for name, value in trained_on.items()}
+        lines.append(["train.py", *words(network.training.settings)])
+    if stress and options is not None:
+        tested = {name: value for name, value in options.items() if name != "against"}
+        full = ["--full"] if stress["corruption_images"] == len(test.labels) else []
+        lines.append(["stress.py", *words(tested), *full])
+    if options is not None:
+        lines.append(["report.py", *words(options)])
+    facts |= {f"report: {name}": value for name, value in environment(network.device).items()}
+    facts |= {"weights": network.path or "in memory", "digest of the weights": network.digest}
+    facts |= {"data": test.provenance, "digest of the test images": test.digest}
+    rows = [{"what": what, "value": str(value)} for what, value in facts.items()]
+    commands = [shlex.join(["python", *line]) for line in lines]
+    shown = fill("commands", commands=commands) if commands else ""
+    return fill("reproduction", commands=shown, facts_table=table("Versions and data", rows))
+
+
+def words(options: dict) -> list[str]:
+    """Return options, {name: value}, as words of a command line, without those that say None, False or []."""
+    found = []
+    for name, value in options.items():
+        if value is not None and value is not False and value != []:
+            found.append(option(name))
+            values = value if isinstance(value, list) else [value]
+            found += [str(value) for value in values if value is not True]
+    return found
+
+
+# ---- The page --------------------------------------------------------------------------------------------
+
+
+def fill_page(out: Path, network, test, found, options: dict | None) -> None:
+    """Write report.html and plots/ into the folder `out`.
+
+    network is a network.Network, test a data.Dataset and found a report.Found; options as in reproduction.
+    """
+    numbers, folder = found.numbers, out / "plots"
+    accuracy, classes, pairs = numbers["accuracy"], numbers["classes"], numbers["most_confused_pairs"]
+    explained, duplicates = numbers.get("explanations"), numbers.get("duplicates")
+    cards = {name: numbers[key] for key, name in HEADLINE.items()}
+    if len(classes) <= 5:
+        del cards["top-5 accuracy"]  # it is 100 % whatever the network says
+    plots.save_png(plots.headline_bars(cards), folder / "headline_metrics.png")
+    draw_failures(test, classes, found.confusion, folder)
+    never, typical = numbers["pairs_never_confused"], numbers["typical_class"]
+    compared = against.section(numbers["against"], len(test.labels)) if "against" in numbers else ""
+    confident, risk_at_half, aurc = numbers["confident"], numbers["risk_at_half_coverage"], numbers["aurc"]
+    right = found.y_pred == test.labels
+    answered = found.confidence[right], found.confidence[~right]
+    about_maps = maps_note(network, explained and explained.get("pointing_game"))
+    parts = {
+        "Mistakes": mistakes(test, found.failures, found.overlays, about_maps, browser(test, found)),
+        "Where it fails": failures(
+            test, found.y_pred, classes, pairs, never, typical, found.superclasses, compared
         ),
-        parameters=parameters,
-        macs=f"{macs / 1e9:.3f}",
-        layer_table=table("Complexity layer by layer", rows),
-    )
+        "How sure it is": confidence(
+            accuracy, confident, risk_at_half, aurc, found.calibration, found.risk_coverage, *answered
+        ),
+        "Where it breaks": stress(found.stress, examples(test.images)),
+        "Whether the explanations hold": explanations(explained, network.layer_note),
+    }
+    if network.training:
+        parts["Training"] = training(network.training, folder)
+    parts["Data"] = data_set(test, classes, accuracy, duplicates)
+    parts["How to reproduce it"] = reproduction(network, test, found.stress, options)
+    write_page(out / "report.html", f"{network.name}, {out.name}", headline(network, test, cards), parts)

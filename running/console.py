@@ -2,26 +2,25 @@
 
 import argparse
 import dataclasses
+import errno
 import os
 import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, get_args
+from typing import Any, TextIO, get_args
 
 from running.files import UserError, one_line
 
 
-def setting(default: Any, help: str, low=None, high=None, **argument) -> Any:
+def setting(default: Any, help: str, low=None, high=None, choices=None, metavar=None) -> Any:
     """Return a field of a dataclass, `lr: float = setting(0.15, "peak rate", low=0, high=1)`.
 
     Options, help and checks follow from it. Its type is int, float, str or bool, or one of these `| None`; a
-    range includes both its ends. A default that depends on the data set is a dict, {data set: value}; the
-    field is then None until that is known. What else is given goes to add_argument.
+    range includes both its ends. choices and metavar are those of argparse.
     """
-    by_dataset = default if isinstance(default, dict) else {}
-    metadata = {"help": help, "low": low, "high": high, "by_dataset": by_dataset, "argument": argument}
-    return dataclasses.field(default=None if by_dataset else default, metadata=metadata)
+    metadata = {"help": help, "low": low, "high": high, "choices": choices, "metavar": metavar}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def option(name: str) -> str:
@@ -29,21 +28,29 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def add_options(parser: argparse.ArgumentParser, settings: type) -> None:
+def add_options(parser: argparse.ArgumentParser, settings: type, presets: dict | None = None) -> None:
     """Add an option for each field of the dataclass `settings`, and for a bool also its opposite, --no-...
 
-    An option that was not given is absent from what parse_args returns; the default is that of the dataclass.
+    An option that was not given is absent from what parse_args returns. The help names the default of the
+    dataclass, and those of `presets`, {data set: {field: value}}.
     """
     for field in dataclasses.fields(settings):
-        help, low, high, by_dataset, argument = field.metadata.values()
+        about = field.metadata
+        notes = []
+        if about["low"] is not None:
+            notes.append(f"{about['low']:.10g} to {about['high']:.10g}")
+        if field.default is not None:
+            notes.append(f"default: {field.default}")
+        for dataset, preset in (presets or {}).items():
+            if field.name in preset:
+                notes.append(f"{dataset}: {preset[field.name]}")
+        text = f"{about['help']} ({', '.join(notes)})" if notes else about["help"]
         kind = (get_args(field.type) or (field.type,))[0]  # int, also for int | None
-        notes = [] if low is None else [f"{low:.10g} to {high:.10g}"]
-        notes += [] if field.default is None else [f"default: {field.default}"]
-        notes += [f"default for {name}: {value}" for name, value in by_dataset.items()]
-        if notes:
-            help += f" ({', '.join(notes)})"
-        how = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind, **argument}
-        parser.add_argument(option(field.name), help=help, **how).default = argparse.SUPPRESS
+        if kind is bool:
+            how = {"action": argparse.BooleanOptionalAction}
+        else:
+            how = {"type": kind, "choices": about["choices"], "metavar": about["metavar"]}
+        parser.add_argument(option(field.name), help=text, **how).default = argparse.SUPPRESS
 
 
 def expect(holds: bool, name: str, value: object, expected: str) -> None:
@@ -53,16 +60,9 @@ def expect(holds: bool, name: str, value: object, expected: str) -> None:
 
 
 def check_ranges(settings: Any) -> None:
-    """Raise UserError if a value is of another type than its field, none of its choices, or out of its range.
-
-    argparse has seen to the first two on the command line, but a saved run may have been edited.
-    """
+    """Raise UserError if a value of the dataclass object is out of the range of its field; None is in it."""
     for field in dataclasses.fields(settings):
-        value, (_, low, high, _, argument) = getattr(settings, field.name), field.metadata.values()
-        kind, choices = (get_args(field.type) or (field.type,))[0], argument.get("choices")
-        right = type(value) is kind or (kind is float and type(value) is int)
-        expect(right or value is None, field.name, value, f"a value of type {kind.__name__}")
-        expect(not choices or value in choices, field.name, value, f"one of {choices}")
+        value, low, high = getattr(settings, field.name), field.metadata["low"], field.metadata["high"]
         if low is not None and value is not None:
             expect(low <= value <= high, field.name, value, f"a number from {low} to {high}")
 
@@ -94,50 +94,68 @@ class Progress(AbstractContextManager):
 
     def __init__(self, label: str, total: int):
         self.label, self.total = label, total
-        self.first = None  # the count at the first update, from which the speed is measured
-        self.shows = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.started, self.written = time.monotonic(), 0.0
+        self.shows = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
-    def update(self, done: int, **shown: str) -> None:
+    def update(self, done: int, **values: str) -> None:
         """Write how much of the total is done, the given values and the time left, ten times a second."""
         now = time.monotonic()
-        if self.first is None:
-            self.first, self.started, self.written = done, now, 0.0
-        if not self.shows or now - self.written < 0.1:
+        if now - self.written < 0.1:
             return
         self.written = now
-        parts = [self.label, f"{done}/{self.total}", *(f"{key} {value}" for key, value in shown.items())]
-        if done > self.first:
-            left = (now - self.started) / (done - self.first) * (self.total - done)
-            parts.append(f"{duration(left)} left")
-        columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
-        print(f"\r{'  '.join(parts)[: columns - 1]}", end="\033[K", file=sys.stderr, flush=True)
+        parts = [self.label, f"{done}/{self.total}", *(f"{key} {value}" for key, value in values.items())]
+        if done:
+            parts.append(f"{duration((now - self.started) / done * (self.total - done))} left")
+        self.write("  ".join(parts))
+
+    def write(self, text: str) -> None:
+        """Put as much of the text as fits in place of the line; once the terminal is gone, nothing."""
+        if self.shows:
+            try:
+                columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+                print(f"\r{text[: columns - 1]}", end="\033[K", file=sys.stderr, flush=True)
+            except OSError:
+                self.shows = False
 
     def __exit__(self, *exception) -> None:
-        if self.shows:
-            print(end="\r\033[K", file=sys.stderr, flush=True)
+        self.write("")
+
+
+class Output:
+    """stdout or stderr. What is written to a terminal that has closed, as after ssh and `disown`, is lost."""
+
+    def __init__(self, stream: TextIO | None):
+        # It is None where a shell has closed it.
+        self.stream = stream or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+        # Each line at once, also into a file; a letter that the console cannot show becomes a question mark.
+        self.stream.reconfigure(line_buffering=True, errors="replace")
+
+    def write(self, text: str) -> None:
+        try:
+            self.stream.write(text)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a command and exit: an error that the user can fix is one line and exit code 2, Ctrl-C is 130."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where a shell has closed it
-        # Each line at once, also into a file; a letter that the console cannot show becomes a question mark.
-        stream.reconfigure(line_buffering=True, errors="replace")
+    sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)
     try:
         sys.exit(main())
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)  # as a shell reports SIGPIPE
     except UserError as error:
         message = str(error)
+    except MemoryError:
+        message = "out of memory: free some, and start the command again"
     except OSError as error:
-        try:
-            sys.stdout.flush()
-        except OSError:
-            # Our own output failed: `| head` has ended, or the disk is full. At its exit Python would try to
-            # write the rest once more, so that goes nowhere.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            sys.exit(141)  # as a shell reports SIGPIPE
         message = f"{error.filename}: {one_line(error)}" if error.filename else one_line(error)
-    print(f"error: {one_line(message)}", file=sys.stderr)
+    print(one_line(f"error: {message}"), file=sys.stderr)
     sys.exit(2)

@@ -19,24 +19,25 @@ def pick_device(name: str) -> torch.device:
     """
     several = world_size() > 1
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    available = {"cuda": gpus > 0, "mps": torch.backends.mps.is_available() and not several, "cpu": True}
+    mps = torch.backends.mps.is_available() and not several
+    counts = {"cuda": gpus, "mps": int(mps), "cpu": 1}
     if name == "auto":
-        name = next(kind for kind in available if available[kind])
+        name = next(kind for kind, count in counts.items() if count)
     try:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"--device {name}: expected auto, cuda, mps or cpu") from None
-    if not available.get(device.type) or (device.index or 0) >= max(1, gpus):
+    if (device.index or 0) >= counts.get(device.type, 0):
         raise UserError(f"--device {name} is not available on this machine: use --device cpu")
-    if not several or device.type == "cpu":
-        return device
-    # Some launchers let each process see its own GPU only, which is then the one to take.
-    index = int(os.environ.get("LOCAL_RANK", 0)) if gpus > 1 else 0
-    if device.index is not None or index >= gpus:
-        needed = "several processes need --device cuda with a GPU for each, or --device cpu"
-        raise UserError(f"--device {name} with {gpus} CUDA GPUs: {needed}")
-    torch.cuda.set_device(index)
-    return torch.device("cuda", index)
+    if several and device.type == "cuda":
+        # Some launchers let each process see its own GPU only, which is then the one to take.
+        index = int(os.environ.get("LOCAL_RANK", 0)) if gpus > 1 else 0
+        if device.index is not None or index >= gpus:
+            needed = "several processes need --device cuda with a GPU for each, or --device cpu"
+            raise UserError(f"--device {name} with {gpus} CUDA GPUs: {needed}")
+        torch.cuda.set_device(index)
+        device = torch.device("cuda", index)
+    return device
 
 
 def pick_precision(name: str, device: torch.device) -> str:
@@ -45,9 +46,9 @@ def pick_precision(name: str, device: torch.device) -> str:
     CUDA: bf16 from compute capability 8.0 on, which computes it natively, else fp16 with a gradient scaler.
     CPU: bf16 where it was measured to be faster than fp32, with AMX or with AVX512-BF16 on AMD, else fp32.
     """
+    if name == "fp16" and device.type != "cuda":
+        raise UserError(f"--precision fp16 needs a CUDA GPU, not {device.type}: use bf16 or fp32")
     if name != "auto":
-        if name == "fp16" and device.type != "cuda":
-            raise UserError(f"--precision fp16 needs a CUDA GPU, not {device.type}: use bf16 or fp32")
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
@@ -59,10 +60,8 @@ def pick_precision(name: str, device: torch.device) -> str:
 
 def cpuinfo() -> str:
     """Return what Linux says about the processor, and "" elsewhere."""
-    try:
-        return Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return ""
+    path = Path("/proc/cpuinfo")
+    return path.read_text(errors="replace") if path.exists() else ""
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -87,19 +86,21 @@ def advice_on(error: BaseException) -> str | None:
 
 def environment(device: torch.device) -> dict:
     """Return the versions, the hardware and the commit as plain strings and numbers, for config.json."""
-    names = re.findall(r"model name\s*: (.*)", cpuinfo()) or [platform.machine()]
-    gpu = f"{torch.cuda.get_device_name(device)}; " if device.type == "cuda" else ""
+    processor = re.search(r"model name\s*: (.*)", cpuinfo())
+    hardware = f"{processor[1] if processor else platform.machine()}, {os.cpu_count()} cores"
+    if device.type == "cuda":
+        hardware = f"{torch.cuda.get_device_name(device)}; {hardware}"
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-        commit = subprocess.run(git, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+        commit = subprocess.run(git, capture_output=True, timeout=5, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        commit = "unknown"
+        commit = b"unknown"
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),  # its own type is not a plain string
         "system": platform.platform(),
-        "hardware": f"{gpu}{names[0]}, {os.cpu_count()} cores",
+        "hardware": hardware,
         "threads": torch.get_num_threads(),
         "processes": world_size(),
-        "commit": commit,
+        "commit": one_line(commit.decode(errors="replace")),
     }

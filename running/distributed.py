@@ -12,6 +12,7 @@ A program that is started without torchrun is rank 0 of 1, and for that all func
 
 import contextlib
 import os
+import socket
 import warnings
 from collections.abc import Iterator
 from datetime import timedelta
@@ -20,19 +21,32 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from running.files import UserError, usable
+from running.files import UserError, one_line
 
 
 def world_size() -> int:
     """Return the number of processes, on all machines together."""
-    with usable("WORLD_SIZE", "a whole number"):
-        return int(os.environ.get("WORLD_SIZE", 1))
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not text.isdecimal():
+        raise UserError(f"WORLD_SIZE={text} in the environment: expected a number, as torchrun sets it")
+    return int(text)
 
 
 def rank() -> int:
     """Return the number of this process, from 0."""
-    with usable("RANK", "a whole number"):
-        return int(os.environ.get("RANK", 0))
+    return int(os.environ["RANK"]) if world_size() > 1 else 0
+
+
+def check_environment() -> None:
+    """Raise UserError unless torchrun has said which process this is, and where all of them meet."""
+    try:
+        if not 0 <= int(os.environ["RANK"]) < world_size():
+            raise ValueError(f"RANK={rank()}")
+        # Of an address that cannot be looked up torch would ask again and again, for the timeout below.
+        socket.getaddrinfo(os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"])
+    except (KeyError, ValueError, OSError) as error:
+        where = f"WORLD_SIZE={world_size()}, MASTER_ADDR={os.environ.get('MASTER_ADDR')}"
+        raise UserError(f"{where}: not the environment of torchrun ({one_line(error)})") from None
 
 
 @contextlib.contextmanager
@@ -41,12 +55,10 @@ def init_distributed() -> Iterator[None]:
     if world_size() == 1:
         yield
         return
+    check_environment()
     # On GPUs tensors on the CPU still travel by gloo. The others wait for a download, however slow.
     nccl = torch.cuda.is_available() and dist.is_nccl_available()  # Windows has none
-    with usable("the environment", "that of torchrun, which starts several processes"):
-        if not 0 <= rank() < world_size():
-            raise ValueError(f"RANK {rank()} of {world_size()}")
-        dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=timedelta(days=1))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=timedelta(days=1))
     with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
         if rank() > 0:
             stack.enter_context(contextlib.redirect_stdout(nowhere))

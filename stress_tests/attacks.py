@@ -35,9 +35,11 @@ def full_float32(device: torch.device) -> Iterator[None]:
     in full float32 unless the caller has asked torch for less.
     """
     cudnn = torch.backends.cudnn
-    # From torch 2.9 on reading allow_tf32 may raise an error.
-    tf32 = (cudnn.conv, "fp32_precision", "ieee") if hasattr(cudnn, "conv") else (cudnn, "allow_tf32", False)
-    wanted = [tf32, (cudnn, "deterministic", True), (cudnn, "benchmark", False)]
+    wanted = [(cudnn, "deterministic", True), (cudnn, "benchmark", False)]
+    if hasattr(cudnn, "conv"):  # from torch 2.9 on, where reading allow_tf32 may raise an error
+        wanted.append((cudnn.conv, "fp32_precision", "ieee"))
+    else:
+        wanted.append((cudnn, "allow_tf32", False))
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in wanted]
     try:
         for owner, name, value in wanted:
@@ -50,13 +52,12 @@ def full_float32(device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def eval_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Run a block with the model in eval mode and in full_float32, then restore the modes of its modules."""
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Run a block with the model in eval mode, then give each of its modules the mode back that it had."""
     modes = {module: module.training for module in model.modules()}
     try:
-        with full_float32(device):
-            model.eval()
-            yield
+        model.eval()
+        yield
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -79,7 +80,7 @@ def dlr_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def attack_step(
-    model: nn.Module, images: Tensor, labels: Tensor, loss_of: Callable = cross_entropy
+    model: nn.Module, loss_of: Callable, images: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss [N], whether each image is misclassified, bool [N], and the loss's gradient."""
     with torch.enable_grad():
@@ -90,15 +91,20 @@ def attack_step(
     return loss.detach(), logits.argmax(dim=1) != labels, gradient
 
 
+def per_image(values: Tensor) -> Tensor:
+    """Return one value for each image, [N], as [N, 1, 1, 1]."""
+    return values[:, None, None, None]
+
+
 def linf_ball(images: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """Return the lowest and highest float32 images within epsilon of `images` and within [0, 1], exactly."""
-    device, images = images.device, images.cpu().double()  # not every device has float64
-    exact_low, exact_high = images - epsilon, images + epsilon
+    exact_low = images.cpu().double() - epsilon  # on the CPU, as not every device has float64
+    exact_high = images.cpu().double() + epsilon
     low, high = exact_low.float(), exact_high.float()
     # Rounding to float32 may have stepped out of the ball; the next number inwards is inside.
     low = torch.where(low.double() < exact_low, low.nextafter(torch.tensor(2.0)), low)
     high = torch.where(high.double() > exact_high, high.nextafter(torch.tensor(-1.0)), high)
-    return low.clamp(min=0).to(device), high.clamp(max=1).to(device)
+    return low.clamp(min=0).to(images.device), high.clamp(max=1).to(images.device)
 
 
 def random_corner(
@@ -120,19 +126,13 @@ def fgsm(
     Shlens and Szegedy 2015 (arXiv 1412.6572), section 4.
     """
     low, high = linf_ball(images, epsilon)
-    with eval_mode(model, images.device):
-        gradient = attack_step(model, images, labels.to(images.device))[2]
-        return (images + epsilon * gradient.sign()).clamp(low, high)
+    with eval_mode(model), full_float32(images.device):
+        _, _, gradient = attack_step(model, cross_entropy, images, labels.to(images.device))
+    return (images + epsilon * gradient.sign()).clamp(low, high)
 
 
 def strongest_point(
-    path: Callable[..., Iterator],
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    epsilon: float,
-    generator: Generator,
-    restarts: int,
+    path: Callable, images: Tensor, labels: Tensor, epsilon: float, generator: Generator, restarts: int
 ) -> Tensor:
     """Follow a path from random points of the ball and return the strongest point that it visits.
 
@@ -141,25 +141,25 @@ def strongest_point(
     loss. A restart works only on the images that are still classified correctly. As in corruptions.py, each
     image draws its starts from a generator of its own.
     """
-    device, labels = images.device, labels.to(images.device)
-    with eval_mode(model, device):
-        low, high = linf_ball(images, epsilon)
-        best, best_loss = images.clone(), torch.full((len(images),), -math.inf, device=device)
-        fooled = torch.zeros(len(images), dtype=torch.bool, device=device)
-        generators = spawn(generator, len(images))
-        for _ in range(restarts):
-            left = (~fooled).nonzero()[:, 0]  # the indices of the images that this restart works on
-            if len(left) == 0:
-                break
-            start = images + epsilon * uniform(generators, -1, 1, *images.shape[1:]).to(device)
-            start = start.clamp(low, high)[left]
-            for x, loss, wrong in path(start, labels[left], low[left], high[left]):
-                first = wrong & ~fooled[left]
-                stronger = first | ((wrong == fooled[left]) & (loss > best_loss[left]))
-                best[left] = torch.where(stronger[:, None, None, None], x, best[left])
-                best_loss[left] = torch.where(stronger, loss, best_loss[left])
-                fooled[left] |= wrong
-        return best
+    low, high = linf_ball(images, epsilon)
+    best = images.clone()
+    best_loss = torch.full((len(images),), -math.inf, device=images.device)
+    fooled = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    generators = spawn(generator, len(images))
+    for _ in range(restarts):
+        left = (~fooled).nonzero()[:, 0]  # the indices of the images that this restart works on
+        if len(left) == 0:
+            break
+        noise = uniform(generators, -1, 1, *images.shape[1:]).to(images.device)
+        start = (images + epsilon * noise).clamp(low, high)
+        for x, loss, wrong in path(start[left], labels[left], low[left], high[left]):
+            newly_fooled = wrong & ~fooled[left]
+            larger_loss = (wrong == fooled[left]) & (loss > best_loss[left])
+            stronger = newly_fooled | larger_loss
+            best[left] = torch.where(per_image(stronger), x, best[left])
+            best_loss[left] = torch.where(stronger, loss, best_loss[left])
+            fooled[left] |= wrong
+    return best
 
 
 def pgd(
@@ -179,25 +179,20 @@ def pgd(
     from any start. Returns the strongest of all points visited, see strongest_point. Arguments and result as
     in fgsm. Source: Madry et al. 2018 (arXiv 1706.06083), section 2.1; the step is that of its section 5.
     """
-
-    def path(x: Tensor, labels: Tensor, low: Tensor, high: Tensor) -> Iterator:
-        for _ in range(steps + 1):
-            loss, wrong, gradient = attack_step(model, x, labels)
-            yield x, loss, wrong
-            x = (x + 2.5 * epsilon / steps * gradient.sign()).clamp(low, high)
-
-    return strongest_point(path, model, images, labels, epsilon, generator, restarts)
+    evaluate = functools.partial(attack_step, model, cross_entropy)
+    path = functools.partial(pgd_path, evaluate, 2.5 * epsilon / steps, steps)
+    with eval_mode(model), full_float32(images.device):
+        return strongest_point(path, images, labels.to(images.device), epsilon, generator, restarts)
 
 
-def step_checks(steps: int) -> list[int]:
-    """Return after how many of the steps APGD checks its progress: the w_j of Croce and Hein, section 3.
-
-    w_j = ceil(p_j steps), p_0 = 0, p_1 = 0.22, p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06), up to 1.
-    """
-    percent = [0, 22]
-    while percent[-1] <= 100:
-        percent.append(percent[-1] + max(percent[-1] - percent[-2] - 3, 6))
-    return [-(-p * steps // 100) for p in percent[:-1]]
+def pgd_path(
+    evaluate: Callable, step_size: float, steps: int, x: Tensor, labels: Tensor, low: Tensor, high: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield the points of PGD from x on, their loss [N] and whether they are misclassified, bool [N]."""
+    for _ in range(steps + 1):
+        loss, wrong, gradient = evaluate(x, labels)
+        yield x, loss, wrong
+        x = (x + step_size * gradient.sign()).clamp(low, high)
 
 
 def apgd(
@@ -220,34 +215,58 @@ def apgd(
     these go back to their point of largest loss. f is the cross-entropy, "ce", or the difference of logits
     ratio, "dlr". Arguments and result as in pgd. Source: Croce and Hein 2020 (arXiv 2003.01690), algorithm 1.
     """
-    loss_of = {"ce": cross_entropy, "dlr": dlr_loss}[loss]
+    evaluate = functools.partial(attack_step, model, {"ce": cross_entropy, "dlr": dlr_loss}[loss])
+    path = functools.partial(apgd_path, evaluate, 2 * epsilon, steps)
+    with eval_mode(model), full_float32(images.device):
+        return strongest_point(path, images, labels.to(images.device), epsilon, generator, restarts)
+
+
+def apgd_path(
+    evaluate: Callable, first_step: float, steps: int, x: Tensor, labels: Tensor, low: Tensor, high: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield the points of APGD from x on, their loss f [N] and whether they are misclassified, bool [N]."""
+    loss, wrong, gradient = evaluate(x, labels)
+    yield x, loss, wrong
+    previous_x = x
+    best_x, best_loss, best_gradient = x, loss, gradient  # where the loss was largest, image by image
+    step_size = torch.full_like(loss, first_step)
+    halved = torch.zeros_like(loss, dtype=torch.bool)
+    rises = torch.zeros_like(loss)  # since the last check
+    last_check, loss_at_check = 0, loss
     checks = step_checks(steps)
+    for step in range(1, steps + 1):
+        z = (x + per_image(step_size) * gradient.sign()).clamp(low, high)
+        if step > 1:
+            z = (x + 0.75 * (z - x) + 0.25 * (x - previous_x)).clamp(low, high)
+        previous_x, x, previous_loss = x, z, loss
+        loss, wrong, gradient = evaluate(x, labels)
+        yield x, loss, wrong
+        rises += loss > previous_loss
+        better = loss > best_loss
+        best_loss = torch.where(better, loss, best_loss)
+        best_x = torch.where(per_image(better), x, best_x)
+        best_gradient = torch.where(per_image(better), gradient, best_gradient)
+        if step in checks:
+            few_rises = rises < 0.75 * (step - last_check)
+            stuck = ~halved & (best_loss == loss_at_check)
+            halved = few_rises | stuck
+            step_size = torch.where(halved, step_size / 2, step_size)
+            loss = torch.where(halved, best_loss, loss)
+            x = torch.where(per_image(halved), best_x, x)
+            gradient = torch.where(per_image(halved), best_gradient, gradient)
+            last_check, loss_at_check = step, best_loss
+            rises = torch.zeros_like(rises)
 
-    def path(x: Tensor, labels: Tensor, low: Tensor, high: Tensor) -> Iterator:
-        value, wrong, gradient = attack_step(model, x, labels, loss_of)
-        yield x, value, wrong
-        value = value[:, None, None, None]
-        before, a = x, torch.full_like(value, 2 * epsilon)
-        best = x, value, gradient  # where the loss was largest, image by image
-        last_check, checked_value = 0, value
-        rises, halved = torch.zeros_like(value), torch.zeros_like(value, dtype=torch.bool)
-        for step in range(1, steps + 1):
-            z = (x + a * gradient.sign()).clamp(low, high)
-            moved = z if step == 1 else x + 0.75 * (z - x) + 0.25 * (x - before)
-            before, x, previous_value = x, moved.clamp(low, high), value
-            value, wrong, gradient = attack_step(model, x, labels, loss_of)
-            yield x, value, wrong
-            value = value[:, None, None, None]
-            rises += value > previous_value
-            here = x, value, gradient
-            best = [torch.where(value > best[1], new, old) for new, old in zip(here, best, strict=True)]
-            if step in checks:
-                halved = (rises < 0.75 * (step - last_check)) | (~halved & (best[1] == checked_value))
-                a = torch.where(halved, a / 2, a)
-                x, value, gradient = (torch.where(halved, b, h) for b, h in zip(best, here, strict=True))
-                rises, last_check, checked_value = torch.zeros_like(rises), step, best[1]
 
-    return strongest_point(path, model, images, labels, epsilon, generator, restarts)
+def step_checks(steps: int) -> list[int]:
+    """Return after how many of the steps APGD checks its progress: the w_j of Croce and Hein, section 3.
+
+    w_j = ceil(p_j steps), p_0 = 0, p_1 = 0.22, p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06), up to 1.
+    """
+    percent = [0, 22]
+    while percent[-1] <= 100:
+        percent.append(percent[-1] + max(percent[-1] - percent[-2] - 3, 6))
+    return [math.ceil(p * steps / 100) for p in percent[:-1]]
 
 
 class Attack(NamedTuple):
@@ -279,21 +298,24 @@ def check_attacks(accuracy: dict[str, float]) -> list[dict]:
     Athalye, Carlini and Wagner 2018 (arXiv 1802.00420), section 3.1; Carlini et al. 2019 (arXiv 1902.06705),
     "basic sanity tests".
     """
-    fgsm, pgd, random = ([accuracy[f"{name}/{e:g}"] for e in EPSILONS] for name in ("fgsm", "pgd", "random"))
-    few_steps, more_steps = (accuracy[f"{name}/{MORE_STEPS_EPSILON:g}"] for name in ("pgd", "pgd_more_steps"))
-    not_above = {
+    under = {name: [accuracy[f"{name}/{e:g}"] for e in EPSILONS] for name in ("fgsm", "pgd", "random")}
+    few_steps = accuracy[f"pgd/{MORE_STEPS_EPSILON:g}"]
+    more_steps = accuracy[f"pgd_more_steps/{MORE_STEPS_EPSILON:g}"]
+    smaller_epsilon = [accuracy["unattacked/0"], *under["pgd"][:-1]]
+    limits = {  # that the accuracy under PGD may not exceed, one for each epsilon
         # Not asked of FGSM: its one long step may end where the gradient no longer describes the loss.
-        "a larger epsilon does not raise the accuracy under PGD": [accuracy["unattacked/0"], *pgd[:-1]],
-        "PGD is at least as strong as FGSM": fgsm,
-        "PGD is at least as strong as random noise": random,
+        "a larger epsilon does not raise the accuracy under PGD": smaller_epsilon,
+        "PGD is at least as strong as FGSM": under["fgsm"],
+        "PGD is at least as strong as random noise": under["random"],
     }
     checks = []
-    for name, limits in not_above.items():
-        points = zip(EPSILONS, pgd, limits, strict=True)
+    for name, highest in limits.items():
+        points = zip(EPSILONS, under["pgd"], highest, strict=True)
         above = [f"{e:g}/255: {100 * a:.1f} % > {100 * b:.1f} %" for e, a, b in points if a > b]
         checks.append((name, not above, "; ".join(above) or "at every epsilon"))
-    last = f"{100 * pgd[-1]:.1f} % at {EPSILONS[-1]:g}/255"
-    checks.append(("a large epsilon brings the accuracy to zero", pgd[-1] == 0, last))
+    last = under["pgd"][-1]
+    left = f"{100 * last:.1f} % at {EPSILONS[-1]:g}/255"
+    checks.append(("a large epsilon brings the accuracy to zero", last == 0, left))
     left = f"at {MORE_STEPS_EPSILON:g}/255 {PGD_STEPS} steps leave {100 * few_steps:.1f} %"
     left += f", {MORE_STEPS} steps from another start {100 * more_steps:.1f} %"
     checks.append(("more steps of PGD take at most 2 points", few_steps - more_steps <= 0.02, left))

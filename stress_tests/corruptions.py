@@ -1,6 +1,6 @@
 """Corruptions: what may happen to a picture before the network sees it.
 
-Nineteen come from CIFAR-10-C: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common
+Eighteen come from CIFAR-10-C: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common
 Corruptions and Perturbations", 2019 (arXiv 1903.12261). Four change the geometry. Each has five severities.
 
     CORRUPTIONS["fog"](images, severity=3, generator=generator)     float32 [N, 3, 32, 32] in [0, 1]
@@ -16,15 +16,12 @@ how the sequence is cut into batches: corrupting a and then b gives the same as 
 import math
 import zlib
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 from torchvision.io import decode_jpeg, encode_jpeg
-
-from .water import water_light
 
 # ---- Random numbers --------------------------------------------------------------------------------------
 
@@ -62,10 +59,11 @@ def filter_image(images: Tensor, kernels: Tensor, border: str = "replicate") -> 
     images [N, C, H, W]; kernels [K, K] for all images or [N, K, K], one for each image; K = 2 r + 1.
     """
     n, c, h, w = images.shape
-    radius = kernels.shape[-1] // 2
-    padded = F.pad(images, (radius,) * 4, mode=border).reshape(1, n * c, h + 2 * radius, w + 2 * radius)
-    weight = kernels.expand(n, *kernels.shape[-2:]).repeat_interleave(c, dim=0)[:, None]
-    return F.conv2d(padded, weight.to(images), groups=n * c).view(n, c, h, w)
+    side = kernels.shape[-1]
+    padded = F.pad(images, (side // 2,) * 4, mode=border)
+    kernel_of_channel = kernels.expand(n, side, side).repeat_interleave(c, dim=0)[:, None].to(images)
+    # One convolution with a group for each channel of each image.
+    return F.conv2d(padded.flatten(0, 1)[None], kernel_of_channel, groups=n * c).view(n, c, h, w)
 
 
 def gaussian_weights(sigma: float, radius: int) -> Tensor:
@@ -90,11 +88,12 @@ def motion_kernel(radius: int, sigma: float, degrees: Tensor) -> Tensor:
     steps = torch.arange(2 * radius + 1)
     weights = torch.softmax(-(steps.double() ** 2) / (2 * sigma**2), dim=0)
     angle = torch.deg2rad(degrees.double())[:, None]
+    side = 4 * radius + 1
     column = (steps * angle.cos()).round().long() + 2 * radius
     row = (steps * angle.sin()).round().long() + 2 * radius
-    side = 4 * radius + 1
     kernels = torch.zeros(len(degrees), side * side, dtype=torch.float64)
-    return kernels.scatter_add(1, row * side + column, weights.expand(len(degrees), -1)).view(-1, side, side)
+    kernels.scatter_add_(1, row * side + column, weights.expand(len(degrees), -1))
+    return kernels.view(-1, side, side)
 
 
 def zoom(images: Tensor, factor: float) -> Tensor:
@@ -114,7 +113,10 @@ def warp(images: Tensor, x: Tensor, y: Tensor, repeat_edge: bool = True) -> Tens
     Outside of the image is its mirror image; `repeat_edge` says whether that repeats the pixels of the edge.
     """
     grid = torch.stack([x, y], dim=-1)
-    grid = (2 * grid + 1) / 32 - 1 if repeat_edge else 2 * grid / 31 - 1
+    if repeat_edge:
+        grid = (2 * grid + 1) / 32 - 1
+    else:
+        grid = 2 * grid / 31 - 1
     return F.grid_sample(images, grid.to(images), padding_mode="reflection", align_corners=not repeat_edge)
 
 
@@ -122,8 +124,14 @@ def affine(images: Tensor, matrix: Tensor, shift: Tensor, repeat_edge: bool = Tr
     """Read images at matrix @ (position from the centre) + shift; [N, 2, 2] and [N, 2], x before y."""
     offsets = torch.arange(32) - 15.5
     position = torch.stack(torch.meshgrid(offsets, offsets, indexing="xy")).flatten(1)  # [2, 1024]: x, y
-    x, y = (matrix @ position + shift[:, :, None] + 15.5).view(-1, 2, 32, 32).unbind(dim=1)
-    return warp(images, x, y, repeat_edge)
+    source = (matrix @ position + shift[:, :, None] + 15.5).view(-1, 2, 32, 32)
+    return warp(images, source[:, 0], source[:, 1], repeat_edge)
+
+
+def grey_levels(images: Tensor) -> Tensor:
+    """Return the luma of images [N, 3, H, W], [N, 1, H, W]: 0.299 red + 0.587 green + 0.114 blue."""
+    weights = torch.tensor([0.299, 0.587, 0.114]).to(images)
+    return (images * weights[:, None, None]).sum(dim=1, keepdim=True)
 
 
 def round_down(images: Tensor) -> Tensor:
@@ -134,11 +142,9 @@ def round_down(images: Tensor) -> Tensor:
     return (images * 255 + 1e-4).floor() / 255
 
 
-# Every corruption below is a function of images float32 [N, 3, 32, 32] in [0, 1], of one random generator for
-# each image, and of constants, which TABLE gives for each severity. It returns new images of the same shape;
-# values below 0 or above 1 are clipped afterwards.
-
-# ---- Noise -----------------------------------------------------------------------------------------------
+# ---- The corruptions -------------------------------------------------------------------------------------
+# Functions of images float32 [N, 3, 32, 32] in [0, 1], of one random generator for each image, and of
+# constants, which TABLE gives for each severity; values of the result below 0 or above 1 are clipped later.
 
 
 def gaussian_noise(images: Tensor, generators: list[Generator], sigma: float) -> Tensor:
@@ -161,9 +167,6 @@ def impulse_noise(images: Tensor, generators: list[Generator], fraction: float) 
 def speckle_noise(images: Tensor, generators: list[Generator], sigma: float) -> Tensor:
     """Add normal noise in proportion to the value."""
     return images + images * sigma * normal(generators, 3, 32, 32)
-
-
-# ---- Blur ------------------------------------------------------------------------------------------------
 
 
 def defocus_blur(images: Tensor, generators: list[Generator], radius: float, sigma: float) -> Tensor:
@@ -210,9 +213,6 @@ def gaussian_blur(images: Tensor, generators: list[Generator], sigma: float) -> 
     return blur(images, sigma)
 
 
-# ---- Weather ---------------------------------------------------------------------------------------------
-
-
 def snow(
     images: Tensor,
     generators: list[Generator],
@@ -232,8 +232,7 @@ def snow(
     flakes = round_down(torch.where(flakes < threshold, 0, flakes).clamp(0, 1))
     flakes = filter_image(flakes, motion_kernel(blur_radius, blur_sigma, uniform(generators, -135, -45)))
     flakes = (flakes * 255).round() / 255
-    grey = (images * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(dim=1, keepdim=True)
-    white = kept * images + (1 - kept) * torch.maximum(images, 1.5 * grey + 0.5)
+    white = kept * images + (1 - kept) * torch.maximum(images, 1.5 * grey_levels(images) + 0.5)
     return white + flakes + flakes.rot90(2, (2, 3))
 
 
@@ -262,7 +261,8 @@ def frost(images: Tensor, generators: list[Generator], kept: float, ice_weight: 
     ice = {name: torch.tensor(values)[photograph, None, None, None] for name, values in ICE.items()}
     frequency = torch.hypot(torch.fft.fftfreq(64)[:, None], torch.fft.rfftfreq(64)[None, :])
     amplitude = torch.where(frequency > 0, frequency**-0.625, 0)
-    texture = torch.fft.irfft2(torch.fft.rfft2(normal(generators, 1, 64, 64)) * amplitude)[..., :32, :32]
+    spectrum = torch.fft.rfft2(normal(generators, 1, 64, 64)) * amplitude
+    texture = torch.fft.irfft2(spectrum)[..., :32, :32]
     texture = texture - texture.mean(dim=(1, 2, 3), keepdim=True)
     deviation = ice["texture"] + ice["texture_deviation"] * normal(generators, 1, 1, 1)
     texture = deviation * texture / texture.std(dim=(1, 2, 3), keepdim=True)
@@ -310,31 +310,6 @@ def fog(images: Tensor, generators: list[Generator], strength: float, decay: flo
     return (images + strength * clouds) * brightest / (brightest + strength)
 
 
-def spatter(
-    images: Tensor,
-    generators: list[Generator],
-    mean: float,
-    sigma: float,
-    blur_sigma: float,
-    threshold: float,
-    water_strength: float | None,
-    mud_blur: float | None,
-) -> Tensor:
-    """Splash water or mud on the lens, where blurred noise exceeds a threshold.
-
-    Water brightens the picture by what water.py computes from the height of the drops in whole levels.
-    """
-    height = blur(mean + sigma * normal(generators, 1, 32, 32), blur_sigma)
-    mask = (height > threshold).float()
-    if mud_blur is not None:
-        mask = blur(mask, mud_blur)
-        mask = torch.where(mask < 0.8, 0, mask)
-        return images * (1 - mask) + mask * torch.tensor([63, 42, 20])[:, None, None] / 255
-    levels = (255 * mask * height).floor().clamp(max=255)[:, 0]
-    light = water_strength * water_light(levels)[:, None]
-    return images + light * torch.tensor([175, 238, 238])[:, None, None] / 255
-
-
 def brightness(images: Tensor, generators: list[Generator], amount: float) -> Tensor:
     """Add to the value V = max(R, G, B) of HSV.
 
@@ -343,9 +318,6 @@ def brightness(images: Tensor, generators: list[Generator], amount: float) -> Te
     value = images.amax(dim=1, keepdim=True)
     brighter = (value + amount).clamp(max=1)
     return torch.where(value > 0, images * brighter / value, brighter)
-
-
-# ---- Contrast, colour and files --------------------------------------------------------------------------
 
 
 def contrast(images: Tensor, generators: list[Generator], factor: float) -> Tensor:
@@ -426,9 +398,6 @@ def saturate(images: Tensor, generators: list[Generator], factor: float, additio
     return torch.where(saturation > 0, coloured, red)
 
 
-# ---- Geometry --------------------------------------------------------------------------------------------
-
-
 def rotation(images: Tensor, generators: list[Generator], degrees: float) -> Tensor:
     """Turn the picture about its centre, to the left or to the right."""
     angle = torch.deg2rad(degrees * random_sign(generators))
@@ -461,15 +430,15 @@ def occlusion(images: Tensor, generators: list[Generator], side: int) -> Tensor:
 # ---- The table -------------------------------------------------------------------------------------------
 
 
-class Corruption(NamedTuple):
+class Corruption:
     """One row of the table, to be called as corruption(images, severity, generator)."""
 
-    name: str
-    function: Callable[..., Tensor]
-    family: str
-    origin: str  # "fifteen": in CIFAR-10-C's mean; "extra": published beside those; "own": of this project
-    rounding: str  # to bytes: "down" or to the "nearest" level
-    constants: dict[str, tuple]  # of each parameter of the function, the values at severity 1 to 5
+    def __init__(self, function: Callable, family: str, origin: str, rounding: str = "down", **constants):
+        self.function, self.name = function, function.__name__
+        self.family = family
+        self.origin = origin  # "fifteen": in CIFAR-10-C's mean; "extra": published beside those; "own"
+        self.rounding = rounding  # to bytes: "down" or to the "nearest" level
+        self.constants = constants  # of each parameter of the function, the values at severity 1 to 5
 
     def __call__(self, images: Tensor, severity: int, generator: Generator) -> Tensor:
         """Corrupt images float32 [N, 3, 32, 32] in [0, 1]; returns new ones of the same kind.
@@ -485,27 +454,22 @@ class Corruption(NamedTuple):
         return self.function(images, spawn(generator, len(images)), **constants).clamp(0, 1)
 
 
-def entry(
-    function: Callable[..., Tensor], family: str, origin: str, rounding: str = "down", **constants: tuple
-) -> Corruption:
-    """Write one row of the table; the name of the function is the name of the corruption."""
-    return Corruption(function.__name__, function, family, origin, rounding, constants)
-
-
 # The constants of "fifteen" and "extra" are the published ones, ImageNet-C/create_c/make_cifar_c.py of
 # github.com/hendrycks/robustness, in pixels. That code rounds down, except where a library returns bytes.
 TABLE = [
-    entry(gaussian_noise, "noise", "fifteen", sigma=(0.04, 0.06, 0.08, 0.09, 0.10)),
-    entry(shot_noise, "noise", "fifteen", photons=(500, 250, 100, 75, 50)),
-    entry(impulse_noise, "noise", "fifteen", fraction=(0.01, 0.02, 0.03, 0.05, 0.07)),
-    entry(speckle_noise, "noise", "extra", sigma=(0.06, 0.10, 0.12, 0.16, 0.20)),
-    entry(defocus_blur, "blur", "fifteen", radius=(0.3, 0.4, 0.5, 1, 1.5), sigma=(0.4, 0.5, 0.6, 0.2, 0.1)),
-    entry(glass_blur, "blur", "fifteen", sigma=(0.05, 0.25, 0.4, 0.25, 0.4), rounds=(1, 1, 1, 2, 2)),
+    Corruption(gaussian_noise, "noise", "fifteen", sigma=(0.04, 0.06, 0.08, 0.09, 0.10)),
+    Corruption(shot_noise, "noise", "fifteen", photons=(500, 250, 100, 75, 50)),
+    Corruption(impulse_noise, "noise", "fifteen", fraction=(0.01, 0.02, 0.03, 0.05, 0.07)),
+    Corruption(speckle_noise, "noise", "extra", sigma=(0.06, 0.10, 0.12, 0.16, 0.20)),
+    Corruption(
+        defocus_blur, "blur", "fifteen", radius=(0.3, 0.4, 0.5, 1, 1.5), sigma=(0.4, 0.5, 0.6, 0.2, 0.1)
+    ),
+    Corruption(glass_blur, "blur", "fifteen", sigma=(0.05, 0.25, 0.4, 0.25, 0.4), rounds=(1, 1, 1, 2, 2)),
     # Severities 3 and 4 give the same pictures: the longer kernel only adds weights below 1e-9.
-    entry(motion_blur, "blur", "fifteen", "nearest", radius=(6, 6, 6, 8, 9), sigma=(1, 1.5, 2, 2, 2.5)),
-    entry(zoom_blur, "blur", "fifteen", end=(1.06, 1.11, 1.16, 1.21, 1.26)),
-    entry(gaussian_blur, "blur", "extra", sigma=(0.4, 0.6, 0.7, 0.8, 1)),
-    entry(
+    Corruption(motion_blur, "blur", "fifteen", "nearest", radius=(6, 6, 6, 8, 9), sigma=(1, 1.5, 2, 2, 2.5)),
+    Corruption(zoom_blur, "blur", "fifteen", end=(1.06, 1.11, 1.16, 1.21, 1.26)),
+    Corruption(gaussian_blur, "blur", "extra", sigma=(0.4, 0.6, 0.7, 0.8, 1)),
+    Corruption(
         snow,
         "weather",
         "fifteen",
@@ -517,22 +481,13 @@ TABLE = [
         blur_sigma=(3, 4, 4, 6, 12),
         kept=(0.95, 0.90, 0.90, 0.85, 0.80),  # fraction of the picture that is not whitened
     ),
-    entry(frost, "weather", "fifteen", kept=(1, 1, 0.9, 0.85, 0.75), ice_weight=(0.2, 0.3, 0.4, 0.4, 0.45)),
-    entry(fog, "weather", "fifteen", strength=(0.2, 0.5, 0.75, 1, 1.5), decay=(3, 3, 2.5, 2, 1.75)),
-    entry(brightness, "weather", "fifteen", amount=(0.05, 0.10, 0.15, 0.20, 0.30)),
-    entry(
-        spatter,
-        "weather",
-        "extra",
-        mean=(0.62, 0.65, 0.65, 0.65, 0.65),  # of the noise
-        sigma=(0.1, 0.1, 0.3, 0.1, 0.1),
-        blur_sigma=(0.7, 0.8, 1, 0.7, 0.5),
-        threshold=(0.70, 0.70, 0.69, 0.69, 0.68),
-        water_strength=(0.5, 0.5, 0.5, None, None),  # water at severity 1 to 3
-        mud_blur=(None, None, None, 0.6, 0.6),  # mud at 4 and 5
+    Corruption(
+        frost, "weather", "fifteen", kept=(1, 1, 0.9, 0.85, 0.75), ice_weight=(0.2, 0.3, 0.4, 0.4, 0.45)
     ),
-    entry(contrast, "digital", "fifteen", factor=(0.75, 0.50, 0.40, 0.30, 0.15)),
-    entry(
+    Corruption(fog, "weather", "fifteen", strength=(0.2, 0.5, 0.75, 1, 1.5), decay=(3, 3, 2.5, 2, 1.75)),
+    Corruption(brightness, "weather", "fifteen", amount=(0.05, 0.10, 0.15, 0.20, 0.30)),
+    Corruption(contrast, "digital", "fifteen", factor=(0.75, 0.50, 0.40, 0.30, 0.15)),
+    Corruption(
         elastic_transform,
         "digital",
         "fifteen",
@@ -540,21 +495,24 @@ TABLE = [
         bump_width=(0, 6.40, 1.92, 1.28, 0.96),
         corner_shift=(2.56, 2.24, 1.92, 1.60, 0.96),
     ),
-    entry(pixelate, "digital", "fifteen", "nearest", side=(30, 28, 27, 24, 20)),
-    entry(jpeg_compression, "digital", "fifteen", "nearest", quality=(80, 65, 58, 50, 40)),
-    entry(saturate, "digital", "extra", factor=(0.3, 0.1, 1.5, 2, 2.5), addition=(0, 0, 0, 0.1, 0.2)),
+    Corruption(pixelate, "digital", "fifteen", "nearest", side=(30, 28, 27, 24, 20)),
+    Corruption(jpeg_compression, "digital", "fifteen", "nearest", quality=(80, 65, 58, 50, 40)),
+    Corruption(saturate, "digital", "extra", factor=(0.3, 0.1, 1.5, 2, 2.5), addition=(0, 0, 0, 0.1, 0.2)),
     # 30 degrees and 3 pixels are the limits of Engstrom et al. 2019 (arXiv 1712.02779).
-    entry(rotation, "geometry", "own", "nearest", degrees=(6, 12, 18, 24, 30)),
-    entry(translation, "geometry", "own", "nearest", pixels=(1, 2, 3, 5, 8)),
-    entry(scale, "geometry", "own", "nearest", factor=(1.1, 1.2, 1.35, 1.5, 1.75)),
-    entry(occlusion, "geometry", "own", "nearest", side=(4, 8, 12, 16, 20)),
+    Corruption(rotation, "geometry", "own", "nearest", degrees=(6, 12, 18, 24, 30)),
+    Corruption(translation, "geometry", "own", "nearest", pixels=(1, 2, 3, 5, 8)),
+    Corruption(scale, "geometry", "own", "nearest", factor=(1.1, 1.2, 1.35, 1.5, 1.75)),
+    Corruption(occlusion, "geometry", "own", "nearest", side=(4, 8, 12, 16, 20)),
 ]
 
 
 CORRUPTIONS = {corruption.name: corruption for corruption in TABLE}
-FIFTEEN = [corruption.name for corruption in TABLE if corruption.origin == "fifteen"]
-EXTRA = [corruption.name for corruption in TABLE if corruption.origin == "extra"]
-FAMILIES = {row.family: [other.name for other in TABLE if other.family == row.family] for row in TABLE}
+FIFTEEN = tuple(corruption.name for corruption in TABLE if corruption.origin == "fifteen")
+EXTRA = tuple(corruption.name for corruption in TABLE if corruption.origin == "extra")
+PUBLISHED = (*FIFTEEN, *EXTRA, "spatter")  # the files of CIFAR-10-C and CIFAR-100-C; spatter is not made here
+FAMILIES: dict[str, list[str]] = {}  # the names of each family, in the order of TABLE
+for row in TABLE:
+    FAMILIES.setdefault(row.family, []).append(row.name)
 
 
 def corrupt(images: Tensor, name: str, severity: int) -> Tensor:
@@ -563,8 +521,10 @@ def corrupt(images: Tensor, name: str, severity: int) -> Tensor:
     The seed follows from the name, so it is the same at every severity and does not depend on the table.
     Raises KeyError for a name that is not in CORRUPTIONS, ValueError as those do.
     """
-    corruption, generator = CORRUPTIONS[name], Generator().manual_seed(zlib.crc32(name.encode()))
-    corrupted = torch.cat([corruption(batch / 255, severity, generator) for batch in images.split(500)])
+    corruption = CORRUPTIONS[name]
+    generator = Generator().manual_seed(zlib.crc32(name.encode()))
+    batches = [corruption(batch / 255, severity, generator) for batch in images.split(500)]
+    corrupted = torch.cat(batches)
     if corruption.rounding == "down":
         corrupted = round_down(corrupted)
     return (corrupted * 255).round().to(torch.uint8)
@@ -576,7 +536,10 @@ def examples(images: Tensor) -> dict[str, np.ndarray]:
     The first picture of each is the clean one, and the five severities follow. Chosen is the image whose mean
     is nearest to mid-grey, because a white one would not show fog or snow.
     """
-    chosen = (images.float().mean(dim=(1, 2, 3)) - 127.5).abs().argmin()
-    image = images[chosen : chosen + 1]
-    rows = {name: [corrupt(image, name, severity) for severity in range(1, 6)] for name in CORRUPTIONS}
-    return {name: torch.cat([image, *row]).permute(0, 2, 3, 1).numpy() for name, row in rows.items()}
+    distance = (images.float().mean(dim=(1, 2, 3)) - 127.5).abs()
+    image = images[distance.argmin()][None]
+    pictures = {}
+    for name in CORRUPTIONS:
+        row = [corrupt(image, name, severity) for severity in range(1, 6)]
+        pictures[name] = torch.cat([image, *row]).permute(0, 2, 3, 1).numpy()
+    return pictures

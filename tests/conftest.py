@@ -4,29 +4,17 @@ import dataclasses
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import pickle
 import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import torch
-from torchvision.io import write_png
 
 torch.set_num_threads(1)  # on a busy machine a second one makes small convolutions many times slower
 # A shell starts background jobs with Ctrl-C ignored, and ignored it would stay in every process below.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.fixture(scope="session")
-def shapes_run(tmp_path_factory):
-    """A run folder of a narrow network on the shapes set, trained for a moment."""
-    import train
-
-    out = tmp_path_factory.mktemp("runs") / "shapes"
-    options = "--dataset shapes --width 16 --epochs 2 --limit-train 1200 --batch-size 32 "
-    options += "--device cpu --precision fp32"
-    assert train.main([*options.split(), "--out", str(out)]) == 0
-    return out
 
 
 @pytest.fixture(scope="session")
@@ -39,42 +27,46 @@ def small_sets():
 
 @pytest.fixture
 def small(monkeypatch, small_sets):
-    """Let train.py find those small sets under every name."""
-    import train
-
-    monkeypatch.setattr(train, "load", lambda name, root, url=None: small_sets)
+    """Let all commands find those small sets under every name."""
+    use_sets(monkeypatch, small_sets)
     return small_sets
 
 
-def tiny_run(out, small_sets, last_epoch):
-    """Train for three epochs on those small sets, interrupted after last_epoch; return the run folder."""
-    from processes import TINY
-
-    import data
+def use_sets(patch, sets):
+    import network
     import train
 
-    def batches(images, targets, batch_size, seed, epoch, cutmix_share):
-        if epoch > last_epoch:
-            raise KeyboardInterrupt
-        return data.batches(images, targets, batch_size, seed, epoch, cutmix_share)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "load", lambda *args: small_sets)
-        patch.setattr(train, "batches", batches)
-        train.main([*TINY, "--dataset", "shapes", "--out", str(out)])
-    return out
+    for module in (train, network):
+        patch.setattr(module, "load", lambda name, root="data": sets)
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, small_sets):
     """A run of three epochs on those small sets."""
-    return tiny_run(tmp_path_factory.mktemp("finished") / "run", small_sets, 3)
+    from processes import TINY
+
+    import train
+
+    out = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        use_sets(patch, small_sets)
+        train.main([*TINY, "--dataset", "shapes", "--out", str(out)])
+    return out
 
 
 @pytest.fixture(scope="session")
 def half_done(tmp_path_factory, small_sets):
-    """The same run, interrupted in its second epoch."""
-    return tiny_run(tmp_path_factory.mktemp("half done") / "run", small_sets, 1)
+    """The same run, which was stopped after its first epoch."""
+    from processes import TINY
+
+    import train
+
+    out = tmp_path_factory.mktemp("half done") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        use_sets(patch, small_sets)
+        patch.setattr(train, "should_stop", lambda history, config: len(history) == 1)
+        train.main([*TINY, "--dataset", "shapes", "--out", str(out)])
+    return out
 
 
 @pytest.fixture(scope="session")
@@ -110,22 +102,23 @@ def start(fork_server, tmp_path):
 
 @pytest.fixture(scope="session")
 def tiny_cifar(tmp_path_factory):
-    """Options for a CIFAR-100 of 300 training images, which a process reads in a moment."""
+    """Options for a CIFAR-100 of 300 training images in the official files, read in a moment."""
     from processes import TINY
 
-    import data
     from sources.cifar100 import CLASS_NAMES
 
-    root = tmp_path_factory.mktemp("cifar")
+    folder = tmp_path_factory.mktemp("cifar") / "cifar-100-python"
+    folder.mkdir()
     generator = torch.Generator().manual_seed(0)
-    for name in CLASS_NAMES:
-        for split, count in (("train", 3), ("test", 2)):
-            (root / split / name).mkdir(parents=True)
-            for i in range(count):
-                image = torch.randint(0, 256, (3, 32, 32), generator=generator, dtype=torch.uint8)
-                write_png(image, str(root / split / name / f"{i}.png"))
-    data.load("cifar100", root)  # leaves the cache
-    return [*TINY, "--dataset", "cifar100", "--data-dir", str(root)]
+    for split, per_class in (("train", 3), ("test", 2)):
+        labels = torch.arange(100).repeat(per_class)
+        images = torch.randint(0, 256, (len(labels), 3072), generator=generator, dtype=torch.uint8)
+        names = [f"{CLASS_NAMES[label]}_s_{i:06d}.png".encode() for i, label in enumerate(labels.tolist())]
+        content = {b"data": images.numpy(), b"fine_labels": labels.tolist(), b"filenames": names}
+        (folder / split).write_bytes(pickle.dumps(content, protocol=3))  # 3 writes bytes as bytes
+    meta = {b"fine_label_names": [name.encode() for name in CLASS_NAMES]}
+    (folder / "meta").write_bytes(pickle.dumps(meta, protocol=3))
+    return [*TINY, "--dataset", "cifar100", "--data-dir", str(folder.parent)]
 
 
 @pytest.fixture(scope="session")
@@ -147,22 +140,22 @@ def reported(tmp_path_factory, finished, reported_sets):
     It is compared with a run called other, right about other images.
     """
     import report
-    import train
-    from running.folder import load_checkpoint, save_checkpoint
+    from page import against
+    from running.folder import read_checkpoint, save_checkpoint
 
     out = tmp_path_factory.mktemp("reported") / "run"
     shutil.copytree(finished, out)
     test = reported_sets[1]
-    best = load_checkpoint(out / "checkpoints" / "best.pt")
+    best = read_checkpoint(out / "checkpoints" / "best.pt")
     save_checkpoint(out / "checkpoints" / "best.pt", best | {"class_names": test.class_names})
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(400, 100, generator=generator) + 4 * torch.eye(100)[test.labels]
     scores[torch.arange(40), (test.labels[:40] + 10) % 100] += 7  # some pairs are confused often
-    (out.parent / "other").mkdir()
     other = 2 * torch.randn(400, 100, generator=generator) + 4 * torch.eye(100)[test.labels]
-    report.write_predictions(out.parent / "other" / "predictions.npz", other, test, "another checkpoint")
+    path = out.parent / "other" / "predictions.npz"
+    against.write_predictions(path, test, other.softmax(dim=1), "of other weights")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "load", lambda *args: reported_sets)
+        use_sets(patch, reported_sets)
         patch.setattr(report, "predict", lambda *args, **more: scores)
         patch.setattr(report, "NUM_FAILURES", 2)
         patch.setattr(report, "NUM_EXPLAINED", 3)

@@ -1,8 +1,11 @@
-"""What the tests of corruptions, attacks and explanations share: images, and networks that are quick."""
+"""What several tests share: images, and networks that are quick."""
 
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
+
+from resnet_cifar import resnet18
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -63,3 +66,32 @@ class Opposite(Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         margin = super().forward(x)
         return torch.cat([margin, -margin, torch.full_like(margin, -50)], dim=1)
+
+
+def small_resnet(num_classes: int = 6) -> nn.Module:
+    """A narrow ResNet-18 in eval mode whose batch norms, as after training, are not the identity."""
+    torch.manual_seed(0)
+    model = resnet18(num_classes, width=4)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.3)
+            nn.init.normal_(module.running_mean, std=0.3)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model.eval()
+
+
+def small_swin() -> nn.Module:
+    """A Swin transformer of torchvision, whose layers return [N, h, w, K]."""
+    torch.manual_seed(0)
+    model = torchvision.models.SwinTransformer([2, 2], 8, [1, 1], [1, 2], [4, 4], num_classes=6)
+    nn.init.normal_(model.head.weight)
+    return model.eval()
+
+
+def small_vit() -> nn.Module:
+    """A vision transformer of torchvision, whose layers return a class token and 4x4 tokens."""
+    torch.manual_seed(0)
+    model = torchvision.models.VisionTransformer(32, 8, 2, 2, hidden_dim=16, mlp_dim=32, num_classes=6)
+    nn.init.normal_(model.heads.head.weight)
+    return model.eval()

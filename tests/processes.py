@@ -1,9 +1,10 @@
 """Commands for the tests: run in this process, or in one of its own that can be stopped and killed."""
 
+import csv
 import io
-import json
 import os
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -12,11 +13,13 @@ import pytest
 import torch
 
 import train
+from network import load_checkpoint
 from running.console import run_main
-from running.folder import is_run, load_checkpoint, read_history
+from running.folder import read_checkpoint
 
 ROOT = Path(train.__file__).parent
 TINY = ["--width=16", "--limit-train=8", "--batch-size=4", "--epochs=3", "--device=cpu", "--precision=fp32"]
+CPU = torch.device("cpu")
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that can be forked")
 
@@ -24,27 +27,24 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes
 def outcome(capsys, main, argv):
     """Run a command line in this process; return its exit code and what it wrote to stderr."""
     capsys.readouterr()
-    with pytest.raises(SystemExit) as info:
-        run_main(lambda: main(argv))
+    streams = sys.stdout, sys.stderr
+    try:
+        with pytest.raises(SystemExit) as info:
+            run_main(lambda: main(argv))
+    finally:
+        sys.stdout, sys.stderr = streams
     return info.value.code or 0, capsys.readouterr().err
 
 
 def assert_one_line(code, err, message):
-    """Exit code 2, and one line of bounded length that begins with error: and has `message` in it."""
-    assert code == 2 and err.count("\n") == 1 and err.startswith("error: ") and len(err) < 320, err
+    """Exit code 2, and one line of at most 300 letters that begins with error: and has `message` in it."""
+    assert code == 2 and err.count("\n") == 1 and err.startswith("error: ") and len(err) <= 301, err
     assert re.search(message, err), err
 
 
 def contents(folder):
     """{path: bytes} of all files below a folder, and of its folders with None."""
     return {p: p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
-
-
-def write_config(run, **changes):
-    """Write a config.json such as train.py writes into the folder, with changes."""
-    config = json.loads((ROOT / "results" / "config.json").read_text(encoding="utf-8"))
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "config.json").write_text(json.dumps(config | changes))
 
 
 def child(argv, stdout, prepare=None, arguments=()):
@@ -80,8 +80,16 @@ def continue_or_begin(run, options):
     """The options with which a run is resumed, or begun where it has saved nothing to resume yet."""
     if (run / "checkpoints" / "last.pt").exists():
         return ["--resume", "--out", str(run)]
-    overwrite = ["--overwrite"] if (run / "checkpoints" / "best.pt").exists() else []
-    return [*options, *overwrite, "--out", str(run)]
+    if (run / "checkpoints" / "best.pt").exists():  # killed between the two
+        shutil.rmtree(run)
+    return [*options, "--out", str(run)]
+
+
+def read_history(run):
+    """The rows of logs/history.csv, numbers as such."""
+    with open(run / "logs" / "history.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v if k == "precision" else float(v) for k, v in row.items()} for row in rows]
 
 
 def without_times(history):
@@ -91,35 +99,31 @@ def without_times(history):
 def assert_same_run(run, reference):
     """Every bit of the weights, the optimizer, the history and best.pt is the same; not so the times."""
     for name, keys in {"last.pt": ("model", "optimizer", "scaler", "epoch"), "best.pt": ("model",)}.items():
-        ours, theirs = (load_checkpoint(folder / "checkpoints" / name) for folder in (run, reference))
+        ours, theirs = (read_checkpoint(folder / "checkpoints" / name) for folder in (run, reference))
         for key in keys:
             torch.testing.assert_close(ours[key], theirs[key], rtol=0, atol=0)
         assert without_times(ours["history"]) == without_times(theirs["history"])
     assert without_times(read_history(run)) == without_times(read_history(reference))
-    assert not list(run.rglob("*.tmp"))
 
 
 def check_invariants(run):
     """What holds whenever a process is killed; returns the number of epochs in last.pt, 0 without one."""
-    checkpoints, csv = run / "checkpoints", run / "logs" / "history.csv"
-    if (run / "config.json").exists():
-        assert is_run(run)
-    else:
-        assert not list(run.rglob("*.pt")) and not csv.exists()
+    checkpoints, csv_file = run / "checkpoints", run / "logs" / "history.csv"
+    if not (run / "config.json").exists():
+        assert not list(run.rglob("*.pt")) and not csv_file.exists()
     epoch, saved, best_epoch = 0, [], 1
     if (checkpoints / "last.pt").exists():
-        last = load_checkpoint(checkpoints / "last.pt")
+        last = read_checkpoint(checkpoints / "last.pt")
         epoch, saved = last["epoch"], last["history"]
         assert [row["epoch"] for row in saved] == list(range(1, epoch + 1))
         best_epoch = max(saved, key=lambda row: row["val_accuracy"])["epoch"]  # the first of equal ones
     # An epoch writes best.pt, history.csv and last.pt in this order, so the first two may be one ahead.
-    assert epoch == 0 or ((checkpoints / "best.pt").exists() and csv.exists())
+    assert epoch == 0 or ((checkpoints / "best.pt").exists() and csv_file.exists())
     if (checkpoints / "best.pt").exists():
-        _, best = train.load_model(checkpoints / "best.pt", torch.device("cpu"))
-        assert best["epoch"] in (best_epoch, epoch + 1)
-    if csv.exists():
-        assert csv.read_text().endswith("\n")
+        best = load_checkpoint(checkpoints / "best.pt", CPU)
+        assert best.training.epoch in (best_epoch, epoch + 1)
+    if csv_file.exists():
         history = read_history(run)
         assert len(history) in (epoch, epoch + 1) and history[:epoch] == saved
-        assert all(None not in row and len(row) == 9 for row in history)
+        assert all(None not in row.values() and len(row) == 10 for row in history)
     return epoch

@@ -1,9 +1,13 @@
 """The data set as tensors: what is loaded, the split and the batches, each against a second computation."""
 
+import itertools
 import math
 import os
+import pickle
 import random
+import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,45 +15,63 @@ import torch
 from torchvision import transforms
 
 import data
+from running.files import UserError
 from sources import cifar100
 
-# CIFAR-100 as a dataset; tests/sources/ has where its arrays come from
-
-PROVENANCE = {  # number of training images, whether the digests are the official ones, what is said of that
-    "whole": (3, True, "verified: the content digest is the official one"),
-    "changed": (3, False, "NOT verified: the content digest is not the official one"),
-}
-
-
-@pytest.mark.parametrize("name", PROVENANCE)
-def test_a_dataset_says_what_its_images_are(name, monkeypatch):
-    num_train, official, provenance = PROVENANCE[name]
-    arrays = {}
-    for split, n in (("train", num_train), ("test", 2)):
-        arrays[f"{split}_images"] = np.full((n, 3, 32, 32), n, dtype=np.uint8)
-        arrays[f"{split}_labels"] = np.arange(n)
-        arrays[f"{split}_filenames"] = np.array([f"{split} {i}.png".encode() for i in range(n)])
-        arrays[f"{split}_digest"] = np.array(split if official else "another")
-    monkeypatch.setattr(cifar100, "read", lambda root, url: arrays)
-    monkeypatch.setattr(cifar100, "OFFICIAL_DIGEST", {"train": "train", "test": "test"})
-    for split, dataset in zip(("train", "test"), data.load("cifar100", "here"), strict=True):
-        assert np.array_equal(dataset.images.numpy(), arrays[f"{split}_images"])
-        assert dataset.labels.tolist() == arrays[f"{split}_labels"].tolist()
-        assert dataset.filenames == [f"{split} {i}.png" for i in range(len(dataset.labels))]
-        assert dataset.digest == (split if official else "another") and dataset.verified is official
-        assert dataset.provenance == f"CIFAR-100, {num_train} training and 2 test images, {provenance}"
-        assert dataset.class_names == cifar100.CLASS_NAMES
-
-
-# The split
+# Data sets of arrays and by name
 
 
 def toy(images, labels, num_classes):
     """A dataset of these images and labels."""
-    names = [f"class {c}" for c in range(num_classes)]
-    return data.Dataset(
-        "toy", images, labels, names, torch.zeros(num_classes), ["all"], [""] * len(labels), "", False, ""
-    )
+    return data.from_arrays(images, labels, [f"class {c}" for c in range(num_classes)])
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 3, 32, 32), dtype=np.uint8)
+LABELS = [0, 2, 1, 1, 0, 2]
+FORMS = {
+    "NumPy": (IMAGES, np.array(LABELS, dtype=np.uint8)),
+    "channels last": (np.ascontiguousarray(IMAGES.transpose(0, 2, 3, 1)), LABELS),
+    "torch, channels last": (torch.from_numpy(IMAGES).permute(0, 2, 3, 1), torch.tensor(LABELS).int()),
+    "backwards": (IMAGES[::-1].copy()[::-1], np.array(LABELS[::-1])[::-1]),
+}
+WRONG = {  # what replaces the images or the labels, and what the message names
+    "float images": ({"images": IMAGES / 255}, r"float64 \[6, 3, 32, 32\]"),
+    "another size": ({"images": IMAGES[:, :, :28]}, r"uint8 \[6, 3, 28, 32\]"),
+    "one image": ({"images": IMAGES[0]}, r"uint8 \[3, 32, 32\]"),
+    "no images": ({"images": IMAGES[:0], "labels": []}, r"\[0, 3, 32, 32\]"),
+    "too few labels": ({"labels": LABELS[1:]}, r"\[6\].*\[5\]"),
+    "float labels": ({"labels": [0.0] * 6}, "float64"),
+    "labels from 1": ({"labels": [1, 3, 2, 2, 1, 3]}, "0 to 2.*1 to 3"),
+    "labels below 0": ({"labels": [-1, 2, 1, 1, 0, 2]}, "0 to 2.*-1 to 2"),
+    "too few file names": ({"filenames": ["a.png"]}, "1 file names for 6"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_from_arrays_takes_every_usual_form(form):
+    dataset = data.from_arrays(*FORMS[form], ["cat", "dog", "bird"])
+    assert np.array_equal(dataset.images.numpy(), IMAGES) and dataset.labels.tolist() == LABELS
+    assert dataset.images.dtype == torch.uint8 and dataset.labels.dtype == torch.int64
+    assert dataset.class_names == ["cat", "dog", "bird"] and len(set(dataset.filenames)) == 6
+    assert dataset.digest == cifar100.content_digest(IMAGES, np.array(LABELS))
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_from_arrays_says_what_is_wrong(name):
+    change, expected = WRONG[name]
+    with pytest.raises(ValueError, match=expected) as caught:
+        data.from_arrays(**{"images": IMAGES, "labels": LABELS, "class_names": ["a", "b", "c"]} | change)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_data_set_is_refused_and_nothing_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar100, "download", None)
+    for name in ("cifar-100", str(tmp_path / "missing")):
+        with pytest.raises(UserError, match=r"cifar100, cifar10, shapes or a folder"):
+            data.load(name, tmp_path)
+
+
+# The split
 
 
 @pytest.fixture
@@ -79,6 +101,20 @@ def test_a_class_of_copies_goes_to_training():
     images[:9] = images[0]  # of the ten images of class 0 only one has no copy
     train, val = data.split_indices(toy(images, torch.tensor([0] * 10 + [1] * 2), 2), 0.5, seed=0)
     assert sorted(val.tolist()) in ([9, 10], [9, 11]) and len(train) == 10
+
+
+COUNTS = [  # sizes of the classes, fraction, number of images that are held out of each
+    ([500] * 100, 0.001, [1] * 50 + [0] * 50),  # round(0.5) is 0
+    ([500] * 100, 0.00001, [1] + [0] * 99),
+    ([20, 90, 30, 90], 0.005, [0, 1, 0, 0]),
+    ([20, 90, 30, 90], 0.0, [0, 0, 0, 0]),
+    ([20, 90, 30, 1], 0.2, [4, 18, 6, 0]),
+]
+
+
+@pytest.mark.parametrize("sizes, fraction, expected", COUNTS)
+def test_a_small_fraction_holds_out_at_least_one_image(sizes, fraction, expected):
+    assert data.held_out_counts(sizes, fraction) == expected
 
 
 def test_split_is_seeded_on_its_own(with_copies):
@@ -139,25 +175,31 @@ def numbered():
 
 def test_batches_hold_each_image_at_most_once_as_the_loop_cuts_it(numbered):
     images, labels = numbered
-    seen, places, flips = [], Counter(), 0
+    places, seen = list(itertools.product(range(9), range(9), (False, True))), []
     for batch, targets in data.batches(images, labels, 16, seed=0, epoch=1):
         assert batch.shape == (16, 3, 32, 32) and batch.dtype == torch.uint8 and targets.shape == (16,)
-        seen += targets.tolist()
         for image, label in zip(batch.numpy(), targets.tolist(), strict=True):
-            matches = [
-                (dy, dx, flip)
-                for dy in range(9)
-                for dx in range(9)
-                for flip in (False, True)
-                if np.array_equal(image, slow_crop_and_flip(images[label].numpy(), dy, dx, flip))
-            ]
-            assert len(matches) == 1
-            dy, dx, flip = matches[0]
-            places[dy] += 1
-            places[9 + dx] += 1
-            flips += flip
-    assert len(seen) == 110 // 16 * 16 and len(set(seen)) == len(seen)
-    assert seen != sorted(seen) and 30 < flips < 66 and set(places) == set(range(18))
+            cut = [slow_crop_and_flip(images[label].numpy(), *place) for place in places]
+            assert sum(np.array_equal(image, one) for one in cut) == 1
+            seen.append(label)
+    assert len(seen) == 110 // 16 * 16 and len(set(seen)) == len(seen) and seen != sorted(seen)
+
+
+def test_half_of_the_images_are_flipped_and_every_place_is_as_frequent():
+    """Of a ramp, the middle says where its window was, and the pixel beside it which way round."""
+    n = 20_000
+    rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    images = torch.stack([rows, columns, columns]).byte().expand(n, 3, 32, 32)
+    ((batch, _),) = data.batches(images, torch.zeros(n), n, seed=1, epoch=2)
+    dy = batch[:, 0, 16, 16].int() - 16 + data.PADDING
+    column, next_column = batch[:, 1, 16, 16].int(), batch[:, 1, 16, 17].int()
+    flip = next_column < column
+    dx = column - torch.where(flip, 15, 16) + data.PADDING
+    for found, choices in ((flip, 2), (dx, 9), (dy, 9), (18 * dy + 2 * dx + flip, 162)):
+        counts = found.int().bincount(minlength=choices).double()
+        # Pearson's chi-squared has choices - 1 degrees of freedom; its deviation is the root of twice that.
+        chi_squared = ((counts - n / choices).square() / (n / choices)).sum().item()
+        assert len(counts) == choices and chi_squared < choices - 1 + 5 * math.sqrt(2 * (choices - 1))
 
 
 def test_batches_depend_on_seed_and_epoch_only(numbered):
@@ -187,15 +229,24 @@ def test_fewer_images_than_a_batch_give_no_batch(numbered):
     assert list(data.batches(numbered[0][:15], numbered[1][:15], 16, seed=0, epoch=1)) == []
 
 
-def test_normalize_and_to_input_against_torchvision(numbered):
+@pytest.mark.parametrize("size", [32, 24])
+def test_to_input_against_torchvision(size, numbered):
     images = numbered[0][:20]
-    reference = transforms.Compose([transforms.ToTensor(), transforms.Normalize(data.MEAN, data.STD)])
-    expected = torch.stack([reference(image.permute(1, 2, 0).numpy()) for image in images])
-    result = data.to_input(images)
+    expected = transforms.functional.resize(images / 255, [size, size], antialias=True)
+    expected = transforms.functional.normalize(expected, data.MEAN, data.STD)
+    result = data.to_input(images, size)
     assert result.dtype == torch.float32 and result.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-6, check_stride=False)
-    double = data.Normalize()(images.double() / 255)
-    torch.testing.assert_close(double, expected.double(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5, check_stride=False)
+
+
+def test_resize_and_normalize_against_torchvision():
+    images = torch.rand(4, 3, 48, 20, generator=torch.Generator().manual_seed(0))
+    expected = transforms.functional.resize(images, [24, 24], antialias=True)
+    torch.testing.assert_close(data.resize(images, 24), expected)
+    assert data.resize(images, 48) is images
+    mean, std = [0.1, 0.2, 0.3], (1, 2, 4)
+    expected = transforms.functional.normalize(images, mean, std)
+    torch.testing.assert_close(data.Normalize(mean, std)(images), expected)
 
 
 def test_memory_format_of_a_device():
@@ -205,13 +256,6 @@ def test_memory_format_of_a_device():
         assert data.memory_format(torch.device(device)) == torch.channels_last
 
 
-def test_resizing_against_torchvision(numbered):
-    images = numbered[0][:4]
-    expected = transforms.functional.resize(images.float() / 255, [24, 24], antialias=True)
-    expected = transforms.functional.normalize(expected, data.MEAN, data.STD)
-    torch.testing.assert_close(data.to_input(images, 24), expected, rtol=1e-5, atol=1e-5, check_stride=False)
-
-
 def test_normalize_as_the_first_layer_of_a_model_adds_nothing_to_its_state(numbered):
     model = torch.nn.Sequential(data.Normalize(), torch.nn.Flatten(), torch.nn.Linear(3072, 2))
     assert set(model.state_dict()) == {"2.weight", "2.bias"}
@@ -219,7 +263,6 @@ def test_normalize_as_the_first_layer_of_a_model_adds_nothing_to_its_state(numbe
     model(images).sum().backward()  # attacks need the gradient with respect to the images in [0, 1]
     weight = model[2].weight.sum(dim=0).view(3, 32, 32) / torch.tensor(data.STD).view(3, 1, 1)
     torch.testing.assert_close(images.grad, weight.expand(2, 3, 32, 32))
-    assert data.Normalize()(images.bfloat16()).dtype == torch.bfloat16
 
 
 # The shapes set
@@ -257,14 +300,70 @@ def test_no_image_is_in_both_splits_of_shapes(monkeypatch):
     assert [len(part) for part in pixels] == [400, 400] and not pixels[0] & pixels[1]
 
 
+# CutMix
+
+
+def test_cutmix_covers_the_drawn_rectangle_and_mixes_the_targets_by_area():
+    images = torch.from_numpy(IMAGES)
+    for seed in range(200):
+        lam, y, x = torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist()
+        mixed, targets = data.cutmix(images, torch.eye(6), torch.Generator().manual_seed(seed))
+        foreign = (mixed != images).any(dim=(0, 1))
+        assert torch.equal(mixed, torch.where(foreign, images.flip(0), images))
+        rows, columns = foreign.any(dim=1).nonzero(), foreign.any(dim=0).nonzero()
+        assert foreign.sum() == len(rows) * len(columns)  # a rectangle
+        for inside, centre in ((rows, 32 * y), (columns, 32 * x)):
+            start, end = max(centre - 16 * math.sqrt(1 - lam), 0), min(centre + 16 * math.sqrt(1 - lam), 32)
+            assert len(inside) == pytest.approx(end - start, abs=1.0001)
+            if len(inside):
+                assert inside[0].item() == pytest.approx(start, abs=0.5001)
+                assert inside[-1].item() + 1 == pytest.approx(end, abs=0.5001)
+        area = foreign.sum().item() / 1024
+        expected = (1 - area) * torch.eye(6) + area * torch.eye(6).flip(0)
+        torch.testing.assert_close(targets, expected)
+
+
+def test_about_the_given_fraction_of_the_batches_is_mixed_and_the_others_stay():
+    images, targets = torch.from_numpy(IMAGES).repeat(200, 1, 1, 1), torch.eye(6).repeat(200, 1)
+    whole, mixed = (list(data.batches(images, targets, 6, 3, 1, fraction)) for fraction in (0, 0.5))
+    same = [torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(whole, mixed, strict=True)]
+    assert 75 < sum(same) < 125 and same == [set(b.flatten().tolist()) == {0, 1} for _, b in mixed]
+    again = list(data.batches(images, targets, 6, 3, 1, 0.5))
+    assert all(torch.equal(a, b) for a, b in zip(mixed[7], again[7], strict=True))
+
+
 # CIFAR-100 itself
 
 
 @pytest.fixture(scope="module")
 def real():
+    """(train, test, seconds of this process, whatever else the machine does)"""
     if "CIFAR100_ROOT" not in os.environ:
         pytest.skip("CIFAR100_ROOT names no folder with CIFAR-100")
-    return data.load("cifar100", os.environ["CIFAR100_ROOT"])
+    started = time.process_time()
+    train, test = data.load("cifar100", os.environ["CIFAR100_ROOT"])
+    return train, test, time.process_time() - started
+
+
+def test_real_set_is_verified_and_complete_and_quickly_read(real):
+    train, test, seconds = real
+    for dataset, count in ((train, 500), (test, 100)):
+        assert dataset.verified and ", verified: the content digest is the official one" in dataset.provenance
+        assert torch.bincount(dataset.labels).tolist() == [count] * 100
+        assert len(set(zip(dataset.labels.tolist(), dataset.filenames, strict=True))) == 100 * count
+    assert seconds < 3  # with room for a busy machine: it is about one
+
+
+def test_real_superclasses_are_those_of_the_official_files(real):
+    folder = os.path.join(os.environ["CIFAR100_ROOT"], "cifar-100-python")
+    if not os.path.isdir(folder):
+        pytest.skip("CIFAR100_ROOT holds no official folder")
+    meta, record = (
+        pickle.loads(Path(folder, name).read_bytes(), encoding="latin1") for name in ("meta", "test")
+    )
+    assert meta["fine_label_names"] == real[0].class_names
+    assert meta["coarse_label_names"] == real[0].superclass_names
+    assert [real[0].superclass_of[label] for label in record["fine_labels"]] == record["coarse_labels"]
 
 
 def test_real_statistics_are_the_constants(real):
@@ -277,62 +376,12 @@ def test_real_statistics_are_the_constants(real):
 
 
 def test_real_set_has_the_known_copies(real):
-    train, test = ([image.tobytes() for image in split.images.numpy()] for split in real)
+    train, test = ([image.tobytes() for image in split.images.numpy()] for split in real[:2])
     assert len(set(train) & set(test)) == 10
     assert len(train) - len(set(train)) == 14
 
 
-def test_real_split_gives_100_of_each_class(real):
-    _, val = data.split_indices(real[0], 0.2, seed=0)
-    assert torch.bincount(real[0].labels[val]).tolist() == [100] * 100
-
-
-# CutMix
-
-RANDOM = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-def test_cutmix_takes_each_pixel_from_one_of_two_images_and_mixes_the_targets_by_area():
-    areas = []
-    for seed in range(2000):
-        generator = torch.Generator().manual_seed(seed)
-        mixed, targets = data.cutmix(RANDOM, torch.eye(6), generator)
-        if seed < 50:  # a slow second way: look up, pixel by pixel, whose it is
-            foreign = (mixed != RANDOM).any(dim=(0, 1))
-            rows, columns = foreign.any(dim=1).nonzero(), foreign.any(dim=0).nonzero()
-            assert foreign.sum() == len(rows) * len(columns)  # a rectangle
-            assert torch.equal(mixed, torch.where(foreign, RANDOM.flip(0), RANDOM))
-            for i, target in enumerate(targets.tolist()):
-                expected = [0.0] * 6
-                expected[5 - i] = foreign.sum().item() / 1024
-                expected[i] = 1 - expected[5 - i]
-                assert target == pytest.approx(expected)
-        areas.append(targets[0, 5].item())
-    # A rectangle inside would cover 1/2 in the mean; what is cut off at the border covers less.
-    assert 0.3 < np.mean(areas) < 0.5
-
-
-def test_the_rectangle_of_cutmix_is_where_and_as_large_as_drawn():
-    for seed in range(100):
-        lam, y, x = torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist()
-        mixed, _ = data.cutmix(RANDOM, torch.eye(6), torch.Generator().manual_seed(seed))
-        side = 32 * math.sqrt(1 - lam)
-        for (start, end), centre in zip(edges(mixed != RANDOM), (32 * y, 32 * x), strict=True):
-            assert start == pytest.approx(max(centre - side / 2, 0), abs=0.5001)
-            assert end == pytest.approx(min(centre + side / 2, 32), abs=0.5001)
-
-
-def edges(foreign):
-    """The first row and the one after the last, and so the columns, where a bool [N, C, H, W] is true."""
-    for dims in ((0, 1, 3), (0, 1, 2)):
-        (inside,) = foreign.any(dim=dims).nonzero(as_tuple=True)
-        yield (inside[0].item(), inside[-1].item() + 1) if len(inside) else (0, 0)
-
-
-def test_about_the_given_share_of_the_batches_is_mixed_and_the_others_stay():
-    images, targets = RANDOM.repeat(200, 1, 1, 1), torch.eye(6).repeat(200, 1)
-    whole, mixed = (list(data.batches(images, targets, 6, 3, 1, share)) for share in (0, 0.5))
-    same = [torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(whole, mixed, strict=True)]
-    assert 75 < sum(same) < 125 and same == [set(b.flatten().tolist()) == {0, 1} for _, b in mixed]
-    again = list(data.batches(images, targets, 6, 3, 1, 0.5))
-    assert all(torch.equal(a, b) for a, b in zip(mixed[7], again[7], strict=True))
+@pytest.mark.parametrize("fraction, expected", [(0.2, [100] * 100), (0.001, [1] * 50 + [0] * 50)])
+def test_real_split_is_stratified(fraction, expected, real):
+    _, val = data.split_indices(real[0], fraction, seed=0)
+    assert torch.bincount(real[0].labels[val], minlength=100).tolist() == expected

@@ -1,36 +1,26 @@
-"""All that a GPU computes: emulated on a device that lets no tensor of the CPU in unnoticed, and on the
-devices that this machine has."""
+"""What a GPU computes: emulated on a device that lets no tensor of the CPU in, and on real ones."""
 
 import contextlib
-import os
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
 from other_device import other_device
 from processes import TINY, assert_same_run
 from torch import nn
-from torchvision.io import write_png
 
 import data
-import gradcam
 import metrics
+import network
 import report
 import stress
 import train
-from data import Normalize
-from resnet_cifar import count_parameters_and_macs, resnet18
-from running.console import Progress
-from running.files import UserError
-from running.folder import load_checkpoint
+from resnet_cifar import resnet18
+from running.folder import read_checkpoint
 from stress_tests import attacks
-from stress_tests.explanations import cascading_randomization
+from stress_tests.explanations import cascading_randomization, deletion_insertion
 
 CPU = torch.device("cpu")
-
-
-# ---- Emulated --------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -38,7 +28,7 @@ def on(name, monkeypatch):
     """Compute on the other device, or on the CPU in the same layout: only then are all sums the same."""
     with monkeypatch.context() as patch:
         if name == "cpu":
-            for module in (data, train):
+            for module in (data, train, network):
                 patch.setattr(module, "memory_format", lambda device: torch.contiguous_format)
         with other_device(patch) if name == "mps" else contextlib.nullcontext():
             yield torch.device(name)
@@ -52,55 +42,38 @@ def test_training_and_resuming_on_another_device(tmp_path, monkeypatch, small):
                 patch.setattr(train, "should_stop", lambda history, config: len(history) == 2)
                 assert train.main([*TINY, f"--device={name}", *options]) == 0
             assert train.main(["--resume", f"--out={tmp_path / name}"]) == 0
-    ours, expected = (load_checkpoint(tmp_path / name / "checkpoints" / "last.pt") for name in ("mps", "cpu"))
+    ours, expected = (read_checkpoint(tmp_path / name / "checkpoints" / "last.pt") for name in ("mps", "cpu"))
     assert ours["config"]["device"] == "mps" and len(ours["history"]) == 3
     for key, value in expected["model"].items():
         assert torch.equal(ours["model"][key], value), key
 
 
-def computed(path, test, device):
-    """All that report.py and stress.py compute on the device, as text."""
-    network, _ = train.load_model(path, device)
-    model, pictures = nn.Sequential(Normalize(24), network), test.images
-    logits = train.predict(network, pictures, device)
-    labels, results = logits.argmax(dim=1), {"tests": {"clean/0": {"correct": "1101"}}, "image_size": 24}
-    numbers = [logits.tolist(), count_parameters_and_macs(network)]
-    numbers += [metrics.headline(labels.to(device), logits.softmax(dim=1).to(device))]
-    numbers += [report.check_explanations(model, test, labels, Progress("", 3))]
-    # Unlike those of report.explain, these maps stay on the device.
-    images, explain = (pictures / 255).to(device), lambda model, images, classes: images[:, 0]
-    numbers += [cascading_randomization(model, images, explain, ["1.fc"])["1.fc"].tolist()]
-    stress.run_sensitivity(results, path.parent / "stress.json", network, pictures, labels, torch.arange(2))
-    attacked = stress.correct_of(results["tests"]["clean/0"])
-    for name in attacks.ATTACKS:
-        numbers.append(stress.measure_attack(model, pictures, labels, name, 1, attacked))
-    return repr([*numbers, results])
+def computed(path, pictures, device):
+    """What report.py and stress.py compute on the device, as text."""
+    examined = network.load_checkpoint(path, device)
+    model, images = examined.model, (pictures / 255).to(device)
+    model.image_size = 24  # so images are resized, also where an attack takes the gradient
+    logits = network.predict(model, pictures, device)
+    labels = logits.argmax(dim=1)
+    numbers = [logits, examined.explain(pictures / 255, labels)]
+    numbers += [examined.explain(pictures / 255, labels, against=labels.roll(1))]
+    labels = labels.to(device)
+    numbers += deletion_insertion(model, images, torch.ones(4, 32, 32), labels, torch.zeros(3), steps=2)
+    parts = ["network.fc", "network.layer4"]
+    numbers += cascading_randomization(model, images, examined.explain, parts).values()
+    for attack in attacks.ATTACKS.values():
+        generator = torch.Generator().manual_seed(0)
+        numbers.append(attack.function(model, images, labels, 1 / 255, generator, **attack.settings))
+    headline = metrics.headline(labels, logits.softmax(dim=1).to(device))
+    return repr([headline, *(number.tolist() for number in numbers)])
 
 
 def test_explanations_attacks_and_metrics_on_another_device(monkeypatch, finished, small_sets):
-    monkeypatch.setattr(report, "STEPS", 4)
-    monkeypatch.setattr(stress, "WAVE_ROWS", [3])
-    monkeypatch.setattr(stress, "write_json", lambda *results: None)
-    test, results = small_sets[1], []
-    test = replace(test, images=test.images[:4], labels=test.labels[:4], masks=test.masks[:4])
+    results = []
     for name in ("cpu", "mps"):
         with on(name, monkeypatch) as device:
-            results.append(computed(finished / "checkpoints" / "best.pt", test, device))
+            results.append(computed(finished / "checkpoints" / "best.pt", small_sets[1].images[:4], device))
     assert results[0] == results[1]
-
-
-def test_report_and_stress_compute_in_full_float32(monkeypatch, finished):
-    def load_model(path, device):
-        raise UserError(f"deterministic: {torch.backends.cudnn.deterministic}")
-
-    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
-    for command in (report, stress):
-        monkeypatch.setattr(command, "load_model", load_model)
-        with pytest.raises(UserError, match="deterministic: True"):  # which is a part of full_float32
-            command.main(["--run", str(finished)])
-
-
-# ---- torch.compile ---------------------------------------------------------------------------------------
 
 
 def test_a_compiled_training_saves_and_resumes_what_a_plain_one_does(tmp_path, monkeypatch, small, finished):
@@ -120,27 +93,6 @@ def test_a_compiled_training_saves_and_resumes_what_a_plain_one_does(tmp_path, m
         assert train.main([*options, f"--out={tmp_path}"]) == 0
         assert (len(graphs) > before) == (epoch < 3)
     assert_same_run(tmp_path, finished)
-
-
-COMPILER = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not COMPILER, reason="torch.compile needs a C++ compiler, and this machine has none")
-def test_an_epoch_compiled_for_the_processor_and_its_report(tmp_path, monkeypatch, small):
-    monkeypatch.setattr(report, "NUM_FAILURES", 2)
-    monkeypatch.setattr(report, "NUM_EXPLAINED", 4)
-    torch._dynamo.reset()
-    options = [*TINY, "--dataset=shapes", "--epochs=1", "--image-sizes=32"]
-    assert train.main([*options, "--compile", f"--out={tmp_path / 'compiled'}"]) == 0
-    assert train.main([*options, f"--out={tmp_path / 'plain'}"]) == 0
-    best = [load_checkpoint(tmp_path / run / "checkpoints" / "best.pt") for run in ("compiled", "plain")]
-    torch.testing.assert_close(best[0]["model"], best[1]["model"], rtol=0.01, atol=1e-3)
-    assert report.main(["--run", str(tmp_path / "compiled")]) == 0
-    assert (tmp_path / "compiled" / "report.html").exists()
-
-
-# ---- The devices of this machine -------------------------------------------------------------------------
 
 
 AVAILABLE = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -165,22 +117,18 @@ def test_the_gradients_of_one_step_are_those_of_the_cpu(name):
         assert error < 0.02, key  # TF32, in which CUDA trains, has 10 bits
 
 
+needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DEVICES)
-def test_all_commands_on_the_devices_that_are_there(name, tmp_path, monkeypatch, small):
-    monkeypatch.setattr(stress, "CORRUPTION_IMAGES", 100)
+@pytest.mark.parametrize("more", [[], pytest.param(["--compile"], marks=needs_compiler)])
+def test_all_commands_on_the_devices_that_are_there(name, more, tmp_path, monkeypatch, small):
     run = str(tmp_path / name)
-    options = ["--dataset=shapes", f"--device={name}", "--precision=auto", f"--out={run}"]
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "should_stop", lambda history, config: len(history) == 2)
-        assert train.main([*TINY, *options]) == 0
-    assert train.main(["--resume", f"--out={run}"]) == 0
-    monkeypatch.setattr(train, "load", lambda *arguments: small)
-    for module in (report, stress):
-        monkeypatch.setattr(module, "pick_device", lambda _: torch.device(name))
-    assert stress.main(["--run", run]) == 0
-    assert report.main(["--run", run]) == 0
+    options = ["--dataset=shapes", f"--device={name}", "--precision=auto", f"--out={run}", *more]
+    torch._dynamo.reset()
+    assert train.main([*TINY, *options]) == 0
+    for command in (report, stress):
+        monkeypatch.setattr(command, "pick_device", lambda _: torch.device(name))
+        assert command.main(["--run", run]) == 0
     assert (tmp_path / name / "report.html").stat().st_size > 100_000
-    write_png(small[1].images[0], str(tmp_path / "picture.png"))
-    gradcam.main([str(tmp_path / "picture.png"), "--run", run, "--output", str(tmp_path / "map.png")])
-    assert (tmp_path / "map.png").exists()

@@ -1,7 +1,10 @@
-"""Grad-CAM against closed forms, slow loops and finite differences, and all that a call must leave alone."""
+"""Grad-CAM against closed forms, finite differences and another implementation, and what a call must leave
+alone; reading of pictures against Pillow; the command."""
 
 import copy
 import itertools
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import seeded, small_resnet, small_swin, small_vit
 from PIL import Image  # a dependency of torchvision and of matplotlib
 from torch import nn
 
 import gradcam
-from data import MEAN, STD, to_input
-from gradcam import GradCAM, draw, main, overlay, read_square, to_heatmap
+from data import MEAN, STD
+from gradcam import GradCAM, channels_last, draw, main, overlay, read_square, to_heatmap, tokens
 from resnet_cifar import resnet18
 from running.files import UserError
 
@@ -33,99 +37,60 @@ def test_closed_form_of_a_network_with_one_convolution():
     # y^0 = mean(A^1) - mean(A^2), so dy^0 / dA^1_ij = 1/4 and dy^0 / dA^2_ij = -1/4 for each of the 4 pixels,
     # the weights (1) are alpha_1^0 = 1/4 and alpha_2^0 = -1/4, and the map (2) is ReLU((A^1 - A^2) / 4).
     # y^1 = 2 mean(A^2) - mean(A^1) in the same way gives ReLU((2 A^2 - A^1) / 4).
+    # y^0 - y^1 = 2 mean(A^1) - 3 mean(A^2) gives ReLU((2 A^1 - 3 A^2) / 4), and y^1 - y^0 its negative part.
     with GradCAM(model, "0") as cam:
         assert cam(image, 0).tolist() == [[[1, 0], [1, 0]]]
         assert cam(image, 1).tolist() == [[[0, 2], [0, 0]]]
+        assert cam(image, 0, against=1).tolist() == [[[2, 0], [1, 0]]]
+        assert cam(image, 1, against=0).tolist() == [[[0, 3], [0, 0]]]
     # Scaled by its own maximum, each of them is a heatmap.
     assert to_heatmap(torch.tensor([[[0.0, 2], [0, 0]]]), 2).tolist() == [[[0, 1], [0, 0]]]
 
 
-def make_model(num_classes=6):
-    """A small network whose batch norms, as after training, are not the identity. In eval mode."""
-    torch.manual_seed(0)
-    model = resnet18(num_classes, width=4)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.3)
-            nn.init.normal_(module.running_mean, std=0.3)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return model.eval()
-
-
 @pytest.fixture
 def model():
-    return make_model()
+    return small_resnet()
 
 
 @pytest.fixture
 def images():
-    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    return torch.randn(3, 3, 32, 32, generator=seeded(1))
 
 
-def compute(model, layer, images, classes=None):
-    with GradCAM(model, layer) as cam:
-        return cam(images, classes)
+def compute(model, layer, images, classes=None, against=None, reshape=None):
+    with GradCAM(model, layer, reshape) as cam:
+        return cam(images, classes, against)
 
 
-def run_stages(model, x, first, last):
-    """Run parts `first` to `last` of the network, written here a second time and without in-place ReLU."""
-
-    def run_block(block, x):
-        shortcut = x if block.downsample is None else block.downsample(x)
-        return F.relu(block.bn2(block.conv2(F.relu(block.bn1(block.conv1(x))))) + shortcut)
-
-    parts = [lambda x: F.relu(model.bn1(model.conv1(x)))]
-    for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
-        parts.append(lambda x, stage=stage: run_block(stage[1], run_block(stage[0], x)))
-    parts.append(lambda x: model.fc(x.mean(dim=(2, 3))))
-    for part in parts[first : last + 1]:
-        x = part(x)
-    return x
-
-
-def slow_map(activation, gradient):
-    """Equations (1) and (2) of the paper for one image, one multiplication at a time."""
-    channels, height, width = activation.shape
-    result = torch.zeros(height, width)
-    for i, j in itertools.product(range(height), range(width)):
-        total = 0.0
-        for k in range(channels):
-            alpha = sum(gradient[k].flatten().tolist()) / (height * width)
-            total += alpha * activation[k, i, j].item()
-        result[i, j] = max(total, 0.0)
-    return result
-
-
-# The maps themselves
+# ---- The maps themselves ---------------------------------------------------------------------------------
 
 
 def test_layer4_is_the_class_activation_map(model, images):
     """CAM (Zhou et al. 2016): the classifier's weights on every pixel. Its sum is the score less the bias."""
-    activation = run_stages(model, images, 0, 4)
-    cam = torch.einsum("ck,nkhw->cnhw", model.fc.weight / 16, activation).detach()  # [C, N, 4, 4]
-    maps = torch.stack([compute(model, "layer4", images, c) for c in range(6)])
-    assert maps.shape == (6, 3, 4, 4) and 0.1 < (cam > 0).float().mean() < 0.9
-    torch.testing.assert_close(maps, F.relu(cam))
-    scores = (model(images) - model.fc.bias).T.detach()
+    outputs = []
+    with model.layer4.register_forward_hook(lambda module, inputs, output: outputs.append(output)):
+        scores = (model(images) - model.fc.bias).T.detach()
+    cam = torch.einsum("ck,nkhw->cnhw", model.fc.weight / 16, outputs[0]).detach()  # [C, N, 4, 4]
     torch.testing.assert_close(cam.sum(dim=(2, 3)), scores, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("layer", "stage", "side"), [("layer2", 2, 16), ("layer3", 3, 8)])
-def test_slow_loop_over_an_independent_network(model, images, layer, stage, side):
-    activation = run_stages(model, images[:1], 0, stage).detach()
-    jacobian = torch.autograd.functional.jacobian(lambda a: run_stages(model, a, stage + 1, 5)[0], activation)
-    maps = torch.cat([compute(model, layer, images[:1], c) for c in range(6)])
-    expected = torch.stack([slow_map(activation[0], jacobian[c, 0]) for c in range(6)])
-    assert maps.shape == (6, side, side) and 0.1 < (expected > 0).float().mean() < 0.9
-    torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-6)
+    assert 0.1 < (cam > 0).float().mean() < 0.9
+    for c in range(6):
+        torch.testing.assert_close(compute(model, "layer4", images, c), F.relu(cam[c]))
+    # With a difference of two scores the weights are w_c - w_d.
+    classes, against, n = torch.tensor([5, 0, 2]), torch.tensor([1, 4, 3]), torch.arange(3)
+    difference = cam[classes, n] - cam[against, n]
+    assert 0.1 < (difference > 0).float().mean() < 0.9
+    torch.testing.assert_close(compute(model, "layer4", images, classes, against), F.relu(difference))
+    with GradCAM(model, "layer4") as both:
+        maps_for, maps_against = both.pair(images, classes, against)
+    torch.testing.assert_close(maps_for, F.relu(difference))
+    torch.testing.assert_close(maps_against, F.relu(-difference))
 
 
 @pytest.mark.parametrize("layer", ["layer3", "layer3.1.conv2", "layer3.0.bn1"])
 def test_alpha_against_finite_differences(images, layer):
     # Behind bn1 a ReLU works in place.
     # Adding eps to every pixel of channel k changes y^c by eps sum_ij dy^c / dA^k_ij = eps Z alpha_k^c.
-    model, images = make_model().double(), images[:1].double()
+    model, images = small_resnet().double(), images[:1].double()
     seen, eps = [], 1e-6
 
     def logits(k, shift):
@@ -141,10 +106,47 @@ def test_alpha_against_finite_differences(images, layer):
     channels, height, width = activation.shape
     differences = torch.stack([(logits(k, eps) - logits(k, -eps)) / (2 * eps) for k in range(channels)])
     alpha = differences / (height * width)  # [K, C]
-    expected = torch.einsum("kc,khw->chw", alpha, activation).clamp_min(0)
-    assert 0.1 < (expected > 0).double().mean() < 0.9
+    sums = torch.einsum("kc,khw->chw", alpha, activation)
+    assert 0.1 < (sums > 0).double().mean() < 0.9
     maps = torch.cat([compute(model, layer, images, c) for c in range(6)])
-    torch.testing.assert_close(maps, expected.float(), rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(maps, sums.clamp_min(0).float(), rtol=1e-4, atol=1e-7)
+    for c, d in itertools.permutations(range(3), 2):
+        expected = (sums[c] - sums[d]).clamp_min(0).float()
+        torch.testing.assert_close(compute(model, layer, images, c, d)[0], expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("make", "layer", "reshape"),
+    [
+        (small_resnet, "layer3.1.conv2", None),
+        (small_swin, "norm", channels_last),
+        (small_swin, "features.1.0", channels_last),
+        (small_vit, "encoder.layers.encoder_layer_1.ln_1", tokens),
+        (small_vit, "encoder.layers.encoder_layer_0.mlp", tokens),
+    ],
+)
+def test_another_implementation(monkeypatch, images, make, layer, reshape):
+    """pytorch-grad-cam, without the scaling of its maps to [0, 1] that hides empty ones."""
+    theirs = pytest.importorskip("pytorch_grad_cam")
+    monkeypatch.setattr(theirs.base_cam, "scale_cam_image", lambda cam, size=None: cam)
+    model, classes, against = make(), [1, 5, 0], [2, 3, 4]
+    for subtracted in (None, against):
+        targets = []
+        for c, d in zip(classes, subtracted or classes, strict=True):
+            targets.append(lambda y, c=c, d=d: y[c] - (y[d] if c != d else 0))
+        with theirs.GradCAM(model, [model.get_submodule(layer)], reshape_transform=reshape) as cam:
+            expected = torch.from_numpy(cam(images, targets))
+        assert 0.1 < (expected > 0).float().mean() < 0.9
+        maps = compute(model, layer, images, classes, subtracted, reshape)
+        torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_tokens_with_and_without_a_class_token():
+    grid = torch.rand(2, 5, 3, 3)
+    sequence = grid.flatten(2).transpose(1, 2)
+    assert torch.equal(tokens(sequence), grid)
+    assert torch.equal(tokens(torch.cat([torch.rand(2, 1, 5), sequence], dim=1)), grid)
+    assert torch.equal(channels_last(grid.permute(0, 2, 3, 1)), grid)
 
 
 def test_classes_in_every_form(model, images):
@@ -155,6 +157,7 @@ def test_classes_in_every_form(model, images):
         torch.testing.assert_close(maps, torch.cat(alone), rtol=1e-4, atol=1e-6)
     two = compute(model, "layer3", images, torch.tensor(2))
     assert torch.equal(two, compute(model, "layer3", images, [2, 2, 2])) and not torch.allclose(two, maps)
+    assert not compute(model, "layer3", images, predicted, against=predicted).any()
 
 
 def test_layer_given_as_module_and_other_image_sizes(model, images):
@@ -164,18 +167,14 @@ def test_layer_given_as_module_and_other_image_sizes(model, images):
     assert compute(model, "layer3", torch.randn(0, 3, 32, 32)).shape == (0, 8, 8)
 
 
-# What a call must survive and what it must leave alone
+# ---- What a call must survive and what it must leave alone -----------------------------------------------
 
 
 def snapshot(model):
     """Everything of a model that a call could change."""
     return {
         "modes": [module.training for module in model.modules()],
-        "hooks": [
-            len(hooks)
-            for module in model.modules()
-            for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
-        ],
+        "hooks": [len(m._forward_hooks | m._forward_pre_hooks | m._backward_hooks) for m in model.modules()],
         "requires_grad": [p.requires_grad for p in model.parameters()],
         "grad": [None if p.grad is None else p.grad.tolist() for p in model.parameters()],
         "values": [(name, value.tolist()) for name, value in model.state_dict().items()],
@@ -192,20 +191,17 @@ def mixed_modes(model):
 
 def test_leaves_no_trace(model, images):
     expected = compute(model, "layer3", images)
-    for prepare in (nn.Module.eval, mixed_modes, lambda model: model.requires_grad_(False)):
-        subject = prepare(copy.deepcopy(model))
-        before = snapshot(subject)
-        torch.testing.assert_close(compute(subject, "layer3", images), expected)
-        assert snapshot(subject) == before
-
-
-def test_keeps_gradients_that_were_there(model, images):
     images.requires_grad_()
-    (model(images).sum() + (images**2).sum()).backward()
-    before, image_grad = snapshot(model), images.grad.clone()
-    maps = compute(model, "layer3", images)
-    assert snapshot(model) == before and torch.equal(images.grad, image_grad)
-    assert not maps.requires_grad and maps.grad_fn is None
+    (model(images).sum() + (images**2).sum()).backward()  # gradients that must stay as they are
+    image_grad = images.grad.clone()
+    for prepare in (nn.Module.eval, mixed_modes, lambda model: model.requires_grad_(False)):
+        subject = prepare(model)
+        before = snapshot(subject)
+        torch.testing.assert_close(compute(subject, "layer3", images.detach()), expected)
+        maps = compute(subject, "layer3", images)
+        assert snapshot(subject) == before and torch.equal(images.grad, image_grad)
+        assert not maps.requires_grad and maps.grad_fn is None
+        torch.testing.assert_close(maps, expected)
 
 
 def test_leaves_no_trace_when_it_raises(model, images):
@@ -225,16 +221,6 @@ def test_leaves_no_trace_when_it_raises(model, images):
         assert snapshot(subject) == before
 
 
-def test_only_inside_a_with_block(model, images):
-    cam = GradCAM(model, "layer3")
-    with pytest.raises(RuntimeError, match="with block"):
-        cam(images)
-    with cam:
-        expected = cam(images)
-    with cam:  # a second block is fine
-        assert torch.equal(cam(images), expected)
-
-
 def test_repeated_calls_and_other_passes_in_the_block(model, images):
     with GradCAM(model, "layer3") as cam, GradCAM(model, "layer2") as other:
         first = cam(images)
@@ -243,20 +229,21 @@ def test_repeated_calls_and_other_passes_in_the_block(model, images):
         model(images).sum().backward()
         assert model.conv1.weight.grad.abs().sum() > 0
         assert torch.equal(cam(images), first)
+    with cam:  # a second block is fine
         assert cam(images[:2]).shape == (2, 8, 8)
 
 
 def test_under_no_grad_and_inference_mode(model, images):
-    expected = compute(model, "layer3", images, [2, 2, 0])
+    expected = compute(model, "layer3", images, [2, 2, 0], [1, 1, 1])
     for context in (torch.no_grad, torch.inference_mode):
         with context():
-            classes = torch.tensor([2, 2, 0])
-            maps = compute(model, "layer3", images * 1.0, classes)
+            classes, against = torch.tensor([2, 2, 0]), torch.tensor(1)
+            maps = compute(model, "layer3", images * 1.0, classes, against)
             assert not torch.is_grad_enabled()
         assert torch.equal(maps, expected) and not maps.is_inference()
 
 
-def test_under_autocast_and_images_of_any_float_dtype(model, images):
+def test_under_autocast_and_models_and_images_of_any_float_dtype(model, images):
     expected = compute(model, "layer3", images)
     with torch.autocast("cpu", torch.bfloat16):
         model(images)  # fills autocast's cache of bfloat16 weights
@@ -266,12 +253,74 @@ def test_under_autocast_and_images_of_any_float_dtype(model, images):
     assert torch.equal(compute(model, "layer3", images.double()), expected)
     rounded = compute(model, "layer3", images.bfloat16().float())
     assert torch.equal(compute(model, "layer3", images.bfloat16()), rounded)
-    maps = compute(model.double(), "layer3", images)
-    assert maps.dtype == torch.float32
-    torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-6)
+    for dtype, error in ((torch.float64, 1e-5), (torch.float16, 0.02), (torch.bfloat16, 0.1)):
+        maps = compute(copy.deepcopy(model).to(dtype), "layer3", images)
+        assert maps.dtype == torch.float32
+        assert (maps - expected).abs().max() < error * expected.max()
 
 
-# Heatmaps and overlays
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
+def test_images_are_brought_to_the_device_of_the_model(model, images):
+    expected = compute(model, "layer3", images, [0, 1, 2])
+    maps = compute(model.cuda(), "layer3", images, torch.tensor([0, 1, 2]))
+    torch.testing.assert_close(maps, expected.cuda(), rtol=1e-2, atol=1e-3 * expected.max().item())
+
+
+class TwoHeads(nn.Module):
+    """A branch makes the logits, another does not matter, one has no gradient, one module returns a tuple."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.unused, self.cut = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+        self.several = nn.MultiheadAttention(4, 1, batch_first=True)
+
+    def forward(self, x):
+        self.unused(x)
+        with torch.no_grad():
+            cut = self.cut(x)
+        features = (self.used(x) + cut).mean(dim=3).transpose(1, 2)
+        return self.several(features, features, features)[0].mean(dim=1)
+
+
+def call(model, images, layer="layer3", reshape=None, **arguments):
+    with GradCAM(model, layer, reshape) as cam:
+        cam(images, **arguments)
+
+
+REFUSED = [
+    (lambda model, images: call(model, images, classes=[0, 6, 1]), r"0 to 5, not \[0, 6, 1\]"),
+    (lambda model, images: call(model, images, against=[0, -1, 1]), r"0 to 5, not \[0, -1, 1\]"),
+    (lambda model, images: call(model, images, classes=[0, 1]), r"int64 \[3\].*not torch.int64 \[2\]"),
+    (lambda model, images: call(model, images, against=[0.0, 1, 2]), "not torch.float32"),
+    (lambda model, images: call(model, images.to(torch.uint8)), r"float \[N, 3, H, W\], not torch.uint8"),
+    (lambda model, images: call(model, images, "layer3.0.relu"), "not 2 times"),
+    (lambda model, images: call(model, images, "fc"), r"\[3, 6\] is not.* give a reshape"),
+    (lambda model, images: call(model, images, small_resnet().layer3), "not 0 times"),
+    (lambda model, images: GradCAM(model, "layer3")(images), "of a with block, not 0 times"),
+    (lambda model, images: GradCAM(model, "layer9"), r"choose from conv1, .*layer4\.1\.conv2"),
+    (lambda model, images: call(TwoHeads(), images, "several"), "float tensor, not tuple"),
+    (lambda model, images: call(TwoHeads(), images, "unused"), "no gradient"),
+    (lambda model, images: call(TwoHeads().requires_grad_(False), images, "unused"), "no gradient"),
+    (lambda model, images: call(TwoHeads(), images, "cut"), "no gradient"),
+    (lambda model, images: call(small_swin(), images, "norm"), r"\[3, 8, 8, 16\] is not.* give a reshape"),
+    (lambda model, images: call(small_swin(), images, "norm", lambda x: x[0]), r"\[3, 8, 8, 16\] is not"),
+    (lambda model, images: call(small_swin(), images, "norm", lambda x: x[:1]), r"\[3, 8, 8, 16\] is not"),
+    (lambda model, images: call(small_vit(), images, "encoder.ln"), r"\[3, 17, 16\] is not.* reshape"),
+    (lambda model, images: tokens(torch.zeros(2, 18, 4)), r"not \[2, 18, 4\]"),
+    (lambda model, images: tokens(torch.zeros(2, 16, 4, 4)), r"not \[2, 16, 4, 4\]"),
+    (lambda model, images: to_heatmap(torch.zeros(4, 4), 8), "maps must be"),
+    (lambda model, images: to_heatmap(torch.ones(1, 4, 4) * float("nan"), 8), "maps must be"),
+    (lambda model, images: overlay(torch.rand(1, 3, 4, 4), torch.rand(1, 4, 4) + 1), "must be in"),
+]
+
+
+@pytest.mark.parametrize(("function", "message"), REFUSED)
+def test_bad_arguments_raise(model, images, function, message):
+    with pytest.raises(ValueError, match=message):
+        function(model, images)
+
+
+# ---- Heatmaps and overlays -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [32, (20, 33)])
@@ -291,7 +340,6 @@ def test_heatmap_does_not_hide_what_the_map_says():
     maps = torch.cat([torch.zeros(1, 4, 4), flat, torch.full((1, 4, 4), 1e-30), flat])
     maps[3, 0, 0] = 6.0
     heatmaps = to_heatmap(maps.double(), 8)
-    assert heatmaps.dtype == torch.float32
     assert (heatmaps[0] == 0).all()  # empty stays empty
     assert (heatmaps[1:3] == 1).all()  # no min-max scaling
     assert heatmaps[3, 0, 0] == 1 and heatmaps[3, 7, 7] == 0.5
@@ -313,244 +361,200 @@ def test_overlay_against_a_loop():
             assert abs(result[n, channel, i, j].item() - 255 * expected) <= 0.501
 
 
-@pytest.mark.parametrize("colour", [(1, 1, 1), (0, 0, 0), (0, 0, 1)])
-def test_more_evidence_is_never_darker_on_any_picture(colour):
-    heat = torch.linspace(0, 1, 1001)
-    pictures = torch.tensor(colour, dtype=torch.float32)[None, :, None, None].expand(1, 3, 1, 1001)
-    red, green, blue = (overlay(pictures, heat[None, None]) / 255)[0, :, 0]
-    shown = 0.2126 * red + 0.7152 * green + 0.0722 * blue  # luma of ITU-R BT.709
-    assert shown.diff().min() > -1 / 255  # whole numbers from 0 to 255 are rounded
-    assert shown[-1] - shown[0] > 0.6 and shown[0] <= 0.36  # without evidence even white is dark
-    assert (shown[250:] - shown[:-250]).min() > 0.02  # a quarter more of evidence is seen everywhere
+# ---- Reading pictures ------------------------------------------------------------------------------------
 
 
-# The command
+def photo(height, width, channels=3):
+    """A picture with structure at every scale, uint8 [height, width, channels]."""
+    small = np.random.default_rng(0).integers(0, 256, (7, 9, channels), dtype=np.uint8)
+    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 
 
-NAMES = ["ant", "bee", "a_long_class_name", "dog", "elk", "$fox$"]
+FORMATS = [  # file name, mode, tolerance (two JPEG decoders may round differently), more for Pillow
+    ("photo.jpg", "RGB", 4, {}),
+    ("grey.jpg", "L", 4, {}),
+    ("grey.png", "L", 0, {}),
+    ("bilevel.png", "1", 0, {}),
+    ("palette.png", "P", 0, {}),
+    ("palette_alpha.png", "P", 1, {"transparency": bytes(range(256))}),
+    ("alpha.png", "RGBA", 1, {}),
+    ("grey_alpha.png", "LA", 1, {}),
+    ("animation.gif", "P", 0, {"save_all": True, "append_images": [Image.new("P", (20, 47))]}),
+    ("lossy.webp", "RGB", 4, {}),
+    ("alpha.webp", "RGBA", 1, {"lossless": True}),
+]
 
 
-@pytest.fixture
-def checkpoint(tmp_path, monkeypatch):
-    """A checkpoint of a tiny network with 6 classes in 2 superclasses; the current folder is an empty one."""
-    monkeypatch.chdir(tmp_path)
-    content = {
-        "model": make_model().state_dict(),
-        "config": {"dataset": "shapes", "width": 4, "image_size": 32},
-        "epoch": 1,
-        "class_names": NAMES,
-        "superclass_names": ["insects", "mammals"],
-        "superclass_of": [0, 0, 1, 1, 1, 1],
-    }
-    path = tmp_path / "run" / "checkpoints" / "best.pt"
-    path.parent.mkdir(parents=True)
-    torch.save(content, path)
-    Path("run/config.json").write_text('{"settings": {}, "digest": "", "environment": {}}')
-    return path
-
-
-def photo(height, width):
-    """A picture with structure at every scale, uint8 [height, width, 3]."""
-    rng = np.random.default_rng(0)
-    small = Image.fromarray(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8))
-    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
-
-
-@pytest.mark.parametrize("name", ["photo.jpg", "gray.png", "alpha.png", "palette.gif", "lossy.webp"])
-def test_read_square_against_pillow(tmp_path, name):
-    mode = {"gray.png": "L", "alpha.png": "RGBA", "palette.gif": "P"}.get(name, "RGB")
-    more = {"save_all": True, "append_images": [Image.new("P", (20, 47))]} if name == "palette.gif" else {}
-    Image.fromarray(photo(47, 20)).convert(mode).save(tmp_path / name, **more)  # the GIF has two frames
+@pytest.mark.parametrize(("name", "mode", "tolerance", "more"), FORMATS)
+def test_read_square_against_pillow(tmp_path, name, mode, tolerance, more):
+    picture = Image.fromarray(photo(47, 20, 4))
+    picture = picture if mode in ("RGBA", "LA") else picture.convert("RGB")
+    picture.convert(mode).save(tmp_path / name, **more)
     with Image.open(tmp_path / name) as written:
-        pixels = np.asarray(written.convert("RGB"))
+        on_white = Image.alpha_composite(Image.new("RGBA", (20, 47), "white"), written.convert("RGBA"))
     square = read_square(tmp_path / name)
     assert square.dtype == torch.uint8 and square.shape == (3, 20, 20)
-    expected = torch.from_numpy(pixels[14:34].copy()).permute(2, 0, 1)  # round((47 - 20) / 2) is 14
-    assert (square.int() - expected.int()).abs().max() <= 4  # two JPEG decoders may round differently
+    expected = np.asarray(on_white.convert("RGB"))[14:34]  # round((47 - 20) / 2) is 14
+    assert np.abs(square.permute(1, 2, 0).numpy().astype(int) - expected.astype(int)).max() <= tolerance
 
 
-def test_read_square_turns_the_picture_upright(tmp_path):
+def test_read_square_turns_upright_and_rounds_16_bits(tmp_path):
     upright = photo(40, 40)
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held so that the picture must be turned clockwise by 90 degrees
     Image.fromarray(np.rot90(upright)).save(tmp_path / "turned.png", exif=exif)
     assert torch.equal(read_square(tmp_path / "turned.png"), torch.tensor(upright).permute(2, 0, 1))
-
-
-def test_read_square_rounds_16_bits_to_8(tmp_path):
     values = np.array([[0, 200, 255], [0x12F0, 0x8001, 0x80FE], [0xFE00, 0xFEFF, 0xFFFF]])
     Image.fromarray(values.astype(np.uint16)).save(tmp_path / "deep.png")
     for channel in read_square(tmp_path / "deep.png"):
         assert np.abs(channel.numpy() - values / 257).max() <= 1
 
 
-def test_command(checkpoint, capsys):
+@pytest.mark.parametrize(
+    ("name", "mode", "lossless"),
+    [
+        ("a.png", "RGB", True),
+        ("a.gif", "RGB", True),
+        ("a.jpg", "RGB", False),
+        ("a.webp", "RGB", False),
+        ("a.webp", "RGB", True),
+        ("a.webp", "RGBA", False),
+    ],
+)
+def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypatch, name, mode, lossless):
+    path = tmp_path / name
+    colour = (255, 0, 0, 99)[: len(mode)]
+    Image.new(mode, (1200, 1100), colour).save(path, lossless=lossless)
+    monkeypatch.setattr(gradcam, "MAX_PIXELS", 1_320_000)
+    assert read_square(path).shape == (3, 1100, 1100)
+    monkeypatch.setattr(gradcam, "MAX_PIXELS", 1_310_000)
+    monkeypatch.setattr(gradcam, "decode_image", None)
+    with pytest.raises(ValueError, match="million pixels"):
+        read_square(path)
+
+
+# ---- The command -----------------------------------------------------------------------------------------
+
+NETWORK = """
+import torch
+from torch import nn
+
+def net():
+    torch.manual_seed(0)
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), *head)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder: two pictures of one name, a small network and the names of its classes."""
+    monkeypatch.chdir(tmp_path)
     noise = np.random.default_rng(1).integers(0, 256, (300, 500, 3), dtype=np.uint8)  # shows antialiasing
-    picture = Image.fromarray(photo(300, 500) // 2 + noise // 2)
-    picture.save("my photo.png")
-    before = Path("my photo.png").read_bytes()
-    main(["my photo.png", "--run", "run"])
-    lines = capsys.readouterr().out.splitlines()
-
-    # The same with Pillow, numpy and the network itself.
-    crop = picture.crop((100, 0, 400, 300)).resize((32, 32), Image.Resampling.BILINEAR)
-    pixels = (np.asarray(crop) / 255 - MEAN) / STD
-    with torch.no_grad():
-        logits = make_model()(torch.from_numpy(pixels).permute(2, 0, 1)[None].float())[0].double().numpy()
-    probabilities = np.exp(logits) / np.exp(logits).sum()
-    order = np.argsort(-probabilities)[:5]
-    assert lines[0].split() == ["class", "probability", "superclass"] and len(lines) == 7
-    for line, c in zip(lines[1:6], order, strict=True):
-        name, percentage, sign, superclass = line.split()
-        assert name == NAMES[c] and superclass == ("insects" if c < 2 else "mammals") and sign == "%"
-        assert abs(float(percentage) - 100 * probabilities[c]) < 0.3  # Pillow may round a pixel differently
-    assert {line.index("%") for line in lines[1:6]} == {lines[0].index("y  ")}  # the end of "probability"
-    assert lines[6] == "wrote my photo_gradcam.png"
-    with Image.open("my photo_gradcam.png") as written:
-        assert written.format == "PNG" and written.width > 1500
-    assert sorted(path.name for path in Path().iterdir()) == ["my photo.png", "my photo_gradcam.png", "run"]
-    assert Path("my photo.png").read_bytes() == before
-
-
-def test_command_with_options_and_one_class(checkpoint, monkeypatch, capsys):
-    config = {"dataset": "shapes", "width": 4, "image_size": 16}
-    weights = make_model(num_classes=1).state_dict()
-    torch.save({"model": weights, "config": config, "epoch": 1, "class_names": ["one"]}, "weights.pt")
-    monkeypatch.setattr(gradcam, "DEFAULT_CHECKPOINT", Path("weights.pt"))
-    Image.fromarray(photo(5, 5)).save("a.png")
-    main(["a.png", "--layer", "layer3.1.conv2", "--output", "run/out.PNG"])
-    assert capsys.readouterr().out == "class  probability\none        100.0 %\nwrote run/out.PNG\n"
-    assert Path("run/out.PNG").read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize(("side", "shown"), [(1, 32), (1100, 512)])
-def test_what_is_drawn(checkpoint, monkeypatch, side, shown):
-    """The titles have the probabilities in percent; a picture that is made smaller is antialiased."""
-    drawn, draw = [], gradcam.draw
-    monkeypatch.setattr(gradcam, "draw", lambda *arguments: drawn.append(arguments) or draw(*arguments))
-    noise = np.random.default_rng(1).integers(0, 256, (side, side + 30, 3), dtype=np.uint8)[:, 15:-15]
-    Image.fromarray(noise).save("a.png")
-    main(["a.png", "--run", "run"])
-    ((((_, square), (_, seen), *explained), label),) = drawn
-    assert seen.shape == (3, 32, 32) and label == "Grad-CAM at layer4"
-    resized = np.asarray(Image.fromarray(noise).resize((shown, shown), Image.Resampling.BILINEAR))
-    assert np.abs(square.permute(1, 2, 0).numpy().astype(int) - resized.astype(int)).max() <= 2
-    model, x = make_model(), to_input(seen[None])
-    probabilities, classes = model(x)[0].softmax(dim=0).topk(2)
-    for i, role in enumerate(("prediction", "runner-up")):
-        heatmap = to_heatmap(compute(model, "layer4", x, int(classes[i])), shown)
-        found = "evidence" if heatmap.any() else "no evidence"
-        name = f"{NAMES[classes[i]]} ({100 * probabilities[i]:.1f} %)"
-        assert explained[i][0] == f"{found} for the {role}\n{name}"
-        difference = explained[i][1].int() - overlay(square[None] / 255, heatmap)[0].int()
-        assert difference.abs().max() <= 4  # one of the 256 steps of the colours
-
-
-def test_a_map_without_evidence_is_called_so(checkpoint, monkeypatch):
-    drawn, draw = [], gradcam.draw
-    monkeypatch.setattr(gradcam, "draw", lambda *arguments: drawn.append(arguments) or draw(*arguments))
-    monkeypatch.setattr(gradcam.GradCAM, "__call__", lambda cam, images, classes: torch.zeros(2, 4, 4))
-    Image.fromarray(photo(40, 40)).save("a.png")
-    main(["a.png", "--run", "run"])
-    assert all(title.startswith("no evidence for the ") for title, _ in drawn[0][0][2:])
-
-
-def test_draw():
-    pictures = [torch.randint(0, 256, (3, side, side), dtype=torch.uint8) for side in (48, 32)]
-    titles = ["picture", "evidence for the $fox$ (9.0 %)"]
-    *axes, bar = draw(list(zip(titles, pictures, strict=True)), "Grad-CAM at layer3").axes
-    for ax, title, picture in zip(axes, titles, pictures, strict=True):
-        assert np.array_equal(ax.get_images()[0].get_array(), picture.permute(1, 2, 0).numpy())
-        assert ax.get_title() == title and not ax.title.get_parse_math()  # $ in a name is a dollar sign
-    assert bar.get_ylabel() == "Grad-CAM at layer3"
-
-
-@pytest.mark.slow
-def test_exit_code(checkpoint):
+    for name in ("a", "b"):
+        Path(name).mkdir()
+        Image.fromarray(photo(300, 500) // 2 + noise // 2).save(f"{name}/my cat.png")
+    Path("net.py").write_text(NETWORK)
+    Path("names.txt").write_text("ant\n$bee$\na long name\n")
     Path("text.png").write_text("not a picture")
-    command = [sys.executable, gradcam.__file__, "text.png", "--run", "run"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stdout == ""
-    assert (
-        done.stderr.startswith("error: text.png cannot be used as a picture") and done.stderr.count("\n") == 1
-    )
+    return tmp_path
 
 
-@pytest.mark.slow
-def test_stands_alone_at_import():
-    ours = ["data", "running", "train", "resnet_cifar", "metrics", "matplotlib"]
-    code = f"import sys, gradcam; sys.exit(any(name in sys.modules for name in {ours}))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(gradcam.__file__).parent).returncode == 0
+@pytest.fixture
+def drawn(monkeypatch):
+    """The arguments of each call of draw."""
+    calls = []
+    monkeypatch.setattr(gradcam, "draw", lambda *arguments: calls.append(arguments) or draw(*arguments))
+    return calls
 
 
-# What is refused
+def test_command(folder, drawn, capsys):
+    main(["a/my cat.png"])
+    lines = capsys.readouterr().out.splitlines()
+    # The same with Pillow, NumPy and the network itself.
+    checkpoint = torch.load(gradcam.DEFAULT_CHECKPOINT)
+    network = resnet18()
+    network.load_state_dict(checkpoint["model"])
+    network.float().eval()
+    picture = Image.open("a/my cat.png").crop((100, 0, 400, 300))
+    pixels = (np.asarray(picture.resize((32, 32), Image.Resampling.BILINEAR)) / 255 - MEAN) / STD
+    x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
+    probabilities = network(x)[0].softmax(dim=0)
+    likely = probabilities.topk(5).indices
+    assert lines[0].split() == ["class", "probability"] and lines[-1] == "wrote my cat_gradcam.png"
+    for line, c in zip(lines[1:6], likely, strict=True):
+        name, percentage, sign = line.split()
+        assert name == checkpoint["class_names"][c] and sign == "%"
+        assert abs(float(percentage) - 100 * probabilities[c]) < 0.5  # Pillow may round a pixel differently
+    # Another picture of this name does not overwrite the first; the contrastive maps are those of its title.
+    other = checkpoint["class_names"][likely[1]]
+    main(["b/my cat.png", "--contrast", other])
+    assert {path.name for path in Path().glob("*.png")} == {
+        "my cat_gradcam.png",
+        "my cat_gradcam_2.png",
+        "text.png",
+    }
+    c, d = likely[:2].tolist()
+    for (panels, label), pairs in zip(drawn, [[(c, None), (d, None)], [(c, d), (d, c)]], strict=True):
+        assert label == "Grad-CAM at layer4"
+        for (title, shown), (explained, against) in zip(panels[2:], pairs, strict=True):
+            heatmap = to_heatmap(compute(network, "layer4", x, explained, against), 300)
+            assert checkpoint["class_names"][explained] in title
+            assert title.startswith("evidence" if heatmap.any() else "no evidence")
+            square = torch.tensor(np.asarray(picture)).permute(2, 0, 1)[None] / 255
+            difference = shown.int() - overlay(square, heatmap)[0].int()
+            assert difference.abs().float().mean() < 4
 
 
-def call(model, images, layer="layer3", **arguments):
-    with GradCAM(model, layer) as cam:
-        cam(images, **arguments)
-
-
-LAYERS = r"choose from layer1, layer2, layer3, layer4, conv1, .*, layer4\.1\.conv2"
-REFUSED = [
-    (lambda model, images: call(model, images, classes=[0, 6, 1]), r"0 to 5, not \[0, 6, 1\]"),
-    (lambda model, images: call(model, images, classes=[0, 1]), r"int64 \[3\].*not torch.int64 \[2\]"),
-    (lambda model, images: call(model, images.to(torch.uint8)), r"float \[N, 3, H, W\], not torch.uint8"),
-    (lambda model, images: call(model, images, "layer3.0.relu"), "not 2 times"),
-    (lambda model, images: call(model, images, "fc"), r"not \[3, 6\]"),
-    (lambda model, images: call(model, images, make_model().layer3), "not 0 times"),
-    (lambda model, images: GradCAM(model, "layer9"), LAYERS),
-    (lambda model, images: to_heatmap(torch.zeros(4, 4), 8), "maps must be"),
-    (lambda model, images: to_heatmap(torch.ones(1, 4, 4) * float("nan"), 8), "maps must be"),
-    (lambda model, images: to_heatmap(torch.ones(1, 4, 4) * float("inf"), 8), "maps must be"),
-    (lambda model, images: overlay(torch.rand(1, 3, 4, 4), torch.rand(1, 4, 4) + 1), "must be in"),
-]
-
-
-@pytest.mark.parametrize(("function", "message"), REFUSED)
-def test_bad_arguments_raise(model, images, function, message):
-    with pytest.raises(ValueError, match=message):
-        function(model, images)
+def test_command_with_a_network_of_ones_own(folder, drawn, capsys):
+    options = ["--model", "net.py:net", "--classes", "names.txt", "--output"]
+    main(["a/my cat.png", *options, "out/one.PNG"])
+    main(["a/my cat.png", *options, "out/one.PNG"])  # named, it is overwritten
+    assert Path("out/one.PNG").read_bytes().startswith(b"\x89PNG")
+    assert "$bee$" in capsys.readouterr().out
+    assert drawn[0][1] == "Grad-CAM at 1"
+    main(["a/my cat.png", *options, "out/two.png", "--layer", "none"])
+    assert len(capsys.readouterr().out.splitlines()) == 5 and not Path("out/two.png").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["absent.png", "--run", "run"], "there is no picture absent.png"),
-        (["loop.png", "--run", "run"], "there is no picture loop.png"),
-        (["text.png", "--run", "run"], "text.png cannot be used as a picture .*PNG, JPEG, GIF or WebP"),
-        (["a.png", "--run", "run", "--layer", "layer5"], "--layer layer5 .*choose from layer1, layer2"),
-        (["a.png", "--run", "run", "--layer", "fc"], r"--layer fc .*\[N, K, h, w\]"),
-        (["a.png", "--run", "run", "--output", "run/../a.png"], "--output must be a .png file other than"),
-        (["a.png"], "no checkpoint absent.pt"),
-        (["a.png", "--checkpoint", "absent.pt"], "no checkpoint absent.pt"),
+        (["absent.png"], "there is no picture absent.png"),
+        (["text.png"], "text.png cannot be used as a picture .*PNG, JPEG, GIF or WebP"),
+        (["a/my cat.png", "--output", "b/../a/my cat.png"], "--output must be a .png file other than"),
+        (["a/my cat.png", "--contrast", "unicorn"], "--contrast unicorn: expected a class other than"),
+        (["a/my cat.png", "--checkpoint", "absent.pt"], "no .*absent.pt"),
+        (["a/my cat.png", "--layer", "layer9"], "--layer layer9"),
     ],
 )
-def test_command_refuses(checkpoint, monkeypatch, arguments, message):
-    monkeypatch.setattr(gradcam, "DEFAULT_CHECKPOINT", Path("absent.pt"))
-    Image.fromarray(photo(40, 40)).save("a.png")
-    Path("text.png").write_text("not a picture")
-    Path("loop.png").symlink_to("loop.png")
-    before = Path("a.png").read_bytes()
+def test_command_refuses(folder, arguments, message):
+    before = Path("a/my cat.png").read_bytes()
     with pytest.raises(UserError, match=message) as error:
         main(arguments)
     assert "\n" not in str(error.value)
-    assert sorted(path.name for path in Path().iterdir()) == ["a.png", "loop.png", "run", "text.png"]
-    assert Path("a.png").read_bytes() == before
+    assert not list(Path().glob("*_gradcam*.png"))
+    assert Path("a/my cat.png").read_bytes() == before
 
 
-def test_command_refuses_weights_that_overflow(checkpoint):
-    content = torch.load(checkpoint)
-    content["model"]["conv1.weight"].fill_(1e38)
-    torch.save(content, checkpoint)
-    Image.fromarray(photo(40, 40)).save("a.png")
-    with pytest.raises(UserError, match="maps must be finite"):
-        main(["a.png", "--run", "run"])
-    assert not Path("a_gradcam.png").exists()
+@pytest.mark.slow
+def test_by_a_link_and_in_a_users_own_style(folder):
+    Path("link.py").symlink_to(gradcam.__file__)
+    Path("matplotlibrc").write_text("text.usetex: True\nfont.size: 40\nsavefig.dpi: 9\n")
+    command = [sys.executable, "link.py", "a/my cat.png", "--output"]
+    done = subprocess.run([*command, "1.png"], env=os.environ | {"MPLBACKEND": "nonsense"})
+    assert done.returncode == 0
+    Path("matplotlibrc").unlink()
+    assert subprocess.run([*command, "2.png"]).returncode == 0
+    assert Path("1.png").read_bytes() == Path("2.png").read_bytes()
 
 
-def test_superclasses_that_do_not_fit(checkpoint):
-    torch.save(torch.load(checkpoint) | {"superclass_of": [0]}, checkpoint)
-    Image.fromarray(photo(40, 40)).save("a.png")
-    with pytest.raises(UserError, match=r"best\.pt cannot be used as a checkpoint: IndexError"):
-        main(["a.png", "--run", "run"])
+@pytest.mark.slow
+def test_stands_alone(folder):
+    shutil.copy(gradcam.__file__, "gradcam.py")
+    ours = ["data", "network", "running", "matplotlib"]
+    code = f"import sys, gradcam; sys.exit(any(name in sys.modules for name in {ours}))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    command = [sys.executable, "gradcam.py", "a/my cat.png"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""report.py: what it computes and writes, against a second computation from predictions.npz."""
+"""report.py: what it finds, against a second computation in plain loops, and pages of unusual sets."""
 
 import csv
 import dataclasses
@@ -8,35 +8,27 @@ import math
 import re
 import shutil
 import statistics
-import types
-from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
-from processes import TINY, assert_one_line, outcome
+from processes import assert_one_line, outcome
 from torch import nn
 from torchvision.io import decode_image, read_file
 
 import data
+import metrics
 import report
-import train
-from gradcam import GradCAM, overlay, to_heatmap
 from metrics import expected_calibration_error
-from resnet_cifar import count_parameters_and_macs, resnet18
-from running.console import Progress
-from running.folder import load_checkpoint, save_checkpoint
+from page import against, page, plots
+from running.files import UserError
+from running.folder import read_checkpoint, save_checkpoint
+from stress_tests import controls
 
 HEADLINE = ["accuracy", "macro_precision", "macro_recall", "macro_f1", "top5_accuracy"]
 
-# ---- Single functions on the small sets ------------------------------------------------------------------
 
-
-@pytest.fixture(scope="module")
-def network():
-    """A network with its first random weights, as a model of images in [0, 1]."""
-    torch.manual_seed(0)
-    return nn.Sequential(data.Normalize(), resnet18(100, 16)).eval()
+# ---- The numbers -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +40,8 @@ def logits(small_sets):
 
 
 def test_numbers_against_loops(small_sets, logits):
-    train, test = small_sets
-    result = report.evaluate(logits, test, train)
+    test = small_sets[1]
+    found = report.evaluate(logits, test, None, None)
     rows, of = logits.double().softmax(dim=1).tolist(), test.superclass_of.tolist()
     answers = [(t, row.index(max(row)), row) for t, row in zip(test.labels.tolist(), rows, strict=True)]
     surest = sorted(answers, key=lambda answer: -max(answer[2]))
@@ -61,105 +53,70 @@ def test_numbers_against_loops(small_sets, logits):
         "superclass_accuracy": statistics.mean([float(of[t] == of[p]) for t, p, _ in answers]),
         "errors_within_superclass": statistics.mean([float(of[t] == of[p]) for t, p, _ in answers if t != p]),
         "aurc": statistics.mean([sum(wrong[:i]) / i for i in range(1, 101)]),
+        "risk_at_half_coverage": sum(wrong[:50]) / 50,
     }
-    assert {key: result[key] for key in expected} == pytest.approx(expected, rel=1e-5)
+    assert {key: found.numbers[key] for key in expected} == pytest.approx(expected, rel=1e-5)
+    sure = [t != p for t, p, row in answers if max(row) > 0.9]
+    confident = found.numbers["confident"]
+    assert (confident["answers"], confident["wrong"]) == (len(sure), sum(sure))
+    pairs = {(t, p) for t, p, _ in answers if t != p}
+    assert found.numbers["pairs_never_confused"] == 9900 - len(pairs)
+    recall = [sum(of[t] == of[p] == s for t, p, _ in answers) / 10 for s in range(10)]
+    shown = [(row["name"], row["recall"]) for row in found.numbers["superclasses"]]
+    assert shown == list(zip(test.superclass_names, recall, strict=True))
+    order = sorted((i for i, (t, p, _) in enumerate(answers) if t != p), key=lambda i: -max(rows[i]))
+    assert found.misclassified.tolist() == order
 
 
 def test_a_temperature_divides_the_logits(small_sets, logits):
-    result = report.evaluate(logits, small_sets[1], small_sets[0], temperature=2.5)
+    found = report.evaluate(logits, small_sets[1], None, 2.5)
     after = expected_calibration_error(small_sets[1].labels, (logits / 2.5).softmax(dim=1))
-    assert result["expected_calibration_error_after_temperature"] == pytest.approx(after)
+    assert found.numbers["expected_calibration_error_after_temperature"] == pytest.approx(after)
+    assert [row["temperature"] for row in found.calibration] == [1, 2.5]
+
+
+def test_what_is_not_known_is_left_out(small_sets, logits):
+    train, test = small_sets
+    unknown = dataclasses.replace(test, superclass_of=None, superclass_names=None)
+    numbers = report.evaluate(logits, unknown, None, None).numbers
+    assert not [key for key in numbers if re.search("superclass|temperature|duplicates", key)]
+    assert not {"superclass", "num_train"} & numbers["classes"][0].keys()
+    assert report.evaluate(logits, test, train, None).numbers["classes"][0]["num_train"] == 3
 
 
 def test_duplicates_are_counted_and_left_out(small_sets):
-    def split(values):
+    def split(values, labels):
         pixels = torch.tensor(values, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 32, 32)
-        labels = torch.zeros(len(values), dtype=torch.int64)
-        return dataclasses.replace(small_sets[1], images=pixels, labels=labels)
+        return dataclasses.replace(small_sets[1], images=pixels, labels=torch.tensor(labels))
 
-    y_pred = torch.tensor([0, 0, 1, 1])
-    assert report.audit_duplicates(split([0, 1, 1, 2]), split([1, 3, 3, 4]), y_pred) == {
+    train, test = split([0, 1, 1, 2], [7, 1, 1, 0]), split([1, 3, 3, 4, 2], [1, 0, 0, 0, 5])
+    counts, labels = report.audit_duplicates(train, test, torch.tensor([1, 0, 1, 1, 0]))
+    assert labels.tolist() == [1, -1, -1, -1, 0]
+    assert counts == {
         "train_images_that_repeat_another": 1,
         "test_images_that_repeat_another": 1,
-        "test_images_in_train": 1,
-        "with_another_label_there": 0,
-        "misclassified_as_labelled_there": 0,
+        "test_images_in_train": 2,
+        "with_another_label_there": 1,
+        "misclassified_as_labelled_there": 1,
         "accuracy_without_them": 1 / 3,
     }
     # All of them are in training and all are right: of nothing there is no number.
     test = small_sets[1]
-    result = report.evaluate(torch.eye(100)[test.labels], test, test)
-    assert (
-        result["duplicates"]["accuracy_without_them"] is None and result["errors_within_superclass"] is None
-    )
-    assert report.most_confident_misclassified(torch.eye(3), torch.arange(3)).tolist() == []
+    numbers = report.evaluate(torch.eye(100)[test.labels], test, test, None).numbers
+    assert numbers["duplicates"]["accuracy_without_them"] is None
+    assert numbers["errors_within_superclass"] is None
 
 
-def test_explain_is_gradcam_of_the_network_behind_its_normalisation(network, small_sets):
-    images, classes = small_sets[1].images[:3], torch.tensor([5, 0, 99])
-    with GradCAM(network[1], "layer4") as cam:
-        expected = cam(data.to_input(images), classes)
-    torch.testing.assert_close(report.explain(network, images / 255, classes), expected, rtol=1e-4, atol=1e-6)
-    assert report.explain(network, images[:0] / 255, classes[:0]).shape == (0, 4, 4)
-
-
-def test_failures_replace_those_of_an_earlier_report_and_nothing_else(
-    network, small_sets, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(report, "NUM_FAILURES", 2)
-    test, probabilities = small_sets[1], torch.full((100, 100), 0.01)
-    earlier = [tmp_path / "failures" / "03_apple_as_pear.png", tmp_path / "gradcam" / "20_b_as_c.png"]
-    others = [tmp_path / "failures" / "my notes.txt", tmp_path / "gradcam" / "own" / "01_x.png"]
-    for path in [*earlier, *others]:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("x")
-    wrong = report.most_confident_misclassified(probabilities, test.labels)
-    failures = report.list_failures(wrong, probabilities, test)
-    classes = (torch.zeros(100, dtype=torch.int64), test.labels)
-    maps = torch.stack([report.explain(network, test.images[wrong] / 255, c[wrong]) for c in classes], dim=1)
-    evidence = report.write_failures(tmp_path, test, failures, maps)
-    expected = {tmp_path / row[key] for row in failures for key in ("picture", "gradcam")}
-    expected |= {*others, tmp_path / "failures" / "failures.csv"}
-    assert {path for path in tmp_path.rglob("*") if path.is_file()} == expected
-    for i, row in enumerate(failures):
-        image = test.images[row["test_index"]][None]
-        for kind in ("predicted", "true"):
-            with GradCAM(network[1], "layer4") as cam:
-                maps = cam(data.to_input(image), test.class_names.index(row[f"{kind}_class"]))
-            enlarged = image.repeat_interleave(8, 2).repeat_interleave(8, 3) / 255
-            difference = evidence[kind][i].float() - overlay(enlarged, to_heatmap(maps, 256))[0].float()
-            assert difference.abs().mean() < 0.5
-    assert report.write_failures(tmp_path, test, [], maps[:0]) == {}
-    assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(others)
-
-
-def test_areas_are_compared_image_by_image(small_sets, monkeypatch):
-    """The map is the object itself, and the areas are made up: four kinds of maps, twice."""
+def test_areas_are_compared_image_by_image(monkeypatch):
+    """The areas are made up: four kinds of maps, twice."""
     columns = torch.rand(2, 4, 7, generator=torch.Generator().manual_seed(0)).double()
-    areas, shown = iter(columns.flatten(0, 1)), []
-    monkeypatch.setattr(report, "NUM_EXPLAINED", 7)
-    test = small_sets[1]
-    y_pred = (test.labels + 1) % 100
-    place = {image.numpy().tobytes(): i for i, image in enumerate(test.images)}
-
-    def objects(model, images, classes):
-        index = [place[image.numpy().tobytes()] for image in (255 * images).round().byte()]
-        assert torch.equal(classes, y_pred[index])
-        return test.masks[index].float()
-
-    def measured(model, images, maps, classes, fill, *rest):
-        assert fill.tolist() == pytest.approx(data.MEAN)
-        shown.append((maps, objects(model, images, classes)))
-        return torch.zeros(7, 5), next(areas)
-
-    def random_weights(model, images, explain, modules, seed):
-        return {name: torch.tensor([math.nan, 0.5, -0.1 * seed]) for name in modules}
-
-    monkeypatch.setattr(report, "explain", objects)
-    monkeypatch.setattr(report, "deletion_insertion", measured)
-    monkeypatch.setattr(report, "cascading_randomization", random_weights)
-    model = nn.Sequential(nn.PReLU(), nn.Sequential(OrderedDict(fc=nn.PReLU())))
-    result = report.check_explanations(model, test, y_pred, Progress("", 3))
+    areas = iter(columns.flatten(0, 1))
+    monkeypatch.setattr(controls, "deletion_insertion", lambda *some: (torch.zeros(7, 5), next(areas)))
+    maps = torch.rand(7, 4, 4)
+    shown = controls.with_controls(maps, 32, torch.Generator().manual_seed(0))
+    assert torch.equal(shown["gradcam"], maps) and torch.equal(shown["other_image"][1:], maps[:-1])
+    assert shown["centre"][3, 15, 8].item() == pytest.approx(math.exp(-(0.5**2 + 7.5**2) / 128))
+    result = controls.compare_with_controls(None, None, shown, None, None, 4)
     for i, mode in enumerate(("deletion", "insertion")):
         for k, name in enumerate(("gradcam", "random", "centre", "other_image")):
             differences = (columns[i, 0] - columns[i, k]).tolist()
@@ -168,224 +125,214 @@ def test_areas_are_compared_image_by_image(small_sets, monkeypatch):
             mean, error = statistics.mean(differences), statistics.stdev(differences) / 7**0.5
             expected = {"value": mean, "standard_error": error}
             assert found["gradcam_less_this"] == pytest.approx(expected, abs=1e-9)
-    (own, expected), _, (centre, _), (other, _) = shown[:4]
-    assert torch.equal(own, expected) and torch.equal(other, expected.roll(1, 0))
-    assert centre[0, 15, 8].item() == pytest.approx(math.exp(-(0.5**2 + 7.5**2) / 128))
+
+    def correlations(model, images, explain, modules, seed):
+        return {name: torch.tensor([math.nan, 0.5, -0.1 * seed]) for name in modules}
+
+    monkeypatch.setattr(controls, "cascading_randomization", correlations)
     # Seed s has the correlations 0.5 and -s / 10 with one map that is constant.
-    rho = result["randomization"]["down_to"]["fc"]
+    rho = controls.randomization(None, None, None, ["fc"], 5)["fc"]
     assert rho["mean"] == pytest.approx({"value": 0.15, "low": 0.05, "high": 0.25})
     assert rho["mean_abs"] == pytest.approx({"value": 0.35, "low": 0.25, "high": 0.45})
-    game = result["pointing_game"]
-    assert game["gradcam"]["value"] == 1 > game["centre"]["value"] > game["chance"]
 
 
-def test_lookalikes_by_hand():
-    test = types.SimpleNamespace(labels=torch.tensor([0, 1, 2, 3]))
-    nearest = {
-        "labels": torch.tensor([0, 5, 2, 0]),
-        "similarity": torch.tensor([1.0, 0.97, 0.96, 0.5]),
-        "similarity_trained_on": torch.tensor([1.0, 0.97, 0.94, 0.5]),  # that of the third was held out
-    }
-    y_pred = torch.tensor([0, 5, 1, 3])
-    found = report.audit_lookalikes(test, y_pred, nearest)
-    counts = {"images": 3, "with_another_label": 1, "misclassified": 2, "misclassified_as_its_label": 1}
-    assert {key: found[key] for key in counts} == counts
-    assert found["same_label_trained_on"]["value"] == 1 and found["same_label_held_out"]["value"] == 0
-    assert [(row["from"], row["images"], row["value"]) for row in found["by_similarity"]] == [
-        (-1.0, 1, 1.0),
-        (0.95, 3, 1 / 3),
-    ]
+# ---- A network in memory ---------------------------------------------------------------------------------
 
 
-def test_an_interrupted_report_of_a_checkpoint_outside_of_a_run_can_be_made_again(
-    finished, small_sets, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(finished / "checkpoints" / "best.pt", tmp_path / "alone.pt")
-    monkeypatch.setattr(train, "load", lambda *args: small_sets)
-    monkeypatch.setattr(report, "NUM_FAILURES", 1)
-    monkeypatch.setattr(report, "NUM_EXPLAINED", 2)
-    begun = []
+class Tiny(nn.Module):
+    """Two convolutions, a parameter of its own, and a classifier."""
 
-    def interrupted(*arguments):
-        begun.append(sorted(path.name for path in (tmp_path / "runs" / "alone").glob("*.*")))
-        raise KeyboardInterrupt
+    def __init__(self, num_classes):
+        super().__init__()
+        torch.manual_seed(0)
+        self.scale = nn.Parameter(torch.ones(1))
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(8, 16, 3, stride=2), nn.ReLU())
+        self.last = nn.Linear(16, num_classes)
 
-    monkeypatch.setattr(report, "write_failures", interrupted)
-    for _ in range(2):  # the second is not refused
-        with pytest.raises(KeyboardInterrupt):
-            report.main(["--checkpoint", "alone.pt"])
-    assert begun == 2 * [["metrics.json", "predictions.npz"]]
+    def forward(self, x):
+        return self.last(self.second(self.first(self.scale * x)).mean(dim=(2, 3)))
 
 
-# ---- The whole command -----------------------------------------------------------------------------------
+def pictures(labels, names, seed=0):
+    """A data set of noise with these labels."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (len(labels), 3, 32, 32), dtype=np.uint8)
+    return data.from_arrays(pixels, labels, names, name="my_pictures")
 
 
-@pytest.fixture(scope="module")
-def results(reported):
-    predictions = np.load(reported / "predictions.npz")
-    numbers = json.loads((reported / "metrics.json").read_text(encoding="utf-8"))
-    return numbers, predictions, (reported / "report.html").read_text(encoding="utf-8")
+def scores_for(labels, wrong, num_classes):
+    """Logits right but for the images `wrong`, which are taken for the next class; more or less sure."""
+    generator = torch.Generator().manual_seed(0)
+    answers = labels.clone()
+    answers[wrong] = (answers[wrong] + 1) % num_classes
+    sureness = 1 + 3 * torch.rand(len(labels), 1, generator=generator)
+    return sureness * torch.eye(num_classes)[answers] + 0.1 * torch.rand(num_classes, generator=generator)
 
 
-def test_headline_numbers_on_the_page_against_loops(results):
-    numbers, predictions, page = results
-    page = page.replace("\N{NO-BREAK SPACE}", " ")
-    y_true, y_pred = predictions["y_true"].tolist(), predictions["y_pred"].tolist()
-    precision, recall, f1 = [], [], []
-    for c in range(100):
-        hits = sum(t == p == c for t, p in zip(y_true, y_pred, strict=True))
-        precision.append(hits / y_pred.count(c) if y_pred.count(c) else 0.0)
-        recall.append(hits / y_true.count(c))
-        f1.append(2 * hits / (y_pred.count(c) + y_true.count(c)))
-    top5 = np.argsort(-predictions["probabilities"], axis=1, kind="stable")[:, :5].tolist()
-    expected = [
-        sum(t == p for t, p in zip(y_true, y_pred, strict=True)) / len(y_true),
-        *(sum(values) / 100 for values in (precision, recall, f1)),
-        sum(t in best for t, best in zip(y_true, top5, strict=True)) / len(y_true),
-    ]
-    assert [numbers[key]["value"] for key in HEADLINE] == pytest.approx(expected, abs=1e-12)
-    cards = re.findall(r'<div class="card">(.*?)<b>(.*?)</b><span class="soft">95 % interval (.*?)</', page)
-    assert [value for _, value, _ in cards] == [f"{100 * value:.2f} %" for value in expected]
-    for key, (_, _, ends) in zip(HEADLINE, cards, strict=True):
-        assert ends == f"{100 * numbers[key]['low']:.2f} to {100 * numbers[key]['high']:.2f} %"
-
-    shown = re.sub(r"</?a\b[^>]*>", "", page)  # without the links of the cells
-    for c, row in enumerate(numbers["classes"]):
-        name = html.escape(row["name"])
-        wrong = [p for t, p in zip(y_true, y_pred, strict=True) if t == c != p]
-        assert row["most_confused_with_count"] == max([wrong.count(p) for p in wrong], default=0)
-        rest = shown[shown.index(f"<td>{name}</td>\n<td>{row['superclass']}</td>") :]
-        texts = re.findall(r'<td class="number" data-value="[^"]*">(.*?)</td>', rest)[:4]
-        fractions = [f"{100 * column[c]:.1f} %" for column in (precision, recall, f1)]
-        assert texts == [*fractions, str(y_pred.count(c))]
+@pytest.fixture
+def quick(monkeypatch):
+    for name, value in {"NUM_EXPLAINED": 3, "NUM_RANDOMIZED": 2, "NUM_SEEDS": 1, "STEPS": 2}.items():
+        monkeypatch.setattr(report, name, value)
+    monkeypatch.setattr(report, "NUM_FAILURES", 2)
 
 
-def test_every_link_of_the_page_has_its_place(results):
-    links = re.findall('href="#(.*?)"', results[2])
-    assert len(links) > 12 and set(links) <= set(re.findall('id="(.*?)"', results[2]))
+def text(page):
+    """What a reader sees of HTML, without script and style, its white space as single blanks."""
+    page = re.sub(r"<(script|style|details)\b.*?</\1>", " ", page, flags=re.DOTALL)
+    return html.unescape(" ".join(re.sub(r"<[^>]*>", " ", page).split())).replace("\N{NO-BREAK SPACE}", " ")
 
 
-def test_every_file_is_written(results, reported, reported_sets):
-    numbers, predictions, _ = results
-    y_true, y_pred, probabilities = (predictions[key] for key in ("y_true", "y_pred", "probabilities"))
-    assert (y_true.dtype, y_pred.dtype, probabilities.dtype) == (np.int64, np.int64, np.float32)
-    assert (y_true == reported_sets[1].labels.numpy()).all() and (
-        probabilities.argmax(axis=1) == y_pred
-    ).all()
-    best = load_checkpoint(reported / "checkpoints" / "best.pt")
-    assert numbers["checkpoint_sha256"] == best["sha256"] == str(predictions["checkpoint_sha256"])
-    names = {path.stem for path in (reported / "plots").glob("*.png")}
-    assert names == {
-        *("loss", "accuracy", "learning_rate", "headline_metrics", "worst_classes", "confusion_matrix"),
-        *("reliability", "confidence", "risk_coverage", "deletion", "insertion"),
-    }
-    explanations = numbers["explanations"]
-    assert explanations["layer"] == "layer4" and explanations["map_size"] == [4, 4]
-    assert len(explanations["deletion"]["centre"]["curve"]) == report.STEPS + 1
-    assert not list(reported.rglob("*.tmp"))
-
-
-def test_failures_are_the_most_confident(results, reported, reported_sets):
-    _, predictions, _ = results
-    y_true, y_pred, probabilities = (predictions[key] for key in ("y_true", "y_pred", "probabilities"))
-    wrong = [i for i in range(400) if y_true[i] != y_pred[i]]
-    expected = sorted(wrong, key=lambda i: (-probabilities[i, y_pred[i]], i))[:2]
-    with open(reported / "failures" / "failures.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert [int(row["test_index"]) for row in rows] == expected
-    test = reported_sets[1]
-    for row, i in zip(rows, expected, strict=True):
-        assert (row["true_class"], row["predicted_class"], row["file_name"]) == (
-            *(test.class_names[c] for c in (y_true[i], y_pred[i])),
-            test.filenames[i],
-        )
-        assert float(row["probability_true"]) == pytest.approx(probabilities[i, y_true[i]], abs=1e-6)
-        assert torch.equal(
-            decode_image(read_file(str(reported / row["picture"])))[:, ::8, ::8], test.images[i]
-        )
-        assert decode_image(read_file(str(reported / row["gradcam"]))).shape[-1] > 1000
-
-
-def edited_checkpoint(change):
-    def edit(run):
-        path = run / "checkpoints" / "best.pt"
-        checkpoint = torch.load(path, weights_only=True)
-        change(checkpoint)
-        save_checkpoint(path, checkpoint)
-
-    return edit
-
-
-def damaged(name, content):
-    def edit(run):
-        (run / name).write_text(content)
-
-    return edit
-
-
-REFUSED = {
-    "no settings": (edited_checkpoint(lambda c: c["config"].pop("settings")), r"best\.pt .*'settings'"),
-    "no history": (damaged("logs/history.csv", "epoch\n"), r"history\.csv cannot be used|best\.pt cannot"),
-    "wrong validation": (
-        edited_checkpoint(lambda c: c.update(val_labels=torch.arange(3))),
-        r"best\.pt cannot",
-    ),
-    "huge weights": (
-        edited_checkpoint(lambda c: c["model"]["fc.weight"].fill_(1e38)),
-        r"best\.pt cannot be used: with its weights the scores of images are not finite",
-    ),
-    "stress": (damaged("stress.json", "{}"), r"stress\.json cannot be used as results of stress\.py"),
+LABELS = torch.arange(30)
+# {case: (labels, number of classes, images that are taken for the next class)}
+CASES = {
+    "two unequal classes": ((LABELS > 21).long(), 2, [3, 25]),
+    "no mistakes": (LABELS % 7, 7, []),
+    "all mistakes": (LABELS % 7, 7, list(range(30))),
+    "classes without test images": (LABELS % 3, 9, [1, 2, 5]),
+    "one test image": (torch.tensor([1]), 3, [0]),
 }
 
 
-@pytest.mark.parametrize("row", REFUSED)
-def test_a_file_that_cannot_be_used_is_one_line(row, finished, small, tmp_path, capsys):
-    edit, message = REFUSED[row]
+@pytest.mark.parametrize("case", CASES)
+def test_the_page_of_any_set_says_what_holds_for_it(case, quick, tmp_path, monkeypatch):
+    labels, num_classes, wrong = CASES[case]
+    names = [f"class_{c}" for c in range(num_classes)]
+    test, logits = pictures(labels, names), scores_for(labels, wrong, num_classes)
+    monkeypatch.setattr(report, "predict", lambda *some, **more: logits)
+    numbers = report.examine(Tiny(num_classes), test, out=tmp_path)
+    assert numbers == json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert numbers["accuracy"]["value"] == pytest.approx(1 - len(wrong) / len(labels))
+    written = (tmp_path / "report.html").read_text(encoding="utf-8")
+    seen = text(written)
+    assert not re.search(r"\b(nan|NaN|None)\b|ResNet|superclass|temperature|100 images", seen)
+    assert "Tiny" in seen and "my pictures" in seen and numbers["checkpoint_sha256"] in seen
+    assert ("top-5 accuracy" in seen) == (num_classes > 5)
+    assert "python report.py" not in seen and 'id="training"' not in written
+    recalls = metrics.per_class_accuracy(metrics.confusion_matrix(labels, logits.argmax(1), num_classes))
+    cells = re.findall(r"<tr><td><a [^>]*>class \d+</a></td>\n.*?\n<td [^>]*>(.*?)</td>", written)
+    expected = [f"{100 * r:.1f}\N{NO-BREAK SPACE}%" for r in sorted(recalls[~recalls.isnan()].tolist())]
+    assert cells[-num_classes:] == expected + ["–"] * int(recalls.isnan().sum())
+    assert ("There is no wrong prediction" in seen) == (not wrong)
+
+
+def test_a_network_without_a_layer_gets_everything_but_the_maps(quick, tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 3))
+    test = pictures(LABELS % 3, ["a", "b", "c"])
+    numbers = report.examine(model, test, train=pictures(LABELS % 3, ["a", "b", "c"], 1), out=tmp_path)
+    assert "explanations" not in numbers and numbers["duplicates"]["test_images_in_train"] == 0
+    seen = text((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert seen.count("There are no maps") == 2 and not (tmp_path / "gradcam").exists()
+    with open(tmp_path / "failures" / "failures.csv", newline="", encoding="utf-8") as file:
+        assert "gradcam" not in csv.DictReader(file).fieldnames
+
+
+def test_every_file_is_written(quick, tmp_path):
+    for name in ("failures/03_apple_as_pear.png", "gradcam/20_b_as_c.png", "failures/my notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("of an earlier report, or not")
+    names = ["a/b", "..", "c*d", "é"]
+    test, train = pictures(LABELS % 4, names), pictures(LABELS % 4, names, 1)
+    train.images[5], train.labels[5] = test.images[0], 3
+    model = Tiny(4)
+    numbers = report.examine(model, test, train, out=tmp_path, layer="first")
+    with torch.no_grad():
+        expected = model(test.images / 255).softmax(dim=1)
+    written = np.load(tmp_path / "predictions.npz")
+    torch.testing.assert_close(torch.from_numpy(written["probabilities"]), expected)
+    assert (written["y_true"] == test.labels.numpy()).all() and written["y_true"].dtype == np.int64
+    assert (written["y_pred"] == expected.argmax(dim=1).numpy()).all() and written["y_pred"].dtype == np.int64
+    assert written["filenames"].tolist() == test.filenames
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {
+        *("headline_metrics.png", "worst_classes.png", "confusion_matrix.png"),
+    }
+    assert numbers["explanations"]["layer"] == "first" and numbers["explanations"]["map_size"] == [8, 8]
+    down_to = list(numbers["explanations"]["randomization"]["down_to"])
+    assert down_to == ["last", "second", "first", "network"]
+
+    wrong = [i for i in range(30) if expected[i].argmax() != test.labels[i]]
+    surest = sorted(wrong, key=lambda i: (-expected[i].max(), i))[:2]
+    with open(tmp_path / "failures" / "failures.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["test_index"]) for row in rows] == surest
+    for row, i in zip(rows, surest, strict=True):
+        assert (row["true_class"], row["file_name"]) == (names[test.labels[i]], test.filenames[i])
+        assert float(row["probability_true"]) == pytest.approx(expected[i, test.labels[i]].item(), abs=1e-6)
+        assert row["label_in_training"] == ("é" if i == 0 else "")
+        large = decode_image(read_file(str(tmp_path / row["picture"])))
+        assert torch.equal(large[:, ::8, ::8], test.images[i])
+        assert decode_image(read_file(str(tmp_path / row["gradcam"]))).shape[-1] > 1000
+    pictures_there = {path.name for path in (tmp_path / "failures").iterdir()}
+    assert pictures_there == {"failures.csv", "my notes.txt", *(row["picture"][9:] for row in rows)}
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_results_of_other_weights_and_scores_that_are_not_finite_are_refused(quick, tmp_path):
+    test, model = pictures(LABELS % 3, ["a", "b", "c"]), Tiny(3)
+    report.examine(model, test, out=tmp_path)
+    report.examine(model, test, out=tmp_path)  # the same weights replace their own
+    nn.init.constant_(model.last.bias, 1)
+    with pytest.raises(UserError, match="of other weights"):
+        report.examine(model, test, out=tmp_path)
+    nn.init.constant_(model.last.bias, math.inf)
+    with pytest.raises(UserError, match="not finite"):
+        report.examine(model, test, out=tmp_path / "other")
+    assert not (tmp_path / "other" / "metrics.json").exists()
+
+
+def broken(*some, **more):
+    raise KeyError("a bug")
+
+
+BUGS = {
+    "plot": lambda patch: patch.setattr(plots, "reliability", broken),
+    "metric": lambda patch: patch.setattr(metrics, "aurc", broken),
+    "template": lambda patch: patch.setitem(page.TEMPLATES, "data", page.PageTemplate("${no.such.value}")),
+    "comparison": lambda patch: patch.setattr(metrics, "bootstrap_difference", broken),
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_bug_of_ours_is_not_blamed_on_a_file(bug, quick, finished, small, tmp_path, monkeypatch, capsys):
     shutil.copytree(finished, tmp_path / "run")
-    edit(tmp_path / "run")
-    code, err = outcome(capsys, report.main, ["--run", str(tmp_path / "run")])
-    assert_one_line(code, err, message)
-    assert not (tmp_path / "run" / "metrics.json").exists()
+    other = tmp_path / "other" / "predictions.npz"
+    against.write_predictions(other, small[1], torch.full((100, 100), 0.01), "other weights")
+    BUGS[bug](monkeypatch)
+    with pytest.raises(KeyError):
+        outcome(capsys, report.main, ["--run", str(tmp_path / "run"), "--against", str(other.parent)])
 
 
-@pytest.mark.slow
-def test_a_checkpoint_alone_gives_the_same_numbers_as_the_newest_run(
-    finished, small, tmp_path, monkeypatch, capsys
+# ---- The command -----------------------------------------------------------------------------------------
+
+
+def test_the_command_reports_a_run_and_says_how_to_make_the_page_again(
+    quick, finished, small, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(report, "NUM_FAILURES", 1)
-    monkeypatch.setattr(report, "NUM_EXPLAINED", 2)
     shutil.copytree(finished, tmp_path / "runs" / "mine")
     shutil.copy(finished / "checkpoints" / "best.pt", tmp_path / "my weights.pt")
-    assert report.main([]) == report.main(["--checkpoint", "my weights.pt"]) == 0
-    both = [(tmp_path / "runs" / name / "metrics.json").read_text() for name in ("mine", "my weights")]
-    assert both[0] == both[1]
-    for name, source in (("mine", "--run runs/mine"), ("my weights", "--checkpoint 'my weights.pt'")):
-        page = html.unescape((tmp_path / "runs" / name / "report.html").read_text())
-        assert f"\npython report.py {source}</pre>" in page  # how to make this page again
-    last = "runs/mine/checkpoints/last.pt"
-    assert report.main(["--checkpoint", last]) == 0
-    page = (tmp_path / "runs" / "mine" / "report.html").read_text()
-    assert f"\npython report.py --checkpoint {last}</pre>" in page
-    assert re.search(r"report.html in a browser \(\d\.\d MB\)", capsys.readouterr().out)
+    assert report.main([]) == 0
+    printed = capsys.readouterr().out
+    assert "best.pt" in printed and "parameters" in printed and "layer4" in printed
+    alone = ["--checkpoint", "my weights.pt", "--out", "elsewhere", "--layer", "none"]
+    assert report.main(alone) == 0
+    both = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("runs/mine", "elsewhere")]
+    assert both[0].pop("explanations") and both[0] == both[1]
+    for folder, command in (
+        ("runs/mine", "python report.py --run runs/mine"),
+        ("elsewhere", "python report.py --checkpoint 'my weights.pt' --layer none --out elsewhere"),
+    ):
+        page = html.unescape((tmp_path / folder / "report.html").read_text())
+        assert f"\n{command}</pre>" in page and "python train.py --dataset shapes" in page
+        assert "python stress.py" not in page  # it was not run
+    history = read_checkpoint(finished / "checkpoints" / "best.pt")["history"]
+    assert f"{100 * max(row['val_accuracy'] for row in history):.1f} % after epoch" in text(page)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("size", [8, 16])  # of 8 pixels layer4 leaves one cell
-def test_a_network_of_small_images_is_shown_small_images(size, tmp_path, small):
-    argv = [*TINY, "--dataset=shapes", f"--image-sizes={size}", "--epochs=1", f"--out={tmp_path}"]
-    assert train.main(argv) == report.main(["--run", str(tmp_path)]) == 0
-    network, _ = train.load_model(tmp_path / "checkpoints" / "best.pt", torch.device("cpu"))
-    images = nn.functional.interpolate(small[1].images / 255, (size, size), mode="bilinear", antialias=True)
-    with torch.no_grad():
-        expected = network(data.Normalize()(images)).softmax(dim=1)
-    found = torch.from_numpy(np.load(tmp_path / "predictions.npz")["probabilities"])
-    torch.testing.assert_close(found, expected, rtol=0.02, atol=1e-3)
-    # The cost of a convolution goes with the number of its output pixels, that of fc does not.
-    *convolutions, fc = [layer["macs"] for layer in count_parameters_and_macs(network)]
-    macs = sum(convolutions) * (size / 32) ** 2 + fc
-    page = " ".join((tmp_path / "report.html").read_text().split())
-    assert f"needs {macs / 1e9:.3f} G multiply-accumulates" in page
-    # One cell has no order; for four, at 16 pixels, unrelated maps have about sqrt(2 / pi / 3).
-    assert f"have about {'–' if size == 8 else '0.46'}." in page
+def test_a_network_whose_scores_are_not_finite_is_one_line(quick, finished, small, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "best.pt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["model"]["fc.weight"].fill_(1e38)
+    save_checkpoint(path, checkpoint)
+    assert_one_line(*outcome(capsys, report.main, ["--run", str(tmp_path / "run")]), "not finite")
+    assert not (tmp_path / "run" / "metrics.json").exists()

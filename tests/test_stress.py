@@ -1,83 +1,115 @@
-"""stress.py: its records against a loop over the images, and what it keeps of an interrupted command."""
+"""stress.py: its records against a loop over the images, and what it keeps when it is stopped."""
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from networks import Linear, natural_images, seeded
-from PIL import Image
-from processes import write_config
-from torch import nn
+from networks import Linear, Wavy, natural_images, seeded
+from processes import assert_one_line, contents, outcome
 
 import data
+import network
 import stress
-import train
-from data import Normalize, to_input
-from metrics import expected_calibration_error, proportion
-from resnet_cifar import resnet18
-from running.files import UserError
-from stress_tests import attacks, corruptions
-from stress_tests.corruptions import CORRUPTIONS, FIFTEEN
-from train import load_model, predict
+from metrics import proportion
+from network import FromPixels, predict
+from running.files import UserError, locked
+from sources import cifar_c
+from stress_tests import attacks, corruptions, cues, summary
 
 CPU = torch.device("cpu")
-IMAGES = natural_images(24)
-NAMES = list(CORRUPTIONS)
-SHAPES = data.make_shapes(per_class=2, seed=1)
-FEW = SHAPES.labels < 10  # two images of each of the first ten classes
-TEST = dataclasses.replace(SHAPES, images=SHAPES.images[FEW], labels=SHAPES.labels[FEW])
+TESTS = Path(__file__).parent
+IMAGES = (natural_images(24) * 255).round().byte()
+# What --model names.
+NETWORKS = """
+from test_stress import quick
+
+def net(): return quick(10)
+def other(): return quick(10, seed=1)
+def two(): return quick(2)
+"""
 
 
-def digits(text):
-    """A record whose answers are these, 1 where the answer is correct."""
-    return {"accuracy": proportion(text.count("1"), len(text)), "correct": text}
+def quick(num_classes, seed=0):
+    """A network that answers at once, with the same weights each time."""
+    torch.manual_seed(seed)
+    return Linear(num_classes, seed)
 
 
-def test_a_record_by_hand():
-    logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 1.0]])
-    record = stress.measure(logits, torch.tensor([0, 1, 0]))
-    confidence = [1 / (1 + np.exp(-2)), 1 / (1 + np.exp(-2)), 1 / (1 + np.exp(-1))]
-    assert record["correct"] == "110" and record["accuracy"]["value"] == 2 / 3
-    assert record["mean_confidence"] == pytest.approx(sum(confidence) / 3)
-    assert stress.correct_of(record).tolist() == [True, True, False]
-    # Two answers are 12 points too modest and one is 73 points too sure; a temperature of 2 makes all modest.
-    nll = -(2 * np.log(confidence[0]) + np.log(1 - confidence[2])) / 3
-    calibration = stress.calibration_of([record])["as_trained"]
-    assert calibration["nll"] == pytest.approx(nll, abs=1e-6)
-    assert calibration["ece"] == pytest.approx((2 * (1 - confidence[0]) + confidence[2]) / 3, abs=1e-6)
+def partly_wrong(y_pred, num_classes):
+    """Labels that differ from every third of the answers."""
+    every_third = torch.arange(len(y_pred)) % 3 == 0
+    return torch.where(every_third, (y_pred + 1) % num_classes, y_pred)
 
 
-def test_the_calibration_of_several_tests_is_that_of_all_their_answers():
-    parts = [2 * torch.randn(40, 5, generator=seeded(seed)) for seed in range(3)]
-    labels = [torch.randint(5, (40,), generator=seeded(seed)) for seed in range(3)]
-    records = [stress.measure(logits, y, 1.7) for logits, y in zip(parts, labels, strict=True)]
-    found = stress.calibration_of(records)
-    for name, divisor in {"as_trained": 1, "with_temperature": 1.7}.items():
-        logits, y_true = torch.cat(parts) / divisor, torch.cat(labels)
-        error = expected_calibration_error(y_true, logits.softmax(dim=1))
-        assert found[name]["ece"] == pytest.approx(error, abs=1e-6)
-        errors = [
-            expected_calibration_error(y, (some / divisor).softmax(dim=1))
-            for some, y in zip(parts, labels, strict=True)
-        ]
-        assert found[name]["mean_ece"] == pytest.approx(sum(errors) / len(errors), abs=1e-6)
-        nll = nn.functional.cross_entropy(logits, y_true).item()
-        assert found[name]["nll"] == pytest.approx(nll, abs=1e-6)
-    assert found["as_trained"]["ece"] != found["with_temperature"]["ece"]
+def use_few_tests(monkeypatch, num_classes=10):
+    """Let stress.py run three corruptions and short attacks on four images for each class; return them."""
+    for name in list(corruptions.CORRUPTIONS):
+        if name not in ("contrast", "fog", "brightness"):
+            monkeypatch.delitem(corruptions.CORRUPTIONS, name)
+    monkeypatch.setattr(summary, "FIFTEEN", ("contrast", "fog"))
+    for name, attack in attacks.ATTACKS.items():
+        shorter = attack.settings and attack.settings | {"steps": 2, "restarts": 1}
+        monkeypatch.setitem(attacks.ATTACKS, name, attack._replace(settings=shorter))
+    images = (natural_images(4 * num_classes, seed=3) * 255).round().byte()
+    y_pred = predict(FromPixels(quick(num_classes)), images, CPU).argmax(dim=1)
+    names = [f"class {c}" for c in range(num_classes)]
+    test = data.from_arrays(images, partly_wrong(y_pred, num_classes), names)
+    monkeypatch.setattr(network, "load", lambda name, root="data": (None, test))
+    monkeypatch.setattr(stress, "CORRUPTION_IMAGES", 20)
+    monkeypatch.setattr(stress, "ATTACK_IMAGES", 10)
+    return test
 
 
-def test_the_interval_of_a_mean_by_resampling():
-    scores = torch.rand(400, generator=seeded(), dtype=torch.float64)
-    draws = torch.randint(400, (2000, 400), generator=seeded(1))
-    low, high = scores[draws].mean(dim=1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    interval = stress.mean_interval(scores)
-    assert interval["value"] == pytest.approx(scores.mean().item())
-    assert interval["low"] == pytest.approx(low, abs=3e-3)
-    assert interval["high"] == pytest.approx(high, abs=3e-3)
+@pytest.fixture
+def few_tests(monkeypatch):
+    return use_few_tests(monkeypatch)
+
+
+@pytest.fixture
+def command(tmp_path):
+    """command(out, ..., name="net") is the command line for one of NETWORKS."""
+    file = tmp_path / "some.py"
+    file.write_text(NETWORKS)
+
+    def command(out, *more, name="net"):
+        return ["--model", f"{file}:{name}", "--layer", "none", "--out", str(out), *map(str, more)]
+
+    return command
+
+
+def files(folder):
+    """The bytes of both files of results."""
+    return [(folder / name).read_bytes() for name in ("stress.json", "stress.npz")]
+
+
+def read_json(folder):
+    return json.loads((folder / "stress.json").read_text(encoding="utf-8"))
+
+
+def interrupt(monkeypatch, name, at, how=signal.SIGINT):
+    """Send this process a signal before those calls of a function of stress.py that are in `at`."""
+    calls, function = [], getattr(stress, name)
+
+    def interrupted(*given):
+        calls.append(given)
+        if len(calls) in at:
+            os.kill(os.getpid(), how)
+        return function(*given)
+
+    monkeypatch.setattr(stress, name, interrupted)
+    return calls
+
+
+# ---- The sample and the records --------------------------------------------------------------------------
 
 
 def test_stratified_sample(monkeypatch):
@@ -86,365 +118,281 @@ def test_stratified_sample(monkeypatch):
     assert torch.equal(labels[index].bincount(), torch.full((10,), 5))
     assert (index.diff() > 0).all()
     assert set(stress.stratified_sample(labels, 20).tolist()) <= set(index.tolist())
-    assert torch.equal(stress.stratified_sample(labels, 200), torch.arange(200))
-    some = stress.stratified_sample(torch.tensor([0] * 9 + [1]), 6)  # five of one class, one of the other
-    assert some.tolist()[-1] == 9 and len(some) == 6
+    assert torch.equal(stress.stratified_sample(labels, 300), torch.arange(200))
+    uneven = stress.stratified_sample(torch.tensor([0] * 9 + [1]), 6)  # five of one class, one of the other
+    assert uneven.tolist()[-1] == 9 and len(uneven) == 6
     monkeypatch.setattr(stress, "SEED", 1)
     assert not torch.equal(stress.stratified_sample(labels, 50), index)  # chosen at random, by the seed
+
+
+def test_a_record_by_hand():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 1.0]])
+    record, right = stress.measure(logits, torch.tensor([0, 1, 0]))
+    assert right.tolist() == [True, True, False] and record["accuracy"] == proportion(2, 3)
+    sure, less_sure = 1 / (1 + np.exp(-2)), 1 / (1 + np.exp(-1))
+    assert record["mean_confidence"] == pytest.approx((2 * sure + less_sure) / 3)
+    # Two answers are 12 points too modest and one is 73 points too sure, in two of the fifteen bins.
+    calibration = record["calibration"]["as_trained"]
+    assert calibration["nll"] == pytest.approx(-(2 * np.log(sure) + np.log(1 - less_sure)) / 3, abs=1e-6)
+    gaps = [gap for gap in calibration["gaps"] if gap != 0]
+    assert gaps == pytest.approx([-less_sure, 2 * (1 - sure)], abs=1e-6) and len(calibration["gaps"]) == 15
+    assert list(record["calibration"]) == ["as_trained"]
+    with pytest.raises(UserError, match="not finite"):
+        stress.measure(logits / 0, torch.tensor([0, 1, 0]))
+
+
+def wavy(num_classes):
+    """A network that is hard to attack, and the answers that it gives for IMAGES."""
+    torch.manual_seed(0)
+    model = FromPixels(Wavy(num_classes), normalize=data.Normalize()).eval()
+    examined = SimpleNamespace(model=model, device=CPU, num_classes=num_classes, temperature=None)
+    return examined, predict(model, IMAGES, CPU).argmax(dim=1)
+
+
+def test_an_attack_on_images_one_by_one():
+    examined, y_pred = wavy(4)
+    labels, attacked = partly_wrong(y_pred, 4), torch.arange(3, 24)
+    sample = stress.Sample(IMAGES, labels, attacked)
+    expected = []
+    for i in attacked.tolist():
+        image, label = IMAGES[i : i + 1] / 255, labels[i : i + 1]
+        moved = attacks.fgsm(examined.model, image, label, 0.5 / 255)
+        after = examined.model(moved).argmax() == label
+        expected.append(bool(after and y_pred[i] == label))
+    unattacked = (y_pred == labels)[attacked]
+    right = stress.attack_images(examined, sample, "fgsm", 0.5, unattacked)
+    assert right.tolist() == expected and 0 < sum(expected) < unattacked.sum()
+    assert not stress.attack_images(examined, sample, "apgd_ce", 1, unattacked & False).any()
+
+
+def test_each_test_has_its_level_and_its_images(few_tests, tmp_path):
+    examined, y_pred = wavy(10)
+    labels, attacked = partly_wrong(y_pred, 10), torch.tensor([1, 3, 4, 9, 13, 21])
+    sample, results = stress.Sample(IMAGES, labels, attacked), {"tests": {}, "answers": {}}
+    stress.run_tests(examined, sample, {}, tmp_path, results)
+    answers = results["answers"]
+    changed = {f"contrast/{s}": corruptions.corrupt(IMAGES, "contrast", s) for s in (2, 5)}
+    changed |= {"patches_8/0": cues.change(IMAGES, "patches_8"), "clean/0": IMAGES}
+    for test, images in changed.items():
+        record, right = stress.measure(predict(examined.model, images, CPU), labels)
+        assert results["tests"][test] == record and torch.equal(answers[test], right)
+    before = {"fgsm": (), "random": (), "pgd": (), "pgd_more_steps": ("pgd",)}
+    before["apgd_ce"] = ("fgsm", "random", "pgd", "pgd_more_steps")
+    before["apgd_dlr"] = (*before["apgd_ce"], "apgd_ce")
+    for name, earlier in before.items():  # an attack takes only what those before it have left
+        left = answers["clean/0"][attacked]
+        for other in earlier:
+            left = left & answers[f"{other}/1"]
+        right = stress.attack_images(examined, sample, name, 1, left)
+        assert torch.equal(answers[f"{name}/1"], right), name
+
+
+def test_consistency_is_that_of_the_answers():
+    examined, y_pred = wavy(6)
+    labels = partly_wrong(y_pred, 6)
+    confidence = predict(examined.model, IMAGES, CPU).softmax(dim=1).amax(dim=1)
+    found = stress.measure_consistency(examined, stress.Sample(IMAGES, labels, labels[:0]))
+    mirrored = predict(examined.model, IMAGES.flip(-1), CPU).argmax(dim=1) != y_pred
+    groups = summary.equally_sure(confidence, y_pred == labels)
+    for kind in ("right", "wrong", "equally_sure"):
+        flipped = mirrored[groups[kind]]
+        assert found["mirror"][kind] == proportion(int(flipped.sum()), len(flipped))
+    assert list(found) == ["mirror", "shift"]
+    all_right = stress.measure_consistency(examined, stress.Sample(IMAGES, y_pred, labels[:0]))
+    assert all_right["shift"]["wrong"] is None and all_right["shift"]["equally_sure"] is None
+    assert all_right["shift"]["right"]["value"] > 0
 
 
 # ---- The command -----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """An untrained narrow network for the shapes set, as train.py would leave it."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("stress") / "runs" / "narrow" / "checkpoints" / "best.pt"
-    path.parent.mkdir(parents=True)
-    network = resnet18(len(TEST.class_names), 16)
-    with torch.no_grad():
-        network.fc.bias[0] += 1  # most images are taken for the first class, so that some are right
-    content = {"model": network.state_dict(), "epoch": 1, "class_names": TEST.class_names}
-    torch.save(content | {"config": {"dataset": "shapes", "width": 16, "image_size": 32}}, path)
-    write_config(path.parent.parent)
-    return path
+def test_the_command_writes_and_prints_what_it_found(few_tests, command, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert stress.main(command(out)) == 0
+    results = read_json(out)
+    tests, epsilons = results["tests"], attacks.EPSILONS
+    assert len(tests) == 1 + 3 * 5 + len(cues.CUES) + 1 + 3 * len(epsilons) + 1 + 2 * 3
+    assert (results["corruption_images"], results["attack_images"]) == (20, 10)
+    with np.load(out / "stress.npz") as arrays:
+        assert list(arrays) == list(tests)
+        for test in tests:
+            assert arrays[test].dtype == bool
+            assert arrays[test].mean() == tests[test]["accuracy"]["value"]
+        # At each epsilon the worst case counts the images that every attack of this epsilon leaves right.
+        for epsilon in epsilons:
+            run = [f"{name}/{epsilon:g}" for name in attacks.ATTACKS]
+            worst = np.min([arrays[test] for test in run if test in tests], axis=0)
+            assert results["robust_accuracy"][f"{epsilon:g}"]["value"] == worst.mean()
+        values = [arrays[f"{name}/{s}"] for name in ("contrast", "fog") for s in range(1, 6)]
+    assert results["summary"]["mean_accuracy"]["fifteen"]["value"] == pytest.approx(np.mean(values))
+    said = capsys.readouterr().out
+    assert f"{100 * tests['clean/0']['accuracy']['value']:.1f} %" in said
+    assert len(results["checks"]) == 5 and all(check["name"] in said for check in results["checks"])
+    read = stress.read_results(out, results["checkpoint_sha256"])
+    assert list(read.pop("answers")) == list(tests) and read == results
+    assert stress.read_results(out, "other") is None and stress.read_results(tmp_path, "other") is None
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setattr(train, "load", lambda name, root: (None, TEST))  # a small part of the shapes set
-    monkeypatch.setattr(stress, "CORRUPTION_IMAGES", 10)
-    monkeypatch.setattr(stress, "ATTACK_IMAGES", 10)
-    for name, attack in list(attacks.ATTACKS.items()):
-        fewer = attack.settings and attack.settings | {"steps": 2, "restarts": 1}
-        monkeypatch.setitem(attacks.ATTACKS, name, attack._replace(settings=fewer))
-
-
-@pytest.mark.slow
-def test_the_command_goes_on_where_it_stopped(checkpoint, quick, monkeypatch, capsys):
-    run = checkpoint.parent.parent
-    monkeypatch.setattr(stress.plots, "stress_figures", lambda results, examples: {})
-    monkeypatch.setattr(stress, "run_sensitivity", lambda *arguments: None)
-    done, measure, measure_attack = [], stress.measure, stress.measure_attack
-
-    def interrupted(*arguments):
-        if len(done) == 7:
-            raise KeyboardInterrupt
-        done.append("corruption")
-        return measure(*arguments)
-
-    monkeypatch.setattr(stress, "measure", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        stress.main(["--run", str(run)])
-    assert len(json.loads((run / "stress.json").read_text())["tests"]) == 7
-
-    monkeypatch.setattr(stress, "measure", lambda *a: done.append("corruption") or measure(*a))
-    monkeypatch.setattr(stress, "measure_attack", lambda *a: done.append("attack") or measure_attack(*a))
-    counts = {"corruption": 1 + 23 * 5, "attack": 3 * len(attacks.EPSILONS) + 1 + 2 * 3}
+def test_wherever_it_is_interrupted_it_goes_on_to_the_same_files(few_tests, command, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert stress.main(command(tmp_path / "whole")) == 0
+    interrupt(monkeypatch, "write_json", at={1, 2, 5, 12, 30})  # stress.npz has just been written
+    measured = interrupt(monkeypatch, "measure", at={4})
+    for _ in range(6):
+        with pytest.raises(KeyboardInterrupt):
+            stress.main(command(out))
     for _ in range(2):  # the second time nothing is left to do
-        assert stress.main(["--run", str(run)]) == 0
-        assert {kind: done.count(kind) for kind in counts} == counts
-    out = capsys.readouterr().out
-    assert "mean of the fifteen" in out and "PGD of 1/255" in out and f"report.py --run {run}" in out
-    assert "passed" in out and "note " not in out
+        assert stress.main(command(out)) == 0
+        assert files(out) == files(tmp_path / "whole")
+        # Each interruption lost at most the test that it hit.
+        assert len(measured) <= 1 + 3 * 5 + len(cues.CUES) + 6
 
-    results = json.loads((run / "stress.json").read_text())
-    tests = results["tests"]
-    values = [tests[f"{name}/{s}"]["accuracy"]["value"] for name in FIFTEEN for s in range(1, 6)]
-    assert set(results["summary"]["mean_accuracy"]) == {"fifteen", "all"} and len(results["checks"]) == 5
-    assert results["summary"]["mean_accuracy"]["fifteen"]["value"] == pytest.approx(sum(values) / 75)
-    # At each epsilon the worst case counts the images that every attack of this epsilon leaves right.
-    for epsilon in attacks.EPSILONS:
-        keys = [f"{name}/{epsilon:g}" for name in attacks.ATTACKS]
-        found = [tests[key]["correct"] for key in keys if key in tests]
-        assert len(found) == 3 + (epsilon == 1) + 2 * (epsilon in (0.5, 1, 2))
-        worst = sum(set(column) == {"1"} for column in zip(*found, strict=True))
-        assert results["robust_accuracy"][f"{epsilon:g}"]["value"] == worst / 10
 
-    # --overwrite measures all anew, and of another checkpoint nothing is kept.
-    done.clear()
-    assert stress.main(["--run", str(run), "--overwrite"]) == 0 and len(done) == sum(counts.values())
-    content = torch.load(checkpoint, weights_only=True)
-    content["model"]["fc.bias"] += 1e-3
-    torch.save(content, checkpoint)
-    monkeypatch.setattr(stress, "measure", interrupted)
-    done.clear()
-    with pytest.raises(KeyboardInterrupt):
-        stress.main(["--run", str(run)])
-    assert len(json.loads((run / "stress.json").read_text())["tests"]) == 7
-    assert capsys.readouterr().out.count("note ") == 1
-    assert {path.name for path in run.iterdir()} == {"checkpoints", "config.json", "stress.json"}
+def kill_at(save, argv):
+    """Run the command line in this process, and kill it where it has written stress.npz so many times."""
+    patch = pytest.MonkeyPatch()
+    use_few_tests(patch)
+    interrupt(patch, "write_json", at={save}, how=signal.SIGKILL)
+    stress.main(argv)
 
 
 @pytest.mark.slow
-def test_the_command_draws_what_it_found(checkpoint, quick, tmp_path):
-    shutil.copytree(checkpoint.parent.parent, tmp_path / "run")
-    assert stress.main(["--run", str(tmp_path / "run")]) == 0
-    for name in ("severity", "epsilon", "examples"):
-        picture = Image.open(tmp_path / "run" / "plots" / f"stress_{name}.png")
-        assert min(picture.size) > 400
+def test_after_kill_9_it_goes_on_to_the_same_files(few_tests, command, tmp_path):
+    code = f"import sys; sys.path[:0] = {[str(TESTS.parent), str(TESTS)]}; import test_stress; "
+    code += f"test_stress.kill_at(9, {command(tmp_path / 'out')})"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    assert len(read_json(tmp_path / "out")["tests"]) == 7  # the first save was that of no test
+    for out in (tmp_path / "out", tmp_path / "whole"):
+        assert stress.main(command(out)) == 0
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
-def test_kept_results_are_those_of_the_same_checkpoint_and_images(tmp_path, capsys):
-    file, header = tmp_path / "stress.json", dict.fromkeys(stress.SAME, 2)
-    assert stress.kept_results(file, header) == {}
-    file.write_text(json.dumps(header | {"tests": {"fgsm/1": digits("10")}}))
-    assert stress.kept_results(file, header) == {"tests": {"fgsm/1": digits("10")}}
-    assert capsys.readouterr().out == ""
-    for key in stress.SAME:
-        assert stress.kept_results(file, header | {key: 3}) == {}
-        assert capsys.readouterr().out.startswith("note ")
-    # The hour that --full took is not lost by a call without it.
-    with pytest.raises(UserError, match="results of more images, which --full keeps"):
-        stress.kept_results(file, header | {"corruption_images": 1})
-    assert stress.kept_results(file, header | {"corruption_images": 1, "checkpoint_sha256": 3}) == {}
-    assert capsys.readouterr().out.startswith("note ")
-    too_many, no_confidence = {"fgsm/1": digits("100")}, {"clean/0": digits("10")}
-    for content in ("", "[]", "{}", *(json.dumps(header | {"tests": t}) for t in (too_many, no_confidence))):
-        file.write_text(content)
-        with pytest.raises(UserError, match=r"stress\.json cannot be used"):
-            stress.kept_results(file, header)
+def test_two_at_once_in_one_folder(few_tests, command, tmp_path, capsys):
+    out = tmp_path / "out"
+    with locked(out / ".stress.lock"):
+        code, err = outcome(capsys, stress.main, command(out))
+    assert_one_line(code, err, "another command is at work in")
+    assert [path.name for path in out.iterdir()] == [".stress.lock"]
 
 
-def test_bad_input_of_the_command_is_one_line(checkpoint, quick, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for command, message in {
-        "--run runs/nothing": "no run",
-        "--checkpoint nothing.pt": "no checkpoint",
-        f"--run {checkpoint.parent.parent} --cifar-c .": "--cifar-c needs",
-    }.items():
-        with pytest.raises(UserError, match=message):
-            stress.main(command.split())
+def test_results_of_other_weights_or_more_images_are_kept(few_tests, command, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert stress.main(command(out, "--full")) == 0
+    before = contents(out)
+    assert_one_line(*outcome(capsys, stress.main, command(out)), "is of more images: give --full")
+    weights = outcome(capsys, stress.main, command(out, "--full", name="other"))
+    assert_one_line(*weights, "is of other weights: use another --out, or replace it by --overwrite")
+    assert contents(out) == before
+    for folder, more in ((out, ["--overwrite"]), (tmp_path / "new", [])):
+        assert stress.main(command(folder, *more, name="other")) == 0
+    assert files(out) == files(tmp_path / "new")
+    # More images take the place of fewer, with a note.
+    assert "note " not in capsys.readouterr().out
+    assert stress.main(command(out, "--full", name="other")) == 0
+    assert "note " in capsys.readouterr().out and read_json(out)["corruption_images"] == 40
+    (tmp_path / "new" / "metrics.json").write_text('{"checkpoint_sha256": "1234"}')
+    report = outcome(capsys, stress.main, command(tmp_path / "new", name="other"))
+    assert_one_line(*report, "metrics.json is of other weights")
 
 
-def test_a_checkpoint_without_a_run_gets_a_folder_of_its_own(checkpoint, quick, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stress, "predict", lambda *a, **b: None)
-    monkeypatch.setattr(stress, "measure", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
-    written = []
-    monkeypatch.setattr(stress, "kept_results", lambda file, results: written.append(file) or {})
-    alone = shutil.copy(checkpoint, tmp_path / "alone.pt")
-    for given, folder in ((alone, Path("runs/alone")), (checkpoint, checkpoint.parent.parent)):
-        with pytest.raises(KeyboardInterrupt):
-            stress.main(["--checkpoint", str(given)])
-        assert written.pop() == folder / "stress.json"
-
-
-# ---- The records -----------------------------------------------------------------------------------------
-
-
-def test_the_accuracy_under_attack_counts_images_that_were_wrong_before():
-    model, images = nn.Sequential(Normalize(), Linear(4)), (IMAGES * 255).round().byte()
-    labels = model(images / 255).argmax(dim=1)
-    labels[::3] = (labels[::3] + 1) % 4  # a third is wrong without any attack
-    attacked = model(images / 255).argmax(dim=1) == labels
-    right = []
-    for image, label in zip(images / 255, labels, strict=True):
-        moved = attacks.fgsm(model, image[None], label[None], 0.5 / 255)
-        before, after = (model(x).argmax() == label for x in (image[None], moved))
-        right.append(bool(before and after))
-    assert 0 < sum(right) < 16
-    record = stress.measure_attack(model, images, labels, "fgsm", 0.5, attacked)
-    assert record["correct"] == "".join(str(int(one)) for one in right)
-    nothing = stress.measure_attack(model, images, labels, "apgd_ce", 1, torch.zeros(24, dtype=torch.bool))
-    assert nothing["accuracy"]["value"] == 0 and nothing["correct"] == 24 * "0"
-
-
-def test_apgd_attacks_what_all_others_leave_right():
-    tests = {
-        "unattacked/0": digits("111110"),
-        "fgsm/1": digits("011110"),
-        "pgd/1": digits("101110"),
-        "fgsm/2": digits("000000"),  # another epsilon
-        "pgd_more_steps/1": digits("110110"),
-        "apgd_ce/1": digits("000010"),
-        "apgd_dlr/1": digits("000000"),
-    }
-
-    def attacked(name, epsilon):
-        left = stress.still_correct(tests, attacks.ATTACKS[name].survivors_of, epsilon)
-        return left.nonzero().flatten().tolist()
-
-    assert attacked("pgd", 1) == [0, 1, 2, 3, 4]
-    assert attacked("apgd_ce", 1) == [3, 4] and attacked("apgd_dlr", 1) == [4]
-    assert attacked("apgd_ce", 0.5) == [0, 1, 2, 3, 4]
-    worst = {epsilon: row["value"] for epsilon, row in stress.robust_accuracy(tests).items()}
-    assert worst == {f"{epsilon:g}": 5 / 6 for epsilon in attacks.EPSILONS} | {"1": 0, "2": 0}
-
-
-def test_more_steps_are_a_hundred_on_the_survivors():
-    network = Linear(4)
-    model, images = nn.Sequential(Normalize(), network), (IMAGES[:5] * 255).round().byte()
-    labels, passes = model(images / 255).argmax(dim=1), []
-    handle = network.register_forward_hook(lambda module, inputs, output: passes.append(len(output)))
-    attacked = torch.tensor([True, False, True, False, True])
-    for name, steps, restarts in (("pgd", 10, 2), ("pgd_more_steps", 100, 1)):
-        passes.clear()
-        # So small an epsilon fools no image, so all restarts are made; one pass is after it.
-        assert stress.measure_attack(model, images, labels, name, 1e-6, attacked)["accuracy"]["value"] == 0.6
-        assert passes == (1 + restarts * (steps + 1)) * [3]
-    assert attacks.ATTACKS["pgd_more_steps"].survivors_of == ("pgd",)
-    handle.remove()
-
-
-def test_each_test_has_its_level_and_its_images(monkeypatch, tmp_path):
-    network, images = Linear(10), (IMAGES * 255).round().byte()
-    labels, chosen = network(to_input(images)).argmax(dim=1), torch.tensor([1, 3, 4, 9, 13, 21])
-    labels[::2] = (labels[::2] + 1) % 10
-    plan = [("clean", 0), ("contrast", 2), ("contrast", 5), ("unattacked", 0), ("fgsm", 0.25)]
-    monkeypatch.setattr(stress, "planned_tests", lambda: plan)
-    results = {"tests": {}, "image_size": 32}
-    stress.run_tests(results, tmp_path / "stress.json", network, images, labels, chosen, None)
-    for severity in (2, 5):
-        probabilities = network(to_input(corruptions.corrupt(images, "contrast", severity))).softmax(dim=1)
-        found = results["tests"][f"contrast/{severity}"]["mean_confidence"]
-        assert found == pytest.approx(probabilities.amax(dim=1).mean().item(), abs=1e-6)
-    model, x, y = nn.Sequential(Normalize(), network), images[chosen] / 255, labels[chosen]
-    for key, shown in {"unattacked/0": x, "fgsm/0.25": attacks.fgsm(model, x, y, 0.25 / 255)}.items():
-        right = (model(x).argmax(dim=1) == y) & (model(shown).argmax(dim=1) == y)
-        assert results["tests"][key]["correct"] == "".join(str(int(one)) for one in right), key
-    assert results["tests"]["fgsm/0.25"]["correct"] != results["tests"]["unattacked/0"]["correct"]
-
-
-def test_summary_by_hand():
-    def record(text, confidence):
-        gaps = {"nll": 1.0, "gaps": [text.count("1") - confidence * len(text)]}
-        return digits(text) | {"mean_confidence": confidence, "calibration": {"as_trained": gaps}}
-
-    tests = {f"{name}/{severity}": record(20 * "110010", 0.6) for name in NAMES for severity in range(1, 6)}
-    tests["fog/5"] = record(20 * "000000", 1.0)
-    tests["clean/0"] = record(20 * "110011", 0.5)
-    labels, names = torch.tensor(20 * [0, 0, 1, 1, 2, 2]), ["a", "b", "c", "d"]
-    summary = stress.summarise(tests, labels, names)
-    scores = torch.tensor(20 * [1.0, 1, 0, 0, 1, 0], dtype=torch.float64) * 74 / 75
-    assert summary["mean_accuracy"]["fifteen"] == pytest.approx(stress.mean_interval(scores))
-    assert summary["drop"]["fifteen"]["value"] == pytest.approx(4 / 6 - 0.5 * 74 / 75)
-    assert summary["mean_confidence"]["all"] == pytest.approx((0.6 * 114 + 1) / 115)
-    at_severity_5 = {"accuracy": 0.5 * 22 / 23, "mean_confidence": (0.6 * 22 + 1) / 23}
-    assert {key: summary["by_severity"][5][key] for key in at_severity_5} == pytest.approx(at_severity_5)
-    assert summary["by_severity"][5]["as_trained"]["ece"] == pytest.approx((0.1 * 22 + 1) / 23)
-    assert summary["by_severity"][0]["accuracy"] == pytest.approx(4 / 6)
-    rows = summary["classes_that_break_first"]
-    assert [row["class"] for row in rows] == ["c", "a", "b"]  # d has no image
-    assert rows[0]["drop"] == pytest.approx(1 - 0.5 * 114 / 115)
-    # Few images of a class tell nothing about it.
-    few = {key: record(row["correct"][:6], row["mean_confidence"]) for key, row in tests.items()}
-    assert stress.summarise(few, labels[:6], names)["classes_that_break_first"] == []
-    # The published files are a group of their own as soon as all fifteen are measured.
-    published = record("11000000", 0.6)
-    tests |= {f"published {name}/{severity}": published for name in FIFTEEN for severity in range(1, 6)}
-    with_published = stress.summarise(tests, labels, names)
-    assert with_published["mean_accuracy"].pop("published")["value"] == 0.25
-    assert with_published["mean_accuracy"] == summary["mean_accuracy"]
-    del tests["published fog/2"]
-    assert stress.summarise(tests, labels, names) == summary
-
-
-def test_consistency_and_waves_are_those_of_the_answers(tmp_path):
-    network, images = Linear(6), (IMAGES * 255).round().byte()
-    y_pred = network(to_input(images)).argmax(dim=1)
-    labels, correct = y_pred.clone(), torch.arange(24) % 3 > 0
-    labels[~correct] = (labels[~correct] + 1) % 6
-    results = {"image_size": 32, "tests": {"clean/0": stress.answers(correct)}}
-    stress.run_sensitivity(results, tmp_path / "stress.json", network, images, labels, torch.arange(0, 24, 6))
-    flipped = network(to_input(images.flip(-1))).argmax(dim=1) != y_pred
-    for kind, group in {"right": correct, "wrong": ~correct}.items():
-        expected = proportion(int(flipped[group].sum()), int(group.sum()))
-        assert results["consistency"]["mirror"][kind] == expected
-    assert results["fourier"]["images"] == 4 and len(results["fourier"]["error"]) == 16
-    assert json.loads((tmp_path / "stress.json").read_text()) == results
-
-
-def test_the_console_shows_the_summary_and_the_failed_checks(capsys):
-    tests = {key: digits("10") for key in ("clean/0", "random/1", "fgsm/1")} | {"pgd/1": digits("1000")}
-    accuracy = tests["clean/0"]["accuracy"]
-    checks = [{"name": "good", "passed": True}, {"name": "bad", "passed": False, "detail": "why"}]
-    summary = {"mean_accuracy": {"fifteen": accuracy, "all": accuracy}}
-    robust = {"0.5": accuracy, "1": tests["pgd/1"]["accuracy"], "2": accuracy}
-    results = {"tests": tests, "summary": summary, "checks": checks, "robust_accuracy": robust}
-    stress.print_summary(results)
-    out = capsys.readouterr().out
-    low, high = (f"{100 * accuracy[end]:.1f}" for end in ("low", "high"))
-    assert out.count(f"50.0 %   95 % interval {low} to {high} %") == 7 and "published" not in out
-    assert "all attacks of 1/255" in out and out.count("25.0 %   95 % interval") == 2
-    assert "1 of 2 passed" in out and "FAILED   bad: why" in out and "good" not in out
-
-
-# ---- CIFAR-100-C as published ----------------------------------------------------------------------------
-
-PUBLISHED = ("fog", "frost", "spatter")
-
-
-@pytest.fixture
-def cifar_c(tmp_path, monkeypatch):
-    """Small files in the layout of CIFAR-100-C: 20 images at five severities, in another order than TEST."""
-    monkeypatch.setattr(stress, "PUBLISHED_IMAGES", 20)
-    cifar100 = dataclasses.replace(TEST, name="cifar100")
-    monkeypatch.setattr(train, "load", lambda name, root: (None, cifar100))
-    folder = tmp_path / "CIFAR-100-C"
-    folder.mkdir()
-    order = torch.randperm(20, generator=seeded(3))
-    for name in PUBLISHED:
-        severities = [corruptions.corrupt(TEST.images[order], name, severity) for severity in range(1, 6)]
-        np.save(folder / f"{name}.npy", torch.cat(severities).permute(0, 2, 3, 1).contiguous().numpy())
-    np.save(folder / "labels.npy", TEST.labels[order].repeat(5).numpy().astype(np.uint8))
-    return folder
-
-
-def test_the_published_files_are_measured_and_kept(checkpoint, quick, cifar_c, monkeypatch, tmp_path):
-    shutil.copytree(checkpoint.parent.parent, tmp_path / "run")
-    command = ["--run", str(tmp_path / "run"), "--cifar-c", str(cifar_c)]
-    monkeypatch.setattr(stress, "run_tests", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
-    measured, measure = [], stress.measure
-    monkeypatch.setattr(stress, "measure", lambda *a: measured.append(1) or measure(*a))
-    for _ in range(2):  # the second time all are kept
-        with pytest.raises(KeyboardInterrupt):
-            stress.main([*command, "--full"])
-        assert len(measured) == 3 * 5
-    model, _ = load_model(tmp_path / "run" / "checkpoints" / "best.pt", CPU)
-    labels = torch.from_numpy(np.load(cifar_c / "labels.npy")).long()
-    tests = json.loads((tmp_path / "run" / "stress.json").read_text())["tests"]
-    for name in PUBLISHED:
-        pictures = np.load(cifar_c / f"{name}.npy")
-        for severity in range(1, 6):
-            part = slice(20 * (severity - 1), 20 * severity)
-            images = torch.from_numpy(pictures[part]).permute(0, 3, 1, 2).contiguous()
-            expected = measure(predict(model, images, CPU), labels[part])
-            assert tests[f"published {name}/{severity}"] == expected
-    # A sample has as many images of each class, by labels.npy.
-    with pytest.raises(UserError, match="which --full keeps"):
-        stress.main(command)
+@pytest.mark.parametrize(("name", "call", "new_tests"), [("write_json", 1, 0), ("measure", 3, 2)])
+def test_an_interrupted_overwrite_goes_on(few_tests, command, tmp_path, monkeypatch, name, call, new_tests):
+    assert stress.main(command(tmp_path)) == 0
+    whole, at = files(tmp_path), {call}
+    interrupt(monkeypatch, name, at)
     with pytest.raises(KeyboardInterrupt):
-        stress.main([*command, "--overwrite"])
-    index = stress.stratified_sample(labels[:20], 10)
-    assert torch.equal(labels[index].bincount(), torch.ones(10, dtype=torch.int64))
-    images = torch.from_numpy(np.load(cifar_c / "fog.npy")[80:][index.numpy()]).permute(0, 3, 1, 2)
-    tests = json.loads((tmp_path / "run" / "stress.json").read_text())["tests"]
-    assert tests["published fog/5"] == measure(predict(model, images.contiguous(), CPU), labels[index])
+        stress.main(command(tmp_path, "--overwrite"))
+    at.clear()
+    measured = interrupt(monkeypatch, "measure", at)
+    assert stress.main(command(tmp_path)) == 0
+    assert files(tmp_path) == whole
+    assert len(measured) == 1 + 3 * 5 + len(cues.CUES) - new_tests  # no old test was kept
 
 
-def test_files_of_another_kind_are_refused(cifar_c, tmp_path):
-    labels, arrays = stress.open_cifar_c(cifar_c, TEST.labels)
-    assert sorted(arrays) == [f"published {name}" for name in PUBLISHED] and len(labels) == 20
-    assert all(isinstance(array, np.memmap) for array in arrays.values())  # not read into memory
+def test_two_classes_and_few_images(monkeypatch, command, tmp_path, capsys):
+    use_few_tests(monkeypatch, num_classes=2)  # eight images in all
+    assert stress.main(command(tmp_path, name="two")) == 0
+    results = read_json(tmp_path)
+    assert (results["corruption_images"], results["attack_images"]) == (8, 8)
+    assert "apgd_ce/1" in results["tests"] and "apgd_dlr/1" not in results["tests"]
+    assert results["checks"][-1]["name"] == "apgd_dlr is left out"
+    assert results["summary"]["classes_that_break_first"] == []
+    assert "summary" in stress.read_results(tmp_path, results["checkpoint_sha256"])
 
-    def refused(match, name, content):
-        kept = (cifar_c / name).read_bytes()
-        np.save(cifar_c / name, content)
-        with pytest.raises(UserError, match=match):
-            stress.open_cifar_c(cifar_c, TEST.labels)
-        (cifar_c / name).write_bytes(kept)
 
-    fog, five = np.load(cifar_c / "fog.npy"), np.load(cifar_c / "labels.npy")
-    refused("fog.npy cannot be used.*holds uint8", "fog.npy", fog.transpose(0, 3, 1, 2))
-    refused("fog.npy cannot be used.*holds float32", "fog.npy", fog.astype(np.float32))
-    refused("labels.npy cannot be used", "labels.npy", np.full(len(five), "fox"))
-    refused("repeat", "labels.npy", np.concatenate([np.roll(five[:20], 1), five[20:]]))
-    refused("repeat", "labels.npy", five % 5)  # other classes, as those of CIFAR-10-C
-    (cifar_c / "fog.npy").write_bytes(b"")
-    with pytest.raises(UserError, match=r"fog\.npy cannot be used"):
-        stress.open_cifar_c(cifar_c, TEST.labels)
-    (cifar_c / "labels.npy").unlink()
-    with pytest.raises(UserError, match="does not hold CIFAR-100-C"):
-        stress.open_cifar_c(cifar_c, TEST.labels)
+@pytest.mark.slow
+def test_a_run_of_train_py(few_tests, small, finished, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "run")
+    assert stress.main(["--run", str(tmp_path / "run")]) == 0
+    results = read_json(tmp_path / "run")
+    assert results["dataset"] == "shapes" and results["corruption_images"] == 20
+    assert set(results["summary"]["by_severity"][3]) >= {"as_trained", "with_temperature"}
+    # A checkpoint outside of a run has a folder of its own.
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(tmp_path / "run" / "checkpoints" / "best.pt", "alone.pt")
+    assert stress.main(["--checkpoint", "alone.pt"]) == 0
+    assert files(tmp_path / "runs" / "alone") == files(tmp_path / "run")
+
+
+def test_a_bug_of_ours_is_not_blamed_on_a_file(few_tests, command, tmp_path, monkeypatch):
+    assert stress.main(command(tmp_path)) == 0
+    monkeypatch.setattr(stress, "summarise", lambda *given: {}["a bug"])
+    with pytest.raises(KeyError, match="a bug"):
+        stress.main(command(tmp_path))
+    monkeypatch.setattr(stress, "planned_tests", lambda *given, **named: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        stress.main(command(tmp_path))
+
+
+def test_files_that_cannot_be_used(few_tests, command, tmp_path, capsys):
+    assert stress.main(command(tmp_path)) == 0
+    text, arrays = files(tmp_path)
+    flipped = bytearray(arrays)
+    flipped[arrays.index(b"PK", 4) - 5] ^= 1  # in the data of the first array
+    results = json.loads(text)
+    results["tests"]["fog/1"]["accuracy"]["value"] += 0.05
+    damaged = {"stress.json": [b"", b"[]", b"{}", json.dumps(results).encode()]}
+    damaged["stress.npz"] = [b"", bytes(flipped)]
+    for name, versions in damaged.items():
+        for content in versions:
+            (tmp_path / name).write_bytes(content)
+            code, err = outcome(capsys, stress.main, command(tmp_path))
+            assert_one_line(code, err, r"stress\.json cannot be used as .* its --overwrite replaces: ")
+            (tmp_path / "stress.json").write_bytes(text)
+            (tmp_path / "stress.npz").write_bytes(arrays)
+    (tmp_path / "stress.npz").unlink()
+    code, err = outcome(capsys, stress.main, command(tmp_path))
+    assert_one_line(code, err, r"stress\.json cannot be used as")
+    assert stress.main(command(tmp_path, "--overwrite")) == 0 and files(tmp_path) == [text, arrays]
+
+
+def test_results_without_a_test_have_no_summary(few_tests, command, tmp_path, monkeypatch):
+    assert stress.main(command(tmp_path)) == 0
+    digest = read_json(tmp_path)["checkpoint_sha256"]
+    assert "summary" in stress.read_results(tmp_path, digest)
+    monkeypatch.setitem(corruptions.CORRUPTIONS, "own", corruptions.CORRUPTIONS["fog"])  # not measured yet
+    assert "summary" not in stress.read_results(tmp_path, digest)
+
+
+def test_published_files_are_measured_too(few_tests, command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cifar_c, "IMAGES", 40)
+    order = torch.randperm(40, generator=seeded(3))  # the official one is another than ours
+    labels = few_tests.labels[order]
+    pictures = torch.cat([few_tests.images[order] // severity for severity in range(1, 6)])
+    np.save(tmp_path / "spatter.npy", pictures.permute(0, 2, 3, 1).numpy())
+    np.save(tmp_path / "labels.npy", labels.repeat(5).numpy().astype(np.uint8))
+    code, err = outcome(capsys, stress.main, command(tmp_path, "--cifar-c", tmp_path))
+    assert_one_line(code, err, "--cifar-c needs a network of CIFAR-100 or CIFAR-10, not of images")
+
+    cifar10 = dataclasses.replace(few_tests, name="cifar10")
+    monkeypatch.setattr(network, "load", lambda name, root="data": (None, cifar10))
+    for more in ([], ["--cifar-c", tmp_path]):  # they come on top of what is there
+        assert stress.main(command(tmp_path, *more)) == 0
+    examined = network.from_module(quick(10), None, "none", CPU)
+    results = stress.read_results(tmp_path, examined.digest)
+    index = stress.stratified_sample(labels, 20)
+    for severity in range(1, 6):
+        logits = predict(examined.model, pictures[40 * (severity - 1) :][index], CPU)
+        record, right = stress.measure(logits, labels[index])
+        assert results["tests"][f"published spatter/{severity}"] == record
+        assert torch.equal(results["answers"][f"published spatter/{severity}"], right)

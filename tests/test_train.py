@@ -1,30 +1,30 @@
 """train.py: the schedule against torch's schedulers, the loop against a second one written out in formulas,
 and resuming against not having been interrupted."""
 
-import contextlib
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from processes import TINY, assert_same_run, contents
+from PIL import Image
+from processes import CPU, TINY, assert_same_run, contents, finish, needs_fork, read_history
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, SequentialLR
 
 import train
-from data import batches, split_indices, to_input
+from data import MEAN, STD, batches, split_indices
+from network import load_checkpoint
 from resnet_cifar import resnet18
 from running.console import CommandLine, add_options
 from running.files import UserError
-from running.folder import load_checkpoint, read_history, save_checkpoint
+from running.folder import read_checkpoint
+from stress_tests.corruptions import CORRUPTIONS
 
-CPU = torch.device("cpu")
 # Three epochs of three steps, a fraction of a second.
 SMALL = [*TINY, "--dataset=shapes", "--limit-train=12"]
-COLUMNS = ["epoch", "image_size", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
-COLUMNS += ["seconds", "images_per_second"]
 
 
 def run(out, options=""):
@@ -36,15 +36,15 @@ def resume(out, options=""):
     return train.main(["--resume", "--out", str(out), *options.split()])
 
 
-def config_of(options):
+def config_of(options, preset=None):
     """The settings that a command line gives, without a run."""
     parser = CommandLine("")
-    add_options(parser, train.Config)
-    return train.Config(**vars(parser.parse_args(options.split())))
+    add_options(parser, train.Config, train.PRESETS)
+    return train.Config(**(train.PRESETS.get(preset, {}) | vars(parser.parse_args(options.split()))))
 
 
 def last(out):
-    return load_checkpoint(out / "checkpoints" / "last.pt")
+    return read_checkpoint(out / "checkpoints" / "last.pt")
 
 
 def config_json(out):
@@ -55,86 +55,81 @@ def config_json(out):
 
 
 def test_defaults_depend_on_the_data_set():
-    shapes, cifar100 = config_of("--dataset shapes"), config_of("")
-    assert [getattr(shapes, name) for name in ("width", "batch_size", "lr", "epochs")] == [16, 32, 0.1, 10]
-    assert [getattr(cifar100, name) for name in ("width", "batch_size", "lr", "epochs")] == [
-        64,
-        128,
-        0.15,
-        40,
-    ]
-    assert (shapes.out, cifar100.out) == ("runs/shapes", "runs/cifar100")
-    assert config_of("--dataset shapes --width 32 --epochs 3").width == 32
-    assert config_of("--epochs 40") == cifar100 and config_of("--dataset shapes --epochs 10") == shapes
+    cifar, shapes = config_of(""), config_of("--dataset shapes", "shapes")
+    names = ("epochs", "batch_size", "lr", "width", "cutmix", "warmup_epochs", "patience")
+    assert [getattr(cifar, name) for name in names] == [40, 128, 0.15, 64, 0.5, 2, 5]
+    assert [getattr(shapes, name) for name in names] == [10, 32, 0.1, 16, 0, 2, 5]
+    assert config_of("--epochs 29").cutmix == 0 and config_of("--epochs 30").cutmix == 0.5
+    assert config_of("--epochs 5 --cutmix 0.25").cutmix == 0.25
+    assert config_of("--dataset shapes --epochs 40", "shapes").cutmix == 0
 
 
 @pytest.mark.parametrize(
-    "options, cutmix",
-    [
-        ("", 0.5),
-        ("--epochs 30", 0.5),
-        ("--epochs 29", 0),
-        ("--dataset shapes", 0),
-        ("--dataset shapes --epochs 40", 0),
-        ("--epochs 5 --cutmix 0.25", 0.25),
-    ],
+    "per_class, options, epochs, batch_size",
+    [(60, "", 10, 32), (3, "", 200, 32), (1, "--limit-train 20", 500, 20), (3, "--batch-size 7", 200, 7)],
 )
-def test_cutmix_is_the_default_only_where_it_pays(options, cutmix):
-    assert config_of(options).cutmix == cutmix
-
-
-def test_help_tells_the_defaults(capsys):
-    with pytest.raises(SystemExit):
-        train.main(["--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    for part in [
-        "default for cifar100: 64, default for shapes: 16",
-        "default for cifar100: 40, default for shapes: 10",
-        "0.5, but 0 for shapes or below 30 epochs",
-        "--seed SEED decides the split, the initial weights and the batches (0 to 4294967295, default: 0)",
-    ]:
-        assert part in text
+def test_a_folder_is_seen_about_as_often_as_the_shapes(
+    tmp_path, monkeypatch, small_sets, per_class, options, epochs, batch_size
+):
+    """48,000 images in all, 10 to 500 times; the batches have 32 images, or all if there are fewer."""
+    images = small_sets[0].images.repeat(20, 1, 1, 1)[: 100 * per_class]
+    images += torch.arange(len(images), dtype=torch.uint8)[:, None, None, None]
+    dataset = replace(small_sets[0], images=images, labels=torch.arange(len(images)) % 4)
+    dataset.class_names = dataset.class_names[:4]
+    monkeypatch.setattr(train, "load", lambda name, root: (dataset, dataset))
+    config = config_of(f"--dataset {tmp_path} {options}", "folder")
+    config, _, train_index, val_index = train.load_split(config)
+    assert (config.epochs, config.batch_size) == (epochs, batch_size)
+    assert config.patience == max(5, epochs // 8) and config.warmup_epochs == 2
+    assert len(val_index) == len(train_index) / 4
 
 
 # ---- The schedule -----------------------------------------------------------------------------------------
 
 
+def cosine(step, total, warmup, peak, final=0.0):
+    """The schedule again, by (1 + cos x) / 2 = cos^2(x / 2)."""
+    if step < warmup:
+        return peak / warmup * step
+    angle = math.pi / 2 * (step - warmup) / max(1, total - warmup)
+    return final + (peak - final) * math.cos(min(angle, math.pi / 2)) ** 2
+
+
 @pytest.mark.parametrize(
-    "total, warmup, peak, final", [(300, 45, 0.15, 0.0), (70, 1, 2.0, 0.1), (9, 0, 1, 0)]
+    "total, warmup, peak, final", [(300, 45, 0.15, 0.0), (70, 1, 2.0, 0.1), (9, 0, 1, 0), (5, 5, 1.0, 0.2)]
 )
-def test_schedule_equals_torch_schedulers_stepped_every_batch(total, warmup, peak, final):
+def test_schedule_equals_its_formula_and_torch_schedulers_stepped_every_batch(total, warmup, peak, final):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1, dtype=torch.float64))], lr=peak)
-    cosine = CosineAnnealingLR(optimizer, total - warmup, eta_min=final)
-    scheduler = cosine
+    scheduler = CosineAnnealingLR(optimizer, max(1, total - warmup), eta_min=final)
     if warmup:
-        for group in optimizer.param_groups:
-            group["lr"] = peak
+        optimizer.param_groups[0]["lr"] = peak
         linear = LambdaLR(optimizer, lambda step: step / warmup)
-        scheduler = SequentialLR(optimizer, [linear, cosine], milestones=[warmup])
+        scheduler = SequentialLR(optimizer, [linear, scheduler], milestones=[warmup])
     for step in range(total):
-        expected = optimizer.param_groups[0]["lr"]
-        assert train.warmup_cosine(step, total, warmup, peak, final) == pytest.approx(expected, abs=1e-9), (
-            step
-        )
+        lr = train.warmup_cosine(step, total, warmup, peak, final)
+        assert lr == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
+        assert lr == pytest.approx(cosine(step, total, warmup, peak, final), abs=1e-12)
         optimizer.step()
         scheduler.step()
+    assert train.warmup_cosine(total, total, warmup, peak, final) == final
+    assert train.warmup_cosine(total + 5, total, warmup, peak, final) == final
+    for wrong in [(-1, total, warmup), (0, 0, 0), (0, total, total + 1)]:
+        with pytest.raises(ValueError, match="no schedule"):
+            train.warmup_cosine(*wrong, peak)
 
 
 @pytest.mark.parametrize(
-    "total, warmup, peak, final", [(100, 20, 0.3, 0.0), (50, 50, 1.0, 0.2), (7, 0, 1, 0.5)]
+    "epochs, sizes, expected",
+    [
+        (18, [20, 24, 32], [20] * 6 + [24] * 6 + [32] * 6),
+        (10, [20, 24, 32], [20] * 3 + [24] * 3 + [32] * 4),
+        (2, [20, 24, 32], [24, 32]),
+        (1, [20, 24, 32], [32]),
+        (4, [28, 16], [28, 28, 16, 16]),
+    ],
 )
-def test_schedule_equals_its_formula(total, warmup, peak, final):
-    for step in range(total + 5):
-        if step < warmup:
-            expected = peak / warmup * step
-        elif step < total:
-            # (1 + cos x) / 2 = cos^2(x / 2)
-            expected = (
-                final + (peak - final) * math.cos(math.pi / 2 * (step - warmup) / (total - warmup)) ** 2
-            )
-        else:
-            expected = final
-        assert train.warmup_cosine(step, total, warmup, peak, final) == pytest.approx(expected, abs=1e-12)
+def test_every_size_has_its_share_of_the_epochs(epochs, sizes, expected):
+    assert [train.image_size(epoch, epochs, sizes) for epoch in range(1, epochs + 1)] == expected
 
 
 # ---- The optimizer and the loop, written out --------------------------------------------------------------
@@ -153,51 +148,41 @@ def test_optimizer_decays_the_weights_of_layers_and_nothing_else():
     assert decay[id(model.fc.bias)] == 0
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.8])
-def test_optimizer_steps_by_the_nesterov_equations(momentum):
-    model = nn.Linear(3, 2).double()
-    optimizer = train.make_optimizer(model, 0.1, momentum, 0.01)
-    parameters = {name: p.detach().clone() for name, p in model.named_parameters()}
-    velocity = {name: torch.zeros_like(p) for name, p in parameters.items()}
-    for step in range(3):
-        generator = torch.Generator().manual_seed(step)
-        for name, p in model.named_parameters():
-            p.grad = torch.randn(p.shape, generator=generator, dtype=p.dtype)
-            gradient = p.grad + (0.01 * parameters[name] if name == "weight" else 0)
-            velocity[name] = momentum * velocity[name] + gradient
-            parameters[name] = parameters[name] - 0.1 * (gradient + momentum * velocity[name])
-        optimizer.step()
-    torch.testing.assert_close(dict(model.named_parameters()), parameters, rtol=0, atol=1e-14)
-
-
-@pytest.mark.parametrize(
-    "epochs, sizes, expected",
-    [
-        (18, [20, 24, 32], [20] * 6 + [24] * 6 + [32] * 6),
-        (10, [20, 24, 32], [20] * 3 + [24] * 3 + [32] * 4),
-        (2, [20, 24, 32], [24, 32]),
-        (1, [20, 24, 32], [32]),
-        (4, [28, 16], [28, 28, 16, 16]),
-    ],
-)
-def test_every_size_has_its_share_of_the_epochs(epochs, sizes, expected):
-    assert [train.image_size(epoch, epochs, sizes) for epoch in range(1, epochs + 1)] == expected
-
-
-def resized(images, size):
-    """Antialiased bilinear, as a matrix: a triangle as wide as the scale, at the centre of each new pixel."""
+def normalised(images, size):
+    """Antialiased bilinear resizing as a matrix, a triangle as wide as the scale; then the normalisation."""
     old = images.shape[-1]
     centres = (torch.arange(size, dtype=images.dtype) + 0.5) * old / size
     distance = (torch.arange(old, dtype=images.dtype) + 0.5 - centres[:, None]).abs()
     weights = (1 - distance * size / old).clamp(min=0)
     weights = weights / weights.sum(dim=1, keepdim=True)
-    return torch.einsum("ij,ncjk,lk->ncil", weights, images, weights)
+    resized = torch.einsum("ij,ncjk,lk->ncil", weights, images, weights)
+    mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]  # float32
+    return (resized - mean) / std
+
+
+def changed(model, images, target, size, args, generator):
+    """Corruptions and the attack, with the draws in their order."""
+    if torch.rand((), generator=generator) < args.corrupt:
+        name = ("speckle_noise", "gaussian_blur", "saturate")[torch.randint(3, (), generator=generator)]
+        severity = torch.randint(1, 4, (), generator=generator).item()
+        images = CORRUPTIONS[name](images.to(torch.float32), severity, generator).double()
+    if not args.adversarial:
+        return images
+    epsilon = args.adversarial / 255
+    delta = -epsilon + 2 * epsilon * torch.rand(images.shape, generator=generator).double()
+    x = torch.minimum(torch.maximum(images + delta, torch.tensor(0.0)), torch.tensor(1.0)).requires_grad_()
+    log_p = model(normalised(x, size)).log_softmax(dim=1)
+    mixed = (1 - args.label_smoothing) * target + args.label_smoothing / log_p.shape[1]
+    (-(mixed * log_p).sum()).backward()  # a factor before the loss does not change the sign
+    delta = (x - images).detach() + 1.25 * epsilon * x.grad.sign()
+    model.zero_grad()
+    return (images + delta.clamp(-epsilon, epsilon)).clamp(0, 1)
 
 
 def train_by_formulas(dataset, args):
-    """The training of train.py again, with its loss, clipping, schedule and optimizer written out.
+    """The training of train.py again, with its loss, clipping, schedule, attack and optimizer written out.
 
-    Returns the model, and (mean loss, accuracy) of each epoch.
+    Returns the model, and (mean loss, accuracy, learning rate) of each epoch.
     """
     torch.manual_seed(args.seed)
     train_index, _ = split_indices(dataset, args.val_fraction, args.seed)
@@ -205,20 +190,18 @@ def train_by_formulas(dataset, args):
     model = resnet18(len(dataset.class_names), args.width).double()
     velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     steps, epochs = len(images) // args.batch_size, []
-    for epoch in range(args.epochs):
+    for epoch in range(1, args.epochs + 1):
         losses, correct = [], 0
-        size = train.image_size(epoch + 1, args.epochs, args.sizes())
-        cutmix = args.cutmix if epoch + 1 <= 0.9 * args.epochs else 0
-        drawn = batches(
-            images, F.one_hot(labels, 100).double(), args.batch_size, args.seed, epoch + 1, cutmix
-        )
-        for i, (batch, targets) in enumerate(drawn):
-            step, total, warmup = epoch * steps + i, args.epochs * steps, round(args.warmup_epochs * steps)
-            if step < warmup:
-                lr = args.lr * step / warmup
-            else:
-                lr = args.lr * math.cos(math.pi / 2 * (step - warmup) / (total - warmup)) ** 2
-            log_p = model(resized(to_input(batch).double(), size)).log_softmax(dim=1)
+        size = train.image_size(epoch, args.epochs, args.sizes())
+        cutmix = args.cutmix if epoch <= 0.9 * args.epochs else 0
+        own = np.random.SeedSequence([args.seed, epoch, 1]).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(own) // 2)
+        one_hot = F.one_hot(labels, 100).double()
+        drawn = batches(images, one_hot, args.batch_size, args.seed, epoch, cutmix)
+        for step, (batch, targets) in enumerate(drawn, start=(epoch - 1) * steps):
+            lr = cosine(step, args.epochs * steps, round(args.warmup_epochs * steps), args.lr)
+            x = changed(model, batch.double() / 255, targets, size, args, generator)
+            log_p = model(normalised(x, size)).log_softmax(dim=1)
             # Szegedy et al. 2016 (arXiv 1512.00567), section 7: the target is mixed with the uniform one
             target = targets * (1 - args.label_smoothing)
             loss = -((target + args.label_smoothing / log_p.shape[1]) * log_p).sum() / len(batch)
@@ -229,10 +212,9 @@ def train_by_formulas(dataset, args):
             losses.append(loss.item())
             correct += (log_p.argmax(dim=1) == targets.argmax(dim=1)).sum().item()
             for (name, p), gradient in zip(model.named_parameters(), gradients, strict=True):
-                is_layer_weight = name.endswith("weight") and not any(
-                    x in name for x in ("bn", "downsample.1")
-                )
-                gradient = factor * gradient + (args.weight_decay * p.detach() if is_layer_weight else 0)
+                norm_layer = "bn" in name or "downsample.1" in name
+                decay = args.weight_decay if name.endswith("weight") and not norm_layer else 0
+                gradient = factor * gradient + decay * p.detach()
                 velocity[name] = args.momentum * velocity[name] + gradient
                 p.data -= lr * (gradient + args.momentum * velocity[name])
         epochs.append((sum(losses) / len(losses), correct / (steps * args.batch_size), lr))
@@ -249,16 +231,19 @@ def train_by_formulas(dataset, args):
         pytest.param("--label-smoothing 0.4 --warmup-epochs 2 --batch-size 5", marks=pytest.mark.slow),
         "--cutmix 1",
         "--image-sizes 13,21",
+        "--corrupt 0.7",
+        "--adversarial 8 --seed 2",
     ],
 )
 def test_the_loop_equals_one_written_out_in_formulas(tmp_path, small, monkeypatch, options):
     # In float64, because in float32 rounding now and then takes a ReLU to the other side.
+    corrupt = train.corrupt
     monkeypatch.setattr(train, "resnet18", lambda *args: resnet18(*args).double())
-    monkeypatch.setattr(train, "to_input", lambda *args: to_input(*args).double())
+    monkeypatch.setattr(train, "corrupt", lambda x, *rest: corrupt(x.to(torch.float32), *rest).double())
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     options = f"--epochs 2 --lr 0.05 --warmup-epochs 0.5 {options}"
     run(tmp_path / "run", options)
-    args = config_of(f"{' '.join(SMALL)} {options}")
+    args = config_of(f"{' '.join(SMALL)} {options}", "shapes")
     model, epochs = train_by_formulas(small[0], args)
     ours, expected = dict(last(tmp_path / "run")["model"]), dict(model.state_dict())
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-8)
@@ -268,22 +253,57 @@ def test_the_loop_equals_one_written_out_in_formulas(tmp_path, small, monkeypatc
         assert row["lr"] == pytest.approx(lr, abs=1e-12)
 
 
-def test_same_seed_same_run_and_another_seed_another(tmp_path, small):
-    for name, seed in [("a", 1), ("b", 1), ("c", 2)]:
-        torch.rand(7)  # whatever was drawn before must not matter
-        run(tmp_path / name, f"--seed {seed}")
+# ---- Corruptions and attacks ------------------------------------------------------------------------------
+
+
+def test_corruptions_are_those_that_the_stress_test_does_not_count(tmp_path, small, monkeypatch):
+    """On about the wanted share of the batches, and all else is drawn as in a plain run."""
+    called = []
+
+    def noted(name):
+        return lambda images, severity, generator: called.append((name, severity)) or images
+
+    monkeypatch.setattr(train, "CORRUPTIONS", {name: noted(name) for name in CORRUPTIONS})
+    options = "--epochs 1 --limit-train 100 --batch-size 2"
+    run(tmp_path / "plain", options)
+    assert called == []
+    run(tmp_path / "corrupt", f"{options} --corrupt 0.5")
+    assert_same_run(tmp_path / "plain", tmp_path / "corrupt")  # as those corruptions did nothing
+    assert 15 <= len(called) <= 35 and {severity for _, severity in called} == {1, 2, 3}
+    assert {name for name, _ in called} == {"speckle_noise", "gaussian_blur", "saturate"}
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 8])
+def test_an_attack_stays_within_epsilon_and_does_harm(tmp_path, small, epsilon):
+    options = f"{' '.join(SMALL)} --limit-train 40 --label-smoothing 0 --adversarial {epsilon}"
+    training = train.Training(*train.load_split(config_of(options, "shapes")))
+    images, target = training.images.float() / 255, training.targets
+    generator = torch.Generator().manual_seed(0)
+    uniform = torch.rand(images.shape, generator=generator)
+    attacked = train.attack(training, 28, images, target, uniform)
+    assert ((attacked - images).abs() <= epsilon / 255 + 1e-7).all()
+    assert attacked.min() >= 0 and attacked.max() <= 1
+    assert all(parameter.grad is None for parameter in training.model.parameters())
+    assert training.model.training and not attacked.requires_grad
+    # More harm than the random start alone.
+    model = training.from_pixels(training.model, 28)
+    start = (images + (2 * uniform - 1) * epsilon / 255).clamp(0, 1)
+    assert F.cross_entropy(model(attacked), target) > F.cross_entropy(model(start), target)
+
+
+# ---- The same run twice, early stopping -------------------------------------------------------------------
+
+
+@needs_fork
+def test_same_seed_same_run_in_any_process_and_another_seed_another(tmp_path, start, tiny_cifar):
+    options = {"a": ["--seed=1"], "b": ["--seed=1"], "c": ["--seed=2"]}
+    processes = [start([*tiny_cifar, *options[name], "--out", str(tmp_path / name)]) for name in "ac"]
+    torch.rand(7)  # whatever was drawn before must not matter
+    train.main([*tiny_cifar, *options["b"], "--out", str(tmp_path / "b")])
+    assert [finish(process) for process in processes] == [0, 0]
     assert_same_run(tmp_path / "a", tmp_path / "b")
-    assert not torch.equal(
-        last(tmp_path / "a")["model"]["fc.weight"], last(tmp_path / "c")["model"]["fc.weight"]
-    )
-
-
-def history_of(accuracies, sizes):
-    """Rows of a history, with nothing but what early stopping looks at."""
-    return [
-        {"epoch": i + 1, "image_size": size, "val_accuracy": accuracy}
-        for i, (accuracy, size) in enumerate(zip(accuracies, sizes, strict=True))
-    ]
+    weights = [last(tmp_path / name)["model"]["fc.weight"] for name in "ac"]
+    assert not torch.equal(*weights)
 
 
 def test_early_stopping_ends_a_run_and_it_stays_ended(tmp_path, small, monkeypatch, capsys):
@@ -291,64 +311,12 @@ def test_early_stopping_ends_a_run_and_it_stays_ended(tmp_path, small, monkeypat
     accuracies = iter([0.5] + [0.1] * 7)
     monkeypatch.setattr(train, "accuracy", lambda *args: next(accuracies))
     run(tmp_path / "run", "--patience 2 --epochs 8 --limit-train 4 --image-sizes 16,32")
-    best = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
+    best = read_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
     assert last(tmp_path / "run")["epoch"] == 6 and (best["epoch"], best["val_accuracy"]) == (1, 0.5)
-    assert "stopped early" in capsys.readouterr().out
     before = contents(tmp_path)
+    capsys.readouterr()
     assert resume(tmp_path / "run") == 0
-    assert "is finished after 6 epochs" in capsys.readouterr().out and contents(tmp_path) == before
-
-
-def test_the_default_patience_can_fire():
-    """In the default 40 epochs, of which those from the 27th on have full size, and after the best one."""
-    defaults = config_of("")
-    sizes = [train.image_size(epoch, 40, defaults.sizes()) for epoch in range(1, 41)]
-    assert sizes.index(32) == 26
-
-    def epochs_run(accuracies):
-        history = history_of(accuracies, sizes)
-        return next(n for n in range(1, 41) if train.should_stop(history[:n], defaults))
-
-    assert epochs_run([0.5] + [0.1] * 39) == 31
-    assert epochs_run([epoch / 100 for epoch in range(30)] + [0.1] * 10) == 35
-    assert epochs_run([epoch / 100 for epoch in range(40)]) == 40
-    assert epochs_run([epoch / 100 for epoch in range(35)] + [0.1] * 4 + [0.5]) == 40
-
-
-# ---- predict ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def network():
-    torch.manual_seed(0)
-    model = resnet18(10, width=4)
-    model.train()
-    model(torch.randn(64, 3, 32, 32))  # so that the running statistics are not the initial ones
-    return model
-
-
-IMAGES = torch.randint(0, 256, (23, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("batch_size", [7, 500])
-def test_predict_equals_the_plain_forward_pass_and_restores_the_mode(network, training, batch_size):
-    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    with torch.no_grad():
-        expected = network.eval()(to_input(IMAGES))
-    network.train(training)
-    logits = train.predict(network, IMAGES, CPU, batch_size=batch_size)
-    assert network.training == training == network.layer1[0].bn1.training
-    assert logits.dtype == torch.float32 and logits.shape == (23, 10) and not logits.requires_grad
-    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(dict(network.state_dict()), state, rtol=0, atol=0)
-
-
-def test_predict_restores_the_mode_when_the_model_raises(network):
-    network.train()
-    with pytest.raises(ValueError):
-        train.predict(network, IMAGES[:, :2], CPU)
-    assert network.training and network.layer1[0].bn1.training
+    assert "after 6 epochs" in capsys.readouterr().out and contents(tmp_path) == before
 
 
 # ---- A run from end to end --------------------------------------------------------------------------------
@@ -359,13 +327,13 @@ def test_what_a_run_leaves_behind(tmp_path, small, sizes):
     run(tmp_path, f"--limit-train 60 --batch-size 20 --lr 0.05 --val-fraction 0.4 --image-sizes {sizes}")
     history, config, train_set = read_history(tmp_path), config_json(tmp_path), small[0]
     # The validation numbers again, from the checkpoint alone.
-    model, best = train.load_model(tmp_path / "checkpoints" / "best.pt", CPU)
+    best = read_checkpoint(tmp_path / "checkpoints" / "best.pt")
+    network = load_checkpoint(tmp_path / "checkpoints" / "best.pt", CPU)
     _, val_index = split_indices(train_set, 0.4, 0)
     assert len(val_index) == 100 and (config["num_train"], config["num_val"]) == (60, 30)
     images, labels = train_set.images[val_index[:30]], train_set.labels[val_index[:30]]
     with torch.no_grad():
-        logits = model(resized(to_input(images), int(sizes[-2:])))
-    assert best["config"]["image_size"] == int(sizes[-2:])
+        logits = network.module(normalised(images / 255, int(sizes[-2:])))
     expected = (logits.argmax(dim=1) == labels).sum().item() / 30
     assert best["val_accuracy"] == expected == max(row["val_accuracy"] for row in history)
     row = history[best["epoch"] - 1]
@@ -373,16 +341,40 @@ def test_what_a_run_leaves_behind(tmp_path, small, sizes):
     loss = -(0.9 * log_p[range(30), labels] + 0.1 * log_p.mean(dim=1)).mean().item()
     assert row["val_loss"] == pytest.approx(loss, rel=1e-4) and row["val_accuracy"] == expected
     torch.testing.assert_close(best["val_logits"].float(), logits, rtol=1e-2, atol=1e-2)
-    assert torch.equal(best["val_labels"], labels)
-    assert best["class_names"] == train_set.class_names
-    assert best["superclass_names"] == train_set.superclass_names
-    assert best["superclass_of"] == train_set.superclass_of.tolist()
-    assert config["dataset"] == "shapes" and config["width"] == 16
+    assert torch.equal(best["val_labels"], labels) and best["class_names"] == train_set.class_names
+    assert (config["dataset"], config["width"], config["image_size"]) == ("shapes", 16, int(sizes[-2:]))
     assert config["digest"] == train_set.digest and config["provenance"] == train_set.provenance
-    assert config["parameters"] == sum(p.numel() for p in model.parameters())
-    assert all(isinstance(value, str | int) for value in config["environment"].values())
+    assert config["parameters"] == sum(p.numel() for p in network.module.parameters())
+    assert all(row["precision"] == "fp32" for row in history)
     # Nothing but plain values in config.json, and the same in the checkpoint.
     assert json.loads(json.dumps(best["config"])) == best["config"] == config
+
+
+def test_a_folder_of_pictures(tmp_path, monkeypatch, capsys):
+    """Three colours, in files of any size and kind, and in unequal numbers; val/ is the test set."""
+    rng = np.random.default_rng(0)
+    colours = {"röd 1": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
+    for split, counts in {"train": (14, 22, 9), "val": (2, 3, 1)}.items():
+        for (name, colour), count in zip(colours.items(), counts, strict=True):
+            folder = tmp_path / "my pictures" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                sides = rng.integers(20, 90, 2)
+                pixels = np.clip(rng.normal(colour, 25, (*sides, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.{('png', 'jpg')[i % 2]}")
+    monkeypatch.chdir(tmp_path)
+    options = ["--epochs=40", "--patience=0", "--image-sizes=16", "--device=cpu", "--precision=fp32"]
+    assert train.main(["--dataset", "my pictures/", *options]) == 0
+    assert "36 images to train on, 9 to validate" in capsys.readouterr().out
+    network = load_checkpoint("runs/my pictures/checkpoints/best.pt", CPU)
+    assert network.class_names == ["blue", "green", "röd 1"] and network.dataset == "my pictures/"
+    settings = network.training.settings
+    assert (settings["batch_size"], settings["width"], settings["lr"]) == (32, 16, 0.1)
+    assert network.training.val_accuracy >= 7 / 9
+    (tmp_path / "my pictures").rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"--dataset my pictures/: expected .* or a folder"):
+        resume("runs/my pictures")
+    assert resume("runs/my pictures", "--dataset moved") == 0
 
 
 # ---- Interrupted and resumed ------------------------------------------------------------------------------
@@ -408,10 +400,18 @@ def interrupt(monkeypatch):
     return at_step
 
 
-@pytest.mark.parametrize("step", [4, *(pytest.param(step, marks=pytest.mark.slow) for step in (5, 9))])
-def test_interrupted_and_resumed_is_the_same_to_the_bit(tmp_path, small, interrupt, capsys, step):
+@pytest.mark.parametrize(
+    "step, options",
+    [
+        (4, ""),
+        (7, "--corrupt 0.5 --adversarial 2"),
+        pytest.param(5, "--cutmix 0.5 --precision bf16", marks=pytest.mark.slow),
+        pytest.param(9, "--corrupt 1 --image-sizes 32", marks=pytest.mark.slow),
+    ],
+)
+def test_interrupted_and_resumed_is_the_same_to_the_bit(tmp_path, small, interrupt, capsys, step, options):
     """Three steps are an epoch: what comes after the last finished one is done again."""
-    options = "--batch-size 4 --clip-norm 0.3 --momentum 0.5 --seed 3 --label-smoothing 0 --patience 0"
+    options = f"--clip-norm 0.3 --momentum 0.5 --seed 3 --label-smoothing 0 --patience 0 {options}"
     run(tmp_path / "whole", options)
     interrupt(step)
     assert run(tmp_path / "parts", options) == 130
@@ -421,92 +421,47 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(tmp_path, small, interru
     assert resume(tmp_path / "parts") == 0
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
     out = capsys.readouterr().out
-    command = f"python train.py --resume --out {tmp_path / 'parts'}\n"
-    assert f"interrupted; resume with: {command}" in out and f"resumed  after {finished} epochs\n" in out
-
-
-def test_without_a_finished_epoch_there_is_nothing_to_resume(tmp_path, small, interrupt):
-    out = tmp_path / "run"
-    interrupt(2)
-    with pytest.raises(KeyboardInterrupt):  # which ends the command with "interrupted" and exit code 130
-        run(out)
-    with pytest.raises(UserError, match="has no finished epoch to resume: start it again without --resume"):
-        resume(out)
-    assert run(out) == 0 and last(out)["epoch"] == 3
+    assert f": python train.py --resume --out {tmp_path / 'parts'}\n" in out
+    assert f"\nresumed  after {finished} epochs\n" in out and "\nnote " not in out
 
 
 def test_resume_keeps_the_settings_and_what_may_change_may(tmp_path, small, interrupt, monkeypatch):
-    odd = "--epochs 2 --momentum 0 --label-smoothing 0 --patience 1 --seed 0 --clip-norm 1 --warmup-epochs 1"
-    interrupt(5)
+    """config.json goes on to say how the run began; the history says in which precision each epoch was."""
+    odd = "--momentum 0 --label-smoothing 0 --patience 1 --seed 0 --clip-norm 1 --warmup-epochs 1"
+    interrupt(8)
     assert run(tmp_path / "here", odd) == 130
-    expected = asdict(config_of(f"{' '.join(SMALL)} {odd}"))
+    expected = asdict(config_of(f"{' '.join(SMALL)} {odd}", "shapes"))
+    began = config_json(tmp_path / "here")
     moved = tmp_path / "moved away ä"
     (tmp_path / "here").rename(moved)
     (moved / "config.json").unlink()  # last.pt alone says what the run is
     seen = []
-    monkeypatch.setattr(train, "load", lambda name, root, url=None: seen.append(root) or small)
+    monkeypatch.setattr(train, "load", lambda name, root: seen.append(root) or small)
     assert resume(moved, "--data-dir elsewhere --precision bf16") == 0
-    expected |= {"out": str(moved), "data_dir": "elsewhere", "precision": "bf16"}
-    assert config_json(moved)["settings"] == last(moved)["config"]["settings"] == expected
-    assert seen == ["elsewhere"] and config_json(moved)["precision"] == "bf16"
+    expected |= {"out": str(moved), "data_dir": "elsewhere"}
+    assert config_json(moved) == last(moved)["config"] == began | {"settings": expected}
+    assert seen == ["elsewhere"]
+    assert [row["precision"] for row in read_history(moved)] == ["fp32", "fp32", "bf16"]
 
 
-def test_a_run_with_another_optimizer_is_resumed_with_it_alone(tmp_path, small, interrupt, monkeypatch):
-    sgd = train.make_optimizer
-    monkeypatch.setattr(train, "make_optimizer", lambda model, *rest: torch.optim.AdamW(model.parameters()))
-    run(tmp_path / "whole")
+def test_other_threads_and_a_busy_machine_are_noted(tmp_path, small, interrupt, monkeypatch, capsys):
+    clock = iter(range(0, 10**6, 100))  # each look at it is 100 seconds later
     interrupt(5)
-    assert run(tmp_path / "run") == 130
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "make_optimizer", sgd)
-        with pytest.raises(UserError, match=r"last\.pt cannot be used as a checkpoint to resume from: "):
-            resume(tmp_path / "run")
-    assert resume(tmp_path / "run") == 0
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert run(tmp_path) == 130
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(train.time, "perf_counter", lambda: next(clock))
+    for work, busy in ((70, True), (90, False)):
+        monkeypatch.setattr(train.time, "process_time", iter([0, work] * 9).__next__)
+        asked = iter([False, False, True])  # one epoch
+        monkeypatch.setattr(train, "should_stop", lambda history, config: next(asked))  # noqa: B023
+        capsys.readouterr()
+        assert resume(tmp_path) == 0
+        out = capsys.readouterr().out
+        assert "note     the run began with 1 threads" in out
+        assert ("OMP_NUM_THREADS=1" in out) == busy
 
 
-def test_the_checkpoint_of_a_wild_epoch_can_be_read(tmp_path, small, monkeypatch):
-    wild = torch.tensor([[1e9, -1e9] + [0.0] * 98]).repeat(300, 1)
-    monkeypatch.setattr(train, "predict", lambda network, images, *rest, **options: wild[: len(images)])
-    run(tmp_path)
-    logits = load_checkpoint(tmp_path / "checkpoints" / "best.pt")["val_logits"]
-    assert torch.equal(logits.sign(), wild[: len(logits)].sign())
-
-
-# ---- float16, which on a CPU only this test uses ----------------------------------------------------------
-
-
-@pytest.fixture
-def float16(monkeypatch):
-    """What float16 does to gradients, in float32, which a CPU computes faster: overflow at 65504."""
-
-    def with_half_gradients(*args):
-        model = resnet18(*args)
-        for parameter in model.parameters():
-            parameter.register_hook(lambda gradient: gradient.half().float())
-        return model
-
-    monkeypatch.setattr(train, "pick_precision", lambda name, device: "fp16")
-    monkeypatch.setattr(train, "autocast", lambda device, precision: contextlib.nullcontext())
-    monkeypatch.setattr(train, "resnet18", with_half_gradients)
-
-
-@pytest.mark.slow
-def test_float16_skips_steps_and_is_not_stopped_by_that(tmp_path, small, float16, monkeypatch, interrupt):
-    steps = []
-    sgd_step, scaler = torch.optim.SGD.step, torch.amp.GradScaler
-    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: steps.append(1) or sgd_step(self))
-    # A scale that the gradients cannot bear: it is halved step by step until they can.
-    monkeypatch.setattr(torch.amp, "GradScaler", lambda *a, **k: scaler(*a, **k, init_scale=2.0**19))
-    options = "--epochs 5 --lr 0.02 --patience 0"
-    assert run(tmp_path / "whole", options) == 0
-    halved = math.log2(2.0**19 / last(tmp_path / "whole")["scaler"]["scale"])
-    assert 2 <= halved <= 13 and len(steps) == 15 - halved
-    assert all(math.isfinite(value) for row in read_history(tmp_path / "whole") for value in row.values())
-    # The state of the scaler is saved and restored as well.
-    interrupt(5)
-    assert run(tmp_path / "parts", options) == 130 and resume(tmp_path / "parts") == 0
-    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+# ---- The scaler of float16, and GPUs ----------------------------------------------------------------------
 
 
 def test_clipping_is_of_the_gradient_and_not_of_the_scaled_one(tmp_path, small, monkeypatch):
@@ -519,77 +474,15 @@ def test_clipping_is_of_the_gradient_and_not_of_the_scaled_one(tmp_path, small, 
     torch.testing.assert_close(scaled, plain, rtol=0, atol=0)
 
 
-# ---- Loading what was trained -----------------------------------------------------------------------------
-
-
-def checkpoint_of(model, **config):
-    return {
-        "model": model.state_dict(),
-        "config": {"dataset": "shapes", "width": 2, "image_size": 32, "settings": {}} | config,
-        "epoch": 4,
-        "class_names": ["a", "b", "c"],
-    }
-
-
-def test_load_model_gives_the_same_network_in_eval_mode(tmp_path):
-    model = resnet18(3, width=2)
-    model.train()(torch.randn(9, 3, 32, 32))
-    save_checkpoint(tmp_path / "x.pt", checkpoint_of(model))
-    loaded, checkpoint = train.load_model(tmp_path / "x.pt", CPU)
-    images = torch.randn(2, 3, 32, 32)
-    assert not loaded.training and checkpoint["epoch"] == 4
-    assert loaded.conv1.weight.is_contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        torch.testing.assert_close(loaded(images), model.eval()(images))
-    # What the checkpoint holds can be loaded once more, as resuming does, without taking the place of the
-    # parameters, which an optimizer may hold already.
-    other = resnet18(3, width=2)
-    before = list(other.parameters())
-    other.load_state_dict(checkpoint["model"])
-    assert all(ours is theirs for ours, theirs in zip(before, other.parameters(), strict=True))
-    # Weights kept in half the bytes are read as float32.
-    save_checkpoint(tmp_path / "half.pt", checkpoint_of(model.half()))
-    loaded, _ = train.load_model(tmp_path / "half.pt", CPU)
-    torch.testing.assert_close(loaded.fc.weight, model.fc.weight.float(), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("edited", [{"precision": "fp7"}, {"dataset": "foo"}, {"seed": 1.5}, {"width": 16.0}])
-def test_a_setting_of_another_kind_is_one_line(edited):
-    """Such as in a saved run that somebody has edited; argparse sees to the command line."""
-    with pytest.raises(UserError, match=f"--{next(iter(edited))} .*: expected (one of|a value of type)"):
-        train.Config(**edited)
-
-
-def test_load_data_looks_where_it_is_told_else_where_training_did_else_in_data(
-    monkeypatch, small_sets, tmp_path
-):
-    monkeypatch.chdir(tmp_path)
-    seen = []
-    monkeypatch.setattr(train, "load", lambda *args: seen.append(args) or small_sets)
-    (tmp_path / "a" / "cifar-100-python").mkdir(parents=True)
-    model = resnet18(3, width=2)
-    for saved in ("a", "absent/deep", "x" * 5000, "x\0", ""):
-        checkpoint = checkpoint_of(model, dataset="cifar100", settings={"data_dir": saved})
-        checkpoint["class_names"] = small_sets[1].class_names
-        for given in ("b", None):
-            assert train.load_data("x.pt", checkpoint, given) is small_sets
-            assert seen.pop() == ("cifar100", given or ("a" if saved == "a" else "data")), saved
-    with pytest.raises(UserError, match=r"x\.pt .*its classes are not those of the shapes test set"):
-        train.load_data("x.pt", checkpoint_of(model), None)
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]  # nothing was made
-
-
-# ---- On a GPU ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_on_cuda(tmp_path, small, interrupt, precision):
-    options = f"--device cuda --precision {precision} --limit-train 40 --epochs 6"
+@pytest.mark.parametrize("more", ["", "--corrupt 0.5 --adversarial 1"])
+def test_on_cuda(tmp_path, small, interrupt, precision, more):
+    options = f"--device cuda --precision {precision} --limit-train 40 --epochs 6 {more}"
     interrupt(12)
     assert run(tmp_path / "run", options) == 130 and resume(tmp_path / "run") == 0
     losses = [row["train_loss"] for row in read_history(tmp_path / "run")]
     assert losses[-1] < losses[0]
     # The weights were saved from the GPU and load on the CPU.
-    model, _ = train.load_model(tmp_path / "run" / "checkpoints" / "best.pt", CPU)
-    assert train.predict(model, IMAGES, CPU).isfinite().all()
+    network = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt", CPU)
+    assert network.model(torch.rand(2, 3, 32, 32)).isfinite().all()

@@ -1,13 +1,12 @@
-"""Training that goes wrong: options out of range, a loss that is not finite, full memory, Ctrl-C, kill -9."""
+"""Training that goes wrong: options, folders and saved runs that are refused, a loss that is not finite, full
+memory, Ctrl-C."""
 
 import os
 import re
 import shlex
+import shutil
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,47 +22,147 @@ from processes import (
     wait_for,
 )
 
-import data
 import train
-from running.folder import load_checkpoint
+from network import FromPixels
+from running.folder import read_checkpoint, save_checkpoint
 
-# ---- Options out of their range ---------------------------------------------------------------------------
+SHAPES = [*TINY, "--dataset", "shapes"]
+
+# ---- Options, folders and saved runs that are refused -----------------------------------------------------
 
 OPTIONS = {
     "--epochs 0": "--epochs 0: expected a number from 1 to",
-    "--batch-size 9": "--batch-size 9: expected at most the 8 images to train on",
-    "--limit-train 201": "--limit-train 201: expected at most the 200 images to train on",
     "--lr nan": "--lr nan: expected a number from",
+    "--corrupt 1.5": r"--corrupt 1\.5: expected a number from 0 to 1",
+    "--adversarial -1": r"--adversarial -1\.0: expected a number from 0 to 255",
     "--warmup-epochs 4": r"--warmup-epochs 4\.0: expected a number from 0 to 3$",
     "--warmup-epochs nan": r"--warmup-epochs nan: expected a number from 0 to 3$",
     "--image-sizes 20,": "--image-sizes 20,: expected sizes from 8 to 32",
-    "--val-fraction 0.1": r"--val-fraction 0\.1: expected at least one validation image of 300",
+    "--image-sizes 7,32": "--image-sizes 7,32: expected sizes from 8 to 32",
+    "--image-sizes 33": "--image-sizes 33: expected sizes from 8 to 32",
     "--width 15": "--width 15: expected a number from 16 to",
     "--precision fp16": "--precision fp16 needs a CUDA GPU, not cpu",
     "--device meta": "--device meta is not available on this machine",
+    "--dataset cifar-100": "--dataset cifar-100: expected cifar100, cifar10, shapes or a folder",
 }
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_option(options, tmp_path, capsys, small):
-    argv = [*TINY, "--dataset", "shapes", "--out", str(tmp_path / "run"), *options.split()]
+def test_an_option_is_refused_before_anything_is_read_or_written(options, tmp_path, capsys, monkeypatch):
+    monkeypatch.delattr(train, "load")
+    argv = [*SHAPES, "--out", str(tmp_path / "run"), *options.split()]
     assert_one_line(*outcome(capsys, train.main, argv), OPTIONS[options])
     assert contents(tmp_path) == {}
+
+
+NUMBERS = {
+    "--batch-size 9": "--batch-size 9: expected at most the 8 images to train on",
+    "--limit-train 1": "--batch-size 4: expected at most the 1 images",
+}
+
+
+@pytest.mark.parametrize("options", NUMBERS)
+def test_an_option_does_not_fit_the_number_of_images(options, tmp_path, capsys, small):
+    argv = [*SHAPES, "--out", str(tmp_path / "run"), *options.split()]
+    assert_one_line(*outcome(capsys, train.main, argv), NUMBERS[options])
+    # The folder is as good as new.
+    assert train.main([*SHAPES, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
+
+
+def only_last_missing(run):
+    (run / "checkpoints" / "last.pt").unlink()
+
+
+def no_epoch(run):
+    """As a training leaves the folder that was killed in its first epoch, or while it saved that."""
+    for name in ("logs/history.csv", "checkpoints/best.pt", "checkpoints/last.pt"):
+        (run / name).unlink()
+    (run / "checkpoints" / ".best.pt.123.tmp").write_bytes(b"half")
+
+
+def someone_elses(run):
+    shutil.rmtree(run)
+    (run / "deep").mkdir(parents=True)
+    (run / "deep" / "thesis.txt").write_text("x")
+
+
+def other_version(run):
+    path = run / "checkpoints" / "last.pt"
+    last = read_checkpoint(path)
+    del last["config"]["settings"]["adversarial"]
+    save_checkpoint(path, last)
+
+
+DELETE = "has no checkpoints/last.pt .* delete the folder or use another --out"
+AGAIN = "holds a run already: .*--resume"
+# How the run is changed, and what is said with --resume and without; None: it goes on, or begins.
+RUNS = {
+    "as it is": (lambda run: None, None, AGAIN),
+    "without last.pt": (only_last_missing, DELETE, "is not empty: delete the folder, or"),
+    "without an epoch": (no_epoch, DELETE, None),
+    "somebody else's files": (someone_elses, DELETE, "is not empty: delete the folder, or"),
+    "not there": (shutil.rmtree, DELETE, None),
+    "of another version": (other_version, "another version of train.py", AGAIN),
+}
+
+
+@pytest.mark.parametrize("row", RUNS)
+def test_a_folder_with_and_without_resume(row, tmp_path, capsys, small, half_done):
+    """Nothing is ever removed from it, and where the one is refused the other is not recommended in vain."""
+    change, *messages = RUNS[row]
+    for options, message in zip((["--resume"], SHAPES), messages, strict=True):
+        run = tmp_path / options[0]
+        shutil.copytree(half_done, run)
+        change(run)
+        before = contents(run)
+        code, err = outcome(capsys, train.main, [*options, "--out", str(run)])
+        if message is None:
+            assert code == 0 and check_invariants(run) == 3
+        else:
+            assert_one_line(code, err, message)
+            after = contents(run)
+            after.pop(run / ".training.lock", None)
+            before.pop(run / ".training.lock", None)
+            assert after == before
+        assert {path for path in before if path.name == "thesis.txt"} <= set(contents(run))
+
+
+def test_resuming_with_another_setting_or_on_other_data_is_refused(
+    tmp_path, capsys, small_sets, small, monkeypatch, half_done
+):
+    shutil.copytree(half_done, tmp_path / "run")
+    argv = ["--resume", "--out", str(tmp_path / "run")]
+    code, err = outcome(capsys, train.main, [*argv, "--lr", "0.3", "--corrupt", "0.5", "--precision", "bf16"])
+    assert_one_line(code, err, r"was started with --lr 0\.1, --corrupt 0\.0: resume it without")
+    other = replace(small_sets[0], digest="0123456789abcdef" * 4)
+    monkeypatch.setattr(train, "load", lambda name, root: (other, small_sets[1]))
+    code, err = outcome(capsys, train.main, argv)
+    assert_one_line(code, err, f"{small_sets[0].digest[:12]}.*0123456789ab")
 
 
 # ---- What goes wrong while it trains ----------------------------------------------------------------------
 
 
-def not_finite_input(patch):
-    """The first batch of epoch 2 is not a number."""
-    calls = []
+def at_forward(number, change):
+    """Let `change` have the result of the n-th forward pass; the third is the validation of epoch 1."""
 
-    def to_input(images, size):
-        calls.append(images)
-        x = data.to_input(images, size)
-        return x.fill_(float("nan")) if len(calls) == 4 else x  # the third call is the validation of epoch 1
+    def prepare(patch):
+        forward, calls = FromPixels.forward, []
 
-    patch.setattr(train, "to_input", to_input)
+        def changed(model, images):
+            calls.append(1)
+            return change(forward(model, images)) if len(calls) == number else forward(model, images)
+
+        patch.setattr(FromPixels, "forward", changed)
+
+    return prepare
+
+
+def raising(error, number=5):
+    def fail(logits):
+        raise error
+
+    return at_forward(number, fail)
 
 
 def not_finite_gradient(patch):
@@ -78,40 +177,11 @@ def not_finite_gradient(patch):
     patch.setattr(train.nn.utils, "clip_grad_norm_", clip)
 
 
-def raising(error):
-    def prepare(patch):
-        calls = []
-
-        def to_input(images, size):
-            calls.append(images)
-            if len(calls) == 5:
-                raise error
-            return data.to_input(images, size)
-
-        patch.setattr(train, "to_input", to_input)
-
-    return prepare
-
-
-def memory_of_the_machine(patch):
-    patch.setattr(train, "to_input", lambda *args: torch.empty(10**16))
-
-
-def disk_full(patch):
-    """/dev/full takes no byte, as a full disk; it is full when last.pt of epoch 2 is written."""
-    write_bytes = Path.write_bytes
-
-    def full(path, content):
-        second = path.name.startswith(".last.pt.") and (path.parent / "last.pt").exists()
-        return write_bytes(Path("/dev/full") if second else path, content)
-
-    patch.setattr(Path, "write_bytes", full)
-
-
-OUT_OF_MEMORY = "out of memory: free some .* or start a new run with half the --batch-size$"
+MEMORY = "out of memory: free some .* or start a new run with half the --batch-size$"
+# What happens, what is said, and the number of epochs saved before.
 WHILE_TRAINING = {
     "a loss that is not finite": (
-        not_finite_input,
+        at_forward(4, lambda logits: logits * float("nan")),
         r"the loss is not finite in epoch 2, step 1, at learning rate 0\.\d+: try a lower --lr, a smaller",
         1,
     ),
@@ -120,14 +190,8 @@ WHILE_TRAINING = {
         "the loss is not finite in epoch 1, step 2, at",
         0,
     ),
-    "no memory on the GPU": (raising(torch.OutOfMemoryError("CUDA out of memory.")), OUT_OF_MEMORY, 1),
-    "no memory in Python": (raising(MemoryError()), OUT_OF_MEMORY, 1),
-    "no memory on the machine": (memory_of_the_machine, OUT_OF_MEMORY, 0),
-    "a full disk": (
-        disk_full,
-        r"last\.pt cannot be written \(No space left on device\); the previous file is unchanged",
-        1,
-    ),
+    "no memory on the GPU": (raising(torch.OutOfMemoryError("CUDA out of memory.")), MEMORY, 1),
+    "no memory in Python": (raising(MemoryError()), MEMORY, 1),
 }
 
 
@@ -137,66 +201,41 @@ def test_while_training(row, tmp_path, capsys, small, monkeypatch, finished):
     prepare, message, epoch = WHILE_TRAINING[row]
     with monkeypatch.context() as patch:
         prepare(patch)
-        argv = [*TINY, "--dataset", "shapes", "--out", str(tmp_path)]
-        code, err = outcome(capsys, train.main, argv)
+        code, err = outcome(capsys, train.main, [*SHAPES, "--out", str(tmp_path)])
     assert_one_line(code, err, message)
     # The checkpoint from before is whole, no half-written file lies about, and the run goes on from there.
     assert check_invariants(tmp_path) == epoch and not list(tmp_path.rglob("*.tmp"))
-    assert train.main(continue_or_begin(tmp_path, [*TINY, "--dataset", "shapes"])) == 0
-    ends = [load_checkpoint(folder / "checkpoints" / "last.pt") for folder in (tmp_path, finished)]
+    assert train.main(continue_or_begin(tmp_path, SHAPES)) == 0
+    ends = [read_checkpoint(folder / "checkpoints" / "last.pt") for folder in (tmp_path, finished)]
     torch.testing.assert_close(ends[0]["model"], ends[1]["model"], rtol=0, atol=0)
 
 
-@pytest.mark.slow
-def test_compile_without_a_compiler(tmp_path):
-    argv = [*TINY, "--compile", "--dataset", "shapes", "--limit-train=4", "--out", str(tmp_path / "run")]
-    bare = {name: os.environ[name] for name in os.environ.keys() - {"CXX", "CC"}}
-    bare |= {"PATH": "/nowhere", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
-    command = [sys.executable, train.__file__, *argv]
-    done = subprocess.run(command, env=bare, capture_output=True, text=True)
-    assert_one_line(done.returncode, done.stderr, "--compile needs a working C.. compiler, or leave it out")
+@pytest.mark.parametrize("error", [RuntimeError("something else"), KeyError("settings")])
+def test_a_bug_is_not_hidden_nor_blamed_on_a_file(tmp_path, small, monkeypatch, half_done, error):
+    shutil.copytree(half_done, tmp_path / "run")
+    for options in (["--resume", "--out", str(tmp_path / "run")], [*SHAPES, "--out", str(tmp_path / "new")]):
+        with monkeypatch.context() as patch, pytest.raises(type(error), match=re.escape(str(error))):
+            raising(error, 1)(patch)
+            train.main(options)
 
 
-def test_another_error_is_not_hidden(tmp_path, small, monkeypatch):
-    raising(RuntimeError("something else"))(monkeypatch)
-    with pytest.raises(RuntimeError, match="something else"):
-        train.main([*TINY, "--dataset", "shapes", "--out", str(tmp_path)])
-
-
-def test_ctrl_c_before_the_training(tmp_path, capsys, monkeypatch):
-    def load(*args):
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(5)
-
-    monkeypatch.setattr(train, "load", load)
-    argv = [*TINY, "--dataset", "shapes", "--out", str(tmp_path)]
-    assert outcome(capsys, train.main, argv) == (130, "interrupted\n")
-
-
-# ---- Signals to a process of its own ----------------------------------------------------------------------
-
-
-def resumed(run, start):
-    """Resume the run in a process of its own, and return that when it has saved an epoch more."""
-    last = run / "checkpoints" / "last.pt"
-    stamp = last.stat().st_mtime_ns
-    process = start(["--resume", "--out", str(run)])
-    assert wait_for(lambda: last.stat().st_mtime_ns != stamp, process)
-    return process
+# ---- Ctrl-C -----------------------------------------------------------------------------------------------
 
 
 @needs_fork
 def test_ctrl_c_says_how_to_resume(tmp_path, start, tiny_cifar):
     run, log = tmp_path / "a run", tmp_path / "log"
     process = start([*tiny_cifar, "--epochs", "2000", "--patience", "0", "--out", str(run)])
-    assert wait_for((run / "checkpoints" / "last.pt").exists, process)
+    last = run / "checkpoints" / "last.pt"
+    assert wait_for(last.exists, process)
     os.kill(process.pid, signal.SIGINT)
     assert finish(process) == 130
     written = log.read_text()
     command = re.search(r"\ninterrupted; resume with: python train\.py (.*)\n$", written)
     assert "Traceback" not in written and not list(run.rglob("*.tmp"))
-    epoch = check_invariants(run)
+    epoch, stamp = check_invariants(run), last.stat().st_mtime_ns
     # The command that it names works, and goes on after the last finished epoch.
     assert shlex.split(command[1]) == ["--resume", "--out", str(run)]
-    resumed(run, start)
+    process = start(shlex.split(command[1]))
+    assert wait_for(lambda: last.stat().st_mtime_ns != stamp, process)
     assert f"\nresumed  after {epoch} epochs\n" in log.read_text()

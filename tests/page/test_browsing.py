@@ -3,88 +3,85 @@
 What the page shows is counted a second time, from predictions.npz.
 """
 
-import os
-import time
+import base64
+import shutil
 from urllib.parse import parse_qsl, urlencode
 
 import matplotlib
 import numpy as np
 import pytest
 import torch
-from chromium import Chromium, find_chromium
+from chromium import needs_chromium, opened_page
+from conftest import use_sets
+from processes import CPU
+from torchvision.io import ImageReadMode, decode_image
 
-from data import to_input
+import data
+import report
 from gradcam import GradCAM, overlay, to_heatmap
-from train import load_model
+from network import load_checkpoint
+from page import against
+from running.folder import read_checkpoint, save_checkpoint
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        find_chromium() is None and not os.environ.get("CI"), reason="Chromium is not installed"
-    ),
-]
-KEYS = {
-    "Enter": 13,
-    "Escape": 27,
-    "Tab": 9,
-    "ArrowLeft": 37,
-    "ArrowRight": 39,
-    "ArrowUp": 38,
-    "ArrowDown": 40,
-}
-FOUND = "document.getElementById('found').textContent"
-DIALOG = "document.getElementById('mistake')"
-CELLS = "document.getElementById('matrix-cells')"
-SAYS = "document.getElementById('matrix-says')"
-THUMBNAILS = "document.querySelectorAll('#thumbnails button')"
+pytestmark = [pytest.mark.slow, needs_chromium]
+COLUMNS = {"true": 0, "predicted": 1, "superclass": 2, "predicted_superclass": 3}
 
 
 @pytest.fixture(scope="module")
-def opened(reported, tmp_path_factory):
-    browser = Chromium(tmp_path_factory.mktemp("profile"))
-    browser.call(
-        "Emulation.setDeviceMetricsOverride", width=1280, height=900, deviceScaleFactor=1, mobile=False
-    )
-    browser.address = (reported / "report.html").resolve().as_uri()
-    browser.open(browser.address)
-    yield browser
-    browser.close()
+def folder(tmp_path_factory, finished, reported_sets):
+    """A run after report.py, for which made-up scores are right about more than half of the images.
+
+    It is compared with a run called other, right about other images.
+    """
+    out, test = tmp_path_factory.mktemp("reported") / "run", reported_sets[1]
+    shutil.copytree(finished, out)
+    best = read_checkpoint(out / "checkpoints" / "best.pt")
+    save_checkpoint(out / "checkpoints" / "best.pt", best | {"class_names": test.class_names})
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(400, 100, generator=generator) + 4 * torch.eye(100)[test.labels]
+    scores[torch.arange(40), (test.labels[:40] + 10) % 100] += 7  # some pairs are confused often
+    other = (2 * torch.randn(400, 100, generator=generator) + 4 * torch.eye(100)[test.labels]).softmax(dim=1)
+    against.write_predictions(out.parent / "other" / "predictions.npz", test, other, "other weights")
+    with pytest.MonkeyPatch.context() as patch:
+        use_sets(patch, reported_sets)
+        patch.setattr(report, "predict", lambda *args, **more: scores)
+        patch.setattr(report, "NUM_FAILURES", 2)
+        patch.setattr(report, "NUM_EXPLAINED", 3)
+        assert report.main(["--run", str(out), "--against", str(out.parent / "other")]) == 0
+    return out
 
 
 @pytest.fixture(scope="module")
-def misclassified(reported, reported_sets):
+def page(folder):
+    with opened_page() as page:
+        page.address = (folder / "report.html").as_uri()
+        page.goto(page.address)
+        yield page
+
+
+@pytest.fixture(scope="module")
+def misclassified(folder, reported_sets):
     """(true class, predicted class, both superclasses, confidence, file), the most confident first."""
-    predictions, test = np.load(reported / "predictions.npz"), reported_sets[1]
-    coarse = [test.superclass_names[s] for s in test.superclass_of]
+    predictions, test = np.load(folder / "predictions.npz"), reported_sets[1]
     rows = []
     for i, (true, predicted) in enumerate(zip(predictions["y_true"], predictions["y_pred"], strict=True)):
         if true != predicted:
-            names = [(test.class_names[c], coarse[c]) for c in (true, predicted)]
-            confidence = predictions["probabilities"][i, predicted].item()
-            rows.append((names[0][0], names[1][0], names[0][1], names[1][1], confidence, test.filenames[i]))
+            classes = [test.class_names[c] for c in (true, predicted)]
+            groups = [test.superclass_names[test.superclass_of[c]] for c in (true, predicted)]
+            confidence = round(predictions["probabilities"][i, predicted].item(), 6)
+            rows.append((*classes, *groups, confidence, test.filenames[i]))
     return sorted(rows, key=lambda row: -row[4])
 
 
-def press(browser, key):
-    text = {"text": "\r"} if key == "Enter" else {}
-    for kind in ("keyDown", "keyUp"):
-        browser.call(
-            "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=KEYS[key], **text
-        )
-
-
-def settle():
-    """Give the page time to hear of a new address, which it does in a task of its own."""
-    time.sleep(0.1)
-
-
-def choose(browser, **filter):
+def choose(page, **filter):
     """Set the fields of the form, as a reader would; return what the page says then."""
-    browser.evaluate("document.getElementById('filter').reset()")
-    for key, value in filter.items():
-        browser.evaluate(f"document.getElementById('filter').elements[{key!r}].value = {value!r}")
-    browser.evaluate("document.getElementById('filter').dispatchEvent(new Event('input'))")
-    return browser.evaluate(FOUND)
+    page.evaluate("document.getElementById('filter').reset()")
+    page.evaluate("""filter => {
+        const form = document.getElementById('filter');
+        for (const key in filter) form.elements[key].value = filter[key];
+        form.dispatchEvent(new Event('input'));
+    }""", filter)  # fmt: skip
+    return page.inner_text("#found")
 
 
 def says(misclassified, fitting):
@@ -92,267 +89,240 @@ def says(misclassified, fitting):
     return f"{len(fitting)} of {len(misclassified)} mistakes" if fitting else none
 
 
-def test_no_error_no_request_to_outside_and_names_stay_text(opened):
-    kinds = ["Network.requestWillBeSent", "Runtime.exceptionThrown", "Log.entryAdded"]
-    kinds += ["Page.javascriptDialogOpening"]
-    events = {kind: [event for event in opened.events if event.get("method") == kind] for kind in kinds}
-    urls = [event["params"]["request"]["url"] for event in events.pop("Network.requestWillBeSent")]
-    assert opened.address in urls and [u for u in urls if not u.startswith(("file:", "data:"))] == []
-    assert not any(events.values())
-    assert opened.evaluate("document.images.length") > 100
-    assert (
-        opened.evaluate(
-            "[...document.images].filter(i => !i.naturalWidth || !i.alt && !i.closest('[hidden]')).length"
-        )
-        == 0
-    )
-    assert opened.evaluate("[...document.querySelectorAll('svg')].filter(s => !s.ariaLabel).length") == 0
-    ids = "[...document.querySelectorAll('[id]')].map(e => e.id)"
-    assert opened.evaluate(f"{ids}.length") == opened.evaluate(f"new Set({ids}).size")
+def chosen(page):
+    return dict(parse_qsl(page.evaluate("location.hash")[1:]))
 
 
-def test_each_filter_gives_the_right_images(opened, misclassified):
-    assert choose(opened) == says(misclassified, misclassified)
-    for column, key in enumerate(("true", "predicted", "superclass", "predicted_superclass")):
+def test_no_error_no_request_to_outside_and_names_stay_text(page):
+    assert page.errors == [] and page.requests[0] == page.address
+    assert [url for url in page.requests if not url.startswith(("file:", "data:"))] == []
+    pictures = "[...document.images].filter(i => !i.naturalWidth || !i.alt && !i.closest('[hidden]')).length"
+    assert page.evaluate("document.images.length") > 20 and page.evaluate(pictures) == 0
+    assert page.evaluate("[...document.querySelectorAll('svg')].filter(s => !s.ariaLabel).length") == 0
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert len(ids) == len(set(ids))
+    links = page.evaluate("[...document.querySelectorAll('nav a')].map(a => a.hash.slice(1))")
+    assert len(links) == 8 and set(links) <= set(ids)
+
+
+def test_each_filter_gives_the_right_images(page, misclassified):
+    assert choose(page) == says(misclassified, misclassified)
+    for key, column in COLUMNS.items():
         name = misclassified[3][column]
         fitting = [row for row in misclassified if row[column] == name]
-        assert choose(opened, **{key: name}) == says(misclassified, fitting), key
+        assert choose(page, **{key: name}) == says(misclassified, fitting), key
     for low, high in ((0, 20), (20, 55.5), (99.9999, 100)):
-        fitting = [row for row in misclassified if low / 100 <= round(row[4], 6) <= high / 100]
-        assert choose(opened, **{"from": str(low), "to": str(high)}) == says(misclassified, fitting)
-    assert choose(opened) == says(misclassified, misclassified)
-    shown = "[...document.querySelectorAll('#thumbnails button b')].map(b => b.textContent)"
-    for count in (60, 120):
-        expected = [f"{row[1]} {100 * round(row[4], 6):.1f}\xa0%" for row in misclassified[:count]]
-        assert opened.evaluate(shown) == expected
-        opened.evaluate("document.getElementById('more').click()")
+        fitting = [row for row in misclassified if low / 100 <= row[4] <= high / 100]
+        assert choose(page, **{"from": str(low), "to": str(high)}) == says(misclassified, fitting)
+    assert choose(page) == says(misclassified, misclassified)
+    expected = [f"{row[1]} {100 * row[4]:.1f}\xa0%" for row in misclassified]
+    assert page.locator("#thumbnails button b").all_text_contents() == expected[:60]
+    page.click("#more")
+    assert page.locator("#thumbnails button b").all_text_contents() == expected[:120]
 
 
-def test_the_address_restores_a_filter(opened, misclassified):
+def test_the_address_restores_a_filter_and_links_lead_to_their_images(page, misclassified):
     true, predicted = misclassified[5][:2]
-    chosen = {"true": true, "predicted": predicted, "from": "1"}
-    opened.open("about:blank")
-    opened.open(f"{opened.address}#{urlencode(chosen)}")
-    assert opened.evaluate(FOUND) == says(
-        misclassified, [r for r in misclassified if r[:2] == (true, predicted)]
-    )
-    fields = "['true', 'predicted', 'from'].map(key => filter.elements[key].value)"
-    assert opened.evaluate(f"(filter => {fields})(document.getElementById('filter'))") == list(
-        chosen.values()
-    )
-    opened.evaluate("location.hash = '#true=unicorn'")
-    settle()
-    assert opened.evaluate(FOUND) == "No mistake on this page fits this choice."
-
-
-def test_links_of_the_tables_lead_to_their_images(opened, misclassified):
-    links = opened.evaluate("[...document.querySelectorAll('td a[data-filter]')].map(a => a.hash)")
+    wanted = {"true": true, "predicted": predicted, "from": "1"}
+    page.goto("about:blank")
+    page.goto(f"{page.address}#{urlencode(wanted)}")
+    fitting = [row for row in misclassified if row[:2] == (true, predicted)]
+    assert page.inner_text("#found") == says(misclassified, fitting)
+    fields = "['true', 'predicted', 'from'].map(key => document.getElementById('filter').elements[key].value)"
+    assert page.evaluate(fields) == list(wanted.values())
+    page.evaluate("location.hash = '#true=unicorn'")
+    page.wait_for_function("document.getElementById('found').textContent.startsWith('No mistake')")
+    links = page.evaluate("[...document.querySelectorAll('td a[data-filter]')].map(a => a.hash)")
     assert len(links) > 200
-    columns = {"true": 0, "predicted": 1, "superclass": 2}
     for link in [*links[:22:7], *links[30:40]]:
-        chosen = dict(parse_qsl(link[1:]))
-        fitting = [r for r in misclassified if all(r[columns[key]] == name for key, name in chosen.items())]
-        opened.evaluate(f"document.querySelector('a[data-filter][href=\"{link}\"]').click()")
-        settle()
-        assert opened.evaluate(FOUND) == says(misclassified, fitting)
+        filter = dict(parse_qsl(link[1:]))
+        fitting = [r for r in misclassified if all(r[COLUMNS[key]] == name for key, name in filter.items())]
+        page.evaluate(f"document.querySelector('a[data-filter][href=\"{link}\"]').click()")
+        page.wait_for_function(f"location.hash === '{link}'")
+        page.wait_for_timeout(50)  # the page hears of a new address in a task of its own
+        assert page.inner_text("#found") == says(misclassified, fitting)
+
+
+def draw_matrix(page, **choice):
+    for name, value in choice.items():
+        page.select_option(f"#matrix-choice [name={name}]", value)
 
 
 @pytest.mark.parametrize("coarse", [False, True])
-def test_a_cell_counts_all_its_images_and_leads_to_them(opened, misclassified, reported_sets, coarse):
+def test_a_cell_counts_all_its_images_and_leads_to_them(page, misclassified, reported_sets, coarse):
     test = reported_sets[1]
     order = sorted(range(100), key=lambda c: (int(test.superclass_of[c]), c))
     names = test.superclass_names if coarse else [test.class_names[c] for c in order]
-    total, columns = 400 // len(names), slice(2, 4) if coarse else slice(0, 2)
     keys = ("superclass", "predicted_superclass") if coarse else ("true", "predicted")
-    draw_matrix(opened, by=keys[0].replace("true", "class"), numbers="count")
-    labels = "[...document.querySelectorAll('#matrix-{} li')].map(item => item.textContent)"
-    assert opened.evaluate(labels.format("rows")) == opened.evaluate(labels.format("columns")) == names
-    wrong_pair = next(row[columns] for row in misclassified if row[columns][0] != row[columns][1])
-    answers = {
-        name: sum(row[columns][1] == name != row[columns][0] for row in misclassified) for name in names
-    }
-    for pair in (wrong_pair, (wrong_pair[0],) * 2):
-        i, j = (names.index(name) for name in pair)
-        opened.evaluate(f"{CELLS}.scrollIntoView({{block: 'center'}})")
-        box = opened.evaluate(f"(b => [b.left, b.top, b.width, b.height])({CELLS}.getBoundingClientRect())")
-        x, y = box[0] + (j + 0.5) * box[2] / len(names), box[1] + (i + 0.5) * box[3] / len(names)
-        if not 100 < y < 800:  # nor below the links at the top
-            opened.evaluate(f"scrollBy({{top: {y - 450}, behavior: 'instant'}})")
-            y = 450
-        opened.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
-        fitting = [row for row in misclassified if row[columns] == pair]
-        wrong = sum(row[columns][0] == pair[0] != row[columns][1] for row in misclassified)
-        count = total - wrong if i == j else len(fitting)
-        what = f"{pair[0]} recognised" if i == j else f"{pair[0]} taken for {pair[1]}"
-        said = opened.evaluate(f"{SAYS}.textContent")
-        assert said.startswith(f"{what}: {count} of {total} images of {pair[0]} (")
-        assert f"({100 * count / total:.1f}\xa0%)" in said
-        draw_matrix(opened, numbers="column")
-        opened.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
-        predicted = (
-            answers[pair[1]]
-            + total
-            - sum(row[columns][0] == pair[1] != row[columns][1] for row in misclassified)
+    pairs = [(row[COLUMNS[keys[0]]], row[COLUMNS[keys[1]]]) for row in misclassified]
+    total = 400 // len(names)
+    draw_matrix(page, by="superclass" if coarse else "class", numbers="count")
+    for axis in ("rows", "columns"):
+        assert page.locator(f"#matrix-{axis} li").all_text_contents() == names
+    pair = next(pair for pair in pairs if pair[0] != pair[1])
+    for true, predicted in (pair, (pair[0],) * 2):
+        i, j = names.index(true), names.index(predicted)
+        wrong = sum(t == true != p for t, p in pairs)
+        count = total - wrong if i == j else pairs.count((true, predicted))
+        what = f"{true} recognised" if i == j else f"{true} taken for {predicted}"
+        answers = (
+            total - sum(t == predicted != p for t, p in pairs) + sum(t != predicted == p for t, p in pairs)
         )
-        assert opened.evaluate(f"{SAYS}.textContent").startswith(f"{what}: {count} of {predicted} answers")
-        draw_matrix(opened, numbers="count")
-        for kind in ("mousePressed", "mouseReleased"):
-            opened.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
-        settle()
-        chosen = dict(zip(keys, pair, strict=True))
-        if i == j and not coarse:
-            chosen, fitting = {"true": pair[0]}, [row for row in misclassified if row[0] == pair[0]]
-        assert dict(parse_qsl(opened.evaluate("location.hash")[1:])) == chosen
-        assert opened.evaluate(FOUND) == says(misclassified, fitting)
+        cells = page.locator("#matrix-cells")
+        cells.scroll_into_view_if_needed()
+        box = cells.bounding_box()
+        place = {"x": (j + 0.5) * box["width"] / len(names), "y": (i + 0.5) * box["height"] / len(names)}
+        cells.hover(position=place)
+        told = page.inner_text("#matrix-says")
+        assert told == f"{what}: {count} of {total} images of {true} ({100 * count / total:.1f}\xa0%)"
+        draw_matrix(page, numbers="column")
+        cells.hover(position=place)
+        assert page.inner_text("#matrix-says").startswith(f"{what}: {count} of {answers} answers")
+        draw_matrix(page, numbers="count")
+        cells.click(position=place)
+        page.wait_for_timeout(50)
+        fitting = [p for p in pairs if p == (true, predicted)]
+        wanted = dict(zip(keys, (true, predicted), strict=True))
+        if i == j and not coarse:  # the diagonal holds the right answers
+            fitting, wanted = [p for p in pairs if p[0] == true], {"true": true}
+        assert chosen(page) == wanted and page.inner_text("#found") == says(misclassified, fitting)
 
 
-def draw_matrix(browser, **chosen):
-    form = "document.getElementById('matrix-choice')"
-    for key, value in chosen.items():
-        browser.evaluate(f"{form}.elements[{key!r}].value = {value!r}")
-    browser.evaluate(f"{form}.dispatchEvent(new Event('input'))")
+def pixels(page, canvas):
+    """What a canvas shows, int64 [H, W, 3]."""
+    content = base64.b64decode(
+        page.evaluate(f"document.getElementById('{canvas}').toDataURL()").split(",")[1]
+    )
+    picture = decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
+    return picture.permute(1, 2, 0).long().numpy()
 
 
-@pytest.mark.parametrize("numbers", ["count", "row", "column"])
-def test_the_colour_of_a_cell_is_its_share(opened, misclassified, reported, reported_sets, numbers):
+def test_the_colour_of_a_cell_is_its_share(page, folder, reported_sets):
     """Each share is counted a second time; the colour is that of matplotlib's inferno at its root."""
-    test, predictions = reported_sets[1], np.load(reported / "predictions.npz")
-    draw_matrix(opened, by="class", numbers=numbers)
-    order = np.array(sorted(range(100), key=lambda c: (int(test.superclass_of[c]), c)))
+    test, predictions = reported_sets[1], np.load(folder / "predictions.npz")
+    order = sorted(range(100), key=lambda c: (int(test.superclass_of[c]), c))
     counts = np.zeros((100, 100))
-    for true, predicted in zip(predictions["y_true"], predictions["y_pred"], strict=True):
-        counts[true, predicted] += 1
-    whole = {
-        "count": counts.max(),
-        "row": counts.sum(1, keepdims=True),
-        "column": counts.sum(0, keepdims=True),
-    }
-    shares = (counts / np.maximum(1, whole[numbers]))[order][:, order]
-    pixels = f"{CELLS}.getContext('2d').getImageData(0, 0, 2000, 2000).data"
-    seen = np.array(opened.evaluate(f"[...{pixels}]")).reshape(2000, 2000, 4)[10::20, 10::20, :3]
-    expected = 255 * matplotlib.colormaps["inferno"](np.sqrt(shares))[..., :3]
-    assert np.abs(seen - expected).max() < 4
+    np.add.at(counts, (predictions["y_true"], predictions["y_pred"]), 1)
+    whole = {"count": counts.max(), "row": counts.sum(axis=1)[:, None], "column": counts.sum(axis=0)}
+    for numbers, total in whole.items():
+        draw_matrix(page, by="class", numbers=numbers)
+        shares = (counts / np.maximum(1, total))[order][:, order]
+        expected = 255 * matplotlib.colormaps["inferno"](np.sqrt(shares))[..., :3]
+        assert np.abs(pixels(page, "matrix-cells")[10::20, 10::20] - expected).max() < 4
 
 
-@pytest.mark.parametrize("index", [0, 7, 23])
-def test_evidence_is_that_of_gradcam_and_overlay(opened, misclassified, reported, reported_sets, index):
+def test_evidence_is_that_of_gradcam_and_overlay(page, misclassified, folder, reported_sets):
     """On the picture that the page holds, which is a JPEG; the maps are bytes."""
-    row, test = misclassified[index], reported_sets[1]
-    model, checkpoint = load_model(reported / "checkpoints" / "best.pt", torch.device("cpu"))
+    row, test = misclassified[7], reported_sets[1]
+    network = load_checkpoint(folder / "checkpoints" / "best.pt", CPU)
     i = test.filenames.index(row[5])
-    x = to_input(test.images[i : i + 1], checkpoint["config"]["image_size"])
-    choose(opened)
-    opened.evaluate(f"{THUMBNAILS}[{index}].click()")
-
-    def pixels(canvas):
-        data = f"document.getElementById('{canvas}').getContext('2d').getImageData(0, 0, 256, 256).data"
-        return np.array(opened.evaluate(f"[...{data}]")).reshape(256, 256, 4)[..., :3]
-
-    picture = pixels("mistake-picture")
+    choose(page)
+    page.locator("#thumbnails button").nth(7).click()
+    picture = pixels(page, "mistake-picture")
     assert np.abs(picture[::8, ::8] - test.images[i].permute(1, 2, 0).numpy()).mean() < 12
-    shown = torch.from_numpy(picture / 255).float().permute(2, 0, 1)[None]
+    enlarged = torch.from_numpy(picture / 255).float().permute(2, 0, 1)[None]
     for kind, name in zip(("true", "predicted"), row[:2], strict=True):
-        with GradCAM(model, "layer4") as cam:
-            maps = cam(x, [test.class_names.index(name)])
-        expected = overlay(shown, to_heatmap(maps, 256))[0].permute(1, 2, 0).numpy()
-        difference = np.abs(pixels(f"evidence-{kind}") - expected.astype(int))
+        with GradCAM(network.model, "network.layer4") as cam:
+            maps = cam(test.images[i : i + 1] / 255, [test.class_names.index(name)])
+        expected = overlay(enlarged, to_heatmap(maps, 256))[0].permute(1, 2, 0).numpy()
+        difference = np.abs(pixels(page, f"evidence-{kind}") - expected.astype(int))
         assert difference.max() <= 6 and difference.mean() < 1, (kind, difference.max(), difference.mean())
-    opened.evaluate("document.getElementById('show-evidence').click()")
-    assert "evidence for" not in opened.evaluate(f"{DIALOG}.innerText")
-    opened.evaluate("document.getElementById('show-evidence').click()")
-    assert f"evidence for {row[0]}" in opened.evaluate(f"{DIALOG}.innerText")
-    press(opened, "Escape")
+    for shown in (False, True):
+        page.click("#show-evidence")
+        assert ("evidence for" in page.inner_text("#mistake .panels")) == shown
+    page.keyboard.press("Escape")
 
 
-def test_what_other_runs_said(opened, misclassified, reported, reported_sets):
-    predictions, test = np.load(reported.parent / "other" / "predictions.npz"), reported_sets[1]
-    wrong = [row for row in misclassified if predictions["y_pred"][test.filenames.index(row[5])]
-             != test.class_names.index(row[0])]  # fmt: skip
+def test_what_other_runs_said(page, misclassified, folder, reported_sets):
+    predictions, test = np.load(folder.parent / "other" / "predictions.npz"), reported_sets[1]
+    wrong = []
+    for row in misclassified:
+        if predictions["y_pred"][test.filenames.index(row[5])] != test.class_names.index(row[0]):
+            wrong.append(row)
     right = [row for row in misclassified if row not in wrong]
-    assert wrong and right and choose(opened, runs="right") == says(misclassified, right)
-    assert choose(opened, runs="wrong") == says(misclassified, wrong)
-    opened.evaluate(f"{THUMBNAILS}[0].click()")
+    assert wrong and right and choose(page, runs="right") == says(misclassified, right)
+    assert choose(page, runs="wrong") == says(misclassified, wrong)
+    page.locator("#thumbnails button").first.click()
     i = test.filenames.index(wrong[0][5])
     answer, probability = predictions["y_pred"][i], predictions["probabilities"][i].max().item()
-    said = f"says {test.class_names[answer]} ({100 * round(probability, 6):.1f}\xa0%)."
-    assert said in opened.evaluate(f"{DIALOG}.innerText")
-    press(opened, "Escape")
+    told = f"says {test.class_names[answer]} ({100 * round(probability, 6):.1f}\xa0%)."
+    assert told in page.inner_text("#mistake")
+    page.keyboard.press("Escape")
 
 
-def test_an_image_by_keyboard(opened, misclassified):
-    choose(opened)
-    opened.evaluate(f"{THUMBNAILS}[1].focus()")
-    press(opened, "Enter")
-    assert opened.evaluate(f"{DIALOG}.open")
+def test_an_image_by_keyboard(page, misclassified):
+    choose(page)
+    thumbnails, dialog = page.locator("#thumbnails button"), page.locator("#mistake")
+    thumbnails.nth(1).focus()
+    page.keyboard.press("Enter")
+    assert dialog.is_visible()
     for key, index in (("ArrowRight", 2), ("ArrowRight", 3), ("ArrowLeft", 2)):
-        press(opened, key)
+        page.keyboard.press(key)
         true, predicted, *_, confidence, file = misclassified[index]
-        text = opened.evaluate(f"{DIALOG}.innerText")
-        assert f"{true}, taken for {predicted}" in text and file in text
-        assert (
-            f"{100 * round(confidence, 6):.1f}\xa0%" in text
-            and f"{index + 1} of {len(misclassified)}" in text
-        )
-        assert dict(parse_qsl(opened.evaluate("location.hash")[1:])) == {"open": file}
-    address = opened.evaluate("location.href")
-    press(opened, "Escape")
-    settle()
-    assert opened.evaluate(f"document.activeElement === {THUMBNAILS}[2]")
-    opened.evaluate(f"{THUMBNAILS}[3].click()")
-    opened.evaluate("history.back()")
-    settle()
-    assert not opened.evaluate(f"{DIALOG}.open") and "open=" not in opened.evaluate("location.hash")
-    opened.open("about:blank")
-    opened.open(address)
-    settle()
-    assert misclassified[2][5] in opened.evaluate(f"{DIALOG}.innerText")
-    press(opened, "Escape")
-    opened.evaluate(f"{CELLS}.focus()")
-    before = opened.evaluate(f"{SAYS}.textContent")
-    press(opened, "ArrowDown")
-    assert opened.evaluate(f"{SAYS}.textContent") != before
-    press(opened, "ArrowUp")
-    press(opened, "Enter")  # a cell of the diagonal always leads somewhere
-    settle()
-    assert opened.evaluate("document.activeElement.id") == "mistakes"
+        seen = dialog.inner_text()
+        assert f"{true}, taken for {predicted}" in seen and file in seen and chosen(page) == {"open": file}
+        assert f"{100 * confidence:.1f}\xa0%" in seen and f"{index + 1} of {len(misclassified)}" in seen
+    address = page.url
+    page.keyboard.press("Escape")
+    assert thumbnails.nth(2).evaluate("button => document.activeElement === button")
+    thumbnails.nth(3).click()
+    page.go_back()
+    page.wait_for_timeout(50)
+    assert not dialog.is_visible() and "open" not in chosen(page)
+    page.goto("about:blank")
+    page.goto(address)
+    assert misclassified[2][5] in dialog.inner_text()
+    page.keyboard.press("Escape")
+    page.focus("#matrix-cells")
+    before = page.inner_text("#matrix-says")
+    page.keyboard.press("ArrowDown")
+    assert page.inner_text("#matrix-says") != before
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")  # a cell of the diagonal always leads somewhere
+    page.wait_for_timeout(50)
+    assert page.evaluate("document.activeElement.id") == "mistakes"
 
 
-def test_tables_sort_by_click_and_by_keyboard(opened):
-    cells = "[...document.querySelectorAll('table.sortable tbody tr')].map(row => row.cells[{}].textContent)"
-    names, recalls = (opened.evaluate(cells.format(column)) for column in (0, 3))
-    expected = sorted(float(text.removesuffix("\xa0%")) for text in recalls)
-    assert [float(text.removesuffix("\xa0%")) for text in recalls] == expected  # the hardest classes first
-    shown = "[...document.querySelectorAll('table.sortable tbody tr')].filter(row => row.offsetHeight).length"
-    assert opened.evaluate(shown) == 10
-    opened.evaluate("document.querySelector('button.all-rows').click()")
-    assert opened.evaluate(shown) == 100
-    opened.evaluate("document.querySelectorAll('table.sortable th button')[3].focus()")
+def test_tables_sort(page):
+    cells = page.locator(".classes tbody tr td:nth-child(4)")
+
+    def recalls():
+        return [float(text.removesuffix("\xa0%")) for text in cells.all_text_contents()]
+
+    expected = sorted(recalls())
+    assert recalls() == expected and cells.filter(visible=True).count() == 10  # the hardest classes first
+    page.click("button.all-rows")
+    assert cells.filter(visible=True).count() == 100
+    page.locator(".classes th button").nth(3).focus()
     for order in (expected, expected[::-1]):
-        press(opened, "Enter")
-        assert [float(text.removesuffix("\xa0%")) for text in opened.evaluate(cells.format(3))] == order
-    assert sorted(opened.evaluate(cells.format(0))) == sorted(names)
+        page.keyboard.press("Enter")
+        assert recalls() == order
 
 
-@pytest.mark.parametrize("width", [360, 1280])
-def test_the_page_itself_never_scrolls_sideways(opened, width):
+def test_a_page_without_superclasses_and_maps(tmp_path):
+    test = data.from_arrays(torch.randint(0, 256, (30, 3, 32, 32)).byte(), torch.arange(30) % 2, ["a_b", "c"])
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 2))
+    report.examine(model, test, out=tmp_path)
+    wrong = (np.load(tmp_path / "predictions.npz")["y_pred"] != np.arange(30) % 2).nonzero()[0]
+    with opened_page() as page:
+        page.goto(f"{(tmp_path / 'report.html').as_uri()}#true=a+b")
+        assert page.inner_text("#found") == f"{sum(wrong % 2 == 0)} of {len(wrong)} mistakes"
+        assert page.locator("select").count() == 4 and page.locator("#matrix-rows li").count() == 2
+        choose(page)
+        page.locator("#thumbnails button").first.click()
+        assert page.locator("#mistake canvas").count() == 1 and page.errors == []
+
+
+def test_the_page_itself_never_scrolls_sideways(page):
     """Wide plots and tables do, in their own frames."""
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    opened.call("Emulation.setDeviceMetricsOverride", **size)
-    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    for width in (1280, 320):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_readable_without_scripts(reported, tmp_path):
-    browser = Chromium(tmp_path / "profile")
-    try:
-        browser.call("Emulation.setScriptExecutionDisabled", value=True)
-        browser.open((reported / "report.html").resolve().as_uri())
-        root = browser.call("DOM.getDocument", depth=1)["root"]["nodeId"]
-
-        def count(query):
-            return len(browser.call("DOM.querySelectorAll", nodeId=root, selector=query)["nodeIds"])
-
-        assert count("table.sortable tbody tr") == 100 and count("table.sortable th button") == 0
-        assert count(".gallery .mistake") == 2 and count(".script[hidden]") == count(".script") >= 3
-        assert count("a[data-filter]") > 200 and count("td a[data-filter][href]") == 0
-    finally:
-        browser.close()
+def test_readable_without_scripts(folder):
+    with opened_page(java_script_enabled=False) as page:
+        page.goto((folder / "report.html").as_uri())
+        counts = {".classes tbody tr": 100, "th button": 0, ".gallery .mistake": 2, "td a[href]": 0}
+        assert {query: page.locator(query).count() for query in counts} == counts
+        assert page.locator(".script[hidden]").count() == page.locator(".script").count() >= 3

@@ -1,78 +1,71 @@
-"""A small CIFAR-100 in the files of all its sources, and writers of pickles, tars and zips."""
+"""Small sets in the official files of CIFAR-100 and CIFAR-10."""
 
-import functools
 import hashlib
 import io
 import struct
 import tarfile
-import zipfile
 
 import numpy as np
-import torch
-from torchvision.io import encode_png
 
-from sources.cifar100 import CLASS_NAMES
+FOLDERS = {"cifar100": "cifar-100-python", "cifar10": "cifar-10-batches-py"}
+ARCHIVES = {"cifar100": "cifar-100-python.tar.gz", "cifar10": "cifar-10-python.tar.gz"}
+FILES = {
+    "cifar100": {"train": ["train"], "test": ["test"]},
+    "cifar10": {"train": [f"data_batch_{i}" for i in (1, 2, 3, 4, 5)], "test": ["test_batch"]},
+}
 
 
-class SmallCifar:
-    """A small set in CIFAR-100's classes, and its files as the two sources of the whole one write them."""
+class Small:
+    """Three training and two test images of each class, and what the official pickles hold of them."""
 
-    def __init__(self, per_class=(3, 2), seed=0):
+    def __init__(self, name="cifar100", seed=0):
+        self.name = name
         rng = np.random.default_rng(seed)
+        num_classes = {"cifar100": 100, "cifar10": 10}[name]
         self.splits = {}  # split: (images uint8 [N, 3, 32, 32], labels, file names), shuffled
-        for split, count in zip(("train", "test"), per_class, strict=True):
-            labels = rng.permutation(np.repeat(np.arange(100), count))
+        self.records = {}  # file: its content
+        for split, per_class in (("train", 3), ("test", 2)):
+            labels = rng.permutation(np.repeat(np.arange(num_classes), per_class))
             images = rng.integers(0, 256, (len(labels), 3, 32, 32), dtype=np.uint8)
-            images //= np.arange(1, 101, dtype=np.uint8)[labels][:, None, None, None]  # less to compress
-            names = [f"{CLASS_NAMES[c]}_s_{i:06d}.png" for i, c in enumerate(labels)]
+            names = [
+                f"{c:02d}_s_{i:06d}.png" for i, c in zip(rng.permutation(len(labels)), labels, strict=True)
+            ]
             self.splits[split] = (images, labels, names)
+            parts = np.array_split(np.arange(len(labels)), len(FILES[name][split]))
+            for file, part in zip(FILES[name][split], parts, strict=True):
+                self.records[file] = {
+                    b"filenames": [names[i].encode() for i in part],
+                    {"cifar100": b"fine_labels", "cifar10": b"labels"}[name]: labels[part].tolist(),
+                    b"data": images[part].reshape(len(part), -1),
+                }
 
     def digests(self):
-        """The content digests, computed a second time and from the definition."""
-        return {
-            split: hashlib.sha256(
-                b"".join(sorted(bytes([c]) + x.tobytes() for x, c in zip(images, labels, strict=True)))
-            ).hexdigest()
-            for split, (images, labels, _) in self.splits.items()
-        }
+        """The content digests of both splits, from the definition."""
+        return [digest(images, labels) for images, labels, _ in self.splits.values()]
 
-    def records(self):
-        """What the official pickles hold, by split."""
-        records = {}
-        for split, (images, labels, names) in self.splits.items():
-            data = images.reshape(len(images), -1)
-            records[split] = {"filenames": list(names), "fine_labels": labels.tolist(), "data": data}
-        return records
+    def files(self, dump=None):
+        """{path in the archive: content}; `dump` makes the pickles."""
+        dump = dump or python2_pickle
+        return {f"{FOLDERS[self.name]}/{file}": dump(record) for file, record in self.records.items()}
 
-    @functools.cache  # noqa: B019
-    def pickles(self):
-        return {name: python2_pickle(record) for name, record in self.records().items()}
-
-    @functools.cache  # noqa: B019
-    def pngs(self):
-        """{train/<class>/<name>.png: content}."""
-        return {
-            f"{split}/{CLASS_NAMES[c]}/{name}": encode_png(torch.from_numpy(image)).numpy().tobytes()
-            for split, (images, labels, names) in self.splits.items()
-            for image, c, name in zip(images, labels, names, strict=True)
-        }
-
-    def tar(self):
-        return tar_gz({f"cifar-100-python/{name}": content for name, content in self.pickles().items()})
-
-    def zip(self):
-        return zip_of({f"CIFAR-100-dataset-main/{name}": content for name, content in self.pngs().items()})
-
-    def write(self, root, kind):
-        """Write one kind of source into the folder `root` and return its path."""
+    def write(self, root, kind="folder", dump=None, **changes):
+        """Write the files as a folder or as an archive, some of them changed (None: left out)."""
+        files = self.files(dump) | {f"{FOLDERS[self.name]}/{file}": x for file, x in changes.items()}
+        files = {path: content for path, content in files.items() if content is not None}
         root.mkdir(parents=True, exist_ok=True)
-        if kind == "folder":
-            return write_files(root / "cifar-100-python", self.pickles())
-        if kind in ("tar", "zip"):
-            path = root / {"tar": "cifar-100-python.tar.gz", "zip": "CIFAR-100-dataset-main.zip"}[kind]
-            path.write_bytes(self.tar() if kind == "tar" else self.zip())
-            return path
-        return write_files(root if kind == "png" else root / "CIFAR-100-dataset-main", self.pngs())
+        if kind == "tar":
+            (root / ARCHIVES[self.name]).write_bytes(tar_gz(files))
+            return root
+        for path, content in files.items():
+            (root / path).parent.mkdir(exist_ok=True)
+            (root / path).write_bytes(content)
+        return root
+
+
+def digest(images, labels):
+    """The sha256 over the sorted records: a byte for the label and then the pixels."""
+    records = [bytes([label]) + image.tobytes() for label, image in zip(labels, images, strict=True)]
+    return hashlib.sha256(b"".join(sorted(records))).hexdigest()
 
 
 def python2_pickle(value):
@@ -83,11 +76,10 @@ def python2_pickle(value):
             return b"N"
         if isinstance(value, int):
             return b"J" + struct.pack("<i", value)
-        if isinstance(value, (str, bytes)):
-            value = value.encode("latin1") if isinstance(value, str) else value
-            short = len(value) < 256
-            return (b"U" + bytes([len(value)]) if short else b"T" + struct.pack("<i", len(value))) + value
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, str | bytes):
+            value = value.encode() if isinstance(value, str) else value
+            return b"T" + struct.pack("<i", len(value)) + value
+        if isinstance(value, list | tuple):
             items = b"".join(write(item) for item in value)
             return b"](" + items + b"e" if isinstance(value, list) else b"(" + items + b"t"
         if isinstance(value, dict):
@@ -110,22 +102,3 @@ def tar_gz(files):
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return out.getvalue()
-
-
-def zip_of(files, compression=zipfile.ZIP_DEFLATED):
-    """A zip of {name: content}."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", compression) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return out.getvalue()
-
-
-def write_files(folder, files):
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
-
-
-SMALL = SmallCifar()

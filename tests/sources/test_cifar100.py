@@ -1,159 +1,171 @@
-"""CIFAR-100 from the disk: every kind of source, the cache, and files that are broken or hostile."""
+"""CIFAR-100 and CIFAR-10 from their official files: what they hold, damaged and hostile ones, downloads."""
 
+import dataclasses
 import gzip
 import hashlib
+import http.server
 import os
 import pickle
-import time
+import socket
+import threading
 import tracemalloc
-import zipfile
+import types
 
 import numpy as np
 import pytest
 import torch
-from archives import SMALL, SmallCifar, tar_gz, write_files, zip_of
-from torchvision.io import encode_png
+from archives import ARCHIVES, FOLDERS, Small, digest, tar_gz
 
 import data
-from running.files import UserError
-from sources import cifar100, download
+from running.files import UserError, locked
+from sources import cifar100
 
-KINDS = ["folder", "tar", "png", "png below", "zip"]
+SMALL = {name: Small(name) for name in ("cifar100", "cifar10")}
 
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    """Nothing here is ever downloaded."""
-    monkeypatch.setattr(download, "SOURCES", {})
+    monkeypatch.setattr(cifar100, "MIRRORS", ())
 
 
-def check_content(dataset, small, split):
-    """Compare a dataset with what the files were made from, in the order that load_cifar100 promises."""
-    images, labels, names = small.splits[split]
-    expected = sorted(zip(labels.tolist(), names, [x.tobytes() for x in images], strict=True))
-    assert dataset.labels.tolist() == [label for label, _, _ in expected]
-    assert dataset.filenames == [name for _, name, _ in expected]
-    assert [x.tobytes() for x in dataset.images.numpy()] == [x for _, _, x in expected]
-    assert dataset.images.dtype == torch.uint8 and dataset.images.shape[1:] == (3, 32, 32)
-    assert dataset.labels.dtype == torch.int64
-    assert dataset.digest == small.digests()[split]
+def check_content(datasets, small):
+    """Compare datasets with what the files were made from, in the order of class and file name."""
+    for dataset, (images, labels, names) in zip(datasets, small.splits.values(), strict=True):
+        expected = sorted(zip(labels.tolist(), names, [x.tobytes() for x in images], strict=True))
+        assert dataset.labels.tolist() == [label for label, _, _ in expected]
+        assert dataset.filenames == [name for _, name, _ in expected]
+        assert [x.tobytes() for x in dataset.images.numpy()] == [x for _, _, x in expected]
+        assert dataset.images.dtype == torch.uint8 and dataset.images.shape[1:] == (3, 32, 32)
+        assert dataset.labels.dtype == torch.int64
+    assert [dataset.digest for dataset in datasets] == small.digests()
 
 
-# What the sources hold
+def dump(protocol, change=None):
+    """Write pickles as today's Python does; `change` is done to the pixels."""
+
+    def write(record):
+        return pickle.dumps(record | {b"data": (change or np.asarray)(record[b"data"])}, protocol)
+
+    return write
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_source_gives_the_same_datasets(kind, tmp_path):
-    SMALL.write(tmp_path, kind)
-    for _ in range(2):  # the second time from the cache
-        train, test = data.load("cifar100", tmp_path)
-        check_content(train, SMALL, "train")
-        check_content(test, SMALL, "test")
-        assert (tmp_path / "cifar100-cache.npz").exists()
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_the_official_files_are_read(name, kind, tmp_path):
+    datasets = data.load(name, SMALL[name].write(tmp_path, kind))
+    check_content(datasets, SMALL[name])
+    train, test = datasets
+    assert train.name == test.name == name and not train.verified and not test.verified
+    assert ("NOT verified" in train.provenance) and train.provenance == test.provenance
+    if name == "cifar10":
+        animals = {name for name, s in zip(train.class_names, train.superclass_of, strict=True) if s == 1}
+        assert animals == {"bird", "cat", "deer", "dog", "frog", "horse"}
+        assert train.class_names[0] == "airplane" and train.class_names[9] == "truck"
+    # Nothing is left on the disk.
+    assert os.listdir(tmp_path) == [FOLDERS[name] if kind == "folder" else ARCHIVES[name]]
 
 
-FOREIGN = {  # what lies beside CIFAR-100 in a folder for data sets
-    "tiny-imagenet-200.zip": zip_of({"tiny-imagenet-200/train/n01443537/images/1.JPEG": b""}),
-    "cifar10.zip": zip_of({f"train/{name}/1.png": b"" for name in ("airplane", "bird", "horse", "ship")}),
-    "flowers.zip": zip_of({f"train/{name}/1.png": b"" for name in ("rose", "tulip", "orchid")}),
-    "damaged.zip": b"PK\3\4 but nothing behind it",
-}
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("change", [None, np.asfortranarray])
+def test_pickles_of_todays_python_are_read(protocol, change, tmp_path):
+    """Arrays in Fortran order hold the same pixels in another order of bytes."""
+    small = SMALL["cifar100"]
+    check_content(data.load_cifar100(small.write(tmp_path, dump=dump(protocol, change))), small)
+    text_keys = {key.decode(): value for key, value in small.records["train"].items()}
+    small.write(tmp_path, train=pickle.dumps(text_keys, protocol))
+    check_content(data.load_cifar100(tmp_path), small)
 
 
-def test_other_zips_are_no_source(tmp_path):
-    """They neither stop a download nor break the cache of one that was made before they came."""
-    write_files(tmp_path, FOREIGN)
-    assert not data.has_cifar100(tmp_path)
-    zip_path = SMALL.write(tmp_path, "zip")
-    check_content(data.load_cifar100(tmp_path)[0], SMALL, "train")
-    zip_path.unlink()
-    check_content(data.load_cifar100(tmp_path)[0], SMALL, "train")
+def test_the_folder_comes_before_the_archive(tmp_path):
+    SMALL["cifar100"].write(tmp_path, "tar")
+    check_content(data.load_cifar100(Small(seed=1).write(tmp_path)), Small(seed=1))
 
 
-def test_other_files_are_left_aside(tmp_path):
-    extra = {
-        "__MACOSX/train/apple/._1.png": b"resource fork",
-        "train/notes.txt": b"",
-        "train/apple/Thumbs.db": b"",
-    }
-    write_files(tmp_path / "another set", {f"train/{name}/1.png": b"" for name in ("dog", "bear", "rose")})
-    (tmp_path / "cifar_100.zip").write_bytes(zip_of(SMALL.pngs() | extra))
-    check_content(data.load_cifar100(tmp_path)[0], SMALL, "train")
+def test_files_of_earlier_versions_are_left_alone_with_a_note(tmp_path, capsys):
+    (tmp_path / "cifar100-cache.npz").write_bytes(b"anything")
+    check_content(data.load_cifar100(SMALL["cifar100"].write(tmp_path)), SMALL["cifar100"])
+    note = capsys.readouterr().out
+    assert note.count("\n") == 1 and str(tmp_path / "cifar100-cache.npz") in note
+    assert (tmp_path / "cifar100-cache.npz").read_bytes() == b"anything"
 
 
-def test_the_official_files_come_before_png_files_and_those_before_a_zip(tmp_path):
-    for seed, kind in enumerate(("zip", "png below", "tar", "folder"), start=1):
-        small = SmallCifar(per_class=(1, 1), seed=seed)
-        small.write(tmp_path, kind)
-        check_content(data.load_cifar100(tmp_path)[0], small, "train")
+# What is official
 
 
 def test_digest_is_over_the_sorted_records():
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (50, 3, 32, 32), dtype=np.uint8)
-    images[1] = images[0]
+    images[10:20] = images[0]
+    images[10:20, 2, 31, 31] = rng.integers(0, 256, 10)  # the last byte decides
+    images[12:15, :, -1] = 0
     labels = rng.integers(0, 100, 50)
-    records = sorted(bytes([label]) + image.tobytes() for label, image in zip(labels, images, strict=True))
-    expected = hashlib.sha256(b"".join(records)).hexdigest()
+    expected = digest(images, labels)
     assert cifar100.content_digest(images, labels) == expected
     order = rng.permutation(50)
     assert cifar100.content_digest(images[order], labels[order]) == expected
-    changed = images.copy()
-    changed[7, 2, 31, 31] ^= 1
-    assert cifar100.content_digest(changed, labels) != expected
     assert cifar100.content_digest(images, np.roll(labels, 1)) != expected
+    labels[7] += 256
+    assert cifar100.content_digest(images, labels) != expected
+    records = [int(c).to_bytes(4, "big") + x.tobytes() for c, x in zip(labels, images, strict=True)]
+    expected = hashlib.sha256(b"".join(sorted(records))).hexdigest()
+    assert cifar100.content_digest(images[order], labels[order]) == expected
 
 
-def test_only_the_official_content_is_verified(tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar100, "OFFICIAL_DIGEST", SMALL.digests())
-    monkeypatch.setattr(cifar100, "OFFICIAL_COUNT", {"train": 300, "test": 200})
-    SMALL.write(tmp_path / "whole", "tar")
-    changed = SmallCifar()
-    changed.splits["test"][0][5, 0, 0, 0] ^= 1
-    changed.write(tmp_path / "changed", "tar")
-    for name, verified, words in (("whole", True, ", verified: "), ("changed", False, ", NOT verified: ")):
-        for dataset in data.load_cifar100(tmp_path / name):
-            assert dataset.verified is verified and words in dataset.provenance
+@pytest.mark.parametrize("write", [None, dump(4, np.asfortranarray)])
+def test_cifar100_is_known_by_its_content_whatever_its_pickles_look_like(write, tmp_path, monkeypatch):
+    official = dataclasses.replace(cifar100.CIFAR100, content_digests=SMALL["cifar100"].digests())
+    monkeypatch.setattr(cifar100, "CIFAR100", official)
+    for dataset in data.load_cifar100(SMALL["cifar100"].write(tmp_path / "official", dump=write)):
+        assert dataset.verified and ", verified: the content digest is the official one" in dataset.provenance
+    forged = Small()
+    forged.records["test"][b"data"][5, 0] ^= 1
+    for dataset in data.load_cifar100(forged.write(tmp_path / "forged", dump=write)):
+        assert not dataset.verified and ", NOT verified: " in dataset.provenance
 
 
-# The cache
+def publish(monkeypatch, small):
+    """Let torchvision know the files of a small set as the official ones; return the archive."""
+    constant = small.name.upper()
+    archive, files, packed = getattr(cifar100, constant), small.files(), tar_gz(small.files())
+
+    def md5s(official):
+        return [
+            [name, hashlib.md5(files[f"{FOLDERS[small.name]}/{name}"]).hexdigest()] for name, _ in official
+        ]
+
+    published = types.SimpleNamespace(
+        base_folder=FOLDERS[small.name],
+        filename=ARCHIVES[small.name],
+        tgz_md5=hashlib.md5(packed).hexdigest(),
+        train_list=md5s(archive.published.train_list),
+        test_list=md5s(archive.published.test_list),
+    )
+    monkeypatch.setattr(cifar100, constant, dataclasses.replace(archive, published=published))
+    return packed
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_cache_is_made_again_when_the_source_changes_and_serves_until_then(kind, tmp_path, monkeypatch):
-    source = SMALL.write(tmp_path, kind)
-    data.load_cifar100(tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(cifar100, "read_source", None)
-        check_content(data.load_cifar100(tmp_path)[0], SMALL, "train")
-    changed = SmallCifar()  # of the same sizes
-    changed.splits["train"][0][0, 0, 0, 0] ^= 255
-    changed.write(tmp_path, kind)
-    touched = source if source.is_file() else source / "train"
-    os.utime(touched, ns=(0, touched.stat().st_mtime_ns + 1))
-    check_content(data.load_cifar100(tmp_path)[0], changed, "train")
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_cifar10_is_known_by_md5_sums(kind, tmp_path, monkeypatch):
+    packed = publish(monkeypatch, SMALL["cifar10"])
+    SMALL["cifar10"].write(tmp_path / "official", kind)
+    if kind == "tar":
+        (tmp_path / "official" / ARCHIVES["cifar10"]).write_bytes(packed)
+    assert data.load_cifar10(tmp_path / "official")[0].verified
+    forged = Small("cifar10")
+    forged.records["data_batch_3"][b"data"][5, 0] ^= 1
+    assert not data.load_cifar10(forged.write(tmp_path / "forged", kind))[0].verified
 
 
-@pytest.mark.parametrize("rest", [b"", b"another byte"])
-def test_a_damaged_cache_is_made_again(rest, tmp_path, monkeypatch):
-    SMALL.write(tmp_path, "tar")
-    data.load_cifar100(tmp_path)
-    cache = tmp_path / "cifar100-cache.npz"
-    content = cache.read_bytes()
-    cache.write_bytes(content[:500_000] + rest + (content[500_000 + len(rest) :] if rest else b""))
-    check_content(data.load_cifar100(tmp_path)[0], SMALL, "train")
-    monkeypatch.setattr(cifar100, "read_source", None)
-    check_content(data.load_cifar100(tmp_path)[0], SMALL, "train")
+def test_torchvision_knows_the_published_archives():
+    assert cifar100.CIFAR100.published.tgz_md5 == "eb9058c3a382ffc7106e4002c42a8d85"
+    assert cifar100.CIFAR10.published.tgz_md5 == "c58f30108f718f92721af3b95e74349a"
+    for name, archive in (("cifar100", cifar100.CIFAR100), ("cifar10", cifar100.CIFAR10)):
+        assert archive.published.base_folder == FOLDERS[name] and archive.published.filename == ARCHIVES[name]
+        files = [file for file, _ in archive.published.train_list + archive.published.test_list]
+        assert files == list(SMALL[name].records)
 
 
-def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path, capsys):
-    SMALL.write(tmp_path, "folder")
-    (tmp_path / "cifar100-cache.npz").mkdir()
-    check_content(data.load_cifar100(tmp_path)[0], SMALL, "train")
-    assert "no cache was written" in capsys.readouterr().out
-
-
-# Hostile and broken files: one line, and nothing else happens
+# Hostile and damaged files: one line, and nothing else happens
 
 
 def refusal(root):
@@ -165,17 +177,6 @@ def refusal(root):
     message = str(caught.value)
     assert str(root) in message and message.isprintable() and len(message) < 700
     return message
-
-
-def write_official(root, kind, **changes):
-    """Write the official files with some of them replaced (None: left out)."""
-    files = SMALL.pickles() | changes
-    files = {f"cifar-100-python/{name}": content for name, content in files.items() if content is not None}
-    root.mkdir(exist_ok=True)
-    if kind == "tar":
-        (root / "cifar-100-python.tar.gz").write_bytes(tar_gz(files))
-    else:
-        write_files(root, files)
 
 
 HOSTILE = {  # the first two would make a file called `marker`
@@ -190,7 +191,7 @@ HOSTILE = {  # the first two would make a file called `marker`
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_a_pickle_asks_for_is_not_called(name, kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_official(tmp_path / "data", kind, train=b"\x80\x02" + HOSTILE[name])
+    SMALL["cifar100"].write(tmp_path / "data", kind, train=b"\x80\x02" + HOSTILE[name])
     assert "Inert" in refusal(tmp_path / "data")  # in its place: nothing is called
 
 
@@ -199,40 +200,52 @@ def nested(depth):
     return [nested(depth - 1)] * 10 if depth else 0
 
 
-RECORDS = {
-    "labels that nest": lambda r: r.update({b"fine_labels": [nested(12)] * 200}),
-    "a row of pixels too few": lambda r: r.update({b"data": r[b"data"][1:]}),
-    "a class without image": lambda r: r.update({b"fine_labels": [c or 1 for c in r[b"fine_labels"]]}),
+WRONG = {
+    "labels that nest": {b"fine_labels": [nested(12)] * 200},
+    "a label too large": {b"fine_labels": [100] * 200},
+    "a label below 0": {b"fine_labels": [-1] * 200},
+    "labels of another type": {b"fine_labels": [1.0] * 200},
+    "a class without image": {b"fine_labels": [1] * 200},
+    "a label too few": {b"fine_labels": [1] * 199},
+    "a file name too many": {b"filenames": [b""] * 201},
+    "file names that are none": {b"filenames": [7] * 200},
+    "a row of pixels too few": {b"data": np.zeros((199, 3072), np.uint8)},
+    "channels last": {b"data": np.zeros((200, 32, 32, 3), np.uint8)},
+    "16 bits": {b"data": np.zeros((200, 3072), np.uint16)},
+    "half as many of 16 bits": {b"data": np.zeros((200, 1536), np.uint16)},
+    "signed": {b"data": np.zeros((200, 3072), np.int8)},
+    "objects": {b"data": np.zeros((200, 3072), object)},
+    "no array": {b"data": [[0] * 3072] * 200},
 }
 
 
-@pytest.mark.parametrize("name", RECORDS)
-def test_official_files_with_wrong_content(name, tmp_path):
-    record = {key.encode(): value for key, value in SMALL.records()["test"].items()}
-    record[b"filenames"] = [name.encode() for name in record[b"filenames"]]
-    RECORDS[name](record)
-    write_official(tmp_path / "data", "folder", test=pickle.dumps(record, 3))
-    assert "cannot be used as CIFAR-100: " in refusal(tmp_path / "data")
+@pytest.mark.parametrize("protocol", [3, 5])
+@pytest.mark.parametrize("name", WRONG)
+def test_files_with_wrong_content(name, protocol, tmp_path):
+    record = SMALL["cifar100"].records["test"] | WRONG[name]
+    message = refusal(SMALL["cifar100"].write(tmp_path / "data", test=pickle.dumps(record, protocol)))
+    file = "cifar-100-python" if name == "a class without image" else "cifar-100-python/test"
+    assert message.startswith(f"{tmp_path / 'data' / file}") and "CIFAR-100" in message
+    assert "16" not in name or "u2" in message
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])
-@pytest.mark.parametrize("content", [None, SMALL.pickles()["train"][:5000], b""])
-def test_an_official_file_that_is_absent_or_cut(content, kind, tmp_path):
-    write_official(tmp_path / "data", kind, train=content)
-    message = refusal(tmp_path / "data")
-    assert content is not None or "train" in message
+@pytest.mark.parametrize("content", [None, SMALL["cifar100"].files()["cifar-100-python/train"][:5000], b""])
+def test_a_file_that_is_absent_or_cut_is_named(content, kind, tmp_path):
+    message = refusal(SMALL["cifar100"].write(tmp_path / "data", kind, train=content))
+    assert "train" in message
 
 
-@pytest.mark.parametrize("bomb", ["large header", "zeros"])
-def test_an_archive_is_not_unpacked_beyond_the_limit(bomb, tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar100, "MAX_UNPACKED", 5_000_000)
-    files = {f"cifar-100-python/{split}": SMALL.pickles()[split] for split in ("train", "test")}
-    content = {
-        "large header": lambda: tar_gz({"x" * 50_000_000: b""} | files),
-        "zeros": lambda: gzip.compress(bytes(50_000_000), compresslevel=1),
-    }[bomb]()
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "cifar-100-python.tar.gz").write_bytes(content)
+def test_an_error_of_ours_is_not_blamed_on_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar100, "join", lambda records: records["a bug"])
+    with pytest.raises(TypeError):
+        data.load_cifar100(SMALL["cifar100"].write(tmp_path))
+
+
+def test_an_archive_is_not_unpacked_beyond_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar100, "MAX_BYTES", 5_000_000)
+    SMALL["cifar100"].write(tmp_path / "data", "tar")
+    (tmp_path / "data" / ARCHIVES["cifar100"]).write_bytes(gzip.compress(bytes(50_000_000), 1))
     tracemalloc.start()
     refusal(tmp_path / "data")
     peak = tracemalloc.get_traced_memory()[1]
@@ -240,105 +253,87 @@ def test_an_archive_is_not_unpacked_beyond_the_limit(bomb, tmp_path, monkeypatch
     assert peak < 30_000_000
 
 
-@pytest.mark.parametrize("kind", ["tar", "zip"])
-def test_a_damaged_archive(kind, tmp_path):
-    """Cut, with changed bytes where checksums cover the content, or a web page saved under its name."""
-    path = SMALL.write(tmp_path / "data", kind)
-    path = path.rename(path.with_name("cifar-100-python.tar.gz" if kind == "tar" else "CIFAR-100.zip"))
+def test_a_damaged_archive(tmp_path):
+    """Cut, with changed bytes, or a web page saved under its name."""
+    SMALL["cifar100"].write(tmp_path / "data", "tar")
+    path = tmp_path / "data" / ARCHIVES["cifar100"]
     content = path.read_bytes()
     middle = len(content) // 2
-    changed = content[:middle] + bytes([byte ^ 0x10 for byte in content[middle : middle + 50]])
+    changed = content[:middle] + bytes(byte ^ 0x10 for byte in content[middle : middle + 50])
     for damaged in (content[:100], content[:-50], changed + content[middle + 50 :], b"<!DOCTYPE html>"):
         path.write_bytes(damaged)
         assert str(path) in refusal(tmp_path / "data")
 
 
-def png(image):
-    return encode_png(image).numpy().tobytes()
+# Downloads, by torchvision's own function from a server on this machine
 
 
-GREEN = torch.full((3, 32, 32), 99, dtype=torch.uint8)
-HUGE = (60_000).to_bytes(4, "big")
-PICTURES = {
-    "grey": png(torch.zeros(1, 32, 32, dtype=torch.uint8)),
-    "of billions of pixels": png(GREEN)[:16] + HUGE + HUGE + png(GREEN)[24:],
-    "cut": png(GREEN)[:60],
-}
+@pytest.fixture
+def server(monkeypatch):
+    """Serve `server.answers[path]`, bytes or None for silence; all its paths are mirrors, in this order."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            answers.requests.append(self.path)
+            content = answers.content.get(self.path.split("/")[1])
+            if content is None:
+                answers.stop.wait(10)
+                return
+            self.send_response(200 if content else 404)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *args):
+            pass
+
+    answers = types.SimpleNamespace(content={}, requests=[], stop=threading.Event())
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    paths = ("missing", "another", "silent", "good")
+    address = f"http://127.0.0.1:{running.server_port}"
+    monkeypatch.setattr(cifar100, "MIRRORS", [f"{address}/{path}/{{name}}/{{filename}}" for path in paths])
+    yield answers
+    answers.stop.set()
+    running.shutdown()
+    running.server_close()
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_a_picture_that_is_none_of_cifar100(name, tmp_path):
-    write_files(
-        tmp_path / "data", {"cifar_100.zip": zip_of({"test/bee/bad.png": PICTURES[name]} | SMALL.pngs())}
-    )
-    message = refusal(tmp_path / "data")
-    assert "test/bee/bad.png cannot be used as an image of CIFAR-100: " in message
-    assert name == "cut" or "it is not a PNG file of 32x32 pixels in 8-bit RGB" in message
+@pytest.mark.parametrize("name", SMALL)
+def test_the_mirrors_are_asked_one_after_the_other(name, server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cifar100, "TIMEOUT", 0.5)
+    packed = publish(monkeypatch, SMALL[name])
+    server.content = {"missing": b"", "another": packed[:-1] + b"x", "good": packed}
+    root = tmp_path / "new" / "data"
+    check_content(data.load(name, root), SMALL[name])
+    assert socket.getdefaulttimeout() is None
+    mirrors = [path.split("/")[1] for path in server.requests]
+    assert list(dict.fromkeys(mirrors)) == ["missing", "another", "silent", "good"]
+    assert server.requests[-1] == f"/good/{name}/{ARCHIVES[name]}"
+    out = capsys.readouterr().out
+    assert out.count("\nnote: http://127.0.0.1") == 3 and "404" in out and "timed out" in out
+    assert sorted(os.listdir(root)) == [f".{FOLDERS[name]}.lock", FOLDERS[name]]
+    server.requests.clear()
+    check_content(data.load(name, root), SMALL[name])
+    assert not server.requests
 
 
-def test_a_zip_member_that_unpacks_to_far_more(tmp_path):
-    """Sizes are counted as they are read: the member of 50 MB states 100 bytes, or is of another method."""
-    bomb = {"train/bee/bomb.png": png(GREEN)[:40] + bytes(50_000_000)}
-    content = zip_of(SMALL.pngs() | bomb)
-    lying = content.replace((50_000_040).to_bytes(4, "little"), (100).to_bytes(4, "little"))
-    assert lying != content
-    other_method = zip_of(SMALL.pngs() | bomb, zipfile.ZIP_BZIP2)
-    for archive in (content, lying, other_method):
-        write_files(tmp_path / "data", {"cifar_100.zip": archive})
-        tracemalloc.start()
-        refusal(tmp_path / "data")
-        assert tracemalloc.get_traced_memory()[1] < 20_000_000
-        tracemalloc.stop()
+def test_when_no_mirror_delivers_nothing_is_left_and_the_user_reads_what_to_do(server, tmp_path, monkeypatch):
+    publish(monkeypatch, SMALL["cifar100"])
+    server.content = {"missing": b"", "another": b"<!DOCTYPE html>", "silent": b"", "good": b"x"}
+    with pytest.raises(UserError, match=r"cifar-100-python\.tar\.gz into .* --dataset shapes"):
+        data.load_cifar100(tmp_path)
+    assert os.listdir(tmp_path) == [".cifar-100-python.lock"]
 
 
-def test_more_images_than_cifar100_has(tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar100, "OFFICIAL_COUNT", {"train": 300, "test": 199})
-    SMALL.write(tmp_path / "data", "zip")
-    assert "more than the 199 test images" in refusal(tmp_path / "data")
+def test_two_downloads_at_once_are_refused(server, tmp_path):
+    with locked(tmp_path / ".cifar-100-python.lock"), pytest.raises(UserError, match="another command"):
+        data.load_cifar100(tmp_path)
+    assert not server.requests
 
 
-def test_png_files_of_another_class_or_without_one(tmp_path):
-    write_files(tmp_path / "more", SMALL.pngs() | {"test/\x1b[31mairplane/1.png": png(GREEN)})
-    assert "airplane" in refusal(tmp_path / "more")
-    write_files(tmp_path / "less", {n: x for n, x in SMALL.pngs().items() if not n.startswith("test/seal/")})
-    assert "test: images of 99 classes, expected CIFAR-100's 100" in refusal(tmp_path / "less")
-
-
-# CIFAR-100 itself
-
-
-@pytest.fixture(scope="module")
-def real():
-    if "CIFAR100_ROOT" not in os.environ:
-        pytest.skip("CIFAR100_ROOT names no folder with CIFAR-100")
-    return data.load("cifar100", os.environ["CIFAR100_ROOT"])
-
-
-def test_real_set_is_verified_and_complete(real):
-    train, test = real
-    for dataset, count in ((train, 500), (test, 100)):
-        assert dataset.verified and "verified: the content digest is the official one" in dataset.provenance
-        assert torch.bincount(dataset.labels).tolist() == [count] * 100
-        assert len(set(zip(dataset.labels.tolist(), dataset.filenames, strict=True))) == 100 * count
-
-
-def test_real_superclasses_are_those_of_the_official_files(real):
-    folder = os.path.join(os.environ["CIFAR100_ROOT"], "cifar-100-python")
-    if not os.path.isdir(folder):
-        pytest.skip("CIFAR100_ROOT holds no official folder")
-    with open(os.path.join(folder, "meta"), "rb") as file:
-        meta = pickle.load(file, encoding="latin1")
-    with open(os.path.join(folder, "test"), "rb") as file:
-        record = pickle.load(file, encoding="latin1")
-    assert meta["fine_label_names"] == cifar100.CLASS_NAMES
-    assert meta["coarse_label_names"] == cifar100.SUPERCLASS_NAMES
-    assert [cifar100.SUPERCLASS_OF[label] for label in record["fine_labels"]] == record["coarse_labels"]
-
-
-def test_real_start_from_the_cache_takes_under_half_a_second(real):
-    times = []
-    for _ in range(3):
-        started = time.process_time()  # of this process, whatever else the machine does
-        data.load("cifar100", os.environ["CIFAR100_ROOT"])
-        times.append(time.process_time() - started)
-    assert min(times) < 0.5
+def test_a_folder_that_cannot_be_made(server, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot be written .*--data-dir"):
+        data.load_cifar100(tmp_path / "file" / "data")
+    assert not server.requests

@@ -1,5 +1,6 @@
 """attacks.py against a worked example, closed forms of linear models, and a slow APGD image by image."""
 
+import contextlib
 import math
 
 import pytest
@@ -27,10 +28,9 @@ def test_worked_example():
         attacks.pgd(model, image, label, 0.15, seeded(), steps=4, restarts=3),
         attacks.apgd(model, image, label, 0.15, seeded(), steps=10),
     ):
-        difference = (attacked - expected).abs()[
-            :, [0, 2]
-        ]  # green does not matter, so PGD leaves it at random
-        assert difference.max() < 1e-6 and model(attacked).argmax() == 1
+        difference = (attacked - expected).abs()
+        assert difference[:, [0, 2]].max() < 1e-6  # green does not matter, so PGD leaves it at random
+        assert model(attacked).argmax() == 1
     assert torch.equal(attacks.fgsm(model, image, label, 0.15)[:, 1], image[:, 1])
 
 
@@ -65,8 +65,7 @@ def test_a_misclassified_point_beats_one_with_a_larger_loss():
         for value, loss, wrong in zip((0.1, 0.2, 0.3, 0.4, 0.5), losses, wrong_ones, strict=True):
             yield torch.full_like(start, value), torch.tensor([loss]), torch.tensor([wrong])
 
-    model, label = of_images(Linear(2)), torch.tensor([0])
-    found = attacks.strongest_point(path, model, IMAGES[:1], label, 1.0, seeded(), restarts=1)
+    found = attacks.strongest_point(path, IMAGES[:1], torch.tensor([0]), 1.0, seeded(), restarts=1)
     assert (found == 0.2).all()
 
 
@@ -100,11 +99,9 @@ def test_apgd_is_exact_on_a_linear_model(loss):
     fooled = model(attacked).argmax(dim=1) != labels
     assert torch.equal(fooled, margin < epsilon * reach) and fooled.sum() == 12
     # And of all points of the ball it returns the one with the smallest margin, a corner.
-    direction = (
-        model[1].fc.weight.detach().sign().view(3, 32, 32)
-        * torch.where(labels == 0, -1, 1)[:, None, None, None]
-    )
-    torch.testing.assert_close(attacked, images + epsilon * direction, atol=1e-6, rtol=0)
+    direction = model[1].fc.weight.detach().sign().view(3, 32, 32)
+    away = torch.where(labels == 0, -1, 1)[:, None, None, None] * direction
+    torch.testing.assert_close(attacked, images + epsilon * away, atol=1e-6, rtol=0)
 
 
 def test_dlr_loss_by_hand():
@@ -161,8 +158,9 @@ def slow_apgd(model, image, label, start, epsilon, steps):
     return visited
 
 
-def test_apgd_against_a_slow_one():
-    model, images, epsilon, steps = of_images(Wavy(10)).eval(), IMAGES[:12], 8 / 255, 50
+@pytest.mark.parametrize(("epsilon", "steps"), [(8 / 255, 50), (16 / 255, 20)])
+def test_apgd_against_a_slow_one(epsilon, steps):
+    model, images = of_images(Wavy(10)).eval(), IMAGES[:12]
     labels = (model(images).argmax(dim=1) + 1) % 10  # wrong from the start, so that only the loss counts
     seen = []
     handle = model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
@@ -179,24 +177,50 @@ def test_apgd_against_a_slow_one():
 
 
 def test_attacks_are_the_same_in_a_batch_as_alone_and_leave_the_model_alone():
-    model = of_images(Small())
-    model.train()
-    model[1].bn1.eval()
+    model, labels = of_images(Small()), torch.arange(6)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    labels = torch.arange(6)
     together = attacks.pgd(model, IMAGES[:6], labels, 4 / 255, seeded(), steps=3, restarts=2)
-    generator = seeded()
-    alone = [
-        attacks.pgd(model, IMAGES[i : i + 1], labels[i : i + 1], 4 / 255, generator, steps=3, restarts=2)
-        for i in range(6)
-    ]
+    generator, alone = seeded(), []
+    for i in range(6):
+        one, label = IMAGES[i : i + 1], labels[i : i + 1]
+        alone.append(attacks.pgd(model, one, label, 4 / 255, generator, steps=3, restarts=2))
     # A gradient of about zero may change its sign with the order of summation, so not every pixel must agree.
     assert ((together - torch.cat(alone)).abs() < 1e-6).float().mean() > 0.999
     with torch.no_grad():  # gradients are on where they are needed, whatever surrounds the call
         assert not torch.equal(attacks.fgsm(model, IMAGES[:6], labels, 4 / 255), IMAGES[:6])
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert model.training and model[1].fc.training and not model[1].bn1.training
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_eval_mode_gives_each_module_its_own_mode_back(fails):
+    model = of_images(Small())
+    model.train()
+    model[1].bn1.eval()  # frozen by the caller
+    modes = [module.training for module in model.modules()]
+    with contextlib.suppress(KeyError), attacks.eval_mode(model):
+        assert not any(module.training for module in model.modules())
+        if fails:
+            raise KeyError
+    assert [module.training for module in model.modules()] == modes
+    seen = []
+    model[1].register_forward_hook(lambda module, inputs, output: seen.append(module.training))
+    for attack in (attacks.fgsm, attacks.pgd, attacks.apgd):
+        attack(model, IMAGES[:2], torch.arange(2), 4 / 255, seeded())
+    assert seen and not any(seen) and [module.training for module in model.modules()] == modes
+
+
+def test_fgsm_is_that_of_torchattacks_and_apgd_fools_as_many():
+    theirs = pytest.importorskip("torchattacks")
+    model, epsilon = of_images(Wavy(10)).eval(), 0.3 / 255
+    labels = model(IMAGES).argmax(dim=1)
+    expected = theirs.FGSM(model, eps=epsilon)(IMAGES, labels)
+    attacked = attacks.fgsm(model, IMAGES, labels, epsilon)
+    torch.testing.assert_close(attacked, expected, atol=1e-6, rtol=0)
+    expected = theirs.APGD(model, eps=epsilon, steps=20, n_restarts=1, loss="ce")(IMAGES, labels)
+    attacked = attacks.apgd(model, IMAGES, labels, epsilon, seeded(), steps=20)
+    fooled = [(model(images).argmax(dim=1) != labels).sum().item() for images in (attacked, expected)]
+    assert abs(fooled[0] - fooled[1]) <= 1 and 5 < fooled[1] < len(IMAGES) - 5
 
 
 class Wrapper(nn.Module):
@@ -241,12 +265,6 @@ def test_attacks_run_in_full_float32_whatever_the_caller_has_set(precision, monk
     finally:
         setattr(owner, name, before)
     assert during == [("ieee" if newer else False, True, False, torch.float32)]
-
-
-def test_the_table_names_only_attacks_that_are_made_before_and_epsilons_of_the_list():
-    names = list(attacks.ATTACKS)
-    for i, attack in enumerate(attacks.ATTACKS.values()):
-        assert set(attack.epsilons) <= set(attacks.EPSILONS) and set(attack.survivors_of) <= set(names[:i])
 
 
 def test_the_checks_find_a_weak_attack():

@@ -8,6 +8,9 @@ import pytest
 import torch
 from networks import Linear, Small, natural_images, seeded
 from torch import nn
+from torchvision.models import VisionTransformer
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import resize
 
 from data import MEAN, STD, Normalize
 from gradcam import GradCAM
@@ -96,9 +99,41 @@ def test_spearman_against_a_slow_loop_and_for_large_maps():
     torch.testing.assert_close(explanations.spearman(large, large), torch.ones(50, dtype=torch.float64))
 
 
-def explain(model: nn.Module, images: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-    with GradCAM(model, "1.layer1") as cam:
-        return cam(images, classes)
+def test_cover_against_a_loop():
+    images = IMAGES[:4]
+    maps = torch.rand(4, 4, 4, generator=seeded())
+    maps[1] = maps[1].round()  # plateaus
+    maps[2] = 0
+    large = resize(maps, [32, 32], InterpolationMode.BILINEAR, antialias=False)
+    for fill, others in (("mean", FILL[:, None, None].expand(4, 3, 32, 32)), ("blur", blur(images, 4.0))):
+        covered = explanations.cover(images, maps, 0.3, fill, FILL)
+        for n in range(4):
+            order = sorted(range(1024), key=lambda i: (-large[n].flatten()[i].item(), i))
+            expected = images[n].clone()
+            for i in order[:307]:  # 0.3 x 1024 = 307.2
+                y, x = divmod(i, 32)
+                expected[:, y, x] = others[n, :, y, x]
+            torch.testing.assert_close(covered[n], expected)
+    assert torch.equal(explanations.cover(images, maps, 0.0, "blur"), images)
+    for fill, mean in (("black", FILL), ("mean", None)):
+        with pytest.raises(ValueError, match="fill"):
+            explanations.cover(images, maps, 0.25, fill, mean)
+
+
+def test_activation_energy_by_hand():
+    activations = torch.tensor([[[[1.0, -2.0]], [[3.0, 0.5]]]])  # one image, two channels, 1 x 2 pixels
+    energy = explanations.activation_energy(activations.double())
+    assert energy.tolist() == [[[10.0, 4.25]]] and energy.dtype == torch.float32
+
+
+def explain(model: nn.Module):
+    """Return explain(images, classes) of this model, as cascading_randomization takes it."""
+
+    def maps(images: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        with GradCAM(model, "1.layer1") as cam:
+            return cam(images, classes)
+
+    return maps
 
 
 def test_randomization_check_goes_down_from_the_classifier():
@@ -106,7 +141,7 @@ def test_randomization_check_goes_down_from_the_classifier():
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     random_state = torch.get_rng_state()
     modules = ["1.fc", "1.layer1", "1.bn1", "1.conv1"]
-    correlations = explanations.cascading_randomization(model, IMAGES, explain, modules, seed=3)
+    correlations = explanations.cascading_randomization(model, IMAGES, explain(model), modules, seed=3)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert list(correlations) == modules
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
@@ -115,20 +150,19 @@ def test_randomization_check_goes_down_from_the_classifier():
     torch.manual_seed(3)
     changed[1].fc.reset_parameters()
     classes = model.eval()(IMAGES).argmax(dim=1)
-    maps = [explain(network, IMAGES, classes).flatten(1) for network in (model, changed)]
+    maps = [explain(network)(IMAGES, classes).flatten(1) for network in (model, changed)]
     torch.testing.assert_close(correlations["1.fc"], explanations.spearman(*maps), equal_nan=True)
-    with pytest.raises(AttributeError, match="layer9"):
-        explanations.cascading_randomization(model, IMAGES, explain, ["1.layer9"])
 
 
 def test_each_step_keeps_what_the_steps_before_it_made_random():
     model, states = nn.Sequential(Normalize(), Small()).eval(), []
-    predicted = model(IMAGES[:2]).argmax(dim=1)  # by the trained model, whatever the copy answers later
+    before = {name: values.clone() for name, values in model.named_parameters()}
+    predicted = model(IMAGES[:2]).argmax(dim=1)  # by the trained model, whatever the random one answers later
     model.train()
 
-    def record(network, images, classes):
-        assert network is not model and not network.training and torch.equal(classes, predicted)
-        states.append({name: values.clone() for name, values in network.named_parameters()})
+    def record(images, classes):
+        assert not model.training and torch.equal(classes, predicted)
+        states.append({name: values.clone() for name, values in model.named_parameters()})
         return images[:, 0]
 
     names = ["1.fc", "1.layer1", "1.conv1"]
@@ -137,17 +171,46 @@ def test_each_step_keeps_what_the_steps_before_it_made_random():
     torch.testing.assert_close(correlations["1.conv1"], torch.ones(2, dtype=torch.float64))
     assert len(states) == 4 and model.training
     for done, state in enumerate(states):
-        changed = {name for name, values in model.named_parameters() if not torch.equal(values, state[name])}
+        changed = {name for name, values in before.items() if not torch.equal(values, state[name])}
         assert changed == {name for name in state if name.startswith(tuple(names[:done]))}
 
 
-def test_randomize_leaves_no_trained_weight():
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LayerNorm(3600), Small())
-    with torch.no_grad():
-        for tensor in [*network.parameters(), network[1].running_mean, network[1].running_var]:
-            tensor.fill_(7.0)
+def test_the_weights_come_back_if_something_fails():
+    model = nn.Sequential(Normalize(), Small())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(AttributeError, match="layer9"):
+        explanations.cascading_randomization(model, IMAGES, explain(model), ["1.fc", "1.layer9"])
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert model.training
+
+
+class Scaled(nn.Linear):
+    """A linear layer with a parameter that its reset_parameters does not know."""
+
+    def __init__(self):
+        super().__init__(12, 12)
+        self.gain = nn.Parameter(torch.zeros(12))
+
+
+@pytest.mark.parametrize("transformer", [False, True])
+def test_randomize_reaches_every_parameter(transformer):
+    if transformer:
+        network = VisionTransformer(8, 4, 2, 2, 12, 24, num_classes=5)
+    else:
+        network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.LayerNorm(12), Scaled(), Small())
+        network[1].running_mean.fill_(7.0)
+    for parameter in network.parameters():  # as if trained: nothing is at its start
+        nn.init.normal_(parameter, 0.3, 0.1)
+    trained = deepcopy(network)
     explanations.randomize(network, seed=0)
-    assert not any((tensor == 7).any() for tensor in network.state_dict().values() if tensor.ndim)
+    for (name, old), new in zip(trained.named_parameters(), network.parameters(), strict=True):
+        assert (old != new).all(), name
+    if transformer:  # a bare parameter keeps its mean and its spread, as far as 60 draws have them
+        old, new = trained.encoder.pos_embedding, network.encoder.pos_embedding
+        assert abs(new.mean() - old.mean()) < 0.05 and 0.7 < new.std() / old.std() < 1.4
+        assert (network.encoder.layers[0].self_attention.in_proj_bias == 0).all()  # as torch begins
+    else:
+        assert (network[1].running_mean == 0).all()
 
 
 def test_randomize_seeds_no_device(monkeypatch):

@@ -1,0 +1,505 @@
+"""What is examined: a checkpoint of train.py or anybody's network, as one object.
+
+Everything that comes from outside is read and checked here: load_checkpoint, load_model and from_module
+return a Network, and nothing behind it asks where that came from. What is not known of it is None.
+"""
+
+import argparse
+import functools
+import hashlib
+import importlib.util
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from data import Dataset, Normalize, load, memory_format, resize
+from gradcam import GradCAM, channels_last, tokens
+from metrics import fit_temperature
+from resnet_cifar import resnet18
+from running.console import Progress
+from running.files import UserError, check_file, one_line, reading
+from running.folder import best_checkpoint, newest_run, read_checkpoint, read_tensors, run_of
+from stress_tests.attacks import eval_mode
+
+
+class FromPixels(nn.Module):
+    """A network behind all that is done to an image before it: float images in [0, 1] to logits [N, C].
+
+    Images larger than image_size, the side in pixels that the network was trained for, are resized to it.
+    `order`, int64 [C], brings the logits into the order of the data set's classes.
+    """
+
+    def __init__(self, network: nn.Module, image_size: int = 32, normalize: nn.Module | None = None):
+        super().__init__()
+        self.network = network
+        self.image_size = image_size
+        self.normalize = normalize or nn.Identity()
+        self.layout = torch.contiguous_format
+        self.order = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.normalize(resize(images, self.image_size))
+        logits = self.network(x.contiguous(memory_format=self.layout))
+        return logits if self.order is None else logits[:, self.order]
+
+
+@dataclass
+class Training:
+    """What is known of how a network was trained."""
+
+    settings: dict  # as the command line of train.py had them
+    config: dict  # config.json: the settings, the data, versions and hardware
+    epoch: int
+    history: list[dict]  # a row for each epoch
+    val_accuracy: float
+    val_logits: Tensor | None  # float32 [N, C]
+    val_labels: Tensor | None  # int64 [N]
+
+
+@dataclass
+class Network:
+    """What is examined."""
+
+    model: FromPixels  # float32 images [N, 3, 32, 32] in [0, 1] to logits [N, C], in eval mode, on the device
+    device: torch.device
+    name: str
+    path: Path | None  # the file of its weights
+    class_names: list[str] | None
+    input: str  # what the network itself takes, for people
+    digest: str  # sha256 of the checkpoint, or of the names and values of the weights
+    training: Training | None = None
+    dataset: str | None = None  # what it was trained on
+    layer: str | None = None  # that Grad-CAM explains, a dotted name; None if there is none
+    reshape: Callable[[Tensor], Tensor] | None = None  # takes the output of the layer to [N, K, h, w]
+    layer_note: str = ""  # how the layer was chosen, or why there is none
+    classifier: str | None = (
+        None  # the linear layer that makes the logits, a dotted name; None if there is none
+    )
+    num_classes: int = 0
+    parameters: int = 0
+    macs: int = 0  # multiply-accumulates of one image
+
+    @property
+    def module(self) -> nn.Module:
+        """The network itself, without what stands before it."""
+        return self.model.network
+
+    @functools.cached_property
+    def temperature(self) -> float | None:
+        """The temperature that fits the validation logits, see metrics.fit_temperature; None without them."""
+        if self.training is None or self.training.val_logits is None:
+            return None
+        return fit_temperature(self.training.val_logits, self.training.val_labels)
+
+    def explain(self, images: Tensor, classes: Tensor, against: Tensor | None = None) -> Tensor:
+        """Return the Grad-CAM maps of images in [0, 1] at the layer, float32 [N, h, w] on the CPU.
+
+        images float32 [N, 3, 32, 32]; classes and against int64 [N], see gradcam.GradCAM.
+        """
+        maps = []
+        with GradCAM(self.model, f"network.{self.layer}", self.reshape) as cam:
+            for part in torch.arange(len(images)).split(100):
+                other = None if against is None else against[part].to(self.device)
+                maps.append(cam(images[part].to(self.device), classes[part].to(self.device), other).cpu())
+        return torch.cat(maps)
+
+    def features(self, images: Tensor, progress: Progress | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return the logits of uint8 images [N, 3, 32, 32], and by the same passes what makes them.
+
+        Both on the CPU: logits float32 [N, C], see predict, and what goes into the classifier, float32
+        [N, D], or None if there is no such layer.
+        """
+        if self.classifier is None:
+            return predict(self.model, images, self.device, progress=progress), None
+        found = []
+
+        def keep(classifier: nn.Module, inputs: tuple) -> None:
+            # A copy: it may be a view of a much larger tensor, such as one token of many.
+            found.append(inputs[0].flatten(1).float().cpu().clone())
+
+        handle = self.module.get_submodule(self.classifier).register_forward_pre_hook(keep)
+        try:
+            logits = predict(self.model, images, self.device, progress=progress)
+        finally:
+            handle.remove()
+        return logits, torch.cat(found)
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module,
+    images: Tensor,
+    device: torch.device,
+    batch_size: int = 100,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Return the logits of uint8 images [N, 3, 32, 32], float32 [N, C] on the CPU, computed in eval mode.
+
+    model takes float32 images in [0, 1]. It computes in the precision of the caller: in a training inside
+    running.device.autocast, in a report inside stress_tests.attacks.full_float32. Batches of 100 stay in the
+    cache of a CPU.
+    """
+    logits = []
+    with eval_mode(model):
+        for start in range(0, max(len(images), 1), batch_size):  # no images give logits [0, C]
+            batch = images[start : start + batch_size].to(device)
+            logits.append(model(batch.float() / 255).float())
+            if progress:
+                progress.update(min(start + batch_size, len(images)))
+    return torch.cat(logits).cpu()
+
+
+# ---- From a file or from memory --------------------------------------------------------------------------
+
+
+def load_checkpoint(path: Path | str, device: torch.device, layer: str | None = None) -> Network:
+    """Return the network of a checkpoint of train.py, in float32; layer as in find_layer.
+
+    Raises UserError if the file is damaged or incomplete, or its weights do not fit.
+    """
+    checkpoint = read_checkpoint(path)
+    with reading(path, "a checkpoint of train.py"):
+        config, state = checkpoint["config"], checkpoint["model"]
+        width, image_size, dataset = config["width"], config["image_size"], config["dataset"]
+        if image_size not in range(8, 33):
+            raise ValueError(f"it says images of {image_size} pixels")
+        class_names = [one_line(name) for name in checkpoint["class_names"]]
+        training = Training(
+            settings=config["settings"],
+            config=config,
+            epoch=checkpoint["epoch"],
+            history=checkpoint["history"],
+            val_accuracy=checkpoint["val_accuracy"],
+            val_logits=None,
+            val_labels=None,
+        )
+        if "val_logits" in checkpoint:
+            training.val_logits = checkpoint["val_logits"].float()
+            training.val_labels = checkpoint["val_labels"]
+        with torch.device("meta"):  # without memory, as the file may claim any width
+            module = resnet18(len(class_names), width)
+        # A plain dict: in another one torch notes that it is to be assigned, also at a second loading.
+        module.load_state_dict(dict(state), assign=True)
+    model = FromPixels(module.float(), image_size, Normalize())
+    model.layout = memory_format(device)
+    network = Network(
+        model=model.to(device, memory_format=model.layout).eval(),
+        device=device,
+        name=f"ResNet-18 of width {width}",
+        path=Path(path),
+        class_names=class_names,
+        input=f"normalised, of {image_size}x{image_size} pixels",
+        digest=checkpoint["sha256"],
+        training=training,
+        dataset=dataset,
+    )
+    return look_inside(network, layer)
+
+
+def load_model(
+    spec: str,
+    weights: Path | str | None,
+    mean: tuple | None,
+    std: tuple | None,
+    layer: str | None,
+    class_names: list[str] | None,
+    device: torch.device,
+) -> Network:
+    """Return the network that NAME() in FILE.py returns, where spec is "FILE.py:NAME", in float32.
+
+    weights: a file with its state dict, also below "state_dict" or "model" and with "module." before the
+    names. mean and std, three numbers each, normalise images in [0, 1]. class_names are those of the logits,
+    in their order; layer as in find_layer. Raises UserError for what cannot be used.
+    """
+    file, _, name = spec.rpartition(":")
+    if not file.endswith(".py") or not name:
+        raise UserError(f"--model {spec}: expected FILE.py:NAME, where NAME() returns the network")
+    check_file(file, "Python file")
+    with reading(spec, "a network"):
+        module = call_by_name(Path(file), name)
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"it returns {type(module).__name__}, expected torch.nn.Module")
+    if weights is not None:
+        content, _ = read_tensors(weights)
+        with reading(weights, f"weights of {spec}"):
+            load_weights(module, content)
+    if (mean is None) != (std is None):
+        raise UserError("--mean and --std belong together: give both, or neither for a network of [0, 1]")
+    normalize, said = None, "in [0, 1]"
+    if mean is not None:
+        if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
+            raise UserError("--mean and --std are those of images in [0, 1]: expected numbers from 0 to 1")
+        normalize = Normalize(mean, std)
+        said = f"normalised by mean {numbers(mean)} and standard deviation {numbers(std)}"
+    network = from_module(FromPixels(module, normalize=normalize), class_names, layer, device)
+    network.name, network.input = name, said
+    network.path = Path(weights) if weights is not None else None
+    return network
+
+
+def from_module(
+    model: nn.Module, class_names: list[str] | None, layer: str | None, device: torch.device
+) -> Network:
+    """Return a Network of any module that takes float images in [0, 1]; layer as in find_layer.
+
+    The module itself is moved to the device, to float32 and to eval mode.
+    """
+    model = model if isinstance(model, FromPixels) else FromPixels(model)
+    network = Network(
+        model=model.float().to(device).eval(),
+        device=device,
+        name=type(model.network).__name__,
+        path=None,
+        class_names=class_names,
+        input="in [0, 1]",
+        digest=digest_of(model.network),
+    )
+    return look_inside(network, layer)
+
+
+def call_by_name(file: Path, name: str) -> object:
+    """Run a Python file and return what its function or class `name` returns."""
+    # Behind the folders of this project, whose modules have the first right to names such as data.
+    sys.path.append(str(file.resolve().parent))
+    spec = importlib.util.spec_from_file_location(f"examined_{file.stem}", file)
+    python_module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = python_module  # dataclasses and pickles look it up there
+    spec.loader.exec_module(python_module)
+    return getattr(python_module, name)()
+
+
+def load_weights(module: nn.Module, content: object) -> None:
+    """Load a state dict, found in the content of a file, into a module; ValueError says what does not fit."""
+    state = content
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError("it holds no state dict: save it by torch.save(model.state_dict(), FILE)")
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    wanted = module.state_dict()
+    for name, value in state.items():
+        if name in wanted and value.shape != wanted[name].shape:
+            shapes = f"{list(value.shape)}, expected {list(wanted[name].shape)}"
+            raise ValueError(f"{name} has shape {shapes}")
+    missing = [name for name in wanted if name not in state]
+    unexpected = [name for name in state if name not in wanted]
+    for names, problem in ((missing, "missing"), (unexpected, "unexpected")):
+        if names:
+            raise ValueError(f"{len(names)} names are {problem}, such as {', '.join(names[:3])}")
+    module.load_state_dict(state)
+
+
+def digest_of(module: nn.Module) -> str:
+    """Return the sha256 of the names, types, shapes and bytes of all weights and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def numbers(values: tuple) -> str:
+    """Return (0.5, 0.25) as "0.5 0.25"."""
+    return " ".join(f"{value:g}" for value in values)
+
+
+# ---- What is inside --------------------------------------------------------------------------------------
+
+
+def look_inside(network: Network, layer: str | None) -> Network:
+    """Count parameters and multiply-accumulates by one forward pass, and find the layer to explain."""
+    outputs = []  # (name, output) of every module, in the order in which they end
+
+    def note(name: str, module: nn.Module, inputs: tuple, output: object) -> None:
+        outputs.append((name, output))
+
+    handles = []
+    for name, module in network.module.named_modules():
+        if name:
+            handles.append(module.register_forward_hook(functools.partial(note, name)))
+    # Noise, so that cells that can differ do.
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(network.device)
+    try:
+        counter = FlopCounterMode(display=False)
+        # Attention in single products and sums, as the fused one of a CPU is not counted (torch 2.13).
+        plain_attention = sdpa_kernel(SDPBackend.MATH)
+        with torch.enable_grad(), plain_attention, counter:
+            logits = network.model(images.requires_grad_())
+            if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2:
+                found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+                raise UserError(f"{network.name} makes {found} of 2 images, expected logits [2, C]")
+    finally:
+        for handle in handles:
+            handle.remove()
+    network.num_classes = logits.shape[1]
+    network.parameters = sum(parameter.numel() for parameter in network.module.parameters())
+    network.macs = counter.get_total_flops() // (2 * len(images))  # one is a product and a sum
+    for name, output in outputs:
+        is_linear = isinstance(network.module.get_submodule(name), nn.Linear)
+        if is_linear and output.shape == logits.shape:
+            network.classifier = name
+    with torch.enable_grad():
+        find_layer(network, layer, outputs, logits)
+    return network
+
+
+def find_layer(network: Network, layer: str | None, outputs: list, logits: Tensor) -> None:
+    """Set the layer that Grad-CAM explains: the named one, none if that is "none", else the last fit one.
+
+    outputs are (name, output) of the modules in the order of one forward pass, logits its result. A layer is
+    fit if it runs once, its output has more than one cell, these differ, and the gradient of the score
+    reaches them: behind the last attention of a transformer it reaches the class token only.
+    """
+    if layer == "none":
+        network.layer_note = "no maps, by --layer none"
+        return
+    runs = Counter(name for name, _ in outputs)
+    if layer is not None and runs[layer] != 1:
+        problem = f"runs {runs[layer]} times in a pass" if runs[layer] else "is no layer that runs"
+        choices = ", ".join(name for name, _ in outputs if runs[name] == 1 and "." not in name)
+        raise UserError(f"--layer {layer} {problem}: expected one such as {choices}, or none")
+    candidates = []  # (name, output, reshape, note)
+    for name, output in outputs:
+        if runs[name] == 1 and layer in (None, name) and has_cells(output):
+            candidates.append((name, output, *reshape_of(output)))
+    if candidates:
+        score = logits.amax(dim=1).sum()
+        gradients = torch.autograd.grad(score, [output for _, output, _, _ in candidates], allow_unused=True)
+        for (name, output, reshape, note), gradient in reversed(
+            list(zip(candidates, gradients, strict=True))
+        ):
+            cells = output if reshape is None else reshape(output)
+            differ = (cells != cells[..., :1, :1]).any()
+            if differ and reaches_cells(gradient, reshape):
+                height, width = cells.shape[2:]
+                network.layer, network.reshape = name, reshape
+                network.layer_note = f"{name}, {height}x{width} cells{note}"
+                return
+    if layer is not None:
+        expected = "[N, K, h, w], [N, h, w, K] or [N, tokens, K] of several cells that the score depends on"
+        raise UserError(f"--layer {layer} has no such output as maps need: expected {expected}")
+    network.layer_note = "no maps: no layer has an output of more than one cell"
+
+
+def has_cells(output: object) -> bool:
+    """Return whether a module's output is a tensor with a gradient, for two images, of more than one cell."""
+    if not isinstance(output, Tensor) or not output.requires_grad or len(output) != 2:
+        return False
+    if output.ndim == 4:
+        return output.shape[2] == output.shape[3] > 1 or output.shape[1] == output.shape[2] > 1
+    side = math.isqrt(output.shape[1]) if output.ndim == 3 else 0
+    return side > 1 and output.shape[1] - side**2 in (0, 1)
+
+
+def reshape_of(output: Tensor) -> tuple[Callable | None, str]:
+    """Return what takes an output with cells to [N, K, h, w], None if it is that, and a note for people.
+
+    The images are square, and so are maps: equal sides tell [N, K, h, w] from [N, h, w, K]. Tokens [N, T, K]
+    are a square, with one class token before it or without.
+    """
+    if output.ndim == 3:
+        return tokens, ", brought from tokens [N, T, K] to [N, K, h, w]"
+    if output.shape[2] != output.shape[3]:
+        return channels_last, ", brought from [N, h, w, K] to [N, K, h, w]"
+    return None, ""
+
+
+def reaches_cells(gradient: Tensor | None, reshape: Callable | None) -> bool:
+    """Return whether the gradient of the score is not 0 in more than one cell of an image."""
+    if gradient is None:
+        return False
+    cells = gradient if reshape is None else reshape(gradient)
+    return bool(((cells != 0).any(dim=1).flatten(1).sum(dim=1) > 1).any())
+
+
+# ---- The command line ------------------------------------------------------------------------------------
+
+
+def add_options(parser: argparse.ArgumentParser, default: str = "the newest under runs/") -> None:
+    """Add the options that say what is examined."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--run", type=Path, help=f"run folder of train.py (default: {default})")
+    which.add_argument("--checkpoint", type=Path, metavar="FILE", help="a checkpoint of train.py")
+    help = "any network: NAME() in FILE.py returns a torch.nn.Module of images [N, 3, 32, 32]"
+    which.add_argument("--model", metavar="FILE.py:NAME", help=help)
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="for --model: its state dict")
+    help = "for --model: what normalises its images; without them it takes images in [0, 1]"
+    parser.add_argument("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help=help)
+    parser.add_argument("--std", type=float, nargs=3, metavar=("R", "G", "B"), help="see --mean")
+    help = (
+        "for --model: the classes of its logits, a name a line (default: those of the data set, in its order)"
+    )
+    parser.add_argument("--classes", type=Path, metavar="FILE", help=help)
+    help = "what Grad-CAM explains, or none (default: the last layer with more than one cell)"
+    parser.add_argument("--layer", metavar="NAME", help=help)
+
+
+def from_options(args: argparse.Namespace, device: torch.device, default: Path | None = None) -> Network:
+    """Return the network that the options name; without any the checkpoint `default`, or the newest run's."""
+    if args.model is None:
+        for name in ("weights", "mean", "std", "classes"):
+            if getattr(args, name) is not None:
+                raise UserError(f"--{name} belongs to --model FILE.py:NAME, which is missing")
+        path = args.checkpoint
+        if path is None and (args.run is not None or default is None):
+            path = best_checkpoint(args.run or newest_run())
+        return load_checkpoint(path or default, device, args.layer)
+    class_names = None
+    if args.classes is not None:
+        check_file(args.classes)
+        with reading(args.classes, "class names, one a line"):
+            class_names = args.classes.read_text(encoding="utf-8").split("\n")
+            class_names = [one_line(name) for name in class_names if name.strip()]
+    return load_model(args.model, args.weights, args.mean, args.std, args.layer, class_names, device)
+
+
+def results_folder(network: Network, out: Path | None) -> Path:
+    """Return where results go: `out`, else the checkpoint's run, else runs/<name of weights or model>."""
+    if out is not None:
+        return out
+    if network.path is None:
+        return Path("runs") / network.name
+    return run_of(network.path) or Path("runs") / (network.path.stem.strip(".") or "checkpoint")
+
+
+def load_data(network: Network, dataset: str | None, data_dir: str | None) -> tuple[Dataset, Dataset]:
+    """Return the training and the test set for a network, whose logits come in the order of their classes.
+
+    dataset: as in data.load, by default what the network was trained on, else cifar100. data_dir: where CIFAR
+    lies, by default where the training found it, else data/. Raises UserError if the classes do not fit.
+    """
+    name = dataset or network.dataset or "cifar100"
+    if data_dir is None and network.training is not None:
+        saved = network.training.settings.get("data_dir")
+        data_dir = saved if saved and Path(saved).is_dir() else None
+    train, test = load(name, data_dir or "data")
+    fit_classes(network, test)
+    return train, test
+
+
+def fit_classes(network: Network, test: Dataset) -> None:
+    """Bring the logits into the order of the classes of `test`; raise UserError if they do not fit."""
+    wanted, given = test.class_names, network.class_names
+    if network.num_classes != len(wanted):
+        found = f"{network.name} has {network.num_classes} logits, but {test.name} has {len(wanted)} classes"
+        raise UserError(f"{found}: name the data set it was trained on by --dataset")
+    if given is None or given == wanted:
+        network.class_names = wanted
+        return
+    plain = [name.replace("_", " ").lower() for name in given]
+    asked = [name.replace("_", " ").lower() for name in wanted]
+    if sorted(plain) != sorted(asked):
+        other = next((name for name, key in zip(given, plain, strict=False) if key not in asked), "doubled")
+        where = f"the classes of {network.name} are not those of {test.name}, such as {other!r}"
+        raise UserError(f"{where}: name the data set it was trained on by --dataset")
+    network.model.order = torch.tensor([plain.index(name) for name in asked], device=network.device)
+    network.class_names = wanted

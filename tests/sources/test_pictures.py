@@ -1,0 +1,170 @@
+"""Folders of pictures, against what Pillow makes of them."""
+
+import struct
+
+import numpy as np
+import pytest
+import torch
+
+import data
+from running.files import UserError
+from sources import pictures
+
+Image = pytest.importorskip("PIL.Image")
+ImageOps = pytest.importorskip("PIL.ImageOps")
+RNG = np.random.default_rng(0)
+
+
+def photograph(width, height, mode="RGB"):
+    """A smooth picture of random colours, so that JPEG keeps it."""
+    channels = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}[mode]
+    small = RNG.integers(0, 256, (4, 5, channels), dtype=np.uint8)
+    return Image.fromarray(small.squeeze(2) if channels == 1 else small, mode).resize((width, height))
+
+
+def expected(path):
+    """The middle square at 32x32 pixels, uint8 [3, 32, 32], by Pillow."""
+    with Image.open(path) as picture:
+        if picture.mode.startswith("I;16"):
+            picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
+        picture = ImageOps.exif_transpose(picture).convert("RGBA")
+    white = Image.new("RGBA", picture.size, "white")
+    picture = Image.alpha_composite(white, picture).convert("RGB")
+    width, height = picture.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    square = picture.crop((left, top, left + side, top + side)).resize((32, 32), Image.Resampling.BILINEAR)
+    return np.asarray(square).transpose(2, 0, 1)
+
+
+def save_turned(path):
+    """A JPEG that an EXIF tag turns by a quarter."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photograph(90, 60).save(path, quality=95, exif=exif)
+
+
+def save_16_bits(path):
+    Image.fromarray(RNG.integers(0, 65536, (40, 40), dtype=np.uint16)).save(path)
+
+
+PICTURES = {
+    "large.jpg": lambda path: photograph(300, 420).save(path, quality=95),
+    "upper case.JPEG": lambda path: photograph(64, 50).convert("L").save(path, format="JPEG", quality=95),
+    "turned.jpg": save_turned,
+    "exact.png": lambda path: photograph(32, 32).save(path),
+    "tiny.png": lambda path: photograph(7, 9).save(path),
+    "grey.png": lambda path: photograph(50, 40, "L").save(path),
+    "grey and alpha.png": lambda path: photograph(50, 40, "LA").save(path),
+    "alpha.png": lambda path: photograph(100, 40, "RGBA").save(path),
+    "palette.png": lambda path: photograph(40, 64).quantize(16).save(path),
+    "transparent palette.png": lambda path: photograph(40, 64).quantize(16).save(path, transparency=3),
+    "16 bits.png": save_16_bits,
+    "animated.gif": lambda path: photograph(60, 48).save(
+        path, save_all=True, append_images=[photograph(60, 48), photograph(60, 48)]
+    ),
+    "lossless.webp": lambda path: photograph(80, 60, "RGBA").save(path, lossless=True, exact=True),
+    "lossy.webp": lambda path: photograph(80, 60).save(path, quality=90),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_is_read_as_by_pillow(name, tmp_path):
+    PICTURES[name](tmp_path / name)
+    picture = pictures.read_picture(tmp_path / name)
+    assert picture.dtype == torch.uint8 and picture.shape == (3, 32, 32)
+    difference = np.abs(picture.numpy().astype(int) - expected(tmp_path / name))
+    assert difference.max() <= 2 and difference.mean() < 0.5
+    assert picture.float().std() > 10  # not all of it white
+
+
+def write_set(root, **more):
+    """Write {folder: names of pictures} for three classes of any names, and others beside them."""
+    content = {
+        "train/Zebra": ["b.png", "a.JPG"],
+        "train/älter und jünger": ["1.gif", "2.webp", "3.png", "4.png"],
+        "train/cat": ["x.png"],
+        "test/Zebra": ["b.png"],
+        "test/älter und jünger": ["1.png"],
+        "test/cat": ["x.png", "w.png"],
+    } | {folder.replace("_", "/"): names for folder, names in more.items()}
+    for folder, names in content.items():
+        if names is None:
+            continue
+        (root / folder).mkdir(parents=True)
+        for name in names:
+            photograph(40, 36).save(root / folder / name)
+    return root
+
+
+def test_a_folder_becomes_two_datasets_in_the_order_of_names(tmp_path, monkeypatch, capsys):
+    root = write_set(tmp_path / "my pets")
+    for other in ("train/.git/x.png", "train/cat/.hidden.png", "train/cat/Thumbs.db", "train/notes.txt"):
+        (root / other).parent.mkdir(exist_ok=True)
+        (root / other).write_bytes(b"no picture")
+    train, test = data.load(str(root))
+    assert train.class_names == test.class_names == ["Zebra", "cat", "älter und jünger"]
+    assert train.labels.tolist() == [0, 0, 1, 2, 2, 2, 2] and test.labels.tolist() == [0, 1, 1, 2]
+    assert train.filenames == ["a.JPG", "b.png", "x.png", "1.gif", "2.webp", "3.png", "4.png"]
+    assert test.filenames == ["b.png", "w.png", "x.png", "1.png"]
+    difference = test.images[1].numpy().astype(int) - expected(root / "test" / "cat" / "w.png")
+    assert np.abs(difference).max() <= 1
+    assert train.superclass_of is None and train.superclass_names is None and train.masks is None
+    assert train.name == "folder my pets" and not train.verified and train.digest != test.digest
+    assert train.provenance == test.provenance and "7" in train.provenance and "4" in train.provenance
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 1 and notes[0].endswith(": 1")
+    # The same again, and the same from val/; beside test/ it is not looked at.
+    (root / "test").rename(root / "val")
+    assert [split.digest for split in data.load_folder(root)] == [train.digest, test.digest]
+    write_set(tmp_path / "both")
+    (tmp_path / "both" / "val").mkdir()
+    assert len(data.load_folder(tmp_path / "both")[1].labels) == 4
+
+
+WRONG = {  # what is changed, and what the line names
+    "no train": ({"train_Zebra": None, "train_älter und jünger": None, "train_cat": None}, "train"),
+    "no test": ({"test_Zebra": None, "test_älter und jünger": None, "test_cat": None}, "test"),
+    "a class in train only": ({"train_dog": ["1.png"]}, "test has no picture of the class 'dog'"),
+    "a class in test only": ({"test_dog": ["1.png"]}, "train has no picture of the class 'dog'"),
+    "an empty class": ({"train_dog": [], "test_dog": ["1.png"]}, "train has no picture of the class 'dog'"),
+    "a class empty in both": ({"train_dog": [], "test_dog": []}, "train has no picture of the class 'dog'"),
+    "one class": (
+        {f"{split}_{name}": None for split in ("train", "test") for name in ("Zebra", "cat")},
+        "pictures of 1 classes",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_folder_of_another_kind_is_refused_in_one_line(name, tmp_path, monkeypatch):
+    changes, named = WRONG[name]
+    monkeypatch.setattr(pictures, "read_picture", None)  # nothing is read before that
+    with pytest.raises(UserError) as caught:
+        data.load(str(write_set(tmp_path, **changes)))
+    assert named in str(caught.value) and str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+GIF = b"GIF89a" + struct.pack("<HH", 65535, 65535) + b"\x80\0\0" + bytes(6)
+GIF += b"," + struct.pack("<HHHH", 0, 0, 65535, 65535) + b"\0\x02\x02\x4c\x01\0;"
+DAMAGED = {"empty": b"", "a web page": b"<!DOCTYPE html>", "of 13 GB": GIF, "cut": None}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_picture_that_cannot_be_read_is_named(name, tmp_path):
+    root = write_set(tmp_path)
+    path = root / "test" / "cat" / "w.png"
+    path.write_bytes(path.read_bytes()[:100] if name == "cut" else DAMAGED[name])
+    with pytest.raises(UserError) as caught:
+        data.load_folder(root)
+    assert str(caught.value).startswith(f"{path} cannot be used as a picture: ")
+    assert str(caught.value).isprintable()
+
+
+def test_names_that_no_terminal_can_show(tmp_path):
+    write_set(tmp_path)
+    (tmp_path / "train" / "cat" / "x.png").rename(tmp_path / "train" / "cat" / "\x1b[31m\udcff.png")
+    for split in ("train", "test"):
+        (tmp_path / split / "cat").rename(tmp_path / split / "cat\n")
+    train, _ = data.load_folder(tmp_path)
+    assert train.class_names[1] == "cat?" and train.filenames[2] == "?[31m?.png"

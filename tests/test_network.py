@@ -1,0 +1,389 @@
+"""network.py: a checkpoint and a network from outside become one object; layer, counts, classes."""
+
+import argparse
+import textwrap
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import data
+import network
+from data import MEAN, STD, Normalize, make_shapes
+from network import FromPixels, from_module, load_checkpoint, load_model, predict
+from running.files import UserError
+
+CPU = torch.device("cpu")
+SHIPPED = "weights/resnet18_cifar100.pt"
+# torchvision's ResNet-18 with a 3x3 stem and no pooling: what the shipped weights belong to.
+THEIRS = """
+    import torchvision
+    from torch import nn
+
+    def net():
+        model = torchvision.models.resnet18(num_classes=100)
+        model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+        return model
+
+    def two():
+        convolution, pool = nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1)
+        return nn.Sequential(convolution, nn.ReLU(), pool, nn.Flatten(), nn.Linear(4, 2))
+
+    def nothing():
+        return 3
+
+    def broken():
+        raise RuntimeError("no such thing")
+"""
+
+
+def pictures(n: int = 6) -> torch.Tensor:
+    return torch.randint(
+        0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    """A file of networks, and the shipped weights as a plain state dict."""
+    file, weights = tmp_path / "theirs.py", tmp_path / "theirs.pt"
+    file.write_text(textwrap.dedent(THEIRS))
+    state = torch.load(SHIPPED, weights_only=True)["model"]
+    torch.save({name: value.float() for name, value in state.items()}, weights)
+    return file, weights
+
+
+def load(spec, weights=None, mean=None, std=None, layer=None, class_names=None):
+    return load_model(str(spec), weights, mean, std, layer, class_names, CPU)
+
+
+def simple(*layers: nn.Module, num_classes: int = 5) -> nn.Module:
+    return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(num_classes))
+
+
+# ---- A checkpoint, and the same weights from outside -----------------------------------------------------
+
+
+def test_shipped_weights_give_the_same_answers_in_torchvisions_network(theirs):
+    file, weights = theirs
+    with torch.no_grad():
+        ours = load_checkpoint(SHIPPED, CPU)
+    outside = load(f"{file}:net", weights, MEAN, STD)
+    images = pictures()
+    expected = predict(ours.model, images, CPU)
+    torch.testing.assert_close(predict(outside.model, images, CPU), expected, rtol=1e-4, atol=1e-4)
+    assert ours.layer == outside.layer == "layer4"
+    assert ours.parameters == outside.parameters == 11_220_132
+    assert ours.training.epoch == 39
+    assert ours.training.val_logits.shape == (10_000, 100)
+    assert outside.training is None
+    assert outside.temperature is None
+    maps = ours.explain(images.float() / 255, torch.arange(6))
+    torch.testing.assert_close(
+        outside.explain(images.float() / 255, torch.arange(6)), maps, rtol=1e-3, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("wrap", [lambda s: {"state_dict": s}, lambda s: {"model": s, "epoch": 3}])
+def test_weights_below_a_key_and_with_module_before_the_names(theirs, tmp_path, wrap):
+    file, weights = theirs
+    state = torch.load(weights, weights_only=True)
+    torch.save(wrap({f"module.{name}": value for name, value in state.items()}), tmp_path / "wrapped.pt")
+    plain, wrapped = load(f"{file}:net", weights), load(f"{file}:net", tmp_path / "wrapped.pt")
+    assert plain.digest == wrapped.digest
+    assert torch.equal(predict(plain.model, pictures(), CPU), predict(wrapped.model, pictures(), CPU))
+
+
+def test_digest_changes_with_one_weight():
+    module = simple(nn.Conv2d(3, 4, 3))
+    module(torch.zeros(1, 3, 32, 32))
+    before = from_module(module, None, None, CPU).digest
+    assert from_module(module, None, None, CPU).digest == before
+    with torch.no_grad():
+        module[0].weight[0, 0, 0, 0] += 1e-6
+    assert from_module(module, None, None, CPU).digest != before
+
+
+def test_normalisation_is_that_of_the_options(theirs):
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    found = load(f"{theirs[0]}:two", None, mean, std)
+    x = (pictures().double() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    with torch.no_grad():
+        expected = found.module(x.float())
+    torch.testing.assert_close(predict(found.model, pictures(), CPU), expected)
+
+
+def test_smaller_image_size_resizes_first():
+    class Side(nn.Module):
+        def forward(self, x):
+            return torch.tensor([[float(x.shape[-1]), 0.0]]).expand(len(x), 2)
+
+    model = FromPixels(Side(), image_size=24, normalize=Normalize())
+    assert model(torch.rand(2, 3, 32, 32))[0, 0] == 24
+
+
+def test_predict_restores_frozen_modules_and_changes_nothing():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(3600, 2)).train()
+    model[1].eval()  # frozen by the caller
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    logits = predict(model, pictures(5), CPU, batch_size=2)
+    assert [module.training for module in model] == [True, False, True, True]
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    model.eval()
+    with torch.no_grad():
+        expected = model(pictures(5).float() / 255)
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+    assert predict(model, pictures(5)[:0], CPU).shape == (0, 2)
+
+
+# ---- What is inside --------------------------------------------------------------------------------------
+
+
+def small_vit() -> nn.Module:
+    return torchvision.models.VisionTransformer(
+        image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=5
+    )
+
+
+def small_swin() -> nn.Module:
+    return torchvision.models.SwinTransformer(
+        patch_size=[2, 2],
+        embed_dim=16,
+        depths=[2, 2],
+        num_heads=[2, 4],
+        window_size=[4, 4],
+        num_classes=5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("build", "layer", "side"),
+    [
+        (lambda: torchvision.models.resnet18(num_classes=5), "layer3", 2),  # layer4 has one cell at 32 pixels
+        (lambda: torchvision.models.mobilenet_v2(num_classes=5), "features.14.conv.0", 2),
+        (small_vit, "encoder.layers.encoder_layer_1.ln_1", 4),
+        (small_swin, "permute", 8),
+        (lambda: simple(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1)), "1", 15),
+    ],
+)
+def test_layer_by_default_is_the_last_that_has_cells(build, layer, side):
+    torch.manual_seed(0)
+    module = build()
+    if any(isinstance(part, nn.LazyLinear) for part in module.modules()):
+        module(torch.zeros(1, 3, 32, 32))
+    if isinstance(module, torchvision.models.VisionTransformer):
+        nn.init.normal_(module.heads.head.weight)  # zero as built: then no gradient reaches anything
+    found = from_module(module, None, None, CPU)
+    maps = found.explain(torch.rand(3, 3, 32, 32), torch.tensor([0, 1, 2]))
+    assert (found.layer, maps.shape) == (layer, (3, side, side))
+
+
+def test_channels_last_layer_is_reshaped():
+    torch.manual_seed(0)
+    module = small_swin()
+    last = from_module(module, None, "norm", CPU)  # [N, 8, 8, K]
+    first = from_module(module, None, "permute", CPU)  # the same values as [N, K, 8, 8]
+    images, classes = torch.rand(3, 3, 32, 32), torch.tensor([0, 1, 2])
+    torch.testing.assert_close(last.explain(images, classes), first.explain(images, classes))
+
+
+def test_copied_cells_are_no_map():
+    # As VGG of torchvision at 32 pixels: one cell, spread over 7x7 by the pooling behind it.
+    module = simple(nn.Conv2d(3, 4, 3, 2), nn.MaxPool2d(15), nn.AdaptiveAvgPool2d(7))
+    module(torch.zeros(1, 3, 32, 32))
+    assert from_module(module, None, None, CPU).layer == "0"
+
+
+def test_no_layer_with_cells_and_no_layer_wanted():
+    flat = simple()
+    flat(torch.zeros(1, 3, 32, 32))
+    assert from_module(flat, None, None, CPU).layer is None
+    convolutional = simple(nn.Conv2d(3, 4, 3))
+    convolutional(torch.zeros(1, 3, 32, 32))
+    assert from_module(convolutional, None, "none", CPU).layer is None
+    assert from_module(convolutional, None, None, CPU).layer == "0"
+
+
+@pytest.mark.parametrize("layer", ["nowhere", "1"])  # no such module; the flattened output
+def test_layer_that_cannot_be_explained_is_refused(layer):
+    module = simple(nn.Conv2d(3, 4, 3))
+    module(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(UserError, match=f"--layer {layer}"):
+        from_module(module, None, layer, CPU)
+
+
+def test_layer_that_runs_twice_is_refused():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.head(self.conv(self.conv(x)).mean(dim=(2, 3)))
+
+    with pytest.raises(UserError, match="2 times"):
+        from_module(Twice(), None, "conv", CPU)
+
+
+def test_multiply_accumulates_of_convolution_linear_and_attention():
+    module = simple(nn.Conv2d(3, 4, 3, padding=1, groups=1), num_classes=7)
+    module(torch.zeros(1, 3, 32, 32))
+    found = from_module(module, None, None, CPU)
+    assert found.macs == 32 * 32 * 4 * 3 * 9 + 4 * 32 * 32 * 7
+    assert found.parameters == 4 * 3 * 9 + 4 + 4 * 32 * 32 * 7 + 7
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Conv2d(3, 16, 8, stride=8)
+            self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+            self.head = nn.Linear(16, 5)
+
+        def forward(self, x):
+            x = self.embed(x).flatten(2).transpose(1, 2)
+            return self.head(self.attention(x, x, x, need_weights=False)[0].mean(dim=1))
+
+    tokens, width = 16, 16
+    embedding = tokens * width * 3 * 64
+    projections = 4 * tokens * width * width
+    products = 2 * tokens * tokens * width
+    found = from_module(Attention(), None, None, CPU)
+    assert found.macs == embedding + projections + products + width * 5
+    assert found.parameters == sum(p.numel() for p in Attention().parameters())
+
+
+# ---- Classes and data ------------------------------------------------------------------------------------
+
+
+def test_logits_are_brought_into_the_order_of_the_data_set():
+    test = make_shapes(1, seed=1)
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(0)).tolist()
+    module = simple(nn.AvgPool2d(8), num_classes=100)
+    module(torch.zeros(1, 3, 32, 32))
+    found = from_module(module, [test.class_names[c].upper() for c in order], None, CPU)
+    own = predict(found.model, test.images[:3], CPU)
+    network.fit_classes(found, test)
+    fitted = predict(found.model, test.images[:3], CPU)
+    for place, c in enumerate(order):
+        assert torch.equal(fitted[:, c], own[:, place])
+
+
+def test_other_classes_or_another_number_are_refused():
+    test = make_shapes(1, seed=1)
+    module = simple(nn.AvgPool2d(8), num_classes=100)
+    module(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(UserError, match="are not those of"):
+        network.fit_classes(from_module(module, [*test.class_names[1:], "cat"], None, CPU), test)
+    module = simple(nn.AvgPool2d(8), num_classes=99)
+    module(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(UserError, match="99 logits"):
+        network.fit_classes(from_module(module, None, None, CPU), test)
+
+
+# ---- What cannot be used ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("theirs.py", "FILE.py:NAME"),
+        ("nowhere.py:net", "no Python file"),
+        ("theirs.py:nowhere", "nowhere"),
+        ("theirs.py:nothing", "int"),
+        ("theirs.py:broken", "no such thing"),
+    ],
+)
+def test_models_that_cannot_be_used(theirs, monkeypatch, spec, message):
+    monkeypatch.chdir(theirs[0].parent)
+    with pytest.raises(UserError, match=message):
+        load(spec)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda state: {"weights": [1, 2]}, "state dict"),
+        (lambda state: dict(list(state.items())[1:]), "1 names are missing, such as conv1.weight"),
+        (lambda state: state | {"fc.bias": torch.zeros(10)}, r"\[10\], expected \[100\]"),
+        (lambda state: state | {"fc.bias": torch.full((100,), torch.nan)}, "not finite"),
+    ],
+)
+def test_weights_that_do_not_fit(theirs, tmp_path, content, message):
+    file, weights = theirs
+    torch.save(content(torch.load(weights, weights_only=True)), tmp_path / "other.pt")
+    with pytest.raises(UserError, match=message):
+        load(f"{file}:net", tmp_path / "other.pt")
+
+
+def test_a_whole_pickled_module_is_refused_and_not_run(theirs, tmp_path):
+    torch.save(nn.Linear(2, 2), tmp_path / "whole.pt")
+    with pytest.raises(UserError, match="more than tensors"):
+        load(f"{theirs[0]}:net", tmp_path / "whole.pt")
+
+
+def test_mean_without_std_and_values_of_bytes(theirs):
+    with pytest.raises(UserError, match="belong together"):
+        load(f"{theirs[0]}:two", None, mean=(0.5, 0.5, 0.5))
+    with pytest.raises(UserError, match="0 to 1"):
+        load(f"{theirs[0]}:two", None, (125.3, 123.0, 113.9), (63.0, 62.1, 66.7))
+
+
+def test_outputs_that_are_no_logits():
+    class Odd(nn.Module):
+        def __init__(self, output):
+            super().__init__()
+            self.output = output
+
+        def forward(self, x):
+            return self.output(x)
+
+    for output in (lambda x: x, lambda x: (x.mean(dim=(2, 3)),), lambda x: x.mean(dim=(0, 2, 3))):
+        with pytest.raises(UserError, match=r"expected logits \[2, C\]"):
+            from_module(Odd(output), None, None, CPU)
+
+
+# ---- The options -----------------------------------------------------------------------------------------
+
+
+def options(*argv: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    network.add_options(parser)
+    return parser.parse_args(argv)
+
+
+def test_options_of_a_model_without_the_model_are_refused():
+    with pytest.raises(UserError, match="--weights belongs to --model"):
+        network.from_options(options("--weights", "w.pt"), CPU)
+
+
+def test_classes_come_from_a_file(theirs, tmp_path):
+    (tmp_path / "names").write_text("cat\n\ndog\r\n")
+    found = network.from_options(
+        options("--model", f"{theirs[0]}:two", "--classes", f"{tmp_path}/names"), CPU
+    )
+    assert found.class_names == ["cat", "dog"]
+
+
+def test_results_go_to_the_run_or_to_a_folder_of_the_name(theirs, tmp_path):
+    file, weights = theirs
+    assert str(network.results_folder(load(f"{file}:net", weights), None)) == "runs/theirs"
+    assert str(network.results_folder(load(f"{file}:net"), None)) == "runs/net"
+    assert network.results_folder(load(f"{file}:net"), tmp_path) == tmp_path
+    shipped = load_checkpoint(SHIPPED, CPU)
+    assert str(network.results_folder(shipped, None)) == "runs/resnet18_cifar100"
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/config.json").write_text("{}")
+    shipped.path = tmp_path / "run/checkpoints/last.pt"
+    assert network.results_folder(shipped, None) == tmp_path / "run"
+
+
+def test_data_of_the_training_are_the_default(monkeypatch):
+    asked = []
+    monkeypatch.setattr(network, "load", lambda name, root: asked.append((name, root)) or (None, None))
+    monkeypatch.setattr(network, "fit_classes", lambda *args: None)
+    shipped = load_checkpoint(SHIPPED, CPU)
+    network.load_data(shipped, None, None)
+    network.load_data(shipped, "shapes", "elsewhere")
+    assert asked == [("cifar100", "data"), ("shapes", "elsewhere")]
+    assert data.load is not network.load
