@@ -304,6 +304,26 @@ def fit_temperature(logits: Values, y_true: Values) -> float:
     return math.exp(-(low + high) / 2)
 
 
+def temperature_of_equal_confidence(logits: Values, y_true: Values) -> float:
+    """Return the temperature T at which the mean confidence of softmax(logits / T) equals the accuracy.
+
+    Fit it on validation data, as fit_temperature, beside which it stands: the likelihood weighs sure mistakes
+    most, this the mean only. The confidence, the largest probability, never rises with T, so bisection finds
+    the T in [0.01, 100]; without one there the result is the nearer limit. logits: finite [N, C]; y_true [N].
+    """
+    y_true, logits = _scores(y_true, logits, "logits")
+    target = (logits.argmax(dim=1) == y_true).double().mean()
+    low, high = -math.log(100), math.log(100)  # the limits of log T
+    for _ in range(45):
+        middle = (low + high) / 2
+        confidence = torch.softmax(logits / math.exp(middle), dim=1).amax(dim=1).mean()
+        if confidence > target:
+            low = middle
+        else:
+            high = middle
+    return math.exp((low + high) / 2)
+
+
 def risk_coverage(y_true: Values, probabilities: Values) -> tuple[Tensor, Tensor]:
     """Return the risk-coverage curve: the error rate if only the most confident samples are answered.
 

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data import Dataset, Normalize, load, memory_format, resize
 from gradcam import GradCAM, channels_last, tokens
-from metrics import fit_temperature
+from metrics import fit_temperature, temperature_of_equal_confidence
 from resnet_cifar import resnet18
 from running.console import Progress
 from running.files import UserError, check_file, one_line, reading
@@ -98,6 +98,13 @@ class Network:
         if self.training is None or self.training.val_logits is None:
             return None
         return fit_temperature(self.training.val_logits, self.training.val_labels)
+
+    @functools.cached_property
+    def temperature_of_equal_confidence(self) -> float | None:
+        """The one that makes the mean confidence on the validation images equal to the accuracy there."""
+        if self.temperature is None:
+            return None
+        return temperature_of_equal_confidence(self.training.val_logits, self.training.val_labels)
 
     def explain(self, images: Tensor, classes: Tensor, against: Tensor | None = None) -> Tensor:
         """Return the Grad-CAM maps of images in [0, 1] at the layer, float32 [N, h, w] on the CPU.

@@ -9,7 +9,6 @@ Writes metrics.json, predictions.npz, plots/, failures/, gradcam/ and report.htm
 page/*.html. `examine` does the same for a network in memory.
 """
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,9 +18,10 @@ from torch import Tensor, nn
 
 import metrics
 import network as networks
-from data import MEAN, Dataset, first_copy
+import reasons
+from data import MEAN, Dataset, first_copy, split_indices
 from gradcam import to_heatmap
-from network import Network, predict
+from network import Network
 from page import against, failures, sections
 from page.page import interval, percent
 from running.console import CommandLine, Progress, run_main
@@ -30,7 +30,8 @@ from running.files import UserError, write_json
 from running.folder import check_results, run_of
 from stress import read_results
 from stress_tests.attacks import eval_mode, full_float32
-from stress_tests.controls import compare_with_controls, randomization, with_controls
+from stress_tests.controls import compare_with_controls, randomization, spread, with_controls
+from stress_tests.explanations import spearman
 
 NUM_FAILURES = 20
 MAX_BROWSED = 2500  # misclassified images on the page, the most confident ones
@@ -38,7 +39,7 @@ NUM_EXPLAINED = 100  # images for deletion and insertion
 NUM_RANDOMIZED = 40  # some of them, for the randomisation of the weights
 NUM_SEEDS = 5  # of random weights
 NUM_POINTED = 1000  # images for the pointing game
-STEPS = 16  # of the deletion and insertion curves
+STEPS = 8  # of the deletion and insertion curves
 
 
 @dataclass
@@ -57,19 +58,28 @@ class Found:
     numbers: dict  # the content of metrics.json
     stress: dict | None = None  # see stress.read_results
     others: dict[str, dict] = field(default_factory=dict)  # of other runs, see against.read_runs
+    kinds: Tensor | None = None  # int64 [N], see reasons.kinds_of_mistakes
+    neighbours: dict[str, Tensor] | None = None  # see reasons.find_neighbours; and their images
     failures: list[dict] = field(default_factory=list)  # the rows of failures.csv
     overlays: dict[str, Tensor] = field(default_factory=dict)  # their maps, see page.failures.write
     browsed: Tensor | None = None  # int64 [m]: the first of the misclassified
-    maps: Tensor | None = None  # float32 [m, 2, h, w]: of their predicted and of their true class
+    maps: Tensor | None = None  # float32 [m, 2, h, w], see reasons.contrast
+    covered: tuple[Tensor, Tensor] | None = None  # see reasons.cover_answers, of the first of the two maps
 
 
 # ---- Evaluate --------------------------------------------------------------------------------------------
 
 
-def evaluate(logits: Tensor, test: Dataset, train: Dataset | None, temperature: float | None) -> Found:
+def evaluate(
+    logits: Tensor,
+    test: Dataset,
+    train: Dataset | None,
+    temperature: float | None,
+    temperature_of_equal_confidence: float | None = None,
+) -> Found:
     """Return what follows from the logits, float32 [N, C], of the test split.
 
-    temperature was fitted on the validation split. What is not known is None.
+    Both temperatures were fitted on the validation split, see metrics. What is not known is None.
     """
     probabilities = logits.softmax(dim=1)
     confidence, y_pred = probabilities.max(dim=1)
@@ -95,6 +105,10 @@ def evaluate(logits: Tensor, test: Dataset, train: Dataset | None, temperature: 
     for suffix, row in zip(("", "_after_temperature"), calibration, strict=False):
         for key in ("negative_log_likelihood", "expected_calibration_error", "mean_confidence"):
             numbers[f"{key}{suffix}"] = row[key]
+    if temperature_of_equal_confidence is not None:
+        calibration.append(calibrate(logits, y_true, temperature_of_equal_confidence))
+        row = {key: value for key, value in calibration[-1].items() if key != "bins"}
+        numbers["temperature_of_equal_confidence"] = row
     superclasses = None
     if test.superclass_of is not None:
         superclasses = evaluate_superclasses(test, y_pred)
@@ -213,14 +227,18 @@ def check_explanations(network: Network, test: Dataset, y_pred: Tensor) -> dict:
     sample = torch.randperm(len(test.labels), generator=generator)[:NUM_EXPLAINED]
     images, classes = test.images[sample].to(network.device) / 255, y_pred[sample]
     maps = network.explain(images, classes)
-    heatmaps = {name: to_heatmap(m, side) for name, m in with_controls(maps, side, generator).items()}
+    controls = with_controls(maps, side, generator)
+    controls["activation"] = reasons.energy_maps(network, test.images[sample])
+    heatmaps = {name: to_heatmap(control, side) for name, control in controls.items()}
     result = {"layer": network.layer, "images": len(sample), "map_size": list(maps.shape[1:])}
     result |= compare_with_controls(network.model, images, heatmaps, classes, torch.tensor(MEAN), STEPS)
     sample = torch.randperm(len(test.labels), generator=generator)[:NUM_POINTED]
     if test.masks is not None:
         maps = network.explain(test.images[sample] / 255, y_pred[sample])
         game = result["pointing_game"] = {"images": len(sample)}
-        for name, control in with_controls(maps, side, generator).items():
+        controls = with_controls(maps, side, generator)
+        controls["activation"] = reasons.energy_maps(network, test.images[sample])
+        for name, control in controls.items():
             hits, game["chance"] = metrics.pointing_game(to_heatmap(control, side), test.masks[sample])
             game[name] = metrics.proportion(hits, len(sample))
     # From the classifier downwards; what belongs to no part of the network comes last.
@@ -230,14 +248,57 @@ def check_explanations(network: Network, test: Dataset, y_pred: Tensor) -> dict:
         modules.append("network")
     images = images[:NUM_RANDOMIZED]
     down_to = randomization(network.model, images, network.explain, modules, NUM_SEEDS)
+    explained = network.explain(images, classes[:NUM_RANDOMIZED]).flatten(1)
     result["randomization"] = {
         "images": len(images),
         "seeds": NUM_SEEDS,
-        # Of two unrelated orders of n values rho is nearly normal, with a variance of 1 / (n - 1).
-        "unrelated": math.sqrt(2 / math.pi / (maps[0].numel() - 1)),
+        # The maps of two images have nothing in common but what all maps have, such as a bright middle.
+        "other_image": spread(spearman(explained, explained.roll(1, 0)).abs().nanmean(dim=0, keepdim=True)),
         "down_to": {name.removeprefix("network."): row for name, row in down_to.items()},
     }
     return result
+
+
+# ---- Find reasons ----------------------------------------------------------------------------------------
+
+
+def find_reasons(
+    network: Network, train: Dataset | None, test: Dataset, found: Found, features: Tensor | None
+) -> None:
+    """Add to `found` why the network fails: kinds of mistakes, neighbours, repairs, words; see reasons.py.
+
+    features float32 [N, D]: of the test images, what goes into the classifier; None if there is none.
+    """
+    numbers, y_true, wrong = found.numbers, test.labels, found.y_pred != test.labels
+    others = [values["y_pred"] for values in found.others.values()]
+    found.kinds, numbers["kinds"] = reasons.kinds_of_mistakes(
+        y_true, found.probabilities, test.superclass_of, found.training_labels, others
+    )
+    if others:
+        numbers["confident"]["shared"] = reasons.confident_mistakes(y_true, found.probabilities, others)
+    by_word = reasons.errors_by_word(test, wrong)
+    if by_word is not None:
+        numbers["words"] = by_word
+    halves = reasons.colour_or_shape(test, found.y_pred)
+    if halves is not None:
+        numbers["colour_or_shape"] = halves
+    if train is not None and features is not None:
+        trained_on = None
+        if network.training is not None:
+            settings = network.training.settings
+            trained_on, _ = split_indices(train, settings["val_fraction"], settings["seed"])
+            trained_on = trained_on[: settings["limit_train"]]
+        numbers["neighbours"], found.neighbours = reasons.find_neighbours(
+            network, train, test, found.y_pred, trained_on, features
+        )
+        nearest = found.neighbours["nearest"][found.browsed]
+        found.neighbours["images"] = train.images[nearest.clamp(min=0)]
+    if network.layer is not None and len(found.misclassified):
+        numbers["repair"] = reasons.repair_rates(network, test, found.y_pred, found.misclassified)
+        images = test.images[found.browsed] / 255
+        answers, truths = found.y_pred[found.browsed], y_true[found.browsed]
+        found.maps = reasons.contrast(network, images, answers, truths)
+        found.covered = reasons.cover_answers(network, images, found.maps[:, 0])
 
 
 # ---- The report ------------------------------------------------------------------------------------------
@@ -257,10 +318,10 @@ def write_report(
 
     # Evaluate.
     with Progress("test images", len(test.labels)) as progress:
-        logits = predict(network.model, test.images, network.device, progress=progress)
+        logits, features = network.features(test.images, progress)
     if not logits.isfinite().all():
         raise UserError(f"{network.name} cannot be used: its scores of the test images are not finite")
-    found = evaluate(logits, test, train, network.temperature)
+    found = evaluate(logits, test, train, network.temperature, network.temperature_of_equal_confidence)
     found.numbers["checkpoint_sha256"] = network.digest
     found.stress, found.others = stress[str(out)], others
     if others:
@@ -273,12 +334,9 @@ def write_report(
     found.failures = failures.describe(test, rows, found.probabilities, found.training_labels)
 
     # Explain them.
+    find_reasons(network, train, test, found, features)
     if network.layer is not None:
         found.numbers["explanations"] = check_explanations(network, test, found.y_pred)
-        if len(found.browsed) > 0:
-            images, both = test.images[found.browsed] / 255, (found.y_pred, test.labels)
-            maps = [network.explain(images, classes[found.browsed]) for classes in both]
-            found.maps = torch.stack(maps, dim=1)
 
     # Write it down, first of all the numbers: they say of which weights the folder is.
     write_json(out / "metrics.json", found.numbers)

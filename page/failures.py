@@ -48,8 +48,9 @@ def describe(
 def write(out: Path, test, rows: list[dict], maps: Tensor | None, layer: str | None) -> dict[str, Tensor]:
     """Write the rows and their pictures in place of those of an earlier report, which may have had more.
 
-    maps float [M, 2, h, w]: of the predicted and of the true class, those of the rows first. Returns them
-    laid over the pictures, {"predicted" and "true": uint8 [K, 3, 256, 256]}; nothing without maps.
+    maps float [M, 2, h, w]: what speaks for the predicted class rather than the true one, and the other way
+    round, those of the rows first. Returns them laid over the pictures, {"predicted" and "true": uint8
+    [K, 3, 256, 256]}; nothing without maps.
     """
     for folder in ("failures", "gradcam"):
         for earlier in (out / folder).glob("[0-9][0-9]_*_as_*.png"):
@@ -72,7 +73,7 @@ def write(out: Path, test, rows: list[dict], maps: Tensor | None, layer: str | N
             panels = [(row["file_name"], pictures[place])]
             for kind, laid_over in overlays.items():
                 probability = f"{kind}, {percent(row[f'probability_{kind}'])}"
-                title = f"evidence for {plain(row[f'{kind}_class'])}\n({probability})"
+                title = f"for {plain(row[f'{kind}_class'])} rather than the other\n({probability})"
                 panels.append((title, laid_over[place]))
             with plots.styled():
                 figure = draw(panels, f"Grad-CAM at {layer}")

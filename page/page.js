@@ -41,18 +41,18 @@ for (const button of document.querySelectorAll("button.all-rows")) {  // the fir
 // ---- Mistakes: their pictures are one, and the rest is JSON. It has superclasses and maps where there are some.
 
 const NAMES = ["true", "predicted", "superclass", "predicted_superclass"];
-const KEYS = [...NAMES, "from", "to", "runs"];  // of a filter; "open" in the address is the file of a picture
+const KEYS = [...NAMES, "from", "to", "runs", "kind", "word"];  // of a filter; "open" in the address is the file of a picture
 const AT_ONCE = 60;  // pictures
 
 const holder = find("mistakes-data");
 if (holder) {
-  const data = JSON.parse(holder.textContent), sprite = find("wrong-images");
+  const data = JSON.parse(holder.textContent), sprite = find("wrong-images"), nearest = find("nearest-images");
   drawMatrix(data);
   for (const link of document.querySelectorAll("a[data-filter]")) {
     link.href = "#" + link.dataset.filter;
     link.addEventListener("click", () => { if (link.hash === location.hash) goTo(link.hash); });
   }
-  sprite.decode().then(() => browseMistakes(data, sprite));
+  Promise.all([sprite, nearest].map((image) => image?.decode())).then(() => browseMistakes(data, sprite, nearest));
 }
 
 // To go to the address that the page has already changes nothing, so the event is sent by hand.
@@ -117,7 +117,7 @@ function bytes(base64) {
   return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 }
 
-function browseMistakes(data, sprite) {
+function browseMistakes(data, sprite, nearest) {
   const [form, list, found, more, dialog] = ["filter", "thumbnails", "found", "more", "mistake"].map(find);
   const maps = bytes(data.maps ?? ""), colours = bytes(data.inferno);
   const cells = Math.sqrt(maps.length / data.images.length / 2);  // of a map, in a row
@@ -131,11 +131,14 @@ function browseMistakes(data, sprite) {
     form.elements[key].append(...[...names].sort().map((name) => new Option(name, name)));
   }
   form.elements.runs.parentElement.hidden = !data.runs.length;
+  form.elements.kind.append(...data.kinds.map((name) => new Option(name, name)));
 
   function fits(mistake, filter) {
     const names = namesOf(data, mistake), confidence = 100 * mistake.probabilities[0];
     return NAMES.every((key) => !filter[key] || names[key] === filter[key])
       && confidence >= Number(filter.from || 0) && confidence <= Number(filter.to || 100)
+      && (!filter.kind || data.kinds[mistake.kind] === filter.kind)
+      && (!filter.word || mistake.file.startsWith(`${filter.word}_s_`))
       && (!filter.runs || mistake.others.some(([c]) => c === mistake.true) === (filter.runs === "right"));
   }
 
@@ -169,13 +172,20 @@ function browseMistakes(data, sprite) {
     find("mistake-title").textContent = `${names.true}, taken for ${names.predicted}`;
     const captions = { "mistake-picture": `test image: ${names.true}` };
     if (data.maps) {
-      captions["evidence-predicted"] = `evidence for ${names.predicted}`;
-      captions["evidence-true"] = `evidence for ${names.true}`;
+      captions["evidence-predicted"] = `for ${names.predicted} rather than ${names.true}`;
+      captions["evidence-true"] = `for ${names.true} rather than ${names.predicted}`;
     }
     Object.entries(captions).forEach(([id, text], k) => {
       const canvas = find(id), start = (2 * mistake.index + k - 1) * cells ** 2;
       drawPicture(canvas, sprite, mistake.index);
       if (k) drawEvidence(canvas, maps.subarray(start, start + cells ** 2), cells, colours);
+      canvas.ariaLabel = canvas.nextElementSibling.textContent = text;
+    });
+    if (nearest) ["predicted", "true"].forEach((key, k) => {
+      const canvas = find(`nearest-${key}`), similarity = mistake.similarity[k];
+      canvas.parentElement.hidden = !similarity;
+      drawPicture(canvas, nearest, 2 * mistake.index + k);
+      const text = `nearest training image of ${names[key]}, similarity ${similarity.toFixed(2)}`;
       canvas.ariaLabel = canvas.nextElementSibling.textContent = text;
     });
     find("mistake-likely").replaceChildren(...mistake.classes.map((c, i) => {
@@ -187,6 +197,11 @@ function browseMistakes(data, sprite) {
     }));
     const notes = mistake.others.map(([c, probability], i) =>
       `${data.runs[i]} says ${data.classes[c]} (${percent(probability)}).`);
+    if (mistake.covered) {
+      const [answer, probability] = mistake.covered;
+      notes.unshift(`With the top quarter of what speaks for ${names.predicted} covered it says `
+        + `${data.classes[answer]} (${percent(probability)}).`);
+    }
     if (mistake.copied >= 0) notes.push(`In the training set these pixels are labelled ${data.classes[mistake.copied]}.`);
     find("mistake-notes").textContent = notes.join(" ");
     find("mistake-file").textContent = mistake.file;

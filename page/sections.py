@@ -47,6 +47,7 @@ CONTROLS = {
     "random": "random maps of the same size",
     "centre": "a Gaussian in the centre",
     "other_image": "the map of another image",
+    "activation": "the activation energy",
 }
 BETTER = {"deletion": -1, "insertion": 1}  # the sign of a difference in favour of Grad-CAM
 MAX_SPRITE = 850_000  # bytes of the pictures of all mistakes, whose quality falls until they fit
@@ -243,7 +244,8 @@ def mistakes(test, rows: list[dict], overlays: dict[str, Tensor], about: Markup,
         names = {kind: plain(row[f"{kind}_class"]) for kind in ("predicted", "true")}
         panels = [("picture", png(test.images[row["test_index"]]))]
         for kind, pictures in overlays.items():
-            panels.append((f"evidence for {names[kind]}", jpeg(pictures[place])))
+            other = names["true" if kind == "predicted" else "predicted"]
+            panels.append((f"for {names[kind]} rather than {other}", jpeg(pictures[place])))
         figures = []
         for label, content in panels:
             enlarged = picture(content, f"{names['true']}: {label}", 256)
@@ -280,22 +282,28 @@ def browser(test, found) -> Markup:
         for values in found.others.values():
             probability, answer = values["probabilities"][i].max(dim=0)
             answers.append([answer.item(), round(probability.item(), 6)])
-        images.append(
-            {
-                "true": test.labels[i].item(),
-                "classes": likely.tolist(),
-                "probabilities": [round(p, 6) for p in found.probabilities[i, likely].tolist()],
-                "file": test.filenames[i],
-                "copied": -1 if found.training_labels is None else found.training_labels[i].item(),
-                "others": answers,
-            }
-        )
+        image = {
+            "true": test.labels[i].item(),
+            "classes": likely.tolist(),
+            "probabilities": [round(p, 6) for p in found.probabilities[i, likely].tolist()],
+            "file": test.filenames[i],
+            "copied": -1 if found.training_labels is None else found.training_labels[i].item(),
+            "others": answers,
+            "kind": found.kinds[i].item(),
+        }
+        if found.covered is not None:
+            answer, probability = (values[len(images)].item() for values in found.covered)
+            image["covered"] = [answer, round(probability, 6)]
+        if found.neighbours is not None:
+            image["similarity"] = [round(s, 2) for s in found.neighbours["similarity"][i].tolist()]
+        images.append(image)
     data = {
         "classes": [plain(name) for name in test.class_names],
         "confusion": found.confusion.tolist(),  # of all test images
         "images": images,
         "inferno": base64_bytes(torch.from_numpy(plots.inferno())),
         "runs": list(found.others),
+        "kinds": [row["name"] for row in found.numbers["kinds"]],
     }
     if test.superclass_of is not None:
         data["superclasses"] = [plain(name) for name in test.superclass_names]
@@ -308,7 +316,10 @@ def browser(test, found) -> Markup:
         which=f"The {len(images):,} most confident of {count:,}" if len(images) < count else f"All {count:,}",
         by_superclass=fill("filter_superclass") if "superclasses" in data else "",
         evidence=fill("evidence") if "maps" in data else "",
-        wrong_images=sprite(test.images[browsed]),
+        evidence_note=fill("evidence_note") if "maps" in data else "",
+        neighbours=fill("nearest") if found.neighbours else "",
+        wrong_images=sprite(test.images[browsed], MAX_SPRITE),
+        nearest_images=nearest_sprite(found.neighbours),
         # With this escape no name can end the script element; JSON.parse reads it as the sign itself.
         data=Markup(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")),
     )
@@ -319,15 +330,116 @@ def base64_bytes(values: Tensor) -> str:
     return base64.b64encode(values.to(torch.uint8).numpy().tobytes()).decode()
 
 
-def sprite(images: Tensor) -> str:
-    """Return images, uint8 [N, 3, 32, 32], as one JPEG file in base64, a square of them."""
+def nearest_sprite(neighbours: dict[str, Tensor] | None) -> Markup | str:
+    """The nearest training images of the two classes of each mistake, one after the other."""
+    if neighbours is None:
+        return ""
+    return fill("nearest_images", content=sprite(neighbours["images"].flatten(0, 1), 2 * MAX_SPRITE))
+
+
+def sprite(images: Tensor, limit: int) -> str:
+    """Return images, uint8 [N, 3, 32, 32], as one JPEG file in base64, a square of them of `limit` bytes."""
     columns = math.ceil(math.sqrt(max(1, len(images))))
     pixels = make_grid(images, columns, padding=0) if len(images) else torch.zeros(3, 32, 32).byte()
     for quality in range(95, 15, -10):
         content = jpeg(pixels, quality)
-        if len(content) <= MAX_SPRITE:
+        if len(content) <= limit:
             break
     return base64.b64encode(content).decode()
+
+
+# ---- Why it fails ----------------------------------------------------------------------------------------
+
+
+REPAIRED_BY = {
+    "contrastive": "the answer rather than the truth (difference of the two scores)",
+    "predicted": "the answer (the usual map)",
+    "true": "the truth",
+    "activation": "activation energy, which knows no class",
+    "random": "random places, mean of three draws",
+}
+
+
+def why(numbers: dict, others: int) -> Markup:
+    """Kinds, repairs, neighbours and words, each if it is known; others is the number of other runs."""
+    parts = [kinds_table(numbers["kinds"], others)]
+    if "shared" in numbers["confident"]:
+        parts.append(fill("shared", **numbers["confident"]["shared"], runs=others + 1))
+    if "repair" in numbers:
+        parts.append(repairs(numbers["repair"]))
+    if "neighbours" in numbers:
+        parts.append(neighbours(numbers["neighbours"]))
+    if "colour_or_shape" in numbers:
+        parts.append(fill("colour_or_shape", **numbers["colour_or_shape"]))
+    if "words" in numbers:
+        parts.append(search_words(numbers["words"]))
+    return Markup("\n".join(parts))
+
+
+def kinds_table(kinds: list[dict], others: int) -> Markup:
+    """The kinds of mistakes as a bar that adds up, and as a table that leads to them."""
+    rows, bars = [], []
+    for number, row in enumerate(kinds):
+        if row["count"]:
+            bars.append(fill("kind_bar", width=f"{100 * row['share']:.2f}", number=number + 1, **row))
+        cells = {"": fill("kind_mark", number=number + 1), "kind": filter_link(row["name"], kind=row["name"])}
+        cells |= {"mistakes": row["count"], "share of the mistakes": row["share"]}
+        rows.append(cells | {"accuracy if they were right": row["accuracy_if_right"]})
+    about = fill("kinds_of_runs", runs=others + 1) if others else fill("kinds_of_one")
+    return fill("kinds", about=about, bars=bars, table=table("Kinds of mistakes", rows))
+
+
+def repairs(found: dict) -> Markup:
+    """How often a mistake becomes right when a quarter of the picture is covered."""
+    rows = []
+    for name, label in REPAIRED_BY.items():
+        cells = {"covered is what speaks for": label}
+        for fill_name, words in {"mean_colour": "by the mean colour", "blur": "by a blurred copy"}.items():
+            row = found[name][fill_name]
+            shown = f"{percent(row['value'])} ({100 * row['low']:.1f}–{100 * row['high']:.1f})"
+            cells[f"repaired, covered {words}"] = (shown, row["value"])
+        rows.append(cells)
+    contrastive, at_random = found["contrastive"]["mean_colour"], found["random"]["mean_colour"]
+    test = found["mcnemar"]["mean_colour"]
+    if test["p"] > 0.05:
+        verdict = "no more often than"
+    else:
+        verdict = "more often than" if contrastive["value"] > at_random["value"] else "less often than"
+    p = f"{test['p']:.4f}" if test["p"] >= 0.0001 else "below 0.0001"
+    repaired = table("Repaired mistakes", rows)
+    return fill("repairs", **found, verdict=verdict, p=p, test=test, table=repaired)
+
+
+def neighbours(found: dict) -> Markup:
+    """What the network has seen that is like its mistakes."""
+    rows = []
+    for group, label in {"mistakes": "mistakes", "right": "right answers"}.items():
+        row = found[group]
+        if row is not None:
+            cells = {"test images": label, "carry the predicted label": row["predicted_label"]}
+            cells["carry the true label"] = row["true_label"]
+            cells["none carries the true label"] = row["none_with_true_label"]
+            rows.append(cells | {"k-NN agrees with the network": row["knn_agrees"]})
+    return fill("neighbours", **found, table=table("Neighbours in the training set", rows))
+
+
+def search_words(found: dict) -> Markup:
+    """Whether errors depend on the word by which a picture was found, and the words that differ most."""
+    differing = [row for row in found["words"] if row["differs"]]
+    rows = []
+    for row in differing or found["words"][:5]:
+        cells = {"class": filter_link(plain(row["class"]), true=plain(row["class"]))}
+        cells["word"] = filter_link(plain(row["word"]), word=row["word"])
+        cells["images"] = row["images"]
+        cells |= {
+            "errors": row["error_rate"],
+            "errors among the others of the class": row["other_error_rate"],
+        }
+        rows.append(cells | {"p after Holm": (f"{row['p_adjusted']:.3f}", row["p_adjusted"])})
+    verdict = "differ" if differing else "no_word_differs"
+    which = fill(verdict, count=len(differing), tested=len(found["words"]))
+    depends = "does" if found["p"] <= 0.05 else "does not clearly"
+    return fill("search_words", **found, depends=depends, which=which, table=table("Search words", rows))
 
 
 # ---- How sure it is --------------------------------------------------------------------------------------
@@ -343,10 +455,14 @@ def confidence(accuracy, confident, risk_at_half, aurc, calibration, risk_covera
     bins["as trained"] = [column.numpy() for column in as_trained["bins"]]
     for row in calibration[1:]:
         bins[f"at temperature {row['temperature']:.2f}"] = [column.numpy() for column in row["bins"]]
+    if len(calibration) > 1:
+        row, equal = calibration[1:]
         lower = row["expected_calibration_error"] < as_trained["expected_calibration_error"]
         after = side(row["mean_confidence"], accuracy)
         moves = "lowers" if lower else "raises"
-        scaling = fill("temperature_scaling", before=as_trained, after=row, moves=moves, side=after)
+        scaling = fill(
+            "temperature_scaling", before=as_trained, after=row, moves=moves, side=after, equal=equal
+        )
     coverage, risk = (values.numpy() for values in risk_coverage)
     labels = "Risk against coverage", "coverage: share of images answered", "risk: errors among them"
     histogram = plots.confidence_histogram(right.numpy(), wrong.numpy())
@@ -456,6 +572,7 @@ def explanations(found: dict | None, layer_note: str) -> Markup:
         **parts,
         size="x".join(map(str, found["map_size"])),
         all_random=spread(row["mean_abs"]),
+        other_image=f"{found['randomization']['other_image']['value'] or 0:.2f}",
         randomization_table=table("Random weights", random_weights),
     )
 
@@ -538,6 +655,7 @@ def fill_page(out: Path, network, test, found, options: dict | None) -> None:
     about_maps = maps_note(network, explained and explained.get("pointing_game"))
     parts = {
         "Mistakes": mistakes(test, found.failures, found.overlays, about_maps, browser(test, found)),
+        "Why it fails": why(numbers, len(found.others)),
         "Where it fails": failures(
             test, found.y_pred, classes, pairs, never, typical, found.superclasses, compared
         ),

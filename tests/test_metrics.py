@@ -587,3 +587,20 @@ def test_rows_may_be_off_by_a_thousandth_and_numbers_by_rounding(function):
     certain = torch.tensor([[1 + 1e-6, 0], [1, 0], [0, 1]], dtype=torch.float64)  # such as a mean of several
     found, expected = (function([0, 1, 1], rows) for rows in (certain, certain.clamp(max=1)))
     assert repr(found) == repr(expected)
+
+
+def test_temperature_of_equal_confidence_against_a_root_finder():
+    optimize = pytest.importorskip("scipy.optimize")
+    generator = torch.Generator().manual_seed(3)
+    logits = 4 * torch.randn(200, 7, generator=generator, dtype=torch.float64)
+    y_true = torch.where(torch.rand(200, generator=generator) < 0.6, logits.argmax(dim=1), 0)
+    accuracy = (logits.argmax(dim=1) == y_true).double().mean().item()
+
+    def gap(temperature: float) -> float:
+        scaled = np.exp(logits.numpy() / temperature)
+        return (scaled / scaled.sum(axis=1, keepdims=True)).max(axis=1).mean() - accuracy
+
+    expected = optimize.brentq(gap, 0.1, 100)
+    assert metrics.temperature_of_equal_confidence(logits, y_true) == pytest.approx(expected, rel=1e-9)
+    all_right = logits.argmax(dim=1)
+    assert metrics.temperature_of_equal_confidence(logits, all_right) < 0.1  # as sure as it can be
