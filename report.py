@@ -274,11 +274,14 @@ def write_report(
 
     # Explain them.
     if network.layer is not None:
-        found.numbers["explanations"] = check_explanations(network, test, found.y_pred)
-        if len(found.browsed) > 0:
-            images, both = test.images[found.browsed] / 255, (found.y_pred, test.labels)
-            maps = [network.explain(images, classes[found.browsed]) for classes in both]
-            found.maps = torch.stack(maps, dim=1)
+        with Progress("explanations", 2) as progress:
+            progress.update(0)
+            found.numbers["explanations"] = check_explanations(network, test, found.y_pred)
+            progress.update(1)
+            if len(found.browsed) > 0:
+                images, both = test.images[found.browsed] / 255, (found.y_pred, test.labels)
+                maps = [network.explain(images, classes[found.browsed]) for classes in both]
+                found.maps = torch.stack(maps, dim=1)
 
     # Write it down, first of all the numbers: they say of which weights the folder is.
     write_json(out / "metrics.json", found.numbers)
@@ -289,20 +292,14 @@ def write_report(
 
 
 def examine(
-    model: nn.Module,
-    test: Dataset,
-    train: Dataset | None = None,
-    *,
-    out: Path | str,
-    layer: str | None = None,
-    class_names: list[str] | None = None,
-    against: tuple = (),
+    model: nn.Module, test: Dataset, train=None, *, out, layer=None, class_names=None, against=()
 ) -> dict:
     """Report on a network in memory, of float images [N, 3, 32, 32] in [0, 1] to logits, on its device.
 
-    layer is what Grad-CAM explains, found if it is None; "none" makes no maps. class_names are those of the
-    logits, in their order, if it is not that of `test`; against: folders of other reports. Writes into the
-    folder `out` and returns the content of metrics.json. Raises UserError for what does not fit.
+    train: the training set, a Dataset, if it is known. layer is what Grad-CAM explains, found if it is None;
+    "none" makes no maps. class_names are those of the logits, in their order, if it is not that of `test`;
+    against: folders of other reports. Writes into the folder `out` and returns the content of metrics.json.
+    Raises UserError for what does not fit.
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with eval_mode(model), full_float32(device):
