@@ -336,7 +336,12 @@ def write_report(
     # Explain them.
     find_reasons(network, train, test, found, features)
     if network.layer is not None:
-        found.numbers["explanations"] = check_explanations(network, test, found.y_pred)
+    with Progress("reasons and explanations", 2) as progress:
+        progress.update(0)
+        find_reasons(network, train, test, found, features)
+        progress.update(1)
+        if network.layer is not None:
+            found.numbers["explanations"] = check_explanations(network, test, found.y_pred)
 
     # Write it down, first of all the numbers: they say of which weights the folder is.
     write_json(out / "metrics.json", found.numbers)
@@ -358,9 +363,10 @@ def examine(
 ) -> dict:
     """Report on a network in memory, of float images [N, 3, 32, 32] in [0, 1] to logits, on its device.
 
-    layer is what Grad-CAM explains, found if it is None; "none" makes no maps. class_names are those of the
-    logits, in their order, if it is not that of `test`; against: folders of other reports. Writes into the
-    folder `out` and returns the content of metrics.json. Raises UserError for what does not fit.
+    train: the training set, a Dataset, if it is known. layer is what Grad-CAM explains, found if it is None;
+    "none" makes no maps. class_names are those of the logits, in their order, if it is not that of `test`;
+    against: folders of other reports. Writes into the folder `out` and returns the content of metrics.json.
+    Raises UserError for what does not fit.
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with eval_mode(model), full_float32(device):

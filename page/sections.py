@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.utils import make_grid
 
@@ -309,8 +310,9 @@ def browser(test, found) -> Markup:
         data["superclasses"] = [plain(name) for name in test.superclass_names]
         data["superclass_of"] = test.superclass_of.tolist()
     if found.maps is not None:
-        peak = found.maps.amax(dim=(2, 3), keepdim=True)
-        data["maps"] = base64_bytes((255 * found.maps / peak.clamp(min=1e-30)).round())
+        maps = F.adaptive_avg_pool2d(found.maps, min(16, found.maps.shape[-1]))  # more cells weigh too much
+        peak = maps.amax(dim=(2, 3), keepdim=True)
+        data["maps"] = base64_bytes((255 * maps / peak.clamp(min=1e-30)).round())
     return fill(
         "browser",
         which=f"The {len(images):,} most confident of {count:,}" if len(images) < count else f"All {count:,}",
@@ -496,7 +498,7 @@ def stress(results: dict | None, pictures: dict[str, np.ndarray]) -> Markup:
         for severity in range(1, 6):
             cells[str(severity)] = tests[f"{name}/{severity}"]["accuracy"]["value"]
         strip = torch.from_numpy(np.concatenate(grid, axis=1)).permute(2, 0, 1).contiguous()
-        cells["clean, then 1 to 5"] = picture(png(strip), f"the same picture under {plain(name)}", 192)
+        cells["clean, then 1 to 5"] = picture(png(strip), f"the same picture under {plain(name)}", 192, 32)
         corruptions.append(cells)
     hardest = sorted(corruptions, key=lambda row: row["3"])[:3]
     cues = []

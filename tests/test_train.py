@@ -356,7 +356,7 @@ def test_a_folder_of_pictures(tmp_path, monkeypatch, capsys):
     colours = {"röd 1": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
     for split, counts in {"train": (14, 22, 9), "val": (2, 3, 1)}.items():
         for (name, colour), count in zip(colours.items(), counts, strict=True):
-            folder = tmp_path / "my pictures" / split / name
+            folder = tmp_path / "sets" / "my pictures" / split / name
             folder.mkdir(parents=True)
             for i in range(count):
                 sides = rng.integers(20, 90, 2)
@@ -364,15 +364,15 @@ def test_a_folder_of_pictures(tmp_path, monkeypatch, capsys):
                 Image.fromarray(pixels).save(folder / f"{i}.{('png', 'jpg')[i % 2]}")
     monkeypatch.chdir(tmp_path)
     options = ["--epochs=40", "--patience=0", "--image-sizes=16", "--device=cpu", "--precision=fp32"]
-    assert train.main(["--dataset", "my pictures/", *options]) == 0
+    assert train.main(["--dataset", "sets/my pictures/", *options]) == 0
     assert "36 images to train on, 9 to validate" in capsys.readouterr().out
     network = load_checkpoint("runs/my pictures/checkpoints/best.pt", CPU)
-    assert network.class_names == ["blue", "green", "röd 1"] and network.dataset == "my pictures/"
+    assert network.class_names == ["blue", "green", "röd 1"] and network.dataset == "sets/my pictures/"
     settings = network.training.settings
     assert (settings["batch_size"], settings["width"], settings["lr"]) == (32, 16, 0.1)
     assert network.training.val_accuracy >= 7 / 9
-    (tmp_path / "my pictures").rename(tmp_path / "moved")
-    with pytest.raises(UserError, match=r"--dataset my pictures/: expected .* or a folder"):
+    (tmp_path / "sets" / "my pictures").rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=r"--dataset sets/my pictures/: expected .* or a folder"):
         resume("runs/my pictures")
     assert resume("runs/my pictures", "--dataset moved") == 0
 

@@ -44,7 +44,7 @@ def rows_for(test, wrong):
     return probabilities
 
 
-def tested(fifteen):
+def stress_of(fifteen):
     """What stress.read_results returns of a finished test."""
     return {"sample_sha256": "same", "summary": {"mean_accuracy": {"fifteen": {"value": fifteen}}}}
 
@@ -69,7 +69,7 @@ def compare(runs, test, stress):
 def test_two_runs_against_loops(three_runs, test_set):
     runs = three_runs[:2]
     names = [str(run) for run in runs]
-    stress = {name: tested(fifteen) for name, fifteen in zip(names, (0.5, 0.4375), strict=True)}
+    stress = {name: stress_of(fifteen) for name, fifteen in zip(names, (0.5, 0.4375), strict=True)}
     compared = compare(runs, test_set, stress)
     section = against.section(compared, 300)
     rows = cells(section, "All runs")
@@ -135,9 +135,9 @@ def test_files_that_cannot_be_compared_are_refused(tmp_path, test_set):
 
 
 def test_corruptions_are_compared_only_on_the_same_images(three_runs, test_set):
-    stress = {str(run): tested(0.5) for run in three_runs}
+    stress = {str(run): stress_of(0.5) for run in three_runs}
     assert all("fifteen_corruptions" in row for row in compare(three_runs, test_set, stress)["runs"])
-    for change in (tested(0.5) | {"sample_sha256": "another"}, {"sample_sha256": "same"}, None):
+    for change in (stress_of(0.5) | {"sample_sha256": "another"}, {"sample_sha256": "same"}, None):
         stress[str(three_runs[1])] = change  # another sample, not finished, not begun
         assert not any("fifteen_corruptions" in row for row in compare(three_runs, test_set, stress)["runs"])
 

@@ -4,7 +4,6 @@ What the page shows is counted a second time, from predictions.npz.
 """
 
 import base64
-import shutil
 from urllib.parse import parse_qsl, urlencode
 
 import matplotlib
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from chromium import needs_chromium, opened_page
-from conftest import use_sets
 from processes import CPU
 from torchvision.io import ImageReadMode, decode_image
 
@@ -20,49 +18,23 @@ import data
 import report
 from gradcam import GradCAM, overlay, to_heatmap
 from network import load_checkpoint
-from page import against
-from running.folder import read_checkpoint, save_checkpoint
 
 pytestmark = [pytest.mark.slow, needs_chromium]
 COLUMNS = {"true": 0, "predicted": 1, "superclass": 2, "predicted_superclass": 3}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, finished, reported_sets):
-    """A run after report.py, for which made-up scores are right about more than half of the images.
-
-    It is compared with a run called other, right about other images.
-    """
-    out, test = tmp_path_factory.mktemp("reported") / "run", reported_sets[1]
-    shutil.copytree(finished, out)
-    best = read_checkpoint(out / "checkpoints" / "best.pt")
-    save_checkpoint(out / "checkpoints" / "best.pt", best | {"class_names": test.class_names})
-    generator = torch.Generator().manual_seed(0)
-    scores = torch.randn(400, 100, generator=generator) + 4 * torch.eye(100)[test.labels]
-    scores[torch.arange(40), (test.labels[:40] + 10) % 100] += 7  # some pairs are confused often
-    other = (2 * torch.randn(400, 100, generator=generator) + 4 * torch.eye(100)[test.labels]).softmax(dim=1)
-    against.write_predictions(out.parent / "other" / "predictions.npz", test, other, "other weights")
-    with pytest.MonkeyPatch.context() as patch:
-        use_sets(patch, reported_sets)
-        patch.setattr(report, "predict", lambda *args, **more: scores)
-        patch.setattr(report, "NUM_FAILURES", 2)
-        patch.setattr(report, "NUM_EXPLAINED", 3)
-        assert report.main(["--run", str(out), "--against", str(out.parent / "other")]) == 0
-    return out
-
-
-@pytest.fixture(scope="module")
-def page(folder):
+def page(reported):
     with opened_page() as page:
-        page.address = (folder / "report.html").as_uri()
+        page.address = (reported / "report.html").as_uri()
         page.goto(page.address)
         yield page
 
 
 @pytest.fixture(scope="module")
-def misclassified(folder, reported_sets):
+def misclassified(reported, reported_sets):
     """(true class, predicted class, both superclasses, confidence, file), the most confident first."""
-    predictions, test = np.load(folder / "predictions.npz"), reported_sets[1]
+    predictions, test = np.load(reported / "predictions.npz"), reported_sets[1]
     rows = []
     for i, (true, predicted) in enumerate(zip(predictions["y_true"], predictions["y_pred"], strict=True)):
         if true != predicted:
@@ -197,9 +169,9 @@ def pixels(page, canvas):
     return picture.permute(1, 2, 0).long().numpy()
 
 
-def test_the_colour_of_a_cell_is_its_share(page, folder, reported_sets):
+def test_the_colour_of_a_cell_is_its_share(page, reported, reported_sets):
     """Each share is counted a second time; the colour is that of matplotlib's inferno at its root."""
-    test, predictions = reported_sets[1], np.load(folder / "predictions.npz")
+    test, predictions = reported_sets[1], np.load(reported / "predictions.npz")
     order = sorted(range(100), key=lambda c: (int(test.superclass_of[c]), c))
     counts = np.zeros((100, 100))
     np.add.at(counts, (predictions["y_true"], predictions["y_pred"]), 1)
@@ -211,10 +183,10 @@ def test_the_colour_of_a_cell_is_its_share(page, folder, reported_sets):
         assert np.abs(pixels(page, "matrix-cells")[10::20, 10::20] - expected).max() < 4
 
 
-def test_evidence_is_that_of_gradcam_and_overlay(page, misclassified, folder, reported_sets):
+def test_evidence_is_that_of_gradcam_and_overlay(page, misclassified, reported, reported_sets):
     """On the picture that the page holds, which is a JPEG; the maps are bytes."""
     row, test = misclassified[7], reported_sets[1]
-    network = load_checkpoint(folder / "checkpoints" / "best.pt", CPU)
+    network = load_checkpoint(reported / "checkpoints" / "best.pt", CPU)
     i = test.filenames.index(row[5])
     choose(page)
     page.locator("#thumbnails button").nth(7).click()
@@ -233,8 +205,8 @@ def test_evidence_is_that_of_gradcam_and_overlay(page, misclassified, folder, re
     page.keyboard.press("Escape")
 
 
-def test_what_other_runs_said(page, misclassified, folder, reported_sets):
-    predictions, test = np.load(folder.parent / "other" / "predictions.npz"), reported_sets[1]
+def test_what_other_runs_said(page, misclassified, reported, reported_sets):
+    predictions, test = np.load(reported.parent / "other" / "predictions.npz"), reported_sets[1]
     wrong = []
     for row in misclassified:
         if predictions["y_pred"][test.filenames.index(row[5])] != test.class_names.index(row[0]):
@@ -311,6 +283,7 @@ def test_a_page_without_superclasses_and_maps(tmp_path):
         choose(page)
         page.locator("#thumbnails button").first.click()
         assert page.locator("#mistake canvas").count() == 1 and page.errors == []
+        assert "undefined" not in page.inner_text("#mistake")
 
 
 def test_the_page_itself_never_scrolls_sideways(page):
@@ -320,9 +293,9 @@ def test_the_page_itself_never_scrolls_sideways(page):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_readable_without_scripts(folder):
+def test_readable_without_scripts(reported):
     with opened_page(java_script_enabled=False) as page:
-        page.goto((folder / "report.html").as_uri())
+        page.goto((reported / "report.html").as_uri())
         counts = {".classes tbody tr": 100, "th button": 0, ".gallery .mistake": 2, "td a[href]": 0}
         assert {query: page.locator(query).count() for query in counts} == counts
         assert page.locator(".script[hidden]").count() == page.locator(".script").count() >= 3

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import html
 import json
 import re
 from types import SimpleNamespace
@@ -150,6 +151,18 @@ def test_the_pictures_of_many_mistakes_stay_below_their_limit():
     """Noise, which no file format makes smaller."""
     images = torch.randint(0, 256, (2500, 3, 32, 32), dtype=torch.uint8)
     assert len(sections.sprite(images)) < 4 / 3 * sections.MAX_SPRITE + 4
+
+
+def test_the_commands_are_those_that_make_the_page():
+    network = SimpleNamespace(training=None, device=torch.device("cpu"), path="w.pt", digest="1234")
+    test = SimpleNamespace(labels=range(500), provenance="pictures", digest="5678")
+    options = {"run": None, "model": "net.py:make", "mean": [0.5, 0.4, 0.3], "against": ["a b", "c"]}
+    report_command = "python report.py --model net.py:make --mean 0.5 0.4 0.3 --against 'a b' c"
+    for count, full in ((200, ""), (500, " --full")):
+        page = sections.reproduction(network, test, {"corruption_images": count}, options)
+        stress_command = f"python stress.py --model net.py:make --mean 0.5 0.4 0.3{full}"
+        assert f"<pre>{stress_command}\n{report_command}</pre>" in html.unescape(page)
+    assert "<pre>" not in sections.reproduction(network, test, None, None) and "1234" in page
 
 
 def stress_content():
