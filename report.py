@@ -334,8 +334,6 @@ def write_report(
     found.failures = failures.describe(test, rows, found.probabilities, found.training_labels)
 
     # Explain them.
-    find_reasons(network, train, test, found, features)
-    if network.layer is not None:
     with Progress("reasons and explanations", 2) as progress:
         progress.update(0)
         find_reasons(network, train, test, found, features)

@@ -11,6 +11,7 @@ from processes import assert_one_line, outcome
 
 import data
 import metrics
+import network
 import report
 from page import against
 from running.files import UserError
@@ -143,7 +144,7 @@ def test_corruptions_are_compared_only_on_the_same_images(three_runs, test_set):
 
 
 def test_the_command_refuses_the_run_itself_first(finished, small, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(report, "predict", None)
+    monkeypatch.setattr(network.Network, "features", None)
     sha256 = hashlib.sha256((finished / "checkpoints" / "best.pt").read_bytes()).hexdigest()
     copy = write_run(tmp_path / "copy", small[1], torch.arange(3), sha256)
     argv = ["--run", str(finished), "--out", str(tmp_path / "out"), "--against", str(copy)]

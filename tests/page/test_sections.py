@@ -13,6 +13,7 @@ import pytest
 import torch
 from torchvision.io import decode_image
 
+import reasons
 import report
 from page import page, sections
 from stress_tests.corruptions import CORRUPTIONS
@@ -71,7 +72,8 @@ CALIBRATED = {
 def test_words_on_confidence_follow_the_numbers(confidence, word, after, verb, no_plots):
     accuracy, counts = {"value": 0.7, "low": 0.6, "high": 0.8}, {"answers": 3, "wrong": 1}
     tempered = CALIBRATED | {"expected_calibration_error": after, "temperature": 0.8087}
-    calibration = [CALIBRATED | {"mean_confidence": confidence}, tempered]
+    equal = CALIBRATED | {"temperature": 0.9, "expected_calibration_error": 0.016}
+    calibration = [CALIBRATED | {"mean_confidence": confidence}, tempered, equal]
     curve = torch.tensor([0.5, 1.0]), torch.tensor([0.1, 0.3])
     rest = calibration, curve, torch.ones(7), torch.zeros(3)
     seen = text(sections.confidence(accuracy, counts, 0.1, 0.2, *rest))
@@ -80,6 +82,7 @@ def test_words_on_confidence_follow_the_numbers(confidence, word, after, verb, n
         f"A temperature of 0.809, fitted by likelihood on the validation split, {verb} it to {after:.1%}"
         in (seen.replace(" %", "%"))
     )
+    assert "0.900, leaves a calibration error of 1.6 %" in seen
     assert "would leave 10.0 % errors instead of 30.0 %" in seen
 
 
@@ -90,11 +93,17 @@ RHO = {key: {"value": -0.001, "low": -0.2, "high": 0.2} for key in ("mean", "mea
 
 
 def test_sentences_on_explanations_follow_from_the_differences(no_plots):
-    maps = {"gradcam": WORSE, "random": WORSE, "centre": NOT_APART, "other_image": WORSE}
-    random_weights = {"images": 40, "seeds": 5, "unrelated": 0.206, "down_to": {"fc": RHO, "layer4": RHO}}
+    maps = {"gradcam": WORSE, "random": WORSE, "centre": NOT_APART, "other_image": WORSE, "activation": WORSE}
+    other_image = {"value": 0.29, "low": 0.29, "high": 0.29}
+    random_weights = {
+        "images": 40,
+        "seeds": 5,
+        "other_image": other_image,
+        "down_to": {"fc": RHO, "layer4": RHO},
+    }
     found = {"layer": "layer4", "images": 100, "map_size": [4, 4], "randomization": random_weights}
     seen = text(sections.explanations(found | {"deletion": maps, "insertion": maps}, "layer4, 4x4 cells"))
-    controls = "random maps of the same size and the map of another image"
+    controls = "random maps of the same size, the map of another image and the activation energy"
     better = f"In deletion Grad-CAM is better than {controls}; not told apart from a Gaussian in the centre."
     worse = f"In insertion Grad-CAM is not told apart from a Gaussian in the centre; worse than {controls}."
     assert better in seen and worse in seen and "layer4 0.00 (-0.20 to 0.20) 0.00 (-0.20 to 0.20)" in seen
@@ -115,6 +124,11 @@ def test_the_browser_holds_the_most_confident_with_their_pictures(small_sets):
     found.others, found.browsed = {"another <run>": {"probabilities": other}}, found.misclassified[:30]
     found.maps = torch.rand(30, 2, 4, 4, generator=generator)
     found.maps[3, 1] = 0  # there is no evidence
+    found.kinds, found.numbers["kinds"] = reasons.kinds_of_mistakes(test.labels, found.probabilities)
+    found.covered = torch.arange(30), torch.linspace(0, 1, 30)
+    pixels = torch.randint(256, (30, 2, 3, 1, 1), generator=generator, dtype=torch.uint8)
+    nearest, similarity = pixels.expand(-1, -1, -1, 32, 32), torch.rand(100, 2, generator=generator)
+    found.neighbours = {"images": nearest, "similarity": similarity}
     section = sections.browser(test, found)
     assert f"The 30 most confident of {len(found.misclassified)} wrong test images" in section
     content = re.search(r'id="mistakes-data">(.*?)</script>', section)[1]
@@ -131,6 +145,10 @@ def test_the_browser_holds_the_most_confident_with_their_pictures(small_sets):
         likely += [] if y_true[i] in likely else [y_true[i]]
         assert (row["true"], row["classes"], row["copied"]) == (y_true[i], likely, y_true[i])
         assert row["probabilities"] == [round(rows[i][c], 6) for c in likely]
+        second = sorted(range(100), key=lambda c: -rows[i][c])[1] == y_true[i]
+        kind = "second" if second else "third to fifth" if y_true[i] in likely[:5] else "further down"
+        assert data["kinds"][row["kind"]] == f"the true class is {kind}"
+        assert row["similarity"] == [round(value, 2) for value in similarity[i].tolist()]
         said = other[i].tolist()
         assert row["others"] == [[said.index(max(said)), round(max(said), 6)]]
 
@@ -141,6 +159,10 @@ def test_the_browser_holds_the_most_confident_with_their_pictures(small_sets):
     assert np.abs(colours - 255 * matplotlib.colormaps["inferno"](np.arange(256))[:, :3]).max() <= 1
     sprite = decoded(section, "wrong-images")
     assert sprite.shape == (3, 32 * 5, 32 * 6)
+    nearest_sprite = decoded(section, "nearest-images")  # 60 pictures, 8 in a row
+    for place, colour in enumerate(pixels.flatten(0, 1).float()):
+        y, x = 32 * (place // 8), 32 * (place % 8)
+        assert (nearest_sprite[:, y : y + 32, x : x + 32] - colour).abs().mean() < 12
     for place, i in enumerate(wrong):
         y, x = 32 * (place // 6), 32 * (place % 6)
         assert (sprite[:, y : y + 32, x : x + 32] - test.images[i]).abs().mean() < 12
