@@ -394,7 +394,7 @@ def find_layer(network: Network, layer: str | None, outputs: list, logits: Tenso
     if layer is not None:
         expected = "[N, K, h, w], [N, h, w, K] or [N, tokens, K] of several cells that the score depends on"
         raise UserError(f"--layer {layer} has no such output as maps need: expected {expected}")
-    network.layer_note = "no maps: no layer has an output of more than one cell"
+    network.layer_note = "no maps: no layer has an output of several cells that the scores depend on"
 
 
 def has_cells(output: object) -> bool:

@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser, settings: type, presets: dict |
         if field.default is not None:
             notes.append(f"default: {field.default}")
         for dataset, preset in (presets or {}).items():
-            if field.name in preset:
+            if preset.get(field.name) is not None:
                 notes.append(f"{dataset}: {preset[field.name]}")
         text = f"{about['help']} ({', '.join(notes)})" if notes else about["help"]
         kind = (get_args(field.type) or (field.type,))[0]  # int, also for int | None

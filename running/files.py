@@ -83,7 +83,10 @@ def locked(path: Path | str) -> Iterator[None]:
     The file stays: once it is removed, a third command could lock a new one while a second holds the old one.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path.parent} is no folder to write to ({one_line(error)}): name another") from None
     with open(path, "a") as file:
         try:
             if fcntl:

@@ -99,3 +99,11 @@ def test_a_lock_is_held_once_and_free_again_after_an_error(tmp_path):
         raise ZeroDivisionError
     with files.locked(path), files.locked(tmp_path / "new" / ".other"):
         pass
+
+
+def test_a_lock_below_a_file_is_a_line_for_the_user(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(UserError, match="is no folder to write to"), files.locked(file / ".lock"):
+        pass
+    assert file.read_text() == "mine"
