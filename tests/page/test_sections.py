@@ -236,3 +236,45 @@ def test_stress_section_shows_every_corruption_and_every_check(no_plots):
     assert "too few images of each class" in text(sections.stress(results, pictures))
     del results["summary"]  # it is not finished
     assert sections.stress(results, pictures) == sections.stress(None, pictures) == page.fill("no_stress")
+
+
+def rate(value):
+    return {fill: {"value": value, "low": value / 2, "high": value} for fill in ("mean_colour", "blur")}
+
+
+@pytest.mark.parametrize(
+    "contrastive, random, p, words",
+    [
+        (0.3, 0.1, 0.01, "more often than"),
+        (0.1, 0.3, 0.01, "less often than"),
+        (0.3, 0.1, 0.06, "no more often than"),
+    ],
+)
+def test_the_sentence_on_repairs_follows_from_the_test(contrastive, random, p, words):
+    found = {"images": 400, "contrastive": rate(contrastive), "random": rate(random)}
+    found |= {name: rate(0.2) for name in ("predicted", "true", "activation")}
+    found["mcnemar"] = {"mean_colour": {"only_contrastive": 73, "only_random": 17, "p": p}}
+    seen = text(sections.repairs(found))
+    assert f"makes the answer right {words} covering random places" in seen
+    assert f"{contrastive:.1%} and {random:.1%} of the mistakes".replace("%", " %") in seen
+
+
+def test_kinds_make_a_bar_of_the_whole_width():
+    rows = [(5, 0.25), (0, 0.0), (15, 0.75)]
+    kinds = []
+    for number, (count, share) in enumerate(rows):
+        kinds.append({"name": f"kind <{number}>", "count": count, "share": share, "accuracy_if_right": 0.9})
+    section = sections.kinds_table(kinds, others=0)
+    assert re.findall(r"width: ([\d.]+)%", section) == ["25.00", "75.00"]
+    assert "kind <0>" not in section and "kind &lt;0&gt;" in section
+
+
+@pytest.mark.parametrize("adjusted, words", [(0.01, "1 differ"), (0.2, "none differs")])
+@pytest.mark.parametrize("p, depends", [(0.001, "does explain"), (0.3, "does not clearly explain")])
+def test_the_sentences_on_words_follow_from_the_tests(adjusted, words, p, depends):
+    row = {"class": "can", "word": "soda_can", "images": 38, "error_rate": 0.03, "other_error_rate": 0.3}
+    row |= {"p_adjusted": adjusted, "differs": adjusted <= 0.05}
+    found = {"explained": 0.08, "p": p, "shuffled_mean": 0.05, "shuffled_maximum": 0.06, "permutations": 1000}
+    seen = text(sections.search_words(found | {"words": [row]}))
+    assert f"The word {depends} errors" in seen and f"Of 1 words {words} from" in seen
+    assert "soda can" in seen
