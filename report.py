@@ -30,8 +30,7 @@ from running.files import UserError, write_json
 from running.folder import check_results, run_of
 from stress import read_results
 from stress_tests.attacks import eval_mode, full_float32
-from stress_tests.controls import compare_with_controls, randomization, spread, with_controls
-from stress_tests.explanations import spearman
+from stress_tests.controls import compare_with_controls, randomization, with_controls
 
 NUM_FAILURES = 20
 MAX_BROWSED = 2500  # misclassified images on the page, the most confident ones
@@ -248,12 +247,9 @@ def check_explanations(network: Network, test: Dataset, y_pred: Tensor) -> dict:
         modules.append("network")
     images = images[:NUM_RANDOMIZED]
     down_to = randomization(network.model, images, network.explain, modules, NUM_SEEDS)
-    explained = network.explain(images, classes[:NUM_RANDOMIZED]).flatten(1)
     result["randomization"] = {
         "images": len(images),
         "seeds": NUM_SEEDS,
-        # The maps of two images have nothing in common but what all maps have, such as a bright middle.
-        "other_image": spread(spearman(explained, explained.roll(1, 0)).abs().nanmean(dim=0, keepdim=True)),
         "down_to": {name.removeprefix("network."): row for name, row in down_to.items()},
     }
     return result

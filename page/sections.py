@@ -574,7 +574,7 @@ def explanations(found: dict | None, layer_note: str) -> Markup:
         **parts,
         size="x".join(map(str, found["map_size"])),
         all_random=spread(row["mean_abs"]),
-        other_image=f"{found['randomization']['other_image']['value'] or 0:.2f}",
+        other_image=spread(row["other_image"]),
         randomization_table=table("Random weights", random_weights),
     )
 

@@ -63,16 +63,21 @@ def randomization(
     modules: list[str],
     num_seeds: int,
 ) -> dict[str, dict]:
-    """Return {module: {"mean", "mean_abs": value, low and high}} of cascading_randomization over the seeds.
+    """Return {module: {"mean", "mean_abs", "other_image": value, low and high}} of cascading_randomization.
 
-    They are the mean over the images of the rank correlation rho and of |rho|, then their mean and range over
-    the seeds; None where all maps are constant.
+    They are the mean over the images of the rank correlation rho, of |rho|, and of |rho| with the map of
+    another image, then their mean and range over the seeds; None where all maps are constant.
     """
     seeds = [cascading_randomization(model, images, explain, modules, seed) for seed in range(num_seeds)]
     result = {}
     for name in modules:
-        rho = torch.stack([correlations[name] for correlations in seeds])  # NaN where a map is constant
-        result[name] = {"mean": spread(rho.nanmean(dim=1)), "mean_abs": spread(rho.abs().nanmean(dim=1))}
+        rho = torch.stack([correlations[name] for correlations, _ in seeds])  # NaN where a map is constant
+        other = torch.stack([of_another_image[name] for _, of_another_image in seeds])
+        result[name] = {
+            "mean": spread(rho.nanmean(dim=1)),
+            "mean_abs": spread(rho.abs().nanmean(dim=1)),
+            "other_image": spread(other.abs().nanmean(dim=1)),
+        }
     return result
 
 

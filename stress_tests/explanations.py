@@ -146,7 +146,7 @@ def tensors_of(module: nn.Module) -> list[Tensor]:
 
 def cascading_randomization(
     model: nn.Module, images: Tensor, explain: Callable, modules: list[str], seed: int = 0
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Replace weights by random ones, module after module, and compare the maps with those of before.
 
     An explanation that stays the same when the network forgets what it has learned does not explain it.
@@ -156,12 +156,13 @@ def cascading_randomization(
     explained are those that the trained model predicts.
 
     Returns {name: float64 [N]}, the rank correlation between the maps of the trained model and those with
-    this module and all before it random, NaN where a map is constant. Raises AttributeError for the name of
+    this module and all before it random, NaN where a map is constant; and {name: float64 [N]}, that with the
+    trained map of another image, which is what maps have in common whatever the picture. Raises AttributeError for the name of
     no module. Source: Adebayo et al., "Sanity Checks for Saliency Maps", 2018 (arXiv 1810.03292), section 3,
     cascading randomization.
     """
     trained_weights = [tensor.detach().clone() for tensor in tensors_of(model)]
-    correlations = {}
+    correlations, of_another_image = {}, {}
     try:
         with eval_mode(model), full_float32(images.device):
             with torch.no_grad():
@@ -169,10 +170,11 @@ def cascading_randomization(
             trained = explain(images, classes).flatten(1).cpu()
             for name in modules:
                 randomize(model.get_submodule(name), seed)
-                maps = explain(images, classes)
-                correlations[name] = spearman(trained, maps.flatten(1).cpu())
+                maps = explain(images, classes).flatten(1).cpu()
+                correlations[name] = spearman(trained, maps)
+                of_another_image[name] = spearman(trained.roll(1, 0), maps)
     finally:
         with torch.no_grad():
             for tensor, weights in zip(tensors_of(model), trained_weights, strict=True):
                 tensor.copy_(weights)
-    return correlations
+    return correlations, of_another_image

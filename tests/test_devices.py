@@ -60,7 +60,7 @@ def computed(path, pictures, device):
     labels = labels.to(device)
     numbers += deletion_insertion(model, images, torch.ones(4, 32, 32), labels, torch.zeros(3), steps=2)
     parts = ["network.fc", "network.layer4"]
-    numbers += cascading_randomization(model, images, examined.explain, parts).values()
+    numbers += cascading_randomization(model, images, examined.explain, parts)[0].values()
     for attack in attacks.ATTACKS.values():
         generator = torch.Generator().manual_seed(0)
         numbers.append(attack.function(model, images, labels, 1 / 255, generator, **attack.settings))

@@ -128,13 +128,15 @@ def test_areas_are_compared_image_by_image(monkeypatch):
             assert found["gradcam_less_this"] == pytest.approx(expected, abs=1e-9)
 
     def correlations(model, images, explain, modules, seed):
-        return {name: torch.tensor([math.nan, 0.5, -0.1 * seed]) for name in modules}
+        rho = torch.tensor([math.nan, 0.5, -0.1 * seed])
+        return dict.fromkeys(modules, rho), dict.fromkeys(modules, 2 * rho)
 
     monkeypatch.setattr(controls, "cascading_randomization", correlations)
     # Seed s has the correlations 0.5 and -s / 10 with one map that is constant.
     rho = controls.randomization(None, None, None, ["fc"], 5)["fc"]
     assert rho["mean"] == pytest.approx({"value": 0.15, "low": 0.05, "high": 0.25})
     assert rho["mean_abs"] == pytest.approx({"value": 0.35, "low": 0.25, "high": 0.45})
+    assert rho["other_image"] == pytest.approx({"value": 0.7, "low": 0.5, "high": 0.9})
 
 
 # ---- A network in memory ---------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ def test_words_on_confidence_follow_the_numbers(confidence, word, after, verb, n
 MAP = {"curve": [0.5] * 17, "area": {"value": 0.5, "standard_error": 0.01}}
 WORSE = MAP | {"gradcam_less_this": {"value": -0.1, "standard_error": 0.02}}
 NOT_APART = MAP | {"gradcam_less_this": {"value": 0.01, "standard_error": 0.02}}
-RHO = {key: {"value": -0.001, "low": -0.2, "high": 0.2} for key in ("mean", "mean_abs")}
+RHO = {key: {"value": -0.001, "low": -0.2, "high": 0.2} for key in ("mean", "mean_abs", "other_image")}
 
 
 def test_sentences_on_explanations_follow_from_the_differences(no_plots):

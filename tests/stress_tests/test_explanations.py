@@ -141,7 +141,8 @@ def test_randomization_check_goes_down_from_the_classifier():
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     random_state = torch.get_rng_state()
     modules = ["1.fc", "1.layer1", "1.bn1", "1.conv1"]
-    correlations = explanations.cascading_randomization(model, IMAGES, explain(model), modules, seed=3)
+    checked = explanations.cascading_randomization(model, IMAGES, explain(model), modules, seed=3)
+    correlations, of_another_image = checked
     assert torch.equal(torch.get_rng_state(), random_state)
     assert list(correlations) == modules
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
@@ -152,6 +153,8 @@ def test_randomization_check_goes_down_from_the_classifier():
     classes = model.eval()(IMAGES).argmax(dim=1)
     maps = [explain(network)(IMAGES, classes).flatten(1) for network in (model, changed)]
     torch.testing.assert_close(correlations["1.fc"], explanations.spearman(*maps), equal_nan=True)
+    others = [explanations.spearman(maps[0][i - 1 : i or None], maps[1][i : i + 1]) for i in range(len(IMAGES))]
+    torch.testing.assert_close(of_another_image["1.fc"], torch.cat(others), equal_nan=True)
 
 
 def test_each_step_keeps_what_the_steps_before_it_made_random():
@@ -166,7 +169,7 @@ def test_each_step_keeps_what_the_steps_before_it_made_random():
         return images[:, 0]
 
     names = ["1.fc", "1.layer1", "1.conv1"]
-    correlations = explanations.cascading_randomization(model, IMAGES[:2], record, names)
+    correlations, _ = explanations.cascading_randomization(model, IMAGES[:2], record, names)
     # These maps look at the images alone, so they do not change with the weights.
     torch.testing.assert_close(correlations["1.conv1"], torch.ones(2, dtype=torch.float64))
     assert len(states) == 4 and model.training
