@@ -241,7 +241,7 @@ def confusion_matrix(counts: np.ndarray, class_names: list[str], groups: dict[st
     title = "Share of each true class (row) given each predicted class (column)"
     figure.suptitle(title, x=0.01, ha="left", size=10, weight="bold", wrap=True)
     axes.set(xlabel="predicted class", ylabel="true class")
-    ticks = [0, 0.01, 0.05, 0.1, 0.25, 0.5, 1]
+    ticks = [0, 0.01, 0.1, 0.25, 0.5, 1]
     scale = figure.colorbar(mesh, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.01, ticks=ticks)
     in_percent(scale.ax.xaxis)
     scale.outline.set_visible(False)
