@@ -158,8 +158,8 @@ def cascading_randomization(
     Returns {name: float64 [N]}, the rank correlation between the maps of the trained model and those with
     this module and all before it random, NaN where a map is constant; and {name: float64 [N]}, that with the
     trained map of another image, which is what maps have in common whatever the picture. Raises
-    AttributeError for the name of no module. Source: Adebayo et al., "Sanity Checks for Saliency Maps", 2018 (arXiv 1810.03292), section 3,
-    cascading randomization.
+    AttributeError for the name of no module. Source: Adebayo et al., "Sanity Checks for Saliency Maps", 2018
+    (arXiv 1810.03292), section 3, cascading randomization.
     """
     trained_weights = [tensor.detach().clone() for tensor in tensors_of(model)]
     correlations, of_another_image = {}, {}
