@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from data import Dataset, Normalize, load, memory_format, resize
@@ -28,6 +29,9 @@ from running.console import Progress
 from running.files import UserError, check_file, one_line, reading
 from running.folder import best_checkpoint, newest_run, read_checkpoint, read_tensors, run_of
 from stress_tests.attacks import eval_mode
+
+# How the output of a layer may hold its cells, and what takes it to the first of these.
+LAYOUTS = {"[N, K, h, w]": None, "[N, h, w, K]": channels_last, "tokens [N, T, K]": tokens}
 
 
 class FromPixels(nn.Module):
@@ -60,8 +64,8 @@ class Training:
     epoch: int
     history: list[dict]  # a row for each epoch
     val_accuracy: float
-    val_logits: Tensor | None  # float32 [N, C]
-    val_labels: Tensor | None  # int64 [N]
+    val_logits: Tensor | None = None  # float32 [N, C]
+    val_labels: Tensor | None = None  # int64 [N]
 
 
 @dataclass
@@ -74,15 +78,14 @@ class Network:
     path: Path | None  # the file of its weights
     class_names: list[str] | None
     input: str  # what the network itself takes, for people
-    digest: str  # sha256 of the checkpoint, or of the names and values of the weights
+    digest: str = ""  # sha256 of the checkpoint, or see digest_of
     training: Training | None = None
     dataset: str | None = None  # what it was trained on
-    layer: str | None = None  # that Grad-CAM explains, a dotted name; None if there is none
+    # What look_inside finds. Layers are dotted names, or None if there is no such layer.
+    layer: str | None = None  # that Grad-CAM explains
     reshape: Callable[[Tensor], Tensor] | None = None  # takes the output of the layer to [N, K, h, w]
     layer_note: str = ""  # how the layer was chosen, or why there is none
-    classifier: str | None = (
-        None  # the linear layer that makes the logits, a dotted name; None if there is none
-    )
+    classifier: str | None = None  # the linear layer that makes the logits
     num_classes: int = 0
     parameters: int = 0
     macs: int = 0  # multiply-accumulates of one image
@@ -185,8 +188,6 @@ def load_checkpoint(path: Path | str, device: torch.device, layer: str | None = 
             epoch=checkpoint["epoch"],
             history=checkpoint["history"],
             val_accuracy=checkpoint["val_accuracy"],
-            val_logits=None,
-            val_labels=None,
         )
         if "val_logits" in checkpoint:
             training.val_logits = checkpoint["val_logits"].float()
@@ -243,9 +244,10 @@ def load_model(
     normalize, said = None, "in [0, 1]"
     if mean is not None:
         if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
-            raise UserError("--mean and --std are those of images in [0, 1]: expected numbers from 0 to 1")
+            found = f"--mean {list(mean)} --std {list(std)} are not those of images in [0, 1]"
+            raise UserError(f"{found}: expected numbers from 0 to 1, and for --std above 0")
         normalize = Normalize(mean, std)
-        said = f"normalised by mean {numbers(mean)} and standard deviation {numbers(std)}"
+        said = f"normalised by mean {list(mean)} and standard deviation {list(std)}"
     network = from_module(FromPixels(module, normalize=normalize), class_names, layer, device)
     network.name, network.input = name, said
     network.path = Path(weights) if weights is not None else None
@@ -267,9 +269,10 @@ def from_module(
         path=None,
         class_names=class_names,
         input="in [0, 1]",
-        digest=digest_of(model.network),
     )
-    return look_inside(network, layer)
+    look_inside(network, layer)
+    network.digest = digest_of(network.model)  # after a pass, as lazy layers have no weights before it
+    return network
 
 
 def call_by_name(file: Path, name: str) -> object:
@@ -292,140 +295,125 @@ def load_weights(module: nn.Module, content: object) -> None:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError("it holds no state dict: save it by torch.save(model.state_dict(), FILE)")
     state = {name.removeprefix("module."): value for name, value in state.items()}
-    wanted = module.state_dict()
-    for name, value in state.items():
-        if name in wanted and value.shape != wanted[name].shape:
-            shapes = f"{list(value.shape)}, expected {list(wanted[name].shape)}"
-            raise ValueError(f"{name} has shape {shapes}")
-    missing = [name for name in wanted if name not in state]
-    unexpected = [name for name in state if name not in wanted]
-    for names, problem in ((missing, "missing"), (unexpected, "unexpected")):
+    found = module.load_state_dict(state, strict=False)  # RuntimeError names the weights of another shape
+    problems = []
+    for problem, names in (("missing", found.missing_keys), ("unexpected", found.unexpected_keys)):
         if names:
-            raise ValueError(f"{len(names)} names are {problem}, such as {', '.join(names[:3])}")
-    module.load_state_dict(state)
+            problems.append(f"{problem} names ({len(names)}): {', '.join(names[:3])}")
+    if problems:
+        raise ValueError("; ".join(problems))
 
 
 def digest_of(module: nn.Module) -> str:
-    """Return the sha256 of the names, types, shapes and bytes of all weights and buffers."""
+    """Return the sha256 of the names, types, shapes and bytes of all weights and buffers.
+
+    That of a FromPixels is also of the numbers that normalise, without which results are others.
+    """
     digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
+    for name, value in sorted([*module.named_parameters(), *module.named_buffers()]):
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def numbers(values: tuple) -> str:
-    """Return (0.5, 0.25) as "0.5 0.25"."""
-    return " ".join(f"{value:g}" for value in values)
-
-
 # ---- What is inside --------------------------------------------------------------------------------------
 
 
+@torch.enable_grad()
 def look_inside(network: Network, layer: str | None) -> Network:
-    """Count parameters and multiply-accumulates by one forward pass, and find the layer to explain."""
+    """Check the network by one forward pass, count its parameters and operations, and find its layers."""
+    names = {module: name for name, module in network.module.named_modules()}
     outputs = []  # (name, output) of every module, in the order in which they end
 
-    def note(name: str, module: nn.Module, inputs: tuple, output: object) -> None:
-        outputs.append((name, output))
+    def note(module: nn.Module, inputs: tuple, output: object) -> None:
+        if names.get(module):  # the network itself has the name ""
+            outputs.append((names[module], output))
 
-    handles = []
-    for name, module in network.module.named_modules():
-        if name:
-            handles.append(module.register_forward_hook(functools.partial(note, name)))
     # Noise, so that cells that can differ do.
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(network.device)
-    try:
-        counter = FlopCounterMode(display=False)
-        # Attention in single products and sums, as the fused one of a CPU is not counted (torch 2.13).
-        plain_attention = sdpa_kernel(SDPBackend.MATH)
-        with torch.enable_grad(), plain_attention, counter:
-            logits = network.model(images.requires_grad_())
-            if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2:
-                found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-                raise UserError(f"{network.name} makes {found} of 2 images, expected logits [2, C]")
-    finally:
-        for handle in handles:
-            handle.remove()
+    counter = FlopCounterMode(display=False)
+    # Attention in single products and sums, as the fused one of a CPU is not counted (torch 2.13).
+    plain_attention = sdpa_kernel(SDPBackend.MATH)
+    with plain_attention, counter, register_module_forward_hook(note):
+        logits = network.model(images.requires_grad_())
+    check_logits(network, logits)
     network.num_classes = logits.shape[1]
     network.parameters = sum(parameter.numel() for parameter in network.module.parameters())
     network.macs = counter.get_total_flops() // (2 * len(images))  # one is a product and a sum
+    runs = Counter(name for name, _ in outputs)
     for name, output in outputs:
         is_linear = isinstance(network.module.get_submodule(name), nn.Linear)
-        if is_linear and output.shape == logits.shape:
+        if is_linear and output.shape == logits.shape and runs[name] == 1:
             network.classifier = name
-    with torch.enable_grad():
-        find_layer(network, layer, outputs, logits)
+    find_layer(network, layer, outputs, runs, logits)
     return network
 
 
-def find_layer(network: Network, layer: str | None, outputs: list, logits: Tensor) -> None:
+def check_logits(network: Network, logits: object) -> None:
+    """Raise UserError unless these are logits of two images, one for each class that has a name."""
+    is_tensor = isinstance(logits, Tensor)
+    made = f"{logits.dtype} {list(logits.shape)}" if is_tensor else type(logits).__name__
+    if not is_tensor or not logits.is_floating_point() or logits.shape[:-1] != (2,):
+        raise UserError(f"{network.name} makes {made} of 2 images, expected float logits [2, C]")
+    if not logits.isfinite().all():
+        raise UserError(f"{network.name} cannot be used: it makes logits that are not finite")
+    if network.class_names is not None and len(network.class_names) != logits.shape[1]:
+        found = f"{network.name} makes {logits.shape[1]} logits, but its class names are"
+        raise UserError(f"{found} {len(network.class_names)}: expected one for each")
+
+
+def find_layer(network: Network, layer: str | None, outputs: list, runs: Counter, logits: Tensor) -> None:
     """Set the layer that Grad-CAM explains: the named one, none if that is "none", else the last fit one.
 
-    outputs are (name, output) of the modules in the order of one forward pass, logits its result. A layer is
-    fit if it runs once, its output has more than one cell, these differ, and the gradient of the score
-    reaches them: behind the last attention of a transformer it reaches the class token only.
+    outputs are (name, output) of the modules in the order of one forward pass, runs how often each of them
+    ran, logits the result. A layer is fit if it runs once, its output has more than one cell, these differ,
+    and the gradient of the score reaches them: behind the last attention of a transformer it reaches the
+    class token only.
     """
     if layer == "none":
         network.layer_note = "no maps, by --layer none"
         return
-    runs = Counter(name for name, _ in outputs)
     if layer is not None and runs[layer] != 1:
         problem = f"runs {runs[layer]} times in a pass" if runs[layer] else "is no layer that runs"
         choices = ", ".join(name for name, _ in outputs if runs[name] == 1 and "." not in name)
         raise UserError(f"--layer {layer} {problem}: expected one such as {choices}, or none")
-    candidates = []  # (name, output, reshape, note)
-    for name, output in outputs:
-        if runs[name] == 1 and layer in (None, name) and has_cells(output):
-            candidates.append((name, output, *reshape_of(output)))
-    if candidates:
-        score = logits.amax(dim=1).sum()
-        gradients = torch.autograd.grad(score, [output for _, output, _, _ in candidates], allow_unused=True)
-        for (name, output, reshape, note), gradient in reversed(
-            list(zip(candidates, gradients, strict=True))
-        ):
-            cells = output if reshape is None else reshape(output)
-            differ = (cells != cells[..., :1, :1]).any()
-            if differ and reaches_cells(gradient, reshape):
-                height, width = cells.shape[2:]
-                network.layer, network.reshape = name, reshape
-                network.layer_note = f"{name}, {height}x{width} cells{note}"
-                return
+    score = logits.amax(dim=1).sum()
+    for name, output in reversed(outputs):
+        layout = layout_of(output)
+        if layout is None or runs[name] != 1 or layer not in (None, name) or not score.requires_grad:
+            continue
+        (gradient,) = torch.autograd.grad(score, output, retain_graph=True, materialize_grads=True)
+        reshape = LAYOUTS[layout]
+        cells = output if reshape is None else reshape(output)
+        gradient = gradient if reshape is None else reshape(gradient)
+        differ = (cells != cells[..., :1, :1]).any()
+        reached = (gradient != 0).any(dim=1).sum(dim=(1, 2))  # so many cells of each image
+        if differ and (reached > 1).any():
+            height, width = cells.shape[2:]
+            brought = "" if reshape is None else f", brought from {layout} to [N, K, h, w]"
+            network.layer, network.reshape = name, reshape
+            network.layer_note = f"{name}, {height}x{width} cells{brought}"
+            return
+    fit = f"an output {', '.join(LAYOUTS)} of several cells on which the scores depend"
     if layer is not None:
-        expected = "[N, K, h, w], [N, h, w, K] or [N, tokens, K] of several cells that the score depends on"
-        raise UserError(f"--layer {layer} has no such output as maps need: expected {expected}")
-    network.layer_note = "no maps: no layer has an output of several cells that the scores depend on"
+        raise UserError(f"--layer {layer} cannot be explained: expected {fit}")
+    network.layer_note = f"no maps: no layer has {fit}"
 
 
-def has_cells(output: object) -> bool:
-    """Return whether a module's output is a tensor with a gradient, for two images, of more than one cell."""
-    if not isinstance(output, Tensor) or not output.requires_grad or len(output) != 2:
-        return False
-    if output.ndim == 4:
-        return output.shape[2] == output.shape[3] > 1 or output.shape[1] == output.shape[2] > 1
-    side = math.isqrt(output.shape[1]) if output.ndim == 3 else 0
-    return side > 1 and output.shape[1] - side**2 in (0, 1)
+def layout_of(output: object) -> str | None:
+    """Return which of LAYOUTS a module's output for two images has, None without several cells.
 
-
-def reshape_of(output: Tensor) -> tuple[Callable | None, str]:
-    """Return what takes an output with cells to [N, K, h, w], None if it is that, and a note for people.
-
-    The images are square, and so are maps: equal sides tell [N, K, h, w] from [N, h, w, K]. Tokens [N, T, K]
-    are a square, with one class token before it or without.
+    The images are square, and so are maps: equal sides tell [N, K, h, w] from [N, h, w, K]. Tokens are a
+    square, with one class token before it or without.
     """
-    if output.ndim == 3:
-        return tokens, ", brought from tokens [N, T, K] to [N, K, h, w]"
-    if output.shape[2] != output.shape[3]:
-        return channels_last, ", brought from [N, h, w, K] to [N, K, h, w]"
-    return None, ""
-
-
-def reaches_cells(gradient: Tensor | None, reshape: Callable | None) -> bool:
-    """Return whether the gradient of the score is not 0 in more than one cell of an image."""
-    if gradient is None:
-        return False
-    cells = gradient if reshape is None else reshape(gradient)
-    return bool(((cells != 0).any(dim=1).flatten(1).sum(dim=1) > 1).any())
+    if not isinstance(output, Tensor) or not output.requires_grad or output.shape[:1] != (2,):
+        return None
+    if output.ndim == 4 and output.shape[2] == output.shape[3] > 1:
+        return "[N, K, h, w]"
+    if output.ndim == 4 and output.shape[1] == output.shape[2] > 1:
+        return "[N, h, w, K]"
+    side = math.isqrt(output.shape[1]) if output.ndim == 3 else 0
+    return "tokens [N, T, K]" if side > 1 and output.shape[1] - side**2 in (0, 1) else None
 
 
 # ---- The command line ------------------------------------------------------------------------------------
@@ -442,9 +430,7 @@ def add_options(parser: argparse.ArgumentParser, default: str = "the newest unde
     help = "for --model: what normalises its images; without them it takes images in [0, 1]"
     parser.add_argument("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help=help)
     parser.add_argument("--std", type=float, nargs=3, metavar=("R", "G", "B"), help="see --mean")
-    help = (
-        "for --model: the classes of its logits, a name a line (default: those of the data set, in its order)"
-    )
+    help = "for --model: the classes of its logits, a name a line (default: the data set's, in its order)"
     parser.add_argument("--classes", type=Path, metavar="FILE", help=help)
     help = "what Grad-CAM explains, or none (default: the last layer with more than one cell)"
     parser.add_argument("--layer", metavar="NAME", help=help)
@@ -504,9 +490,9 @@ def fit_classes(network: Network, test: Dataset) -> None:
         return
     plain = [name.replace("_", " ").lower() for name in given]
     asked = [name.replace("_", " ").lower() for name in wanted]
-    if sorted(plain) != sorted(asked):
-        other = next((name for name, key in zip(given, plain, strict=False) if key not in asked), "doubled")
-        where = f"the classes of {network.name} are not those of {test.name}, such as {other!r}"
-        raise UserError(f"{where}: name the data set it was trained on by --dataset")
+    others = Counter(plain) - Counter(asked)
+    if others:
+        found = f"the classes of {network.name} are not those of {test.name}, such as {next(iter(others))!r}"
+        raise UserError(f"{found}: name the data set it was trained on by --dataset")
     network.model.order = torch.tensor([plain.index(name) for name in asked], device=network.device)
     network.class_names = wanted

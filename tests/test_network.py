@@ -105,6 +105,13 @@ def test_digest_changes_with_one_weight():
     assert from_module(module, None, None, CPU).digest != before
 
 
+def test_digest_changes_with_what_normalises(theirs):
+    file, weights = theirs
+    numbers = [(None, None), (MEAN, STD), (MEAN, (0.5, 0.5, 0.5))]
+    digests = {load(f"{file}:net", weights, mean, std).digest for mean, std in numbers}
+    assert len(digests) == 3
+
+
 def test_normalisation_is_that_of_the_options(theirs):
     mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
     found = load(f"{theirs[0]}:two", None, mean, std)
@@ -205,6 +212,29 @@ def test_no_layer_with_cells_and_no_layer_wanted():
     assert from_module(convolutional, None, None, CPU).layer == "0"
 
 
+def test_scores_without_a_gradient_have_no_maps():
+    found = from_module(Applied(lambda x: x.detach().mean(dim=(2, 3))), None, None, CPU)
+    assert (found.layer, found.num_classes) == (None, 5)
+
+
+def test_a_module_that_returns_one_number_is_no_layer():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.scale = nn.Conv2d(3, 5, 3), Applied(lambda x: x.mean())
+
+        def forward(self, x):
+            return self.conv(x).mean(dim=(2, 3)) * self.scale(x)
+
+    assert from_module(Scaled(), None, None, CPU).layer == "scale.conv"
+
+
+def test_lazy_layers_get_their_weights_in_the_first_pass():
+    found = from_module(simple(nn.Conv2d(3, 4, 3)), None, None, CPU)
+    assert found.parameters == 4 * 28 + 30 * 30 * 4 * 5 + 5
+    assert found.digest == from_module(found.module, None, None, CPU).digest
+
+
 @pytest.mark.parametrize("layer", ["nowhere", "1"])  # no such module; the flattened output
 def test_layer_that_cannot_be_explained_is_refused(layer):
     module = simple(nn.Conv2d(3, 4, 3))
@@ -251,6 +281,32 @@ def test_multiply_accumulates_of_convolution_linear_and_attention():
     found = from_module(Attention(), None, None, CPU)
     assert found.macs == embedding + projections + products + width * 5
     assert found.parameters == sum(p.numel() for p in Attention().parameters())
+
+
+def test_features_are_what_goes_into_the_classifier():
+    torch.manual_seed(0)
+    module = torchvision.models.resnet18(num_classes=5)
+    found = from_module(module, None, None, CPU)
+    logits, features = found.features(pictures(5))
+    with torch.no_grad():
+        expected = module.fc(features)
+    assert (found.classifier, features.shape) == ("fc", (5, 512))
+    torch.testing.assert_close(logits, expected)
+
+
+def test_a_linear_layer_that_runs_twice_is_no_classifier():
+    class Mirrored(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.fc(x[..., 0, 0]) + self.fc(x[..., 0, 31])
+
+    found = from_module(Mirrored(), None, None, CPU)
+    assert found.classifier is None
+    logits, features = found.features(pictures(5))
+    assert (logits.shape, features) == ((5, 2), None)
 
 
 # ---- Classes and data ------------------------------------------------------------------------------------
@@ -304,8 +360,12 @@ def test_models_that_cannot_be_used(theirs, monkeypatch, spec, message):
     ("content", "message"),
     [
         (lambda state: {"weights": [1, 2]}, "state dict"),
-        (lambda state: dict(list(state.items())[1:]), "1 names are missing, such as conv1.weight"),
-        (lambda state: state | {"fc.bias": torch.zeros(10)}, r"\[10\], expected \[100\]"),
+        (lambda state: dict(list(state.items())[1:]), r"missing names \(1\): conv1.weight$"),
+        (
+            lambda state: {f"net.{name}": value for name, value in state.items()},
+            r"\(102\): conv1.weight, bn1.weight, bn1.bias; unexpected names \(122\): net.conv1.weight, ",
+        ),
+        (lambda state: state | {"fc.bias": torch.zeros(10)}, r"fc.bias: .*\[10\].*\[100\]"),
         (lambda state: state | {"fc.bias": torch.full((100,), torch.nan)}, "not finite"),
     ],
 )
@@ -327,20 +387,45 @@ def test_mean_without_std_and_values_of_bytes(theirs):
         load(f"{theirs[0]}:two", None, mean=(0.5, 0.5, 0.5))
     with pytest.raises(UserError, match="0 to 1"):
         load(f"{theirs[0]}:two", None, (125.3, 123.0, 113.9), (63.0, 62.1, 66.7))
+    with pytest.raises(UserError, match="above 0"):
+        load(f"{theirs[0]}:two", None, (0.5, 0.5, 0.5), (0.5, 0.0, 0.5))
 
 
-def test_outputs_that_are_no_logits():
-    class Odd(nn.Module):
-        def __init__(self, output):
-            super().__init__()
-            self.output = output
+class Applied(nn.Module):
+    """A network that is a function of images, behind a convolution that keeps their size."""
 
-        def forward(self, x):
-            return self.output(x)
+    def __init__(self, function):
+        super().__init__()
+        self.conv, self.function = nn.Conv2d(3, 5, 3, padding=1), function
 
-    for output in (lambda x: x, lambda x: (x.mean(dim=(2, 3)),), lambda x: x.mean(dim=(0, 2, 3))):
-        with pytest.raises(UserError, match=r"expected logits \[2, C\]"):
-            from_module(Odd(output), None, None, CPU)
+    def forward(self, x):
+        return self.function(self.conv(x))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: x, r"\[2, 5, 32, 32\] of 2 images"),
+        (lambda x: (x.mean(dim=(2, 3)),), "tuple of 2 images"),
+        (lambda x: x.mean(dim=(0, 2, 3)), r"\[5\] of 2 images"),
+        (lambda x: x.mean(), r"\[\] of 2 images"),
+        (lambda x: x.mean(dim=(2, 3)).argsort(), r"int64 \[2, 5\] of 2 images"),
+        (lambda x: x.mean(dim=(2, 3)) * torch.nan, "not finite"),
+    ],
+)
+def test_outputs_that_are_no_logits(function, message):
+    with pytest.raises(UserError, match=message):
+        from_module(Applied(function), None, None, CPU)
+
+
+def test_class_names_are_as_many_as_logits():
+    with pytest.raises(UserError, match="5 logits, but its class names are 2"):
+        from_module(Applied(lambda x: x.mean(dim=(2, 3))), ["cat", "dog"], None, CPU)
+
+
+def test_an_error_inside_the_network_is_its_own():
+    with pytest.raises(RuntimeError, match="invalid for input of size"):
+        from_module(Applied(lambda x: x.view(7, -1)), None, None, CPU)
 
 
 # ---- The options -----------------------------------------------------------------------------------------
