@@ -294,7 +294,8 @@ def load_weights(module: nn.Module, content: object) -> None:
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError("it holds no state dict: save it by torch.save(model.state_dict(), FILE)")
-    state = {name.removeprefix("module."): value for name, value in state.items()}
+    # DataParallel and torch.compile put these before the names.
+    state = {name.removeprefix("module.").removeprefix("_orig_mod."): state[name] for name in state}
     found = module.load_state_dict(state, strict=False)  # RuntimeError names the weights of another shape
     problems = []
     for problem, names in (("missing", found.missing_keys), ("unexpected", found.unexpected_keys)):

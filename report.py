@@ -388,7 +388,8 @@ def main(argv: list[str] | None = None) -> int:
     check_results(out, network.digest, ["metrics.json", "stress.json"])
     train, test = networks.load_data(network, args.dataset, args.data_dir)
     print(f"data     {test.provenance}")
-    print(f"network  {network.name}, {network.parameters:,} parameters, {network.path or args.model}")
+    source = network.path or f"weights as {args.model} made them"
+    print(f"network  {network.name}, {network.parameters:,} parameters, {source}")
     print(f"images   {network.input}")
     print(f"maps     {network.layer_note}")
     print(f"compute  {device}, fp32")

@@ -122,7 +122,7 @@ def kept_results(folder: Path, new: dict) -> dict:
     check_results(folder, new["checkpoint_sha256"], ["metrics.json"])
     old = read_results(folder, new["checkpoint_sha256"])
     if old is None and path.exists():
-        raise UserError(f"{path} is of other weights: {instead}")
+        raise UserError(f"{path} is of other weights, or normalised otherwise: {instead}")
     if old is None:
         return {}
     if old["sample_sha256"] == new["sample_sha256"]:

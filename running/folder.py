@@ -83,7 +83,8 @@ def read_tensors(path: Path | str) -> tuple[object, str]:
                 warnings.simplefilter("ignore")  # about kinds of tensors that are refused below
                 content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            raise ValueError("it is refused, as it holds more than tensors and plain values") from error
+            instead = "write it by torch.save(model.state_dict(), FILE)"
+            raise ValueError(f"it holds more than tensors and plain values: {instead}") from error
         check_tensors(content)
         return content, hashlib.sha256(data).hexdigest()
 
@@ -113,4 +114,4 @@ def check_results(folder: Path | str, sha256: str, names: Iterable[str]) -> None
             with reading(path, "results"):
                 owner = json.loads(path.read_text(encoding="utf-8"))["checkpoint_sha256"]
             if owner != sha256:
-                raise UserError(f"{path} is of other weights: use another --out")
+                raise UserError(f"{path} is of other weights, or normalised otherwise: use another --out")

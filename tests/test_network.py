@@ -89,7 +89,8 @@ def test_shipped_weights_give_the_same_answers_in_torchvisions_network(theirs):
 def test_weights_below_a_key_and_with_module_before_the_names(theirs, tmp_path, wrap):
     file, weights = theirs
     state = torch.load(weights, weights_only=True)
-    torch.save(wrap({f"module.{name}": value for name, value in state.items()}), tmp_path / "wrapped.pt")
+    renamed = {f"module._orig_mod.{name}": value for name, value in state.items()}
+    torch.save(wrap(renamed), tmp_path / "wrapped.pt")
     plain, wrapped = load(f"{file}:net", weights), load(f"{file}:net", tmp_path / "wrapped.pt")
     assert plain.digest == wrapped.digest
     assert torch.equal(predict(plain.model, pictures(), CPU), predict(wrapped.model, pictures(), CPU))
