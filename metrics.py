@@ -307,8 +307,9 @@ def fit_temperature(logits: Values, y_true: Values) -> float:
 def temperature_of_equal_confidence(logits: Values, y_true: Values) -> float:
     """Return the temperature T at which the mean confidence of softmax(logits / T) equals the accuracy.
 
-    Fit it on validation data, as fit_temperature, beside which it stands. The confidence, the largest probability, never rises with T, so bisection finds
-    the T in [0.01, 100]; without one there the result is the nearer limit. logits: finite [N, C]; y_true [N].
+    Fit it on validation data, as fit_temperature, beside which it stands. The confidence, the largest
+    probability, never rises with T, so bisection finds the T in [0.01, 100]; without one there the result is
+    the nearer limit. logits: finite [N, C]; y_true [N].
     """
     y_true, logits = _scores(y_true, logits, "logits")
     target = (logits.argmax(dim=1) == y_true).double().mean()
