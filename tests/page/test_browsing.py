@@ -4,6 +4,7 @@ What the page shows is counted a second time, from predictions.npz.
 """
 
 import base64
+import json
 from urllib.parse import parse_qsl, urlencode
 
 import matplotlib
@@ -74,7 +75,7 @@ def test_no_error_no_request_to_outside_and_names_stay_text(page):
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
     assert len(ids) == len(set(ids))
     links = page.evaluate("[...document.querySelectorAll('nav a')].map(a => a.hash.slice(1))")
-    assert len(links) == 8 and set(links) <= set(ids)
+    assert len(links) == 9 and set(links) <= set(ids)
 
 
 def test_each_filter_gives_the_right_images(page, misclassified):
@@ -106,6 +107,7 @@ def test_the_address_restores_a_filter_and_links_lead_to_their_images(page, misc
     page.wait_for_function("document.getElementById('found').textContent.startsWith('No mistake')")
     links = page.evaluate("[...document.querySelectorAll('td a[data-filter]')].map(a => a.hash)")
     assert len(links) > 200
+    links = [link for link in links if "kind=" not in link]
     for link in [*links[:22:7], *links[30:40]]:
         filter = dict(parse_qsl(link[1:]))
         fitting = [r for r in misclassified if all(r[COLUMNS[key]] == name for key, name in filter.items())]
@@ -113,6 +115,15 @@ def test_the_address_restores_a_filter_and_links_lead_to_their_images(page, misc
         page.wait_for_function(f"location.hash === '{link}'")
         page.wait_for_timeout(50)  # the page hears of a new address in a task of its own
         assert page.inner_text("#found") == says(misclassified, fitting)
+
+
+def test_kinds_of_mistakes_are_filters(page, misclassified, reported):
+    kinds = json.loads((reported / "metrics.json").read_text(encoding="utf-8"))["kinds"]
+    assert sum(row["count"] for row in kinds) == len(misclassified)
+    for row in kinds:
+        fitting = misclassified[: row["count"]]  # so many of them
+        assert choose(page, kind=row["name"]) == says(misclassified, fitting)
+    choose(page)
 
 
 def draw_matrix(page, **choice):
@@ -193,15 +204,16 @@ def test_evidence_is_that_of_gradcam_and_overlay(page, misclassified, reported, 
     picture = pixels(page, "mistake-picture")
     assert np.abs(picture[::8, ::8] - test.images[i].permute(1, 2, 0).numpy()).mean() < 12
     enlarged = torch.from_numpy(picture / 255).float().permute(2, 0, 1)[None]
-    for kind, name in zip(("true", "predicted"), row[:2], strict=True):
+    true, predicted = (test.class_names.index(name) for name in row[:2])
+    for kind, classes in {"true": (true, predicted), "predicted": (predicted, true)}.items():
         with GradCAM(network.model, "network.layer4") as cam:
-            maps = cam(test.images[i : i + 1] / 255, [test.class_names.index(name)])
+            maps = cam(test.images[i : i + 1] / 255, *([c] for c in classes))
         expected = overlay(enlarged, to_heatmap(maps, 256))[0].permute(1, 2, 0).numpy()
         difference = np.abs(pixels(page, f"evidence-{kind}") - expected.astype(int))
         assert difference.max() <= 6 and difference.mean() < 1, (kind, difference.max(), difference.mean())
     for shown in (False, True):
         page.click("#show-evidence")
-        assert ("evidence for" in page.inner_text("#mistake .panels")) == shown
+        assert ("rather than" in page.inner_text("#mistake .panels")) == shown
     page.keyboard.press("Escape")
 
 
@@ -279,7 +291,7 @@ def test_a_page_without_superclasses_and_maps(tmp_path):
     with opened_page() as page:
         page.goto(f"{(tmp_path / 'report.html').as_uri()}#true=a+b")
         assert page.inner_text("#found") == f"{sum(wrong % 2 == 0)} of {len(wrong)} mistakes"
-        assert page.locator("select").count() == 4 and page.locator("#matrix-rows li").count() == 2
+        assert page.locator("select").count() == 5 and page.locator("#matrix-rows li").count() == 2
         choose(page)
         page.locator("#thumbnails button").first.click()
         assert page.locator("#mistake canvas").count() == 1 and page.errors == []

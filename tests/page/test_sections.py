@@ -172,7 +172,7 @@ def test_the_browser_holds_the_most_confident_with_their_pictures(small_sets):
 def test_the_pictures_of_many_mistakes_stay_below_their_limit():
     """Noise, which no file format makes smaller."""
     images = torch.randint(0, 256, (2500, 3, 32, 32), dtype=torch.uint8)
-    assert len(sections.sprite(images)) < 4 / 3 * sections.MAX_SPRITE + 4
+    assert len(sections.sprite(images, sections.MAX_SPRITE)) < 4 / 3 * sections.MAX_SPRITE + 4
 
 
 def test_the_commands_are_those_that_make_the_page():
