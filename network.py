@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
 from data import Dataset, Normalize, load, memory_format, resize
@@ -296,7 +297,13 @@ def load_weights(module: nn.Module, content: object) -> None:
         raise ValueError("it holds no state dict: save it by torch.save(model.state_dict(), FILE)")
     # DataParallel and torch.compile put these before the names.
     state = {name.removeprefix("module.").removeprefix("_orig_mod."): state[name] for name in state}
-    found = module.load_state_dict(state, strict=False)  # RuntimeError names the weights of another shape
+    misshapen = []
+    for name, own in module.state_dict().items():
+        if name in state and not is_lazy(own) and own.shape != state[name].shape:
+            misshapen.append(f"{name} {list(state[name].shape)} instead of {list(own.shape)}")
+    if misshapen:
+        raise ValueError(f"shapes that do not fit ({len(misshapen)}): {', '.join(misshapen[:3])}")
+    found = module.load_state_dict(state, strict=False)
     problems = []
     for problem, names in (("missing", found.missing_keys), ("unexpected", found.unexpected_keys)):
         if names:
@@ -395,26 +402,27 @@ def find_layer(network: Network, layer: str | None, outputs: list, runs: Counter
             network.layer, network.reshape = name, reshape
             network.layer_note = f"{name}, {height}x{width} cells{brought}"
             return
-    fit = f"an output {', '.join(LAYOUTS)} of several cells on which the scores depend"
+    fit = f"an output {' or '.join(LAYOUTS)} of several cells on which the scores depend"
     if layer is not None:
         raise UserError(f"--layer {layer} cannot be explained: expected {fit}")
     network.layer_note = f"no maps: no layer has {fit}"
 
 
 def layout_of(output: object) -> str | None:
-    """Return which of LAYOUTS a module's output for two images has, None without several cells.
+    """Return which of LAYOUTS a module's output for two images has, or None.
 
     The images are square, and so are maps: equal sides tell [N, K, h, w] from [N, h, w, K]. Tokens are a
     square, with one class token before it or without.
     """
     if not isinstance(output, Tensor) or not output.requires_grad or output.shape[:1] != (2,):
         return None
-    if output.ndim == 4 and output.shape[2] == output.shape[3] > 1:
+    if output.ndim == 4 and output.shape[2] == output.shape[3]:
         return "[N, K, h, w]"
-    if output.ndim == 4 and output.shape[1] == output.shape[2] > 1:
+    if output.ndim == 4 and output.shape[1] == output.shape[2]:
         return "[N, h, w, K]"
-    side = math.isqrt(output.shape[1]) if output.ndim == 3 else 0
-    return "tokens [N, T, K]" if side > 1 and output.shape[1] - side**2 in (0, 1) else None
+    if output.ndim == 3 and output.shape[1] - math.isqrt(output.shape[1]) ** 2 in (0, 1):
+        return "tokens [N, T, K]"
+    return None
 
 
 # ---- The command line ------------------------------------------------------------------------------------
