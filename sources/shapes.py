@@ -1,5 +1,6 @@
 """The built-in data set: coloured shapes in the format of CIFAR-100, drawn with masks of where they are."""
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -44,7 +45,7 @@ SHAPES = {
     "half disc": lambda x, y: (x.hypot(y + 0.4) < 1.05) & (y > -0.4),
 }
 
-CLASS_NAMES = [f"{colour} {shape}" for shape in SHAPES for colour in COLOURS]
+CLASS_NAMES = [f"{colour} {shape}" for shape, colour in itertools.product(SHAPES, COLOURS)]
 
 
 def draw(per_class: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
