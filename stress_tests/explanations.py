@@ -118,9 +118,10 @@ def randomize(module: nn.Module, seed: int) -> None:
     such as linear, normalising and attention layers, do so. Parameters that are then still the old ones, such
     as class tokens and position embeddings, are drawn from a normal distribution with their own mean and
     standard deviation, so that activations keep their scale; one that holds the same number throughout stays.
-    The numbers are drawn on the CPU, so they are the same for every device.
+    The numbers are drawn on the CPU and in the order of the dimensions, so they are the same for every device
+    and memory format.
     """
-    fresh = copy.deepcopy(module).cpu()
+    fresh = copy.deepcopy(module).cpu().to(memory_format=torch.contiguous_format)
     with torch.random.fork_rng(devices=[]):  # saves and restores the CPU's generator alone
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed all GPUs as well
         for part in fresh.modules():

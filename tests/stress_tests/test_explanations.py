@@ -179,6 +179,19 @@ def test_each_step_keeps_what_the_steps_before_it_made_random():
         assert changed == {name for name in state if name.startswith(tuple(names[:done]))}
 
 
+def test_random_weights_are_the_same_in_every_memory_format():
+    contiguous = Small()
+    channels_last = deepcopy(contiguous).to(memory_format=torch.channels_last)
+    for model in (contiguous, channels_last):
+        explanations.randomize(model, 5)
+    assert channels_last.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.manual_seed(5)
+    nn.init.kaiming_normal_(expected := torch.empty(8, 3, 3, 3), mode="fan_out", nonlinearity="relu")
+    assert torch.equal(contiguous.conv1.weight, expected)
+    for name, value in contiguous.state_dict().items():
+        assert torch.equal(channels_last.state_dict()[name], value), name
+
+
 def test_the_weights_come_back_if_something_fails():
     model = nn.Sequential(Normalize(), Small())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
