@@ -73,6 +73,8 @@ def read_tensors(path: Path | str) -> tuple[object, str]:
     check_file(path, "checkpoint")
     with reading(path, "a checkpoint"):
         data = Path(path).read_bytes()  # once: a training may put another file in its place at any moment
+        if not zipfile.is_zipfile(io.BytesIO(data)):  # as torch.save writes it since torch 1.6
+            raise ValueError("it was not written by torch.save, or only in part")
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 raise ValueError("it is compressed, as torch.save never does")

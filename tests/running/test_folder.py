@@ -76,6 +76,16 @@ def test_a_checkpoint_is_read_as_it_was_saved_with_the_digest_of_its_file(tmp_pa
     assert sorted(os.listdir(path.parent)) == [".best.pt.77.tmp", "last.pt"]
 
 
+@pytest.mark.parametrize(
+    "cut", [lambda content: b"", lambda content: content[:200], lambda content: b"weights"]
+)
+def test_a_file_that_torch_save_did_not_write(cut, tmp_path):
+    folder.save_checkpoint(tmp_path / "x.pt", CHECKPOINT)
+    (tmp_path / "x.pt").write_bytes(cut((tmp_path / "x.pt").read_bytes()))
+    with pytest.raises(UserError, match="cannot be used as a checkpoint: it was not written by torch"):
+        folder.read_tensors(tmp_path / "x.pt")
+
+
 def test_a_bare_tensor_is_no_checkpoint(tmp_path):
     torch.save(torch.ones(3), tmp_path / "x.pt")
     content, _ = folder.read_tensors(tmp_path / "x.pt")
