@@ -25,6 +25,11 @@ from sources import cifar100, pictures, shapes
 # that a checkpoint needs nothing but its weights to be applied to a picture.
 MEAN = (0.50707516, 0.48654887, 0.44091784)
 STD = (0.26733429, 0.25643846, 0.27615047)
+CLASS_NAMES = {  # of the sets that are known by name
+    "cifar100": cifar100.CIFAR100.class_names,
+    "cifar10": cifar100.CIFAR10.class_names,
+    "shapes": shapes.CLASS_NAMES,
+}
 PADDING = 4  # pixels by which a crop may move an image in each direction
 
 

@@ -22,7 +22,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
-from data import Dataset, Normalize, load, memory_format, resize
+from data import CLASS_NAMES, Dataset, Normalize, load, memory_format, resize
 from gradcam import GradCAM, channels_last, tokens
 from metrics import fit_temperature, temperature_of_equal_confidence
 from resnet_cifar import resnet18
@@ -491,9 +491,7 @@ def load_data(network: Network, dataset: str | None, data_dir: str | None) -> tu
 def fit_classes(network: Network, test: Dataset) -> None:
     """Bring the logits into the order of the classes of `test`; raise UserError if they do not fit."""
     wanted, given = test.class_names, network.class_names
-    if network.num_classes != len(wanted):
-        found = f"{network.name} has {network.num_classes} logits, but {test.name} has {len(wanted)} classes"
-        raise UserError(f"{found}: name the data set it was trained on by --dataset")
+    check_number_of_classes(network, wanted, test.name)
     if given is None or given == wanted:
         network.class_names = wanted
         return
@@ -505,3 +503,14 @@ def fit_classes(network: Network, test: Dataset) -> None:
         raise UserError(f"{found}: name the data set it was trained on by --dataset")
     network.model.order = torch.tensor([plain.index(name) for name in asked], device=network.device)
     network.class_names = wanted
+    if name in CLASS_NAMES:  # before the data are read or drawn
+        check_number_of_classes(network, CLASS_NAMES[name], name)
+def check_number_of_classes(network: Network, class_names: list[str], dataset: str) -> None:
+    """Raise UserError unless the network has as many logits as there are classes in the data set."""
+    if network.num_classes != len(class_names):
+        found = (
+            f"{network.name} has {network.num_classes} logits, but {dataset} has {len(class_names)} classes"
+        )
+        raise UserError(f"{found}: name the data set it was trained on by --dataset")
+
+

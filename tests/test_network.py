@@ -470,6 +470,16 @@ def test_results_go_to_the_run_or_to_a_folder_of_the_name(theirs, tmp_path):
     assert str(network.results_folder(shipped, None)) == "runs/resnet18_cifar100"
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     (tmp_path / "run/config.json").write_text("{}")
+def test_another_number_of_classes_is_noticed_before_the_data_are_read(monkeypatch):
+    monkeypatch.setattr(network, "load", lambda name, root: pytest.fail("it reads the data"))
+    found = from_module(Applied(lambda x: x.mean(dim=(2, 3))), None, None, CPU)
+    for name, count in (("cifar100", 100), ("cifar10", 10), ("shapes", 100)):
+        with pytest.raises(
+            UserError, match=f"has 5 logits, but {name} has {count} classes: name the data set"
+        ):
+            network.load_data(found, name, None)
+
+
     shipped.path = tmp_path / "run/checkpoints/last.pt"
     assert network.results_folder(shipped, None) == tmp_path / "run"
 
