@@ -189,7 +189,11 @@ def attack_images(network: Network, sample: Sample, name: str, epsilon: float, l
         batch = places[start : start + 100]
         index = sample.attacked[batch]
         x, y = sample.images[index].to(network.device) / 255, sample.labels[index].to(network.device)
-        x = attack.function(network.model, x, y, epsilon / 255, generator, **attack.settings)
+        try:
+            x = attack.function(network.model, x, y, epsilon / 255, generator, **attack.settings)
+        except attacks.NoGradientError as error:
+            kept = "the tests before the attacks are kept"
+            raise UserError(f"{network.name} cannot be attacked: {error}; {kept}") from error
         with torch.no_grad():
             right[batch] = (network.model(x).argmax(dim=1) == y).cpu()
     return right

@@ -80,14 +80,25 @@ def dlr_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def attack_step(
+class NoGradientError(ValueError):
+    """No gradient of a model's scores reaches the images, so it cannot be attacked in this way."""
+
+
     model: nn.Module, loss_of: Callable, images: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the loss [N], whether each image is misclassified, bool [N], and the loss's gradient."""
+    """Return the loss [N], whether each image is misclassified, bool [N], and the loss's gradient.
+
+    Raises NoGradientError if there is none, for instance if the model works inside torch.no_grad().
+    """
+    gradient = None
     with torch.enable_grad():
         images = images.detach().requires_grad_()
         logits = model(images)
         loss = loss_of(logits, labels)
-        (gradient,) = torch.autograd.grad(loss.sum(), images)  # leaves nothing in the parameters' .grad
+        if loss.requires_grad:  # grad leaves nothing in the parameters' .grad
+            (gradient,) = torch.autograd.grad(loss.sum(), images, allow_unused=True)
+    if gradient is None:
+        raise NoGradientError("no gradient of the scores reaches the images, which attacks need")
     return loss.detach(), logits.argmax(dim=1) != labels, gradient
 
 

@@ -235,6 +235,16 @@ def test_scores_without_a_gradient_have_no_maps():
 
 
 def test_a_module_that_returns_one_number_is_no_layer():
+def test_a_network_inside_no_grad_has_no_maps():
+    class Frozen(nn.Sequential):
+        @torch.no_grad()
+        def forward(self, x):
+            return super().forward(x)
+
+    found = from_module(Frozen(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(3600, 5)), None, None, CPU)
+    assert (found.layer, found.classifier, found.macs) == (None, "2", 900 * 4 * 27 + 3600 * 5)
+
+
     class Scaled(nn.Module):
         def __init__(self):
             super().__init__()

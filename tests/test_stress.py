@@ -30,12 +30,27 @@ TESTS = Path(__file__).parent
 IMAGES = (natural_images(24) * 255).round().byte()
 # What --model names.
 NETWORKS = """
-from test_stress import quick
+from test_stress import WithoutGradients, quick
 
 def net(): return quick(10)
 def other(): return quick(10, seed=1)
 def two(): return quick(2)
+def frozen(): return WithoutGradients(no_grad=True)
+def rounded(): return WithoutGradients(no_grad=False)
 """
+
+
+class WithoutGradients(Linear):
+    """A network inside torch.no_grad(), or one that rounds its images to black and white first."""
+
+    def __init__(self, no_grad):
+        torch.manual_seed(0)
+        super().__init__(10)
+        self.no_grad = no_grad
+
+    def forward(self, x):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.no_grad):
+            return super().forward(1 * x if self.no_grad else (x > 0.5).float())
 
 
 def quick(num_classes, seed=0):
@@ -333,6 +348,27 @@ def test_a_run_of_train_py(few_tests, small, finished, tmp_path, monkeypatch):
     shutil.copy(tmp_path / "run" / "checkpoints" / "best.pt", "alone.pt")
     assert stress.main(["--checkpoint", "alone.pt"]) == 0
     assert files(tmp_path / "runs" / "alone") == files(tmp_path / "run")
+
+@pytest.mark.parametrize("name", ["frozen", "rounded"])
+def test_a_network_without_gradients_cannot_be_attacked(few_tests, command, tmp_path, capsys, name):
+    code, err = outcome(capsys, stress.main, command(tmp_path, name=name))
+    assert_one_line(code, err, "cannot be attacked: no gradient of the scores reaches the images")
+    assert list(read_json(tmp_path)["tests"])[-2:] == [f"{[*cues.CUES][-1]}/0", "unattacked/0"]
+    before = files(tmp_path)
+    assert_one_line(*outcome(capsys, stress.main, command(tmp_path, name=name)), "cannot be attacked")
+    assert files(tmp_path) == before
+
+
+def test_other_weights_are_noticed_before_the_data_are_read(
+    few_tests, command, tmp_path, monkeypatch, capsys
+):
+    assert stress.main(command(tmp_path)) == 0
+    monkeypatch.setattr(network, "load", lambda name, root="data": pytest.fail("it reads the data"))
+    weights = outcome(capsys, stress.main, command(tmp_path, name="other"))
+    assert_one_line(*weights, "is of other weights")
+    with pytest.raises(pytest.fail.Exception):
+        stress.main(command(tmp_path, "--overwrite", name="other"))
+
 
 
 def test_a_bug_of_ours_is_not_blamed_on_a_file(few_tests, command, tmp_path, monkeypatch):
