@@ -22,6 +22,7 @@ from .corruptions import random_sign, spawn, uniform
 EPSILONS = (0.25, 0.5, 1, 2, 4, 8, 64)  # in 1/255; at the last one a sound attack leaves no image right
 PGD_STEPS, APGD_STEPS = 10, 20
 MORE_STEPS, MORE_STEPS_EPSILON = 100, 1  # another PGD of so many steps, on the images that survive it there
+TWO_POINTS = 0.02 + 1e-9  # of accuracy; 0.34 - 0.32 is a little more than 0.02 in floating point
 APGD_EPSILONS = (0.5, 1, 2)  # some images survive PGD there
 
 cross_entropy = functools.partial(F.cross_entropy, reduction="none")  # one number for each image
@@ -79,11 +80,11 @@ def dlr_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return (best_wrong - right) / (largest[:, 0] - largest[:, 2] + 1e-12)
 
 
-def attack_step(
 class NoGradientError(ValueError):
     """No gradient of a model's scores reaches the images, so it cannot be attacked in this way."""
 
 
+def attack_step(
     model: nn.Module, loss_of: Callable, images: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss [N], whether each image is misclassified, bool [N], and the loss's gradient.
@@ -313,21 +314,22 @@ def check_attacks(accuracy: dict[str, float]) -> list[dict]:
     few_steps = accuracy[f"pgd/{MORE_STEPS_EPSILON:g}"]
     more_steps = accuracy[f"pgd_more_steps/{MORE_STEPS_EPSILON:g}"]
     smaller_epsilon = [accuracy["unattacked/0"], *under["pgd"][:-1]]
-    limits = {  # that the accuracy under PGD may not exceed, one for each epsilon
+    limits = {  # that the accuracy under PGD may not exceed by more than a margin, one for each epsilon
         # Not asked of FGSM: its one long step may end where the gradient no longer describes the loss.
-        "a larger epsilon does not raise the accuracy under PGD": smaller_epsilon,
-        "PGD is at least as strong as FGSM": under["fgsm"],
-        "PGD is at least as strong as random noise": under["random"],
+        "a larger epsilon does not raise the accuracy under PGD": (smaller_epsilon, 0.0),
+        # Of two attacks the weaker one may be lucky with an image or two.
+        "PGD leaves at most 2 points more than FGSM": (under["fgsm"], TWO_POINTS),
+        "PGD is at least as strong as random noise": (under["random"], 0.0),
     }
     checks = []
-    for name, highest in limits.items():
+    for name, (highest, margin) in limits.items():
         points = zip(EPSILONS, under["pgd"], highest, strict=True)
-        above = [f"{e:g}/255: {100 * a:.1f} % > {100 * b:.1f} %" for e, a, b in points if a > b]
+        above = [f"{e:g}/255: {100 * a:.1f} % > {100 * b:.1f} %" for e, a, b in points if a - b > margin]
         checks.append((name, not above, "; ".join(above) or "at every epsilon"))
     last = under["pgd"][-1]
     left = f"{100 * last:.1f} % at {EPSILONS[-1]:g}/255"
     checks.append(("a large epsilon brings the accuracy to zero", last == 0, left))
     left = f"at {MORE_STEPS_EPSILON:g}/255 {PGD_STEPS} steps leave {100 * few_steps:.1f} %"
     left += f", {MORE_STEPS} steps from another start {100 * more_steps:.1f} %"
-    checks.append(("more steps of PGD take at most 2 points", few_steps - more_steps <= 0.02, left))
+    checks.append(("more steps of PGD take at most 2 points", few_steps - more_steps <= TWO_POINTS, left))
     return [{"name": name, "passed": passed, "detail": detail} for name, passed, detail in checks]
