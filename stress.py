@@ -113,22 +113,30 @@ def read_results(folder: Path, digest: str) -> dict | None:
     return results
 
 
+INSTEAD = "use another --out, or replace it by --overwrite"
+
+
+def results_of_weights(folder: Path, digest: str) -> dict | None:
+    """Return read_results, but raise UserError if the folder holds results of other weights."""
+    check_results(folder, digest, ["metrics.json"])
+    old, path = read_results(folder, digest), folder / "stress.json"
+    if old is None and path.exists():
+        raise UserError(f"{path} is of other weights, or normalised otherwise: {INSTEAD}")
+    return old
+
+
 def kept_results(folder: Path, new: dict) -> dict:
     """Return the tests in the folder that are of the weights and the images of the `new` results.
 
     Raises UserError if it holds results of other weights or of more images.
     """
-    path, instead = folder / "stress.json", "use another --out, or replace it by --overwrite"
-    check_results(folder, new["checkpoint_sha256"], ["metrics.json"])
-    old = read_results(folder, new["checkpoint_sha256"])
-    if old is None and path.exists():
-        raise UserError(f"{path} is of other weights, or normalised otherwise: {instead}")
+    old, path = results_of_weights(folder, new["checkpoint_sha256"]), folder / "stress.json"
     if old is None:
         return {}
     if old["sample_sha256"] == new["sample_sha256"]:
         return {key: old[key] for key in ("tests", "answers", "consistency") if key in old}
     if old["attack_images"] > new["attack_images"]:
-        raise UserError(f"{path} is of more images: give --full, {instead}")
+        raise UserError(f"{path} is of more images: give --full, {INSTEAD}")
     print(f"note     {path} is of other images: all tests run again")
     return {}
 
@@ -290,6 +298,9 @@ def main(argv: list[str] | None = None) -> int:
 
     device = pick_device("auto")
     network = from_options(args, device)
+    folder = results_folder(network, args.out)
+    if not args.overwrite:
+        results_of_weights(folder, network.digest)  # before the data are read, which takes a while
     _, test = load_data(network, args.dataset, args.data_dir)
     published = {}
     if args.cifar_c:
