@@ -183,6 +183,28 @@ def test_an_attack_on_images_one_by_one():
 
 def test_each_test_has_its_level_and_its_images(few_tests, tmp_path):
     examined, y_pred = wavy(10)
+class Brightness(torch.nn.Module):
+    """Says 0 if the mean of an image is below 119.99 / 255, else 1, and is surer the further away."""
+
+    def forward(self, x):
+        above = x.mean(dim=(1, 2, 3)) - 119.99 / 255
+        return torch.stack([-above, above], dim=1)
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "apgd_ce"])
+def test_epsilon_is_in_255ths(name):
+    """Images of 112 become as bright as 120, and no brighter, by 8 / 255; with 8 / 256 they would not."""
+    labels = torch.zeros(3, dtype=torch.long)
+    images = (
+        torch.full((3, 3, 32, 32), 112, dtype=torch.uint8)
+        - torch.tensor([0, 0, 1]).byte()[:, None, None, None]
+    )
+    examined = SimpleNamespace(model=FromPixels(Brightness()), device=CPU, name="Brightness")
+    sample = stress.Sample(images, labels, torch.arange(3))
+    right = stress.attack_images(examined, sample, name, 8, torch.tensor([True, False, True]))
+    assert right.tolist() == [False, False, True]
+
+
     labels, attacked = partly_wrong(y_pred, 10), torch.tensor([1, 3, 4, 9, 13, 21])
     sample, results = stress.Sample(IMAGES, labels, attacked), {"tests": {}, "answers": {}}
     stress.run_tests(examined, sample, {}, tmp_path, results)
