@@ -317,6 +317,9 @@ def write_report(
         logits, features = network.features(test.images, progress)
     if not logits.isfinite().all():
         raise UserError(f"{network.name} cannot be used: its scores of the test images are not finite")
+    absent = len(test.class_names) - len(test.labels.unique())
+    if absent:
+        print(f"note     {absent} classes have no test image and count as 0 in the macro averages")
     found = evaluate(logits, test, train, network.temperature, network.temperature_of_equal_confidence)
     found.numbers["checkpoint_sha256"] = network.digest
     found.stress, found.others = stress[str(out)], others
@@ -359,8 +362,9 @@ def examine(
 
     train: the training set, a Dataset, if it is known. layer is what Grad-CAM explains, found if it is None;
     "none" makes no maps. class_names are those of the logits, in their order, if it is not that of `test`;
-    against: folders of other reports. Writes into the folder `out` and returns the content of metrics.json.
-    Raises UserError for what does not fit.
+    against: folders of other reports. `test` should have images of every class: one without any counts as 0
+    in macro precision, recall and F1, as a line on the console says. Writes into the folder `out` and returns
+    the content of metrics.json. Raises UserError for what does not fit.
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with eval_mode(model), full_float32(device):
