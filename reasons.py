@@ -57,7 +57,7 @@ def cover_answers(
     probabilities, answers, mean = [], [], torch.tensor(MEAN)
     for part in torch.arange(len(images)).split(BATCH_SIZE):
         covered = cover(images[part].to(network.device), maps[part], COVERED, FILLS[fill], mean)
-        probability, answer = network.model(covered).float().softmax(dim=1).max(dim=1)
+        probability, answer = network.folded(covered).float().softmax(dim=1).max(dim=1)
         probabilities.append(probability.cpu())
         answers.append(answer.cpu())
     return torch.cat(answers), torch.cat(probabilities)

@@ -230,7 +230,7 @@ def check_explanations(network: Network, test: Dataset, y_pred: Tensor) -> dict:
     controls["activation"] = reasons.energy_maps(network, test.images[sample])
     heatmaps = {name: to_heatmap(control, side) for name, control in controls.items()}
     result = {"layer": network.layer, "images": len(sample), "map_size": list(maps.shape[1:])}
-    result |= compare_with_controls(network.model, images, heatmaps, classes, torch.tensor(MEAN), STEPS)
+    result |= compare_with_controls(network.folded, images, heatmaps, classes, torch.tensor(MEAN), STEPS)
     sample = torch.randperm(len(test.labels), generator=generator)[:NUM_POINTED]
     if test.masks is not None:
         maps = network.explain(test.images[sample] / 255, y_pred[sample])

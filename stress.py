@@ -211,9 +211,9 @@ def measure_consistency(network: Network, sample: Sample) -> dict:
     """Return how many answers a mirror image and a shift by one pixel change, for groups of equally_sure."""
 
     def answer(pictures: Tensor) -> Tensor:
-        return predict(network.model, pictures, network.device).argmax(dim=1)
+        return predict(network.folded, pictures, network.device).argmax(dim=1)
 
-    confidence, y_pred = predict(network.model, sample.images, network.device).softmax(dim=1).max(dim=1)
+    confidence, y_pred = predict(network.folded, sample.images, network.device).softmax(dim=1).max(dim=1)
     groups = equally_sure(confidence, y_pred == sample.labels)
     consistency = {}
     for name, changed in sensitivity.changed_answers(answer, sample.images, y_pred).items():
@@ -248,7 +248,7 @@ def run_tests(network: Network, sample: Sample, published: dict, folder: Path, r
                 tests[test] = {"accuracy": accuracy_of(answers[test])}
             else:
                 pictures, labels = pictures_of(name, level, sample, published)
-                logits = predict(network.model, pictures, network.device)
+                logits = predict(network.folded, pictures, network.device)
                 tests[test], answers[test] = measure(logits, labels, network.temperature)
             save_results(folder, results)
     if "consistency" not in results:
@@ -309,7 +309,6 @@ def main(argv: list[str] | None = None) -> int:
         arrays, y_true = cifar_c.open_files(args.cifar_c, set(test.labels.tolist()))
         published = {f"published {name}": (array, torch.from_numpy(y_true)) for name, array in arrays.items()}
     sample = draw_sample(test, args.full)
-    folder = results_folder(network, args.out)
     print(f"network  {network.name}, {network.parameters:,} parameters, takes images {network.input}")
     print(f"data     {test.provenance}")
     print(f"sample   {len(sample.labels):,} images for corruptions, {len(sample.attacked):,} for attacks")

@@ -6,6 +6,7 @@ import textwrap
 import pytest
 import torch
 import torchvision
+from networks import small_resnet
 from torch import nn
 
 import data
@@ -234,7 +235,6 @@ def test_scores_without_a_gradient_have_no_maps():
     assert (found.layer, found.num_classes) == (None, 5)
 
 
-def test_a_module_that_returns_one_number_is_no_layer():
 def test_a_network_inside_no_grad_has_no_maps():
     class Frozen(nn.Sequential):
         @torch.no_grad()
@@ -245,6 +245,7 @@ def test_a_network_inside_no_grad_has_no_maps():
     assert (found.layer, found.classifier, found.macs) == (None, "2", 900 * 4 * 27 + 3600 * 5)
 
 
+def test_a_module_that_returns_one_number_is_no_layer():
     class Scaled(nn.Module):
         def __init__(self):
             super().__init__()
@@ -340,6 +341,107 @@ def test_a_linear_layer_that_runs_twice_is_no_classifier():
     assert (logits.shape, features) == ((5, 2), None)
 
 
+# ---- Batch norm folded into convolutions -----------------------------------------------------------------
+
+
+class Head(nn.Linear):
+    """A classifier that a tracer looks into, so that no hook on it runs afterwards."""
+
+
+class Unusual(nn.Module):
+    """A convolution, a batch norm with statistics of its own, and something that makes it hard to fold."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.conv, self.bn, self.how = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), how
+        self.fc = (Head if how == "head" else nn.Linear)(3, 5)
+        nn.init.uniform_(self.bn.running_mean)
+        nn.init.uniform_(self.bn.running_var, 0.2, 3)
+        nn.init.normal_(self.bn.weight)
+        if how == "hook":
+            self.bn.register_forward_hook(lambda module, inputs, output: 2 * output)
+        if how == "no copy":
+            self.state = (part for part in ())  # a generator cannot be copied
+
+    def forward(self, x):
+        if self.how == "branch" and x.mean() > 2:
+            return self.fc(x[..., 0, 0])
+        x = self.bn(self.conv(x))
+        if self.how == "twice":
+            x = self.bn(self.conv(x))
+        if self.how == "training" and self.training:
+            raise RuntimeError("only in training")
+        return self.fc(x.relu().mean(dim=(2, 3)))
+
+
+def batch_norms_that_run(model: FromPixels) -> int:
+    modules = dict(model.network.named_modules())
+    return sum(isinstance(modules.get(node.target), nn.BatchNorm2d) for node in model.network.graph.nodes)
+
+
+@pytest.mark.parametrize(
+    ("build", "left"),
+    [
+        (small_resnet, 0),
+        (lambda: small_resnet().to(memory_format=torch.channels_last), 0),
+        (lambda: torchvision.models.mobilenet_v2(num_classes=5), 0),
+        (lambda: torchvision.models.densenet121(num_classes=5), 62),  # those that come before a convolution
+        (lambda: Unusual("training").train(), 0),
+    ],
+)
+def test_folded_network_makes_the_same_logits_and_leaves_the_module_alone(build, left):
+    torch.manual_seed(0)
+    module = build()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    found = from_module(module, None, "none", CPU)
+    with torch.inference_mode():
+        folded = found.folded
+    expected = predict(found.model, pictures(), CPU)
+    scale = expected.abs().max()
+    torch.testing.assert_close(predict(folded, pictures(), CPU), expected, rtol=0, atol=1e-5 * scale)
+    assert folded is not found.model
+    assert batch_norms_that_run(folded) == left
+    assert not any(value.is_inference() for value in folded.state_dict().values())
+    logits, features = found.features(pictures())
+    inputs = []
+    with module.get_submodule(found.classifier).register_forward_pre_hook(lambda _, x: inputs.append(x[0])):
+        torch.testing.assert_close(predict(found.model, pictures(), CPU), logits, rtol=0, atol=1e-5 * scale)
+    torch.testing.assert_close(features, inputs[0], rtol=1e-4, atol=1e-5 * inputs[0].abs().max())
+    after = module.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    assert not any(part._forward_pre_hooks or part._forward_hooks for part in module.modules())
+
+
+@pytest.mark.parametrize("how", ["branch", "twice", "hook", "head", "no copy"])
+def test_what_cannot_be_folded_stays_as_it_is(how):
+    torch.manual_seed(0)
+    found = from_module(Unusual(how), None, "none", CPU)
+    assert found.folded is found.model
+    logits, features = found.features(pictures())
+    torch.testing.assert_close(logits, predict(found.model, pictures(), CPU))
+    torch.testing.assert_close(logits, found.module.fc(features).detach())
+
+
+def test_transformers_and_networks_without_batch_norm_stay_as_they_are():
+    for module in (small_vit(), small_swin(), Unusual("branch").fc):
+        found = network.Network(FromPixels(module.eval()), CPU, "", None, None, "")
+        assert found.folded is found.model
+
+
+def test_folded_logits_come_in_the_order_of_the_data_set_and_behind_what_normalises():
+    module, names = Unusual("training"), list("abcde")
+    test = data.from_arrays(pictures(5), torch.arange(5), names[::-1])
+    found = from_module(
+        FromPixels(module, 24, Normalize((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))), names, "none", CPU
+    )
+    assert found.folded.order is None
+    network.fit_classes(found, test)
+    assert found.folded.network is not module
+    torch.testing.assert_close(
+        predict(found.folded, test.images, CPU), predict(found.model, test.images, CPU)
+    )
+
+
 # ---- Classes and data ------------------------------------------------------------------------------------
 
 
@@ -366,6 +468,16 @@ def test_other_classes_or_another_number_are_refused():
     module(torch.zeros(1, 3, 32, 32))
     with pytest.raises(UserError, match="99 logits"):
         network.fit_classes(from_module(module, None, None, CPU), test)
+
+
+def test_another_number_of_classes_is_noticed_before_the_data_are_read(monkeypatch):
+    monkeypatch.setattr(network, "load", lambda name, root: pytest.fail("it reads the data"))
+    found = from_module(Applied(lambda x: x.mean(dim=(2, 3))), None, None, CPU)
+    for name, count in (("cifar100", 100), ("cifar10", 10), ("shapes", 100)):
+        with pytest.raises(
+            UserError, match=f"has 5 logits, but {name} has {count} classes: name the data set"
+        ):
+            network.load_data(found, name, None)
 
 
 # ---- What cannot be used ---------------------------------------------------------------------------------
@@ -480,16 +592,6 @@ def test_results_go_to_the_run_or_to_a_folder_of_the_name(theirs, tmp_path):
     assert str(network.results_folder(shipped, None)) == "runs/resnet18_cifar100"
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     (tmp_path / "run/config.json").write_text("{}")
-def test_another_number_of_classes_is_noticed_before_the_data_are_read(monkeypatch):
-    monkeypatch.setattr(network, "load", lambda name, root: pytest.fail("it reads the data"))
-    found = from_module(Applied(lambda x: x.mean(dim=(2, 3))), None, None, CPU)
-    for name, count in (("cifar100", 100), ("cifar10", 10), ("shapes", 100)):
-        with pytest.raises(
-            UserError, match=f"has 5 logits, but {name} has {count} classes: name the data set"
-        ):
-            network.load_data(found, name, None)
-
-
     shipped.path = tmp_path / "run/checkpoints/last.pt"
     assert network.results_folder(shipped, None) == tmp_path / "run"
 

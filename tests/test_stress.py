@@ -79,6 +79,7 @@ def use_few_tests(monkeypatch, num_classes=10):
     names = [f"class {c}" for c in range(num_classes)]
     test = data.from_arrays(images, partly_wrong(y_pred, num_classes), names)
     monkeypatch.setattr(network, "load", lambda name, root="data": (None, test))
+    monkeypatch.setattr(network, "CLASS_NAMES", {})  # every name stands for this set
     monkeypatch.setattr(stress, "CORRUPTION_IMAGES", 20)
     monkeypatch.setattr(stress, "ATTACK_IMAGES", 10)
     return test
@@ -94,7 +95,6 @@ def command(tmp_path):
     """command(out, ..., name="net") is the command line for one of NETWORKS."""
     file = tmp_path / "some.py"
     file.write_text(NETWORKS)
-    monkeypatch.setattr(network, "CLASS_NAMES", {})  # every name stands for this set
 
     def command(out, *more, name="net"):
         return ["--model", f"{file}:{name}", "--layer", "none", "--out", str(out), *map(str, more)]
@@ -161,7 +161,9 @@ def wavy(num_classes):
     """A network that is hard to attack, and the answers that it gives for IMAGES."""
     torch.manual_seed(0)
     model = FromPixels(Wavy(num_classes), normalize=data.Normalize()).eval()
-    examined = SimpleNamespace(model=model, device=CPU, num_classes=num_classes, temperature=None)
+    examined = SimpleNamespace(
+        model=model, folded=model, device=CPU, num_classes=num_classes, temperature=None
+    )
     return examined, predict(model, IMAGES, CPU).argmax(dim=1)
 
 
@@ -181,8 +183,6 @@ def test_an_attack_on_images_one_by_one():
     assert not stress.attack_images(examined, sample, "apgd_ce", 1, unattacked & False).any()
 
 
-def test_each_test_has_its_level_and_its_images(few_tests, tmp_path):
-    examined, y_pred = wavy(10)
 class Brightness(torch.nn.Module):
     """Says 0 if the mean of an image is below 119.99 / 255, else 1, and is surer the further away."""
 
@@ -205,6 +205,8 @@ def test_epsilon_is_in_255ths(name):
     assert right.tolist() == [False, False, True]
 
 
+def test_each_test_has_its_level_and_its_images(few_tests, tmp_path):
+    examined, y_pred = wavy(10)
     labels, attacked = partly_wrong(y_pred, 10), torch.tensor([1, 3, 4, 9, 13, 21])
     sample, results = stress.Sample(IMAGES, labels, attacked), {"tests": {}, "answers": {}}
     stress.run_tests(examined, sample, {}, tmp_path, results)
@@ -347,6 +349,27 @@ def test_an_interrupted_overwrite_goes_on(few_tests, command, tmp_path, monkeypa
     assert len(measured) == 1 + 3 * 5 + len(cues.CUES) - new_tests  # no old test was kept
 
 
+@pytest.mark.parametrize("name", ["frozen", "rounded"])
+def test_a_network_without_gradients_cannot_be_attacked(few_tests, command, tmp_path, capsys, name):
+    code, err = outcome(capsys, stress.main, command(tmp_path, name=name))
+    assert_one_line(code, err, "cannot be attacked: no gradient of the scores reaches the images")
+    assert list(read_json(tmp_path)["tests"])[-2:] == [f"{[*cues.CUES][-1]}/0", "unattacked/0"]
+    before = files(tmp_path)
+    assert_one_line(*outcome(capsys, stress.main, command(tmp_path, name=name)), "cannot be attacked")
+    assert files(tmp_path) == before
+
+
+def test_other_weights_are_noticed_before_the_data_are_read(
+    few_tests, command, tmp_path, monkeypatch, capsys
+):
+    assert stress.main(command(tmp_path)) == 0
+    monkeypatch.setattr(network, "load", lambda name, root="data": pytest.fail("it reads the data"))
+    weights = outcome(capsys, stress.main, command(tmp_path, name="other"))
+    assert_one_line(*weights, "is of other weights")
+    with pytest.raises(pytest.fail.Exception):
+        stress.main(command(tmp_path, "--overwrite", name="other"))
+
+
 def test_two_classes_and_few_images(monkeypatch, command, tmp_path, capsys):
     use_few_tests(monkeypatch, num_classes=2)  # eight images in all
     assert stress.main(command(tmp_path, name="two")) == 0
@@ -370,27 +393,6 @@ def test_a_run_of_train_py(few_tests, small, finished, tmp_path, monkeypatch):
     shutil.copy(tmp_path / "run" / "checkpoints" / "best.pt", "alone.pt")
     assert stress.main(["--checkpoint", "alone.pt"]) == 0
     assert files(tmp_path / "runs" / "alone") == files(tmp_path / "run")
-
-@pytest.mark.parametrize("name", ["frozen", "rounded"])
-def test_a_network_without_gradients_cannot_be_attacked(few_tests, command, tmp_path, capsys, name):
-    code, err = outcome(capsys, stress.main, command(tmp_path, name=name))
-    assert_one_line(code, err, "cannot be attacked: no gradient of the scores reaches the images")
-    assert list(read_json(tmp_path)["tests"])[-2:] == [f"{[*cues.CUES][-1]}/0", "unattacked/0"]
-    before = files(tmp_path)
-    assert_one_line(*outcome(capsys, stress.main, command(tmp_path, name=name)), "cannot be attacked")
-    assert files(tmp_path) == before
-
-
-def test_other_weights_are_noticed_before_the_data_are_read(
-    few_tests, command, tmp_path, monkeypatch, capsys
-):
-    assert stress.main(command(tmp_path)) == 0
-    monkeypatch.setattr(network, "load", lambda name, root="data": pytest.fail("it reads the data"))
-    weights = outcome(capsys, stress.main, command(tmp_path, name="other"))
-    assert_one_line(*weights, "is of other weights")
-    with pytest.raises(pytest.fail.Exception):
-        stress.main(command(tmp_path, "--overwrite", name="other"))
-
 
 
 def test_a_bug_of_ours_is_not_blamed_on_a_file(few_tests, command, tmp_path, monkeypatch):
