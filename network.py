@@ -375,8 +375,7 @@ def look_inside(network: Network, layer: str | None) -> Network:
     # Attention in single products and sums, as the fused one of a CPU is not counted (torch 2.13).
     plain_attention = sdpa_kernel(SDPBackend.MATH)
     with plain_attention, counter, register_module_forward_hook(note):
-        # A clone: the counter fails if a leaf of the graph is handed on inside torch.no_grad().
-        logits = network.model(images.requires_grad_().clone())
+        logits = network.model(images.requires_grad_())
     check_logits(network, logits)
     network.num_classes = logits.shape[1]
     network.parameters = sum(parameter.numel() for parameter in network.module.parameters())

@@ -197,12 +197,14 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_page_of_any_set_says_what_holds_for_it(case, quick, tmp_path, monkeypatch):
+def test_the_page_of_any_set_says_what_holds_for_it(case, quick, tmp_path, monkeypatch, capsys):
     labels, num_classes, wrong = CASES[case]
     names = [f"class_{c}" for c in range(num_classes)]
     test, logits = pictures(labels, names), scores_for(labels, wrong, num_classes)
     monkeypatch.setattr(network.Network, "features", lambda *some: (logits, None))
     numbers = report.examine(Tiny(num_classes), test, out=tmp_path)
+    absent = num_classes - len(set(labels.tolist()))
+    assert (f"note     {absent} classes have no test image" in capsys.readouterr().out) == (absent > 0)
     assert numbers == json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert numbers["accuracy"]["value"] == pytest.approx(1 - len(wrong) / len(labels))
     written = (tmp_path / "report.html").read_text(encoding="utf-8")
