@@ -34,6 +34,7 @@ from stress_tests.attacks import eval_mode
 
 # How the output of a layer may hold its cells, and what takes it to the first of these.
 LAYOUTS = {"[N, K, h, w]": None, "[N, h, w, K]": channels_last, "tokens [N, T, K]": tokens}
+BATCH_SIZE = 50  # images whose activations stay in the cache of a CPU
 
 
 class FromPixels(nn.Module):
@@ -123,7 +124,7 @@ class Network:
         """
         maps = []
         with GradCAM(self.model, f"network.{self.layer}", self.reshape) as cam:
-            for part in torch.arange(len(images)).split(100):
+            for part in torch.arange(len(images)).split(BATCH_SIZE):
                 other = None if against is None else against[part].to(self.device)
                 maps.append(cam(images[part].to(self.device), classes[part].to(self.device), other).cpu())
         return torch.cat(maps)
@@ -155,14 +156,13 @@ def predict(
     model: nn.Module,
     images: Tensor,
     device: torch.device,
-    batch_size: int = 100,
+    batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
 ) -> Tensor:
     """Return the logits of uint8 images [N, 3, 32, 32], float32 [N, C] on the CPU, computed in eval mode.
 
     model takes float32 images in [0, 1]. It computes in the precision of the caller: in a training inside
-    running.device.autocast, in a report inside stress_tests.attacks.full_float32. Batches of 100 stay in the
-    cache of a CPU.
+    running.device.autocast, in a report inside stress_tests.attacks.full_float32.
     """
     logits = []
     with eval_mode(model):

@@ -14,7 +14,7 @@ from torch import Tensor
 import metrics
 from data import MEAN, Dataset, split_indices
 from gradcam import GradCAM
-from network import Network, predict
+from network import BATCH_SIZE, Network, predict
 from stress_tests.controls import mean_and_error
 from stress_tests.explanations import activation_energy, cover
 
@@ -25,7 +25,6 @@ NUM_DRAWS = 3  # of random maps
 NUM_REFERENCE = 8000  # training images among which neighbours are looked for
 NUM_NEIGHBOURS = 10
 MIN_IMAGES = 10  # test images of a search word that is tested
-BATCH_SIZE = 100
 
 # ---- Which part of the picture, and does the answer change without it? -----------------------------------
 
