@@ -180,11 +180,12 @@ def fold(network: Network) -> FromPixels:
     """Return a copy of the model in which each batch norm is part of the convolution before it: it is faster.
 
     In eval mode a batch norm multiplies and shifts each channel by constants: w' = w gamma / sqrt(var + eps),
-    b' = (b - mean) gamma / sqrt(var + eps) + beta. Where the network cannot be traced, or the copy does not
-    run the classifier or has other logits on images of noise, the model itself is returned.
+    b' = (b - mean) gamma / sqrt(var + eps) + beta. Where the network has hooks or cannot be traced, or the
+    copy does not run the classifier or has other logits on images of noise, the model itself is returned.
     """
-    model = network.model
-    if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+    model, parts = network.model, list(network.model.modules())
+    has_hooks = any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+    if has_hooks or not any(isinstance(part, nn.BatchNorm2d) for part in parts):
         return model
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(network.device)
     try:

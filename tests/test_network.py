@@ -422,6 +422,17 @@ def test_what_cannot_be_folded_stays_as_it_is(how):
     torch.testing.assert_close(logits, found.module.fc(features).detach())
 
 
+def test_hooks_of_somebody_see_every_pass_and_nothing_else():
+    module, seen = small_resnet(), []
+    handle = module.layer1.register_forward_hook(lambda part, inputs, output: seen.append(output))
+    found = from_module(module, None, "none", CPU)
+    seen.clear()
+    found.features(pictures(60))
+    assert [len(output) for output in seen] == [50, 10]
+    assert all(type(output) is torch.Tensor for output in seen)
+    handle.remove()
+
+
 def test_transformers_and_networks_without_batch_norm_stay_as_they_are():
     for module in (small_vit(), small_swin(), Unusual("branch").fc):
         found = network.Network(FromPixels(module.eval()), CPU, "", None, None, "")
