@@ -9,6 +9,7 @@ test is saved as soon as it is done, so after an interruption the same command r
 After a change of a test, of your own FILE.py or of torch, --overwrite runs all of them anew.
 """
 
+import functools
 import hashlib
 import itertools
 import json
@@ -28,13 +29,14 @@ from running.device import pick_device
 from running.files import UserError, locked, reading, whole_file, write_json
 from running.folder import check_results
 from sources import cifar_c
-from stress_tests import attacks, cues, sensitivity
+from stress_tests import attacks, cues, examples, sensitivity
 from stress_tests.corruptions import CORRUPTIONS, corrupt
 from stress_tests.summary import SEVERITIES, equally_sure, still_right, summarise
 
 SEED = 0  # of the sample and of the attacks; each corruption has its own seed
 CORRUPTION_IMAGES = 200  # with this sample the tests take under four minutes on 2 cores; --full takes all
 ATTACK_IMAGES, FULL_ATTACK_IMAGES = 100, 1000  # some of those, and with --full
+CORRUPTED_EXAMPLES, ATTACKED_EXAMPLES = 8, 6  # images whose answers are kept, for the page
 
 
 class Sample(NamedTuple):
@@ -43,6 +45,7 @@ class Sample(NamedTuple):
     images: Tensor  # uint8 [N, 3, 32, 32]
     labels: Tensor  # int64 [N]
     attacked: Tensor  # int64, the indices of those that are attacked
+    index: Tensor  # int64 [N], their places in the test split
 
 
 def stratified_sample(labels: Tensor, count: int) -> Tensor:
@@ -62,7 +65,7 @@ def draw_sample(test: Dataset, full: bool) -> Sample:
         count, attack_count = len(test.labels), FULL_ATTACK_IMAGES
     index = stratified_sample(test.labels, count)
     labels = test.labels[index]
-    return Sample(test.images[index], labels, stratified_sample(labels, attack_count))
+    return Sample(test.images[index], labels, stratified_sample(labels, attack_count), index)
 
 
 def planned_tests(num_classes: int, published: tuple[str, ...] = ()) -> list[tuple[str, float]]:
@@ -82,17 +85,25 @@ def planned_tests(num_classes: int, published: tuple[str, ...] = ()) -> list[tup
 
 
 def save_results(folder: Path, results: dict) -> None:
-    """Write results["answers"], {test: which are right, bool [N]}, to stress.npz, the rest to stress.json."""
+    """Write what are tensors to stress.npz and the rest to stress.json.
+
+    Tensors are results["answers"], {test: which are right, bool [N]}, and "attack_changes", if that is known.
+    """
+    arrays = {test: right.numpy() for test, right in results["answers"].items()}
+    if results.get("attack_changes") is not None:
+        arrays["attack_changes"] = results["attack_changes"].numpy()
     with whole_file(folder / "stress.npz") as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **{test: right.numpy() for test, right in results["answers"].items()})
-    write_json(folder / "stress.json", {key: results[key] for key in results if key != "answers"})
+        np.savez_compressed(file, **arrays)
+    rest = {key: results[key] for key in results if key not in ("answers", "attack_changes")}
+    write_json(folder / "stress.json", rest)
 
 
 def read_results(folder: Path, digest: str) -> dict | None:
     """Return what save_results wrote to the folder, or None if that is nothing or of other weights.
 
-    Left out are a test that stands in one file only, as the command was killed between the two, and "summary"
-    if a test is missing. Raises UserError if a file cannot be used.
+    Left out are a test and the attacked examples if they stand in one file only, as the command was killed
+    between the two, and "summary" if a test is missing. Without attacked examples "attack_changes" is None.
+    Raises UserError if a file cannot be used.
     """
     path = folder / "stress.json"
     if not path.exists():
@@ -103,11 +114,16 @@ def read_results(folder: Path, digest: str) -> dict | None:
             return None
         with np.load(folder / "stress.npz") as arrays:
             answers = {test: torch.from_numpy(arrays[test]) for test in results["tests"] if test in arrays}
+            results["attack_changes"] = None
+            if "attack_changes" in arrays and "attack_examples" in results:
+                results["attack_changes"] = torch.from_numpy(arrays["attack_changes"])
         for test, right in answers.items():
             if accuracy_of(right)["value"] != results["tests"][test]["accuracy"]["value"]:
                 raise ValueError(f"its accuracy for {test} is not that of stress.npz")
         results["tests"] = {test: results["tests"][test] for test in answers}
         results["answers"] = answers
+    if results["attack_changes"] is None:
+        results.pop("attack_examples", None)
     if not all(f"{name}/{level:g}" in answers for name, level in planned_tests(num_classes=2)):
         results.pop("summary", None)
     return results
@@ -131,10 +147,11 @@ def kept_results(folder: Path, new: dict) -> dict:
     Raises UserError if it holds results of other weights or of more images.
     """
     old, path = results_of_weights(folder, new["checkpoint_sha256"]), folder / "stress.json"
-    if old is None:
+    if old is None or not old["answers"]:  # the latter if it was killed as --overwrite began
         return {}
     if old["sample_sha256"] == new["sample_sha256"]:
-        return {key: old[key] for key in ("tests", "answers", "consistency") if key in old}
+        kept = ["tests", "answers", "consistency", "examples", "attack_examples", "attack_changes"]
+        return {key: old[key] for key in kept if key in old}
     if old["attack_images"] > new["attack_images"]:
         raise UserError(f"{path} is of more images: give --full, {INSTEAD}")
     print(f"note     {path} is of other images: all tests run again")
@@ -253,6 +270,34 @@ def run_tests(network: Network, sample: Sample, published: dict, folder: Path, r
             save_results(folder, results)
     if "consistency" not in results:
         results["consistency"] = measure_consistency(network, sample)
+        save_results(folder, results)
+
+
+def add_examples(network: Network, sample: Sample, test: Dataset, results: dict) -> None:
+    """Add what `results` lacks of the answers to a few images, see stress_tests/examples.py.
+
+    "examples" are under every corruption. "attack_examples" are under PGD, of images that are right without
+    it; they and "attack_changes" are left out if none is.
+    """
+    right = results["answers"]["clean/0"]
+    if "examples" not in results:
+        chosen = examples.choose(right, sample.labels, test.superclass_of, CORRUPTED_EXAMPLES)
+        results["examples"] = {"images": sample.index[chosen].tolist(), "answers": {}}
+    shown = results["examples"]
+    plan = [("clean", 0), *itertools.product(CORRUPTIONS, SEVERITIES)]
+    missing = [(name, severity) for name, severity in plan if f"{name}/{severity}" not in shown["answers"]]
+    predictor = functools.partial(predict, network.model, device=network.device)
+    shown["answers"] |= examples.answers_to(predictor, test.images[shown["images"]], missing)
+
+    left = sample.attacked[right[sample.attacked]]
+    if "attack_examples" not in results and len(left) > 0:
+        labels = sample.labels[left]
+        chosen = examples.choose(right[left], labels, test.superclass_of, ATTACKED_EXAMPLES)
+        index = sample.index[left[chosen]]
+        images, y_true = test.images[index].to(network.device) / 255, labels[chosen].to(network.device)
+        answers, changes = examples.answers_under_pgd(network.model, images, y_true, SEED)
+        results["attack_examples"] = {"images": index.tolist(), "answers": answers}
+        results["attack_changes"] = changes
 
 
 def add_summary(results: dict, sample: Sample, class_names: list[str]) -> None:
@@ -314,9 +359,10 @@ def main(argv: list[str] | None = None) -> int:
     print(f"sample   {len(sample.labels):,} images for corruptions, {len(sample.attacked):,} for attacks")
     print(f"compute  {device}, fp32, {torch.get_num_threads()} threads")
 
+    tested = (sample.images, sample.labels, sample.attacked)
     results = {
         "checkpoint_sha256": network.digest,
-        "sample_sha256": hashlib.sha256(b"".join(part.numpy().tobytes() for part in sample)).hexdigest(),
+        "sample_sha256": hashlib.sha256(b"".join(part.numpy().tobytes() for part in tested)).hexdigest(),
         "dataset": test.name,
         "provenance": test.provenance,
         "seed": SEED,
@@ -332,6 +378,7 @@ def main(argv: list[str] | None = None) -> int:
             results |= kept_results(folder, results)
         save_results(folder, results)  # to both files, so that no old test is taken for a new one
         run_tests(network, sample, published, folder, results)
+        add_examples(network, sample, test, results)
         add_summary(results, sample, test.class_names)
         save_results(folder, results)
     print_summary(results)

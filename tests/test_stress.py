@@ -170,7 +170,7 @@ def wavy(num_classes):
 def test_an_attack_on_images_one_by_one():
     examined, y_pred = wavy(4)
     labels, attacked = partly_wrong(y_pred, 4), torch.arange(3, 24)
-    sample = stress.Sample(IMAGES, labels, attacked)
+    sample = stress.Sample(IMAGES, labels, attacked, torch.arange(24))
     expected = []
     for i in attacked.tolist():
         image, label = IMAGES[i : i + 1] / 255, labels[i : i + 1]
@@ -200,7 +200,7 @@ def test_epsilon_is_in_255ths(name):
         - torch.tensor([0, 0, 1]).byte()[:, None, None, None]
     )
     examined = SimpleNamespace(model=FromPixels(Brightness()), device=CPU, name="Brightness")
-    sample = stress.Sample(images, labels, torch.arange(3))
+    sample = stress.Sample(images, labels, torch.arange(3), torch.arange(3))
     right = stress.attack_images(examined, sample, name, 8, torch.tensor([True, False, True]))
     assert right.tolist() == [False, False, True]
 
@@ -208,7 +208,8 @@ def test_epsilon_is_in_255ths(name):
 def test_each_test_has_its_level_and_its_images(few_tests, tmp_path):
     examined, y_pred = wavy(10)
     labels, attacked = partly_wrong(y_pred, 10), torch.tensor([1, 3, 4, 9, 13, 21])
-    sample, results = stress.Sample(IMAGES, labels, attacked), {"tests": {}, "answers": {}}
+    sample = stress.Sample(IMAGES, labels, attacked, torch.arange(24))
+    results = {"tests": {}, "answers": {}}
     stress.run_tests(examined, sample, {}, tmp_path, results)
     answers = results["answers"]
     changed = {f"contrast/{s}": corruptions.corrupt(IMAGES, "contrast", s) for s in (2, 5)}
@@ -231,16 +232,113 @@ def test_consistency_is_that_of_the_answers():
     examined, y_pred = wavy(6)
     labels = partly_wrong(y_pred, 6)
     confidence = predict(examined.model, IMAGES, CPU).softmax(dim=1).amax(dim=1)
-    found = stress.measure_consistency(examined, stress.Sample(IMAGES, labels, labels[:0]))
+    sample = stress.Sample(IMAGES, labels, labels[:0], torch.arange(24))
+    found = stress.measure_consistency(examined, sample)
     mirrored = predict(examined.model, IMAGES.flip(-1), CPU).argmax(dim=1) != y_pred
     groups = summary.equally_sure(confidence, y_pred == labels)
     for kind in ("right", "wrong", "equally_sure"):
         flipped = mirrored[groups[kind]]
         assert found["mirror"][kind] == proportion(int(flipped.sum()), len(flipped))
     assert list(found) == ["mirror", "shift"]
-    all_right = stress.measure_consistency(examined, stress.Sample(IMAGES, y_pred, labels[:0]))
+    all_right = stress.measure_consistency(examined, sample._replace(labels=y_pred))
     assert all_right["shift"]["wrong"] is None and all_right["shift"]["equally_sure"] is None
     assert all_right["shift"]["right"]["value"] > 0
+
+
+# ---- The examples ----------------------------------------------------------------------------------------
+
+
+def assert_answers(found, logits, tolerance):
+    probability, y_pred = logits.softmax(dim=1).max(dim=1)
+    expected = zip(y_pred.tolist(), probability.tolist(), strict=True)
+    assert found == [[c, pytest.approx(p, abs=tolerance)] for c, p in expected]
+
+
+def test_examples_can_be_made_again_from_the_files(few_tests, command, tmp_path):
+    assert stress.main(command(tmp_path)) == 0
+    model, labels = network.from_module(quick(10), None, "none", CPU).model, few_tests.labels
+    results = stress.read_results(tmp_path, read_json(tmp_path)["checkpoint_sha256"])
+    sample = stress.draw_sample(few_tests, full=False)
+    right = predict(model, few_tests.images, CPU).argmax(dim=1) == labels
+    among = {"examples": sample.index, "attack_examples": sample.index[sample.attacked]}
+    for key, count in (("examples", 8), ("attack_examples", 6)):
+        index = results[key]["images"]
+        choice = among[key][right[among[key]]]  # right ones, of as many classes as there are
+        assert set(index) <= set(choice.tolist()) and len(index) == min(count, len(choice)), key
+        assert len(labels[index].unique()) == len(labels[choice].unique()) > 1, key
+
+    shown = results["examples"]
+    images = few_tests.images[shown["images"]]
+    assert len(shown["answers"]) == 1 + 3 * 5
+    for test, pictures in {"clean/0": images, "fog/3": corruptions.corrupt(images, "fog", 3)}.items():
+        assert_answers(shown["answers"][test], predict(model, pictures, CPU), 6e-5)
+    answers = results["attack_examples"]["answers"]
+    assert [answer for answer, _ in answers["0"]] == labels[index].tolist()
+    for epsilon, change in zip(attacks.EPSILONS, results["attack_changes"], strict=True):
+        attacked = few_tests.images[index] / 255 + epsilon / 255 * change / 127
+        assert_answers(answers[f"{epsilon:g}"], model(attacked), 5e-3)
+
+
+def rewrite(folder, without_json=(), without_npz=()):
+    """Take keys out of the files of results, as an earlier version or a kill leaves them."""
+    results = read_json(folder)
+    rest = {key: results[key] for key in results if key not in without_json}
+    (folder / "stress.json").write_text(json.dumps(rest), encoding="utf-8")
+    with np.load(folder / "stress.npz") as arrays:
+        kept = {key: arrays[key] for key in arrays if key not in without_npz}
+    np.savez_compressed(folder / "stress.npz", **kept)
+
+
+def mark_an_example(folder):
+    """Change an answer in stress.json, so that it shows whether it is kept."""
+    results = read_json(folder)
+    results["examples"]["answers"]["fog/1"][0][1] = 0.125
+    (folder / "stress.json").write_text(json.dumps(results), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("without_json", "without_npz"),
+    [
+        (["examples", "attack_examples"], ["attack_changes"]),
+        (["attack_examples"], []),
+        ([], ["attack_changes"]),
+    ],
+)
+def test_files_without_examples_are_read_and_completed(
+    few_tests, command, tmp_path, monkeypatch, without_json, without_npz
+):
+    assert stress.main(command(tmp_path)) == 0
+    whole, digest = files(tmp_path), read_json(tmp_path)["checkpoint_sha256"]
+    rewrite(tmp_path, without_json, without_npz)
+    read = stress.read_results(tmp_path, digest)
+    assert read["attack_changes"] is None and "attack_examples" not in read and "summary" in read
+    assert ("examples" in read) == ("examples" not in without_json)
+    measured = interrupt(monkeypatch, "measure", at={})
+    assert stress.main(command(tmp_path)) == 0
+    assert files(tmp_path) == whole and measured == []
+
+
+def test_a_new_corruption_is_added_to_the_examples(few_tests, command, tmp_path, monkeypatch):
+    assert stress.main(command(tmp_path)) == 0
+    mark_an_example(tmp_path)
+    before = read_json(tmp_path)["examples"]
+    monkeypatch.setitem(corruptions.CORRUPTIONS, "own", corruptions.CORRUPTIONS["fog"])
+    assert stress.main(command(tmp_path)) == 0
+    after = read_json(tmp_path)["examples"]
+    added = [after["answers"].pop(f"own/{severity}") for severity in range(1, 6)]
+    assert after == before and all(len(answers) == 8 for answers in added)
+
+
+def test_without_a_right_answer_nothing_is_attacked(few_tests, command, tmp_path, monkeypatch):
+    all_wrong = dataclasses.replace(few_tests, labels=(few_tests.labels + 5) % 10)
+    y_pred = predict(FromPixels(quick(10)), few_tests.images, CPU).argmax(dim=1)
+    all_wrong.labels = torch.where(all_wrong.labels == y_pred, (y_pred + 1) % 10, all_wrong.labels)
+    monkeypatch.setattr(network, "load", lambda name, root="data": (None, all_wrong))
+    assert stress.main(command(tmp_path)) == 0
+    results = stress.read_results(tmp_path, read_json(tmp_path)["checkpoint_sha256"])
+    assert results["tests"]["clean/0"]["accuracy"]["value"] == 0
+    assert len(results["examples"]["images"]) == 8
+    assert "attack_examples" not in results and results["attack_changes"] is None
 
 
 # ---- The command -----------------------------------------------------------------------------------------
@@ -254,7 +352,7 @@ def test_the_command_writes_and_prints_what_it_found(few_tests, command, tmp_pat
     assert len(tests) == 1 + 3 * 5 + len(cues.CUES) + 1 + 3 * len(epsilons) + 1 + 2 * 3
     assert (results["corruption_images"], results["attack_images"]) == (20, 10)
     with np.load(out / "stress.npz") as arrays:
-        assert list(arrays) == list(tests)
+        assert list(arrays) == [*tests, "attack_changes"]
         for test in tests:
             assert arrays[test].dtype == bool
             assert arrays[test].mean() == tests[test]["accuracy"]["value"]
@@ -269,7 +367,8 @@ def test_the_command_writes_and_prints_what_it_found(few_tests, command, tmp_pat
     assert f"{100 * tests['clean/0']['accuracy']['value']:.1f} %" in said
     assert len(results["checks"]) == 5 and all(check["name"] in said for check in results["checks"])
     read = stress.read_results(out, results["checkpoint_sha256"])
-    assert list(read.pop("answers")) == list(tests) and read == results
+    assert list(read.pop("answers")) == list(tests) and read.pop("attack_changes").dtype == torch.int8
+    assert read == results
     assert stress.read_results(out, "other") is None and stress.read_results(tmp_path, "other") is None
 
 
@@ -339,6 +438,7 @@ def test_results_of_other_weights_or_more_images_are_kept(few_tests, command, tm
 def test_an_interrupted_overwrite_goes_on(few_tests, command, tmp_path, monkeypatch, name, call, new_tests):
     assert stress.main(command(tmp_path)) == 0
     whole, at = files(tmp_path), {call}
+    mark_an_example(tmp_path)
     interrupt(monkeypatch, name, at)
     with pytest.raises(KeyboardInterrupt):
         stress.main(command(tmp_path, "--overwrite"))

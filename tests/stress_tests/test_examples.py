@@ -1,0 +1,78 @@
+"""stress_tests/examples.py: the choice worked by hand, and answers against the corruptions and PGD alone."""
+
+import functools
+
+import torch
+from networks import Wavy, natural_images, seeded
+
+from stress_tests import attacks, examples
+from stress_tests.corruptions import corrupt
+
+LABELS = torch.tensor([0, 0, 1, 1, 2, 2, 3])
+RIGHT = torch.tensor([False, True, True, True, True, False, True])
+
+
+def test_the_choice_by_hand():
+    superclass_of = torch.tensor([0, 0, 1, 1])
+    # The first right one of each class: 1, 2, 4, 6, of which 1 and 4 are of two superclasses. Then the second
+    # right one of class 1, then the wrong ones.
+    chosen = [1, 4, 2, 6, 3, 0, 5]
+    for count in (0, 3, 7, 8):
+        assert examples.choose(RIGHT, LABELS, superclass_of, count) == chosen[:count]
+    assert examples.choose(RIGHT, LABELS, None, 8) == [1, 2, 4, 6, 3, 0, 5]
+    # Of two classes with many images each it takes them in turn.
+    assert examples.choose(torch.ones(9) > 0, torch.arange(9) // 6, None, 4) == [0, 6, 1, 7]
+
+
+def wavy():
+    """A network of images in [0, 1] with four classes, and six images."""
+    return Wavy(4).eval(), natural_images(6)
+
+
+def answers_by_hand(model, images):
+    """[[class, probability], ...], one image at a time."""
+    found = []
+    for image in images:
+        probability = model(image[None])[0].softmax(dim=0).tolist()
+        found.append([probability.index(max(probability)), max(probability)])
+    return found
+
+
+def assert_answers(found, expected, tolerance=6e-5):
+    assert [c for c, _ in found] == [c for c, _ in expected]
+    torch.testing.assert_close([p for _, p in found], [p for _, p in expected], rtol=0, atol=tolerance)
+    assert all(p == round(p, 4) for _, p in found)
+
+
+@torch.no_grad()
+def test_answers_under_corruptions():
+    model, images = wavy()
+    pictures = (images * 255).round().byte()
+    tests = [("clean", 0), ("gaussian_noise", 5), ("rotation", 2)]
+    found = examples.answers_to(lambda batch: model(batch / 255), pictures, tests)
+    assert list(found) == ["clean/0", "gaussian_noise/5", "rotation/2"]
+    assert_answers(found["clean/0"], answers_by_hand(model, pictures / 255))
+    for name, severity in tests[1:]:
+        corrupted = corrupt(pictures, name, severity) / 255
+        assert_answers(found[f"{name}/{severity}"], answers_by_hand(model, corrupted))
+
+
+@torch.no_grad()
+def test_answers_under_pgd_and_the_changes():
+    model, images = wavy()
+    labels = model(images).argmax(dim=1)
+    found, changes = examples.answers_under_pgd(model, images, labels, 3)
+    assert changes.shape == (len(attacks.EPSILONS), 6, 3, 32, 32) and changes.dtype == torch.int8
+    assert list(found) == ["0", *(f"{epsilon:g}" for epsilon in attacks.EPSILONS)]
+    assert_answers(found["0"], answers_by_hand(model, images))
+    pgd = functools.partial(attacks.pgd, steps=10, restarts=2)
+    for epsilon, change in zip(attacks.EPSILONS, changes, strict=True):
+        attacked = pgd(model, images, labels, epsilon / 255, seeded(3))
+        assert_answers(found[f"{epsilon:g}"], answers_by_hand(model, attacked))
+        assert change.min() == -127 and change.max() == 127  # never -128: at most epsilon
+        given_back = epsilon / 255 * change / 127
+        half_a_step = epsilon / 255 / 127 / 2
+        assert (given_back - (attacked - images)).abs().max() <= 1.01 * half_a_step
+        # Who has only the bytes gets the same answers, with nearly the same probabilities.
+        assert_answers(found[f"{epsilon:g}"], answers_by_hand(model, images + given_back), 0.01)
+    assert [c for c, _ in found["64"]] != labels.tolist()
