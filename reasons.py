@@ -344,6 +344,7 @@ def errors_by_word(test: Dataset, wrong: Tensor) -> dict | None:
         "p": p,
         "shuffled_mean": null.mean().item(),
         "shuffled_maximum": null.max().item(),
+        "shuffled": [round(value, 5) for value in null.tolist()],
         "permutations": len(null),
         "classes": sum(count >= 2 for count in words_of_class.values()),
         "words": sorted(rows, key=lambda row: (row["p_adjusted"], row["p"])),

@@ -39,6 +39,8 @@ NUM_RANDOMIZED = 40  # some of them, for the randomisation of the weights
 NUM_SEEDS = 5  # of random weights
 NUM_POINTED = 1000  # images for the pointing game
 STEPS = 8  # of the deletion and insertion curves
+# Those that the page shows, 1.0 among them.
+TEMPERATURES = [step / 100 for step in [*range(40, 150), *range(150, 301, 5)]]
 
 
 @dataclass
@@ -51,16 +53,15 @@ class Found:
     misclassified: Tensor  # int64 [M], the most confident first
     confidence: Tensor  # float32 [N]
     calibration: list[dict]  # see calibrate: as trained, then at the temperature, if that is known
+    temperatures: list[dict]  # see calibrate: at each of TEMPERATURES
     risk_coverage: tuple[Tensor, Tensor]  # see metrics.risk_coverage
     training_labels: Tensor | None  # int64 [N]: of the same pixels in the training set, -1 without
-    superclasses: dict | None  # those of the numbers that only a set with superclasses has
     numbers: dict  # the content of metrics.json
     stress: dict | None = None  # see stress.read_results
     others: dict[str, dict] = field(default_factory=dict)  # of other runs, see against.read_runs
     kinds: Tensor | None = None  # int64 [N], see reasons.kinds_of_mistakes
     neighbours: dict[str, Tensor] | None = None  # see reasons.find_neighbours; and their images
     failures: list[dict] = field(default_factory=list)  # the rows of failures.csv
-    overlays: dict[str, Tensor] = field(default_factory=dict)  # their maps, see page.failures.write
     browsed: Tensor | None = None  # int64 [m]: the first of the misclassified
     maps: Tensor | None = None  # float32 [m, 2, h, w], see reasons.contrast
     covered: tuple[Tensor, Tensor] | None = None  # see reasons.cover_answers, of the first of the two maps
@@ -108,10 +109,8 @@ def evaluate(
         calibration.append(calibrate(logits, y_true, temperature_of_equal_confidence))
         row = {key: value for key, value in calibration[-1].items() if key != "bins"}
         numbers["temperature_of_equal_confidence"] = row
-    superclasses = None
     if test.superclass_of is not None:
-        superclasses = evaluate_superclasses(test, y_pred)
-        numbers |= superclasses
+        numbers |= evaluate_superclasses(test, y_pred)
     training_labels = None
     if train is not None:
         numbers["duplicates"], training_labels = audit_duplicates(train, test, y_pred)
@@ -122,9 +121,9 @@ def evaluate(
         misclassified=misclassified[confidence[misclassified].argsort(descending=True, stable=True)],
         confidence=confidence,
         calibration=calibration,
+        temperatures=[calibrate(logits, y_true, temperature) for temperature in TEMPERATURES],
         risk_coverage=(coverage, risk),
         training_labels=training_labels,
-        superclasses=superclasses,
         numbers=numbers | evaluate_classes(confusion, test, train),
     )
 
@@ -169,11 +168,17 @@ def evaluate_classes(confusion: Tensor, test: Dataset, train: Dataset | None) ->
             row["superclass"] = test.superclass_names[test.superclass_of[c]]
         if train is not None:
             row["num_train"] = int((train.labels == c).sum())
+        ends = {"low": None, "high": None}  # without images
+        if num_test[c]:
+            ends = metrics.proportion(int(confusion[c, c]), int(num_test[c]))
         row |= {
             "num_test": int(num_test[c]),
+            "num_right": int(confusion[c, c]),
             "num_predicted": int(confusion[:, c].sum()),
             "precision": precision[c].item(),
             "recall": recall[c].item(),
+            "low": ends["low"],  # of the recall, with 95 % confidence
+            "high": ends["high"],
             "f1": f1[c].item(),
             "most_confused_with": names[wrong[c].argmax()] if wrong[c].any() else "",
             "most_confused_with_count": int(wrong[c].max()),
@@ -343,7 +348,7 @@ def write_report(
     # Write it down, first of all the numbers: they say of which weights the folder is.
     write_json(out / "metrics.json", found.numbers)
     against.write_predictions(out / "predictions.npz", test, found.probabilities, network.digest)
-    found.overlays = failures.write(out, test, found.failures, found.maps, network.layer)
+    failures.write(out, test, found.failures, found.maps, network.layer)
     sections.fill_page(out, network, test, found, options)
     return found.numbers
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 import metrics
-from page.page import Markup, fill, percent, table
+from page.page import Markup, fill, p_value, table
 from running.files import UserError, check_file, reading, whole_file
 
-COMPARED = {"accuracy": "accuracy", "macro_f1": "macro F1"}
-NUMBERS = COMPARED | {
+NUMBERS = {
+    "accuracy": "accuracy",
     "expected_calibration_error": "calibration error",
     "fifteen_corruptions": "fifteen corruptions",
 }
@@ -114,30 +114,34 @@ def compare(runs: dict[str, dict], stress: dict[str, dict | None], test) -> dict
     return result
 
 
-def section(compared: dict, num_test: int) -> Markup:
+def short(run: str) -> str:
+    """Return the name of a run without the folders around it."""
+    return Path(run).name
+
+
+def section(compared: dict) -> Markup:
     """What `compare` found."""
-    runs, differences = [], []
+    rows, right_in = [], compared["right_in"]
+    difference_of = {row["run"]: row for row in compared["differences"]}
     for row in compared["runs"]:
-        cells = {"run": row["run"]}
+        cells = {"run": short(row["run"])}
         for key, words in NUMBERS.items():
             if key in row:
-                cells[words] = (percent(row[key], 2), row[key])
-        runs.append(cells)
-    for row in compared["differences"]:
-        cells = {"this run minus": row["run"]}
-        for key, words in COMPARED.items():
-            value, low, high = (f"{100 * end:+.2f}" for end in row[key].values())
-            cells[words] = (f"{value} ({low} to {high})", row[key]["value"])
-        p = f"{row['p']:.4f}" if row["p"] >= 0.0001 else "below 0.0001"
-        cells |= {"only this right": row["only_this_right"], "only the other": row["only_other_right"]}
-        differences.append(cells | {"p": (p, row["p"]), "churn": row["churn"]})
+                cells[words] = row[key]
+        other = difference_of.get(row["run"])
+        if other is None:  # the run itself
+            rows.append(cells | {"this run less it, points": "", "p": "", "different answers": ""})
+            continue
+        value, low, high = (f"{100 * end:+.1f}" for end in other["accuracy"].values())
+        cells["this run less it, points"] = (f"{value} ({low} to {high})", other["accuracy"]["value"])
+        p = p_value(other["p"])
+        rows.append(cells | {"p": (p, other["p"]), "different answers": other["churn"]})
     return fill(
         "against",
-        num_test=num_test,
-        num_runs=len(runs),
+        num_runs=len(rows),
         mean=compared["mean_accuracy"],
         deviation=f"{100 * compared['standard_deviation']:.2f}",
-        right=", ".join(f"{k} for {count:,} images" for k, count in enumerate(compared["right_in"])),
-        number_table=table("All runs", runs),
-        difference_table=table("Differences", differences),
+        always=right_in[-1],
+        never=right_in[0],
+        table=table("All runs", rows),
     )

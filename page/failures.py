@@ -45,19 +45,18 @@ def describe(
     return rows
 
 
-def write(out: Path, test, rows: list[dict], maps: Tensor | None, layer: str | None) -> dict[str, Tensor]:
+def write(out: Path, test, rows: list[dict], maps: Tensor | None, layer: str | None) -> None:
     """Write the rows and their pictures in place of those of an earlier report, which may have had more.
 
     maps float [M, 2, h, w]: what speaks for the predicted class rather than the true one, and the other way
-    round, those of the rows first. Returns them laid over the pictures, {"predicted" and "true": uint8
-    [K, 3, 256, 256]}; nothing without maps.
+    round, those of the rows first.
     """
     for folder in ("failures", "gradcam"):
         for earlier in (out / folder).glob("[0-9][0-9]_*_as_*.png"):
             earlier.unlink()
     (out / "failures" / "failures.csv").unlink(missing_ok=True)
     if not rows:
-        return {}
+        return
     images = test.images[[row["test_index"] for row in rows]]
     pictures = F.interpolate(images, scale_factor=8)  # larger, not blurred
     for row, picture in zip(rows, pictures, strict=True):
@@ -79,4 +78,3 @@ def write(out: Path, test, rows: list[dict], maps: Tensor | None, layer: str | N
                 figure = draw(panels, f"Grad-CAM at {layer}")
             plots.save_png(figure, out / row["gradcam"])
     write_csv(out / "failures" / "failures.csv", rows)
-    return overlays

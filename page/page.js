@@ -2,8 +2,43 @@
 // Names of classes and files become text (textContent), never HTML.
 "use strict";
 const find = (id) => document.getElementById(id);
-const make = (tag, text = "") => Object.assign(document.createElement(tag), { textContent: text });
+const make = (tag, text = "", className = "") => Object.assign(document.createElement(tag), { textContent: text, className });
+const data = JSON.parse(find("page-data").textContent);
 for (const element of document.querySelectorAll(".script[hidden]")) element.hidden = false;
+
+function percent(share, digits = 1) {
+  return `${(100 * share).toFixed(digits)}\u00a0%`;
+}
+
+function bytes(base64) {
+  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+}
+
+// ---- Navigation marks the section that is read; a button copies the commands above it.
+
+const sections = [...document.querySelectorAll("section h2")];
+function markSection() {
+  // The last sections may be too short to reach the top: there the one of the address counts.
+  const end = innerHeight + scrollY > document.documentElement.scrollHeight - 2, top = (h2) => h2.getBoundingClientRect().top;
+  const wanted = sections.find((h2) => `#${h2.id}` === location.hash && top(h2) > 0) ?? sections.at(-1);
+  const reached = end ? wanted : sections.filter((h2) => top(h2) < 120).at(-1) ?? sections[0];
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.hash === `#${reached.id}`) link.setAttribute("aria-current", "true");
+    else link.removeAttribute("aria-current");
+  }
+}
+addEventListener("scroll", markSection, { passive: true });
+addEventListener("hashchange", markSection);
+markSection();
+find("sections").addEventListener("click", (event) => {
+  if (event.target.closest("a") && find("sections").matches(":popover-open")) find("sections").hidePopover();
+});
+for (const button of document.querySelectorAll("button.copy")) {
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(button.previousElementSibling.textContent);
+    button.textContent = "copied";
+  });
+}
 
 // ---- Tables: a click on a heading sorts.
 
@@ -38,22 +73,104 @@ for (const button of document.querySelectorAll("button.all-rows")) {  // the fir
   });
 }
 
+// ---- Two viewers: the pictures are parts of one sheet, which the style sheet places.
+
+function showAnswer(caption, [answer, probability], truth) {
+  const line = make("span", "", answer === truth ? "right" : "wrong"), sign = make("span", answer === truth ? "✓" : "✗");
+  sign.ariaHidden = "true";
+  line.append(sign, ` ${data.classes[answer]} ${percent(probability, 0)}`);
+  caption.replaceChildren(`${data.classes[truth]}: `, line);
+}
+
+function viewCorruptions() {
+  const form = find("corruption-choice"), { answers, true: truths } = data.corruptions, tests = Object.keys(answers);
+  form.addEventListener("input", () => {
+    const severity = Number(form.elements.severity.value);
+    const test = severity ? `${form.elements.name.value}/${severity}` : "clean/0";
+    form.querySelector("output").textContent = form.elements.severity.ariaValueText = severity || "0, clean";
+    find("corrupted").querySelectorAll("figure").forEach((figure, i) => {
+      figure.firstElementChild.style.setProperty("--row", tests.indexOf(test));
+      showAnswer(figure.lastElementChild, answers[test][i], truths[i]);
+    });
+  });
+  form.querySelector("output").textContent = form.elements.severity.value;
+}
+
+function viewAttacks() {
+  const form = find("attack-choice"), { answers, epsilons, true: truths } = data.attacks;
+  function draw() {
+    const step = Number(form.elements.step.value);
+    form.querySelector("output").textContent = form.elements.step.ariaValueText = `${epsilons[step]}/255`;
+    find("attacked").querySelectorAll("figure").forEach((figure, i) => {
+      const [, change, attacked] = figure.querySelectorAll(".sheet");
+      change.style.setProperty("--row", 1 + 2 * step);
+      attacked.style.setProperty("--row", 2 + 2 * step);
+      showAnswer(figure.lastElementChild, answers[step][i], truths[i]);
+    });
+  }
+  form.addEventListener("input", draw);
+  draw();
+}
+
+if (data.corruptions) viewCorruptions();
+if (data.attacks) viewAttacks();
+
+// ---- The name of a class shows one of its pictures.
+
+const example = make("span", "", "sheet examples");
+example.id = "example";
+for (const link of document.querySelectorAll("td a[data-filter]")) {
+  const place = data.classes.indexOf(link.textContent);
+  if (place < 0) continue;
+  for (const event of ["pointerenter", "focus"]) link.addEventListener(event, () => {
+    const { left, bottom } = link.getBoundingClientRect();
+    example.style.cssText = `left: ${left}px; top: ${bottom + 4}px; --column: ${place % 10}; --row: ${Math.floor(place / 10)}`;
+    document.body.append(example);
+  });
+  for (const event of ["pointerleave", "blur"]) link.addEventListener(event, () => example.remove());
+}
+
+// ---- The temperature moves the points of the reliability diagram.
+
+function drawIn(svg, tag, attributes) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const name in attributes) element.setAttribute(name, attributes[name]);
+  svg.append(element);
+  return element;
+}
+
+function moveTemperature() {
+  const svg = find("reliability"), slider = find("temperature"), [left, top, right, bottom] = svg.dataset.axes.split(" ").map(Number);
+  const points = drawIn(svg, "g", { fill: "var(--orange)" });
+  find("reliability-points").style.display = "none";
+  function draw() {
+    const { temperature, ece, confidence, bins: [x, y, count] } = data.temperatures[Number(slider.value)];
+    points.replaceChildren();
+    count.forEach((n, i) => {
+      const r = 2 + 20 * Math.sqrt(n / data.num_test);  // as plots.point_radius
+      if (n) drawIn(points, "circle", { cx: left + x[i] * (right - left), cy: bottom - y[i] * (bottom - top), r });
+    });
+    slider.ariaValueText = temperature.toFixed(2);
+    find("temperature-says").textContent = `${temperature.toFixed(2)}: ECE ${percent(ece)}, mean confidence ${percent(confidence)}`;
+  }
+  slider.addEventListener("input", draw);
+  draw();
+}
+moveTemperature();
+
 // ---- Mistakes: their pictures are one, and the rest is JSON. It has superclasses and maps where there are some.
 
 const NAMES = ["true", "predicted", "superclass", "predicted_superclass"];
 const KEYS = [...NAMES, "from", "to", "runs", "kind", "word"];  // of a filter; "open" in the address is the file of a picture
-const AT_ONCE = 60;  // pictures
+const AT_ONCE = innerWidth < 600 ? 24 : 60;  // pictures
+const sprite = find("wrong-images"), nearest = find("nearest-images");
 
-const holder = find("mistakes-data");
-if (holder) {
-  const data = JSON.parse(holder.textContent), sprite = find("wrong-images"), nearest = find("nearest-images");
-  drawMatrix(data);
-  for (const link of document.querySelectorAll("a[data-filter]")) {
-    link.href = "#" + link.dataset.filter;
-    link.addEventListener("click", () => { if (link.hash === location.hash) goTo(link.hash); });
-  }
-  Promise.all([sprite, nearest].map((image) => image?.decode())).then(() => browseMistakes(data, sprite, nearest));
+drawMatrix();
+for (const link of document.querySelectorAll("a[data-filter]")) {
+  link.href = "#" + link.dataset.filter;
+  link.addEventListener("click", () => { if (link.hash === location.hash) goTo(link.hash); });
 }
+if (sprite) Promise.all([sprite, nearest].map((image) => image?.decode())).then(browseMistakes);
 
 // To go to the address that the page has already changes nothing, so the event is sent by hand.
 function goTo(address) {
@@ -61,13 +178,9 @@ function goTo(address) {
   else location.hash = address;
 }
 
-function percent(share) {
-  return `${(100 * share).toFixed(1)}\u00a0%`;
-}
-
 // The names by which a filter finds a mistake.
-function namesOf(data, mistake) {
-  const [truth, predicted] = [mistake.true, mistake.classes[0]];
+function namesOf(mistake) {
+  const [truth, predicted] = [mistake.true, mistake.answers[0][0][0]];
   const names = { true: data.classes[truth], predicted: data.classes[predicted] };
   if (data.superclasses) {
     names.superclass = data.superclasses[data.superclass_of[truth]];
@@ -81,65 +194,72 @@ function addressOf(filter) {
   return chosen.length ? "#" + new URLSearchParams(chosen) : "#mistakes";
 }
 
-// Draws picture `index` of a sprite of 32x32 pixels each.
-function drawPicture(canvas, sprite, index) {
-  const context = canvas.getContext("2d", { willReadFrequently: true }), columns = sprite.naturalWidth / 32;
+// Draws picture `index` of a sheet of 32x32 pixels each.
+function drawPicture(canvas, sheet, index) {
+  const context = canvas.getContext("2d", { willReadFrequently: true }), columns = sheet.naturalWidth / 32;
   const [x, y] = [index % columns, Math.floor(index / columns)];
   context.imageSmoothingEnabled = false;
-  context.drawImage(sprite, 32 * x, 32 * y, 32, 32, 0, 0, canvas.width, canvas.height);
+  context.drawImage(sheet, 32 * x, 32 * y, 32, 32, 0, 0, canvas.width, canvas.height);
 }
 
-// As gradcam.to_heatmap and gradcam.overlay do it: the map, enlarged bilinearly and scaled by its maximum, is
-// added as light to a dark grey copy of the picture, which the canvas shows already.
-function drawEvidence(canvas, map, cells, colours) {
-  const side = canvas.width, context = canvas.getContext("2d");
-  const pixels = context.getImageData(0, 0, side, side), heat = new Float64Array(side * side);
-  const places = [...Array(side).keys()].map((i) => {
-    const at = Math.min(cells - 1, Math.max(0, (i + 0.5) * cells / side - 0.5)), low = Math.floor(at);
-    return [low, Math.min(cells - 1, low + 1), at - low];
-  });
-  const between = (a, b, share) => a + (b - a) * share;
-  places.forEach(([top, bottom, down], i) => places.forEach(([left, right, across], j) => {
-    const row = (y) => between(map[y * cells + left], map[y * cells + right], across);
-    heat[i * side + j] = between(row(top), row(bottom), down);
-  }));
-  const peak = heat.reduce((a, b) => Math.max(a, b)) || 1;
-  heat.forEach((value, i) => {
-    const [red, green, blue] = pixels.data.subarray(4 * i, 4 * i + 3);
-    const dark = 0.35 * (0.2126 * red + 0.7152 * green + 0.0722 * blue) / 255;
-    const colour = 3 * Math.min(255, Math.floor(256 * value / peak));
-    for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = 255 * dark + (1 - dark) * colours[colour + c];
-  });
+// Changes the pixels of a canvas: change(pixel, x, y), each from 0 to 31, returns red, green and blue.
+function repaint(canvas, change) {
+  const side = canvas.width, context = canvas.getContext("2d"), pixels = context.getImageData(0, 0, side, side);
+  for (let i = 0; i < side; i++) {
+    for (let j = 0; j < side; j++) {
+      const pixel = pixels.data.subarray(4 * (i * side + j), 4 * (i * side + j) + 3);
+      pixel.set(change(pixel, Math.floor(32 * j / side), Math.floor(32 * i / side)));
+    }
+  }
   context.putImageData(pixels, 0, 0);
 }
 
-function bytes(base64) {
-  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+// A grid of pictures is one stop of the tabulator; the arrow keys move inside.
+function moveByArrows(grid) {
+  grid.addEventListener("keydown", (event) => {
+    const items = [...grid.children], place = items.indexOf(document.activeElement);
+    const columns = items.filter((item) => item.offsetTop === items[0].offsetTop).length;
+    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
+    if (!step || !items[place + step]) return;
+    event.preventDefault();
+    items[place + step].focus();
+  });
+  grid.addEventListener("focusin", (event) => {
+    for (const item of grid.children) item.tabIndex = item === event.target ? 0 : -1;
+  });
 }
 
-function browseMistakes(data, sprite, nearest) {
+function browseMistakes() {
   const [form, list, found, more, dialog] = ["filter", "thumbnails", "found", "more", "mistake"].map(find);
-  const maps = bytes(data.maps ?? ""), colours = bytes(data.inferno);
+  const maps = bytes(data.maps ?? ""), colours = bytes(data.inferno), coveredPixels = bytes(data.covered_pixels ?? "");
   const cells = Math.sqrt(maps.length / data.images.length / 2);  // of a map, in a row
   const keys = KEYS.filter((key) => form.elements[key]);  // without superclasses some are missing
   let chosen = [];  // the mistakes that fit the filter
   let open = 0;  // the one of them in the dialog
+  let pushed = false;  // whether the dialog has an entry of its own in the history
+  let closed = false;  // whether this entry is just being left, as the dialog was closed
 
   data.images.forEach((mistake, index) => { mistake.index = index; });
   for (const key of NAMES.filter((key) => form.elements[key])) {
     const names = key.includes("superclass") ? data.superclasses : data.classes;
     form.elements[key].append(...[...names].sort().map((name) => new Option(name, name)));
   }
-  form.elements.runs.parentElement.hidden = !data.runs.length;
+  form.elements.runs.parentElement.hidden = data.runs.length < 2;
   form.elements.kind.append(...data.kinds.map((name) => new Option(name, name)));
 
+  function answersOfRuns(mistake) {
+    const [own, ...others] = mistake.answers.map(([[c]]) => c);
+    if (others.includes(mistake.true)) return "right";
+    return others.every((c) => c === own) ? "same" : "wrong";
+  }
+
   function fits(mistake, filter) {
-    const names = namesOf(data, mistake), confidence = 100 * mistake.probabilities[0];
+    const names = namesOf(mistake), confidence = 100 * mistake.confidence;
     return NAMES.every((key) => !filter[key] || names[key] === filter[key])
       && confidence >= Number(filter.from || 0) && confidence <= Number(filter.to || 100)
       && (!filter.kind || data.kinds[mistake.kind] === filter.kind)
       && (!filter.word || mistake.file.startsWith(`${filter.word}_s_`))
-      && (!filter.runs || mistake.others.some(([c]) => c === mistake.true) === (filter.runs === "right"));
+      && (!filter.runs || answersOfRuns(mistake) === filter.runs || filter.runs === "wrong" && answersOfRuns(mistake) === "same");
   }
 
   function show(filter) {
@@ -152,63 +272,85 @@ function browseMistakes(data, sprite, nearest) {
 
   function showMore() {
     const from = list.children.length;
-    list.append(...chosen.slice(from, from + AT_ONCE).map(thumbnail));
+    list.append(...chosen.slice(from, from + AT_ONCE).map((mistake) => thumbnail(mistake, () => enlarge(chosen.indexOf(mistake)))));
+    if (from === 0 && list.firstElementChild) list.firstElementChild.tabIndex = 0;
     more.hidden = list.children.length === chosen.length;
   }
 
-  function thumbnail(mistake) {
-    const names = namesOf(data, mistake), button = make("button"), picture = make("canvas");
-    const predicted = make("b", `${names.predicted} ${percent(mistake.probabilities[0])}`);
+  function thumbnail(mistake, lead) {
+    const names = namesOf(mistake), button = make("button", "", "thumb"), picture = make("canvas");
     picture.width = picture.height = 32;
     drawPicture(picture, sprite, mistake.index);
-    button.append(picture, predicted, " ", make("span", `in truth ${names.true}`));
-    button.addEventListener("click", () => enlarge(chosen.indexOf(mistake)));
+    button.append(picture, make("b", `${names.predicted} ${percent(mistake.confidence)}`), " ", make("span", `in truth ${names.true}`));
+    button.tabIndex = -1;
+    button.addEventListener("click", lead);
     return button;
+  }
+
+  // Shows the picture, one of the two maps, or the picture with the top quarter of the first map covered.
+  function view() {
+    const mistake = chosen[open], names = namesOf(mistake), canvas = find("mistake-picture");
+    const kind = document.querySelector("#views input:checked").value;
+    const map = maps.subarray((2 * mistake.index + (kind === "against")) * cells ** 2);
+    drawPicture(canvas, sprite, mistake.index);
+    let says = `${names.true}, called ${names.predicted} (${percent(mistake.confidence)})`;
+    if (kind === "for" || kind === "against") {
+      repaint(canvas, ([red, green, blue], x, y) => {  // as gradcam.overlay
+        const dark = 0.35 * (0.2126 * red + 0.7152 * green + 0.0722 * blue) / 255;
+        const level = 3 * map[Math.floor(cells * y / 32) * cells + Math.floor(cells * x / 32)];
+        return [...colours.subarray(level, level + 3)].map((colour) => 255 * dark + (1 - dark) * colour);
+      });
+      says = `${cells}x${cells} cells; both maps have one scale`;
+    }
+    if (kind === "covered") {
+      const start = 1024 * mistake.index, [answer, probability] = mistake.covered;
+      repaint(canvas, (pixel, x, y) => {
+        const bit = start + 32 * y + x;
+        return coveredPixels[bit >> 3] >> (7 - bit % 8) & 1 ? data.mean : pixel;
+      });
+      says = `called ${data.classes[answer]} (${percent(probability)}); the map was enlarged smoothly`;
+    }
+    canvas.ariaLabel = find("mistake-says").textContent = says;
   }
 
   function enlarge(index) {
     open = (index + chosen.length) % chosen.length;
-    const mistake = chosen[open], names = namesOf(data, mistake);
+    const mistake = chosen[open], names = namesOf(mistake);
     find("mistake-title").textContent = `${names.true}, taken for ${names.predicted}`;
-    const captions = { "mistake-picture": `test image: ${names.true}` };
     if (data.maps) {
-      captions["evidence-predicted"] = `for ${names.predicted} rather than ${names.true}`;
-      captions["evidence-true"] = `for ${names.true} rather than ${names.predicted}`;
+      find("view-for").textContent = `for ${names.predicted} rather than ${names.true}`;
+      find("view-against").textContent = `for ${names.true} rather than ${names.predicted}`;
+      find("view-covered").textContent = `the quarter most for ${names.predicted} covered`;
     }
-    Object.entries(captions).forEach(([id, text], k) => {
-      const canvas = find(id), start = (2 * mistake.index + k - 1) * cells ** 2;
-      drawPicture(canvas, sprite, mistake.index);
-      if (k) drawEvidence(canvas, maps.subarray(start, start + cells ** 2), cells, colours);
-      canvas.ariaLabel = canvas.nextElementSibling.textContent = text;
-    });
+    view();
     if (nearest) ["predicted", "true"].forEach((key, k) => {
       const canvas = find(`nearest-${key}`), similarity = mistake.similarity[k];
       canvas.parentElement.hidden = !similarity;
       drawPicture(canvas, nearest, 2 * mistake.index + k);
-      const text = `nearest training image of ${names[key]}, similarity ${similarity.toFixed(2)}`;
-      canvas.ariaLabel = canvas.nextElementSibling.textContent = text;
+      canvas.ariaLabel = canvas.nextElementSibling.textContent = `nearest of ${data.searched.toLocaleString("en")} training images, of ${names[key]}: similarity ${similarity.toFixed(2)}`;
     });
-    find("mistake-likely").replaceChildren(...mistake.classes.map((c, i) => {
-      const item = make("li"), name = make("span", data.classes[c] + (c === mistake.true ? " (true class)" : ""));
-      item.classList.toggle("truth", c === mistake.true);
-      item.style.setProperty("--value", mistake.probabilities[i]);
-      item.append(name, ` ${percent(mistake.probabilities[i])}`);
-      return item;
+    find("mistake-runs").replaceChildren(...mistake.answers.map((answers, run) => {
+      const row = make("tr"), name = make("th", data.runs[run]);
+      name.scope = "row";
+      row.append(name, ...answers.slice(0, -1).map(([c, probability]) => {
+        const cell = make("td", `${data.classes[c]} ${percent(probability)}`);
+        if (c === mistake.true) cell.replaceChildren(make("b", `✓ ${cell.textContent}`));
+        return cell;
+      }));
+      return row;
     }));
-    const notes = mistake.others.map(([c, probability], i) =>
-      `${data.runs[i]} says ${data.classes[c]} (${percent(probability)}).`);
-    if (mistake.covered) {
-      const [answer, probability] = mistake.covered;
-      notes.unshift(`With the top quarter of what speaks for ${names.predicted} covered it says `
-        + `${data.classes[answer]} (${percent(probability)}).`);
-    }
+    const notes = [`Kind: ${data.kinds[mistake.kind]}.`], own = mistake.answers[0];
+    if (!own.slice(0, -1).some(([c]) => c === mistake.true)) notes.unshift(`This network gives ${names.true} ${percent(own.at(-1))}.`);
     if (mistake.copied >= 0) notes.push(`In the training set these pixels are labelled ${data.classes[mistake.copied]}.`);
     find("mistake-notes").textContent = notes.join(" ");
     find("mistake-file").textContent = mistake.file;
-    find("mistake-place").textContent = `${[open + 1, chosen.length].map((n) => n.toLocaleString("en")).join(" of ")}`;
+    find("mistake-place").textContent = [open + 1, chosen.length].map((n) => n.toLocaleString("en")).join(" of ");
     // The way back from a picture leads to the list, not from picture to picture.
     const address = addressOf({ ...choice(), open: mistake.file });
-    if (address !== location.hash) history[dialog.open ? "replaceState" : "pushState"](null, "", address);
+    if (address !== `#${new URLSearchParams(location.hash.slice(1))}`) {
+      history[dialog.open ? "replaceState" : "pushState"](null, "", address);
+      pushed ||= !dialog.open;
+    }
     if (!dialog.open) {
       dialog.showModal();
       find("mistake-next").focus();
@@ -225,10 +367,13 @@ function browseMistakes(data, sprite, nearest) {
     if (![...KEYS, "open"].some((key) => key in address)) return false;
     for (const key of keys) form.elements[key].value = address[key] ?? "";
     show(address);
-    find("mistakes").focus();
-    find("mistakes").scrollIntoView();
     const wanted = chosen.findIndex((mistake) => mistake.file === address.open);
-    if (wanted >= 0) enlarge(wanted);
+    if (wanted >= 0) {
+      enlarge(wanted);
+    } else {
+      find("mistakes").focus();
+      find("mistakes").scrollIntoView();
+    }
     return true;
   }
 
@@ -240,18 +385,19 @@ function browseMistakes(data, sprite, nearest) {
   form.addEventListener("input", readForm);
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(readForm));  // the fields are empty only after this event
+  document.querySelector("nav a[href='#mistakes']").addEventListener("click", () => { form.reset(); });
   more.addEventListener("click", () => {
     const next = list.children.length;
     showMore();
     list.children[next].focus();
   });
-  find("show-evidence")?.addEventListener("input", (event) => {
-    for (const id of ["evidence-predicted", "evidence-true"]) find(id).parentElement.hidden = !event.target.checked;
-  });
+  moveByArrows(list);
+  find("views").addEventListener("input", view);
   find("mistake-previous").addEventListener("click", () => enlarge(open - 1));
   find("mistake-next").addEventListener("click", () => enlarge(open + 1));
   find("mistake-close").addEventListener("click", () => dialog.close());
   dialog.addEventListener("keydown", (event) => {
+    if (event.target.type === "radio") return;  // there the arrow keys choose
     if (event.key === "ArrowLeft") enlarge(open - 1);
     if (event.key === "ArrowRight") enlarge(open + 1);
   });
@@ -259,25 +405,62 @@ function browseMistakes(data, sprite, nearest) {
     if (event.target === dialog) dialog.close();  // outside of it
   });
   dialog.addEventListener("close", () => {
-    if (location.hash.includes("open=")) history.replaceState(null, "", addressOf(choice()));
+    if (location.hash.includes("open=")) {
+      closed = pushed;
+      if (pushed) history.back();
+      else history.replaceState(null, "", addressOf(choice()));
+    }
+    pushed = false;
     // The filter may have changed since, so that there are fewer thumbnails or none.
     while (list.children.length <= open && !more.hidden) showMore();
-    list.children[open]?.focus();
+    list.children[open]?.focus({ preventScroll: true });
   });
   addEventListener("hashchange", () => {
+    if (closed) {  // the list stays as it is, with the focus in it
+      closed = false;
+      return;
+    }
     if (!location.hash.includes("open=")) dialog.close();
-    if (location.hash) readAddress();
-    else form.reset();  // back to before a choice
+    if (!location.hash || location.hash === "#mistakes") show(choice());
+    else readAddress();
   });
   if (!readAddress()) show({});
+  chooseRange(thumbnail);
+}
+
+// ---- Two ends of a slider choose a range of confidence.
+
+function chooseRange(thumbnail) {
+  const [from, to, says, list, link] = ["range-from", "range-to", "range-says", "range-thumbnails", "range-link"].map(find);
+  const svg = find("histogram"), [left, top, right, bottom] = svg.dataset.axes.split(" ").map(Number);
+  const shade = drawIn(svg, "rect", { y: top, height: bottom - top, fill: "var(--ink)", opacity: 0.12 });
+  from.parentElement.style.marginLeft = `${left - 12}px`;  // the middle of a thumb stands at its value
+  from.parentElement.style.width = `${right - left + 24}px`;
+  function draw(event) {
+    if (Number(from.value) > Number(to.value)) (event?.target === from ? from : to).value = event?.target === from ? to.value : from.value;
+    const [low, high] = [Number(from.value), Number(to.value)], sum = (counts) => counts.slice(low, high).reduce((a, b) => a + b, 0);
+    const [good, wrong] = data.confidence_counts.map(sum), answers = good + wrong;
+    shade.setAttribute("x", left + low / 100 * (right - left));
+    shade.setAttribute("width", (high - low) / 100 * (right - left));
+    says.textContent = `${low} to ${high} %: ${answers.toLocaleString("en")} answers, coverage ${percent(answers / data.num_test)}; `
+      + `${wrong.toLocaleString("en")} wrong, risk ${answers ? percent(wrong / answers) : "none"}`;
+    link.href = `#from=${low}&to=${high}`;
+    const fitting = data.images.filter((mistake) => 100 * mistake.confidence >= low && 100 * mistake.confidence <= high).slice(0, 6);
+    list.replaceChildren(...fitting.map((mistake) => thumbnail(mistake, () => goTo(`#from=${low}&to=${high}&open=${encodeURIComponent(mistake.file)}`))));
+    if (list.firstElementChild) list.firstElementChild.tabIndex = 0;
+    else list.textContent = "none on this page";
+  }
+  moveByArrows(list);
+  for (const end of [from, to]) end.addEventListener("input", draw);
+  draw();
 }
 
 // ---- The confusion matrix, drawn from its counts: a cell says what it counts and leads to its mistakes.
 
-function drawMatrix(data) {
+function drawMatrix() {
   const [form, canvas, mark, says] = ["matrix-choice", "matrix-cells", "matrix-mark", "matrix-says"].map(find);
-  const colours = bytes(data.inferno);
-  let coarse, names, groups, counts, totals, [i, j] = [0, 0];
+  const colours = bytes(data.inferno), colour = (level) => `rgb(${colours.subarray(3 * level, 3 * level + 3)})`;
+  let coarse, names, groups, counts, totals, touched, [i, j] = [0, 0];
 
   function draw() {
     coarse = form.elements.by?.value === "superclass";
@@ -291,25 +474,32 @@ function drawMatrix(data) {
     data.confusion.forEach((row, truth) => row.forEach((count, predicted) => {
       counts[place(truth)][place(predicted)] += count;
     }));
-    const largest = Math.max(...counts.flat()), sum = (values) => values.reduce((a, b) => a + b);
+    const sum = (values) => values.reduce((a, b) => a + b);
     totals = { row: counts.map(sum), column: names.map((_, x) => sum(counts.map((row) => row[x]))) };
+    const shares = counts.map((row, y) => row.map((count, x) => {
+      if (x === y && form.elements.diagonal.checked) return 0;
+      return share === "count" ? count : count / ({ row: totals.row[y], column: totals.column[x] }[share] || 1);
+    }));
+    const largest = Math.max(...shares.flat()) || 1;
     const few = names.length <= 20, side = few ? 80 : 20, context = canvas.getContext("2d");  // numbers need room
     canvas.width = canvas.height = side * names.length;
     find("matrix").style.setProperty("--count", names.length);
     for (const id of ["matrix-rows", "matrix-columns"]) {
       find(id).replaceChildren(...names.map((name) => make("li", name)));
     }
+    const stops = [...Array(17).keys()].map((k) => `${colour(Math.round(255 * Math.sqrt(k / 16)))} ${100 * k / 16}%`);
+    find("matrix-scale").style.background = `linear-gradient(90deg, ${stops})`;
+    find("matrix-largest").textContent = share === "count" ? largest : percent(largest, 0);
     context.textAlign = "center";
     context.textBaseline = "middle";
     context.font = "28px system-ui, sans-serif";
     context.lineWidth = 2;
-    counts.forEach((row, y) => row.forEach((count, x) => {
-      const whole = { count: largest, row: totals.row[y], column: totals.column[x] }[share] || 1;
-      const level = Math.round(255 * Math.sqrt(count / whole));  // with the root small shares show as well
-      context.fillStyle = `rgb(${colours.subarray(3 * level, 3 * level + 3)})`;
+    shares.forEach((row, y) => row.forEach((value, x) => {
+      const level = Math.round(255 * Math.sqrt(value / largest));  // with the root small shares show as well
+      context.fillStyle = colour(level);
       context.fillRect(side * x, side * y, side, side);
       context.fillStyle = level > 150 ? "black" : "white";
-      const number = share === "count" ? count : Math.round(100 * count / whole);
+      const number = share === "count" ? value : Math.round(100 * value);
       if (few && number) context.fillText(number, side * (x + 0.5), side * (y + 0.5));
     }));
     context.strokeStyle = "#aaaaaa";
@@ -343,8 +533,14 @@ function drawMatrix(data) {
   if (innerWidth < 600 && data.superclasses) form.elements.by.value = "superclass";  // a hundred classes need more room
   form.addEventListener("input", draw);
   canvas.addEventListener("focus", () => moveTo(i, j));
-  canvas.addEventListener("pointermove", point);
-  canvas.addEventListener("click", (event) => { point(event); lead(); });
+  canvas.addEventListener("pointermove", (event) => { if (event.pointerType === "mouse") point(event); });
+  canvas.addEventListener("click", (event) => {
+    const before = `${i} ${j}`;
+    point(event);
+    // On touch the first tap reads a cell and the second goes to its mistakes.
+    if (event.pointerType !== "touch" || touched === `${i} ${j}` && before === touched) lead();
+    touched = `${i} ${j}`;
+  });
   canvas.addEventListener("keydown", (event) => {
     const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
     if (event.key === "Enter") lead();

@@ -8,12 +8,14 @@ file or a class can become markup.
 import base64
 import functools
 import inspect
+import json
 import math
 import pkgutil
 import re
 from html import escape
 from pathlib import Path
 from string import Template
+from typing import NamedTuple
 from urllib.parse import urlencode
 
 from torch import Tensor
@@ -86,13 +88,21 @@ def code(names: str) -> Markup:
     return fill("code", names=", ".join(names.replace(",", " ").split()), sources=sources)
 
 
-def write_page(path: Path, title: str, headline: Markup, sections: dict[str, Markup]) -> None:
-    """Write report.html, {title: section} with links to each; it needs no other file."""
+class Section(NamedTuple):
+    """A section of the page: what it says in one sentence, and what shows it."""
+
+    claim: Markup
+    content: Markup
+
+
+def write_page(path: Path, title: str, headline: Markup, sections: dict[str, Section], data: dict) -> None:
+    """Write report.html, {title: section} with links to each; data is for the script. It needs no file."""
     links, filled = [], []
-    for name, content in sections.items():
+    for name, section in sections.items():
         anchor = name.lower().replace(" ", "-")
-        links.append(fill("link", anchor=anchor, title=name))
-        filled.append(fill("section", anchor=anchor, title=name, content=content))
+        claim = re.sub(r"<[^>]*>", "", section.claim)
+        links.append(fill("link", anchor=anchor, title=name, claim=Markup(claim)))
+        filled.append(fill("section", anchor=anchor, title=name, **section._asdict()))
     page = fill(
         "report",
         style=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),
@@ -101,6 +111,8 @@ def write_page(path: Path, title: str, headline: Markup, sections: dict[str, Mar
         headline=headline,
         links=links,
         sections=filled,
+        # With this escape no name can end the script element; JSON.parse reads it as the sign itself.
+        data=Markup(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")),
     )
     with whole_file(path) as temporary:
         temporary.write_text(page + "\n", encoding="utf-8", errors="backslashreplace")
@@ -112,8 +124,8 @@ def write_page(path: Path, title: str, headline: Markup, sections: dict[str, Mar
 def show(value: str | int | float | dict | list | None) -> str:
     """Return a value as HTML: a text is escaped, 12345 is "12,345", and a float is a fraction, in percent.
 
-    A fraction with its interval, a dict of value, low and high, is "12.34 % (95 % interval 9.87 to 15.12 %)".
-    A list is what it holds, each on a line of its own.
+    A fraction with its interval, a dict of value, low and high, is "12.3 % (9.9–15.1)". A list is what it
+    holds, each on a line of its own.
     """
     if isinstance(value, Markup):
         return value
@@ -122,7 +134,7 @@ def show(value: str | int | float | dict | list | None) -> str:
     if isinstance(value, list):
         return "\n".join(map(show, value))
     if isinstance(value, dict):
-        return f"{percent(value['value'], 2)} ({interval(value)})"
+        return f"{percent(value['value'])} ({100 * value['low']:.1f}–{100 * value['high']:.1f})"
     return f"{value:,}" if isinstance(value, int) else percent(value)
 
 
@@ -136,6 +148,13 @@ def percent(value: float | None, digits: int = 1) -> str:
 def interval(ends: dict) -> str:
     """Return the ends of an interval, `low` and `high`, as "95 % interval 12.34 to 45.67 %"."""
     return f"95{NUMBER_END} interval {100 * ends['low']:.2f} to {percent(ends['high'], 2)}"
+
+
+def p_value(p: float) -> str:
+    """Return p with as many digits as mean something."""
+    if p < 0.0001:
+        return "below 0.0001"
+    return f"{p:.2f}" if p >= 0.01 else f"{p:.4f}"
 
 
 def plain(name: str) -> str:

@@ -528,18 +528,3 @@ def corrupt(images: Tensor, name: str, severity: int) -> Tensor:
     if corruption.rounding == "down":
         corrupted = round_down(corrupted)
     return (corrupted * 255).round().to(torch.uint8)
-
-
-def examples(images: Tensor) -> dict[str, np.ndarray]:
-    """Return one of the images uint8 [N, 3, 32, 32] under every corruption: {name: uint8 [6, 32, 32, 3]}.
-
-    The first picture of each is the clean one, and the five severities follow. Chosen is the image whose mean
-    is nearest to mid-grey, because a white one would not show fog or snow.
-    """
-    distance = (images.float().mean(dim=(1, 2, 3)) - 127.5).abs()
-    image = images[distance.argmin()][None]
-    pictures = {}
-    for name in CORRUPTIONS:
-        row = [corrupt(image, name, severity) for severity in range(1, 6)]
-        pictures[name] = torch.cat([image, *row]).permute(0, 2, 3, 1).numpy()
-    return pictures

@@ -65,15 +65,24 @@ def deletion_insertion(
     return curves, torch.trapezoid(curves, dx=1 / steps, dim=1)
 
 
+def top_pixels(maps: Tensor, size: tuple[int, int], fraction: float = 0.25) -> Tensor:
+    """Return where the maps float [N, h, w] are largest, once they are enlarged bilinearly to `size`, (H, W).
+
+    bool [N, H, W]: of each map round(fraction H W) pixels. Those of equal value go in reading order.
+    """
+    heatmaps = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)
+    return ranks(heatmaps[:, 0]) < round(fraction * size[0] * size[1])
+
+
 def cover(
     images: Tensor, maps: Tensor, fraction: float = 0.25, fill: str = "mean", mean: Tensor | None = None
 ) -> Tensor:
     """Cover the pixels of each image at which its map is largest; does the answer change as the map says?
 
-    images float32 [N, 3, H, W] in [0, 1]; maps float [N, h, w], enlarged to [N, H, W] bilinearly. The largest
-    round(fraction H W) pixels are replaced by the colour `mean`, float [3], if fill is "mean", or if it is
-    "blur" by those of the image blurred by a Gaussian of standard deviation W / 8. Pixels of equal value go
-    in reading order. Returns new images. Raises ValueError for another fill, or "mean" without a colour.
+    images float32 [N, 3, H, W] in [0, 1]; maps float [N, h, w]. The pixels of `top_pixels` are replaced by
+    the colour `mean`, float [3], if fill is "mean", or if it is "blur" by those of the image blurred by a
+    Gaussian of standard deviation W / 8. Returns new images. Raises ValueError for another fill, or "mean"
+    without a colour.
     """
     if fill == "mean" and mean is not None:
         covered = mean.to(images)[:, None, None]
@@ -81,10 +90,8 @@ def cover(
         covered = blur(images, images.shape[-1] / 8)
     else:
         raise ValueError(f"fill must be blur, or mean with the argument mean, not {fill}")
-    size = images.shape[-2:]
-    heatmaps = F.interpolate(maps.to(images)[:, None], size, mode="bilinear", align_corners=False)
-    rank = ranks(heatmaps[:, 0])[:, None]
-    return torch.where(rank < round(fraction * rank[0].numel()), covered, images)
+    top = top_pixels(maps.to(images), images.shape[-2:], fraction)
+    return torch.where(top[:, None], covered, images)
 
 
 def activation_energy(activations: Tensor) -> Tensor:

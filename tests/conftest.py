@@ -123,12 +123,14 @@ def tiny_cifar(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def reported_sets(small_sets):
-    """A test set of 400 images; the names of a class and of a file are as an attacker would choose them."""
+    """A test set of 400 images; names of a class and of two files are as an attacker would choose them."""
+    from pages import HOSTILE_CLASS, HOSTILE_FILE
+
     from data import make_shapes
 
     test = make_shapes(4, seed=1)
-    classes = [*test.class_names[:3], "<img src=x onerror=alert(1)>&", *test.class_names[4:]]
-    files = ["</script><b>\"'&.png", *test.filenames[1:]]
+    classes = [HOSTILE_CLASS, *test.class_names[1:]]
+    files = [HOSTILE_FILE, "2" + HOSTILE_FILE, *test.filenames[2:]]
     test = dataclasses.replace(test, class_names=classes, filenames=files)
     return small_sets[0], test
 
@@ -137,8 +139,10 @@ def reported_sets(small_sets):
 def reported(tmp_path_factory, finished, reported_sets):
     """A run after report.py, for which made-up scores are right about more than half of the images.
 
-    It is compared with a run called other, right about other images.
+    It is compared with another run, right about other images, and its stress results are made up.
     """
+    from pages import stress_content
+
     import network
     import report
     from page import against
@@ -152,6 +156,7 @@ def reported(tmp_path_factory, finished, reported_sets):
     generator = torch.Generator().manual_seed(0)
     scores = torch.randn(400, 100, generator=generator) + 4 * torch.eye(100)[test.labels]
     scores[torch.arange(40), (test.labels[:40] + 10) % 100] += 7  # some pairs are confused often
+    scores[:2] *= 3  # the pictures with hostile names are among the surest
     other = 2 * torch.randn(400, 100, generator=generator) + 4 * torch.eye(100)[test.labels]
 
     def features(self, images, progress=None):
@@ -159,12 +164,38 @@ def reported(tmp_path_factory, finished, reported_sets):
         made_up = scores if len(images) == len(scores) else torch.randn(len(images), 100, generator=generator)
         return made_up, made_up
 
-    path = out.parent / "other" / "predictions.npz"
+    other_run = out.parent / "other <b>run"
+    path = other_run / "predictions.npz"
     against.write_predictions(path, test, other.softmax(dim=1), "of other weights")
+    stress = stress_content(test.labels)
     with pytest.MonkeyPatch.context() as patch:
         use_sets(patch, reported_sets)
+        patch.setattr(report, "read_results", lambda folder, sha256: stress if folder == out else None)
         patch.setattr(network.Network, "features", features)
         patch.setattr(report, "NUM_FAILURES", 2)
         patch.setattr(report, "NUM_EXPLAINED", 3)
-        assert report.main(["--run", str(out), "--against", str(out.parent / "other")]) == 0
+        assert report.main(["--run", str(out), "--against", str(other_run)]) == 0
     return out
+
+
+@pytest.fixture
+def found(small_sets):
+    """What is found on a hundred images, of which 30 mistakes are shown, with all that can be known of it."""
+    import reasons
+    import report
+
+    test, generator = small_sets[1], torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(100, 100, generator=generator)
+    logits[torch.arange(50), test.labels[:50]] += 9
+    found = report.evaluate(logits, test, test, 0.8, 0.9)
+    found.others, found.browsed = (
+        {"b": {"probabilities": logits.flip(0).softmax(1)}},
+        found.misclassified[:30],
+    )
+    found.kinds, found.numbers["kinds"] = reasons.kinds_of_mistakes(test.labels, found.probabilities)
+    found.maps = torch.rand(30, 2, 4, 4, generator=generator)
+    found.covered = found.y_pred[found.browsed], torch.full((30,), 0.99)
+    nearest = torch.randint(256, (30, 2, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    found.numbers["neighbours"] = {"training_images": 8000}
+    found.neighbours = {"images": nearest, "similarity": torch.rand(100, 2, generator=generator) + 0.01}
+    return found

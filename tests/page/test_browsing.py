@@ -1,313 +1,499 @@
-"""The report's page in Chromium: filters, links, confusion matrices and the keyboard.
+"""The report's page in Chromium: what its controls show is computed a second time, from predictions.npz."""
 
-What the page shows is counted a second time, from predictions.npz.
-"""
-
-import base64
 import json
+import re
+from collections import Counter
+from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
 import matplotlib
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from chromium import needs_chromium, opened_page
+from pages import EPSILONS, decoded, stress_content
 from processes import CPU
-from torchvision.io import ImageReadMode, decode_image
 
 import data
 import report
-from gradcam import GradCAM, overlay, to_heatmap
+from gradcam import GradCAM, overlay
 from network import load_checkpoint
+from stress_tests.explanations import cover
 
 pytestmark = [pytest.mark.slow, needs_chromium]
-COLUMNS = {"true": 0, "predicted": 1, "superclass": 2, "predicted_superclass": 3}
+KEYS = ("true", "predicted", "superclass", "predicted_superclass")
+LIST = "#thumbnails button"
 
 
 @pytest.fixture(scope="module")
-def page(reported):
+def browser_page(reported):
     with opened_page() as page:
         page.address = (reported / "report.html").as_uri()
-        page.goto(page.address)
         yield page
+        assert page.errors == []
+
+
+@pytest.fixture
+def page(browser_page):
+    browser_page.set_viewport_size({"width": 1280, "height": 900})
+    browser_page.goto("about:blank")
+    browser_page.goto(browser_page.address)
+    return browser_page
 
 
 @pytest.fixture(scope="module")
-def misclassified(reported, reported_sets):
-    """(true class, predicted class, both superclasses, confidence, file), the most confident first."""
-    predictions, test = np.load(reported / "predictions.npz"), reported_sets[1]
-    rows = []
-    for i, (true, predicted) in enumerate(zip(predictions["y_true"], predictions["y_pred"], strict=True)):
-        if true != predicted:
-            classes = [test.class_names[c] for c in (true, predicted)]
-            groups = [test.superclass_names[test.superclass_of[c]] for c in (true, predicted)]
-            confidence = round(predictions["probabilities"][i, predicted].item(), 6)
-            rows.append((*classes, *groups, confidence, test.filenames[i]))
-    return sorted(rows, key=lambda row: -row[4])
+def predictions(reported):
+    """Those of the run, and of the one that it is compared with."""
+    return [np.load(reported.parent / name / "predictions.npz") for name in ("run", "other <b>run")]
+
+
+@pytest.fixture(scope="module")
+def answers(predictions, reported_sets):
+    """Classes, superclasses, confidence and file of each test image, the most confident first."""
+    rows, test = [], reported_sets[1]
+    for i, row in enumerate(predictions[0]["probabilities"]):
+        classes = [test.labels[i].item(), row.argmax().item()]
+        groups = [test.superclass_names[test.superclass_of[c]] for c in classes]
+        names = dict(zip(KEYS, [*(test.class_names[c] for c in classes), *groups], strict=True))
+        rows.append(names | {"confidence": row.max().item(), "file": test.filenames[i], "index": i})
+    return sorted(rows, key=lambda row: -row["confidence"])
+
+
+@pytest.fixture(scope="module")
+def mistakes(answers):
+    return [row for row in answers if row["true"] != row["predicted"]]
 
 
 def choose(page, **filter):
     """Set the fields of the form, as a reader would; return what the page says then."""
-    page.evaluate("document.getElementById('filter').reset()")
-    page.evaluate("""filter => {
-        const form = document.getElementById('filter');
-        for (const key in filter) form.elements[key].value = filter[key];
-        form.dispatchEvent(new Event('input'));
-    }""", filter)  # fmt: skip
+    page.click("#filter [type=reset]")
+    page.wait_for_timeout(20)
+    for name, value in filter.items():
+        field = page.locator(f"#filter [name={name}]")
+        field.fill(value) if name in ("from", "to") else field.select_option(value)
     return page.inner_text("#found")
 
 
-def says(misclassified, fitting):
-    none = "No mistake on this page fits this choice."
-    return f"{len(fitting)} of {len(misclassified)} mistakes" if fitting else none
+def says(mistakes, count):
+    return f"{count} of {len(mistakes)} mistakes" if count else "No mistake on this page fits this choice."
 
 
-def chosen(page):
+def fitting(mistakes, filter):
+    return [row for row in mistakes if all(row[key] == value for key, value in filter.items())]
+
+
+def names_of(mistakes):
+    return [f"{row['predicted']} {100 * row['confidence']:.1f}\xa0%" for row in mistakes]
+
+
+def address(page):
+    """What the address says, once the page has heard of it, which takes a task of its own."""
+    page.wait_for_timeout(50)
     return dict(parse_qsl(page.evaluate("location.hash")[1:]))
 
 
-def test_no_error_no_request_to_outside_and_names_stay_text(page):
-    assert page.errors == [] and page.requests[0] == page.address
-    assert [url for url in page.requests if not url.startswith(("file:", "data:"))] == []
-    pictures = "[...document.images].filter(i => !i.naturalWidth || !i.alt && !i.closest('[hidden]')).length"
-    assert page.evaluate("document.images.length") > 20 and page.evaluate(pictures) == 0
-    assert page.evaluate("[...document.querySelectorAll('svg')].filter(s => !s.ariaLabel).length") == 0
+def pixels(page, canvas):
+    """What a canvas shows, int32 [3, H, W]."""
+    return decoded(page.evaluate(f"document.getElementById('{canvas}').toDataURL()").split(",")[1]).int()
+
+
+def numbers(text):
+    return [float(number.replace(",", "")) for number in re.findall(r"\d[\d,.]*", text)]
+
+
+# ---- The page as a whole ---------------------------------------------------------------------------------
+
+
+def test_no_error_no_request_and_nothing_is_cut_off(page):
+    outside = [url for url in page.requests if not url.startswith(("file:", "data:", "about:"))]
+    assert page.errors == [] and outside == []
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
     assert len(ids) == len(set(ids))
-    links = page.evaluate("[...document.querySelectorAll('nav a')].map(a => a.hash.slice(1))")
-    assert len(links) == 9 and set(links) <= set(ids)
+    assert page.evaluate("[...document.images].every(i => i.naturalWidth) && document.images.length") > 20
+    cut_off = """[...document.querySelectorAll('svg text')].filter(text => {
+        const [a, b] = [text, text.ownerSVGElement].map(e => e.getBoundingClientRect());
+        return a.left < b.left - 2 || a.right > b.right + 2 || a.top < b.top - 2 || a.bottom > b.bottom + 2;
+    }).map(text => text.textContent)"""
+    assert page.evaluate(cut_off) == [] and page.locator("svg text").count() > 50
 
 
-def test_each_filter_gives_the_right_images(page, misclassified):
-    assert choose(page) == says(misclassified, misclassified)
-    for key, column in COLUMNS.items():
-        name = misclassified[3][column]
-        fitting = [row for row in misclassified if row[column] == name]
-        assert choose(page, **{key: name}) == says(misclassified, fitting), key
-    for low, high in ((0, 20), (20, 55.5), (99.9999, 100)):
-        fitting = [row for row in misclassified if low / 100 <= row[4] <= high / 100]
-        assert choose(page, **{"from": str(low), "to": str(high)}) == says(misclassified, fitting)
-    assert choose(page) == says(misclassified, misclassified)
-    expected = [f"{row[1]} {100 * row[4]:.1f}\xa0%" for row in misclassified]
-    assert page.locator("#thumbnails button b").all_text_contents() == expected[:60]
-    page.click("#more")
-    assert page.locator("#thumbnails button b").all_text_contents() == expected[:120]
+@pytest.mark.parametrize("width", [1280, 390, 320])
+def test_the_navigation_leads_to_every_section(page, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    linked = page.evaluate("[...document.querySelectorAll('nav a')].map(a => a.hash)")
+    assert linked == page.evaluate("[...document.querySelectorAll('h2')].map(h => '#' + h.id)")
+    height = page.locator("nav").bounding_box()["height"]
+    assert height < 60
+    for link in page.locator("nav a").all():
+        if width < 1000:
+            page.click("#menu")
+        link.click()
+        page.wait_for_function("document.querySelector('nav [aria-current]').hash === location.hash")
+        assert height <= page.locator("h2" + link.get_attribute("href")).bounding_box()["y"] < 900
 
 
-def test_the_address_restores_a_filter_and_links_lead_to_their_images(page, misclassified):
-    true, predicted = misclassified[5][:2]
-    wanted = {"true": true, "predicted": predicted, "from": "1"}
-    page.goto("about:blank")
-    page.goto(f"{page.address}#{urlencode(wanted)}")
-    fitting = [row for row in misclassified if row[:2] == (true, predicted)]
-    assert page.inner_text("#found") == says(misclassified, fitting)
-    fields = "['true', 'predicted', 'from'].map(key => document.getElementById('filter').elements[key].value)"
-    assert page.evaluate(fields) == list(wanted.values())
-    page.evaluate("location.hash = '#true=unicorn'")
-    page.wait_for_function("document.getElementById('found').textContent.startsWith('No mistake')")
-    links = page.evaluate("[...document.querySelectorAll('td a[data-filter]')].map(a => a.hash)")
-    assert len(links) > 200
-    links = [link for link in links if "kind=" not in link]
-    for link in [*links[:22:7], *links[30:40]]:
-        filter = dict(parse_qsl(link[1:]))
-        fitting = [r for r in misclassified if all(r[COLUMNS[key]] == name for key, name in filter.items())]
-        page.evaluate(f"document.querySelector('a[data-filter][href=\"{link}\"]').click()")
-        page.wait_for_function(f"location.hash === '{link}'")
-        page.wait_for_timeout(50)  # the page hears of a new address in a task of its own
-        assert page.inner_text("#found") == says(misclassified, fitting)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing(reported, scheme, width):
+    axe = pytest.importorskip("axe_playwright_python", reason="needs: pip install axe-playwright-python")
+    with opened_page(color_scheme=scheme) as page:
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto((reported / "report.html").as_uri())
+        page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
+        for selector in ("button.all-rows", ".code summary >> nth=0", f"{LIST} >> nth=0"):
+            page.click(selector)
+            violations = "(await axe.run()).violations.map(v => [v.id, v.nodes.map(n => n.html)])"
+            assert page.evaluate(f"async () => {violations}") == []
 
 
-def test_kinds_of_mistakes_are_filters(page, misclassified, reported):
-    kinds = json.loads((reported / "metrics.json").read_text(encoding="utf-8"))["kinds"]
-    assert sum(row["count"] for row in kinds) == len(misclassified)
-    for row in kinds:
-        fitting = misclassified[: row["count"]]  # so many of them
-        assert choose(page, kind=row["name"]) == says(misclassified, fitting)
-    choose(page)
+def test_readable_without_scripts(reported):
+    with opened_page(java_script_enabled=False) as page:
+        page.goto((reported / "report.html").as_uri())
+        pictures = {".case img": 4, ".thumb img": 5, "#corrupted figure": 8, "#attacked .sheet": 18}
+        captions = {"#corrupted .right, #corrupted .wrong": 8, "#attacked .right, #attacked .wrong": 6}
+        for query, count in (pictures | captions | {"svg": 10, ".classes tbody tr": 100}).items():
+            assert page.locator(query).filter(visible=True).count() >= count, query
+        assert page.locator(".script:visible, th button").count() == 0
 
 
-def draw_matrix(page, **choice):
-    for name, value in choice.items():
-        page.select_option(f"#matrix-choice [name={name}]", value)
-
-
-@pytest.mark.parametrize("coarse", [False, True])
-def test_a_cell_counts_all_its_images_and_leads_to_them(page, misclassified, reported_sets, coarse):
-    test = reported_sets[1]
-    order = sorted(range(100), key=lambda c: (int(test.superclass_of[c]), c))
-    names = test.superclass_names if coarse else [test.class_names[c] for c in order]
-    keys = ("superclass", "predicted_superclass") if coarse else ("true", "predicted")
-    pairs = [(row[COLUMNS[keys[0]]], row[COLUMNS[keys[1]]]) for row in misclassified]
-    total = 400 // len(names)
-    draw_matrix(page, by="superclass" if coarse else "class", numbers="count")
-    for axis in ("rows", "columns"):
-        assert page.locator(f"#matrix-{axis} li").all_text_contents() == names
-    pair = next(pair for pair in pairs if pair[0] != pair[1])
-    for true, predicted in (pair, (pair[0],) * 2):
-        i, j = names.index(true), names.index(predicted)
-        wrong = sum(t == true != p for t, p in pairs)
-        count = total - wrong if i == j else pairs.count((true, predicted))
-        what = f"{true} recognised" if i == j else f"{true} taken for {predicted}"
-        answers = (
-            total - sum(t == predicted != p for t, p in pairs) + sum(t != predicted == p for t, p in pairs)
-        )
-        cells = page.locator("#matrix-cells")
-        cells.scroll_into_view_if_needed()
-        box = cells.bounding_box()
-        place = {"x": (j + 0.5) * box["width"] / len(names), "y": (i + 0.5) * box["height"] / len(names)}
-        cells.hover(position=place)
-        told = page.inner_text("#matrix-says")
-        assert told == f"{what}: {count} of {total} images of {true} ({100 * count / total:.1f}\xa0%)"
-        draw_matrix(page, numbers="column")
-        cells.hover(position=place)
-        assert page.inner_text("#matrix-says").startswith(f"{what}: {count} of {answers} answers")
-        draw_matrix(page, numbers="count")
-        cells.click(position=place)
-        page.wait_for_timeout(50)
-        fitting = [p for p in pairs if p == (true, predicted)]
-        wanted = dict(zip(keys, (true, predicted), strict=True))
-        if i == j and not coarse:  # the diagonal holds the right answers
-            fitting, wanted = [p for p in pairs if p[0] == true], {"true": true}
-        assert chosen(page) == wanted and page.inner_text("#found") == says(misclassified, fitting)
-
-
-def pixels(page, canvas):
-    """What a canvas shows, int64 [H, W, 3]."""
-    content = base64.b64decode(
-        page.evaluate(f"document.getElementById('{canvas}').toDataURL()").split(",")[1]
-    )
-    picture = decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
-    return picture.permute(1, 2, 0).long().numpy()
-
-
-def test_the_colour_of_a_cell_is_its_share(page, reported, reported_sets):
-    """Each share is counted a second time; the colour is that of matplotlib's inferno at its root."""
-    test, predictions = reported_sets[1], np.load(reported / "predictions.npz")
-    order = sorted(range(100), key=lambda c: (int(test.superclass_of[c]), c))
-    counts = np.zeros((100, 100))
-    np.add.at(counts, (predictions["y_true"], predictions["y_pred"]), 1)
-    whole = {"count": counts.max(), "row": counts.sum(axis=1)[:, None], "column": counts.sum(axis=0)}
-    for numbers, total in whole.items():
-        draw_matrix(page, by="class", numbers=numbers)
-        shares = (counts / np.maximum(1, total))[order][:, order]
-        expected = 255 * matplotlib.colormaps["inferno"](np.sqrt(shares))[..., :3]
-        assert np.abs(pixels(page, "matrix-cells")[10::20, 10::20] - expected).max() < 4
-
-
-def test_evidence_is_that_of_gradcam_and_overlay(page, misclassified, reported, reported_sets):
-    """On the picture that the page holds, which is a JPEG; the maps are bytes."""
-    row, test = misclassified[7], reported_sets[1]
-    network = load_checkpoint(reported / "checkpoints" / "best.pt", CPU)
-    i = test.filenames.index(row[5])
-    choose(page)
-    page.locator("#thumbnails button").nth(7).click()
-    picture = pixels(page, "mistake-picture")
-    assert np.abs(picture[::8, ::8] - test.images[i].permute(1, 2, 0).numpy()).mean() < 12
-    enlarged = torch.from_numpy(picture / 255).float().permute(2, 0, 1)[None]
-    true, predicted = (test.class_names.index(name) for name in row[:2])
-    for kind, classes in {"true": (true, predicted), "predicted": (predicted, true)}.items():
-        with GradCAM(network.model, "network.layer4") as cam:
-            maps = cam(test.images[i : i + 1] / 255, *([c] for c in classes))
-        expected = overlay(enlarged, to_heatmap(maps, 256))[0].permute(1, 2, 0).numpy()
-        difference = np.abs(pixels(page, f"evidence-{kind}") - expected.astype(int))
-        assert difference.max() <= 6 and difference.mean() < 1, (kind, difference.max(), difference.mean())
-    for shown in (False, True):
-        page.click("#show-evidence")
-        assert ("rather than" in page.inner_text("#mistake .panels")) == shown
-    page.keyboard.press("Escape")
-
-
-def test_what_other_runs_said(page, misclassified, reported, reported_sets):
-    predictions, test = np.load(reported.parent / "other" / "predictions.npz"), reported_sets[1]
-    wrong = []
-    for row in misclassified:
-        if predictions["y_pred"][test.filenames.index(row[5])] != test.class_names.index(row[0]):
-            wrong.append(row)
-    right = [row for row in misclassified if row not in wrong]
-    assert wrong and right and choose(page, runs="right") == says(misclassified, right)
-    assert choose(page, runs="wrong") == says(misclassified, wrong)
-    page.locator("#thumbnails button").first.click()
-    i = test.filenames.index(wrong[0][5])
-    answer, probability = predictions["y_pred"][i], predictions["probabilities"][i].max().item()
-    told = f"says {test.class_names[answer]} ({100 * round(probability, 6):.1f}\xa0%)."
-    assert told in page.inner_text("#mistake")
-    page.keyboard.press("Escape")
-
-
-def test_an_image_by_keyboard(page, misclassified):
-    choose(page)
-    thumbnails, dialog = page.locator("#thumbnails button"), page.locator("#mistake")
-    thumbnails.nth(1).focus()
-    page.keyboard.press("Enter")
-    assert dialog.is_visible()
-    for key, index in (("ArrowRight", 2), ("ArrowRight", 3), ("ArrowLeft", 2)):
-        page.keyboard.press(key)
-        true, predicted, *_, confidence, file = misclassified[index]
-        seen = dialog.inner_text()
-        assert f"{true}, taken for {predicted}" in seen and file in seen and chosen(page) == {"open": file}
-        assert f"{100 * confidence:.1f}\xa0%" in seen and f"{index + 1} of {len(misclassified)}" in seen
-    address = page.url
-    page.keyboard.press("Escape")
-    assert thumbnails.nth(2).evaluate("button => document.activeElement === button")
-    thumbnails.nth(3).click()
-    page.go_back()
-    page.wait_for_timeout(50)
-    assert not dialog.is_visible() and "open" not in chosen(page)
-    page.goto("about:blank")
-    page.goto(address)
-    assert misclassified[2][5] in dialog.inner_text()
-    page.keyboard.press("Escape")
-    page.focus("#matrix-cells")
-    before = page.inner_text("#matrix-says")
-    page.keyboard.press("ArrowDown")
-    assert page.inner_text("#matrix-says") != before
-    page.keyboard.press("ArrowUp")
-    page.keyboard.press("Enter")  # a cell of the diagonal always leads somewhere
-    page.wait_for_timeout(50)
-    assert page.evaluate("document.activeElement.id") == "mistakes"
-
-
-def test_tables_sort(page):
-    cells = page.locator(".classes tbody tr td:nth-child(4)")
-
-    def recalls():
-        return [float(text.removesuffix("\xa0%")) for text in cells.all_text_contents()]
-
-    expected = sorted(recalls())
-    assert recalls() == expected and cells.filter(visible=True).count() == 10  # the hardest classes first
-    page.click("button.all-rows")
-    assert cells.filter(visible=True).count() == 100
-    page.locator(".classes th button").nth(3).focus()
-    for order in (expected, expected[::-1]):
-        page.keyboard.press("Enter")
-        assert recalls() == order
-
-
-def test_a_page_without_superclasses_and_maps(tmp_path):
+def test_a_page_of_which_little_is_known(tmp_path):
+    """Two classes, no superclasses, no maps, no training set, no other run, no stress tests."""
     test = data.from_arrays(torch.randint(0, 256, (30, 3, 32, 32)).byte(), torch.arange(30) % 2, ["a_b", "c"])
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 2))
     report.examine(model, test, out=tmp_path)
     wrong = (np.load(tmp_path / "predictions.npz")["y_pred"] != np.arange(30) % 2).nonzero()[0]
     with opened_page() as page:
         page.goto(f"{(tmp_path / 'report.html').as_uri()}#true=a+b")
-        assert page.inner_text("#found") == f"{sum(wrong % 2 == 0)} of {len(wrong)} mistakes"
-        assert page.locator("select").count() == 5 and page.locator("#matrix-rows li").count() == 2
+        assert page.inner_text("#found") == says(wrong, sum(wrong % 2 == 0))
         choose(page)
-        page.locator("#thumbnails button").first.click()
-        assert page.locator("#mistake canvas").count() == 1 and page.errors == []
-        assert "undefined" not in page.inner_text("#mistake")
+        page.locator(LIST).first.click()
+        shown = {"#mistake canvas": 1, "#views input": 1, "#mistake-runs tr": 1, "#matrix-rows li": 2}
+        assert {query: page.locator(query).count() for query in shown} == shown
+        assert not re.search("undefined|NaN|null", page.inner_text("body")) and page.errors == []
 
 
-def test_the_page_itself_never_scrolls_sideways(page):
-    """Wide plots and tables do, in their own frames."""
-    for width in (1280, 320):
-        page.set_viewport_size({"width": width, "height": 900})
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
+# ---- The list and the dialog -----------------------------------------------------------------------------
 
 
-def test_readable_without_scripts(reported):
-    with opened_page(java_script_enabled=False) as page:
+def test_filters_add_up(page, mistakes, predictions, reported):
+    for key in KEYS:
+        filter = {key: mistakes[3][key]}
+        assert choose(page, **filter) == says(mistakes, len(fitting(mistakes, filter)))
+    for low, high in ((0, 20), (20, 55.5), (99.9999, 100)):
+        count = sum(low / 100 <= row["confidence"] <= high / 100 for row in mistakes)
+        assert choose(page, **{"from": str(low), "to": str(high)}) == says(mistakes, count)
+    kinds = json.loads((reported / "metrics.json").read_text(encoding="utf-8"))["kinds"]
+    assert sum(row["count"] for row in kinds) == len(mistakes)
+    for row in kinds:
+        assert choose(page, kind=row["name"]) == says(mistakes, row["count"])
+    right = predictions[1]["y_pred"] == predictions[1]["y_true"]  # in the other run
+    count = sum(right[row["index"]] for row in mistakes)
+    assert 0 < count < len(mistakes) and choose(page, runs="right") == says(mistakes, count)
+    assert choose(page, runs="wrong") == says(mistakes, len(mistakes) - count)
+    count = sum((predictions[0]["y_pred"] == predictions[1]["y_pred"])[row["index"]] for row in mistakes)
+    assert choose(page, runs="same") == says(mistakes, count)
+    assert choose(page) == says(mistakes, len(mistakes))
+    assert page.locator(f"{LIST} b").all_text_contents() == names_of(mistakes)[:60]
+    page.click("#more")
+    assert page.locator(f"{LIST} b").all_text_contents() == names_of(mistakes)[:120]
+
+
+def test_addresses_and_links_lead_to_their_mistakes(page, mistakes):
+    wanted = {key: mistakes[5][key] for key in KEYS[:2]}
+    page.goto("about:blank")
+    page.goto(f"{page.address}#{urlencode(wanted | {'from': '1'})}")
+    assert page.inner_text("#found") == says(mistakes, len(fitting(mistakes, wanted)))
+    page.click("nav a[href='#mistakes']")  # clears the filter
+    assert address(page) == {} and page.inner_text("#found") == says(mistakes, len(mistakes))
+    page.click("button.all-rows")
+    for link in page.locator(".classes td a[data-filter], .classes ~ * td a[data-filter]").all()[:40:5]:
+        link.click()
+        filter = address(page)
+        assert filter and page.inner_text("#found") == says(mistakes, len(fitting(mistakes, filter)))
+    for link in page.locator("a.thumb[data-filter]").all():  # also of a file with a hostile name
+        link.click()
+        assert link.inner_text().split("in truth ")[1] + "," in page.inner_text("#mistake-title")
+        assert page.inner_text("#mistake-file") == address(page)["open"]
+        page.keyboard.press("Escape")
+        assert address(page) == {}
+
+
+def test_a_grid_is_one_tab_stop_with_arrow_keys_inside(page):
+    def focused():
+        page.wait_for_timeout(50)
+        return page.locator(LIST).evaluate_all("all => all.indexOf(document.activeElement)")
+
+    first, *tops = page.locator(LIST).evaluate_all("all => all.map(b => b.offsetTop)")
+    columns, place = 1 + tops.count(first), 0
+    page.locator(LIST).first.focus()
+    for key, step in (("Right", 1), ("Right", 1), ("Down", columns), ("Left", -1), ("Up", -columns)):
+        page.keyboard.press(f"Arrow{key}")
+        place += step
+        assert focused() == place
+    page.locator(LIST).nth(5).click()  # and back
+    page.keyboard.press("Escape")
+    assert focused() == 5
+    page.keyboard.press("ArrowRight")
+    assert focused() == 6
+    assert page.locator(LIST).evaluate_all("all => all.flatMap((b, i) => b.tabIndex ? [] : [i])") == [6]
+    page.keyboard.press("Tab")
+    assert focused() == -1
+
+
+def test_the_dialog_and_the_way_back(page, mistakes):
+    """Back closes the dialog, and closing it leaves nothing to go back to."""
+    thumbnails, dialog = page.locator(LIST), page.locator("#mistake")
+    thumbnails.nth(1).focus()
+    page.keyboard.press("Enter")
+    for key, place in (("ArrowRight", 2), ("ArrowRight", 3), ("ArrowLeft", 2)):
+        page.keyboard.press(key)
+        row, seen = mistakes[place], dialog.inner_text()
+        assert f"{row['true']}, taken for {row['predicted']}" in seen and row["file"] in seen
+        assert f"{place + 1} of {len(mistakes)}" in seen and address(page) == {"open": row["file"]}
+    there = page.url
+    page.keyboard.press("Escape")
+    assert "open" not in address(page) and not dialog.is_visible()
+    assert thumbnails.nth(2).evaluate("button => button === document.activeElement")
+    thumbnails.nth(3).click()
+    page.keyboard.press("ArrowRight")
+    page.go_back()
+    assert "open" not in address(page) and not dialog.is_visible()
+    page.go_back()
+    assert page.url == "about:blank"
+    page.goto(there)
+    assert mistakes[2]["file"] in dialog.inner_text()
+    page.click("#mistake-close")
+    page.go_back()
+    assert page.url == "about:blank"
+
+
+def test_what_a_mistake_shows_is_what_the_networks_answer(
+    page, mistakes, reported, reported_sets, predictions
+):
+    """On the picture that the page holds, which is a JPEG; the maps are bytes."""
+    test, network = reported_sets[1], load_checkpoint(reported / "checkpoints" / "best.pt", CPU)
+    images = test.images[[row["index"] for row in mistakes[:60]]] / 255
+    classes = [[test.class_names.index(row[key]) for row in mistakes[:60]] for key in ("predicted", "true")]
+    with GradCAM(network.model, "network.layer4") as cam:
+        maps = torch.stack([cam(images, *classes), cam(images, *classes[::-1])], dim=1)
+    # The one whose maps have the most cells that are not 0, of which this network has few.
+    place = (maps > 0).sum(dim=(2, 3)).amin(dim=1).argmax().item()
+    i, image, maps = mistakes[place]["index"], images[place : place + 1], maps[place]
+    page.locator(LIST).nth(place).click()
+    picture = pixels(page, "mistake-picture")
+    assert (picture[:, 4::8, 4::8] - test.images[i]).abs().float().mean() < 12
+    for view, cells in zip(("for", "against"), maps / maps.max(), strict=True):
+        page.check(f"#views [value={view}]")
+        expected = overlay(picture[None] / 255, F.interpolate(cells[None, None], 256)[0])[0]
+        assert (pixels(page, "mistake-picture") - expected.int()).abs().max() <= 6, view
+        assert "4x4 cells" in page.inner_text("#mistake-says")
+    page.check("#views [value=covered]")
+    covered = cover(image, maps[:1], mean=torch.tensor(data.MEAN))
+    hidden = (covered != image).any(dim=1)[0]
+    difference = (pixels(page, "mistake-picture")[:, 4::8, 4::8] / 255 - covered[0]).abs()
+    assert hidden.sum() > 200 and difference[:, hidden].max() < 1 / 254  # the colour is exact
+    assert difference[:, ~hidden].mean() < 12 / 255
+    with torch.inference_mode():
+        probability, answer = network.model(covered).softmax(dim=1)[0].max(dim=0)
+    told = page.inner_text("#mistake-says")
+    assert test.class_names[answer] in told
+    assert numbers(told)[-1] == pytest.approx(100 * probability.item(), abs=0.06)
+    for of_run, shown in zip(predictions, page.locator("#mistake-runs tr").all(), strict=True):
+        expected = []
+        for c in of_run["probabilities"][i].argsort()[::-1][:3]:
+            sign = "✓ " if c == test.labels[i] else ""
+            expected.append(f"{sign}{test.class_names[c]} {100 * of_run['probabilities'][i, c]:.1f}\xa0%")
+        assert shown.locator("td").all_inner_texts() == expected
+
+
+# ---- Sliders, viewers, tables ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("low, high", [(0, 100), (40, 90), (90, 100), (0, 1), (37, 38)])
+def test_the_range_of_confidence(page, mistakes, predictions, low, high):
+    percent = 100 * predictions[0]["probabilities"].max(axis=1).astype(float)
+    here = (percent >= low) & ((percent < high) | (high == 100))
+    wrong = here & (predictions[0]["y_true"] != predictions[0]["y_pred"])
+    page.fill("#range-from", str(low))
+    page.fill("#range-to", str(high))
+    expected = [low, high, here.sum(), 100 * here.mean(), wrong.sum()]
+    expected += [100 * wrong.sum() / here.sum()] if here.any() else []
+    assert numbers(page.inner_text("#range-says")) == pytest.approx(expected, abs=0.051)
+    rows = [row for row in mistakes if low <= 100 * row["confidence"] <= high]
+    assert page.locator("#range-thumbnails b").all_text_contents() == names_of(rows)[:6]
+    page.click("#range-link")
+    assert address(page)["to"] == str(high) and page.inner_text("#found") == says(mistakes, len(rows))
+    if rows:
+        page.locator("#range-thumbnails button").first.click()
+        assert address(page)["open"] == rows[0]["file"]
+        page.keyboard.press("Escape")
+    page.fill("#range-from", "100")  # the ends do not cross
+    assert numbers(page.inner_text("#range-says"))[:2] == [high, high]
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
+def test_the_temperature(page, predictions, temperature):
+    powers = predictions[0]["probabilities"].astype(float) ** (1 / temperature)
+    confidence = (powers / powers.sum(axis=1, keepdims=True)).max(axis=1)
+    right, place = predictions[0]["y_pred"] == predictions[0]["y_true"], np.ceil(15 * confidence)
+    bins = [place == b for b in sorted(set(place))]
+    error = sum(abs(sum(right[b]) - sum(confidence[b])) for b in bins) / len(right)
+    page.fill("#temperature", str(report.TEMPERATURES.index(temperature)))
+    told = [temperature, 100 * error, 100 * confidence.mean()]
+    assert numbers(page.inner_text("#temperature-says")) == pytest.approx(told, abs=0.06)
+    left, top, end, bottom = map(float, page.get_attribute("#reliability", "data-axes").split())
+    get = "all => all.map(c => ['cx', 'cy', 'r'].map(a => +c.getAttribute(a)))"
+    drawn = page.locator("#reliability circle").evaluate_all(get)
+    for (x, y, r), b in zip(drawn, bins, strict=True):
+        assert x == pytest.approx(left + confidence[b].mean() * (end - left), abs=0.1)
+        assert y == pytest.approx(bottom - right[b].mean() * (bottom - top), abs=0.1)
+        assert r == pytest.approx(2 + 20 * b.mean() ** 0.5, abs=0.01)
+
+
+def assert_captions(page, viewer, answers, test):
+    """Class, percent, and whether it is right, by sign and by colour."""
+    for i, (c, p) in enumerate(answers):
+        caption = page.locator(f"{viewer} figcaption").nth(i)
+        sign, state = ("✓", "right") if c == test.labels[i] else ("✗", "wrong")
+        true = re.escape(test.class_names[test.labels[i]])
+        expected = (
+            rf"{true}: {sign} {re.escape(test.class_names[c])} ({100 * p - 0.5:.0f}|{100 * p + 0.5:.0f})\s%"
+        )
+        assert re.fullmatch(expected, caption.inner_text()), (expected, caption.inner_text())
+        assert caption.locator("span").first.get_attribute("class") == state
+
+
+def assert_row(locator, row, column):
+    """Whether a reader sees this row of the sheet of pictures; tests of page/browser.py say what it holds."""
+    get = "element => getComputedStyle(element).getPropertyValue('--sheet')"
+    sheet = decoded(re.search(r"base64,([\w+/=]+)", locator.evaluate(get))[1]).float()
+    locator.scroll_into_view_if_needed()
+    box, seen = locator.bounding_box(), decoded(locator.screenshot())
+    middles = (torch.arange(32) + 0.5) / 32  # of the pixels of the picture
+    y, x = (
+        (box[start] % 1 + box[size] * middles).long() for start, size in (("y", "height"), ("x", "width"))
+    )
+    pictures = torch.stack(sheet[:, :, 32 * column : 32 * column + 32].split(32, dim=1))
+    distances = (pictures - seen[:, y][:, :, x]).abs().mean(dim=(1, 2, 3))
+    assert distances[row] < distances.min() + 0.5, (row, distances.argmin())
+
+
+def test_the_corruption_viewer(page, reported_sets):
+    test, answers = reported_sets[1], stress_content(reported_sets[1].labels)["examples"]["answers"]
+    for name, severity in (("glass_blur", 5), ("brightness", 1), ("fog", 0)):
+        page.select_option("#corruption-choice [name=name]", name)
+        page.fill("#corruption-choice [name=severity]", str(severity))
+        key = f"{name}/{severity}" if severity else "clean/0"
+        assert_captions(page, "#corrupted", answers[key], test)
+        for column in (0, 7):
+            assert_row(page.locator("#corrupted .sheet").nth(column), list(answers).index(key), column)
+
+
+def test_the_attack_viewer(page, reported_sets):
+    answers = stress_content(reported_sets[1].labels)["attack_examples"]["answers"]
+    for step, epsilon in enumerate(EPSILONS):
+        page.fill("#attack-choice [name=step]", str(step))
+        assert page.inner_text("#attack-choice output") == f"{epsilon:g}/255"
+        assert_captions(page, "#attacked", answers[f"{epsilon:g}"], reported_sets[1])
+        for place, row in enumerate((0, 1 + 2 * step, 2 + 2 * step)):
+            assert_row(page.locator("#attacked figure").nth(5).locator(".sheet").nth(place), row, 5)
+
+
+def test_tables_sort(page):
+    cells = page.locator(".classes tbody tr td:nth-child(2)")
+
+    def recalls():
+        return [numbers(text)[0] for text in cells.all_text_contents()]
+
+    expected = sorted(recalls())
+    assert recalls() == expected and cells.filter(visible=True).count() == 10  # the hardest classes first
+    page.click("button.all-rows")
+    assert cells.filter(visible=True).count() == 100
+    page.locator(".classes th button").nth(1).focus()
+    for order in (expected, expected[::-1]):
+        page.keyboard.press("Enter")
+        assert recalls() == order
+
+
+# ---- The confusion matrix --------------------------------------------------------------------------------
+
+
+def counted(answers, names, keys):
+    pairs = Counter((row[keys[0]], row[keys[1]]) for row in answers)
+    return np.array([[pairs[true, predicted] for predicted in names] for true in names])
+
+
+@pytest.fixture(scope="module")
+def class_names(reported_sets):
+    """In the order of the matrix: those of a superclass stand together."""
+    test = reported_sets[1]
+    return [test.class_names[c] for c in sorted(range(100), key=lambda c: (int(test.superclass_of[c]), c))]
+
+
+@pytest.mark.parametrize("coarse", [0, 1])
+def test_a_cell_counts_its_images_and_leads_to_them(
+    page, answers, mistakes, class_names, reported_sets, coarse
+):
+    names, keys = [class_names, reported_sets[1].superclass_names][coarse], KEYS[2 * coarse :]
+    counts, cells = counted(answers, names, keys), page.locator("#matrix-cells")
+    page.select_option("#matrix-choice [name=by]", ["class", "superclass"][coarse])
+    for axis in ("rows", "columns"):
+        assert page.locator(f"#matrix-{axis} li").all_text_contents() == names
+    wrong = counts - np.diag(counts.diagonal())
+    for i, j in (np.argwhere(wrong)[-1], np.argwhere(counts.diagonal())[3].repeat(2)):
+        cells.scroll_into_view_if_needed()
+        side = cells.bounding_box()["width"] / len(names)
+        place = {"x": (j + 0.5) * side, "y": (i + 0.5) * side}
+        for share, whole in (("column", counts[:, j].sum()), ("count", counts[i].sum())):
+            page.select_option("#matrix-choice [name=numbers]", share)
+            cells.hover(position=place)
+            told = page.inner_text("#matrix-says")
+            assert told.startswith(names[i]) and names[j] in told and f"{counts[i, j]} of {whole} " in told
+            assert f"({100 * counts[i, j] / whole:.1f}\xa0%)" in told
+        cells.click(position=place)
+        wanted = {keys[0]: names[i], keys[1]: names[j]}
+        if i == j and not coarse:  # the diagonal holds the right answers
+            del wanted["predicted"]
+        assert address(page) == wanted
+        assert page.inner_text("#found") == says(mistakes, len(fitting(mistakes, wanted)))
+    if not coarse:  # by keyboard
+        page.focus("#matrix-cells")
+        page.keyboard.press("ArrowRight")
+        assert names[i + 1] in page.inner_text("#matrix-says")
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Enter")
+        assert address(page) == {"true": names[i + 1]}
+        assert page.evaluate("document.activeElement.id") == "mistakes"
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("share", ["count", "row", "column"])
+def test_the_colour_of_a_cell_is_its_share(page, answers, class_names, share, hidden):
+    """The colour is that of matplotlib's inferno at the root, from nothing to the largest."""
+    counts = counted(answers, class_names, KEYS)
+    whole = {"count": 1, "row": counts.sum(axis=1)[:, None], "column": counts.sum(axis=0)}[share]
+    shares = counts / np.maximum(1, whole) * (1 - np.eye(100) * hidden)
+    page.select_option("#matrix-choice [name=numbers]", share)
+    page.set_checked("#matrix-choice [name=diagonal]", hidden)
+    expected = 255 * matplotlib.colormaps["inferno"](np.sqrt(shares / shares.max()))[..., :3]
+    seen = pixels(page, "matrix-cells")[:, 10::20, 10::20].permute(1, 2, 0).numpy()
+    assert np.abs(seen - expected).max() < 4
+    largest = shares.max() if share == "count" else 100 * shares.max()
+    assert numbers(page.inner_text("#matrix-largest")) == [round(largest)]
+
+
+def test_a_tap_reads_a_cell_and_a_second_one_goes_there(reported):
+    with opened_page(has_touch=True) as page:
+        page.set_viewport_size({"width": 390, "height": 900})
         page.goto((reported / "report.html").as_uri())
-        counts = {".classes tbody tr": 100, "th button": 0, ".gallery .mistake": 2, "td a[href]": 0}
-        assert {query: page.locator(query).count() for query in counts} == counts
-        assert page.locator(".script[hidden]").count() == page.locator(".script").count() >= 3
+        page.evaluate("document.getElementById('matrix').scrollIntoView()")  # not below the navigation
+        box, told = page.locator("#matrix-cells").bounding_box(), []
+        rows, side = page.locator("#matrix-rows").bounding_box(), box["width"] / 10
+        names_end = max(rows["x"] + rows["width"], box["x"])  # they may lie over the first cells
+        for x in (1, 1 + side, 1, 1):
+            assert address(page) == {}
+            page.touchscreen.tap(names_end + x, box["y"] + 5)
+            told.append(page.inner_text("#matrix-says"))
+        assert told[0] == told[2] == told[3] != told[1] and "superclass" in address(page)

@@ -1,5 +1,6 @@
-"""page/plots.py: what is drawn is what was given, all of it, and no label is cut off."""
+"""page/plots.py: what is drawn is what was given, all of it, where the script expects it, and not cut off."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -9,102 +10,142 @@ from html import escape
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.text import Text
+from pages import fraction
 from PIL import Image  # a dependency of matplotlib
 from processes import ROOT
-from test_sections import stress_content
 
 from page import plots
 
 RNG = np.random.default_rng(0)
-EPOCHS = np.arange(1, 21)
-HISTORY = {"epoch": EPOCHS} | {
-    f"{part}_{kind}": RNG.random(20) for part in ("train", "val") for kind in ("loss", "accuracy")
-}
+HISTORY = dict(
+    zip(("train_loss", "val_loss", "train_accuracy", "val_accuracy"), RNG.random((4, 20)), strict=True)
+)
+HISTORY["epoch"] = np.arange(1, 21)
 CHANGES = {7.5: "28 px", 14.5: "32 px", 18.5: "no CutMix"}
 CLASSES = [f"a class called {i}" for i in range(100)]
 GROUPS = {f"large man-made outdoor things {i}": 5 for i in range(20)}
+ROWS = {
+    f"a row with a long name, {i}": {"one": fraction(i / 5), "two": fraction(1 - i / 5)} for i in range(4)
+}
+BINS = np.array([0.25, 0.5, 1.0]), np.array([0.0, 0.75, 1.0]), np.array([300, 100, 0])
+EPSILONS = [0.25, 0.5, 1, 2]
+ATTACKS = [f"{name}/{epsilon:g}" for name in ("fgsm", "pgd", "random") for epsilon in EPSILONS]
+TESTS = {name: {"accuracy": fraction(0.1 + i / 20)} for i, name in enumerate([*ATTACKS, "unattacked/0"])}
+WORST = {f"{epsilon:g}": fraction(0.1 + epsilon / 99) for epsilon in EPSILONS}
+FIGURES = {
+    "curves": lambda: plots.curves(
+        "", "share of images", "errors", np.arange(1, 9), {"a line": RNG.random(8)}
+    ),
+    "training": lambda: plots.training_curve(HISTORY, "accuracy", 17, CHANGES),
+    "reliability": lambda: plots.reliability(*BINS),
+    "dots": lambda: plots.dots(ROWS, "mistakes that become right"),
+    "differences": lambda: plots.dots(ROWS, "points", " points"),
+    "confidence": lambda: plots.confidence_histogram(np.arange(50), np.arange(50)[::-1]),
+    "words": lambda: plots.null_histogram(RNG.random(1000) / 20, 0.09),
+    "attacks": lambda: plots.stress_epsilon(TESTS, WORST, EPSILONS),
+}
 
 
 def lines(axes):
-    """{label: y values} of the curves of an Axes."""
-    return {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    """{label: y values} of the curves of an Axes, whose names are written at their ends."""
+    ends = {text.get_color(): text.get_text() for text in axes.texts}
+    return {ends[line.get_color()]: list(line.get_ydata()) for line in axes.lines if line.get_color() in ends}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 7, 100])
-def test_no_label_of_the_largest_plots_is_cut_off(count, tmp_path):
-    names = [f"{i} {99 * 'a'}" for i in range(count)]
-    interval = {"value": 0.5, "low": 0.4, "high": 0.6}
-    for figure in (
-        plots.confusion_matrix(RNG.integers(0, 9, (count, count)), names, GROUPS if count == 100 else {}),
-        plots.worst_classes("a title", dict.fromkeys(names[:10], 0.5)),
-        plots.headline_bars(dict.fromkeys(CLASSES[:5], interval)),
-    ):
-        plots.save_png(figure, tmp_path / "a.png")
-        pixels = np.asarray(Image.open(tmp_path / "a.png").convert("L"))
-        for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
-            assert (edge == 255).all()
-        assert pixels.std() > 5
-
-
-def test_the_style_is_ours_alone(tmp_path):
-    """An unknown backend, TeX and another size of letters change nothing."""
-    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 40\naxes.facecolor: red\n")
-    script = "from page import plots; figure = plots.curves('a', 'b', 'c', [0, 1], {'': [0, 1]}); "
-    script += "print(plots.to_svg(figure, 'x'))"
-    drawn = []
-    for changes in ({"MPLBACKEND": "no such one", "MATPLOTLIBRC": str(tmp_path)}, {}):
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("MPL")}
-        command = [sys.executable, "-c", script]
-        drawn.append(subprocess.check_output(command, env=environment | changes, cwd=ROOT))
-    assert drawn[0] == drawn[1] and b"<svg" in drawn[0]
-
-
-def test_svg_colours_are_variables_and_ids_are_apart():
-    hostile = '<script>alert("1")</script>&'
-    before = dict(matplotlib.rcParams)
-    bins = [np.array([0.2, 0.8]), np.array([0.1, 0.9]), np.array([3, 4])]
-    figure = plots.reliability({"as trained": bins})
-    figure.axes[0].set_title(hostile, loc="left")
-    svg = plots.to_svg(figure, "first")
+@pytest.mark.filterwarnings("error")  # matplotlib warns of what has no room
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_of_the_page(name):
+    """Its letters are text inside of it; its ids are its own; its colours are variables."""
+    hostile, before, figure = '<b id="x">"&', dict(matplotlib.rcParams), FIGURES[name]()
+    svg = plots.to_svg(figure, "first", hostile)
     assert dict(matplotlib.rcParams) == before
-    assert not [colour for colour in plots.CSS_VARIABLES if colour in svg] and "var(--blue)" in svg
-    ids = re.findall(r'\bid="([^"]+)"', svg)
-    assert ids and all(name.startswith("first-") for name in ids) and len(set(ids)) == len(ids)
-    targets = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', svg)
-    assert targets and all((a or b) in ids for a, b in targets)
-    assert "<script>" not in svg and escape(hostile) in svg
+    assert hostile not in svg and f'aria-label="{escape(hostile)}"' in svg and 'role="img"' in svg
+    assert not [colour for colour in plots.CSS_VARIABLES if colour in svg] and "var(--ink)" in svg
+    ids = re.findall(r'\bid="([^"]+)"', svg)[1:]
+    assert all(i.startswith("first-") for i in ids) and len(set(ids)) == len(ids)
+    assert all((a or b) in ids for a, b in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', svg))
+    written = re.findall(r"<text [^>]*>([^<]+)</text>", svg)
+    assert len(written) > 6
+    for text in figure.findobj(Text):
+        if text.get_text() in written:
+            box = text.get_window_extent()
+            assert box.x0 > -1 and box.x1 < figure.bbox.width + 1, text
+            assert box.y0 > -1 and box.y1 < figure.bbox.height + 1, text
 
 
-def test_training_curve():
-    axes = plots.training_curve(HISTORY, "accuracy", 17, CHANGES).axes[0]
-    drawn = lines(axes)
-    assert drawn["training (augmented images)"] == list(HISTORY["train_accuracy"])
-    assert drawn["validation"] == list(HISTORY["val_accuracy"])
-    best = next(line for line in axes.lines if "17" in line.get_label())
-    assert list(best.get_xdata()) == [17, 17]
-    above = axes.child_axes[0]
-    assert list(above.get_xticks()) == list(CHANGES)
-    assert [label.get_text() for label in above.get_xticklabels()] == list(CHANGES.values())
+def drawn_boxes(figure):
+    """The axes for the script; and left, top, right and bottom of each path."""
+    svg, boxes = plots.to_svg(figure, "first", ""), []
+    for path in re.findall(r'\bd="([^"]*)"', svg):
+        points = np.array(re.findall(r"[\d.]+", path), float).reshape(-1, 2)
+        boxes.append((*points.min(axis=0), *points.max(axis=0)))
+    return [float(end) for end in re.search('data-axes="(.*?)"', svg)[1].split()], boxes
+
+
+def test_a_point_lies_where_the_script_expects_it():
+    (left, top, right, bottom), boxes = drawn_boxes(plots.reliability(*BINS))
+    for x, y, count in ((0.25, 0, 300), (0.5, 0.75, 100)):
+        x, y, r = left + x * (right - left), bottom - y * (bottom - top), plots.point_radius(count, 400)
+        assert pytest.approx((x - r, y - r, x + r, y + r), abs=0.15) in boxes
+    assert not [box for box in boxes if box[0] > right - 15 and box[3] < top + 15]  # the third bin is empty
+    (left, _, right, _), boxes = drawn_boxes(plots.confidence_histogram(np.ones(50), np.ones(50)))
+    bars = [box for box in boxes if box[2] - box[0] == pytest.approx((right - left) / 50, abs=0.1)]
+    assert len(bars) == 100 and (min(bars)[0], max(bars)[2]) == pytest.approx((left, right), abs=0.1)
+
+
+def test_dots_have_their_intervals_and_numbers():
+    (axes,) = plots.dots(ROWS, "x").axes
+    rows = [row for of_row in ROWS.values() for row in of_row.values()]
+    drawn = [list(line.get_xdata()) for line in axes.lines]
+    assert drawn[::2] == [[row["low"], row["high"]] for row in rows]
+    assert drawn[1::2] == [[row["value"]] for row in rows]
+    written = [text.get_text() for text in axes.texts]
+    numbers = [text.removesuffix(", one").removesuffix(", two") for text in written if text not in ROWS]
+    assert numbers == [f"{100 * row['value']:.1f} %" for row in rows]
+    assert written[:3] == [next(iter(ROWS)), "0.0 %, one", "100.0 %, two"] and set(ROWS) < set(written)
 
 
 def test_curves_stand_at_their_places():
-    edges = (np.arange(15) + 0.5) / 15
-    some = {f"curve {i}": RNG.random(15) for i in range(3)}
-    figure = plots.curves("title", "x", "y", edges, some)
-    assert lines(figure.axes[0]) == {label: list(values) for label, values in some.items()}
-    assert all(list(line.get_xdata()) == list(edges) for line in figure.axes[0].lines)
-    filled = np.arange(15) % 4 > 0
-    bins = {label: [edges, values, 9 * filled] for label, values in some.items()}
-    drawn = lines(plots.reliability(bins).axes[0])
-    assert all(drawn[label] == list(values[filled]) for label, values in some.items())
+    x, some = np.arange(1, 16) / 15, {f"curve {i}": RNG.random(15) for i in range(3)}
+    (axes,) = plots.curves("title", "x", "y", x, some).axes
+    assert lines(axes) == {label: list(values) for label, values in some.items()}
+    assert all(list(line.get_xdata()) == list(x) for line in axes.lines)
+    axes = plots.training_curve(HISTORY, "accuracy", 17, CHANGES).axes[0]
+    curves = {"training": list(HISTORY["train_accuracy"]), "validation": list(HISTORY["val_accuracy"])}
+    assert lines(axes) == curves and [17, 17] in [list(line.get_xdata()) for line in axes.lines]
+    above = axes.child_axes[0]
+    assert (
+        dict(zip(above.get_xticks(), (t.get_text() for t in above.get_xticklabels()), strict=True)) == CHANGES
+    )
+    drawn = lines(plots.stress_epsilon(TESTS, WORST, EPSILONS).axes[0])
+    values = [row["accuracy"]["value"] for row in TESTS.values()]
+    assert drawn == {
+        "no attack": [values[12]] * 2,
+        "FGSM": values[:4],
+        "PGD": values[4:8],
+        "random signs": values[8:12],
+        "worst of all": [row["value"] for row in WORST.values()],
+    }
 
 
-def test_every_metric_has_a_bar_and_its_interval():
+def test_lines_that_end_together_have_names_apart():
+    close = {f"line {i}": np.ones(5) - i / 999 for i in range(4)}
+    (axes,) = plots.curves("", "x", "y", np.arange(5), close).axes
+    axes.figure.draw_without_rendering()
+    boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
+    assert len(boxes) == 4 and all(a.y1 <= b.y0 + 2 for a, b in itertools.pairwise(boxes))
+
+
+def test_every_count_and_every_metric_has_its_bar():
     """Also one whose value lies outside of its interval."""
-    rows = {}
-    for i in range(4):
-        rows[f"macro {i}"] = {"value": 0.4 + i / 10, "low": 0.35 + i / 10, "high": 0.5 + i / 10}
+    right, wrong = np.arange(50), np.arange(50)[::-1]
+    (axes,) = plots.confidence_histogram(right, wrong).axes
+    bars = [(bar.get_y(), bar.get_height()) for bar in axes.patches]
+    assert bars == [*((0, n) for n in wrong), *zip(wrong, right, strict=True)]
+    (axes,) = plots.null_histogram(np.linspace(0, 0.05, 1000), 0.09).axes
+    assert sum(bar.get_height() for bar in axes.patches) == 1000 and axes.lines[0].get_xdata()[0] == 0.09
+    rows = {f"macro {i}": fraction(0.4 + i / 10) for i in range(4)}
     rows["outside"] = {"value": 0.5, "low": 0.3, "high": 0.4}
     (axes,) = plots.headline_bars(rows).axes
     assert [bar.get_height() for bar in axes.patches] == [row["value"] for row in rows.values()]
@@ -119,25 +160,40 @@ def test_confusion_matrix():
     axes = plots.confusion_matrix(counts, CLASSES, GROUPS).axes[0]
     expected = [[count / max(1, sum(row)) for count in row] for row in counts.tolist()]
     np.testing.assert_allclose(axes.images[0].get_array(), expected)
-    for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
-        assert [label.get_text() for label in ticks] == CLASSES
     for axis in (axes.xaxis, axes.yaxis):
+        assert [label.get_text() for label in axis.get_ticklabels()] == CLASSES
         assert list(axis.get_minorticklocs()) == [5 * i - 0.5 for i in range(21)]
-    beside = axes.child_axes[0]
-    assert list(beside.get_yticks()) == [5 * i + 2 for i in range(20)]
-    assert [label.get_text() for label in beside.get_yticklabels()] == list(GROUPS)
+    beside = {
+        label.get_text(): y
+        for label, y in zip(axes.child_axes[0].get_yticklabels(), range(2, 100, 5), strict=True)
+    }
+    assert list(beside) == list(GROUPS) and list(axes.child_axes[0].get_yticks()) == list(beside.values())
 
 
-def test_stress_figures_draw_what_the_file_holds():
-    results = stress_content()
-    tests = {key: {"accuracy": {"value": 0.5 + i / 999, "low": 0.4, "high": 0.9}} for i, key in
-             enumerate(results["tests"])}  # fmt: skip
-    rows = [{"accuracy": 0.9 - i / 99, "mean_confidence": 0.8 - i / 88} for i in range(6)]
-    drawn = lines(plots.stress_severity(rows).axes[0])
-    for label, key in {"accuracy": "accuracy", "mean confidence": "mean_confidence"}.items():
-        assert drawn[label] == [row[key] for row in rows]
-    drawn = lines(plots.stress_epsilon(tests, results["robust_accuracy"], results["epsilons"]).axes[0])
-    assert drawn.pop("no attack") == [tests["unattacked/0"]["accuracy"]["value"]] * 2
-    assert set(drawn) == {"FGSM", "PGD", "random signs", "worst of all attacks"}
-    assert drawn["PGD"] == [tests[f"pgd/{epsilon:g}"]["accuracy"]["value"] for epsilon in results["epsilons"]]
-    assert drawn["worst of all attacks"] == [row["value"] for row in results["robust_accuracy"].values()]
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 7, 100])
+def test_no_label_of_the_largest_plots_is_cut_off(count, tmp_path):
+    names = [f"{i} {99 * 'a'}" for i in range(count)]
+    for figure in (
+        plots.confusion_matrix(RNG.integers(0, 9, (count, count)), names, GROUPS if count == 100 else {}),
+        plots.worst_classes("a title", dict.fromkeys(names[:10], 0.5)),
+        plots.headline_bars(dict.fromkeys(CLASSES[:5], fraction(0.5))),
+    ):
+        plots.save_png(figure, tmp_path / "a.png")
+        pixels = np.asarray(Image.open(tmp_path / "a.png").convert("L"))
+        for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+            assert (edge == 255).all()
+        assert pixels.std() > 5
+
+
+def test_the_style_is_ours_alone(tmp_path):
+    """An unknown backend, TeX and another size of letters change nothing."""
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 40\naxes.facecolor: red\n")
+    script = "from page import plots; figure = plots.curves('a', 'b', 'c', [0, 1], {'': [0, 1]}); "
+    script += "print(plots.to_svg(figure, 'x', 'y'))"
+    drawn = []
+    for changes in ({"MPLBACKEND": "no such one", "MATPLOTLIBRC": str(tmp_path)}, {}):
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("MPL")}
+        command = [sys.executable, "-c", script]
+        drawn.append(subprocess.check_output(command, env=environment | changes, cwd=ROOT))
+    assert drawn[0] == drawn[1] and b"<svg" in drawn[0]

@@ -1,280 +1,369 @@
-"""page/sections.py: the words and tables say what the numbers say, and the browser holds what it shows."""
+"""page/sections.py: each claim and each sentence is chosen by the numbers that it says."""
 
-import base64
 import dataclasses
 import html
 import json
 import re
 from types import SimpleNamespace
 
-import matplotlib
-import numpy as np
 import pytest
 import torch
-from torchvision.io import decode_image
+import torch.nn.functional as F
+from pages import HOSTILE_CLASS, HOSTILE_FILE, fraction, pictures, said, stress_content, text
 
-import reasons
+import data
 import report
 from page import page, sections
 from stress_tests.corruptions import CORRUPTIONS
 from stress_tests.cues import CUES
 
 
-def text(markup):
-    """Return what a reader sees of HTML, its white space as single blanks."""
-    return " ".join(re.sub(r"<[^>]*>", " ", markup).split()).replace("\N{NO-BREAK SPACE}", " ")
+@pytest.fixture(autouse=True)
+def no_plots(request, monkeypatch):
+    """They take long to draw; in their place stands what they show, for those who do not see it."""
+    if "reported" not in request.fixturenames:
+        monkeypatch.setattr(sections.plots, "to_svg", lambda figure, name, said: page.fill("cell", text=said))
+        monkeypatch.setattr(sections.plots, "save_png", lambda figure, path: None)
 
 
-@pytest.fixture
-def no_plots(monkeypatch):
-    monkeypatch.setattr(sections.plots, "to_svg", lambda figure, name: page.Markup(""))
-    monkeypatch.setattr(sections.plots, "save_png", lambda figure, path: None)
+# ---- The mistakes ----------------------------------------------------------------------------------------
 
 
-def test_history_gives_curves_time_and_the_best_epoch(tmp_path, monkeypatch, no_plots):
-    keys = ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "image_size"]
-    rows = [[1, 4.5, 0.1, 4.25, 0.125, 24], [2, 3.0, 0.3, 3.5, 0.5, 32], [3, 2.0, 0.4, 3.75, 0.25, 32]]
-    history = [dict(zip(keys, row, strict=True)) | {"seconds": 60.0} for row in rows]
-    config = {"num_train": 1200, "num_val": 300, "device": "cpu", "precision": "fp32"}
-    config["environment"] = {"hardware": "a <computer>"}
-    settings = {"cutmix": 0.5, "epochs": 4}
-    training = SimpleNamespace(settings=settings, config=config, epoch=3, history=history, val_accuracy=0.5)
-    drawn = []
-    monkeypatch.setattr(sections.plots, "training_curve", lambda *values: drawn.append(values[1:]))
-    seen = text(sections.training(training, tmp_path))
-    for expected in (
-        "3 epochs of 1,200 images took 3 min 0 s on a &lt;computer&gt; (cpu, fp32)",
-        "Best validation accuracy: 50.0 % after epoch 2.",
-        "Validation images always have the size of the last epochs",
-        "saved after epoch 3 and knows nothing of the later ones",
-        "Until epoch 3, CutMix mixed about 50 % of the training batches",
-    ):
-        assert expected in seen
-    assert drawn == [(name, 2, {1.5: "32 px"}) for name in ("loss", "accuracy")]
-    settings["epochs"] = 3
-    sections.training(training, tmp_path)
-    assert drawn[-1] == ("accuracy", 2, {1.5: "32 px", 2.5: "no CutMix"})
+@pytest.mark.parametrize("repaired, place", [({3: 0.5, 7: 0.9, 9: 0.8}, 7), ({}, 0)])
+def test_the_mistake_that_covering_repairs_best_is_taken_apart(repaired, place, found, small_sets):
+    test, i = small_sets[1], found.browsed[place].item()
+    for row, probability in repaired.items():
+        found.covered[0][row], found.covered[1][row] = test.labels[found.browsed[row]], probability
+    found.neighbours["similarity"][i, 1] = 0  # no training image of the true class
+    section = sections.one_mistake(test, found)
+    true, predicted = (test.class_names[c] for c in (test.labels[i], found.y_pred[i]))
+    assert re.match(
+        f"A picture of {true}, called {predicted} .* {true if repaired else predicted}.", said(section)
+    )
+    shown = pictures(section.content)
+    assert len(shown) == 5 + 5 and torch.equal(shown[0], test.images[i])
+    # A quarter of the pixels, where the enlarged map is largest, have the mean colour.
+    large = F.interpolate(found.maps[place, :1][None], 32, mode="bilinear", align_corners=False)[0, 0]
+    mean = torch.tensor([round(255 * value) for value in data.MEAN], dtype=torch.uint8)[:, None, None]
+    hidden = large >= large.flatten().sort().values[-256]
+    assert torch.equal(shown[3], torch.where(hidden, mean, test.images[i]))
+    assert torch.equal(shown[4], found.neighbours["images"][place, 0])
+    beside = [j for j in found.browsed.tolist() if j != i][:5]
+    assert torch.equal(torch.stack(shown[5:]), test.images[beside])
+    answer = found.others["b"]["probabilities"][i].argmax()
+    assert f"b says {test.class_names[answer]} (" in text(section.content)
+    found.covered, found.maps, found.neighbours, found.others = None, None, None, {}
+    section = sections.one_mistake(test, found)
+    assert len(pictures(section.content)) == 1 + 5 and "covered" not in said(section)
+    found.browsed = found.browsed[:0]
+    assert said(sections.one_mistake(test, found)).startswith("There is no wrong answer.")
 
 
-CALIBRATED = {
-    "temperature": 1.0,
-    "expected_calibration_error": 0.05,
-    "negative_log_likelihood": 1.0,
-    "mean_confidence": 0.59,
-    "bins": 3 * [torch.ones(1)],
-}
+def rates(value, low=0.0):
+    return {fill: {"value": value, "low": low, "high": value} for fill in ("mean_colour", "blur")}
+
+
+@pytest.mark.parametrize(
+    "value, p, words", [(0.3, 0.01, []), (0.1, 0.01, ["only"]), (0.3, 0.06, ["no more"])]
+)
+@pytest.mark.parametrize(
+    "usual_low, knn_agrees, where", [(0.21, 0.6, "beside the wrong"), (0.19, 0.4, "made by")]
+)
+def test_what_repairs_a_mistake(value, p, words, usual_low, knn_agrees, where):
+    repair = {"images": 400, "contrastive": rates(value), "random": rates(0.2)}
+    repair |= {name: rates(0.25, usual_low) for name in ("predicted", "true", "activation")}
+    repair["mcnemar"] = {"mean_colour": {"only_contrastive": 73, "only_random": 17, "p": p}}
+    row = {"predicted_label": 0.5, "true_label": 0.125, "none_with_true_label": 0.4, "knn_agrees": knn_agrees}
+    numbers = {"repair": repair, "neighbours": {"neighbours": 10, "training_images": 8000, "mistakes": row}}
+    section = sections.why(numbers, "maps of layer4")
+    seen, claim = said(section), text(section.claim)
+    assert (
+        re.findall("no more|only", claim) == words and f"{100 * value:.1f} %" in claim and "20.0 %" in claim
+    )
+    assert ("it does not say why" in seen) == (usual_low < 0.2) and where in seen
+    assert re.findall(r"width: ([\d.]+)%", section.content) == ["50.00", "12.50", "37.50"]  # it adds up
+    del numbers["repair"]
+    assert "There are no maps" in said(sections.why(numbers, "no maps"))
+    numbers["neighbours"]["mistakes"] = None
+    assert sections.why(numbers, "no maps") is None and sections.why({}, "no maps") is None
+
+
+SHARED = ["all runs give the same wrong answer", "all runs are wrong, but not alike", "another run is right"]
+ALONE = ["the true class is second, <here>", "the true class is further down", "second, elsewhere"]
+
+
+@pytest.mark.parametrize(
+    "others, words", [(1, "15 get .* both runs; 5 are"), (2, "all 3 runs"), (0, "20 of 30")]
+)
+def test_kinds_of_mistakes_add_up(others, words):
+    rows = [{"name": "never", "count": 0, "share": 0.0, "accuracy_if_right": 0.8}]
+    for name, count in zip(SHARED if others else ALONE, (15, 10, 5), strict=True):
+        rows.append({"name": name, "count": count, "share": count / 30, "accuracy_if_right": 0.9})
+    section = sections.kinds(rows, others, "")
+    assert re.search(words, text(section.claim)) and ("--against" in said(section)) == (not others)
+    assert re.findall(r"width: ([\d.]+)%", section.content) == ["50.00", "33.33", "16.67"]
+    assert "<here>" not in section.content and sections.kinds(rows[:1], others, "") is None
+
+
+@pytest.mark.parametrize("wrong, words", [(0, "none is wrong"), (1, "1 is wrong"), (2, "2 are wrong")])
+@pytest.mark.parametrize("runs, shared", [(0, ""), (1, "both runs"), (2, "all 3 runs")])
+def test_the_claim_on_confident_mistakes(wrong, words, runs, shared, found, small_sets):
+    found.numbers["confident"] = {"answers": 1234, "wrong": wrong}
+    if runs:
+        found.numbers["confident"]["shared"] = {"mistakes": wrong, "same_answer": wrong, "all_wrong": wrong}
+    found.others, count = dict.fromkeys(map(str, range(runs))), len(found.misclassified)
+    section = sections.mistakes(small_sets[1], found)
+    assert "1,234" in section.claim and words in text(section.claim)
+    assert re.findall("both runs|all 3 runs", section.claim) == ([shared] if wrong and runs else [])
+    assert f"30 most confident of {count}" in said(section)
+    found.browsed = found.misclassified
+    assert f"All {count} mistakes" in said(sections.mistakes(small_sets[1], found))
+
+
+# ---- Classes, words, confidence --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("superclasses", [True, False])
+@pytest.mark.parametrize(
+    "wrong, words",
+    [([2, 2, 0], "1 of 4 are right (5–70 %), 2 are taken for c."), ([], "4 of 4 are right (51–100 %).")],
+)
+def test_which_classes(superclasses, wrong, words):
+    """Three classes of four images: of the second one image is right, or all images are right."""
+    test = data.from_arrays(torch.zeros(12, 3, 32, 32).byte(), torch.arange(12) % 3, ["a", "b_b", "c"])
+    if superclasses:
+        test = dataclasses.replace(test, superclass_of=torch.tensor([0, 1, 1]), superclass_names=["s", "t"])
+    y_pred = test.labels.clone()
+    y_pred[[1, 4, 7][: len(wrong)]] = torch.tensor(wrong, dtype=torch.int64)
+    section = sections.which_classes(
+        test, y_pred, report.evaluate(9 * torch.eye(3)[y_pred], test, None, None).numbers
+    )
+    assert words in text(section.claim) and (not wrong or "b b" in section.claim)
+    assert f"{4 if wrong else 6} of 6 pairs never occur" in said(section)
+    assert ("66.7 % of the errors stay inside" in said(section)) == (superclasses and len(wrong) > 0)
+    assert ("superclass" in said(section)) == superclasses
+
+
+@pytest.mark.parametrize(
+    "differing, words", [(0, "none of 3 differs"), (1, "1 of 3 differs"), (2, "2 of 3 differ ")]
+)
+@pytest.mark.parametrize("p, depends", [(0.001, "do explain"), (0.3, "do not clearly explain")])
+def test_the_sentences_on_words_follow_from_the_tests(differing, words, p, depends):
+    rows = []
+    for place, word in enumerate(("soda_can", "tin", "beer_can")):
+        row = {"class": "can", "word": word, "images": 38, "error_rate": 0.03, "other_error_rate": 0.3}
+        rows.append(row | {"p_adjusted": 0.01, "differs": place < differing})
+    found = {"explained": 0.08, "p": p, "shuffled": [0.05], "shuffled_maximum": 0.06, "permutations": 1000}
+    markup = sections.search_words(found | {"words": rows})
+    assert f"words {depends}" in text(markup) and words in text(markup)
+    assert markup.count("<tr>") == 1 + (differing or 3)
 
 
 @pytest.mark.parametrize(
     "confidence, word", [(0.59, "under"), (0.6, "neither"), (0.8, "neither"), (0.81, "over")]
 )
-@pytest.mark.parametrize("after, verb", [(0.04, "lowers"), (0.06, "raises")])
-def test_words_on_confidence_follow_the_numbers(confidence, word, after, verb, no_plots):
-    accuracy, counts = {"value": 0.7, "low": 0.6, "high": 0.8}, {"answers": 3, "wrong": 1}
-    tempered = CALIBRATED | {"expected_calibration_error": after, "temperature": 0.8087}
-    equal = CALIBRATED | {"temperature": 0.9, "expected_calibration_error": 0.016}
-    calibration = [CALIBRATED | {"mean_confidence": confidence}, tempered, equal]
-    curve = torch.tensor([0.5, 1.0]), torch.tensor([0.1, 0.3])
-    rest = calibration, curve, torch.ones(7), torch.zeros(3)
-    seen = text(sections.confidence(accuracy, counts, 0.1, 0.2, *rest))
-    assert f"the accuracy 70.0 %: as trained, the network is {word}" in seen
-    assert (
-        f"A temperature of 0.809, fitted by likelihood on the validation split, {verb} it to {after:.1%}"
-        in (seen.replace(" %", "%"))
-    )
-    assert "0.900, leaves a calibration error of 1.6 %" in seen
-    assert "would leave 10.0 % errors instead of 30.0 %" in seen
+@pytest.mark.parametrize("after, verb", [(0.04, "lowers"), (0.06, "raises"), (None, None)])
+def test_words_on_confidence_follow_the_numbers(confidence, word, after, verb, found):
+    row = found.calibration[0] | {"expected_calibration_error": 0.05, "mean_confidence": confidence}
+    found.calibration = [row]
+    if after is not None:
+        found.calibration += [row | {"temperature": 0.81, "expected_calibration_error": after}, row]
+    numbers = found.numbers | {"accuracy": fraction(0.7), "risk_at_half_coverage": 0.1}
+    section = sections.confidence(numbers, found)
+    assert f"It is {word}" in section.claim and f"{100 * confidence:.1f} %" in text(section.claim)
+    scaled = [] if after is None else [("0.81", verb, f"{100 * after:.1f}")]
+    assert re.findall(r"(0\.81), fitted .* (lowers|raises) the ECE to ([\d.]+) %", said(section)) == scaled
+    assert f"10.0 % would be wrong instead of {100 * found.risk_coverage[1][-1]:.1f} %" in said(section)
 
 
-MAP = {"curve": [0.5] * 17, "area": {"value": 0.5, "standard_error": 0.01}}
-WORSE = MAP | {"gradcam_less_this": {"value": -0.1, "standard_error": 0.02}}
-NOT_APART = MAP | {"gradcam_less_this": {"value": 0.01, "standard_error": 0.02}}
-RHO = {key: {"value": -0.001, "low": -0.2, "high": 0.2} for key in ("mean", "mean_abs", "other_image")}
+# ---- Stress tests ----------------------------------------------------------------------------------------
 
 
-def test_sentences_on_explanations_follow_from_the_differences(no_plots):
-    maps = {"gradcam": WORSE, "random": WORSE, "centre": NOT_APART, "other_image": WORSE, "activation": WORSE}
-    other_image = {"value": 0.29, "low": 0.29, "high": 0.29}
-    random_weights = {
-        "images": 40,
-        "seeds": 5,
-        "other_image": other_image,
-        "down_to": {"fc": RHO, "layer4": RHO},
-    }
-    found = {"layer": "layer4", "images": 100, "map_size": [4, 4], "randomization": random_weights}
-    seen = text(sections.explanations(found | {"deletion": maps, "insertion": maps}, "layer4, 4x4 cells"))
-    controls = "random maps of the same size, the map of another image and the activation energy"
-    better = f"In deletion Grad-CAM is better than {controls}; not told apart from a Gaussian in the centre."
-    worse = f"In insertion Grad-CAM is not told apart from a Gaussian in the centre; worse than {controls}."
-    assert better in seen and worse in seen and "layer4 0.00 (-0.20 to 0.20) 0.00 (-0.20 to 0.20)" in seen
-
-
-def decoded(section, name):
-    content = base64.b64decode(re.search(rf'id="{name}" src="data:image/jpeg;base64,(.*?)"', section)[1])
-    return decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8)).float()
-
-
-def test_the_browser_holds_the_most_confident_with_their_pictures(small_sets):
-    generator, hostile = torch.Generator().manual_seed(0), '</script><b>"&'
-    test = dataclasses.replace(small_sets[1], class_names=[hostile, *small_sets[1].class_names[1:]])
-    logits = 3 * torch.randn(100, 100, generator=generator)
-    logits[torch.arange(50), test.labels[:50]] += 9
-    found = report.evaluate(logits, test, test, None)
-    other = logits.flip(0).softmax(dim=1)
-    found.others, found.browsed = {"another <run>": {"probabilities": other}}, found.misclassified[:30]
-    found.maps = torch.rand(30, 2, 4, 4, generator=generator)
-    found.maps[3, 1] = 0  # there is no evidence
-    found.kinds, found.numbers["kinds"] = reasons.kinds_of_mistakes(test.labels, found.probabilities)
-    found.covered = torch.arange(30), torch.linspace(0, 1, 30)
-    pixels = torch.randint(256, (30, 2, 3, 1, 1), generator=generator, dtype=torch.uint8)
-    nearest, similarity = pixels.expand(-1, -1, -1, 32, 32), torch.rand(100, 2, generator=generator)
-    found.neighbours = {"images": nearest, "similarity": similarity}
-    section = sections.browser(test, found)
-    assert f"The 30 most confident of {len(found.misclassified)} wrong test images" in section
-    content = re.search(r'id="mistakes-data">(.*?)</script>', section)[1]
-    data = json.loads(content)
-    assert "<" not in content and data["classes"][0] == hostile and data["runs"] == ["another <run>"]
-
-    rows, y_true = found.probabilities.tolist(), test.labels.tolist()
-    pairs = [(true, row.index(max(row))) for true, row in zip(y_true, rows, strict=True)]
-    assert data["confusion"] == [[pairs.count((i, j)) for j in range(100)] for i in range(100)]
-    wrong = sorted((i for i, (t, p) in enumerate(pairs) if t != p), key=lambda i: -max(rows[i]))[:30]
-    assert [row["file"] for row in data["images"]] == [test.filenames[i] for i in wrong]
-    for row, i in zip(data["images"], wrong, strict=True):
-        likely = sorted(range(100), key=lambda c: -rows[i][c])[:5]
-        likely += [] if y_true[i] in likely else [y_true[i]]
-        assert (row["true"], row["classes"], row["copied"]) == (y_true[i], likely, y_true[i])
-        assert row["probabilities"] == [round(rows[i][c], 6) for c in likely]
-        second = sorted(range(100), key=lambda c: -rows[i][c])[1] == y_true[i]
-        kind = "second" if second else "third to fifth" if y_true[i] in likely[:5] else "further down"
-        assert data["kinds"][row["kind"]] == f"the true class is {kind}"
-        assert row["similarity"] == [round(value, 2) for value in similarity[i].tolist()]
-        said = other[i].tolist()
-        assert row["others"] == [[said.index(max(said)), round(max(said), 6)]]
-
-    levels = np.frombuffer(base64.b64decode(data["maps"]), dtype=np.uint8).reshape(30, 2, 16)
-    for seen, exact in zip(levels.reshape(60, 16), found.maps.reshape(60, 16).numpy(), strict=True):
-        np.testing.assert_allclose(seen / 255, exact / max(exact.max(), 1e-9), atol=0.002)
-    colours = np.frombuffer(base64.b64decode(data["inferno"]), dtype=np.uint8).reshape(256, 3)
-    assert np.abs(colours - 255 * matplotlib.colormaps["inferno"](np.arange(256))[:, :3]).max() <= 1
-    sprite = decoded(section, "wrong-images")
-    assert sprite.shape == (3, 32 * 5, 32 * 6)
-    nearest_sprite = decoded(section, "nearest-images")  # 60 pictures, 8 in a row
-    for place, colour in enumerate(pixels.flatten(0, 1).float()):
-        y, x = 32 * (place // 8), 32 * (place % 8)
-        assert (nearest_sprite[:, y : y + 32, x : x + 32] - colour).abs().mean() < 12
-    for place, i in enumerate(wrong):
-        y, x = 32 * (place // 6), 32 * (place % 6)
-        assert (sprite[:, y : y + 32, x : x + 32] - test.images[i]).abs().mean() < 12
-
-
-@pytest.mark.slow
-def test_the_pictures_of_many_mistakes_stay_below_their_limit():
-    """Noise, which no file format makes smaller."""
-    images = torch.randint(0, 256, (2500, 3, 32, 32), dtype=torch.uint8)
-    assert len(sections.sprite(images, sections.MAX_SPRITE)) < 4 / 3 * sections.MAX_SPRITE + 4
-
-
-def test_the_commands_are_those_that_make_the_page():
-    network = SimpleNamespace(training=None, device=torch.device("cpu"), path="w.pt", digest="1234")
-    test = SimpleNamespace(labels=range(500), provenance="pictures", digest="5678")
-    options = {"run": None, "model": "net.py:make", "mean": [0.5, 0.4, 0.3], "against": ["a b", "c"]}
-    report_command = "python report.py --model net.py:make --mean 0.5 0.4 0.3 --against 'a b' c"
-    for count, full in ((200, ""), (500, " --full")):
-        page = sections.reproduction(network, test, {"corruption_images": count}, options)
-        stress_command = f"python stress.py --model net.py:make --mean 0.5 0.4 0.3{full}"
-        assert f"<pre>{stress_command}\n{report_command}</pre>" in html.unescape(page)
-    assert "<pre>" not in sections.reproduction(network, test, None, None) and "1234" in page
-
-
-def stress_content():
-    """What stress.read_results returns of a finished test."""
-    fraction, clean = {"value": 0.25, "low": 0.1, "high": 0.4}, {"value": 0.7, "low": 0.6, "high": 0.8}
-    tests = {"clean/0": {"accuracy": clean, "mean_confidence": 0.55}, "unattacked/0": {"accuracy": clean}}
+def test_corruptions_of_which_one_is_hardest(small_sets):
+    results, test = stress_content(small_sets[1].labels), small_sets[1]
+    results["tests"]["glass_blur/3"] = {"accuracy": fraction(0.125)}
+    results["tests"]["fog/5"] = {"accuracy": fraction(0.0625)}  # but not at severity 3
+    section = sections.corruptions(results, test)
+    assert "glass blur" in section.claim and "12.5 %" in text(section.claim)
     for name in CORRUPTIONS:
-        tests |= {f"{name}/{severity}": {"accuracy": fraction} for severity in range(1, 6)}
-    epsilons = [0.25, 0.5, 1, 2, 4, 8, 64]
-    tests |= {f"{name}/{e:g}": {"accuracy": fraction} for name in ("fgsm", "pgd", "random") for e in epsilons}
-    row = {"accuracy": 0.5, "mean_confidence": 0.6, "as_trained": {"ece": 0.1, "mean_ece": 0.12, "nll": 2.0}}
-    tempered = [{"ece": 0.04 * n, "mean_ece": 0.05 * n, "nll": 2.5} for n in range(6)]
-    summary = {
-        "mean_accuracy": {"fifteen": fraction, "all": fraction},
-        "mean_confidence": {"fifteen": 0.5, "all": 0.5},
-        "drop": {"fifteen": fraction},
-        "by_severity": [row | {"with_temperature": part} for part in tempered],
-        "cues": {name: {"accuracy": clean, "drop": fraction} for name in CUES},
-        "classes_that_break_first": [{"class": "a_class", "clean": 1.0, "corrupted": 0.5, "drop": 0.5}] * 10,
-    }
-    shares = {"right": fraction, "wrong": None, "equally_sure": None, "difference": None}
-    return {
-        "consistency": {"mirror": shares, "shift": shares},
-        "corruption_images": 200,
-        "attack_images": 100,
-        "epsilons": epsilons,
-        "tests": tests,
-        "summary": summary,
-        "robust_accuracy": {f"{e:g}": fraction for e in epsilons},
-        "checks": [{"name": "a check", "passed": passed, "detail": "<so>"} for passed in (True, False)],
-    }
-
-
-def test_stress_section_shows_every_corruption_and_every_check(no_plots):
-    results, noise = stress_content(), np.zeros((6, 32, 32, 3), dtype=np.uint8)
-    pictures = dict.fromkeys(CORRUPTIONS, noise)
-    section = sections.stress(results, pictures)
-    seen = text(section)
-    assert section.count("<tr>") == 1 + len(CORRUPTIONS) + 1 + len(CUES) + 1 + 2
-    assert all(f"<td>{name.replace('_', ' ')}</td>" in section for name in (*CORRUPTIONS, *CUES))
-    assert section.count("<img") == len(CORRUPTIONS) and 'width="192" height="32"' in section
-    assert (
-        "FAILED a check &lt;so&gt;" in seen and "lose most over all corruptions are a class (100 % to" in seen
-    )
-    assert "larger with it at severity 3, 4, 5: as trained and with it 10.0 % and 4.0 % at severity 1" in seen
-    assert "On the clean images the network is underconfident: its mean confidence is 55.0 %" in seen
-    assert "PGD 25.00 % (95 % interval 10.00 to 40.00 %)" in seen and "at 0.5/255, 1/255, 2/255 only" in seen
-    results["summary"]["classes_that_break_first"] = []
-    assert "too few images of each class" in text(sections.stress(results, pictures))
+        assert f"<td>{name.replace('_', ' ')}</td>" in section.content
+    assert re.findall('value="([a-z_]*)" selected', section.content) == ["glass_blur"]
+    for words in (
+        "underconfident.* overconfident",
+        "severity 3, 4 and 5.* 10.0 % to 20.0 %",
+        "a class .100",
+    ):
+        assert re.search(words, said(section)), words
+    summary = results["summary"] | {"classes_that_break_first": []}
+    summary["mean_accuracy"] = summary["mean_accuracy"] | {"published": fraction(0.375)}
+    for error, words in ((0.09, "at no severity"), (0.11, "at every severity")):
+        summary["by_severity"] = [
+            row | {"with_temperature": {"ece": error}} for row in summary["by_severity"]
+        ]
+        without = {key: value for key, value in results.items() if key != "examples"} | {"summary": summary}
+        seen = said(sections.corruptions(without, test))
+        assert words in seen and "--full" in seen and "37.5 %" in seen and "CIFAR-100-C" not in said(section)
     del results["summary"]  # it is not finished
-    assert sections.stress(results, pictures) == sections.stress(None, pictures) == page.fill("no_stress")
+    assert sections.corruptions(results, test) == sections.corruptions(None, test)
+    assert "stress.py" in said(sections.corruptions(None, test))
 
 
-def rate(value):
-    return {fill: {"value": value, "low": value / 2, "high": value} for fill in ("mean_colour", "blur")}
+def test_attacks_are_believed_only_if_their_checks_pass(small_sets):
+    results = stress_content(small_sets[1].labels)
+    results["robust_accuracy"]["1"], results["tests"]["random/1"]["accuracy"] = (
+        fraction(0.125),
+        fraction(0.625),
+    )
+    section = sections.attacks(results, small_sets[1])
+    assert "12.5 % (2.5–22.5)" in said(section) and "62.5 %" in text(section.claim)
+    assert "1 of 2 checks of the attacks failed" in said(section) and "<so>" not in section.content
+    results["checks"] = results["checks"][:1]
+    del results["attack_examples"]
+    content = sections.attacks(results, small_sets[1]).content
+    assert "checks of the attacks passed" in content and not pictures(content) and pictures(section.content)
+
+
+@pytest.mark.parametrize("name", CUES)
+def test_the_cue_that_costs_most(name, small_sets):
+    results = stress_content(small_sets[1].labels)
+    results["summary"]["cues"][name]["drop"] = {"value": 0.375}
+    seen = said(sections.cues(results))
+    assert f"{sections.CUE_WORDS[name]}: 37.5 points" in seen
+    assert ("without colour it is 25.0" in seen) == (name != "grey")
+
+
+# ---- Maps ------------------------------------------------------------------------------------------------
+
+NAMES = list(sections.CONTROLS)
+
+
+@pytest.mark.parametrize("mode", ["deletion", "insertion"])
+@pytest.mark.parametrize(
+    "lost, word, beaten",
+    [
+        ({}, "all controls", []),
+        ({"centre": 0.0}, "with care", ["random", "other_image", "activation"]),
+        ({"centre": -0.1, "activation": 0.0}, "with care", ["random", "other_image"]),
+        ({"random": 0.0}, "cannot be trusted", []),
+        ({"random": -0.1}, "cannot be trusted", []),
+    ],
+)
+def test_the_verdict_on_the_maps(mode, lost, word, beaten):
+    """Grad-CAM is better by 0.1 than all controls but those that are lost in one of the two tests."""
+    rho = {key: {"value": -0.001, "low": -0.2, "high": 0.2} for key in ("mean", "mean_abs", "other_image")}
+    down_to = {"fc": rho, "layer4": rho | {"mean": {"value": None}}}
+    found = {"layer": "layer4", "images": 100, "map_size": [4, 4]}
+    found["randomization"] = {"images": 40, "seeds": 5, "down_to": down_to}
+    for each, sign in {"deletion": -1, "insertion": 1}.items():
+        gains = dict.fromkeys(NAMES, 0.1) | (lost if each == mode else {})
+        found[each] = {
+            n: {"gradcam_less_this": {"value": sign * gains[n], "standard_error": 0.02}} for n in NAMES
+        }
+    section = sections.maps(found, "")
+    before, _, after = text(section.claim).partition("not always")
+    assert word in said(section) and [n for n in NAMES if sections.CONTROLS[n] in before] == beaten
+    for name, value in lost.items():
+        kind = "worse than" if value < 0 else "not told apart from"
+        assert re.search(rf"in {mode} [^.]*{kind} [^;.]*{sections.CONTROLS[name]}", text(section.content))
+        assert sections.CONTROLS[name] in after or not beaten
+    assert section.content.count(">–<") == 1 and ">0.00 (-0.20 to 0.20)<" in section.content
+
+
+# ---- Data, training, reproduction ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "contrastive, random, p, words",
-    [
-        (0.3, 0.1, 0.01, "more often than"),
-        (0.1, 0.3, 0.01, "less often than"),
-        (0.3, 0.1, 0.06, "no more often than"),
-    ],
+    "copies, words", [(0, "No test"), (1, "1 of the test images is"), (5, "5 of the test images are")]
 )
-def test_the_sentence_on_repairs_follows_from_the_test(contrastive, random, p, words):
-    found = {"images": 400, "contrastive": rate(contrastive), "random": rate(random)}
-    found |= {name: rate(0.2) for name in ("predicted", "true", "activation")}
-    found["mcnemar"] = {"mean_colour": {"only_contrastive": 73, "only_random": 17, "p": p}}
-    seen = text(sections.repairs(found))
-    assert f"makes the answer right {words} covering random places" in seen
-    assert f"{contrastive:.1%} and {random:.1%} of the mistakes".replace("%", " %") in seen
+def test_duplicates(copies, words):
+    test = SimpleNamespace(labels=range(500), provenance="pictures of <mine>", class_names=["a", "b"])
+    audit = {
+        "test_images_in_train": copies,
+        "with_another_label_there": 1,
+        "misclassified_as_labelled_there": 1,
+    }
+    audit |= {"train_images_that_repeat_another": 14, "test_images_that_repeat_another": 2}
+    numbers = {"classes": [{"num_train": 5, "num_test": 3}, {"num_train": 5, "num_test": 2000}]}
+    numbers |= {"accuracy": fraction(0.7), "duplicates": audit | {"accuracy_without_them": 0.6975}}
+    section = sections.data_set(test, numbers)
+    seen = said(section)
+    assert seen.startswith(words) and ("-0.25 points" in section.claim) == bool(copies)
+    assert "5 in the training set and 3 to 2,000 in the test set" in seen and "<mine>" not in section.content
+    assert ("another label there" in seen) == bool(copies) and "another one: 14" in seen
+    del numbers["duplicates"]
+    assert said(sections.data_set(test, numbers)).startswith("The test set has 500 images.")
 
 
-def test_kinds_make_a_bar_of_the_whole_width():
-    rows = [(5, 0.25), (0, 0.0), (15, 0.75)]
-    kinds = []
-    for number, (count, share) in enumerate(rows):
-        kinds.append({"name": f"kind <{number}>", "count": count, "share": share, "accuracy_if_right": 0.9})
-    section = sections.kinds_table(kinds, others=0)
-    assert re.findall(r"width: ([\d.]+)%", section) == ["25.00", "75.00"]
-    assert "kind <0>" not in section and "kind &lt;0&gt;" in section
+@pytest.mark.parametrize("epochs, cutmix", [(4, {}), (3, {2.5: "no CutMix"})])
+def test_training_shows_what_changed_and_when(epochs, cutmix, tmp_path, monkeypatch):
+    keys = ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "image_size"]
+    rows = [[1, 4.5, 0.1, 4.25, 0.125, 24], [2, 3.0, 0.3, 3.5, 0.5, 32], [3, 2.0, 0.4, 3.75, 0.25, 32]]
+    history = [dict(zip(keys, row, strict=True)) | {"seconds": 60.0} for row in rows]
+    config = {"num_train": 1200, "num_val": 300, "device": "cpu", "precision": "fp32"}
+    config["environment"] = {"hardware": "a <computer>"}
+    settings = {"cutmix": 0.5, "epochs": epochs}
+    training = SimpleNamespace(settings=settings, config=config, epoch=3, history=history, val_accuracy=0.5)
+    drawn = []
+    monkeypatch.setattr(sections.plots, "training_curve", lambda *values: drawn.append(values[1:]))
+    section = sections.training(training, tmp_path)
+    seen = said(section)
+    for expected in ("50.0 %", "3 min 0 s", f"epoch 3 of {epochs}", "1,200 images", "3.750 in validation"):
+        assert expected in seen
+    assert "<computer>" not in section.content
+    assert drawn == [(name, 2, {1.5: "32 px"} | cutmix) for name in ("loss", "accuracy")]
 
 
-@pytest.mark.parametrize("adjusted, words", [(0.01, "1 differ"), (0.2, "none differs")])
-@pytest.mark.parametrize("p, depends", [(0.001, "does explain"), (0.3, "does not clearly explain")])
-def test_the_sentences_on_words_follow_from_the_tests(adjusted, words, p, depends):
-    row = {"class": "can", "word": "soda_can", "images": 38, "error_rate": 0.03, "other_error_rate": 0.3}
-    row |= {"p_adjusted": adjusted, "differs": adjusted <= 0.05}
-    found = {"explained": 0.08, "p": p, "shuffled_mean": 0.05, "shuffled_maximum": 0.06, "permutations": 1000}
-    seen = text(sections.search_words(found | {"words": [row]}))
-    assert f"The word {depends} errors" in seen and f"Of 1 words {words} from" in seen
-    assert "soda can" in seen
+def test_the_commands_are_those_that_make_the_page():
+    network = SimpleNamespace(
+        training=None, device=torch.device("cpu"), path="w.pt", digest="1234", name="<net>"
+    )
+    network.parameters, network.macs, network.input, network.layer_note = 1000, 5e6, "any", "no maps"
+    test = SimpleNamespace(labels=range(500), provenance="pictures", digest="5678")
+    options = {
+        "run": None,
+        "model": "net.py:make",
+        "mean": [0.5, 0.4, 0.3],
+        "against": ["a b", "c"],
+        "x": False,
+    }
+
+    def commands(stress, options):
+        section = sections.reproduction(network, test, stress, options)
+        assert (
+            "1,000 parameters" in said(section) and "1234" in section.content and "<net>" not in section.claim
+        )
+        return re.findall(r"<pre>(.*?)</pre>", html.unescape(section.content), flags=re.DOTALL)
+
+    flags = " \\\n    --model net.py:make \\\n    --mean 0.5 0.4 0.3"
+    reporting = f"python report.py{flags} \\\n    --against 'a b' c"
+    for count, full in ((200, ""), (500, " \\\n    --full")):
+        assert commands({"corruption_images": count}, options) == [
+            f"python stress.py{flags}{full}",
+            reporting,
+        ]
+    assert commands(None, options) == [reporting] and commands(None, None) == []
+    network.training = SimpleNamespace(settings={"epochs": 3, "seed": 0, "device": "auto"})
+    network.training.config = {"environment": {}, "device": "cpu", "precision": "bf16"}  # what auto became
+    flags = ["epochs 3", "seed 0", "device cpu", "precision bf16"]
+    assert commands(None, None) == [" \\\n    --".join(["python train.py", *flags])]
+
+
+# ---- The whole page --------------------------------------------------------------------------------------
+
+
+def test_the_whole_page_has_short_claims_and_no_name_in_it_is_markup(reported):
+    written = (reported / "report.html").read_text(encoding="utf-8")
+    claims = re.findall(r'<p class="claim">(.*?)</p>', written, flags=re.DOTALL)
+    assert len(claims) == written.count("<h2") == 13
+    seen = text(written) + " ".join(said(page.Section(claim, "")) for claim in claims)
+    assert not re.search(r"\b(nan|NaN|None|undefined)\b|\$\{|\b1 (are|were)\b|\ba [aeio]\w", seen)
+    assert not [name for name in (HOSTILE_CLASS, HOSTILE_FILE, "<b>run") if name in written]
+    assert HOSTILE_CLASS in seen and "<b>run" in seen
+    game = json.loads((reported / "metrics.json").read_text(encoding="utf-8"))["explanations"][
+        "pointing_game"
+    ]
+    assert (
+        f"{100 * game['gradcam']['value']:.1f} % (" in seen
+        and f"of {game['images']} images (pointing" in seen
+    )
+    assert said(sections.maps(None, "no maps: no layer")).startswith("There are no maps: no layer.")

@@ -211,18 +211,6 @@ def test_rounding_down_keeps_whole_levels():
     assert torch.equal((corruptions.round_down(levels + 0.999 / 255) * 255).round(), torch.arange(256.0))
 
 
-def test_examples_show_the_image_nearest_to_mid_grey():
-    images = torch.stack([torch.full((3, 32, 32), value, dtype=torch.uint8) for value in (0, 255, 120, 200)])
-    images[2, 0, 0, 0] = 90
-    pictures = corruptions.examples(images)
-    assert list(pictures) == NAMES
-    for name, rows in pictures.items():
-        assert rows.shape == (6, 32, 32, 3) and rows.dtype == np.uint8
-        assert np.array_equal(rows[0], images[2].permute(1, 2, 0).numpy())
-        corrupted = corruptions.corrupt(images[2:3], name, 5)[0].permute(1, 2, 0).numpy()
-        assert np.array_equal(rows[5], corrupted)
-
-
 @pytest.mark.slow
 def test_the_folder_works_alone_in_another_project(tmp_path):
     shutil.copytree(FOLDER, tmp_path / "theirs" / "robustness")

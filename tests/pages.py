@@ -1,0 +1,94 @@
+"""For tests of the page: what a reader sees of HTML, pictures in it, and made-up stress results."""
+
+import base64
+import re
+from html import unescape
+
+import torch
+from torchvision.io import ImageReadMode, decode_image
+
+from stress_tests.corruptions import CORRUPTIONS
+from stress_tests.cues import CUES
+
+EPSILONS = [0.25, 0.5, 1, 2, 4, 8, 64]
+# What report.evaluate would never meet: names that would be markup, if they were not escaped.
+HOSTILE_CLASS = "<img src=x onerror=alert(1)>&"
+HOSTILE_FILE = "</script><b>\"'&a=%41#+.png"
+
+
+def text(markup):
+    """Return what a reader sees of HTML, without script, style and code, its white space as single blanks."""
+    hidden = r'<(script|style|details class="code").*?</(script|style|details)>'
+    markup = re.sub(hidden, " ", markup, flags=re.DOTALL)
+    words = " ".join(re.sub(r"<[^>]*>", " ", markup).split())
+    return unescape(words).replace("\N{NO-BREAK SPACE}", " ").replace(" .", ".").replace(" ,", ",")
+
+
+def said(section):
+    """Return what a reader sees of a section, whose claim has at most 20 words."""
+    claim = text(section.claim)
+    assert 0 < len(claim.replace(" %", "%").split()) <= 20 and claim.endswith("."), claim
+    return f"{claim} {text(section.content)}"
+
+
+def fraction(value, width=0.1):
+    return {"value": value, "low": round(value - width, 6), "high": round(value + width, 6)}
+
+
+def decoded(content):
+    """Return the pixels, uint8 [3, H, W], of a picture in base64 or of the bytes of a file."""
+    content = base64.b64decode(content) if isinstance(content, str) else content
+    return decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
+
+
+def pictures(markup):
+    """Return the pixels of all pictures of HTML, in their order."""
+    return [decoded(content) for content in re.findall(r"data:image/\w+;base64,([\w+/=]+)", markup)]
+
+
+def stress_content(labels):
+    """What stress.read_results returns of a finished test of images with these labels, made up."""
+    generator = torch.Generator().manual_seed(0)
+
+    def answers(count):
+        """Of the first images, each right or wrong by chance, with a probability that no other has."""
+        wrong = torch.rand(count, generator=generator) > 0.5
+        chosen = (labels[:count] + wrong) % (int(labels.max()) + 1)
+        probability = torch.rand(count, generator=generator).double().round(decimals=4)
+        return [list(answer) for answer in zip(chosen.tolist(), probability.tolist(), strict=True)]
+
+    low, clean = fraction(0.25), fraction(0.7)
+    tests = {"clean/0": {"accuracy": clean, "mean_confidence": 0.55}, "unattacked/0": {"accuracy": clean}}
+    shown = {"clean/0": answers(8)}
+    for name in CORRUPTIONS:
+        for severity in range(1, 6):
+            tests[f"{name}/{severity}"] = {"accuracy": low}
+            shown[f"{name}/{severity}"] = answers(8)
+    tests |= {f"{name}/{e:g}": {"accuracy": low} for name in ("fgsm", "pgd", "random") for e in EPSILONS}
+    row = {"accuracy": 0.5, "mean_confidence": 0.6, "as_trained": {"ece": 0.1}}
+    summary = {
+        "mean_accuracy": {"fifteen": low, "all": low},
+        "mean_confidence": {"fifteen": 0.5, "all": 0.5},
+        "by_severity": [row | {"with_temperature": {"ece": 0.04 * n}} for n in range(6)],
+        "cues": {name: {"accuracy": clean, "drop": low} for name in CUES},
+        "classes_that_break_first": [{"class": "a_class", "clean": 1.0, "corrupted": 0.5, "drop": 0.5}],
+    }
+    shares = {"right": low, "wrong": None, "equally_sure": None, "difference": None}
+    changes = torch.randint(-127, 128, (len(EPSILONS), 6, 3, 1, 1), generator=generator)
+    return {
+        "sample_sha256": "of a sample",
+        "consistency": {"mirror": shares, "shift": shares},
+        "corruption_images": 200,
+        "attack_images": 100,
+        "epsilons": EPSILONS,
+        "tests": tests,
+        "summary": summary,
+        "robust_accuracy": {f"{e:g}": low for e in EPSILONS},
+        "checks": [{"name": "a check", "passed": passed, "detail": "<so>"} for passed in (True, False)],
+        "examples": {"images": list(range(8)), "answers": shown},
+        "attack_examples": {
+            "images": list(range(6)),
+            "answers": {f"{epsilon:g}": answers(6) for epsilon in (0, *EPSILONS)},
+        },
+        "attack_changes": changes.to(torch.int8).expand(-1, -1, -1, 32, 32),
+    }
