@@ -150,7 +150,7 @@ def one_mistake(test, found) -> Section:
         panels.append(
             panel(without, f"the quarter most for {predicted} covered: {answer}, {percent(probability, 0)}")
         )
-        covered = fill("and_covered", answer=answer)
+        covered = fill("and_covered", predicted=predicted, answer=answer, probability=probability)
         chosen = fill("chosen") if repaired.any() else ""
     if found.neighbours is not None:
         for which, name in enumerate((predicted, true)):
@@ -165,7 +165,8 @@ def one_mistake(test, found) -> Section:
         others.append(f"{against.short(run)} says {said}")
     more = [case_link(test, found, j) for j in found.browsed.tolist() if j != i][:NUM_BESIDE]
     confidence = found.confidence[i].item()
-    claim = fill("case_claim", true=true, predicted=predicted, confidence=confidence, and_covered=covered)
+    capital = true[:1].upper() + true[1:]
+    claim = fill("case_claim", true=capital, predicted=predicted, confidence=confidence, and_covered=covered)
     others = f"On the same picture {listed(others)}." if others else ""
     return Section(claim, fill("one_mistake", panels=panels, others=others, chosen=chosen, more=more))
 

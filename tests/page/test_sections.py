@@ -37,9 +37,8 @@ def test_the_mistake_that_covering_repairs_best_is_taken_apart(repaired, place, 
     found.neighbours["similarity"][i, 1] = 0  # no training image of the true class
     section = sections.one_mistake(test, found)
     true, predicted = (test.class_names[c] for c in (test.labels[i], found.y_pred[i]))
-    assert re.match(
-        f"A picture of {true}, called {predicted} .* {true if repaired else predicted}.", said(section)
-    )
+    answer = f"{true} \\(90 %" if repaired else f"{predicted} \\(99 %"
+    assert re.match(rf"{true.capitalize()}, taken for {predicted} .* {answer}", said(section))
     shown = pictures(section.content)
     assert len(shown) == 5 + 5 and torch.equal(shown[0], test.images[i])
     # A quarter of the pixels, where the enlarged map is largest, have the mean colour.
