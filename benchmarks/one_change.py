@@ -1,0 +1,144 @@
+"""Print how trainings that differ in one setting differ in their failures, as a table in Markdown.
+
+    python benchmarks/one_change.py results/plain0 results/plain1 results/corrupt
+
+Each folder holds what report.py and stress.py wrote: predictions.npz and metrics.json, stress.json and
+stress.npz of the same images. The first is what the others are compared with. A cell is a number in percent
+and, for the others, the difference from the first in points with its 95 % interval, image by image. Repair
+rates and shares within the superclass are of the mistakes, which are others in each run, so their intervals
+are given instead.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from loader import CommandLine  # loader also makes the project's modules found
+from torch import Tensor
+
+from metrics import bootstrap_difference, expected_calibration_error, proportion
+from running.console import run_main
+from running.files import UserError
+from stress_tests.attacks import ATTACKS
+from stress_tests.corruptions import FAMILIES, FIFTEEN
+from stress_tests.summary import SEVERITIES, mean_interval, still_right
+
+NUM_RESAMPLES = 1000
+
+
+def read(folder: Path) -> dict:
+    """Return the content of the four files of a run; UserError if one is missing."""
+    for name in ("predictions.npz", "metrics.json", "stress.npz", "stress.json"):
+        if not (folder / name).exists():
+            raise UserError(f"there is no {folder / name}: run report.py and stress.py on that run first")
+    with np.load(folder / "predictions.npz") as file:
+        y_true, probabilities = (torch.from_numpy(file[key]) for key in ("y_true", "probabilities"))
+    with np.load(folder / "stress.npz") as file:
+        answers = {test: torch.from_numpy(file[test]) for test in file.files if test != "attack_changes"}
+    return {
+        "y_true": y_true,
+        "probabilities": probabilities.float(),
+        "answers": answers,
+        "metrics": json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
+        "stress": json.loads((folder / "stress.json").read_text(encoding="utf-8")),
+    }
+
+
+def calibration_difference(run: dict, first: dict) -> dict[str, float]:
+    """Return the calibration error of a run less that of the first, with a paired bootstrap interval."""
+    y_true, generator = run["y_true"], torch.Generator().manual_seed(0)
+    differences = []
+    for draw in range(NUM_RESAMPLES + 1):
+        index = torch.randint(len(y_true), (len(y_true),), generator=generator)
+        if draw == 0:
+            index = torch.arange(len(y_true))  # the sample itself
+        errors = [
+            expected_calibration_error(y_true[index], of["probabilities"][index]) for of in (run, first)
+        ]
+        differences.append(errors[0] - errors[1])
+    low, high = np.quantile(differences[1:], [0.025, 0.975])
+    return {"value": differences[0], "low": low, "high": high}
+
+
+def mean_of(run: dict, names: list[str]) -> Tensor:
+    """Return of each image the share of corruptions and severities under which it is right, float64 [N]."""
+    tests = [f"{name}/{severity}" for name in names for severity in SEVERITIES]
+    return torch.stack([run["answers"][test] for test in tests]).double().mean(dim=0)
+
+
+def worst_case(run: dict, epsilon: float) -> Tensor:
+    """Return which of the attacked images are right under every attack of this epsilon, float64 [M]."""
+    return still_right(run["answers"], ATTACKS, epsilon).double()
+
+
+def shown(value: float, difference: dict | None = None) -> str:
+    """Return "12.3 %", and with a difference "12.3 %, +1.0 (-0.5 to +2.5)"."""
+    text = f"{100 * value:.1f} %"
+    if difference is None:
+        return text
+    ends = [f"{100 * difference[end]:+.1f}" for end in ("value", "low", "high")]
+    return f"{text}, {ends[0]} ({ends[1]} to {ends[2]})"
+
+
+def with_interval(row: dict) -> str:
+    """Return "12.3 % (9.9 to 15.1)"."""
+    return f"{100 * row['value']:.1f} % ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
+
+
+def column(run: dict, first: dict) -> dict[str, str]:
+    """Return the cells of a run, {name of the row: cell}."""
+    same, numbers = run is first, run["metrics"]
+    cells = {}
+    difference = bootstrap_difference(run["y_true"], run["probabilities"], first["probabilities"])
+    for key, name in {"accuracy": "accuracy", "macro_f1": "macro F1"}.items():
+        cells[name] = shown(numbers[key]["value"], None if same else difference[key])
+    error = expected_calibration_error(run["y_true"], run["probabilities"])
+    cells["calibration error"] = shown(error, None if same else calibration_difference(run, first))
+    gap = numbers["mean_confidence"] - numbers["accuracy"]["value"]
+    cells["mean confidence less accuracy, points"] = f"{100 * gap:+.1f}"
+    groups = {"fifteen corruptions": list(FIFTEEN)}
+    for family, names in FAMILIES.items():
+        counted = [name for name in names if name in FIFTEEN]
+        if counted:
+            groups[f"{family}: {len(counted)} of them"] = counted
+    scores = {name: (mean_of(run, names), mean_of(first, names)) for name, names in groups.items()}
+    for epsilon in (0.5, 1):
+        scores[f"worst of all attacks, {epsilon:g}/255"] = (
+            worst_case(run, epsilon),
+            worst_case(first, epsilon),
+        )
+    for name, (ours, theirs) in scores.items():
+        cells[name] = shown(ours.mean().item(), None if same else mean_interval(ours - theirs))
+    y_pred = run["probabilities"].argmax(dim=1)
+    wrong = int((y_pred != run["y_true"]).sum())
+    cells["repaired, contrastive map"] = with_interval(numbers["repair"]["contrastive"]["mean_colour"])
+    cells["repaired, random places"] = with_interval(numbers["repair"]["random"]["mean_colour"])
+    within = round(numbers["errors_within_superclass"] * wrong)
+    cells["mistakes within the superclass"] = with_interval(proportion(within, wrong))
+    changed = int((y_pred != first["probabilities"].argmax(dim=1)).sum())
+    cells["other answers than the first"] = "" if same else with_interval(proportion(changed, len(y_pred)))
+    return cells
+
+
+def main() -> None:
+    """Read all runs and print the table."""
+    parser = CommandLine(__doc__)
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
+    folders = parser.parse_args().folders
+    runs = [read(folder) for folder in folders]
+    first = runs[0]
+    for folder, run in zip(folders, runs, strict=True):
+        if run["stress"]["sample_sha256"] != first["stress"]["sample_sha256"]:
+            raise UserError(f"{folder} was stressed on other images than {folders[0]}")
+        if not torch.equal(run["y_true"], first["y_true"]):
+            raise UserError(f"{folder} has other test images than {folders[0]}")
+    columns = [column(run, first) for run in runs]
+    print(f"| | {' | '.join(folder.name for folder in folders)} |")
+    print(f"| --- |{' --- |' * len(folders)}")
+    for name in columns[0]:
+        print(f"| {name} | {' | '.join(cells[name] for cells in columns)} |")
+
+
+if __name__ == "__main__":
+    run_main(main)
