@@ -17,7 +17,7 @@ from page.page import Markup, fill, jpeg, plain
 from stress_tests.corruptions import CORRUPTIONS, corrupt
 from stress_tests.explanations import top_pixels
 
-MAX_SHEET = 850_000  # bytes of the pictures of all mistakes, whose quality falls until they fit
+MAX_SHEET = 650_000  # bytes of the pictures of all mistakes, whose quality falls until they fit
 
 
 def base64_bytes(values: Tensor) -> str:

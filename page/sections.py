@@ -311,7 +311,9 @@ def mistakes(test, found) -> Section:
         nearest_images=nearest_sheet(found.neighbours),
     )
     wrong = f"{confident['wrong']:,} {are(confident['wrong'])}" if confident["wrong"] else "none is"
-    claim = fill("mistakes_claim", confident=confident, wrong=wrong, shared=shared)
+    claim = fill("no_confident_answer")
+    if confident["answers"]:
+        claim = fill("mistakes_claim", confident=confident, wrong=wrong, shared=shared)
     return Section(claim, content)
 
 

@@ -66,7 +66,7 @@ def rates(value, low=0.0):
     "value, p, words", [(0.3, 0.01, []), (0.1, 0.01, ["only"]), (0.3, 0.06, ["no more"])]
 )
 @pytest.mark.parametrize(
-    "usual_low, knn_agrees, where", [(0.21, 0.6, "beside the wrong"), (0.19, 0.4, "made by")]
+    "usual_low, knn_agrees, where", [(0.21, 0.6, "beside the wrong"), (0.19, 0.4, "do not explain")]
 )
 def test_what_repairs_a_mistake(value, p, words, usual_low, knn_agrees, where):
     repair = {"images": 400, "contrastive": rates(value), "random": rates(0.2)}
