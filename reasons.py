@@ -78,27 +78,35 @@ def energy_maps(network: Network, images: Tensor) -> Tensor:
     return torch.cat(maps)
 
 
-def repair_rates(network: Network, test: Dataset, y_pred: Tensor, misclassified: Tensor) -> dict | None:
+def repair_rates(
+    network: Network, test: Dataset, probabilities: Tensor, misclassified: Tensor
+) -> dict | None:
     """Return how often a mistake becomes right when the top quarter of the pixels of a map is covered.
 
-    y_pred int64 [N]; misclassified int64 [M], of which a seeded sample is taken. The maps are the contrastive
-    one (the answer rather than the truth), those of the predicted and of the true class, the activation
-    energy, which knows no class, and random ones of the same size, for which the mean over three draws is
-    given. Each has, for either fill, `value` with its 95 % interval over the images: Wilson's, and for the
-    mean over the draws 1.96 standard errors. "mcnemar" compares contrastive and the first random maps on the
-    same images. None without mistakes.
+    probabilities float32 [N, C]; misclassified int64 [M], of which a seeded sample is taken. The maps are the
+    contrastive one (the answer rather than the truth), those of the predicted and of the true class, the
+    activation energy, which knows no class, and random ones of the same size, for which the mean over three
+    draws is given. Each has, for either fill, `value` with its 95 % interval over the images: Wilson's, and
+    for the mean over the draws 1.96 standard errors. "mcnemar" compares contrastive and the first random maps
+    on the same images. "towards_another", absent for two classes, is a control: the map of the answer rather
+    than the most likely other wrong class, and how often the answer becomes that class. None without
+    mistakes.
     """
     if len(misclassified) == 0:
         return None
     generator = torch.Generator().manual_seed(0)
     sample = misclassified[torch.randperm(len(misclassified), generator=generator)[:NUM_REPAIRED]]
-    images, answer, truth = test.images[sample] / 255, y_pred[sample], test.labels[sample]
+    images, answer, truth = test.images[sample] / 255, probabilities[sample].argmax(1), test.labels[sample]
     maps = {
         "contrastive": contrast(network, images, answer, truth)[:, 0],
         "predicted": network.explain(images, answer),
         "true": network.explain(images, truth),
         "activation": energy_maps(network, test.images[sample]),
     }
+    if network.num_classes > 2:
+        rest = probabilities[sample].scatter(1, torch.stack([answer, truth], dim=1), -1.0)
+        another = rest.argmax(dim=1)
+        towards_another = contrast(network, images, answer, another)[:, 0]
     size = maps["contrastive"].shape
     draws = [torch.rand(size, generator=generator) for _ in range(NUM_DRAWS)]
     result = {"images": len(sample), "covered": COVERED, "mcnemar": {}}
@@ -108,6 +116,10 @@ def repair_rates(network: Network, test: Dataset, y_pred: Tensor, misclassified:
         for name, of_images in maps.items():
             repaired[name] = cover_answers(network, images, of_images, fill)[0] == truth
             result[name][fill] = metrics.proportion(int(repaired[name].sum()), len(sample))
+        if network.num_classes > 2:
+            moved = cover_answers(network, images, towards_another, fill)[0] == another
+            row = metrics.proportion(int(moved.sum()), len(sample))
+            result.setdefault("towards_another", {})[fill] = row
         at_random = [cover_answers(network, images, of_images, fill)[0] == truth for of_images in draws]
         result["random"][fill] = mean_of_draws(torch.stack(at_random))
         only_contrastive = int((repaired["contrastive"] & ~at_random[0]).sum())

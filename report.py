@@ -295,7 +295,7 @@ def find_reasons(
         nearest = found.neighbours["nearest"][found.browsed]
         found.neighbours["images"] = train.images[nearest.clamp(min=0)]
     if network.layer is not None and len(found.misclassified):
-        numbers["repair"] = reasons.repair_rates(network, test, found.y_pred, found.misclassified)
+        numbers["repair"] = reasons.repair_rates(network, test, found.probabilities, found.misclassified)
         images = test.images[found.browsed] / 255
         answers, truths = found.y_pred[found.browsed], y_true[found.browsed]
         found.maps = reasons.contrast(network, images, answers, truths)

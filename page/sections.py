@@ -229,6 +229,7 @@ def why(numbers: dict, layer_note: str) -> Section | None:
         test=test,
         p=p_value(test["p"]),
         usual=fill("usual_no_better" if no_better else "usual", **found),
+        another=fill("another", **found) if "towards_another" in found else "",
         neighbours=seen,
     )
     return Section(fill(claim, **found), content)
@@ -247,8 +248,10 @@ def neighbours(found: dict) -> Markup | str:
         bars.append(fill("kind_bar", number=number, width=width, name=name, count=count))
         names.append(fill("bar_name", mark=fill("kind_mark", number=number), name=name, count=count))
     claim = fill("neighbour_claim", **found)
-    where = fill("in_the_features" if row["knn_agrees"] > 0.5 else "in_the_classifier")
-    return fill("neighbours", **found, claim=claim, alt=str(claim), bars=bars, names=names, where=where)
+    agrees_right = found["right"]["knn_agrees"] if found["right"] else None
+    return fill(
+        "neighbours", **found, claim=claim, alt=str(claim), bars=bars, names=names, agrees_right=agrees_right
+    )
 
 
 # ---- Kinds and the mistakes themselves -------------------------------------------------------------------
@@ -620,10 +623,8 @@ def cues(results: dict) -> Section:
     """Accuracy without colour, texture or shape, and after changes that should not matter."""
     found = results["summary"]["cues"]
     rows = {CUE_WORDS[name]: {"": row["accuracy"]} for name, row in found.items()}
-    first = max(found, key=lambda name: found[name]["drop"]["value"])
     drops = {name: f"{100 * row['drop']['value']:.1f}" for name, row in found.items()}
-    second = fill("cues_second", grey=drops["grey"]) if first != "grey" else ""
-    claim = fill("cues_claim", first=CUE_WORDS[first], drop=drops[first], second=second)
+    claim = fill("cues_claim", **drops)
     clean = results["tests"]["clean/0"]["accuracy"]
     figure = plots.to_svg(plots.dots(rows, "accuracy"), "without", str(claim))
     changes = []

@@ -100,7 +100,7 @@ def test_repair_rates_where_only_one_part_speaks_for_the_answer(fill, green, mon
     network, test = colours(), blobs(60, green)
     monkeypatch.setattr(reasons, "NUM_REPAIRED", 40)
     assert predict(network.model, test.images, CPU).argmax(dim=1).tolist() == [0] * 60
-    y_pred, covered, original = torch.zeros(60, dtype=torch.long), [], reasons.cover_answers
+    covered, original = [], reasons.cover_answers
 
     def cover_answers(network, images, maps, fill_used):
         answers, probabilities = original(network, images, maps, fill_used)
@@ -109,7 +109,8 @@ def test_repair_rates_where_only_one_part_speaks_for_the_answer(fill, green, mon
         return answers, probabilities
 
     monkeypatch.setattr(reasons, "cover_answers", cover_answers)
-    rates = reasons.repair_rates(network, test, y_pred, torch.arange(5, 60))
+    probabilities = torch.tensor([0.7, 0.1, 0.2]).expand(60, 3)  # red, and after green, the truth, blue
+    rates = reasons.repair_rates(network, test, probabilities, torch.arange(5, 60))
     assert rates["images"] == 40
     assert rates["contrastive"][fill]["value"] == 1
     assert rates["contrastive"][fill]["low"] == pytest.approx(40 / (40 + 1.959964**2))  # Wilson
@@ -127,17 +128,22 @@ def test_repair_rates_where_only_one_part_speaks_for_the_answer(fill, green, mon
     only = int((~draws[0][1]).sum())  # the contrastive maps repair all
     p = scipy_stats.binomtest(only, only, 0.5).pvalue
     assert rates["mcnemar"][fill] == pytest.approx({"only_contrastive": only, "only_random": 0, "p": p})
-    assert reasons.repair_rates(network, test, y_pred, torch.arange(5, 60)) == rates
-    assert reasons.repair_rates(network, test, y_pred, torch.arange(0)) is None
+    assert reasons.repair_rates(network, test, probabilities, torch.arange(5, 60)) == rates
+    assert reasons.repair_rates(network, test, probabilities, torch.arange(0)) is None
+    # No picture is blue. If blue is the truth, green is the other class, and its map is the one from above.
+    assert rates["towards_another"][fill]["value"] == 0
+    test.labels[:] = 2
+    rates = reasons.repair_rates(network, test, probabilities, torch.arange(5, 60))
+    assert rates["towards_another"][fill]["value"] == 1 and rates["contrastive"][fill]["value"] == 0
 
 
 def test_both_counts_of_mcnemar(monkeypatch):
     """Covered pictures that become right by turns: with the contrastive map 3 alone, with a random one 2."""
     network, test = colours(), blobs(8)
-    turns = [[1, 1, 1, 1, 0, 0, 0, 0], *[[0] * 8] * 3, [0, 0, 0, 1, 1, 1, 0, 0], *[[0] * 8] * 2]
+    turns = [[1, 1, 1, 1, 0, 0, 0, 0], *[[0] * 8] * 4, [0, 0, 0, 1, 1, 1, 0, 0], *[[0] * 8] * 2]
     answers = iter(2 * turns)
     monkeypatch.setattr(reasons, "cover_answers", lambda *args: (torch.tensor(next(answers)), None))
-    rates = reasons.repair_rates(network, test, torch.zeros(8, dtype=torch.long), torch.arange(8))
+    rates = reasons.repair_rates(network, test, torch.eye(3)[[0] * 8], torch.arange(8))
     assert rates["mcnemar"]["blur"] == {"only_contrastive": 3, "only_random": 2, "p": 1.0}
     assert rates["random"]["mean_colour"]["value"] == pytest.approx(3 / 24)
 
