@@ -210,10 +210,12 @@ def test_addresses_and_links_lead_to_their_mistakes(page, mistakes):
     page.click("button.all-rows")
     for link in page.locator(".classes td a[data-filter], .classes ~ * td a[data-filter]").all()[:40:5]:
         link.click()
+        page.wait_for_timeout(100)
         filter = address(page)
         assert filter and page.inner_text("#found") == says(mistakes, len(fitting(mistakes, filter)))
     for link in page.locator("a.thumb[data-filter]").all():  # also of a file with a hostile name
         link.click()
+        page.wait_for_timeout(100)  # the page hears of a new address in a task of its own
         assert link.inner_text().split("in truth ")[1] + "," in page.inner_text("#mistake-title")
         assert page.inner_text("#mistake-file") == address(page)["open"]
         page.keyboard.press("Escape")
