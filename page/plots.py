@@ -83,11 +83,11 @@ def inferno() -> np.ndarray:
     return matplotlib.colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
 
 
-def small_figure(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
+def small_figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     """Return a figure of the common size and its axes; the y axis is named above it, where there is room."""
     figure = Figure(figsize=(WIDTH, HEIGHT))
     axes = figure.add_subplot()
-    axes.set_title(title + f"\n{y_label}" if y_label else title, fontweight="normal", fontsize=11)
+    axes.set_title(y_label, fontweight="normal", fontsize=11)
     axes.set_xlabel(x_label)
     return figure, axes
 
@@ -119,10 +119,10 @@ def name_lines(axes: Axes, lines: dict[str, tuple[float, float, str]]) -> None:
 
 @styled()
 def curves(
-    title: str, x_label: str, y_label: str, x: np.ndarray, lines: dict[str, np.ndarray], marker: str = ""
+    x_label: str, y_label: str, x: np.ndarray, lines: dict[str, np.ndarray], marker: str = ""
 ) -> Figure:
     """Curves of fractions, {label: values}, over a common x; a label "" is not written."""
-    figure, axes = small_figure(title, x_label, y_label)
+    figure, axes = small_figure(x_label, y_label)
     ends = {}
     for label, values in lines.items():
         (line,) = axes.plot(x, values, marker=marker)
@@ -145,7 +145,7 @@ def training_curve(
     history: a column for each of epoch, train_loss, val_loss and so on. changes: {epoch: what is different in
     training from there on}, named above a vertical line.
     """
-    figure, axes = small_figure("", "epoch", "")
+    figure, axes = small_figure("epoch", "")
     ends, epochs = {}, history["epoch"]
     for split, label in {"train": "training", "val": "validation"}.items():
         values = history[f"{split}_{quantity}"]
@@ -169,7 +169,7 @@ def training_curve(
 @styled()
 def reliability(confidence: np.ndarray, accuracy: np.ndarray, count: np.ndarray) -> Figure:
     """Accuracy against confidence in bins, [B] each; the area of a point shows how many images it has."""
-    figure, axes = small_figure("", "confidence", "accuracy")
+    figure, axes = small_figure("confidence", "accuracy")
     figure.set_figheight(300 / PIXELS)
     axes.axline((0, 0), (1, 1), color=GREY, linestyle=":", linewidth=1.2)
     some = count > 0
@@ -194,7 +194,7 @@ def point_radius(count: np.ndarray, total: int) -> np.ndarray:
 @styled()
 def headline_bars(numbers: dict[str, dict[str, float]]) -> Figure:
     """One bar for each metric, {name: value, low and high}, and its value written above."""
-    figure, axes = small_figure("Test metrics with 95 % intervals", "", "")
+    figure, axes = small_figure("", "Test metrics with 95 % intervals")
     figure.set_figwidth(1.4 * WIDTH)
     value, low, high = (np.array([row[key] for row in numbers.values()]) for key in ("value", "low", "high"))
     # With few images of a class the value can lie outside its interval, and an error bar cannot be negative.
@@ -270,7 +270,7 @@ def dots(rows: dict[str, dict[str, dict[str, float]]], x_label: str, unit: str =
 @styled()
 def confidence_histogram(right: np.ndarray, wrong: np.ndarray) -> Figure:
     """How many of the right and of the wrong answers have a confidence in each of the bins, int [B] each."""
-    figure, axes = small_figure("", "confidence", "test images")
+    figure, axes = small_figure("confidence", "test images")
     edges = np.linspace(0, 1, len(right) + 1)
     options = {"align": "edge", "width": edges[1]}
     axes.bar(edges[:-1], wrong, color=ORANGE, **options)
@@ -286,7 +286,7 @@ def confidence_histogram(right: np.ndarray, wrong: np.ndarray) -> Figure:
 @styled()
 def null_histogram(shuffled: np.ndarray, observed: float) -> Figure:
     """The values under permutation, float [P], and the observed one."""
-    figure, axes = small_figure("", "variance of errors explained", "shuffles")
+    figure, axes = small_figure("variance of errors explained", "shuffles")
     figure.set_figheight(180 / PIXELS)
     axes.hist(shuffled, 30, color=GREY)
     axes.axvline(observed, color=ORANGE, linestyle="-", marker="")
@@ -347,7 +347,7 @@ def stress_epsilon(tests: dict, robust_accuracy: dict[str, dict], epsilons: list
 
     tests are those of stress.json; robust_accuracy: that under the worst of all attacks, at each epsilon.
     """
-    figure, axes = small_figure("", "epsilon: largest change of a value, in 1/255", "accuracy")
+    figure, axes = small_figure("epsilon: largest change of a value, in 1/255", "accuracy")
     unattacked = tests["unattacked/0"]["accuracy"]["value"]
     axes.axhline(unattacked, color=GREY, linestyle="--", linewidth=1)
     lines, labels = {}, {"fgsm": "FGSM", "pgd": "PGD", "random": "random signs"}

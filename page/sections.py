@@ -215,7 +215,8 @@ def why(numbers: dict, layer_note: str) -> Section | None:
     test, at_random = found["mcnemar"]["mean_colour"], found["random"]["mean_colour"]
     more = found["contrastive"]["mean_colour"]["value"] > at_random["value"]
     clear = test["p"] <= 0.05
-    claim = ("repairs_more" if more else "repairs_less") if clear else "repairs_alike"
+    outcome = ("repairs_more" if more else "repairs_less") if clear else "repairs_alike"
+    claim = fill(outcome, **found)
     no_better = found["predicted"]["mean_colour"]["low"] <= at_random["value"]
     rows = {}
     for name, label in REPAIRED_BY.items():
@@ -225,14 +226,14 @@ def why(numbers: dict, layer_note: str) -> Section | None:
     content = fill(
         "why_repair",
         **found,
-        plot=plots.to_svg(figure, "repair", fill(claim, **found)),
+        plot=plots.to_svg(figure, "repair", str(claim)),
         test=test,
         p=p_value(test["p"]),
         usual=fill("usual_no_better" if no_better else "usual", **found),
         another=fill("another", **found) if "towards_another" in found else "",
         neighbours=seen,
     )
-    return Section(fill(claim, **found), content)
+    return Section(claim, content)
 
 
 def neighbours(found: dict) -> Markup | str:
@@ -479,9 +480,8 @@ def confidence(numbers: dict, found) -> Section:
     )
     bins = [column.numpy() for column in as_trained["bins"]]
     coverage, risk = (values.numpy() for values in found.risk_coverage)
-    figure = plots.curves(
-        "", "share of the images that are answered", "errors among them", coverage, {"": risk}
-    )
+    labels = "share of the images that are answered", "errors among them"
+    figure = plots.curves(*labels, coverage, {"": risk})
     plots.in_percent(figure.axes[0].xaxis)
     counts = confidence_counts(found)
     half = f"Errors fall to {percent(numbers['risk_at_half_coverage'])} if the surer half is answered."
@@ -531,7 +531,7 @@ def corruptions(results: dict | None, test) -> Section:
     clean, by_severity = tests["clean/0"], summary["by_severity"]
     lines = {"accuracy": "accuracy", "confidence": "mean_confidence"}
     lines = {label: [row[key] for row in by_severity] for label, key in lines.items()}
-    figure = plots.curves("", "severity", "", range(6), lines, marker="o")
+    figure = plots.curves("severity", "", range(6), lines, marker="o")
     ends = [percent(lines["accuracy"][severity]) for severity in (0, 5)]
     said = f"Accuracy is {ends[0]} on clean images and {ends[1]} at severity 5."
     content = fill(

@@ -34,9 +34,7 @@ ATTACKS = [f"{name}/{epsilon:g}" for name in ("fgsm", "pgd", "random") for epsil
 TESTS = {name: {"accuracy": fraction(0.1 + i / 20)} for i, name in enumerate([*ATTACKS, "unattacked/0"])}
 WORST = {f"{epsilon:g}": fraction(0.1 + epsilon / 99) for epsilon in EPSILONS}
 FIGURES = {
-    "curves": lambda: plots.curves(
-        "", "share of images", "errors", np.arange(1, 9), {"a line": RNG.random(8)}
-    ),
+    "curves": lambda: plots.curves("share of images", "errors", np.arange(1, 9), {"a line": RNG.random(8)}),
     "training": lambda: plots.training_curve(HISTORY, "accuracy", 17, CHANGES),
     "reliability": lambda: plots.reliability(*BINS),
     "dots": lambda: plots.dots(ROWS, "mistakes that become right"),
@@ -108,7 +106,7 @@ def test_dots_have_their_intervals_and_numbers():
 
 def test_curves_stand_at_their_places():
     x, some = np.arange(1, 16) / 15, {f"curve {i}": RNG.random(15) for i in range(3)}
-    (axes,) = plots.curves("title", "x", "y", x, some).axes
+    (axes,) = plots.curves("x", "y", x, some).axes
     assert lines(axes) == {label: list(values) for label, values in some.items()}
     assert all(list(line.get_xdata()) == list(x) for line in axes.lines)
     axes = plots.training_curve(HISTORY, "accuracy", 17, CHANGES).axes[0]
@@ -131,7 +129,7 @@ def test_curves_stand_at_their_places():
 
 def test_lines_that_end_together_have_names_apart():
     close = {f"line {i}": np.ones(5) - i / 999 for i in range(4)}
-    (axes,) = plots.curves("", "x", "y", np.arange(5), close).axes
+    (axes,) = plots.curves("x", "y", np.arange(5), close).axes
     axes.figure.draw_without_rendering()
     boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
     assert len(boxes) == 4 and all(a.y1 <= b.y0 + 2 for a, b in itertools.pairwise(boxes))
@@ -189,7 +187,7 @@ def test_no_label_of_the_largest_plots_is_cut_off(count, tmp_path):
 def test_the_style_is_ours_alone(tmp_path):
     """An unknown backend, TeX and another size of letters change nothing."""
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 40\naxes.facecolor: red\n")
-    script = "from page import plots; figure = plots.curves('a', 'b', 'c', [0, 1], {'': [0, 1]}); "
+    script = "from page import plots; figure = plots.curves('a', 'b', [0, 1], {'': [0, 1]}); "
     script += "print(plots.to_svg(figure, 'x', 'y'))"
     drawn = []
     for changes in ({"MPLBACKEND": "no such one", "MATPLOTLIBRC": str(tmp_path)}, {}):
