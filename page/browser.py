@@ -135,10 +135,21 @@ def temperature_data(found) -> list[dict]:
 # ---- Pictures that are corrupted or attacked -------------------------------------------------------------
 
 
-def answer(name: str, probability: float, right: bool) -> Markup:
-    """Return an answer with its probability, right or wrong by sign and colour."""
-    state, sign = ("right", "\N{CHECK MARK}") if right else ("wrong", "\N{BALLOT X}")
-    return fill("answer", state=state, sign=sign, name=plain(name), probability=probability)
+def cells_of(piece: str, indices: list[int], answers: list, test, **places: str) -> list[Markup]:
+    """Return a cell of a viewer for each image: its class, and the answer, right or wrong by sign and colour.
+
+    indices are those of the images in the test split, answers [class, probability] of each, and places the
+    rows of the sheet that the template of the cell names.
+    """
+    cells = []
+    for column, (i, (chosen, probability)) in enumerate(zip(indices, answers, strict=True)):
+        true = test.labels[i].item()
+        state, sign = ("right", "\N{CHECK MARK}") if chosen == true else ("wrong", "\N{BALLOT X}")
+        name = plain(test.class_names[chosen])
+        caption = fill("answer", state=state, sign=sign, name=name, probability=probability)
+        true = plain(test.class_names[true])
+        cells.append(fill(piece, true=true, column=str(column), caption=caption, **places))
+    return cells
 
 
 def corruption_viewer(examples: dict, test, hardest: str) -> Markup:
@@ -150,20 +161,7 @@ def corruption_viewer(examples: dict, test, hardest: str) -> Markup:
             pictures.append(corrupt(images, name, severity))
             tests.append(f"{name}/{severity}")
     shown = f"{hardest.replace(' ', '_')}/3"
-    cells = []
-    for column, i in enumerate(examples["images"]):
-        chosen, probability = examples["answers"][shown][column]
-        true = test.labels[i].item()
-        cells.append(
-            fill(
-                "sheet_cell",
-                sheet="corrupted",
-                true=plain(test.class_names[true]),
-                row=str(tests.index(shown)),
-                column=str(column),
-                caption=answer(test.class_names[chosen], probability, chosen == true),
-            )
-        )
+    first, row = examples["answers"][shown], str(tests.index(shown))
     options = []
     for name in CORRUPTIONS:
         selected = Markup(" selected") if plain(name) == hardest else ""
@@ -175,7 +173,7 @@ def corruption_viewer(examples: dict, test, hardest: str) -> Markup:
         columns=str(len(images)),
         options=options,
         severity="3",
-        cells=cells,
+        cells=cells_of("corruption_cell", examples["images"], first, test, row=row),
     )
 
 
@@ -188,20 +186,8 @@ def attack_viewer(results: dict, test) -> Markup:
         change = changes * (epsilon / 127)  # in levels of 255
         pictures.append((128 + 50 * change).clamp(0, 255).to(torch.uint8))
         pictures.append((images + change).clamp(0, 255).round().to(torch.uint8))
-    cells, step = [], epsilons.index(1)
-    for column, i in enumerate(found["images"]):
-        chosen, probability = found["answers"]["1"][column]
-        true = test.labels[i].item()
-        cells.append(
-            fill(
-                "attack_cell",
-                true=plain(test.class_names[true]),
-                column=str(column),
-                change_row=str(1 + 2 * step),
-                row=str(2 + 2 * step),
-                caption=answer(test.class_names[chosen], probability, chosen == true),
-            )
-        )
+    step = epsilons.index(1)
+    rows = {"change_row": str(1 + 2 * step), "row": str(2 + 2 * step)}
     return fill(
         "attack_viewer",
         sheet=sheet(torch.cat(pictures), MAX_SHEET // 4, len(images)),
@@ -209,7 +195,7 @@ def attack_viewer(results: dict, test) -> Markup:
         columns=str(len(images)),
         last=str(len(epsilons) - 1),
         step=str(step),
-        cells=cells,
+        cells=cells_of("attack_cell", found["images"], found["answers"]["1"], test, **rows),
     )
 
 
