@@ -20,9 +20,10 @@ from torch import Tensor
 from metrics import bootstrap_difference, expected_calibration_error, proportion
 from running.console import run_main
 from running.files import UserError
+from stress import read_results
 from stress_tests.attacks import ATTACKS
 from stress_tests.corruptions import FAMILIES, FIFTEEN
-from stress_tests.summary import SEVERITIES, mean_interval, still_right
+from stress_tests.summary import mean_interval, mean_score, still_right
 
 NUM_RESAMPLES = 1000
 
@@ -34,42 +35,38 @@ def read(folder: Path) -> dict:
             raise UserError(f"there is no {folder / name}: run report.py and stress.py on that run first")
     with np.load(folder / "predictions.npz") as file:
         y_true, probabilities = (torch.from_numpy(file[key]) for key in ("y_true", "probabilities"))
-    with np.load(folder / "stress.npz") as file:
-        answers = {test: torch.from_numpy(file[test]) for test in file.files if test != "attack_changes"}
-    return {
-        "y_true": y_true,
-        "probabilities": probabilities.float(),
-        "answers": answers,
-        "metrics": json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
-        "stress": json.loads((folder / "stress.json").read_text(encoding="utf-8")),
-    }
+    numbers = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    stress = read_results(folder, numbers["checkpoint_sha256"])
+    if stress is None or "summary" not in stress:
+        raise UserError(f"{folder / 'stress.json'} is of other weights, or not finished: run stress.py again")
+    return {"y_true": y_true, "probabilities": probabilities.float(), "metrics": numbers, "stress": stress}
 
 
 def calibration_difference(run: dict, first: dict) -> dict[str, float]:
     """Return the calibration error of a run less that of the first, with a paired bootstrap interval."""
     y_true, generator = run["y_true"], torch.Generator().manual_seed(0)
-    differences = []
-    for draw in range(NUM_RESAMPLES + 1):
-        index = torch.randint(len(y_true), (len(y_true),), generator=generator)
-        if draw == 0:
-            index = torch.arange(len(y_true))  # the sample itself
-        errors = [
-            expected_calibration_error(y_true[index], of["probabilities"][index]) for of in (run, first)
-        ]
-        differences.append(errors[0] - errors[1])
-    low, high = np.quantile(differences[1:], [0.025, 0.975])
-    return {"value": differences[0], "low": low, "high": high}
+
+    def difference(index: Tensor) -> float:
+        ours, theirs = (of["probabilities"][index] for of in (run, first))
+        error = expected_calibration_error(y_true[index], ours)
+        return error - expected_calibration_error(y_true[index], theirs)
+
+    resamples = torch.randint(len(y_true), (NUM_RESAMPLES, len(y_true)), generator=generator)
+    low, high = np.quantile([difference(index) for index in resamples], [0.025, 0.975])
+    return {"value": difference(torch.arange(len(y_true))), "low": low, "high": high}
 
 
-def mean_of(run: dict, names: list[str]) -> Tensor:
-    """Return of each image the share of corruptions and severities under which it is right, float64 [N]."""
-    tests = [f"{name}/{severity}" for name in names for severity in SEVERITIES]
-    return torch.stack([run["answers"][test] for test in tests]).double().mean(dim=0)
-
-
-def worst_case(run: dict, epsilon: float) -> Tensor:
-    """Return which of the attacked images are right under every attack of this epsilon, float64 [M]."""
-    return still_right(run["answers"], ATTACKS, epsilon).double()
+def scores_of(run: dict) -> dict[str, Tensor]:
+    """Return the scores of single images, float64 [N] or [M], whose means are rows of the table."""
+    answers = run["stress"]["answers"]
+    scores = {"fifteen corruptions": mean_score(answers, FIFTEEN)}
+    for family, names in FAMILIES.items():
+        counted = [name for name in names if name in FIFTEEN]
+        if counted:
+            scores[f"{family}: {len(counted)} of them"] = mean_score(answers, counted)
+    for epsilon in (0.5, 1):
+        scores[f"worst of all attacks, {epsilon:g}/255"] = still_right(answers, ATTACKS, epsilon).double()
+    return scores
 
 
 def shown(value: float, difference: dict | None = None) -> str:
@@ -97,19 +94,9 @@ def column(run: dict, first: dict) -> dict[str, str]:
     cells["calibration error"] = shown(error, None if same else calibration_difference(run, first))
     gap = numbers["mean_confidence"] - numbers["accuracy"]["value"]
     cells["mean confidence less accuracy, points"] = f"{100 * gap:+.1f}"
-    groups = {"fifteen corruptions": list(FIFTEEN)}
-    for family, names in FAMILIES.items():
-        counted = [name for name in names if name in FIFTEEN]
-        if counted:
-            groups[f"{family}: {len(counted)} of them"] = counted
-    scores = {name: (mean_of(run, names), mean_of(first, names)) for name, names in groups.items()}
-    for epsilon in (0.5, 1):
-        scores[f"worst of all attacks, {epsilon:g}/255"] = (
-            worst_case(run, epsilon),
-            worst_case(first, epsilon),
-        )
-    for name, (ours, theirs) in scores.items():
-        cells[name] = shown(ours.mean().item(), None if same else mean_interval(ours - theirs))
+    theirs = scores_of(first)
+    for name, ours in scores_of(run).items():
+        cells[name] = shown(ours.mean().item(), None if same else mean_interval(ours - theirs[name]))
     y_pred = run["probabilities"].argmax(dim=1)
     wrong = int((y_pred != run["y_true"]).sum())
     cells["repaired, contrastive map"] = with_interval(numbers["repair"]["contrastive"]["mean_colour"])

@@ -55,6 +55,12 @@ def calibration_of(records: dict, answers: dict[str, Tensor], tests: list[str]) 
     return found
 
 
+def mean_score(answers: dict[str, Tensor], names: Iterable[str]) -> Tensor:
+    """Return of each image the share of corruptions and severities at which it is right, float64 [N]."""
+    tests = [f"{name}/{severity}" for name, severity in itertools.product(names, SEVERITIES)]
+    return torch.stack([answers[test] for test in tests]).double().mean(dim=0)
+
+
 def still_right(answers: dict[str, Tensor], names: Iterable[str], epsilon: float) -> Tensor:
     """Return which of the attacked images are right without an attack and under all of `names`, bool [N].
 
@@ -90,7 +96,7 @@ def summarise(records: dict, answers: dict[str, Tensor], labels: Tensor, class_n
     for group, names in {"fifteen": FIFTEEN, "all": CORRUPTIONS, "published": published}.items():
         tests = [f"{name}/{severity}" for name, severity in itertools.product(names, SEVERITIES)]
         if answers.keys() >= set(tests):
-            scores[group] = torch.stack([answers[test] for test in tests]).double().mean(dim=0)
+            scores[group] = mean_score(answers, names)
             summary["mean_accuracy"][group] = mean_interval(scores[group])
             summary["mean_confidence"][group] = calibration_of(records, answers, tests)["mean_confidence"]
             if group != "published":  # those are other images

@@ -5,10 +5,12 @@ import subprocess
 import sys
 
 import numpy as np
+import torch
 from processes import ROOT
 
+import stress
 from stress_tests.attacks import ATTACKS
-from stress_tests.corruptions import CORRUPTIONS, FIFTEEN
+from stress_tests.corruptions import FIFTEEN
 
 NOISE = ("gaussian_noise", "shot_noise", "impulse_noise")
 
@@ -17,18 +19,19 @@ def write_run(folder, seed, sample="same"):
     """Return the answers to 40 images of 3 classes, and which are right under each stress test."""
     random = np.random.default_rng(seed)
     y_true, probabilities = np.arange(40) % 3, random.dirichlet(np.ones(3), 40)
-    tests = [f"{name}/{severity}" for name in CORRUPTIONS for severity in range(1, 6)]
-    tests += [f"{name}/{epsilon:g}" for name, attack in ATTACKS.items() for epsilon in attack.epsilons]
-    answers = {test: random.random(40) < 0.6 for test in [*tests, "unattacked/0"]}
+    plan = stress.planned_tests(num_classes=3)
+    answers = {f"{name}/{level:g}": random.random(40) < 0.6 for name, level in plan}
     rate = {"mean_colour": {"value": 0.25, "low": 0.2, "high": 0.3}}
     numbers = {"accuracy": {"value": np.mean(probabilities.argmax(1) == y_true)}, "macro_f1": {"value": 0.5}}
-    numbers |= {"mean_confidence": 0.5, "errors_within_superclass": 0.5}
+    numbers |= {"checkpoint_sha256": folder.name, "mean_confidence": 0.5, "errors_within_superclass": 0.5}
     numbers["repair"] = {"contrastive": rate, "random": rate}
     folder.mkdir()
     np.savez(folder / "predictions.npz", y_true=y_true, probabilities=probabilities.astype(np.float32))
-    np.savez(folder / "stress.npz", **answers, attack_changes=np.zeros(1))
+    records = {test: {"accuracy": {"value": right.mean()}} for test, right in answers.items()}
+    results = {"checkpoint_sha256": folder.name, "sample_sha256": sample, "tests": records, "summary": {}}
+    results["answers"] = {test: torch.from_numpy(right) for test, right in answers.items()}
+    stress.save_results(folder, results)
     (folder / "metrics.json").write_text(json.dumps(numbers))
-    (folder / "stress.json").write_text(json.dumps({"sample_sha256": sample}))
     return probabilities.argmax(1), answers
 
 
