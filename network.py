@@ -122,11 +122,20 @@ class Network:
 
         images float32 [N, 3, 32, 32]; classes and against int64 [N], see gradcam.GradCAM.
         """
+        return self.contrast(images, classes, against)[:, 0]
+
+    def contrast(self, images: Tensor, classes: Tensor, against: Tensor | None) -> Tensor:
+        """Return what speaks for classes rather than against, and the other way round, of each image.
+
+        Arguments as in explain. Returns float32 [N, 2, h, w] on the CPU, both maps of one forward pass, see
+        gradcam.GradCAM.pair.
+        """
         maps = []
         with GradCAM(self.model, f"network.{self.layer}", self.reshape) as cam:
             for part in torch.arange(len(images)).split(BATCH_SIZE):
-                other = None if against is None else against[part].to(self.device)
-                maps.append(cam(images[part].to(self.device), classes[part].to(self.device), other).cpu())
+                other = None if against is None else against[part]
+                pair = cam.pair(images[part].to(self.device), classes[part], other)
+                maps.append(torch.stack(pair, dim=1).cpu())
         return torch.cat(maps)
 
     def features(self, images: Tensor, progress: Progress | None = None) -> tuple[Tensor, Tensor | None]:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 import metrics
 from data import MEAN, Dataset, split_indices
-from gradcam import GradCAM
 from network import BATCH_SIZE, Network, predict
 from stress_tests.controls import mean_and_error
 from stress_tests.explanations import activation_energy, cover
@@ -27,21 +26,6 @@ NUM_NEIGHBOURS = 10
 MIN_IMAGES = 10  # test images of a search word that is tested
 
 # ---- Which part of the picture, and does the answer change without it? -----------------------------------
-
-
-def contrast(network: Network, images: Tensor, y_pred: Tensor, y_true: Tensor) -> Tensor:
-    """Return what speaks for the answer rather than the truth, and the other way round, of each mistake.
-
-    images float32 [N, 3, 32, 32] in [0, 1]; y_pred and y_true int64 [N]. Returns float32 [N, 2, h, w], both
-    maps of one forward pass, see gradcam.GradCAM.pair. Source: Prabhushankar et al., "Contrastive
-    Explanations in Neural Networks", 2020 (arXiv 2008.00178).
-    """
-    maps = []
-    with GradCAM(network.model, f"network.{network.layer}", network.reshape) as cam:
-        for part in torch.arange(len(images)).split(BATCH_SIZE):
-            pair = cam.pair(images[part].to(network.device), y_pred[part], y_true[part])
-            maps.append(torch.stack(pair, dim=1).cpu())
-    return torch.cat(maps)
 
 
 @torch.inference_mode()
@@ -98,7 +82,7 @@ def repair_rates(
     sample = misclassified[torch.randperm(len(misclassified), generator=generator)[:NUM_REPAIRED]]
     images, answer, truth = test.images[sample] / 255, probabilities[sample].argmax(1), test.labels[sample]
     maps = {
-        "contrastive": contrast(network, images, answer, truth)[:, 0],
+        "contrastive": network.explain(images, answer, against=truth),
         "predicted": network.explain(images, answer),
         "true": network.explain(images, truth),
         "activation": energy_maps(network, test.images[sample]),
@@ -106,7 +90,7 @@ def repair_rates(
     if network.num_classes > 2:
         rest = probabilities[sample].scatter(1, torch.stack([answer, truth], dim=1), -1.0)
         another = rest.argmax(dim=1)
-        towards_another = contrast(network, images, answer, another)[:, 0]
+        towards_another = network.explain(images, answer, against=another)
     size = maps["contrastive"].shape
     draws = [torch.rand(size, generator=generator) for _ in range(NUM_DRAWS)]
     result = {"images": len(sample), "covered": COVERED, "mcnemar": {}}

@@ -63,7 +63,7 @@ class Found:
     neighbours: dict[str, Tensor] | None = None  # see reasons.find_neighbours; and their images
     failures: list[dict] = field(default_factory=list)  # the rows of failures.csv
     browsed: Tensor | None = None  # int64 [m]: the first of the misclassified
-    maps: Tensor | None = None  # float32 [m, 2, h, w], see reasons.contrast
+    maps: Tensor | None = None  # float32 [m, 2, h, w], see Network.contrast
     covered: tuple[Tensor, Tensor] | None = None  # see reasons.cover_answers, of the first of the two maps
 
 
@@ -298,7 +298,7 @@ def find_reasons(
         numbers["repair"] = reasons.repair_rates(network, test, found.probabilities, found.misclassified)
         images = test.images[found.browsed] / 255
         answers, truths = found.y_pred[found.browsed], y_true[found.browsed]
-        found.maps = reasons.contrast(network, images, answers, truths)
+        found.maps = network.contrast(images, answers, truths)
         found.covered = reasons.cover_answers(network, images, found.maps[:, 0])
 
 

@@ -71,7 +71,7 @@ def test_contrast_of_a_linear_network_is_the_difference_of_two_colours():
     network, test = colours(), blobs(230)  # of three batches
     images = test.images / 255
     y_pred, y_true = torch.zeros(230, dtype=torch.long), torch.arange(230) // 3 % 2 + 1
-    maps = reasons.contrast(network, images, y_pred, y_true)
+    maps = network.contrast(images, y_pred, y_true)
     assert maps.shape == (230, 2, 4, 4)
     cells = images.reshape(230, 3, 4, 8, 4, 8).mean(dim=(3, 5))
     for i in range(230):
