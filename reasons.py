@@ -62,22 +62,17 @@ def energy_maps(network: Network, images: Tensor) -> Tensor:
     return torch.cat(maps)
 
 
-def repair_rates(
-    network: Network, test: Dataset, probabilities: Tensor, misclassified: Tensor
-) -> dict | None:
+def repair_rates(network: Network, test: Dataset, probabilities: Tensor, misclassified: Tensor) -> dict:
     """Return how often a mistake becomes right when the top quarter of the pixels of a map is covered.
 
-    probabilities float32 [N, C]; misclassified int64 [M], of which a seeded sample is taken. The maps are the
-    contrastive one (the answer rather than the truth), those of the predicted and of the true class, the
-    activation energy, which knows no class, and random ones of the same size, for which the mean over three
-    draws is given. Each has, for either fill, `value` with its 95 % interval over the images: Wilson's, and
-    for the mean over the draws 1.96 standard errors. "mcnemar" compares contrastive and the first random maps
-    on the same images. "towards_another", absent for two classes, is a control: the map of the answer rather
-    than the most likely other wrong class, and how often the answer becomes that class. None without
-    mistakes.
+    probabilities float32 [N, C]; misclassified int64 [M], M > 0, of which a seeded sample is taken. The maps
+    are the contrastive one (the answer rather than the truth), those of the predicted and of the true class,
+    the activation energy, which knows no class, and random ones of the same size, for which the mean over
+    three draws is given. Each has, for either fill, `value` with its 95 % interval over the images: Wilson's,
+    and for the mean over the draws 1.96 standard errors. "mcnemar" compares contrastive and the first random
+    maps on the same images. "towards_another", absent for two classes, is a control: the map of the answer
+    rather than the most likely other wrong class, and how often the answer becomes that class.
     """
-    if len(misclassified) == 0:
-        return None
     generator = torch.Generator().manual_seed(0)
     sample = misclassified[torch.randperm(len(misclassified), generator=generator)[:NUM_REPAIRED]]
     images, answer, truth = test.images[sample] / 255, probabilities[sample].argmax(1), test.labels[sample]
@@ -131,25 +126,20 @@ def find_neighbours(
     train: Dataset,
     test: Dataset,
     y_pred: Tensor,
+    features: Tensor,
     trained_on: Tensor | None = None,
-    features: Tensor | None = None,
-) -> tuple[dict, dict[str, Tensor]] | None:
+) -> tuple[dict, dict[str, Tensor]]:
     """Find the training images nearest to each test image in the features, what goes into the classifier.
 
-    y_pred int64 [N]; trained_on int64: the training images that the network has learned from, in a balanced
-    order (see data.split_indices), of which the first 8,000 are looked at; None takes all of `train` for
-    them; features float32 [N, D] of the test images, if they are known. Returns numbers, and tensors:
-    "counts" int64 [N, 2], how many of the ten nearest have the predicted and how many the true label, and of
-    mistakes "nearest" int64 [N, 2], the index of the nearest training image of the predicted and of the true
-    class, with "similarity" float32 [N, 2], the cosine; -1 and 0 elsewhere, and if the class has no image
-    there. None if no linear layer makes the logits: then it is not known what the features are.
+    y_pred int64 [N] and features float32 [N, D] are those of the test images; trained_on int64: the training
+    images that the network has learned from, in a balanced order (see data.split_indices), of which the first
+    8,000 are looked at; None takes all of `train` for them. Returns numbers, and tensors: "counts" int64
+    [N, 2], how many of the ten nearest have the predicted and how many the true label, and of mistakes
+    "nearest" int64 [N, 2], the index of the nearest training image of the predicted and of the true class,
+    with "similarity" float32 [N, 2], the cosine; -1 and 0 elsewhere, and if the class has no image there.
     """
-    if network.classifier is None:
-        return None
     if trained_on is None:
         trained_on, _ = split_indices(train, 0.0, seed=0)
-    if features is None:
-        _, features = network.features(test.images)
     reference = trained_on[:NUM_REFERENCE]
     _, reference_features = network.features(train.images[reference])
     labels, y_true, wrong = train.labels[reference], test.labels, y_pred != test.labels

@@ -290,7 +290,7 @@ def find_reasons(
             trained_on, _ = split_indices(train, settings["val_fraction"], settings["seed"])
             trained_on = trained_on[: settings["limit_train"]]
         numbers["neighbours"], found.neighbours = reasons.find_neighbours(
-            network, train, test, found.y_pred, trained_on, features
+            network, train, test, found.y_pred, features, trained_on
         )
         nearest = found.neighbours["nearest"][found.browsed]
         found.neighbours["images"] = train.images[nearest.clamp(min=0)]
