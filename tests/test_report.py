@@ -213,6 +213,18 @@ def test_the_page_of_any_set_says_what_holds_for_it(case, quick, tmp_path, monke
     expected = [f"{100 * r:.1f}\N{NO-BREAK SPACE}%" for r in sorted(recalls[~recalls.isnan()].tolist())]
     assert cells[-num_classes:] == expected + ["–"] * int(recalls.isnan().sum())
     assert ("There is no wrong answer" in seen) == (not wrong)
+    assert ("repair" in numbers) == bool(wrong)
+
+
+def test_a_network_without_a_linear_classifier_has_no_neighbours(quick, tmp_path):
+    labels, names = LABELS % 3, ["a", "b", "c"]
+    test, train = pictures(labels, names), pictures(labels, names, 1)
+    convolution, mean = nn.Conv2d(3, 3, 8, stride=8), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert "neighbours" not in report.examine(
+        nn.Sequential(convolution, mean), test, train, out=tmp_path / "a"
+    )
+    linear = nn.Sequential(convolution, mean, nn.Linear(3, 3))
+    assert "neighbours" in report.examine(linear, test, train, out=tmp_path / "b")
 
 
 def test_a_network_without_a_layer_gets_everything_but_the_maps(quick, tmp_path):
