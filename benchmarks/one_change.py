@@ -64,6 +64,8 @@ def scores_of(run: dict) -> dict[str, Tensor]:
         counted = [name for name in names if name in FIFTEEN]
         if counted:
             scores[f"{family}: {len(counted)} of them"] = mean_score(answers, counted)
+    for name in ("fog", "contrast"):
+        scores[name] = mean_score(answers, [name])
     for epsilon in (0.5, 1):
         scores[f"worst of all attacks, {epsilon:g}/255"] = still_right(answers, ATTACKS, epsilon).double()
     return scores

@@ -48,7 +48,7 @@ def test_the_table_is_that_of_loops(tmp_path):
     right = [np.mean(y_pred == y_true) for y_pred, _ in runs]
     assert cells["accuracy"][0] == f"{100 * right[0]:.1f} %"
     assert cells["accuracy"][1].startswith(f"{100 * right[1]:.1f} %, {100 * (right[1] - right[0]):+.1f} (")
-    for row, names in {"fifteen corruptions": FIFTEEN, "noise: 3 of them": NOISE}.items():
+    for row, names in {"fifteen corruptions": FIFTEEN, "noise: 3 of them": NOISE, "fog": ["fog"]}.items():
         scores = [
             [np.mean([a[f"{n}/{s}"][i] for n in names for s in range(1, 6)]) for i in range(40)]
             for _, a in runs
