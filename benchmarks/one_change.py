@@ -66,8 +66,9 @@ def scores_of(run: dict) -> dict[str, Tensor]:
             scores[f"{family}: {len(counted)} of them"] = mean_score(answers, counted)
     for name in ("fog", "contrast"):
         scores[name] = mean_score(answers, [name])
+    scores["images for attacks, before them"] = answers["unattacked/0"].double()
     for epsilon in (0.5, 1):
-        scores[f"worst of all attacks, {epsilon:g}/255"] = still_right(answers, ATTACKS, epsilon).double()
+        scores[f"right after all attacks, {epsilon:g}/255"] = still_right(answers, ATTACKS, epsilon).double()
     return scores
 
 
@@ -101,10 +102,12 @@ def column(run: dict, first: dict) -> dict[str, str]:
         cells[name] = shown(ours.mean().item(), None if same else mean_interval(ours - theirs[name]))
     y_pred = run["probabilities"].argmax(dim=1)
     wrong = int((y_pred != run["y_true"]).sum())
-    cells["repaired, contrastive map"] = with_interval(numbers["repair"]["contrastive"]["mean_colour"])
-    cells["repaired, random places"] = with_interval(numbers["repair"]["random"]["mean_colour"])
-    within = round(numbers["errors_within_superclass"] * wrong)
-    cells["mistakes within the superclass"] = with_interval(proportion(within, wrong))
+    if "repair" in numbers:
+        cells["repaired, contrastive map"] = with_interval(numbers["repair"]["contrastive"]["mean_colour"])
+        cells["repaired, random places"] = with_interval(numbers["repair"]["random"]["mean_colour"])
+    if numbers.get("errors_within_superclass") is not None:
+        within = round(numbers["errors_within_superclass"] * wrong)
+        cells["mistakes within the superclass"] = with_interval(proportion(within, wrong))
     changed = int((y_pred != first["probabilities"].argmax(dim=1)).sum())
     cells["other answers than the first"] = "" if same else with_interval(proportion(changed, len(y_pred)))
     return cells
@@ -126,7 +129,7 @@ def main() -> None:
     print(f"| | {' | '.join(folder.name for folder in folders)} |")
     print(f"| --- |{' --- |' * len(folders)}")
     for name in columns[0]:
-        print(f"| {name} | {' | '.join(cells[name] for cells in columns)} |")
+        print(f"| {name} | {' | '.join(cells.get(name, '') for cells in columns)} |")
 
 
 if __name__ == "__main__":

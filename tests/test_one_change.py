@@ -65,9 +65,22 @@ def test_the_table_is_that_of_loops(tmp_path):
         np.mean([all(a[t][i] for t in ["unattacked/0", *(f"{n}/1" for n in names)]) for i in range(40)])
         for _, a in runs
     ]
-    assert cells["worst of all attacks, 1/255"][0] == f"{100 * worst[0]:.1f} %"
+    assert cells["right after all attacks, 1/255"][0] == f"{100 * worst[0]:.1f} %"
+    before = [a["unattacked/0"].mean() for _, a in runs]
+    assert cells["images for attacks, before them"][0] == f"{100 * before[0]:.1f} %"
     churn = np.mean(runs[0][0] != runs[1][0])
     assert cells["other answers than the first"][1].startswith(f"{100 * churn:.1f} % (")
+
+
+def test_rows_that_a_data_set_lacks_are_left_out(tmp_path):
+    """CIFAR-10 and folders have no superclasses; a network that cannot be explained has no repair rate."""
+    write_run(tmp_path / "a", 0)
+    numbers = json.loads((tmp_path / "a" / "metrics.json").read_text())
+    del numbers["errors_within_superclass"], numbers["repair"]
+    (tmp_path / "a" / "metrics.json").write_text(json.dumps(numbers))
+    done = table(tmp_path / "a")
+    assert done.returncode == 0 and "| accuracy |" in done.stdout
+    assert "repaired" not in done.stdout and "superclass" not in done.stdout
 
 
 def test_other_images_and_missing_files_end_in_one_line(tmp_path):
