@@ -86,20 +86,29 @@ def with_interval(row: dict) -> str:
     return f"{100 * row['value']:.1f} % ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
 
 
+def differences(run: dict, first: dict) -> dict[str, dict[str, float]]:
+    """Return a run less the first, {name of the row: value, low and high}, image by image."""
+    headline = bootstrap_difference(run["y_true"], run["probabilities"], first["probabilities"])
+    result = {"accuracy": headline["accuracy"], "macro F1": headline["macro_f1"]}
+    result["calibration error"] = calibration_difference(run, first)
+    theirs = scores_of(first)
+    return result | {name: mean_interval(ours - theirs[name]) for name, ours in scores_of(run).items()}
+
+
 def column(run: dict, first: dict) -> dict[str, str]:
     """Return the cells of a run, {name of the row: cell}."""
     same, numbers = run is first, run["metrics"]
-    cells = {}
-    difference = bootstrap_difference(run["y_true"], run["probabilities"], first["probabilities"])
-    for key, name in {"accuracy": "accuracy", "macro_f1": "macro F1"}.items():
-        cells[name] = shown(numbers[key]["value"], None if same else difference[key])
-    error = expected_calibration_error(run["y_true"], run["probabilities"])
-    cells["calibration error"] = shown(error, None if same else calibration_difference(run, first))
+    values = {
+        "accuracy": numbers["accuracy"]["value"],
+        "macro F1": numbers["macro_f1"]["value"],
+        "calibration error": numbers["expected_calibration_error"],
+    }
+    difference = {} if same else differences(run, first)
+    cells = {name: shown(value, difference.get(name)) for name, value in values.items()}
     gap = numbers["mean_confidence"] - numbers["accuracy"]["value"]
     cells["mean confidence less accuracy, points"] = f"{100 * gap:+.1f}"
-    theirs = scores_of(first)
-    for name, ours in scores_of(run).items():
-        cells[name] = shown(ours.mean().item(), None if same else mean_interval(ours - theirs[name]))
+    for name, scores in scores_of(run).items():
+        cells[name] = shown(scores.mean().item(), difference.get(name))
     y_pred = run["probabilities"].argmax(dim=1)
     wrong = int((y_pred != run["y_true"]).sum())
     if "repair" in numbers:

@@ -15,8 +15,18 @@ from stress_tests.corruptions import FIFTEEN
 NOISE = ("gaussian_noise", "shot_noise", "impulse_noise")
 
 
+def calibration_error(y_true, probabilities):
+    """Over 15 bins of confidence, by a loop (Guo et al. 2017, equation 3)."""
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == y_true
+    total = 0
+    for low in range(15):
+        inside = (confidence > low / 15) & (confidence <= (low + 1) / 15)
+        total += abs(right[inside].sum() - confidence[inside].sum())
+    return total / len(y_true)
+
+
 def write_run(folder, seed, sample="same"):
-    """Return the answers to 40 images of 3 classes, and which are right under each stress test."""
+    """Return the probabilities of 40 images of 3 classes, and which are right under each stress test."""
     random = np.random.default_rng(seed)
     y_true, probabilities = np.arange(40) % 3, random.dirichlet(np.ones(3), 40)
     plan = stress.planned_tests(num_classes=3)
@@ -24,6 +34,7 @@ def write_run(folder, seed, sample="same"):
     rate = {"mean_colour": {"value": 0.25, "low": 0.2, "high": 0.3}}
     numbers = {"accuracy": {"value": np.mean(probabilities.argmax(1) == y_true)}, "macro_f1": {"value": 0.5}}
     numbers |= {"checkpoint_sha256": folder.name, "mean_confidence": 0.5, "errors_within_superclass": 0.5}
+    numbers["expected_calibration_error"] = calibration_error(y_true, probabilities)
     numbers["repair"] = {"contrastive": rate, "random": rate}
     folder.mkdir()
     np.savez(folder / "predictions.npz", y_true=y_true, probabilities=probabilities.astype(np.float32))
@@ -32,7 +43,7 @@ def write_run(folder, seed, sample="same"):
     results["answers"] = {test: torch.from_numpy(right) for test, right in answers.items()}
     stress.save_results(folder, results)
     (folder / "metrics.json").write_text(json.dumps(numbers))
-    return probabilities.argmax(1), answers
+    return probabilities, answers
 
 
 def table(*folders):
@@ -41,13 +52,19 @@ def table(*folders):
 
 
 def test_the_table_is_that_of_loops(tmp_path):
-    y_true, runs = np.arange(40) % 3, [write_run(tmp_path / name, seed) for seed, name in enumerate("ab")]
+    y_true, written = np.arange(40) % 3, [write_run(tmp_path / name, seed) for seed, name in enumerate("ab")]
+    runs = [(probabilities.argmax(1), answers) for probabilities, answers in written]
     done = table(tmp_path / "a", tmp_path / "b")
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()]
     cells = {row[0]: row[1:] for row in lines}
     right = [np.mean(y_pred == y_true) for y_pred, _ in runs]
     assert cells["accuracy"][0] == f"{100 * right[0]:.1f} %"
     assert cells["accuracy"][1].startswith(f"{100 * right[1]:.1f} %, {100 * (right[1] - right[0]):+.1f} (")
+    errors = [calibration_error(y_true, probabilities) for probabilities, _ in written]
+    assert cells["calibration error"][0] == f"{100 * errors[0]:.1f} %"
+    assert cells["calibration error"][1].startswith(
+        f"{100 * errors[1]:.1f} %, {100 * (errors[1] - errors[0]):+.1f} ("
+    )
     for row, names in {"fifteen corruptions": FIFTEEN, "noise: 3 of them": NOISE, "fog": ["fog"]}.items():
         scores = [
             [np.mean([a[f"{n}/{s}"][i] for n in names for s in range(1, 6)]) for i in range(40)]
