@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from running.files import UserError
+from running.errors import UserError
 from sources import cifar100, pictures, shapes
 
 # Of each channel over CIFAR-100's training images scaled to [0, 1]. The other sets use the same numbers, so
@@ -26,8 +26,8 @@ from sources import cifar100, pictures, shapes
 MEAN = (0.50707516, 0.48654887, 0.44091784)
 STD = (0.26733429, 0.25643846, 0.27615047)
 CLASS_NAMES = {  # of the sets that are known by name
-    "cifar100": cifar100.CIFAR100.class_names,
-    "cifar10": cifar100.CIFAR10.class_names,
+    "cifar100": cifar100.CLASS_NAMES,
+    "cifar10": cifar100.CIFAR10_NAMES,
     "shapes": shapes.CLASS_NAMES,
 }
 PADDING = 4  # pixels by which a crop may move an image in each direction
@@ -76,45 +76,40 @@ def load_cifar100(root: Path | str = "data") -> tuple[Dataset, Dataset]:
     part of CIFAR-100 or a changed set is taken too, and the provenance says that it is not verified. Raises
     UserError if a file is damaged, or if nothing is there and nothing could be downloaded.
     """
-    return load_cifar(root, cifar100.CIFAR100)
+    train, test = (from_arrays(**read, **cifar100.CIFAR100_CLASSES) for read in cifar100.read_cifar100(root))
+    verified = [train.digest, test.digest] == cifar100.OFFICIAL_DIGESTS
+    return describe(train, test, "CIFAR-100", verified, "content digest")
 
 
 def load_cifar10(root: Path | str = "data") -> tuple[Dataset, Dataset]:
-    """Return CIFAR-10 as load_cifar100 does CIFAR-100: cifar-10-batches-py/ or cifar-10-python.tar.gz."""
-    return load_cifar(root, cifar100.CIFAR10)
+    """Return CIFAR-10, likewise, as torchvision reads it: cifar-10-batches-py/ or cifar-10-python.tar.gz."""
+    train, test = (from_arrays(**read, **cifar100.CIFAR10_CLASSES) for read in cifar100.read_cifar10(root))
+    return describe(train, test, "CIFAR-10", True, "MD5 sum of its files")
 
 
-def load_cifar(root: Path | str, archive: cifar100.Archive) -> tuple[Dataset, Dataset]:
-    """Return the (train, test) splits of one of the two archives."""
-    train, test = (
-        from_arrays(**arrays, class_names=archive.class_names, name=archive.name)
-        for arrays in cifar100.read(root, archive)
-    )
-    verified = cifar100.is_official(root, archive, [train.digest, test.digest])
+def describe(train: Dataset, test: Dataset, title: str, verified: bool, evidence: str) -> tuple:
+    """Return both splits with what is known of where they come from."""
     counts = f"{len(train.labels):,} training and {len(test.labels):,} test images"
-    finding, relation = ("verified", "is") if verified else ("NOT verified", "is not")
-    finding = f"{finding}: the {archive.evidence} {relation} the official one"
-    for dataset in (train, test):
-        dataset.superclass_of = torch.tensor(archive.superclass_of)
-        dataset.superclass_names = archive.superclass_names
-        dataset.verified = verified
-        dataset.provenance = f"{archive.title}, {counts}, {finding}"
+    found = ("verified", "is") if verified else ("NOT verified", "is not")
+    for split in (train, test):
+        split.verified = verified
+        split.provenance = f"{title}, {counts}, {found[0]}: the {evidence} {found[1]} the official one"
     return train, test
 
 
 def load_folder(root: Path | str) -> tuple[Dataset, Dataset]:
     """Return (train, test) of the pictures root/train/<class>/* and root/test/<class>/* (or root/val/...).
 
-    JPEG, PNG, GIF or WebP of any size, of which the middle square is reduced to 32x32 pixels; two classes or
-    more, of any names and numbers of pictures. Images are in the order of class and file name. Raises
-    UserError if the folders do not hold that, or a picture cannot be read.
+    Whatever Pillow opens, of any size; the middle square is reduced to 32x32 pixels; two classes or more, of
+    any names and numbers of pictures. Images are in the order of class and file name. Raises UserError if the
+    folders do not hold that, or pictures cannot be read.
     """
-    class_names, *splits = pictures.read(root)
+    class_names, *splits, num_others = pictures.read(root)
     name = f"folder {Path(root).resolve().name}"
     train, test = (from_arrays(**arrays, class_names=class_names, name=name) for arrays in splits)
-    for dataset in (train, test):
-        counts = f"{len(train.labels):,} training and {len(test.labels):,} test"
-        dataset.provenance = f"{counts} pictures of the folder {root}"
+    counts = f"{len(train.labels):,} training and {len(test.labels):,} test pictures of the folder {root}"
+    for split in (train, test):
+        split.provenance = counts + (f", without {num_others} files that are none" if num_others else "")
     return train, test
 
 
@@ -124,14 +119,16 @@ def from_arrays(
     class_names: list[str],
     name: str = "images",
     filenames: list[str] | None = None,
+    superclass_of: Sequence[int] | None = None,
+    superclass_names: list[str] | None = None,
 ) -> Dataset:
     """Make a data set of arrays; raise ValueError, in one line, if they do not fit together.
 
     images: uint8 [N, 3, 32, 32] or [N, 32, 32, 3], NumPy or torch; labels: N whole numbers in 0..C-1;
-    class_names: C names; filenames: N names, by default the numbers of the images. Arrays are copied only
-    if they are not contiguous or not writable.
+    class_names: C names; filenames: N names, by default the numbers of the images; superclass_of: the number
+    of the superclass of each class. Arrays are copied only if they are not contiguous or not writable.
     """
-    images, labels = as_numpy(images), as_numpy(labels)
+    images, labels = (np.asarray(v.detach().cpu() if isinstance(v, Tensor) else v) for v in (images, labels))
     if images.dtype != np.uint8 or images.shape[1:] not in ((3, 32, 32), (32, 32, 3)) or len(images) == 0:
         found = f"{images.dtype} {list(images.shape)}"
         raise ValueError(f"images must be uint8 [N, 3, 32, 32] or [N, 32, 32, 3], not {found}")
@@ -154,8 +151,8 @@ def from_arrays(
         images=torch.from_numpy(images),
         labels=torch.from_numpy(labels),
         class_names=list(class_names),
-        superclass_of=None,
-        superclass_names=None,
+        superclass_of=None if superclass_of is None else torch.tensor(superclass_of),
+        superclass_names=superclass_names,
         filenames=list(filenames),
         provenance=f"{len(images):,} images given as arrays",
         verified=False,
@@ -163,20 +160,12 @@ def from_arrays(
     )
 
 
-def as_numpy(values: Sequence | np.ndarray | Tensor) -> np.ndarray:
-    """Return an array of NumPy, of a tensor or a list too."""
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-
-
 def make_shapes(per_class: int, seed: int) -> Dataset:
     """Draw `per_class` images of each of 100 classes, 10 shapes (the superclasses) in 10 colours."""
     images, labels, masks = shapes.draw(per_class, seed)
-    filenames = []
-    for class_name in shapes.CLASS_NAMES:
-        filenames += [f"{class_name} {i:03d}.png" for i in range(per_class)]
-    dataset = from_arrays(images, labels, shapes.CLASS_NAMES, "shapes", filenames)
-    dataset.superclass_of = torch.arange(100) // 10
-    dataset.superclass_names = list(shapes.SHAPES)
+    filenames = [f"{name} {i:03d}.png" for name in shapes.CLASS_NAMES for i in range(per_class)]
+    superclass_of, names = [c // 10 for c in range(100)], list(shapes.SHAPES)
+    dataset = from_arrays(images, labels, shapes.CLASS_NAMES, "shapes", filenames, superclass_of, names)
     dataset.provenance = f"the built-in shapes set, {per_class} images of each of 100 classes, seed {seed}"
     dataset.masks = masks
     return dataset
@@ -194,10 +183,11 @@ def split_indices(dataset: Dataset, val_fraction: float, seed: int) -> tuple[Ten
     """Split a training set into (training, validation) indices, int64, disjoint; `seed` alone decides.
 
     The split is stratified: of a class with n images, round(val_fraction * n) go to validation, or all that
-    have no copy if those are fewer; see held_out_counts. Images that have an exact copy go to training, so
-    that no image is on both sides. In each result the first image of every class comes first, then the second
-    of every class, and so on; so the first k indices are a balanced sample for any k. val_fraction is in
-    [0, 1).
+    have no copy if those are fewer. Where that is 0 for every class, val_fraction of all images are held out
+    instead, but at least one: one of a class, the largest classes first. Images that have an exact copy go to
+    training, so that no image is on both sides. In each result the first image of every class comes first,
+    then the second of every class, and so on; so the first k indices are a balanced sample for any k.
+    val_fraction is in [0, 1).
     """
     generator = torch.Generator().manual_seed(seed)
     copies = first_copy(dataset.images)
@@ -210,24 +200,15 @@ def split_indices(dataset: Dataset, val_fraction: float, seed: int) -> tuple[Ten
         copied.append(members[has_copy[members]].tolist())
     train, val = [], []
     sizes = torch.bincount(dataset.labels, minlength=len(alone)).tolist()
-    for c, count in enumerate(held_out_counts(sizes, val_fraction)):
-        val.append(alone[c][:count])
-        train.append(alone[c][count:] + copied[c])
-    return interleave(train), interleave(val)
-
-
-def held_out_counts(sizes: list[int], val_fraction: float) -> list[int]:
-    """Return how many images of each class go to validation, round(val_fraction * n), where `sizes` holds n.
-
-    Where that is 0 for every class, val_fraction of all images are held out instead, but at least one: one of
-    a class, the largest classes first.
-    """
     counts = [round(val_fraction * size) for size in sizes]
     if val_fraction > 0 and not any(counts):
         largest = sorted(range(len(sizes)), key=lambda c: sizes[c], reverse=True)
         for c in largest[: max(1, round(val_fraction * sum(sizes)))]:
             counts[c] = 1
-    return counts
+    for c, count in enumerate(counts):
+        val.append(alone[c][:count])
+        train.append(alone[c][count:] + copied[c])
+    return interleave(train), interleave(val)
 
 
 def interleave(lists: list[list[int]]) -> Tensor:
@@ -261,12 +242,6 @@ class Normalize(nn.Module):
         return (images - self.mean) / self.std
 
 
-@functools.cache
-def normalize_on(device: torch.device) -> Normalize:
-    """Return the Normalize of a device, one for all steps: to copy its numbers to a GPU is to wait for it."""
-    return Normalize().to(device)
-
-
 def memory_format(device: torch.device) -> torch.memory_format:
     """Return the layout of images and weights: channels last, but for Apple GPUs."""
     # There the gradient of batch norm fails or is wrong for channels last (pytorch issue 175189, torch 2.13).
@@ -274,12 +249,18 @@ def memory_format(device: torch.device) -> torch.memory_format:
 
 
 def to_input(images: Tensor, image_size: int = 32) -> Tensor:
-    """Take uint8 images [N, 3, H, W] to the input of a network that was trained at image_size pixels.
+    """Take images, float32 [N, 3, H, W] in [0, 1], to the input of a network trained at image_size pixels.
 
     Larger images are reduced to it, see resize, and normalised by MEAN and STD: float32 in memory_format.
     """
-    pixels = resize(images.float() / 255, image_size)
-    return normalize_on(images.device)(pixels).contiguous(memory_format=memory_format(images.device))
+    pixels = normalize_on(images.device)(resize(images, image_size))
+    return pixels.contiguous(memory_format=memory_format(images.device))
+
+
+@functools.cache
+def normalize_on(device: torch.device) -> Normalize:
+    """Return the Normalize of a device, one for all steps: to copy its numbers to a GPU is to wait for it."""
+    return Normalize().to(device)
 
 
 def crop_and_flip(images: Tensor, dy: Tensor, dx: Tensor, flip: Tensor) -> Tensor:
@@ -322,6 +303,11 @@ def cutmix(images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple
     mixed[..., top:bottom, left:right] = images.flip(0)[..., top:bottom, left:right]
     kept = 1 - (bottom - top) * (right - left) / (height * width)  # lambda after rounding and cutting off
     return mixed, kept * targets + (1 - kept) * targets.flip(0)
+
+
+def cutmix_end(epochs: int) -> int:
+    """Return the last epoch with CutMix: then come whole images, as those of the test split are."""
+    return int(0.9 * epochs)
 
 
 def batches(

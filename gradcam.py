@@ -19,44 +19,18 @@ A forward hook on the layer reads A^k, and a backward hook on its output dy^c / 
 layer is the last convolutional one, layer4. Behind it this network has only global average pooling and a
 linear classifier, y^c = b_c + 1/Z sum_k w_ck sum_ij A^k_ij, so alpha_k^c = w_ck / Z whatever the picture.
 That is CAM (Zhou et al. 2016, arXiv 1512.04150) but for ReLU, without which the pixels add up to y^c - b_c.
-
-Measured by benchmarks/gradcam_layers.py on 200 test images with the network in weights/: areas, of which that
-under the deletion curve should be small and that under the insertion curve large, and paired differences.
-
-                                       deletion         insertion
-    layer4                             0.139 ± 0.009     0.469 ± 0.015
-    random, as layer4                  0.253 ± 0.012     0.296 ± 0.013
-    centre                             0.148 ± 0.010     0.406 ± 0.016
-    other_image, as layer4             0.211 ± 0.012     0.378 ± 0.015
-    layer3                             0.184 ± 0.013     0.416 ± 0.015
-    random, as layer3                  0.217 ± 0.012     0.256 ± 0.012
-    other_image, as layer3             0.239 ± 0.013     0.306 ± 0.014
-    layer4 less layer3                -0.045 ± 0.010     0.053 ± 0.013
-    layer4 less centre                -0.009 ± 0.007     0.063 ± 0.007
-    layer3 less centre                 0.036 ± 0.011     0.010 ± 0.014
-
-So layer4 is better than layer3, and in insertion better than "look at the middle", where layer3 is not. Its
-4x4 cells cannot say more finely than to 8 pixels where in a picture of 32x32 the evidence lies.
-
-As a command, this explains a picture of your own:  python gradcam.py IMAGE
 """
 
-import itertools
 import math
-import os
-import re
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
+import matplotlib
 import torch
 import torch.nn.functional as F
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure  # unlike pyplot, this keeps no global state and opens no window
 from torch import Tensor, nn
-from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms.v2.functional import center_crop, resize, to_dtype
 
-DEFAULT_CHECKPOINT = Path(__file__).resolve().parent / "weights" / "resnet18_cifar100.pt"
-MAX_PIXELS = 100_000_000  # of a picture that is read
 Classes = int | list[int] | Tensor | None  # one class for all images, or int64 [N]; None: the predicted ones
 
 
@@ -95,7 +69,7 @@ class GradCAM:
         # y^c is differentiated with respect to A. Detached, A is a leaf of the graph: autograd records what
         # comes after the layer, even if all parameters are frozen, and nothing that comes before it.
         activation = output.detach().requires_grad_()
-        activation.register_hook(self.gradients.append)  # the backward hook
+        activation.register_hook(lambda gradient: self.gradients.append(gradient))  # the backward hook
         self.activations.append(activation)
         return activation.clone()  # what follows may work in place, which torch refuses on a leaf
 
@@ -112,41 +86,53 @@ class GradCAM:
         classes of a wrong shape, type or range, and for a layer that does not run exactly once, whose output
         is not [N, K, h, w], or on which no score depends.
         """
-        return self.pair(images, classes, against)[0]
+        return self.pair(images, classes, against).relu_()  # equation (2)
 
-    def pair(self, images: Tensor, classes: Classes, against: Classes) -> tuple[Tensor, Tensor]:
-        """Return by one pass what cam(images, classes, against) and cam(images, against, classes) return."""
+    def pair(self, images: Tensor, classes: Classes, against: Classes) -> Tensor:
+        """Return the sum inside of equation (2), without its ReLU, float32 [N, h, w].
+
+        Its positive part speaks for `classes` rather than `against`, its negative part the other way round.
+        """
+        return self.pairs(images, [(classes, against)])[0]
+
+    def pairs(self, images: Tensor, questions: list[tuple[Classes, Classes]]) -> list[Tensor]:
+        """Return what `pair` returns for each (classes, against), all of them by one forward pass."""
         if images.ndim != 4 or not images.is_floating_point():
             raise ValueError(f"images must be float [N, 3, H, W], not {images.dtype} {list(images.shape)}")
         like = next((p for p in self.model.parameters() if p.is_floating_point()), images)
         modes = {module: module.training for module in self.model.modules()}
         autocast_off = torch.autocast(like.device.type, enabled=False)  # float16 rounds gradients to 0
         try:
-            self.activations, self.gradients = [], []
+            self.activations = []
             self.model.eval()
             with torch.inference_mode(False), torch.enable_grad(), autocast_off:
                 # A copy, as autograd refuses tensors that were created in inference mode.
                 logits = self.model(images.to(like.device, like.dtype, copy=True))
                 if (runs := len(self.activations)) != 1:
                     raise ValueError(f"the layer must run once in a pass of a with block, not {runs} times")
-                score = logits.gather(1, _check_classes(classes, logits))
-                if against is not None:
-                    score = score - logits.gather(1, _check_classes(against, logits))
-                # In eval mode the score of an image does not depend on the others, so the gradient of the
-                # sum of the scores holds, for each image, the gradient of its own score.
-                if score.requires_grad:
-                    score.sum().backward(inputs=self.activations)  # to A only: no parameter's .grad changes
-                if not self.gradients:
-                    raise ValueError("no gradient of the scores reaches the layer: choose one they depend on")
-                activation = self._to_cells(self.activations[0].detach(), len(images))
-                gradient = self._to_cells(self.gradients[0], len(images))
-                alpha = gradient.mean(dim=(2, 3), keepdim=True)  # equation (1)
-                weighted_sum = (alpha * activation).sum(dim=1).float()
-                return F.relu(weighted_sum), F.relu(-weighted_sum)  # equation (2)
+                return [self._weighted_sum(logits, *question) for question in questions]
         finally:
             self.activations = self.gradients = None
             for module, mode in modes.items():
                 module.training = mode
+
+    def _weighted_sum(self, logits: Tensor, classes: Classes, against: Classes) -> Tensor:
+        """Go backward from the scores, and return sum_k alpha_k A^k of each image, float32 [N, h, w]."""
+        self.gradients = []
+        score = logits.gather(1, _check_classes(classes, logits))
+        if against is not None:
+            score = score - logits.gather(1, _check_classes(against, logits))
+        # In eval mode the score of an image does not depend on the others, so the gradient of the sum of the
+        # scores holds, for each image, the gradient of its own score.
+        if score.requires_grad:
+            # To A only: no parameter's .grad changes. The graph stays, for the next question.
+            score.sum().backward(inputs=self.activations, retain_graph=True)
+        if not self.gradients:
+            raise ValueError("no gradient of the scores reaches the layer: choose one they depend on")
+        activation = self._to_cells(self.activations[0].detach(), len(logits))
+        gradient = self._to_cells(self.gradients[0], len(logits))
+        alpha = gradient.mean(dim=(2, 3), keepdim=True)  # equation (1)
+        return (alpha * activation).sum(dim=1).float()
 
     def _to_cells(self, output: Tensor, count: int) -> Tensor:
         """Return the layer's output, or the gradient to it, as [N, K, h, w]."""
@@ -212,8 +198,6 @@ def overlay(images: Tensor, heatmaps: Tensor) -> Tensor:
     inferno rises from 0 to 0.97, so on every picture more evidence is brighter. Returns uint8 [N, 3, H, W]
     on the images' device. Raises ValueError for values outside [0, 1].
     """
-    import matplotlib
-
     if not all(((values >= 0) & (values <= 1)).all() for values in (images, heatmaps)):
         raise ValueError("images and heatmaps must be in [0, 1]")
     rgba = matplotlib.colormaps["inferno"](heatmaps.cpu().numpy())  # [N, H, W, 4]
@@ -223,56 +207,8 @@ def overlay(images: Tensor, heatmaps: Tensor) -> Tensor:
     return (dark + (1 - dark) * colour).mul(255).round().to(torch.uint8)
 
 
-def read_square(path: Path | str) -> Tensor:
-    """Return the largest centred square of a PNG, JPEG, GIF or WebP file, uint8 [3, side, side].
-
-    Upright by its EXIF tag, on white where a PNG or WebP is transparent, of an animated GIF the first frame.
-    Raises ValueError if it has more than MAX_PIXELS, RuntimeError if it cannot be decoded.
-    """
-    data = Path(path).read_bytes()
-    _check_size(data)
-    colour_type = data[25] if data[1:4] == b"PNG" and len(data) > 25 else None
-    # Only where there is alpha: of another palette torchvision makes a scrambled RGBA, of a JPEG none.
-    palette_with_alpha = colour_type == 3 and b"tRNS" in data[: data.find(b"IDAT")]
-    has_alpha = palette_with_alpha or colour_type in (4, 6) or data[8:12] == b"WEBP"
-    mode = ImageReadMode.RGB_ALPHA if has_alpha else ImageReadMode.RGB
-    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    picture = decode_image(encoded, mode, apply_exif_orientation=True)
-    picture = picture[0] if picture.ndim == 4 else picture  # the first frame of an animation
-    picture = center_crop(picture, [min(picture.shape[-2:])] * 2)
-    picture = to_dtype(picture, torch.uint8, scale=True)  # a PNG may have 16 bits
-    if has_alpha:
-        alpha = picture[3:] / 255
-        picture = (picture[:3] * alpha + 255 * (1 - alpha)).round().to(torch.uint8)
-    return picture
-
-
-def _check_size(data: bytes) -> None:
-    """Raise ValueError if a picture file says it has more than MAX_PIXELS, before these take any memory."""
-    places = {  # where the two sides stand, and their byte order
-        rb"\A\x89PNG.{12}(.{4})(.{4})": "big",
-        rb"\AGIF.{3}(..)(..)": "little",
-        rb"\ARIFF....WEBPVP8 .{10}(..)(..)": "little",
-        rb"\ARIFF....WEBPVP8X.{8}(...)(...)": "little",
-        # Each start of a frame of 1, 3 or 4 channels in a JPEG, the picture's and that of a thumbnail.
-        rb"\xff[\xc0-\xcf]\x00[\x0b\x11\x14]\x08(..)(..)[\x01\x03\x04]": "big",
-    }
-    pixels = [0]
-    for place, order in places.items():
-        for sides in re.findall(place, data, re.DOTALL):
-            pixels.append(math.prod(int.from_bytes(side, order) for side in sides))
-    if data[8:16] == b"WEBPVP8L":  # lossless: the sides less 1 in 14 bits each
-        bits = int.from_bytes(data[21:25], "little")
-        pixels.append((bits & 0x3FFF) * (bits >> 14 & 0x3FFF))
-    if max(pixels) > MAX_PIXELS:
-        raise ValueError(f"more than the {MAX_PIXELS // 10**6} million pixels allowed")
-
-
-def draw(panels: list[tuple[str, Tensor]], label: str):
+def draw(panels: list[tuple[str, Tensor]], label: str) -> Figure:
     """Return a matplotlib figure of titled pictures, uint8 [3, H, W], and a bar of the colours of overlay."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.figure import Figure  # unlike pyplot, this keeps no global state and opens no window
-
     figure = Figure(figsize=(3 * len(panels) + 0.9, 3.5), dpi=150, layout="constrained")
     axes = figure.subplots(1, len(panels))
     for ax, (title, picture) in zip(axes, panels, strict=True):
@@ -281,92 +217,3 @@ def draw(panels: list[tuple[str, Tensor]], label: str):
         ax.set_axis_off()
     figure.colorbar(ScalarMappable(cmap="inferno"), ax=axes[-1], fraction=0.046, pad=0.02, label=label)
     return figure
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Explain one picture: print its most likely classes and write the figure."""
-    # These imports are here so that the module itself needs nothing else of the project.
-    import network
-    from running.console import CommandLine
-    from running.files import UserError, check_file, reading
-
-    parser = CommandLine("Show what in a picture speaks for the predicted class, and what for another one.")
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="picture; its middle square is taken")
-    network.add_options(parser, default="the weights in weights/")
-    help = "show what speaks for the prediction rather than CLASS, and the other way round"
-    parser.add_argument("--contrast", metavar="CLASS", help=help)
-    help = "PNG file to write (default: <IMAGE's name>_gradcam.png, numbered if that exists)"
-    parser.add_argument("--output", type=Path, metavar="FILE", help=help)
-    args = parser.parse_args(argv)
-    check_file(args.image, "picture")
-    with reading(args.image, "a picture (PNG, JPEG, GIF or WebP)"):
-        square = read_square(args.image)
-    output = args.output or _free_name(args.image.stem)
-    if output.suffix.lower() != ".png" or (output.exists() and output.samefile(args.image)):
-        raise UserError(f"--output must be a .png file other than IMAGE, not {output}")
-    examined = network.from_options(args, torch.device("cpu"), DEFAULT_CHECKPOINT)
-
-    small = resize(square, [32, 32], antialias=True)
-    probabilities = network.predict(examined.model, small[None], examined.device)[0].softmax(dim=0)
-    names = examined.class_names or [f"class {c}" for c in range(len(probabilities))]
-    if not probabilities.isfinite().all() or len(names) != len(probabilities):
-        expected = f"expected {len(names)}, a finite one for each class"
-        raise UserError(f"the network makes {len(probabilities)} scores: {expected}")
-    likely = probabilities.topk(min(5, len(names))).indices.tolist()
-    classes, roles, against = likely[:2], ["the prediction", "the runner-up"], None
-    if args.contrast is not None:
-        if args.contrast not in names or args.contrast == names[likely[0]]:
-            raise UserError(f"--contrast {args.contrast}: expected a class other than {names[likely[0]]}")
-        classes = [likely[0], names.index(args.contrast)]
-        against = torch.tensor(classes[::-1])
-        roles = [f"rather than {names[c]}" for c in classes[::-1]]
-    width = max(len(names[c]) for c in likely)
-    print(f"{'class':{width}}  probability")
-    for c in likely:
-        print(f"{names[c]:{width}}  {100 * probabilities[c]:9.1f} %")
-    if examined.layer is None:
-        print(examined.layer_note)
-        return
-    images = (small / 255).expand(len(classes), -1, -1, -1)
-    maps = examined.explain(images, torch.tensor(classes), against)
-    titles = []
-    for c, role in zip(classes, roles, strict=False):
-        titles.append(f"{names[c]} ({100 * probabilities[c]:.1f} %)\n{role}")
-    _write_figure(square, small, titles, maps, f"Grad-CAM at {examined.layer}", output)
-    print(f"Grad-CAM at {examined.layer_note}\nwrote {output}")
-
-
-def _write_figure(square: Tensor, small: Tensor, titles: list[str], maps: Tensor, label: str, output: Path):
-    """Write the picture, what the network gets and its maps to a PNG file, in matplotlib's default style."""
-    import matplotlib
-
-    from running.files import whole_file
-
-    # A side of 32 to 512 pixels stays as it is: large enough to show a heatmap, small enough for a figure.
-    square = resize(square, [min(max(square.shape[1], 32), 512)] * 2, antialias=True)
-    panels = [("picture\ncentre square", square), ("network input\n32x32 pixels", small)]
-    for title, heatmap in zip(titles, to_heatmap(maps, square.shape[1]), strict=True):
-        found = "evidence" if heatmap.any() else "no evidence"
-        panels.append((f"{found} for {title}", overlay(square[None] / 255, heatmap[None])[0]))
-    with matplotlib.rc_context(), whole_file(output) as temporary:
-        matplotlib.rcdefaults()  # the user's own style may ask for what is not here, such as LaTeX
-        draw(panels, label).savefig(temporary, format="png", bbox_inches="tight")
-
-
-def _free_name(stem: str) -> Path:
-    """Return <stem>_gradcam.png, or <stem>_gradcam_2.png and so on if there is such a file."""
-    path = Path(f"{stem}_gradcam.png")
-    for number in itertools.count(2):
-        if not path.exists():
-            return path
-        path = Path(f"{stem}_gradcam_{number}.png")
-
-
-if __name__ == "__main__":
-    if not Path(__file__).resolve().with_name("network.py").is_file():
-        print("error: the command needs network.py and the rest of its project beside it", file=sys.stderr)
-        sys.exit(2)
-    os.environ["MPLBACKEND"] = "agg"  # the user's own may not be installed here
-    from running.console import run_main
-
-    run_main(main)

@@ -3,7 +3,7 @@
 import pathlib
 
 import resnet_cifar
-from running.folder import read_checkpoint
+from running.checkpoint import read_checkpoint
 
 dependencies = ["torch"]
 

@@ -263,17 +263,6 @@ def expected_calibration_error(y_true: Values, probabilities: Values, num_bins: 
     return ((count * gap).sum() / count.sum()).item()
 
 
-def brier_score(y_true: Values, probabilities: Values) -> float:
-    """Return the mean squared distance of the probabilities from the one-hot truth, in [0, 2].
-
-    Summed over the classes and averaged over the samples, as in Brier, "Verification of forecasts expressed
-    in terms of probability", 1950. Uniform probabilities, 1 / C for each class, score (C - 1) / C.
-    """
-    y_true, probabilities = _probabilities(y_true, probabilities)
-    one_hot = torch.nn.functional.one_hot(y_true, probabilities.shape[1])
-    return (probabilities - one_hot).square().sum(dim=1).mean().item()
-
-
 def fit_temperature(logits: Values, y_true: Values) -> float:
     """Return the temperature T for which softmax(logits / T) has the least negative log-likelihood.
 
@@ -302,26 +291,6 @@ def fit_temperature(logits: Values, y_true: Values) -> float:
         else:
             low = middle
     return math.exp(-(low + high) / 2)
-
-
-def temperature_of_equal_confidence(logits: Values, y_true: Values) -> float:
-    """Return the temperature T at which the mean confidence of softmax(logits / T) equals the accuracy.
-
-    Fit it on validation data, as fit_temperature, beside which it stands. The confidence, the largest
-    probability, never rises with T, so bisection finds the T in [0.01, 100]; without one there the result is
-    the nearer limit. logits: finite [N, C]; y_true [N].
-    """
-    y_true, logits = _scores(y_true, logits, "logits")
-    target = (logits.argmax(dim=1) == y_true).double().mean()
-    low, high = -math.log(100), math.log(100)  # the limits of log T
-    for _ in range(45):
-        middle = (low + high) / 2
-        confidence = torch.softmax(logits / math.exp(middle), dim=1).amax(dim=1).mean()
-        if confidence > target:
-            low = middle
-        else:
-            high = middle
-    return math.exp((low + high) / 2)
 
 
 def risk_coverage(y_true: Values, probabilities: Values) -> tuple[Tensor, Tensor]:
@@ -354,6 +323,25 @@ def aurc(y_true: Values, probabilities: Values) -> float:
     return risk_coverage(y_true, probabilities)[1].mean().item()
 
 
+def auroc(positive: Values, scores: Values) -> float:
+    """Return the area under the ROC curve: how often a positive sample has a higher score than a negative.
+
+    positive bool [N]; scores numbers [N]; equal scores count half. NaN if all samples are of one kind. With
+    R the sum of the ranks of the P positive of N samples it is (R - P (P + 1) / 2) / (P (N - P)). Source:
+    Hanley and McNeil, "The meaning and use of the area under a receiver operating characteristic (ROC)
+    curve", 1982. Of right answers and their confidence it says how well confidence tells right from wrong.
+    """
+    positive, scores = _tensor("positive", positive), _numbers("scores", scores, "N")
+    if positive.dtype != torch.bool or positive.shape != scores.shape:
+        raise ValueError(f"positive must be bool [{len(scores)}], not {positive.dtype} {[*positive.shape]}")
+    ordered = scores.sort().values
+    below, up_to = torch.searchsorted(ordered, scores), torch.searchsorted(ordered, scores, right=True)
+    rank = (below + up_to + 1).double() / 2  # of equal ones the mean
+    count = int(positive.sum())
+    pairs = count * (len(scores) - count)
+    return (rank[positive].sum().item() - count * (count + 1) / 2) / pairs if pairs else math.nan
+
+
 # ---- How sure are the numbers themselves? ----------------------------------------------------------------
 
 
@@ -368,24 +356,27 @@ def _headline(y_true: Tensor, y_pred: Tensor, num_classes: int) -> dict[str, flo
     }
 
 
-def headline(y_true: Values, probabilities: Values) -> dict[str, float]:
-    """Return the headline numbers of the report, each in [0, 1]; top-5 is top-C with fewer than 5 classes."""
-    y_true, probabilities = _probabilities(y_true, probabilities)
-    num_classes = probabilities.shape[1]
-    top5 = top_k_accuracy(y_true, probabilities, k=min(5, num_classes))
-    return _headline(y_true, probabilities.argmax(dim=1), num_classes) | {"top5_accuracy": top5}
+def headline(y_true: Values, scores: Values) -> dict[str, float]:
+    """Return the headline numbers of the report, each in [0, 1]; top-5 is top-C with fewer than 5 classes.
+
+    scores [N, C]: logits rather than probabilities, of which many are 0 in float32 where logits are large.
+    """
+    y_true, scores = _scores(y_true, scores)
+    num_classes = scores.shape[1]
+    top5 = top_k_accuracy(y_true, scores, k=min(5, num_classes))
+    return _headline(y_true, scores.argmax(dim=1), num_classes) | {"top5_accuracy": top5}
 
 
-def _resampled_headline(y_true: Values, probabilities: Values, num_resamples: int) -> Tensor:
+def _resampled_headline(y_true: Values, scores: Values, num_resamples: int) -> Tensor:
     """Return the numbers of `headline` for every resample, float64 [num_resamples, 5].
 
     For the same N the same samples are drawn.
     """
     num_resamples = _whole("num_resamples", num_resamples, low=1)
-    y_true, probabilities = _probabilities(y_true, probabilities)
-    n, num_classes = probabilities.shape
-    y_pred = probabilities.argmax(dim=1)
-    in_top5 = _in_top_k(y_true, probabilities, k=min(5, num_classes))
+    y_true, scores = _scores(y_true, scores)
+    n, num_classes = scores.shape
+    y_pred = scores.argmax(dim=1)
+    in_top5 = _in_top_k(y_true, scores, k=min(5, num_classes))
     generator = torch.Generator().manual_seed(0)
     numbers = []
     for _ in range(num_resamples):
@@ -405,7 +396,7 @@ def _with_intervals(value: dict[str, float], numbers: Tensor) -> dict[str, dict[
 
 
 def bootstrap_headline(
-    y_true: Values, probabilities: Values, num_resamples: int = 1000
+    y_true: Values, scores: Values, num_resamples: int = 1000
 ) -> dict[str, dict[str, float]]:
     """Return the numbers of `headline`, each as a dict of `value`, `low` and `high`, all in [0, 1].
 
@@ -419,16 +410,16 @@ def bootstrap_headline(
     low, and `value` may even be above `high`. Macro F1 is not linear in the counts, so its resamples are a
     little too low even without that. No bias is corrected.
     """
-    numbers = _resampled_headline(y_true, probabilities, num_resamples)
-    return _with_intervals(headline(y_true, probabilities), numbers)
+    numbers = _resampled_headline(y_true, scores, num_resamples)
+    return _with_intervals(headline(y_true, scores), numbers)
 
 
 def bootstrap_difference(
-    y_true: Values, probabilities: Values, other: Values, num_resamples: int = 1000
+    y_true: Values, scores: Values, other: Values, num_resamples: int = 1000
 ) -> dict[str, dict[str, float]]:
     """Return the numbers of `headline` for one network minus those of another on the same N samples.
 
-    `probabilities` of the first network and those of the `other` are both [N, C]. Each number is a dict of
+    The scores of the first network and those of the `other` are both [N, C]. Each number is a dict of
     `value`, `low` and `high`, all in [-1, 1]; above 0, the first network has the larger number. Resamples and
     interval are those of bootstrap_headline, and they are paired: what is drawn is a sample with the answers
     of both networks, like the pairs in Efron and Tibshirani 1993, section 6.3. Samples that are hard for both
@@ -436,12 +427,12 @@ def bootstrap_difference(
     choice of test samples, not the randomness of training: two trainings that differ only in their seed give
     different networks.
     """
-    probabilities, other = _finite("probabilities", probabilities), _finite("other", other)
-    if other.shape != probabilities.shape:
-        shapes = f"{list(probabilities.shape)} and {list(other.shape)}"
-        raise ValueError(f"probabilities and other must have the same shape, not {shapes}")
-    ours, theirs = headline(y_true, probabilities), headline(y_true, other)
-    resampled = _resampled_headline(y_true, probabilities, num_resamples)
+    scores, other = _finite("scores", scores), _finite("other", other)
+    if other.shape != scores.shape:
+        shapes = f"{list(scores.shape)} and {list(other.shape)}"
+        raise ValueError(f"scores and other must have the same shape, not {shapes}")
+    ours, theirs = headline(y_true, scores), headline(y_true, other)
+    resampled = _resampled_headline(y_true, scores, num_resamples)
     other_resampled = _resampled_headline(y_true, other, num_resamples)
     difference = {name: ours[name] - theirs[name] for name in ours}
     return _with_intervals(difference, resampled - other_resampled)
@@ -475,103 +466,6 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * total / 2**n)
 
 
-def fisher_exact(a: int, b: int, c: int, d: int) -> float:
-    """Return the two-sided p-value, in [0, 1], of Fisher's exact test of the counts [[a, b], [c, d]].
-
-    For instance one group of samples with a errors and b right answers, and another with c and d. If both
-    have the same error rate, then among all tables with the same sums of rows and columns
-
-        probability(a) = binomial(a + b, a) binomial(c + d, c) / binomial(a + b + c + d, a + c),
-
-    and p adds up the tables that are no more probable than this one, in whole numbers until the division at
-    the end. Sources: Fisher, "The Logic of Inductive Inference", 1935; for the two-sided sum Freeman and
-    Halton, "Note on an Exact Treatment of Contingency, Goodness of Fit and Other Problems of Significance",
-    1951.
-    """
-    for name, count in {"a": a, "b": b, "c": c, "d": d}.items():
-        _whole(name, count, low=0)
-    first, second, errors = a + b, c + d, a + c
-    observed = math.comb(first, a) * math.comb(second, c)
-    as_rare = 0
-    for i in range(max(0, errors - second), min(first, errors) + 1):
-        ways = math.comb(first, i) * math.comb(second, errors - i)
-        if ways <= observed:
-            as_rare += ways
-    return as_rare / math.comb(first + second, errors)
-
-
-def holm(p_values: Values) -> Tensor:
-    """Return the p-values [M] of M tests adjusted for their number, float64 [M] in [0, 1], in the same order.
-
-    With the p-values in rising order, p_(1) to p_(M), the adjusted ones are
-
-        max over j = 1 to i of min(1, (M - j + 1) p_(j)).
-
-    Whoever rejects where the adjusted value is at most 5 % rejects any true hypothesis with a probability of
-    at most 5 %, however the tests depend on each other. Source: Holm, "A Simple Sequentially Rejective
-    Multiple Test Procedure", 1979.
-    """
-    p_values = _numbers("p_values", p_values, "N")
-    if not ((p_values >= 0) & (p_values <= 1)).all():
-        raise ValueError("p_values must lie in [0, 1]")
-    rising, order = p_values.sort()
-    remaining = torch.arange(len(p_values), 0, -1)
-    adjusted = (remaining * rising).clamp(max=1).cummax(dim=0).values
-    return torch.empty_like(p_values).scatter_(0, order, adjusted)
-
-
-def _squared_means(values: Tensor, group: Tensor) -> float:
-    """Return the sum over the groups of their size times their squared mean; values and group are [N]."""
-    size = torch.bincount(group)
-    total = torch.bincount(group, weights=values)
-    return (total.square() / size.clamp(min=1)).sum().item()
-
-
-def permutation_test(
-    errors: Values, classes: Values, words: Values, generator: torch.Generator, num_permutations: int = 1000
-) -> tuple[float, float, Tensor]:
-    """Test whether words, such as the search words of the pictures, explain the errors within classes.
-
-    errors bool [N]; classes and words integers [N]. With e_i = 1 for an error and 0 else, e_c the mean of
-    class c, and e_cw that of its n_cw samples with word w, the statistic is the share of the variance within
-    classes that lies between words,
-
-        explained = sum over c, w of n_cw (e_cw - e_c)^2 / sum over i of (e_i - e_c(i))^2.
-
-    Words of few samples explain something by chance, so it is compared with what they explain after they
-    were shuffled within each class, num_permutations times, by the CPU `generator`:
-
-        p = (1 + number of times they explain at least as much) / (1 + num_permutations).
-
-    Returns explained, p, and what the shuffled words explain, float64 [num_permutations]. If no class has
-    both errors and right answers, nothing is explained, and p is 1. Source of p: Phipson and Smyth,
-    "Permutation P-values Should Never Be Zero", 2010 (arXiv 1603.05766).
-    """
-    classes = _integers("classes", classes)
-    words = _integers("words", words, length=len(classes))
-    errors = _tensor("errors", errors)
-    if errors.shape != classes.shape or errors.dtype != torch.bool:
-        raise ValueError(f"errors must be bool [{len(classes)}], not {errors.dtype} {list(errors.shape)}")
-    num_permutations = _whole("num_permutations", num_permutations, low=1)
-    classes, by_class = classes.sort(stable=True)
-    errors, words = errors[by_class].double(), words[by_class]
-    _, group = torch.stack([classes, words]).unique(dim=1, return_inverse=True)
-    # Multiplied out, either sum is a difference of sums of squares, and e_i squared is e_i.
-    of_classes = _squared_means(errors, classes)
-    total = errors.sum().item() - of_classes
-    if total == 0:
-        return 0.0, 1.0, torch.zeros(num_permutations, dtype=torch.float64)
-    explained = (_squared_means(errors, group) - of_classes) / total
-    null = torch.empty(num_permutations, dtype=torch.float64)
-    for permutation in range(num_permutations):
-        # All in random order and then, stably, by class. To shuffle the errors is to shuffle the words.
-        shuffled = torch.randperm(len(classes), generator=generator)
-        within = shuffled[classes[shuffled].argsort(stable=True)]
-        null[permutation] = (_squared_means(errors[within], group) - of_classes) / total
-    as_large = (null >= explained - 1e-12).sum().item()  # equal ones may differ by rounding
-    return explained, (1 + as_large) / (1 + num_permutations), null
-
-
 def proportion(successes: int, n: int) -> dict[str, float]:
     """Return successes / n as `value`, with `low` and `high`, its 95 % Wilson score interval, in [0, 1].
 
@@ -592,6 +486,14 @@ def proportion(successes: int, n: int) -> dict[str, float]:
     high = (centre + half_width) / (1 + z**2 / n)
     # min and max against rounding
     return {"value": q, "low": max(0.0, min(q, low)), "high": min(1.0, max(q, high))}
+
+
+def mean_interval(values: Values) -> dict[str, float]:
+    """Return the mean of numbers [N] as `value`, with `low` and `high` 1.96 standard errors away."""
+    values = _numbers("values", values, "N")
+    value = values.mean().item()
+    error = 1.96 * values.std(correction=0).item() / math.sqrt(max(1, len(values) - 1))
+    return {"value": value, "low": value - error, "high": value + error}
 
 
 # ---- What has the network seen that is like it? ----------------------------------------------------------

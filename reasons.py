@@ -1,174 +1,377 @@
-"""Why the network fails: what its mistakes have in common, each reason with a number that tests it.
+"""Why the network fails: what its mistakes have in common, each reason with a control, and whether maps hold.
 
-Five questions, each a function or two. Which part of the picture made it this answer and not the true one,
-and does the answer change without that part? What has the network seen in training that looks like it? Is
-another training wrong too? Which of the two halves of a name does it get wrong? Is a class several things?
+Which pixels weigh between the answer and another class, and can a map be believed that says so? What has the
+network seen in training that looks like it, and does what it has not seen look alike as well? Is another
+training wrong too? Which of the two halves of a name does it get wrong?
 """
 
-import re
-from collections import Counter
+import copy
+import itertools
+import math
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
 
 import metrics
-from data import MEAN, Dataset, split_indices
-from network import BATCH_SIZE, Network, predict
-from stress_tests.controls import mean_and_error
-from stress_tests.explanations import activation_energy, cover
+from classifier import BATCH_SIZE, Classifier
+from gradcam import to_heatmap
 
-NUM_REPAIRED = 400  # mistakes whose pixels are covered
-COVERED = 0.25  # of the pixels
-FILLS = {"mean_colour": "mean", "blur": "blur"}  # the names here, and those of explanations.cover
+NUM_COVERED = 400  # mistakes, and as many right answers, whose pixels are covered
+COVERED, KEPT = 0.25, 0.5  # of the pixels
 NUM_DRAWS = 3  # of random maps
-NUM_REFERENCE = 8000  # training images among which neighbours are looked for
+NUM_RANDOMIZED, NUM_SEEDS = 40, 5  # images, and random networks
+NUM_POINTED = 1000  # images for the pointing game
+NUM_REFERENCE = 2000  # images among which neighbours are looked for
 NUM_NEIGHBOURS = 10
-MIN_IMAGES = 10  # test images of a search word that is tested
 
-# ---- Which part of the picture, and does the answer change without it? -----------------------------------
+# ---- Cover what a map marks ------------------------------------------------------------------------------
 
 
-@torch.inference_mode()
-def cover_answers(
-    network: Network, images: Tensor, maps: Tensor, fill: str = "mean_colour"
-) -> tuple[Tensor, Tensor]:
-    """Return the answers, int64 [N], and their probabilities, float32 [N], without the top of each map.
+def top_pixels(maps: Tensor, fraction: float, side: int = 32) -> Tensor:
+    """Return where the maps float [N, h, w] are largest, once they are enlarged bilinearly to side x side.
 
-    images float32 [N, 3, 32, 32] in [0, 1]; maps float32 [N, h, w]. A quarter of the pixels, as many for
-    every map, is covered, see stress_tests.explanations.cover.
+    bool [N, side, side]: of each map round(fraction side^2) pixels. Equal ones go in reading order.
     """
-    probabilities, answers, mean = [], [], torch.tensor(MEAN)
-    for part in torch.arange(len(images)).split(BATCH_SIZE):
-        covered = cover(images[part].to(network.device), maps[part], COVERED, FILLS[fill], mean)
-        probability, answer = network.folded(covered).float().softmax(dim=1).max(dim=1)
-        probabilities.append(probability.cpu())
-        answers.append(answer.cpu())
-    return torch.cat(answers), torch.cat(probabilities)
+    heatmaps = F.interpolate(maps[:, None], side, mode="bilinear", align_corners=False)
+    order = heatmaps.flatten(1).argsort(dim=1, descending=True, stable=True)
+    rank = order.argsort(dim=1).view(len(maps), side, side)
+    return rank < round(fraction * side * side)
 
 
-def energy_maps(network: Network, images: Tensor) -> Tensor:
-    """Return the activation energy of images uint8 [N, 3, 32, 32] at the layer, float32 [N, h, w]."""
+def answers_to(classifier: Classifier, images: Tensor, hidden: Tensor, fill: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the answers, int64 [N], and their probabilities, float32 [N], where pixels are hidden.
+
+    images float32 [N, 3, 32, 32] in [0, 1]; hidden bool [N, 32, 32]; fill float32 [3] is what covers them.
+    """
+    classes, probabilities = likeliest_covered(classifier, images, hidden, fill)
+    return classes[:, 0], probabilities[:, 0]
+
+
+def energy_maps(classifier: Classifier, images: Tensor) -> Tensor:
+    """Return the activation energy of images float32 [N, 3, 32, 32] in [0, 1], float32 [N, h, w].
+
+    The sum over the channels of the squared activations of the layer: where it responds, whatever the class,
+    a control for maps that claim to explain one.
+    """
     maps = []
 
-    def keep(layer: torch.nn.Module, inputs: tuple, output: Tensor) -> None:
-        cells = output if network.reshape is None else network.reshape(output)
-        maps.append(activation_energy(cells).cpu())
+    def keep(layer: nn.Module, inputs: tuple, output: Tensor) -> None:
+        cells = output if classifier.reshape is None else classifier.reshape(output)
+        maps.append(cells.float().square().sum(dim=1).cpu())
 
-    handle = network.module.get_submodule(network.layer).register_forward_hook(keep)
+    handle = classifier.module.get_submodule(classifier.layer).register_forward_hook(keep)
     try:
-        predict(network.model, images, network.device)
+        with torch.inference_mode():
+            for part in images.split(BATCH_SIZE):
+                classifier.model(part.to(classifier.device))
     finally:
         handle.remove()
     return torch.cat(maps)
 
 
-def repair_rates(network: Network, test: Dataset, probabilities: Tensor, misclassified: Tensor) -> dict:
-    """Return how often a mistake becomes right when the top quarter of the pixels of a map is covered.
+def centre_maps(count: int, side: int = 32) -> Tensor:
+    """Return a Gaussian in the centre, standard deviation side / 4, float32 [count, side, side]."""
+    offsets = torch.arange(side) - (side - 1) / 2
+    gaussian = torch.exp(-(offsets[:, None] ** 2 + offsets[None, :] ** 2) / (2 * (side / 4) ** 2))
+    return gaussian.expand(count, side, side)
 
-    probabilities float32 [N, C]; misclassified int64 [M], M > 0, of which a seeded sample is taken. The maps
-    are the contrastive one (the answer rather than the truth), those of the predicted and of the true class,
-    the activation energy, which knows no class, and random ones of the same size, for which the mean over
-    three draws is given. Each has, for either fill, `value` with its 95 % interval over the images: Wilson's,
-    and for the mean over the draws 1.96 standard errors. "mcnemar" compares contrastive and the first random
-    maps on the same images. "towards_another", absent for two classes, is a control: the map of the answer
-    rather than the most likely other wrong class, and how often the answer becomes that class.
+
+def measure_covering(
+    classifier: Classifier, test, logits: Tensor, misclassified: Tensor, fill: Tensor
+) -> dict:
+    """Cover the quarter that a map marks most, and keep only the half: what becomes of the answer?
+
+    These are one point each of the deletion and insertion curves of Petsiuk, Das and Saenko, "RISE", 2018
+    (arXiv 1806.07421), section 4. test: a data.Dataset; logits float32 [N, C]; misclassified int64 [M]; fill
+    float32 [3] in [0, 1], the mean colour. Of seeded samples of mistakes and of right answers each map has
+    `changed`, the share of answers that change; `to_truth` of mistakes, `to_runner_up` of right answers, for
+    which `kept` says how many stay if only the half is kept. Maps: contrastive (of the answer rather than the
+    truth or, for right answers, the runner-up, see GradCAM.pair), usual, and as controls the contrastive one
+    of another image, the centre, the activation energy and random ones, the mean over three draws. `another`,
+    absent for two classes, is aimed at the likeliest other wrong class. Each share has its 95 % interval over
+    the images, Wilson's, and for means over draws and differences 1.96 standard errors.
     """
-    generator = torch.Generator().manual_seed(0)
-    sample = misclassified[torch.randperm(len(misclassified), generator=generator)[:NUM_REPAIRED]]
-    images, answer, truth = test.images[sample] / 255, probabilities[sample].argmax(1), test.labels[sample]
-    maps = {
-        "contrastive": network.explain(images, answer, against=truth),
-        "predicted": network.explain(images, answer),
-        "true": network.explain(images, truth),
-        "activation": energy_maps(network, test.images[sample]),
-    }
-    if network.num_classes > 2:
-        rest = probabilities[sample].scatter(1, torch.stack([answer, truth], dim=1), -1.0)
-        another = rest.argmax(dim=1)
-        towards_another = network.explain(images, answer, against=another)
-    size = maps["contrastive"].shape
-    draws = [torch.rand(size, generator=generator) for _ in range(NUM_DRAWS)]
-    result = {"images": len(sample), "covered": COVERED, "mcnemar": {}}
-    result |= {name: {} for name in [*maps, "random"]}
-    for fill in FILLS:
-        repaired = {}
-        for name, of_images in maps.items():
-            repaired[name] = cover_answers(network, images, of_images, fill)[0] == truth
-            result[name][fill] = metrics.proportion(int(repaired[name].sum()), len(sample))
-        if network.num_classes > 2:
-            moved = cover_answers(network, images, towards_another, fill)[0] == another
-            row = metrics.proportion(int(moved.sum()), len(sample))
-            result.setdefault("towards_another", {})[fill] = row
-        at_random = [cover_answers(network, images, of_images, fill)[0] == truth for of_images in draws]
-        result["random"][fill] = mean_of_draws(torch.stack(at_random))
-        only_contrastive = int((repaired["contrastive"] & ~at_random[0]).sum())
-        only_random = int((at_random[0] & ~repaired["contrastive"]).sum())
-        result["mcnemar"][fill] = {
-            "only_contrastive": only_contrastive,
-            "only_random": only_random,
-            "p": metrics.mcnemar_exact(only_contrastive, only_random),
-        }
+    generator = Generator().manual_seed(0)
+    right = torch.nonzero(logits.argmax(dim=1) == test.labels).flatten()
+    result = {"images": NUM_COVERED, "covered": COVERED, "kept": KEPT}
+    for name, pool in {"mistakes": misclassified, "right": right}.items():
+        sample = pool[torch.randperm(len(pool), generator=generator)[:NUM_COVERED]]
+        if len(sample):
+            images, of_sample = test.images[sample] / 255, logits[sample]
+            truth = test.labels[sample] if name == "mistakes" else None
+            result[name] = cover_sample(classifier, images, of_sample, truth, fill, generator)
     return result
 
 
-def mean_of_draws(repaired: Tensor) -> dict[str, float]:
-    """Return the mean of bool [draws, N] and its interval, from the means over the draws of N images."""
-    row = mean_and_error(repaired.double().mean(dim=0))
-    value, width = row["value"], 1.96 * row["standard_error"]
-    return {"value": value, "low": max(0.0, value - width), "high": min(1.0, value + width)}
+def cover_sample(
+    classifier: Classifier,
+    images: Tensor,
+    logits: Tensor,
+    truth: Tensor | None,
+    fill: Tensor,
+    generator: Generator,
+) -> dict:
+    """Return what measure_covering says of one sample: mistakes, or right answers if `truth` is None."""
+    likely = logits.argsort(dim=1, descending=True, stable=True)
+    answer, toward, goal = likely[:, 0], likely[:, 1], "to_runner_up"
+    if truth is not None:
+        toward, goal = truth, "to_truth"
+    questions = [(answer, toward), (answer, None)]
+    has_another = truth is not None and logits.shape[1] > 2
+    if has_another:
+        rest = logits.scatter(1, torch.stack([answer, truth], dim=1), -math.inf)
+        another = rest.argmax(dim=1)
+        questions.append((answer, another))
+    contrastive, usual, *to_another = classifier.contrast(images, questions)
+    maps = {
+        "contrastive": contrastive,
+        "usual": usual,
+        "other_image": contrastive.roll(1, 0),
+        "centre": centre_maps(len(images)),
+        "activation": energy_maps(classifier, images),
+    }
+    draws = [torch.rand(contrastive.shape, generator=generator) for _ in range(NUM_DRAWS)]
+    result, scores = {"images": len(images)}, {}
+    for name, of_images in {**maps, "random": draws}.items():
+        several = of_images if name == "random" else [of_images]
+        hidden = [top_pixels(map, COVERED) for map in several]
+        covered = torch.stack([answers_to(classifier, images, pixels, fill)[0] for pixels in hidden])
+        scores[name] = {"changed": covered != answer, goal: covered == toward}
+        if truth is None:
+            hidden = [~top_pixels(map, KEPT) for map in several]
+            kept = torch.stack([answers_to(classifier, images, pixels, fill)[0] for pixels in hidden])
+            scores[name]["kept"] = kept == answer
+        elif has_another and name == "random":
+            scores[name]["to_another"] = covered == another
+        result[name] = {key: share(draws_of) for key, draws_of in scores[name].items()}
+    gain = scores["contrastive"][goal].double().mean(dim=0) - scores["random"][goal].double().mean(dim=0)
+    result["contrastive_less_random"] = {goal: metrics.mean_interval(gain)}
+    if has_another:
+        moved = answers_to(classifier, images, top_pixels(to_another[0], COVERED), fill)[0] == another
+        result["another"] = {"to_another": share(moved[None]), "random": result["random"].pop("to_another")}
+    if truth is not None:
+        margin = (logits.gather(1, answer[:, None]) - logits.gather(1, truth[:, None]))[:, 0]
+        thirds = margin.argsort().tensor_split(3)
+        result["by_margin"] = []
+        for part in thirds:
+            if len(part):
+                row = {name: share(scores[name][goal][:, part]) for name in ("contrastive", "random")}
+                result["by_margin"].append(row)
+    return result
+
+
+def share(hits: Tensor) -> dict[str, float]:
+    """Return the share of True in bool [draws, N] with its interval over the N images: value, low, high."""
+    if len(hits) == 1:
+        return metrics.proportion(int(hits.sum()), hits.shape[1])
+    row = metrics.mean_interval(hits.double().mean(dim=0))
+    return {"value": row["value"], "low": max(0.0, row["low"]), "high": min(1.0, row["high"])}
+
+
+# ---- Cover one or two cells --------------------------------------------------------------------------------
+
+CELLS = 4  # the picture as 4x4 squares
+COVERS = [(), *((a,) for a in range(CELLS**2)), *itertools.combinations(range(CELLS**2), 2)]
+NUM_TURNED, NUM_FIRM = 15, 5  # mistakes to take apart that become the truth, and that do not
+MAX_EXAMINED = 60
+
+
+def cells_hidden(cells: tuple[int, ...], side: int = 32) -> Tensor:
+    """Return where some of the 4x4 squares of a picture are, bool [side, side]; in reading order."""
+    hidden = torch.zeros(CELLS * CELLS, dtype=torch.bool)
+    hidden[list(cells)] = True
+    size = side // CELLS
+    return hidden.view(CELLS, CELLS).repeat_interleave(size, dim=0).repeat_interleave(size, dim=1)
+
+
+def find_puzzles(classifier: Classifier, test, misclassified: Tensor, fill: Tensor) -> list[dict]:
+    """Return mistakes to take apart: what the network answers with one or two of the 4x4 squares covered.
+
+    Of a seeded order of the misclassified images, int64 [M], the first 15 that some of COVERS turn to the
+    truth and the first 5 that none does, mixed, after at most 60 were examined. Of each `index` in the test
+    set, and of each of COVERS the three likeliest `classes` and their `probabilities`, int64 and float32
+    [137, 3]; `best`, the place in COVERS of the surest true answer or None, `by_map`, that of the two squares
+    that the contrastive map marks most, None without maps, and `random`, the share of pairs that make it
+    true. `hidden` bool [137, 32, 32] is where COVERS lie.
+    """
+    hidden = torch.stack([cells_hidden(cells) for cells in COVERS])
+    order = torch.randperm(len(misclassified), generator=Generator().manual_seed(1))[:MAX_EXAMINED]
+    puzzles, left = [], {True: NUM_TURNED, False: NUM_FIRM}
+    for i in misclassified[order].tolist():
+        if not any(left.values()):
+            break
+        images, truth = (test.images[i] / 255).expand(len(COVERS), -1, -1, -1), test.labels[i]
+        classes, probabilities = likeliest_covered(classifier, images, hidden, fill)
+        right = classes[:, 0] == truth
+        turned = bool(right.any())
+        if left[turned]:
+            left[turned] -= 1
+            puzzle = {"index": i, "classes": classes, "probabilities": probabilities, "hidden": hidden}
+            puzzle["best"] = int((right * probabilities[:, 0]).argmax()) if turned else None
+            puzzle["by_map"] = choice_of_map(classifier, images[:1], classes[:1, 0], truth[None])
+            puzzle["random"] = right[-math.comb(CELLS**2, 2) :].double().mean().item()
+            puzzles.append(puzzle)
+    return puzzles
+
+
+@torch.inference_mode()
+def likeliest_covered(
+    classifier: Classifier, images: Tensor, hidden: Tensor, fill: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the three likeliest classes, int64 [N, 3], and probabilities where pixels are hidden.
+
+    Arguments as in answers_to.
+    """
+    likely = []
+    for part in torch.arange(len(images)).split(BATCH_SIZE):
+        covered = torch.where(hidden[part, None], fill[:, None, None], images[part])
+        logits = classifier.model(covered.to(classifier.device)).float().cpu()
+        likely.append(logits.softmax(dim=1).topk(min(3, logits.shape[1]), dim=1))
+    return torch.cat([top.indices for top in likely]), torch.cat([top.values for top in likely])
+
+
+def choice_of_map(classifier: Classifier, image: Tensor, answer: Tensor, truth: Tensor) -> int | None:
+    """Return the place in COVERS of the two squares that the map of answer rather than truth marks most."""
+    if classifier.layer is None:
+        return None
+    (map,) = classifier.contrast(image, [(answer, truth)])
+    cells = F.adaptive_avg_pool2d(F.interpolate(map[:, None], 32, mode="bilinear"), CELLS).flatten()
+    return COVERS.index(tuple(sorted(cells.topk(2).indices.tolist())))
+
+
+# ---- Are maps those of this network, and do they point at the object? -----------------------------------
+
+
+def measure_random_weights(classifier: Classifier, images: Tensor, classes: Tensor) -> dict:
+    """Compare the maps with those of the same network with random weights, and with another image's map.
+
+    A map that stays when the network forgets what it has learned does not explain it: Adebayo et al., "Sanity
+    Checks for Saliency Maps", 2018 (arXiv 1810.03292), section 3. images float32 [N, 3, 32, 32] in [0, 1];
+    classes int64 [N]. Returns the mean |rank correlation| over the images, the mean, lowest and highest over
+    five random networks; None where all maps are constant.
+    """
+    images, classes = images[:NUM_RANDOMIZED], classes[:NUM_RANDOMIZED]
+    trained = classifier.explain(images, classes).flatten(1)
+    weights = [tensor.detach().clone() for tensor in tensors_of(classifier.module)]
+    same, other = [], []
+    try:
+        for seed in range(NUM_SEEDS):
+            randomize(classifier.module, seed)
+            maps = classifier.explain(images, classes).flatten(1)
+            same.append(spearman(trained, maps).abs().nanmean())
+            other.append(spearman(trained.roll(1, 0), maps).abs().nanmean())
+    finally:
+        with torch.no_grad():
+            for tensor, before in zip(tensors_of(classifier.module), weights, strict=True):
+                tensor.copy_(before)
+    found = {"images": len(images), "seeds": NUM_SEEDS}
+    for name, values in {"same_image": torch.stack(same), "other_image": torch.stack(other)}.items():
+        row = {"value": values.mean().item(), "low": values.min().item(), "high": values.max().item()}
+        found[name] = {key: None if math.isnan(number) else number for key, number in row.items()}
+    return found
+
+
+def spearman(a: Tensor, b: Tensor) -> Tensor:
+    """Return the rank correlation of the rows of a and b [N, K], float64 [N]; NaN for a constant row."""
+    a, b = centred_ranks(a.contiguous()), centred_ranks(b.contiguous())
+    return (a * b).sum(dim=1) / ((a * a).sum(dim=1) * (b * b).sum(dim=1)).sqrt()
+
+
+def centred_ranks(x: Tensor) -> Tensor:
+    """Return the ranks in each row of x [N, K], less their mean, float64; equal values share a mean rank."""
+    # The mean rank of x_i, less (K + 1) / 2, is half of (number of smaller values - number of larger ones).
+    ordered = x.sort(dim=1).values
+    smaller = torch.searchsorted(ordered, x)
+    larger = x.shape[1] - torch.searchsorted(ordered, x, right=True)
+    return (smaller - larger).double() / 2
+
+
+def tensors_of(module: nn.Module) -> list[Tensor]:
+    """Return the parameters and buffers of a module."""
+    return [*module.parameters(), *module.buffers()]
+
+
+@torch.no_grad()
+def randomize(module: nn.Module, seed: int) -> None:
+    """Give a module random weights and fresh statistics; torch's random generators stay as they are.
+
+    Convolutions are drawn as in He et al. 2015 (arXiv 1502.01852); modules that can reset their parameters,
+    such as linear, normalising and attention layers, do so. Parameters that are then still the old ones, such
+    as class tokens and position embeddings, are drawn from a normal distribution with their own mean and
+    standard deviation, so that activations keep their scale. All is drawn on the CPU, the same everywhere.
+    """
+    fresh = copy.deepcopy(module).cpu().to(memory_format=torch.contiguous_format)
+    with torch.random.fork_rng(devices=[]):  # saves and restores the CPU's generator alone
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed all GPUs as well
+        for part in fresh.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+                if part.bias is not None:
+                    nn.init.zeros_(part.bias)
+            elif hasattr(part, "reset_parameters"):
+                part.reset_parameters()
+            elif isinstance(part, nn.MultiheadAttention):
+                part._reset_parameters()
+        for old, new in zip(module.parameters(), fresh.parameters(), strict=True):
+            if torch.equal(old.cpu(), new):
+                new.normal_(new.mean().item(), new.std(correction=0).item())
+    for old, new in zip(tensors_of(module), tensors_of(fresh), strict=True):
+        old.copy_(new)
+
+
+def measure_pointing(classifier: Classifier, test, y_pred: Tensor) -> dict:
+    """Return how often the maximum of a map falls on the object, of the usual map and of controls.
+
+    test: a data.Dataset with masks; y_pred int64 [N]; see metrics.pointing_game.
+    """
+    generator = Generator().manual_seed(0)
+    sample = torch.randperm(len(test.labels), generator=generator)[:NUM_POINTED]
+    images, game = test.images[sample] / 255, {"images": len(sample)}
+    maps = classifier.explain(images, y_pred[sample])
+    compared = {
+        "gradcam": maps,
+        "random": torch.rand(maps.shape, generator=generator),
+        "centre": centre_maps(len(sample)),
+        "other_image": maps.roll(1, 0),
+        "activation": energy_maps(classifier, images),
+    }
+    for name, of_images in compared.items():
+        hits, game["chance"] = metrics.pointing_game(to_heatmap(of_images, 32), test.masks[sample])
+        game[name] = metrics.proportion(hits, len(sample))
+    return game
 
 
 # ---- What has the network seen that is like it? ----------------------------------------------------------
 
 
 def find_neighbours(
-    network: Network,
-    train: Dataset,
-    test: Dataset,
-    y_pred: Tensor,
-    features: Tensor,
-    trained_on: Tensor | None = None,
-) -> tuple[dict, dict[str, Tensor]]:
-    """Find the training images nearest to each test image in the features, what goes into the classifier.
+    classifier: Classifier, train, test, y_pred: Tensor, features: Tensor, groups: dict[str, Tensor]
+) -> dict:
+    """Say which labels the nearest images have in the features, what goes into the head.
 
-    y_pred int64 [N] and features float32 [N, D] are those of the test images; trained_on int64: the training
-    images that the network has learned from, in a balanced order (see data.split_indices), of which the first
-    8,000 are looked at; None takes all of `train` for them. Returns numbers, and tensors: "counts" int64
-    [N, 2], how many of the ten nearest have the predicted and how many the true label, and of mistakes
-    "nearest" int64 [N, 2], the index of the nearest training image of the predicted and of the true class,
-    with "similarity" float32 [N, 2], the cosine; -1 and 0 elsewhere, and if the class has no image there.
+    train and test: data.Dataset; y_pred int64 [N] and features float32 [N, D] are those of the test images;
+    groups: {"training": int64, "held_out": int64}, indices of `train` in a balanced order (see
+    data.split_indices), of which as many of each are looked at, 2,000 at most: what the network has learned
+    from and, as a control, what it has not. Returns for each group shares of labels among the ten nearest.
     """
-    if trained_on is None:
-        trained_on, _ = split_indices(train, 0.0, seed=0)
-    reference = trained_on[:NUM_REFERENCE]
-    _, reference_features = network.features(train.images[reference])
-    labels, y_true, wrong = train.labels[reference], test.labels, y_pred != test.labels
-    k = min(NUM_NEIGHBOURS, len(reference))
-    _, neighbours = metrics.nearest_neighbours(features, reference_features, k)
-    found = labels[neighbours]
-    by_vote = vote(found)
-    counts = torch.stack([(found == c[:, None]).sum(dim=1) for c in (y_pred, y_true)], dim=1)
-    tensors = {
-        "counts": counts,
-        "nearest": torch.full_like(counts, -1),
-        "similarity": torch.zeros(counts.shape),
-    }
-    mistakes = torch.nonzero(wrong).flatten()
-    for place, classes in enumerate((y_pred, y_true)):
-        for c in classes[mistakes].unique().tolist():
-            rows, members = mistakes[classes[mistakes] == c], torch.nonzero(labels == c).flatten()
-            if len(members):
-                best, nearest = metrics.nearest_neighbours(features[rows], reference_features[members], 1)
-                tensors["nearest"][rows, place] = reference[members[nearest[:, 0]]]
-                tensors["similarity"][rows, place] = best[:, 0]
-    numbers = {
-        "training_images": len(reference),
-        "neighbours": k,
-        "knn_accuracy": metrics.accuracy(y_true, by_vote),
-        "mistakes": labels_of_neighbours(counts[wrong] / k, (by_vote == y_pred)[wrong]),
-        "right": labels_of_neighbours(counts[~wrong] / k, (by_vote == y_pred)[~wrong]),
-    }
-    return numbers, tensors
+    count = min(NUM_REFERENCE, *(len(index) for index in groups.values()))
+    k, wrong = min(NUM_NEIGHBOURS, count), y_pred != test.labels
+    found = {"images": count, "neighbours": k}
+    for name, index in groups.items():
+        reference = index[:count]
+        _, reference_features = classifier.features(train.images[reference])
+        _, nearest = metrics.nearest_neighbours(features, reference_features, k)
+        labels = train.labels[reference][nearest]
+        of_classes = [(labels == c[:, None]).double().mean(dim=1) for c in (y_pred, test.labels)]
+        agrees = (vote(labels) == y_pred).double()
+        rows = torch.stack([*of_classes, agrees], dim=1)
+        found[name] = {
+            "knn_accuracy": metrics.accuracy(test.labels, vote(labels)),
+            "mistakes": mean_of_rows(rows[wrong]),
+            "right": mean_of_rows(rows[~wrong]),
+        }
+    return found
 
 
 def vote(labels: Tensor) -> Tensor:
@@ -177,59 +380,39 @@ def vote(labels: Tensor) -> Tensor:
     return labels.gather(1, votes.argmax(dim=1, keepdim=True))[:, 0]  # argmax takes the first maximum
 
 
-def labels_of_neighbours(shares: Tensor, knn_agrees: Tensor) -> dict[str, float] | None:
-    """Return means over some images; shares [M, 2] of the predicted and true label, knn_agrees bool [M]."""
-    if len(shares) == 0:
+def mean_of_rows(rows: Tensor) -> dict[str, float] | None:
+    """Return the means of float64 [M, 3], the columns of find_neighbours; None of no rows."""
+    if len(rows) == 0:
         return None
-    predicted, true = shares.double().mean(dim=0).tolist()
-    return {
-        "predicted_label": predicted,
-        "true_label": true,
-        "none_with_true_label": (shares[:, 1] == 0).double().mean().item(),
-        "knn_agrees": knn_agrees.double().mean().item(),
-    }
+    predicted, true, agrees = rows.mean(dim=0).tolist()
+    return {"predicted_label": predicted, "true_label": true, "knn_agrees": agrees}
 
 
 # ---- What kind of mistake? -------------------------------------------------------------------------------
 
 
 def kinds_of_mistakes(
-    y_true: Tensor,
-    probabilities: Tensor,
-    superclass_of: Tensor | None = None,
-    training_labels: Tensor | None = None,
-    others: list[Tensor] | tuple = (),
+    y_true: Tensor, logits: Tensor, superclass_of: Tensor | None = None, others: list[Tensor] | tuple = ()
 ) -> tuple[Tensor, list[dict]]:
     """Return the kind of each mistake, int64 [N] and -1 for right answers, and a row for each kind.
 
-    y_true int64 [N]; probabilities float32 [N, C]; superclass_of int64 [C]; training_labels int64 [N], the
-    label of the same pixels in the training set, -1 where they are not there; others: the answers int64 [N]
-    of other runs. A mistake is of the first kind that fits, so the rows, in the order of the kinds, add up to
-    all mistakes: `name`, `count`, `share` of the mistakes, and what accuracy would be if all of the kind were
-    right.
+    y_true int64 [N]; logits float32 [N, C]; superclass_of int64 [C]; others: the answers int64 [N] of other
+    runs. A mistake is of the first kind that fits, so the rows, in the order of the kinds, add up to all
+    mistakes: `name`, `count`, `share` of the mistakes, and what accuracy would be if all of them were right.
     """
-    order = probabilities.argsort(dim=1, descending=True, stable=True)  # of equal ones the lower class first
+    order = logits.argsort(dim=1, descending=True, stable=True)  # of equal ones the lower class first
     y_pred, second = order[:, 0], order[:, 1] == y_true
     wrong, always = y_pred != y_true, torch.ones_like(second)
-    fits = {}  # of each kind, bool [N]
-    if training_labels is not None:
-        copied = training_labels >= 0
-        relabelled = copied & (training_labels != y_true)
-        fits["the same pixels have another label in the training set"] = relabelled
     if len(others):
         answers = torch.stack(list(others))
-        fits["all runs give the same wrong answer"] = (answers == y_pred).all(dim=0)
-        fits["all runs are wrong, but not alike"] = (answers != y_true).all(dim=0)
-        fits["another run is right"] = always
+        fits = {"same_in_all": (answers == y_pred).all(dim=0), "wrong_in_all": (answers != y_true).all(dim=0)}
+        fits["right_in_another"] = always
     else:
-        if superclass_of is None:
-            fits["the true class is second"] = second
-        else:
-            near = superclass_of[y_pred] == superclass_of[y_true]
-            fits["the true class is second, within the superclass"] = second & near
-            fits["the true class is second, elsewhere"] = second
-        fits["the true class is third to fifth"] = (order[:, :5] == y_true[:, None]).any(dim=1)
-        fits["the true class is further down"] = always
+        fits = {}  # of each kind, bool [N]
+        if superclass_of is not None:
+            fits["second_within_superclass"] = second & (superclass_of[y_pred] == superclass_of[y_true])
+        fits |= {"second": second, "in_first_five": (order[:, :5] == y_true[:, None]).any(dim=1)}
+        fits["further_down"] = always
     kind, rows = torch.full_like(y_true, -1), []
     num_wrong, num_right = int(wrong.sum()), int((~wrong).sum())
     for number, (name, fit) in enumerate(fits.items()):
@@ -241,23 +424,7 @@ def kinds_of_mistakes(
     return kind, rows
 
 
-def confident_mistakes(y_true: Tensor, probabilities: Tensor, others: list[Tensor]) -> dict[str, int]:
-    """Return how many mistakes have a probability above 0.9, and how many of them the other runs share.
-
-    "same_answer": all runs give the same wrong answer; "all_wrong": these, and where wrong answers differ.
-    Shapes as in kinds_of_mistakes.
-    """
-    confidence, y_pred = probabilities.max(dim=1)
-    sure = (confidence > 0.9) & (y_pred != y_true)
-    answers = torch.stack(others)[:, sure]
-    return {
-        "mistakes": int(sure.sum()),
-        "same_answer": int((answers == y_pred[sure]).all(dim=0).sum()),
-        "all_wrong": int((answers != y_true[sure]).all(dim=0).sum()),
-    }
-
-
-def colour_or_shape(test: Dataset, y_pred: Tensor) -> dict[str, int] | None:
+def colour_or_shape(test, y_pred: Tensor) -> dict[str, int] | None:
     """Return of the mistakes on shapes how many have the right colour, the right shape, or neither.
 
     The class names are "purple circle", and the shapes are the superclasses. None for another data set.
@@ -274,64 +441,4 @@ def colour_or_shape(test: Dataset, y_pred: Tensor) -> dict[str, int] | None:
         "right_colour": int(right_colour.sum()),
         "right_shape": int(right_shape.sum()),
         "neither": int((mistakes & ~right_colour & ~right_shape).sum()),
-    }
-
-
-# ---- Is a class several things? --------------------------------------------------------------------------
-
-
-def search_words(filenames: list[str]) -> list[str]:
-    """Return the word by which each picture was found: soda_can of soda_can_s_000123.png; "" without one.
-
-    So names CIFAR-100 (and CIFAR-10) its files: Torralba, Fergus and Freeman, "80 Million Tiny Images", 2008,
-    collected pictures by searching for the nouns of WordNet, several of them for most classes here.
-    """
-    matches = [re.fullmatch(r"(.+)_s_\d+\.png", name) for name in filenames]
-    return [match[1] if match else "" for match in matches]
-
-
-def errors_by_word(test: Dataset, wrong: Tensor) -> dict | None:
-    """Return whether the errors within a class depend on the word by which its pictures were found.
-
-    wrong bool [N]. "explained", with "p" and the mean and maximum of what shuffled words explain, is that of
-    metrics.permutation_test on all images, each with its word however rare: chance is in the shuffled words
-    as well. "words" has a row for each word of ten images or more in a class with two such words: its errors
-    and those of all other images of its class, p of Fisher's exact test, and p adjusted by Holm for the
-    number of rows, in the order of which they come. None if no class has two such words.
-    """
-    words, labels = search_words(test.filenames), test.labels.tolist()
-    number_of = {word: number for number, word in enumerate(sorted(set(words)))}
-    of_image = torch.tensor([number_of[word] for word in words])
-    images = Counter(zip(labels, words, strict=True))
-    frequent = [(c, word) for (c, word), count in sorted(images.items()) if word and count >= MIN_IMAGES]
-    words_of_class = Counter(c for c, _ in frequent)
-    rows = []
-    for c, word in frequent:
-        if words_of_class[c] < 2:
-            continue
-        in_class = test.labels == c
-        with_word = in_class & (of_image == number_of[word])
-        here, there = wrong[with_word], wrong[in_class & ~with_word]
-        errors, other_errors = int(here.sum()), int(there.sum())
-        p = metrics.fisher_exact(errors, len(here) - errors, other_errors, len(there) - other_errors)
-        row = {"class": test.class_names[c], "word": word, "images": len(here), "errors": errors}
-        row |= {"error_rate": errors / len(here), "other_images": len(there), "other_errors": other_errors}
-        rows.append(row | {"other_error_rate": other_errors / len(there), "p": p})
-    if not rows:
-        return None
-    for row, adjusted in zip(rows, metrics.holm([row["p"] for row in rows]).tolist(), strict=True):
-        row["p_adjusted"] = adjusted
-        row["differs"] = adjusted <= 0.05
-    explained, p, null = metrics.permutation_test(
-        wrong, test.labels, of_image, torch.Generator().manual_seed(0)
-    )
-    return {
-        "explained": explained,
-        "p": p,
-        "shuffled_mean": null.mean().item(),
-        "shuffled_maximum": null.max().item(),
-        "shuffled": [round(value, 5) for value in null.tolist()],
-        "permutations": len(null),
-        "classes": sum(count >= 2 for count in words_of_class.values()),
-        "words": sorted(rows, key=lambda row: (row["p_adjusted"], row["p"])),
     }

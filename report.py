@@ -9,6 +9,8 @@ Writes metrics.json, predictions.npz, plots/, failures/, gradcam/ and report.htm
 page/*.html. `examine` does the same for a network in memory.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,82 +18,90 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import classifier as classifiers
+import compare
 import metrics
-import network as networks
 import reasons
-from data import MEAN, Dataset, first_copy, split_indices
-from gradcam import to_heatmap
-from network import Network
-from page import against, failures, sections
-from page.page import interval, percent
+from classifier import Classifier, eval_mode, full_float32
+from data import Dataset, first_copy, split_indices
+from page import failures
+from page.page import write_page
 from running.console import CommandLine, Progress, run_main
-from running.device import pick_device
-from running.files import UserError, write_json
-from running.folder import check_results, run_of
-from stress import read_results
-from stress_tests.attacks import eval_mode, full_float32
-from stress_tests.controls import compare_with_controls, randomization, with_controls
+from running.device import environment, pick_device
+from running.errors import UserError
+from running.files import write_json
+from running.outputs import (
+    check_results,
+    identity,
+    read_history,
+    read_stress,
+    results_folder,
+    write_predictions,
+)
+from running.run_folder import run_of
 
-NUM_FAILURES = 20
+NUM_FAILURES = 20  # as files
 MAX_BROWSED = 2500  # misclassified images on the page, the most confident ones
-NUM_EXPLAINED = 100  # images for deletion and insertion
-NUM_RANDOMIZED = 40  # some of them, for the randomisation of the weights
-NUM_SEEDS = 5  # of random weights
-NUM_POINTED = 1000  # images for the pointing game
-STEPS = 8  # of the deletion and insertion curves
-# Those that the page shows, 1.0 among them.
-TEMPERATURES = [step / 100 for step in [*range(40, 150), *range(150, 301, 5)]]
+CONFIDENT = 0.9
+HEADLINE = {
+    "accuracy": "accuracy",
+    "macro_precision": "macro precision",
+    "macro_recall": "macro recall",
+    "macro_f1": "macro F1",
+    "top5_accuracy": "top-5 accuracy",
+}
 
 
 @dataclass
 class Found:
     """What was found on N test images of C classes, of which M are misclassified; each is computed once."""
 
+    numbers: dict  # the content of metrics.json
     probabilities: Tensor  # float32 [N, C]
     y_pred: Tensor  # int64 [N]
+    confidence: Tensor  # float32 [N]
     confusion: Tensor  # int64 [C, C]
     misclassified: Tensor  # int64 [M], the most confident first
-    confidence: Tensor  # float32 [N]
     calibration: list[dict]  # see calibrate: as trained, then at the temperature, if that is known
-    temperatures: list[dict]  # see calibrate: at each of TEMPERATURES
-    risk_coverage: tuple[Tensor, Tensor]  # see metrics.risk_coverage
     training_labels: Tensor | None  # int64 [N]: of the same pixels in the training set, -1 without
-    numbers: dict  # the content of metrics.json
-    stress: dict | None = None  # see stress.read_results
-    others: dict[str, dict] = field(default_factory=dict)  # of other runs, see against.read_runs
+    fill: Tensor  # float32 [3] in [0, 1]: the mean colour, which covers pixels
+    coarse: Tensor | None = None  # int64 [S, S], the confusion matrix of superclasses
     kinds: Tensor | None = None  # int64 [N], see reasons.kinds_of_mistakes
-    neighbours: dict[str, Tensor] | None = None  # see reasons.find_neighbours; and their images
+    stress: dict | None = None  # see running.outputs.read_stress
+    others: dict[str, dict] = field(default_factory=dict)  # of other runs, see compare.read_runs
     failures: list[dict] = field(default_factory=list)  # the rows of failures.csv
     browsed: Tensor | None = None  # int64 [m]: the first of the misclassified
-    maps: Tensor | None = None  # float32 [m, 2, h, w], see Network.contrast
-    covered: tuple[Tensor, Tensor] | None = None  # see reasons.cover_answers, of the first of the two maps
+    maps: Tensor | None = None  # float32 [m, h, w], of answer rather than truth, see gradcam.GradCAM.pair
+    covered_pixels: Tensor | None = None  # bool [m, 32, 32]: the top quarter of the maps
+    covered: tuple[Tensor, Tensor] | None = None  # what is answered then, see reasons.answers_to
+    puzzles: list[dict] = field(default_factory=list)  # see reasons.find_puzzles
+    history: list[dict] = field(default_factory=list)  # of the training, a row for each epoch
+    machine: dict = field(default_factory=dict)  # see running.device.environment
+    options: dict | None = None  # those of the command line, {name: value}
 
 
 # ---- Evaluate --------------------------------------------------------------------------------------------
 
 
 def evaluate(
-    logits: Tensor,
-    test: Dataset,
-    train: Dataset | None,
-    temperature: float | None,
-    temperature_of_equal_confidence: float | None = None,
+    logits: Tensor, test: Dataset, train: Dataset | None, validation: tuple[Tensor, Tensor] | None
 ) -> Found:
     """Return what follows from the logits, float32 [N, C], of the test split.
 
-    Both temperatures were fitted on the validation split, see metrics. What is not known is None.
+    train: the training set, and validation: logits [V, C] and labels [V]; None if it is not known.
     """
-    probabilities = logits.softmax(dim=1)
-    confidence, y_pred = probabilities.max(dim=1)
-    y_true, wrong, sure = test.labels, y_pred != test.labels, confidence > 0.9
+    probabilities, y_pred, y_true = logits.softmax(dim=1), logits.argmax(dim=1), test.labels
+    confidence, wrong = probabilities.amax(dim=1), y_pred != y_true
+    sure = confidence > CONFIDENT
     misclassified = torch.nonzero(wrong).flatten()
     confusion = metrics.confusion_matrix(y_true, y_pred, len(test.class_names))
-    coverage, risk = metrics.risk_coverage(y_true, probabilities)
-    numbers = metrics.bootstrap_headline(y_true, probabilities) | {
+    _, risk = metrics.risk_coverage(y_true, probabilities)
+    auroc = metrics.auroc(~wrong, confidence)
+    numbers = metrics.bootstrap_headline(y_true, logits) | {
         "num_test": len(y_true),
-        "brier_score": metrics.brier_score(y_true, probabilities),
-        "aurc": metrics.aurc(y_true, probabilities),
+        "aurc": risk.mean().item(),
         "risk_at_half_coverage": risk[(len(risk) - 1) // 2].item(),
+        "auroc": None if auroc != auroc else auroc,  # NaN if all answers are right, or all wrong
         "confident": {
             "answers": int(sure.sum()),
             "wrong": int((sure & wrong).sum()),
@@ -99,33 +109,30 @@ def evaluate(
         },
     }
     calibration = [calibrate(logits, y_true, 1.0)]
-    if temperature is not None:
-        numbers["temperature"] = temperature
-        calibration.append(calibrate(logits, y_true, temperature))
+    if validation is not None:
+        numbers["temperature"] = metrics.fit_temperature(*validation)
+        calibration.append(calibrate(logits, y_true, numbers["temperature"]))
     for suffix, row in zip(("", "_after_temperature"), calibration, strict=False):
         for key in ("negative_log_likelihood", "expected_calibration_error", "mean_confidence"):
             numbers[f"{key}{suffix}"] = row[key]
-    if temperature_of_equal_confidence is not None:
-        calibration.append(calibrate(logits, y_true, temperature_of_equal_confidence))
-        row = {key: value for key, value in calibration[-1].items() if key != "bins"}
-        numbers["temperature_of_equal_confidence"] = row
-    if test.superclass_of is not None:
-        numbers |= evaluate_superclasses(test, y_pred)
-    training_labels = None
-    if train is not None:
-        numbers["duplicates"], training_labels = audit_duplicates(train, test, y_pred)
-    return Found(
+    found = Found(
+        numbers=numbers | evaluate_classes(confusion, test, train),
         probabilities=probabilities,
         y_pred=y_pred,
+        confidence=confidence,
         confusion=confusion,
         misclassified=misclassified[confidence[misclassified].argsort(descending=True, stable=True)],
-        confidence=confidence,
         calibration=calibration,
-        temperatures=[calibrate(logits, y_true, temperature) for temperature in TEMPERATURES],
-        risk_coverage=(coverage, risk),
-        training_labels=training_labels,
-        numbers=numbers | evaluate_classes(confusion, test, train),
+        training_labels=None,
+        fill=mean_colour(test if train is None else train),
     )
+    if test.superclass_of is not None:
+        found.numbers |= evaluate_superclasses(test, y_pred)
+        of, count = test.superclass_of, len(test.superclass_names)
+        found.coarse = metrics.confusion_matrix(of[y_true], of[y_pred], count)
+    if train is not None:
+        found.numbers["duplicates"], found.training_labels = audit_duplicates(train, test, y_pred)
+    return found
 
 
 def calibrate(logits: Tensor, y_true: Tensor, temperature: float) -> dict:
@@ -190,8 +197,13 @@ def evaluate_classes(confusion: Tensor, test: Dataset, train: Dataset | None) ->
         "classes": classes,
         "typical_class": {"images": typical} | metrics.proportion((typical + 1) // 2, typical),
         "most_confused_pairs": [{"true": names[i], "predicted": names[j], "count": n} for i, j, n in pairs],
-        "pairs_never_confused": int((wrong == 0).sum()) - len(names),
     }
+
+
+def mean_colour(dataset: Dataset) -> Tensor:
+    """Return the mean of all pixels of the images, float32 [3] in [0, 1]."""
+    n, _, height, width = dataset.images.shape
+    return (dataset.images.sum(dim=(0, 2, 3)).double() / (255 * n * height * width)).float()
 
 
 def audit_duplicates(train: Dataset, test: Dataset, y_pred: Tensor) -> tuple[dict, Tensor]:
@@ -218,139 +230,137 @@ def audit_duplicates(train: Dataset, test: Dataset, y_pred: Tensor) -> tuple[dic
     return counts, training_labels
 
 
-# ---- Explain ---------------------------------------------------------------------------------------------
-
-
-def check_explanations(network: Network, test: Dataset, y_pred: Tensor) -> dict:
-    """Measure on a seeded sample of test images whether Grad-CAM shows what the network uses.
-
-    Deletion and insertion, and the pointing game where the set knows where the object is, each beside
-    controls; then the cascading randomisation of the weights.
-    """
-    generator, side = torch.Generator().manual_seed(0), test.images.shape[-1]
-    sample = torch.randperm(len(test.labels), generator=generator)[:NUM_EXPLAINED]
-    images, classes = test.images[sample].to(network.device) / 255, y_pred[sample]
-    maps = network.explain(images, classes)
-    controls = with_controls(maps, side, generator)
-    controls["activation"] = reasons.energy_maps(network, test.images[sample])
-    heatmaps = {name: to_heatmap(control, side) for name, control in controls.items()}
-    result = {"layer": network.layer, "images": len(sample), "map_size": list(maps.shape[1:])}
-    result |= compare_with_controls(network.folded, images, heatmaps, classes, torch.tensor(MEAN), STEPS)
-    sample = torch.randperm(len(test.labels), generator=generator)[:NUM_POINTED]
-    if test.masks is not None:
-        maps = network.explain(test.images[sample] / 255, y_pred[sample])
-        game = result["pointing_game"] = {"images": len(sample)}
-        controls = with_controls(maps, side, generator)
-        controls["activation"] = reasons.energy_maps(network, test.images[sample])
-        for name, control in controls.items():
-            hits, game["chance"] = metrics.pointing_game(to_heatmap(control, side), test.masks[sample])
-            game[name] = metrics.proportion(hits, len(sample))
-    # From the classifier downwards; what belongs to no part of the network comes last.
-    parts = [name for name, part in network.module.named_children() if list(part.parameters())]
-    modules = [f"network.{name}" for name in reversed(parts)]
-    if list(network.module.parameters(recurse=False)):
-        modules.append("network")
-    images = images[:NUM_RANDOMIZED]
-    down_to = randomization(network.model, images, network.explain, modules, NUM_SEEDS)
-    result["randomization"] = {
-        "images": len(images),
-        "seeds": NUM_SEEDS,
-        "down_to": {name.removeprefix("network."): row for name, row in down_to.items()},
-    }
-    return result
-
-
 # ---- Find reasons ----------------------------------------------------------------------------------------
 
 
 def find_reasons(
-    network: Network, train: Dataset | None, test: Dataset, found: Found, features: Tensor | None
+    examined: Classifier, train: Dataset | None, test: Dataset, found: Found, logits: Tensor, features: Tensor
 ) -> None:
-    """Add to `found` why the network fails: kinds of mistakes, neighbours, repairs, words; see reasons.py.
+    """Add to `found` kinds of mistakes, neighbours, and what covering does; see reasons.py.
 
-    features float32 [N, D]: of the test images, what goes into the classifier; None if there is none.
+    logits float32 [N, C] and features float32 [N, D] or None: of the test images, see Classifier.features.
     """
-    numbers, y_true, wrong = found.numbers, test.labels, found.y_pred != test.labels
+    numbers, y_pred = found.numbers, found.y_pred
     others = [values["y_pred"] for values in found.others.values()]
-    found.kinds, numbers["kinds"] = reasons.kinds_of_mistakes(
-        y_true, found.probabilities, test.superclass_of, found.training_labels, others
-    )
-    if others:
-        numbers["confident"]["shared"] = reasons.confident_mistakes(y_true, found.probabilities, others)
-    by_word = reasons.errors_by_word(test, wrong)
-    if by_word is not None:
-        numbers["words"] = by_word
-    halves = reasons.colour_or_shape(test, found.y_pred)
+    found.kinds, numbers["kinds"] = reasons.kinds_of_mistakes(test.labels, logits, test.superclass_of, others)
+    halves = reasons.colour_or_shape(test, y_pred)
     if halves is not None:
         numbers["colour_or_shape"] = halves
-    if train is not None and features is not None:
-        trained_on = None
-        if network.training is not None:
-            settings = network.training.settings
-            trained_on, _ = split_indices(train, settings["val_fraction"], settings["seed"])
-            trained_on = trained_on[: settings["limit_train"]]
-        numbers["neighbours"], found.neighbours = reasons.find_neighbours(
-            network, train, test, found.y_pred, features, trained_on
-        )
-        nearest = found.neighbours["nearest"][found.browsed]
-        found.neighbours["images"] = train.images[nearest.clamp(min=0)]
-    if network.layer is not None and len(found.misclassified):
-        numbers["repair"] = reasons.repair_rates(network, test, found.probabilities, found.misclassified)
-        images = test.images[found.browsed] / 255
-        answers, truths = found.y_pred[found.browsed], y_true[found.browsed]
-        found.maps = network.contrast(images, answers, truths)
-        found.covered = reasons.cover_answers(network, images, found.maps[:, 0])
+    if train is not None and features is not None and examined.training is not None:
+        settings = examined.training.settings
+        trained_on, held_out = split_indices(train, settings["val_fraction"], settings["seed"])
+        groups = {"training": trained_on[: settings["limit_train"]], "held_out": held_out}
+        numbers["neighbours"] = reasons.find_neighbours(examined, train, test, y_pred, features, groups)
+    images = test.images[found.browsed] / 255
+    if len(images):
+        found.puzzles = reasons.find_puzzles(examined, test, found.misclassified, found.fill)
+    if examined.layer is None:
+        return
+    if len(images):
+        questions = [(y_pred[found.browsed], test.labels[found.browsed])]
+        (found.maps,) = examined.contrast(images, questions)
+        found.covered_pixels = reasons.top_pixels(found.maps, reasons.COVERED)
+        found.covered = reasons.answers_to(examined, images, found.covered_pixels, found.fill)
+    numbers["covering"] = reasons.measure_covering(examined, test, logits, found.misclassified, found.fill)
+    sample = torch.randperm(len(test.labels), generator=torch.Generator().manual_seed(0))
+    sample = sample[: reasons.NUM_RANDOMIZED]
+    images, classes = test.images[sample] / 255, y_pred[sample]
+    numbers["maps"] = {"layer": examined.layer, "size": list(examined.explain(images, classes).shape[1:])}
+    numbers["maps"]["random_weights"] = reasons.measure_random_weights(examined, images, classes)
+    if test.masks is not None:
+        numbers["maps"]["pointing_game"] = reasons.measure_pointing(examined, test, y_pred)
 
 
 # ---- The report ------------------------------------------------------------------------------------------
 
 
+def check_data(examined: Classifier, train: Dataset | None, test: Dataset) -> Dataset | None:
+    """Return the training set if it is what the network was trained on; note what is wrong with the data."""
+    absent = len(test.class_names) - len(test.labels.unique())
+    if absent:
+        examined.notes.append(f"{absent} classes have no test image and count as 0 in the macro averages")
+    if train is not None and examined.training is not None:
+        if examined.training.config.get("digest", train.digest) == train.digest:
+            return train
+        examined.notes.append(
+            "the training images found are not those of the training: no neighbours, no duplicates"
+        )
+        return None
+    return train
+
+
+def check_accuracy(examined: Classifier, numbers: dict) -> None:
+    """Note an accuracy of a network from elsewhere that is hardly above that of guessing."""
+    chance = 1 / examined.num_classes
+    accuracy = numbers["accuracy"]["value"]
+    if examined.training is None and accuracy < chance + 0.1 * (1 - chance):
+        value = f"an accuracy of {100 * accuracy:.1f} % is near chance"
+        examined.notes.append(f"{value}: check --mean, --std and --classes")
+
+
 def write_report(
-    network: Network, train: Dataset | None, test: Dataset, out: Path, runs: list[Path], options: dict | None
+    examined: Classifier,
+    train: Dataset | None,
+    test: Dataset,
+    out: Path,
+    runs: list[Path],
+    options: dict | None,
 ) -> dict:
     """Examine the network and write everything into the folder `out`; return the content of metrics.json.
 
     runs: folders of others to compare it with; options: those of the command line, {name: value}, if any.
     """
-    others = against.read_runs(runs, test, network.digest)
-    stress = {str(out): read_results(out, network.digest)}
-    for name, values in others.items():
-        stress[name] = read_results(Path(name), values["checkpoint_sha256"])
+    others = compare.read_runs(runs, test, examined.digest)
+    stress = read_stress(out, identity(examined, test))
+    train = check_data(examined, train, test)
 
     # Evaluate.
     with Progress("test images", len(test.labels)) as progress:
-        logits, features = network.features(test.images, progress)
+        logits, features = examined.features(test.images, progress)
     if not logits.isfinite().all():
-        raise UserError(f"{network.name} cannot be used: its scores of the test images are not finite")
-    absent = len(test.class_names) - len(test.labels.unique())
-    if absent:
-        print(f"note     {absent} classes have no test image and count as 0 in the macro averages")
-    found = evaluate(logits, test, train, network.temperature, network.temperature_of_equal_confidence)
-    found.numbers["checkpoint_sha256"] = network.digest
-    found.stress, found.others = stress[str(out)], others
+        raise UserError(f"{examined.name} cannot be used: its scores of the test images are not finite")
+    found = evaluate(logits, test, train, examined.validation)
+    check_accuracy(examined, found.numbers)
+    for note in examined.notes:
+        print(f"note     {note}")
+    found.numbers |= {"checkpoint_sha256": examined.digest, "notes": examined.notes}
+    found.stress, found.others, found.options = stress, others, options
+    found.machine = environment(examined.device)
+    if examined.training is not None:
+        found.history = read_history(out, examined.training.history)
     if others:
         ours = {"probabilities": found.probabilities, "y_pred": found.y_pred}
-        found.numbers["against"] = against.compare({str(out): ours, **others}, stress, test)
+        found.numbers["against"] = compare.compare({str(out): ours, **others}, test.labels)
 
-    # Find the failures.
+    # Find the failures and explain them.
     found.browsed = found.misclassified[:MAX_BROWSED]
     rows = found.browsed[:NUM_FAILURES]
     found.failures = failures.describe(test, rows, found.probabilities, found.training_labels)
-
-    # Explain them.
-    with Progress("reasons and explanations", 2) as progress:
+    with Progress("reasons", 1) as progress:
         progress.update(0)
-        find_reasons(network, train, test, found, features)
-        progress.update(1)
-        if network.layer is not None:
-            found.numbers["explanations"] = check_explanations(network, test, found.y_pred)
+        find_reasons(examined, train, test, found, logits, features)
 
     # Write it down, first of all the numbers: they say of which weights the folder is.
     write_json(out / "metrics.json", found.numbers)
-    against.write_predictions(out / "predictions.npz", test, found.probabilities, network.digest)
-    failures.write(out, test, found.failures, found.maps, network.layer)
-    sections.fill_page(out, network, test, found, options)
+    write_predictions(out / "predictions.npz", test, found.probabilities, found.y_pred, examined.digest)
+    failures.write(out, test, found.failures, found.maps, examined.layer)
+    write_page(out, examined, test, found)
     return found.numbers
+
+
+@contextlib.contextmanager
+def as_it_was(model: nn.Module) -> Iterator[None]:
+    """Run a block that converts the model, then give back its modes and its own parameters and buffers."""
+    values = [(parameter, parameter.data) for parameter in model.parameters()]
+    buffers = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+    with eval_mode(model):
+        try:
+            yield
+        finally:
+            for parameter, value in values:
+                parameter.data = value
+            for of_module, before in buffers:
+                of_module.update(before)
 
 
 def examine(
@@ -368,21 +378,22 @@ def examine(
     train: the training set, a Dataset, if it is known. layer is what Grad-CAM explains, found if it is None;
     "none" makes no maps. class_names are those of the logits, in their order, if it is not that of `test`;
     against: folders of other reports. `test` should have images of every class: one without any counts as 0
-    in macro precision, recall and F1, as a line on the console says. Writes into the folder `out` and returns
-    the content of metrics.json. Raises UserError for what does not fit.
+    in macro precision, recall and F1, as a line on the console says. The model is examined in float32 and in
+    eval mode, and is afterwards as it was. Writes into the folder `out` and returns the content of
+    metrics.json. Raises UserError for what does not fit.
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    with eval_mode(model), full_float32(device):
-        network = networks.from_module(model, class_names, layer, device)
-        networks.fit_classes(network, test)
-        check_results(out, network.digest, ["metrics.json", "stress.json"])
-        return write_report(network, train, test, Path(out), [Path(run) for run in against], None)
+    with as_it_was(model), full_float32(device):
+        examined = classifiers.from_module(model, class_names, layer, device)
+        classifiers.fit_classes(examined, test)
+        check_results(out, examined.digest, ["metrics.json", "stress.json"])
+        return write_report(examined, train, test, Path(out), [Path(run) for run in against], None)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Examine one network and write everything; return the exit code."""
     parser = CommandLine(description=__doc__)
-    networks.add_options(parser)
+    classifiers.add_options(parser)
     parser.add_argument("--data-dir", help="where CIFAR lies (default: as in training, else data)")
     help = "cifar100, cifar10, shapes or a folder (default: what the network was trained on, else cifar100)"
     parser.add_argument("--dataset", help=help)
@@ -390,27 +401,33 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help=help)
     help = "compare with other runs after their own reports"
     parser.add_argument("--against", type=Path, nargs="+", default=[], metavar="RUN", help=help)
+    parser.add_argument("--overwrite", action="store_true", help="replace the results of other weights")
     args = parser.parse_args(argv)
     device = pick_device("auto")
-    network = networks.from_options(args, device)
-    out = networks.results_folder(network, args.out)
-    check_results(out, network.digest, ["metrics.json", "stress.json"])
-    train, test = networks.load_data(network, args.dataset, args.data_dir)
+    examined = classifiers.from_options(args, device)
+    out = results_folder(examined, args.out)
+    if not args.overwrite:
+        check_results(out, examined.digest, ["metrics.json", "stress.json"])
+    train, test = classifiers.load_data(examined, args.dataset, args.data_dir)
     print(f"data     {test.provenance}")
-    source = network.path or f"weights as {args.model} made them"
-    print(f"network  {network.name}, {network.parameters:,} parameters, {source}")
-    print(f"images   {network.input}")
-    print(f"maps     {network.layer_note}")
+    source = examined.path or f"weights as {args.model} made them"
+    print(f"network  {examined.name}, {examined.parameters:,} parameters, {source}")
+    print(f"images   {examined.input}")
+    print(f"output   {examined.output}")
+    print(f"maps     {examined.layer_note}")
     print(f"compute  {device}, fp32")
     if args.run is None and args.checkpoint is None and args.model is None:
-        args.run = run_of(network.path)
+        args.run = run_of(examined.path)
     with full_float32(device):  # a number means the same on every machine
-        numbers = write_report(network, train, test, out, args.against, vars(args))
+        numbers = write_report(examined, train, test, out, args.against, vars(args))
     print()
-    for key, name in sections.HEADLINE.items():
-        print(f"{name:20}{percent(numbers[key]['value'], 2):>9}   {interval(numbers[key])}")
-    print(f"{'calibration error':20}{percent(numbers['expected_calibration_error'], 2):>9}")
-    print(f"\nsaved    {out / 'metrics.json'}, predictions.npz, plots/, failures/, gradcam/")
+    for key, name in HEADLINE.items():
+        if key != "top5_accuracy" or examined.num_classes > 5:
+            value, low, high = (100 * numbers[key][end] for end in ("value", "low", "high"))
+            print(f"{name:20}{value:6.2f} %   95 % interval {low:.2f} to {high:.2f} %")
+    print(f"{'calibration error':20}{100 * numbers['expected_calibration_error']:6.2f} %")
+    maps = "" if examined.layer is None else ", gradcam/"
+    print(f"\nsaved    {out / 'metrics.json'}, predictions.npz, plots/, failures/{maps}")
     print(f"next     open {out / 'report.html'} in a browser")
     return 0
 

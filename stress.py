@@ -12,26 +12,31 @@ After a change of a test, of your own FILE.py or of torch, --overwrite runs all 
 import functools
 import hashlib
 import itertools
-import json
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from classifier import (
+    Classifier,
+    add_options,
+    from_options,
+    full_float32,
+    load_data,
+    predict,
+)
 from data import Dataset, interleave
-from metrics import calibration_bins, proportion
-from network import Network, add_options, from_options, load_data, predict, results_folder
+from metrics import calibration_bins, fit_temperature, proportion
 from running.console import CommandLine, Progress, run_main
 from running.device import pick_device
-from running.files import UserError, locked, reading, whole_file, write_json
-from running.folder import check_results
+from running.errors import UserError
+from running.outputs import PIXELS, check_results, identity, read_stress, results_folder, write_stress
 from sources import cifar_c
-from stress_tests import attacks, cues, examples, sensitivity
-from stress_tests.corruptions import CORRUPTIONS, corrupt
-from stress_tests.summary import SEVERITIES, equally_sure, still_right, summarise
+from stress_tests import attacks, cues, examples
+from stress_tests.corruptions import CORRUPTIONS, FAMILIES, FIFTEEN, corrupt
+from stress_tests.summary import SEVERITIES, still_right, summarise
 
 SEED = 0  # of the sample and of the attacks; each corruption has its own seed
 CORRUPTION_IMAGES = 200  # with this sample the tests take under four minutes on 2 cores; --full takes all
@@ -84,78 +89,26 @@ def planned_tests(num_classes: int, published: tuple[str, ...] = ()) -> list[tup
 # ---- What is kept ----------------------------------------------------------------------------------------
 
 
-def save_results(folder: Path, results: dict) -> None:
-    """Write what are tensors to stress.npz and the rest to stress.json.
-
-    Tensors are results["answers"], {test: which are right, bool [N]}, and "attack_changes", if that is known.
-    """
-    arrays = {test: right.numpy() for test, right in results["answers"].items()}
-    if results.get("attack_changes") is not None:
-        arrays["attack_changes"] = results["attack_changes"].numpy()
-    with whole_file(folder / "stress.npz") as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
-    rest = {key: results[key] for key in results if key not in ("answers", "attack_changes")}
-    write_json(folder / "stress.json", rest)
-
-
-def read_results(folder: Path, digest: str) -> dict | None:
-    """Return what save_results wrote to the folder, or None if that is nothing or of other weights.
-
-    Left out are a test and the attacked examples if they stand in one file only, as the command was killed
-    between the two, and "summary" if a test is missing. Without attacked examples "attack_changes" is None.
-    Raises UserError if a file cannot be used.
-    """
-    path = folder / "stress.json"
-    if not path.exists():
-        return None
-    with reading(path, "results of stress.py, which its --overwrite replaces"):
-        results = json.loads(path.read_text(encoding="utf-8"))
-        if results["checkpoint_sha256"] != digest:
-            return None
-        with np.load(folder / "stress.npz") as arrays:
-            answers = {test: torch.from_numpy(arrays[test]) for test in results["tests"] if test in arrays}
-            results["attack_changes"] = None
-            if "attack_changes" in arrays and "attack_examples" in results:
-                results["attack_changes"] = torch.from_numpy(arrays["attack_changes"])
-        for test, right in answers.items():
-            if accuracy_of(right)["value"] != results["tests"][test]["accuracy"]["value"]:
-                raise ValueError(f"its accuracy for {test} is not that of stress.npz")
-        results["tests"] = {test: results["tests"][test] for test in answers}
-        results["answers"] = answers
-    if results["attack_changes"] is None:
-        results.pop("attack_examples", None)
-    if not all(f"{name}/{level:g}" in answers for name, level in planned_tests(num_classes=2)):
-        results.pop("summary", None)
-    return results
-
-
-INSTEAD = "use another --out, or replace it by --overwrite"
-
-
-def results_of_weights(folder: Path, digest: str) -> dict | None:
-    """Return read_results, but raise UserError if the folder holds results of other weights."""
-    check_results(folder, digest, ["metrics.json"])
-    old, path = read_results(folder, digest), folder / "stress.json"
-    if old is None and path.exists():
-        raise UserError(f"{path} is of other weights, or normalised otherwise: {INSTEAD}")
-    return old
-
-
-def kept_results(folder: Path, new: dict) -> dict:
+def kept_results(folder: Path, new: dict, whose: dict) -> dict:
     """Return the tests in the folder that are of the weights and the images of the `new` results.
 
-    Raises UserError if it holds results of other weights or of more images.
+    whose: see classifier.identity. Raises UserError if it holds results of other weights or of more images.
     """
-    old, path = results_of_weights(folder, new["checkpoint_sha256"]), folder / "stress.json"
-    if old is None or not old["answers"]:  # the latter if it was killed as --overwrite began
-        return {}
-    if old["sample_sha256"] == new["sample_sha256"]:
-        kept = ["tests", "answers", "consistency", "examples", "attack_examples", "attack_changes"]
+    check_folder(folder, new["checkpoint_sha256"])
+    old, path = read_stress(folder, whose), folder / "stress.json"
+    if old and old["sample_sha256"] == new["sample_sha256"]:
+        kept = ["tests", "answers", *PIXELS, *PIXELS.values()]
         return {key: old[key] for key in kept if key in old}
-    if old["attack_images"] > new["attack_images"]:
-        raise UserError(f"{path} is of more images: give --full, {INSTEAD}")
-    print(f"note     {path} is of other images: all tests run again")
+    if old and old["attack_images"] > new["attack_images"]:
+        raise UserError(f"{path} is of more images: give --full, use another --out, or --overwrite it")
+    if path.exists():
+        print(f"note     {path} is of other images or classes: all tests run again")
     return {}
+
+
+def check_folder(folder: Path, digest: str) -> None:
+    """Raise UserError if the folder holds results of other weights."""
+    check_results(folder, digest, ["metrics.json", "stress.json"])
 
 
 # ---- The tests -------------------------------------------------------------------------------------------
@@ -184,8 +137,9 @@ def measure(logits: Tensor, labels: Tensor, temperature: float | None = None) ->
     """Return the record of a test, and whether each answer is right, bool [N].
 
     logits float32 [N, C], labels int64 [N]. "calibration" has the negative log-likelihood and, for each bin
-    of the expected calibration error, the number of right answers less the sum of the confidences, from which
-    the error of several tests together follows; as trained and, if known, at the temperature.
+    of the expected calibration error, the number of answers, of right ones, and that less the sum of the
+    confidences, from which the bins of several tests together follow; as trained and, if known, at the
+    temperature.
     """
     if not logits.isfinite().all():
         raise UserError("the network's outputs are not finite: it cannot be tested")
@@ -198,11 +152,16 @@ def measure(logits: Tensor, labels: Tensor, temperature: float | None = None) ->
             scaled = logits / divisor
             bin_confidence, bin_accuracy, count = calibration_bins(labels, scaled.softmax(dim=1))
             gaps = (count * (bin_accuracy - bin_confidence)).nan_to_num().tolist()
-            record["calibration"][name] = {"nll": F.cross_entropy(scaled, labels).item(), "gaps": gaps}
+            rows = {
+                "gaps": gaps,
+                "right": (count * bin_accuracy).nan_to_num().tolist(),
+                "count": count.tolist(),
+            }
+            record["calibration"][name] = {"nll": F.cross_entropy(scaled, labels).item()} | rows
     return record, right
 
 
-def attack_images(network: Network, sample: Sample, name: str, epsilon: float, left: Tensor) -> Tensor:
+def attack_images(classifier: Classifier, sample: Sample, name: str, epsilon: float, left: Tensor) -> Tensor:
     """Return which of the attacked images are right under an attack, bool [M]; epsilon in 1/255.
 
     Only those `left`, bool [M], are attacked; the others count as wrong.
@@ -213,43 +172,28 @@ def attack_images(network: Network, sample: Sample, name: str, epsilon: float, l
     for start in range(0, len(places), 100):
         batch = places[start : start + 100]
         index = sample.attacked[batch]
-        x, y = sample.images[index].to(network.device) / 255, sample.labels[index].to(network.device)
+        x, y = sample.images[index].to(classifier.device) / 255, sample.labels[index].to(classifier.device)
         try:
-            x = attack.function(network.model, x, y, epsilon / 255, generator, **attack.settings)
+            x = attack.function(classifier.model, x, y, epsilon / 255, generator, **attack.settings)
         except attacks.NoGradientError as error:
             kept = "the tests before the attacks are kept"
-            raise UserError(f"{network.name} cannot be attacked: {error}; {kept}") from error
+            raise UserError(f"{classifier.name} cannot be attacked: {error}; {kept}") from error
         with torch.no_grad():
-            right[batch] = (network.model(x).argmax(dim=1) == y).cpu()
+            right[batch] = (classifier.model(x).argmax(dim=1) == y).cpu()
     return right
-
-
-def measure_consistency(network: Network, sample: Sample) -> dict:
-    """Return how many answers a mirror image and a shift by one pixel change, for groups of equally_sure."""
-
-    def answer(pictures: Tensor) -> Tensor:
-        return predict(network.folded, pictures, network.device).argmax(dim=1)
-
-    confidence, y_pred = predict(network.folded, sample.images, network.device).softmax(dim=1).max(dim=1)
-    groups = equally_sure(confidence, y_pred == sample.labels)
-    consistency = {}
-    for name, changed in sensitivity.changed_answers(answer, sample.images, y_pred).items():
-        consistency[name] = {}
-        for group, index in groups.items():
-            consistency[name][group] = accuracy_of(changed[index]) if len(index) > 0 else None
-    return consistency
 
 
 # ---- The command -----------------------------------------------------------------------------------------
 
 
-def run_tests(network: Network, sample: Sample, published: dict, folder: Path, results: dict) -> None:
+def run_tests(classifier: Classifier, sample: Sample, published: dict, folder: Path, results: dict) -> None:
     """Run the tests that `results` lacks, put them there, and save after each.
 
     published: {"published fog": (array, labels int64 [10000]), ...}, see sources/cifar_c.py.
     """
     tests, answers = results["tests"], results["answers"]
-    plan = planned_tests(network.num_classes, tuple(published))
+    plan = planned_tests(classifier.num_classes, tuple(published))
+    temperature = fit_temperature(*classifier.validation) if classifier.validation else None
     with Progress("stress tests", len(plan)) as progress:
         for done, (name, level) in enumerate(plan):
             test = f"{name}/{level:g}"
@@ -261,41 +205,38 @@ def run_tests(network: Network, sample: Sample, published: dict, folder: Path, r
                 tests[test] = {"accuracy": accuracy_of(answers[test])}
             elif name in attacks.ATTACKS:
                 left = still_right(answers, attacks.ATTACKS[name].survivors_of, level)
-                answers[test] = attack_images(network, sample, name, level, left)
+                answers[test] = attack_images(classifier, sample, name, level, left)
                 tests[test] = {"accuracy": accuracy_of(answers[test])}
             else:
                 pictures, labels = pictures_of(name, level, sample, published)
-                logits = predict(network.folded, pictures, network.device)
-                tests[test], answers[test] = measure(logits, labels, network.temperature)
-            save_results(folder, results)
-    if "consistency" not in results:
-        results["consistency"] = measure_consistency(network, sample)
-        save_results(folder, results)
+                logits = predict(classifier.model, pictures, classifier.device)
+                tests[test], answers[test] = measure(logits, labels, temperature)
+            write_stress(folder, results)
 
 
-def add_examples(network: Network, sample: Sample, test: Dataset, results: dict) -> None:
+def add_examples(classifier: Classifier, sample: Sample, test: Dataset, results: dict) -> None:
     """Add what `results` lacks of the answers to a few images, see stress_tests/examples.py.
 
-    "examples" are under every corruption. "attack_examples" are under PGD, of images that are right without
-    it; they and "attack_changes" are left out if none is.
+    "examples" are under every corruption and cue. "attack_examples" are under PGD and random signs, of images
+    that are right without; they and "attack_changes" are left out if none is.
     """
     right = results["answers"]["clean/0"]
     if "examples" not in results:
         chosen = examples.choose(right, sample.labels, test.superclass_of, CORRUPTED_EXAMPLES)
-        results["examples"] = {"images": sample.index[chosen].tolist(), "answers": {}}
-    shown = results["examples"]
-    plan = [("clean", 0), *itertools.product(CORRUPTIONS, SEVERITIES)]
-    missing = [(name, severity) for name, severity in plan if f"{name}/{severity}" not in shown["answers"]]
-    predictor = functools.partial(predict, network.model, device=network.device)
-    shown["answers"] |= examples.answers_to(predictor, test.images[shown["images"]], missing)
+        index = sample.index[chosen]
+        predictor = functools.partial(predict, classifier.model, device=classifier.device)
+        answers, pixels = examples.pictures_and_answers(predictor, test.images[index])
+        results["examples"] = {"images": index.tolist(), "answers": answers}
+        results["example_pixels"] = pixels
 
     left = sample.attacked[right[sample.attacked]]
     if "attack_examples" not in results and len(left) > 0:
         labels = sample.labels[left]
         chosen = examples.choose(right[left], labels, test.superclass_of, ATTACKED_EXAMPLES)
         index = sample.index[left[chosen]]
-        images, y_true = test.images[index].to(network.device) / 255, labels[chosen].to(network.device)
-        answers, changes = examples.answers_under_pgd(network.model, images, y_true, SEED)
+        images = test.images[index].to(classifier.device) / 255
+        y_true = labels[chosen].to(classifier.device)
+        answers, changes = examples.answers_under_attack(classifier.model, images, y_true, SEED)
         results["attack_examples"] = {"images": index.tolist(), "answers": answers}
         results["attack_changes"] = changes
 
@@ -342,11 +283,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     device = pick_device("auto")
-    network = from_options(args, device)
-    folder = results_folder(network, args.out)
+    classifier = from_options(args, device)
+    folder = results_folder(classifier, args.out)
     if not args.overwrite:
-        results_of_weights(folder, network.digest)  # before the data are read, which takes a while
-    _, test = load_data(network, args.dataset, args.data_dir)
+        check_folder(folder, classifier.digest)  # before the data are read, which takes a while
+    _, test = load_data(classifier, args.dataset, args.data_dir)
     published = {}
     if args.cifar_c:
         if test.name not in ("cifar100", "cifar10"):
@@ -354,14 +295,17 @@ def main(argv: list[str] | None = None) -> int:
         arrays, y_true = cifar_c.open_files(args.cifar_c, set(test.labels.tolist()))
         published = {f"published {name}": (array, torch.from_numpy(y_true)) for name, array in arrays.items()}
     sample = draw_sample(test, args.full)
-    print(f"network  {network.name}, {network.parameters:,} parameters, takes images {network.input}")
+    print(
+        f"network  {classifier.name}, {classifier.parameters:,} parameters, takes images {classifier.input}"
+    )
+    for note in classifier.notes:
+        print(f"note     {note}")
     print(f"data     {test.provenance}")
     print(f"sample   {len(sample.labels):,} images for corruptions, {len(sample.attacked):,} for attacks")
     print(f"compute  {device}, fp32, {torch.get_num_threads()} threads")
 
-    tested = (sample.images, sample.labels, sample.attacked)
-    results = {
-        "checkpoint_sha256": network.digest,
+    tested, whose = (sample.images, sample.labels, sample.attacked), identity(classifier, test)
+    results = whose | {
         "sample_sha256": hashlib.sha256(b"".join(part.numpy().tobytes() for part in tested)).hexdigest(),
         "dataset": test.name,
         "provenance": test.provenance,
@@ -369,18 +313,19 @@ def main(argv: list[str] | None = None) -> int:
         "corruption_images": len(sample.labels),
         "attack_images": len(sample.attacked),
         "epsilons": attacks.EPSILONS,
+        "families": {family: [n for n in names if n in FIFTEEN] for family, names in FAMILIES.items()},
+        "attacks": list(attacks.ATTACKS),
         "tests": {},
         "answers": {},
     }
-    # In float32 and without TF32 an accuracy means the same on every machine.
-    with locked(folder / ".stress.lock"), attacks.full_float32(device):
+    with full_float32(device):  # without TF32 an accuracy means the same on every machine
         if not args.overwrite:
-            results |= kept_results(folder, results)
-        save_results(folder, results)  # to both files, so that no old test is taken for a new one
-        run_tests(network, sample, published, folder, results)
-        add_examples(network, sample, test, results)
+            results |= kept_results(folder, results, whose)
+        write_stress(folder, results)  # to both files, so that no old test is taken for a new one
+        run_tests(classifier, sample, published, folder, results)
+        add_examples(classifier, sample, test, results)
         add_summary(results, sample, test.class_names)
-        save_results(folder, results)
+        write_stress(folder, results)
     print_summary(results)
     print(f"\nsaved    {folder}/stress.json and stress.npz")
     print("next     report.py with the same options shows them on its page")

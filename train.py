@@ -11,30 +11,29 @@ smoothing, weight decay, CutMix, gradient clipping, mixed precision, and early s
 accuracy.
 """
 
-import contextlib
 import math
-import os
 import re
 import shlex
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data import Dataset, Normalize, batches, load, memory_format, split_indices
-from metrics import accuracy
-from network import FromPixels, predict
+from data import CLASS_NAMES, Dataset, batches, cutmix_end, load, memory_format, split_indices, to_input
 from resnet_cifar import resnet18
-from running import console, distributed
-from running.console import Progress, duration, expect, setting
-from running.device import advice_on, autocast, environment, pick_device, pick_precision
-from running.distributed import rank, shard, world_size
-from running.files import UserError, locked, reading, write_csv, write_json
-from running.folder import read_checkpoint, save_checkpoint
-from stress_tests.corruptions import CORRUPTIONS, EXTRA
+from running import distributed
+from running.checkpoint import read_checkpoint, save_checkpoint
+from running.console import CommandLine, Progress, duration, run_main
+from running.device import autocast, environment, pick_device, pick_precision, rank, world_size
+from running.distributed import shard
+from running.errors import UserError, reading
+from running.files import write_csv, write_json
+from running.settings import add_options, check_ranges, expect, option, setting
+
+VAL_BATCH_SIZE = 50  # images whose activations stay in the cache of a CPU
 
 
 @dataclass
@@ -55,12 +54,6 @@ class Config:
     image_sizes: str = setting("24,28,32", "8 to 32 pixels, for equal parts of the run", metavar="S,..")
     # In a run of 20 epochs CutMix cost 1.3 points of validation accuracy; see results/README.md.
     cutmix: float | None = setting(None, "share of batches with CutMix; default: 0.5 from 30 epochs on", 0, 1)
-    corrupt: float = setting(
-        0.0, "share of batches under extra corruptions (arXiv 1903.12261); 2 %% more time", 0, 1, metavar="P"
-    )
-    adversarial: float = setting(
-        0.0, "one-step attack within EPS/255 (arXiv 2001.03994); 1.7 times the time", 0, 255, metavar="EPS"
-    )
     # Counted are epochs of full-size images after the best one.
     patience: int | None = setting(None, "epochs to wait, 0: no limit; default: an eighth, >= 5", 0, 100_000)
     val_fraction: float = setting(0.2, "share of the training images held out for validation", 0.001, 0.9)
@@ -73,9 +66,9 @@ class Config:
     compile: bool = setting(False, "use torch.compile, for long runs on a GPU")
 
     def __post_init__(self) -> None:
-        console.check_ranges(self)
-        known = self.dataset in DATASETS or Path(self.dataset).is_dir()
-        expect(known, "dataset", self.dataset, f"{', '.join(DATASETS)} or a folder")
+        check_ranges(self)
+        known = self.dataset in CLASS_NAMES or Path(self.dataset).is_dir()
+        expect(known, "dataset", self.dataset, f"{', '.join(CLASS_NAMES)} or a folder")
         size = "([89]|[12][0-9]|3[0-2])"
         right = re.fullmatch(f"{size}(,{size})*", self.image_sizes)
         expect(bool(right), "image_sizes", self.image_sizes, "sizes from 8 to 32, such as 24,28,32")
@@ -100,7 +93,6 @@ PRESETS = {
     "shapes": {"epochs": 10, "batch_size": 32, "lr": 0.1, "width": 16, "cutmix": 0.0},
     "folder": {"epochs": None, "batch_size": None, "lr": 0.1, "width": 16, "cutmix": 0.0},
 }
-DATASETS = ("cifar100", "cifar10", "shapes")
 # Resuming may change where and how a run computes and where its files are found, and nothing else.
 MAY_CHANGE = {"dataset", "data_dir", "out", "device", "precision", "compile"}
 
@@ -124,8 +116,7 @@ def load_split(config: Config) -> tuple[Config, Dataset, Tensor, Tensor]:
     size, processes = config.batch_size, world_size()
     fits = size % processes == 0 and 2 * processes <= size <= limit
     expect(fits, "batch_size", size, f"at most the {limit} images to train on, 2, 4, 6, .. for each process")
-    num_val = max(1, round(limit * held_out / available))
-    return config, dataset, train_index[:limit], val_index[:num_val]
+    return config, dataset, train_index[:limit], val_index[: max(1, round(limit * held_out / available))]
 
 
 def warmup_cosine(
@@ -214,68 +205,31 @@ class Training:
             "environment": environment(device),
         }
 
-    def from_pixels(self, network: nn.Module, size: int) -> FromPixels:
-        """Return the network as a model of images in [0, 1], which are resized and normalised first."""
-        model = FromPixels(network, size, Normalize().to(self.device))
-        model.layout = memory_format(self.device)
-        return model
 
-
-def corrupt(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Put images float32 [N, 3, 32, 32] in [0, 1] under one corruption, drawn like its severity.
-
-    EXTRA are speckle noise, Gaussian blur and saturation, which Hendrycks and Dietterich (2019, arXiv
-    1903.12261) published to develop methods on, so that the fifteen of the stress test stay unseen.
-    """
-    name = EXTRA[int(torch.randint(len(EXTRA), (), generator=generator))]
-    severity = int(torch.randint(1, 4, (), generator=generator))
-    return CORRUPTIONS[name](images.cpu(), severity, generator).to(images.device)
-
-
-def attack(training: Training, size: int, images: Tensor, target: Tensor, uniform: Tensor) -> Tensor:
-    """Return images under one step of FGSM from a random start, float32 [N, 3, 32, 32] in [0, 1].
-
-    Wong, Rice and Kolter 2020 (arXiv 2001.03994), algorithm 3, with their alpha of 1.25 epsilon and the
-    network in train mode. target float [N, C]; uniform [N, 3, 32, 32] are random numbers in [0, 1).
-    """
-    epsilon = training.config.adversarial / 255
-    low, high = (images - epsilon).clamp(min=0), (images + epsilon).clamp(max=1)
-    start = (images + epsilon * (2 * uniform - 1)).clamp(low, high).requires_grad_()
-    # The plain network: the one shared among processes would wait for gradients of its weights.
-    model = training.from_pixels(training.model, size)
-    with autocast(training.device, training.precision):
-        loss = training.criterion(model(start).float(), target)
-    (gradient,) = torch.autograd.grad(training.scaler.scale(loss), start)
-    return (start.detach() + 1.25 * epsilon * gradient.sign()).clamp(low, high)
-
-
-def check_finite(epoch: int, step: int, lr: float, *values: Tensor) -> None:
+def check_finite(what: str, values: Tensor, epoch: int, lr: float) -> None:
     """Raise UserError if a value is not finite."""
-    if not all(value.isfinite().all() for value in values):
+    if not values.isfinite().all():
         advice = "try a lower --lr, a smaller --clip-norm or --precision fp32; earlier checkpoints are kept"
-        where = f"in epoch {epoch}, step {step}, at learning rate {lr:.4g}"
-        raise UserError(f"the loss is not finite {where}: {advice}")
+        raise UserError(f"{what} not finite in epoch {epoch}, at learning rate {lr:.4g}: {advice}")
 
 
-def train_one_epoch(training: Training, epoch: int) -> dict[str, float | str]:
+def train_one_epoch(training: Training, epoch: int, change: Callable | None = None) -> dict:
     """Train the network once on all images; return the row of this epoch, counted from 1.
 
     The images left over from whole batches, other ones in each epoch, are not used. The row holds epoch,
     image_size, precision, lr (of the last step), and the means train_loss and train_accuracy, in [0, 1], over
     the images as they were trained on. Where CutMix mixed two images, an answer counts as right if it is the
-    class of the larger part. Raises UserError if the loss is not finite.
+    class of the larger part. change(training, epoch) returns what an experiment does to each batch, a
+    function of images in [0, 1] and targets that returns images. Raises UserError if the loss is not finite.
     """
     config, device, steps = training.config, training.device, training.steps
     optimizer, scaler = training.optimizer, training.scaler
     total_steps, warmup_steps = config.epochs * steps, round(config.warmup_epochs * steps)
     size = image_size(epoch, config.epochs, config.sizes())
-    model = training.from_pixels(training.network, size).train()
-    # CutMix keeps the network from learning its images by heart; results/README.md says what it gained. The
-    # last tenth of the epochs has whole images, as those of the test split are.
-    cutmix = config.cutmix if epoch <= int(0.9 * config.epochs) else 0.0
-    # Corruptions and attacks have random numbers of their own, which are also the same in a resumed run.
-    entropy = np.random.SeedSequence([config.seed, epoch, 1]).generate_state(1, np.uint64)[0]
-    generator = torch.Generator().manual_seed(int(entropy) >> 1)  # 63 bits
+    model = training.network.train()
+    # CutMix keeps the network from learning its images by heart; results/README.md says what it gained.
+    cutmix = config.cutmix if epoch <= cutmix_end(config.epochs) else 0.0
+    changed = change(training, epoch) if change else None
     # Of the loss and of the right answers; MPS has no float64.
     sums = torch.zeros(2, device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
     with Progress(f"epoch {epoch}/{config.epochs}", steps) as progress:
@@ -283,12 +237,9 @@ def train_one_epoch(training: Training, epoch: int) -> dict[str, float | str]:
         for step, (batch, target) in enumerate(drawn):
             # Data: shuffled, cropped and flipped images in [0, 1], of which each process takes its part.
             images = batch.float() / 255
-            if torch.rand((), generator=generator) < config.corrupt:
-                images = corrupt(images, generator)
+            if changed:
+                images = changed(images, target)
             images, target = shard(images), shard(target)
-            if config.adversarial:
-                uniform = torch.rand(batch.shape, generator=generator)
-                images = attack(training, size, images, target, shard(uniform).to(device))
 
             # Schedule: every step has its own learning rate. That of the very first is 0, so it trains
             # nothing. Counted from 1 it would be the last one that has 0, for nothing gained.
@@ -298,7 +249,7 @@ def train_one_epoch(training: Training, epoch: int) -> dict[str, float | str]:
 
             # Forward and loss.
             with autocast(device, training.precision):
-                logits = model(images).float()
+                logits = model(to_input(images, size)).float()
                 loss = training.criterion(logits, target)
 
             # Backward, clip, step. The norm to clip is that of the gradient, not of the scaled one.
@@ -315,23 +266,27 @@ def train_one_epoch(training: Training, epoch: int) -> dict[str, float | str]:
             # On a GPU, reading a value makes the program wait, so there it is read at every tenth step only.
             if device.type == "cpu" or (step + 1) % 10 == 0 or step + 1 == steps:
                 totals = distributed.all_reduce(sums)
-                check_finite(epoch, step + 1, lr, totals)
+                check_finite("the loss is", totals, epoch, lr)
                 mean_loss, train_accuracy = (totals / ((step + 1) * config.batch_size)).tolist()
                 progress.update(step + 1, loss=f"{mean_loss:.3f}", accuracy=f"{train_accuracy:.1%}")
     row = {"epoch": epoch, "image_size": size, "precision": training.precision, "lr": lr}
     return row | {"train_loss": mean_loss, "train_accuracy": train_accuracy}
 
 
+@torch.inference_mode()
 def validate(training: Training, row: dict[str, float | str]) -> Tensor:
     """Add val_loss and val_accuracy to the row of an epoch; return the logits, float32 [N, C]."""
-    images, labels = shard(training.val_images), training.val_labels
-    model = training.from_pixels(training.network, training.config.sizes()[-1])
+    images, labels, logits = shard(training.val_images), training.val_labels, []
+    model, size = training.network.eval(), training.config.sizes()[-1]
     with Progress("validation", len(images)) as progress, autocast(training.device, training.precision):
-        logits = predict(model, images, training.device, progress=progress)
-    logits = distributed.all_gather(logits)
-    check_finite(row["epoch"], training.steps, row["lr"], logits, *training.model.state_dict().values())
+        for part in images.split(VAL_BATCH_SIZE):
+            pixels = part.to(training.device).float() / 255
+            logits.append(model(to_input(pixels, size)).float())
+            progress.update(VAL_BATCH_SIZE * len(logits))
+    logits = distributed.all_gather(torch.cat(logits).cpu())
+    check_finite("the scores of the validation images are", logits, row["epoch"], row["lr"])
     row["val_loss"] = training.criterion(logits, labels).item()
-    row["val_accuracy"] = accuracy(labels, logits.argmax(dim=1))
+    row["val_accuracy"] = (logits.argmax(dim=1) == labels).sum().item() / len(labels)
     return logits
 
 
@@ -388,7 +343,7 @@ def read_last(path: Path, given: dict) -> tuple[Config, dict]:
         config = Config(**(saved | given))
     changed = [name for name in given if name not in MAY_CHANGE and given[name] != saved[name]]
     if changed:
-        started = ", ".join(f"{console.option(name)} {saved[name]}" for name in changed)
+        started = ", ".join(f"{option(name)} {saved[name]}" for name in changed)
         raise UserError(f"{config.out} was started with {started}: resume it without changing that")
     return config, last
 
@@ -409,13 +364,16 @@ def restore(training: Training, last: dict) -> None:
     training.record = record | {"dataset": config.dataset, "settings": record["settings"] | places}
     training.history = last["history"]
     print(f"resumed  after {last['epoch']} epochs")
-    threads, before = torch.get_num_threads(), record["environment"]["threads"]
-    if threads != before:
-        print(f"note     the run began with {before} threads; with {threads} its last bits will differ")
 
 
-def fit(config: Config, last: dict | None = None) -> None:
-    """Train epoch by epoch as the settings say; `last` is the checkpoint of a run that is resumed."""
+def time_left(row: dict, config: Config) -> str:
+    """Return how long the epochs after that of the row will take: time goes with the pixels of an image."""
+    sides = [image_size(e, config.epochs, config.sizes()) for e in range(row["epoch"] + 1, config.epochs + 1)]
+    return duration(row["seconds"] * sum(side**2 for side in sides) / row["image_size"] ** 2)
+
+
+def fit(config: Config, last: dict | None = None, change: Callable | None = None) -> None:
+    """Train epoch by epoch; last: the checkpoint of a run that is resumed; change: see train_one_epoch."""
     if rank() > 0:
         distributed.barrier()  # rank 0 loads first, which may be a download
     config, dataset, train_index, val_index = load_split(config)
@@ -424,19 +382,22 @@ def fit(config: Config, last: dict | None = None) -> None:
     training = Training(config, dataset, train_index, val_index)
     if last is not None:
         restore(training, last)
-    record, history, threads = training.record, training.history, torch.get_num_threads()
+    if change:
+        training.record["change"] = str(change)
+    record, history = training.record, training.history
     if rank() == 0:
         write_json(Path(config.out) / "config.json", record)
     print(f"data     {record['provenance']}")
     print(f"         {record['num_train']:,} images to train on, {record['num_val']:,} to validate")
     print(f"network  ResNet-18, width {config.width}, {record['parameters']:,} parameters")
     print(f"recipe   {config.epochs} epochs, {config.batch_size} images in a step")
-    print(f"compute  {training.device}, {training.precision}, processes: {world_size()}, threads: {threads}")
+    threads = f"threads: {torch.get_num_threads()}"
+    print(f"compute  {training.device}, {training.precision}, processes: {world_size()}, {threads}")
 
     while not should_stop(history, config):
-        started, worked = time.perf_counter(), time.process_time()
-        row = train_one_epoch(training, len(history) + 1)
-        seconds, work = time.perf_counter() - started, (time.process_time() - worked) / threads
+        started = time.perf_counter()
+        row = train_one_epoch(training, len(history) + 1, change)
+        seconds = time.perf_counter() - started
         distributed.average_running_statistics(training.model)
         val_logits = validate(training, row)
         row["seconds"] = round(time.perf_counter() - started, 2)
@@ -445,15 +406,12 @@ def fit(config: Config, last: dict | None = None) -> None:
         if rank() == 0:
             save(training, val_logits)
         star = "*" if row is best_row(history) else " "
-        left = duration((config.epochs - row["epoch"]) * row["seconds"])
         print(
             f"epoch {row['epoch']:3d}/{config.epochs}  lr {row['lr']:.4f}  "
             f"train loss {row['train_loss']:.3f} acc {row['train_accuracy']:6.2%}  "
             f"val loss {row['val_loss']:.3f} acc {row['val_accuracy']:6.2%} {star}  "
-            f"{duration(row['seconds'])}, about {left} left"
+            f"{duration(row['seconds'])}, about {time_left(row, config)} left"
         )
-        if training.device.type == "cpu" and threads > 1 and seconds > max(10, 5 * work):
-            print(f"note     only {duration(work)} of it at work: set OMP_NUM_THREADS=1 on a busy machine")
 
     if len(history) < config.epochs:
         print(f"stopped early: no better validation accuracy in {config.patience} full-size epochs")
@@ -462,56 +420,51 @@ def fit(config: Config, last: dict | None = None) -> None:
     print(f"next     python report.py --run {shlex.quote(config.out)}")
 
 
-def check_new(run: Path) -> None:
-    """Raise UserError if the folder holds more than what a training leaves that has saved no epoch."""
+def make_folder(run: Path) -> None:
+    """Make the folder of a new run; UserError if it holds more than a training that has saved no epoch."""
     if (run / "checkpoints" / "last.pt").exists():
         hint = "continue it with --resume, delete the folder, or use another --out"
         raise UserError(f"{run} holds a run already: {hint}")
     for path in run.rglob("*"):
-        if path.is_file() and path.name not in ("config.json", ".training.lock") and path.suffix != ".tmp":
+        if path.is_file() and path.name != "config.json" and path.suffix != ".tmp":
             raise UserError(f"{run} is not empty: delete the folder, or use another --out")
+    run.mkdir(parents=True, exist_ok=True)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Train as the command line says; return the exit code."""
-    parser = console.CommandLine(description=__doc__)
-    console.add_options(parser, Config, PRESETS)
+def main(argv: list[str] | None = None, change: Callable | None = None) -> int:
+    """Train as the command line says; return the exit code. change: see fit."""
+    parser = CommandLine(description=__doc__)
+    add_options(parser, Config, PRESETS)
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     given = vars(parser.parse_args(argv))
     resume, last = given.pop("resume"), None
     dataset = given.get("dataset", Config.dataset)
-    run = Path(given.setdefault("out", f"runs/{os.path.basename(os.path.abspath(dataset))}"))
+    run = Path(given.setdefault("out", f"runs/{Path(dataset).resolve().name}"))
     last_file = run / "checkpoints" / "last.pt"
     try:
         if resume and not last_file.exists():
             hint = "delete the folder or use another --out, and start without --resume"
             raise UserError(f"{run} has no checkpoints/last.pt to resume from: {hint}")
         if not resume:
-            preset = PRESETS.get(dataset if dataset in DATASETS else "folder", {})
+            preset = PRESETS.get(dataset if dataset in CLASS_NAMES else "folder", {})
             config = Config(**(preset | given))
             pick_precision(config.precision, pick_device(config.device))  # before anything is downloaded
-        lock = run / ".training.lock"
-        with distributed.init_distributed(), locked(lock) if rank() == 0 else contextlib.nullcontext():
+        with distributed.init_distributed():
             if resume:
                 config, last = read_last(last_file, given)
             elif rank() == 0:
-                check_new(run)
+                make_folder(run)
             if last and should_stop(last["history"], config):
                 print(f"{run} is finished after {last['epoch']} epochs; next comes report.py")
             else:
-                fit(config, last)
+                fit(config, last, change)
         return 0
     except KeyboardInterrupt:
         if not last_file.exists():
             raise
         print(f"interrupted; resume with: python train.py --resume --out {shlex.quote(str(run))}")
         return 130
-    except (RuntimeError, MemoryError) as error:
-        advice = advice_on(error)
-        if advice is None:
-            raise
-        raise UserError(advice) from None
 
 
 if __name__ == "__main__":
-    console.run_main(main)
+    run_main(main)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from gradcam import draw, overlay, to_heatmap
 from page import plots
-from page.page import percent, plain, png
+from page.pictures import png
+from page.sections import plain
 from running.files import whole_file, write_csv
 
 
@@ -48,8 +49,8 @@ def describe(
 def write(out: Path, test, rows: list[dict], maps: Tensor | None, layer: str | None) -> None:
     """Write the rows and their pictures in place of those of an earlier report, which may have had more.
 
-    maps float [M, 2, h, w]: what speaks for the predicted class rather than the true one, and the other way
-    round, those of the rows first.
+    maps float [M, h, w]: of the predicted class rather than the true one, see GradCAM.pair, those of the rows
+    first; their negative part speaks for the true class.
     """
     for folder in ("failures", "gradcam"):
         for earlier in (out / folder).glob("[0-9][0-9]_*_as_*.png"):
@@ -64,14 +65,14 @@ def write(out: Path, test, rows: list[dict], maps: Tensor | None, layer: str | N
             temporary.write_bytes(png(picture))
     overlays = {}
     if maps is not None:
-        for place, kind in enumerate(("predicted", "true")):
-            heatmaps = to_heatmap(maps[: len(rows), place], pictures.shape[-1])
+        for sign, kind in ((1, "predicted"), (-1, "true")):
+            heatmaps = to_heatmap((sign * maps[: len(rows)]).relu(), pictures.shape[-1])
             overlays[kind] = overlay(pictures / 255, heatmaps)
         for place, row in enumerate(rows):
             row["gradcam"] = row["picture"].replace("failures/", "gradcam/", 1)
             panels = [(row["file_name"], pictures[place])]
             for kind, laid_over in overlays.items():
-                probability = f"{kind}, {percent(row[f'probability_{kind}'])}"
+                probability = f"{kind}, {100 * row[f'probability_{kind}']:.1f} %"
                 title = f"for {plain(row[f'{kind}_class'])} rather than the other\n({probability})"
                 panels.append((title, laid_over[place]))
             with plots.styled():

@@ -18,17 +18,14 @@ function bytes(base64) {
 
 const sections = [...document.querySelectorAll("section h2")];
 function markSection() {
-  // The last sections may be too short to reach the top: there the one of the address counts.
-  const end = innerHeight + scrollY > document.documentElement.scrollHeight - 2, top = (h2) => h2.getBoundingClientRect().top;
-  const wanted = sections.find((h2) => `#${h2.id}` === location.hash && top(h2) > 0) ?? sections.at(-1);
-  const reached = end ? wanted : sections.filter((h2) => top(h2) < 120).at(-1) ?? sections[0];
+  const end = innerHeight + scrollY > document.documentElement.scrollHeight - 2;
+  const reached = end ? sections.at(-1) : sections.filter((h2) => h2.getBoundingClientRect().top < 120).at(-1);
   for (const link of document.querySelectorAll("nav a")) {
-    if (link.hash === `#${reached.id}`) link.setAttribute("aria-current", "true");
+    if (link.hash === `#${reached?.id}`) link.setAttribute("aria-current", "true");
     else link.removeAttribute("aria-current");
   }
 }
 addEventListener("scroll", markSection, { passive: true });
-addEventListener("hashchange", markSection);
 markSection();
 find("sections").addEventListener("click", (event) => {
   if (event.target.closest("a") && find("sections").matches(":popover-open")) find("sections").hidePopover();
@@ -37,15 +34,18 @@ for (const button of document.querySelectorAll("button.copy")) {
   button.addEventListener("click", async () => {
     await navigator.clipboard.writeText(button.previousElementSibling.textContent);
     button.textContent = "copied";
+    setTimeout(() => { button.textContent = "copy"; }, 2000);
   });
 }
+addEventListener("beforeprint", () => { for (const part of document.querySelectorAll("details:not(.code)")) part.open = true; });
 
-// ---- Tables: a click on a heading sorts.
+// ---- Tables: a click on a heading sorts. A grid of links or pictures is one stop of the tabulator.
 
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   table.querySelectorAll("thead th").forEach((th, column) => {
-    const button = make("button", th.textContent);
+    const button = make("button");
+    button.append(...th.childNodes);
     th.replaceChildren(button);
     button.addEventListener("click", () => {
       const down = th.getAttribute("aria-sort") === "ascending";
@@ -58,14 +58,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
-for (const cell of document.querySelectorAll(".classes td[data-value]")) {
-  const share = cell.textContent.includes("%");
-  if (share) cell.style.setProperty("--value", cell.dataset.value);  // a bar behind it
-}
 for (const button of document.querySelectorAll("button.all-rows")) {  // the first ten are there, then all
   const table = button.closest(".classes").querySelector("table");
-  table.classList.add("short");
-  button.hidden = table.tBodies[0].rows.length <= 10;
   button.addEventListener("click", () => {
     table.classList.remove("short");
     table.rows[11].querySelector("a").focus();
@@ -73,53 +67,28 @@ for (const button of document.querySelectorAll("button.all-rows")) {  // the fir
   });
 }
 
-// ---- Two viewers: the pictures are parts of one sheet, which the style sheet places.
-
-function showAnswer(caption, [answer, probability], truth) {
-  const line = make("span", "", answer === truth ? "right" : "wrong"), sign = make("span", answer === truth ? "✓" : "✗");
-  sign.ariaHidden = "true";
-  line.append(sign, ` ${data.classes[answer]} ${percent(probability, 0)}`);
-  caption.replaceChildren(`${data.classes[truth]}: `, line);
-}
-
-function viewCorruptions() {
-  const form = find("corruption-choice"), { answers, true: truths } = data.corruptions, tests = Object.keys(answers);
-  form.addEventListener("input", () => {
-    const severity = Number(form.elements.severity.value);
-    const test = severity ? `${form.elements.name.value}/${severity}` : "clean/0";
-    form.querySelector("output").textContent = form.elements.severity.ariaValueText = severity || "0, clean";
-    find("corrupted").querySelectorAll("figure").forEach((figure, i) => {
-      figure.firstElementChild.style.setProperty("--row", tests.indexOf(test));
-      showAnswer(figure.lastElementChild, answers[test][i], truths[i]);
-    });
+function moveByArrows(grid, choose = "button, a") {
+  const items = () => [...grid.querySelectorAll(choose)].filter((item) => item.offsetParent);
+  grid.addEventListener("keydown", (event) => {
+    const all = items(), place = all.indexOf(document.activeElement);
+    const columns = all.filter((item) => item.offsetTop === all[0].offsetTop && item.offsetParent === all[0].offsetParent).length || 1;
+    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
+    if (!step || place < 0 || !all[place + step]) return;
+    event.preventDefault();
+    all[place + step].focus();
   });
-  form.querySelector("output").textContent = form.elements.severity.value;
+  grid.addEventListener("focusin", (event) => {
+    for (const item of grid.querySelectorAll(choose)) item.tabIndex = item === event.target ? 0 : -1;
+  });
+  grid.querySelectorAll(choose).forEach((item, place) => { item.tabIndex = place ? -1 : 0; });
 }
-
-function viewAttacks() {
-  const form = find("attack-choice"), { answers, epsilons, true: truths } = data.attacks;
-  function draw() {
-    const step = Number(form.elements.step.value);
-    form.querySelector("output").textContent = form.elements.step.ariaValueText = `${epsilons[step]}/255`;
-    find("attacked").querySelectorAll("figure").forEach((figure, i) => {
-      const [, change, attacked] = figure.querySelectorAll(".sheet");
-      change.style.setProperty("--row", 1 + 2 * step);
-      attacked.style.setProperty("--row", 2 + 2 * step);
-      showAnswer(figure.lastElementChild, answers[step][i], truths[i]);
-    });
-  }
-  form.addEventListener("input", draw);
-  draw();
-}
-
-if (data.corruptions) viewCorruptions();
-if (data.attacks) viewAttacks();
+for (const body of document.querySelectorAll(".classes tbody")) moveByArrows(body);
 
 // ---- The name of a class shows one of its pictures.
 
 const example = make("span", "", "sheet examples");
 example.id = "example";
-for (const link of document.querySelectorAll("td a[data-filter]")) {
+for (const link of document.querySelectorAll(".classes td a")) {
   const place = data.classes.indexOf(link.textContent);
   if (place < 0) continue;
   for (const event of ["pointerenter", "focus"]) link.addEventListener(event, () => {
@@ -130,53 +99,148 @@ for (const link of document.querySelectorAll("td a[data-filter]")) {
   for (const event of ["pointerleave", "blur"]) link.addEventListener(event, () => example.remove());
 }
 
-// ---- The temperature moves the points of the reliability diagram.
+// ---- Cover it yourself: the answers to all 137 ways to cover one or two of 16 squares are in the data.
 
-function drawIn(svg, tag, attributes) {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const name in attributes) element.setAttribute(name, attributes[name]);
-  svg.append(element);
-  return element;
-}
+const COVERS = [[], ...Array.from({ length: 16 }, (_, a) => [a])];
+for (let a = 0; a < 16; a++) for (let b = a + 1; b < 16; b++) COVERS.push([a, b]);
 
-function moveTemperature() {
-  const svg = find("reliability"), slider = find("temperature"), [left, top, right, bottom] = svg.dataset.axes.split(" ").map(Number);
-  const points = drawIn(svg, "g", { fill: "var(--orange)" });
-  find("reliability-points").style.display = "none";
-  function draw() {
-    const { temperature, ece, confidence, bins: [x, y, count] } = data.temperatures[Number(slider.value)];
-    points.replaceChildren();
-    count.forEach((n, i) => {
-      const r = 2 + 20 * Math.sqrt(n / data.num_test);  // as plots.point_radius
-      if (n) drawIn(points, "circle", { cx: left + x[i] * (right - left), cy: bottom - y[i] * (bottom - top), r });
+function playPuzzles() {
+  const grid = find("puzzle-picture"), fill = `rgb(${data.fill})`, answers = find("puzzle-answers");
+  let place = 0, hidden = [];
+  find("puzzle-static").hidden = true;
+  const squares = Array.from({ length: 16 }, (_, square) => {
+    const button = make("button");
+    button.type = "button";
+    button.ariaLabel = `row ${Math.floor(square / 4) + 1}, column ${square % 4 + 1}`;
+    button.addEventListener("click", () => {
+      hidden = hidden.includes(square) ? hidden.filter((other) => other !== square) : [...hidden, square].slice(-2);
+      draw();
     });
-    slider.ariaValueText = temperature.toFixed(2);
-    find("temperature-says").textContent = `${temperature.toFixed(2)}: ECE ${percent(ece)}, mean confidence ${percent(confidence)}`;
+    grid.append(button);
+    return button;
+  });
+  moveByArrows(grid);
+
+  function answerTo(cells) {
+    const key = [...cells].sort((a, b) => a - b).join();
+    return data.puzzles[place].answers[COVERS.findIndex((cover) => cover.join() === key)];
   }
-  slider.addEventListener("input", draw);
+
+  function draw(says = "") {
+    const puzzle = data.puzzles[place], name = (c) => data.classes[c], answer = answerTo(hidden);
+    grid.style.setProperty("--column", place);
+    squares.forEach((button, square) => {
+      button.ariaPressed = hidden.includes(square);
+      button.style.background = hidden.includes(square) ? fill : "";
+    });
+    find("puzzle-title").textContent = `In truth ${name(puzzle.true)}; uncovered it says ${name(puzzle.answers[0][0])} (${puzzle.answers[0][1]} %).`;
+    answers.replaceChildren();
+    for (let k = 0; k < answer.length; k += 2) {
+      answers.append(make("li", `${answer[k] === puzzle.true ? "✓ " : ""}${name(answer[k])} ${answer[k + 1]} %`, answer[k] === puzzle.true ? "right" : ""));
+    }
+    find("puzzle-says").textContent = says;
+    find("puzzle-show").hidden = puzzle.by_map === null;
+    find("puzzle-place").textContent = `${place + 1} of ${data.puzzles.length}`;
+  }
+
+  function own() {  // what the reader's own try came to, and what random cells achieve
+    const puzzle = data.puzzles[place], [c, p] = answerTo(hidden);
+    const yours = hidden.length ? `Yours: ${data.classes[c]} (${p} %). ` : "";
+    return `${yours}Of the 120 pairs of squares ${percent(puzzle.random, 0)} turn it to the truth.`;
+  }
+
+  find("puzzle-show").addEventListener("click", () => {
+    const said = own();
+    hidden = COVERS[data.puzzles[place].by_map];
+    draw(`The map would cover these. ${said}`);
+  });
+  find("puzzle-best").addEventListener("click", () => {
+    const said = own(), { best } = data.puzzles[place];
+    if (best !== null) hidden = COVERS[best];
+    draw(best === null ? `No one or two squares turn it to the truth. ${said}` : `The surest cover. ${said}`);
+  });
+  find("puzzle-next").addEventListener("click", () => {
+    place = (place + 1) % data.puzzles.length;
+    hidden = [];
+    draw();
+  });
   draw();
 }
-moveTemperature();
+if (data.puzzles.length) playPuzzles();
+
+// ---- Two buttons move the points of the reliability diagrams.
+
+function chooseTemperature(chosen) {
+  for (const button of document.querySelectorAll("#temperatures button")) button.ariaPressed = button.value === chosen;
+  for (const points of document.querySelectorAll("[id*='points-']")) points.style.display = points.id.endsWith(chosen) ? "" : "none";
+}
+find("temperatures")?.addEventListener("click", (event) => { if (event.target.value) chooseTemperature(event.target.value); });
+chooseTemperature("as_trained");
+
+// ---- Two viewers: the pictures are parts of one sheet, which the style sheet places.
+
+function showAnswer(caption, [answer, probability], truth) {
+  const right = answer === truth, line = make("span", `${right ? "✓" : "✗"} ${data.classes[answer]} ${percent(probability, 0)}`, right ? "right" : "wrong");
+  caption.replaceChildren(`${data.classes[truth]}: `, line);
+}
+
+function viewCorruptions() {
+  const form = find("corruption-choice"), { answers, true: truths } = data.corruptions, tests = Object.keys(answers);
+  const slider = form.elements.severity, table = find("corruption-table");
+  function draw() {
+    const name = form.elements.name.value, isCue = `${name}/0` in answers;
+    const test = isCue ? `${name}/0` : Number(slider.value) ? `${name}/${slider.value}` : "clean/0";
+    slider.disabled = isCue;
+    form.querySelector("output").textContent = slider.ariaValueText = isCue ? "one strength" : Number(slider.value) ? slider.value : "0, clean";
+    find("corrupted").querySelectorAll("figure").forEach((figure, i) => {
+      figure.firstElementChild.style.setProperty("--row", tests.indexOf(test));
+      showAnswer(figure.lastElementChild, answers[test][i], truths[i]);
+    });
+    for (const row of table.querySelectorAll("tr[data-name]")) row.classList.toggle("chosen", row.dataset.name === name);
+  }
+  form.addEventListener("input", draw);
+  for (const th of table.querySelectorAll("tbody th")) {  // a row sets the pictures, a cell also the slider
+    const button = make("button", th.textContent);
+    th.replaceChildren(button);
+  }
+  table.addEventListener("click", (event) => {
+    const row = event.target.closest("tr[data-name]"), cell = event.target.closest("td[data-value]");
+    if (!row) return;
+    form.elements.name.value = row.dataset.name;
+    if (cell && cell.cellIndex) slider.value = cell.cellIndex;
+    draw();
+  });
+  for (const body of table.tBodies) moveByArrows(body);
+  draw();
+}
+
+function viewAttacks() {
+  const form = find("attack-choice"), { answers, epsilons, true: truths } = data.attacks;
+  function draw() {
+    const step = Number(form.elements.step.value);
+    form.querySelector("output").textContent = form.elements.step.ariaValueText = `${epsilons[step]}/255`;
+    document.querySelectorAll(".attacked-row").forEach((row, attack) => {
+      row.querySelectorAll("figure").forEach((figure, i) => {
+        const first = 1 + 2 * (attack * epsilons.length + step);
+        figure.querySelectorAll(".sheet").forEach((sheet, k) => sheet.style.setProperty("--row", first + k));
+        showAnswer(figure.lastElementChild, answers[row.dataset.attack][epsilons[step]][i], truths[i]);
+      });
+    });
+  }
+  form.addEventListener("input", draw);
+  draw();
+}
+
+if (data.corruptions) viewCorruptions();
+if (data.attacks) viewAttacks();
 
 // ---- Mistakes: their pictures are one, and the rest is JSON. It has superclasses and maps where there are some.
 
 const NAMES = ["true", "predicted", "superclass", "predicted_superclass"];
-const KEYS = [...NAMES, "from", "to", "runs", "kind", "word"];  // of a filter; "open" in the address is the file of a picture
+const KEYS = [...NAMES, "from", "to", "kind"];  // of a filter; "open" in the address is the file of a picture
 const AT_ONCE = innerWidth < 600 ? 24 : 60;  // pictures
-const sprite = find("wrong-images"), nearest = find("nearest-images");
-
-drawMatrix();
-for (const link of document.querySelectorAll("a[data-filter]")) {
-  link.href = "#" + link.dataset.filter;
-  link.addEventListener("click", () => { if (link.hash === location.hash) goTo(link.hash); });
-}
-if (sprite) Promise.all([sprite, nearest].map((image) => image?.decode())).then(browseMistakes);
-
-// To go to the address that the page has already changes nothing, so the event is sent by hand.
-function goTo(address) {
-  if (location.hash === address) dispatchEvent(new Event("hashchange"));
-  else location.hash = address;
-}
+const sprite = find("mistake-images");
+if (sprite) sprite.decode().then(browseMistakes);
 
 // The names by which a filter finds a mistake.
 function namesOf(mistake) {
@@ -194,46 +258,26 @@ function addressOf(filter) {
   return chosen.length ? "#" + new URLSearchParams(chosen) : "#mistakes";
 }
 
-// Draws picture `index` of a sheet of 32x32 pixels each.
-function drawPicture(canvas, sheet, index) {
-  const context = canvas.getContext("2d", { willReadFrequently: true }), columns = sheet.naturalWidth / 32;
-  const [x, y] = [index % columns, Math.floor(index / columns)];
+// Draws a mistake's picture; change(pixel, x, y), with x and y from 0 to 31, may give each pixel another colour.
+function drawPicture(canvas, index, change = null) {
+  const context = canvas.getContext("2d", { willReadFrequently: true }), columns = sprite.naturalWidth / 32, side = canvas.width;
   context.imageSmoothingEnabled = false;
-  context.drawImage(sheet, 32 * x, 32 * y, 32, 32, 0, 0, canvas.width, canvas.height);
-}
-
-// Changes the pixels of a canvas: change(pixel, x, y), each from 0 to 31, returns red, green and blue.
-function repaint(canvas, change) {
-  const side = canvas.width, context = canvas.getContext("2d"), pixels = context.getImageData(0, 0, side, side);
-  for (let i = 0; i < side; i++) {
-    for (let j = 0; j < side; j++) {
-      const pixel = pixels.data.subarray(4 * (i * side + j), 4 * (i * side + j) + 3);
-      pixel.set(change(pixel, Math.floor(32 * j / side), Math.floor(32 * i / side)));
-    }
+  context.drawImage(sprite, 32 * (index % columns), 32 * Math.floor(index / columns), 32, 32, 0, 0, side, side);
+  if (!change) return;
+  const pixels = context.getImageData(0, 0, side, side);
+  for (let i = 0; i < side * side; i++) {
+    const pixel = pixels.data.subarray(4 * i, 4 * i + 3);
+    pixel.set(change(pixel, Math.floor(32 * (i % side) / side), Math.floor(32 * Math.floor(i / side) / side)));
   }
   context.putImageData(pixels, 0, 0);
-}
-
-// A grid of pictures is one stop of the tabulator; the arrow keys move inside.
-function moveByArrows(grid) {
-  grid.addEventListener("keydown", (event) => {
-    const items = [...grid.children], place = items.indexOf(document.activeElement);
-    const columns = items.filter((item) => item.offsetTop === items[0].offsetTop).length;
-    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
-    if (!step || !items[place + step]) return;
-    event.preventDefault();
-    items[place + step].focus();
-  });
-  grid.addEventListener("focusin", (event) => {
-    for (const item of grid.children) item.tabIndex = item === event.target ? 0 : -1;
-  });
 }
 
 function browseMistakes() {
   const [form, list, found, more, dialog] = ["filter", "thumbnails", "found", "more", "mistake"].map(find);
   const maps = bytes(data.maps ?? ""), colours = bytes(data.inferno), coveredPixels = bytes(data.covered_pixels ?? "");
-  const cells = Math.sqrt(maps.length / data.images.length / 2);  // of a map, in a row
+  const cells = Math.sqrt(maps.length / data.images.length);  // of a map, in a row
   const keys = KEYS.filter((key) => form.elements[key]);  // without superclasses some are missing
+  const kindName = (mistake) => form.elements.kind.options[mistake.kind + 1].text;
   let chosen = [];  // the mistakes that fit the filter
   let open = 0;  // the one of them in the dialog
   let pushed = false;  // whether the dialog has an entry of its own in the history
@@ -244,22 +288,12 @@ function browseMistakes() {
     const names = key.includes("superclass") ? data.superclasses : data.classes;
     form.elements[key].append(...[...names].sort().map((name) => new Option(name, name)));
   }
-  form.elements.runs.parentElement.hidden = data.runs.length < 2;
-  form.elements.kind.append(...data.kinds.map((name) => new Option(name, name)));
-
-  function answersOfRuns(mistake) {
-    const [own, ...others] = mistake.answers.map(([[c]]) => c);
-    if (others.includes(mistake.true)) return "right";
-    return others.every((c) => c === own) ? "same" : "wrong";
-  }
 
   function fits(mistake, filter) {
     const names = namesOf(mistake), confidence = 100 * mistake.confidence;
     return NAMES.every((key) => !filter[key] || names[key] === filter[key])
       && confidence >= Number(filter.from || 0) && confidence <= Number(filter.to || 100)
-      && (!filter.kind || data.kinds[mistake.kind] === filter.kind)
-      && (!filter.word || mistake.file.startsWith(`${filter.word}_s_`))
-      && (!filter.runs || answersOfRuns(mistake) === filter.runs || filter.runs === "wrong" && answersOfRuns(mistake) === "same");
+      && (!filter.kind || data.kinds[mistake.kind] === filter.kind);
   }
 
   function show(filter) {
@@ -272,81 +306,75 @@ function browseMistakes() {
 
   function showMore() {
     const from = list.children.length;
-    list.append(...chosen.slice(from, from + AT_ONCE).map((mistake) => thumbnail(mistake, () => enlarge(chosen.indexOf(mistake)))));
+    list.append(...chosen.slice(from, from + AT_ONCE).map(thumbnail));
     if (from === 0 && list.firstElementChild) list.firstElementChild.tabIndex = 0;
     more.hidden = list.children.length === chosen.length;
   }
 
-  function thumbnail(mistake, lead) {
+  function thumbnail(mistake) {
     const names = namesOf(mistake), button = make("button", "", "thumb"), picture = make("canvas");
     picture.width = picture.height = 32;
-    drawPicture(picture, sprite, mistake.index);
+    drawPicture(picture, mistake.index);
     button.append(picture, make("b", `${names.predicted} ${percent(mistake.confidence)}`), " ", make("span", `in truth ${names.true}`));
     button.tabIndex = -1;
-    button.addEventListener("click", lead);
+    button.addEventListener("click", () => enlarge(chosen.indexOf(mistake)));
     return button;
   }
 
-  // Shows the picture, one of the two maps, or the picture with the top quarter of the first map covered.
-  function view() {
-    const mistake = chosen[open], names = namesOf(mistake), canvas = find("mistake-picture");
-    const kind = document.querySelector("#views input:checked").value;
-    const map = maps.subarray((2 * mistake.index + (kind === "against")) * cells ** 2);
-    drawPicture(canvas, sprite, mistake.index);
-    let says = `${names.true}, called ${names.predicted} (${percent(mistake.confidence)})`;
-    if (kind === "for" || kind === "against") {
-      repaint(canvas, ([red, green, blue], x, y) => {  // as gradcam.overlay
-        const dark = 0.35 * (0.2126 * red + 0.7152 * green + 0.0722 * blue) / 255;
-        const level = 3 * map[Math.floor(cells * y / 32) * cells + Math.floor(cells * x / 32)];
-        return [...colours.subarray(level, level + 3)].map((colour) => 255 * dark + (1 - dark) * colour);
-      });
-      says = `${cells}x${cells} cells; both maps have one scale`;
+  // The light of a map, which the style sheet lays over the grey picture: as gradcam.overlay.
+  function drawMap(canvas, mistake, sign) {
+    const cell = canvas.width / cells, context = canvas.getContext("2d");
+    for (let i = 0; i < cells ** 2; i++) {
+      const value = Math.max(0, sign * (maps[mistake.index * cells ** 2 + i] - 128)) / 127, level = 3 * Math.round(255 * value);
+      context.fillStyle = `rgb(${colours.subarray(level, level + 3)})`;
+      context.fillRect(cell * (i % cells), cell * Math.floor(i / cells), cell, cell);
     }
-    if (kind === "covered") {
-      const start = 1024 * mistake.index, [answer, probability] = mistake.covered;
-      repaint(canvas, (pixel, x, y) => {
-        const bit = start + 32 * y + x;
-        return coveredPixels[bit >> 3] >> (7 - bit % 8) & 1 ? data.mean : pixel;
-      });
-      says = `called ${data.classes[answer]} (${percent(probability)}); the map was enlarged smoothly`;
+  }
+
+  function caption(id, text) {
+    find(id).ariaLabel = find(id).closest("figure").querySelector("figcaption").textContent = text;
+  }
+
+  function drawMistake(mistake, names) {
+    drawPicture(find("mistake-picture"), mistake.index);
+    caption("mistake-picture", `${names.true}, called ${names.predicted} (${percent(mistake.confidence)})`);
+    if (!data.maps) return;
+    for (const [id, sign, speaksFor, against] of [["mistake-for", 1, names.predicted, names.true], ["mistake-against", -1, names.true, names.predicted]]) {
+      drawMap(find(id), mistake, sign);
+      find(id).parentElement.style.backgroundImage = `url(${find("mistake-picture").toDataURL()})`;
+      caption(id, `what speaks for ${speaksFor} rather than ${against}`);
     }
-    canvas.ariaLabel = find("mistake-says").textContent = says;
+    const start = 1024 * mistake.index, [answer, probability] = mistake.covered;
+    drawPicture(find("mistake-covered"), mistake.index, (pixel, x, y) => {
+      const bit = start + 32 * y + x;
+      return coveredPixels[bit >> 3] >> (7 - bit % 8) & 1 ? data.fill : pixel;
+    });
+    caption("mistake-covered", `the quarter that favours ${names.predicted} covered: ${data.classes[answer]} (${percent(probability)})`);
   }
 
   function enlarge(index) {
     open = (index + chosen.length) % chosen.length;
     const mistake = chosen[open], names = namesOf(mistake);
     find("mistake-title").textContent = `${names.true}, taken for ${names.predicted}`;
-    if (data.maps) {
-      find("view-for").textContent = `for ${names.predicted} rather than ${names.true}`;
-      find("view-against").textContent = `for ${names.true} rather than ${names.predicted}`;
-      find("view-covered").textContent = `the quarter most for ${names.predicted} covered`;
-    }
-    view();
-    if (nearest) ["predicted", "true"].forEach((key, k) => {
-      const canvas = find(`nearest-${key}`), similarity = mistake.similarity[k];
-      canvas.parentElement.hidden = !similarity;
-      drawPicture(canvas, nearest, 2 * mistake.index + k);
-      canvas.ariaLabel = canvas.nextElementSibling.textContent = `nearest of ${data.searched.toLocaleString("en")} training images, of ${names[key]}: similarity ${similarity.toFixed(2)}`;
-    });
+    drawMistake(mistake, names);
     find("mistake-runs").replaceChildren(...mistake.answers.map((answers, run) => {
       const row = make("tr"), name = make("th", data.runs[run]);
       name.scope = "row";
-      row.append(name, ...answers.slice(0, -1).map(([c, probability]) => {
+      row.append(name, ...answers.map(([c, probability]) => {
         const cell = make("td", `${data.classes[c]} ${percent(probability)}`);
         if (c === mistake.true) cell.replaceChildren(make("b", `✓ ${cell.textContent}`));
         return cell;
       }));
       return row;
     }));
-    const notes = [`Kind: ${data.kinds[mistake.kind]}.`], own = mistake.answers[0];
-    if (!own.slice(0, -1).some(([c]) => c === mistake.true)) notes.unshift(`This network gives ${names.true} ${percent(own.at(-1))}.`);
+    const notes = [`Kind: ${kindName(mistake)}.`];
+    if (!mistake.answers[0].some(([c]) => c === mistake.true)) notes.unshift(`This network gives ${names.true} ${percent(mistake.truth)}.`);
     if (mistake.copied >= 0) notes.push(`In the training set these pixels are labelled ${data.classes[mistake.copied]}.`);
     find("mistake-notes").textContent = notes.join(" ");
     find("mistake-file").textContent = mistake.file;
     find("mistake-place").textContent = [open + 1, chosen.length].map((n) => n.toLocaleString("en")).join(" of ");
     // The way back from a picture leads to the list, not from picture to picture.
-    const address = addressOf({ ...choice(), open: mistake.file });
+    const address = addressOf({ ...choice(), true: names.true, open: mistake.file });
     if (address !== `#${new URLSearchParams(location.hash.slice(1))}`) {
       history[dialog.open ? "replaceState" : "pushState"](null, "", address);
       pushed ||= !dialog.open;
@@ -365,14 +393,17 @@ function browseMistakes() {
   function readAddress() {
     const address = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
     if (![...KEYS, "open"].some((key) => key in address)) return false;
-    for (const key of keys) form.elements[key].value = address[key] ?? "";
-    show(address);
-    const wanted = chosen.findIndex((mistake) => mistake.file === address.open);
+    const { open: file, ...filter } = address;
+    // Files of two classes may have one name, so a picture is found by class and file, among all mistakes.
+    if (file && Object.keys(filter).join() === "true") form.reset();
+    else for (const key of keys) form.elements[key].value = filter[key] ?? "";
+    show(choice());
+    const wanted = chosen.findIndex((mistake) => mistake.file === file && (!filter.true || namesOf(mistake).true === filter.true));
     if (wanted >= 0) {
       enlarge(wanted);
     } else {
-      find("mistakes").focus();
-      find("mistakes").scrollIntoView();
+      find("all-mistakes").focus();
+      find("all-mistakes").scrollIntoView();
     }
     return true;
   }
@@ -385,19 +416,16 @@ function browseMistakes() {
   form.addEventListener("input", readForm);
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(readForm));  // the fields are empty only after this event
-  document.querySelector("nav a[href='#mistakes']").addEventListener("click", () => { form.reset(); });
   more.addEventListener("click", () => {
     const next = list.children.length;
     showMore();
     list.children[next].focus();
   });
   moveByArrows(list);
-  find("views").addEventListener("input", view);
   find("mistake-previous").addEventListener("click", () => enlarge(open - 1));
   find("mistake-next").addEventListener("click", () => enlarge(open + 1));
   find("mistake-close").addEventListener("click", () => dialog.close());
   dialog.addEventListener("keydown", (event) => {
-    if (event.target.type === "radio") return;  // there the arrow keys choose
     if (event.key === "ArrowLeft") enlarge(open - 1);
     if (event.key === "ArrowRight") enlarge(open + 1);
   });
@@ -421,133 +449,10 @@ function browseMistakes() {
       return;
     }
     if (!location.hash.includes("open=")) dialog.close();
-    if (!location.hash || location.hash === "#mistakes") show(choice());
-    else readAddress();
+    readAddress();
   });
+  for (const link of document.querySelectorAll("main a[href*='=']")) {  // the address that the page has already
+    link.addEventListener("click", () => { if (link.hash === location.hash) readAddress(); });
+  }
   if (!readAddress()) show({});
-  chooseRange(thumbnail);
-}
-
-// ---- Two ends of a slider choose a range of confidence.
-
-function chooseRange(thumbnail) {
-  const [from, to, says, list, link] = ["range-from", "range-to", "range-says", "range-thumbnails", "range-link"].map(find);
-  const svg = find("histogram"), [left, top, right, bottom] = svg.dataset.axes.split(" ").map(Number);
-  const shade = drawIn(svg, "rect", { y: top, height: bottom - top, fill: "var(--ink)", opacity: 0.12 });
-  from.parentElement.style.marginLeft = `${left - 12}px`;  // the middle of a thumb stands at its value
-  from.parentElement.style.width = `${right - left + 24}px`;
-  function draw(event) {
-    if (Number(from.value) > Number(to.value)) (event?.target === from ? from : to).value = event?.target === from ? to.value : from.value;
-    const [low, high] = [Number(from.value), Number(to.value)], sum = (counts) => counts.slice(low, high).reduce((a, b) => a + b, 0);
-    const [good, wrong] = data.confidence_counts.map(sum), answers = good + wrong;
-    shade.setAttribute("x", left + low / 100 * (right - left));
-    shade.setAttribute("width", (high - low) / 100 * (right - left));
-    says.textContent = `${low} to ${high} %: ${answers.toLocaleString("en")} answers, coverage ${percent(answers / data.num_test)}; `
-      + `${wrong.toLocaleString("en")} wrong, risk ${answers ? percent(wrong / answers) : "none"}`;
-    link.href = `#from=${low}&to=${high}`;
-    const fitting = data.images.filter((mistake) => 100 * mistake.confidence >= low && 100 * mistake.confidence <= high).slice(0, 6);
-    list.replaceChildren(...fitting.map((mistake) => thumbnail(mistake, () => goTo(`#from=${low}&to=${high}&open=${encodeURIComponent(mistake.file)}`))));
-    if (list.firstElementChild) list.firstElementChild.tabIndex = 0;
-    else list.textContent = "none on this page";
-  }
-  moveByArrows(list);
-  for (const end of [from, to]) end.addEventListener("input", draw);
-  draw();
-}
-
-// ---- The confusion matrix, drawn from its counts: a cell says what it counts and leads to its mistakes.
-
-function drawMatrix() {
-  const [form, canvas, mark, says] = ["matrix-choice", "matrix-cells", "matrix-mark", "matrix-says"].map(find);
-  const colours = bytes(data.inferno), colour = (level) => `rgb(${colours.subarray(3 * level, 3 * level + 3)})`;
-  let coarse, names, groups, counts, totals, touched, [i, j] = [0, 0];
-
-  function draw() {
-    coarse = form.elements.by?.value === "superclass";
-    const group = (c) => data.superclass_of ? data.superclass_of[c] : 0, share = form.elements.numbers.value;
-    // The classes stand in the order of their superclasses.
-    const order = [...data.classes.keys()].sort((a, b) => group(a) - group(b) || a - b);
-    const place = (c) => coarse ? group(c) : order.indexOf(c);
-    names = coarse ? data.superclasses : order.map((c) => data.classes[c]);
-    groups = coarse || !data.superclasses ? [] : order.map(group);
-    counts = names.map(() => names.map(() => 0));  // of the test images, by row and column
-    data.confusion.forEach((row, truth) => row.forEach((count, predicted) => {
-      counts[place(truth)][place(predicted)] += count;
-    }));
-    const sum = (values) => values.reduce((a, b) => a + b);
-    totals = { row: counts.map(sum), column: names.map((_, x) => sum(counts.map((row) => row[x]))) };
-    const shares = counts.map((row, y) => row.map((count, x) => {
-      if (x === y && form.elements.diagonal.checked) return 0;
-      return share === "count" ? count : count / ({ row: totals.row[y], column: totals.column[x] }[share] || 1);
-    }));
-    const largest = Math.max(...shares.flat()) || 1;
-    const few = names.length <= 20, side = few ? 80 : 20, context = canvas.getContext("2d");  // numbers need room
-    canvas.width = canvas.height = side * names.length;
-    find("matrix").style.setProperty("--count", names.length);
-    for (const id of ["matrix-rows", "matrix-columns"]) {
-      find(id).replaceChildren(...names.map((name) => make("li", name)));
-    }
-    const stops = [...Array(17).keys()].map((k) => `${colour(Math.round(255 * Math.sqrt(k / 16)))} ${100 * k / 16}%`);
-    find("matrix-scale").style.background = `linear-gradient(90deg, ${stops})`;
-    find("matrix-largest").textContent = share === "count" ? largest : percent(largest, 0);
-    context.textAlign = "center";
-    context.textBaseline = "middle";
-    context.font = "28px system-ui, sans-serif";
-    context.lineWidth = 2;
-    shares.forEach((row, y) => row.forEach((value, x) => {
-      const level = Math.round(255 * Math.sqrt(value / largest));  // with the root small shares show as well
-      context.fillStyle = colour(level);
-      context.fillRect(side * x, side * y, side, side);
-      context.fillStyle = level > 150 ? "black" : "white";
-      const number = share === "count" ? value : Math.round(100 * value);
-      if (few && number) context.fillText(number, side * (x + 0.5), side * (y + 0.5));
-    }));
-    context.strokeStyle = "#aaaaaa";
-    for (let start = 0, end = 0; start < groups.length; start = end) {
-      while (groups[end] === groups[start]) end++;
-      context.strokeRect(side * start + 1, side * start + 1, side * (end - start) - 2, side * (end - start) - 2);
-    }
-    if (says.textContent) moveTo(i, j);
-  }
-
-  function moveTo(row, column) {
-    [i, j] = [row, column].map((n) => Math.min(names.length - 1, Math.max(0, n)));
-    mark.style.cssText = `left: ${100 * j / names.length}%; top: ${100 * i / names.length}%`;
-    const of = form.elements.numbers.value === "column" ? totals.column[j] : totals.row[i];
-    const what = i === j ? `${names[i]} recognised` : `${names[i]} taken for ${names[j]}`;
-    says.textContent = `${what}: ${counts[i][j]} of ${of} ` + (form.elements.numbers.value === "column"
-      ? `answers “${names[j]}”` : `images of ${names[i]}`)
-      + (of ? ` (${percent(counts[i][j] / of)})` : "");
-  }
-  function point(event) {
-    const box = canvas.getBoundingClientRect();
-    moveTo(Math.floor((event.clientY - box.top) / box.height * names.length),
-      Math.floor((event.clientX - box.left) / box.width * names.length));
-  }
-  function lead() {
-    if (i !== j && !counts[i][j]) return;
-    const [row, column] = coarse ? NAMES.slice(2) : NAMES.slice(0, 2);
-    // A cell of the diagonal holds the right answers, so it leads to all mistakes of its class.
-    goTo(addressOf(i === j && !coarse ? { [row]: names[i] } : { [row]: names[i], [column]: names[j] }));
-  }
-  if (innerWidth < 600 && data.superclasses) form.elements.by.value = "superclass";  // a hundred classes need more room
-  form.addEventListener("input", draw);
-  canvas.addEventListener("focus", () => moveTo(i, j));
-  canvas.addEventListener("pointermove", (event) => { if (event.pointerType === "mouse") point(event); });
-  canvas.addEventListener("click", (event) => {
-    const before = `${i} ${j}`;
-    point(event);
-    // On touch the first tap reads a cell and the second goes to its mistakes.
-    if (event.pointerType !== "touch" || touched === `${i} ${j}` && before === touched) lead();
-    touched = `${i} ${j}`;
-  });
-  canvas.addEventListener("keydown", (event) => {
-    const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-    if (event.key === "Enter") lead();
-    if (!step) return;
-    event.preventDefault();
-    moveTo(i + step[0], j + step[1]);
-    mark.scrollIntoView({ block: "nearest", inline: "nearest" });
-  });
-  draw();
 }

@@ -1,38 +1,35 @@
 """Every plot of the report: functions of plain arrays and dicts that return a matplotlib Figure.
 
 `save_png` writes a Figure to a file; `to_svg` returns it as an element for the report, whose style sheet sets
-the colours, so that one plot serves a light and a dark page. plots.mplstyle says how they look. Figures of
-the page are as wide as a phone, so that their letters have the same size everywhere; lines carry their names.
+the colours, so that one plot serves a light and a dark page. plots.mplstyle says how they look. A figure of
+the page is designed at the width of a phone and grows with its column; lines carry their names.
 """
 
+import base64
 import contextlib
 import io
-import os
 import re
 from collections.abc import Iterable, Iterator
 from html import escape
 from pathlib import Path
-from unittest import mock
 
+import matplotlib
 import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
 
-with mock.patch.dict(os.environ, MPLBACKEND="agg"):  # the user's own may not be installed here
-    import matplotlib
-    from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
-    from matplotlib.colors import PowerNorm
-    from matplotlib.figure import Figure
-
-from page.page import Markup
 from running.files import whole_file
 
-INK, GRID, GREY = "#1a1a1b", "#d8d8d9", "#7a7a7b"
-BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
+INK, GRID, GREY = "#1a1a1b", "#d8d8d9", "#66666a"
+BLUE, ORANGE, GREEN = "#00497a", "#b04c00", "#00785a"  # of three different greys in a black-and-white print
 # The colours' names in the style sheet of the report.
 CSS_VARIABLES = {INK: "ink", GRID: "grid", GREY: "grey", BLUE: "blue", ORANGE: "orange", GREEN: "green"}
 STYLE = matplotlib.rc_params_from_file(Path(__file__).parent / "plots.mplstyle", use_default_template=False)
 PIXELS = 72  # to an inch
-WIDTH, HEIGHT = 340 / PIXELS, 250 / PIXELS
+WIDTH, HEIGHT = 360 / PIXELS, 250 / PIXELS
 LINE = 15  # pixels that a line of text needs
 
 
@@ -56,11 +53,19 @@ def save_png(figure: Figure, path: Path) -> None:
 
 
 @styled()
+def to_png(figure: Figure, dpi: int) -> str:
+    """Return the figure as a picture in an address, on white."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi, facecolor="white")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+@styled()
 def to_svg(figure: Figure, name: str, description: str) -> Markup:
     """Return the figure as an <svg> element in pixels, whose colours are CSS variables.
 
     `name` begins every id in it, so that ids are unique on a page. `description` says what is seen, for those
-    who do not see it. data-axes has the left, top, right and bottom of the axes, for the script.
+    who do not see it.
     """
     file = io.StringIO()
     matplotlib.rcParams["svg.hashsalt"] = name
@@ -72,9 +77,8 @@ def to_svg(figure: Figure, name: str, description: str) -> Markup:
     svg = re.sub(r'(width|height)="([\d.]+)pt"', r'\1="\2"', svg)
     for colour, variable in CSS_VARIABLES.items():
         svg = svg.replace(colour, f"var(--{variable})")
-    box, height = figure.axes[0].get_window_extent(), figure.bbox.height
-    corners = f"{box.x0:.1f} {height - box.y1:.1f} {box.x1:.1f} {height - box.y0:.1f}"
-    attributes = f'id="{name}" role="img" aria-label="{escape(description)}" data-axes="{corners}"'
+    svg = re.sub(r'width="[\d.]+" height="[\d.]+"', "", svg, count=1)  # as wide as its column
+    attributes = f'id="{name}" role="img" aria-label="{escape(description)}"'
     return Markup(svg.replace("<svg ", f"<svg {attributes} ", 1))
 
 
@@ -83,11 +87,11 @@ def inferno() -> np.ndarray:
     return matplotlib.colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
 
 
-def small_figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
-    """Return a figure of the common size and its axes; the y axis is named above it, where there is room."""
+def small_figure(title: str, x_label: str) -> tuple[Figure, Axes]:
+    """Return a figure of the common size and its axes; the title above them says what the y axis is."""
     figure = Figure(figsize=(WIDTH, HEIGHT))
     axes = figure.add_subplot()
-    axes.set_title(y_label, fontweight="normal", fontsize=11)
+    axes.set_title(title)
     axes.set_xlabel(x_label)
     return figure, axes
 
@@ -118,18 +122,14 @@ def name_lines(axes: Axes, lines: dict[str, tuple[float, float, str]]) -> None:
 
 
 @styled()
-def curves(
-    x_label: str, y_label: str, x: np.ndarray, lines: dict[str, np.ndarray], marker: str = ""
-) -> Figure:
-    """Curves of fractions, {label: values}, over a common x; a label "" is not written."""
-    figure, axes = small_figure(x_label, y_label)
+def severity_curves(accuracy: list[float], confidence: list[float]) -> Figure:
+    """Mean accuracy and mean confidence at the severities 0, clean, to 5."""
+    figure, axes = small_figure("Accuracy and confidence, mean of the fifteen", "severity (0 is clean)")
     ends = {}
-    for label, values in lines.items():
-        (line,) = axes.plot(x, values, marker=marker)
-        if label:
-            ends[label] = (x[-1], values[-1], line.get_color())
-    if x[0] < x[-1]:
-        axes.set_xlim(x[0], x[-1])
+    for label, values in {"accuracy": accuracy, "confidence": confidence}.items():
+        (line,) = axes.plot(range(6), values)
+        ends[label] = (5, values[-1], line.get_color())
+    axes.set_xlim(0, 5)
     axes.set_ylim(bottom=0)
     in_percent(axes.yaxis)
     name_lines(axes, ends)
@@ -145,7 +145,7 @@ def training_curve(
     history: a column for each of epoch, train_loss, val_loss and so on. changes: {epoch: what is different in
     training from there on}, named above a vertical line.
     """
-    figure, axes = small_figure("epoch", "")
+    figure, axes = small_figure("", "epoch (dotted: the weights examined)")
     ends, epochs = {}, history["epoch"]
     for split, label in {"train": "training", "val": "validation"}.items():
         values = history[f"{split}_{quantity}"]
@@ -159,6 +159,7 @@ def training_curve(
     above.set_xticks(list(changes), list(changes.values()), fontsize=11)
     above.tick_params(length=0)
     above.spines.top.set_visible(False)
+    figure.suptitle(f"{quantity.capitalize()} in training", x=0.01, ha="left", size=12, weight="bold")
     if quantity == "accuracy":
         in_percent(axes.yaxis)
         axes.set_ylim(0, 1)
@@ -167,25 +168,29 @@ def training_curve(
 
 
 @styled()
-def reliability(confidence: np.ndarray, accuracy: np.ndarray, count: np.ndarray) -> Figure:
-    """Accuracy against confidence in bins, [B] each; the area of a point shows how many images it has."""
-    figure, axes = small_figure("confidence", "accuracy")
-    figure.set_figheight(300 / PIXELS)
+def reliability(title: str, bins: dict[str, list]) -> Figure:
+    """Accuracy against confidence; the area of a point shows how many images it stands for.
+
+    bins: {group: [[confidence, accuracy, count], ...]}. Each group has the id points-<group>, for the script.
+    """
+    figure, axes = small_figure(title, "confidence")
+    figure.set_figheight(320 / PIXELS)
     axes.axline((0, 0), (1, 1), color=GREY, linestyle=":", linewidth=1.2)
-    some = count > 0
-    sizes = 4 * point_radius(count[some], count.sum()) ** 2  # matplotlib: the square of the width
-    points = axes.scatter(confidence[some], accuracy[some], s=sizes, color=ORANGE, marker="o")
-    points.set_gid("points")
-    axes.text(0.05, 0.92, "underconfident", color=GREY, fontsize=11, transform=axes.transAxes)
-    axes.text(0.52, 0.04, "overconfident", color=GREY, fontsize=11, transform=axes.transAxes)
+    for group, rows in bins.items():
+        confidence, accuracy, count = np.array(rows).T
+        sizes = 4 * (2 + 18 * np.sqrt(count / count.sum())) ** 2  # matplotlib: the square of the width
+        options = {"color": ORANGE, "marker": "o", "alpha": 0.85, "clip_on": False}
+        points = axes.scatter(confidence, accuracy, s=sizes, **options)
+        points.set_gid(f"points-{group}")
+    inside = {"transform": axes.transAxes}
+    axes.text(0.04, 0.92, "underconfident:\nright more often", color=GREY, va="top", **inside)
+    axes.text(
+        0.97, 0.05, "overconfident:\nright less often", color=GREY, ha="right", transform=axes.transAxes
+    )
     axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.set_ylabel("accuracy")
     in_percent(axes.xaxis, axes.yaxis)
     return figure
-
-
-def point_radius(count: np.ndarray, total: int) -> np.ndarray:
-    """Return the radius in pixels of a point that stands for `count` of `total` images."""
-    return 2 + 20 * np.sqrt(count / total)
 
 
 # ---- Bars and dots ---------------------------------------------------------------------------------------
@@ -194,7 +199,7 @@ def point_radius(count: np.ndarray, total: int) -> np.ndarray:
 @styled()
 def headline_bars(numbers: dict[str, dict[str, float]]) -> Figure:
     """One bar for each metric, {name: value, low and high}, and its value written above."""
-    figure, axes = small_figure("", "Test metrics with 95 % intervals")
+    figure, axes = small_figure("Test metrics with 95 % intervals", "")
     figure.set_figwidth(1.4 * WIDTH)
     value, low, high = (np.array([row[key] for row in numbers.values()]) for key in ("value", "low", "high"))
     # With few images of a class the value can lie outside its interval, and an error bar cannot be negative.
@@ -227,73 +232,45 @@ def worst_classes(title: str, recall: dict[str, float]) -> Figure:
 
 
 @styled()
-def dots(rows: dict[str, dict[str, dict[str, float]]], x_label: str, unit: str = " %") -> Figure:
-    """Fractions with their intervals, {row: {group: value, low, high}}; the first row names the groups.
-
-    The name of a row stands above its points. A unit other than percent is that of differences, with signs.
-    """
-    groups, sign = list(next(iter(rows.values()))), "" if unit == " %" else "+"
-    figure = Figure(figsize=(WIDTH, (50 + 21 * len(rows) * (1 + len(groups)) / 1.5) / PIXELS))
+def dots(title: str, rows: dict[str, dict[str, float]], x_label: str) -> Figure:
+    """Fractions with their intervals, {row: value, low, high}; the name of a row stands above its point."""
+    figure = Figure(figsize=(WIDTH, (80 + 34 * len(rows)) / PIXELS))
     axes = figure.add_subplot()
-    place, ends = 0.0, [0.0]
-    for label, of_row in rows.items():
-        axes.text(0, place, label, transform=axes.get_yaxis_transform(), va="center", fontsize=12)
-        for group, colour in zip(groups, (BLUE, ORANGE), strict=False):
-            place += 0.8
-            row = of_row[group]
-            axes.plot([row["low"], row["high"]], [place, place], color=colour, marker="", linestyle="-")
-            axes.plot(row["value"], place, color=colour, marker="o", markersize=7)
-            named = f", {group}" if group and of_row is rows[next(iter(rows))] else ""
-            text = f"{100 * row['value']:{sign}.1f}{unit}{named}"
-            offset = {"xytext": (6, 0), "textcoords": "offset points"}
-            text = axes.annotate(text, (row["high"], place), va="center", color=colour, fontsize=11, **offset)
-            text.set_in_layout(False)  # it has room in the axes
-            ends += [row["low"], row["high"]]
-        place += 1.1
-    axes.set_ylim(place - 0.4, -0.6)
-    room = 2.0 if len(groups) > 1 else 1.5  # for the text behind the last point
-    low, span = min(ends), max(ends) - min(ends)
-    axes.set_xlim(low - 0.03 * span, low + room * span)
-    axes.xaxis.get_major_locator().set_params(nbins=5)
+    axes.set_title(title)
+    for place, (label, row) in enumerate(rows.items()):
+        colour = BLUE if place == 0 else ORANGE
+        axes.text(0, place - 0.35, label, transform=axes.get_yaxis_transform(), va="center", color=INK)
+        axes.plot([row["low"], row["high"]], [place, place], color=colour, marker="", linestyle="-")
+        axes.plot(row["value"], place, color=colour, marker="os"[place > 0], markersize=7)
+        text = f"{100 * row['value']:.1f} %"
+        offset = {"xytext": (6, 0), "textcoords": "offset points", "fontsize": 11}
+        axes.annotate(text, (row["high"], place), va="center", color=colour, **offset).set_in_layout(False)
+    axes.set_ylim(len(rows) - 0.5, -0.75)
+    room = 1.25 * max(row["high"] for row in rows.values()) + 0.02  # for the text behind the last point
+    axes.set_xlim(0, room)
+    axes.set_xticks([tick for tick in axes.get_xticks() if tick <= min(1, room)])
     axes.set_xlabel(x_label)
     axes.set_yticks([])
-    axes.set_xticks([tick for tick in axes.get_xticks() if low - 0.03 * span <= tick <= low + 1.1 * span])
     axes.spines.left.set_visible(False)
-    if unit == " %":
-        in_percent(axes.xaxis)
-    else:
-        axes.axvline(0, color=GREY, linewidth=1, marker="", zorder=0)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.0f}")
+    in_percent(axes.xaxis)
     return figure
 
 
 @styled()
 def confidence_histogram(right: np.ndarray, wrong: np.ndarray) -> Figure:
     """How many of the right and of the wrong answers have a confidence in each of the bins, int [B] each."""
-    figure, axes = small_figure("confidence", "test images")
+    figure, axes = small_figure("How sure right and wrong answers are, images", "confidence")
     edges = np.linspace(0, 1, len(right) + 1)
     options = {"align": "edge", "width": edges[1]}
     axes.bar(edges[:-1], wrong, color=ORANGE, **options)
     axes.bar(edges[:-1], right, bottom=wrong, color=BLUE, **options)
-    axes.text(0.03, 0.92, f"right: {right.sum():,}", color=BLUE, transform=axes.transAxes, fontsize=12)
-    axes.text(0.03, 0.82, f"wrong: {wrong.sum():,}", color=ORANGE, transform=axes.transAxes, fontsize=12)
+    counts = right + wrong
+    x = 0.03 if counts[len(counts) // 2 :].sum() > counts.sum() / 2 else 0.7  # where there are fewer bars
+    axes.text(x, 0.9, f"right: {right.sum():,}", color=BLUE, transform=axes.transAxes)
+    axes.text(x, 0.8, f"wrong: {wrong.sum():,}", color=ORANGE, transform=axes.transAxes)
     in_percent(axes.xaxis)
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.set_xlim(0, 1)
-    return figure
-
-
-@styled()
-def null_histogram(shuffled: np.ndarray, observed: float) -> Figure:
-    """The values under permutation, float [P], and the observed one."""
-    figure, axes = small_figure("variance of errors explained", "shuffles")
-    figure.set_figheight(180 / PIXELS)
-    axes.hist(shuffled, 30, color=GREY)
-    axes.axvline(observed, color=ORANGE, linestyle="-", marker="")
-    label = f"observed: {100 * observed:.1f} %"
-    axes.annotate(label, (observed, axes.get_ylim()[1]), xytext=(-4, -4), textcoords="offset points",
-                  ha="right", va="top", color=ORANGE)  # fmt: skip
-    in_percent(axes.xaxis)
     return figure
 
 
@@ -338,6 +315,30 @@ def confusion_matrix(counts: np.ndarray, class_names: list[str], groups: dict[st
     return figure
 
 
+@styled()
+def superclass_matrix(counts: np.ndarray, names: list[str]) -> Figure:
+    """The mistakes between superclasses, int [S, S], as shares of the rows; the diagonal is left out."""
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    np.fill_diagonal(shares, np.nan)
+    figure = Figure(figsize=(1.9 * WIDTH, 1.75 * WIDTH))
+    axes = figure.add_subplot()
+    axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, max(0.01, np.nanmax(shares))))
+    for row, column in zip(*np.nonzero(np.nan_to_num(shares) >= 0.02), strict=True):
+        value = shares[row, column]
+        colour = "white" if value > 0.3 * np.nanmax(shares) else INK
+        axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=9, color=colour)
+    names = shortened(names, 30)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=10)
+    axes.set_yticks(range(len(names)), names, fontsize=10)
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    title = "Percent of a superclass (row) answered as another (column), from 2 on"
+    figure.suptitle(title, x=0.01, ha="left", size=12, weight="bold", wrap=True)
+    axes.set(xlabel="answer", ylabel="true superclass")
+    figure.draw_without_rendering()
+    return figure
+
+
 # ---- Stress tests ----------------------------------------------------------------------------------------
 
 
@@ -347,7 +348,8 @@ def stress_epsilon(tests: dict, robust_accuracy: dict[str, dict], epsilons: list
 
     tests are those of stress.json; robust_accuracy: that under the worst of all attacks, at each epsilon.
     """
-    figure, axes = small_figure("epsilon: largest change of a value, in 1/255", "accuracy")
+    title = "Accuracy under attack, 95 % intervals"
+    figure, axes = small_figure(title, "epsilon: largest change of a value, in 1/255")
     unattacked = tests["unattacked/0"]["accuracy"]["value"]
     axes.axhline(unattacked, color=GREY, linestyle="--", linewidth=1)
     lines, labels = {}, {"fgsm": "FGSM", "pgd": "PGD", "random": "random signs"}

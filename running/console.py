@@ -1,70 +1,13 @@
-"""The command line: settings as options, progress, and errors in one line."""
+"""The command line: progress, and errors in one line."""
 
 import argparse
-import dataclasses
-import errno
 import os
 import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, TextIO, get_args
 
-from running.files import UserError, one_line
-
-
-def setting(default: Any, help: str, low=None, high=None, choices=None, metavar=None) -> Any:
-    """Return a field of a dataclass, `lr: float = setting(0.15, "peak rate", low=0, high=1)`.
-
-    Options, help and checks follow from it. Its type is int, float, str or bool, or one of these `| None`; a
-    range includes both its ends. choices and metavar are those of argparse.
-    """
-    metadata = {"help": help, "low": low, "high": high, "choices": choices, "metavar": metavar}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def option(name: str) -> str:
-    """Return "batch_size" as "--batch-size"."""
-    return "--" + name.replace("_", "-")
-
-
-def add_options(parser: argparse.ArgumentParser, settings: type, presets: dict | None = None) -> None:
-    """Add an option for each field of the dataclass `settings`, and for a bool also its opposite, --no-...
-
-    An option that was not given is absent from what parse_args returns. The help names the default of the
-    dataclass, and those of `presets`, {data set: {field: value}}.
-    """
-    for field in dataclasses.fields(settings):
-        about = field.metadata
-        notes = []
-        if about["low"] is not None:
-            notes.append(f"{about['low']:.10g} to {about['high']:.10g}")
-        if field.default is not None:
-            notes.append(f"default: {field.default}")
-        for dataset, preset in (presets or {}).items():
-            if preset.get(field.name) is not None:
-                notes.append(f"{dataset}: {preset[field.name]}")
-        text = f"{about['help']} ({', '.join(notes)})" if notes else about["help"]
-        kind = (get_args(field.type) or (field.type,))[0]  # int, also for int | None
-        if kind is bool:
-            how = {"action": argparse.BooleanOptionalAction}
-        else:
-            how = {"type": kind, "choices": about["choices"], "metavar": about["metavar"]}
-        parser.add_argument(option(field.name), help=text, **how).default = argparse.SUPPRESS
-
-
-def expect(holds: bool, name: str, value: object, expected: str) -> None:
-    """Raise UserError, such as "--epochs 0: expected a number from 1 to 9", unless the condition holds."""
-    if not holds:
-        raise UserError(f"{option(name)} {value}: expected {expected}")
-
-
-def check_ranges(settings: Any) -> None:
-    """Raise UserError if a value of the dataclass object is out of the range of its field; None is in it."""
-    for field in dataclasses.fields(settings):
-        value, low, high = getattr(settings, field.name), field.metadata["low"], field.metadata["high"]
-        if low is not None and value is not None:
-            expect(low <= value <= high, field.name, value, f"a number from {low} to {high}")
+from running.errors import UserError, one_line
 
 
 class CommandLine(argparse.ArgumentParser):
@@ -95,7 +38,7 @@ class Progress(AbstractContextManager):
     def __init__(self, label: str, total: int):
         self.label, self.total = label, total
         self.started, self.written = time.monotonic(), 0.0
-        self.shows = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.shows = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
     def update(self, done: int, **values: str) -> None:
         """Write how much of the total is done, the given values and the time left, ten times a second."""
@@ -109,48 +52,28 @@ class Progress(AbstractContextManager):
         self.write("  ".join(parts))
 
     def write(self, text: str) -> None:
-        """Put as much of the text as fits in place of the line; once the terminal is gone, nothing."""
+        """Put as much of the text as fits in place of the line."""
         if self.shows:
-            try:
-                columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
-                print(f"\r{text[: columns - 1]}", end="\033[K", file=sys.stderr, flush=True)
-            except OSError:
-                self.shows = False
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+            print(f"\r{text[: columns - 1]}", end="\033[K", file=sys.stderr, flush=True)
 
     def __exit__(self, *exception) -> None:
         self.write("")
 
 
-class Output:
-    """stdout or stderr. What is written to a terminal that has closed, as after ssh and `disown`, is lost."""
-
-    def __init__(self, stream: TextIO | None):
-        # It is None where a shell has closed it.
-        self.stream = stream or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
-        # Each line at once, also into a file; a letter that the console cannot show becomes a question mark.
-        self.stream.reconfigure(line_buffering=True, errors="replace")
-
-    def write(self, text: str) -> None:
-        try:
-            self.stream.write(text)
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a command and exit: an error that the user can fix is one line and exit code 2, Ctrl-C is 130."""
-    sys.stdout, sys.stderr = Output(sys.stdout), Output(sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        # Each line at once, also into a file; a letter that the console cannot show becomes a question mark.
+        stream.reconfigure(line_buffering=True, errors="replace")
     try:
         sys.exit(main())
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(141)  # as a shell reports SIGPIPE
+    except BrokenPipeError:  # as after | head; Python's documentation of SIGPIPE
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except UserError as error:
         message = str(error)
     except MemoryError:

@@ -8,8 +8,17 @@ from pathlib import Path
 
 import torch
 
-from running.distributed import world_size
-from running.files import UserError, one_line
+from running.errors import UserError, one_line
+
+
+def world_size() -> int:
+    """Return the number of processes, on all machines together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Return the number of this process, from 0."""
+    return int(os.environ["RANK"]) if world_size() > 1 else 0
 
 
 def pick_device(name: str) -> torch.device:
@@ -72,16 +81,6 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     # Without a dtype for fp32: on Apple GPUs torch before 2.10 warns of float32 even where it is not enabled.
     dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     return torch.autocast(device.type, dtype, enabled=precision != "fp32")
-
-
-def advice_on(error: BaseException) -> str | None:
-    """Return in one line what to do about an error in training, or None for an error nobody expects."""
-    if isinstance(error, torch._dynamo.exc.TorchDynamoException):
-        return f"--compile needs a working C++ compiler, or leave it out ({one_line(error)})"
-    phrases = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
-    if isinstance(error, MemoryError) or any(phrase in str(error) for phrase in phrases):
-        return "out of memory: free some and resume the run, or start a new run with half the --batch-size"
-    return None
 
 
 def environment(device: torch.device) -> dict:

@@ -12,8 +12,6 @@ A program that is started without torchrun is rank 0 of 1, and for that all func
 
 import contextlib
 import os
-import socket
-import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -21,32 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from running.files import UserError, one_line
-
-
-def world_size() -> int:
-    """Return the number of processes, on all machines together."""
-    text = os.environ.get("WORLD_SIZE", "1")
-    if not text.isdecimal():
-        raise UserError(f"WORLD_SIZE={text} in the environment: expected a number, as torchrun sets it")
-    return int(text)
-
-
-def rank() -> int:
-    """Return the number of this process, from 0."""
-    return int(os.environ["RANK"]) if world_size() > 1 else 0
-
-
-def check_environment() -> None:
-    """Raise UserError unless torchrun has said which process this is, and where all of them meet."""
-    try:
-        if not 0 <= int(os.environ["RANK"]) < world_size():
-            raise ValueError(f"RANK={rank()}")
-        # Of an address that cannot be looked up torch would ask again and again, for the timeout below.
-        socket.getaddrinfo(os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"])
-    except (KeyError, ValueError, OSError) as error:
-        where = f"WORLD_SIZE={world_size()}, MASTER_ADDR={os.environ.get('MASTER_ADDR')}"
-        raise UserError(f"{where}: not the environment of torchrun ({one_line(error)})") from None
+from running.device import rank, world_size
 
 
 @contextlib.contextmanager
@@ -55,7 +28,6 @@ def init_distributed() -> Iterator[None]:
     if world_size() == 1:
         yield
         return
-    check_environment()
     # On GPUs tensors on the CPU still travel by gloo. The others wait for a download, however slow.
     nccl = torch.cuda.is_available() and dist.is_nccl_available()  # Windows has none
     dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=timedelta(days=1))
@@ -63,13 +35,8 @@ def init_distributed() -> Iterator[None]:
         if rank() > 0:
             stack.enter_context(contextlib.redirect_stdout(nowhere))
             stack.enter_context(contextlib.redirect_stderr(nowhere))
-        try:
-            yield
-            barrier()
-        except RuntimeError as error:
-            if "by peer" in str(error):  # gloo's "Connection closed by peer"
-                raise UserError("another process of this training ended; what was saved is whole") from error
-            raise
+        yield
+        barrier()
     dist.destroy_process_group()  # after an error this could wait for a process that is gone
 
 
@@ -105,9 +72,7 @@ def data_parallel(model: nn.Module) -> nn.Module:
     """Return the model so that its gradients are averaged over the processes."""
     if world_size() == 1:
         return model
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch is about to rename the option
-        return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+    return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
 
 
 def average_running_statistics(model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and the error that the user reads in one line."""
+"""Files that are whole or absent: written beside their place, then renamed."""
 
 import contextlib
 import csv
@@ -8,49 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows has none: there a second command in the same folder is not noticed
-    fcntl = None
-
-
-class UserError(Exception):
-    """Something the user gave cannot be used; the message is one line that says what to do about it."""
-
-
-def one_line(error: object) -> str:
-    """Return what an exception or a text says in one line of at most 300 printable characters.
-
-    Files, servers and users can put anything into it. Of a longer one the beginning and the end are kept.
-    """
-    text = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
-    if isinstance(error, LookupError | TypeError | AttributeError | ArithmeticError):
-        text = f"{type(error).__name__}: {text}"  # such as KeyError: 'epoch', which alone says little
-    if len(text) > 300:
-        text = f"{text[:195]} ... {text[-100:]}"
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
-@contextlib.contextmanager
-def reading(path: Path | str, what: str) -> Iterator[None]:
-    """Raise UserError, "{path} cannot be used as {what}: {reason}", for whatever the block raises.
-
-    Only for a block that reads this one file and turns it into plain values: it may be damaged, or of another
-    program, and so fail anywhere on its way. An error after that is a bug, and shows its traceback.
-    """
-    try:
-        yield
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:
-        raise UserError(f"{path} cannot be used as {what}: {one_line(error)}") from error
-
-
-def check_file(path: Path | str, what: str = "file") -> None:
-    """Raise UserError unless `path` is a regular file: opening a named pipe would wait for ever."""
-    if not os.path.isfile(path):
-        there = os.path.exists(path)
-        raise UserError(f"{path} is not a regular file" if there else f"there is no {what} {path}")
+from running.errors import UserError, one_line
 
 
 @contextlib.contextmanager
@@ -74,28 +32,6 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # it is not there
             temporary.unlink()
-
-
-@contextlib.contextmanager
-def locked(path: Path | str) -> Iterator[None]:
-    """Hold the lock file `path` until the block or the process ends; UserError if another command holds it.
-
-    The file stays: once it is removed, a third command could lock a new one while a second holds the old one.
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path.parent} is no folder to write to ({one_line(error)}): name another") from None
-    with open(path, "a") as file:
-        try:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another command is at work in {path.parent}: wait until it has ended") from None
-        except OSError:
-            pass  # some network file systems have no locks
-        yield
 
 
 def write_text(path: Path | str, text: str) -> None:

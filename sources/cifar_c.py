@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from running.files import UserError, check_file, reading
+from running.errors import UserError, check_file, reading
 
 IMAGES = 10_000  # of each severity
 

@@ -1,77 +1,102 @@
-"""A folder of pictures as arrays: train/<class>/* and test/<class>/*, as for torchvision's ImageFolder."""
+"""A folder of pictures as arrays, train/<class>/* and test/<class>/*, as by torchvision's ImageFolder."""
 
+import os
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageOps
 from torch import Tensor
+from torchvision.datasets.folder import find_classes, make_dataset
+from torchvision.transforms.v2.functional import center_crop
 
-from gradcam import read_square
-from running.files import UserError, reading
+from running.errors import UserError, one_line, reading
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp")
+Image.init()
+SUFFIXES = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+LAYOUT = (
+    "train/CLASS/* and test/CLASS/*, of a folder for each class made by: "
+    'for c in */; do mkdir -p "train/$c" "test/$c"; i=0; for f in "$c"*; do i=$((i+1)); '
+    'if [ $((i%5)) = 0 ]; then mv "$f" "test/$c"; else mv "$f" "train/$c"; fi; done; rmdir "$c"; done'
+)
 
 
-def read(root: Path | str) -> tuple[list[str], dict, dict]:
-    """Return the class names and the arrays of the training and of the test pictures in the folder `root`.
+def read(root: Path | str) -> tuple[list[str], dict, dict, int]:
+    """Return the class names, the arrays of training and test pictures, and the number of other files.
 
-    The arrays are `images` uint8 [N, 3, 32, 32], `labels` int64 [N] and `filenames` (N names), in the order
-    of class and file name. val/ is taken where there is no test/. Raises UserError if there are fewer than
-    two classes, if train/ and test/ do not have pictures of the same ones, or if a picture cannot be read.
+    The arrays are `images` uint8 [N, 3, 32, 32], `labels` int64 [N] and `filenames` (N names, those in the
+    folder of the class), in the order of class and file name. val/ is taken where there is no test/. Raises
+    UserError if there are fewer than two classes, if train/ and test/ do not have pictures of the same ones,
+    or if pictures cannot be read.
     """
     root = Path(root)
+    if not (root / "train").is_dir():
+        raise UserError(f"{root} has no train/: expected {LAYOUT}")
     held_out = "test" if (root / "test").exists() or not (root / "val").exists() else "val"
-    train, test = find_pictures(root / "train"), find_pictures(root / held_out)
-    for name in [*train, *test]:
-        for folder, pictures in (("train", train), (held_out, test)):
-            if not pictures.get(name):
-                both = f"train/ and {held_out}/ need the same classes"
-                raise UserError(f"{root / folder} has no picture of the class {name!r}: {both}")
-    if len(train) < 2:
-        raise UserError(f"{root / 'train'} has pictures of {len(train)} classes, expected two or more")
-    count = sum(len(paths) for paths in [*train.values(), *test.values()])
-    print(f"reading {count:,} pictures of {len(train)} classes in {root}", flush=True)
-    return [printable(name) for name in train], read_split(train), read_split(test)
-
-
-def find_pictures(folder: Path) -> dict[str, list[Path]]:
-    """Return {class: paths of its pictures}, both in the order of names, of the folders in a folder.
-
-    Hidden files and folders are skipped, and files whose names are not those of pictures, with a note.
-    """
-    found, num_others = {}, 0
-    with reading(folder, "a folder that holds one of pictures for each class"):
-        for class_folder in sorted(folder.iterdir()):
-            if not class_folder.is_dir() or class_folder.name.startswith("."):
-                continue
-            files = [path for path in sorted(class_folder.iterdir()) if not path.name.startswith(".")]
-            pictures = [path for path in files if path.suffix.lower() in SUFFIXES and path.is_file()]
-            found[class_folder.name] = pictures
-            num_others += len(files) - len(pictures)
+    folders = (root / "train", root / held_out)
+    (names, train), (test_names, test) = (find_pictures(folder) for folder in folders)
+    for name in {*names} ^ {*test_names}:
+        raise UserError(f"{root}: train/ and {held_out}/ need the same classes, but only one has {name!r}")
+    if len(names) < 2:
+        raise UserError(f"{root / 'train'} has pictures of {len(names)} classes, expected two or more")
+    print(f"reading {len(train + test):,} pictures of {len(names)} classes in {root}", flush=True)
+    files = [name for folder in folders for _, _, names in os.walk(folder) for name in names]
+    num_others = len([name for name in files if not is_picture(name) and not name.startswith(".")])
     if num_others:
-        print(f"note: {folder}: files left out, because they are not {', '.join(SUFFIXES)}: {num_others}")
-    return found
+        print(f"note     {num_others} files in {root} are left out, as their names are not those of pictures")
+    unreadable = []
+    splits = [read_split(*found, unreadable) for found in zip(folders, (train, test), strict=True)]
+    if unreadable:
+        more = f" and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
+        raise UserError(
+            f"pictures that cannot be read, repair or remove them: {', '.join(unreadable[:5])}{more}"
+        )
+    return [one_line(name) for name in names], *splits, num_others
 
 
-def read_split(pictures: dict[str, list[Path]]) -> dict:
-    """Return the arrays, see read, of {class: paths of its pictures}."""
+def is_picture(path: str) -> bool:
+    """Return whether a file's name is that of a picture that Pillow opens."""
+    return Path(path).suffix.lower() in SUFFIXES and not Path(path).name.startswith(".")
+
+
+def find_pictures(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:
+    """Return the names of the classes and (path, class) of each picture, as ImageFolder finds them."""
+    with reading(folder, "a folder that holds one of pictures for each class"):
+        names = [name for name in find_classes(folder)[0] if not name.startswith(".")]
+        return names, make_dataset(folder, {n: i for i, n in enumerate(names)}, is_valid_file=is_picture)
+
+
+def read_split(folder: Path, pictures: list[tuple[str, int]], unreadable: list[str]) -> dict:
+    """Return the arrays, see read, of pictures in a folder; what cannot be read is added to `unreadable`."""
     images, labels, filenames = [], [], []
-    for label, paths in enumerate(pictures.values()):
-        for path in paths:
-            images.append(read_picture(path))
-            labels.append(label)
-            filenames.append(printable(path.name))
-    return {"images": torch.stack(images), "labels": torch.tensor(labels), "filenames": filenames}
+    for path, label in pictures:
+        try:
+            images.append(shrink(read_square(path)))
+        except Exception as error:
+            unreadable.append(f"{path} ({one_line(error)})")
+            continue
+        labels.append(label)
+        filenames.append(one_line("/".join(Path(path).relative_to(folder).parts[1:])))
+    images = torch.stack(images) if images else torch.empty(0, 3, 32, 32, dtype=torch.uint8)
+    return {"images": images, "labels": torch.tensor(labels), "filenames": filenames}
 
 
-def read_picture(path: Path) -> Tensor:
-    """Return the middle square of a picture at 32x32 pixels, uint8 [3, 32, 32]; else raise UserError."""
-    with reading(path, "a picture"):
-        square = read_square(path)
+def read_square(path: Path | str) -> Tensor:
+    """Return the largest centred square of a picture file, uint8 [3, side, side].
+
+    Whatever Pillow opens: upright by its EXIF tag, on white where it is transparent, of an animation the
+    first frame. Raises OSError, ValueError and others of Pillow if it cannot be read.
+    """
+    with Image.open(path) as file:
+        picture = ImageOps.exif_transpose(file).convert("RGBA")
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    square = center_crop(pixels, [min(picture.size)] * 2)
+    alpha = square[3:] / 255
+    return (square[:3] * alpha + 255 * (1 - alpha)).round().to(torch.uint8)
+
+
+def shrink(square: Tensor, side: int = 32) -> Tensor:
+    """Return a square picture, uint8 [3, H, H], at side x side pixels, antialiased."""
     # Of bytes, this calculates with whole numbers, and so gives the same on every processor.
-    return F.interpolate(square[None], size=(32, 32), mode="bilinear", antialias=True)[0]
-
-
-def printable(name: str) -> str:
-    """Return a file's name with a question mark for whatever no terminal can show."""
-    return "".join(letter if letter.isprintable() else "?" for letter in name)
+    return F.interpolate(square[None], size=(side, side), mode="bilinear", antialias=True)[0]

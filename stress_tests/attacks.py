@@ -4,10 +4,10 @@ All functions take a model of images in [0, 1]. A network that wants normalised 
 with the normalisation, nn.Sequential(Normalize(), network), so that distances are those of the images.
 
 All attacks are called alike, attack(model, images, labels, epsilon, generator), with the model on the images'
-device, where the results are too. ATTACKS says which ones are made, at which epsilons and of which images.
+device, where the results are too, and in the mode in which it is to be attacked: the caller calls eval().
+ATTACKS says which ones are made, at which epsilons and of which images.
 """
 
-import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -26,42 +26,6 @@ TWO_POINTS = 0.02 + 1e-9  # of accuracy; 0.34 - 0.32 is a little more than 0.02 
 APGD_EPSILONS = (0.5, 1, 2)  # some images survive PGD there
 
 cross_entropy = functools.partial(F.cross_entropy, reduction="none")  # one number for each image
-
-
-@contextlib.contextmanager
-def full_float32(device: torch.device) -> Iterator[None]:
-    """Run a block in float32 and with deterministic algorithms, then restore what the caller had set.
-
-    Without it, a surrounding autocast counts, and cuDNN convolves in TF32 on newer GPUs. Matrix products are
-    in full float32 unless the caller has asked torch for less.
-    """
-    cudnn = torch.backends.cudnn
-    wanted = [(cudnn, "deterministic", True), (cudnn, "benchmark", False)]
-    if hasattr(cudnn, "conv"):  # from torch 2.9 on, where reading allow_tf32 may raise an error
-        wanted.append((cudnn.conv, "fp32_precision", "ieee"))
-    else:
-        wanted.append((cudnn, "allow_tf32", False))
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in wanted]
-    try:
-        for owner, name, value in wanted:
-            setattr(owner, name, value)
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for owner, name, value in before:
-            setattr(owner, name, value)
-
-
-@contextlib.contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Run a block with the model in eval mode, then give each of its modules the mode back that it had."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def dlr_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -109,14 +73,8 @@ def per_image(values: Tensor) -> Tensor:
 
 
 def linf_ball(images: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Return the lowest and highest float32 images within epsilon of `images` and within [0, 1], exactly."""
-    exact_low = images.cpu().double() - epsilon  # on the CPU, as not every device has float64
-    exact_high = images.cpu().double() + epsilon
-    low, high = exact_low.float(), exact_high.float()
-    # Rounding to float32 may have stepped out of the ball; the next number inwards is inside.
-    low = torch.where(low.double() < exact_low, low.nextafter(torch.tensor(2.0)), low)
-    high = torch.where(high.double() > exact_high, high.nextafter(torch.tensor(-1.0)), high)
-    return low.clamp(min=0).to(images.device), high.clamp(max=1).to(images.device)
+    """Return the lowest and the highest images within epsilon of `images` and within [0, 1]."""
+    return (images - epsilon).clamp(min=0), (images + epsilon).clamp(max=1)
 
 
 def random_corner(
@@ -138,8 +96,7 @@ def fgsm(
     Shlens and Szegedy 2015 (arXiv 1412.6572), section 4.
     """
     low, high = linf_ball(images, epsilon)
-    with eval_mode(model), full_float32(images.device):
-        _, _, gradient = attack_step(model, cross_entropy, images, labels.to(images.device))
+    _, _, gradient = attack_step(model, cross_entropy, images, labels.to(images.device))
     return (images + epsilon * gradient.sign()).clamp(low, high)
 
 
@@ -193,8 +150,7 @@ def pgd(
     """
     evaluate = functools.partial(attack_step, model, cross_entropy)
     path = functools.partial(pgd_path, evaluate, 2.5 * epsilon / steps, steps)
-    with eval_mode(model), full_float32(images.device):
-        return strongest_point(path, images, labels.to(images.device), epsilon, generator, restarts)
+    return strongest_point(path, images, labels.to(images.device), epsilon, generator, restarts)
 
 
 def pgd_path(
@@ -229,8 +185,7 @@ def apgd(
     """
     evaluate = functools.partial(attack_step, model, {"ce": cross_entropy, "dlr": dlr_loss}[loss])
     path = functools.partial(apgd_path, evaluate, 2 * epsilon, steps)
-    with eval_mode(model), full_float32(images.device):
-        return strongest_point(path, images, labels.to(images.device), epsilon, generator, restarts)
+    return strongest_point(path, images, labels.to(images.device), epsilon, generator, restarts)
 
 
 def apgd_path(

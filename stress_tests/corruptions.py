@@ -1,7 +1,7 @@
 """Corruptions: what may happen to a picture before the network sees it.
 
-Eighteen come from CIFAR-10-C: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common
-Corruptions and Perturbations", 2019 (arXiv 1903.12261). Four change the geometry. Each has five severities.
+They are eighteen of CIFAR-10-C: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common
+Corruptions and Perturbations", 2019 (arXiv 1903.12261). Each has five severities.
 
     CORRUPTIONS["fog"](images, severity=3, generator=generator)     float32 [N, 3, 32, 32] in [0, 1]
     corrupt(images, "fog", severity=3)                              uint8, with the seed of fog
@@ -398,35 +398,6 @@ def saturate(images: Tensor, generators: list[Generator], factor: float, additio
     return torch.where(saturation > 0, coloured, red)
 
 
-def rotation(images: Tensor, generators: list[Generator], degrees: float) -> Tensor:
-    """Turn the picture about its centre, to the left or to the right."""
-    angle = torch.deg2rad(degrees * random_sign(generators))
-    cos, sin = angle.cos(), angle.sin()
-    matrix = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)
-    return affine(images, matrix, torch.zeros(len(images), 2))
-
-
-def translation(images: Tensor, generators: list[Generator], pixels: int) -> Tensor:
-    """Shift the picture towards one of its corners, by as many pixels in both directions."""
-    shift = pixels * random_sign(generators, 2)
-    return affine(images, torch.eye(2).expand(len(images), 2, 2), shift)
-
-
-def scale(images: Tensor, generators: list[Generator], factor: float) -> Tensor:
-    """Enlarge or reduce the picture about its centre by a factor."""
-    step = factor ** random_sign(generators, 1, 1)
-    return affine(images, step * torch.eye(2), torch.zeros(len(images), 2))
-
-
-def occlusion(images: Tensor, generators: list[Generator], side: int) -> Tensor:
-    """Cover a square of the picture with grey at a random place, more of it at each severity."""
-    corner = uniform(generators, 0, 1, 2) * (32 - side + 1)
-    start = corner.long()[:, :, None]
-    index = torch.arange(32)
-    inside = (index >= start) & (index < start + side)  # [N, 2, 32]: rows, columns
-    return torch.where((inside[:, 0, :, None] & inside[:, 1, None, :])[:, None], 0.5, images)
-
-
 # ---- The table -------------------------------------------------------------------------------------------
 
 
@@ -436,7 +407,7 @@ class Corruption:
     def __init__(self, function: Callable, family: str, origin: str, rounding: str = "down", **constants):
         self.function, self.name = function, function.__name__
         self.family = family
-        self.origin = origin  # "fifteen": in CIFAR-10-C's mean; "extra": published beside those; "own"
+        self.origin = origin  # "fifteen": in CIFAR-10-C's mean; "extra": published beside those
         self.rounding = rounding  # to bytes: "down" or to the "nearest" level
         self.constants = constants  # of each parameter of the function, the values at severity 1 to 5
 
@@ -498,11 +469,6 @@ TABLE = [
     Corruption(pixelate, "digital", "fifteen", "nearest", side=(30, 28, 27, 24, 20)),
     Corruption(jpeg_compression, "digital", "fifteen", "nearest", quality=(80, 65, 58, 50, 40)),
     Corruption(saturate, "digital", "extra", factor=(0.3, 0.1, 1.5, 2, 2.5), addition=(0, 0, 0, 0.1, 0.2)),
-    # 30 degrees and 3 pixels are the limits of Engstrom et al. 2019 (arXiv 1712.02779).
-    Corruption(rotation, "geometry", "own", "nearest", degrees=(6, 12, 18, 24, 30)),
-    Corruption(translation, "geometry", "own", "nearest", pixels=(1, 2, 3, 5, 8)),
-    Corruption(scale, "geometry", "own", "nearest", factor=(1.1, 1.2, 1.35, 1.5, 1.75)),
-    Corruption(occlusion, "geometry", "own", "nearest", side=(4, 8, 12, 16, 20)),
 ]
 
 

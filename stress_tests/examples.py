@@ -11,7 +11,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from .attacks import ATTACKS
-from .corruptions import corrupt
+from .corruptions import CORRUPTIONS, corrupt
+from .cues import CUES, change
 
 
 def turns(keys: Iterable) -> list[int]:
@@ -44,36 +45,41 @@ def likeliest(logits: Tensor) -> list[list]:
     return [[c, round(p, 4)] for c, p in zip(y_pred.tolist(), probability.tolist(), strict=True)]
 
 
-def answers_to(
-    predict: Callable[[Tensor], Tensor], images: Tensor, tests: Iterable[tuple[str, int]]
-) -> dict[str, list]:
-    """Return the answers to images uint8 [N, 3, 32, 32] under corruptions: {"fog/3": [[class, p], ...]}.
+def pictures_and_answers(
+    predict: Callable[[Tensor], Tensor], images: Tensor
+) -> tuple[dict[str, list], Tensor]:
+    """Return the answers to images uint8 [N, 3, 32, 32] under all corruptions and cues, and the pictures.
 
-    predict takes such images to logits; tests are (name, severity), with ("clean", 0) for the images as they
-    are. The pictures are exactly corrupt(images, name, severity), which depend on an image's place.
+    predict takes such images to logits. The answers are {"clean/0": ..., "fog/3": [[class, p], ...]}, and the
+    pictures, in their order, uint8 [tests, N, 3, 32, 32]. A corruption depends on an image's place.
     """
-    answers = {}
-    for name, severity in tests:
-        pictures = images if name == "clean" else corrupt(images, name, severity)
-        answers[f"{name}/{severity}"] = likeliest(predict(pictures))
-    return answers
+    pictures = {"clean/0": images}
+    for name in CORRUPTIONS:
+        for severity in range(1, 6):
+            pictures[f"{name}/{severity}"] = corrupt(images, name, severity)
+    pictures |= {f"{name}/0": change(images, name) for name in CUES}
+    answers = {test: likeliest(predict(changed)) for test, changed in pictures.items()}
+    return answers, torch.stack(list(pictures.values()))
 
 
 @torch.no_grad()
-def answers_under_pgd(
+def answers_under_attack(
     model: nn.Module, images: Tensor, labels: Tensor, seed: int
-) -> tuple[dict[str, list], Tensor]:
-    """Return the answers to images float32 [N, 3, 32, 32] in [0, 1] under PGD, and how it changes them.
+) -> tuple[dict[str, dict], Tensor]:
+    """Return the answers to images under PGD and random signs, and how these change the images.
 
-    labels int64 [N]. The answers have the epsilon in 1/255 as key, "0" for none. The changes are int8
-    [epsilons, N, 3, 32, 32]: change / epsilon x 127, rounded, so epsilon / 127 times the array is the change
-    within half a step. Settings are those of ATTACKS.
+    images float32 [N, 3, 32, 32] in [0, 1]; labels int64 [N]. The answers are {"pgd": {"1": ...}, "random":
+    ...}, with epsilon in 1/255 and "0" for none. The changes are int8 [2, epsilons, N, 3, 32, 32]: change /
+    epsilon x 127, rounded, so epsilon / 127 times the array is the change within half a step. Settings are
+    those of ATTACKS.
     """
-    attack = ATTACKS["pgd"]
-    answers, changes = {"0": likeliest(model(images))}, []
-    for epsilon in attack.epsilons:
-        generator = Generator().manual_seed(seed)
-        attacked = attack.function(model, images, labels, epsilon / 255, generator, **attack.settings)
-        answers[f"{epsilon:g}"] = likeliest(model(attacked))
-        changes.append(((attacked - images) / (epsilon / 255) * 127).round().to(torch.int8).cpu())
-    return answers, torch.stack(changes)
+    answers, changes = {}, []
+    for name in ("pgd", "random"):
+        attack = ATTACKS[name]
+        answers[name] = {"0": likeliest(model(images))}
+        for epsilon in attack.epsilons:
+            generator = Generator().manual_seed(seed)
+            attacked = attack.function(model, images, labels, epsilon / 255, generator, **attack.settings)
+            answers[name][f"{epsilon:g}"] = likeliest(model(attacked))
+            changes.append(((attacked - images) / (epsilon / 255) * 127).round().to(torch.int8).cpu())
+    return answers, torch.stack(changes).unflatten(0, (2, -1))

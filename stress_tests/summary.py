@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .corruptions import CORRUPTIONS, FIFTEEN
+from .corruptions import FIFTEEN
 from .cues import CUES
 
 SEVERITIES = range(1, 6)
+BIN_KEYS = ("gaps", "right", "count")  # of each bin of the calibration error
 FEWEST_OF_A_CLASS = 20  # images: a class with fewer is not ranked
 
 
@@ -55,6 +56,20 @@ def calibration_of(records: dict, answers: dict[str, Tensor], tests: list[str]) 
     return found
 
 
+def reliability(records: dict, answers: dict[str, Tensor], tests: list[str]) -> dict:
+    """Return the bins of several tests together: `images` of each test, and `bins`.
+
+    Those are {"as_trained": [[confidence, accuracy, count], ...], ...}, without empty ones.
+    """
+    found = {}
+    for name in records[tests[0]]["calibration"]:
+        parts = [records[test]["calibration"][name] for test in tests]
+        gaps, right, count = (np.array([part[key] for part in parts]).sum(axis=0) for key in BIN_KEYS)
+        rows = zip(gaps, right, count, strict=True)
+        found[name] = [[(r - gap) / n, r / n, int(n)] for gap, r, n in rows if n]
+    return {"images": len(answers[tests[0]]), "bins": found}
+
+
 def mean_score(answers: dict[str, Tensor], names: Iterable[str]) -> Tensor:
     """Return of each image the share of corruptions and severities at which it is right, float64 [N]."""
     tests = [f"{name}/{severity}" for name, severity in itertools.product(names, SEVERITIES)]
@@ -70,22 +85,8 @@ def still_right(answers: dict[str, Tensor], names: Iterable[str], epsilon: float
     return torch.stack([answers[test] for test in tests if test in answers]).all(dim=0)
 
 
-def equally_sure(confidence: Tensor, right: Tensor) -> dict[str, Tensor]:
-    """Return the indices, int64, of the answers that are "right" and "wrong", and of some that are as sure.
-
-    confidence float [N], right bool [N]. Wrong answers are less sure, and unsure ones change more easily. So
-    "equally_sure" has for each wrong answer the right one of nearest confidence.
-    """
-    groups = {"right": right.nonzero()[:, 0], "wrong": (~right).nonzero()[:, 0]}
-    groups["equally_sure"] = groups["right"]
-    if right.any():
-        distance = (confidence[groups["wrong"]][:, None] - confidence[groups["right"]]).abs()
-        groups["equally_sure"] = groups["right"][distance.argmin(dim=1)]
-    return groups
-
-
 def summarise(records: dict, answers: dict[str, Tensor], labels: Tensor, class_names: list[str]) -> dict:
-    """Return means over the corruptions, by severity, what each cue costs, and the classes that break first.
+    """Return means over the fifteen, by severity, what each cue costs, and the classes that break first.
 
     A "drop" is the accuracy on the clean images less that on the changed ones, image by image. The published
     files of --cifar-c count if all fifteen were measured. labels int64 [N].
@@ -93,7 +94,7 @@ def summarise(records: dict, answers: dict[str, Tensor], labels: Tensor, class_n
     clean = answers["clean/0"].double()
     published = [f"published {name}" for name in FIFTEEN]
     summary, scores = {"mean_accuracy": {}, "drop": {}, "mean_confidence": {}}, {}
-    for group, names in {"fifteen": FIFTEEN, "all": CORRUPTIONS, "published": published}.items():
+    for group, names in {"fifteen": FIFTEEN, "published": published}.items():
         tests = [f"{name}/{severity}" for name, severity in itertools.product(names, SEVERITIES)]
         if answers.keys() >= set(tests):
             scores[group] = mean_score(answers, names)
@@ -103,8 +104,10 @@ def summarise(records: dict, answers: dict[str, Tensor], labels: Tensor, class_n
                 summary["drop"][group] = mean_interval(clean - scores[group])
     summary["by_severity"] = [calibration_of(records, answers, ["clean/0"])]
     for severity in SEVERITIES:
-        tests = [f"{name}/{severity}" for name in CORRUPTIONS]
+        tests = [f"{name}/{severity}" for name in FIFTEEN]
         summary["by_severity"].append(calibration_of(records, answers, tests))
+    of_fifteen = [f"{name}/{severity}" for name, severity in itertools.product(FIFTEEN, SEVERITIES)]
+    summary["reliability"] = reliability(records, answers, of_fifteen)
     summary["cues"] = {}
     for name in CUES:
         drop = mean_interval(clean - answers[f"{name}/0"].double())
@@ -112,7 +115,7 @@ def summarise(records: dict, answers: dict[str, Tensor], labels: Tensor, class_n
     classes = []
     for c, count in enumerate(labels.bincount().tolist()):
         if count >= FEWEST_OF_A_CLASS:
-            before, after = clean[labels == c].mean().item(), scores["all"][labels == c].mean().item()
+            before, after = clean[labels == c].mean().item(), scores["fifteen"][labels == c].mean().item()
             row = {"class": class_names[c], "clean": before, "corrupted": after, "drop": before - after}
             classes.append(row)
     summary["classes_that_break_first"] = sorted(classes, key=lambda row: -row["drop"])[:10]

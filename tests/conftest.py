@@ -33,10 +33,10 @@ def small(monkeypatch, small_sets):
 
 
 def use_sets(patch, sets):
-    import network
+    import classifier
     import train
 
-    for module in (train, network):
+    for module in (train, classifier):
         patch.setattr(module, "load", lambda name, root="data": sets)
 
 
@@ -143,10 +143,11 @@ def reported(tmp_path_factory, finished, reported_sets):
     """
     from pages import stress_content
 
-    import network
+    import classifier
+    import reasons
     import report
-    from page import against
-    from running.folder import read_checkpoint, save_checkpoint
+    from running.checkpoint import read_checkpoint, save_checkpoint
+    from running.outputs import write_predictions
 
     out = tmp_path_factory.mktemp("reported") / "run"
     shutil.copytree(finished, out)
@@ -166,14 +167,15 @@ def reported(tmp_path_factory, finished, reported_sets):
 
     other_run = out.parent / "other <b>run"
     path = other_run / "predictions.npz"
-    against.write_predictions(path, test, other.softmax(dim=1), "of other weights")
+    write_predictions(path, test, other.softmax(dim=1), other.argmax(dim=1), "of other weights")
     stress = stress_content(test.labels)
     with pytest.MonkeyPatch.context() as patch:
         use_sets(patch, reported_sets)
-        patch.setattr(report, "read_results", lambda folder, sha256: stress if folder == out else None)
-        patch.setattr(network.Network, "features", features)
+        patch.setattr(report, "read_stress", lambda folder, whose: stress)
+        patch.setattr(classifier.Classifier, "features", features)
         patch.setattr(report, "NUM_FAILURES", 2)
-        patch.setattr(report, "NUM_EXPLAINED", 3)
+        patch.setattr(reasons, "NUM_COVERED", 5)
+        patch.setattr(reasons, "MAX_EXAMINED", 3)
         assert report.main(["--run", str(out), "--against", str(other_run)]) == 0
     return out
 
@@ -187,15 +189,12 @@ def found(small_sets):
     test, generator = small_sets[1], torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(100, 100, generator=generator)
     logits[torch.arange(50), test.labels[:50]] += 9
-    found = report.evaluate(logits, test, test, 0.8, 0.9)
-    found.others, found.browsed = (
-        {"b": {"probabilities": logits.flip(0).softmax(1)}},
-        found.misclassified[:30],
-    )
-    found.kinds, found.numbers["kinds"] = reasons.kinds_of_mistakes(test.labels, found.probabilities)
-    found.maps = torch.rand(30, 2, 4, 4, generator=generator)
+    found = report.evaluate(logits, test, test, (logits[:50], test.labels[:50]))
+    found.numbers |= {"checkpoint_sha256": "of weights", "notes": ["a <note>"]}
+    found.others = {"b": {"probabilities": logits.flip(0).softmax(1), "y_pred": logits.flip(0).argmax(1)}}
+    found.browsed = found.misclassified[:30]
+    found.kinds, found.numbers["kinds"] = reasons.kinds_of_mistakes(test.labels, logits)
+    found.maps = torch.randn(30, 4, 4, generator=generator)
+    found.covered_pixels = reasons.top_pixels(found.maps, 0.25)
     found.covered = found.y_pred[found.browsed], torch.full((30,), 0.99)
-    nearest = torch.randint(256, (30, 2, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    found.numbers["neighbours"] = {"training_images": 8000}
-    found.neighbours = {"images": nearest, "similarity": torch.rand(100, 2, generator=generator) + 0.01}
     return found

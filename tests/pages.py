@@ -24,13 +24,6 @@ def text(markup):
     return unescape(words).replace("\N{NO-BREAK SPACE}", " ").replace(" .", ".").replace(" ,", ",")
 
 
-def said(section):
-    """Return what a reader sees of a section, whose claim has at most 20 words."""
-    claim = text(section.claim)
-    assert 0 < len(claim.replace(" %", "%").split()) <= 20 and claim.endswith("."), claim
-    return f"{claim} {text(section.content)}"
-
-
 def fraction(value, width=0.1):
     return {"value": value, "low": round(value - width, 6), "high": round(value + width, 6)}
 
@@ -47,7 +40,7 @@ def pictures(markup):
 
 
 def stress_content(labels):
-    """What stress.read_results returns of a finished test of images with these labels, made up."""
+    """What read_stress returns of a finished test of images with these labels, made up."""
     generator = torch.Generator().manual_seed(0)
 
     def answers(count):
@@ -62,22 +55,25 @@ def stress_content(labels):
     shown = {"clean/0": answers(8)}
     for name in CORRUPTIONS:
         for severity in range(1, 6):
-            tests[f"{name}/{severity}"] = {"accuracy": low}
+            tests[f"{name}/{severity}"] = {"accuracy": fraction(0.3 if name != "fog" else 0.2)}
             shown[f"{name}/{severity}"] = answers(8)
+    shown |= {f"{name}/0": answers(8) for name in CUES}
     tests |= {f"{name}/{e:g}": {"accuracy": low} for name in ("fgsm", "pgd", "random") for e in EPSILONS}
     row = {"accuracy": 0.5, "mean_confidence": 0.6, "as_trained": {"ece": 0.1}}
+    bins = {name: [[0.5, 0.25, 10], [0.9, 0.8, 5]] for name in ("as_trained", "with_temperature")}
     summary = {
-        "mean_accuracy": {"fifteen": low, "all": low},
-        "mean_confidence": {"fifteen": 0.5, "all": 0.5},
+        "mean_accuracy": {"fifteen": low},
+        "mean_confidence": {"fifteen": 0.5},
         "by_severity": [row | {"with_temperature": {"ece": 0.04 * n}} for n in range(6)],
+        "reliability": {"images": 200, "bins": bins},
         "cues": {name: {"accuracy": clean, "drop": low} for name in CUES},
         "classes_that_break_first": [{"class": "a_class", "clean": 1.0, "corrupted": 0.5, "drop": 0.5}],
     }
-    shares = {"right": low, "wrong": None, "equally_sure": None, "difference": None}
-    changes = torch.randint(-127, 128, (len(EPSILONS), 6, 3, 1, 1), generator=generator)
+    changes = torch.randint(-127, 128, (2, len(EPSILONS), 6, 3, 1, 1), generator=generator)
+    pixels = torch.randint(256, (len(shown), 8, 3, 1, 1), generator=generator, dtype=torch.uint8)
+    under = {name: {f"{e:g}": answers(6) for e in (0, *EPSILONS)} for name in ("pgd", "random")}
     return {
         "sample_sha256": "of a sample",
-        "consistency": {"mirror": shares, "shift": shares},
         "corruption_images": 200,
         "attack_images": 100,
         "epsilons": EPSILONS,
@@ -86,9 +82,7 @@ def stress_content(labels):
         "robust_accuracy": {f"{e:g}": low for e in EPSILONS},
         "checks": [{"name": "a check", "passed": passed, "detail": "<so>"} for passed in (True, False)],
         "examples": {"images": list(range(8)), "answers": shown},
-        "attack_examples": {
-            "images": list(range(6)),
-            "answers": {f"{epsilon:g}": answers(6) for epsilon in (0, *EPSILONS)},
-        },
-        "attack_changes": changes.to(torch.int8).expand(-1, -1, -1, 32, 32),
+        "example_pixels": pixels.expand(-1, -1, -1, 32, 32),
+        "attack_examples": {"images": list(range(6)), "answers": under},
+        "attack_changes": changes.to(torch.int8).expand(-1, -1, -1, -1, 32, 32),
     }

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import train
-from network import load_checkpoint
+from classifier import load_checkpoint
+from running.checkpoint import read_checkpoint
 from running.console import run_main
-from running.folder import read_checkpoint
 
 ROOT = Path(train.__file__).parent
 TINY = ["--width=16", "--limit-train=8", "--batch-size=4", "--epochs=3", "--device=cpu", "--precision=fp32"]

@@ -15,7 +15,7 @@ import torch
 from torchvision import transforms
 
 import data
-from running.files import UserError
+from running.errors import UserError
 from sources import cifar100
 
 # Data sets of arrays and by name
@@ -114,7 +114,11 @@ COUNTS = [  # sizes of the classes, fraction, number of images that are held out
 
 @pytest.mark.parametrize("sizes, fraction, expected", COUNTS)
 def test_a_small_fraction_holds_out_at_least_one_image(sizes, fraction, expected):
-    assert data.held_out_counts(sizes, fraction) == expected
+    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    images = torch.zeros(len(labels), 3, 32, 32, dtype=torch.uint8)
+    images[:, :2, 0, 0] = torch.stack([torch.arange(len(labels)) % 256, torch.arange(len(labels)) // 256], 1)
+    _, val = data.split_indices(toy(images, labels, len(sizes)), fraction, seed=0)
+    assert labels[val].bincount(minlength=len(sizes)).tolist() == expected
 
 
 def test_split_is_seeded_on_its_own(with_copies):
@@ -234,7 +238,7 @@ def test_to_input_against_torchvision(size, numbered):
     images = numbered[0][:20]
     expected = transforms.functional.resize(images / 255, [size, size], antialias=True)
     expected = transforms.functional.normalize(expected, data.MEAN, data.STD)
-    result = data.to_input(images, size)
+    result = data.to_input(images / 255, size)
     assert result.dtype == torch.float32 and result.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5, check_stride=False)
 

@@ -3,11 +3,6 @@ alone; reading of pictures against Pillow; the command."""
 
 import copy
 import itertools
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +12,7 @@ from networks import seeded, small_resnet, small_swin, small_vit
 from PIL import Image  # a dependency of torchvision and of matplotlib
 from torch import nn
 
-import gradcam
-from data import MEAN, STD
-from gradcam import GradCAM, channels_last, draw, main, overlay, read_square, to_heatmap, tokens
-from resnet_cifar import resnet18
-from running.files import UserError
+from gradcam import GradCAM, channels_last, overlay, to_heatmap, tokens
 
 
 def test_closed_form_of_a_network_with_one_convolution():
@@ -81,9 +72,9 @@ def test_layer4_is_the_class_activation_map(model, images):
     assert 0.1 < (difference > 0).float().mean() < 0.9
     torch.testing.assert_close(compute(model, "layer4", images, classes, against), F.relu(difference))
     with GradCAM(model, "layer4") as both:
-        maps_for, maps_against = both.pair(images, classes, against)
-    torch.testing.assert_close(maps_for, F.relu(difference))
-    torch.testing.assert_close(maps_against, F.relu(-difference))
+        torch.testing.assert_close(both.pair(images, classes, against), difference)
+        several = both.pairs(images, [(classes, None), (classes, against)])
+    torch.testing.assert_close(several, [cam[classes, n], difference])
 
 
 @pytest.mark.parametrize("layer", ["layer3", "layer3.1.conv2", "layer3.0.bn1"])
@@ -359,202 +350,3 @@ def test_overlay_against_a_loop():
             colour = matplotlib.colormaps["inferno"](heatmaps[n, i, j].item())[channel]
             expected = 1 - (1 - dark) * (1 - colour)
             assert abs(result[n, channel, i, j].item() - 255 * expected) <= 0.501
-
-
-# ---- Reading pictures ------------------------------------------------------------------------------------
-
-
-def photo(height, width, channels=3):
-    """A picture with structure at every scale, uint8 [height, width, channels]."""
-    small = np.random.default_rng(0).integers(0, 256, (7, 9, channels), dtype=np.uint8)
-    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
-
-
-FORMATS = [  # file name, mode, tolerance (two JPEG decoders may round differently), more for Pillow
-    ("photo.jpg", "RGB", 4, {}),
-    ("grey.jpg", "L", 4, {}),
-    ("grey.png", "L", 0, {}),
-    ("bilevel.png", "1", 0, {}),
-    ("palette.png", "P", 0, {}),
-    ("palette_alpha.png", "P", 1, {"transparency": bytes(range(256))}),
-    ("alpha.png", "RGBA", 1, {}),
-    ("grey_alpha.png", "LA", 1, {}),
-    ("animation.gif", "P", 0, {"save_all": True, "append_images": [Image.new("P", (20, 47))]}),
-    ("lossy.webp", "RGB", 4, {}),
-    ("alpha.webp", "RGBA", 1, {"lossless": True}),
-]
-
-
-@pytest.mark.parametrize(("name", "mode", "tolerance", "more"), FORMATS)
-def test_read_square_against_pillow(tmp_path, name, mode, tolerance, more):
-    picture = Image.fromarray(photo(47, 20, 4))
-    picture = picture if mode in ("RGBA", "LA") else picture.convert("RGB")
-    picture.convert(mode).save(tmp_path / name, **more)
-    with Image.open(tmp_path / name) as written:
-        on_white = Image.alpha_composite(Image.new("RGBA", (20, 47), "white"), written.convert("RGBA"))
-    square = read_square(tmp_path / name)
-    assert square.dtype == torch.uint8 and square.shape == (3, 20, 20)
-    expected = np.asarray(on_white.convert("RGB"))[14:34]  # round((47 - 20) / 2) is 14
-    assert np.abs(square.permute(1, 2, 0).numpy().astype(int) - expected.astype(int)).max() <= tolerance
-
-
-def test_read_square_turns_upright_and_rounds_16_bits(tmp_path):
-    upright = photo(40, 40)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held so that the picture must be turned clockwise by 90 degrees
-    Image.fromarray(np.rot90(upright)).save(tmp_path / "turned.png", exif=exif)
-    assert torch.equal(read_square(tmp_path / "turned.png"), torch.tensor(upright).permute(2, 0, 1))
-    values = np.array([[0, 200, 255], [0x12F0, 0x8001, 0x80FE], [0xFE00, 0xFEFF, 0xFFFF]])
-    Image.fromarray(values.astype(np.uint16)).save(tmp_path / "deep.png")
-    for channel in read_square(tmp_path / "deep.png"):
-        assert np.abs(channel.numpy() - values / 257).max() <= 1
-
-
-@pytest.mark.parametrize(
-    ("name", "mode", "lossless"),
-    [
-        ("a.png", "RGB", True),
-        ("a.gif", "RGB", True),
-        ("a.jpg", "RGB", False),
-        ("a.webp", "RGB", False),
-        ("a.webp", "RGB", True),
-        ("a.webp", "RGBA", False),
-    ],
-)
-def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypatch, name, mode, lossless):
-    path = tmp_path / name
-    colour = (255, 0, 0, 99)[: len(mode)]
-    Image.new(mode, (1200, 1100), colour).save(path, lossless=lossless)
-    monkeypatch.setattr(gradcam, "MAX_PIXELS", 1_320_000)
-    assert read_square(path).shape == (3, 1100, 1100)
-    monkeypatch.setattr(gradcam, "MAX_PIXELS", 1_310_000)
-    monkeypatch.setattr(gradcam, "decode_image", None)
-    with pytest.raises(ValueError, match="million pixels"):
-        read_square(path)
-
-
-# ---- The command -----------------------------------------------------------------------------------------
-
-NETWORK = """
-import torch
-from torch import nn
-
-def net():
-    torch.manual_seed(0)
-    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), *head)
-"""
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The current folder: two pictures of one name, a small network and the names of its classes."""
-    monkeypatch.chdir(tmp_path)
-    noise = np.random.default_rng(1).integers(0, 256, (300, 500, 3), dtype=np.uint8)  # shows antialiasing
-    for name in ("a", "b"):
-        Path(name).mkdir()
-        Image.fromarray(photo(300, 500) // 2 + noise // 2).save(f"{name}/my cat.png")
-    Path("net.py").write_text(NETWORK)
-    Path("names.txt").write_text("ant\n$bee$\na long name\n")
-    Path("text.png").write_text("not a picture")
-    return tmp_path
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """The arguments of each call of draw."""
-    calls = []
-    monkeypatch.setattr(gradcam, "draw", lambda *arguments: calls.append(arguments) or draw(*arguments))
-    return calls
-
-
-def test_command(folder, drawn, capsys):
-    main(["a/my cat.png"])
-    lines = capsys.readouterr().out.splitlines()
-    # The same with Pillow, NumPy and the network itself.
-    checkpoint = torch.load(gradcam.DEFAULT_CHECKPOINT)
-    network = resnet18()
-    network.load_state_dict(checkpoint["model"])
-    network.float().eval()
-    picture = Image.open("a/my cat.png").crop((100, 0, 400, 300))
-    pixels = (np.asarray(picture.resize((32, 32), Image.Resampling.BILINEAR)) / 255 - MEAN) / STD
-    x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
-    probabilities = network(x)[0].softmax(dim=0)
-    likely = probabilities.topk(5).indices
-    assert lines[0].split() == ["class", "probability"] and lines[-1] == "wrote my cat_gradcam.png"
-    for line, c in zip(lines[1:6], likely, strict=True):
-        name, percentage, sign = line.split()
-        assert name == checkpoint["class_names"][c] and sign == "%"
-        assert abs(float(percentage) - 100 * probabilities[c]) < 0.5  # Pillow may round a pixel differently
-    # Another picture of this name does not overwrite the first; the contrastive maps are those of its title.
-    other = checkpoint["class_names"][likely[1]]
-    main(["b/my cat.png", "--contrast", other])
-    assert {path.name for path in Path().glob("*.png")} == {
-        "my cat_gradcam.png",
-        "my cat_gradcam_2.png",
-        "text.png",
-    }
-    c, d = likely[:2].tolist()
-    for (panels, label), pairs in zip(drawn, [[(c, None), (d, None)], [(c, d), (d, c)]], strict=True):
-        assert label == "Grad-CAM at layer4"
-        for (title, shown), (explained, against) in zip(panels[2:], pairs, strict=True):
-            heatmap = to_heatmap(compute(network, "layer4", x, explained, against), 300)
-            assert checkpoint["class_names"][explained] in title
-            assert title.startswith("evidence" if heatmap.any() else "no evidence")
-            square = torch.tensor(np.asarray(picture)).permute(2, 0, 1)[None] / 255
-            difference = shown.int() - overlay(square, heatmap)[0].int()
-            assert difference.abs().float().mean() < 4
-
-
-def test_command_with_a_network_of_ones_own(folder, drawn, capsys):
-    options = ["--model", "net.py:net", "--classes", "names.txt", "--output"]
-    main(["a/my cat.png", *options, "out/one.PNG"])
-    main(["a/my cat.png", *options, "out/one.PNG"])  # named, it is overwritten
-    assert Path("out/one.PNG").read_bytes().startswith(b"\x89PNG")
-    assert "$bee$" in capsys.readouterr().out
-    assert drawn[0][1] == "Grad-CAM at 1"
-    main(["a/my cat.png", *options, "out/two.png", "--layer", "none"])
-    assert len(capsys.readouterr().out.splitlines()) == 5 and not Path("out/two.png").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["absent.png"], "there is no picture absent.png"),
-        (["text.png"], "text.png cannot be used as a picture .*PNG, JPEG, GIF or WebP"),
-        (["a/my cat.png", "--output", "b/../a/my cat.png"], "--output must be a .png file other than"),
-        (["a/my cat.png", "--contrast", "unicorn"], "--contrast unicorn: expected a class other than"),
-        (["a/my cat.png", "--checkpoint", "absent.pt"], "no .*absent.pt"),
-        (["a/my cat.png", "--layer", "layer9"], "--layer layer9"),
-    ],
-)
-def test_command_refuses(folder, arguments, message):
-    before = Path("a/my cat.png").read_bytes()
-    with pytest.raises(UserError, match=message) as error:
-        main(arguments)
-    assert "\n" not in str(error.value)
-    assert not list(Path().glob("*_gradcam*.png"))
-    assert Path("a/my cat.png").read_bytes() == before
-
-
-@pytest.mark.slow
-def test_by_a_link_and_in_a_users_own_style(folder):
-    Path("link.py").symlink_to(gradcam.__file__)
-    Path("matplotlibrc").write_text("text.usetex: True\nfont.size: 40\nsavefig.dpi: 9\n")
-    command = [sys.executable, "link.py", "a/my cat.png", "--output"]
-    done = subprocess.run([*command, "1.png"], env=os.environ | {"MPLBACKEND": "nonsense"})
-    assert done.returncode == 0
-    Path("matplotlibrc").unlink()
-    assert subprocess.run([*command, "2.png"]).returncode == 0
-    assert Path("1.png").read_bytes() == Path("2.png").read_bytes()
-
-
-@pytest.mark.slow
-def test_stands_alone(folder):
-    shutil.copy(gradcam.__file__, "gradcam.py")
-    ours = ["data", "network", "running", "matplotlib"]
-    code = f"import sys, gradcam; sys.exit(any(name in sys.modules for name in {ours}))"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-    command = [sys.executable, "gradcam.py", "a/my cat.png"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1

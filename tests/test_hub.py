@@ -11,7 +11,7 @@ from test_resnet import torchvision_resnet18
 
 import data
 import hubconf
-from running.files import UserError
+from running.errors import UserError
 
 ROOT = Path(hubconf.__file__).parent
 WEIGHTS = "weights/resnet18_cifar100.pt"
@@ -27,7 +27,14 @@ torch.save([model(torch.load("images.pt")), model.class_names, model.training], 
 
 @pytest.fixture
 def hub(tmp_path):
-    for name in ("hubconf.py", "resnet_cifar.py", "running/files.py", "running/folder.py", WEIGHTS):
+    for name in (
+        "hubconf.py",
+        "resnet_cifar.py",
+        "running/errors.py",
+        "running/files.py",
+        "running/checkpoint.py",
+        WEIGHTS,
+    ):
         (tmp_path / "hub" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / "hub" / name)
     return tmp_path / "hub"

@@ -57,7 +57,7 @@ def test_a_shell_block_parses(block):
     subprocess.run(["bash", "-n"], input=block, text=True, check=True)
 
 
-@pytest.mark.parametrize("command", ["train", "report", "stress", "gradcam"])
+@pytest.mark.parametrize("command", ["train", "report", "stress", "explain", "compare"])
 def test_the_options_of_a_command_exist(command, capsys):
     with pytest.raises(SystemExit):
         importlib.import_module(command).main(["--help"])

@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 import statistics
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -17,15 +18,16 @@ from processes import assert_one_line, outcome
 from torch import nn
 from torchvision.io import decode_image, read_file
 
+import classifier
 import data
 import metrics
-import network
+import reasons
 import report
 from metrics import expected_calibration_error
-from page import against, page, plots
-from running.files import UserError
-from running.folder import read_checkpoint, save_checkpoint
-from stress_tests import controls
+from page import plots
+from running.checkpoint import read_checkpoint, save_checkpoint
+from running.errors import UserError
+from running.outputs import write_predictions
 
 HEADLINE = ["accuracy", "macro_precision", "macro_recall", "macro_f1", "top5_accuracy"]
 
@@ -48,10 +50,8 @@ def test_numbers_against_loops(small_sets, logits):
     answers = [(t, row.index(max(row)), row) for t, row in zip(test.labels.tolist(), rows, strict=True)]
     surest = sorted(answers, key=lambda answer: -max(answer[2]))
     wrong = [t != p for t, p, _ in surest]
-    squares = [sum((p - (c == t)) ** 2 for c, p in enumerate(row)) for t, _, row in answers]
     expected = {
         "negative_log_likelihood": statistics.mean([-math.log(row[t]) for t, _, row in answers]),
-        "brier_score": statistics.mean(squares),
         "superclass_accuracy": statistics.mean([float(of[t] == of[p]) for t, p, _ in answers]),
         "errors_within_superclass": statistics.mean([float(of[t] == of[p]) for t, p, _ in answers if t != p]),
         "aurc": statistics.mean([sum(wrong[:i]) / i for i in range(1, 101)]),
@@ -61,8 +61,11 @@ def test_numbers_against_loops(small_sets, logits):
     sure = [t != p for t, p, row in answers if max(row) > 0.9]
     confident = found.numbers["confident"]
     assert (confident["answers"], confident["wrong"]) == (len(sure), sum(sure))
-    pairs = {(t, p) for t, p, _ in answers if t != p}
-    assert found.numbers["pairs_never_confused"] == 9900 - len(pairs)
+    pairs = Counter((t, p) for t, p, _ in answers if t != p)
+    count = pairs.most_common(1)[0][1]
+    shown = found.numbers["most_confused_pairs"][0]
+    names = [test.class_names.index(shown[key]) for key in ("true", "predicted")]
+    assert shown["count"] == count == pairs[tuple(names)]
     recall = [sum(of[t] == of[p] == s for t, p, _ in answers) / 10 for s in range(10)]
     shown = [(row["name"], row["recall"]) for row in found.numbers["superclasses"]]
     assert shown == list(zip(test.superclass_names, recall, strict=True))
@@ -71,10 +74,12 @@ def test_numbers_against_loops(small_sets, logits):
 
 
 def test_a_temperature_divides_the_logits(small_sets, logits):
-    found = report.evaluate(logits, small_sets[1], None, 2.5)
-    after = expected_calibration_error(small_sets[1].labels, (logits / 2.5).softmax(dim=1))
+    y_true = small_sets[1].labels
+    found = report.evaluate(logits, small_sets[1], None, (2.5 * logits, y_true))
+    temperature = metrics.fit_temperature(2.5 * logits, y_true)
+    after = expected_calibration_error(y_true, (logits / temperature).softmax(dim=1))
     assert found.numbers["expected_calibration_error_after_temperature"] == pytest.approx(after)
-    assert [row["temperature"] for row in found.calibration] == [1, 2.5]
+    assert [row["temperature"] for row in found.calibration] == [1, temperature]
 
 
 def test_what_is_not_known_is_left_out(small_sets, logits):
@@ -109,35 +114,10 @@ def test_duplicates_are_counted_and_left_out(small_sets):
     assert numbers["errors_within_superclass"] is None
 
 
-def test_areas_are_compared_image_by_image(monkeypatch):
-    """The areas are made up: four kinds of maps, twice."""
-    columns = torch.rand(2, 4, 7, generator=torch.Generator().manual_seed(0)).double()
-    areas = iter(columns.flatten(0, 1))
-    monkeypatch.setattr(controls, "deletion_insertion", lambda *some: (torch.zeros(7, 5), next(areas)))
-    maps = torch.rand(7, 4, 4)
-    shown = controls.with_controls(maps, 32, torch.Generator().manual_seed(0))
-    assert torch.equal(shown["gradcam"], maps) and torch.equal(shown["other_image"][1:], maps[:-1])
-    assert shown["centre"][3, 15, 8].item() == pytest.approx(math.exp(-(0.5**2 + 7.5**2) / 128))
-    result = controls.compare_with_controls(None, None, shown, None, None, 4)
-    for i, mode in enumerate(("deletion", "insertion")):
-        for k, name in enumerate(("gradcam", "random", "centre", "other_image")):
-            differences = (columns[i, 0] - columns[i, k]).tolist()
-            found = result[mode][name]
-            assert found["area"]["value"] == pytest.approx(columns[i, k].mean().item())
-            mean, error = statistics.mean(differences), statistics.stdev(differences) / 7**0.5
-            expected = {"value": mean, "standard_error": error}
-            assert found["gradcam_less_this"] == pytest.approx(expected, abs=1e-9)
-
-    def correlations(model, images, explain, modules, seed):
-        rho = torch.tensor([math.nan, 0.5, -0.1 * seed])
-        return dict.fromkeys(modules, rho), dict.fromkeys(modules, 2 * rho)
-
-    monkeypatch.setattr(controls, "cascading_randomization", correlations)
-    # Seed s has the correlations 0.5 and -s / 10 with one map that is constant.
-    rho = controls.randomization(None, None, None, ["fc"], 5)["fc"]
-    assert rho["mean"] == pytest.approx({"value": 0.15, "low": 0.05, "high": 0.25})
-    assert rho["mean_abs"] == pytest.approx({"value": 0.35, "low": 0.25, "high": 0.45})
-    assert rho["other_image"] == pytest.approx({"value": 0.7, "low": 0.5, "high": 0.9})
+def test_the_mean_colour_is_that_of_the_data(small_sets):
+    images = small_sets[0].images.double() / 255
+    expected = [images[:, channel].mean().item() for channel in range(3)]
+    assert report.mean_colour(small_sets[0]).tolist() == pytest.approx(expected)
 
 
 # ---- A network in memory ---------------------------------------------------------------------------------
@@ -175,8 +155,9 @@ def scores_for(labels, wrong, num_classes):
 
 @pytest.fixture
 def quick(monkeypatch):
-    for name, value in {"NUM_EXPLAINED": 3, "NUM_RANDOMIZED": 2, "NUM_SEEDS": 1, "STEPS": 2}.items():
-        monkeypatch.setattr(report, name, value)
+    quick = {"NUM_COVERED": 3, "NUM_RANDOMIZED": 2, "NUM_SEEDS": 1, "MAX_EXAMINED": 2, "NUM_POINTED": 5}
+    for name, value in quick.items():
+        monkeypatch.setattr(reasons, name, value)
     monkeypatch.setattr(report, "NUM_FAILURES", 2)
 
 
@@ -196,7 +177,7 @@ def test_the_page_of_any_set_says_what_holds_for_it(case, quick, tmp_path, monke
     labels, num_classes, wrong = CASES[case]
     names = [f"class_{c}" for c in range(num_classes)]
     test, logits = pictures(labels, names), scores_for(labels, wrong, num_classes)
-    monkeypatch.setattr(network.Network, "features", lambda *some: (logits, None))
+    monkeypatch.setattr(classifier.Classifier, "features", lambda *some: (logits, None))
     numbers = report.examine(Tiny(num_classes), test, out=tmp_path)
     absent = num_classes - len(set(labels.tolist()))
     assert (f"note     {absent} classes have no test image" in capsys.readouterr().out) == (absent > 0)
@@ -204,36 +185,49 @@ def test_the_page_of_any_set_says_what_holds_for_it(case, quick, tmp_path, monke
     assert numbers["accuracy"]["value"] == pytest.approx(1 - len(wrong) / len(labels))
     written = (tmp_path / "report.html").read_text(encoding="utf-8")
     seen = text(written)
-    assert not re.search(r"\b(nan|NaN|None)\b|ResNet|superclass|validation images|100 images", seen)
-    assert "Tiny" in seen and "my pictures" in seen and numbers["checkpoint_sha256"] in seen
+    assert not re.search(r"\b(nan|NaN|None)\b|ResNet|superclass|validation images", seen)
+    assert "Tiny" in seen and "my_pictures" in seen and numbers["checkpoint_sha256"] in seen
     assert ("first five answers" in seen) == (num_classes > 5)
-    assert "python report.py" not in seen and 'id="training"' not in written
+    assert "python report.py" not in seen and "Training" not in seen
     recalls = metrics.per_class_accuracy(metrics.confusion_matrix(labels, logits.argmax(1), num_classes))
-    cells = re.findall(r"<tr><td><a [^>]*>class \d+</a></td>\n<td [^>]*>(.*?)</td>", written)
+    cells = re.findall(r"<tr><td><a [^>]*>class \d+</a></td>\s*<td [^>]*>(.*?)</td>", written)
     expected = [f"{100 * r:.1f}\N{NO-BREAK SPACE}%" for r in sorted(recalls[~recalls.isnan()].tolist())]
     assert cells[-num_classes:] == expected + ["–"] * int(recalls.isnan().sum())
     assert ("There is no wrong answer" in seen) == (not wrong)
-    assert ("repair" in numbers) == bool(wrong)
-
-
-def test_a_network_without_a_linear_classifier_has_no_neighbours(quick, tmp_path):
-    labels, names = LABELS % 3, ["a", "b", "c"]
-    test, train = pictures(labels, names), pictures(labels, names, 1)
-    convolution, mean = nn.Conv2d(3, 3, 8, stride=8), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert "neighbours" not in report.examine(
-        nn.Sequential(convolution, mean), test, train, out=tmp_path / "a"
+    assert ("mistakes" in numbers["covering"]) == bool(wrong)
+    assert any("near chance" in note for note in numbers["notes"]) == (
+        case in ("all mistakes", "one test image")
     )
-    linear = nn.Sequential(convolution, mean, nn.Linear(3, 3))
-    assert "neighbours" in report.examine(linear, test, train, out=tmp_path / "b")
+
+
+def test_the_page_of_other_data_than_those_of_the_training_says_so(quick, finished, small, tmp_path, capsys):
+    """With another picture added to the training set it is not known any more which ones were trained on."""
+    shutil.copytree(finished, tmp_path / "run")
+    assert report.main(["--run", str(tmp_path / "run")]) == 0
+    numbers = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert "neighbours" in numbers and numbers["notes"] == []
+    small[0].digest, digest = "of other images", small[0].digest
+    try:
+        assert report.main(["--run", str(tmp_path / "run")]) == 0
+    finally:
+        small[0].digest = digest
+    numbers = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert "neighbours" not in numbers and "duplicates" not in numbers and "not those" in numbers["notes"][0]
+    assert "note     the training images found are not those" in capsys.readouterr().out
 
 
 def test_a_network_without_a_layer_gets_everything_but_the_maps(quick, tmp_path):
     model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 3))
     test = pictures(LABELS % 3, ["a", "b", "c"])
     numbers = report.examine(model, test, train=pictures(LABELS % 3, ["a", "b", "c"], 1), out=tmp_path)
-    assert "explanations" not in numbers and numbers["duplicates"]["test_images_in_train"] == 0
+    assert "maps" not in numbers and "covering" not in numbers
+    assert numbers["duplicates"]["test_images_in_train"] == 0
     seen = text((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert "There are no maps" in seen and "top quarter" not in seen and not (tmp_path / "gradcam").exists()
+    assert (
+        "There are no maps" in seen
+        and "answer rather than truth" not in seen
+        and not (tmp_path / "gradcam").exists()
+    )
     with open(tmp_path / "failures" / "failures.csv", newline="", encoding="utf-8") as file:
         assert "gradcam" not in csv.DictReader(file).fieldnames
 
@@ -257,9 +251,7 @@ def test_every_file_is_written(quick, tmp_path):
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {
         *("headline_metrics.png", "worst_classes.png", "confusion_matrix.png"),
     }
-    assert numbers["explanations"]["layer"] == "first" and numbers["explanations"]["map_size"] == [8, 8]
-    down_to = list(numbers["explanations"]["randomization"]["down_to"])
-    assert down_to == ["last", "second", "first", "network"]
+    assert numbers["maps"]["layer"] == "first" and numbers["maps"]["size"] == [8, 8]
 
     wrong = [i for i in range(30) if expected[i].argmax() != test.labels[i]]
     surest = sorted(wrong, key=lambda i: (-expected[i].max(), i))[:2]
@@ -285,6 +277,7 @@ def test_results_of_other_weights_and_scores_that_are_not_finite_are_refused(qui
     nn.init.constant_(model.last.bias, 1)
     with pytest.raises(UserError, match="of other weights"):
         report.examine(model, test, out=tmp_path)
+    assert report.examine(model, test, out=tmp_path / "new")
     nn.init.constant_(model.last.bias, math.inf)
     with pytest.raises(UserError, match="not finite"):
         report.examine(model, test, out=tmp_path / "other")
@@ -297,8 +290,7 @@ def broken(*some, **more):
 
 BUGS = {
     "plot": lambda patch: patch.setattr(plots, "reliability", broken),
-    "metric": lambda patch: patch.setattr(metrics, "aurc", broken),
-    "template": lambda patch: patch.setitem(page.TEMPLATES, "data", page.PageTemplate("${no.such.value}")),
+    "metric": lambda patch: patch.setattr(metrics, "auroc", broken),
     "comparison": lambda patch: patch.setattr(metrics, "bootstrap_difference", broken),
 }
 
@@ -307,13 +299,23 @@ BUGS = {
 def test_a_bug_of_ours_is_not_blamed_on_a_file(bug, quick, finished, small, tmp_path, monkeypatch, capsys):
     shutil.copytree(finished, tmp_path / "run")
     other = tmp_path / "other" / "predictions.npz"
-    against.write_predictions(other, small[1], torch.full((100, 100), 0.01), "other weights")
+    rows = torch.full((100, 100), 0.01)
+    write_predictions(other, small[1], rows, rows.argmax(dim=1), "other weights")
     BUGS[bug](monkeypatch)
     with pytest.raises(KeyError):
         outcome(capsys, report.main, ["--run", str(tmp_path / "run"), "--against", str(other.parent)])
 
 
 # ---- The command -----------------------------------------------------------------------------------------
+
+
+def test_results_of_other_weights_are_replaced_by_overwrite(quick, finished, small, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "metrics.json").write_text('{"checkpoint_sha256": "of another --mean"}')
+    argv = ["--run", str(tmp_path / "run")]
+    assert_one_line(*outcome(capsys, report.main, argv), "is of other weights.*by --overwrite")
+    assert report.main([*argv, "--overwrite"]) == 0
+    assert "accuracy" in json.loads((tmp_path / "run" / "metrics.json").read_text())
 
 
 def test_the_command_reports_a_run_and_says_how_to_make_the_page_again(
@@ -328,7 +330,7 @@ def test_the_command_reports_a_run_and_says_how_to_make_the_page_again(
     alone = ["--checkpoint", "my weights.pt", "--out", "elsewhere", "--layer", "none"]
     assert report.main(alone) == 0
     both = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("runs/mine", "elsewhere")]
-    assert both[0].pop("explanations") and both[0].pop("repair") and both[0] == both[1]
+    assert both[0].pop("maps") and both[0].pop("covering") and both[0] == both[1]
     for folder, options in (
         ("runs/mine", ["--run runs/mine"]),
         ("elsewhere", ["--checkpoint 'my weights.pt'", "--layer none", "--out elsewhere"]),
@@ -336,12 +338,11 @@ def test_the_command_reports_a_run_and_says_how_to_make_the_page_again(
         command = " \\\n    ".join(["<pre>python report.py", *options])  # a line for each
         page = html.unescape((tmp_path / folder / "report.html").read_text())
         assert f"{command}</pre>" in page and "python train.py \\\n    --dataset shapes" in page
-        assert "python stress.py" not in page  # it was not run
+        tested = " \\\n    ".join(["<pre>python stress.py", *options])  # it was not run: the command to copy
+        assert f"{tested}</pre>" in page and "It was tested by" not in page
     history = read_checkpoint(finished / "checkpoints" / "best.pt")["history"]
-    assert (
-        f"best so far on validation images ({100 * max(row['val_accuracy'] for row in history):.1f} %)"
-        in text(page)
-    )
+    best = 100 * max(row["val_accuracy"] for row in history)
+    assert f"the best of {len(history)} on validation images ({best:.1f} %)" in text(page)
 
 
 def test_a_network_whose_scores_are_not_finite_is_one_line(quick, finished, small, tmp_path, capsys):

@@ -16,9 +16,9 @@ from torchvision.io import write_png
 from torchvision.transforms.functional import normalize
 
 import data
-import gradcam
+import explain
+from classifier import load_checkpoint
 from metrics import proportion
-from network import load_checkpoint
 from train import Config
 
 RESULTS = Path(data.__file__).parent / "results"
@@ -110,12 +110,12 @@ def test_accuracy_in_torchvisions_network(checkpoint, cifar100_test):
 
 @pytest.mark.slow
 def test_a_newcomer_explains_a_picture(cifar100_test, tmp_path, monkeypatch, capsys):
-    """gradcam.py with nothing but a picture, on enlarged test images: most are named right."""
+    """explain.py with nothing but a picture, on enlarged test images: most are named right."""
     monkeypatch.chdir(tmp_path)
     right = 0
     for i in range(6):
         write_png(cifar100_test.images[i].repeat_interleave(5, 1).repeat_interleave(5, 2), f"{i}.png")
-        gradcam.main([f"{i}.png"])
+        explain.main([f"{i}.png"])
         likeliest = capsys.readouterr().out.splitlines()[1]  # below the head of the table
         right += likeliest.startswith(cifar100_test.class_names[cifar100_test.labels[i]])
     assert right >= 3 and len(list(tmp_path.glob("*_gradcam.png"))) == 6

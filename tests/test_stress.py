@@ -16,12 +16,14 @@ import torch
 from networks import Linear, Wavy, natural_images, seeded
 from processes import assert_one_line, contents, outcome
 
+import classifier
 import data
-import network
 import stress
+from classifier import FromPixels, predict
 from metrics import proportion
-from network import FromPixels, predict
-from running.files import UserError, locked
+from running import outputs
+from running.errors import UserError
+from running.outputs import read_stress
 from sources import cifar_c
 from stress_tests import attacks, corruptions, cues, summary
 
@@ -78,8 +80,8 @@ def use_few_tests(monkeypatch, num_classes=10):
     y_pred = predict(FromPixels(quick(num_classes)), images, CPU).argmax(dim=1)
     names = [f"class {c}" for c in range(num_classes)]
     test = data.from_arrays(images, partly_wrong(y_pred, num_classes), names)
-    monkeypatch.setattr(network, "load", lambda name, root="data": (None, test))
-    monkeypatch.setattr(network, "CLASS_NAMES", {})  # every name stands for this set
+    monkeypatch.setattr(classifier, "load", lambda name, root="data": (None, test))
+    monkeypatch.setattr(classifier, "CLASS_NAMES", {})  # every name stands for this set
     monkeypatch.setattr(stress, "CORRUPTION_IMAGES", 20)
     monkeypatch.setattr(stress, "ATTACK_IMAGES", 10)
     return test
@@ -111,9 +113,9 @@ def read_json(folder):
     return json.loads((folder / "stress.json").read_text(encoding="utf-8"))
 
 
-def interrupt(monkeypatch, name, at, how=signal.SIGINT):
-    """Send this process a signal before those calls of a function of stress.py that are in `at`."""
-    calls, function = [], getattr(stress, name)
+def interrupt(monkeypatch, name, at, how=signal.SIGINT, module=stress):
+    """Send this process a signal before those calls of a function of a module that are in `at`."""
+    calls, function = [], getattr(module, name)
 
     def interrupted(*given):
         calls.append(given)
@@ -121,7 +123,7 @@ def interrupt(monkeypatch, name, at, how=signal.SIGINT):
             os.kill(os.getpid(), how)
         return function(*given)
 
-    monkeypatch.setattr(stress, name, interrupted)
+    monkeypatch.setattr(module, name, interrupted)
     return calls
 
 
@@ -161,9 +163,7 @@ def wavy(num_classes):
     """A network that is hard to attack, and the answers that it gives for IMAGES."""
     torch.manual_seed(0)
     model = FromPixels(Wavy(num_classes), normalize=data.Normalize()).eval()
-    examined = SimpleNamespace(
-        model=model, folded=model, device=CPU, num_classes=num_classes, temperature=None
-    )
+    examined = SimpleNamespace(model=model, device=CPU, num_classes=num_classes, validation=None)
     return examined, predict(model, IMAGES, CPU).argmax(dim=1)
 
 
@@ -228,23 +228,6 @@ def test_each_test_has_its_level_and_its_images(few_tests, tmp_path):
         assert torch.equal(answers[f"{name}/1"], right), name
 
 
-def test_consistency_is_that_of_the_answers():
-    examined, y_pred = wavy(6)
-    labels = partly_wrong(y_pred, 6)
-    confidence = predict(examined.model, IMAGES, CPU).softmax(dim=1).amax(dim=1)
-    sample = stress.Sample(IMAGES, labels, labels[:0], torch.arange(24))
-    found = stress.measure_consistency(examined, sample)
-    mirrored = predict(examined.model, IMAGES.flip(-1), CPU).argmax(dim=1) != y_pred
-    groups = summary.equally_sure(confidence, y_pred == labels)
-    for kind in ("right", "wrong", "equally_sure"):
-        flipped = mirrored[groups[kind]]
-        assert found["mirror"][kind] == proportion(int(flipped.sum()), len(flipped))
-    assert list(found) == ["mirror", "shift"]
-    all_right = stress.measure_consistency(examined, sample._replace(labels=y_pred))
-    assert all_right["shift"]["wrong"] is None and all_right["shift"]["equally_sure"] is None
-    assert all_right["shift"]["right"]["value"] > 0
-
-
 # ---- The examples ----------------------------------------------------------------------------------------
 
 
@@ -256,8 +239,8 @@ def assert_answers(found, logits, tolerance):
 
 def test_examples_can_be_made_again_from_the_files(few_tests, command, tmp_path):
     assert stress.main(command(tmp_path)) == 0
-    model, labels = network.from_module(quick(10), None, "none", CPU).model, few_tests.labels
-    results = stress.read_results(tmp_path, read_json(tmp_path)["checkpoint_sha256"])
+    model, labels = classifier.from_module(quick(10), None, "none", CPU).model, few_tests.labels
+    results = read_stress(tmp_path, {})
     sample = stress.draw_sample(few_tests, full=False)
     right = predict(model, few_tests.images, CPU).argmax(dim=1) == labels
     among = {"examples": sample.index, "attack_examples": sample.index[sample.attacked]}
@@ -269,12 +252,13 @@ def test_examples_can_be_made_again_from_the_files(few_tests, command, tmp_path)
 
     shown = results["examples"]
     images = few_tests.images[shown["images"]]
-    assert len(shown["answers"]) == 1 + 3 * 5
+    assert len(shown["answers"]) == 1 + 3 * 5 + len(cues.CUES)
     for test, pictures in {"clean/0": images, "fog/3": corruptions.corrupt(images, "fog", 3)}.items():
         assert_answers(shown["answers"][test], predict(model, pictures, CPU), 6e-5)
-    answers = results["attack_examples"]["answers"]
+        assert torch.equal(results["example_pixels"][list(shown["answers"]).index(test)], pictures)
+    answers = results["attack_examples"]["answers"]["pgd"]
     assert [answer for answer, _ in answers["0"]] == labels[index].tolist()
-    for epsilon, change in zip(attacks.EPSILONS, results["attack_changes"], strict=True):
+    for epsilon, change in zip(attacks.EPSILONS, results["attack_changes"][0], strict=True):
         attacked = few_tests.images[index] / 255 + epsilon / 255 * change / 127
         assert_answers(answers[f"{epsilon:g}"], model(attacked), 5e-3)
 
@@ -299,7 +283,7 @@ def mark_an_example(folder):
 @pytest.mark.parametrize(
     ("without_json", "without_npz"),
     [
-        (["examples", "attack_examples"], ["attack_changes"]),
+        (["examples", "attack_examples"], ["example_pixels", "attack_changes"]),
         (["attack_examples"], []),
         ([], ["attack_changes"]),
     ],
@@ -308,37 +292,26 @@ def test_files_without_examples_are_read_and_completed(
     few_tests, command, tmp_path, monkeypatch, without_json, without_npz
 ):
     assert stress.main(command(tmp_path)) == 0
-    whole, digest = files(tmp_path), read_json(tmp_path)["checkpoint_sha256"]
+    whole = files(tmp_path)
     rewrite(tmp_path, without_json, without_npz)
-    read = stress.read_results(tmp_path, digest)
-    assert read["attack_changes"] is None and "attack_examples" not in read and "summary" in read
+    read = read_stress(tmp_path, {})
+    assert "attack_changes" not in read and "attack_examples" not in read and "summary" in read
     assert ("examples" in read) == ("examples" not in without_json)
     measured = interrupt(monkeypatch, "measure", at={})
     assert stress.main(command(tmp_path)) == 0
     assert files(tmp_path) == whole and measured == []
 
 
-def test_a_new_corruption_is_added_to_the_examples(few_tests, command, tmp_path, monkeypatch):
-    assert stress.main(command(tmp_path)) == 0
-    mark_an_example(tmp_path)
-    before = read_json(tmp_path)["examples"]
-    monkeypatch.setitem(corruptions.CORRUPTIONS, "own", corruptions.CORRUPTIONS["fog"])
-    assert stress.main(command(tmp_path)) == 0
-    after = read_json(tmp_path)["examples"]
-    added = [after["answers"].pop(f"own/{severity}") for severity in range(1, 6)]
-    assert after == before and all(len(answers) == 8 for answers in added)
-
-
 def test_without_a_right_answer_nothing_is_attacked(few_tests, command, tmp_path, monkeypatch):
     all_wrong = dataclasses.replace(few_tests, labels=(few_tests.labels + 5) % 10)
     y_pred = predict(FromPixels(quick(10)), few_tests.images, CPU).argmax(dim=1)
     all_wrong.labels = torch.where(all_wrong.labels == y_pred, (y_pred + 1) % 10, all_wrong.labels)
-    monkeypatch.setattr(network, "load", lambda name, root="data": (None, all_wrong))
+    monkeypatch.setattr(classifier, "load", lambda name, root="data": (None, all_wrong))
     assert stress.main(command(tmp_path)) == 0
-    results = stress.read_results(tmp_path, read_json(tmp_path)["checkpoint_sha256"])
+    results = read_stress(tmp_path, {})
     assert results["tests"]["clean/0"]["accuracy"]["value"] == 0
     assert len(results["examples"]["images"]) == 8
-    assert "attack_examples" not in results and results["attack_changes"] is None
+    assert "attack_examples" not in results and "attack_changes" not in results
 
 
 # ---- The command -----------------------------------------------------------------------------------------
@@ -352,7 +325,7 @@ def test_the_command_writes_and_prints_what_it_found(few_tests, command, tmp_pat
     assert len(tests) == 1 + 3 * 5 + len(cues.CUES) + 1 + 3 * len(epsilons) + 1 + 2 * 3
     assert (results["corruption_images"], results["attack_images"]) == (20, 10)
     with np.load(out / "stress.npz") as arrays:
-        assert list(arrays) == [*tests, "attack_changes"]
+        assert list(arrays) == [*tests, "example_pixels", "attack_changes"]
         for test in tests:
             assert arrays[test].dtype == bool
             assert arrays[test].mean() == tests[test]["accuracy"]["value"]
@@ -366,16 +339,19 @@ def test_the_command_writes_and_prints_what_it_found(few_tests, command, tmp_pat
     said = capsys.readouterr().out
     assert f"{100 * tests['clean/0']['accuracy']['value']:.1f} %" in said
     assert len(results["checks"]) == 5 and all(check["name"] in said for check in results["checks"])
-    read = stress.read_results(out, results["checkpoint_sha256"])
-    assert list(read.pop("answers")) == list(tests) and read.pop("attack_changes").dtype == torch.int8
+    read = read_stress(out, {"checkpoint_sha256": results["checkpoint_sha256"]})
+    assert list(read.pop("answers")) == list(tests)
+    assert read.pop("attack_changes").dtype == torch.int8 and read.pop("example_pixels").dtype == torch.uint8
     assert read == results
-    assert stress.read_results(out, "other") is None and stress.read_results(tmp_path, "other") is None
+    for key in ("checkpoint_sha256", "images_sha256", "class_order"):
+        assert read_stress(out, {key: "other"}) is None
+    assert read_stress(tmp_path, {}) is None
 
 
 def test_wherever_it_is_interrupted_it_goes_on_to_the_same_files(few_tests, command, tmp_path, monkeypatch):
     out = tmp_path / "out"
     assert stress.main(command(tmp_path / "whole")) == 0
-    interrupt(monkeypatch, "write_json", at={1, 2, 5, 12, 30})  # stress.npz has just been written
+    interrupt(monkeypatch, "write_json", at={1, 2, 5, 12, 30}, module=outputs)  # stress.npz is written
     measured = interrupt(monkeypatch, "measure", at={4})
     for _ in range(6):
         with pytest.raises(KeyboardInterrupt):
@@ -391,7 +367,7 @@ def kill_at(save, argv):
     """Run the command line in this process, and kill it where it has written stress.npz so many times."""
     patch = pytest.MonkeyPatch()
     use_few_tests(patch)
-    interrupt(patch, "write_json", at={save}, how=signal.SIGKILL)
+    interrupt(patch, "write_json", at={save}, how=signal.SIGKILL, module=outputs)
     stress.main(argv)
 
 
@@ -404,14 +380,6 @@ def test_after_kill_9_it_goes_on_to_the_same_files(few_tests, command, tmp_path)
     for out in (tmp_path / "out", tmp_path / "whole"):
         assert stress.main(command(out)) == 0
     assert files(tmp_path / "out") == files(tmp_path / "whole")
-
-
-def test_two_at_once_in_one_folder(few_tests, command, tmp_path, capsys):
-    out = tmp_path / "out"
-    with locked(out / ".stress.lock"):
-        code, err = outcome(capsys, stress.main, command(out))
-    assert_one_line(code, err, "another command is at work in")
-    assert [path.name for path in out.iterdir()] == [".stress.lock"]
 
 
 def test_results_of_other_weights_or_more_images_are_kept(few_tests, command, tmp_path, capsys):
@@ -434,12 +402,16 @@ def test_results_of_other_weights_or_more_images_are_kept(few_tests, command, tm
     assert_one_line(*report, "metrics.json is of other weights")
 
 
-@pytest.mark.parametrize(("name", "call", "new_tests"), [("write_json", 1, 0), ("measure", 3, 2)])
-def test_an_interrupted_overwrite_goes_on(few_tests, command, tmp_path, monkeypatch, name, call, new_tests):
+@pytest.mark.parametrize(
+    ("module", "name", "call", "new_tests"), [(outputs, "write_json", 1, 0), (stress, "measure", 3, 2)]
+)
+def test_an_interrupted_overwrite_goes_on(
+    few_tests, command, tmp_path, monkeypatch, module, name, call, new_tests
+):
     assert stress.main(command(tmp_path)) == 0
     whole, at = files(tmp_path), {call}
     mark_an_example(tmp_path)
-    interrupt(monkeypatch, name, at)
+    interrupt(monkeypatch, name, at, module=module)
     with pytest.raises(KeyboardInterrupt):
         stress.main(command(tmp_path, "--overwrite"))
     at.clear()
@@ -463,7 +435,7 @@ def test_other_weights_are_noticed_before_the_data_are_read(
     few_tests, command, tmp_path, monkeypatch, capsys
 ):
     assert stress.main(command(tmp_path)) == 0
-    monkeypatch.setattr(network, "load", lambda name, root="data": pytest.fail("it reads the data"))
+    monkeypatch.setattr(classifier, "load", lambda name, root="data": pytest.fail("it reads the data"))
     weights = outcome(capsys, stress.main, command(tmp_path, name="other"))
     assert_one_line(*weights, "is of other weights")
     with pytest.raises(pytest.fail.Exception):
@@ -478,7 +450,7 @@ def test_two_classes_and_few_images(monkeypatch, command, tmp_path, capsys):
     assert "apgd_ce/1" in results["tests"] and "apgd_dlr/1" not in results["tests"]
     assert results["checks"][-1]["name"] == "apgd_dlr is left out"
     assert results["summary"]["classes_that_break_first"] == []
-    assert "summary" in stress.read_results(tmp_path, results["checkpoint_sha256"])
+    assert "summary" in read_stress(tmp_path, {})
 
 
 @pytest.mark.slow
@@ -495,16 +467,6 @@ def test_a_run_of_train_py(few_tests, small, finished, tmp_path, monkeypatch):
     assert files(tmp_path / "runs" / "alone") == files(tmp_path / "run")
 
 
-def test_a_bug_of_ours_is_not_blamed_on_a_file(few_tests, command, tmp_path, monkeypatch):
-    assert stress.main(command(tmp_path)) == 0
-    monkeypatch.setattr(stress, "summarise", lambda *given: {}["a bug"])
-    with pytest.raises(KeyError, match="a bug"):
-        stress.main(command(tmp_path))
-    monkeypatch.setattr(stress, "planned_tests", lambda *given, **named: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        stress.main(command(tmp_path))
-
-
 def test_files_that_cannot_be_used(few_tests, command, tmp_path, capsys):
     assert stress.main(command(tmp_path)) == 0
     text, arrays = files(tmp_path)
@@ -518,21 +480,13 @@ def test_files_that_cannot_be_used(few_tests, command, tmp_path, capsys):
         for content in versions:
             (tmp_path / name).write_bytes(content)
             code, err = outcome(capsys, stress.main, command(tmp_path))
-            assert_one_line(code, err, r"stress\.json cannot be used as .* its --overwrite replaces: ")
+            assert_one_line(code, err, r"stress\.json cannot be used as .* --overwrite replaces: ")
             (tmp_path / "stress.json").write_bytes(text)
             (tmp_path / "stress.npz").write_bytes(arrays)
     (tmp_path / "stress.npz").unlink()
     code, err = outcome(capsys, stress.main, command(tmp_path))
     assert_one_line(code, err, r"stress\.json cannot be used as")
     assert stress.main(command(tmp_path, "--overwrite")) == 0 and files(tmp_path) == [text, arrays]
-
-
-def test_results_without_a_test_have_no_summary(few_tests, command, tmp_path, monkeypatch):
-    assert stress.main(command(tmp_path)) == 0
-    digest = read_json(tmp_path)["checkpoint_sha256"]
-    assert "summary" in stress.read_results(tmp_path, digest)
-    monkeypatch.setitem(corruptions.CORRUPTIONS, "own", corruptions.CORRUPTIONS["fog"])  # not measured yet
-    assert "summary" not in stress.read_results(tmp_path, digest)
 
 
 def test_published_files_are_measured_too(few_tests, command, tmp_path, monkeypatch, capsys):
@@ -546,14 +500,40 @@ def test_published_files_are_measured_too(few_tests, command, tmp_path, monkeypa
     assert_one_line(code, err, "--cifar-c needs a network of CIFAR-100 or CIFAR-10, not of images")
 
     cifar10 = dataclasses.replace(few_tests, name="cifar10")
-    monkeypatch.setattr(network, "load", lambda name, root="data": (None, cifar10))
+    monkeypatch.setattr(classifier, "load", lambda name, root="data": (None, cifar10))
     for more in ([], ["--cifar-c", tmp_path]):  # they come on top of what is there
         assert stress.main(command(tmp_path, *more)) == 0
-    examined = network.from_module(quick(10), None, "none", CPU)
-    results = stress.read_results(tmp_path, examined.digest)
+    examined = classifier.from_module(quick(10), None, "none", CPU)
+    results = read_stress(tmp_path, {})
     index = stress.stratified_sample(labels, 20)
     for severity in range(1, 6):
         logits = predict(examined.model, pictures[40 * (severity - 1) :][index], CPU)
         record, right = stress.measure(logits, labels[index])
         assert results["tests"][f"published spatter/{severity}"] == record
         assert torch.equal(results["answers"][f"published spatter/{severity}"], right)
+
+
+def test_one_image_left_to_attack(few_tests, command, tmp_path, monkeypatch):
+    labels = (predict(FromPixels(quick(10)), few_tests.images, CPU).argmax(dim=1) + 1) % 10
+    labels[0] = (labels[0] - 1) % 10
+    one_right = dataclasses.replace(few_tests, labels=labels)
+    monkeypatch.setattr(classifier, "load", lambda name, root="data": (None, one_right))
+    monkeypatch.setattr(stress, "ATTACK_IMAGES", 40)
+    monkeypatch.setattr(stress, "CORRUPTION_IMAGES", 40)
+    assert stress.main(command(tmp_path)) == 0
+    results = read_stress(tmp_path, {})
+    assert results["attack_examples"]["images"] == [0] and int(results["answers"]["unattacked/0"].sum()) == 1
+
+
+def test_results_of_other_images_or_classes_run_again(few_tests, command, tmp_path, monkeypatch, capsys):
+    """The same weights on other pictures, or with its classes in another order, share no result."""
+    assert stress.main(command(tmp_path)) == 0
+    (tmp_path / "names").write_text("\n".join(few_tests.class_names[::-1]))
+    for more in ([], ["--classes", tmp_path / "names"]):
+        pixels = few_tests.images if more else few_tests.images.flip(-1)
+        changed = dataclasses.replace(few_tests, images=pixels)
+        monkeypatch.setattr(classifier, "load", lambda name, root="data": (None, changed))  # noqa: B023
+        assert stress.main(command(tmp_path, *more)) == 0
+        assert "is of other images or classes: all tests run again" in capsys.readouterr().out
+        assert stress.main(command(tmp_path / "fresh", "--overwrite", *more)) == 0
+        assert files(tmp_path) == files(tmp_path / "fresh")

@@ -3,24 +3,27 @@ and resuming against not having been interrupted."""
 
 import json
 import math
+import re
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import train_changed
 from PIL import Image
 from processes import CPU, TINY, assert_same_run, contents, finish, needs_fork, read_history
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, SequentialLR
 
 import train
-from data import MEAN, STD, batches, split_indices
-from network import load_checkpoint
+from classifier import load_checkpoint
+from data import MEAN, STD, batches, split_indices, to_input
 from resnet_cifar import resnet18
-from running.console import CommandLine, add_options
-from running.files import UserError
-from running.folder import read_checkpoint
+from running.checkpoint import read_checkpoint
+from running.console import CommandLine
+from running.errors import UserError
+from running.settings import add_options
 from stress_tests.corruptions import CORRUPTIONS
 
 # Three epochs of three steps, a fraction of a second.
@@ -29,11 +32,11 @@ SMALL = [*TINY, "--dataset=shapes", "--limit-train=12"]
 
 def run(out, options=""):
     """Train in this process; the last of two equal options counts."""
-    return train.main([*SMALL, "--out", str(out), *options.split()])
+    return train_changed.main([*SMALL, "--out", str(out), *options.split()])
 
 
 def resume(out, options=""):
-    return train.main(["--resume", "--out", str(out), *options.split()])
+    return train_changed.main(["--resume", "--out", str(out), *options.split()])
 
 
 def config_of(options, preset=None):
@@ -237,13 +240,20 @@ def train_by_formulas(dataset, args):
 )
 def test_the_loop_equals_one_written_out_in_formulas(tmp_path, small, monkeypatch, options):
     # In float64, because in float32 rounding now and then takes a ReLU to the other side.
-    corrupt = train.corrupt
+    corrupt = train_changed.corrupt
     monkeypatch.setattr(train, "resnet18", lambda *args: resnet18(*args).double())
-    monkeypatch.setattr(train, "corrupt", lambda x, *rest: corrupt(x.to(torch.float32), *rest).double())
+    monkeypatch.setattr(
+        train_changed, "corrupt", lambda x, *rest: corrupt(x.to(torch.float32), *rest).double()
+    )
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     options = f"--epochs 2 --lr 0.05 --warmup-epochs 0.5 {options}"
     run(tmp_path / "run", options)
+    given = re.findall(r"--(corrupt|adversarial) (\S+)", options)
+    options = re.sub(r"--(corrupt|adversarial) \S+", "", options)
     args = config_of(f"{' '.join(SMALL)} {options}", "shapes")
+    args.corrupt = args.adversarial = 0.0
+    for name, value in given:
+        setattr(args, name, float(value))
     model, epochs = train_by_formulas(small[0], args)
     ours, expected = dict(last(tmp_path / "run")["model"]), dict(model.state_dict())
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-8)
@@ -263,7 +273,7 @@ def test_corruptions_are_those_that_the_stress_test_does_not_count(tmp_path, sma
     def noted(name):
         return lambda images, severity, generator: called.append((name, severity)) or images
 
-    monkeypatch.setattr(train, "CORRUPTIONS", {name: noted(name) for name in CORRUPTIONS})
+    monkeypatch.setattr(train_changed, "CORRUPTIONS", {name: noted(name) for name in CORRUPTIONS})
     options = "--epochs 1 --limit-train 100 --batch-size 2"
     run(tmp_path / "plain", options)
     assert called == []
@@ -275,20 +285,20 @@ def test_corruptions_are_those_that_the_stress_test_does_not_count(tmp_path, sma
 
 @pytest.mark.parametrize("epsilon", [0.5, 8])
 def test_an_attack_stays_within_epsilon_and_does_harm(tmp_path, small, epsilon):
-    options = f"{' '.join(SMALL)} --limit-train 40 --label-smoothing 0 --adversarial {epsilon}"
+    options = f"{' '.join(SMALL)} --limit-train 40 --label-smoothing 0"
     training = train.Training(*train.load_split(config_of(options, "shapes")))
     images, target = training.images.float() / 255, training.targets
     generator = torch.Generator().manual_seed(0)
     uniform = torch.rand(images.shape, generator=generator)
-    attacked = train.attack(training, 28, images, target, uniform)
+    attacked = train_changed.attack(training, 28, images, target, uniform, epsilon / 255)
     assert ((attacked - images).abs() <= epsilon / 255 + 1e-7).all()
     assert attacked.min() >= 0 and attacked.max() <= 1
     assert all(parameter.grad is None for parameter in training.model.parameters())
     assert training.model.training and not attacked.requires_grad
     # More harm than the random start alone.
-    model = training.from_pixels(training.model, 28)
     start = (images + (2 * uniform - 1) * epsilon / 255).clamp(0, 1)
-    assert F.cross_entropy(model(attacked), target) > F.cross_entropy(model(start), target)
+    losses = [F.cross_entropy(training.model(to_input(x, 28)), target) for x in (attacked, start)]
+    assert losses[0] > losses[1]
 
 
 # ---- The same run twice, early stopping -------------------------------------------------------------------
@@ -309,7 +319,14 @@ def test_same_seed_same_run_in_any_process_and_another_seed_another(tmp_path, st
 def test_early_stopping_ends_a_run_and_it_stays_ended(tmp_path, small, monkeypatch, capsys):
     """Four epochs at 16 pixels, the first of them the best; then two at 32 without a better one."""
     accuracies = iter([0.5] + [0.1] * 7)
-    monkeypatch.setattr(train, "accuracy", lambda *args: next(accuracies))
+    validate = train.validate
+
+    def validated(training, row):
+        logits = validate(training, row)
+        row["val_accuracy"] = next(accuracies)
+        return logits
+
+    monkeypatch.setattr(train, "validate", validated)
     run(tmp_path / "run", "--patience 2 --epochs 8 --limit-train 4 --image-sizes 16,32")
     best = read_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
     assert last(tmp_path / "run")["epoch"] == 6 and (best["epoch"], best["val_accuracy"]) == (1, 0.5)
@@ -418,7 +435,8 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(tmp_path, small, interru
     finished = (step - 1) // 3
     assert last(tmp_path / "parts")["epoch"] == finished
     torch.manual_seed(step)  # a program that draws other random numbers in between
-    assert resume(tmp_path / "parts") == 0
+    again = " ".join(re.findall(r"--(?:corrupt|adversarial) \S+", options))
+    assert resume(tmp_path / "parts", again) == 0
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
     out = capsys.readouterr().out
     assert f": python train.py --resume --out {tmp_path / 'parts'}\n" in out
@@ -444,23 +462,6 @@ def test_resume_keeps_the_settings_and_what_may_change_may(tmp_path, small, inte
     assert [row["precision"] for row in read_history(moved)] == ["fp32", "fp32", "bf16"]
 
 
-def test_other_threads_and_a_busy_machine_are_noted(tmp_path, small, interrupt, monkeypatch, capsys):
-    clock = iter(range(0, 10**6, 100))  # each look at it is 100 seconds later
-    interrupt(5)
-    assert run(tmp_path) == 130
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    monkeypatch.setattr(train.time, "perf_counter", lambda: next(clock))
-    for work, busy in ((70, True), (90, False)):
-        monkeypatch.setattr(train.time, "process_time", iter([0, work] * 9).__next__)
-        asked = iter([False, False, True])  # one epoch
-        monkeypatch.setattr(train, "should_stop", lambda history, config: next(asked))  # noqa: B023
-        capsys.readouterr()
-        assert resume(tmp_path) == 0
-        out = capsys.readouterr().out
-        assert "note     the run began with 1 threads" in out
-        assert ("OMP_NUM_THREADS=1" in out) == busy
-
-
 # ---- The scaler of float16, and GPUs ----------------------------------------------------------------------
 
 
@@ -476,9 +477,8 @@ def test_clipping_is_of_the_gradient_and_not_of_the_scaled_one(tmp_path, small, 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("more", ["", "--corrupt 0.5 --adversarial 1"])
-def test_on_cuda(tmp_path, small, interrupt, precision, more):
-    options = f"--device cuda --precision {precision} --limit-train 40 --epochs 6 {more}"
+def test_on_cuda(tmp_path, small, interrupt, precision):
+    options = f"--device cuda --precision {precision} --limit-train 40 --epochs 6"
     interrupt(12)
     assert run(tmp_path / "run", options) == 130 and resume(tmp_path / "run") == 0
     losses = [row["train_loss"] for row in read_history(tmp_path / "run")]

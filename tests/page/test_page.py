@@ -1,62 +1,160 @@
-"""page.py: templates, tables and pictures; every template is filled and names code that exists."""
+"""The page: what its templates say and show of made-up findings, against loops over what was found."""
 
-import html
+import base64
+import json
 import re
+from html import unescape
+from urllib.parse import parse_qsl
 
+import numpy as np
 import pytest
 import torch
-from processes import ROOT
+from jinja2 import UndefinedError
+from pages import decoded, stress_content, text
 
-import metrics
-from page import page
-from page.page import Markup, fill
-
-
-def test_inserted_text_is_escaped_and_markup_is_not():
-    hostile = '<script>alert("1")</script>&'
-    table = page.table(hostile, [{hostile: hostile, "n": ("1", 1)}, {hostile: hostile, "n": 2}])
-    picture = page.picture(page.png(torch.zeros(3, 4, 4, dtype=torch.uint8)), hostile, 4)
-    for markup in (table, picture, fill("source", path=hostile, line=1, text=hostile)):
-        assert "<script>" not in markup and html.escape(hostile) in markup
-    assert fill("cell", text=Markup("<b>bold</b>")) == "<td><b>bold</b></td>"
-    assert fill("cell", text="$value ${code:metrics.accuracy}") == "<td>$value ${code:metrics.accuracy}</td>"
+from page import page, pictures, sections
 
 
-def test_a_template_finds_values_by_path_and_format(monkeypatch):
-    template = page.PageTemplate("$n ${a.b/1.c} ${x:.2%} ${x:+.3f} ${y.z} ${text:s}")
-    monkeypatch.setitem(page.TEMPLATES, "trial", template)
-    values = {"n": 12345, "a": {"b/1": {"c": 0.12345}}, "x": 0.5, "y": {"z": None}}
-    filled = fill("trial", **values, text="<")
-    assert filled == "12,345 12.3 % 50.00 % +0.500 none &lt;".replace(" %", "\N{NO-BREAK SPACE}%")
-    with pytest.raises(KeyError, match="c"):
-        fill("trial", **values | {"a": {"b/1": {}}}, text="<")
-    ends = {"value": 0.735, "low": 0.67, "high": 0.791}
-    shown = page.show(ends).replace("\N{NO-BREAK SPACE}", " ")
-    assert shown == "73.5 % (67.0–79.1)" and page.show(float("nan")) == "–"
+def cell(sheet, row, column):
+    """Return a picture, float32 [3, 32, 32], of a sheet of them."""
+    return sheet[:, 32 * row : 32 * row + 32, 32 * column : 32 * column + 32].float()
 
 
-def test_the_code_behind_a_number_is_that_of_the_function():
-    shown = html.unescape(page.code("metrics.macro_average, network.predict"))
-    source = (ROOT / "metrics.py").read_text()
-    line = source[: source.index("def macro_average")].count("\n") + 1
-    assert (
-        f"<code>metrics.py</code>, from line {line}" in shown
-        and "Code: metrics.macro_average, network" in shown
-    )
-    body = source[source.index("def macro_average") :].split("\n\n\n")[0]
-    assert f">{body.rstrip()}</pre>" in shown
-    assert metrics.macro_average.__doc__ in shown and "def predict(" in shown
+def stored(content, *shape):
+    return np.frombuffer(base64.b64decode(content), dtype=np.uint8).reshape(shape)
 
 
-@pytest.mark.parametrize("name", page.TEMPLATES)
-def test_every_template_names_code_that_exists_and_closes_its_tags(name):
-    text = page.TEMPLATES[name].template
-    for names in re.findall(r"\$\{code:(.*?)\}", text, flags=re.DOTALL):
-        assert page.code(names).count("<pre ") == names.count(",") + 1
-    open_tags = []
-    for closing, tag in re.findall(r"<(/?)([a-z]+[0-9]?)[^>]*>", text):
-        if closing:
-            assert open_tags.pop() == tag
-        elif tag not in ("meta", "link", "img", "br", "input"):
-            open_tags.append(tag)
-    assert open_tags == []
+def of(sheet):
+    return decoded(sheet["address"].split(",")[1])
+
+
+def test_words_for_numbers():
+    assert page.percent(0.1234) == "12.3\N{NO-BREAK SPACE}%" and page.percent(None) == "–"
+    row = {"value": 0.5, "low": 0.25, "high": 0.75}
+    assert page.interval(row, 0) == "50\N{NO-BREAK SPACE}% (25–75)"
+    assert page.points(row) == "+50.0 points (+25.0 to +75.0)"
+    assert [page.p_value(p) for p in (0.5, 0.0012, 1e-9)] == ["0.50", "0.0012", "below 0.0001"]
+    assert [page.listed(list(words)) for words in ("", "a", "ab", "abc")] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
+
+
+def test_a_missing_value_fails_and_every_text_is_escaped():
+    templates = page.environment()
+    with pytest.raises(UndefinedError):
+        templates.from_string("{{ n.no_such_value }}").render(n={})
+    assert templates.from_string("{{ name }}").render(name="<b>&") == "&lt;b&gt;&amp;"
+
+
+def test_the_code_behind_a_number_is_its_source():
+    (source,) = page.sources("metrics.accuracy")
+    lines = (page.FOLDER.parent / "metrics.py").read_text(encoding="utf-8").splitlines()
+    assert source["path"] == "metrics.py" and lines[source["line"] - 1] == source["text"].split("\n")[0]
+    for template in page.FOLDER.glob("*.html"):
+        for names in re.findall(r'code\("(.*?)"\)', template.read_text(encoding="utf-8")):
+            assert all(found["text"] for found in page.sources(names))
+
+
+def test_the_data_of_the_script(found, small_sets):
+    test, rows, y_true = small_sets[1], found.probabilities.tolist(), small_sets[1].labels.tolist()
+    found.stress = stress_content(test.labels)
+    data = json.loads(json.dumps(pictures.data_for_script(test, found)))
+    wrong = [i for i, row in enumerate(rows) if row.index(max(row)) != y_true[i]]
+    wrong = sorted(wrong, key=lambda i: -max(rows[i]))[:30]
+    assert [row["file"] for row in data["images"]] == [test.filenames[i] for i in wrong]
+    runs = [rows, found.others["b"]["probabilities"].tolist()]
+    for place, (row, i) in enumerate(zip(data["images"], wrong, strict=True)):
+        for answers, of_run in zip(row["answers"], runs, strict=True):
+            likely = sorted(range(100), key=lambda c: -of_run[i][c])[:3]
+            assert answers == [[c, round(of_run[i][c], 4)] for c in likely]
+        assert (row["true"], row["copied"]) == (y_true[i], y_true[i])
+        assert row["truth"] == round(rows[i][y_true[i]], 4)
+        assert row["covered"] == [found.covered[0][place], round(found.covered[1][place].item(), 4)]
+        rank = sorted(rows[i], reverse=True).index(rows[i][y_true[i]])
+        kind = "second" if rank == 1 else "in_first_five" if rank < 5 else "further_down"
+        assert data["kinds"][row["kind"]] == kind
+    scale = found.maps.abs().amax(dim=(1, 2))[:, None]
+    shown = (stored(data["maps"], 30, 16).astype(float) - 128) / 127
+    np.testing.assert_allclose(shown, found.maps.flatten(1) / scale, atol=0.005)
+    assert (np.unpackbits(stored(data["covered_pixels"], -1)) == found.covered_pixels.flatten().numpy()).all()
+    sheet = of(pictures.sheet(test.images[wrong]))
+    assert all((cell(sheet, *divmod(n, 6)) - test.images[i]).abs().mean() < 12 for n, i in enumerate(wrong))
+    assert data["corruptions"]["answers"] == found.stress["examples"]["answers"]
+    assert data["attacks"]["answers"] == found.stress["attack_examples"]["answers"]
+    # What is not known is left out.
+    found.maps = found.covered = found.training_labels = found.stress = None
+    found.others = {}
+    data = pictures.data_for_script(test, found)
+    assert not {"maps", "covered_pixels", "corruptions", "attacks"} & data.keys()
+    assert len(data["images"][0]["answers"]) == 1 and data["images"][0]["copied"] == -1
+
+
+@pytest.mark.slow
+def test_the_pictures_of_many_mistakes_stay_below_their_limit():
+    """Noise, which no file format makes smaller."""
+    images = torch.randint(0, 256, (2500, 3, 32, 32), dtype=torch.uint8)
+    assert len(pictures.sheet(images)["address"]) < 4 / 3 * pictures.MAX_SHEET + 30
+
+
+def test_the_puzzles(found, small_sets):
+    test = small_sets[1]
+    classes = torch.randint(100, (137, 3), generator=torch.Generator().manual_seed(0))
+    probabilities = torch.rand(137, 3, generator=torch.Generator().manual_seed(1))
+    puzzle = {"index": 7, "classes": classes, "probabilities": probabilities, "best": 5, "by_map": None}
+    found.puzzles = [puzzle | {"random": 0.25, "hidden": torch.zeros(137, 32, 32, dtype=torch.bool)}]
+    (row,) = pictures.puzzle_data(test, found)
+    assert (row["true"], row["best"], row["by_map"], row["random"]) == (test.labels[7], 5, None, 0.25)
+    for place in (0, 136):
+        pairs = zip(classes[place].tolist(), probabilities[place].tolist(), strict=True)
+        assert row["answers"][place] == [number for c, p in pairs for number in (c, round(100 * p))]
+    shown = sections.first_puzzle(test, found)["puzzle"]
+    assert shown["best"]["p"] == probabilities[5, 0].item() and "by_map" not in shown
+
+
+def test_the_sheets_of_the_viewers(small_sets):
+    test, results = small_sets[1], stress_content(small_sets[1].labels)
+    sheet = of(pictures.attack_sheet(test, results))
+    step = results["epsilons"].index(4)
+    for attack in (0, 1):
+        for column, change in enumerate(results["attack_changes"][attack, step] / 127 * 4):
+            first = 1 + 2 * (attack * len(results["epsilons"]) + step)
+            for row, image in ((first, 128 + 50 * change), (first + 1, test.images[column] + change)):
+                assert (cell(sheet, row, column) - image.clamp(0, 255)).abs().mean() < 12
+
+
+def test_pictures_under_the_class_names(found, small_sets):
+    """An example of each class in rows of ten; a class without a picture shows that of no other."""
+    test = small_sets[1]
+    without = torch.where(test.labels == 37, 36, test.labels)
+    shown = sections.classes(type(test)(**(vars(test) | {"labels": without})), found)["examples"]
+    sheet = of(shown)
+    assert (shown["columns"], shown["rows"]) == (10, 10)
+    for c in (0, 11, 36, 99):
+        assert (cell(sheet, c // 10, c % 10) - test.images[c]).abs().mean() < 12
+    assert (cell(sheet, 3, 7) - 128).abs().mean() < 3
+
+
+def test_the_whole_page(reported, reported_sets):
+    written = (reported / "report.html").read_text(encoding="utf-8")
+    numbers = json.loads((reported / "metrics.json").read_text(encoding="utf-8"))
+    seen = text(written)
+    claims = [text(claim) for claim in re.findall(r'<p class="claim">(.*?)</p>', written, re.DOTALL)]
+    assert len(claims) == 8
+    for claim in claims:
+        assert 0 < len(claim.replace(" %", "%").split()) <= 20 and claim.endswith("."), claim
+        assert seen.count(claim) == 2  # on the first screen and above its section
+    assert f"{100 * numbers['accuracy']['value']:.1f} % (" in seen
+    assert not re.search(r"\b(nan|NaN|None|undefined)\b|Markup", seen) and "<so>" in seen
+    assert not re.search(r"[a-z]\.[A-Z]|\.\d* ?[A-Z][a-z]+ [a-z]+\.[A-Z]", seen.replace("report.html", ""))
+    # Each mistake is found by its class and its file, whatever letters are in them.
+    _, test = reported_sets
+    for address in re.findall(r'class="thumb" href="#(.*?)"', written):
+        query = dict(parse_qsl(unescape(address)))
+        index = [i for i, name in enumerate(test.filenames) if name == query["open"]]
+        assert query["true"] in [test.class_names[test.labels[i]].replace("_", " ") for i in index]
+    kinds = {row["name"]: row["count"] for row in numbers["kinds"]}
+    share = 100 * kinds["same_in_all"] / sum(kinds.values())
+    assert f"{share:.0f} % of {sum(kinds.values())} mistakes are the same wrong answer in both runs" in seen

@@ -1,10 +1,7 @@
 """page/plots.py: what is drawn is what was given, all of it, where the script expects it, and not cut off."""
 
 import itertools
-import os
 import re
-import subprocess
-import sys
 from html import escape
 
 import matplotlib
@@ -13,7 +10,6 @@ import pytest
 from matplotlib.text import Text
 from pages import fraction
 from PIL import Image  # a dependency of matplotlib
-from processes import ROOT
 
 from page import plots
 
@@ -25,23 +21,20 @@ HISTORY["epoch"] = np.arange(1, 21)
 CHANGES = {7.5: "28 px", 14.5: "32 px", 18.5: "no CutMix"}
 CLASSES = [f"a class called {i}" for i in range(100)]
 GROUPS = {f"large man-made outdoor things {i}": 5 for i in range(20)}
-ROWS = {
-    f"a row with a long name, {i}": {"one": fraction(i / 5), "two": fraction(1 - i / 5)} for i in range(4)
-}
-BINS = np.array([0.25, 0.5, 1.0]), np.array([0.0, 0.75, 1.0]), np.array([300, 100, 0])
+ROWS = {f"a row with a long name, {i}": fraction(0.1 + i / 5) for i in range(4)}
+BINS = {"as_trained": [[0.25, 0.0, 300], [0.5, 0.75, 100]], "with_temperature": [[0.3, 0.2, 400]]}
 EPSILONS = [0.25, 0.5, 1, 2]
 ATTACKS = [f"{name}/{epsilon:g}" for name in ("fgsm", "pgd", "random") for epsilon in EPSILONS]
 TESTS = {name: {"accuracy": fraction(0.1 + i / 20)} for i, name in enumerate([*ATTACKS, "unattacked/0"])}
 WORST = {f"{epsilon:g}": fraction(0.1 + epsilon / 99) for epsilon in EPSILONS}
 FIGURES = {
-    "curves": lambda: plots.curves("share of images", "errors", np.arange(1, 9), {"a line": RNG.random(8)}),
+    "severity": lambda: plots.severity_curves(list(RNG.random(6)), list(RNG.random(6))),
     "training": lambda: plots.training_curve(HISTORY, "accuracy", 17, CHANGES),
-    "reliability": lambda: plots.reliability(*BINS),
-    "dots": lambda: plots.dots(ROWS, "mistakes that become right"),
-    "differences": lambda: plots.dots(ROWS, "points", " points"),
+    "reliability": lambda: plots.reliability("a title", BINS),
+    "dots": lambda: plots.dots("Mistakes, a quarter covered: right", ROWS, "of the mistakes"),
     "confidence": lambda: plots.confidence_histogram(np.arange(50), np.arange(50)[::-1]),
-    "words": lambda: plots.null_histogram(RNG.random(1000) / 20, 0.09),
     "attacks": lambda: plots.stress_epsilon(TESTS, WORST, EPSILONS),
+    "superclasses": lambda: plots.superclass_matrix(RNG.integers(0, 9, (20, 20)), list(GROUPS)),
 }
 
 
@@ -72,50 +65,37 @@ def test_a_figure_of_the_page(name):
             assert box.y0 > -1 and box.y1 < figure.bbox.height + 1, text
 
 
-def drawn_boxes(figure):
-    """The axes for the script; and left, top, right and bottom of each path."""
-    svg, boxes = plots.to_svg(figure, "first", ""), []
-    for path in re.findall(r'\bd="([^"]*)"', svg):
-        points = np.array(re.findall(r"[\d.]+", path), float).reshape(-1, 2)
-        boxes.append((*points.min(axis=0), *points.max(axis=0)))
-    return [float(end) for end in re.search('data-axes="(.*?)"', svg)[1].split()], boxes
-
-
-def test_a_point_lies_where_the_script_expects_it():
-    (left, top, right, bottom), boxes = drawn_boxes(plots.reliability(*BINS))
-    for x, y, count in ((0.25, 0, 300), (0.5, 0.75, 100)):
-        x, y, r = left + x * (right - left), bottom - y * (bottom - top), plots.point_radius(count, 400)
-        assert pytest.approx((x - r, y - r, x + r, y + r), abs=0.15) in boxes
-    assert not [box for box in boxes if box[0] > right - 15 and box[3] < top + 15]  # the third bin is empty
-    (left, _, right, _), boxes = drawn_boxes(plots.confidence_histogram(np.ones(50), np.ones(50)))
-    bars = [box for box in boxes if box[2] - box[0] == pytest.approx((right - left) / 50, abs=0.1)]
-    assert len(bars) == 100 and (min(bars)[0], max(bars)[2]) == pytest.approx((left, right), abs=0.1)
+def test_the_points_of_the_reliability_diagram():
+    """Each group has an id that the script shows and hides; the area is in proportion to the count."""
+    figure = plots.reliability("a title", BINS)
+    svg = plots.to_svg(figure, "first", "")
+    assert 'id="first-points-as_trained"' in svg and 'id="first-points-with_temperature"' in svg
+    drawn = figure.axes[0].collections[0]
+    np.testing.assert_allclose(drawn.get_offsets(), [[0.25, 0.0], [0.5, 0.75]])
+    radius = np.sqrt(drawn.get_sizes()) / 2
+    np.testing.assert_allclose(radius, [2 + 18 * 0.75**0.5, 2 + 18 * 0.25**0.5])
 
 
 def test_dots_have_their_intervals_and_numbers():
-    (axes,) = plots.dots(ROWS, "x").axes
-    rows = [row for of_row in ROWS.values() for row in of_row.values()]
+    (axes,) = plots.dots("title", ROWS, "x").axes
     drawn = [list(line.get_xdata()) for line in axes.lines]
-    assert drawn[::2] == [[row["low"], row["high"]] for row in rows]
-    assert drawn[1::2] == [[row["value"]] for row in rows]
+    assert drawn[::2] == [[row["low"], row["high"]] for row in ROWS.values()]
+    assert drawn[1::2] == [[row["value"]] for row in ROWS.values()]
     written = [text.get_text() for text in axes.texts]
-    numbers = [text.removesuffix(", one").removesuffix(", two") for text in written if text not in ROWS]
-    assert numbers == [f"{100 * row['value']:.1f} %" for row in rows]
-    assert written[:3] == [next(iter(ROWS)), "0.0 %, one", "100.0 %, two"] and set(ROWS) < set(written)
+    assert written[1::2] == [f"{100 * row['value']:.1f} %" for row in ROWS.values()]
+    assert written[::2] == list(ROWS)
 
 
 def test_curves_stand_at_their_places():
-    x, some = np.arange(1, 16) / 15, {f"curve {i}": RNG.random(15) for i in range(3)}
-    (axes,) = plots.curves("x", "y", x, some).axes
-    assert lines(axes) == {label: list(values) for label, values in some.items()}
-    assert all(list(line.get_xdata()) == list(x) for line in axes.lines)
+    accuracy, confidence = list(RNG.random(6)), list(RNG.random(6))
+    (axes,) = plots.severity_curves(accuracy, confidence).axes
+    assert lines(axes) == {"accuracy": accuracy, "confidence": confidence}
     axes = plots.training_curve(HISTORY, "accuracy", 17, CHANGES).axes[0]
     curves = {"training": list(HISTORY["train_accuracy"]), "validation": list(HISTORY["val_accuracy"])}
     assert lines(axes) == curves and [17, 17] in [list(line.get_xdata()) for line in axes.lines]
     above = axes.child_axes[0]
-    assert (
-        dict(zip(above.get_xticks(), (t.get_text() for t in above.get_xticklabels()), strict=True)) == CHANGES
-    )
+    labels = (label.get_text() for label in above.get_xticklabels())
+    assert dict(zip(above.get_xticks(), labels, strict=True)) == CHANGES
     drawn = lines(plots.stress_epsilon(TESTS, WORST, EPSILONS).axes[0])
     values = [row["accuracy"]["value"] for row in TESTS.values()]
     assert drawn == {
@@ -127,12 +107,23 @@ def test_curves_stand_at_their_places():
     }
 
 
+def test_the_superclass_matrix_hides_its_diagonal():
+    counts = RNG.integers(1, 9, (20, 20))
+    (axes,) = plots.superclass_matrix(counts, list(GROUPS)).axes
+    shown = np.asarray(axes.images[0].get_array(), dtype=float)
+    expected = counts / counts.sum(axis=1, keepdims=True)
+    off = ~np.eye(20, dtype=bool)
+    np.testing.assert_allclose(shown[off], expected[off])
+    assert np.ma.getmaskarray(axes.images[0].get_array())[~off].all() or np.isnan(shown[~off]).all()
+
+
 def test_lines_that_end_together_have_names_apart():
-    close = {f"line {i}": np.ones(5) - i / 999 for i in range(4)}
-    (axes,) = plots.curves("x", "y", np.arange(5), close).axes
+    tests = {name: {"accuracy": fraction(0.5)} for name in TESTS}
+    worst = {name: fraction(0.5) for name in WORST}
+    (axes,) = plots.stress_epsilon(tests, worst, EPSILONS).axes
     axes.figure.draw_without_rendering()
     boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
-    assert len(boxes) == 4 and all(a.y1 <= b.y0 + 2 for a, b in itertools.pairwise(boxes))
+    assert len(boxes) == 5 and all(a.y1 <= b.y0 + 2 for a, b in itertools.pairwise(boxes))
 
 
 def test_every_count_and_every_metric_has_its_bar():
@@ -141,8 +132,6 @@ def test_every_count_and_every_metric_has_its_bar():
     (axes,) = plots.confidence_histogram(right, wrong).axes
     bars = [(bar.get_y(), bar.get_height()) for bar in axes.patches]
     assert bars == [*((0, n) for n in wrong), *zip(wrong, right, strict=True)]
-    (axes,) = plots.null_histogram(np.linspace(0, 0.05, 1000), 0.09).axes
-    assert sum(bar.get_height() for bar in axes.patches) == 1000 and axes.lines[0].get_xdata()[0] == 0.09
     rows = {f"macro {i}": fraction(0.4 + i / 10) for i in range(4)}
     rows["outside"] = {"value": 0.5, "low": 0.3, "high": 0.4}
     (axes,) = plots.headline_bars(rows).axes
@@ -182,16 +171,3 @@ def test_no_label_of_the_largest_plots_is_cut_off(count, tmp_path):
         for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
             assert (edge == 255).all()
         assert pixels.std() > 5
-
-
-def test_the_style_is_ours_alone(tmp_path):
-    """An unknown backend, TeX and another size of letters change nothing."""
-    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 40\naxes.facecolor: red\n")
-    script = "from page import plots; figure = plots.curves('a', 'b', [0, 1], {'': [0, 1]}); "
-    script += "print(plots.to_svg(figure, 'x', 'y'))"
-    drawn = []
-    for changes in ({"MPLBACKEND": "no such one", "MATPLOTLIBRC": str(tmp_path)}, {}):
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("MPL")}
-        command = [sys.executable, "-c", script]
-        drawn.append(subprocess.check_output(command, env=environment | changes, cwd=ROOT))
-    assert drawn[0] == drawn[1] and b"<svg" in drawn[0]

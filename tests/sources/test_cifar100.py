@@ -1,14 +1,11 @@
 """CIFAR-100 and CIFAR-10 from their official files: what they hold, damaged and hostile ones, downloads."""
 
-import dataclasses
-import gzip
 import hashlib
 import http.server
 import os
 import pickle
 import socket
 import threading
-import tracemalloc
 import types
 
 import numpy as np
@@ -17,7 +14,7 @@ import torch
 from archives import ARCHIVES, FOLDERS, Small, digest, tar_gz
 
 import data
-from running.files import UserError, locked
+from running.errors import UserError
 from sources import cifar100
 
 SMALL = {name: Small(name) for name in ("cifar100", "cifar10")}
@@ -29,11 +26,13 @@ def no_network(monkeypatch):
 
 
 def check_content(datasets, small):
-    """Compare datasets with what the files were made from, in the order of class and file name."""
+    """Compare datasets with what the files were made from; CIFAR-100 in the order of class and file name."""
     for dataset, (images, labels, names) in zip(datasets, small.splits.values(), strict=True):
-        expected = sorted(zip(labels.tolist(), names, [x.tobytes() for x in images], strict=True))
+        expected = list(zip(labels.tolist(), names, [x.tobytes() for x in images], strict=True))
+        if small.name == "cifar100":
+            expected = sorted(expected)
+            assert dataset.filenames == [name for _, name, _ in expected]
         assert dataset.labels.tolist() == [label for label, _, _ in expected]
-        assert dataset.filenames == [name for _, name, _ in expected]
         assert [x.tobytes() for x in dataset.images.numpy()] == [x for _, _, x in expected]
         assert dataset.images.dtype == torch.uint8 and dataset.images.shape[1:] == (3, 32, 32)
         assert dataset.labels.dtype == torch.int64
@@ -51,18 +50,19 @@ def dump(protocol, change=None):
 
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("kind", ["folder", "tar"])
-def test_the_official_files_are_read(name, kind, tmp_path):
+def test_the_official_files_are_read(name, kind, tmp_path, monkeypatch):
+    publish(monkeypatch, SMALL[name])
     datasets = data.load(name, SMALL[name].write(tmp_path, kind))
     check_content(datasets, SMALL[name])
     train, test = datasets
-    assert train.name == test.name == name and not train.verified and not test.verified
-    assert ("NOT verified" in train.provenance) and train.provenance == test.provenance
+    assert train.name == test.name == name and train.provenance == test.provenance
+    assert train.verified == ("NOT verified" not in train.provenance) == (name == "cifar10")
     if name == "cifar10":
         animals = {name for name, s in zip(train.class_names, train.superclass_of, strict=True) if s == 1}
         assert animals == {"bird", "cat", "deer", "dog", "frog", "horse"}
         assert train.class_names[0] == "airplane" and train.class_names[9] == "truck"
-    # Nothing is left on the disk.
-    assert os.listdir(tmp_path) == [FOLDERS[name] if kind == "folder" else ARCHIVES[name]]
+    # The archive was unpacked beside itself, and nothing else is left.
+    assert set(os.listdir(tmp_path)) == {FOLDERS[name], *([ARCHIVES[name]] if kind == "tar" else [])}
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
@@ -71,22 +71,11 @@ def test_pickles_of_todays_python_are_read(protocol, change, tmp_path):
     """Arrays in Fortran order hold the same pixels in another order of bytes."""
     small = SMALL["cifar100"]
     check_content(data.load_cifar100(small.write(tmp_path, dump=dump(protocol, change))), small)
-    text_keys = {key.decode(): value for key, value in small.records["train"].items()}
-    small.write(tmp_path, train=pickle.dumps(text_keys, protocol))
-    check_content(data.load_cifar100(tmp_path), small)
 
 
 def test_the_folder_comes_before_the_archive(tmp_path):
     SMALL["cifar100"].write(tmp_path, "tar")
     check_content(data.load_cifar100(Small(seed=1).write(tmp_path)), Small(seed=1))
-
-
-def test_files_of_earlier_versions_are_left_alone_with_a_note(tmp_path, capsys):
-    (tmp_path / "cifar100-cache.npz").write_bytes(b"anything")
-    check_content(data.load_cifar100(SMALL["cifar100"].write(tmp_path)), SMALL["cifar100"])
-    note = capsys.readouterr().out
-    assert note.count("\n") == 1 and str(tmp_path / "cifar100-cache.npz") in note
-    assert (tmp_path / "cifar100-cache.npz").read_bytes() == b"anything"
 
 
 # What is official
@@ -113,8 +102,7 @@ def test_digest_is_over_the_sorted_records():
 
 @pytest.mark.parametrize("write", [None, dump(4, np.asfortranarray)])
 def test_cifar100_is_known_by_its_content_whatever_its_pickles_look_like(write, tmp_path, monkeypatch):
-    official = dataclasses.replace(cifar100.CIFAR100, content_digests=SMALL["cifar100"].digests())
-    monkeypatch.setattr(cifar100, "CIFAR100", official)
+    monkeypatch.setattr(cifar100, "OFFICIAL_DIGESTS", SMALL["cifar100"].digests())
     for dataset in data.load_cifar100(SMALL["cifar100"].write(tmp_path / "official", dump=write)):
         assert dataset.verified and ", verified: the content digest is the official one" in dataset.provenance
     forged = Small()
@@ -125,65 +113,51 @@ def test_cifar100_is_known_by_its_content_whatever_its_pickles_look_like(write, 
 
 def publish(monkeypatch, small):
     """Let torchvision know the files of a small set as the official ones; return the archive."""
-    constant = small.name.upper()
-    archive, files, packed = getattr(cifar100, constant), small.files(), tar_gz(small.files())
+    published, files, packed = getattr(cifar100, small.name.upper()), small.files(), tar_gz(small.files())
 
     def md5s(official):
-        return [
-            [name, hashlib.md5(files[f"{FOLDERS[small.name]}/{name}"]).hexdigest()] for name, _ in official
-        ]
+        paths = {name: f"{FOLDERS[small.name]}/{name}" for name, _ in official}
+        return [[name, hashlib.md5(files[path]).hexdigest()] for name, path in paths.items() if path in files]
 
-    published = types.SimpleNamespace(
-        base_folder=FOLDERS[small.name],
-        filename=ARCHIVES[small.name],
-        tgz_md5=hashlib.md5(packed).hexdigest(),
-        train_list=md5s(archive.published.train_list),
-        test_list=md5s(archive.published.test_list),
-    )
-    monkeypatch.setattr(cifar100, constant, dataclasses.replace(archive, published=published))
+    monkeypatch.setattr(published, "tgz_md5", hashlib.md5(packed).hexdigest())
+    for name in ("train_list", "test_list"):
+        monkeypatch.setattr(published, name, md5s(getattr(published, name)))
+    if small.name == "cifar10":
+        meta = f"{FOLDERS[small.name]}/batches.meta"
+        monkeypatch.setattr(published, "meta", published.meta | {"md5": hashlib.md5(files[meta]).hexdigest()})
     return packed
 
 
-@pytest.mark.parametrize("kind", ["folder", "tar"])
-def test_cifar10_is_known_by_md5_sums(kind, tmp_path, monkeypatch):
-    packed = publish(monkeypatch, SMALL["cifar10"])
-    SMALL["cifar10"].write(tmp_path / "official", kind)
-    if kind == "tar":
-        (tmp_path / "official" / ARCHIVES["cifar10"]).write_bytes(packed)
-    assert data.load_cifar10(tmp_path / "official")[0].verified
+def test_cifar10_is_taken_only_as_published(tmp_path, monkeypatch):
+    publish(monkeypatch, SMALL["cifar10"])
+    assert data.load_cifar10(SMALL["cifar10"].write(tmp_path / "official"))[0].verified
     forged = Small("cifar10")
     forged.records["data_batch_3"][b"data"][5, 0] ^= 1
-    assert not data.load_cifar10(forged.write(tmp_path / "forged", kind))[0].verified
+    with pytest.raises(UserError, match="cannot be used as CIFAR-10"):
+        data.load_cifar10(forged.write(tmp_path / "forged"))
 
 
 def test_torchvision_knows_the_published_archives():
-    assert cifar100.CIFAR100.published.tgz_md5 == "eb9058c3a382ffc7106e4002c42a8d85"
-    assert cifar100.CIFAR10.published.tgz_md5 == "c58f30108f718f92721af3b95e74349a"
-    for name, archive in (("cifar100", cifar100.CIFAR100), ("cifar10", cifar100.CIFAR10)):
-        assert archive.published.base_folder == FOLDERS[name] and archive.published.filename == ARCHIVES[name]
-        files = [file for file, _ in archive.published.train_list + archive.published.test_list]
-        assert files == list(SMALL[name].records)
+    assert cifar100.CIFAR100.tgz_md5 == "eb9058c3a382ffc7106e4002c42a8d85"
+    assert cifar100.CIFAR10.tgz_md5 == "c58f30108f718f92721af3b95e74349a"
 
 
 # Hostile and damaged files: one line, and nothing else happens
 
 
 def refusal(root):
-    """Load from `root`, which must fail with one line and change nothing; return the line."""
-    before = sorted(str(path) for path in root.parent.rglob("*"))
+    """Load from `root`, which must fail with one line and leave nothing half-made; return the line."""
     with pytest.raises(UserError) as caught:
         data.load_cifar100(root)
-    assert sorted(str(path) for path in root.parent.rglob("*")) == before
+    assert not list(root.glob(".*.part"))
     message = str(caught.value)
     assert str(root) in message and message.isprintable() and len(message) < 700
     return message
 
 
-HOSTILE = {  # the first two would make a file called `marker`
+HOSTILE = {  # these would make a file called `marker`
     "posix.system": b"cposix\nsystem\n(U\x0ctouch markertR.",
     "os.mkdir": b"(U\x06markerios\nmkdir\n.",
-    "an array of petabytes": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n"
-    b"(\x8a\x07\0\0\0\0\0\0\x04tU\x01btR.",
 }
 
 
@@ -192,41 +166,26 @@ HOSTILE = {  # the first two would make a file called `marker`
 def test_what_a_pickle_asks_for_is_not_called(name, kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     SMALL["cifar100"].write(tmp_path / "data", kind, train=b"\x80\x02" + HOSTILE[name])
-    assert "Inert" in refusal(tmp_path / "data")  # in its place: nothing is called
-
-
-def nested(depth):
-    """A list of ten lists of ten lists and so on, small in a pickle and without end for numpy."""
-    return [nested(depth - 1)] * 10 if depth else 0
+    message = refusal(tmp_path / "data")
+    assert "it names " in message
+    assert not (tmp_path / "marker").exists()
 
 
 WRONG = {
-    "labels that nest": {b"fine_labels": [nested(12)] * 200},
     "a label too large": {b"fine_labels": [100] * 200},
-    "a label below 0": {b"fine_labels": [-1] * 200},
-    "labels of another type": {b"fine_labels": [1.0] * 200},
     "a class without image": {b"fine_labels": [1] * 200},
-    "a label too few": {b"fine_labels": [1] * 199},
-    "a file name too many": {b"filenames": [b""] * 201},
-    "file names that are none": {b"filenames": [7] * 200},
+    "a label too few": {b"fine_labels": [*range(100), *range(99)]},
     "a row of pixels too few": {b"data": np.zeros((199, 3072), np.uint8)},
-    "channels last": {b"data": np.zeros((200, 32, 32, 3), np.uint8)},
     "16 bits": {b"data": np.zeros((200, 3072), np.uint16)},
-    "half as many of 16 bits": {b"data": np.zeros((200, 1536), np.uint16)},
-    "signed": {b"data": np.zeros((200, 3072), np.int8)},
-    "objects": {b"data": np.zeros((200, 3072), object)},
     "no array": {b"data": [[0] * 3072] * 200},
 }
 
 
-@pytest.mark.parametrize("protocol", [3, 5])
 @pytest.mark.parametrize("name", WRONG)
-def test_files_with_wrong_content(name, protocol, tmp_path):
+def test_files_with_wrong_content(name, tmp_path):
     record = SMALL["cifar100"].records["test"] | WRONG[name]
-    message = refusal(SMALL["cifar100"].write(tmp_path / "data", test=pickle.dumps(record, protocol)))
-    file = "cifar-100-python" if name == "a class without image" else "cifar-100-python/test"
-    assert message.startswith(f"{tmp_path / 'data' / file}") and "CIFAR-100" in message
-    assert "16" not in name or "u2" in message
+    root = SMALL["cifar100"].write(tmp_path / "data", test=pickle.dumps(record, 4))
+    assert refusal(root).startswith(f"{root / 'cifar-100-python'}")
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])
@@ -236,31 +195,12 @@ def test_a_file_that_is_absent_or_cut_is_named(content, kind, tmp_path):
     assert "train" in message
 
 
-def test_an_error_of_ours_is_not_blamed_on_a_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar100, "join", lambda records: records["a bug"])
-    with pytest.raises(TypeError):
-        data.load_cifar100(SMALL["cifar100"].write(tmp_path))
-
-
-def test_an_archive_is_not_unpacked_beyond_the_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar100, "MAX_BYTES", 5_000_000)
-    SMALL["cifar100"].write(tmp_path / "data", "tar")
-    (tmp_path / "data" / ARCHIVES["cifar100"]).write_bytes(gzip.compress(bytes(50_000_000), 1))
-    tracemalloc.start()
-    refusal(tmp_path / "data")
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 30_000_000
-
-
 def test_a_damaged_archive(tmp_path):
-    """Cut, with changed bytes, or a web page saved under its name."""
+    """Cut, or a web page saved under its name."""
     SMALL["cifar100"].write(tmp_path / "data", "tar")
     path = tmp_path / "data" / ARCHIVES["cifar100"]
     content = path.read_bytes()
-    middle = len(content) // 2
-    changed = content[:middle] + bytes(byte ^ 0x10 for byte in content[middle : middle + 50])
-    for damaged in (content[:100], content[:-50], changed + content[middle + 50 :], b"<!DOCTYPE html>"):
+    for damaged in (content[:100], content[: len(content) // 2], b"<!DOCTYPE html>"):
         path.write_bytes(damaged)
         assert str(path) in refusal(tmp_path / "data")
 
@@ -311,8 +251,8 @@ def test_the_mirrors_are_asked_one_after_the_other(name, server, tmp_path, monke
     assert list(dict.fromkeys(mirrors)) == ["missing", "another", "silent", "good"]
     assert server.requests[-1] == f"/good/{name}/{ARCHIVES[name]}"
     out = capsys.readouterr().out
-    assert out.count("\nnote: http://127.0.0.1") == 3 and "404" in out and "timed out" in out
-    assert sorted(os.listdir(root)) == [f".{FOLDERS[name]}.lock", FOLDERS[name]]
+    assert out.count("\nnote     http://127.0.0.1") == 3 and "404" in out and "timed out" in out
+    assert os.listdir(root) == [FOLDERS[name]]
     server.requests.clear()
     check_content(data.load(name, root), SMALL[name])
     assert not server.requests
@@ -323,17 +263,11 @@ def test_when_no_mirror_delivers_nothing_is_left_and_the_user_reads_what_to_do(s
     server.content = {"missing": b"", "another": b"<!DOCTYPE html>", "silent": b"", "good": b"x"}
     with pytest.raises(UserError, match=r"cifar-100-python\.tar\.gz into .* --dataset shapes"):
         data.load_cifar100(tmp_path)
-    assert os.listdir(tmp_path) == [".cifar-100-python.lock"]
-
-
-def test_two_downloads_at_once_are_refused(server, tmp_path):
-    with locked(tmp_path / ".cifar-100-python.lock"), pytest.raises(UserError, match="another command"):
-        data.load_cifar100(tmp_path)
-    assert not server.requests
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_folder_that_cannot_be_made(server, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="is no folder to write to"):
+    with pytest.raises(UserError, match="cannot be written"):
         data.load_cifar100(tmp_path / "file" / "data")
     assert not server.requests

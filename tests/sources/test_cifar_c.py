@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from running.files import UserError
+from running.errors import UserError
 from sources import cifar_c
 
 CLASSES = set(range(10))

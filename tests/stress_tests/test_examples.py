@@ -7,6 +7,7 @@ from networks import Wavy, natural_images, seeded
 
 from stress_tests import attacks, examples
 from stress_tests.corruptions import corrupt
+from stress_tests.cues import change
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2, 3])
 RIGHT = torch.tensor([False, True, True, True, True, False, True])
@@ -45,34 +46,35 @@ def assert_answers(found, expected, tolerance=6e-5):
 
 
 @torch.no_grad()
-def test_answers_under_corruptions():
+def test_answers_under_corruptions_and_cues():
     model, images = wavy()
     pictures = (images * 255).round().byte()
-    tests = [("clean", 0), ("gaussian_noise", 5), ("rotation", 2)]
-    found = examples.answers_to(lambda batch: model(batch / 255), pictures, tests)
-    assert list(found) == ["clean/0", "gaussian_noise/5", "rotation/2"]
-    assert_answers(found["clean/0"], answers_by_hand(model, pictures / 255))
-    for name, severity in tests[1:]:
-        corrupted = corrupt(pictures, name, severity) / 255
-        assert_answers(found[f"{name}/{severity}"], answers_by_hand(model, corrupted))
+    found, pixels = examples.pictures_and_answers(lambda batch: model(batch / 255), pictures)
+    assert list(found)[:2] == ["clean/0", "gaussian_noise/1"] and list(found)[-1] == "high_pass/0"
+    for test, changed in {
+        "clean/0": pictures,
+        "gaussian_noise/5": corrupt(pictures, "gaussian_noise", 5),
+        "grey/0": change(pictures, "grey"),
+    }.items():
+        assert torch.equal(pixels[list(found).index(test)], changed), test
+        assert_answers(found[test], answers_by_hand(model, changed / 255))
 
 
 @torch.no_grad()
-def test_answers_under_pgd_and_the_changes():
+def test_answers_under_attack_and_the_changes():
     model, images = wavy()
     labels = model(images).argmax(dim=1)
-    found, changes = examples.answers_under_pgd(model, images, labels, 3)
-    assert changes.shape == (len(attacks.EPSILONS), 6, 3, 32, 32) and changes.dtype == torch.int8
-    assert list(found) == ["0", *(f"{epsilon:g}" for epsilon in attacks.EPSILONS)]
-    assert_answers(found["0"], answers_by_hand(model, images))
-    pgd = functools.partial(attacks.pgd, steps=10, restarts=2)
-    for epsilon, change in zip(attacks.EPSILONS, changes, strict=True):
-        attacked = pgd(model, images, labels, epsilon / 255, seeded(3))
-        assert_answers(found[f"{epsilon:g}"], answers_by_hand(model, attacked))
-        assert change.min() == -127 and change.max() == 127  # never -128: at most epsilon
-        given_back = epsilon / 255 * change / 127
-        half_a_step = epsilon / 255 / 127 / 2
-        assert (given_back - (attacked - images)).abs().max() <= 1.01 * half_a_step
-        # Who has only the bytes gets the same answers, with nearly the same probabilities.
-        assert_answers(found[f"{epsilon:g}"], answers_by_hand(model, images + given_back), 0.01)
-    assert [c for c, _ in found["64"]] != labels.tolist()
+    answers, changes = examples.answers_under_attack(model, images, labels, 3)
+    assert changes.shape == (2, len(attacks.EPSILONS), 6, 3, 32, 32) and changes.dtype == torch.int8
+    ways = {"pgd": functools.partial(attacks.pgd, steps=10, restarts=2), "random": attacks.random_corner}
+    for (name, attack), of_attack in zip(ways.items(), changes, strict=True):
+        found = answers[name]
+        assert list(found) == ["0", *(f"{epsilon:g}" for epsilon in attacks.EPSILONS)]
+        assert_answers(found["0"], answers_by_hand(model, images))
+        for epsilon, moved in zip(attacks.EPSILONS, of_attack, strict=True):
+            attacked = attack(model, images, labels, epsilon / 255, seeded(3))
+            assert_answers(found[f"{epsilon:g}"], answers_by_hand(model, attacked))
+            assert moved.min() == -127 and moved.max() == 127  # never -128: at most epsilon
+            given_back = epsilon / 255 * moved / 127
+            assert (given_back - (attacked - images)).abs().max() <= 1.01 * epsilon / 255 / 127 / 2
+    assert [c for c, _ in answers["pgd"]["64"]] != labels.tolist()

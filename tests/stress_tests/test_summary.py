@@ -6,11 +6,12 @@ from networks import seeded
 from torch import nn
 
 import stress
-from metrics import expected_calibration_error
+from metrics import calibration_bins, expected_calibration_error
 from stress_tests import summary
 from stress_tests.corruptions import CORRUPTIONS, FIFTEEN
 from stress_tests.cues import CUES
 
+OF_FIFTEEN = [f"{name}/{severity}" for name in FIFTEEN for severity in range(1, 6)]
 TESTS = [f"{name}/{severity}" for name in CORRUPTIONS for severity in range(1, 6)]
 
 
@@ -62,8 +63,8 @@ def test_the_calibration_of_several_tests_is_that_of_all_their_answers(measured)
 def test_the_summary_by_loops_over_the_images(measured):
     logits, labels, records, answers = measured
     found = summary.summarise(records, answers, labels, ["a", "b", "c", "d"])
-    assert set(found["mean_accuracy"]) == {"fifteen", "all"}
-    for group, names in {"fifteen": FIFTEEN, "all": CORRUPTIONS}.items():
+    assert set(found["mean_accuracy"]) == {"fifteen"}
+    for group, names in {"fifteen": FIFTEEN}.items():
         drops, scores = [], []
         for i, label in enumerate(labels.tolist()):
             right = [logits[t][i].argmax().item() == label for t in TESTS if t.split("/")[0] in names]
@@ -72,7 +73,7 @@ def test_the_summary_by_loops_over_the_images(measured):
         for key, values in {"mean_accuracy": scores, "drop": drops}.items():
             values = torch.tensor(values, dtype=torch.float64)
             assert found[key][group] == pytest.approx(summary.mean_interval(values), abs=1e-9)
-    at_severity_3 = torch.stack([answers[f"{name}/3"] for name in CORRUPTIONS])
+    at_severity_3 = torch.stack([answers[f"{name}/3"] for name in FIFTEEN])
     assert found["by_severity"][3]["accuracy"] == pytest.approx(at_severity_3.double().mean().item())
     assert found["by_severity"][0]["accuracy"] == records["clean/0"]["accuracy"]["value"]
     clean = answers["clean/0"].double()
@@ -86,7 +87,7 @@ def test_the_summary_by_loops_over_the_images(measured):
     assert rows[0]["drop"] >= rows[1]["drop"]
     for row in rows:
         own = labels == "ab".index(row["class"])
-        corrupted = torch.stack([answers[test][own] for test in TESTS]).double().mean().item()
+        corrupted = torch.stack([answers[test][own] for test in OF_FIFTEEN]).double().mean().item()
         assert row["drop"] == pytest.approx(clean[own].mean().item() - corrupted)
 
 
@@ -100,7 +101,7 @@ def test_published_files_are_a_group_of_their_own_once_all_fifteen_are_measured(
     names = ["a", "b", "c", "d"]
     found = summary.summarise(more_records, more_answers, labels, names)
     assert found["mean_accuracy"]["published"]["value"] == 0.25
-    assert set(found["drop"]) == {"fifteen", "all"}
+    assert set(found["drop"]) == {"fifteen"}
     del more_answers["published fog/2"]
     expected = summary.summarise(records, answers, labels, names)
     assert summary.summarise(more_records, more_answers, labels, names) == expected
@@ -126,18 +127,25 @@ def test_an_attack_counts_where_it_was_run():
     assert left(("fgsm", "pgd"), 2) == []
 
 
-def test_right_answers_that_are_as_sure_as_the_wrong_ones():
-    confidence = torch.rand(50, generator=seeded())
-    right = torch.rand(50, generator=seeded(1)) < 0.6
-    groups = summary.equally_sure(confidence, right)
-    expected = []
-    for i in range(50):
-        if not right[i]:
-            others = [j for j in range(50) if right[j]]
-            expected.append(min(others, key=lambda j: abs(confidence[i] - confidence[j])))
-    assert groups["equally_sure"].tolist() == expected
-    assert right[groups["right"]].all() and not right[groups["wrong"]].any()
-    assert len(groups["right"]) + len(groups["wrong"]) == 50
-    assert len(summary.equally_sure(confidence, right | True)["equally_sure"]) == 0
-    nothing_right = summary.equally_sure(confidence, right & False)
-    assert len(nothing_right["right"]) == len(nothing_right["equally_sure"]) == 0
+def test_gaps_of_both_signs_cancel_between_tests_and_not_within_one():
+    """Two tests of four images in one bin: one too sure by 0.5, the other not sure enough by as much."""
+    bins = [0.0] * 14
+    records = {}
+    for name, gap in (("a/1", -2.0), ("b/1", 2.0)):
+        calibration = {"as_trained": {"nll": 1.0, "gaps": [*bins, gap], "right": [0], "count": [0]}}
+        records[name] = {"accuracy": {"value": 0.5}, "mean_confidence": 0.5, "calibration": calibration}
+    answers = {name: torch.ones(4, dtype=torch.bool) for name in records}
+    found = summary.calibration_of(records, answers, list(records))["as_trained"]
+    assert (found["ece"], found["mean_ece"]) == (0, 0.5)
+
+
+def test_reliability_is_that_of_all_answers_together(measured):
+    logits, labels, records, answers = measured
+    tests = TESTS[3:6]
+    rows = torch.cat([logits[test].softmax(dim=1) for test in tests])
+    confidence, accuracy, count = calibration_bins(labels.repeat(3), rows)
+    expected = [list(row) for row in zip(confidence, accuracy, count, strict=True) if row[2]]
+    found = summary.reliability(records, answers, tests)
+    assert found["images"] == 66
+    found = found["bins"]["as_trained"]
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=1e-5, atol=1e-5)

@@ -1,19 +1,21 @@
-"""network.py: a checkpoint and a network from outside become one object; layer, counts, classes."""
+"""classifier.py: a checkpoint and a network from outside become one object; layer, counts, classes."""
 
 import argparse
+import contextlib
 import textwrap
 
 import pytest
 import torch
 import torchvision
-from networks import small_resnet
 from torch import nn
 
+import classifier
 import data
-import network
+import report
+from classifier import FromPixels, from_module, load_checkpoint, load_model, predict
 from data import MEAN, STD, Normalize, make_shapes
-from network import FromPixels, from_module, load_checkpoint, load_model, predict
-from running.files import UserError
+from running.errors import UserError
+from running.outputs import results_folder
 
 CPU = torch.device("cpu")
 SHIPPED = "weights/resnet18_cifar100.pt"
@@ -88,9 +90,9 @@ def test_shipped_weights_give_the_same_answers_in_torchvisions_network(theirs):
     assert ours.layer == outside.layer == "layer4"
     assert ours.parameters == outside.parameters == 11_220_132
     assert ours.training.epoch == 39
-    assert ours.training.val_logits.shape == (10_000, 100)
+    assert ours.validation[0].shape == (10_000, 100)
     assert outside.training is None
-    assert outside.temperature is None
+    assert outside.validation is None
     maps = ours.explain(images.float() / 255, torch.arange(6))
     torch.testing.assert_close(
         outside.explain(images.float() / 255, torch.arange(6)), maps, rtol=1e-3, atol=1e-4
@@ -242,7 +244,7 @@ def test_a_network_inside_no_grad_has_no_maps():
             return super().forward(x)
 
     found = from_module(Frozen(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(3600, 5)), None, None, CPU)
-    assert (found.layer, found.classifier, found.macs) == (None, "2", 900 * 4 * 27 + 3600 * 5)
+    assert (found.layer, found.head) == (None, "2")
 
 
 def test_a_module_that_returns_one_number_is_no_layer():
@@ -262,7 +264,7 @@ def test_lazy_layers_get_their_weights_in_the_first_pass():
     assert found.parameters == 4 * 28 + 30 * 30 * 4 * 5 + 5
     assert found.digest == from_module(found.module, None, None, CPU).digest
     lazy = simple(nn.Conv2d(3, 4, 3))
-    network.load_weights(lazy, found.module.state_dict())
+    classifier.load_weights(lazy, found.module.state_dict())
     assert from_module(lazy, None, None, CPU).digest == found.digest
 
 
@@ -288,33 +290,6 @@ def test_layer_that_runs_twice_is_refused():
     assert from_module(Twice(), None, None, CPU).layer is None
 
 
-def test_multiply_accumulates_of_convolution_linear_and_attention():
-    module = simple(nn.Conv2d(3, 4, 3, padding=1, groups=1), num_classes=7)
-    module(torch.zeros(1, 3, 32, 32))
-    found = from_module(module, None, None, CPU)
-    assert found.macs == 32 * 32 * 4 * 3 * 9 + 4 * 32 * 32 * 7
-    assert found.parameters == 4 * 3 * 9 + 4 + 4 * 32 * 32 * 7 + 7
-
-    class Attention(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed = nn.Conv2d(3, 16, 8, stride=8)
-            self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
-            self.head = nn.Linear(16, 5)
-
-        def forward(self, x):
-            x = self.embed(x).flatten(2).transpose(1, 2)
-            return self.head(self.attention(x, x, x, need_weights=False)[0].mean(dim=1))
-
-    tokens, width = 16, 16
-    embedding = tokens * width * 3 * 64
-    projections = 4 * tokens * width * width
-    products = 2 * tokens * tokens * width
-    found = from_module(Attention(), None, None, CPU)
-    assert found.macs == embedding + projections + products + width * 5
-    assert found.parameters == sum(p.numel() for p in Attention().parameters())
-
-
 def test_features_are_what_goes_into_the_classifier():
     torch.manual_seed(0)
     module = torchvision.models.resnet18(num_classes=5)
@@ -322,7 +297,7 @@ def test_features_are_what_goes_into_the_classifier():
     logits, features = found.features(pictures(5))
     with torch.no_grad():
         expected = module.fc(features)
-    assert (found.classifier, features.shape) == ("fc", (5, 512))
+    assert (found.head, features.shape) == ("fc", (5, 512))
     torch.testing.assert_close(logits, expected)
 
 
@@ -336,121 +311,9 @@ def test_a_linear_layer_that_runs_twice_is_no_classifier():
             return self.fc(x[..., 0, 0]) + self.fc(x[..., 0, 31])
 
     found = from_module(Mirrored(), None, None, CPU)
-    assert found.classifier is None
+    assert found.head is None
     logits, features = found.features(pictures(5))
     assert (logits.shape, features) == ((5, 2), None)
-
-
-# ---- Batch norm folded into convolutions -----------------------------------------------------------------
-
-
-class Head(nn.Linear):
-    """A classifier that a tracer looks into, so that no hook on it runs afterwards."""
-
-
-class Unusual(nn.Module):
-    """A convolution, a batch norm with statistics of its own, and something that makes it hard to fold."""
-
-    def __init__(self, how):
-        super().__init__()
-        self.conv, self.bn, self.how = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), how
-        self.fc = (Head if how == "head" else nn.Linear)(3, 5)
-        nn.init.uniform_(self.bn.running_mean)
-        nn.init.uniform_(self.bn.running_var, 0.2, 3)
-        nn.init.normal_(self.bn.weight)
-        if how == "hook":
-            self.bn.register_forward_hook(lambda module, inputs, output: 2 * output)
-        if how == "no copy":
-            self.state = (part for part in ())  # a generator cannot be copied
-
-    def forward(self, x):
-        if self.how == "branch" and x.mean() > 2:
-            return self.fc(x[..., 0, 0])
-        x = self.bn(self.conv(x))
-        if self.how == "twice":
-            x = self.bn(self.conv(x))
-        if self.how == "training" and self.training:
-            raise RuntimeError("only in training")
-        return self.fc(x.relu().mean(dim=(2, 3)))
-
-
-def batch_norms_that_run(model: FromPixels) -> int:
-    modules = dict(model.network.named_modules())
-    return sum(isinstance(modules.get(node.target), nn.BatchNorm2d) for node in model.network.graph.nodes)
-
-
-@pytest.mark.parametrize(
-    ("build", "left"),
-    [
-        (small_resnet, 0),
-        (lambda: small_resnet().to(memory_format=torch.channels_last), 0),
-        (lambda: torchvision.models.mobilenet_v2(num_classes=5), 0),
-        (lambda: torchvision.models.densenet121(num_classes=5), 62),  # those that come before a convolution
-        (lambda: Unusual("training").train(), 0),
-    ],
-)
-def test_folded_network_makes_the_same_logits_and_leaves_the_module_alone(build, left):
-    torch.manual_seed(0)
-    module = build()
-    before = {name: value.clone() for name, value in module.state_dict().items()}
-    found = from_module(module, None, "none", CPU)
-    with torch.inference_mode():
-        folded = found.folded
-    expected = predict(found.model, pictures(), CPU)
-    scale = expected.abs().max()
-    torch.testing.assert_close(predict(folded, pictures(), CPU), expected, rtol=0, atol=1e-5 * scale)
-    assert folded is not found.model
-    assert batch_norms_that_run(folded) == left
-    assert not any(value.is_inference() for value in folded.state_dict().values())
-    logits, features = found.features(pictures())
-    inputs = []
-    with module.get_submodule(found.classifier).register_forward_pre_hook(lambda _, x: inputs.append(x[0])):
-        torch.testing.assert_close(predict(found.model, pictures(), CPU), logits, rtol=0, atol=1e-5 * scale)
-    torch.testing.assert_close(features, inputs[0], rtol=1e-4, atol=1e-5 * inputs[0].abs().max())
-    after = module.state_dict()
-    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
-    assert not any(part._forward_pre_hooks or part._forward_hooks for part in module.modules())
-
-
-@pytest.mark.parametrize("how", ["branch", "twice", "hook", "head", "no copy"])
-def test_what_cannot_be_folded_stays_as_it_is(how):
-    torch.manual_seed(0)
-    found = from_module(Unusual(how), None, "none", CPU)
-    assert found.folded is found.model
-    logits, features = found.features(pictures())
-    torch.testing.assert_close(logits, predict(found.model, pictures(), CPU))
-    torch.testing.assert_close(logits, found.module.fc(features).detach())
-
-
-def test_hooks_of_somebody_see_every_pass_and_nothing_else():
-    module, seen = small_resnet(), []
-    handle = module.layer1.register_forward_hook(lambda part, inputs, output: seen.append(output))
-    found = from_module(module, None, "none", CPU)
-    seen.clear()
-    found.features(pictures(60))
-    assert [len(output) for output in seen] == [50, 10]
-    assert all(type(output) is torch.Tensor for output in seen)
-    handle.remove()
-
-
-def test_transformers_and_networks_without_batch_norm_stay_as_they_are():
-    for module in (small_vit(), small_swin(), Unusual("branch").fc):
-        found = network.Network(FromPixels(module.eval()), CPU, "", None, None, "")
-        assert found.folded is found.model
-
-
-def test_folded_logits_come_in_the_order_of_the_data_set_and_behind_what_normalises():
-    module, names = Unusual("training"), list("abcde")
-    test = data.from_arrays(pictures(5), torch.arange(5), names[::-1])
-    found = from_module(
-        FromPixels(module, 24, Normalize((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))), names, "none", CPU
-    )
-    assert found.folded.order is None
-    network.fit_classes(found, test)
-    assert found.folded.network is not module
-    torch.testing.assert_close(
-        predict(found.folded, test.images, CPU), predict(found.model, test.images, CPU)
-    )
 
 
 # ---- Classes and data ------------------------------------------------------------------------------------
@@ -463,7 +326,7 @@ def test_logits_are_brought_into_the_order_of_the_data_set():
     module(torch.zeros(1, 3, 32, 32))
     found = from_module(module, [test.class_names[c].upper() for c in order], None, CPU)
     own = predict(found.model, test.images[:3], CPU)
-    network.fit_classes(found, test)
+    classifier.fit_classes(found, test)
     fitted = predict(found.model, test.images[:3], CPU)
     for place, c in enumerate(order):
         assert torch.equal(fitted[:, c], own[:, place])
@@ -474,21 +337,21 @@ def test_other_classes_or_another_number_are_refused():
     module = simple(nn.AvgPool2d(8), num_classes=100)
     module(torch.zeros(1, 3, 32, 32))
     with pytest.raises(UserError, match="are not those of"):
-        network.fit_classes(from_module(module, [*test.class_names[1:], "cat"], None, CPU), test)
+        classifier.fit_classes(from_module(module, [*test.class_names[1:], "cat"], None, CPU), test)
     module = simple(nn.AvgPool2d(8), num_classes=99)
     module(torch.zeros(1, 3, 32, 32))
     with pytest.raises(UserError, match="99 logits"):
-        network.fit_classes(from_module(module, None, None, CPU), test)
+        classifier.fit_classes(from_module(module, None, None, CPU), test)
 
 
 def test_another_number_of_classes_is_noticed_before_the_data_are_read(monkeypatch):
-    monkeypatch.setattr(network, "load", lambda name, root: pytest.fail("it reads the data"))
+    monkeypatch.setattr(classifier, "load", lambda name, root: pytest.fail("it reads the data"))
     found = from_module(Applied(lambda x: x.mean(dim=(2, 3))), None, None, CPU)
     for name, count in (("cifar100", 100), ("cifar10", 10), ("shapes", 100)):
         with pytest.raises(
             UserError, match=f"has 5 logits, but {name} has {count} classes: name the data set"
         ):
-            network.load_data(found, name, None)
+            classifier.load_data(found, name, None)
 
 
 # ---- What cannot be used ---------------------------------------------------------------------------------
@@ -520,7 +383,6 @@ def test_models_that_cannot_be_used(theirs, monkeypatch, spec, message):
             r"\(102\): conv1.weight, bn1.weight, bn1.bias; unexpected names \(122\): net.conv1.weight, ",
         ),
         (lambda state: state | {"fc.bias": torch.zeros(10)}, r"\(1\): fc.bias \[10\] instead of \[100\]$"),
-        (lambda state: state | {"fc.bias": torch.full((100,), torch.nan)}, "not finite"),
     ],
 )
 def test_weights_that_do_not_fit(theirs, tmp_path, content, message):
@@ -549,10 +411,9 @@ def test_mean_without_std_and_values_of_bytes(theirs):
     ("function", "message"),
     [
         (lambda x: x, r"\[2, 5, 32, 32\] of 2 images"),
-        (lambda x: (x.mean(dim=(2, 3)),), "tuple of 2 images"),
+        (lambda x: (x.mean(dim=(2, 3)),), "more than logits, a wrapper of three lines"),
         (lambda x: x.mean(dim=(0, 2, 3)), r"\[5\] of 2 images"),
-        (lambda x: x.mean(dim=(0, 2, 3))[None], r"\[1, 5\] of 2 images"),
-        (lambda x: x.mean(), r"\[\] of 2 images"),
+        (lambda x: x.view(7, -1), "if it wants another size"),
         (lambda x: x.mean(dim=(2, 3)).argsort(), r"int64 \[2, 5\] of 2 images"),
         (lambda x: x.mean(dim=(2, 3)) * torch.nan, "not finite"),
     ],
@@ -567,28 +428,23 @@ def test_class_names_are_as_many_as_logits():
         from_module(Applied(lambda x: x.mean(dim=(2, 3))), ["cat", "dog"], None, CPU)
 
 
-def test_an_error_inside_the_network_is_its_own():
-    with pytest.raises(RuntimeError, match="invalid for input of size"):
-        from_module(Applied(lambda x: x.view(7, -1)), None, None, CPU)
-
-
 # ---- The options -----------------------------------------------------------------------------------------
 
 
 def options(*argv: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    network.add_options(parser)
+    classifier.add_options(parser)
     return parser.parse_args(argv)
 
 
 def test_options_of_a_model_without_the_model_are_refused():
     with pytest.raises(UserError, match="--weights belongs to --model"):
-        network.from_options(options("--weights", "w.pt"), CPU)
+        classifier.from_options(options("--weights", "w.pt"), CPU)
 
 
 def test_classes_come_from_a_file(theirs, tmp_path):
     (tmp_path / "names").write_text("cat\n\ndog\r\n")
-    found = network.from_options(
+    found = classifier.from_options(
         options("--model", f"{theirs[0]}:two", "--classes", f"{tmp_path}/names"), CPU
     )
     assert found.class_names == ["cat", "dog"]
@@ -596,23 +452,169 @@ def test_classes_come_from_a_file(theirs, tmp_path):
 
 def test_results_go_to_the_run_or_to_a_folder_of_the_name(theirs, tmp_path):
     file, weights = theirs
-    assert str(network.results_folder(load(f"{file}:net", weights), None)) == "runs/theirs"
-    assert str(network.results_folder(load(f"{file}:net"), None)) == "runs/net"
-    assert network.results_folder(load(f"{file}:net"), tmp_path) == tmp_path
+    assert str(results_folder(load(f"{file}:net", weights), None)) == "runs/theirs"
+    assert str(results_folder(load(f"{file}:net"), None)) == "runs/net"
+    assert results_folder(load(f"{file}:net"), tmp_path) == tmp_path
     shipped = load_checkpoint(SHIPPED, CPU)
-    assert str(network.results_folder(shipped, None)) == "runs/resnet18_cifar100"
+    assert str(results_folder(shipped, None)) == "runs/resnet18_cifar100"
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     (tmp_path / "run/config.json").write_text("{}")
     shipped.path = tmp_path / "run/checkpoints/last.pt"
-    assert network.results_folder(shipped, None) == tmp_path / "run"
+    assert results_folder(shipped, None) == tmp_path / "run"
 
 
 def test_data_of_the_training_are_the_default(monkeypatch):
     asked = []
-    monkeypatch.setattr(network, "load", lambda name, root: asked.append((name, root)) or (None, None))
-    monkeypatch.setattr(network, "fit_classes", lambda *args: None)
+    monkeypatch.setattr(classifier, "load", lambda name, root: asked.append((name, root)) or (None, None))
+    monkeypatch.setattr(classifier, "fit_classes", lambda *args: None)
     shipped = load_checkpoint(SHIPPED, CPU)
-    network.load_data(shipped, None, None)
-    network.load_data(shipped, "shapes", "elsewhere")
+    classifier.load_data(shipped, None, None)
+    classifier.load_data(shipped, "shapes", "elsewhere")
     assert asked == [("cifar100", "data"), ("shapes", "elsewhere")]
-    assert data.load is not network.load
+    assert data.load is not classifier.load
+
+
+# ---- Modes and precision ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_eval_mode_gives_each_module_its_own_mode_back(fails):
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout()).train()
+    model[0].eval()  # frozen by the caller
+    with contextlib.suppress(KeyError), classifier.eval_mode(model):
+        assert not any(module.training for module in model.modules())
+        if fails:
+            raise KeyError
+    assert [module.training for module in model.modules()] == [True, False, True]
+
+
+@pytest.mark.parametrize("value", ["ieee", "tf32"])
+def test_full_float32_whatever_the_caller_has_set(value, monkeypatch):
+    cudnn = torch.backends.cudnn
+    newer = hasattr(cudnn, "conv")  # torch 2.9: beside this setting, reading the older allow_tf32 may raise
+    owner, name = (cudnn.conv, "fp32_precision") if newer else (cudnn, "allow_tf32")
+    value, wanted = (value, "ieee") if newer else (value == "tf32", False)
+    before = getattr(owner, name)
+    try:
+        setattr(owner, name, value)
+        monkeypatch.setattr(cudnn, "benchmark", True)
+        with torch.autocast("cpu", torch.bfloat16), classifier.full_float32(CPU):
+            product = torch.ones(2, 2) @ torch.ones(2, 2)
+            during = (getattr(owner, name), cudnn.deterministic, cudnn.benchmark, product.dtype)
+        assert during == (wanted, True, False, torch.float32)
+        assert (getattr(owner, name), cudnn.benchmark) == (value, True)
+    finally:
+        setattr(owner, name, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_a_model_is_given_back_as_it_was(dtype):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(3600, 2)).to(dtype)
+    model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with report.as_it_was(model):
+        from_module(model, None, None, CPU).explain(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))
+        assert model[0].weight.dtype == torch.float32 and not model.training
+    assert all(module.training for module in model.modules())
+    for name, value in model.state_dict().items():
+        assert value.dtype == before[name].dtype and torch.equal(value, before[name])
+
+
+# ---- What is noticed before the numbers ------------------------------------------------------------------
+
+
+class Unusual(nn.Module):
+    """A convolution, a batch norm and a linear layer, with something at the end that changes the numbers."""
+
+    def __init__(self, end=lambda x: x, **of_batch_norm):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.bn = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, **of_batch_norm)
+        self.auxiliary, self.fc, self.end = nn.Linear(8, 5), nn.Linear(8, 5), end
+
+    def forward(self, x):
+        x = self.bn(self.conv(x)).relu().mean(dim=(2, 3))
+        self.auxiliary(x)  # a head that is not used
+        return self.end(self.fc(x))
+
+
+NOTES = {
+    "as usual": (Unusual(), None),
+    "logarithms": (Unusual(lambda x: x.log_softmax(dim=1)), None),
+    "other images": (Unusual(track_running_stats=False), "depends on the other images of the batch"),
+    "random": (Unusual(lambda x: nn.functional.dropout(x, 0.5)), "answers at random"),
+    "softmax": (Unusual(lambda x: x.softmax(dim=1)), "ends in softmax"),
+}
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_what_makes_all_numbers_mean_less_is_noted(name):
+    module, note = NOTES[name]
+    found = from_module(module, None, None, CPU)
+    assert len(found.notes) == (note is not None) and all(note in said for said in found.notes)
+    if name in ("as usual", "softmax"):
+        assert found.head == ("fc" if name == "as usual" else None)
+        expected = module.fc(module.bn(module.conv(pictures() / 255)).relu().mean(dim=(2, 3))).softmax(dim=1)
+        torch.testing.assert_close(predict(found.model, pictures(), CPU).softmax(dim=1), expected.detach())
+
+
+def test_images_are_predicted_in_a_random_order_and_put_back():
+    """In the order of their classes a network without running statistics sees one class at a time."""
+    images = torch.arange(120, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 32, 32)
+    seen, model = [], from_module(Unusual(), None, None, CPU).model
+    model.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    logits = predict(model, images, CPU)
+    assert [len(batch) for batch in seen] == [50, 50, 20]
+    assert seen[0][:, 0, 0, 0].std() > 0.1 and not torch.equal(seen[0], seen[0].sort(dim=0).values)
+    torch.testing.assert_close(logits, model(images / 255).detach(), rtol=1e-4, atol=1e-4)
+    found = from_module(Unusual(), None, None, CPU)
+    logits, features = found.features(images)
+    torch.testing.assert_close(found.module.fc(features).detach(), logits, rtol=1e-4, atol=1e-4)
+
+
+def test_what_works_in_place_and_squeezes():
+    module = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(3, 5, 32), nn.Flatten(0)).eval()
+    module.append(nn.Unflatten(0, (-1, 5)))
+    squeezed = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(3, 5, 32), Applied(torch.squeeze, 5))
+    squeezed[2].conv = nn.Identity()
+    squeezed[1] = module[1]
+    images = pictures(51)  # the last batch has one image
+    for network in (module, squeezed):
+        found = from_module(network, None, "none", CPU)
+        expected = module[1](images / 255).flatten(1).detach()
+        torch.testing.assert_close(predict(found.model, images, CPU), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_names_that_differ_in_case_only_are_told_apart():
+    names = ["a", "A", "b_c", "B c"]
+    test = data.from_arrays(pictures(4), torch.arange(4), names)
+    found = from_module(Applied(lambda x: x.mean(dim=(2, 3))[:, :4]), names[::-1], None, CPU)
+    classifier.fit_classes(found, test)
+    assert found.model.order.tolist() == [3, 2, 1, 0]
+    shouted = from_module(Applied(lambda x: x.mean(dim=(2, 3))[:, :4]), ["A ", "a", "b c", "bc"], None, CPU)
+    with pytest.raises(UserError, match="are not those of"):
+        classifier.fit_classes(shouted, test)
+
+
+@pytest.mark.parametrize("key", ["model_state_dict", "net", "ema", "model_ema"])
+def test_weights_below_the_usual_keys_and_what_is_beside_them(key, theirs, tmp_path, capsys):
+    file, weights = theirs
+    torch.save({key: torch.load(weights), "epoch": 3}, tmp_path / "saved.pt")
+    assert load(f"{file}:net", tmp_path / "saved.pt").digest == load(f"{file}:net", weights).digest
+    assert f"weights  taken from the key '{key}', beside epoch" in capsys.readouterr().out
+
+
+def test_prefixes_stay_where_the_network_has_them_itself():
+    wrapped = nn.Module()
+    wrapped.module = nn.Linear(2, 2)
+    state = wrapped.state_dict()
+    for prefix in ("", "module.", "_orig_mod.", "_orig_mod.module."):
+        classifier.load_weights(wrapped, {prefix + name: value for name, value in state.items()})
+    inner = nn.Linear(2, 2)
+    classifier.load_weights(inner, {f"_orig_mod.module.{name}": v for name, v in inner.state_dict().items()})
+
+
+def test_a_module_with_the_name_of_one_of_ours_is_noted(theirs, capsys):
+    (theirs[0].parent / "data.py").write_text("MEAN = 0\n")
+    load(f"{theirs[0]}:two")
+    assert "gets this project's data.py, not the one beside it" in capsys.readouterr().out

@@ -10,14 +10,14 @@ each image and its mirror image.
 import torch
 import torchvision
 from loader import load, parse
+from network import FromPixels, predict
 from torch import nn
 
 from data import Normalize
 from metrics import accuracy
-from network import FromPixels, predict
+from running.checkpoint import read_checkpoint, save_checkpoint
 from running.console import run_main
-from running.files import UserError
-from running.folder import read_checkpoint, save_checkpoint
+from running.errors import UserError
 from stress_tests.attacks import full_float32
 
 

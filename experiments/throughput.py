@@ -23,8 +23,8 @@ from torchvision.transforms import v2
 
 from data import MEAN, STD, batches, make_shapes, to_input
 from running.console import run_main
-from running.device import autocast
-from running.distributed import init_distributed, shard, world_size
+from running.device import autocast, world_size
+from running.distributed import init_distributed, shard
 from train import Config, Training, train_one_epoch
 
 AUGMENT = v2.Compose(

@@ -1,47 +1,46 @@
 """What is examined: a checkpoint of train.py or anybody's network, as one object.
 
 Everything that comes from outside is read and checked here: load_checkpoint, load_model and from_module
-return a Network, and nothing behind it asks where that came from. What is not known of it is None.
+return a Classifier, and nothing behind it asks where that came from. What is not known of it is None.
 """
 
 import argparse
-import functools
+import contextlib
 import hashlib
 import importlib.util
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import Generator, Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.parameter import is_lazy
-from torch.utils.flop_counter import FlopCounterMode
 
 from data import CLASS_NAMES, Dataset, Normalize, load, memory_format, resize
 from gradcam import GradCAM, channels_last, tokens
-from metrics import fit_temperature, temperature_of_equal_confidence
 from resnet_cifar import resnet18
+from running.checkpoint import read_checkpoint, read_tensors
 from running.console import Progress
-from running.files import UserError, check_file, one_line, reading
-from running.folder import best_checkpoint, newest_run, read_checkpoint, read_tensors, run_of
-from stress_tests.attacks import eval_mode
+from running.errors import UserError, check_file, one_line, reading
+from running.run_folder import best_checkpoint, newest_run
 
 # How the output of a layer may hold its cells, and what takes it to the first of these.
 LAYOUTS = {"[N, K, h, w]": None, "[N, h, w, K]": channels_last, "tokens [N, T, K]": tokens}
 BATCH_SIZE = 50  # images whose activations stay in the cache of a CPU
+STATE_KEYS = ("state_dict", "model", "model_state_dict", "net", "ema", "model_ema")  # where weights may lie
+WRAPPER = "a wrapper of three lines helps, see docs/your_own_code.md"
 
 
 class FromPixels(nn.Module):
     """A network behind all that is done to an image before it: float images in [0, 1] to logits [N, C].
 
     Images larger than image_size, the side in pixels that the network was trained for, are resized to it.
-    `order`, int64 [C], brings the logits into the order of the data set's classes.
+    `order`, int64 [C], brings the logits into the order of the data set's classes. Of a network that
+    `ends_in_softmax` the logits are the logarithms of its probabilities.
     """
 
     def __init__(self, network: nn.Module, image_size: int = 32, normalize: nn.Module | None = None):
@@ -51,10 +50,15 @@ class FromPixels(nn.Module):
         self.normalize = normalize or nn.Identity()
         self.layout = torch.contiguous_format
         self.order = None
+        self.ends_in_softmax = False
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.normalize(resize(images, self.image_size))
-        logits = self.network(x.contiguous(memory_format=self.layout))
+        x = self.normalize(resize(images, self.image_size)).contiguous(memory_format=self.layout)
+        logits = self.network(x.clone() if x is images else x)  # a copy, for what works in place
+        if logits.ndim == 1 and len(images) == 1:
+            logits = logits[None]  # squeeze() has taken a batch of one away
+        if self.ends_in_softmax:
+            logits = logits.clamp(min=torch.finfo(logits.dtype).tiny).log()
         return logits if self.order is None else logits[:, self.order]
 
 
@@ -67,12 +71,10 @@ class Training:
     epoch: int
     history: list[dict]  # a row for each epoch
     val_accuracy: float
-    val_logits: Tensor | None = None  # float32 [N, C]
-    val_labels: Tensor | None = None  # int64 [N]
 
 
 @dataclass
-class Network:
+class Classifier:
     """What is examined."""
 
     model: FromPixels  # float32 images [N, 3, 32, 32] in [0, 1] to logits [N, C], in eval mode, on the device
@@ -83,81 +85,107 @@ class Network:
     input: str  # what the network itself takes, for people
     digest: str = ""  # sha256 of the checkpoint, or see digest_of
     training: Training | None = None
+    validation: tuple[Tensor, Tensor] | None = None  # logits float32 [N, C] and labels int64 [N]
     dataset: str | None = None  # what it was trained on
+    notes: list[str] = field(default_factory=list)  # what makes its numbers mean less, for people
     # What look_inside finds. Layers are dotted names, or None if there is no such layer.
     layer: str | None = None  # that Grad-CAM explains
     reshape: Callable[[Tensor], Tensor] | None = None  # takes the output of the layer to [N, K, h, w]
     layer_note: str = ""  # how the layer was chosen, or why there is none
-    classifier: str | None = None  # the linear layer that makes the logits
+    head: str | None = None  # the linear layer that makes the logits
+    output: str = "logits"  # what the network itself makes, for people
     num_classes: int = 0
     parameters: int = 0
-    macs: int = 0  # multiply-accumulates of one image
 
     @property
     def module(self) -> nn.Module:
         """The network itself, without what stands before it."""
         return self.model.network
 
-    @functools.cached_property
-    def folded(self) -> FromPixels:
-        """The model for logits without gradients, and for hooks on nothing but the classifier; see fold."""
-        return fold(self)
-
-    @functools.cached_property
-    def temperature(self) -> float | None:
-        """The temperature that fits the validation logits, see metrics.fit_temperature; None without them."""
-        if self.training is None or self.training.val_logits is None:
-            return None
-        return fit_temperature(self.training.val_logits, self.training.val_labels)
-
-    @functools.cached_property
-    def temperature_of_equal_confidence(self) -> float | None:
-        """The one that makes the mean confidence on the validation images equal to the accuracy there."""
-        if self.temperature is None:
-            return None
-        return temperature_of_equal_confidence(self.training.val_logits, self.training.val_labels)
-
     def explain(self, images: Tensor, classes: Tensor, against: Tensor | None = None) -> Tensor:
         """Return the Grad-CAM maps of images in [0, 1] at the layer, float32 [N, h, w] on the CPU.
 
         images float32 [N, 3, 32, 32]; classes and against int64 [N], see gradcam.GradCAM.
         """
-        return self.contrast(images, classes, against)[:, 0]
+        return self.contrast(images, [(classes, against)])[0].relu()
 
-    def contrast(self, images: Tensor, classes: Tensor, against: Tensor | None) -> Tensor:
-        """Return what speaks for classes rather than against, and the other way round, of each image.
+    def contrast(self, images: Tensor, questions: list[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
+        """Return for each (classes, against) what gradcam.GradCAM.pair does, float32 [N, h, w] on the CPU.
 
-        Arguments as in explain. Returns float32 [N, 2, h, w] on the CPU, both maps of one forward pass, see
-        gradcam.GradCAM.pair.
+        images as in explain. One forward pass of an image serves all of its maps.
         """
         maps = []
         with GradCAM(self.model, f"network.{self.layer}", self.reshape) as cam:
             for part in torch.arange(len(images)).split(BATCH_SIZE):
-                other = None if against is None else against[part]
-                pair = cam.pair(images[part].to(self.device), classes[part], other)
-                maps.append(torch.stack(pair, dim=1).cpu())
-        return torch.cat(maps)
+                asked = [(c[part], None if d is None else d[part]) for c, d in questions]
+                maps.append([signed.cpu() for signed in cam.pairs(images[part].to(self.device), asked)])
+        return [torch.cat(parts) for parts in zip(*maps, strict=True)]
 
     def features(self, images: Tensor, progress: Progress | None = None) -> tuple[Tensor, Tensor | None]:
         """Return the logits of uint8 images [N, 3, 32, 32], and by the same passes what makes them.
 
-        Both on the CPU: logits float32 [N, C], see predict, and what goes into the classifier, float32
-        [N, D], or None if there is no such layer.
+        Both on the CPU: logits float32 [N, C], see predict, and what goes into the head, float32 [N, D], or
+        None if there is no such layer.
         """
-        if self.classifier is None:
-            return predict(self.folded, images, self.device, progress=progress), None
+        if self.head is None:
+            return predict(self.model, images, self.device, progress=progress), None
         found = []
 
-        def keep(classifier: nn.Module, inputs: tuple) -> None:
+        def keep(head: nn.Module, inputs: tuple) -> None:
             # A copy: it may be a view of a much larger tensor, such as one token of many.
             found.append(inputs[0].flatten(1).float().cpu().clone())
 
-        handle = self.folded.network.get_submodule(self.classifier).register_forward_pre_hook(keep)
+        handle = self.module.get_submodule(self.head).register_forward_pre_hook(keep)
         try:
-            logits = predict(self.folded, images, self.device, progress=progress)
+            logits = predict(self.model, images, self.device, progress=progress)
         finally:
             handle.remove()
-        return logits, torch.cat(found)
+        features = torch.cat(found)
+        return logits, features[shuffled(len(images)).argsort()]
+
+
+# ---- Predict ---------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def full_float32(device: torch.device) -> Iterator[None]:
+    """Run a block in float32 and with deterministic algorithms, then restore what the caller had set.
+
+    Without it, a surrounding autocast counts, and cuDNN convolves in TF32 on newer GPUs. Matrix products are
+    in full float32 unless the caller has asked torch for less.
+    """
+    cudnn = torch.backends.cudnn
+    wanted = [(cudnn, "deterministic", True), (cudnn, "benchmark", False)]
+    if hasattr(cudnn, "conv"):  # from torch 2.9 on, where reading allow_tf32 may raise an error
+        wanted.append((cudnn.conv, "fp32_precision", "ieee"))
+    else:
+        wanted.append((cudnn, "allow_tf32", False))
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in wanted]
+    try:
+        for owner, name, value in wanted:
+            setattr(owner, name, value)
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+@contextlib.contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Run a block with the model in eval mode, then give each of its modules the mode back that it had."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def shuffled(count: int) -> Tensor:
+    """Return the indices 0 to count - 1 in a random order, always the same one, int64 [count]."""
+    return torch.randperm(count, generator=Generator().manual_seed(0))
 
 
 @torch.inference_mode()
@@ -170,50 +198,24 @@ def predict(
 ) -> Tensor:
     """Return the logits of uint8 images [N, 3, 32, 32], float32 [N, C] on the CPU, computed in eval mode.
 
-    model takes float32 images in [0, 1]. It computes in the precision of the caller: in a training inside
-    running.device.autocast, in a report inside stress_tests.attacks.full_float32.
+    model takes float32 images in [0, 1]. It computes in the precision of the caller, see full_float32. Test
+    sets come in the order of their classes, which would flatter or spoil a network whose answers depend on
+    the other images of a batch: they are predicted in the order of `shuffled`, and put back.
     """
-    logits = []
+    logits, order = [], shuffled(len(images))
     with eval_mode(model):
         for start in range(0, max(len(images), 1), batch_size):  # no images give logits [0, C]
-            batch = images[start : start + batch_size].to(device)
+            batch = images[order[start : start + batch_size]].to(device)
             logits.append(model(batch.float() / 255).float())
             if progress:
                 progress.update(min(start + batch_size, len(images)))
-    return torch.cat(logits).cpu()
-
-
-@torch.inference_mode(False)  # also for a caller in that mode, whose weights nothing else could use
-@torch.no_grad()
-def fold(network: Network) -> FromPixels:
-    """Return a copy of the model in which each batch norm is part of the convolution before it: it is faster.
-
-    In eval mode a batch norm multiplies and shifts each channel by constants: w' = w gamma / sqrt(var + eps),
-    b' = (b - mean) gamma / sqrt(var + eps) + beta. Where the network has hooks or cannot be traced, or the
-    copy does not run the classifier or has other logits on images of noise, the model itself is returned.
-    """
-    model, parts = network.model, list(network.model.modules())
-    has_hooks = any(part._forward_hooks or part._forward_pre_hooks for part in parts)
-    if has_hooks or not any(isinstance(part, nn.BatchNorm2d) for part in parts):
-        return model
-    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(network.device)
-    try:
-        with eval_mode(model):
-            traced = fuse(model.network)
-            folded = FromPixels(traced, model.image_size, model.normalize).eval()
-            folded.layout, folded.order = model.layout, model.order
-            expected = model(images)
-            equal = (folded(images) - expected).abs().max() <= 1e-4 * expected.abs().max()
-    except Exception:  # whatever a tracer, a copy or somebody's code stumbles over
-        return model
-    runs = {None, *(node.target for node in traced.graph.nodes)}
-    return folded if equal and network.classifier in runs else model
+    return torch.cat(logits).cpu()[order.argsort()]
 
 
 # ---- From a file or from memory --------------------------------------------------------------------------
 
 
-def load_checkpoint(path: Path | str, device: torch.device, layer: str | None = None) -> Network:
+def load_checkpoint(path: Path | str, device: torch.device, layer: str | None = None) -> Classifier:
     """Return the network of a checkpoint of train.py, in float32; layer as in find_layer.
 
     Raises UserError if the file is damaged or incomplete, or its weights do not fit.
@@ -222,8 +224,6 @@ def load_checkpoint(path: Path | str, device: torch.device, layer: str | None = 
     with reading(path, "a checkpoint of train.py"):
         config, state = checkpoint["config"], checkpoint["model"]
         width, image_size, dataset = config["width"], config["image_size"], config["dataset"]
-        if image_size not in range(8, 33):
-            raise ValueError(f"it says images of {image_size} pixels")
         class_names = [one_line(name) for name in checkpoint["class_names"]]
         training = Training(
             settings=config["settings"],
@@ -232,16 +232,14 @@ def load_checkpoint(path: Path | str, device: torch.device, layer: str | None = 
             history=checkpoint["history"],
             val_accuracy=checkpoint["val_accuracy"],
         )
+        validation = None
         if "val_logits" in checkpoint:
-            training.val_logits = checkpoint["val_logits"].float()
-            training.val_labels = checkpoint["val_labels"]
-        with torch.device("meta"):  # without memory, as the file may claim any width
-            module = resnet18(len(class_names), width)
-        # A plain dict: in another one torch notes that it is to be assigned, also at a second loading.
-        module.load_state_dict(dict(state), assign=True)
-    model = FromPixels(module.float(), image_size, Normalize())
+            validation = checkpoint["val_logits"].float(), checkpoint["val_labels"]
+        module = resnet18(len(class_names), width)
+        module.load_state_dict(state)  # float16 in the shipped file, float32 in the network
+    model = FromPixels(module, image_size, Normalize())
     model.layout = memory_format(device)
-    network = Network(
+    classifier = Classifier(
         model=model.to(device, memory_format=model.layout).eval(),
         device=device,
         name=f"ResNet-18 of width {width}",
@@ -250,9 +248,10 @@ def load_checkpoint(path: Path | str, device: torch.device, layer: str | None = 
         input=f"normalised, of {image_size}x{image_size} pixels",
         digest=checkpoint["sha256"],
         training=training,
+        validation=validation,
         dataset=dataset,
     )
-    return look_inside(network, layer)
+    return look_inside(classifier, layer)
 
 
 def load_model(
@@ -263,12 +262,12 @@ def load_model(
     layer: str | None,
     class_names: list[str] | None,
     device: torch.device,
-) -> Network:
+) -> Classifier:
     """Return the network that NAME() in FILE.py returns, where spec is "FILE.py:NAME", in float32.
 
-    weights: a file with its state dict, also below "state_dict" or "model" and with "module." before the
-    names. mean and std, three numbers each, normalise images in [0, 1]. class_names are those of the logits,
-    in their order; layer as in find_layer. Raises UserError for what cannot be used.
+    weights: a file with its state dict, see load_weights. mean and std, three numbers each, normalise images
+    in [0, 1]. class_names are those of the logits, in their order; layer as in find_layer. Raises UserError
+    for what cannot be used.
     """
     file, _, name = spec.rpartition(":")
     if not file.endswith(".py") or not name:
@@ -291,37 +290,48 @@ def load_model(
             raise UserError(f"{found}: expected numbers from 0 to 1, and for --std above 0")
         normalize = Normalize(mean, std)
         said = f"normalised by mean {list(mean)} and standard deviation {list(std)}"
-    network = from_module(FromPixels(module, normalize=normalize), class_names, layer, device)
-    network.name, network.input = name, said
-    network.path = Path(weights) if weights is not None else None
-    return network
+    model = FromPixels(module, normalize=normalize)
+    return from_module(model, class_names, layer, device, name, said, weights)
 
 
 def from_module(
-    model: nn.Module, class_names: list[str] | None, layer: str | None, device: torch.device
-) -> Network:
-    """Return a Network of any module that takes float images in [0, 1]; layer as in find_layer.
+    model: nn.Module,
+    class_names: list[str] | None,
+    layer: str | None,
+    device: torch.device,
+    name: str | None = None,
+    input: str = "in [0, 1]",
+    weights: Path | str | None = None,
+) -> Classifier:
+    """Return a Classifier of any module that takes float images in [0, 1]; layer as in find_layer.
 
-    The module itself is moved to the device, to float32 and to eval mode.
+    The module itself is moved to the device, to float32 and to eval mode. name, input and the file of the
+    weights are what people are told.
     """
     model = model if isinstance(model, FromPixels) else FromPixels(model)
-    network = Network(
+    classifier = Classifier(
         model=model.float().to(device).eval(),
         device=device,
-        name=type(model.network).__name__,
-        path=None,
+        name=name or type(model.network).__name__,
+        path=None if weights is None else Path(weights),
         class_names=class_names,
-        input="in [0, 1]",
+        input=input,
     )
-    look_inside(network, layer)
-    network.digest = digest_of(network.model)  # after a pass, as lazy layers have no weights before it
-    return network
+    look_inside(classifier, layer)
+    classifier.digest = digest_of(model)  # after a pass, as lazy layers have no weights before it
+    return classifier
 
 
 def call_by_name(file: Path, name: str) -> object:
     """Run a Python file and return what its function or class `name` returns."""
     # Behind the folders of this project, whose modules have the first right to names such as data.
-    sys.path.append(str(file.resolve().parent))
+    folder, ours = file.resolve().parent, Path(__file__).resolve().parent
+    sys.path.append(str(folder))
+    for module in sorted(
+        {path.stem for path in ours.glob("*.py")} & {path.stem for path in folder.glob("*.py")}
+    ):
+        if folder != ours:
+            print(f"note     {file} gets this project's {module}.py, not the one beside it: rename that one")
     spec = importlib.util.spec_from_file_location(f"examined_{file.stem}", file)
     python_module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = python_module  # dataclasses and pickles look it up there
@@ -330,19 +340,18 @@ def call_by_name(file: Path, name: str) -> object:
 
 
 def load_weights(module: nn.Module, content: object) -> None:
-    """Load a state dict, found in the content of a file, into a module; ValueError says what does not fit."""
-    state = content
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError("it holds no state dict: save it by torch.save(model.state_dict(), FILE)")
-    # DataParallel and torch.compile put these before the names.
-    state = {name.removeprefix("module.").removeprefix("_orig_mod."): state[name] for name in state}
+    """Load a state dict, found in the content of a file, into a module; ValueError says what does not fit.
+
+    It may lie below one of STATE_KEYS, and its names may begin with "module." of DataParallel and with
+    "_orig_mod." of torch.compile where the module's own names do not.
+    """
+    state = find_state(content)
+    own = module.state_dict()
+    state = {own_name(name, own): value for name, value in state.items()}
     misshapen = []
-    for name, own in module.state_dict().items():
-        if name in state and not is_lazy(own) and own.shape != state[name].shape:
-            misshapen.append(f"{name} {list(state[name].shape)} instead of {list(own.shape)}")
+    for name, value in own.items():
+        if name in state and not is_lazy(value) and value.shape != state[name].shape:
+            misshapen.append(f"{name} {list(state[name].shape)} instead of {list(value.shape)}")
     if misshapen:
         raise ValueError(f"shapes that do not fit ({len(misshapen)}): {', '.join(misshapen[:3])}")
     found = module.load_state_dict(state, strict=False)
@@ -352,6 +361,41 @@ def load_weights(module: nn.Module, content: object) -> None:
             problems.append(f"{problem} names ({len(names)}): {', '.join(names[:3])}")
     if problems:
         raise ValueError("; ".join(problems))
+
+
+def find_state(content: object) -> dict:
+    """Return the state dict in the content of a file, and print below which key it was."""
+    state = content
+    while isinstance(state, dict) and not is_state(state):
+        key = next((key for key in STATE_KEYS if isinstance(state.get(key), dict)), None)
+        if key is None:
+            break
+        others = [name for name in state if name != key]
+        beside = f", beside {', '.join(map(str, others[:6]))}" if others else ""
+        print(f"weights  taken from the key {key!r}{beside}")
+        state = state[key]
+    if not is_state(state):
+        found = (
+            f"only {', '.join(map(str, [*state][:8]))}" if isinstance(state, dict) else type(state).__name__
+        )
+        raise ValueError(f"it holds no state dict, {found}: save one by torch.save(model.state_dict(), FILE)")
+    return state
+
+
+def is_state(content: object) -> bool:
+    """Return whether this is a dict of tensors."""
+    is_dict = isinstance(content, dict) and len(content) > 0
+    return is_dict and all(isinstance(value, Tensor) for value in content.values())
+
+
+def own_name(name: str, own: dict) -> str:
+    """Return the name without the prefixes of wrappers, as far as `own` names need that."""
+    short = name
+    while short not in own:
+        if not short.startswith(("module.", "_orig_mod.")):
+            return name
+        short = short.partition(".")[2]
+    return short
 
 
 def digest_of(module: nn.Module) -> str:
@@ -370,9 +414,9 @@ def digest_of(module: nn.Module) -> str:
 
 
 @torch.enable_grad()
-def look_inside(network: Network, layer: str | None) -> Network:
-    """Check the network by one forward pass, count its parameters and operations, and find its layers."""
-    names = {module: name for name, module in network.module.named_modules()}
+def look_inside(classifier: Classifier, layer: str | None) -> Classifier:
+    """Check the network by a few forward passes, count its parameters, and find its layers."""
+    names = {module: name for name, module in classifier.module.named_modules()}
     outputs = []  # (name, output) of every module, in the order in which they end
 
     def note(module: nn.Module, inputs: tuple, output: object) -> None:
@@ -380,39 +424,77 @@ def look_inside(network: Network, layer: str | None) -> Network:
             outputs.append((names[module], output))
 
     # Noise, so that cells that can differ do.
-    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(network.device)
-    counter = FlopCounterMode(display=False)
-    # Attention in single products and sums, as the fused one of a CPU is not counted (torch 2.13).
-    plain_attention = sdpa_kernel(SDPBackend.MATH)
-    with plain_attention, counter, register_module_forward_hook(note):
-        logits = network.model(images.requires_grad_())
-    check_logits(network, logits)
-    network.num_classes = logits.shape[1]
-    network.parameters = sum(parameter.numel() for parameter in network.module.parameters())
-    network.macs = counter.get_total_flops() // (2 * len(images))  # one is a product and a sum
+    images = torch.rand(2, 3, 32, 32, generator=Generator().manual_seed(0)).to(classifier.device)
+    try:
+        with register_module_forward_hook(note):
+            logits = classifier.model(images.requires_grad_())
+    except Exception as error:
+        taken = f"{classifier.name} cannot take images [2, 3, 32, 32] ({one_line(error)})"
+        raise UserError(
+            f"{taken}: if it wants another size or returns more than logits, {WRAPPER}"
+        ) from error
+    check_logits(classifier, logits)
+    classifier.num_classes = logits.shape[1]
+    classifier.parameters = sum(parameter.numel() for parameter in classifier.module.parameters())
     runs = Counter(name for name, _ in outputs)
     for name, output in outputs:
-        is_linear = isinstance(network.module.get_submodule(name), nn.Linear)
-        if is_linear and output.shape == logits.shape and runs[name] == 1:
-            network.classifier = name
-    find_layer(network, layer, outputs, runs, logits)
-    return network
+        is_linear = isinstance(classifier.module.get_submodule(name), nn.Linear)
+        if is_linear and output.shape == logits.shape and torch.equal(output, logits) and runs[name] == 1:
+            classifier.head = name
+    find_layer(classifier, layer, outputs, runs, logits)
+    check_answers(classifier, logits)
+    return classifier
 
 
-def check_logits(network: Network, logits: object) -> None:
+def check_logits(classifier: Classifier, logits: object) -> None:
     """Raise UserError unless these are logits of two images, one for each class that has a name."""
     is_tensor = isinstance(logits, Tensor)
     made = f"{logits.dtype} {list(logits.shape)}" if is_tensor else type(logits).__name__
-    if not is_tensor or not logits.is_floating_point() or logits.shape[:-1] != (2,):
-        raise UserError(f"{network.name} makes {made} of 2 images, expected float logits [2, C]")
+    if not is_tensor or not logits.is_floating_point() or logits.ndim != 2 or len(logits) != 2:
+        raise UserError(
+            f"{classifier.name} makes {made} of 2 images, expected float logits [2, C]: {WRAPPER}"
+        )
     if not logits.isfinite().all():
-        raise UserError(f"{network.name} cannot be used: it makes logits that are not finite")
-    if network.class_names is not None and len(network.class_names) != logits.shape[1]:
-        found = f"{network.name} makes {logits.shape[1]} logits, but its class names are"
-        raise UserError(f"{found} {len(network.class_names)}: expected one for each")
+        raise UserError(f"{classifier.name} cannot be used: it makes logits that are not finite")
+    if classifier.class_names is not None and len(classifier.class_names) != logits.shape[1]:
+        found = f"{classifier.name} makes {logits.shape[1]} logits, but its class names are"
+        raise UserError(f"{found} {len(classifier.class_names)}: expected one for each")
 
 
-def find_layer(network: Network, layer: str | None, outputs: list, runs: Counter, logits: Tensor) -> None:
+@torch.no_grad()
+def check_answers(classifier: Classifier, logits: Tensor) -> None:
+    """Note what would make all numbers mean something else: chance, other images, or a softmax at the end."""
+    if (logits >= 0).all() and ((logits.sum(dim=1) - 1).abs() < 1e-4).all():
+        classifier.model.ends_in_softmax = True
+        classifier.output = "probabilities, of which the logarithm is taken"
+        classifier.notes.append("the network ends in softmax: the logarithm of its output is taken as logits")
+    # Images of different brightness, whose statistics differ.
+    light = torch.tensor([1.0, 0.7, 0.4, 0.1]).view(4, 1, 1, 1)
+    images = light * torch.rand(4, 3, 32, 32, generator=Generator().manual_seed(1))
+    images = images.to(classifier.device)
+    first, again = classifier.model(images), classifier.model(images)
+    if not alike(first, again):
+        classifier.notes.append(
+            "it answers at random, twice the same images and other logits: is dropout on?"
+        )
+        return
+    try:
+        depends = not alike(first[:1], classifier.model(images[:1]))
+    except ValueError:  # batch norm without running statistics refuses a single value
+        depends = True
+    if depends:
+        other = "the answer depends on the other images of the batch: has batch norm no running statistics?"
+        classifier.notes.append(other)
+
+
+def alike(a: Tensor, b: Tensor) -> bool:
+    """Return whether logits [N, C] are equal but for rounding."""
+    return bool((a - b).abs().max() <= 1e-3 * (a.abs().max() + 1e-6))
+
+
+def find_layer(
+    classifier: Classifier, layer: str | None, outputs: list, runs: Counter, logits: Tensor
+) -> None:
     """Set the layer that Grad-CAM explains: the named one, none if that is "none", else the last fit one.
 
     outputs are (name, output) of the modules in the order of one forward pass, runs how often each of them
@@ -421,7 +503,7 @@ def find_layer(network: Network, layer: str | None, outputs: list, runs: Counter
     class token only.
     """
     if layer == "none":
-        network.layer_note = "no maps, by --layer none"
+        classifier.layer_note = "no maps, by --layer none"
         return
     if layer is not None and runs[layer] != 1:
         problem = f"runs {runs[layer]} times in a pass" if runs[layer] else "is no layer that runs"
@@ -441,13 +523,13 @@ def find_layer(network: Network, layer: str | None, outputs: list, runs: Counter
         if differ and (reached > 1).any():
             height, width = cells.shape[2:]
             brought = "" if reshape is None else f", brought from {layout} to [N, K, h, w]"
-            network.layer, network.reshape = name, reshape
-            network.layer_note = f"{name}, {height}x{width} cells{brought}"
+            classifier.layer, classifier.reshape = name, reshape
+            classifier.layer_note = f"{name}, {height}x{width} cells{brought}"
             return
     fit = f"an output {' or '.join(LAYOUTS)} of several cells on which the scores depend"
     if layer is not None:
         raise UserError(f"--layer {layer} cannot be explained: expected {fit}")
-    network.layer_note = f"no maps: no layer has {fit}"
+    classifier.layer_note = f"no maps: no layer has {fit}"
 
 
 def layout_of(output: object) -> str | None:
@@ -487,7 +569,7 @@ def add_options(parser: argparse.ArgumentParser, default: str = "the newest unde
     parser.add_argument("--layer", metavar="NAME", help=help)
 
 
-def from_options(args: argparse.Namespace, device: torch.device, default: Path | None = None) -> Network:
+def from_options(args: argparse.Namespace, device: torch.device, default: Path | None = None) -> Classifier:
     """Return the network that the options name; without any the checkpoint `default`, or the newest run's."""
     if args.model is None:
         for name in ("weights", "mean", "std", "classes"):
@@ -506,54 +588,46 @@ def from_options(args: argparse.Namespace, device: torch.device, default: Path |
     return load_model(args.model, args.weights, args.mean, args.std, args.layer, class_names, device)
 
 
-def results_folder(network: Network, out: Path | None) -> Path:
-    """Return where results go: `out`, else the checkpoint's run, else runs/<name of weights or model>."""
-    if out is not None:
-        return out
-    if network.path is None:
-        return Path("runs") / network.name
-    return run_of(network.path) or Path("runs") / (network.path.stem.strip(".") or "checkpoint")
-
-
-def load_data(network: Network, dataset: str | None, data_dir: str | None) -> tuple[Dataset, Dataset]:
+def load_data(classifier: Classifier, dataset: str | None, data_dir: str | None) -> tuple[Dataset, Dataset]:
     """Return the training and the test set for a network, whose logits come in the order of their classes.
 
     dataset: as in data.load, by default what the network was trained on, else cifar100. data_dir: where CIFAR
     lies, by default where the training found it, else data/. Raises UserError if the classes do not fit.
     """
-    name = dataset or network.dataset or "cifar100"
+    name = dataset or classifier.dataset or "cifar100"
     if name in CLASS_NAMES:  # before the data are read or drawn
-        check_number_of_classes(network, CLASS_NAMES[name], name)
-    if data_dir is None and network.training is not None:
-        saved = network.training.settings.get("data_dir")
+        check_number_of_classes(classifier, CLASS_NAMES[name], name)
+    if data_dir is None and classifier.training is not None:
+        saved = classifier.training.settings.get("data_dir")
         data_dir = saved if saved and Path(saved).is_dir() else None
     train, test = load(name, data_dir or "data")
-    fit_classes(network, test)
+    fit_classes(classifier, test)
     return train, test
 
 
-def check_number_of_classes(network: Network, class_names: list[str], dataset: str) -> None:
+def check_number_of_classes(classifier: Classifier, class_names: list[str], dataset: str) -> None:
     """Raise UserError unless the network has as many logits as there are classes in the data set."""
-    if network.num_classes != len(class_names):
-        found = (
-            f"{network.name} has {network.num_classes} logits, but {dataset} has {len(class_names)} classes"
-        )
+    if classifier.num_classes != len(class_names):
+        logits = f"{classifier.name} has {classifier.num_classes} logits"
+        found = f"{logits}, but {dataset} has {len(class_names)} classes"
         raise UserError(f"{found}: name the data set it was trained on by --dataset")
 
 
-def fit_classes(network: Network, test: Dataset) -> None:
-    """Bring the logits into the order of the classes of `test`; raise UserError if they do not fit."""
-    wanted, given = test.class_names, network.class_names
-    check_number_of_classes(network, wanted, test.name)
+def fit_classes(classifier: Classifier, test: Dataset) -> None:
+    """Bring the logits into the order of the classes of `test`; raise UserError if they do not fit.
+
+    Names are compared as they are, else without regard to case and underscores, if that leaves them unique.
+    """
+    wanted, given = test.class_names, classifier.class_names
+    check_number_of_classes(classifier, wanted, test.name)
     if given is None or given == wanted:
-        network.class_names = wanted
+        classifier.class_names = wanted
         return
-    plain = [name.replace("_", " ").lower() for name in given]
-    asked = [name.replace("_", " ").lower() for name in wanted]
-    others = Counter(plain) - Counter(asked)
+    if set(given) != set(wanted):
+        given, wanted = ([name.replace("_", " ").lower() for name in names] for names in (given, wanted))
+    others = [name for name in given if name not in wanted] or [n for n in given if given.count(n) > 1]
     if others:
-        found = f"the classes of {network.name} are not those of {test.name}, such as {next(iter(others))!r}"
+        found = f"the classes of {classifier.name} are not those of {test.name}, such as {others[0]!r}"
         raise UserError(f"{found}: name the data set it was trained on by --dataset")
-    network.model.order = torch.tensor([plain.index(name) for name in asked], device=network.device)
-    vars(network).pop("folded", None)  # in case it was made before, in another order
-    network.class_names = wanted
+    classifier.model.order = torch.tensor([given.index(name) for name in wanted], device=classifier.device)
+    classifier.class_names = test.class_names

@@ -1,0 +1,103 @@
+"""Explain a picture of your own: its likeliest classes, and what in it speaks for them.
+
+    python explain.py IMAGE                       by the shipped weights
+    python explain.py IMAGE --contrast seal       what speaks for the answer rather than for a seal
+    python explain.py IMAGE --model net.py:make   by a network of your own
+
+Writes a figure with the picture, what the network gets of it, and two Grad-CAM maps, see gradcam.py.
+"""
+
+import itertools
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from classifier import Classifier, add_options, from_options, predict
+from gradcam import draw, overlay, to_heatmap
+from running.console import CommandLine, run_main
+from running.errors import UserError, check_file, reading
+from running.files import whole_file
+from sources.pictures import read_square, shrink
+
+SHIPPED = Path(__file__).resolve().parent / "weights" / "resnet18_cifar100.pt"
+
+
+def free_name(stem: str) -> Path:
+    """Return <stem>_gradcam.png, or <stem>_gradcam_2.png and so on if there is such a file."""
+    path = Path(f"{stem}_gradcam.png")
+    for number in itertools.count(2):
+        if not path.exists():
+            return path
+        path = Path(f"{stem}_gradcam_{number}.png")
+
+
+def choose_maps(
+    names: list[str], likely: list[int], contrast: str | None
+) -> tuple[list, list, Tensor | None]:
+    """Return the two classes to explain, what the figure calls them, and those they are set against."""
+    if contrast is None:
+        return likely[:2], ["the prediction", "the runner-up"], None
+    if contrast not in names or contrast == names[likely[0]]:
+        raise UserError(f"--contrast {contrast}: expected a class other than {names[likely[0]]}")
+    classes = [likely[0], names.index(contrast)]
+    return classes, [f"rather than {names[c]}" for c in classes[::-1]], torch.tensor(classes[::-1])
+
+
+def write_figure(square: Tensor, small: Tensor, titles: list[str], maps: Tensor, label: str, output: Path):
+    """Write the picture, what the network gets of it, and its maps, float [M, h, w], to a PNG file."""
+    # A side of 32 to 512 pixels stays as it is: large enough to show a heatmap, small enough for a figure.
+    square = shrink(square, min(max(square.shape[1], 32), 512))
+    panels = [("picture\ncentre square", square), ("network input\n32x32 pixels", small)]
+    for title, heatmap in zip(titles, to_heatmap(maps, square.shape[1]), strict=True):
+        found = "evidence" if heatmap.any() else "no evidence"
+        panels.append((f"{found} for {title}", overlay(square[None] / 255, heatmap[None])[0]))
+    with whole_file(output) as temporary:
+        draw(panels, label).savefig(temporary, format="png", bbox_inches="tight")
+
+
+def explain(examined: Classifier, square: Tensor, contrast: str | None, output: Path) -> None:
+    """Print the likeliest classes of a square picture, uint8 [3, H, H], and write the figure."""
+    small = shrink(square)
+    probabilities = predict(examined.model, small[None], examined.device)[0].softmax(dim=0)
+    names = examined.class_names or [f"class {c}" for c in range(len(probabilities))]
+    likely = probabilities.topk(min(5, len(names))).indices.tolist()
+    classes, roles, against = choose_maps(names, likely, contrast)
+    width = max(len(names[c]) for c in likely)
+    print(f"{'class':{width}}  probability")
+    for c in likely:
+        print(f"{names[c]:{width}}  {100 * probabilities[c]:9.1f} %")
+    if examined.layer is None:
+        print(examined.layer_note)
+        return
+    images = (small / 255).expand(len(classes), -1, -1, -1)
+    maps = examined.explain(images, torch.tensor(classes), against)
+    titles = []
+    for c, role in zip(classes, roles, strict=False):
+        titles.append(f"{names[c]} ({100 * probabilities[c]:.1f} %)\n{role}")
+    write_figure(square, small, titles, maps, f"Grad-CAM at {examined.layer}", output)
+    print(f"Grad-CAM at {examined.layer_note}\nwrote {output}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Explain one picture; return the exit code."""
+    parser = CommandLine(description=__doc__)
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="picture; its middle square is taken")
+    add_options(parser, default="the weights in weights/")
+    help = "show what speaks for the prediction rather than CLASS, and the other way round"
+    parser.add_argument("--contrast", metavar="CLASS", help=help)
+    help = "PNG file to write (default: <IMAGE's name>_gradcam.png, numbered if that exists)"
+    parser.add_argument("--output", type=Path, metavar="FILE", help=help)
+    args = parser.parse_args(argv)
+    check_file(args.image, "picture")
+    with reading(args.image, "a picture"):
+        square = read_square(args.image)
+    output = args.output or free_name(args.image.stem)
+    if output.suffix.lower() != ".png" or (output.exists() and output.samefile(args.image)):
+        raise UserError(f"--output must be a .png file other than IMAGE, not {output}")
+    explain(from_options(args, torch.device("cpu"), SHIPPED), square, args.contrast, output)
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,61 @@
+"""Checkpoints: what torch.save writes, whole or not at all, and read without running what is in it."""
+
+import hashlib
+import io
+import pickle
+import re
+import zipfile
+from pathlib import Path
+
+import torch
+
+from running.errors import UserError, check_file, reading
+from running.files import whole_file
+
+INSTEAD = "write its weights by torch.save({}, 'weights.pt')"
+
+
+def save_checkpoint(path: Path | str, checkpoint: dict) -> None:
+    """Write a checkpoint, whole or not at all, and remove what a killed training left of the same one."""
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
+    for left in Path(path).parent.glob(f".{Path(path).name}.*.tmp"):
+        left.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path | str) -> dict:
+    """Return what a checkpoint of train.py holds, and the `sha256` of its file besides; see read_tensors."""
+    content, sha256 = read_tensors(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} cannot be used as a checkpoint: it holds a {type(content).__name__}")
+    return content | {"sha256": sha256}
+
+
+def read_tensors(path: Path | str) -> tuple[object, str]:
+    """Return what torch.save wrote to a file, with all tensors on the CPU, and the sha256 of the file.
+
+    No code in the file is run. Raises UserError if the file is damaged or holds more than plain values.
+    """
+    check_file(path, "checkpoint")
+    with reading(path, "a checkpoint"):
+        if Path(path).suffix == ".safetensors":
+            raise ValueError(f"it is of safetensors: {INSTEAD.format('safetensors.torch.load_file(FILE)')}")
+        data = Path(path).read_bytes()  # once: a training may put another file in its place at any moment
+        if not zipfile.is_zipfile(io.BytesIO(data)):  # as torch.save writes it since torch 1.6
+            raise ValueError("it was not written by torch.save, or only in part")
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if damaged := archive.testzip():  # torch.load itself does not compare the checksums
+                raise ValueError(f"it is damaged, the checksum of {damaged} is wrong")
+            if any("/code/" in name for name in archive.namelist()):
+                state = "torch.jit.load(FILE).state_dict()"
+                raise ValueError(f"it is of TorchScript: {INSTEAD.format(state)}")
+        try:
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            named = re.search(r"GLOBAL (\S+)", str(error))
+            what = f", {named[1]}" if named else ""
+            instead = INSTEAD.format("model.state_dict()")
+            raise ValueError(f"it holds more than tensors and plain values{what}: {instead}") from error
+        return content, hashlib.sha256(data).hexdigest()

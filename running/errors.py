@@ -1,0 +1,43 @@
+"""The error that a user reads in one line, and what turns a damaged file into one."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class UserError(Exception):
+    """Something the user gave cannot be used; the message is one line that says what to do about it."""
+
+
+def one_line(error: object) -> str:
+    """Return what an exception or a text says in one line of at most 300 printable characters.
+
+    Files, servers and users can put anything into it. Of a longer one the beginning and the end are kept.
+    """
+    text = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
+    if isinstance(error, LookupError | TypeError | AttributeError | ArithmeticError):
+        text = f"{type(error).__name__}: {text}"  # such as KeyError: 'epoch', which alone says little
+    if len(text) > 300:
+        text = f"{text[:195]} ... {text[-100:]}"
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+@contextlib.contextmanager
+def reading(path: Path | str, what: str) -> Iterator[None]:
+    """Raise UserError, "{path} cannot be used as {what}: {reason}", for whatever the block raises.
+
+    Only for a block that reads this one file and turns it into plain values: it may be damaged, or of another
+    program, and so fail anywhere on its way. An error after that is a bug, and shows its traceback.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        raise UserError(f"{path} cannot be used as {what}: {one_line(error)}") from error
+
+
+def check_file(path: Path | str, what: str = "file") -> None:
+    """Raise UserError unless there is a file `path`."""
+    if not Path(path).is_file():
+        raise UserError(f"{path} is a folder" if Path(path).is_dir() else f"there is no {what} {path}")

@@ -1,0 +1,61 @@
+"""The settings of a dataclass as options of a command."""
+
+import argparse
+import dataclasses
+from typing import Any, get_args
+
+from running.errors import UserError
+
+
+def setting(default: Any, help: str, low=None, high=None, choices=None, metavar=None) -> Any:
+    """Return a field of a dataclass, `lr: float = setting(0.15, "peak rate", low=0, high=1)`.
+
+    Options, help and checks follow from it. Its type is int, float, str or bool, or one of these `| None`; a
+    range includes both its ends. choices and metavar are those of argparse.
+    """
+    metadata = {"help": help, "low": low, "high": high, "choices": choices, "metavar": metavar}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def option(name: str) -> str:
+    """Return "batch_size" as "--batch-size"."""
+    return "--" + name.replace("_", "-")
+
+
+def add_options(parser: argparse.ArgumentParser, settings: type, presets: dict | None = None) -> None:
+    """Add an option for each field of the dataclass `settings`, and for a bool also its opposite, --no-...
+
+    An option that was not given is absent from what parse_args returns. The help names the default of the
+    dataclass, and those of `presets`, {data set: {field: value}}.
+    """
+    for field in dataclasses.fields(settings):
+        about = field.metadata
+        notes = []
+        if about["low"] is not None:
+            notes.append(f"{about['low']:.10g} to {about['high']:.10g}")
+        if field.default is not None:
+            notes.append(f"default: {field.default}")
+        for dataset, preset in (presets or {}).items():
+            if preset.get(field.name) is not None:
+                notes.append(f"{dataset}: {preset[field.name]}")
+        text = f"{about['help']} ({', '.join(notes)})" if notes else about["help"]
+        kind = (get_args(field.type) or (field.type,))[0]  # int, also for int | None
+        if kind is bool:
+            how = {"action": argparse.BooleanOptionalAction}
+        else:
+            how = {"type": kind, "choices": about["choices"], "metavar": about["metavar"]}
+        parser.add_argument(option(field.name), help=text, **how).default = argparse.SUPPRESS
+
+
+def expect(holds: bool, name: str, value: object, expected: str) -> None:
+    """Raise UserError, such as "--epochs 0: expected a number from 1 to 9", unless the condition holds."""
+    if not holds:
+        raise UserError(f"{option(name)} {value}: expected {expected}")
+
+
+def check_ranges(settings: Any) -> None:
+    """Raise UserError if a value of the dataclass object is out of the range of its field; None is in it."""
+    for field in dataclasses.fields(settings):
+        value, low, high = getattr(settings, field.name), field.metadata["low"], field.metadata["high"]
+        if low is not None and value is not None:
+            expect(low <= value <= high, field.name, value, f"a number from {low} to {high}")

@@ -1,0 +1,60 @@
+"""running/outputs.py: results that know what they are of. stress.json is tested in tests/test_stress.py."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from running import outputs
+from running.errors import UserError
+
+
+def test_results_of_other_weights_are_refused(tmp_path):
+    names = ["metrics.json", "stress.json"]
+    outputs.check_results(tmp_path, "ab", names)
+    for name in names:
+        (tmp_path / name).write_text(json.dumps({"checkpoint_sha256": "ab"}))
+    outputs.check_results(tmp_path, "ab", names)
+    (tmp_path / "stress.json").write_text(json.dumps({"checkpoint_sha256": "cd"}))
+    outputs.check_results(tmp_path, "ab", names[:1])
+    with pytest.raises(UserError, match=r"stress\.json is of other weights"):
+        outputs.check_results(tmp_path, "ab", names)
+    for content in ("[", "[]", "{}"):
+        (tmp_path / "metrics.json").write_text(content)
+        with pytest.raises(UserError, match=r"metrics\.json cannot be used as results"):
+            outputs.check_results(tmp_path, "ab", names)
+
+
+def test_predictions_are_read_as_they_were_written(tmp_path, small_sets):
+    test = small_sets[1]
+    rows = torch.randn(100, 100, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
+    outputs.write_predictions(tmp_path / "predictions.npz", test, rows, rows.argmax(dim=1), "ab")
+    found = outputs.read_predictions(tmp_path)
+    assert torch.equal(found["probabilities"], rows) and torch.equal(found["y_pred"], rows.argmax(dim=1))
+    assert torch.equal(found["y_true"], test.labels) and found["class_names"] == test.class_names
+    assert found["checkpoint_sha256"] == "ab"
+    flipped = dataclasses.replace(test, images=test.images.flip(0))
+    assert found["images_sha256"] == outputs.digest_of_images(test.images)
+    assert found["images_sha256"] != outputs.digest_of_images(flipped.images)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "best.pt").write_bytes(b"trained on")
+    with pytest.raises(UserError, match=r"of other weights than .*best\.pt: run report\.py"):
+        outputs.read_predictions(tmp_path)
+    np.savez(tmp_path / "predictions.npz", y_true=[1])
+    with pytest.raises(UserError, match="cannot be used as predictions"):
+        outputs.read_predictions(tmp_path)
+    with pytest.raises(UserError, match=r"there is no .*run python report\.py --run"):
+        outputs.read_predictions(tmp_path / "nowhere")
+
+
+def test_the_history_goes_on_where_the_checkpoint_ends(tmp_path):
+    known = [{"epoch": 1, "val_loss": 0.5}]
+    assert outputs.read_history(tmp_path, known) == known
+    (tmp_path / "logs").mkdir()
+    for first, rows in (("0.5", [0.5, 0.75]), ("0.25", [0.5])):  # that of another run is not taken
+        (tmp_path / "logs" / "history.csv").write_text(
+            f"epoch,precision,val_loss\n1,fp32,{first}\n2,bf16,0.75\n"
+        )
+        assert [row["val_loss"] for row in outputs.read_history(tmp_path, known)] == rows

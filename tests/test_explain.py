@@ -1,0 +1,141 @@
+"""explain.py: a picture of one's own, against Pillow, NumPy and the network itself."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from processes import ROOT
+
+import explain
+from data import MEAN, STD
+from explain import main
+from gradcam import GradCAM, draw, overlay, to_heatmap
+from resnet_cifar import resnet18
+from running.errors import UserError
+
+
+def photo(height, width, channels=3):
+    """A picture with structure at every scale, uint8 [height, width, channels]."""
+    small = np.random.default_rng(0).integers(0, 256, (7, 9, channels), dtype=np.uint8)
+    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def compute(model, layer, images, classes, against=None):
+    with GradCAM(model, layer) as cam:
+        return cam(images, classes, against)
+
+
+NETWORK = """
+import torch
+from torch import nn
+
+def net():
+    torch.manual_seed(0)
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), *head)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder: two pictures of one name, a small network and the names of its classes."""
+    monkeypatch.chdir(tmp_path)
+    noise = np.random.default_rng(1).integers(0, 256, (300, 500, 3), dtype=np.uint8)  # shows antialiasing
+    for name in ("a", "b"):
+        Path(name).mkdir()
+        Image.fromarray(photo(300, 500) // 2 + noise // 2).save(f"{name}/my cat.png")
+    Path("net.py").write_text(NETWORK)
+    Path("names.txt").write_text("ant\n$bee$\na long name\n")
+    Path("text.png").write_text("not a picture")
+    return tmp_path
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The arguments of each call of draw."""
+    calls = []
+    monkeypatch.setattr(explain, "draw", lambda *arguments: calls.append(arguments) or draw(*arguments))
+    return calls
+
+
+def test_command(folder, drawn, capsys):
+    main(["a/my cat.png"])
+    lines = capsys.readouterr().out.splitlines()
+    # The same with Pillow, NumPy and the network itself.
+    checkpoint = torch.load(explain.SHIPPED)
+    network = resnet18()
+    network.load_state_dict(checkpoint["model"])
+    network.float().eval()
+    picture = Image.open("a/my cat.png").crop((100, 0, 400, 300))
+    pixels = (np.asarray(picture.resize((32, 32), Image.Resampling.BILINEAR)) / 255 - MEAN) / STD
+    x = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
+    probabilities = network(x)[0].softmax(dim=0)
+    likely = probabilities.topk(5).indices
+    assert lines[0].split() == ["class", "probability"] and lines[-1] == "wrote my cat_gradcam.png"
+    for line, c in zip(lines[1:6], likely, strict=True):
+        name, percentage, sign = line.split()
+        assert name == checkpoint["class_names"][c] and sign == "%"
+        assert abs(float(percentage) - 100 * probabilities[c]) < 0.5  # Pillow may round a pixel differently
+    # Another picture of this name does not overwrite the first; the contrastive maps are those of its title.
+    other = checkpoint["class_names"][likely[1]]
+    main(["b/my cat.png", "--contrast", other])
+    assert {path.name for path in Path().glob("*.png")} == {
+        "my cat_gradcam.png",
+        "my cat_gradcam_2.png",
+        "text.png",
+    }
+    c, d = likely[:2].tolist()
+    for (panels, label), pairs in zip(drawn, [[(c, None), (d, None)], [(c, d), (d, c)]], strict=True):
+        assert label == "Grad-CAM at layer4"
+        for (title, shown), (explained, against) in zip(panels[2:], pairs, strict=True):
+            heatmap = to_heatmap(compute(network, "layer4", x, explained, against), 300)
+            assert checkpoint["class_names"][explained] in title
+            assert title.startswith("evidence" if heatmap.any() else "no evidence")
+            square = torch.tensor(np.asarray(picture)).permute(2, 0, 1)[None] / 255
+            difference = shown.int() - overlay(square, heatmap)[0].int()
+            assert difference.abs().float().mean() < 4
+
+
+def test_command_with_a_network_of_ones_own(folder, drawn, capsys):
+    options = ["--model", "net.py:net", "--classes", "names.txt", "--output"]
+    main(["a/my cat.png", *options, "out/one.PNG"])
+    main(["a/my cat.png", *options, "out/one.PNG"])  # named, it is overwritten
+    assert Path("out/one.PNG").read_bytes().startswith(b"\x89PNG")
+    assert "$bee$" in capsys.readouterr().out
+    assert drawn[0][1] == "Grad-CAM at 1"
+    main(["a/my cat.png", *options, "out/two.png", "--layer", "none"])
+    assert len(capsys.readouterr().out.splitlines()) == 5 and not Path("out/two.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent.png"], "there is no picture absent.png"),
+        (["text.png"], "text.png cannot be used as a picture"),
+        (["a/my cat.png", "--output", "b/../a/my cat.png"], "--output must be a .png file other than"),
+        (["a/my cat.png", "--contrast", "unicorn"], "--contrast unicorn: expected a class other than"),
+        (["a/my cat.png", "--checkpoint", "absent.pt"], "no .*absent.pt"),
+        (["a/my cat.png", "--layer", "layer9"], "--layer layer9"),
+    ],
+)
+def test_command_refuses(folder, arguments, message):
+    before = Path("a/my cat.png").read_bytes()
+    with pytest.raises(UserError, match=message) as error:
+        main(arguments)
+    assert "\n" not in str(error.value)
+    assert not list(Path().glob("*_gradcam*.png"))
+    assert Path("a/my cat.png").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_gradcam_stands_alone(folder):
+    """Copied into an empty folder, on a network of torchvision."""
+    (folder / "gradcam.py").write_text((ROOT / "gradcam.py").read_text())
+    code = "import torch, torchvision, gradcam; model = torchvision.models.resnet18().eval()\n"
+    code += "with gradcam.GradCAM(model, 'layer4') as cam: print(cam(torch.rand(2, 3, 64, 64)).shape)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "torch.Size([2, 2, 2])\n"

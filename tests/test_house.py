@@ -1,0 +1,79 @@
+"""Who imports whom, how much stands behind a module, and what other packages bring along."""
+
+import ast
+import importlib.metadata
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# What each room may import of the project, itself aside; a folder is a room.
+ROOMS = {
+    "resnet_cifar": set(),
+    "metrics": set(),
+    "gradcam": set(),
+    "stress_tests": set(),
+    "running": set(),
+    "sources": {"running.errors"},
+    "data": {"sources", "running.errors"},
+    "classifier": {"data", "gradcam", "resnet_cifar", "running"},
+    "reasons": {"classifier", "gradcam", "metrics"},
+    "train": {"data", "resnet_cifar", "running"},
+    "stress": {"data", "classifier", "metrics", "sources", "stress_tests", "running"},
+    "explain": {"classifier", "gradcam", "sources.pictures", "running"},
+    "compare": {"data", "metrics", "running"},
+    "page": {"data", "gradcam", "running"},
+    "report": {"classifier", "compare", "data", "metrics", "page", "reasons", "running"},
+    "hubconf": {"resnet_cifar", "running"},
+}
+MOST_LINES = {"data": 760, "train": 1760, "explain": 2050, "report": 5010}
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for path in [*ROOT.glob("*.py"), *(p for room in ROOMS for p in ROOT.glob(f"{room}/*.py"))]
+}
+
+
+def imports(name: str) -> set[str]:
+    """The modules of the project that a module imports, also inside of functions."""
+    package, found = name.rpartition(".")[0], set()
+    for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            base = f"{package}.{node.module}" if node.level else node.module
+            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return found & FILES.keys()
+
+
+def closure(name: str) -> set[str]:
+    """A module and all that it imports, directly or not."""
+    seen, left = set(), [name]
+    while left:
+        module = left.pop()
+        if module not in seen:
+            seen.add(module)
+            left += imports(module)
+    return seen
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_room_imports_what_it_may_and_never_itself(name):
+    room = name.split(".")[0]
+    for other in imports(name):
+        own = other.split(".")[0] == room
+        assert own or other.split(".")[0] in ROOMS[room] or other in ROOMS[room], f"{name} imports {other}"
+        assert name not in closure(other), f"{name} and {other} are a circle"
+
+
+@pytest.mark.parametrize("name", MOST_LINES)
+def test_no_more_stands_behind_a_module_than_one_can_read(name):
+    lines = {module: len(FILES[module].read_text(encoding="utf-8").splitlines()) for module in closure(name)}
+    assert sum(lines.values()) <= MOST_LINES[name], lines
+
+
+def test_jinja_comes_with_torch_and_pillow_with_torchvision():
+    """They are imported and not in requirements.txt: the day one is no longer brought this fails."""
+    for package, brought in (("torch", "jinja2"), ("torchvision", "pillow")):
+        required = [re.split(r"[^\w-]", line)[0] for line in importlib.metadata.requires(package)]
+        assert brought in [name.lower() for name in required]
