@@ -1,34 +1,46 @@
 """Write a checkpoint in half precision, and measure on the test split what that changes.
 
-    python benchmarks/half_precision.py --checkpoint runs/cifar100/checkpoints/best.pt --output half.pt
+    python experiments/half_precision.py runs/cifar100/checkpoints/best.pt half.pt
 
 Accuracies: of the checkpoint; of the file written, which holds it as test_accuracy; of that file in
 torchvision's own resnet18 with a 3x3 stem and no max-pooling; of the checkpoint with its logits averaged over
 each image and its mirror image.
 """
 
+import sys
+from pathlib import Path
+
 import torch
 import torchvision
-from loader import load, parse
-from network import FromPixels, predict
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from classifier import FromPixels, full_float32, load_checkpoint, load_data, predict
 from data import Normalize
 from metrics import accuracy
 from running.checkpoint import read_checkpoint, save_checkpoint
-from running.console import run_main
+from running.console import CommandLine, run_main
+from running.device import pick_device
 from running.errors import UserError
-from stress_tests.attacks import full_float32
 
 
-def main():
-    args = parse(__doc__, checkpoint="runs/cifar100/checkpoints/best.pt", data_dir=None, output="half.pt")
-    with full_float32(args.device):
-        measure(args)
+def main() -> None:
+    parser = CommandLine(__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    device = pick_device(args.device)
+    with full_float32(device):
+        measure(args, device)
 
 
-def measure(args):
-    examined, test = load(args)
+def measure(args, device: torch.device) -> None:
+    """Write the file and print the accuracies."""
+    classifier = load_checkpoint(args.checkpoint, device)
+    _, test = load_data(classifier, None, args.data_dir)
     checkpoint = read_checkpoint(args.checkpoint)
     config = checkpoint["config"]
     if config["width"] != 64:
@@ -38,10 +50,10 @@ def measure(args):
     for name, tensor in checkpoint["model"].items():
         weights[name] = tensor.half() if tensor.is_floating_point() else tensor
 
-    full = predict(examined.model, test.images, args.device)
-    mirrored = predict(examined.model, test.images.flip(-1), args.device)
-    examined.module.load_state_dict(weights)  # into float32 parameters, as load_checkpoint does
-    half = predict(examined.model, test.images, args.device)
+    full = predict(classifier.model, test.images, device)
+    mirrored = predict(classifier.model, test.images.flip(-1), device)
+    classifier.module.load_state_dict(weights)  # into float32 parameters, as load_checkpoint does
+    half = predict(classifier.model, test.images, device)
     test_accuracy = accuracy(test.labels, half.argmax(dim=1))
     save_checkpoint(args.output, checkpoint | {"model": weights, "test_accuracy": test_accuracy})
 
@@ -49,8 +61,8 @@ def measure(args):
     theirs.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     theirs.maxpool = nn.Identity()
     theirs.load_state_dict(torch.load(args.output, weights_only=True)["model"])
-    model = FromPixels(theirs, config["image_size"], Normalize()).to(args.device)
-    theirs_half = predict(model, test.images, args.device)
+    model = FromPixels(theirs.eval(), config["image_size"], Normalize()).to(device)
+    theirs_half = predict(model, test.images, device)
 
     results = {
         "float32": full,

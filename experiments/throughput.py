@@ -1,32 +1,37 @@
 """How much of the training time is the network's own, and how does it scale? Prints images/s and ratios.
 
-    python benchmarks/throughput.py --steps 30 --rounds 5    width 64, shapes set, no download
-    torchrun --nproc-per-node 2 benchmarks/throughput.py     each batch shared by two devices
+    python experiments/throughput.py --steps 30 --rounds 5    width 64, shapes, no download
+    torchrun --nproc-per-node 2 experiments/throughput.py     each batch shared by two devices
 
 bare step: forward, backward, clipping and optimizer step on batches prepared beforehand. whole loop: an epoch
 of train.py. DataLoader, in one process only: as many repositories train, with torchvision's transforms image
 by image in workers, float32, channels first.
 
 The three take turns, --steps batches in each round. The first round, which starts the workers, does not
-count, and the medians of the others are compared, with several processes those of all together.
+count, and the medians of the others are compared.
 """
 
 import statistics
+import sys
 import time
+from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 
 import torch
-from loader import parse
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from data import MEAN, STD, batches, make_shapes, to_input
-from running.console import run_main
+from running.console import CommandLine, run_main
 from running.device import autocast, world_size
 from running.distributed import init_distributed, shard
 from train import Config, Training, train_one_epoch
 
+WORKERS = 2
 AUGMENT = v2.Compose(
     [
         v2.RandomCrop(32, 4, padding_mode="reflect"),
@@ -37,12 +42,12 @@ AUGMENT = v2.Compose(
 )
 
 
-def load_batch(images, labels, indices):
+def load_batch(images: Tensor, labels: Tensor, indices: list[int]) -> tuple[Tensor, Tensor]:
     """Return a batch of images that were cropped, flipped and normalised one by one, and its labels."""
     return torch.stack([AUGMENT(images[i]) for i in indices]), labels[indices]
 
 
-def train_on(training, prepared, epoch):
+def train_on(training: Training, prepared: Iterable, epoch: int) -> None:
     """Take a step on each batch as train_one_epoch does, without its schedule and its progress."""
     for x, target in prepared:
         with autocast(training.device, training.precision):
@@ -55,41 +60,48 @@ def train_on(training, prepared, epoch):
 
 
 @init_distributed()
-def main():
-    args = parse(__doc__, batch_size=128, steps=10, rounds=3, workers=2)
+def main() -> None:
+    parser = CommandLine(__doc__)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+
     count = args.steps * args.batch_size
-    settings = {
-        "batch_size": args.batch_size,
-        "epochs": 10 * (args.rounds + 1),
-        "image_sizes": "32",
-        "cutmix": 0.5,
-        # With several processes each takes its own device of this kind.
-        "device": args.device.type if world_size() > 1 else str(args.device),
-    }
+    config = partial(
+        Config,
+        batch_size=args.batch_size,
+        epochs=10 * (args.rounds + 1),
+        image_sizes="32",
+        cutmix=0.5,
+        device=args.device,
+    )
     shapes, index = make_shapes(-(-count // 100), seed=0), torch.arange(count)
-    training = Training(Config(**settings), shapes, index, index[:1])
+    training = Training(config(), shapes, index, index[:1])
     drawn = batches(training.images, training.targets, args.batch_size, 0, 0, cutmix_probability=0.5)
-    prepared = [(to_input(shard(images)), shard(target)) for images, target in drawn]
+    prepared = [(to_input(shard(images).float() / 255), shard(target)) for images, target in drawn]
     ways = {
         "bare step": partial(train_on, training, prepared),
         "whole loop": partial(train_one_epoch, training),
     }
     if world_size() == 1:
-        plain = Training(Config(**settings, precision="fp32"), shapes, index, index[:1])
+        plain = Training(config(precision="fp32"), shapes, index, index[:1])
         plain.network.to(memory_format=torch.contiguous_format)
         read = partial(load_batch, shapes.images, shapes.labels)
-        workers = {"num_workers": args.workers, "persistent_workers": True}
+        workers = {"num_workers": WORKERS, "persistent_workers": True}
         loader = DataLoader(range(count), args.batch_size, shuffle=True, collate_fn=read, **workers)
         ways["DataLoader"] = partial(train_on, plain, loader)
+
     rates = {name: [] for name in ways}
     for epoch in range(1, args.rounds + 2):
         for name, way in ways.items():
             start = time.perf_counter()
             way(epoch)
-            getattr(torch, args.device.type).synchronize()
+            getattr(torch, training.device.type).synchronize()
             rates[name].append(count / (time.perf_counter() - start))
 
-    print(f"{args.device}, {training.precision}, batch {args.batch_size}, {args.workers} workers, ", end="")
+    print(f"{training.device}, {training.precision}, batch {args.batch_size}, ", end="")
     print(f"{world_size()} processes of {torch.get_num_threads()} threads")
     bare = statistics.median(rates["bare step"][1:])
     for name, (_, *values) in rates.items():  # without the first round
