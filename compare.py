@@ -64,6 +64,7 @@ def compare(runs: dict[str, dict], y_true: Tensor) -> dict:
     right = torch.stack([values["y_pred"] == y_true for values in runs.values()])
     accuracies = right.double().mean(dim=1)
     mean = torch.stack([values["probabilities"] for values in runs.values()]).mean(dim=0)
+    of_first = mean.gather(1, first[1]["y_pred"][:, None])[:, 0]  # what all say of the first one's answers
     result = {
         "mean_accuracy": accuracies.mean().item(),
         "standard_deviation": accuracies.std().item(),
@@ -72,6 +73,7 @@ def compare(runs: dict[str, dict], y_true: Tensor) -> dict:
             "accuracy": metrics.accuracy(y_true, mean.argmax(dim=1)),
             "expected_calibration_error": metrics.expected_calibration_error(y_true, mean),
             "auroc": metrics.auroc(mean.argmax(dim=1) == y_true, mean.amax(dim=1)),
+            "auroc_for_the_first": metrics.auroc(right[0], of_first),
         },
         "runs": [],
         "differences": [],

@@ -323,10 +323,10 @@ def aurc(y_true: Values, probabilities: Values) -> float:
     return risk_coverage(y_true, probabilities)[1].mean().item()
 
 
-def auroc(positive: Values, scores: Values) -> float:
+def auroc(positive: Values, scores: Values) -> float | None:
     """Return the area under the ROC curve: how often a positive sample has a higher score than a negative.
 
-    positive bool [N]; scores numbers [N]; equal scores count half. NaN if all samples are of one kind. With
+    positive bool [N]; scores numbers [N]; equal scores count half. None if all samples are of one kind. With
     R the sum of the ranks of the P positive of N samples it is (R - P (P + 1) / 2) / (P (N - P)). Source:
     Hanley and McNeil, "The meaning and use of the area under a receiver operating characteristic (ROC)
     curve", 1982. Of right answers and their confidence it says how well confidence tells right from wrong.
@@ -339,7 +339,7 @@ def auroc(positive: Values, scores: Values) -> float:
     rank = (below + up_to + 1).double() / 2  # of equal ones the mean
     count = int(positive.sum())
     pairs = count * (len(scores) - count)
-    return (rank[positive].sum().item() - count * (count + 1) / 2) / pairs if pairs else math.nan
+    return (rank[positive].sum().item() - count * (count + 1) / 2) / pairs if pairs else None
 
 
 # ---- How sure are the numbers themselves? ----------------------------------------------------------------

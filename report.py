@@ -96,12 +96,11 @@ def evaluate(
     misclassified = torch.nonzero(wrong).flatten()
     confusion = metrics.confusion_matrix(y_true, y_pred, len(test.class_names))
     _, risk = metrics.risk_coverage(y_true, probabilities)
-    auroc = metrics.auroc(~wrong, confidence)
     numbers = metrics.bootstrap_headline(y_true, logits) | {
         "num_test": len(y_true),
         "aurc": risk.mean().item(),
         "risk_at_half_coverage": risk[(len(risk) - 1) // 2].item(),
-        "auroc": None if auroc != auroc else auroc,  # NaN if all answers are right, or all wrong
+        "auroc": metrics.auroc(~wrong, confidence),
         "confident": {
             "answers": int(sure.sum()),
             "wrong": int((sure & wrong).sum()),

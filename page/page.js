@@ -238,7 +238,7 @@ if (data.attacks) viewAttacks();
 
 const NAMES = ["true", "predicted", "superclass", "predicted_superclass"];
 const KEYS = [...NAMES, "from", "to", "kind"];  // of a filter; "open" in the address is the file of a picture
-const AT_ONCE = innerWidth < 600 ? 24 : 60;  // pictures
+const AT_ONCE = innerWidth < 600 ? 9 : 60;  // pictures
 const sprite = find("mistake-images");
 if (sprite) sprite.decode().then(browseMistakes);
 
