@@ -354,6 +354,9 @@ def restore(training: Training, last: dict) -> None:
     if record["digest"] != ours["digest"]:
         digests = f"digest {record['digest'][:12]}, the data found have {ours['digest'][:12]}"
         raise UserError(f"{config.out} was trained on data with {digests} ({ours['provenance']})")
+    if record.get("change") != ours.get("change"):
+        began = record.get("change", "no change of its images")
+        raise UserError(f"{config.out} was started with {began}: resume it by the same command")
     with reading(Path(config.out) / "checkpoints" / "last.pt", "a checkpoint to resume from"):
         training.model.load_state_dict(last["model"])
         training.optimizer.load_state_dict(last["optimizer"])
@@ -380,10 +383,10 @@ def fit(config: Config, last: dict | None = None, change: Callable | None = None
     if rank() == 0:
         distributed.barrier()
     training = Training(config, dataset, train_index, val_index)
-    if last is not None:
-        restore(training, last)
     if change:
         training.record["change"] = str(change)
+    if last is not None:
+        restore(training, last)
     record, history = training.record, training.history
     if rank() == 0:
         write_json(Path(config.out) / "config.json", record)
@@ -462,7 +465,8 @@ def main(argv: list[str] | None = None, change: Callable | None = None) -> int:
     except KeyboardInterrupt:
         if not last_file.exists():
             raise
-        print(f"interrupted; resume with: python train.py --resume --out {shlex.quote(str(run))}")
+        script = "train.py" if change is None else f"experiments/train_changed.py {change}"
+        print(f"interrupted; resume with: python {script} --resume --out {shlex.quote(str(run))}")
         return 130
 
 

@@ -62,6 +62,9 @@ class Change:
     corrupt: float
     adversarial: float
 
+    def __str__(self) -> str:
+        return f"--corrupt {self.corrupt} --adversarial {self.adversarial}"
+
     def __call__(self, training: train.Training, epoch: int) -> Callable[[Tensor, Tensor], Tensor]:
         """Return what changes the images of a batch in an epoch, by random numbers of (seed, epoch)."""
         config = training.config

@@ -435,11 +435,15 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(tmp_path, small, interru
     finished = (step - 1) // 3
     assert last(tmp_path / "parts")["epoch"] == finished
     torch.manual_seed(step)  # a program that draws other random numbers in between
+    with pytest.raises(UserError, match="was started with --corrupt .*: resume it by the same command"):
+        train.main(["--resume", "--out", str(tmp_path / "parts")])
     again = " ".join(re.findall(r"--(?:corrupt|adversarial) \S+", options))
     assert resume(tmp_path / "parts", again) == 0
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
     out = capsys.readouterr().out
-    assert f": python train.py --resume --out {tmp_path / 'parts'}\n" in out
+    assert re.search(
+        rf": python experiments/train_changed\.py --.* --resume --out {tmp_path / 'parts'}\n", out
+    )
     assert f"\nresumed  after {finished} epochs\n" in out and "\nnote " not in out
 
 
