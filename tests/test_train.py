@@ -435,7 +435,7 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(tmp_path, small, interru
     finished = (step - 1) // 3
     assert last(tmp_path / "parts")["epoch"] == finished
     torch.manual_seed(step)  # a program that draws other random numbers in between
-    with pytest.raises(UserError, match="was started with --corrupt .*: resume it by the same command"):
+    with pytest.raises(UserError, match="was started with --corrupt"):
         train.main(["--resume", "--out", str(tmp_path / "parts")])
     again = " ".join(re.findall(r"--(?:corrupt|adversarial) \S+", options))
     assert resume(tmp_path / "parts", again) == 0
