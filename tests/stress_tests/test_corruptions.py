@@ -169,15 +169,14 @@ def test_the_folder_works_alone_in_another_project(tmp_path):
     shutil.copytree(FOLDER, tmp_path / "theirs" / "robustness")
     program = """
 import sys, torch
-from theirs.robustness import attacks, corruptions, cues, explanations, sensitivity
+from theirs.robustness import attacks, corruptions, cues, examples, summary
 model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 5))
 images, labels = torch.rand(2, 3, 32, 32), torch.tensor([0, 1])
 corruptions.CORRUPTIONS["jpeg_compression"](images, 3, torch.Generator())
 cues.CUES["low_pass"](images, torch.Generator())
 attacks.pgd(model, images, labels, 0.01, torch.Generator(), steps=2)
-explanations.cascading_randomization(model, images, lambda images, classes: images[:, 0], ["1"])
-explanations.deletion_insertion(model, images, images[:, 0], labels, torch.zeros(3), 2)
-sensitivity.changed_answers(lambda images: model(images.float()).argmax(1), images.byte(), labels)
+examples.answers_under_attack(model, images, labels, seed=0)
+summary.mean_interval(torch.rand(3))
 print(*sorted({name.split(".")[0] for name in sys.modules}))
 """
     # Without the project's folder in the path.
