@@ -26,12 +26,12 @@ from data import CLASS_NAMES, Dataset, batches, cutmix_end, load, memory_format,
 from resnet_cifar import resnet18
 from running import distributed
 from running.checkpoint import read_checkpoint, save_checkpoint
-from running.console import CommandLine, Progress, duration, run_main
+from running.console import CommandLine, Progress, duration, option, run_main
 from running.device import autocast, environment, pick_device, pick_precision, rank, world_size
 from running.distributed import shard
 from running.errors import UserError, reading
 from running.files import write_csv, write_json
-from running.settings import add_options, check_ranges, expect, option, setting
+from running.settings import add_options, check_ranges, expect, setting
 
 VAL_BATCH_SIZE = 50  # images whose activations stay in the cache of a CPU
 

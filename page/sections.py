@@ -16,8 +16,7 @@ from data import cutmix_end
 from gradcam import overlay
 from page import plots
 from page.pictures import attack_sheet, picture, run_name, sheet
-from running.console import duration
-from running.settings import option
+from running.console import duration, option
 
 NUM_BESIDE = 5  # mistakes beside the one that is dissected
 MAPS = {  # how the maps are called, in the order of their rows

@@ -20,6 +20,11 @@ class CommandLine(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
+def option(name: str) -> str:
+    """Return "batch_size" as "--batch-size"."""
+    return "--" + name.replace("_", "-")
+
+
 def duration(seconds: float) -> str:
     """Return 9.6 as "10 s", 75.2 as "1 min 15 s" and 7370 as "2 h 3 min"."""
     if round(seconds) >= 3600:

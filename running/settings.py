@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 from typing import Any, get_args
 
+from running.console import option
 from running.errors import UserError
 
 
@@ -15,11 +16,6 @@ def setting(default: Any, help: str, low=None, high=None, choices=None, metavar=
     """
     metadata = {"help": help, "low": low, "high": high, "choices": choices, "metavar": metavar}
     return dataclasses.field(default=default, metadata=metadata)
-
-
-def option(name: str) -> str:
-    """Return "batch_size" as "--batch-size"."""
-    return "--" + name.replace("_", "-")
 
 
 def add_options(parser: argparse.ArgumentParser, settings: type, presets: dict | None = None) -> None:
