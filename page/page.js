@@ -146,6 +146,7 @@ function playPuzzles() {
   function own() {  // what the reader's own try came to, and what random cells achieve
     const puzzle = data.puzzles[place], [c, p] = answerTo(hidden);
     const yours = hidden.length ? `Yours: ${data.classes[c]} (${p} %). ` : "";
+    if (puzzle.best === null) return `${yours}No one or two squares turn it to the truth.`;
     return `${yours}Of the 120 pairs of squares ${percent(puzzle.random, 0)} turn it to the truth.`;
   }
 
@@ -157,7 +158,7 @@ function playPuzzles() {
   find("puzzle-best").addEventListener("click", () => {
     const said = own(), { best } = data.puzzles[place];
     if (best !== null) hidden = COVERS[best];
-    draw(best === null ? `No one or two squares turn it to the truth. ${said}` : `The surest cover. ${said}`);
+    draw(best === null ? said : `The surest cover. ${said}`);
   });
   find("puzzle-next").addEventListener("click", () => {
     place = (place + 1) % data.puzzles.length;
