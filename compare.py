@@ -116,7 +116,10 @@ def read(run: Path) -> dict:
 def differs(recipe: dict, first: dict) -> str:
     """Name a recipe by what differs from the first one."""
     names = [name for name in {**first, **recipe} if recipe.get(name) != first.get(name)]
-    return ", ".join(f"{name} {recipe.get(name, 0)}" for name in names) or "the first recipe"
+    values = [
+        str(recipe.get(name, 0)) if name == "change" else f"{name} {recipe.get(name, 0)}" for name in names
+    ]
+    return ", ".join(values) or "the first recipe"
 
 
 def scores_of(run: dict) -> dict[str, Tensor]:

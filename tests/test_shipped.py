@@ -51,7 +51,7 @@ def test_the_file_is_small_and_the_best_epoch_of_the_default_recipe(checkpoint):
     assert WEIGHTS.stat().st_size < 26e6
     assert {t.dtype for t in checkpoint["model"].values()} == {torch.float16, torch.int64}
     assert checkpoint["config"] == read("config.json")
-    best = max(read("history.csv"), key=lambda row: float(row["val_accuracy"]))
+    best = max(read("logs/history.csv"), key=lambda row: float(row["val_accuracy"]))
     assert checkpoint["epoch"] == int(best["epoch"])
     saved, default = checkpoint["config"]["settings"], asdict(Config())  # train.py without options
     for name in (saved.keys() & default.keys()) - {"out"}:
