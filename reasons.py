@@ -5,9 +5,11 @@ network seen in training that looks like it, and does what it has not seen look 
 training wrong too? Which of the two halves of a name does it get wrong?
 """
 
+import contextlib
 import copy
 import itertools
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +24,7 @@ COVERED, KEPT = 0.25, 0.5  # of the pixels
 NUM_DRAWS = 3  # of random maps
 NUM_RANDOMIZED, NUM_SEEDS = 40, 5  # images, and random networks
 NUM_POINTED = 1000  # images for the pointing game
-NUM_REFERENCE = 2000  # images among which neighbours are looked for
+NUM_REFERENCE = 1000  # images among which neighbours are looked for
 NUM_NEIGHBOURS = 10
 
 # ---- Cover what a map marks ------------------------------------------------------------------------------
@@ -48,8 +50,9 @@ def answers_to(classifier: Classifier, images: Tensor, hidden: Tensor, fill: Ten
     return classes[:, 0], probabilities[:, 0]
 
 
-def energy_maps(classifier: Classifier, images: Tensor) -> Tensor:
-    """Return the activation energy of images float32 [N, 3, 32, 32] in [0, 1], float32 [N, h, w].
+@contextlib.contextmanager
+def energy_of_passes(classifier: Classifier) -> Iterator[list[Tensor]]:
+    """Yield a list, to which each forward pass in the block adds its activation energy, float32 [n, h, w].
 
     The sum over the channels of the squared activations of the layer: where it responds, whatever the class,
     a control for maps that claim to explain one.
@@ -58,16 +61,13 @@ def energy_maps(classifier: Classifier, images: Tensor) -> Tensor:
 
     def keep(layer: nn.Module, inputs: tuple, output: Tensor) -> None:
         cells = output if classifier.reshape is None else classifier.reshape(output)
-        maps.append(cells.float().square().sum(dim=1).cpu())
+        maps.append(cells.detach().float().square().sum(dim=1).cpu())
 
     handle = classifier.module.get_submodule(classifier.layer).register_forward_hook(keep)
     try:
-        with torch.inference_mode():
-            for part in images.split(BATCH_SIZE):
-                classifier.model(part.to(classifier.device))
+        yield maps
     finally:
         handle.remove()
-    return torch.cat(maps)
 
 
 def centre_maps(count: int, side: int = 32) -> Tensor:
@@ -123,13 +123,14 @@ def cover_sample(
         rest = logits.scatter(1, torch.stack([answer, truth], dim=1), -math.inf)
         another = rest.argmax(dim=1)
         questions.append((answer, another))
-    contrastive, usual, *to_another = classifier.contrast(images, questions)
+    with energy_of_passes(classifier) as energy:
+        contrastive, usual, *to_another = classifier.contrast(images, questions)
     maps = {
         "contrastive": contrastive,
         "usual": usual,
         "other_image": contrastive.roll(1, 0),
         "centre": centre_maps(len(images)),
-        "activation": energy_maps(classifier, images),
+        "activation": torch.cat(energy),
     }
     draws = [torch.rand(contrastive.shape, generator=generator) for _ in range(NUM_DRAWS)]
     result, scores = {"images": len(images)}, {}
@@ -328,13 +329,14 @@ def measure_pointing(classifier: Classifier, test, y_pred: Tensor) -> dict:
     generator = Generator().manual_seed(0)
     sample = torch.randperm(len(test.labels), generator=generator)[:NUM_POINTED]
     images, game = test.images[sample] / 255, {"images": len(sample)}
-    maps = classifier.explain(images, y_pred[sample])
+    with energy_of_passes(classifier) as energy:
+        maps = classifier.explain(images, y_pred[sample])
     compared = {
         "gradcam": maps,
         "random": torch.rand(maps.shape, generator=generator),
         "centre": centre_maps(len(sample)),
         "other_image": maps.roll(1, 0),
-        "activation": energy_maps(classifier, images),
+        "activation": torch.cat(energy),
     }
     for name, of_images in compared.items():
         hits, game["chance"] = metrics.pointing_game(to_heatmap(of_images, 32), test.masks[sample])
@@ -352,7 +354,7 @@ def find_neighbours(
 
     train and test: data.Dataset; y_pred int64 [N] and features float32 [N, D] are those of the test images;
     groups: {"training": int64, "held_out": int64}, indices of `train` in a balanced order (see
-    data.split_indices), of which as many of each are looked at, 2,000 at most: what the network has learned
+    data.split_indices), of which as many of each are looked at, 1,000 at most: what the network has learned
     from and, as a control, what it has not. Returns for each group shares of labels among the ten nearest.
     """
     count = min(NUM_REFERENCE, *(len(index) for index in groups.values()))

@@ -140,12 +140,17 @@ def test_two_classes_have_no_other_wrong_class():
         assert found["mistakes"][name]["to_truth"] == found["mistakes"][name]["changed"]
 
 
-def test_energy_maps_sum_the_squares_of_a_reshaped_layer_and_leave_no_hook():
+def test_energy_is_the_sum_of_the_squares_of_a_reshaped_layer_and_leaves_no_hook():
     network, images = colours(), blobs(130).images / 255
     cells = images.reshape(130, 3, 4, 8, 4, 8).mean(dim=(3, 5))
-    torch.testing.assert_close(reasons.energy_maps(network, images), (cells**2).sum(dim=1))
-    network.reshape = lambda output: output.flip(2)
-    torch.testing.assert_close(reasons.energy_maps(network, images), (cells**2).sum(dim=1).flip(1))
+    for reshape, expected in (
+        (None, (cells**2).sum(dim=1)),
+        (lambda x: x.flip(2), (cells**2).sum(dim=1).flip(1)),
+    ):
+        network.reshape = reshape
+        with reasons.energy_of_passes(network) as energy:
+            network.explain(images, torch.zeros(130, dtype=torch.int64))
+        torch.testing.assert_close(torch.cat(energy), expected)
     assert not network.module[0]._forward_hooks
 
 

@@ -56,9 +56,9 @@ def cells_of(parts):
 
 @pytest.fixture(scope="module")
 def features(sets, cells_of):
-    """Of the test images, and of the 2,000 training and held-out images that are looked at, with labels."""
+    """Of the test images, and of the 1,000 training and held-out images that are looked at, with labels."""
     train, test = sets
-    groups = [index[:2000] for index in data.split_indices(train, 0.2, seed=0)]
+    groups = [index[:1000] for index in data.split_indices(train, 0.2, seed=0)]
     mean_cells = [cells_of(train.images[index] / 255).mean(dim=(2, 3)) for index in groups]
     of_test = cells_of(test.images / 255).mean(dim=(2, 3))
     return of_test, dict(zip(("training", "held_out"), zip(mean_cells, groups, strict=True), strict=True))
