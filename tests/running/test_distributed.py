@@ -107,13 +107,13 @@ FAILING = """
 import pathlib, time, train, running.device
 epoch = train.train_one_epoch
 
-def failing(training, number):
+def failing(training, number, change):
     if number == 2 and running.device.rank() == RANK:
         pathlib.Path("failed").touch()
         raise IndexError("something is wrong")
     if number == 2:
         time.sleep(1000)  # as stuck as can be
-    return epoch(training, number)
+    return epoch(training, number, change)
 
 train.train_one_epoch = failing
 """
