@@ -24,7 +24,7 @@ import metrics
 import reasons
 import report
 from metrics import expected_calibration_error
-from page import plots
+from page import sections
 from running.checkpoint import read_checkpoint, save_checkpoint
 from running.errors import UserError
 from running.outputs import write_predictions
@@ -154,6 +154,12 @@ def scores_for(labels, wrong, num_classes):
 
 
 @pytest.fixture
+def no_page(monkeypatch):
+    """Draw nothing, where a test asks for numbers only."""
+    monkeypatch.setattr(report, "write_page", lambda *found: None)
+
+
+@pytest.fixture
 def quick(monkeypatch):
     quick = {"NUM_COVERED": 3, "NUM_RANDOMIZED": 2, "NUM_SEEDS": 1, "MAX_EXAMINED": 2, "NUM_POINTED": 5}
     for name, value in quick.items():
@@ -200,7 +206,7 @@ def test_the_page_of_any_set_says_what_holds_for_it(case, quick, tmp_path, monke
     )
 
 
-def test_the_page_of_other_data_than_those_of_the_training_says_so(quick, finished, small, tmp_path, capsys):
+def test_other_data_than_those_of_the_training_are_noted(quick, no_page, finished, small, tmp_path, capsys):
     """With another picture added to the training set it is not known any more which ones were trained on."""
     shutil.copytree(finished, tmp_path / "run")
     assert report.main(["--run", str(tmp_path / "run")]) == 0
@@ -270,7 +276,7 @@ def test_every_file_is_written(quick, tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_results_of_other_weights_and_scores_that_are_not_finite_are_refused(quick, tmp_path):
+def test_results_of_other_weights_and_scores_that_are_not_finite_are_refused(quick, no_page, tmp_path):
     test, model = pictures(LABELS % 3, ["a", "b", "c"]), Tiny(3)
     report.examine(model, test, out=tmp_path)
     report.examine(model, test, out=tmp_path)  # the same weights replace their own
@@ -289,7 +295,6 @@ def broken(*some, **more):
 
 
 BUGS = {
-    "plot": lambda patch: patch.setattr(plots, "reliability", broken),
     "metric": lambda patch: patch.setattr(metrics, "auroc", broken),
     "comparison": lambda patch: patch.setattr(metrics, "bootstrap_difference", broken),
 }
@@ -309,7 +314,9 @@ def test_a_bug_of_ours_is_not_blamed_on_a_file(bug, quick, finished, small, tmp_
 # ---- The command -----------------------------------------------------------------------------------------
 
 
-def test_results_of_other_weights_are_replaced_by_overwrite(quick, finished, small, tmp_path, capsys):
+def test_results_of_other_weights_are_replaced_by_overwrite(
+    quick, no_page, finished, small, tmp_path, capsys
+):
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run" / "metrics.json").write_text('{"checkpoint_sha256": "of another --mean"}')
     argv = ["--run", str(tmp_path / "run")]
@@ -321,6 +328,7 @@ def test_results_of_other_weights_are_replaced_by_overwrite(quick, finished, sma
 def test_the_command_reports_a_run_and_says_how_to_make_the_page_again(
     quick, finished, small, tmp_path, monkeypatch, capsys
 ):
+    monkeypatch.setattr(sections, "write_plots", lambda *found: None)  # the files of plots/
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished, tmp_path / "runs" / "mine")
     shutil.copy(finished / "checkpoints" / "best.pt", tmp_path / "my weights.pt")
