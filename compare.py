@@ -113,6 +113,13 @@ def read(run: Path) -> dict:
     return values
 
 
+def places_by_recipe(runs: list[dict]) -> list[list[int]]:
+    """Return the places of the runs of each recipe, in the order in which the recipes come."""
+    recipes = [run["recipe"] for run in runs]
+    firsts = [place for place, recipe in enumerate(recipes) if recipes.index(recipe) == place]
+    return [[p for p, recipe in enumerate(recipes) if recipe == recipes[first]] for first in firsts]
+
+
 def differs(recipe: dict, first: dict) -> str:
     """Name a recipe by what differs from the first one."""
     names = [name for name in {**first, **recipe} if recipe.get(name) != first.get(name)]
@@ -129,14 +136,14 @@ def scores_of(run: dict) -> dict[str, Tensor]:
     if stress is None or "summary" not in stress:
         return scores
     answers, families = stress["answers"], stress["families"]
-    groups = {"fifteen corruptions": [name for names in families.values() for name in names]} | families
+    fifteen = [name for names in families.values() for name in names]
+    groups = {"fifteen corruptions": fifteen} | families
     for group, names in groups.items():
         tests = [answers[f"{name}/{severity}"] for name in names for severity in range(1, 6)]
         scores[group] = torch.stack(tests).double().mean(dim=0)
     for epsilon in ("0.5", "1"):
-        tests = [
-            answers[f"{attack}/{epsilon}"] for attack in stress["attacks"] if f"{attack}/{epsilon}" in answers
-        ]
+        names = [f"{attack}/{epsilon}" for attack in stress["attacks"]]
+        tests = [answers[name] for name in names if name in answers]
         worst = torch.stack([answers["unattacked/0"], *tests]).all(dim=0)
         scores[f"right under every attack of {epsilon}/255"] = worst.double()
     return scores
@@ -223,7 +230,8 @@ def cell(row: dict, runs: list[dict], ours: list[int], first: list[int], recipes
     by_seed = yardstick(row, recipes, len(ours), len(first))
     if by_seed is not None and abs(value) > 100 * by_seed and low * high > 0:
         text = f"**{text}**"
-    pairs = [(a, b) for a in ours for b in first if runs[a]["seed"] == runs[b]["seed"] is not None]
+    known_seeds = [place for place in ours if runs[place]["seed"] is not None]
+    pairs = [(a, b) for a in known_seeds for b in first if runs[a]["seed"] == runs[b]["seed"]]
     if len(pairs) > 1:
         singles = [difference(row, [a], [b]) for a, b in pairs]
         agree = sum(d["low"] > 0 if value > 0 else d["high"] < 0 for d in singles if d is not None)
@@ -242,15 +250,11 @@ def main(argv: list[str] | None = None) -> int:
     for folder, run in zip(folders, runs, strict=True):
         if run["images_sha256"] != runs[0]["images_sha256"]:
             raise UserError(f"{folder} has other test images than {folders[0]}: leave it out")
-    kinds = []
-    for run in runs:
-        if run["recipe"] not in kinds:
-            kinds.append(run["recipe"])
-    recipes = [[place for place, run in enumerate(runs) if run["recipe"] == kind] for kind in kinds]
-    rows = tabulate(runs)
+    recipes, rows = places_by_recipe(runs), tabulate(runs)
     heads = []
-    for kind, places in zip(kinds, recipes, strict=True):
-        heads.append(f"{differs(kind, kinds[0])} (n = {len(places)})")
+    for places in recipes:
+        name = differs(runs[places[0]]["recipe"], runs[0]["recipe"])
+        heads.append(f"{name} (n = {len(places)})")
     print(f"| | {' | '.join(heads)} | a seed alone, +- |")
     print(f"| --- |{' --- |' * (len(heads) + 1)}")
     for name, row in rows.items():

@@ -164,8 +164,9 @@ def make_shapes(per_class: int, seed: int) -> Dataset:
     """Draw `per_class` images of each of 100 classes, 10 shapes (the superclasses) in 10 colours."""
     images, labels, masks = shapes.draw(per_class, seed)
     filenames = [f"{name} {i:03d}.png" for name in shapes.CLASS_NAMES for i in range(per_class)]
-    superclass_of, names = [c // 10 for c in range(100)], list(shapes.SHAPES)
-    dataset = from_arrays(images, labels, shapes.CLASS_NAMES, "shapes", filenames, superclass_of, names)
+    dataset = from_arrays(images, labels, shapes.CLASS_NAMES, "shapes", filenames)
+    dataset.superclass_of = torch.arange(100) // len(shapes.SHAPES)
+    dataset.superclass_names = list(shapes.SHAPES)
     dataset.provenance = f"the built-in shapes set, {per_class} images of each of 100 classes, seed {seed}"
     dataset.masks = masks
     return dataset

@@ -126,9 +126,9 @@ def evaluate(
         fill=mean_colour(test if train is None else train),
     )
     if test.superclass_of is not None:
-        found.numbers |= evaluate_superclasses(test, y_pred)
         of, count = test.superclass_of, len(test.superclass_names)
         found.coarse = metrics.confusion_matrix(of[y_true], of[y_pred], count)
+        found.numbers |= evaluate_superclasses(test, y_pred, found.coarse)
     if train is not None:
         found.numbers["duplicates"], found.training_labels = audit_duplicates(train, test, y_pred)
     return found
@@ -148,11 +148,10 @@ def calibrate(logits: Tensor, y_true: Tensor, temperature: float) -> dict:
     }
 
 
-def evaluate_superclasses(test: Dataset, y_pred: Tensor) -> dict:
-    """Return whether the errors are near misses, and the recall of each superclass with test images."""
+def evaluate_superclasses(test: Dataset, y_pred: Tensor, coarse: Tensor) -> dict:
+    """Return whether errors are near misses, and each tested superclass's recall; coarse: see Found."""
     of, wrong = test.superclass_of, y_pred != test.labels
     within = metrics.superclass_accuracy(test.labels[wrong], y_pred[wrong], of) if wrong.any() else None
-    coarse = metrics.confusion_matrix(of[test.labels], of[y_pred], len(test.superclass_names))
     recalls = metrics.per_class_accuracy(coarse)
     tested = torch.nonzero(coarse.sum(dim=1)).flatten()
     return {
@@ -385,7 +384,7 @@ def examine(
     with as_it_was(model), full_float32(device):
         examined = classifiers.from_module(model, class_names, layer, device)
         classifiers.fit_classes(examined, test)
-        check_results(out, examined.digest, ["metrics.json", "stress.json"])
+        check_results(out, examined.digest)
         return write_report(examined, train, test, Path(out), [Path(run) for run in against], None)
 
 
@@ -406,7 +405,7 @@ def main(argv: list[str] | None = None) -> int:
     examined = classifiers.from_options(args, device)
     out = results_folder(examined, args.out)
     if not args.overwrite:
-        check_results(out, examined.digest, ["metrics.json", "stress.json"])
+        check_results(out, examined.digest)
     train, test = classifiers.load_data(examined, args.dataset, args.data_dir)
     print(f"data     {test.provenance}")
     source = examined.path or f"weights as {args.model} made them"

@@ -94,7 +94,7 @@ def kept_results(folder: Path, new: dict, whose: dict) -> dict:
 
     whose: see classifier.identity. Raises UserError if it holds results of other weights or of more images.
     """
-    check_folder(folder, new["checkpoint_sha256"])
+    check_results(folder, new["checkpoint_sha256"])
     old, path = read_stress(folder, whose), folder / "stress.json"
     if old and old["sample_sha256"] == new["sample_sha256"]:
         kept = ["tests", "answers", *PIXELS, *PIXELS.values()]
@@ -104,11 +104,6 @@ def kept_results(folder: Path, new: dict, whose: dict) -> dict:
     if path.exists():
         print(f"note     {path} is of other images or classes: all tests run again")
     return {}
-
-
-def check_folder(folder: Path, digest: str) -> None:
-    """Raise UserError if the folder holds results of other weights."""
-    check_results(folder, digest, ["metrics.json", "stress.json"])
 
 
 # ---- The tests -------------------------------------------------------------------------------------------
@@ -286,7 +281,7 @@ def main(argv: list[str] | None = None) -> int:
     classifier = from_options(args, device)
     folder = results_folder(classifier, args.out)
     if not args.overwrite:
-        check_folder(folder, classifier.digest)  # before the data are read, which takes a while
+        check_results(folder, classifier.digest)  # before the data are read, which takes a while
     _, test = load_data(classifier, args.dataset, args.data_dir)
     published = {}
     if args.cifar_c:

@@ -21,11 +21,7 @@ def main() -> None:
     parser = CommandLine(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     runs = [compare.read(folder) for folder in parser.parse_args().runs]
-    kinds = []
-    for run in runs:
-        if run["recipe"] not in kinds:
-            kinds.append(run["recipe"])
-    recipes = [[place for place, run in enumerate(runs) if run["recipe"] == kind] for kind in kinds]
+    recipes = compare.places_by_recipe(runs)
     pairs = [pair for places in recipes for pair in itertools.combinations(places, 2)]
     total, by_images, by_seeds = 0, 0, 0
     for name, row in compare.tabulate(runs).items():

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from gradcam import draw, overlay, to_heatmap
 from page import plots
-from page.pictures import png
-from page.sections import plain
+from page.pictures import plain, png
 from running.files import whole_file, write_csv
 
 

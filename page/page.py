@@ -98,7 +98,7 @@ def environment() -> Environment:
         "interval": interval,
         "points": points,
         "p_value": p_value,
-        "plain": sections.plain,
+        "plain": pictures.plain,
         "listed": listed,
     }
     templates.globals |= {"sources": sources, "mistakes_at": mistakes_at}

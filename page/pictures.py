@@ -66,6 +66,11 @@ def base64_bits(values: Tensor) -> str:
     return base64_bytes((values.reshape(-1, 8) * powers).sum(dim=1))
 
 
+def plain(name: str) -> str:
+    """Return a class name as people write it: those of CIFAR-100 have underscores in place of spaces."""
+    return name.replace("_", " ")
+
+
 def run_name(run: str) -> str:
     """Return the name of a run without the folders around it."""
     return Path(run).name
@@ -79,9 +84,9 @@ def likeliest(probabilities: Tensor) -> list:
 
 def data_for_script(test, found) -> dict:
     """Return what the script shows of the misclassified images, of the puzzles and of the stress tests."""
-    plain = [name.replace("_", " ") for name in test.class_names]
+    names = [plain(name) for name in test.class_names]
     fill = (255 * found.fill).round().int().tolist()
-    data = {"classes": plain, "fill": fill, "kinds": [row["name"] for row in found.numbers["kinds"]]}
+    data = {"classes": names, "fill": fill, "kinds": [row["name"] for row in found.numbers["kinds"]]}
     data |= {"inferno": base64_bytes(torch.from_numpy(plots.inferno())), "puzzles": puzzle_data(test, found)}
     data["runs"] = ["this network", *map(run_name, found.others)]
     runs = [found.probabilities, *(values["probabilities"] for values in found.others.values())]
@@ -102,7 +107,7 @@ def data_for_script(test, found) -> dict:
             image["covered"] = [answer, round(probability, 4)]
         data["images"].append(image)
     if test.superclass_of is not None:
-        data["superclasses"] = [name.replace("_", " ") for name in test.superclass_names]
+        data["superclasses"] = [plain(name) for name in test.superclass_names]
         data["superclass_of"] = test.superclass_of.tolist()
     if found.maps is not None:
         # A byte for each cell, 128 for 0; more cells than 16x16 would weigh too much.

@@ -15,7 +15,7 @@ from torch import Tensor
 from data import cutmix_end
 from gradcam import overlay
 from page import plots
-from page.pictures import attack_sheet, picture, run_name, sheet
+from page.pictures import attack_sheet, picture, plain, run_name, sheet
 from running.console import duration, option
 
 NUM_BESIDE = 5  # mistakes beside the one that is dissected
@@ -40,11 +40,6 @@ DATA_SETS = {
     "cifar10": "CIFAR-10: 10 classes, pictures of 32x32 pixels",
     "shapes": "coloured shapes, drawn by this program: 100 classes, pictures of 32x32 pixels",
 }
-
-
-def plain(name: str) -> str:
-    """Return a class name as people write it: those of CIFAR-100 have underscores in place of spaces."""
-    return name.replace("_", " ")
 
 
 def link_to(test, found, i: int) -> dict:
@@ -80,9 +75,8 @@ def one_mistake(test, found) -> dict:
     i = found.browsed[place].item()
     opener, image = case(test, found, i) | {"others": []}, test.images[i]
     if found.covered is not None:
-        cells = F.interpolate(found.maps[place][None, None], 32)[
-            0
-        ]  # not blurred: it shows how coarse they are
+        # Not blurred: it shows how coarse the cells are.
+        cells = F.interpolate(found.maps[place][None, None], 32)[0]
         scaled = cells / cells.abs().max().clamp(min=1e-30)
         opener["turned"] = bool(turned[place])
         opener["answer"] = plain(test.class_names[answers[place]])
@@ -237,7 +231,7 @@ def stress(test, found) -> dict:
 
 def write_plots(folder: Path, test, found) -> None:
     """Draw the headline numbers, the classes with the lowest recall and the confusion matrix as files."""
-    headline = {name.replace("_", " "): found.numbers[name] for name in HEADLINE}
+    headline = {plain(name): found.numbers[name] for name in HEADLINE}
     plots.save_png(plots.headline_bars(headline), folder / "headline_metrics.png")
     tested = [row for row in found.numbers["classes"] if row["num_test"]]
     bars, worst = {}, sorted(tested, key=lambda row: row["recall"])[:10]
@@ -269,9 +263,8 @@ def about(out: Path, examined, found) -> dict:
             figure = plots.training_curve(column, quantity, examined.training.epoch, changes)
             plots.save_png(figure, out / "plots" / f"{quantity}.png")
         shown["training"] = examined.training
-        shown["training_plot"] = plots.to_svg(
-            figure, "training", "Accuracy by epoch in training and validation."
-        )
+        said = "Accuracy by epoch in training and validation."
+        shown["training_plot"] = plots.to_svg(figure, "training", said)
         shown |= {"took": duration(column["seconds"].sum()), "last_cutmix": last_cutmix}
         shown["num_epochs"] = len(history)
         facts |= {f"training: {name}": value for name, value in config["environment"].items()}

@@ -18,6 +18,7 @@ from running.files import whole_file, write_json
 from running.run_folder import run_of
 
 # The pixels of the examples in stress.npz, and the key of stress.json that says what they are.
+RESULTS = ("metrics.json", "stress.json")  # which say of which weights they are
 PIXELS = {"example_pixels": "examples", "attack_changes": "attack_examples"}
 
 
@@ -40,7 +41,7 @@ def identity(classifier, test) -> dict:
     }
 
 
-def check_results(folder: Path | str, digest: str, names: Iterable[str]) -> None:
+def check_results(folder: Path | str, digest: str, names: Iterable[str] = RESULTS) -> None:
     """Raise UserError if one of the results in the folder that are called `names` is of other weights."""
     for path in [Path(folder) / name for name in names]:
         if path.is_file():
@@ -60,12 +61,11 @@ def read_history(folder: Path, known: list[dict]) -> list[dict]:
     if not path.is_file():
         return known
     with reading(path, "the history of train.py"), open(path, newline="", encoding="utf-8") as file:
-        rows = [
-            {k: v if k == "precision" else float(v) for k, v in row.items()} for row in csv.DictReader(file)
-        ]
-    return (
-        rows if [row["val_loss"] for row in rows[: len(known)]] == [r["val_loss"] for r in known] else known
-    )
+        rows = list(csv.DictReader(file))
+        for row in rows:
+            row |= {key: float(value) for key, value in row.items() if key != "precision"}
+    continues = [row["val_loss"] for row in rows[: len(known)]] == [row["val_loss"] for row in known]
+    return rows if continues else known
 
 
 # ---- predictions.npz, from report.py ---------------------------------------------------------------------

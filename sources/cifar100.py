@@ -70,7 +70,6 @@ MIRRORS = (
 )
 TIMEOUT = 60  # seconds without a byte, after which the next mirror is asked
 
-
 # All that a pickle of a NumPy array names, by whatever version of NumPy it was written.
 ALLOWED = "numpy.ndarray numpy.dtype _codecs.encode numpy.core.multiarray._reconstruct "
 ALLOWED += (
