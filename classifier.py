@@ -18,21 +18,21 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
-from torch.nn.parameter import is_lazy
 
 from data import CLASS_NAMES, Dataset, Normalize, load, memory_format, resize
 from gradcam import GradCAM, channels_last, tokens
 from resnet_cifar import resnet18
 from running.checkpoint import read_checkpoint, read_tensors
 from running.console import Progress
-from running.errors import UserError, check_file, one_line, reading
+from running.errors import UserError, one_line, reading
+from running.files import check_file
 from running.run_folder import best_checkpoint, newest_run
 
 # How the output of a layer may hold its cells, and what takes it to the first of these.
 LAYOUTS = {"[N, K, h, w]": None, "[N, h, w, K]": channels_last, "tokens [N, T, K]": tokens}
 BATCH_SIZE = 50  # images whose activations stay in the cache of a CPU
 STATE_KEYS = ("state_dict", "model", "model_state_dict", "net", "ema", "model_ema")  # where weights may lie
-WRAPPER = "a wrapper of three lines helps, see docs/your_own_code.md"
+WRAPPER = "if it wants another size or returns more than logits, wrap it: see docs/your_own_code.md"
 
 
 class FromPixels(nn.Module):
@@ -63,17 +63,6 @@ class FromPixels(nn.Module):
 
 
 @dataclass
-class Training:
-    """What is known of how a network was trained."""
-
-    settings: dict  # as the command line of train.py had them
-    config: dict  # config.json: the settings, the data, versions and hardware
-    epoch: int
-    history: list[dict]  # a row for each epoch
-    val_accuracy: float
-
-
-@dataclass
 class Classifier:
     """What is examined."""
 
@@ -84,7 +73,7 @@ class Classifier:
     class_names: list[str] | None
     input: str  # what the network itself takes, for people
     digest: str = ""  # sha256 of the checkpoint, or see digest_of
-    training: Training | None = None
+    training: dict | None = None  # config (config.json), epoch, history, val_accuracy of its checkpoint
     validation: tuple[Tensor, Tensor] | None = None  # logits float32 [N, C] and labels int64 [N]
     dataset: str | None = None  # what it was trained on
     notes: list[str] = field(default_factory=list)  # what makes its numbers mean less, for people
@@ -225,13 +214,7 @@ def load_checkpoint(path: Path | str, device: torch.device, layer: str | None = 
         config, state = checkpoint["config"], checkpoint["model"]
         width, image_size, dataset = config["width"], config["image_size"], config["dataset"]
         class_names = [one_line(name) for name in checkpoint["class_names"]]
-        training = Training(
-            settings=config["settings"],
-            config=config,
-            epoch=checkpoint["epoch"],
-            history=checkpoint["history"],
-            val_accuracy=checkpoint["val_accuracy"],
-        )
+        training = {key: checkpoint[key] for key in ("config", "epoch", "history", "val_accuracy")}
         validation = None
         if "val_logits" in checkpoint:
             validation = checkpoint["val_logits"].float(), checkpoint["val_labels"]
@@ -239,19 +222,12 @@ def load_checkpoint(path: Path | str, device: torch.device, layer: str | None = 
         module.load_state_dict(state)  # float16 in the shipped file, float32 in the network
     model = FromPixels(module, image_size, Normalize())
     model.layout = memory_format(device)
-    classifier = Classifier(
-        model=model.to(device, memory_format=model.layout).eval(),
-        device=device,
-        name=f"ResNet-18 of width {width}",
-        path=Path(path),
-        class_names=class_names,
-        input=f"normalised, of {image_size}x{image_size} pixels",
-        digest=checkpoint["sha256"],
-        training=training,
-        validation=validation,
-        dataset=dataset,
-    )
-    return look_inside(classifier, layer)
+    model.to(device, memory_format=model.layout)
+    said = f"normalised, of {image_size}x{image_size} pixels"
+    classifier = from_module(model, class_names, layer, device, f"ResNet-18 of width {width}", said, path)
+    classifier.digest, classifier.dataset = checkpoint["sha256"], dataset
+    classifier.training, classifier.validation = training, validation
+    return classifier
 
 
 def load_model(
@@ -327,11 +303,9 @@ def call_by_name(file: Path, name: str) -> object:
     # Behind the folders of this project, whose modules have the first right to names such as data.
     folder, ours = file.resolve().parent, Path(__file__).resolve().parent
     sys.path.append(str(folder))
-    for module in sorted(
-        {path.stem for path in ours.glob("*.py")} & {path.stem for path in folder.glob("*.py")}
-    ):
-        if folder != ours:
-            print(f"note     {file} gets this project's {module}.py, not the one beside it: rename that one")
+    for path in sorted(folder.glob("*.py")):
+        if folder != ours and (ours / path.name).exists():
+            print(f"note     {file} gets this project's {path.name}, not the one beside it: rename that one")
     spec = importlib.util.spec_from_file_location(f"examined_{file.stem}", file)
     python_module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = python_module  # dataclasses and pickles look it up there
@@ -340,52 +314,27 @@ def call_by_name(file: Path, name: str) -> object:
 
 
 def load_weights(module: nn.Module, content: object) -> None:
-    """Load a state dict, found in the content of a file, into a module; ValueError says what does not fit.
+    """Load a state dict, found in the content of a file, into a module; RuntimeError says what does not fit.
 
     It may lie below one of STATE_KEYS, and its names may begin with "module." of DataParallel and with
     "_orig_mod." of torch.compile where the module's own names do not.
     """
-    state = find_state(content)
     own = module.state_dict()
-    state = {own_name(name, own): value for name, value in state.items()}
-    misshapen = []
-    for name, value in own.items():
-        if name in state and not is_lazy(value) and value.shape != state[name].shape:
-            misshapen.append(f"{name} {list(state[name].shape)} instead of {list(value.shape)}")
-    if misshapen:
-        raise ValueError(f"shapes that do not fit ({len(misshapen)}): {', '.join(misshapen[:3])}")
-    found = module.load_state_dict(state, strict=False)
-    problems = []
-    for problem, names in (("missing", found.missing_keys), ("unexpected", found.unexpected_keys)):
-        if names:
-            problems.append(f"{problem} names ({len(names)}): {', '.join(names[:3])}")
-    if problems:
-        raise ValueError("; ".join(problems))
+    module.load_state_dict({own_name(name, own): value for name, value in find_state(content).items()})
 
 
 def find_state(content: object) -> dict:
     """Return the state dict in the content of a file, and print below which key it was."""
-    state = content
-    while isinstance(state, dict) and not is_state(state):
-        key = next((key for key in STATE_KEYS if isinstance(state.get(key), dict)), None)
-        if key is None:
-            break
-        others = [name for name in state if name != key]
-        beside = f", beside {', '.join(map(str, others[:6]))}" if others else ""
-        print(f"weights  taken from the key {key!r}{beside}")
-        state = state[key]
-    if not is_state(state):
-        found = (
-            f"only {', '.join(map(str, [*state][:8]))}" if isinstance(state, dict) else type(state).__name__
-        )
-        raise ValueError(f"it holds no state dict, {found}: save one by torch.save(model.state_dict(), FILE)")
-    return state
-
-
-def is_state(content: object) -> bool:
-    """Return whether this is a dict of tensors."""
-    is_dict = isinstance(content, dict) and len(content) > 0
-    return is_dict and all(isinstance(value, Tensor) for value in content.values())
+    if isinstance(content, dict):
+        if content and all(isinstance(value, Tensor) for value in content.values()):
+            return content
+        for key in STATE_KEYS:
+            if isinstance(content.get(key), dict):
+                beside = ", ".join(str(name) for name in content if name != key)
+                print(f"weights  taken from the key {key!r}, beside {one_line(beside or 'nothing')}")
+                return find_state(content[key])
+    found = f"only {', '.join(map(str, content))}" if isinstance(content, dict) else type(content).__name__
+    raise ValueError(f"it holds no state dict, {found}: save one by torch.save(model.state_dict(), FILE)")
 
 
 def own_name(name: str, own: dict) -> str:
@@ -414,7 +363,7 @@ def digest_of(module: nn.Module) -> str:
 
 
 @torch.enable_grad()
-def look_inside(classifier: Classifier, layer: str | None) -> Classifier:
+def look_inside(classifier: Classifier, layer: str | None) -> None:
     """Check the network by a few forward passes, count its parameters, and find its layers."""
     names = {module: name for name, module in classifier.module.named_modules()}
     outputs = []  # (name, output) of every module, in the order in which they end
@@ -423,16 +372,13 @@ def look_inside(classifier: Classifier, layer: str | None) -> Classifier:
         if names.get(module):  # the network itself has the name ""
             outputs.append((names[module], output))
 
-    # Noise, so that cells that can differ do.
     images = torch.rand(2, 3, 32, 32, generator=Generator().manual_seed(0)).to(classifier.device)
     try:
         with register_module_forward_hook(note):
             logits = classifier.model(images.requires_grad_())
     except Exception as error:
         taken = f"{classifier.name} cannot take images [2, 3, 32, 32] ({one_line(error)})"
-        raise UserError(
-            f"{taken}: if it wants another size or returns more than logits, {WRAPPER}"
-        ) from error
+        raise UserError(f"{taken}: {WRAPPER}") from error
     check_logits(classifier, logits)
     classifier.num_classes = logits.shape[1]
     classifier.parameters = sum(parameter.numel() for parameter in classifier.module.parameters())
@@ -443,22 +389,18 @@ def look_inside(classifier: Classifier, layer: str | None) -> Classifier:
             classifier.head = name
     find_layer(classifier, layer, outputs, runs, logits)
     check_answers(classifier, logits)
-    return classifier
 
 
-def check_logits(classifier: Classifier, logits: object) -> None:
+def check_logits(classifier: Classifier, logits: Tensor) -> None:
     """Raise UserError unless these are logits of two images, one for each class that has a name."""
-    is_tensor = isinstance(logits, Tensor)
-    made = f"{logits.dtype} {list(logits.shape)}" if is_tensor else type(logits).__name__
-    if not is_tensor or not logits.is_floating_point() or logits.ndim != 2 or len(logits) != 2:
-        raise UserError(
-            f"{classifier.name} makes {made} of 2 images, expected float logits [2, C]: {WRAPPER}"
-        )
+    if not logits.is_floating_point() or logits.ndim != 2 or len(logits) != 2:
+        made = f"{logits.dtype} {list(logits.shape)}, expected float logits [2, C]"
+        raise UserError(f"{classifier.name} makes of 2 images {made}: {WRAPPER}")
     if not logits.isfinite().all():
         raise UserError(f"{classifier.name} cannot be used: it makes logits that are not finite")
     if classifier.class_names is not None and len(classifier.class_names) != logits.shape[1]:
-        found = f"{classifier.name} makes {logits.shape[1]} logits, but its class names are"
-        raise UserError(f"{found} {len(classifier.class_names)}: expected one for each")
+        named = f"{len(classifier.class_names)} class names"
+        raise UserError(f"{classifier.name} makes {logits.shape[1]} logits and has {named}: expected as many")
 
 
 @torch.no_grad()
@@ -474,9 +416,8 @@ def check_answers(classifier: Classifier, logits: Tensor) -> None:
     images = images.to(classifier.device)
     first, again = classifier.model(images), classifier.model(images)
     if not alike(first, again):
-        classifier.notes.append(
-            "it answers at random, twice the same images and other logits: is dropout on?"
-        )
+        note = "it answers at random, twice the same images and other logits: is dropout on?"
+        classifier.notes.append(note)
         return
     try:
         depends = not alike(first[:1], classifier.model(images[:1]))
@@ -598,7 +539,7 @@ def load_data(classifier: Classifier, dataset: str | None, data_dir: str | None)
     if name in CLASS_NAMES:  # before the data are read or drawn
         check_number_of_classes(classifier, CLASS_NAMES[name], name)
     if data_dir is None and classifier.training is not None:
-        saved = classifier.training.settings.get("data_dir")
+        saved = classifier.training["config"]["settings"].get("data_dir")
         data_dir = saved if saved and Path(saved).is_dir() else None
     train, test = load(name, data_dir or "data")
     fit_classes(classifier, test)

@@ -57,8 +57,7 @@ def compare(runs: dict[str, dict], y_true: Tensor) -> dict:
     """Compare runs, {name: probabilities and y_pred}, of which the first is the one to report.
 
     Returns how many images are right in 0, 1, ... of the runs, the numbers of each, those of the mean of
-    their probabilities, and the differences of the first from each of the others on the same images, see
-    metrics.bootstrap_difference.
+    their probabilities, and the differences of the first from each of the others on the same images.
     """
     first, *others = runs.items()
     right = torch.stack([values["y_pred"] == y_true for values in runs.values()])
@@ -85,7 +84,7 @@ def compare(runs: dict[str, dict], y_true: Tensor) -> dict:
     for theirs, (name, values) in zip(right[1:], others, strict=True):
         only = int((right[0] & ~theirs).sum()), int((theirs & ~right[0]).sum())
         pair = first[1]["probabilities"], values["probabilities"]
-        row = {"run": name} | metrics.bootstrap_difference(y_true, *pair)
+        row = {"run": name} | metrics.bootstrap_headline(y_true, *pair)
         row |= {"only_this_right": only[0], "only_other_right": only[1], "p": metrics.mcnemar_exact(*only)}
         row["churn"] = (first[1]["y_pred"] != values["y_pred"]).double().mean().item()
         result["differences"].append(row)

@@ -4,11 +4,9 @@ A data set is one uint8 tensor, whose training part train.py keeps on its device
 tensor operations on a whole batch, so there is no loader with worker processes.
 """
 
-import functools
 import hashlib
 import itertools
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +43,6 @@ class Dataset:
     superclass_names: list[str] | None
     filenames: list[str]  # N names
     provenance: str  # one line for people: what these images are, and whether that was verified
-    verified: bool  # whether it is the whole official split of CIFAR-100 or CIFAR-10
     digest: str  # sha256 of the content, see cifar100.content_digest
     masks: Tensor | None = None  # bool [N, 32, 32], where the object is; only the shapes set knows
 
@@ -62,55 +59,42 @@ def load(name: str, root: Path | str = "data") -> tuple[Dataset, Dataset]:
     if name == "shapes":
         # With different seeds the two splits have no image in common.
         return make_shapes(per_class=60, seed=0), make_shapes(per_class=20, seed=1)
-    if os.path.isdir(name):
+    if Path(name).is_dir():
         return load_folder(name)
-    folder = "a folder with pictures in train/<class>/ and test/<class>/"
-    raise UserError(f"there is no data set or folder {name}: give cifar100, cifar10, shapes or {folder}")
+    raise UserError(f"there is no data set or folder {name}: give cifar100, cifar10, shapes or a folder")
 
 
 def load_cifar100(root: Path | str = "data") -> tuple[Dataset, Dataset]:
-    """Return the (train, test) splits of CIFAR-100 from the folder `root`, downloaded first if necessary.
+    """Return (train, test) of CIFAR-100 from cifar-100-python/ or its archive in `root`, else downloaded.
 
-    Taken is the official folder cifar-100-python/, else the archive cifar-100-python.tar.gz. Images are in
-    the order of class and file name, whatever their order in the files, so a seed means the same split. A
-    part of CIFAR-100 or a changed set is taken too, and the provenance says that it is not verified. Raises
-    UserError if a file is damaged, or if nothing is there and nothing could be downloaded.
+    A part of CIFAR-100 or a changed set is taken too, and the provenance says that it is not verified.
     """
     train, test = (from_arrays(**read, **cifar100.CIFAR100_CLASSES) for read in cifar100.read_cifar100(root))
-    verified = [train.digest, test.digest] == cifar100.OFFICIAL_DIGESTS
-    return describe(train, test, "CIFAR-100", verified, "content digest")
+    official = [train.digest, test.digest] == cifar100.OFFICIAL_DIGESTS
+    found = "verified: the content digest is" if official else "NOT verified: the content digest is not"
+    return describe(train, test, "CIFAR-100", f", {found} the official one")
 
 
 def load_cifar10(root: Path | str = "data") -> tuple[Dataset, Dataset]:
     """Return CIFAR-10, likewise, as torchvision reads it: cifar-10-batches-py/ or cifar-10-python.tar.gz."""
     train, test = (from_arrays(**read, **cifar100.CIFAR10_CLASSES) for read in cifar100.read_cifar10(root))
-    return describe(train, test, "CIFAR-10", True, "MD5 sum of its files")
+    return describe(train, test, "CIFAR-10", ", verified: the MD5 sum of its files is the official one")
 
 
-def describe(train: Dataset, test: Dataset, title: str, verified: bool, evidence: str) -> tuple:
-    """Return both splits with what is known of where they come from."""
+def describe(train: Dataset, test: Dataset, what: str, found: str) -> tuple[Dataset, Dataset]:
+    """Return both splits with one line that says where they come from."""
     counts = f"{len(train.labels):,} training and {len(test.labels):,} test images"
-    found = ("verified", "is") if verified else ("NOT verified", "is not")
-    for split in (train, test):
-        split.verified = verified
-        split.provenance = f"{title}, {counts}, {found[0]}: the {evidence} {found[1]} the official one"
+    train.provenance = test.provenance = f"{what}, {counts}{found}"
     return train, test
 
 
 def load_folder(root: Path | str) -> tuple[Dataset, Dataset]:
-    """Return (train, test) of the pictures root/train/<class>/* and root/test/<class>/* (or root/val/...).
-
-    Whatever Pillow opens, of any size; the middle square is reduced to 32x32 pixels; two classes or more, of
-    any names and numbers of pictures. Images are in the order of class and file name. Raises UserError if the
-    folders do not hold that, or pictures cannot be read.
-    """
+    """Return (train, test) of a folder of pictures of any size and any classes, see sources/pictures.py."""
     class_names, *splits, num_others = pictures.read(root)
     name = f"folder {Path(root).resolve().name}"
     train, test = (from_arrays(**arrays, class_names=class_names, name=name) for arrays in splits)
-    counts = f"{len(train.labels):,} training and {len(test.labels):,} test pictures of the folder {root}"
-    for split in (train, test):
-        split.provenance = counts + (f", without {num_others} files that are none" if num_others else "")
-    return train, test
+    others = f", without {num_others} files that are none" if num_others else ""
+    return describe(train, test, f"the folder {root}", others)
 
 
 def from_arrays(
@@ -138,8 +122,7 @@ def from_arrays(
     if labels.min() < 0 or labels.max() >= len(class_names):
         found = f"{labels.min()} to {labels.max()}"
         raise ValueError(f"labels must be in 0 to {len(class_names) - 1}, for that many names, not {found}")
-    if filenames is None:
-        filenames = [str(i) for i in range(len(images))]
+    filenames = [str(i) for i in range(len(images))] if filenames is None else list(filenames)
     if len(filenames) != len(images):
         raise ValueError(f"there are {len(filenames)} file names for {len(images)} images")
     if images.shape[3] == 3:
@@ -153,9 +136,8 @@ def from_arrays(
         class_names=list(class_names),
         superclass_of=None if superclass_of is None else torch.tensor(superclass_of),
         superclass_names=superclass_names,
-        filenames=list(filenames),
+        filenames=filenames,
         provenance=f"{len(images):,} images given as arrays",
-        verified=False,
         digest=cifar100.content_digest(images, labels),
     )
 
@@ -164,9 +146,9 @@ def make_shapes(per_class: int, seed: int) -> Dataset:
     """Draw `per_class` images of each of 100 classes, 10 shapes (the superclasses) in 10 colours."""
     images, labels, masks = shapes.draw(per_class, seed)
     filenames = [f"{name} {i:03d}.png" for name in shapes.CLASS_NAMES for i in range(per_class)]
-    dataset = from_arrays(images, labels, shapes.CLASS_NAMES, "shapes", filenames)
-    dataset.superclass_of = torch.arange(100) // len(shapes.SHAPES)
-    dataset.superclass_names = list(shapes.SHAPES)
+    of_shapes = [c // len(shapes.COLOURS) for c in range(100)]
+    known = (shapes.CLASS_NAMES, "shapes", filenames, of_shapes, list(shapes.SHAPES))
+    dataset = from_arrays(images, labels, *known)
     dataset.provenance = f"the built-in shapes set, {per_class} images of each of 100 classes, seed {seed}"
     dataset.masks = masks
     return dataset
@@ -184,31 +166,21 @@ def split_indices(dataset: Dataset, val_fraction: float, seed: int) -> tuple[Ten
     """Split a training set into (training, validation) indices, int64, disjoint; `seed` alone decides.
 
     The split is stratified: of a class with n images, round(val_fraction * n) go to validation, or all that
-    have no copy if those are fewer. Where that is 0 for every class, val_fraction of all images are held out
-    instead, but at least one: one of a class, the largest classes first. Images that have an exact copy go to
-    training, so that no image is on both sides. In each result the first image of every class comes first,
-    then the second of every class, and so on; so the first k indices are a balanced sample for any k.
-    val_fraction is in [0, 1).
+    have no copy if those are fewer. Images that have an exact copy go to training, so that no image is on
+    both sides. In each result the first image of every class comes first, then the second of every class, and
+    so on; so the first k indices are a balanced sample for any k. val_fraction is in [0, 1).
     """
     generator = torch.Generator().manual_seed(seed)
     copies = first_copy(dataset.images)
     has_copy = torch.bincount(copies, minlength=len(copies))[copies] > 1
-    alone, copied = [], []  # of each class a list of indices
+    train, val = [], []  # of each class a list of indices
     for c in range(len(dataset.class_names)):
         members = torch.nonzero(dataset.labels == c).flatten()
         members = members[torch.randperm(len(members), generator=generator)]
-        alone.append(members[~has_copy[members]].tolist())
-        copied.append(members[has_copy[members]].tolist())
-    train, val = [], []
-    sizes = torch.bincount(dataset.labels, minlength=len(alone)).tolist()
-    counts = [round(val_fraction * size) for size in sizes]
-    if val_fraction > 0 and not any(counts):
-        largest = sorted(range(len(sizes)), key=lambda c: sizes[c], reverse=True)
-        for c in largest[: max(1, round(val_fraction * sum(sizes)))]:
-            counts[c] = 1
-    for c, count in enumerate(counts):
-        val.append(alone[c][:count])
-        train.append(alone[c][count:] + copied[c])
+        alone, copied = members[~has_copy[members]].tolist(), members[has_copy[members]].tolist()
+        count = round(val_fraction * len(members))
+        val.append(alone[:count])
+        train.append(alone[count:] + copied)
     return interleave(train), interleave(val)
 
 
@@ -249,19 +221,13 @@ def memory_format(device: torch.device) -> torch.memory_format:
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 
-def to_input(images: Tensor, image_size: int = 32) -> Tensor:
-    """Take images, float32 [N, 3, H, W] in [0, 1], to the input of a network trained at image_size pixels.
+def to_input(images: Tensor, image_size: int, normalize: nn.Module) -> Tensor:
+    """Take images, float [N, 3, H, W] in [0, 1], to a network's input: resized, normalised, in memory_format.
 
-    Larger images are reduced to it, see resize, and normalised by MEAN and STD: float32 in memory_format.
+    Images larger than image_size, the side in pixels that the network is trained for, are reduced to it.
     """
-    pixels = normalize_on(images.device)(resize(images, image_size))
+    pixels = normalize(resize(images, image_size))
     return pixels.contiguous(memory_format=memory_format(images.device))
-
-
-@functools.cache
-def normalize_on(device: torch.device) -> Normalize:
-    """Return the Normalize of a device, one for all steps: to copy its numbers to a GPU is to wait for it."""
-    return Normalize().to(device)
 
 
 def crop_and_flip(images: Tensor, dy: Tensor, dx: Tensor, flip: Tensor) -> Tensor:

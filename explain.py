@@ -16,8 +16,8 @@ from torch import Tensor
 from classifier import Classifier, add_options, from_options, predict
 from gradcam import draw, overlay, to_heatmap
 from running.console import CommandLine, run_main
-from running.errors import UserError, check_file, reading
-from running.files import whole_file
+from running.errors import UserError, reading
+from running.files import check_file, whole_file
 from sources.pictures import read_square, shrink
 
 SHIPPED = Path(__file__).resolve().parent / "weights" / "resnet18_cifar100.pt"

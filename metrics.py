@@ -13,7 +13,6 @@ Conventions, for all functions below:
 """
 
 import math
-import operator
 import statistics
 from collections.abc import Sequence
 
@@ -58,24 +57,18 @@ def _integers(
 
 
 def _numbers(name: str, values: Values, shape: str) -> Tensor:
-    """Return numbers of the shape "N" or "N, C" as float64 on the CPU, or raise ValueError."""
+    """Return numbers of the shape "N", or finite ones of "N, C", as float64 on the CPU; else ValueError."""
     values = _tensor(name, values)
     if values.ndim != len(shape.split()) or values.numel() == 0:
         raise ValueError(f"{name} must be [{shape}] and not empty, but has shape {list(values.shape)}")
-    return values.double()
-
-
-def _finite(name: str, values: Values) -> Tensor:
-    """Return finite numbers [N, C] as float64 on the CPU, or raise ValueError."""
-    values = _numbers(name, values, "N, C")
-    if not values.isfinite().all():
+    if values.ndim == 2 and not values.isfinite().all():
         raise ValueError(f"{name} must be finite, but some are NaN or infinite")
-    return values
+    return values.double()
 
 
 def _scores(y_true: Values, scores: Values, name: str = "scores") -> tuple[Tensor, Tensor]:
     """Return y_true as int64 [N] and the scores as float64 [N, C], both on the CPU, or raise ValueError."""
-    scores = _finite(name, scores)
+    scores = _numbers(name, scores, "N, C")
     return _integers("y_true", y_true, scores.shape[1], len(scores)), scores
 
 
@@ -92,13 +85,9 @@ def _probabilities(y_true: Values, probabilities: Values) -> tuple[Tensor, Tenso
 
 def _whole(name: str, value: int, low: int, high: float = math.inf) -> int:
     """Return a whole number from low to high as an int, or raise ValueError."""
-    try:
-        number = operator.index(value)
-    except TypeError as error:
-        raise ValueError(f"{name} must be a whole number, not {value!r}") from error
-    if not low <= number <= high:
-        raise ValueError(f"{name} must be a whole number from {low} to {high}, not {number}")
-    return number
+    if isinstance(value, float) or not low <= value <= high:
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
+    return int(value)
 
 
 # ---- Which class was taken for which ---------------------------------------------------------------------
@@ -203,17 +192,6 @@ def top_k_accuracy(y_true: Values, scores: Values, k: int) -> float:
 
 
 # ---- Superclasses: are the errors at least near misses? --------------------------------------------------
-
-
-def superclass_accuracy(y_true: Values, y_pred: Values, superclass_of: Values) -> float:
-    """Return the fraction of samples, in [0, 1], whose predicted class is in the true class's superclass.
-
-    y_true and y_pred are classes [N], superclass_of gives the superclass of each class, integers [C].
-    """
-    superclass_of = _integers("superclass_of", superclass_of)
-    y_true = _integers("y_true", y_true, len(superclass_of))
-    y_pred = _integers("y_pred", y_pred, len(superclass_of))
-    return accuracy(superclass_of[y_true], superclass_of[y_pred])
 
 
 def chance_within_superclass(superclass_of: Values) -> float:
@@ -345,97 +323,74 @@ def auroc(positive: Values, scores: Values) -> float | None:
 # ---- How sure are the numbers themselves? ----------------------------------------------------------------
 
 
-def _headline(y_true: Tensor, y_pred: Tensor, num_classes: int) -> dict[str, float]:
-    """Return the numbers of `headline` that follow from the predicted classes."""
+def _headline(y_true: Tensor, y_pred: Tensor, in_top5: Tensor, num_classes: int) -> dict[str, float]:
+    """Return the numbers of `headline`; in_top5: bool [N], see _in_top_k."""
     precision, recall, f1 = precision_recall_f1(confusion_matrix(y_true, y_pred, num_classes))
     return {
         "accuracy": accuracy(y_true, y_pred),
         "macro_precision": macro_average(precision),
         "macro_recall": macro_average(recall),
         "macro_f1": macro_average(f1),
+        "top5_accuracy": in_top5.sum().item() / len(in_top5),
     }
 
 
 def headline(y_true: Values, scores: Values) -> dict[str, float]:
-    """Return the headline numbers of the report, each in [0, 1]; top-5 is top-C with fewer than 5 classes.
+    """Return the headline numbers of the report, each in [0, 1]; top-5 is 1 with 5 classes or fewer.
 
     scores [N, C]: logits rather than probabilities, of which many are 0 in float32 where logits are large.
     """
     y_true, scores = _scores(y_true, scores)
-    num_classes = scores.shape[1]
-    top5 = top_k_accuracy(y_true, scores, k=min(5, num_classes))
-    return _headline(y_true, scores.argmax(dim=1), num_classes) | {"top5_accuracy": top5}
+    return _headline(y_true, scores.argmax(dim=1), _in_top_k(y_true, scores, 5), scores.shape[1])
 
 
 def _resampled_headline(y_true: Values, scores: Values, num_resamples: int) -> Tensor:
-    """Return the numbers of `headline` for every resample, float64 [num_resamples, 5].
+    """Return the numbers of `headline` for each resample, float64 [num_resamples, 5].
 
     For the same N the same samples are drawn.
     """
     num_resamples = _whole("num_resamples", num_resamples, low=1)
     y_true, scores = _scores(y_true, scores)
     n, num_classes = scores.shape
-    y_pred = scores.argmax(dim=1)
-    in_top5 = _in_top_k(y_true, scores, k=min(5, num_classes))
+    y_pred, in_top5 = scores.argmax(dim=1), _in_top_k(y_true, scores, 5)
     generator = torch.Generator().manual_seed(0)
     numbers = []
     for _ in range(num_resamples):
         sample = torch.randint(n, (n,), generator=generator)
-        of_classes = _headline(y_true[sample], y_pred[sample], num_classes)
-        numbers.append([*of_classes.values(), in_top5[sample].sum().item() / n])
+        row = _headline(y_true[sample], y_pred[sample], in_top5[sample], num_classes)
+        numbers.append(list(row.values()))
     return torch.tensor(numbers, dtype=torch.float64)
 
 
-def _with_intervals(value: dict[str, float], numbers: Tensor) -> dict[str, dict[str, float]]:
-    """Add to each value the 95 % percentile interval of its column of `numbers`, float64 [R, 5]."""
-    low, high = numbers.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).tolist()
-    result = {}
-    for column, name in enumerate(value):
-        result[name] = {"value": value[name], "low": low[column], "high": high[column]}
-    return result
-
-
 def bootstrap_headline(
-    y_true: Values, scores: Values, num_resamples: int = 1000
+    y_true: Values, scores: Values, other: Values | None = None, num_resamples: int = 1000
 ) -> dict[str, dict[str, float]]:
-    """Return the numbers of `headline`, each as a dict of `value`, `low` and `high`, all in [0, 1].
+    """Return the numbers of `headline`, each as a dict of `value`, `low` and `high`, as fractions.
 
     `low` and `high` are the 95 % percentile interval of Efron and Tibshirani, "An Introduction to the
     Bootstrap", 1993, section 13.3: draw N of the N samples with replacement, num_resamples times, compute the
     number for each, and cut 2.5 % off either end. The draws come from a generator of their own: resample r is
     row r of torch.randint(N, (num_resamples, N), generator=torch.Generator().manual_seed(0)).
 
+    With the scores [N, C] of an `other` network on the same samples the numbers are those of the first less
+    those of the other. The resamples are paired, as in section 6.3 there: what is drawn is a sample with the
+    answers of both, so samples that are hard for both cancel.
+
     The interval describes the choice of test samples, not the randomness of training. A class missing from a
     resample counts as 0 there, so with few samples of a class the macro averages of the resamples are too
     low, and `value` may even be above `high`. Macro F1 is not linear in the counts, so its resamples are a
     little too low even without that. No bias is corrected.
     """
-    numbers = _resampled_headline(y_true, scores, num_resamples)
-    return _with_intervals(headline(y_true, scores), numbers)
-
-
-def bootstrap_difference(
-    y_true: Values, scores: Values, other: Values, num_resamples: int = 1000
-) -> dict[str, dict[str, float]]:
-    """Return the numbers of `headline` for one network minus those of another on the same N samples.
-
-    The scores of the first network and those of the `other` are both [N, C]. Each number is a dict of
-    `value`, `low` and `high`, all in [-1, 1]; above 0, the first network has the larger number. Resamples and
-    interval are those of bootstrap_headline, and they are paired: what is drawn is a sample with the answers
-    of both networks, like the pairs in Efron and Tibshirani 1993, section 6.3. Samples that are hard for both
-    networks cancel, so the interval is narrower than one from two different test sets. It describes the
-    choice of test samples, not the randomness of training: two trainings that differ only in their seed give
-    different networks.
-    """
-    scores, other = _finite("scores", scores), _finite("other", other)
-    if other.shape != scores.shape:
-        shapes = f"{list(scores.shape)} and {list(other.shape)}"
-        raise ValueError(f"scores and other must have the same shape, not {shapes}")
-    ours, theirs = headline(y_true, scores), headline(y_true, other)
-    resampled = _resampled_headline(y_true, scores, num_resamples)
-    other_resampled = _resampled_headline(y_true, other, num_resamples)
-    difference = {name: ours[name] - theirs[name] for name in ours}
-    return _with_intervals(difference, resampled - other_resampled)
+    value, resampled = headline(y_true, scores), _resampled_headline(y_true, scores, num_resamples)
+    if other is not None:
+        if np.shape(other) != np.shape(scores):
+            raise ValueError(f"scores are {np.shape(scores)}, other {np.shape(other)}: expected one shape")
+        theirs = headline(y_true, other)
+        value = {name: value[name] - theirs[name] for name in value}
+        resampled = resampled - _resampled_headline(y_true, other, num_resamples)
+    ends = resampled.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).T.tolist()
+    rows = zip(value.items(), ends, strict=True)
+    return {name: {"value": number, "low": low, "high": high} for (name, number), (low, high) in rows}
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
@@ -455,15 +410,8 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     """
     only_first = _whole("only_first", only_first, low=0)
     only_second = _whole("only_second", only_second, low=0)
-    n = only_first + only_second
-    # Each term follows from the one before: binomial(n, i) = binomial(n, i - 1) (n - i + 1) / i. For n of
-    # 10,000 that is some hundred times as fast as math.comb for each of them.
-    term = 1
-    total = 1
-    for i in range(1, min(only_first, only_second) + 1):
-        term = term * (n - i + 1) // i
-        total += term
-    return min(1.0, 2 * total / 2**n)
+    n, fewer = only_first + only_second, min(only_first, only_second)
+    return min(1.0, 2 * sum(math.comb(n, i) for i in range(fewer + 1)) / 2**n)
 
 
 def proportion(successes: int, n: int) -> dict[str, float]:
@@ -499,33 +447,27 @@ def mean_interval(values: Values) -> dict[str, float]:
 # ---- What has the network seen that is like it? ----------------------------------------------------------
 
 
-def nearest_neighbours(features: Values, reference: Values, k: int) -> tuple[Tensor, Tensor]:
+def nearest_neighbours(features: Values, reference: Values, k: int) -> Tensor:
     """Return for each row of features [M, D] the k rows of reference [R, D] that are most similar to it.
 
-    Returns their cosine similarity x . y / (|x| |y|), float32 [M, k] in [-1, 1] and 0 for a row of zeros, and
-    their indices, int64 [M, k], the most similar first; 1 <= k <= R. It is computed in float32: similarities
-    that round to the same multiple of 2^-20 count as equal, and of these the lower index comes first.
-    Neighbours in the features of a network show what it has learned its answer from:
-    Papernot and McDaniel, "Deep k-Nearest Neighbors", 2018 (arXiv 1803.04765).
+    Returns their indices, int64 [M, k], the most similar first; 1 <= k <= R. Similarity is the cosine,
+    x . y / (|x| |y|), in float32, and 0 for a row of zeros. Those that round to the same multiple of 2^-20
+    count as equal, and of these the lower index comes first. Neighbours in the features of a network show
+    what it has learned its answer from: Papernot and McDaniel, "Deep k-Nearest Neighbors", 2018 (arXiv
+    1803.04765).
     """
-    features = _finite("features", features)
-    reference = _finite("reference", reference)
+    features, reference = _numbers("features", features, "M, D"), _numbers("reference", reference, "R, D")
     if features.shape[1] != reference.shape[1]:
         sides = f"{features.shape[1]} and {reference.shape[1]}"
         raise ValueError(f"features and reference must be [M, D] and [R, D], but D is {sides}")
     k = _whole("k", k, low=1, high=len(reference))
     features = torch.nn.functional.normalize(features).float()
     reference = torch.nn.functional.normalize(reference).float()
-    index = torch.arange(len(reference))
-    similarity, nearest = [], []
+    nearest = []
     for rows in features.split(256):  # all of them at once would take much memory
-        cosine = (rows @ reference.T).clamp(-1, 1)
-        # Similarity and index in one whole number: no two are equal, as torch.topk does not define ties.
-        rank = (cosine.double() * 2**20).round().long() * len(reference) - index
-        best = rank.topk(k, dim=1).indices
-        similarity.append(cosine.gather(1, best))
-        nearest.append(best)
-    return torch.cat(similarity), torch.cat(nearest)
+        similarity = (rows @ reference.T * 2**20).round()
+        nearest.append(similarity.argsort(dim=1, descending=True, stable=True)[:, :k])
+    return torch.cat(nearest)
 
 
 # ---- Do explanations point at the object? ----------------------------------------------------------------

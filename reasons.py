@@ -41,13 +41,18 @@ def top_pixels(maps: Tensor, fraction: float, side: int = 32) -> Tensor:
     return rank < round(fraction * side * side)
 
 
+@torch.inference_mode()
 def answers_to(classifier: Classifier, images: Tensor, hidden: Tensor, fill: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the answers, int64 [N], and their probabilities, float32 [N], where pixels are hidden.
+    """Return the three likeliest classes, int64 [N, 3], and their probabilities where pixels are hidden.
 
     images float32 [N, 3, 32, 32] in [0, 1]; hidden bool [N, 32, 32]; fill float32 [3] is what covers them.
     """
-    classes, probabilities = likeliest_covered(classifier, images, hidden, fill)
-    return classes[:, 0], probabilities[:, 0]
+    likely = []
+    for part in torch.arange(len(images)).split(BATCH_SIZE):
+        covered = torch.where(hidden[part, None], fill[:, None, None], images[part])
+        logits = classifier.model(covered.to(classifier.device)).float().cpu()
+        likely.append(logits.softmax(dim=1).topk(min(3, logits.shape[1]), dim=1))
+    return torch.cat([top.indices for top in likely]), torch.cat([top.values for top in likely])
 
 
 @contextlib.contextmanager
@@ -113,6 +118,10 @@ def cover_sample(
     generator: Generator,
 ) -> dict:
     """Return what measure_covering says of one sample: mistakes, or right answers if `truth` is None."""
+
+    def answer_to(hidden: Tensor) -> Tensor:
+        return answers_to(classifier, images, hidden, fill)[0][:, 0]
+
     likely = logits.argsort(dim=1, descending=True, stable=True)
     answer, toward, goal = likely[:, 0], likely[:, 1], "to_runner_up"
     if truth is not None:
@@ -137,11 +146,11 @@ def cover_sample(
     for name, of_images in {**maps, "random": draws}.items():
         several = of_images if name == "random" else [of_images]
         hidden = [top_pixels(map, COVERED) for map in several]
-        covered = torch.stack([answers_to(classifier, images, pixels, fill)[0] for pixels in hidden])
+        covered = torch.stack([answer_to(pixels) for pixels in hidden])
         scores[name] = {"changed": covered != answer, goal: covered == toward}
         if truth is None:
             hidden = [~top_pixels(map, KEPT) for map in several]
-            kept = torch.stack([answers_to(classifier, images, pixels, fill)[0] for pixels in hidden])
+            kept = torch.stack([answer_to(pixels) for pixels in hidden])
             scores[name]["kept"] = kept == answer
         elif has_another and name == "random":
             scores[name]["to_another"] = covered == another
@@ -149,7 +158,7 @@ def cover_sample(
     gain = scores["contrastive"][goal].double().mean(dim=0) - scores["random"][goal].double().mean(dim=0)
     result["contrastive_less_random"] = {goal: metrics.mean_interval(gain)}
     if has_another:
-        moved = answers_to(classifier, images, top_pixels(to_another[0], COVERED), fill)[0] == another
+        moved = answer_to(top_pixels(to_another[0], COVERED)) == another
         result["another"] = {"to_another": share(moved[None]), "random": result["random"].pop("to_another")}
     if truth is not None:
         margin = (logits.gather(1, answer[:, None]) - logits.gather(1, truth[:, None]))[:, 0]
@@ -203,7 +212,7 @@ def find_puzzles(classifier: Classifier, test, misclassified: Tensor, fill: Tens
         if not any(left.values()):
             break
         images, truth = (test.images[i] / 255).expand(len(COVERS), -1, -1, -1), test.labels[i]
-        classes, probabilities = likeliest_covered(classifier, images, hidden, fill)
+        classes, probabilities = answers_to(classifier, images, hidden, fill)
         right = classes[:, 0] == truth
         turned = bool(right.any())
         if left[turned]:
@@ -214,22 +223,6 @@ def find_puzzles(classifier: Classifier, test, misclassified: Tensor, fill: Tens
             puzzle["random"] = right[-math.comb(CELLS**2, 2) :].double().mean().item()
             puzzles.append(puzzle)
     return puzzles
-
-
-@torch.inference_mode()
-def likeliest_covered(
-    classifier: Classifier, images: Tensor, hidden: Tensor, fill: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return the three likeliest classes, int64 [N, 3], and probabilities where pixels are hidden.
-
-    Arguments as in answers_to.
-    """
-    likely = []
-    for part in torch.arange(len(images)).split(BATCH_SIZE):
-        covered = torch.where(hidden[part, None], fill[:, None, None], images[part])
-        logits = classifier.model(covered.to(classifier.device)).float().cpu()
-        likely.append(logits.softmax(dim=1).topk(min(3, logits.shape[1]), dim=1))
-    return torch.cat([top.indices for top in likely]), torch.cat([top.values for top in likely])
 
 
 def choice_of_map(classifier: Classifier, image: Tensor, answer: Tensor, truth: Tensor) -> int | None:
@@ -254,18 +247,13 @@ def measure_random_weights(classifier: Classifier, images: Tensor, classes: Tens
     """
     images, classes = images[:NUM_RANDOMIZED], classes[:NUM_RANDOMIZED]
     trained = classifier.explain(images, classes).flatten(1)
-    weights = [tensor.detach().clone() for tensor in tensors_of(classifier.module)]
     same, other = [], []
-    try:
-        for seed in range(NUM_SEEDS):
-            randomize(classifier.module, seed)
-            maps = classifier.explain(images, classes).flatten(1)
-            same.append(spearman(trained, maps).abs().nanmean())
-            other.append(spearman(trained.roll(1, 0), maps).abs().nanmean())
-    finally:
-        with torch.no_grad():
-            for tensor, before in zip(tensors_of(classifier.module), weights, strict=True):
-                tensor.copy_(before)
+    for seed in range(NUM_SEEDS):
+        untrained = copy.deepcopy(classifier)
+        randomize(untrained.module, seed)
+        maps = untrained.explain(images, classes).flatten(1)
+        same.append(spearman(trained, maps).abs().nanmean())
+        other.append(spearman(trained.roll(1, 0), maps).abs().nanmean())
     found = {"images": len(images), "seeds": NUM_SEEDS}
     for name, values in {"same_image": torch.stack(same), "other_image": torch.stack(other)}.items():
         row = {"value": values.mean().item(), "low": values.min().item(), "high": values.max().item()}
@@ -286,11 +274,6 @@ def centred_ranks(x: Tensor) -> Tensor:
     smaller = torch.searchsorted(ordered, x)
     larger = x.shape[1] - torch.searchsorted(ordered, x, right=True)
     return (smaller - larger).double() / 2
-
-
-def tensors_of(module: nn.Module) -> list[Tensor]:
-    """Return the parameters and buffers of a module."""
-    return [*module.parameters(), *module.buffers()]
 
 
 @torch.no_grad()
@@ -317,7 +300,9 @@ def randomize(module: nn.Module, seed: int) -> None:
         for old, new in zip(module.parameters(), fresh.parameters(), strict=True):
             if torch.equal(old.cpu(), new):
                 new.normal_(new.mean().item(), new.std(correction=0).item())
-    for old, new in zip(tensors_of(module), tensors_of(fresh), strict=True):
+    for old, new in zip(module.parameters(), fresh.parameters(), strict=True):
+        old.copy_(new)
+    for old, new in zip(module.buffers(), fresh.buffers(), strict=True):
         old.copy_(new)
 
 
@@ -363,7 +348,7 @@ def find_neighbours(
     for name, index in groups.items():
         reference = index[:count]
         _, reference_features = classifier.features(train.images[reference])
-        _, nearest = metrics.nearest_neighbours(features, reference_features, k)
+        nearest = metrics.nearest_neighbours(features, reference_features, k)
         labels = train.labels[reference][nearest]
         of_classes = [(labels == c[:, None]).double().mean(dim=1) for c in (y_pred, test.labels)]
         agrees = (vote(labels) == y_pred).double()

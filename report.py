@@ -26,6 +26,7 @@ from classifier import Classifier, eval_mode, full_float32
 from data import Dataset, first_copy, split_indices
 from page import failures
 from page.page import write_page
+from page.sections import HEADLINE
 from running.console import CommandLine, Progress, run_main
 from running.device import environment, pick_device
 from running.errors import UserError
@@ -43,13 +44,6 @@ from running.run_folder import run_of
 NUM_FAILURES = 20  # as files
 MAX_BROWSED = 2500  # misclassified images on the page, the most confident ones
 CONFIDENT = 0.9
-HEADLINE = {
-    "accuracy": "accuracy",
-    "macro_precision": "macro precision",
-    "macro_recall": "macro recall",
-    "macro_f1": "macro F1",
-    "top5_accuracy": "top-5 accuracy",
-}
 
 
 @dataclass
@@ -151,11 +145,12 @@ def calibrate(logits: Tensor, y_true: Tensor, temperature: float) -> dict:
 def evaluate_superclasses(test: Dataset, y_pred: Tensor, coarse: Tensor) -> dict:
     """Return whether errors are near misses, and each tested superclass's recall; coarse: see Found."""
     of, wrong = test.superclass_of, y_pred != test.labels
-    within = metrics.superclass_accuracy(test.labels[wrong], y_pred[wrong], of) if wrong.any() else None
+    true, predicted = of[test.labels], of[y_pred]
+    within = metrics.accuracy(true[wrong], predicted[wrong]) if wrong.any() else None
     recalls = metrics.per_class_accuracy(coarse)
     tested = torch.nonzero(coarse.sum(dim=1)).flatten()
     return {
-        "superclass_accuracy": metrics.superclass_accuracy(test.labels, y_pred, of),
+        "superclass_accuracy": metrics.accuracy(true, predicted),
         "errors_within_superclass": within,
         "chance_within_superclass": metrics.chance_within_superclass(of),
         "superclasses": [{"name": test.superclass_names[s], "recall": recalls[s].item()} for s in tested],
@@ -245,7 +240,7 @@ def find_reasons(
     if halves is not None:
         numbers["colour_or_shape"] = halves
     if train is not None and features is not None and examined.training is not None:
-        settings = examined.training.settings
+        settings = examined.training["config"]["settings"]
         trained_on, held_out = split_indices(train, settings["val_fraction"], settings["seed"])
         groups = {"training": trained_on[: settings["limit_train"]], "held_out": held_out}
         numbers["neighbours"] = reasons.find_neighbours(examined, train, test, y_pred, features, groups)
@@ -278,7 +273,7 @@ def check_data(examined: Classifier, train: Dataset | None, test: Dataset) -> Da
     if absent:
         examined.notes.append(f"{absent} classes have no test image and count as 0 in the macro averages")
     if train is not None and examined.training is not None:
-        if examined.training.config.get("digest", train.digest) == train.digest:
+        if examined.training["config"].get("digest", train.digest) == train.digest:
             return train
         examined.notes.append(
             "the training images found are not those of the training: no neighbours, no duplicates"
@@ -325,7 +320,7 @@ def write_report(
     found.stress, found.others, found.options = stress, others, options
     found.machine = environment(examined.device)
     if examined.training is not None:
-        found.history = read_history(out, examined.training.history)
+        found.history = read_history(out, examined.training["history"])
     if others:
         ours = {"probabilities": found.probabilities, "y_pred": found.y_pred}
         found.numbers["against"] = compare.compare({str(out): ours, **others}, test.labels)

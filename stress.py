@@ -19,14 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from classifier import (
-    Classifier,
-    add_options,
-    from_options,
-    full_float32,
-    load_data,
-    predict,
-)
+from classifier import Classifier, add_options, from_options, full_float32, load_data, predict
 from data import Dataset, interleave
 from metrics import calibration_bins, fit_temperature, proportion
 from running.console import CommandLine, Progress, run_main
@@ -279,6 +272,7 @@ def main(argv: list[str] | None = None) -> int:
 
     device = pick_device("auto")
     classifier = from_options(args, device)
+    classifier.model.requires_grad_(False)  # attacks differentiate by the images only
     folder = results_folder(classifier, args.out)
     if not args.overwrite:
         check_results(folder, classifier.digest)  # before the data are read, which takes a while
@@ -290,9 +284,7 @@ def main(argv: list[str] | None = None) -> int:
         arrays, y_true = cifar_c.open_files(args.cifar_c, set(test.labels.tolist()))
         published = {f"published {name}": (array, torch.from_numpy(y_true)) for name, array in arrays.items()}
     sample = draw_sample(test, args.full)
-    print(
-        f"network  {classifier.name}, {classifier.parameters:,} parameters, takes images {classifier.input}"
-    )
+    print(f"network  {classifier.name}, {classifier.parameters:,} parameters, images {classifier.input}")
     for note in classifier.notes:
         print(f"note     {note}")
     print(f"data     {test.provenance}")

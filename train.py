@@ -12,7 +12,6 @@ accuracy.
 """
 
 import math
-import re
 import shlex
 import time
 from collections.abc import Callable
@@ -22,13 +21,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from data import CLASS_NAMES, Dataset, batches, cutmix_end, load, memory_format, split_indices, to_input
+import data
 from resnet_cifar import resnet18
 from running import distributed
 from running.checkpoint import read_checkpoint, save_checkpoint
 from running.console import CommandLine, Progress, duration, option, run_main
 from running.device import autocast, environment, pick_device, pick_precision, rank, world_size
-from running.distributed import shard
 from running.errors import UserError, reading
 from running.files import write_csv, write_json
 from running.settings import add_options, check_ranges, expect, setting
@@ -44,7 +42,7 @@ class Config:
     data_dir: str = setting("data", "folder with CIFAR, or to download it to")
     out: str | None = setting(None, "run folder, new or empty; default: runs/ and the name of the data set")
     epochs: int | None = setting(40, "passes over the images; of a folder as many as see 48,000", 1, 100_000)
-    batch_size: int | None = setting(128, "images in a step; of a folder up to 32", 2, 1_000_000)
+    batch_size: int = setting(128, "images in a step", 2, 1_000_000)
     lr: float = setting(0.15, "peak learning rate", 1e-9, 1000)
     momentum: float = setting(0.9, "Nesterov momentum; 0 is plain SGD", 0, 0.99999)
     weight_decay: float = setting(1e-3, "weight decay, not on biases and batch norm", 0, 10)
@@ -67,11 +65,10 @@ class Config:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        known = self.dataset in CLASS_NAMES or Path(self.dataset).is_dir()
-        expect(known, "dataset", self.dataset, f"{', '.join(CLASS_NAMES)} or a folder")
-        size = "([89]|[12][0-9]|3[0-2])"
-        right = re.fullmatch(f"{size}(,{size})*", self.image_sizes)
-        expect(bool(right), "image_sizes", self.image_sizes, "sizes from 8 to 32, such as 24,28,32")
+        known = self.dataset in data.CLASS_NAMES or Path(self.dataset).is_dir()
+        expect(known, "dataset", self.dataset, f"{', '.join(data.CLASS_NAMES)} or a folder")
+        right = all(size.isdecimal() and 8 <= int(size) <= 32 for size in self.image_sizes.split(","))
+        expect(right, "image_sizes", self.image_sizes, "sizes from 8 to 32, such as 24,28,32")
         if self.epochs is None:  # what follows has to wait for load_split
             return
         if self.warmup_epochs is None:
@@ -91,19 +88,19 @@ class Config:
 # What differs from the defaults above, which are those for CIFAR. None: load_split looks at the images.
 PRESETS = {
     "shapes": {"epochs": 10, "batch_size": 32, "lr": 0.1, "width": 16, "cutmix": 0.0},
-    "folder": {"epochs": None, "batch_size": None, "lr": 0.1, "width": 16, "cutmix": 0.0},
+    "folder": {"epochs": None, "batch_size": 32, "lr": 0.1, "width": 16, "cutmix": 0.0},
 }
 # Resuming may change where and how a run computes and where its files are found, and nothing else.
 MAY_CHANGE = {"dataset", "data_dir", "out", "device", "precision", "compile"}
 
 
-def load_split(config: Config) -> tuple[Config, Dataset, Tensor, Tensor]:
+def load_split(config: Config) -> tuple[Config, data.Dataset, Tensor, Tensor]:
     """Return the settings, now complete, the training set, and the indices to train on and to validate on.
 
     Raises UserError if the settings do not fit the number of images.
     """
-    dataset, _ = load(config.dataset, config.data_dir)
-    train_index, val_index = split_indices(dataset, config.val_fraction, config.seed)
+    dataset, _ = data.load(config.dataset, config.data_dir)
+    train_index, val_index = data.split_indices(dataset, config.val_fraction, config.seed)
     available, held_out = len(train_index), len(val_index)
     limit = min(config.limit_train or available, available)
     needed = f"at least one validation image of {available}"
@@ -111,8 +108,6 @@ def load_split(config: Config) -> tuple[Config, Dataset, Tensor, Tensor]:
     if config.epochs is None:
         # As many images as the demonstration on shapes sees, 10 epochs of 4,800.
         config = replace(config, epochs=min(max(10, round(48_000 / limit)), 500))
-    if config.batch_size is None:
-        config = replace(config, batch_size=max(2, min(32, limit)))
     size, processes = config.batch_size, world_size()
     fits = size % processes == 0 and 2 * processes <= size <= limit
     expect(fits, "batch_size", size, f"at most the {limit} images to train on, 2, 4, 6, .. for each process")
@@ -168,7 +163,7 @@ def make_optimizer(model: nn.Module, lr: float, momentum: float, weight_decay: f
 class Training:
     """What every epoch needs, as the settings say: data, network, optimizer, precision, and the history."""
 
-    def __init__(self, config: Config, dataset: Dataset, train_index: Tensor, val_index: Tensor):
+    def __init__(self, config: Config, dataset: data.Dataset, train_index: Tensor, val_index: Tensor):
         torch.manual_seed(config.seed)
         torch.backends.cudnn.deterministic = True
         self.config, self.class_names = config, dataset.class_names
@@ -180,7 +175,8 @@ class Training:
         self.targets = nn.functional.one_hot(labels, num_classes).float().to(device)
         self.val_images, self.val_labels = dataset.images[val_index], dataset.labels[val_index]
         self.steps = len(train_index) // config.batch_size  # in an epoch
-        self.model = resnet18(num_classes, config.width).to(device, memory_format=memory_format(device))
+        self.normalize = data.Normalize().to(device)
+        self.model = resnet18(num_classes, config.width).to(device, memory_format=data.memory_format(device))
         # The same network, shared among the processes and compiled.
         network = distributed.data_parallel(self.model)
         self.network = torch.compile(network) if config.compile else network
@@ -195,7 +191,6 @@ class Training:
             "width": config.width,
             "image_size": config.sizes()[-1],
             "provenance": dataset.provenance,
-            "verified": dataset.verified,
             "digest": dataset.digest,
             "num_train": len(train_index),
             "num_val": len(val_index),
@@ -228,18 +223,18 @@ def train_one_epoch(training: Training, epoch: int, change: Callable | None = No
     size = image_size(epoch, config.epochs, config.sizes())
     model = training.network.train()
     # CutMix keeps the network from learning its images by heart; results/README.md says what it gained.
-    cutmix = config.cutmix if epoch <= cutmix_end(config.epochs) else 0.0
+    cutmix = config.cutmix if epoch <= data.cutmix_end(config.epochs) else 0.0
     changed = change(training, epoch) if change else None
     # Of the loss and of the right answers; MPS has no float64.
     sums = torch.zeros(2, device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
     with Progress(f"epoch {epoch}/{config.epochs}", steps) as progress:
-        drawn = batches(training.images, training.targets, config.batch_size, config.seed, epoch, cutmix)
+        drawn = data.batches(training.images, training.targets, config.batch_size, config.seed, epoch, cutmix)
         for step, (batch, target) in enumerate(drawn):
             # Data: shuffled, cropped and flipped images in [0, 1], of which each process takes its part.
             images = batch.float() / 255
             if changed:
                 images = changed(images, target)
-            images, target = shard(images), shard(target)
+            images, target = distributed.shard(images), distributed.shard(target)
 
             # Schedule: every step has its own learning rate. That of the very first is 0, so it trains
             # nothing. Counted from 1 it would be the last one that has 0, for nothing gained.
@@ -249,7 +244,7 @@ def train_one_epoch(training: Training, epoch: int, change: Callable | None = No
 
             # Forward and loss.
             with autocast(device, training.precision):
-                logits = model(to_input(images, size)).float()
+                logits = model(data.to_input(images, size, training.normalize)).float()
                 loss = training.criterion(logits, target)
 
             # Backward, clip, step. The norm to clip is that of the gradient, not of the scaled one.
@@ -276,12 +271,12 @@ def train_one_epoch(training: Training, epoch: int, change: Callable | None = No
 @torch.inference_mode()
 def validate(training: Training, row: dict[str, float | str]) -> Tensor:
     """Add val_loss and val_accuracy to the row of an epoch; return the logits, float32 [N, C]."""
-    images, labels, logits = shard(training.val_images), training.val_labels, []
+    images, labels, logits = distributed.shard(training.val_images), training.val_labels, []
     model, size = training.network.eval(), training.config.sizes()[-1]
     with Progress("validation", len(images)) as progress, autocast(training.device, training.precision):
         for part in images.split(VAL_BATCH_SIZE):
             pixels = part.to(training.device).float() / 255
-            logits.append(model(to_input(pixels, size)).float())
+            logits.append(model(data.to_input(pixels, size, training.normalize)).float())
             progress.update(VAL_BATCH_SIZE * len(logits))
     logits = distributed.all_gather(torch.cat(logits).cpu())
     check_finite("the scores of the validation images are", logits, row["epoch"], row["lr"])
@@ -352,8 +347,7 @@ def restore(training: Training, last: dict) -> None:
     """Load what last.pt holds of a training; UserError if it is of other data or does not fit the network."""
     config, ours, record = training.config, training.record, last["config"]
     if record["digest"] != ours["digest"]:
-        digests = f"digest {record['digest'][:12]}, the data found have {ours['digest'][:12]}"
-        raise UserError(f"{config.out} was trained on data with {digests} ({ours['provenance']})")
+        raise UserError(f"{config.out} was trained on other data than those found ({ours['provenance']})")
     if record.get("change") != ours.get("change"):
         began = record.get("change", "no change of its images")
         raise UserError(f"{config.out} was started with {began}: resume it by the same command")
@@ -425,12 +419,10 @@ def fit(config: Config, last: dict | None = None, change: Callable | None = None
 
 def make_folder(run: Path) -> None:
     """Make the folder of a new run; UserError if it holds more than a training that has saved no epoch."""
-    if (run / "checkpoints" / "last.pt").exists():
-        hint = "continue it with --resume, delete the folder, or use another --out"
-        raise UserError(f"{run} holds a run already: {hint}")
     for path in run.rglob("*"):
         if path.is_file() and path.name != "config.json" and path.suffix != ".tmp":
-            raise UserError(f"{run} is not empty: delete the folder, or use another --out")
+            hint = "continue a run there with --resume, delete the folder, or use another --out"
+            raise UserError(f"{run} is not empty: {hint}")
     run.mkdir(parents=True, exist_ok=True)
 
 
@@ -443,30 +435,20 @@ def main(argv: list[str] | None = None, change: Callable | None = None) -> int:
     resume, last = given.pop("resume"), None
     dataset = given.get("dataset", Config.dataset)
     run = Path(given.setdefault("out", f"runs/{Path(dataset).resolve().name}"))
-    last_file = run / "checkpoints" / "last.pt"
     try:
-        if resume and not last_file.exists():
-            hint = "delete the folder or use another --out, and start without --resume"
-            raise UserError(f"{run} has no checkpoints/last.pt to resume from: {hint}")
         if not resume:
-            preset = PRESETS.get(dataset if dataset in CLASS_NAMES else "folder", {})
+            preset = PRESETS.get(dataset if dataset in data.CLASS_NAMES else "folder", {})
             config = Config(**(preset | given))
             pick_precision(config.precision, pick_device(config.device))  # before anything is downloaded
         with distributed.init_distributed():
             if resume:
-                config, last = read_last(last_file, given)
+                config, last = read_last(run / "checkpoints" / "last.pt", given)
             elif rank() == 0:
                 make_folder(run)
-            if last and should_stop(last["history"], config):
-                print(f"{run} is finished after {last['epoch']} epochs; next comes report.py")
-            else:
-                fit(config, last, change)
+            fit(config, last, change)
         return 0
     except KeyboardInterrupt:
-        if not last_file.exists():
-            raise
-        script = "train.py" if change is None else f"experiments/train_changed.py {change}"
-        print(f"interrupted; resume with: python {script} --resume --out {shlex.quote(str(run))}")
+        print("interrupted; the same command with --resume goes on after the last finished epoch")
         return 130
 
 

@@ -80,7 +80,10 @@ def main() -> None:
     shapes, index = make_shapes(-(-count // 100), seed=0), torch.arange(count)
     training = Training(config(), shapes, index, index[:1])
     drawn = batches(training.images, training.targets, args.batch_size, 0, 0, cutmix_probability=0.5)
-    prepared = [(to_input(shard(images).float() / 255), shard(target)) for images, target in drawn]
+    prepared = [
+        (to_input(shard(images).float() / 255, 32, training.normalize), shard(target))
+        for images, target in drawn
+    ]
     ways = {
         "bare step": partial(train_on, training, prepared),
         "whole loop": partial(train_one_epoch, training),

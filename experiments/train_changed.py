@@ -50,7 +50,7 @@ def attack(
     start = (images + epsilon * (2 * uniform - 1)).clamp(low, high).requires_grad_()
     # The plain network: the one shared among processes would wait for gradients of its weights.
     with autocast(training.device, training.precision):
-        loss = training.criterion(training.model(to_input(start, size)).float(), target)
+        loss = training.criterion(training.model(to_input(start, size, training.normalize)).float(), target)
     (gradient,) = torch.autograd.grad(training.scaler.scale(loss), start)
     return (start.detach() + 1.25 * epsilon * gradient.sign()).clamp(low, high)
 

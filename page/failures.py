@@ -45,6 +45,7 @@ def describe(
     return rows
 
 
+@plots.styled()
 def write(out: Path, test, rows: list[dict], maps: Tensor | None, layer: str | None) -> None:
     """Write the rows and their pictures in place of those of an earlier report, which may have had more.
 
@@ -74,7 +75,5 @@ def write(out: Path, test, rows: list[dict], maps: Tensor | None, layer: str | N
                 probability = f"{kind}, {100 * row[f'probability_{kind}']:.1f} %"
                 title = f"for {plain(row[f'{kind}_class'])} rather than the other\n({probability})"
                 panels.append((title, laid_over[place]))
-            with plots.styled():
-                figure = draw(panels, f"Grad-CAM at {layer}")
-            plots.save_png(figure, out / row["gradcam"])
+            plots.save_png(draw(panels, f"Grad-CAM at {layer}"), out / row["gradcam"])
     write_csv(out / "failures" / "failures.csv", rows)

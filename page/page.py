@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from page import pictures, sections
+from page import pictures, plots, sections
 from running.files import write_text
 
 FOLDER = Path(__file__).resolve().parent
@@ -105,6 +105,7 @@ def environment() -> Environment:
     return templates
 
 
+@plots.styled()
 def write_page(out: Path, examined, test, found) -> None:
     """Write report.html and plots/ into the folder `out`; the page needs no other file.
 
@@ -112,7 +113,6 @@ def write_page(out: Path, examined, test, found) -> None:
     """
     templates = environment()
     context = {"n": found.numbers, "examined": examined, "test": test, "found": found}
-    context["data_set"] = sections.DATA_SETS.get(test.name, test.name)
     for add in (
         sections.one_mistake,
         sections.mistakes,
@@ -123,7 +123,7 @@ def write_page(out: Path, examined, test, found) -> None:
     ):
         context |= add(test, found)
     context |= sections.about(out, examined, found)
-    sections.write_plots(out / "plots", test, found)
+    context |= sections.write_plots(out / "plots", test, found)
     filled = []
     for name, title in SECTIONS.items():
         module = templates.get_template(f"{name}.html").make_module(context)

@@ -24,11 +24,6 @@ def png(pixels: Tensor) -> bytes:
     return encode_png(pixels).numpy().tobytes()
 
 
-def as_bytes(image: Tensor) -> Tensor:
-    """Return an image, float [3, H, W] in [0, 1] or uint8, as uint8."""
-    return image if image.dtype == torch.uint8 else (255 * image).round().to(torch.uint8)
-
-
 def address(content: bytes) -> str:
     """Return the content of a PNG or JPEG file as an address that holds it."""
     kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
@@ -37,7 +32,7 @@ def address(content: bytes) -> str:
 
 def picture(image: Tensor) -> str:
     """Return an image, float [3, H, W] in [0, 1] or uint8, as an address."""
-    return address(png(as_bytes(image)))
+    return address(png(image if image.dtype == torch.uint8 else (255 * image).round().to(torch.uint8)))
 
 
 def sheet(images: Tensor, limit: int = MAX_SHEET, columns: int | None = None) -> dict:
@@ -103,7 +98,7 @@ def data_for_script(test, found) -> dict:
             "kind": found.kinds[i].item(),
         }
         if found.covered is not None:
-            answer, probability = (values[place].item() for values in found.covered)
+            answer, probability = (values[place, 0].item() for values in found.covered)
             image["covered"] = [answer, round(probability, 4)]
         data["images"].append(image)
     if test.superclass_of is not None:

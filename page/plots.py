@@ -5,15 +5,15 @@ the colours, so that one plot serves a light and a dark page. plots.mplstyle say
 the page is designed at the width of a phone and grows with its column; lines carry their names.
 """
 
-import base64
 import contextlib
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
 import matplotlib
+import matplotlib.style
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -27,40 +27,29 @@ INK, GRID, GREY = "#1a1a1b", "#d8d8d9", "#66666a"
 BLUE, ORANGE, GREEN = "#00497a", "#b04c00", "#00785a"  # of three different greys in a black-and-white print
 # The colours' names in the style sheet of the report.
 CSS_VARIABLES = {INK: "ink", GRID: "grid", GREY: "grey", BLUE: "blue", ORANGE: "orange", GREEN: "green"}
-STYLE = matplotlib.rc_params_from_file(Path(__file__).parent / "plots.mplstyle", use_default_template=False)
 PIXELS = 72  # to an inch
 WIDTH, HEIGHT = 360 / PIXELS, 250 / PIXELS
 LINE = 15  # pixels that a line of text needs
 
 
-@contextlib.contextmanager
-def styled() -> Iterator[None]:
-    """Draw in the style of plots.mplstyle alone, whatever the user has set up, and leave no trace of it.
-
-    Also a decorator: @styled().
-    """
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
-        yield
+def styled() -> contextlib.AbstractContextManager:
+    """Return the context, or the decorator, in which everything is drawn, whatever the user has set up."""
+    return matplotlib.style.context(Path(__file__).parent / "plots.mplstyle", after_reset=True)
 
 
-@styled()
 def save_png(figure: Figure, path: Path) -> None:
     """Write the figure to a PNG file at 160 dots per inch on white; see whole_file."""
     with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=160, facecolor="white")
+        temporary.write_bytes(to_png(figure, dpi=160))
 
 
-@styled()
-def to_png(figure: Figure, dpi: int) -> str:
-    """Return the figure as a picture in an address, on white."""
+def to_png(figure: Figure, dpi: int) -> bytes:
+    """Return the figure as the content of a PNG file, on white."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=dpi, facecolor="white")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return file.getvalue()
 
 
-@styled()
 def to_svg(figure: Figure, name: str, description: str) -> Markup:
     """Return the figure as an <svg> element in pixels, whose colours are CSS variables.
 
@@ -121,7 +110,6 @@ def name_lines(axes: Axes, lines: dict[str, tuple[float, float, str]]) -> None:
 # ---- Curves ----------------------------------------------------------------------------------------------
 
 
-@styled()
 def severity_curves(accuracy: list[float], confidence: list[float]) -> Figure:
     """Mean accuracy and mean confidence at the severities 0, clean, to 5."""
     figure, axes = small_figure("Accuracy and confidence, mean of the fifteen", "severity (0 is clean)")
@@ -136,7 +124,6 @@ def severity_curves(accuracy: list[float], confidence: list[float]) -> Figure:
     return figure
 
 
-@styled()
 def training_curve(
     history: dict[str, np.ndarray], quantity: str, best_epoch: float, changes: dict[float, str]
 ) -> Figure:
@@ -167,7 +154,6 @@ def training_curve(
     return figure
 
 
-@styled()
 def reliability(title: str, bins: dict[str, list]) -> Figure:
     """Accuracy against confidence; the area of a point shows how many images it stands for.
 
@@ -196,7 +182,6 @@ def reliability(title: str, bins: dict[str, list]) -> Figure:
 # ---- Bars and dots ---------------------------------------------------------------------------------------
 
 
-@styled()
 def headline_bars(numbers: dict[str, dict[str, float]]) -> Figure:
     """One bar for each metric, {name: value, low and high}, and its value written above."""
     figure, axes = small_figure("Test metrics with 95 % intervals", "")
@@ -213,7 +198,6 @@ def headline_bars(numbers: dict[str, dict[str, float]]) -> Figure:
     return figure
 
 
-@styled()
 def worst_classes(title: str, recall: dict[str, float]) -> Figure:
     """The recall of each class, {label: fraction}, the first on top."""
     figure = Figure(figsize=(2 * WIDTH, 0.9 + 0.4 * len(recall)))
@@ -231,7 +215,6 @@ def worst_classes(title: str, recall: dict[str, float]) -> Figure:
     return figure
 
 
-@styled()
 def dots(title: str, rows: dict[str, dict[str, float]], x_label: str) -> Figure:
     """Fractions with their intervals, {row: value, low, high}; the name of a row stands above its point."""
     figure = Figure(figsize=(WIDTH, (80 + 34 * len(rows)) / PIXELS))
@@ -256,7 +239,6 @@ def dots(title: str, rows: dict[str, dict[str, float]], x_label: str) -> Figure:
     return figure
 
 
-@styled()
 def confidence_histogram(right: np.ndarray, wrong: np.ndarray) -> Figure:
     """How many of the right and of the wrong answers have a confidence in each of the bins, int [B] each."""
     figure, axes = small_figure("How sure right and wrong answers are, images", "confidence")
@@ -277,7 +259,6 @@ def confidence_histogram(right: np.ndarray, wrong: np.ndarray) -> Figure:
 # ---- Matrices --------------------------------------------------------------------------------------------
 
 
-@styled()
 def confusion_matrix(counts: np.ndarray, class_names: list[str], groups: dict[str, int]) -> Figure:
     """The confusion matrix [C, C] as shares of its rows, in the order of `groups`, {name: size}, if any.
 
@@ -315,7 +296,6 @@ def confusion_matrix(counts: np.ndarray, class_names: list[str], groups: dict[st
     return figure
 
 
-@styled()
 def superclass_matrix(counts: np.ndarray, names: list[str]) -> Figure:
     """The mistakes between superclasses, int [S, S], as shares of the rows; the diagonal is left out."""
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
@@ -342,7 +322,6 @@ def superclass_matrix(counts: np.ndarray, names: list[str]) -> Figure:
 # ---- Stress tests ----------------------------------------------------------------------------------------
 
 
-@styled()
 def stress_epsilon(tests: dict, robust_accuracy: dict[str, dict], epsilons: list[float]) -> Figure:
     """Accuracy against the epsilon of the attack, in 1/255, with 95 % intervals.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from data import cutmix_end
 from gradcam import overlay
 from page import plots
-from page.pictures import attack_sheet, picture, plain, run_name, sheet
+from page.pictures import address, attack_sheet, picture, plain, run_name, sheet
 from running.console import duration, option
 
 NUM_BESIDE = 5  # mistakes beside the one that is dissected
@@ -27,18 +27,12 @@ MAPS = {  # how the maps are called, in the order of their rows
     "centre": "the centre",
     "random": "random cells",
 }
-CUES = {
-    "grey": "without colour",
-    "patches_16": "patches of 16x16 shuffled",
-    "patches_8": "patches of 8x8 shuffled",
-    "low_pass": "blurred (low pass)",
-    "high_pass": "edges only (high pass)",
-}
-HEADLINE = ("accuracy", "macro_precision", "macro_recall", "macro_f1", "top5_accuracy")
-DATA_SETS = {
-    "cifar100": "CIFAR-100: 100 classes, pictures of 32x32 pixels",
-    "cifar10": "CIFAR-10: 10 classes, pictures of 32x32 pixels",
-    "shapes": "coloured shapes, drawn by this program: 100 classes, pictures of 32x32 pixels",
+HEADLINE = {
+    "accuracy": "accuracy",
+    "macro_precision": "macro precision",
+    "macro_recall": "macro recall",
+    "macro_f1": "macro F1",
+    "top5_accuracy": "top-5 accuracy",
 }
 
 
@@ -70,8 +64,8 @@ def one_mistake(test, found) -> dict:
     place = 0
     if found.covered is not None:
         answers, probabilities = found.covered
-        turned = answers == test.labels[found.browsed]
-        place = int((turned * probabilities).argmax())
+        turned = answers[:, 0] == test.labels[found.browsed]
+        place = int((turned * probabilities[:, 0]).argmax())
     i = found.browsed[place].item()
     opener, image = case(test, found, i) | {"others": []}, test.images[i]
     if found.covered is not None:
@@ -79,8 +73,8 @@ def one_mistake(test, found) -> dict:
         cells = F.interpolate(found.maps[place][None, None], 32)[0]
         scaled = cells / cells.abs().max().clamp(min=1e-30)
         opener["turned"] = bool(turned[place])
-        opener["answer"] = plain(test.class_names[answers[place]])
-        opener["probability"] = probabilities[place].item()
+        opener["answer"] = plain(test.class_names[answers[place, 0]])
+        opener["probability"] = probabilities[place, 0].item()
         opener["for"], opener["against"] = (
             picture(overlay(image[None] / 255, (sign * scaled).relu())[0]) for sign in (1, -1)
         )
@@ -142,7 +136,6 @@ def classes(test, found) -> dict:
         "pairs": pairs,
         "examples": sheet(examples, columns=10),
         "coarse_plot": matrix,
-        "confusion_png": plots.to_png(draw_matrix(test, found), dpi=80),
     }
 
 
@@ -202,7 +195,7 @@ def stress(test, found) -> dict:
     results = found.stress
     if results is None or "summary" not in results:
         return {"stress": None}
-    shown, tests = {"stress": results, "cue_names": CUES}, results["tests"]
+    shown, tests = {"stress": results}, results["tests"]
     names = [name for name in dict.fromkeys(test.split("/")[0] for test in tests) if f"{name}/5" in tests]
     rows = []
     for name in names:
@@ -229,9 +222,9 @@ def stress(test, found) -> dict:
     return shown
 
 
-def write_plots(folder: Path, test, found) -> None:
+def write_plots(folder: Path, test, found) -> dict:
     """Draw the headline numbers, the classes with the lowest recall and the confusion matrix as files."""
-    headline = {plain(name): found.numbers[name] for name in HEADLINE}
+    headline = {name: found.numbers[key] for key, name in HEADLINE.items()}
     plots.save_png(plots.headline_bars(headline), folder / "headline_metrics.png")
     tested = [row for row in found.numbers["classes"] if row["num_test"]]
     bars, worst = {}, sorted(tested, key=lambda row: row["recall"])[:10]
@@ -242,25 +235,27 @@ def write_plots(folder: Path, test, found) -> None:
     if len(worst) == len(tested):
         title = "The accuracy of each class, the lowest first"
     plots.save_png(plots.worst_classes(title, bars), folder / "worst_classes.png")
-    plots.save_png(draw_matrix(test, found), folder / "confusion_matrix.png")
+    matrix = draw_matrix(test, found)
+    plots.save_png(matrix, folder / "confusion_matrix.png")
+    return {"confusion_png": address(plots.to_png(matrix, dpi=80))}
 
 
 def about(out: Path, examined, found) -> dict:
     """The training, the commands that make this page, versions and digests; examined: a Classifier."""
     facts, lines, shown = {}, [], {"training": None}
     if examined.training:
-        config, history = examined.training.config, found.history
+        config, history = examined.training["config"], found.history
         column = {key: np.array([row[key] for row in history]) for key in history[0]}
         changes = {}
         for i in range(1, len(history)):
             if column["image_size"][i] != column["image_size"][i - 1]:
                 changes[i + 0.5] = f"{column['image_size'][i]:.0f} px"
-        settings = examined.training.settings
+        settings = config["settings"]
         last_cutmix = cutmix_end(settings["epochs"]) if settings["cutmix"] else 0
         if 0 < last_cutmix < len(history):
             changes[last_cutmix + 0.5] = "no CutMix"
         for quantity in ("loss", "accuracy"):
-            figure = plots.training_curve(column, quantity, examined.training.epoch, changes)
+            figure = plots.training_curve(column, quantity, examined.training["epoch"], changes)
             plots.save_png(figure, out / "plots" / f"{quantity}.png")
         shown["training"] = examined.training
         said = "Accuracy by epoch in training and validation."
@@ -270,12 +265,11 @@ def about(out: Path, examined, found) -> dict:
         facts |= {f"training: {name}": value for name, value in config["environment"].items()}
         # It has the device and the precision that "auto" became.
         options = settings | {key: config[key] for key in ("device", "precision")}
-        start = "python"
-        if (processes := config["environment"].get("processes", 1)) > 1:
-            start = f"torchrun --nproc-per-node {processes}"
-        lines.append(("The network was trained by", command(f"{start} train.py", options)))
-        if "change" in config:
-            lines.append((f"with {config['change']} of experiments/train_changed.py", ""))
+        processes = config["environment"].get("processes", 1)
+        start = "python" if processes == 1 else f"torchrun --nproc-per-node {processes}"
+        changed = f"experiments/train_changed.py {config.get('change')}"
+        script = changed if "change" in config else "train.py"
+        lines.append(("The network was trained by", command(f"{start} {script}", options)))
     if found.options is not None:
         if found.stress:
             full = found.stress["corruption_images"] == found.numbers["num_test"]

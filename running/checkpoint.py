@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from running.errors import UserError, check_file, reading
-from running.files import whole_file
+from running.errors import reading
+from running.files import check_file, whole_file
 
 INSTEAD = "write its weights by torch.save({}, 'weights.pt')"
 
@@ -28,9 +28,8 @@ def save_checkpoint(path: Path | str, checkpoint: dict) -> None:
 def read_checkpoint(path: Path | str) -> dict:
     """Return what a checkpoint of train.py holds, and the `sha256` of its file besides; see read_tensors."""
     content, sha256 = read_tensors(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path} cannot be used as a checkpoint: it holds a {type(content).__name__}")
-    return content | {"sha256": sha256}
+    with reading(path, "a checkpoint of train.py"):
+        return {**content, "sha256": sha256}
 
 
 def read_tensors(path: Path | str) -> tuple[object, str]:
@@ -48,9 +47,6 @@ def read_tensors(path: Path | str) -> tuple[object, str]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if damaged := archive.testzip():  # torch.load itself does not compare the checksums
                 raise ValueError(f"it is damaged, the checksum of {damaged} is wrong")
-            if any("/code/" in name for name in archive.namelist()):
-                state = "torch.jit.load(FILE).state_dict()"
-                raise ValueError(f"it is of TorchScript: {INSTEAD.format(state)}")
         try:
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:

@@ -5,7 +5,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 from running.errors import UserError, one_line
 
@@ -34,7 +33,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
-class Progress(AbstractContextManager):
+class Progress:
     """One line on a terminal, as "epoch 1/40  100/196  loss 2.31  12 s left"; nothing elsewhere.
 
     with Progress("test", total) as progress: progress.update(done, loss="2.31")
@@ -43,7 +42,9 @@ class Progress(AbstractContextManager):
     def __init__(self, label: str, total: int):
         self.label, self.total = label, total
         self.started, self.written = time.monotonic(), 0.0
-        self.shows = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+    def __enter__(self) -> "Progress":
+        return self
 
     def update(self, done: int, **values: str) -> None:
         """Write how much of the total is done, the given values and the time left, ten times a second."""
@@ -58,8 +59,8 @@ class Progress(AbstractContextManager):
 
     def write(self, text: str) -> None:
         """Put as much of the text as fits in place of the line."""
-        if self.shows:
-            columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+        if sys.stderr.isatty():
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns
             print(f"\r{text[: columns - 1]}", end="\033[K", file=sys.stderr, flush=True)
 
     def __exit__(self, *exception) -> None:

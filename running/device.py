@@ -24,10 +24,9 @@ def rank() -> int:
 def pick_device(name: str) -> torch.device:
     """Return the device called `name`; "auto" is the first available of cuda, mps and cpu.
 
-    With several processes it is this one's own: the GPU of number LOCAL_RANK, or the only one that it sees.
+    With several processes it is this one's own, the GPU of number LOCAL_RANK.
     """
-    several = world_size() > 1
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    several, gpus = world_size() > 1, torch.cuda.device_count()
     mps = torch.backends.mps.is_available() and not several
     counts = {"cuda": gpus, "mps": int(mps), "cpu": 1}
     if name == "auto":
@@ -39,13 +38,10 @@ def pick_device(name: str) -> torch.device:
     if (device.index or 0) >= counts.get(device.type, 0):
         raise UserError(f"--device {name} is not available on this machine: use --device cpu")
     if several and device.type == "cuda":
-        # Some launchers let each process see its own GPU only, which is then the one to take.
-        index = int(os.environ.get("LOCAL_RANK", 0)) if gpus > 1 else 0
-        if device.index is not None or index >= gpus:
-            needed = "several processes need --device cuda with a GPU for each, or --device cpu"
-            raise UserError(f"--device {name} with {gpus} CUDA GPUs: {needed}")
-        torch.cuda.set_device(index)
-        device = torch.device("cuda", index)
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if device.index >= gpus:
+            raise UserError(f"there are {gpus} CUDA GPUs: start as many processes, or use --device cpu")
+        torch.cuda.set_device(device)
     return device
 
 
@@ -62,9 +58,8 @@ def pick_precision(name: str, device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
     cpu = cpuinfo()
-    if device.type == "cpu" and ("amx_bf16" in cpu or ("avx512_bf16" in cpu and "AuthenticAMD" in cpu)):
-        return "bf16"
-    return "fp32"
+    is_fast = "amx_bf16" in cpu or ("avx512_bf16" in cpu and "AuthenticAMD" in cpu)
+    return "bf16" if device.type == "cpu" and is_fast else "fp32"
 
 
 def cpuinfo() -> str:
@@ -74,10 +69,7 @@ def cpuinfo() -> str:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return the context in which the forward pass of a training runs: mixed precision, or float32.
-
-    In float32 newer CUDA GPUs convolve in TF32, which is torch's default and faster, with 10 bits for 23.
-    """
+    """Return the context in which the forward pass of a training runs: mixed precision, or float32."""
     # Without a dtype for fp32: on Apple GPUs torch before 2.10 warns of float32 even where it is not enabled.
     dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     return torch.autocast(device.type, dtype, enabled=precision != "fp32")

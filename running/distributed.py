@@ -5,9 +5,7 @@
 Each of them runs the whole program with its share of every batch. DistributedDataParallel averages their
 gradients, so all take the same step, that of one process with the whole batch, and their weights stay equal.
 Batch norm takes the mean and variance of a process's own share; its running statistics are averaged over the
-processes after each epoch. Rank 0 alone downloads, prints and writes. torchrun ends all when one has failed.
-
-A program that is started without torchrun is rank 0 of 1, and for that all functions here do nothing.
+processes after each epoch. Rank 0 alone downloads, prints and writes. For one process all this does nothing.
 """
 
 import contextlib

@@ -35,9 +35,3 @@ def reading(path: Path | str, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise UserError(f"{path} cannot be used as {what}: {one_line(error)}") from error
-
-
-def check_file(path: Path | str, what: str = "file") -> None:
-    """Raise UserError unless there is a file `path`."""
-    if not Path(path).is_file():
-        raise UserError(f"{path} is a folder" if Path(path).is_dir() else f"there is no {what} {path}")

@@ -57,13 +57,11 @@ def read_history(folder: Path, known: list[dict]) -> list[dict]:
 
     The checkpoint of the best epoch does not know of the epochs after it.
     """
-    path = folder / "logs" / "history.csv"
-    if not path.is_file():
-        return known
-    with reading(path, "the history of train.py"), open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-        for row in rows:
-            row |= {key: float(value) for key, value in row.items() if key != "precision"}
+    path, rows = folder / "logs" / "history.csv", []
+    if path.is_file():
+        with reading(path, "the history of train.py"), open(path, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                rows.append(row | {key: float(row[key]) for key in row if key != "precision"})
     continues = [row["val_loss"] for row in rows[: len(known)]] == [row["val_loss"] for row in known]
     return rows if continues else known
 

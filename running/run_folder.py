@@ -10,7 +10,8 @@ runs/<name>/config.json           settings, data, versions and hardware
 
 from pathlib import Path
 
-from running.errors import UserError, check_file
+from running.errors import UserError
+from running.files import check_file
 
 
 def newest_run(parent: Path | str = "runs") -> Path:

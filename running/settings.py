@@ -8,13 +8,13 @@ from running.console import option
 from running.errors import UserError
 
 
-def setting(default: Any, help: str, low=None, high=None, choices=None, metavar=None) -> Any:
+def setting(default: Any, help: str, low: Any = None, high: Any = None, **options: Any) -> Any:
     """Return a field of a dataclass, `lr: float = setting(0.15, "peak rate", low=0, high=1)`.
 
-    Options, help and checks follow from it. Its type is int, float, str or bool, or one of these `| None`; a
-    range includes both its ends. choices and metavar are those of argparse.
+    Option, help and check follow from it. Its type is int, float, str or bool, or one of these `| None`; a
+    range includes both its ends; options are those of argparse, such as choices.
     """
-    metadata = {"help": help, "low": low, "high": high, "choices": choices, "metavar": metavar}
+    metadata = {"help": help, "low": low, "high": high, "options": options}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -39,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser, settings: type, presets: dict |
         if kind is bool:
             how = {"action": argparse.BooleanOptionalAction}
         else:
-            how = {"type": kind, "choices": about["choices"], "metavar": about["metavar"]}
+            how = {"type": kind} | about["options"]
         parser.add_argument(option(field.name), help=text, **how).default = argparse.SUPPRESS
 
 

@@ -40,9 +40,7 @@ SUPERCLASSES = {
     "vehicles_1": "bicycle bus motorcycle pickup_truck train",
     "vehicles_2": "lawn_mower rocket streetcar tank tractor",
 }
-SUPERCLASS_OF_NAME = {}
-for number, names in enumerate(SUPERCLASSES.values()):
-    SUPERCLASS_OF_NAME |= dict.fromkeys(names.split(), number)
+SUPERCLASS_OF_NAME = {name: s for s, names in enumerate(SUPERCLASSES.values()) for name in names.split()}
 CLASS_NAMES = sorted(SUPERCLASS_OF_NAME)
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 # What is known of the classes of each set, as arguments of data.from_arrays.
@@ -70,18 +68,17 @@ MIRRORS = (
 )
 TIMEOUT = 60  # seconds without a byte, after which the next mirror is asked
 
-# All that a pickle of a NumPy array names, by whatever version of NumPy it was written.
-ALLOWED = "numpy.ndarray numpy.dtype _codecs.encode numpy.core.multiarray._reconstruct "
-ALLOWED += (
-    "numpy._core.multiarray._reconstruct numpy.core.numeric._frombuffer numpy._core.numeric._frombuffer"
-)
+# All that a pickle of a NumPy array names; "core" was renamed to "_core" in NumPy 2.
+ALLOWED = {"numpy.ndarray", "numpy.dtype", "_codecs.encode"}
+for core in ("numpy.core", "numpy._core"):
+    ALLOWED |= {f"{core}.multiarray._reconstruct", f"{core}.numeric._frombuffer"}
 
 
 class OfficialUnpickler(pickle.Unpickler):
     """Read containers, numbers, strings and NumPy arrays; a pickle that names anything else is refused."""
 
     def find_class(self, module: str, name: str) -> type:
-        if f"{module}.{name}" not in ALLOWED.split():
+        if f"{module}.{name}" not in ALLOWED:
             raise pickle.UnpicklingError(f"it names {module}.{name}, as no file of CIFAR-100 does")
         return super().find_class(module, name)
 
@@ -98,15 +95,11 @@ def read_cifar100(root: Path | str) -> list[dict]:
         with reading(folder / name, "a file of CIFAR-100"), open(folder / name, "rb") as file:
             record = OfficialUnpickler(file, encoding="bytes").load()
             images = record[b"data"].reshape(-1, 3, 32, 32)
-            if images.dtype != np.uint8:
-                raise ValueError(f"its pixels are {images.dtype}, expected uint8")
             labels = np.array(record[b"fine_labels"])
             filenames = np.array([filename.decode() for filename in record[b"filenames"]])
-            if set(labels.tolist()) != set(range(100)):
-                raise ValueError(f"it has images of {len(set(labels.tolist()))} classes, expected 100")
             order = np.lexsort((filenames, labels))
             arrays = {"images": images[order], "labels": labels[order]}
-        splits.append(arrays | {"filenames": filenames[order].tolist()})
+            splits.append(arrays | {"filenames": filenames[order].tolist()})
     return splits
 
 

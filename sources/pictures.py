@@ -15,11 +15,6 @@ from running.errors import UserError, one_line, reading
 
 Image.init()
 SUFFIXES = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-LAYOUT = (
-    "train/CLASS/* and test/CLASS/*, of a folder for each class made by: "
-    'for c in */; do mkdir -p "train/$c" "test/$c"; i=0; for f in "$c"*; do i=$((i+1)); '
-    'if [ $((i%5)) = 0 ]; then mv "$f" "test/$c"; else mv "$f" "train/$c"; fi; done; rmdir "$c"; done'
-)
 
 
 def read(root: Path | str) -> tuple[list[str], dict, dict, int]:
@@ -32,7 +27,7 @@ def read(root: Path | str) -> tuple[list[str], dict, dict, int]:
     """
     root = Path(root)
     if not (root / "train").is_dir():
-        raise UserError(f"{root} has no train/: expected {LAYOUT}")
+        raise UserError(f"{root} has no train/: docs/data.md says how to split folders of the classes")
     held_out = "test" if (root / "test").exists() or not (root / "val").exists() else "val"
     folders = (root / "train", root / held_out)
     (names, train), (test_names, test) = (find_pictures(folder) for folder in folders)
@@ -48,10 +43,8 @@ def read(root: Path | str) -> tuple[list[str], dict, dict, int]:
     unreadable = []
     splits = [read_split(*found, unreadable) for found in zip(folders, (train, test), strict=True)]
     if unreadable:
-        more = f" and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
-        raise UserError(
-            f"pictures that cannot be read, repair or remove them: {', '.join(unreadable[:5])}{more}"
-        )
+        named = ", ".join(unreadable[:5])
+        raise UserError(f"{len(unreadable)} pictures cannot be read, repair or remove them: {named}")
     return [one_line(name) for name in names], *splits, num_others
 
 

@@ -34,9 +34,9 @@ def small(monkeypatch, small_sets):
 
 def use_sets(patch, sets):
     import classifier
-    import train
+    import data
 
-    for module in (train, classifier):
+    for module in (data, classifier):
         patch.setattr(module, "load", lambda name, root="data": sets)
 
 
@@ -196,5 +196,5 @@ def found(small_sets):
     found.kinds, found.numbers["kinds"] = reasons.kinds_of_mistakes(test.labels, logits)
     found.maps = torch.randn(30, 4, 4, generator=generator)
     found.covered_pixels = reasons.top_pixels(found.maps, 0.25)
-    found.covered = found.y_pred[found.browsed], torch.full((30,), 0.99)
+    found.covered = found.y_pred[found.browsed][:, None], torch.full((30, 1), 0.99)
     return found

@@ -121,7 +121,7 @@ def check_invariants(run):
     assert epoch == 0 or ((checkpoints / "best.pt").exists() and csv_file.exists())
     if (checkpoints / "best.pt").exists():
         best = load_checkpoint(checkpoints / "best.pt", CPU)
-        assert best.training.epoch in (best_epoch, epoch + 1)
+        assert best.training["epoch"] in (best_epoch, epoch + 1)
     if csv_file.exists():
         history = read_history(run)
         assert len(history) in (epoch, epoch + 1) and history[:epoch] == saved

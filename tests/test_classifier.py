@@ -1,7 +1,6 @@
 """classifier.py: a checkpoint and a network from outside become one object; layer, counts, classes."""
 
 import argparse
-import contextlib
 import textwrap
 
 import pytest
@@ -12,8 +11,8 @@ from torch import nn
 import classifier
 import data
 import report
-from classifier import FromPixels, from_module, load_checkpoint, load_model, predict
-from data import MEAN, STD, Normalize, make_shapes
+from classifier import from_module, load_checkpoint, load_model, predict
+from data import MEAN, STD, make_shapes
 from running.errors import UserError
 from running.outputs import results_folder
 
@@ -73,7 +72,9 @@ class Applied(nn.Module):
 
 
 def simple(*layers: nn.Module, num_classes: int = 5) -> nn.Module:
-    return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(num_classes))
+    module = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(num_classes))
+    module(torch.zeros(1, 3, 32, 32))
+    return module
 
 
 # ---- A checkpoint, and the same weights from outside -----------------------------------------------------
@@ -89,7 +90,7 @@ def test_shipped_weights_give_the_same_answers_in_torchvisions_network(theirs):
     torch.testing.assert_close(predict(outside.model, images, CPU), expected, rtol=1e-4, atol=1e-4)
     assert ours.layer == outside.layer == "layer4"
     assert ours.parameters == outside.parameters == 11_220_132
-    assert ours.training.epoch == 39
+    assert ours.training["epoch"] == 39
     assert ours.validation[0].shape == (10_000, 100)
     assert outside.training is None
     assert outside.validation is None
@@ -99,32 +100,24 @@ def test_shipped_weights_give_the_same_answers_in_torchvisions_network(theirs):
     )
 
 
-@pytest.mark.parametrize("wrap", [lambda s: {"state_dict": s}, lambda s: {"model": s, "epoch": 3}])
-def test_weights_below_a_key_and_with_module_before_the_names(theirs, tmp_path, wrap):
+def test_weights_below_a_key_and_with_module_before_the_names(theirs, tmp_path, capsys):
     file, weights = theirs
     state = torch.load(weights, weights_only=True)
     renamed = {f"module._orig_mod.{name}": value for name, value in state.items()}
-    torch.save(wrap(renamed), tmp_path / "wrapped.pt")
-    plain, wrapped = load(f"{file}:net", weights), load(f"{file}:net", tmp_path / "wrapped.pt")
-    assert plain.digest == wrapped.digest
-    assert torch.equal(predict(plain.model, pictures(), CPU), predict(wrapped.model, pictures(), CPU))
+    torch.save({"ema": renamed, "epoch": 3}, tmp_path / "wrapped.pt")
+    assert load(f"{file}:net", weights).digest == load(f"{file}:net", tmp_path / "wrapped.pt").digest
+    assert "weights  taken from the key 'ema', beside epoch" in capsys.readouterr().out
 
 
-def test_digest_changes_with_one_weight():
-    module = simple(nn.Conv2d(3, 4, 3))
-    module(torch.zeros(1, 3, 32, 32))
-    before = from_module(module, None, None, CPU).digest
-    assert from_module(module, None, None, CPU).digest == before
-    with torch.no_grad():
-        module[0].weight[0, 0, 0, 0] += 1e-6
-    assert from_module(module, None, None, CPU).digest != before
-
-
-def test_digest_changes_with_what_normalises(theirs):
-    file, weights = theirs
+def test_digest_changes_with_one_weight_and_with_what_normalises(theirs):
     numbers = [(None, None), (MEAN, STD), (MEAN, (0.5, 0.5, 0.5))]
-    digests = {load(f"{file}:net", weights, mean, std).digest for mean, std in numbers}
-    assert len(digests) == 3
+    found = [load(f"{theirs[0]}:two", None, mean, std) for mean, std in numbers]
+    for of in found:
+        of.module.load_state_dict(found[0].module.state_dict())
+    digests = [classifier.digest_of(of.model) for of in found]
+    with torch.no_grad():
+        found[0].module[0].weight[0, 0, 0, 0] += 1e-6
+    assert len({*digests, classifier.digest_of(found[0].model)}) == 4
 
 
 def test_normalisation_is_that_of_the_options(theirs):
@@ -134,15 +127,6 @@ def test_normalisation_is_that_of_the_options(theirs):
     with torch.no_grad():
         expected = found.module(x.float())
     torch.testing.assert_close(predict(found.model, pictures(), CPU), expected)
-
-
-def test_smaller_image_size_resizes_first():
-    class Side(nn.Module):
-        def forward(self, x):
-            return torch.tensor([[float(x.shape[-1]), 0.0]]).expand(len(x), 2)
-
-    model = FromPixels(Side(), image_size=24, normalize=Normalize())
-    assert model(torch.rand(2, 3, 32, 32))[0, 0] == 24
 
 
 def test_predict_restores_frozen_modules_and_changes_nothing():
@@ -192,8 +176,6 @@ def small_swin() -> nn.Module:
 def test_layer_by_default_is_the_last_that_has_cells(build, layer, side):
     torch.manual_seed(0)
     module = build()
-    if any(isinstance(part, nn.LazyLinear) for part in module.modules()):
-        module(torch.zeros(1, 3, 32, 32))
     if isinstance(module, torchvision.models.VisionTransformer):
         nn.init.normal_(module.heads.head.weight)  # zero as built: then no gradient reaches anything
     found = from_module(module, None, None, CPU)
@@ -213,65 +195,20 @@ def test_channels_last_layer_is_reshaped():
 def test_copied_cells_are_no_map():
     # As VGG of torchvision at 32 pixels: one cell, spread over 7x7 by the pooling behind it.
     module = simple(nn.Conv2d(3, 4, 3, 2), nn.MaxPool2d(15), nn.AdaptiveAvgPool2d(7))
-    module(torch.zeros(1, 3, 32, 32))
     assert from_module(module, None, None, CPU).layer == "0"
-
-
-def test_layer_of_which_one_cell_alone_is_used_is_no_map():
-    corner = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3), Applied(lambda x: x[..., 0, 0], 5))
-    assert from_module(corner, None, None, CPU).layer == "1"
 
 
 def test_no_layer_with_cells_and_no_layer_wanted():
     flat = simple()
-    flat(torch.zeros(1, 3, 32, 32))
     assert from_module(flat, None, None, CPU).layer is None
     convolutional = simple(nn.Conv2d(3, 4, 3))
-    convolutional(torch.zeros(1, 3, 32, 32))
     assert from_module(convolutional, None, "none", CPU).layer is None
     assert from_module(convolutional, None, None, CPU).layer == "0"
-
-
-def test_scores_without_a_gradient_have_no_maps():
-    found = from_module(Applied(lambda x: x.detach().mean(dim=(2, 3))), None, None, CPU)
-    assert (found.layer, found.num_classes) == (None, 5)
-
-
-def test_a_network_inside_no_grad_has_no_maps():
-    class Frozen(nn.Sequential):
-        @torch.no_grad()
-        def forward(self, x):
-            return super().forward(x)
-
-    found = from_module(Frozen(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(3600, 5)), None, None, CPU)
-    assert (found.layer, found.head) == (None, "2")
-
-
-def test_a_module_that_returns_one_number_is_no_layer():
-    class Scaled(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.scale = nn.Conv2d(3, 5, 3), Applied(lambda x: x.mean())
-
-        def forward(self, x):
-            return self.conv(x).mean(dim=(2, 3)) * self.scale(x)
-
-    assert from_module(Scaled(), None, None, CPU).layer == "scale.conv"
-
-
-def test_lazy_layers_get_their_weights_in_the_first_pass():
-    found = from_module(simple(nn.Conv2d(3, 4, 3)), None, None, CPU)
-    assert found.parameters == 4 * 28 + 30 * 30 * 4 * 5 + 5
-    assert found.digest == from_module(found.module, None, None, CPU).digest
-    lazy = simple(nn.Conv2d(3, 4, 3))
-    classifier.load_weights(lazy, found.module.state_dict())
-    assert from_module(lazy, None, None, CPU).digest == found.digest
 
 
 @pytest.mark.parametrize("layer", ["nowhere", "1"])  # no such module; the flattened output
 def test_layer_that_cannot_be_explained_is_refused(layer):
     module = simple(nn.Conv2d(3, 4, 3))
-    module(torch.zeros(1, 3, 32, 32))
     with pytest.raises(UserError, match=f"--layer {layer}"):
         from_module(module, None, layer, CPU)
 
@@ -290,32 +227,6 @@ def test_layer_that_runs_twice_is_refused():
     assert from_module(Twice(), None, None, CPU).layer is None
 
 
-def test_features_are_what_goes_into_the_classifier():
-    torch.manual_seed(0)
-    module = torchvision.models.resnet18(num_classes=5)
-    found = from_module(module, None, None, CPU)
-    logits, features = found.features(pictures(5))
-    with torch.no_grad():
-        expected = module.fc(features)
-    assert (found.head, features.shape) == ("fc", (5, 512))
-    torch.testing.assert_close(logits, expected)
-
-
-def test_a_linear_layer_that_runs_twice_is_no_classifier():
-    class Mirrored(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(3, 2)
-
-        def forward(self, x):
-            return self.fc(x[..., 0, 0]) + self.fc(x[..., 0, 31])
-
-    found = from_module(Mirrored(), None, None, CPU)
-    assert found.head is None
-    logits, features = found.features(pictures(5))
-    assert (logits.shape, features) == ((5, 2), None)
-
-
 # ---- Classes and data ------------------------------------------------------------------------------------
 
 
@@ -323,7 +234,6 @@ def test_logits_are_brought_into_the_order_of_the_data_set():
     test = make_shapes(1, seed=1)
     order = torch.randperm(100, generator=torch.Generator().manual_seed(0)).tolist()
     module = simple(nn.AvgPool2d(8), num_classes=100)
-    module(torch.zeros(1, 3, 32, 32))
     found = from_module(module, [test.class_names[c].upper() for c in order], None, CPU)
     own = predict(found.model, test.images[:3], CPU)
     classifier.fit_classes(found, test)
@@ -335,23 +245,11 @@ def test_logits_are_brought_into_the_order_of_the_data_set():
 def test_other_classes_or_another_number_are_refused():
     test = make_shapes(1, seed=1)
     module = simple(nn.AvgPool2d(8), num_classes=100)
-    module(torch.zeros(1, 3, 32, 32))
     with pytest.raises(UserError, match="are not those of"):
         classifier.fit_classes(from_module(module, [*test.class_names[1:], "cat"], None, CPU), test)
     module = simple(nn.AvgPool2d(8), num_classes=99)
-    module(torch.zeros(1, 3, 32, 32))
     with pytest.raises(UserError, match="99 logits"):
         classifier.fit_classes(from_module(module, None, None, CPU), test)
-
-
-def test_another_number_of_classes_is_noticed_before_the_data_are_read(monkeypatch):
-    monkeypatch.setattr(classifier, "load", lambda name, root: pytest.fail("it reads the data"))
-    found = from_module(Applied(lambda x: x.mean(dim=(2, 3))), None, None, CPU)
-    for name, count in (("cifar100", 100), ("cifar10", 10), ("shapes", 100)):
-        with pytest.raises(
-            UserError, match=f"has 5 logits, but {name} has {count} classes: name the data set"
-        ):
-            classifier.load_data(found, name, None)
 
 
 # ---- What cannot be used ---------------------------------------------------------------------------------
@@ -377,12 +275,9 @@ def test_models_that_cannot_be_used(theirs, monkeypatch, spec, message):
     ("content", "message"),
     [
         (lambda state: {"weights": [1, 2]}, "state dict"),
-        (lambda state: dict(list(state.items())[1:]), r"missing names \(1\): conv1.weight$"),
-        (
-            lambda state: {f"net.{name}": value for name, value in state.items()},
-            r"\(102\): conv1.weight, bn1.weight, bn1.bias; unexpected names \(122\): net.conv1.weight, ",
-        ),
-        (lambda state: state | {"fc.bias": torch.zeros(10)}, r"\(1\): fc.bias \[10\] instead of \[100\]$"),
+        (lambda state: dict(list(state.items())[1:]), r'Missing key\(s\) in state_dict: "conv1.weight"'),
+        (lambda state: {f"net.{name}": value for name, value in state.items()}, r'"conv1.*"net\.fc\.bias"'),
+        (lambda state: state | {"fc.bias": torch.zeros(10)}, r"mismatch for fc.bias.*\[10\].*\[100\]"),
     ],
 )
 def test_weights_that_do_not_fit(theirs, tmp_path, content, message):
@@ -410,11 +305,10 @@ def test_mean_without_std_and_values_of_bytes(theirs):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda x: x, r"\[2, 5, 32, 32\] of 2 images"),
-        (lambda x: (x.mean(dim=(2, 3)),), "more than logits, a wrapper of three lines"),
-        (lambda x: x.mean(dim=(0, 2, 3)), r"\[5\] of 2 images"),
+        (lambda x: x, r"makes of 2 images torch.float32 \[2, 5, 32, 32\]"),
+        (lambda x: (x.mean(dim=(2, 3)),), "more than logits, wrap it: see docs"),
         (lambda x: x.view(7, -1), "if it wants another size"),
-        (lambda x: x.mean(dim=(2, 3)).argsort(), r"int64 \[2, 5\] of 2 images"),
+        (lambda x: x.mean(dim=(2, 3)).argsort(), r"int64 \[2, 5\], expected float logits"),
         (lambda x: x.mean(dim=(2, 3)) * torch.nan, "not finite"),
     ],
 )
@@ -424,7 +318,7 @@ def test_outputs_that_are_no_logits(function, message):
 
 
 def test_class_names_are_as_many_as_logits():
-    with pytest.raises(UserError, match="5 logits, but its class names are 2"):
+    with pytest.raises(UserError, match="5 logits and has 2 class names"):
         from_module(Applied(lambda x: x.mean(dim=(2, 3))), ["cat", "dog"], None, CPU)
 
 
@@ -463,29 +357,7 @@ def test_results_go_to_the_run_or_to_a_folder_of_the_name(theirs, tmp_path):
     assert results_folder(shipped, None) == tmp_path / "run"
 
 
-def test_data_of_the_training_are_the_default(monkeypatch):
-    asked = []
-    monkeypatch.setattr(classifier, "load", lambda name, root: asked.append((name, root)) or (None, None))
-    monkeypatch.setattr(classifier, "fit_classes", lambda *args: None)
-    shipped = load_checkpoint(SHIPPED, CPU)
-    classifier.load_data(shipped, None, None)
-    classifier.load_data(shipped, "shapes", "elsewhere")
-    assert asked == [("cifar100", "data"), ("shapes", "elsewhere")]
-    assert data.load is not classifier.load
-
-
 # ---- Modes and precision ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_eval_mode_gives_each_module_its_own_mode_back(fails):
-    model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout()).train()
-    model[0].eval()  # frozen by the caller
-    with contextlib.suppress(KeyError), classifier.eval_mode(model):
-        assert not any(module.training for module in model.modules())
-        if fails:
-            raise KeyError
-    assert [module.training for module in model.modules()] == [True, False, True]
 
 
 @pytest.mark.parametrize("value", ["ieee", "tf32"])
@@ -594,14 +466,6 @@ def test_names_that_differ_in_case_only_are_told_apart():
     shouted = from_module(Applied(lambda x: x.mean(dim=(2, 3))[:, :4]), ["A ", "a", "b c", "bc"], None, CPU)
     with pytest.raises(UserError, match="are not those of"):
         classifier.fit_classes(shouted, test)
-
-
-@pytest.mark.parametrize("key", ["model_state_dict", "net", "ema", "model_ema"])
-def test_weights_below_the_usual_keys_and_what_is_beside_them(key, theirs, tmp_path, capsys):
-    file, weights = theirs
-    torch.save({key: torch.load(weights), "epoch": 3}, tmp_path / "saved.pt")
-    assert load(f"{file}:net", tmp_path / "saved.pt").digest == load(f"{file}:net", weights).digest
-    assert f"weights  taken from the key '{key}', beside epoch" in capsys.readouterr().out
 
 
 def test_prefixes_stay_where_the_network_has_them_itself():

@@ -37,12 +37,9 @@ FORMS = {
 WRONG = {  # what replaces the images or the labels, and what the message names
     "float images": ({"images": IMAGES / 255}, r"float64 \[6, 3, 32, 32\]"),
     "another size": ({"images": IMAGES[:, :, :28]}, r"uint8 \[6, 3, 28, 32\]"),
-    "one image": ({"images": IMAGES[0]}, r"uint8 \[3, 32, 32\]"),
-    "no images": ({"images": IMAGES[:0], "labels": []}, r"\[0, 3, 32, 32\]"),
     "too few labels": ({"labels": LABELS[1:]}, r"\[6\].*\[5\]"),
     "float labels": ({"labels": [0.0] * 6}, "float64"),
     "labels from 1": ({"labels": [1, 3, 2, 2, 1, 3]}, "0 to 2.*1 to 3"),
-    "labels below 0": ({"labels": [-1, 2, 1, 1, 0, 2]}, "0 to 2.*-1 to 2"),
     "too few file names": ({"filenames": ["a.png"]}, "1 file names for 6"),
 }
 
@@ -101,24 +98,6 @@ def test_a_class_of_copies_goes_to_training():
     images[:9] = images[0]  # of the ten images of class 0 only one has no copy
     train, val = data.split_indices(toy(images, torch.tensor([0] * 10 + [1] * 2), 2), 0.5, seed=0)
     assert sorted(val.tolist()) in ([9, 10], [9, 11]) and len(train) == 10
-
-
-COUNTS = [  # sizes of the classes, fraction, number of images that are held out of each
-    ([500] * 100, 0.001, [1] * 50 + [0] * 50),  # round(0.5) is 0
-    ([500] * 100, 0.00001, [1] + [0] * 99),
-    ([20, 90, 30, 90], 0.005, [0, 1, 0, 0]),
-    ([20, 90, 30, 90], 0.0, [0, 0, 0, 0]),
-    ([20, 90, 30, 1], 0.2, [4, 18, 6, 0]),
-]
-
-
-@pytest.mark.parametrize("sizes, fraction, expected", COUNTS)
-def test_a_small_fraction_holds_out_at_least_one_image(sizes, fraction, expected):
-    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-    images = torch.zeros(len(labels), 3, 32, 32, dtype=torch.uint8)
-    images[:, :2, 0, 0] = torch.stack([torch.arange(len(labels)) % 256, torch.arange(len(labels)) // 256], 1)
-    _, val = data.split_indices(toy(images, labels, len(sizes)), fraction, seed=0)
-    assert labels[val].bincount(minlength=len(sizes)).tolist() == expected
 
 
 def test_split_is_seeded_on_its_own(with_copies):
@@ -221,52 +200,14 @@ def test_batches_depend_on_seed_and_epoch_only(numbered):
     assert len({tuple(batches[0][1].tolist()) for batches in [expected, *others]}) == 5
 
 
-def test_batches_are_drawn_as_their_docstring_says(numbered):
-    """The seed is the upper 63 of the 64 bits that numpy makes of (seed, epoch); the order is drawn first."""
-    seed = int(np.random.SeedSequence([4, 3]).generate_state(1, np.uint64)[0]) // 2
-    order = torch.randperm(110, generator=torch.Generator().manual_seed(seed))
-    labels = torch.cat([labels for _, labels in data.batches(*numbered, 16, seed=4, epoch=3)])
-    assert torch.equal(labels, order[:96])
-
-
-def test_fewer_images_than_a_batch_give_no_batch(numbered):
-    assert list(data.batches(numbered[0][:15], numbered[1][:15], 16, seed=0, epoch=1)) == []
-
-
 @pytest.mark.parametrize("size", [32, 24])
 def test_to_input_against_torchvision(size, numbered):
     images = numbered[0][:20]
     expected = transforms.functional.resize(images / 255, [size, size], antialias=True)
     expected = transforms.functional.normalize(expected, data.MEAN, data.STD)
-    result = data.to_input(images / 255, size)
+    result = data.to_input(images / 255, size, data.Normalize())
     assert result.dtype == torch.float32 and result.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5, check_stride=False)
-
-
-def test_resize_and_normalize_against_torchvision():
-    images = torch.rand(4, 3, 48, 20, generator=torch.Generator().manual_seed(0))
-    expected = transforms.functional.resize(images, [24, 24], antialias=True)
-    torch.testing.assert_close(data.resize(images, 24), expected)
-    assert data.resize(images, 48) is images
-    mean, std = [0.1, 0.2, 0.3], (1, 2, 4)
-    expected = transforms.functional.normalize(images, mean, std)
-    torch.testing.assert_close(data.Normalize(mean, std)(images), expected)
-
-
-def test_memory_format_of_a_device():
-    """Contiguous on MPS, where batch norm fails for channels last (pytorch issue 175189)."""
-    assert data.memory_format(torch.device("mps")) == torch.contiguous_format
-    for device in ("cpu", "cuda"):
-        assert data.memory_format(torch.device(device)) == torch.channels_last
-
-
-def test_normalize_as_the_first_layer_of_a_model_adds_nothing_to_its_state(numbered):
-    model = torch.nn.Sequential(data.Normalize(), torch.nn.Flatten(), torch.nn.Linear(3072, 2))
-    assert set(model.state_dict()) == {"2.weight", "2.bias"}
-    images = (numbered[0][:2] / 255).requires_grad_()
-    model(images).sum().backward()  # attacks need the gradient with respect to the images in [0, 1]
-    weight = model[2].weight.sum(dim=0).view(3, 32, 32) / torch.tensor(data.STD).view(3, 1, 1)
-    torch.testing.assert_close(images.grad, weight.expand(2, 3, 32, 32))
 
 
 # The shapes set
@@ -283,18 +224,10 @@ def test_shapes_is_in_the_format_of_cifar100(drawn):
     assert drawn.masks.shape == (600, 32, 32) and drawn.masks.dtype == torch.bool
     assert torch.bincount(drawn.superclass_of).tolist() == [10] * 10
     assert len(set(drawn.class_names)) == 100 and len(set(drawn.filenames)) == 600
-    assert drawn.name == "shapes" and not drawn.verified
+    assert drawn.name == "shapes"
     for c, name in enumerate(drawn.class_names):
         assert name.endswith(f" {drawn.superclass_names[drawn.superclass_of[c]]}")
     assert drawn.digest == cifar100.content_digest(drawn.images.numpy(), drawn.labels.numpy())
-
-
-def test_shapes_depend_on_their_seed_only(drawn):
-    state = torch.get_rng_state()
-    again = data.make_shapes(per_class=6, seed=0)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(again.images, drawn.images) and torch.equal(again.masks, drawn.masks)
-    assert not torch.equal(data.make_shapes(per_class=6, seed=1).images, drawn.images)
 
 
 def test_no_image_is_in_both_splits_of_shapes(monkeypatch):
@@ -352,7 +285,7 @@ def real():
 def test_real_set_is_verified_and_complete_and_quickly_read(real):
     train, test, seconds = real
     for dataset, count in ((train, 500), (test, 100)):
-        assert dataset.verified and ", verified: the content digest is the official one" in dataset.provenance
+        assert ", verified: the content digest is the official one" in dataset.provenance
         assert torch.bincount(dataset.labels).tolist() == [count] * 100
         assert len(set(zip(dataset.labels.tolist(), dataset.filenames, strict=True))) == 100 * count
     assert seconds < 3  # with room for a busy machine: it is about one
@@ -383,9 +316,3 @@ def test_real_set_has_the_known_copies(real):
     train, test = ([image.tobytes() for image in split.images.numpy()] for split in real[:2])
     assert len(set(train) & set(test)) == 10
     assert len(train) - len(set(train)) == 14
-
-
-@pytest.mark.parametrize("fraction, expected", [(0.2, [100] * 100), (0.001, [1] * 50 + [0] * 50)])
-def test_real_split_is_stratified(fraction, expected, real):
-    _, val = data.split_indices(real[0], fraction, seed=0)
-    assert torch.bincount(real[0].labels[val], minlength=100).tolist() == expected

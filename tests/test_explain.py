@@ -118,8 +118,6 @@ def test_command_with_a_network_of_ones_own(folder, drawn, capsys):
         (["text.png"], "text.png cannot be used as a picture"),
         (["a/my cat.png", "--output", "b/../a/my cat.png"], "--output must be a .png file other than"),
         (["a/my cat.png", "--contrast", "unicorn"], "--contrast unicorn: expected a class other than"),
-        (["a/my cat.png", "--checkpoint", "absent.pt"], "no .*absent.pt"),
-        (["a/my cat.png", "--layer", "layer9"], "--layer layer9"),
     ],
 )
 def test_command_refuses(folder, arguments, message):

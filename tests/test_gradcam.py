@@ -151,13 +151,6 @@ def test_classes_in_every_form(model, images):
     assert not compute(model, "layer3", images, predicted, against=predicted).any()
 
 
-def test_layer_given_as_module_and_other_image_sizes(model, images):
-    by_name = compute(model, "layer3.1.conv2", images)
-    assert torch.equal(compute(model, model.layer3[1].conv2, images), by_name)
-    assert compute(model, "layer3", torch.randn(2, 3, 40, 24)).shape == (2, 10, 6)
-    assert compute(model, "layer3", torch.randn(0, 3, 32, 32)).shape == (0, 8, 8)
-
-
 # ---- What a call must survive and what it must leave alone -----------------------------------------------
 
 
@@ -250,26 +243,17 @@ def test_under_autocast_and_models_and_images_of_any_float_dtype(model, images):
         assert (maps - expected).abs().max() < error * expected.max()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
-def test_images_are_brought_to_the_device_of_the_model(model, images):
-    expected = compute(model, "layer3", images, [0, 1, 2])
-    maps = compute(model.cuda(), "layer3", images, torch.tensor([0, 1, 2]))
-    torch.testing.assert_close(maps, expected.cuda(), rtol=1e-2, atol=1e-3 * expected.max().item())
-
-
 class TwoHeads(nn.Module):
-    """A branch makes the logits, another does not matter, one has no gradient, one module returns a tuple."""
+    """A branch makes the logits, another does not matter, and one module returns a tuple."""
 
     def __init__(self):
         super().__init__()
-        self.used, self.unused, self.cut = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+        self.used, self.unused = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
         self.several = nn.MultiheadAttention(4, 1, batch_first=True)
 
     def forward(self, x):
         self.unused(x)
-        with torch.no_grad():
-            cut = self.cut(x)
-        features = (self.used(x) + cut).mean(dim=3).transpose(1, 2)
+        features = self.used(x).mean(dim=3).transpose(1, 2)
         return self.several(features, features, features)[0].mean(dim=1)
 
 
@@ -280,26 +264,16 @@ def call(model, images, layer="layer3", reshape=None, **arguments):
 
 REFUSED = [
     (lambda model, images: call(model, images, classes=[0, 6, 1]), r"0 to 5, not \[0, 6, 1\]"),
-    (lambda model, images: call(model, images, against=[0, -1, 1]), r"0 to 5, not \[0, -1, 1\]"),
     (lambda model, images: call(model, images, classes=[0, 1]), r"int64 \[3\].*not torch.int64 \[2\]"),
-    (lambda model, images: call(model, images, against=[0.0, 1, 2]), "not torch.float32"),
     (lambda model, images: call(model, images.to(torch.uint8)), r"float \[N, 3, H, W\], not torch.uint8"),
     (lambda model, images: call(model, images, "layer3.0.relu"), "not 2 times"),
     (lambda model, images: call(model, images, "fc"), r"\[3, 6\] is not.* give a reshape"),
-    (lambda model, images: call(model, images, small_resnet().layer3), "not 0 times"),
     (lambda model, images: GradCAM(model, "layer3")(images), "of a with block, not 0 times"),
     (lambda model, images: GradCAM(model, "layer9"), r"choose from conv1, .*layer4\.1\.conv2"),
     (lambda model, images: call(TwoHeads(), images, "several"), "float tensor, not tuple"),
     (lambda model, images: call(TwoHeads(), images, "unused"), "no gradient"),
-    (lambda model, images: call(TwoHeads().requires_grad_(False), images, "unused"), "no gradient"),
-    (lambda model, images: call(TwoHeads(), images, "cut"), "no gradient"),
     (lambda model, images: call(small_swin(), images, "norm"), r"\[3, 8, 8, 16\] is not.* give a reshape"),
-    (lambda model, images: call(small_swin(), images, "norm", lambda x: x[0]), r"\[3, 8, 8, 16\] is not"),
-    (lambda model, images: call(small_swin(), images, "norm", lambda x: x[:1]), r"\[3, 8, 8, 16\] is not"),
-    (lambda model, images: call(small_vit(), images, "encoder.ln"), r"\[3, 17, 16\] is not.* reshape"),
     (lambda model, images: tokens(torch.zeros(2, 18, 4)), r"not \[2, 18, 4\]"),
-    (lambda model, images: tokens(torch.zeros(2, 16, 4, 4)), r"not \[2, 16, 4, 4\]"),
-    (lambda model, images: to_heatmap(torch.zeros(4, 4), 8), "maps must be"),
     (lambda model, images: to_heatmap(torch.ones(1, 4, 4) * float("nan"), 8), "maps must be"),
     (lambda model, images: overlay(torch.rand(1, 3, 4, 4), torch.rand(1, 4, 4) + 1), "must be in"),
 ]

@@ -104,9 +104,3 @@ def test_he_initialisation():
             assert abs(kurtosis - 3) < 5 * math.sqrt(24 / n), name
         elif isinstance(module, nn.BatchNorm2d):
             assert (module.weight == 1).all() and (module.bias == 0).all(), name
-
-
-def test_impossible_sizes_are_refused():
-    for num_classes, width in ((0, 64), (100, 0)):
-        with pytest.raises(ValueError, match="at least 1"):
-            resnet18(num_classes, width)

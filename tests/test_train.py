@@ -16,6 +16,7 @@ from processes import CPU, TINY, assert_same_run, contents, finish, needs_fork, 
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, SequentialLR
 
+import data
 import train
 from classifier import load_checkpoint
 from data import MEAN, STD, batches, split_indices, to_input
@@ -68,21 +69,20 @@ def test_defaults_depend_on_the_data_set():
 
 
 @pytest.mark.parametrize(
-    "per_class, options, epochs, batch_size",
-    [(60, "", 10, 32), (3, "", 200, 32), (1, "--limit-train 20", 500, 20), (3, "--batch-size 7", 200, 7)],
+    "per_class, options, epochs", [(60, "", 10), (3, "", 200), (1, "--limit-train 40", 500)]
 )
 def test_a_folder_is_seen_about_as_often_as_the_shapes(
-    tmp_path, monkeypatch, small_sets, per_class, options, epochs, batch_size
+    tmp_path, monkeypatch, small_sets, per_class, options, epochs
 ):
-    """48,000 images in all, 10 to 500 times; the batches have 32 images, or all if there are fewer."""
+    """48,000 images in all, 10 to 500 times."""
     images = small_sets[0].images.repeat(20, 1, 1, 1)[: 100 * per_class]
     images += torch.arange(len(images), dtype=torch.uint8)[:, None, None, None]
     dataset = replace(small_sets[0], images=images, labels=torch.arange(len(images)) % 4)
     dataset.class_names = dataset.class_names[:4]
-    monkeypatch.setattr(train, "load", lambda name, root: (dataset, dataset))
+    monkeypatch.setattr(data, "load", lambda name, root: (dataset, dataset))
     config = config_of(f"--dataset {tmp_path} {options}", "folder")
     config, _, train_index, val_index = train.load_split(config)
-    assert (config.epochs, config.batch_size) == (epochs, batch_size)
+    assert config.epochs == epochs
     assert config.patience == max(5, epochs // 8) and config.warmup_epochs == 2
     assert len(val_index) == len(train_index) / 4
 
@@ -297,13 +297,17 @@ def test_an_attack_stays_within_epsilon_and_does_harm(tmp_path, small, epsilon):
     assert training.model.training and not attacked.requires_grad
     # More harm than the random start alone.
     start = (images + (2 * uniform - 1) * epsilon / 255).clamp(0, 1)
-    losses = [F.cross_entropy(training.model(to_input(x, 28)), target) for x in (attacked, start)]
+    losses = [
+        F.cross_entropy(training.model(to_input(x, 28, training.normalize)), target)
+        for x in (attacked, start)
+    ]
     assert losses[0] > losses[1]
 
 
 # ---- The same run twice, early stopping -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_fork
 def test_same_seed_same_run_in_any_process_and_another_seed_another(tmp_path, start, tiny_cifar):
     options = {"a": ["--seed=1"], "b": ["--seed=1"], "c": ["--seed=2"]}
@@ -339,9 +343,8 @@ def test_early_stopping_ends_a_run_and_it_stays_ended(tmp_path, small, monkeypat
 # ---- A run from end to end --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sizes", ["24,28,32", "16,20"])
-def test_what_a_run_leaves_behind(tmp_path, small, sizes):
-    run(tmp_path, f"--limit-train 60 --batch-size 20 --lr 0.05 --val-fraction 0.4 --image-sizes {sizes}")
+def test_what_a_run_leaves_behind(tmp_path, small):
+    run(tmp_path, "--limit-train 60 --batch-size 20 --lr 0.05 --val-fraction 0.4 --image-sizes 16,20")
     history, config, train_set = read_history(tmp_path), config_json(tmp_path), small[0]
     # The validation numbers again, from the checkpoint alone.
     best = read_checkpoint(tmp_path / "checkpoints" / "best.pt")
@@ -350,7 +353,7 @@ def test_what_a_run_leaves_behind(tmp_path, small, sizes):
     assert len(val_index) == 100 and (config["num_train"], config["num_val"]) == (60, 30)
     images, labels = train_set.images[val_index[:30]], train_set.labels[val_index[:30]]
     with torch.no_grad():
-        logits = network.module(normalised(images / 255, int(sizes[-2:])))
+        logits = network.module(normalised(images / 255, 20))
     expected = (logits.argmax(dim=1) == labels).sum().item() / 30
     assert best["val_accuracy"] == expected == max(row["val_accuracy"] for row in history)
     row = history[best["epoch"] - 1]
@@ -359,7 +362,7 @@ def test_what_a_run_leaves_behind(tmp_path, small, sizes):
     assert row["val_loss"] == pytest.approx(loss, rel=1e-4) and row["val_accuracy"] == expected
     torch.testing.assert_close(best["val_logits"].float(), logits, rtol=1e-2, atol=1e-2)
     assert torch.equal(best["val_labels"], labels) and best["class_names"] == train_set.class_names
-    assert (config["dataset"], config["width"], config["image_size"]) == ("shapes", 16, int(sizes[-2:]))
+    assert (config["dataset"], config["width"], config["image_size"]) == ("shapes", 16, 20)
     assert config["digest"] == train_set.digest and config["provenance"] == train_set.provenance
     assert config["parameters"] == sum(p.numel() for p in network.module.parameters())
     assert all(row["precision"] == "fp32" for row in history)
@@ -385,13 +388,14 @@ def test_a_folder_of_pictures(tmp_path, monkeypatch, capsys):
     assert "36 images to train on, 9 to validate" in capsys.readouterr().out
     network = load_checkpoint("runs/my pictures/checkpoints/best.pt", CPU)
     assert network.class_names == ["blue", "green", "röd 1"] and network.dataset == "sets/my pictures/"
-    settings = network.training.settings
+    settings = network.training["config"]["settings"]
     assert (settings["batch_size"], settings["width"], settings["lr"]) == (32, 16, 0.1)
-    assert network.training.val_accuracy >= 7 / 9
+    assert network.training["val_accuracy"] >= 7 / 9
     (tmp_path / "sets" / "my pictures").rename(tmp_path / "moved")
+    resume = ["--resume", "--out", "runs/my pictures"]
     with pytest.raises(UserError, match=r"--dataset sets/my pictures/: expected .* or a folder"):
-        resume("runs/my pictures")
-    assert resume("runs/my pictures", "--dataset moved") == 0
+        train.main(resume)
+    assert train.main([*resume, "--dataset", "moved"]) == 0
 
 
 # ---- Interrupted and resumed ------------------------------------------------------------------------------
@@ -412,7 +416,7 @@ def interrupt(monkeypatch):
                     raise KeyboardInterrupt
                 yield batch
 
-        monkeypatch.setattr(train, "batches", counting)
+        monkeypatch.setattr(data, "batches", counting)
 
     return at_step
 
@@ -441,9 +445,7 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(tmp_path, small, interru
     assert resume(tmp_path / "parts", again) == 0
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
     out = capsys.readouterr().out
-    assert re.search(
-        rf": python experiments/train_changed\.py --.* --resume --out {tmp_path / 'parts'}\n", out
-    )
+    assert "interrupted; the same command with --resume" in out
     assert f"\nresumed  after {finished} epochs\n" in out and "\nnote " not in out
 
 
@@ -458,7 +460,7 @@ def test_resume_keeps_the_settings_and_what_may_change_may(tmp_path, small, inte
     (tmp_path / "here").rename(moved)
     (moved / "config.json").unlink()  # last.pt alone says what the run is
     seen = []
-    monkeypatch.setattr(train, "load", lambda name, root: seen.append(root) or small)
+    monkeypatch.setattr(data, "load", lambda name, root: seen.append(root) or small)
     assert resume(moved, "--data-dir elsewhere --precision bf16") == 0
     expected |= {"out": str(moved), "data_dir": "elsewhere"}
     assert config_json(moved) == last(moved)["config"] == began | {"settings": expected}

@@ -97,19 +97,6 @@ def test_no_error_no_request_and_nothing_is_cut_off(page):
     assert page.evaluate(cut_off) == [] and page.locator("svg text").count() > 50
 
 
-@pytest.mark.parametrize("width", [1920, 1280, 390, 320])
-def test_eight_claims_lead_to_eight_sections(page, width):
-    page.set_viewport_size({"width": width, "height": 900})
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    ids = page.evaluate("[...document.querySelectorAll('h2')].map(h => '#' + h.id)")
-    for links in ("nav a", ".claims a"):
-        assert page.evaluate(f"[...document.querySelectorAll('{links}')].map(a => a.hash)") == ids
-    assert len(ids) == 8 and page.locator("nav").bounding_box()["height"] < 60
-    for link in page.locator(".claims a").all():
-        link.click()
-        assert page.locator("h2" + link.get_attribute("href")).bounding_box()["y"] < 900
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_axe_finds_nothing(reported, scheme, width):

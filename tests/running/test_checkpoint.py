@@ -61,16 +61,6 @@ def test_a_checkpoint_is_read_as_it_was_saved_with_the_digest_of_its_file(tmp_pa
     assert sorted(os.listdir(path.parent)) == [".best.pt.77.tmp", "last.pt"]
 
 
-@pytest.mark.parametrize(
-    "cut", [lambda content: b"", lambda content: content[:200], lambda content: b"weights"]
-)
-def test_a_file_that_torch_save_did_not_write(cut, tmp_path):
-    checkpoint.save_checkpoint(tmp_path / "x.pt", CHECKPOINT)
-    (tmp_path / "x.pt").write_bytes(cut((tmp_path / "x.pt").read_bytes()))
-    with pytest.raises(UserError, match="cannot be used as a checkpoint: it was not written by torch"):
-        checkpoint.read_tensors(tmp_path / "x.pt")
-
-
 def test_a_bare_tensor_is_no_checkpoint(tmp_path):
     torch.save(torch.ones(3), tmp_path / "x.pt")
     content, _ = checkpoint.read_tensors(tmp_path / "x.pt")
@@ -119,8 +109,6 @@ def test_a_file_says_what_it_holds_besides_tensors(tmp_path):
     torch.save({"args": argparse.Namespace(lr=0.1)}, tmp_path / "x.pt")
     with pytest.raises(UserError, match=r"more than tensors and plain values, argparse\.Namespace: "):
         checkpoint.read_tensors(tmp_path / "x.pt")
-    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "script.pt")
     (tmp_path / "x.safetensors").write_bytes(b"8" * 100)
-    for name, instead in (("script.pt", "torch.jit.load"), ("x.safetensors", "safetensors.torch.load_file")):
-        with pytest.raises(UserError, match=instead):
-            checkpoint.read_tensors(tmp_path / name)
+    with pytest.raises(UserError, match=r"safetensors\.torch\.load_file"):
+        checkpoint.read_tensors(tmp_path / "x.safetensors")

@@ -36,24 +36,14 @@ def test_auto_device_is_the_first_of_cuda_mps_and_cpu(monkeypatch, gpus, mps, ex
                 pick_device(name)
 
 
-@pytest.mark.parametrize("gpus, local_rank, index", [(2, 0, 0), (2, 1, 1), (1, 1, 0), (1, 7, 0)])
-def test_each_of_several_processes_has_its_own_gpu_or_the_only_one_it_sees(
-    monkeypatch, gpus, local_rank, index
-):
-    used = machine(monkeypatch, gpus, processes=8, local_rank=local_rank)
+def test_each_of_several_processes_has_its_own_gpu(monkeypatch):
+    used = machine(monkeypatch, 2, processes=8, local_rank=1)
     for name in ("auto", "cuda"):
-        assert pick_device(name) == torch.device("cuda", index) and used.pop() == index
+        assert pick_device(name) == used.pop() == torch.device("cuda", 1)
     assert pick_device("cpu") == CPU and used == []
-
-
-@pytest.mark.parametrize(
-    "gpus, local_rank, processes, name",
-    [(2, 2, 3, "cuda"), (2, 0, 3, "cuda:1"), (0, 0, 3, "cuda"), (0, 0, 3, "mps"), (0, 0, 1, "gpu")],
-)
-def test_a_device_that_cannot_be_had_is_refused(monkeypatch, gpus, local_rank, processes, name):
-    machine(monkeypatch, gpus, mps=True, processes=processes, local_rank=local_rank)
-    with pytest.raises(UserError, match=f"--device {name}"):
-        pick_device(name)
+    machine(monkeypatch, 2, processes=3, local_rank=2)
+    with pytest.raises(UserError, match="there are 2 CUDA GPUs: start as many processes"):
+        pick_device("auto")
 
 
 @pytest.mark.parametrize(
@@ -61,10 +51,8 @@ def test_a_device_that_cannot_be_had_is_refused(monkeypatch, gpus, local_rank, p
     [
         ("cuda", (7, 5), "", "fp16"),  # T4
         ("cuda", (8, 0), "", "bf16"),  # A100
-        ("mps", None, "AuthenticAMD avx512_bf16", "fp32"),
         ("cpu", None, "AuthenticAMD avx512_bf16", "bf16"),  # Zen 4
         ("cpu", None, "AuthenticAMD avx512f", "fp32"),
-        ("cpu", None, "GenuineIntel avx512_bf16", "fp32"),  # Cooper Lake
         ("cpu", None, "GenuineIntel avx512_bf16 amx_bf16", "bf16"),  # Sapphire Rapids
         ("cpu", None, "", "fp32"),  # no /proc: macOS, Windows
     ],
@@ -82,13 +70,9 @@ def test_autocast_computes_in_that_precision():
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
-@pytest.mark.parametrize("prints, commit", [(r"v1\377\n", "v1\ufffd"), (None, "unknown")])
-def test_environment_is_plain_whatever_git_prints(tmp_path, monkeypatch, prints, commit):
-    if prints:
-        (tmp_path / "git").write_text(f"#!/bin/sh\nprintf '{prints}'\n")
-        (tmp_path / "git").chmod(0o755)
+def test_environment_is_plain_also_without_git(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     known = environment(CPU)
-    assert known["commit"] == commit
+    assert known["commit"] == "unknown"
     assert known["threads"] == torch.get_num_threads() and known["processes"] == 1
     assert all(type(value) in (str, int) for value in known.values())

@@ -39,13 +39,9 @@ def check_content(datasets, small):
     assert [dataset.digest for dataset in datasets] == small.digests()
 
 
-def dump(protocol, change=None):
+def dump(change):
     """Write pickles as today's Python does; `change` is done to the pixels."""
-
-    def write(record):
-        return pickle.dumps(record | {b"data": (change or np.asarray)(record[b"data"])}, protocol)
-
-    return write
+    return lambda record: pickle.dumps(record | {b"data": change(record[b"data"])})
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -56,7 +52,7 @@ def test_the_official_files_are_read(name, kind, tmp_path, monkeypatch):
     check_content(datasets, SMALL[name])
     train, test = datasets
     assert train.name == test.name == name and train.provenance == test.provenance
-    assert train.verified == ("NOT verified" not in train.provenance) == (name == "cifar10")
+    assert ("NOT verified" not in train.provenance) == (name == "cifar10")
     if name == "cifar10":
         animals = {name for name, s in zip(train.class_names, train.superclass_of, strict=True) if s == 1}
         assert animals == {"bird", "cat", "deer", "dog", "frog", "horse"}
@@ -65,17 +61,11 @@ def test_the_official_files_are_read(name, kind, tmp_path, monkeypatch):
     assert set(os.listdir(tmp_path)) == {FOLDERS[name], *([ARCHIVES[name]] if kind == "tar" else [])}
 
 
-@pytest.mark.parametrize("protocol", [3, 4, 5])
-@pytest.mark.parametrize("change", [None, np.asfortranarray])
-def test_pickles_of_todays_python_are_read(protocol, change, tmp_path):
+@pytest.mark.parametrize("change", [np.asarray, np.asfortranarray])
+def test_pickles_of_todays_python_are_read(change, tmp_path):
     """Arrays in Fortran order hold the same pixels in another order of bytes."""
     small = SMALL["cifar100"]
-    check_content(data.load_cifar100(small.write(tmp_path, dump=dump(protocol, change))), small)
-
-
-def test_the_folder_comes_before_the_archive(tmp_path):
-    SMALL["cifar100"].write(tmp_path, "tar")
-    check_content(data.load_cifar100(Small(seed=1).write(tmp_path)), Small(seed=1))
+    check_content(data.load_cifar100(small.write(tmp_path, dump=dump(change))), small)
 
 
 # What is official
@@ -100,15 +90,14 @@ def test_digest_is_over_the_sorted_records():
     assert cifar100.content_digest(images[order], labels[order]) == expected
 
 
-@pytest.mark.parametrize("write", [None, dump(4, np.asfortranarray)])
-def test_cifar100_is_known_by_its_content_whatever_its_pickles_look_like(write, tmp_path, monkeypatch):
+def test_cifar100_is_known_by_its_content(tmp_path, monkeypatch):
     monkeypatch.setattr(cifar100, "OFFICIAL_DIGESTS", SMALL["cifar100"].digests())
-    for dataset in data.load_cifar100(SMALL["cifar100"].write(tmp_path / "official", dump=write)):
-        assert dataset.verified and ", verified: the content digest is the official one" in dataset.provenance
+    for dataset in data.load_cifar100(SMALL["cifar100"].write(tmp_path / "official")):
+        assert ", verified: the content digest is the official one" in dataset.provenance
     forged = Small()
     forged.records["test"][b"data"][5, 0] ^= 1
-    for dataset in data.load_cifar100(forged.write(tmp_path / "forged", dump=write)):
-        assert not dataset.verified and ", NOT verified: " in dataset.provenance
+    for dataset in data.load_cifar100(forged.write(tmp_path / "forged")):
+        assert ", NOT verified: " in dataset.provenance
 
 
 def publish(monkeypatch, small):
@@ -130,16 +119,11 @@ def publish(monkeypatch, small):
 
 def test_cifar10_is_taken_only_as_published(tmp_path, monkeypatch):
     publish(monkeypatch, SMALL["cifar10"])
-    assert data.load_cifar10(SMALL["cifar10"].write(tmp_path / "official"))[0].verified
+    assert ", verified: " in data.load_cifar10(SMALL["cifar10"].write(tmp_path / "official"))[0].provenance
     forged = Small("cifar10")
     forged.records["data_batch_3"][b"data"][5, 0] ^= 1
     with pytest.raises(UserError, match="cannot be used as CIFAR-10"):
         data.load_cifar10(forged.write(tmp_path / "forged"))
-
-
-def test_torchvision_knows_the_published_archives():
-    assert cifar100.CIFAR100.tgz_md5 == "eb9058c3a382ffc7106e4002c42a8d85"
-    assert cifar100.CIFAR10.tgz_md5 == "c58f30108f718f92721af3b95e74349a"
 
 
 # Hostile and damaged files: one line, and nothing else happens
@@ -161,22 +145,18 @@ HOSTILE = {  # these would make a file called `marker`
 }
 
 
-@pytest.mark.parametrize("kind", ["folder", "tar"])
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_a_pickle_asks_for_is_not_called(name, kind, tmp_path, monkeypatch):
+def test_what_a_pickle_asks_for_is_not_called(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    SMALL["cifar100"].write(tmp_path / "data", kind, train=b"\x80\x02" + HOSTILE[name])
+    SMALL["cifar100"].write(tmp_path / "data", train=b"\x80\x02" + HOSTILE[name])
     message = refusal(tmp_path / "data")
     assert "it names " in message
     assert not (tmp_path / "marker").exists()
 
 
 WRONG = {
-    "a label too large": {b"fine_labels": [100] * 200},
-    "a class without image": {b"fine_labels": [1] * 200},
     "a label too few": {b"fine_labels": [*range(100), *range(99)]},
     "a row of pixels too few": {b"data": np.zeros((199, 3072), np.uint8)},
-    "16 bits": {b"data": np.zeros((200, 3072), np.uint16)},
     "no array": {b"data": [[0] * 3072] * 200},
 }
 
@@ -188,10 +168,9 @@ def test_files_with_wrong_content(name, tmp_path):
     assert refusal(root).startswith(f"{root / 'cifar-100-python'}")
 
 
-@pytest.mark.parametrize("kind", ["folder", "tar"])
-@pytest.mark.parametrize("content", [None, SMALL["cifar100"].files()["cifar-100-python/train"][:5000], b""])
-def test_a_file_that_is_absent_or_cut_is_named(content, kind, tmp_path):
-    message = refusal(SMALL["cifar100"].write(tmp_path / "data", kind, train=content))
+@pytest.mark.parametrize("content", [None, SMALL["cifar100"].files()["cifar-100-python/train"][:5000]])
+def test_a_file_that_is_absent_or_cut_is_named(content, tmp_path):
+    message = refusal(SMALL["cifar100"].write(tmp_path / "data", train=content))
     assert "train" in message
 
 
@@ -264,10 +243,3 @@ def test_when_no_mirror_delivers_nothing_is_left_and_the_user_reads_what_to_do(s
     with pytest.raises(UserError, match=r"cifar-100-python\.tar\.gz into .* --dataset shapes"):
         data.load_cifar100(tmp_path)
     assert os.listdir(tmp_path) == []
-
-
-def test_a_folder_that_cannot_be_made(server, tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written"):
-        data.load_cifar100(tmp_path / "file" / "data")
-    assert not server.requests

