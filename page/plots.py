@@ -37,17 +37,10 @@ def styled() -> contextlib.AbstractContextManager:
     return matplotlib.style.context(Path(__file__).parent / "plots.mplstyle", after_reset=True)
 
 
-def save_png(figure: Figure, path: Path) -> None:
-    """Write the figure to a PNG file at 160 dots per inch on white; see whole_file."""
+def save_png(figure: Figure, path: Path, dpi: int = 160) -> None:
+    """Write the figure to a PNG file on white; see whole_file."""
     with whole_file(path) as temporary:
-        temporary.write_bytes(to_png(figure, dpi=160))
-
-
-def to_png(figure: Figure, dpi: int) -> bytes:
-    """Return the figure as the content of a PNG file, on white."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi, facecolor="white")
-    return file.getvalue()
+        figure.savefig(temporary, format="png", dpi=dpi, facecolor="white")
 
 
 def to_svg(figure: Figure, name: str, description: str) -> Markup:

@@ -235,9 +235,8 @@ def write_plots(folder: Path, test, found) -> dict:
     if len(worst) == len(tested):
         title = "The accuracy of each class, the lowest first"
     plots.save_png(plots.worst_classes(title, bars), folder / "worst_classes.png")
-    matrix = draw_matrix(test, found)
-    plots.save_png(matrix, folder / "confusion_matrix.png")
-    return {"confusion_png": address(plots.to_png(matrix, dpi=80))}
+    plots.save_png(draw_matrix(test, found), folder / "confusion_matrix.png", dpi=110)
+    return {"confusion_png": address((folder / "confusion_matrix.png").read_bytes())}
 
 
 def about(out: Path, examined, found) -> dict:

@@ -141,11 +141,12 @@ def reported(tmp_path_factory, finished, reported_sets):
 
     It is compared with another run, right about other images, and its stress results are made up.
     """
-    from pages import stress_content
+    from pages import NO_PLOTS, stress_content
 
     import classifier
     import reasons
     import report
+    from page import sections
     from running.checkpoint import read_checkpoint, save_checkpoint
     from running.outputs import write_predictions
 
@@ -173,6 +174,7 @@ def reported(tmp_path_factory, finished, reported_sets):
         use_sets(patch, reported_sets)
         patch.setattr(report, "read_stress", lambda folder, whose: stress)
         patch.setattr(classifier.Classifier, "features", features)
+        patch.setattr(sections, "write_plots", NO_PLOTS)
         patch.setattr(report, "NUM_FAILURES", 2)
         patch.setattr(reasons, "NUM_COVERED", 5)
         patch.setattr(reasons, "MAX_EXAMINED", 3)

@@ -13,7 +13,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from pages import text
+from pages import NO_PLOTS, text
 from processes import assert_one_line, outcome
 from torch import nn
 from torchvision.io import decode_image, read_file
@@ -156,6 +156,7 @@ def scores_for(labels, wrong, num_classes):
 def no_page(monkeypatch):
     """Draw nothing, where a test asks for numbers only."""
     monkeypatch.setattr(report, "write_page", lambda *found: None)
+    monkeypatch.setattr(report.failures, "write", lambda *found: None)
 
 
 @pytest.fixture
@@ -164,6 +165,7 @@ def quick(monkeypatch):
     for name, value in quick.items():
         monkeypatch.setattr(reasons, name, value)
     monkeypatch.setattr(report, "NUM_FAILURES", 2)
+    monkeypatch.setattr(metrics.bootstrap_headline, "__defaults__", (None, 20))  # resamples
 
 
 LABELS = torch.arange(30)
@@ -182,6 +184,8 @@ def test_the_page_of_any_set_says_what_holds_for_it(case, quick, tmp_path, monke
     names = [f"class_{c}" for c in range(num_classes)]
     test, logits = pictures(labels, names), scores_for(labels, wrong, num_classes)
     monkeypatch.setattr(classifier.Classifier, "features", lambda *some: (logits, None))
+    monkeypatch.setattr(sections, "write_plots", NO_PLOTS)
+    monkeypatch.setattr(report.failures, "write", lambda *found: None)
     numbers = report.examine(Tiny(num_classes), test, out=tmp_path)
     absent = num_classes - len(set(labels.tolist()))
     assert (f"note     {absent} classes have no test image" in capsys.readouterr().out) == (absent > 0)
@@ -303,7 +307,8 @@ def test_results_of_other_weights_are_replaced_by_overwrite(
 def test_the_command_reports_a_run_and_says_how_to_make_the_page_again(
     quick, finished, small, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(sections, "write_plots", lambda *found: {"confusion_png": ""})  # the files of plots/
+    monkeypatch.setattr(sections, "write_plots", NO_PLOTS)
+    monkeypatch.setattr(report.failures, "write", lambda *found: None)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished, tmp_path / "runs" / "mine")
     shutil.copy(finished / "checkpoints" / "best.pt", tmp_path / "my weights.pt")

@@ -203,6 +203,7 @@ def test_a_bug_is_not_hidden_nor_blamed_on_a_file(tmp_path, small, monkeypatch, 
 # ---- Ctrl-C -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_fork
 def test_ctrl_c_says_how_to_resume(tmp_path, start, tiny_cifar):
     run, log = tmp_path / "a run", tmp_path / "log"
