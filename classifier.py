@@ -26,7 +26,6 @@ from running.checkpoint import read_checkpoint, read_tensors
 from running.console import Progress
 from running.errors import UserError, one_line, reading
 from running.files import check_file
-from running.run_folder import best_checkpoint, newest_run
 
 # How the output of a layer may hold its cells, and what takes it to the first of these.
 LAYOUTS = {"[N, K, h, w]": None, "[N, h, w, K]": channels_last, "tokens [N, T, K]": tokens}
@@ -510,6 +509,15 @@ def add_options(parser: argparse.ArgumentParser, default: str = "the newest unde
     parser.add_argument("--layer", metavar="NAME", help=help)
 
 
+def best_checkpoint(run: Path | None) -> Path:
+    """Return best.pt of a run, by default of that one under runs/ whose best.pt is the newest."""
+    folders = Path("runs").glob("*") if run is None else [run]
+    found = [path for folder in folders if (path := folder / "checkpoints" / "best.pt").is_file()]
+    if not found:
+        raise UserError(f"there is no finished epoch in {run or 'any run under runs/'}: run train.py first")
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
 def from_options(args: argparse.Namespace, device: torch.device, default: Path | None = None) -> Classifier:
     """Return the network that the options name; without any the checkpoint `default`, or the newest run's."""
     if args.model is None:
@@ -518,7 +526,7 @@ def from_options(args: argparse.Namespace, device: torch.device, default: Path |
                 raise UserError(f"--{name} belongs to --model FILE.py:NAME, which is missing")
         path = args.checkpoint
         if path is None and (args.run is not None or default is None):
-            path = best_checkpoint(args.run or newest_run())
+            path = best_checkpoint(args.run)
         return load_checkpoint(path or default, device, args.layer)
     class_names = None
     if args.classes is not None:

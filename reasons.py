@@ -135,16 +135,15 @@ def cover_sample(
     with energy_of_passes(classifier) as energy:
         contrastive, usual, *to_another = classifier.contrast(images, questions)
     maps = {
-        "contrastive": contrastive,
-        "usual": usual,
-        "other_image": contrastive.roll(1, 0),
-        "centre": centre_maps(len(images)),
-        "activation": torch.cat(energy),
+        "contrastive": [contrastive],
+        "usual": [usual],
+        "other_image": [contrastive.roll(1, 0)],
+        "centre": [centre_maps(len(images))],
+        "activation": [torch.cat(energy)],
+        "random": [torch.rand(contrastive.shape, generator=generator) for _ in range(NUM_DRAWS)],
     }
-    draws = [torch.rand(contrastive.shape, generator=generator) for _ in range(NUM_DRAWS)]
     result, scores = {"images": len(images)}, {}
-    for name, of_images in {**maps, "random": draws}.items():
-        several = of_images if name == "random" else [of_images]
+    for name, several in maps.items():
         hidden = [top_pixels(map, COVERED) for map in several]
         covered = torch.stack([answer_to(pixels) for pixels in hidden])
         scores[name] = {"changed": covered != answer, goal: covered == toward}

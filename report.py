@@ -27,19 +27,11 @@ from data import Dataset, first_copy, split_indices
 from page import failures
 from page.page import write_page
 from page.sections import HEADLINE
+from running import outputs
 from running.console import CommandLine, Progress, run_main
 from running.device import environment, pick_device
 from running.errors import UserError
 from running.files import write_json
-from running.outputs import (
-    check_results,
-    identity,
-    read_history,
-    read_stress,
-    results_folder,
-    write_predictions,
-)
-from running.run_folder import run_of
 
 NUM_FAILURES = 20  # as files
 MAX_BROWSED = 2500  # misclassified images on the page, the most confident ones
@@ -304,7 +296,7 @@ def write_report(
     runs: folders of others to compare it with; options: those of the command line, {name: value}, if any.
     """
     others = compare.read_runs(runs, test, examined.digest)
-    stress = read_stress(out, identity(examined, test))
+    stress = outputs.read_stress(out, outputs.identity(examined, test))
     train = check_data(examined, train, test)
 
     # Evaluate.
@@ -320,7 +312,7 @@ def write_report(
     found.stress, found.others, found.options = stress, others, options
     found.machine = environment(examined.device)
     if examined.training is not None:
-        found.history = read_history(out, examined.training["history"])
+        found.history = outputs.read_history(out, examined.training["history"])
     if others:
         ours = {"probabilities": found.probabilities, "y_pred": found.y_pred}
         found.numbers["against"] = compare.compare({str(out): ours, **others}, test.labels)
@@ -335,7 +327,8 @@ def write_report(
 
     # Write it down, first of all the numbers: they say of which weights the folder is.
     write_json(out / "metrics.json", found.numbers)
-    write_predictions(out / "predictions.npz", test, found.probabilities, found.y_pred, examined.digest)
+    answers = found.probabilities, found.y_pred
+    outputs.write_predictions(out / "predictions.npz", test, *answers, examined.digest)
     failures.write(out, test, found.failures, found.maps, examined.layer)
     write_page(out, examined, test, found)
     return found.numbers
@@ -379,7 +372,7 @@ def examine(
     with as_it_was(model), full_float32(device):
         examined = classifiers.from_module(model, class_names, layer, device)
         classifiers.fit_classes(examined, test)
-        check_results(out, examined.digest)
+        outputs.check_results(out, examined.digest)
         return write_report(examined, train, test, Path(out), [Path(run) for run in against], None)
 
 
@@ -398,9 +391,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     device = pick_device("auto")
     examined = classifiers.from_options(args, device)
-    out = results_folder(examined, args.out)
+    out = outputs.results_folder(examined, args.out)
     if not args.overwrite:
-        check_results(out, examined.digest)
+        outputs.check_results(out, examined.digest)
     train, test = classifiers.load_data(examined, args.dataset, args.data_dir)
     print(f"data     {test.provenance}")
     source = examined.path or f"weights as {args.model} made them"
@@ -410,7 +403,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"maps     {examined.layer_note}")
     print(f"compute  {device}, fp32")
     if args.run is None and args.checkpoint is None and args.model is None:
-        args.run = run_of(examined.path)
+        args.run = outputs.run_of(examined.path)
     with full_float32(device):  # a number means the same on every machine
         numbers = write_report(examined, train, test, out, args.against, vars(args))
     print()

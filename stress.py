@@ -272,7 +272,6 @@ def main(argv: list[str] | None = None) -> int:
 
     device = pick_device("auto")
     classifier = from_options(args, device)
-    classifier.model.requires_grad_(False)  # attacks differentiate by the images only
     folder = results_folder(classifier, args.out)
     if not args.overwrite:
         check_results(folder, classifier.digest)  # before the data are read, which takes a while

@@ -83,8 +83,9 @@ def one_mistake(test, found) -> dict:
         probability, answer = values["probabilities"][i].max(dim=0)
         said = {"run": run_name(run), "answer": plain(test.class_names[answer]), "p": probability.item()}
         opener["others"].append(said)
-    beside = [case(test, found, j) for j in found.browsed.tolist() if j != i][:NUM_BESIDE]
-    return {"opener": opener, "beside": beside} | first_puzzle(test, found)
+    beside = [j for j in found.browsed.tolist() if j != i][:NUM_BESIDE]
+    opened = {"opener": opener, "beside": [case(test, found, j) for j in beside]}
+    return opened | first_puzzle(test, found)
 
 
 def first_puzzle(test, found) -> dict:

@@ -15,11 +15,17 @@ from torch import Tensor
 
 from running.errors import UserError, reading
 from running.files import whole_file, write_json
-from running.run_folder import run_of
 
 # The pixels of the examples in stress.npz, and the key of stress.json that says what they are.
 RESULTS = ("metrics.json", "stress.json")  # which say of which weights they are
 PIXELS = {"example_pixels": "examples", "attack_changes": "attack_examples"}
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """Return the run folder that a checkpoint lies in, or None if it lies elsewhere."""
+    folder = checkpoint.parent
+    is_run = folder.name == "checkpoints" and (folder.parent / "config.json").is_file()
+    return folder.parent if is_run else None
 
 
 def results_folder(classifier, out: Path | None) -> Path:

@@ -172,7 +172,7 @@ def reported(tmp_path_factory, finished, reported_sets):
     stress = stress_content(test.labels)
     with pytest.MonkeyPatch.context() as patch:
         use_sets(patch, reported_sets)
-        patch.setattr(report, "read_stress", lambda folder, whose: stress)
+        patch.setattr(report.outputs, "read_stress", lambda folder, whose: stress)
         patch.setattr(classifier.Classifier, "features", features)
         patch.setattr(sections, "write_plots", NO_PLOTS)
         patch.setattr(report, "NUM_FAILURES", 2)

@@ -1,7 +1,9 @@
 """classifier.py: a checkpoint and a network from outside become one object; layer, counts, classes."""
 
 import argparse
+import os
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -334,6 +336,21 @@ def options(*argv: str) -> argparse.Namespace:
 def test_options_of_a_model_without_the_model_are_refused():
     with pytest.raises(UserError, match="--weights belongs to --model"):
         classifier.from_options(options("--weights", "w.pt"), CPU)
+
+
+def test_the_newest_run_is_the_default(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no finished epoch in any run under runs/"):
+        classifier.best_checkpoint(None)
+    for name, time in [("old", 100), ("new", 300), ("middle", 200)]:
+        path = tmp_path / "runs" / name / "checkpoints" / "best.pt"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (time, time))
+    assert classifier.best_checkpoint(None).parts[-3] == "new"
+    assert classifier.best_checkpoint(tmp_path / "runs" / "old").parts[-3] == "old"
+    with pytest.raises(UserError, match="no finished epoch in begun"):
+        classifier.best_checkpoint(Path("begun"))
 
 
 def test_classes_come_from_a_file(theirs, tmp_path):

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, SequentialLR
 import data
 import train
 from classifier import load_checkpoint
-from data import MEAN, STD, batches, split_indices, to_input
+from data import MEAN, STD, batches, split_indices
 from resnet_cifar import resnet18
 from running.checkpoint import read_checkpoint
 from running.console import CommandLine
@@ -261,47 +261,6 @@ def test_the_loop_equals_one_written_out_in_formulas(tmp_path, small, monkeypatc
         assert row["train_loss"] == pytest.approx(loss, rel=1e-6)
         assert row["train_accuracy"] == pytest.approx(train_accuracy, abs=1e-9)
         assert row["lr"] == pytest.approx(lr, abs=1e-12)
-
-
-# ---- Corruptions and attacks ------------------------------------------------------------------------------
-
-
-def test_corruptions_are_those_that_the_stress_test_does_not_count(tmp_path, small, monkeypatch):
-    """On about the wanted share of the batches, and all else is drawn as in a plain run."""
-    called = []
-
-    def noted(name):
-        return lambda images, severity, generator: called.append((name, severity)) or images
-
-    monkeypatch.setattr(train_changed, "CORRUPTIONS", {name: noted(name) for name in CORRUPTIONS})
-    options = "--epochs 1 --limit-train 100 --batch-size 2"
-    run(tmp_path / "plain", options)
-    assert called == []
-    run(tmp_path / "corrupt", f"{options} --corrupt 0.5")
-    assert_same_run(tmp_path / "plain", tmp_path / "corrupt")  # as those corruptions did nothing
-    assert 15 <= len(called) <= 35 and {severity for _, severity in called} == {1, 2, 3}
-    assert {name for name, _ in called} == {"speckle_noise", "gaussian_blur", "saturate"}
-
-
-@pytest.mark.parametrize("epsilon", [0.5, 8])
-def test_an_attack_stays_within_epsilon_and_does_harm(tmp_path, small, epsilon):
-    options = f"{' '.join(SMALL)} --limit-train 40 --label-smoothing 0"
-    training = train.Training(*train.load_split(config_of(options, "shapes")))
-    images, target = training.images.float() / 255, training.targets
-    generator = torch.Generator().manual_seed(0)
-    uniform = torch.rand(images.shape, generator=generator)
-    attacked = train_changed.attack(training, 28, images, target, uniform, epsilon / 255)
-    assert ((attacked - images).abs() <= epsilon / 255 + 1e-7).all()
-    assert attacked.min() >= 0 and attacked.max() <= 1
-    assert all(parameter.grad is None for parameter in training.model.parameters())
-    assert training.model.training and not attacked.requires_grad
-    # More harm than the random start alone.
-    start = (images + (2 * uniform - 1) * epsilon / 255).clamp(0, 1)
-    losses = [
-        F.cross_entropy(training.model(to_input(x, 28, training.normalize)), target)
-        for x in (attacked, start)
-    ]
-    assert losses[0] > losses[1]
 
 
 # ---- The same run twice, early stopping -------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""running/checkpoint.py: the run folder, and checkpoints that are what they say."""
+"""running/checkpoint.py: checkpoints that are what they say."""
 
 import argparse
 import hashlib
@@ -8,39 +8,8 @@ import pickle
 import pytest
 import torch
 
-from running import checkpoint, run_folder
+from running import checkpoint
 from running.errors import UserError
-
-
-def touch(*paths):
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-
-
-def test_newest_run_is_the_one_whose_best_checkpoint_is_newest(tmp_path):
-    with pytest.raises(UserError):
-        run_folder.newest_run(tmp_path)
-    for name, time in [("old", 100), ("new", 300), ("middle", 200)]:
-        touch(tmp_path / name / "checkpoints" / "best.pt")
-        os.utime(tmp_path / name / "checkpoints" / "best.pt", (time, time))
-    touch(tmp_path / "begun" / "checkpoints" / "last.pt")
-    assert run_folder.newest_run(tmp_path) == tmp_path / "new"
-
-
-def test_a_run_and_its_checkpoint_find_each_other(tmp_path):
-    best, other = tmp_path / "run" / "checkpoints" / "best.pt", tmp_path / "checkpoints" / "best.pt"
-    elsewhere = tmp_path / "run" / "plots" / "best.pt"
-    touch(best, other, elsewhere, tmp_path / "run" / "config.json")
-    assert (
-        run_folder.best_checkpoint(tmp_path / "run") == best and run_folder.run_of(best) == tmp_path / "run"
-    )
-    assert run_folder.run_of(other) is None and run_folder.run_of(elsewhere) is None
-    with pytest.raises(UserError):
-        run_folder.best_checkpoint(tmp_path / "begun")
-
-
-# ---- Checkpoints -----------------------------------------------------------------------------------------
 
 CHECKPOINT = {
     "model": {"fc.weight": torch.arange(12.0).reshape(3, 4).half(), "fc.steps": torch.tensor(7)},
@@ -52,7 +21,9 @@ CHECKPOINT = {
 
 def test_a_checkpoint_is_read_as_it_was_saved_with_the_digest_of_its_file(tmp_path):
     path = tmp_path / "new" / "last.pt"
-    touch(tmp_path / "new" / ".last.pt.77.tmp", tmp_path / "new" / ".best.pt.77.tmp")
+    path.parent.mkdir()
+    for name in (".last.pt.77.tmp", ".best.pt.77.tmp"):
+        (path.parent / name).touch()
     checkpoint.save_checkpoint(path, CHECKPOINT)
     expected = CHECKPOINT | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     assert repr(checkpoint.read_checkpoint(path)) == repr(expected)
