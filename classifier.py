@@ -25,7 +25,6 @@ from resnet_cifar import resnet18
 from running.checkpoint import read_checkpoint, read_tensors
 from running.console import Progress
 from running.errors import UserError, one_line, reading
-from running.files import check_file
 
 # How the output of a layer may hold its cells, and what takes it to the first of these.
 LAYOUTS = {"[N, K, h, w]": None, "[N, h, w, K]": channels_last, "tokens [N, T, K]": tokens}
@@ -247,7 +246,6 @@ def load_model(
     file, _, name = spec.rpartition(":")
     if not file.endswith(".py") or not name:
         raise UserError(f"--model {spec}: expected FILE.py:NAME, where NAME() returns the network")
-    check_file(file, "Python file")
     with reading(spec, "a network"):
         module = call_by_name(Path(file), name)
         if not isinstance(module, nn.Module):
@@ -530,7 +528,6 @@ def from_options(args: argparse.Namespace, device: torch.device, default: Path |
         return load_checkpoint(path or default, device, args.layer)
     class_names = None
     if args.classes is not None:
-        check_file(args.classes)
         with reading(args.classes, "class names, one a line"):
             class_names = args.classes.read_text(encoding="utf-8").split("\n")
             class_names = [one_line(name) for name in class_names if name.strip()]

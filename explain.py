@@ -17,7 +17,7 @@ from classifier import Classifier, add_options, from_options, predict
 from gradcam import draw, overlay, to_heatmap
 from running.console import CommandLine, run_main
 from running.errors import UserError, reading
-from running.files import check_file, whole_file
+from running.files import whole_file
 from sources.pictures import read_square, shrink
 
 SHIPPED = Path(__file__).resolve().parent / "weights" / "resnet18_cifar100.pt"
@@ -89,7 +89,6 @@ def main(argv: list[str] | None = None) -> int:
     help = "PNG file to write (default: <IMAGE's name>_gradcam.png, numbered if that exists)"
     parser.add_argument("--output", type=Path, metavar="FILE", help=help)
     args = parser.parse_args(argv)
-    check_file(args.image, "picture")
     with reading(args.image, "a picture"):
         square = read_square(args.image)
     output = args.output or free_name(args.image.stem)

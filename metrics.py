@@ -312,12 +312,17 @@ def auroc(positive: Values, scores: Values) -> float | None:
     positive, scores = _tensor("positive", positive), _numbers("scores", scores, "N")
     if positive.dtype != torch.bool or positive.shape != scores.shape:
         raise ValueError(f"positive must be bool [{len(scores)}], not {positive.dtype} {[*positive.shape]}")
-    ordered = scores.sort().values
-    below, up_to = torch.searchsorted(ordered, scores), torch.searchsorted(ordered, scores, right=True)
-    rank = (below + up_to + 1).double() / 2  # of equal ones the mean
     count = int(positive.sum())
     pairs = count * (len(scores) - count)
-    return (rank[positive].sum().item() - count * (count + 1) / 2) / pairs if pairs else None
+    rank_sum = mean_ranks(scores)[positive].sum().item()
+    return (rank_sum - count * (count + 1) / 2) / pairs if pairs else None
+
+
+def mean_ranks(values: Tensor) -> Tensor:
+    """Return the ranks from 1 in each row of values [..., N], of equal ones their mean; float64 [..., N]."""
+    ordered = values.sort(dim=-1).values
+    below, up_to = torch.searchsorted(ordered, values), torch.searchsorted(ordered, values, right=True)
+    return (below + up_to + 1).double() / 2
 
 
 # ---- How sure are the numbers themselves? ----------------------------------------------------------------

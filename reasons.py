@@ -262,17 +262,8 @@ def measure_random_weights(classifier: Classifier, images: Tensor, classes: Tens
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:
     """Return the rank correlation of the rows of a and b [N, K], float64 [N]; NaN for a constant row."""
-    a, b = centred_ranks(a.contiguous()), centred_ranks(b.contiguous())
+    a, b = (metrics.mean_ranks(x.contiguous()) - (x.shape[1] + 1) / 2 for x in (a, b))
     return (a * b).sum(dim=1) / ((a * a).sum(dim=1) * (b * b).sum(dim=1)).sqrt()
-
-
-def centred_ranks(x: Tensor) -> Tensor:
-    """Return the ranks in each row of x [N, K], less their mean, float64; equal values share a mean rank."""
-    # The mean rank of x_i, less (K + 1) / 2, is half of (number of smaller values - number of larger ones).
-    ordered = x.sort(dim=1).values
-    smaller = torch.searchsorted(ordered, x)
-    larger = x.shape[1] - torch.searchsorted(ordered, x, right=True)
-    return (smaller - larger).double() / 2
 
 
 @torch.no_grad()

@@ -9,8 +9,7 @@ Writes metrics.json, predictions.npz, plots/, failures/, gradcam/ and report.htm
 page/*.html. `examine` does the same for a network in memory.
 """
 
-import contextlib
-from collections.abc import Iterator
+import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +21,7 @@ import classifier as classifiers
 import compare
 import metrics
 import reasons
-from classifier import Classifier, eval_mode, full_float32
+from classifier import Classifier, full_float32
 from data import Dataset, first_copy, split_indices
 from page import failures
 from page.page import write_page
@@ -334,21 +333,6 @@ def write_report(
     return found.numbers
 
 
-@contextlib.contextmanager
-def as_it_was(model: nn.Module) -> Iterator[None]:
-    """Run a block that converts the model, then give back its modes and its own parameters and buffers."""
-    values = [(parameter, parameter.data) for parameter in model.parameters()]
-    buffers = [(module._buffers, dict(module._buffers)) for module in model.modules()]
-    with eval_mode(model):
-        try:
-            yield
-        finally:
-            for parameter, value in values:
-                parameter.data = value
-            for of_module, before in buffers:
-                of_module.update(before)
-
-
 def examine(
     model: nn.Module,
     test: Dataset,
@@ -364,13 +348,13 @@ def examine(
     train: the training set, a Dataset, if it is known. layer is what Grad-CAM explains, found if it is None;
     "none" makes no maps. class_names are those of the logits, in their order, if it is not that of `test`;
     against: folders of other reports. `test` should have images of every class: one without any counts as 0
-    in macro precision, recall and F1, as a line on the console says. The model is examined in float32 and in
-    eval mode, and is afterwards as it was. Writes into the folder `out` and returns the content of
-    metrics.json. Raises UserError for what does not fit.
+    in macro precision, recall and F1, as a line on the console says. A copy of the model is examined, in
+    float32 and eval mode. Writes into the folder `out` and returns the content of metrics.json. Raises
+    UserError for what does not fit.
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    with as_it_was(model), full_float32(device):
-        examined = classifiers.from_module(model, class_names, layer, device)
+    with full_float32(device):
+        examined = classifiers.from_module(copy.deepcopy(model), class_names, layer, device)
         classifiers.fit_classes(examined, test)
         outputs.check_results(out, examined.digest)
         return write_report(examined, train, test, Path(out), [Path(run) for run in against], None)

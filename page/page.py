@@ -60,13 +60,6 @@ def p_value(p: float) -> str:
     return f"{p:.2f}" if p >= 0.01 else f"{p:.4f}"
 
 
-def listed(words: list[str]) -> str:
-    """Return words as "a", "a and b" or "a, b and c"."""
-    if len(words) < 2:
-        return "".join(words)
-    return f"{', '.join(words[:-1])} and {words[-1]}"
-
-
 def mistakes_at(**filter: str) -> str:
     """Return the address of the mistakes with this filter, such as true="otter", predicted="seal"."""
     return f"#{urlencode(filter)}"
@@ -99,7 +92,6 @@ def environment() -> Environment:
         "points": points,
         "p_value": p_value,
         "plain": pictures.plain,
-        "listed": listed,
     }
     templates.globals |= {"sources": sources, "mistakes_at": mistakes_at}
     return templates

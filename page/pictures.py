@@ -8,6 +8,7 @@ import base64
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -57,8 +58,7 @@ def base64_bytes(values: Tensor) -> str:
 
 def base64_bits(values: Tensor) -> str:
     """Return bool values as the base64 of their bits, eight to a byte, the first the most significant."""
-    powers = 2 ** torch.arange(7, -1, -1)
-    return base64_bytes((values.reshape(-1, 8) * powers).sum(dim=1))
+    return base64.b64encode(np.packbits(values.numpy())).decode()
 
 
 def plain(name: str) -> str:

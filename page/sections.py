@@ -165,7 +165,7 @@ def maps(test, found) -> dict:
         if group:
             rows = {label: group[map][key] for map, label in MAPS.items()}
             drawn[name] = plots.to_svg(plots.dots(title, rows, label), f"covering-{name}", f"{title}.")
-    return {"covering_plots": drawn, "map_names": MAPS}
+    return {"covering_plots": drawn}
 
 
 def confidence(test, found) -> dict:

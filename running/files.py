@@ -11,12 +11,6 @@ from pathlib import Path
 from running.errors import UserError, one_line
 
 
-def check_file(path: Path | str, what: str = "file") -> None:
-    """Raise UserError unless there is a file `path`."""
-    if not Path(path).is_file():
-        raise UserError(f"{path} is a folder" if Path(path).is_dir() else f"there is no {what} {path}")
-
-
 @contextlib.contextmanager
 def whole_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path to write to; when the block ends well, it is synced and renamed to `path`.

@@ -111,8 +111,6 @@ def read_predictions(run: Path) -> dict:
         found |= {key: str(values[key]) for key in ("images_sha256", "checkpoint_sha256")}
         if "class_names" in values:  # results of earlier versions have none
             found["class_names"] = values["class_names"].tolist()
-        if found["probabilities"].shape[:1] != found["y_true"].shape:
-            raise ValueError(f"it holds probabilities of shape {list(found['probabilities'].shape)}")
     if best.is_file() and hashlib.sha256(best.read_bytes()).hexdigest() != found["checkpoint_sha256"]:
         raise UserError(f"{file} is of other weights than {best}: run report.py --run {run} again")
     return found

@@ -475,7 +475,6 @@ TABLE = [
 CORRUPTIONS = {corruption.name: corruption for corruption in TABLE}
 FIFTEEN = tuple(corruption.name for corruption in TABLE if corruption.origin == "fifteen")
 EXTRA = tuple(corruption.name for corruption in TABLE if corruption.origin == "extra")
-PUBLISHED = (*FIFTEEN, *EXTRA, "spatter")  # the files of CIFAR-10-C and CIFAR-100-C; spatter is not made here
 FAMILIES: dict[str, list[str]] = {}  # the names of each family, in the order of TABLE
 for row in TABLE:
     FAMILIES.setdefault(row.family, []).append(row.name)

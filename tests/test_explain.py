@@ -114,7 +114,7 @@ def test_command_with_a_network_of_ones_own(folder, drawn, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["absent.png"], "there is no picture absent.png"),
+        (["absent.png"], "absent.png cannot be used as a picture: No such file"),
         (["text.png"], "text.png cannot be used as a picture"),
         (["a/my cat.png", "--output", "b/../a/my cat.png"], "--output must be a .png file other than"),
         (["a/my cat.png", "--contrast", "unicorn"], "--contrast unicorn: expected a class other than"),

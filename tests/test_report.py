@@ -238,6 +238,17 @@ def test_a_network_without_a_layer_gets_everything_but_the_maps(quick, tmp_path)
         assert "gradcam" not in csv.DictReader(file).fieldnames
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_a_model_stays_as_it_was(quick, no_page, dtype, tmp_path):
+    model = Tiny(3).to(dtype).train()
+    model.first.eval()  # frozen by the caller
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    report.examine(model, pictures(LABELS % 3, ["a", "b", "c"]), out=tmp_path)
+    assert [module.training for module in model.modules()] == modes
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+
+
 def test_every_file_is_written(quick, tmp_path):
     for name in ("failures/03_apple_as_pear.png", "gradcam/20_b_as_c.png", "failures/my notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

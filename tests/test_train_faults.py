@@ -83,7 +83,7 @@ def other_version(run):
     save_checkpoint(path, last)
 
 
-ABSENT = "there is no checkpoint .*last.pt"
+ABSENT = r"last\.pt cannot be used as a checkpoint: No such file"
 AGAIN = "is not empty: continue a run there with --resume, delete the folder, or"
 # How the run is changed, and what is said with --resume and without; None: it goes on, or begins.
 RUNS = {

@@ -34,12 +34,6 @@ def test_words_for_numbers():
     assert page.interval(row, 0) == "50\N{NO-BREAK SPACE}% (25–75)"
     assert page.points(row) == "+50.0 points (+25.0 to +75.0)"
     assert [page.p_value(p) for p in (0.5, 0.0012, 1e-9)] == ["0.50", "0.0012", "below 0.0001"]
-    assert [page.listed(list(words)) for words in ("", "a", "ab", "abc")] == [
-        "",
-        "a",
-        "a and b",
-        "a, b and c",
-    ]
 
 
 def test_a_missing_value_fails_and_every_text_is_escaped():
