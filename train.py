@@ -42,7 +42,7 @@ class Config:
     data_dir: str = setting("data", "folder with CIFAR, or to download it to")
     out: str | None = setting(None, "run folder, new or empty; default: runs/ and the name of the data set")
     epochs: int | None = setting(40, "passes over the images; of a folder as many as see 48,000", 1, 100_000)
-    batch_size: int = setting(128, "images in a step", 2, 1_000_000)
+    batch_size: int | None = setting(128, "images in a step; of a folder up to 32", 2, 1_000_000)
     lr: float = setting(0.15, "peak learning rate", 1e-9, 1000)
     momentum: float = setting(0.9, "Nesterov momentum; 0 is plain SGD", 0, 0.99999)
     weight_decay: float = setting(1e-3, "weight decay, not on biases and batch norm", 0, 10)
@@ -88,7 +88,7 @@ class Config:
 # What differs from the defaults above, which are those for CIFAR. None: load_split looks at the images.
 PRESETS = {
     "shapes": {"epochs": 10, "batch_size": 32, "lr": 0.1, "width": 16, "cutmix": 0.0},
-    "folder": {"epochs": None, "batch_size": 32, "lr": 0.1, "width": 16, "cutmix": 0.0},
+    "folder": {"epochs": None, "batch_size": None, "lr": 0.1, "width": 16, "cutmix": 0.0},
 }
 # Resuming may change where and how a run computes and where its files are found, and nothing else.
 MAY_CHANGE = {"dataset", "data_dir", "out", "device", "precision", "compile"}
@@ -108,6 +108,8 @@ def load_split(config: Config) -> tuple[Config, data.Dataset, Tensor, Tensor]:
     if config.epochs is None:
         # As many images as the demonstration on shapes sees, 10 epochs of 4,800.
         config = replace(config, epochs=min(max(10, round(48_000 / limit)), 500))
+    if config.batch_size is None:
+        config = replace(config, batch_size=max(2, min(32, limit)))
     size, processes = config.batch_size, world_size()
     fits = size % processes == 0 and 2 * processes <= size <= limit
     expect(fits, "batch_size", size, f"at most the {limit} images to train on, 2, 4, 6, .. for each process")

@@ -24,7 +24,7 @@ def rank() -> int:
 def pick_device(name: str) -> torch.device:
     """Return the device called `name`; "auto" is the first available of cuda, mps and cpu.
 
-    With several processes it is this one's own, the GPU of number LOCAL_RANK.
+    With several processes it is this one's own: the GPU of number LOCAL_RANK, or the only one that it sees.
     """
     several, gpus = world_size() > 1, torch.cuda.device_count()
     mps = torch.backends.mps.is_available() and not several
@@ -38,7 +38,8 @@ def pick_device(name: str) -> torch.device:
     if (device.index or 0) >= counts.get(device.type, 0):
         raise UserError(f"--device {name} is not available on this machine: use --device cpu")
     if several and device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        # Some launchers let each process see its own GPU only.
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) if gpus > 1 else 0)
         if device.index >= gpus:
             raise UserError(f"there are {gpus} CUDA GPUs: start as many processes, or use --device cpu")
         torch.cuda.set_device(device)

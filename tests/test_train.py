@@ -69,12 +69,13 @@ def test_defaults_depend_on_the_data_set():
 
 
 @pytest.mark.parametrize(
-    "per_class, options, epochs", [(60, "", 10), (3, "", 200), (1, "--limit-train 40", 500)]
+    "per_class, options, epochs, batch_size",
+    [(60, "", 10, 32), (3, "", 200, 32), (1, "--limit-train 20", 500, 20)],
 )
 def test_a_folder_is_seen_about_as_often_as_the_shapes(
-    tmp_path, monkeypatch, small_sets, per_class, options, epochs
+    tmp_path, monkeypatch, small_sets, per_class, options, epochs, batch_size
 ):
-    """48,000 images in all, 10 to 500 times."""
+    """48,000 images in all, 10 to 500 times; the batches have 32 images, or all if there are fewer."""
     images = small_sets[0].images.repeat(20, 1, 1, 1)[: 100 * per_class]
     images += torch.arange(len(images), dtype=torch.uint8)[:, None, None, None]
     dataset = replace(small_sets[0], images=images, labels=torch.arange(len(images)) % 4)
@@ -82,7 +83,7 @@ def test_a_folder_is_seen_about_as_often_as_the_shapes(
     monkeypatch.setattr(data, "load", lambda name, root: (dataset, dataset))
     config = config_of(f"--dataset {tmp_path} {options}", "folder")
     config, _, train_index, val_index = train.load_split(config)
-    assert config.epochs == epochs
+    assert (config.epochs, config.batch_size) == (epochs, batch_size)
     assert config.patience == max(5, epochs // 8) and config.warmup_epochs == 2
     assert len(val_index) == len(train_index) / 4
 

@@ -41,6 +41,8 @@ def test_each_of_several_processes_has_its_own_gpu(monkeypatch):
     for name in ("auto", "cuda"):
         assert pick_device(name) == used.pop() == torch.device("cuda", 1)
     assert pick_device("cpu") == CPU and used == []
+    machine(monkeypatch, 1, processes=8, local_rank=7)
+    assert pick_device("auto") == torch.device("cuda", 0)
     machine(monkeypatch, 2, processes=3, local_rank=2)
     with pytest.raises(UserError, match="there are 2 CUDA GPUs: start as many processes"):
         pick_device("auto")
