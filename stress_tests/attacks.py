@@ -105,10 +105,10 @@ def strongest_point(
 ) -> Tensor:
     """Follow a path from random points of the ball and return the strongest point that it visits.
 
-    path(start, labels, low, high) yields points, their loss [N], and whether they are misclassified, bool
-    [N]. The strongest point is a misclassified one if there is any, and among those the one with the largest
-    loss. A restart works only on the images that are still classified correctly. As in corruptions.py, each
-    image draws its starts from a generator of its own.
+    path(start, labels, low, high) yields which of these images it has moved, int64 [M], where to, their loss
+    [M], and whether they are misclassified, bool [M]. The strongest point is a misclassified one if there is
+    any, and among those the one with the largest loss. A restart works only on the images that are still
+    classified correctly. As in corruptions.py, each image draws its starts from a generator of its own.
     """
     low, high = linf_ball(images, epsilon)
     best = images.clone()
@@ -121,13 +121,14 @@ def strongest_point(
             break
         noise = uniform(generators, -1, 1, *images.shape[1:]).to(images.device)
         start = (images + epsilon * noise).clamp(low, high)
-        for x, loss, wrong in path(start[left], labels[left], low[left], high[left]):
-            newly_fooled = wrong & ~fooled[left]
-            larger_loss = (wrong == fooled[left]) & (loss > best_loss[left])
+        for moved, x, loss, wrong in path(start[left], labels[left], low[left], high[left]):
+            here = left[moved]
+            newly_fooled = wrong & ~fooled[here]
+            larger_loss = (wrong == fooled[here]) & (loss > best_loss[here])
             stronger = newly_fooled | larger_loss
-            best[left] = torch.where(per_image(stronger), x, best[left])
-            best_loss[left] = torch.where(stronger, loss, best_loss[left])
-            fooled[left] |= wrong
+            best[here] = torch.where(per_image(stronger), x, best[here])
+            best_loss[here] = torch.where(stronger, loss, best_loss[here])
+            fooled[here] |= wrong
     return best
 
 
@@ -139,28 +140,42 @@ def pgd(
     generator: Generator,
     steps: int = PGD_STEPS,
     restarts: int = 1,
+    until_fooled: bool = False,
 ) -> Tensor:
     """Projected gradient descent on the negative loss, within epsilon of the images in every value.
 
         x_{t+1} = Proj( x_t + a sign(grad_x J(x_t, y)) ),   x_0 uniform in the ball,   a = 2.5 epsilon / steps
 
     The projection onto the ball and [0, 1] is a clamp; a is large enough to reach every point of the ball
-    from any start. Returns the strongest of all points visited, see strongest_point. Arguments and result as
-    in fgsm. Source: Madry et al. 2018 (arXiv 1706.06083), section 2.1; the step is that of its section 5.
+    from any start. Returns the strongest of all points visited, see strongest_point; with until_fooled an
+    image moves no further once it is misclassified, which is enough to count them. Arguments and result as in
+    fgsm. Source: Madry et al. 2018 (arXiv 1706.06083), section 2.1; the step is that of its section 5.
     """
     evaluate = functools.partial(attack_step, model, cross_entropy)
-    path = functools.partial(pgd_path, evaluate, 2.5 * epsilon / steps, steps)
+    path = functools.partial(pgd_path, evaluate, 2.5 * epsilon / steps, steps, until_fooled)
     return strongest_point(path, images, labels.to(images.device), epsilon, generator, restarts)
 
 
 def pgd_path(
-    evaluate: Callable, step_size: float, steps: int, x: Tensor, labels: Tensor, low: Tensor, high: Tensor
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield the points of PGD from x on, their loss [N] and whether they are misclassified, bool [N]."""
+    evaluate: Callable,
+    step_size: float,
+    steps: int,
+    until_fooled: bool,
+    x: Tensor,
+    labels: Tensor,
+    low: Tensor,
+    high: Tensor,
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Yield the points of PGD from x on, see strongest_point."""
+    moved = torch.arange(len(x), device=x.device)
     for _ in range(steps + 1):
         loss, wrong, gradient = evaluate(x, labels)
-        yield x, loss, wrong
+        yield moved, x, loss, wrong
         x = (x + step_size * gradient.sign()).clamp(low, high)
+        if until_fooled:
+            moved, x, labels, low, high = (values[~wrong] for values in (moved, x, labels, low, high))
+        if len(x) == 0:
+            return
 
 
 def apgd(
@@ -190,10 +205,11 @@ def apgd(
 
 def apgd_path(
     evaluate: Callable, first_step: float, steps: int, x: Tensor, labels: Tensor, low: Tensor, high: Tensor
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield the points of APGD from x on, their loss f [N] and whether they are misclassified, bool [N]."""
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Yield the points of APGD from x on, see strongest_point; the loss is f."""
+    moved = torch.arange(len(x), device=x.device)
     loss, wrong, gradient = evaluate(x, labels)
-    yield x, loss, wrong
+    yield moved, x, loss, wrong
     previous_x = x
     best_x, best_loss, best_gradient = x, loss, gradient  # where the loss was largest, image by image
     step_size = torch.full_like(loss, first_step)
@@ -207,7 +223,7 @@ def apgd_path(
             z = (x + 0.75 * (z - x) + 0.25 * (x - previous_x)).clamp(low, high)
         previous_x, x, previous_loss = x, z, loss
         loss, wrong, gradient = evaluate(x, labels)
-        yield x, loss, wrong
+        yield moved, x, loss, wrong
         rises += loss > previous_loss
         better = loss > best_loss
         best_loss = torch.where(better, loss, best_loss)
@@ -249,9 +265,11 @@ BEFORE_APGD = ("fgsm", "pgd", "random", "pgd_more_steps")  # APGD is slow, so it
 # Every attack takes only images that are right without one.
 ATTACKS = {
     "fgsm": Attack(fgsm, {}, EPSILONS),
-    "pgd": Attack(pgd, {"restarts": 2}, EPSILONS),
+    "pgd": Attack(pgd, {"restarts": 2, "until_fooled": True}, EPSILONS),
     "random": Attack(random_corner, {}, EPSILONS),
-    "pgd_more_steps": Attack(pgd, {"steps": MORE_STEPS}, (MORE_STEPS_EPSILON,), ("pgd",)),
+    "pgd_more_steps": Attack(
+        pgd, {"steps": MORE_STEPS, "until_fooled": True}, (MORE_STEPS_EPSILON,), ("pgd",)
+    ),
     "apgd_ce": Attack(apgd, {"loss": "ce"}, APGD_EPSILONS, BEFORE_APGD),
     "apgd_dlr": Attack(apgd, {"loss": "dlr"}, APGD_EPSILONS, (*BEFORE_APGD, "apgd_ce")),
 }

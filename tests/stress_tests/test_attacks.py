@@ -74,6 +74,13 @@ def test_pgd_fools_exactly_the_images_within_reach_and_restarts_only_the_others(
     model.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
     attacks.pgd(model, images, labels, epsilon, seeded(), steps=10, restarts=3)
     assert seen == 11 * [24] + 22 * [12]
+    # Where it is enough to know who is fooled, each image moves until it is, and no other one is affected.
+    seen.clear()
+    stopped = attacks.pgd(model, images, labels, epsilon, seeded(), 10, 3, until_fooled=True)
+    assert seen[0] == 24 and seen[:11] == sorted(seen[:11], reverse=True) and seen[11:] == 22 * [12]
+    assert sum(seen) < 11 * 24 + 22 * 12
+    assert torch.equal(model(stopped).argmax(dim=1) != labels, fooled)
+    assert torch.equal(stopped[~fooled], attacked[~fooled])
 
 
 @pytest.mark.parametrize("loss", ["ce", "dlr"])
