@@ -32,7 +32,7 @@ from stress_tests.corruptions import CORRUPTIONS, FAMILIES, FIFTEEN, corrupt
 from stress_tests.summary import SEVERITIES, still_right, summarise
 
 SEED = 0  # of the sample and of the attacks; each corruption has its own seed
-CORRUPTION_IMAGES = 200  # with this sample the tests take under four minutes on 2 cores; --full takes all
+CORRUPTION_IMAGES = 200  # with this sample the tests take about four minutes on 2 cores; --full takes all
 ATTACK_IMAGES, FULL_ATTACK_IMAGES = 100, 1000  # some of those, and with --full
 CORRUPTED_EXAMPLES, ATTACKED_EXAMPLES = 8, 6  # images whose answers are kept, for the page
 
