@@ -6,6 +6,7 @@ return a Classifier, and nothing behind it asks where that came from. What is no
 
 import argparse
 import contextlib
+import copy
 import hashlib
 import importlib.util
 import math
@@ -293,6 +294,12 @@ def from_module(
     look_inside(classifier, layer)
     classifier.digest = digest_of(model)  # after a pass, as lazy layers have no weights before it
     return classifier
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """Return a deep copy. What a module keeps of a pass is copied without its graph, which torch refuses."""
+    kept = [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
+    return copy.deepcopy(module, {id(value): value.detach() for value in kept if value.grad_fn is not None})
 
 
 def call_by_name(file: Path, name: str) -> object:

@@ -6,7 +6,7 @@ training wrong too? Which of the two halves of a name does it get wrong?
 """
 
 import contextlib
-import copy
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 import metrics
-from classifier import BATCH_SIZE, Classifier
+from classifier import BATCH_SIZE, Classifier, copied
 from gradcam import to_heatmap
 
 NUM_COVERED = 400  # mistakes, and as many right answers, whose pixels are covered
@@ -248,7 +248,7 @@ def measure_random_weights(classifier: Classifier, images: Tensor, classes: Tens
     trained = classifier.explain(images, classes).flatten(1)
     same, other = [], []
     for seed in range(NUM_SEEDS):
-        untrained = copy.deepcopy(classifier)
+        untrained = dataclasses.replace(classifier, model=copied(classifier.model))
         randomize(untrained.module, seed)
         maps = untrained.explain(images, classes).flatten(1)
         same.append(spearman(trained, maps).abs().nanmean())
@@ -275,7 +275,7 @@ def randomize(module: nn.Module, seed: int) -> None:
     as class tokens and position embeddings, are drawn from a normal distribution with their own mean and
     standard deviation, so that activations keep their scale. All is drawn on the CPU, the same everywhere.
     """
-    fresh = copy.deepcopy(module).cpu().to(memory_format=torch.contiguous_format)
+    fresh = copied(module).cpu().to(memory_format=torch.contiguous_format)
     with torch.random.fork_rng(devices=[]):  # saves and restores the CPU's generator alone
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed all GPUs as well
         for part in fresh.modules():

@@ -9,7 +9,6 @@ Writes metrics.json, predictions.npz, plots/, failures/, gradcam/ and report.htm
 page/*.html. `examine` does the same for a network in memory.
 """
 
-import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -354,7 +353,7 @@ def examine(
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with full_float32(device):
-        examined = classifiers.from_module(copy.deepcopy(model), class_names, layer, device)
+        examined = classifiers.from_module(classifiers.copied(model), class_names, layer, device)
         classifiers.fit_classes(examined, test)
         outputs.check_results(out, examined.digest)
         return write_report(examined, train, test, Path(out), [Path(run) for run in against], None)

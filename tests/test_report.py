@@ -123,7 +123,7 @@ def test_the_mean_colour_is_that_of_the_data(small_sets):
 
 
 class Tiny(nn.Module):
-    """Two convolutions, a parameter of its own, and a classifier."""
+    """Two convolutions, a parameter of its own, and a classifier; it keeps what it has seen of a pass."""
 
     def __init__(self, num_classes):
         super().__init__()
@@ -134,7 +134,8 @@ class Tiny(nn.Module):
         self.last = nn.Linear(16, num_classes)
 
     def forward(self, x):
-        return self.last(self.second(self.first(self.scale * x)).mean(dim=(2, 3)))
+        self.seen = self.second(self.first(self.scale * x))
+        return self.last(self.seen.mean(dim=(2, 3)))
 
 
 def pictures(labels, names, seed=0):
@@ -242,10 +243,11 @@ def test_a_network_without_a_layer_gets_everything_but_the_maps(quick, tmp_path)
 def test_a_model_stays_as_it_was(quick, no_page, dtype, tmp_path):
     model = Tiny(3).to(dtype).train()
     model.first.eval()  # frozen by the caller
+    seen = model.seen = 2 * model.scale  # with its graph, as after a pass
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
     report.examine(model, pictures(LABELS % 3, ["a", "b", "c"]), out=tmp_path)
-    assert [module.training for module in model.modules()] == modes
+    assert [module.training for module in model.modules()] == modes and model.seen is seen
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
 
 
