@@ -223,9 +223,9 @@ def load_checkpoint(path: Path | str, device: torch.device, layer: str | None = 
     model.layout = memory_format(device)
     model.to(device, memory_format=model.layout)
     said = f"normalised, of {image_size}x{image_size} pixels"
-    classifier = from_module(model, class_names, layer, device, f"ResNet-18 of width {width}", said, path)
-    classifier.digest, classifier.dataset = checkpoint["sha256"], dataset
-    classifier.training, classifier.validation = training, validation
+    name = f"ResNet-18 of width {width}"
+    classifier = from_module(model, class_names, layer, device, name, said, path, checkpoint["sha256"])
+    classifier.dataset, classifier.training, classifier.validation = dataset, training, validation
     return classifier
 
 
@@ -276,6 +276,7 @@ def from_module(
     name: str | None = None,
     input: str = "in [0, 1]",
     weights: Path | str | None = None,
+    digest: str | None = None,
 ) -> Classifier:
     """Return a Classifier of any module that takes float images in [0, 1]; layer as in find_layer.
 
@@ -292,14 +293,18 @@ def from_module(
         input=input,
     )
     look_inside(classifier, layer)
-    classifier.digest = digest_of(model)  # after a pass, as lazy layers have no weights before it
+    classifier.digest = digest or digest_of(model)  # after a pass: lazy layers have no weights before it
     return classifier
 
 
 def copied(module: nn.Module) -> nn.Module:
     """Return a deep copy. What a module keeps of a pass is copied without its graph, which torch refuses."""
-    kept = [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
-    return copy.deepcopy(module, {id(value): value.detach() for value in kept if value.grad_fn is not None})
+    without_graph = {}  # what stands for a tensor in the copy, by its id
+    for part in module.modules():
+        for value in vars(part).values():
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                without_graph[id(value)] = value.detach()
+    return copy.deepcopy(module, without_graph)
 
 
 def call_by_name(file: Path, name: str) -> object:

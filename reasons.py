@@ -290,10 +290,7 @@ def randomize(module: nn.Module, seed: int) -> None:
         for old, new in zip(module.parameters(), fresh.parameters(), strict=True):
             if torch.equal(old.cpu(), new):
                 new.normal_(new.mean().item(), new.std(correction=0).item())
-    for old, new in zip(module.parameters(), fresh.parameters(), strict=True):
-        old.copy_(new)
-    for old, new in zip(module.buffers(), fresh.buffers(), strict=True):
-        old.copy_(new)
+    module.load_state_dict(fresh.state_dict())
 
 
 def measure_pointing(classifier: Classifier, test, y_pred: Tensor) -> dict:

@@ -36,18 +36,14 @@ HEADLINE = {
 }
 
 
-def link_to(test, found, i: int) -> dict:
-    """Return what names mistake i on the page: class and file, as folders repeat the names of files."""
-    return {"true": plain(test.class_names[test.labels[i]]), "open": test.filenames[i]}
-
-
 def case(test, found, i: int) -> dict:
     """Return what is said of mistake i."""
     return {
         "true": plain(test.class_names[test.labels[i]]),
         "predicted": plain(test.class_names[found.y_pred[i]]),
         "confidence": found.confidence[i].item(),
-        "link": link_to(test, found, i),
+        # Class and file, as folders repeat the names of files.
+        "link": {"true": plain(test.class_names[test.labels[i]]), "open": test.filenames[i]},
         "picture": picture(test.images[i]),
     }
 
@@ -261,7 +257,6 @@ def about(out: Path, examined, found) -> dict:
         said = "Accuracy by epoch in training and validation."
         shown["training_plot"] = plots.to_svg(figure, "training", said)
         shown |= {"took": duration(column["seconds"].sum()), "last_cutmix": last_cutmix}
-        shown["num_epochs"] = len(history)
         facts |= {f"training: {name}": value for name, value in config["environment"].items()}
         # It has the device and the precision that "auto" became.
         options = settings | {key: config[key] for key in ("device", "precision")}
