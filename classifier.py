@@ -80,7 +80,6 @@ class Classifier:
     layer: str | None = None  # that Grad-CAM explains
     reshape: Callable[[Tensor], Tensor] | None = None  # takes the output of the layer to [N, K, h, w]
     layer_note: str = ""  # how the layer was chosen, or why there is none
-    head: str | None = None  # the linear layer that makes the logits
     output: str = "logits"  # what the network itself makes, for people
     num_classes: int = 0
     parameters: int = 0
@@ -108,28 +107,6 @@ class Classifier:
                 asked = [(c[part], None if d is None else d[part]) for c, d in questions]
                 maps.append([signed.cpu() for signed in cam.pairs(images[part].to(self.device), asked)])
         return [torch.cat(parts) for parts in zip(*maps, strict=True)]
-
-    def features(self, images: Tensor, progress: Progress | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return the logits of uint8 images [N, 3, 32, 32], and by the same passes what makes them.
-
-        Both on the CPU: logits float32 [N, C], see predict, and what goes into the head, float32 [N, D], or
-        None if there is no such layer.
-        """
-        if self.head is None:
-            return predict(self.model, images, self.device, progress=progress), None
-        found = []
-
-        def keep(head: nn.Module, inputs: tuple) -> None:
-            # A copy: it may be a view of a much larger tensor, such as one token of many.
-            found.append(inputs[0].flatten(1).float().cpu().clone())
-
-        handle = self.module.get_submodule(self.head).register_forward_pre_hook(keep)
-        try:
-            logits = predict(self.model, images, self.device, progress=progress)
-        finally:
-            handle.remove()
-        features = torch.cat(found)
-        return logits, features[shuffled(len(images)).argsort()]
 
 
 # ---- Predict ---------------------------------------------------------------------------------------------
@@ -392,10 +369,6 @@ def look_inside(classifier: Classifier, layer: str | None) -> None:
     classifier.num_classes = logits.shape[1]
     classifier.parameters = sum(parameter.numel() for parameter in classifier.module.parameters())
     runs = Counter(name for name, _ in outputs)
-    for name, output in outputs:
-        is_linear = isinstance(classifier.module.get_submodule(name), nn.Linear)
-        if is_linear and output.shape == logits.shape and torch.equal(output, logits) and runs[name] == 1:
-            classifier.head = name
     find_layer(classifier, layer, outputs, runs, logits)
     check_answers(classifier, logits)
 
@@ -546,19 +519,27 @@ def from_options(args: argparse.Namespace, device: torch.device, default: Path |
     return load_model(args.model, args.weights, args.mean, args.std, args.layer, class_names, device)
 
 
-def load_data(classifier: Classifier, dataset: str | None, data_dir: str | None) -> tuple[Dataset, Dataset]:
-    """Return the training and the test set for a network, whose logits come in the order of their classes.
+def find_data(classifier: Classifier, dataset: str | None, data_dir: str | None) -> tuple[str, str]:
+    """Return the name of the data set and the folder in which CIFAR lies, as data.load takes them.
 
-    dataset: as in data.load, by default what the network was trained on, else cifar100. data_dir: where CIFAR
-    lies, by default where the training found it, else data/. Raises UserError if the classes do not fit.
+    dataset: by default what the network was trained on, else cifar100. data_dir: by default where the
+    training found it, else data/.
     """
-    name = dataset or classifier.dataset or "cifar100"
-    if name in CLASS_NAMES:  # before the data are read or drawn
-        check_number_of_classes(classifier, CLASS_NAMES[name], name)
     if data_dir is None and classifier.training is not None:
         saved = classifier.training["config"]["settings"].get("data_dir")
         data_dir = saved if saved and Path(saved).is_dir() else None
-    train, test = load(name, data_dir or "data")
+    return dataset or classifier.dataset or "cifar100", data_dir or "data"
+
+
+def load_data(classifier: Classifier, dataset: str | None, data_dir: str | None) -> tuple[Dataset, Dataset]:
+    """Return the training and the test set for a network, whose logits come in the order of their classes.
+
+    dataset and data_dir: see find_data. Raises UserError if the classes do not fit.
+    """
+    name, root = find_data(classifier, dataset, data_dir)
+    if name in CLASS_NAMES:  # before the data are read or drawn
+        check_number_of_classes(classifier, CLASS_NAMES[name], name)
+    train, test = load(name, root)
     fit_classes(classifier, test)
     return train, test
 

@@ -22,7 +22,7 @@ from torch import Generator, Tensor
 import metrics
 from running.console import CommandLine, run_main
 from running.errors import UserError, reading
-from running.outputs import digest_of_images, read_predictions, read_stress
+from running.outputs import digest_of, read_predictions, read_stress
 
 NUM_RESAMPLES = 200
 # The 97.5 % quantile of Student's t with 1, 2, ... degrees of freedom (Student 1908).
@@ -39,7 +39,7 @@ def read_runs(runs: list[Path], test, digest: str) -> dict[str, dict]:
     digest: that of the network they are compared with. Raises UserError if a run is of other images, labels
     or classes, or has the weights of another one.
     """
-    found, names, images = {}, {digest: "the network itself"}, digest_of_images(test.images)
+    found, names, images = {}, {digest: "the network itself"}, digest_of(test.images)
     for run in runs:
         values = found[str(run)] = read_predictions(run)
         same = values["images_sha256"] == images and torch.equal(values["y_true"], test.labels)

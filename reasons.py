@@ -24,8 +24,6 @@ COVERED, KEPT = 0.25, 0.5  # of the pixels
 NUM_DRAWS = 3  # of random maps
 NUM_RANDOMIZED, NUM_SEEDS = 40, 5  # images, and random networks
 NUM_POINTED = 1000  # images for the pointing game
-NUM_REFERENCE = 1000  # images among which neighbours are looked for
-NUM_NEIGHBOURS = 10
 
 # ---- Cover what a map marks ------------------------------------------------------------------------------
 
@@ -224,6 +222,22 @@ def find_puzzles(classifier: Classifier, test, misclassified: Tensor, fill: Tens
     return puzzles
 
 
+def stack_puzzles(puzzles: list[dict]) -> dict:
+    """Return the puzzles of find_puzzles as the arrays of evidence.npz, P of each, with -1 for None.
+
+    `covers`, int64 [137, 2], are the COVERS, with -1 for no cell.
+    """
+    stacked = {"puzzles": torch.tensor([puzzle["index"] for puzzle in puzzles])}
+    for key in ("classes", "probabilities"):
+        stacked[f"puzzle_{key}"] = torch.stack([puzzle[key] for puzzle in puzzles])
+    for key in ("best", "by_map"):
+        places = [-1 if puzzle[key] is None else puzzle[key] for puzzle in puzzles]
+        stacked[f"puzzle_{key}"] = torch.tensor(places)
+    stacked["puzzle_random"] = torch.tensor([puzzle["random"] for puzzle in puzzles], dtype=torch.float64)
+    stacked["covers"] = torch.tensor([(*cells, -1, -1)[:2] for cells in COVERS])
+    return stacked
+
+
 def choice_of_map(classifier: Classifier, image: Tensor, answer: Tensor, truth: Tensor) -> int | None:
     """Return the place in COVERS of the two squares that the map of answer rather than truth marks most."""
     if classifier.layer is None:
@@ -314,52 +328,6 @@ def measure_pointing(classifier: Classifier, test, y_pred: Tensor) -> dict:
         hits, game["chance"] = metrics.pointing_game(to_heatmap(of_images, 32), test.masks[sample])
         game[name] = metrics.proportion(hits, len(sample))
     return game
-
-
-# ---- What has the network seen that is like it? ----------------------------------------------------------
-
-
-def find_neighbours(
-    classifier: Classifier, train, test, y_pred: Tensor, features: Tensor, groups: dict[str, Tensor]
-) -> dict:
-    """Say which labels the nearest images have in the features, what goes into the head.
-
-    train and test: data.Dataset; y_pred int64 [N] and features float32 [N, D] are those of the test images;
-    groups: {"training": int64, "held_out": int64}, indices of `train` in a balanced order (see
-    data.split_indices), of which as many of each are looked at, 1,000 at most: what the network has learned
-    from and, as a control, what it has not. Returns for each group shares of labels among the ten nearest.
-    """
-    count = min(NUM_REFERENCE, *(len(index) for index in groups.values()))
-    k, wrong = min(NUM_NEIGHBOURS, count), y_pred != test.labels
-    found = {"images": count, "neighbours": k}
-    for name, index in groups.items():
-        reference = index[:count]
-        _, reference_features = classifier.features(train.images[reference])
-        nearest = metrics.nearest_neighbours(features, reference_features, k)
-        labels = train.labels[reference][nearest]
-        of_classes = [(labels == c[:, None]).double().mean(dim=1) for c in (y_pred, test.labels)]
-        agrees = (vote(labels) == y_pred).double()
-        rows = torch.stack([*of_classes, agrees], dim=1)
-        found[name] = {
-            "knn_accuracy": metrics.accuracy(test.labels, vote(labels)),
-            "mistakes": mean_of_rows(rows[wrong]),
-            "right": mean_of_rows(rows[~wrong]),
-        }
-    return found
-
-
-def vote(labels: Tensor) -> Tensor:
-    """Return the most frequent of each row of labels int64 [N, k], of equally frequent ones the first."""
-    votes = (labels[:, :, None] == labels[:, None, :]).sum(dim=2)
-    return labels.gather(1, votes.argmax(dim=1, keepdim=True))[:, 0]  # argmax takes the first maximum
-
-
-def mean_of_rows(rows: Tensor) -> dict[str, float] | None:
-    """Return the means of float64 [M, 3], the columns of find_neighbours; None of no rows."""
-    if len(rows) == 0:
-        return None
-    predicted, true, agrees = rows.mean(dim=0).tolist()
-    return {"predicted_label": predicted, "true_label": true, "knn_agrees": agrees}
 
 
 # ---- What kind of mistake? -------------------------------------------------------------------------------

@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
+from pages import write_predictions
 
 import compare
 from running.errors import UserError
-from running.outputs import digest_of_images, write_predictions
+from running.outputs import digest_of
 
 
 def rows_for(test, wrong, seed=0):
@@ -45,7 +46,7 @@ def test_runs_of_other_images_classes_or_equal_weights_are_refused(small_sets, t
     renamed = dataclasses.replace(test, class_names=[f"{name}s" for name in test.class_names])
     flipped = dataclasses.replace(test, images=test.images.flip(0))
     for name, of in {"same": test, "renamed": renamed, "flipped": flipped}.items():
-        write_predictions(tmp_path / name / "predictions.npz", of, rows, rows.argmax(dim=1), "ab")
+        write_predictions(tmp_path / name, of, rows, "ab")
     assert list(compare.read_runs([tmp_path / "same"], test, "cd")) == [str(tmp_path / "same")]
     for name in ("renamed", "flipped"):
         with pytest.raises(UserError, match="is of other test images, labels or classes"):
@@ -56,7 +57,7 @@ def test_runs_of_other_images_classes_or_equal_weights_are_refused(small_sets, t
 
 def write_run(folder, test, wrong, seed, smoothing=0.1):
     rows = rows_for(test, wrong, seed)
-    write_predictions(folder / "predictions.npz", test, rows, rows.argmax(dim=1), f"{folder.name}")
+    write_predictions(folder, test, rows, folder.name)
     (folder / "metrics.json").write_text(json.dumps({"temperature": 0.8}))
     settings = {"seed": seed, "out": str(folder), "label_smoothing": smoothing, "epochs": 3}
     (folder / "config.json").write_text(json.dumps({"settings": settings}))
@@ -95,5 +96,5 @@ def test_two_recipes_of_one_seed_have_no_yardstick(small_sets, tmp_path, capsys)
     assert "No recipe has two seeds here" in capsys.readouterr().out
     with pytest.raises(UserError, match="expected two runs or more"):
         compare.main(runs[:1])
-    images = digest_of_images(small_sets[1].images)
+    images = digest_of(small_sets[1].images)
     assert compare.read(tmp_path / "a")["images_sha256"] == images
