@@ -8,9 +8,7 @@ import argparse
 import contextlib
 import copy
 import hashlib
-import importlib.util
 import math
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,17 +18,16 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from data import CLASS_NAMES, Dataset, Normalize, load, memory_format, resize
+from data import BATCH_SIZE, CLASS_NAMES, Dataset, Normalize, load, memory_format, resize
 from gradcam import GradCAM, channels_last, tokens
 from resnet_cifar import resnet18
 from running.checkpoint import read_checkpoint, read_tensors
 from running.console import Progress
 from running.errors import UserError, one_line, reading
+from sources import networks
 
 # How the output of a layer may hold its cells, and what takes it to the first of these.
 LAYOUTS = {"[N, K, h, w]": None, "[N, h, w, K]": channels_last, "tokens [N, T, K]": tokens}
-BATCH_SIZE = 50  # images whose activations stay in the cache of a CPU
-STATE_KEYS = ("state_dict", "model", "model_state_dict", "net", "ema", "model_ema")  # where weights may lie
 WRAPPER = "if it wants another size or returns more than logits, wrap it: see docs/your_own_code.md"
 
 
@@ -80,7 +77,6 @@ class Classifier:
     layer: str | None = None  # that Grad-CAM explains
     reshape: Callable[[Tensor], Tensor] | None = None  # takes the output of the layer to [N, K, h, w]
     layer_note: str = ""  # how the layer was chosen, or why there is none
-    head: str | None = None  # the linear layer that makes the logits
     output: str = "logits"  # what the network itself makes, for people
     num_classes: int = 0
     parameters: int = 0
@@ -108,28 +104,6 @@ class Classifier:
                 asked = [(c[part], None if d is None else d[part]) for c, d in questions]
                 maps.append([signed.cpu() for signed in cam.pairs(images[part].to(self.device), asked)])
         return [torch.cat(parts) for parts in zip(*maps, strict=True)]
-
-    def features(self, images: Tensor, progress: Progress | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return the logits of uint8 images [N, 3, 32, 32], and by the same passes what makes them.
-
-        Both on the CPU: logits float32 [N, C], see predict, and what goes into the head, float32 [N, D], or
-        None if there is no such layer.
-        """
-        if self.head is None:
-            return predict(self.model, images, self.device, progress=progress), None
-        found = []
-
-        def keep(head: nn.Module, inputs: tuple) -> None:
-            # A copy: it may be a view of a much larger tensor, such as one token of many.
-            found.append(inputs[0].flatten(1).float().cpu().clone())
-
-        handle = self.module.get_submodule(self.head).register_forward_pre_hook(keep)
-        try:
-            logits = predict(self.model, images, self.device, progress=progress)
-        finally:
-            handle.remove()
-        features = torch.cat(found)
-        return logits, features[shuffled(len(images)).argsort()]
 
 
 # ---- Predict ---------------------------------------------------------------------------------------------
@@ -240,21 +214,15 @@ def load_model(
 ) -> Classifier:
     """Return the network that NAME() in FILE.py returns, where spec is "FILE.py:NAME", in float32.
 
-    weights: a file with its state dict, see load_weights. mean and std, three numbers each, normalise images
-    in [0, 1]. class_names are those of the logits, in their order; layer as in find_layer. Raises UserError
-    for what cannot be used.
+    weights: a file with its state dict, see networks.load_weights. mean and std, three numbers each,
+    normalise images in [0, 1]. class_names are those of the logits, in their order; layer as in find_layer.
+    Raises UserError for what cannot be used.
     """
-    file, _, name = spec.rpartition(":")
-    if not file.endswith(".py") or not name:
-        raise UserError(f"--model {spec}: expected FILE.py:NAME, where NAME() returns the network")
-    with reading(spec, "a network"):
-        module = call_by_name(Path(file), name)
-        if not isinstance(module, nn.Module):
-            raise ValueError(f"it returns {type(module).__name__}, expected torch.nn.Module")
+    module = networks.build(spec)
     if weights is not None:
         content, _ = read_tensors(weights)
         with reading(weights, f"weights of {spec}"):
-            load_weights(module, content)
+            networks.load_weights(module, content)
     if (mean is None) != (std is None):
         raise UserError("--mean and --std belong together: give both, or neither for a network of [0, 1]")
     normalize, said = None, "in [0, 1]"
@@ -265,7 +233,7 @@ def load_model(
         normalize = Normalize(mean, std)
         said = f"normalised by mean {list(mean)} and standard deviation {list(std)}"
     model = FromPixels(module, normalize=normalize)
-    return from_module(model, class_names, layer, device, name, said, weights)
+    return from_module(model, class_names, layer, device, spec.rpartition(":")[2], said, weights)
 
 
 def from_module(
@@ -307,55 +275,6 @@ def copied(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, without_graph)
 
 
-def call_by_name(file: Path, name: str) -> object:
-    """Run a Python file and return what its function or class `name` returns."""
-    # Behind the folders of this project, whose modules have the first right to names such as data.
-    folder, ours = file.resolve().parent, Path(__file__).resolve().parent
-    sys.path.append(str(folder))
-    for path in sorted(folder.glob("*.py")):
-        if folder != ours and (ours / path.name).exists():
-            print(f"note     {file} gets this project's {path.name}, not the one beside it: rename that one")
-    spec = importlib.util.spec_from_file_location(f"examined_{file.stem}", file)
-    python_module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = python_module  # dataclasses and pickles look it up there
-    spec.loader.exec_module(python_module)
-    return getattr(python_module, name)()
-
-
-def load_weights(module: nn.Module, content: object) -> None:
-    """Load a state dict, found in the content of a file, into a module; RuntimeError says what does not fit.
-
-    It may lie below one of STATE_KEYS, and its names may begin with "module." of DataParallel and with
-    "_orig_mod." of torch.compile where the module's own names do not.
-    """
-    own = module.state_dict()
-    module.load_state_dict({own_name(name, own): value for name, value in find_state(content).items()})
-
-
-def find_state(content: object) -> dict:
-    """Return the state dict in the content of a file, and print below which key it was."""
-    if isinstance(content, dict):
-        if content and all(isinstance(value, Tensor) for value in content.values()):
-            return content
-        for key in STATE_KEYS:
-            if isinstance(content.get(key), dict):
-                beside = ", ".join(str(name) for name in content if name != key)
-                print(f"weights  taken from the key {key!r}, beside {one_line(beside or 'nothing')}")
-                return find_state(content[key])
-    found = f"only {', '.join(map(str, content))}" if isinstance(content, dict) else type(content).__name__
-    raise ValueError(f"it holds no state dict, {found}: save one by torch.save(model.state_dict(), FILE)")
-
-
-def own_name(name: str, own: dict) -> str:
-    """Return the name without the prefixes of wrappers, as far as `own` names need that."""
-    short = name
-    while short not in own:
-        if not short.startswith(("module.", "_orig_mod.")):
-            return name
-        short = short.partition(".")[2]
-    return short
-
-
 def digest_of(module: nn.Module) -> str:
     """Return the sha256 of the names, types, shapes and bytes of all weights and buffers.
 
@@ -392,10 +311,6 @@ def look_inside(classifier: Classifier, layer: str | None) -> None:
     classifier.num_classes = logits.shape[1]
     classifier.parameters = sum(parameter.numel() for parameter in classifier.module.parameters())
     runs = Counter(name for name, _ in outputs)
-    for name, output in outputs:
-        is_linear = isinstance(classifier.module.get_submodule(name), nn.Linear)
-        if is_linear and output.shape == logits.shape and torch.equal(output, logits) and runs[name] == 1:
-            classifier.head = name
     find_layer(classifier, layer, outputs, runs, logits)
     check_answers(classifier, logits)
 

@@ -17,17 +17,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from running.errors import UserError
-from sources import cifar100, pictures, shapes
+from sources import cifar, pictures, shapes
 
 # Of each channel over CIFAR-100's training images scaled to [0, 1]. The other sets use the same numbers, so
 # that a checkpoint needs nothing but its weights to be applied to a picture.
 MEAN = (0.50707516, 0.48654887, 0.44091784)
 STD = (0.26733429, 0.25643846, 0.27615047)
 CLASS_NAMES = {  # of the sets that are known by name
-    "cifar100": cifar100.CLASS_NAMES,
-    "cifar10": cifar100.CIFAR10_NAMES,
+    "cifar100": cifar.CLASS_NAMES,
+    "cifar10": cifar.CIFAR10_NAMES,
     "shapes": shapes.CLASS_NAMES,
 }
+BATCH_SIZE = 50  # images to answer at once, whose activations stay in the cache of a CPU
 PADDING = 4  # pixels by which a crop may move an image in each direction
 
 
@@ -43,7 +44,7 @@ class Dataset:
     superclass_names: list[str] | None
     filenames: list[str]  # N names
     provenance: str  # one line for people: what these images are, and whether that was verified
-    digest: str  # sha256 of the content, see cifar100.content_digest
+    digest: str  # sha256 of the content, see cifar.content_digest
     masks: Tensor | None = None  # bool [N, 32, 32], where the object is; only the shapes set knows
 
 
@@ -69,15 +70,23 @@ def load_cifar100(root: Path | str = "data") -> tuple[Dataset, Dataset]:
 
     A part of CIFAR-100 or a changed set is taken too, and the provenance says that it is not verified.
     """
-    train, test = (from_arrays(**read, **cifar100.CIFAR100_CLASSES) for read in cifar100.read_cifar100(root))
-    official = [train.digest, test.digest] == cifar100.OFFICIAL_DIGESTS
+    names, superclasses, splits = cifar.CLASS_NAMES, list(cifar.SUPERCLASSES), []
+    for images, labels, filenames in cifar.read_cifar100(root):
+        of = cifar.SUPERCLASS_OF
+        splits.append(from_arrays(images, labels, names, "cifar100", filenames, of, superclasses))
+    train, test = splits
+    official = [train.digest, test.digest] == cifar.OFFICIAL_DIGESTS
     found = "verified: the content digest is" if official else "NOT verified: the content digest is not"
     return describe(train, test, "CIFAR-100", f", {found} the official one")
 
 
 def load_cifar10(root: Path | str = "data") -> tuple[Dataset, Dataset]:
     """Return CIFAR-10, likewise, as torchvision reads it: cifar-10-batches-py/ or cifar-10-python.tar.gz."""
-    train, test = (from_arrays(**read, **cifar100.CIFAR10_CLASSES) for read in cifar100.read_cifar10(root))
+    names, superclasses, splits = cifar.CIFAR10_NAMES, cifar.CIFAR10_SUPERCLASSES, []
+    for images, labels in cifar.read_cifar10(root):
+        of = cifar.CIFAR10_SUPERCLASS_OF
+        splits.append(from_arrays(images, labels, names, "cifar10", None, of, superclasses))
+    train, test = splits
     return describe(train, test, "CIFAR-10", ", verified: the MD5 sum of its files is the official one")
 
 
@@ -90,9 +99,9 @@ def describe(train: Dataset, test: Dataset, what: str, found: str) -> tuple[Data
 
 def load_folder(root: Path | str) -> tuple[Dataset, Dataset]:
     """Return (train, test) of a folder of pictures of any size and any classes, see sources/pictures.py."""
-    class_names, *splits, num_others = pictures.read(root)
+    class_names, splits, num_others = pictures.read(root)
     name = f"folder {Path(root).resolve().name}"
-    train, test = (from_arrays(**arrays, class_names=class_names, name=name) for arrays in splits)
+    train, test = (from_arrays(images, labels, class_names, name, files) for images, labels, files in splits)
     others = f", without {num_others} files that are none" if num_others else ""
     return describe(train, test, f"the folder {root}", others)
 
@@ -138,7 +147,7 @@ def from_arrays(
         superclass_names=superclass_names,
         filenames=filenames,
         provenance=f"{len(images):,} images given as arrays",
-        digest=cifar100.content_digest(images, labels),
+        digest=cifar.content_digest(images, labels),
     )
 
 
@@ -147,8 +156,8 @@ def make_shapes(per_class: int, seed: int) -> Dataset:
     images, labels, masks = shapes.draw(per_class, seed)
     filenames = [f"{name} {i:03d}.png" for name in shapes.CLASS_NAMES for i in range(per_class)]
     of_shapes = [c // len(shapes.COLOURS) for c in range(100)]
-    known = (shapes.CLASS_NAMES, "shapes", filenames, of_shapes, list(shapes.SHAPES))
-    dataset = from_arrays(images, labels, *known)
+    names, superclasses = shapes.CLASS_NAMES, list(shapes.SHAPES)
+    dataset = from_arrays(images, labels, names, "shapes", filenames, of_shapes, superclasses)
     dataset.provenance = f"the built-in shapes set, {per_class} images of each of 100 classes, seed {seed}"
     dataset.masks = masks
     return dataset

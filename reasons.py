@@ -1,7 +1,6 @@
 """What mistakes have in common, each finding with a control, and whether maps can be believed.
 
-Which pixels weigh between the answer and another class, and can a map be believed that says so? What has the
-network seen in training that looks like it, and does what it has not seen look alike as well? Is another
+Which pixels weigh between the answer and another class, and can a map be believed that says so? Is another
 training wrong too? Which of the two halves of a name does it get wrong?
 """
 
@@ -24,8 +23,6 @@ COVERED, KEPT = 0.25, 0.5  # of the pixels
 NUM_DRAWS = 3  # of random maps
 NUM_RANDOMIZED, NUM_SEEDS = 40, 5  # images, and random networks
 NUM_POINTED = 1000  # images for the pointing game
-NUM_REFERENCE = 1000  # images among which neighbours are looked for
-NUM_NEIGHBOURS = 10
 
 # ---- Cover what a map marks ------------------------------------------------------------------------------
 
@@ -314,52 +311,6 @@ def measure_pointing(classifier: Classifier, test, y_pred: Tensor) -> dict:
         hits, game["chance"] = metrics.pointing_game(to_heatmap(of_images, 32), test.masks[sample])
         game[name] = metrics.proportion(hits, len(sample))
     return game
-
-
-# ---- What has the network seen that is like it? ----------------------------------------------------------
-
-
-def find_neighbours(
-    classifier: Classifier, train, test, y_pred: Tensor, features: Tensor, groups: dict[str, Tensor]
-) -> dict:
-    """Say which labels the nearest images have in the features, what goes into the head.
-
-    train and test: data.Dataset; y_pred int64 [N] and features float32 [N, D] are those of the test images;
-    groups: {"training": int64, "held_out": int64}, indices of `train` in a balanced order (see
-    data.split_indices), of which as many of each are looked at, 1,000 at most: what the network has learned
-    from and, as a control, what it has not. Returns for each group shares of labels among the ten nearest.
-    """
-    count = min(NUM_REFERENCE, *(len(index) for index in groups.values()))
-    k, wrong = min(NUM_NEIGHBOURS, count), y_pred != test.labels
-    found = {"images": count, "neighbours": k}
-    for name, index in groups.items():
-        reference = index[:count]
-        _, reference_features = classifier.features(train.images[reference])
-        nearest = metrics.nearest_neighbours(features, reference_features, k)
-        labels = train.labels[reference][nearest]
-        of_classes = [(labels == c[:, None]).double().mean(dim=1) for c in (y_pred, test.labels)]
-        agrees = (vote(labels) == y_pred).double()
-        rows = torch.stack([*of_classes, agrees], dim=1)
-        found[name] = {
-            "knn_accuracy": metrics.accuracy(test.labels, vote(labels)),
-            "mistakes": mean_of_rows(rows[wrong]),
-            "right": mean_of_rows(rows[~wrong]),
-        }
-    return found
-
-
-def vote(labels: Tensor) -> Tensor:
-    """Return the most frequent of each row of labels int64 [N, k], of equally frequent ones the first."""
-    votes = (labels[:, :, None] == labels[:, None, :]).sum(dim=2)
-    return labels.gather(1, votes.argmax(dim=1, keepdim=True))[:, 0]  # argmax takes the first maximum
-
-
-def mean_of_rows(rows: Tensor) -> dict[str, float] | None:
-    """Return the means of float64 [M, 3], the columns of find_neighbours; None of no rows."""
-    if len(rows) == 0:
-        return None
-    predicted, true, agrees = rows.mean(dim=0).tolist()
-    return {"predicted_label": predicted, "true_label": true, "knn_agrees": agrees}
 
 
 # ---- What kind of mistake? -------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import compare
 import metrics
 import reasons
 from classifier import Classifier, full_float32
-from data import Dataset, first_copy, split_indices
+from data import Dataset, first_copy
 from page import failures
 from page.page import write_page
 from page.sections import HEADLINE
@@ -216,12 +216,10 @@ def audit_duplicates(train: Dataset, test: Dataset, y_pred: Tensor) -> tuple[dic
 # ---- Find reasons ----------------------------------------------------------------------------------------
 
 
-def find_reasons(
-    examined: Classifier, train: Dataset | None, test: Dataset, found: Found, logits: Tensor, features: Tensor
-) -> None:
-    """Add to `found` kinds of mistakes, neighbours, and what covering does; see reasons.py.
+def find_reasons(examined: Classifier, test: Dataset, found: Found, logits: Tensor) -> None:
+    """Add to `found` kinds of mistakes, and what covering does; see reasons.py.
 
-    logits float32 [N, C] and features float32 [N, D] or None: of the test images, see Classifier.features.
+    logits float32 [N, C]: of the test images.
     """
     numbers, y_pred = found.numbers, found.y_pred
     others = [values["y_pred"] for values in found.others.values()]
@@ -229,11 +227,6 @@ def find_reasons(
     halves = reasons.colour_or_shape(test, y_pred)
     if halves is not None:
         numbers["colour_or_shape"] = halves
-    if train is not None and features is not None and examined.training is not None:
-        settings = examined.training["config"]["settings"]
-        trained_on, held_out = split_indices(train, settings["val_fraction"], settings["seed"])
-        groups = {"training": trained_on[: settings["limit_train"]], "held_out": held_out}
-        numbers["neighbours"] = reasons.find_neighbours(examined, train, test, y_pred, features, groups)
     images = test.images[found.browsed] / 255
     if len(images):
         found.puzzles = reasons.find_puzzles(examined, test, found.misclassified, found.fill)
@@ -265,9 +258,7 @@ def check_data(examined: Classifier, train: Dataset | None, test: Dataset) -> Da
     if train is not None and examined.training is not None:
         if examined.training["config"].get("digest", train.digest) == train.digest:
             return train
-        examined.notes.append(
-            "the training images found are not those of the training: no neighbours, no duplicates"
-        )
+        examined.notes.append("the training images found are not those of the training: no duplicates")
         return None
     return train
 
@@ -299,7 +290,7 @@ def write_report(
 
     # Evaluate.
     with Progress("test images", len(test.labels)) as progress:
-        logits, features = examined.features(test.images, progress)
+        logits = classifiers.predict(examined.model, test.images, examined.device, progress=progress)
     if not logits.isfinite().all():
         raise UserError(f"{examined.name} cannot be used: its scores of the test images are not finite")
     found = evaluate(logits, test, train, examined.validation)
@@ -321,7 +312,7 @@ def write_report(
     found.failures = failures.describe(test, rows, found.probabilities, found.training_labels)
     with Progress("reasons", 1) as progress:
         progress.update(0)
-        find_reasons(examined, train, test, found, logits, features)
+        find_reasons(examined, test, found, logits)
 
     # Write it down, first of all the numbers: they say of which weights the folder is.
     write_json(out / "metrics.json", found.numbers)

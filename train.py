@@ -31,8 +31,6 @@ from running.errors import UserError, reading
 from running.files import write_csv, write_json
 from running.settings import add_options, check_ranges, expect, setting
 
-VAL_BATCH_SIZE = 50  # images whose activations stay in the cache of a CPU
-
 
 @dataclass
 class Config:
@@ -276,10 +274,10 @@ def validate(training: Training, row: dict[str, float | str]) -> Tensor:
     images, labels, logits = distributed.shard(training.val_images), training.val_labels, []
     model, size = training.network.eval(), training.config.sizes()[-1]
     with Progress("validation", len(images)) as progress, autocast(training.device, training.precision):
-        for part in images.split(VAL_BATCH_SIZE):
+        for part in images.split(data.BATCH_SIZE):
             pixels = part.to(training.device).float() / 255
             logits.append(model(data.to_input(pixels, size, training.normalize)).float())
-            progress.update(VAL_BATCH_SIZE * len(logits))
+            progress.update(data.BATCH_SIZE * len(logits))
     logits = distributed.all_gather(torch.cat(logits).cpu())
     check_finite("the scores of the validation images are", logits, row["epoch"], row["lr"])
     row["val_loss"] = training.criterion(logits, labels).item()

@@ -17,11 +17,11 @@ Image.init()
 SUFFIXES = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 
-def read(root: Path | str) -> tuple[list[str], dict, dict, int]:
-    """Return the class names, the arrays of training and test pictures, and the number of other files.
+def read(root: Path | str) -> tuple[list[str], list[tuple[Tensor, Tensor, list[str]]], int]:
+    """Return the class names, the arrays of training and of test pictures, and the number of other files.
 
-    The arrays are `images` uint8 [N, 3, 32, 32], `labels` int64 [N] and `filenames` (N names, those in the
-    folder of the class), in the order of class and file name. val/ is taken where there is no test/. Raises
+    The arrays are images uint8 [N, 3, 32, 32], labels int64 [N] and N file names, those in the folder of the
+    class, in the order of class and file name. val/ is taken where there is no test/. Raises
     UserError if there are fewer than two classes, if train/ and test/ do not have pictures of the same ones,
     or if pictures cannot be read.
     """
@@ -29,28 +29,37 @@ def read(root: Path | str) -> tuple[list[str], dict, dict, int]:
     if not (root / "train").is_dir():
         raise UserError(f"{root} has no train/: docs/data.md says how to split folders of the classes")
     held_out = "test" if (root / "test").exists() or not (root / "val").exists() else "val"
-    folders = (root / "train", root / held_out)
-    (names, train), (test_names, test) = (find_pictures(folder) for folder in folders)
-    for name in {*names} ^ {*test_names}:
-        raise UserError(f"{root}: train/ and {held_out}/ need the same classes, but only one has {name!r}")
+    names, train = find_pictures(root / "train")
+    test_names, test = find_pictures(root / held_out)
+    if names != test_names:
+        odd = sorted(set(names) ^ set(test_names))
+        raise UserError(f"{root}: train/ and {held_out}/ need the same classes, but only one has {odd[0]!r}")
     if len(names) < 2:
         raise UserError(f"{root / 'train'} has pictures of {len(names)} classes, expected two or more")
     print(f"reading {len(train + test):,} pictures of {len(names)} classes in {root}", flush=True)
-    files = [name for folder in folders for _, _, names in os.walk(folder) for name in names]
-    num_others = len([name for name in files if not is_picture(name) and not name.startswith(".")])
+    num_others = count_others(root / "train") + count_others(root / held_out)
     if num_others:
         print(f"note     {num_others} files in {root} are left out, as their names are not those of pictures")
     unreadable = []
-    splits = [read_split(*found, unreadable) for found in zip(folders, (train, test), strict=True)]
+    splits = [
+        read_split(root / "train", train, unreadable),
+        read_split(root / held_out, test, unreadable),
+    ]
     if unreadable:
         named = ", ".join(unreadable[:5])
         raise UserError(f"{len(unreadable)} pictures cannot be read, repair or remove them: {named}")
-    return [one_line(name) for name in names], *splits, num_others
+    return [one_line(name) for name in names], splits, num_others
 
 
 def is_picture(path: str) -> bool:
     """Return whether a file's name is that of a picture that Pillow opens."""
     return Path(path).suffix.lower() in SUFFIXES and not Path(path).name.startswith(".")
+
+
+def count_others(folder: Path) -> int:
+    """Return how many files in a folder and in those below it are no pictures, hidden ones aside."""
+    files = [name for _, _, names in os.walk(folder) for name in names]
+    return len([name for name in files if not is_picture(name) and not name.startswith(".")])
 
 
 def find_pictures(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:
@@ -60,7 +69,9 @@ def find_pictures(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:
         return names, make_dataset(folder, {n: i for i, n in enumerate(names)}, is_valid_file=is_picture)
 
 
-def read_split(folder: Path, pictures: list[tuple[str, int]], unreadable: list[str]) -> dict:
+def read_split(
+    folder: Path, pictures: list[tuple[str, int]], unreadable: list[str]
+) -> tuple[Tensor, Tensor, list[str]]:
     """Return the arrays, see read, of pictures in a folder; what cannot be read is added to `unreadable`."""
     images, labels, filenames = [], [], []
     for path, label in pictures:
@@ -72,7 +83,7 @@ def read_split(folder: Path, pictures: list[tuple[str, int]], unreadable: list[s
         labels.append(label)
         filenames.append(one_line("/".join(Path(path).relative_to(folder).parts[1:])))
     images = torch.stack(images) if images else torch.empty(0, 3, 32, 32, dtype=torch.uint8)
-    return {"images": images, "labels": torch.tensor(labels), "filenames": filenames}
+    return images, torch.tensor(labels), filenames
 
 
 def read_square(path: Path | str) -> Tensor:

@@ -105,7 +105,7 @@ def tiny_cifar(tmp_path_factory):
     """Options for a CIFAR-100 of 300 training images in the official files, read in a moment."""
     from processes import TINY
 
-    from sources.cifar100 import CLASS_NAMES
+    from sources.cifar import CLASS_NAMES
 
     folder = tmp_path_factory.mktemp("cifar") / "cifar-100-python"
     folder.mkdir()
@@ -161,11 +161,6 @@ def reported(tmp_path_factory, finished, reported_sets):
     scores[:2] *= 3  # the pictures with hostile names are among the surest
     other = 2 * torch.randn(400, 100, generator=generator) + 4 * torch.eye(100)[test.labels]
 
-    def features(self, images, progress=None):
-        """The scores of the test images stand for what the network makes of them."""
-        made_up = scores if len(images) == len(scores) else torch.randn(len(images), 100, generator=generator)
-        return made_up, made_up
-
     other_run = out.parent / "other <b>run"
     path = other_run / "predictions.npz"
     write_predictions(path, test, other.softmax(dim=1), other.argmax(dim=1), "of other weights")
@@ -173,7 +168,7 @@ def reported(tmp_path_factory, finished, reported_sets):
     with pytest.MonkeyPatch.context() as patch:
         use_sets(patch, reported_sets)
         patch.setattr(report.outputs, "read_stress", lambda folder, whose: stress)
-        patch.setattr(classifier.Classifier, "features", features)
+        patch.setattr(classifier, "predict", lambda *arguments, **more: scores)
         patch.setattr(sections, "write_plots", NO_PLOTS)
         patch.setattr(report, "NUM_FAILURES", 2)
         patch.setattr(reasons, "NUM_COVERED", 5)

@@ -16,7 +16,7 @@ from torchvision import transforms
 
 import data
 from running.errors import UserError
-from sources import cifar100
+from sources import cifar
 
 # Data sets of arrays and by name
 
@@ -50,7 +50,7 @@ def test_from_arrays_takes_every_usual_form(form):
     assert np.array_equal(dataset.images.numpy(), IMAGES) and dataset.labels.tolist() == LABELS
     assert dataset.images.dtype == torch.uint8 and dataset.labels.dtype == torch.int64
     assert dataset.class_names == ["cat", "dog", "bird"] and len(set(dataset.filenames)) == 6
-    assert dataset.digest == cifar100.content_digest(IMAGES, np.array(LABELS))
+    assert dataset.digest == cifar.content_digest(IMAGES, np.array(LABELS))
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -62,7 +62,7 @@ def test_from_arrays_says_what_is_wrong(name):
 
 
 def test_an_unknown_data_set_is_refused_and_nothing_downloaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar100, "download", None)
+    monkeypatch.setattr(cifar, "download", None)
     for name in ("cifar-100", str(tmp_path / "missing")):
         with pytest.raises(UserError, match=r"cifar100, cifar10, shapes or a folder"):
             data.load(name, tmp_path)
@@ -227,7 +227,7 @@ def test_shapes_is_in_the_format_of_cifar100(drawn):
     assert drawn.name == "shapes"
     for c, name in enumerate(drawn.class_names):
         assert name.endswith(f" {drawn.superclass_names[drawn.superclass_of[c]]}")
-    assert drawn.digest == cifar100.content_digest(drawn.images.numpy(), drawn.labels.numpy())
+    assert drawn.digest == cifar.content_digest(drawn.images.numpy(), drawn.labels.numpy())
 
 
 def test_no_image_is_in_both_splits_of_shapes(monkeypatch):

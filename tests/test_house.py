@@ -17,7 +17,7 @@ ROOMS = {
     "running": set(),
     "sources": {"running.errors"},
     "data": {"sources", "running.errors"},
-    "classifier": {"data", "gradcam", "resnet_cifar", "running"},
+    "classifier": {"data", "gradcam", "resnet_cifar", "running", "sources.networks"},
     "reasons": {"classifier", "gradcam", "metrics"},
     "train": {"data", "resnet_cifar", "running"},
     "stress": {"data", "classifier", "metrics", "sources", "stress_tests", "running"},

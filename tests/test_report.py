@@ -184,7 +184,7 @@ def test_the_page_of_any_set_says_what_holds_for_it(case, quick, tmp_path, monke
     labels, num_classes, wrong = CASES[case]
     names = [f"class_{c}" for c in range(num_classes)]
     test, logits = pictures(labels, names), scores_for(labels, wrong, num_classes)
-    monkeypatch.setattr(classifier.Classifier, "features", lambda *some: (logits, None))
+    monkeypatch.setattr(classifier, "predict", lambda *some, **more: logits)
     monkeypatch.setattr(sections, "write_plots", NO_PLOTS)
     monkeypatch.setattr(report.failures, "write", lambda *found: None)
     numbers = report.examine(Tiny(num_classes), test, out=tmp_path)
@@ -212,14 +212,14 @@ def test_other_data_than_those_of_the_training_are_noted(quick, no_page, finishe
     shutil.copytree(finished, tmp_path / "run")
     assert report.main(["--run", str(tmp_path / "run")]) == 0
     numbers = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert "neighbours" in numbers and numbers["notes"] == []
+    assert "duplicates" in numbers and numbers["notes"] == []
     small[0].digest, digest = "of other images", small[0].digest
     try:
         assert report.main(["--run", str(tmp_path / "run")]) == 0
     finally:
         small[0].digest = digest
     numbers = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert "neighbours" not in numbers and "duplicates" not in numbers and "not those" in numbers["notes"][0]
+    assert "duplicates" not in numbers and "not those" in numbers["notes"][0]
     assert "note     the training images found are not those" in capsys.readouterr().out
 
 

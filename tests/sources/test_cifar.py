@@ -15,14 +15,14 @@ from archives import ARCHIVES, FOLDERS, Small, digest, tar_gz
 
 import data
 from running.errors import UserError
-from sources import cifar100
+from sources import cifar
 
 SMALL = {name: Small(name) for name in ("cifar100", "cifar10")}
 
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    monkeypatch.setattr(cifar100, "MIRRORS", ())
+    monkeypatch.setattr(cifar, "MIRRORS", ())
 
 
 def check_content(datasets, small):
@@ -79,19 +79,19 @@ def test_digest_is_over_the_sorted_records():
     images[12:15, :, -1] = 0
     labels = rng.integers(0, 100, 50)
     expected = digest(images, labels)
-    assert cifar100.content_digest(images, labels) == expected
+    assert cifar.content_digest(images, labels) == expected
     order = rng.permutation(50)
-    assert cifar100.content_digest(images[order], labels[order]) == expected
-    assert cifar100.content_digest(images, np.roll(labels, 1)) != expected
+    assert cifar.content_digest(images[order], labels[order]) == expected
+    assert cifar.content_digest(images, np.roll(labels, 1)) != expected
     labels[7] += 256
-    assert cifar100.content_digest(images, labels) != expected
+    assert cifar.content_digest(images, labels) != expected
     records = [int(c).to_bytes(4, "big") + x.tobytes() for c, x in zip(labels, images, strict=True)]
     expected = hashlib.sha256(b"".join(sorted(records))).hexdigest()
-    assert cifar100.content_digest(images[order], labels[order]) == expected
+    assert cifar.content_digest(images[order], labels[order]) == expected
 
 
 def test_cifar100_is_known_by_its_content(tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar100, "OFFICIAL_DIGESTS", SMALL["cifar100"].digests())
+    monkeypatch.setattr(cifar, "OFFICIAL_DIGESTS", SMALL["cifar100"].digests())
     for dataset in data.load_cifar100(SMALL["cifar100"].write(tmp_path / "official")):
         assert ", verified: the content digest is the official one" in dataset.provenance
     forged = Small()
@@ -102,7 +102,7 @@ def test_cifar100_is_known_by_its_content(tmp_path, monkeypatch):
 
 def publish(monkeypatch, small):
     """Let torchvision know the files of a small set as the official ones; return the archive."""
-    published, files, packed = getattr(cifar100, small.name.upper()), small.files(), tar_gz(small.files())
+    published, files, packed = getattr(cifar, small.name.upper()), small.files(), tar_gz(small.files())
 
     def md5s(official):
         paths = {name: f"{FOLDERS[small.name]}/{name}" for name, _ in official}
@@ -211,7 +211,7 @@ def server(monkeypatch):
     threading.Thread(target=running.serve_forever, daemon=True).start()
     paths = ("missing", "another", "silent", "good")
     address = f"http://127.0.0.1:{running.server_port}"
-    monkeypatch.setattr(cifar100, "MIRRORS", [f"{address}/{path}/{{name}}/{{filename}}" for path in paths])
+    monkeypatch.setattr(cifar, "MIRRORS", [f"{address}/{path}/{{name}}/{{filename}}" for path in paths])
     yield answers
     answers.stop.set()
     running.shutdown()
@@ -220,7 +220,7 @@ def server(monkeypatch):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_the_mirrors_are_asked_one_after_the_other(name, server, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cifar100, "TIMEOUT", 0.5)
+    monkeypatch.setattr(cifar, "TIMEOUT", 0.5)
     packed = publish(monkeypatch, SMALL[name])
     server.content = {"missing": b"", "another": packed[:-1] + b"x", "good": packed}
     root = tmp_path / "new" / "data"
