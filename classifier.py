@@ -242,14 +242,14 @@ def from_module(
     layer: str | None,
     device: torch.device,
     name: str | None = None,
-    input: str = "in [0, 1]",
+    said: str = "in [0, 1]",
     weights: Path | str | None = None,
     digest: str | None = None,
 ) -> Classifier:
     """Return a Classifier of any module that takes float images in [0, 1]; layer as in find_layer.
 
-    The module itself is moved to the device, to float32 and to eval mode. name, input and the file of the
-    weights are what people are told.
+    The module itself is moved to the device, to float32 and to eval mode. People are told its name, `said` of
+    its input, and the file of its weights.
     """
     model = model if isinstance(model, FromPixels) else FromPixels(model)
     classifier = Classifier(
@@ -258,7 +258,7 @@ def from_module(
         name=name or type(model.network).__name__,
         path=None if weights is None else Path(weights),
         class_names=class_names,
-        input=input,
+        input=said,
     )
     look_inside(classifier, layer)
     classifier.digest = digest or digest_of(model)  # after a pass: lazy layers have no weights before it
@@ -422,16 +422,16 @@ def add_options(parser: argparse.ArgumentParser, default: str = "the newest unde
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--run", type=Path, help=f"run folder of train.py (default: {default})")
     which.add_argument("--checkpoint", type=Path, metavar="FILE", help="a checkpoint of train.py")
-    help = "any network: NAME() in FILE.py returns a torch.nn.Module of images [N, 3, 32, 32]"
-    which.add_argument("--model", metavar="FILE.py:NAME", help=help)
+    text = "any network: NAME() in FILE.py returns a torch.nn.Module of images [N, 3, 32, 32]"
+    which.add_argument("--model", metavar="FILE.py:NAME", help=text)
     parser.add_argument("--weights", type=Path, metavar="FILE", help="for --model: its state dict")
-    help = "for --model: what normalises its images; without them it takes images in [0, 1]"
-    parser.add_argument("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help=help)
+    text = "for --model: what normalises its images; without them it takes images in [0, 1]"
+    parser.add_argument("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help=text)
     parser.add_argument("--std", type=float, nargs=3, metavar=("R", "G", "B"), help="see --mean")
-    help = "for --model: the classes of its logits, a name a line (default: the data set's, in its order)"
-    parser.add_argument("--classes", type=Path, metavar="FILE", help=help)
-    help = "what Grad-CAM explains, or none (default: the last layer with more than one cell)"
-    parser.add_argument("--layer", metavar="NAME", help=help)
+    text = "for --model: the classes of its logits, a name a line (default: the data set's, in its order)"
+    parser.add_argument("--classes", type=Path, metavar="FILE", help=text)
+    text = "what Grad-CAM explains, or none (default: the last layer with more than one cell)"
+    parser.add_argument("--layer", metavar="NAME", help=text)
 
 
 def best_checkpoint(run: Path | None) -> Path:
@@ -486,6 +486,11 @@ def check_number_of_classes(classifier: Classifier, class_names: list[str], data
         raise UserError(f"{found}: name the data set it was trained on by --dataset")
 
 
+def plain_name(name: str) -> str:
+    """Return the name of a class as names are compared: "Aquarium_fish" as "aquarium fish"."""
+    return name.replace("_", " ").lower()
+
+
 def fit_classes(classifier: Classifier, test: Dataset) -> None:
     """Bring the logits into the order of the classes of `test`; raise UserError if they do not fit.
 
@@ -497,7 +502,7 @@ def fit_classes(classifier: Classifier, test: Dataset) -> None:
         classifier.class_names = wanted
         return
     if set(given) != set(wanted):
-        given, wanted = ([name.replace("_", " ").lower() for name in names] for names in (given, wanted))
+        given, wanted = ([plain_name(name) for name in names] for names in (given, wanted))
     others = [name for name in given if name not in wanted] or [n for n in given if given.count(n) > 1]
     if others:
         found = f"the classes of {classifier.name} are not those of {test.name}, such as {others[0]!r}"

@@ -77,7 +77,7 @@ def load_cifar100(root: Path | str = "data") -> tuple[Dataset, Dataset]:
     train, test = splits
     official = [train.digest, test.digest] == cifar.OFFICIAL_DIGESTS
     found = "verified: the content digest is" if official else "NOT verified: the content digest is not"
-    return describe(train, test, "CIFAR-100", f", {found} the official one")
+    return set_provenance(train, test, "CIFAR-100", f", {found} the official one")
 
 
 def load_cifar10(root: Path | str = "data") -> tuple[Dataset, Dataset]:
@@ -87,10 +87,10 @@ def load_cifar10(root: Path | str = "data") -> tuple[Dataset, Dataset]:
         of = cifar.CIFAR10_SUPERCLASS_OF
         splits.append(from_arrays(images, labels, names, "cifar10", None, of, superclasses))
     train, test = splits
-    return describe(train, test, "CIFAR-10", ", verified: the MD5 sum of its files is the official one")
+    return set_provenance(train, test, "CIFAR-10", ", verified: the MD5 sum of its files is the official one")
 
 
-def describe(train: Dataset, test: Dataset, what: str, found: str) -> tuple[Dataset, Dataset]:
+def set_provenance(train: Dataset, test: Dataset, what: str, found: str) -> tuple[Dataset, Dataset]:
     """Return both splits with one line that says where they come from."""
     counts = f"{len(train.labels):,} training and {len(test.labels):,} test images"
     train.provenance = test.provenance = f"{what}, {counts}{found}"
@@ -99,11 +99,11 @@ def describe(train: Dataset, test: Dataset, what: str, found: str) -> tuple[Data
 
 def load_folder(root: Path | str) -> tuple[Dataset, Dataset]:
     """Return (train, test) of a folder of pictures of any size and any classes, see sources/pictures.py."""
-    class_names, splits, num_others = pictures.read(root)
+    class_names, splits, num_others = pictures.read_folder(root)
     name = f"folder {Path(root).resolve().name}"
     train, test = (from_arrays(images, labels, class_names, name, files) for images, labels, files in splits)
     others = f", without {num_others} files that are none" if num_others else ""
-    return describe(train, test, f"the folder {root}", others)
+    return set_provenance(train, test, f"the folder {root}", others)
 
 
 def from_arrays(
@@ -153,7 +153,7 @@ def from_arrays(
 
 def make_shapes(per_class: int, seed: int) -> Dataset:
     """Draw `per_class` images of each of 100 classes, 10 shapes (the superclasses) in 10 colours."""
-    images, labels, masks = shapes.draw(per_class, seed)
+    images, labels, masks = shapes.draw_images(per_class, seed)
     filenames = [f"{name} {i:03d}.png" for name in shapes.CLASS_NAMES for i in range(per_class)]
     of_shapes = [c // len(shapes.COLOURS) for c in range(100)]
     names, superclasses = shapes.CLASS_NAMES, list(shapes.SHAPES)

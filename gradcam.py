@@ -139,7 +139,10 @@ class GradCAM:
         cells = output if self.reshape is None else self.reshape(output)
         fits = cells.ndim == 4 and len(cells) == count
         if fits and self.reshape is None:
-            fits = cells.shape[1] != cells.shape[2] or cells.shape[2] == cells.shape[3]  # else channels last
+            # Maps are mostly square, so an output [N, s, s, K] has its channels last. Read as [N, K, h, w] it
+            # would give a map of s x K cells that means nothing, and nobody would notice.
+            _, first, second, third = cells.shape
+            fits = first != second or second == third
         if not fits:
             shape = f"{list(output.shape)} is not, or not surely, [{count}, K, h, w]"
             raise ValueError(f"the layer's output {shape}: give a reshape such as channels_last or tokens")

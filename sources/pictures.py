@@ -17,7 +17,7 @@ Image.init()
 SUFFIXES = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 
-def read(root: Path | str) -> tuple[list[str], list[tuple[Tensor, Tensor, list[str]]], int]:
+def read_folder(root: Path | str) -> tuple[list[str], list[tuple[Tensor, Tensor, list[str]]], int]:
     """Return the class names, the arrays of training and of test pictures, and the number of other files.
 
     The arrays are images uint8 [N, 3, 32, 32], labels int64 [N] and N file names, those in the folder of the
@@ -72,7 +72,7 @@ def find_pictures(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:
 def read_split(
     folder: Path, pictures: list[tuple[str, int]], unreadable: list[str]
 ) -> tuple[Tensor, Tensor, list[str]]:
-    """Return the arrays, see read, of pictures in a folder; what cannot be read is added to `unreadable`."""
+    """Return the arrays of pictures in a folder, see read_folder; add to `unreadable` what cannot be read."""
     images, labels, filenames = [], [], []
     for path, label in pictures:
         try:
