@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from running.errors import UserError
+from running.errors import UserError, reading
 from sources import cifar, pictures, shapes
 
 # Of each channel over CIFAR-100's training images scaled to [0, 1]. The other sets use the same numbers, so
@@ -45,6 +45,7 @@ class Dataset:
     filenames: list[str]  # N names
     provenance: str  # one line for people: what these images are, and whether that was verified
     digest: str  # sha256 of the content, see cifar.content_digest
+    picture_side: int | None = None  # of the pictures of a folder, the median in pixels, before it was 32
     masks: Tensor | None = None  # bool [N, 32, 32], where the object is; only the shapes set knows
 
 
@@ -73,7 +74,8 @@ def load_cifar100(root: Path | str = "data") -> tuple[Dataset, Dataset]:
     names, superclasses, splits = cifar.CLASS_NAMES, list(cifar.SUPERCLASSES), []
     for images, labels, filenames in cifar.read_cifar100(root):
         of = cifar.SUPERCLASS_OF
-        splits.append(from_arrays(images, labels, names, "cifar100", filenames, of, superclasses))
+        with reading(root, "a folder with CIFAR-100"):
+            splits.append(from_arrays(images, labels, names, "cifar100", filenames, of, superclasses))
     train, test = splits
     official = [train.digest, test.digest] == cifar.OFFICIAL_DIGESTS
     found = "verified: the content digest is" if official else "NOT verified: the content digest is not"
@@ -101,7 +103,11 @@ def load_folder(root: Path | str) -> tuple[Dataset, Dataset]:
     """Return (train, test) of a folder of pictures of any size and any classes, see sources/pictures.py."""
     class_names, splits, num_others = pictures.read_folder(root)
     name = f"folder {Path(root).resolve().name}"
-    train, test = (from_arrays(images, labels, class_names, name, files) for images, labels, files in splits)
+    datasets = []
+    for images, labels, filenames, side in splits:
+        datasets.append(from_arrays(images, labels, class_names, name, filenames))
+        datasets[-1].picture_side = side
+    train, test = datasets
     others = f", without {num_others} files that are none" if num_others else ""
     return set_provenance(train, test, f"the folder {root}", others)
 
@@ -131,6 +137,11 @@ def from_arrays(
     if labels.min() < 0 or labels.max() >= len(class_names):
         found = f"{labels.min()} to {labels.max()}"
         raise ValueError(f"labels must be in 0 to {len(class_names) - 1}, for that many names, not {found}")
+    if superclass_of is not None:
+        of, count = torch.as_tensor(superclass_of), len(superclass_names or [])
+        if of.is_floating_point() or len(of) != len(class_names) or not ((of >= 0) & (of < count)).all():
+            raise ValueError(f"superclass_of must be the place of each class in superclass_names, not {of}")
+        superclass_of = of.long()
     filenames = [str(i) for i in range(len(images))] if filenames is None else list(filenames)
     if len(filenames) != len(images):
         raise ValueError(f"there are {len(filenames)} file names for {len(images)} images")
@@ -143,7 +154,7 @@ def from_arrays(
         images=torch.from_numpy(images),
         labels=torch.from_numpy(labels),
         class_names=list(class_names),
-        superclass_of=None if superclass_of is None else torch.tensor(superclass_of),
+        superclass_of=superclass_of,
         superclass_names=superclass_names,
         filenames=filenames,
         provenance=f"{len(images):,} images given as arrays",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from torchvision.datasets import CIFAR10, CIFAR100
-from torchvision.datasets.utils import download_and_extract_archive, extract_archive
+from torchvision.datasets.utils import check_integrity, download_and_extract_archive, extract_archive
 
 from running.errors import UserError, one_line, reading
 
@@ -117,8 +117,11 @@ def obtain(root: Path, name: str, published: type) -> Path:
     try:
         part.mkdir(parents=True, exist_ok=True)
         if packed.exists():
-            with reading(packed, f"the archive of {name}"):
-                extract_archive(str(packed), str(part))
+            # Below Python 3.14 any other archive could write wherever its names say.
+            if not check_integrity(str(packed), published.tgz_md5):
+                advice = "unpack it yourself if you trust it, or remove it"
+                raise UserError(f"{packed} is not the official archive, its MD5 sum is another: {advice}")
+            extract_archive(str(packed), str(part))
         else:
             download(name, published, part)
         (part / published.base_folder).rename(folder)

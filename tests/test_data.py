@@ -40,6 +40,8 @@ WRONG = {  # what replaces the images or the labels, and what the message names
     "too few labels": ({"labels": LABELS[1:]}, r"\[6\].*\[5\]"),
     "float labels": ({"labels": [0.0] * 6}, "float64"),
     "labels from 1": ({"labels": [1, 3, 2, 2, 1, 3]}, "0 to 2.*1 to 3"),
+    "too few superclasses": ({"superclass_of": [0, 1], "superclass_names": ["x", "y"]}, "superclass_of must"),
+    "superclass 2 of 2": ({"superclass_of": [0, 1, 2], "superclass_names": ["x", "y"]}, "superclass_of must"),
     "too few file names": ({"filenames": ["a.png"]}, "1 file names for 6"),
 }
 
