@@ -167,15 +167,21 @@ def channels_last(output: Tensor) -> Tensor:
     return output.movedim(-1, 1)
 
 
-def tokens(output: Tensor) -> Tensor:
-    """Return [N, T, K], as in vision transformers, as [N, K, s, s]: a `reshape` for GradCAM.
+def tokens(output: Tensor, side: int | None = None) -> Tensor:
+    """Return [N, T, K], as in vision transformers, as [N, K, side, side]: a `reshape` for GradCAM.
 
-    T is s * s, or s * s + 1 with a class token first, else ValueError is raised. Behind the last attention
-    scores depend on the class token only: the layer has to come before it.
+    The last side * side tokens are those of the picture; before them stand tokens of the class, of
+    distillation, or registers. Without a side T is a square or, with a class token, one more. Raises
+    ValueError for another output. Behind the last attention scores depend on the class token only: the layer
+    has to come before it.
     """
-    side = math.isqrt(output.shape[1])
-    if output.ndim != 3 or output.shape[1] - side**2 not in (0, 1):
-        raise ValueError(f"expected [N, T, K], T a square or one more, not {list(output.shape)}")
+    if output.ndim != 3:
+        raise ValueError(f"expected [N, T, K], not {list(output.shape)}")
+    root = math.isqrt(output.shape[1])
+    if (side or root) > root or (side is None and output.shape[1] - root**2 > 1):
+        wanted = "T a square or one more" if side is None else f"T at least {side**2}"
+        raise ValueError(f"expected [N, T, K], {wanted}, not {list(output.shape)}")
+    side = side or root
     return output[:, -(side**2) :].unflatten(1, (side, side)).movedim(-1, 1)
 
 

@@ -375,7 +375,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"images   {examined.input}")
     print(f"output   {examined.output}")
     print(f"maps     {examined.layer_note}")
-    print(f"compute  {device}, fp32")
+    print(f"compute  {device}, {examined.computes_in}")
     if args.run is None and args.checkpoint is None and args.model is None:
         args.run = outputs.run_of(examined.path)
     with full_float32(device):  # a number means the same on every machine

@@ -11,6 +11,7 @@ smoothing, weight decay, CutMix, gradient clipping, mixed precision, and early s
 accuracy.
 """
 
+import hashlib
 import math
 import shlex
 import time
@@ -195,6 +196,7 @@ class Training:
             "image_size": config.sizes()[-1],
             "provenance": dataset.provenance,
             "digest": dataset.digest,
+            "images_sha256": hashlib.sha256(dataset.images.numpy()).hexdigest(),  # in their order
             "num_train": len(train_index),
             "num_val": len(val_index),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
@@ -354,6 +356,9 @@ def restore(training: Training, last: dict) -> None:
     config, ours, record = training.config, training.record, last["config"]
     if record["digest"] != ours["digest"]:
         raise UserError(f"{config.out} was trained on other data than those found ({ours['provenance']})")
+    if record.get("images_sha256", ours["images_sha256"]) != ours["images_sha256"]:
+        order = "has its training images in another order, as of renamed files, and so another split"
+        raise UserError(f"{config.dataset} {order}: name them as they were, or begin another run")
     if record.get("change") != ours.get("change"):
         began = record.get("change", "no change of its images")
         raise UserError(f"{config.out} was started with {began}: resume it by the same command")

@@ -38,35 +38,53 @@ def call_by_name(file: Path, name: str) -> object:
     return getattr(python_module, name)()
 
 
-def load_weights(module: nn.Module, content: object) -> None:
+def load_weights(module: nn.Module, content: object, key: str | None = None) -> None:
     """Load a state dict, found in the content of a file, into a module; RuntimeError says what does not fit.
 
-    It may lie below one of STATE_KEYS, and its names may begin with "module." of DataParallel and with
-    "_orig_mod." of torch.compile where the module's own names do not.
+    It lies below `key`, or below one of STATE_KEYS, or is all there is. Its names may have one prefix more
+    than the module's own, such as "module." of DataParallel, "_orig_mod." of torch.compile and "net." of
+    Lightning; what has not is left out, such as n_averaged of AveragedModel.
     """
-    own = module.state_dict()
-    module.load_state_dict({own_name(name, own): value for name, value in find_state(content).items()})
+    state = find_state(content, key)
+    prefix = find_prefix(state, list(module.state_dict()))
+    inside = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+    if prefix:
+        others = ", ".join(name for name in state if not name.startswith(prefix))
+        left_out = f", without {one_line(others)}" if others else ""
+        print(f"weights  {prefix!r} taken off their names{left_out}")
+    module.load_state_dict(inside)
 
 
-def find_state(content: object) -> dict:
+def find_state(content: object, key: str | None) -> dict:
     """Return the state dict in the content of a file, and print below which key it was."""
-    if isinstance(content, dict):
-        if content and all(isinstance(value, Tensor) for value in content.values()):
-            return content
-        for key in STATE_KEYS:
-            if isinstance(content.get(key), dict):
-                beside = ", ".join(str(name) for name in content if name != key)
-                print(f"weights  taken from the key {key!r}, beside {one_line(beside or 'nothing')}")
-                return find_state(content[key])
-    found = f"only {', '.join(map(str, content))}" if isinstance(content, dict) else type(content).__name__
-    raise ValueError(f"it holds no state dict, {found}: save one by torch.save(model.state_dict(), FILE)")
+    if not isinstance(content, dict):
+        content = {type(content).__name__: content}
+    held = ", ".join(map(str, content)) or "nothing"
+    if key is not None:
+        if not isinstance(content.get(key), dict):
+            raise ValueError(f"it has no state dict below --weights-key {key}: it holds {held}")
+        return find_state(content[key], None)
+    if content and all(isinstance(value, Tensor) for value in content.values()):
+        return content
+    for name in STATE_KEYS:
+        if isinstance(content.get(name), dict):
+            beside = ", ".join(str(other) for other in content if other != name) or "nothing"
+            print(f"weights  taken from the key {name!r}, beside {one_line(beside)}")
+            return find_state(content[name], None)
+    advice = "name its key by --weights-key, or save one by torch.save(model.state_dict(), FILE)"
+    raise ValueError(f"it holds no state dict, only {held}: {advice}")
 
 
-def own_name(name: str, own: dict) -> str:
-    """Return the name without the prefixes of wrappers, as far as `own` names need that."""
-    short = name
-    while short not in own:
-        if not short.startswith(("module.", "_orig_mod.")):
-            return name
-        short = short.partition(".")[2]
-    return short
+def find_prefix(state: dict, own: list[str]) -> str:
+    """Return what stands before all of a module's own names in a state dict, "" if they do not fit either.
+
+    Raises ValueError if there are several such prefixes, as of a student and its teacher.
+    """
+    if not own:
+        return ""
+    prefixes = [name[: -len(own[0])] for name in state if name == own[0] or name.endswith(f".{own[0]}")]
+    fit = [prefix for prefix in prefixes if all(prefix + name in state for name in own)]
+    if len(fit) > 1 and "" not in fit:
+        raise ValueError(f"it holds several networks that fit, below {' and '.join(fit)}: save one of them")
+    known = {prefix: sum(prefix + name in state for name in own) for prefix in ["", *prefixes]}
+    return "" if "" in fit else max(known, key=known.get)

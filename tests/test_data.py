@@ -262,6 +262,11 @@ def test_cutmix_covers_the_drawn_rectangle_and_mixes_the_targets_by_area():
         torch.testing.assert_close(targets, expected)
 
 
+def test_the_last_tenth_of_the_epochs_is_without_cutmix():
+    for epochs in range(1, 300):
+        assert data.cutmix_end(epochs) == max(e for e in range(epochs + 1) if 10 * e <= 9 * epochs)
+
+
 def test_about_the_given_fraction_of_the_batches_is_mixed_and_the_others_stay():
     images, targets = torch.from_numpy(IMAGES).repeat(200, 1, 1, 1), torch.eye(6).repeat(200, 1)
     whole, mixed = (list(data.batches(images, targets, 6, 3, 1, fraction)) for fraction in (0, 0.5))

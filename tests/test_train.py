@@ -280,6 +280,14 @@ def test_same_seed_same_run_in_any_process_and_another_seed_another(tmp_path, st
     assert not torch.equal(*weights)
 
 
+def test_validation_logits_beyond_float16_are_kept_finite(tmp_path, small, monkeypatch):
+    validate = train.validate
+    monkeypatch.setattr(train, "validate", lambda training, row: 1e7 * validate(training, row))
+    run(tmp_path / "run", "--epochs 1")
+    logits = read_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")["val_logits"]
+    assert logits.dtype == torch.float16 and logits.isfinite().all() and logits.abs().max() > 5e4
+
+
 def test_early_stopping_ends_a_run_and_it_stays_ended(tmp_path, small, monkeypatch, capsys):
     """Four epochs at 16 pixels, the first of them the best; then two at 32 without a better one."""
     accuracies = iter([0.5] + [0.1] * 7)
