@@ -1,7 +1,6 @@
 """What mistakes have in common, each finding with a control, and whether maps can be believed.
 
-Which pixels weigh between the answer and another class, and can a map be believed that says so? What has the
-network seen in training that looks like it, and does what it has not seen look alike as well? Is another
+Which pixels weigh between the answer and another class, and can a map be believed that says so? Is another
 training wrong too? Which of the two halves of a name does it get wrong?
 """
 

@@ -437,7 +437,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"images   {examined.input}")
     print(f"output   {examined.output}")
     print(f"maps     {examined.layer_note}")
-    print(f"compute  {device}, fp32")
+    print(f"compute  {device}, {examined.computes_in}")
     with full_float32(device):  # a number means the same on every machine
         numbers = write_report(examined, train, test, out, args.against, command_of(args, examined))
     print()

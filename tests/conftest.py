@@ -106,7 +106,7 @@ def tiny_cifar(tmp_path_factory):
     """Options for a CIFAR-100 of 300 training images in the official files, read in a moment."""
     from processes import TINY
 
-    from sources.cifar100 import CLASS_NAMES
+    from sources.cifar import CLASS_NAMES
 
     folder = tmp_path_factory.mktemp("cifar") / "cifar-100-python"
     folder.mkdir()

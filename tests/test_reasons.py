@@ -2,7 +2,6 @@
 
 import math
 import os
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from torch import nn
 import data
 import reasons
 from classifier import from_module, predict
-from sources.cifar100 import CIFAR100_CLASSES
+from sources.cifar import SUPERCLASS_OF
 
 CPU = torch.device("cpu")
 FILL = torch.tensor(data.MEAN)
@@ -224,35 +223,6 @@ def noisy_network():
     return from_module(model, list("abcd"), "none", CPU)
 
 
-def test_neighbours_agree_with_scikit_learn_and_loops(monkeypatch):
-    neighbors = pytest.importorskip("sklearn.neighbors")
-    network, (train, test) = noisy_network(), noisy_sets()
-    monkeypatch.setattr(reasons, "NUM_REFERENCE", 50)
-    logits, features = network.features(test.images)
-    y_pred = logits.argmax(dim=1)
-    groups = {"training": torch.arange(119, 55, -1), "held_out": torch.arange(40)}
-    numbers = reasons.find_neighbours(network, train, test, y_pred, features, groups)
-    assert numbers["images"] == 40 and numbers["neighbours"] == 10  # as many of either
-    for group, index in groups.items():
-        reference = index[:40].tolist()
-        reference_features = network.features(train.images[reference])[1].numpy()
-        finder = neighbors.KNeighborsClassifier(10, metric="cosine", algorithm="brute")
-        finder.fit(reference_features, train.labels[reference].numpy())
-        _, nearest = finder.kneighbors(features.numpy())
-        shares, votes = {True: [], False: []}, []
-        for i, (true, predicted) in enumerate(zip(test.labels.tolist(), y_pred.tolist(), strict=True)):
-            labels = [train.labels[reference[place]].item() for place in nearest[i]]
-            counts = Counter(labels)
-            vote = next(label for label in labels if counts[label] == max(counts.values()))
-            votes.append(vote == true)
-            shares[predicted != true].append((counts[predicted] / 10, counts[true] / 10, vote == predicted))
-        assert numbers[group]["knn_accuracy"] == pytest.approx(np.mean(votes))
-        for wrong, name in ((True, "mistakes"), (False, "right")):
-            keys = ("predicted_label", "true_label", "knn_agrees")
-            expected = dict(zip(keys, np.mean(shares[wrong], axis=0), strict=True))
-            assert numbers[group][name] == pytest.approx(expected), name
-
-
 # ---- Kinds of mistakes -----------------------------------------------------------------------------------
 
 PLACE = {1: "second", 2: "in_first_five", 3: "in_first_five", 4: "in_first_five"}
@@ -304,7 +274,7 @@ def test_the_mistakes_of_the_three_runs_in_results():
     others = [torch.from_numpy(ANSWERS[run]["y_pred"]) for run in ("seed1/", "seed2/")]
     _, rows = reasons.kinds_of_mistakes(y_true, probabilities, others=others)
     assert [row["count"] for row in rows] == [699, 788, 910]
-    superclass_of = torch.tensor(CIFAR100_CLASSES["superclass_of"])
+    superclass_of = torch.tensor(SUPERCLASS_OF)
     _, rows = reasons.kinds_of_mistakes(y_true, probabilities, superclass_of)
     assert rows[0]["count"] + rows[1]["count"] == 1047
 
