@@ -63,7 +63,6 @@ def compare(runs: dict[str, dict], y_true: Tensor) -> dict:
     right = torch.stack([values["y_pred"] == y_true for values in runs.values()])
     accuracies = right.double().mean(dim=1)
     mean = torch.stack([values["probabilities"] for values in runs.values()]).mean(dim=0)
-    of_first = mean.gather(1, first[1]["y_pred"][:, None])[:, 0]  # what all say of the first one's answers
     result = {
         "mean_accuracy": accuracies.mean().item(),
         "standard_deviation": accuracies.std().item(),
@@ -72,7 +71,6 @@ def compare(runs: dict[str, dict], y_true: Tensor) -> dict:
             "accuracy": metrics.accuracy(y_true, mean.argmax(dim=1)),
             "expected_calibration_error": metrics.expected_calibration_error(y_true, mean),
             "auroc": metrics.auroc(mean.argmax(dim=1) == y_true, mean.amax(dim=1)),
-            "auroc_for_the_first": metrics.auroc(right[0], of_first),
         },
         "runs": [],
         "differences": [],
@@ -82,10 +80,10 @@ def compare(runs: dict[str, dict], y_true: Tensor) -> dict:
         row = {"run": name} | metrics.headline(y_true, values["probabilities"])
         result["runs"].append(row | {"expected_calibration_error": error})
     for theirs, (name, values) in zip(right[1:], others, strict=True):
-        only = int((right[0] & ~theirs).sum()), int((theirs & ~right[0]).sum())
+        only_first, only_other = int((right[0] & ~theirs).sum()), int((theirs & ~right[0]).sum())
         pair = first[1]["probabilities"], values["probabilities"]
         row = {"run": name} | metrics.bootstrap_headline(y_true, *pair)
-        row |= {"only_this_right": only[0], "only_other_right": only[1], "p": metrics.mcnemar_exact(*only)}
+        row["p"] = metrics.mcnemar_exact(only_first, only_other)
         row["churn"] = (first[1]["y_pred"] != values["y_pred"]).double().mean().item()
         result["differences"].append(row)
     return result
@@ -153,7 +151,6 @@ def statistics_of(run: dict) -> dict[str, Callable]:
     y_true, probabilities = run["y_true"], run["probabilities"].double()
     found = {
         "calibration error": lambda i: metrics.expected_calibration_error(y_true[i], probabilities[i]),
-        "AURC": lambda i: metrics.aurc(y_true[i], probabilities[i]),
     }
     if run["temperature"]:
         scaled = (probabilities.clamp(min=1e-30).log() / run["temperature"]).softmax(dim=1)

@@ -133,7 +133,7 @@ def stress_data(test, stress: dict | None) -> dict:
     if stress is not None and "attack_examples" in stress:
         shown = stress["attack_examples"]
         true = test.labels[shown["images"]].tolist()
-        data["attacks"] = {"true": true, "epsilons": stress["epsilons"], "answers": shown["answers"]}
+        data["attacks"] = {"true": true, "epsilons": stress["epsilons"][:-1], "answers": shown["answers"]}
     return data
 
 
@@ -145,7 +145,7 @@ def attack_sheet(test, stress: dict) -> dict:
     images = test.images[stress["attack_examples"]["images"]]
     parts = [images]
     for of_attack in stress["attack_changes"]:
-        for epsilon, changes in zip(stress["epsilons"], of_attack, strict=True):
+        for epsilon, changes in zip(stress["epsilons"][:-1], of_attack, strict=False):
             change = changes * (epsilon / 127)  # in levels of 255
             parts.append((128 + 50 * change).clamp(0, 255).to(torch.uint8))
             parts.append((images + change).clamp(0, 255).round().to(torch.uint8))
