@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import agreement
 import classifier as classifiers
-import compare
 import metrics
 import reasons
 from classifier import Classifier, full_float32
@@ -52,7 +52,7 @@ class Found:
     coarse: Tensor | None = None  # int64 [S, S], the confusion matrix of superclasses
     kinds: Tensor | None = None  # int64 [N], see reasons.kinds_of_mistakes
     stress: dict | None = None  # see running.outputs.read_stress
-    others: dict[str, dict] = field(default_factory=dict)  # of other runs, see compare.read_runs
+    others: dict[str, dict] = field(default_factory=dict)  # of other runs, see agreement.read_runs
     failures: list[dict] = field(default_factory=list)  # the rows of failures.csv
     browsed: Tensor | None = None  # int64 [m]: the first of the misclassified
     maps: Tensor | None = None  # float32 [m, h, w], of answer rather than truth, see gradcam.GradCAM.pair
@@ -293,7 +293,7 @@ def write_report(
 
     runs: folders of others to compare it with; options: those of the command line, {name: value}, if any.
     """
-    others = compare.read_runs(runs, test, examined.digest)
+    others = agreement.read_runs(runs, test, examined.digest)
     stress = outputs.read_stress(out, outputs.identity(examined, test))
     train = check_data(examined, train, test)
 
@@ -312,8 +312,8 @@ def write_report(
     if examined.training is not None:
         found.history = outputs.read_history(out, examined.training["history"])
     if others:
-        ours = {"probabilities": found.probabilities, "y_pred": found.y_pred}
-        found.numbers["against"] = compare.compare({str(out): ours, **others}, test.labels)
+        ours = {"logits": logits, "y_pred": found.y_pred}
+        found.numbers["against"] = agreement.compare({str(out): ours, **others}, test.labels)
 
     # Find the failures and explain them.
     found.browsed = found.misclassified[:MAX_BROWSED]
