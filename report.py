@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import agreement
 import classifier as classifiers
-import compare
 import metrics
 import reasons
 from classifier import Classifier, full_float32, predict
@@ -306,7 +306,7 @@ def write_report(
     runs: folders of others to compare it with; command: `options` of the command line, {name: value}, and the
     `dataset` and `data_dir` from which the images come, or nothing of them.
     """
-    others = compare.read_runs(runs, test, examined.digest)
+    others = agreement.read_runs(runs, test, examined.digest)
     train = check_data(examined, train, test)
 
     # Evaluate.
@@ -319,8 +319,8 @@ def write_report(
     for note in examined.notes:
         print(f"note     {note}")
     if others:
-        ours = {"probabilities": answers["probabilities"], "y_pred": answers["y_pred"]}
-        numbers["against"] = compare.compare({str(out): ours, **others}, test.labels)
+        ours = {"logits": logits, "y_pred": answers["y_pred"]}
+        numbers["against"] = agreement.compare({str(out): ours, **others}, test.labels)
     of_others = [values["y_pred"] for values in others.values()]
     kinds = reasons.kinds_of_mistakes(test.labels, logits, test.superclass_of, of_others)
     answers["kinds"], numbers["kinds"] = kinds

@@ -145,7 +145,7 @@ def stress_data(answers: dict, stress: dict | None) -> dict:
     if stress is not None and "attack_examples" in stress:
         shown = stress["attack_examples"]
         true = answers["y_true"][shown["images"]].tolist()
-        data["attacks"] = {"true": true, "epsilons": stress["epsilons"], "answers": shown["answers"]}
+        data["attacks"] = {"true": true, "epsilons": stress["epsilons"][:-1], "answers": shown["answers"]}
     return data
 
 
@@ -157,7 +157,7 @@ def attack_sheet(images: Tensor, stress: dict) -> dict:
     shown = images[stress["attack_examples"]["images"]]
     parts = [shown]
     for of_attack in stress["attack_changes"]:
-        for epsilon, changes in zip(stress["epsilons"], of_attack, strict=True):
+        for epsilon, changes in zip(stress["epsilons"][:-1], of_attack, strict=False):
             change = changes * (epsilon / 127)  # in levels of 255
             parts.append((128 + 50 * change).clamp(0, 255).to(torch.uint8))
             parts.append((shown + change).clamp(0, 255).round().to(torch.uint8))
