@@ -21,7 +21,7 @@ import compare
 import metrics
 import reasons
 from classifier import Classifier, full_float32
-from data import Dataset, first_copy, split_indices
+from data import Dataset, first_copy
 from page import failures
 from page.page import write_page
 from page.sections import HEADLINE
@@ -216,42 +216,35 @@ def audit_duplicates(train: Dataset, test: Dataset, y_pred: Tensor) -> tuple[dic
 # ---- Find reasons ----------------------------------------------------------------------------------------
 
 
-def find_reasons(
-    examined: Classifier, train: Dataset | None, test: Dataset, found: Found, logits: Tensor, features: Tensor
-) -> None:
-    """Add to `found` kinds of mistakes, neighbours, and what covering does; see reasons.py.
+def find_reasons(examined: Classifier, test: Dataset, found: Found, logits: Tensor) -> None:
+    """Add to `found` kinds of mistakes, and what covering does; see reasons.py.
 
-    logits float32 [N, C] and features float32 [N, D] or None: of the test images, see Classifier.features.
+    logits: float32 [N, C], of the test images.
     """
     numbers, y_pred = found.numbers, found.y_pred
     others = [values["y_pred"] for values in found.others.values()]
     found.kinds, numbers["kinds"] = reasons.kinds_of_mistakes(test.labels, logits, test.superclass_of, others)
-    halves = reasons.colour_or_shape(test, y_pred)
-    if halves is not None:
-        numbers["colour_or_shape"] = halves
-    if train is not None and features is not None and examined.training is not None:
-        settings = examined.training["config"]["settings"]
-        trained_on, held_out = split_indices(train, settings["val_fraction"], settings["seed"])
-        groups = {"training": trained_on[: settings["limit_train"]], "held_out": held_out}
-        numbers["neighbours"] = reasons.find_neighbours(examined, train, test, y_pred, features, groups)
+    if test.name == "shapes":
+        names, shapes = test.class_names, test.superclass_of
+        numbers["colour_or_shape"] = reasons.colour_or_shape(names, shapes, test.labels, y_pred)
     images = test.images[found.browsed] / 255
     if len(images):
-        found.puzzles = reasons.find_puzzles(examined, test, found.misclassified, found.fill)
+        mistakes = found.misclassified
+        found.puzzles = reasons.find_puzzles(examined, test.images, test.labels, mistakes, found.fill)
     if examined.layer is None:
         return
     if len(images):
         questions = [(y_pred[found.browsed], test.labels[found.browsed])]
         (found.maps,) = examined.contrast(images, questions)
-        found.covered_pixels = reasons.top_pixels(found.maps, reasons.COVERED)
+        found.covered_pixels = reasons.top_pixels(found.maps, reasons.COVERED, images.shape[-1])
         found.covered = reasons.answers_to(examined, images, found.covered_pixels, found.fill)
-    numbers["covering"] = reasons.measure_covering(examined, test, logits, found.misclassified, found.fill)
-    sample = torch.randperm(len(test.labels), generator=torch.Generator().manual_seed(0))
-    sample = sample[: reasons.NUM_RANDOMIZED]
-    images, classes = test.images[sample] / 255, y_pred[sample]
-    numbers["maps"] = {"layer": examined.layer, "size": list(examined.explain(images, classes).shape[1:])}
-    numbers["maps"]["random_weights"] = reasons.measure_random_weights(examined, images, classes)
+    of_test = test.images, test.labels, logits
+    numbers["covering"] = reasons.measure_covering(examined, *of_test, found.fill)
+    (a_map,) = examined.explain(test.images[:1] / 255, y_pred[:1])
+    numbers["maps"] = {"layer": examined.layer, "size": list(a_map.shape)}
+    numbers["maps"]["random_weights"] = reasons.measure_random_weights(examined, test.images, y_pred)
     if test.masks is not None:
-        numbers["maps"]["pointing_game"] = reasons.measure_pointing(examined, test, y_pred)
+        numbers["maps"]["pointing_game"] = reasons.measure_pointing(examined, test.images, test.masks, y_pred)
 
 
 # ---- The report ------------------------------------------------------------------------------------------
@@ -265,9 +258,7 @@ def check_data(examined: Classifier, train: Dataset | None, test: Dataset) -> Da
     if train is not None and examined.training is not None:
         if examined.training["config"].get("digest", train.digest) == train.digest:
             return train
-        examined.notes.append(
-            "the training images found are not those of the training: no neighbours, no duplicates"
-        )
+        examined.notes.append("the training images found are not those of the training: no duplicates")
         return None
     return train
 
@@ -299,7 +290,7 @@ def write_report(
 
     # Evaluate.
     with Progress("test images", len(test.labels)) as progress:
-        logits, features = examined.features(test.images, progress)
+        logits, _ = examined.features(test.images, progress)
     if not logits.isfinite().all():
         raise UserError(f"{examined.name} cannot be used: its scores of the test images are not finite")
     found = evaluate(logits, test, train, examined.validation)
@@ -321,7 +312,7 @@ def write_report(
     found.failures = failures.describe(test, rows, found.probabilities, found.training_labels)
     with Progress("reasons", 1) as progress:
         progress.update(0)
-        find_reasons(examined, train, test, found, logits, features)
+        find_reasons(examined, test, found, logits)
 
     # Write it down, first of all the numbers: they say of which weights the folder is.
     write_json(out / "metrics.json", found.numbers)

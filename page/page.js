@@ -99,10 +99,7 @@ for (const link of document.querySelectorAll(".classes td a")) {
   for (const event of ["pointerleave", "blur"]) link.addEventListener(event, () => example.remove());
 }
 
-// ---- Cover it yourself: the answers to all 137 ways to cover one or two of 16 squares are in the data.
-
-const COVERS = [[], ...Array.from({ length: 16 }, (_, a) => [a])];
-for (let a = 0; a < 16; a++) for (let b = a + 1; b < 16; b++) COVERS.push([a, b]);
+// ---- Cover it yourself: all 137 ways to cover one or two of 16 squares, and the answers to them, are in the data.
 
 function playPuzzles() {
   const grid = find("puzzle-picture"), fill = `rgb(${data.fill})`, answers = find("puzzle-answers");
@@ -123,7 +120,7 @@ function playPuzzles() {
 
   function answerTo(cells) {
     const key = [...cells].sort((a, b) => a - b).join();
-    return data.puzzles[place].answers[COVERS.findIndex((cover) => cover.join() === key)];
+    return data.puzzles[place].answers[data.covers.findIndex((cover) => cover.join() === key)];
   }
 
   function draw(says = "") {
@@ -152,12 +149,12 @@ function playPuzzles() {
 
   find("puzzle-show").addEventListener("click", () => {
     const said = own();
-    hidden = COVERS[data.puzzles[place].by_map];
+    hidden = data.covers[data.puzzles[place].by_map];
     draw(`The map would cover these. ${said}`);
   });
   find("puzzle-best").addEventListener("click", () => {
     const said = own(), { best } = data.puzzles[place];
-    if (best !== null) hidden = COVERS[best];
+    if (best !== null) hidden = data.covers[best];
     draw(best === null ? said : `The surest cover. ${said}`);
   });
   find("puzzle-next").addEventListener("click", () => {

@@ -83,6 +83,7 @@ def data_for_script(test, found) -> dict:
     fill = (255 * found.fill).round().int().tolist()
     data = {"classes": names, "fill": fill, "kinds": [row["name"] for row in found.numbers["kinds"]]}
     data |= {"inferno": base64_bytes(torch.from_numpy(plots.inferno())), "puzzles": puzzle_data(test, found)}
+    data["covers"] = found.puzzles[0]["covers"] if found.puzzles else []  # the same for all puzzles
     data["runs"] = ["this network", *map(run_name, found.others)]
     runs = [found.probabilities, *(values["probabilities"] for values in found.others.values())]
     data["images"] = []

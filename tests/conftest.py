@@ -176,7 +176,8 @@ def reported(tmp_path_factory, finished, reported_sets):
         patch.setattr(classifier.Classifier, "features", features)
         patch.setattr(sections, "write_plots", NO_PLOTS)
         patch.setattr(report, "NUM_FAILURES", 2)
-        patch.setattr(reasons, "NUM_COVERED", 5)
+        patch.setattr(reasons, "NUM_MISTAKES", 5)
+        patch.setattr(reasons, "NUM_RIGHT", 5)
         patch.setattr(reasons, "MAX_EXAMINED", 3)
         assert report.main(["--run", str(out), "--against", str(other_run)]) == 0
     return out
@@ -197,6 +198,6 @@ def found(small_sets):
     found.browsed = found.misclassified[:30]
     found.kinds, found.numbers["kinds"] = reasons.kinds_of_mistakes(test.labels, logits)
     found.maps = torch.randn(30, 4, 4, generator=generator)
-    found.covered_pixels = reasons.top_pixels(found.maps, 0.25)
+    found.covered_pixels = reasons.top_pixels(found.maps, 0.25, 32)
     found.covered = found.y_pred[found.browsed][:, None], torch.full((30, 1), 0.99)
     return found

@@ -162,7 +162,8 @@ def no_page(monkeypatch):
 
 @pytest.fixture
 def quick(monkeypatch):
-    quick = {"NUM_COVERED": 3, "NUM_RANDOMIZED": 2, "NUM_SEEDS": 1, "MAX_EXAMINED": 2, "NUM_POINTED": 5}
+    quick = {"NUM_MISTAKES": 3, "NUM_RIGHT": 3, "NUM_RANDOMIZED": 2, "NUM_SEEDS": 1, "MAX_EXAMINED": 2}
+    quick["NUM_POINTED"] = 5
     for name, value in quick.items():
         monkeypatch.setattr(reasons, name, value)
     monkeypatch.setattr(report, "NUM_FAILURES", 2)
@@ -212,14 +213,14 @@ def test_other_data_than_those_of_the_training_are_noted(quick, no_page, finishe
     shutil.copytree(finished, tmp_path / "run")
     assert report.main(["--run", str(tmp_path / "run")]) == 0
     numbers = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert "neighbours" in numbers and numbers["notes"] == []
+    assert "duplicates" in numbers and numbers["notes"] == []
     small[0].digest, digest = "of other images", small[0].digest
     try:
         assert report.main(["--run", str(tmp_path / "run")]) == 0
     finally:
         small[0].digest = digest
     numbers = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert "neighbours" not in numbers and "duplicates" not in numbers and "not those" in numbers["notes"][0]
+    assert "duplicates" not in numbers and "not those" in numbers["notes"][0]
     assert "note     the training images found are not those" in capsys.readouterr().out
 
 
