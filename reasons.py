@@ -103,11 +103,13 @@ def measure_covering(
     return result
 
 
-def answers_without_top(classifier: Classifier, images: Tensor, maps: Tensor, fill: Tensor) -> Tensor:
-    """Return the answers, int64 [D, N], where the quarter that maps float [D, N, h, w] mark is covered."""
+def answers_without_top(
+    classifier: Classifier, images: Tensor, maps: Tensor, fill: Tensor, fraction: float = COVERED
+) -> Tensor:
+    """Return the answers, int64 [D, N], where the fraction that maps float [D, N, h, w] mark is covered."""
     answers = []
     for of_draw in maps:
-        hidden = top_pixels(of_draw, COVERED, images.shape[-1])
+        hidden = top_pixels(of_draw, fraction, images.shape[-1])
         classes, _ = answers_to(classifier, images, hidden, fill)
         answers.append(classes[:, 0])
     return torch.stack(answers)

@@ -14,6 +14,7 @@ from torch import nn
 import data
 import reasons
 from classifier import from_module
+from experiments import covering
 
 CPU = torch.device("cpu")
 FILL = torch.tensor(data.MEAN)
@@ -254,6 +255,14 @@ def test_the_document_names_all_keys_of_covering(small_case, monkeypatch):
     collect(found)
     text = (Path(data.__file__).parent / "docs" / "formats.md").read_text(encoding="utf-8")
     assert keys <= set(re.findall(r"`(\w+)`", text)) | {"value", "low", "high"}
+
+
+def test_the_experiment_prints_its_table(small_case, capsys):
+    wrong = torch.nonzero(small_case.logits.argmax(dim=1) != small_case.y_true).flatten()[:20]
+    answer = small_case.logits[wrong].argmax(dim=1)
+    images = small_case.images[wrong] / 255
+    covering.measure(small_case.network, images, small_case.y_true[wrong], answer, FILL)
+    assert capsys.readouterr().out.count("\n|") == 11  # rows behind the first
 
 
 # ---- Puzzles ---------------------------------------------------------------------------------------------
