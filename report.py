@@ -226,7 +226,7 @@ def find_reasons(
     [3] in [0, 1] covers pixels.
     """
     y_pred, numbers, evidence = logits.argmax(dim=1), {}, {}
-    puzzles = reasons.find_puzzles(examined, test, misclassified, fill)
+    puzzles = reasons.find_puzzles(examined, test.images, test.labels, misclassified, fill)
     if puzzles:
         evidence |= reasons.stack_puzzles(puzzles)
     if examined.layer is None:
@@ -234,18 +234,16 @@ def find_reasons(
     if len(browsed):
         images = test.images[browsed] / 255
         (maps,) = examined.contrast(images, [(y_pred[browsed], test.labels[browsed])])
-        covered_pixels = reasons.top_pixels(maps, reasons.COVERED)
+        covered_pixels = reasons.top_pixels(maps, reasons.COVERED, images.shape[-1])
         classes, probabilities = reasons.answers_to(examined, images, covered_pixels, fill)
         evidence |= {"maps": maps, "covered_pixels": covered_pixels}
         evidence |= {"covered_answers": classes[:, 0], "covered_probabilities": probabilities[:, 0]}
-    numbers["covering"] = reasons.measure_covering(examined, test, logits, misclassified, fill)
-    sample = torch.randperm(len(test.labels), generator=torch.Generator().manual_seed(0))
-    sample = sample[: reasons.NUM_RANDOMIZED]
-    images, classes = test.images[sample] / 255, y_pred[sample]
-    numbers["maps"] = {"layer": examined.layer, "size": list(examined.explain(images, classes).shape[1:])}
-    numbers["maps"]["random_weights"] = reasons.measure_random_weights(examined, images, classes)
+    numbers["covering"] = reasons.measure_covering(examined, test.images, test.labels, logits, fill)
+    (a_map,) = examined.explain(test.images[:1] / 255, y_pred[:1])
+    numbers["maps"] = {"layer": examined.layer, "size": list(a_map.shape)}
+    numbers["maps"]["random_weights"] = reasons.measure_random_weights(examined, test.images, y_pred)
     if test.masks is not None:
-        numbers["maps"]["pointing_game"] = reasons.measure_pointing(examined, test, y_pred)
+        numbers["maps"]["pointing_game"] = reasons.measure_pointing(examined, test.images, test.masks, y_pred)
     return numbers, evidence
 
 
@@ -324,9 +322,9 @@ def write_report(
     of_others = [values["y_pred"] for values in others.values()]
     kinds = reasons.kinds_of_mistakes(test.labels, logits, test.superclass_of, of_others)
     answers["kinds"], numbers["kinds"] = kinds
-    halves = reasons.colour_or_shape(test, answers["y_pred"])
-    if halves is not None:
-        numbers["colour_or_shape"] = halves
+    if test.name == "shapes":
+        of_shapes = test.class_names, test.superclass_of, test.labels, answers["y_pred"]
+        numbers["colour_or_shape"] = reasons.colour_or_shape(*of_shapes)
 
     # Find reasons.
     misclassified = torch.nonzero(answers["y_pred"] != test.labels).flatten()

@@ -77,7 +77,7 @@ function moveByArrows(grid, choose = "button, a") {
 }
 for (const body of document.querySelectorAll(".classes tbody")) moveByArrows(body);
 
-// ---- Cover it yourself: the answers to all 137 ways to cover one or two of 16 squares are in the data.
+// ---- Cover it yourself: all 137 ways to cover one or two of 16 squares, and the answers to them, are in the data.
 
 function playPuzzles() {
   const grid = find("puzzle-picture"), fill = `rgb(${data.fill})`, answers = find("puzzle-answers");

@@ -25,7 +25,7 @@ SECTIONS = {
     "one_mistake": "One mistake",
     "mistakes": "Which mistakes",
     "classes": "Which classes",
-    "maps": "Can the maps be believed?",
+    "maps": "What the maps mark",
     "confidence": "Confidence",
     "corruptions": "Corruptions",
     "attacks": "Attacks",

@@ -19,13 +19,12 @@ from page.pictures import address, attack_sheet, picture, plain, run_name, sheet
 from running.console import duration, option
 
 NUM_BESIDE = 5  # mistakes beside the one that is dissected
-MAPS = {  # how the maps are called, in the order of their rows
-    "contrastive": "contrastive map",
-    "usual": "usual map",
-    "activation": "activation strength",
-    "other_image": "another image's map",
-    "centre": "the centre",
-    "random": "random cells",
+MAPS = {  # of covering.mistakes: how the maps are called, in the order of their rows
+    "contrastive": "contrastive: answer rather than truth",
+    "runner_up": "answer rather than runner-up",
+    "random_class": "answer rather than a random class",
+    "usual": "usual: the answer alone",
+    "other_image": "contrastive, of another image",
 }
 HEADLINE = {
     "accuracy": "accuracy",
@@ -150,20 +149,19 @@ def draw_matrix(answers: dict) -> plots.Figure:
 
 
 def maps(numbers: dict) -> dict:
-    """Plots of the covering test."""
-    drawn = {}
+    """The plot of the covering test: how many mistakes become right, by each map and by its controls."""
     covering = numbers.get("covering", {})
-    titles = {
-        "mistakes": ("to_truth", "Mistakes, a quarter covered: right", "of the mistakes"),
-        "right": ("changed", "Right answers, a quarter covered: wrong", "of the right answers"),
-        "kept": ("kept", "Right answers, only half kept: right", "of the right answers"),
-    }
-    for name, (key, title, label) in titles.items():
-        group = covering.get("right" if name == "kept" else name)
-        if group:
-            rows = {label: group[map][key] for map, label in MAPS.items()}
-            drawn[name] = plots.to_svg(plots.dots(title, rows, label), f"covering-{name}", f"{title}.")
-    return {"covering_plots": drawn}
+    if "mistakes" not in covering:
+        return {"covering_plot": None}
+    of_map, blurred = covering["mistakes"], covering["blurred"]
+    rows = {label: of_map[name]["to_truth"] for name, label in MAPS.items() if name in of_map}
+    rows["contrastive, blurred instead"] = blurred["contrastive"]["to_truth"]
+    rows["random cells, blurred instead"] = blurred["random"]["to_truth"]
+    title = "Mistakes that become right, a quarter covered"
+    figure = plots.dots(title, rows, "of the mistakes", of_map["random"]["to_truth"], "random cells")
+    said = ", ".join(f"{label} {100 * row['value']:.0f} %" for label, row in rows.items())
+    said = f"{title}: {said}; random cells {100 * of_map['random']['to_truth']['value']:.0f} %."
+    return {"covering_plot": plots.to_svg(figure, "covering", said)}
 
 
 def confidence(numbers: dict, stress: dict | None) -> dict:

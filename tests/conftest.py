@@ -169,7 +169,8 @@ def reported(tmp_path_factory, finished, reported_sets):
         patch.setattr(report, "predict", lambda *some, **more: scores)  # what the network makes of the images
         patch.setattr(sections, "write_plots", NO_PLOTS)
         patch.setattr(failures, "NUM_FAILURES", 2)
-        patch.setattr(reasons, "NUM_COVERED", 5)
+        patch.setattr(reasons, "NUM_MISTAKES", 5)
+        patch.setattr(reasons, "NUM_RIGHT", 5)
         patch.setattr(reasons, "MAX_EXAMINED", 3)
         assert report.main(["--run", str(out), "--against", str(other_run)]) == 0
     return out
@@ -195,7 +196,7 @@ def left(small_sets):
     runs = [answers["probabilities"], logits.flip(0).softmax(dim=1)]
     evidence = report.answers_to_mistakes(wrong, test.labels, runs) | {"fill": report.mean_colour(test)}
     evidence["maps"] = torch.randn(30, 4, 4, generator=generator)
-    evidence["covered_pixels"] = reasons.top_pixels(evidence["maps"], 0.25)
+    evidence["covered_pixels"] = reasons.top_pixels(evidence["maps"], 0.25, 32)
     evidence["covered_answers"] = answers["y_pred"][wrong]
     evidence["covered_probabilities"] = torch.full((30,), 0.99)
     return numbers | whose, answers | whose, evidence | whose

@@ -27,9 +27,10 @@ ROOMS = {
     "train": {"data", "resnet_cifar", "running"},
     "stress": {"data", "classifier", "metrics", "sources", "stress_tests", "running"},
     "explain": {"classifier", "gradcam", "sources.pictures", "running"},
-    "compare": {"data", "metrics", "running"},
+    "agreement": {"metrics", "running"},
+    "compare": {"agreement", "metrics", "running", "stress_tests.summary"},
     "page": {"gradcam", "running"},
-    "report": {"classifier", "compare", "data", "metrics", "page", "reasons", "running"},
+    "report": {"agreement", "classifier", "data", "metrics", "page", "reasons", "running"},
     "hubconf": {"resnet_cifar", "running"},
 }
 MOST_LINES = {"data": 700, "train": 1679, "explain": 1900, "report": 4653}

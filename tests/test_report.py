@@ -169,7 +169,8 @@ def no_page(monkeypatch):
 
 @pytest.fixture
 def quick(monkeypatch):
-    quick = {"NUM_COVERED": 3, "NUM_RANDOMIZED": 2, "NUM_SEEDS": 1, "MAX_EXAMINED": 2, "NUM_POINTED": 5}
+    quick = {"NUM_MISTAKES": 3, "NUM_RIGHT": 3, "NUM_RANDOMIZED": 2, "NUM_SEEDS": 1, "MAX_EXAMINED": 2}
+    quick["NUM_POINTED"] = 5
     for name, value in quick.items():
         monkeypatch.setattr(reasons, name, value)
     monkeypatch.setattr(failures, "NUM_FAILURES", 2)
