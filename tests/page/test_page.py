@@ -106,7 +106,7 @@ def test_the_puzzles(left, small_sets):
     shown = sections.first_puzzle(answers, evidence, small_sets[1].images)["puzzle"]
     assert shown["best"]["p"] == probabilities[20, 0].item() and "by_map" not in shown
     covered = decoded(shown["best"]["picture"].split(",")[1])
-    hidden = reasons.cells_hidden(reasons.COVERS[20])
+    hidden = reasons.cells_hidden(reasons.COVERS[20], 32)
     assert torch.equal(covered[:, ~hidden], image[:, ~hidden]) and hidden.sum() == 128
     assert (covered[:, hidden] - 255 * evidence["fill"][:, None]).abs().max() <= 0.5
 
