@@ -268,7 +268,7 @@ def test_runs_without_a_recipe_or_with_other_samples(small_sets, tmp_path, capsy
         folder = tmp_path / place / "net"
         write_run(folder, test, [1], 0)
         rows = rows_for(test, [2], 0)
-        write_predictions(folder / "predictions.npz", test, rows, rows.argmax(dim=1), f"of {place}")
+        write_predictions(folder, test, rows, f"of {place}")
         (folder / "config.json").unlink()
     cells, around = table(capsys, [str(tmp_path / place / "net") for place in ("a", "b")])
     assert cells[""][1] == f"run {tmp_path / 'b' / 'net'} (n = 1)" and cells["accuracy"][2] == ""
