@@ -222,6 +222,8 @@ def load_model(
     order; layer as in find_layer. Raises UserError for what cannot be used.
     """
     module = networks.build(spec)
+    if weights_key is not None and weights is None:
+        raise UserError(f"--weights-key {weights_key} belongs to --weights FILE, which is missing")
     if weights is not None:
         content, _ = read_tensors(weights)
         with reading(weights, f"weights of {spec}"):

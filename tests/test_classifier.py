@@ -446,8 +446,9 @@ def options(*argv: str) -> argparse.Namespace:
 
 
 def test_options_of_a_model_without_the_model_are_refused():
-    with pytest.raises(UserError, match="--weights belongs to --model"):
-        classifier.from_options(options("--weights", "w.pt"), CPU)
+    for name in ("--weights", "--weights-key"):
+        with pytest.raises(UserError, match=f"{name} belongs to --model"):
+            classifier.from_options(options(name, "w.pt"), CPU)
 
 
 def test_the_newest_run_is_the_default(tmp_path, monkeypatch):
@@ -572,6 +573,7 @@ def test_logits_of_fixed_images_tell_networks_apart_that_have_the_same_weights()
     assert torch.equal(logits[0], logits[2]) and logits[0].dtype == torch.float32
 
 
+@pytest.mark.filterwarnings("ignore")  # torch.ao is deprecated
 def test_number_formats_of_the_layers():
     wide = Applied(lambda x: x.mean(dim=(2, 3)).double())
     found = from_module(wide, None, None, CPU)
