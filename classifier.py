@@ -367,12 +367,10 @@ def check_answers(classifier: Classifier, logits: Tensor) -> None:
     with full_float32(classifier.device):
         first, again = classifier.model(images), classifier.model(images)
     outputs = torch.cat([logits, first])
-    shares = (outputs >= 0).all() and (outputs <= 1).all()
-    percentages = (outputs >= 0).all() and ((outputs.sum(dim=1) - 100).abs() < 0.01).all()
-    if shares or percentages:
-        found = "in 0 to 1" if shares else "above 0 and add up to 100"
-        note = f"all outputs lie {found}: are these probabilities? Their logarithms are expected"
-        classifier.notes.append(note)
+    per_cent = ((outputs.sum(dim=1) - 100).abs() < 0.01).all()
+    if (outputs >= 0).all() and ((outputs <= 1).all() or per_cent):
+        found = "add up to 100" if per_cent else "lie in 0 to 1"
+        classifier.notes.append(f"all outputs {found}: are these probabilities? Logits are expected")
     if not alike(first, again):
         note = "it answers at random, twice the same images and other logits: is dropout on?"
         classifier.notes.append(note)
