@@ -444,19 +444,27 @@ def from_options(args: argparse.Namespace, device: torch.device, default: Path |
     return load_model(*of_model, device, weights_key=args.weights_key)
 
 
-def load_data(classifier: Classifier, dataset: str | None, data_dir: str | None) -> tuple[Dataset, Dataset]:
-    """Return the training and the test set for a network, whose logits come in the order of their classes.
+def find_data(classifier: Classifier, dataset: str | None, data_dir: str | None) -> tuple[str, str]:
+    """Return the name of the data set and the folder in which CIFAR lies, as data.load takes them.
 
-    dataset: as in data.load, by default what the network was trained on, else cifar100. data_dir: where CIFAR
-    lies, by default where the training found it, else data/. Raises UserError if the classes do not fit.
+    dataset: by default what the network was trained on, else cifar100. data_dir: by default where the
+    training found it, else data/.
     """
-    name = dataset or classifier.dataset or "cifar100"
-    if name in CLASS_NAMES:  # before the data are read or drawn
-        check_number_of_classes(classifier, CLASS_NAMES[name], name)
     if data_dir is None and classifier.training is not None:
         saved = classifier.training["config"]["settings"].get("data_dir")
         data_dir = saved if saved and Path(saved).is_dir() else None
-    train, test = load(name, data_dir or "data")
+    return dataset or classifier.dataset or "cifar100", data_dir or "data"
+
+
+def load_data(classifier: Classifier, dataset: str | None, data_dir: str | None) -> tuple[Dataset, Dataset]:
+    """Return the training and the test set for a network, whose logits come in the order of their classes.
+
+    dataset and data_dir: see find_data. Raises UserError if the classes do not fit.
+    """
+    name, root = find_data(classifier, dataset, data_dir)
+    if name in CLASS_NAMES:  # before the data are read or drawn
+        check_number_of_classes(classifier, CLASS_NAMES[name], name)
+    train, test = load(name, root)
     fit_classes(classifier, test)
     return train, test
 
