@@ -324,21 +324,11 @@ def look_inside(classifier: Classifier, layer: str | None) -> None:
     classifier.num_classes = logits.shape[1]
     classifier.parameters = sum(parameter.numel() for parameter in classifier.module.parameters())
     tensors = [output for _, output in outputs if isinstance(output, Tensor)]
-    classifier.computes_in = number_formats(classifier.module, tensors)
+    classifier.computes_in = networks.number_formats(classifier.module, tensors)
     classifier.largest_side = max((output.shape[3] for output in tensors if output.ndim == 4), default=0)
     found = find_layer(outputs, logits, layer)
     classifier.layer, classifier.reshape, classifier.layer_note = found
     check_answers(classifier, logits)
-
-
-def number_formats(module: nn.Module, outputs: list[Tensor]) -> str:
-    """Return what the layers of a network compute in, such as "float32" or "bfloat16, float32"."""
-    found = {tensor.dtype for tensor in (*module.parameters(), *outputs)}
-    for part in module.modules():
-        if callable(weight := getattr(part, "weight", None)):  # as in torch's quantised layers
-            found.add(weight().dtype)
-    found -= {torch.bool, torch.int32, torch.int64}  # of indices and masks
-    return ", ".join(sorted(str(kind).removeprefix("torch.") for kind in found)) or "float32"
 
 
 def check_logits(classifier: Classifier, logits: Tensor) -> None:
