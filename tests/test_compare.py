@@ -118,22 +118,27 @@ def test_other_images_labels_classes_or_equal_weights_are_refused(small_sets, tm
         write_predictions(tmp_path / name, of, rows, name)
         (tmp_path / name / "metrics.json").write_text("{}")
     shutil.copytree(tmp_path / "same", tmp_path / "backup")
+
+    def network(digest):
+        whose = {"images_sha256": digest_of(test.images), "class_names": test.class_names}
+        return test.labels, whose | {"checkpoint_sha256": digest, "fixed_logits": None}
+
     same = tmp_path / "same"
-    assert list(agreement.read_runs([same], test, {"checkpoint_sha256": "cd"})) == [str(same)]
+    assert list(agreement.read_runs([same], *network("cd"))) == [str(same)]
     for name in ("renamed", "flipped", "relabelled"):
         with pytest.raises(
             UserError, match=f"^--against .*{name} is of other test images, labels or classes"
         ):
-            agreement.read_runs([tmp_path / name], test, {"checkpoint_sha256": "cd"})
+            agreement.read_runs([tmp_path / name], *network("cd"))
         with pytest.raises(UserError, match=f"^/.*{name} is of other test images, labels or classes"):
             compare.main([str(same), str(tmp_path / name)])
     with pytest.raises(UserError, match="has the same weights as the network itself"):
-        agreement.read_runs([same], test, {"checkpoint_sha256": "same"})
+        agreement.read_runs([same], *network("same"))
     for twice in (same, tmp_path / "backup"):
         with pytest.raises(UserError, match=f"{twice} has the same weights as .*same"):
             compare.main([str(same), str(twice)])
         with pytest.raises(UserError, match="has the same weights as"):
-            agreement.read_runs([same, twice], test, {"checkpoint_sha256": "cd"})
+            agreement.read_runs([same, twice], *network("cd"))
 
 
 # ---- compare.py ------------------------------------------------------------------------------------------
