@@ -6,23 +6,25 @@ Each RUN holds what report.py and stress.py have written. Runs of one recipe, wh
 by their config.json, make one column, the mean of them; the first run's recipe is what the others are
 compared with. A cell is a number and the difference from the first recipe in points with its 95 % interval
 over the images. It is bold if it is more than a seed does: 0 is outside of the interval, and the difference
-is larger than t s sqrt(1/n + 1/m) for means of n and m runs, where s is the spread between seeds, pooled over
-all recipes that have several. "k of n" are the pairs of the same seed whose own interval is on that side of
-0. Several runs on one page is what report.py --against shows.
+is larger than the yardstick, which follows from the spread between the seeds of each recipe. "k of n" are the
+pairs of the same seed whose own interval is on that side of 0. Several runs on one page is what report.py
+--against shows.
 """
 
 import json
 import math
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
 
 import metrics
+from agreement import check_alike
 from running.console import CommandLine, run_main
 from running.errors import UserError, reading
-from running.outputs import digest_of_images, read_predictions, read_stress
+from running.outputs import read_predictions, read_stress
+from stress_tests.summary import mean_score, still_right
 
 NUM_RESAMPLES = 200
 # The 97.5 % quantile of Student's t with 1, 2, ... degrees of freedom (Student 1908).
@@ -30,76 +32,25 @@ T_QUANTILE = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.
 # Settings in which runs of one recipe may differ.
 NOT_THE_RECIPE = {"seed", "out", "data_dir", "device", "precision", "compile", "dataset"}
 
-# ---- For report.py --against -----------------------------------------------------------------------------
+
+@dataclass
+class Row:
+    """One row of the table: what the runs have that have it, by their places among the runs."""
+
+    is_mean: bool  # of one score for each image
+    values: dict[int, float] = field(default_factory=dict)
+    samples: dict[int, Tensor] = field(default_factory=dict)  # these scores, or the numbers of resamples
 
 
-def read_runs(runs: list[Path], test, digest: str) -> dict[str, dict]:
-    """Return {name: what read_predictions returns} of runs on the images of `test`, a data.Dataset.
-
-    digest: that of the network they are compared with. Raises UserError if a run is of other images, labels
-    or classes, or has the weights of another one.
-    """
-    found, names, images = {}, {digest: "the network itself"}, digest_of_images(test.images)
-    for run in runs:
-        values = found[str(run)] = read_predictions(run)
-        same = values["images_sha256"] == images and torch.equal(values["y_true"], test.labels)
-        if not same or values.get("class_names", test.class_names) != test.class_names:
-            raise UserError(f"--against {run} is of other test images, labels or classes: leave it out")
-        if values["probabilities"].shape[1] != len(test.class_names):
-            raise UserError(f"--against {run} has {values['probabilities'].shape[1]} classes: leave it out")
-        other = names.setdefault(values["checkpoint_sha256"], str(run))
-        if other != str(run):
-            raise UserError(f"--against {run} has the same weights as {other}: leave it out")
-    return found
+# ---- The runs --------------------------------------------------------------------------------------------
 
 
-def compare(runs: dict[str, dict], y_true: Tensor) -> dict:
-    """Compare runs, {name: probabilities and y_pred}, of which the first is the one to report.
-
-    Returns how many images are right in 0, 1, ... of the runs, the numbers of each, those of the mean of
-    their probabilities, and the differences of the first from each of the others on the same images.
-    """
-    first, *others = runs.items()
-    right = torch.stack([values["y_pred"] == y_true for values in runs.values()])
-    accuracies = right.double().mean(dim=1)
-    mean = torch.stack([values["probabilities"] for values in runs.values()]).mean(dim=0)
-    of_first = mean.gather(1, first[1]["y_pred"][:, None])[:, 0]  # what all say of the first one's answers
-    result = {
-        "mean_accuracy": accuracies.mean().item(),
-        "standard_deviation": accuracies.std().item(),
-        "right_in": right.sum(dim=0).bincount(minlength=len(runs) + 1).tolist(),
-        "mean_of_probabilities": {
-            "accuracy": metrics.accuracy(y_true, mean.argmax(dim=1)),
-            "expected_calibration_error": metrics.expected_calibration_error(y_true, mean),
-            "auroc": metrics.auroc(mean.argmax(dim=1) == y_true, mean.amax(dim=1)),
-            "auroc_for_the_first": metrics.auroc(right[0], of_first),
-        },
-        "runs": [],
-        "differences": [],
-    }
-    for name, values in runs.items():
-        error = metrics.expected_calibration_error(y_true, values["probabilities"])
-        row = {"run": name} | metrics.headline(y_true, values["probabilities"])
-        result["runs"].append(row | {"expected_calibration_error": error})
-    for theirs, (name, values) in zip(right[1:], others, strict=True):
-        only = int((right[0] & ~theirs).sum()), int((theirs & ~right[0]).sum())
-        pair = first[1]["probabilities"], values["probabilities"]
-        row = {"run": name} | metrics.bootstrap_headline(y_true, *pair)
-        row |= {"only_this_right": only[0], "only_other_right": only[1], "p": metrics.mcnemar_exact(*only)}
-        row["churn"] = (first[1]["y_pred"] != values["y_pred"]).double().mean().item()
-        result["differences"].append(row)
-    return result
-
-
-# ---- The command -----------------------------------------------------------------------------------------
-
-
-def read(run: Path) -> dict:
-    """Return the recipe, the seed and the results of a run."""
+def read_run(run: Path) -> dict:
+    """Return the answers of a run with its recipe, seed, epochs, temperature and stress tests."""
     values = read_predictions(run)
     with reading(run / "metrics.json", "numbers of report.py"):
         values["temperature"] = json.loads((run / "metrics.json").read_text("utf-8")).get("temperature")
-    values["recipe"], values["seed"] = {"run": run.name}, None
+    values |= {"recipe": {"run": str(run)}, "seed": None, "epochs": None}
     if (run / "config.json").exists():
         with reading(run / "config.json", "settings of train.py"):
             config = json.loads((run / "config.json").read_text("utf-8"))
@@ -107,9 +58,29 @@ def read(run: Path) -> dict:
             recipe = settings | {"change": config.get("change")}
             # A setting of 0 or None is the same as one that an earlier version did not have.
             values["recipe"] = {k: v for k, v in recipe.items() if v and k not in NOT_THE_RECIPE}
-            values["seed"] = settings["seed"]
-    values["stress"] = read_stress(run, {"checkpoint_sha256": values["checkpoint_sha256"]})
+            values |= {"seed": settings["seed"], "epochs": settings["epochs"]}
+    whose = {key: values[key] for key in ("checkpoint_sha256", "images_sha256")}
+    values["stress"] = read_stress(run, whose)
     return values
+
+
+def read_all(folders: list[Path]) -> list[dict]:
+    """Return what read_run does of each; raises UserError if two of them cannot be compared.
+
+    Stress tests of another sample of images than those of the first run that has any are left out.
+    """
+    runs, owners, sample = [], {}, None
+    for folder in folders:
+        run = read_run(folder)
+        check_alike(str(folder), run, runs[0] if runs else run, owners)
+        owners[run["checkpoint_sha256"]] = str(folder)
+        if run["stress"] is not None:
+            sample = sample or run["stress"]["sample_sha256"]
+            if run["stress"]["sample_sha256"] != sample:
+                print(f"note     the stress tests of {folder} are of other images and left out")
+                run["stress"] = None
+        runs.append(run)
+    return runs
 
 
 def places_by_recipe(runs: list[dict]) -> list[list[int]]:
@@ -121,11 +92,15 @@ def places_by_recipe(runs: list[dict]) -> list[list[int]]:
 
 def differs(recipe: dict, first: dict) -> str:
     """Name a recipe by what differs from the first one."""
-    names = [name for name in {**first, **recipe} if recipe.get(name) != first.get(name)]
-    values = [
-        str(recipe.get(name, 0)) if name == "change" else f"{name} {recipe.get(name, 0)}" for name in names
-    ]
-    return ", ".join(values) or "the first recipe"
+    words = []
+    for name in {**first, **recipe}:
+        value = recipe.get(name, 0)
+        if value != first.get(name, 0):
+            words.append(str(value) if name == "change" else f"{name} {value}")
+    return ", ".join(words) or "the first recipe"
+
+
+# ---- Their numbers ---------------------------------------------------------------------------------------
 
 
 def scores_of(run: dict) -> dict[str, Tensor]:
@@ -136,106 +111,147 @@ def scores_of(run: dict) -> dict[str, Tensor]:
         return scores
     answers, families = stress["answers"], stress["families"]
     fifteen = [name for names in families.values() for name in names]
-    groups = {"fifteen corruptions": fifteen} | families
-    for group, names in groups.items():
-        tests = [answers[f"{name}/{severity}"] for name in names for severity in range(1, 6)]
-        scores[group] = torch.stack(tests).double().mean(dim=0)
-    for epsilon in ("0.5", "1"):
-        names = [f"{attack}/{epsilon}" for attack in stress["attacks"]]
-        tests = [answers[name] for name in names if name in answers]
-        worst = torch.stack([answers["unattacked/0"], *tests]).all(dim=0)
-        scores[f"right under every attack of {epsilon}/255"] = worst.double()
+    scores["fifteen corruptions"] = mean_score(answers, fifteen)
+    for family, names in families.items():
+        scores[family] = mean_score(answers, names)
+    names = [name for name in stress["attacks"] if name != "random"]  # earlier versions counted it as one
+    for epsilon in stress["epsilons"]:
+        if f"apgd_ce/{epsilon:g}" in answers:  # elsewhere not all attacks were made
+            right = still_right(answers, names, epsilon)
+            scores[f"right under every attack of {epsilon:g}/255"] = right.double()
     return scores
 
 
-def statistics_of(run: dict) -> dict[str, Callable]:
-    """Return numbers that are no means over images, as functions of the indices of images."""
-    y_true, probabilities = run["y_true"], run["probabilities"].double()
-    found = {
-        "calibration error": lambda i: metrics.expected_calibration_error(y_true[i], probabilities[i]),
-        "AURC": lambda i: metrics.aurc(y_true[i], probabilities[i]),
-    }
+def probabilities_of(run: dict) -> dict[str, Tensor]:
+    """Return probabilities, float64 [N, C], whose calibration errors are rows of the table."""
+    probabilities = run["probabilities"].double()
+    found = {"calibration error": probabilities}
     if run["temperature"]:
-        scaled = (probabilities.clamp(min=1e-30).log() / run["temperature"]).softmax(dim=1)
-        after = lambda i: metrics.expected_calibration_error(y_true[i], scaled[i])  # noqa: E731
-        found["calibration error after temperature"] = after
+        logits = probabilities.clamp(min=1e-30).log()
+        found["calibration error after temperature"] = (logits / run["temperature"]).softmax(dim=1)
     return found
 
 
-def tabulate(runs: list[dict]) -> dict[str, dict]:
-    """Return of each row what each run has: `values`, one number, and `samples`, from which intervals follow.
-
-    samples: the scores of single images, float64 [N], or the numbers of resamples of the images, float64 [R].
-    """
-    rows, generator = {}, Generator().manual_seed(0)
-    count = len(runs[0]["y_true"])
-    resamples = torch.randint(count, (NUM_RESAMPLES, count), generator=generator)
+def tabulate(runs: list[dict]) -> dict[str, Row]:
+    """Return the rows of the table, {name: Row}; the resamples are of the same images for all runs."""
+    y_true, generator = runs[0]["y_true"], Generator().manual_seed(0)
+    resamples = torch.randint(len(y_true), (NUM_RESAMPLES, len(y_true)), generator=generator)
+    rows = {}
     for place, run in enumerate(runs):
         for name, scores in scores_of(run).items():
-            row = rows.setdefault(name, {"values": {}, "samples": {}, "is_mean": True})
-            row["values"][place], row["samples"][place] = scores.mean().item(), scores
-        for name, number in statistics_of(run).items():
-            row = rows.setdefault(name, {"values": {}, "samples": {}, "is_mean": False})
-            row["values"][place] = number(torch.arange(count))
-            row["samples"][place] = torch.tensor([number(i) for i in resamples], dtype=torch.float64)
+            row = rows.setdefault(name, Row(is_mean=True))
+            row.values[place] = scores.mean().item()
+            row.samples[place] = scores
+        for name, probabilities in probabilities_of(run).items():
+            row = rows.setdefault(name, Row(is_mean=False))
+            row.values[place] = metrics.expected_calibration_error(y_true, probabilities)
+            errors = [metrics.expected_calibration_error(y_true[i], probabilities[i]) for i in resamples]
+            row.samples[place] = torch.tensor(errors, dtype=torch.float64)
     return rows
 
 
-def difference(row: dict, ours: list[int], theirs: list[int]) -> dict[str, float] | None:
-    """Return the mean of some runs less that of others with its interval over the images."""
-    if not all(place in row["values"] for place in ours + theirs):
+# ---- More than images and seeds? -------------------------------------------------------------------------
+
+
+def difference(row: Row, ours: list[int], theirs: list[int]) -> dict[str, float] | None:
+    """Return the mean of some runs less that of others with its interval over the images.
+
+    None if one of them lacks the number.
+    """
+    if not row.values.keys() >= {*ours, *theirs}:
         return None
-    means = [
-        torch.stack([row["samples"][place] for place in places]).mean(dim=0) for places in (ours, theirs)
-    ]
-    if len(means[0]) != len(means[1]):
-        return None  # of other images
-    if row["is_mean"]:
-        return metrics.mean_interval(means[0] - means[1])
-    low, high = (means[0] - means[1]).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    values = [sum(row["values"][place] for place in places) / len(places) for places in (ours, theirs)]
-    return {"value": values[0] - values[1], "low": low, "high": high}
+    our_mean = torch.stack([row.samples[place] for place in ours]).mean(dim=0)
+    their_mean = torch.stack([row.samples[place] for place in theirs]).mean(dim=0)
+    if row.is_mean:
+        return metrics.mean_interval(our_mean - their_mean)
+    ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    low, high = (our_mean - their_mean).quantile(ends).tolist()
+    our_value = sum(row.values[place] for place in ours) / len(ours)
+    their_value = sum(row.values[place] for place in theirs) / len(theirs)
+    return {"value": our_value - their_value, "low": low, "high": high}
 
 
-def yardstick(row: dict, recipes: list[list[int]], n: int, m: int) -> float | None:
-    """Return how far the means of n and of m runs of one recipe differ by their seeds, with 95 %.
+def seed_variance(row: Row, runs: list[dict], recipes: list[list[int]], epochs: int) -> tuple[float, int]:
+    """Return the variance between seeds, pooled over recipes, and its degrees of freedom.
 
-    t s sqrt(1/n + 1/m), where s^2 is the variance between seeds, pooled over the recipes that have several,
-    and t is Student's of their degrees of freedom; None if no recipe has several.
+    Only recipes of so many epochs count: how far two seeds end apart depends on how long they are trained.
     """
     squares, freedom = 0.0, 0
     for places in recipes:
-        values = [row["values"][place] for place in places if place in row["values"]]
-        mean = sum(values) / max(1, len(values))
-        squares += sum((value - mean) ** 2 for value in values)
-        freedom += max(0, len(values) - 1)
-    if freedom == 0:
+        values = [row.values[p] for p in places if p in row.values and runs[p]["epochs"] == epochs]
+        if len(values) > 1:
+            mean = sum(values) / len(values)
+            squares += sum((value - mean) ** 2 for value in values)
+            freedom += len(values) - 1
+    return squares / max(1, freedom), freedom
+
+
+def yardstick(
+    row: Row, runs: list[dict], recipes: list[list[int]], ours: list[int], theirs: list[int]
+) -> float | None:
+    """Return how far the means of the n runs `ours` and the m runs `theirs` differ by their seeds, with 95 %.
+
+        t sqrt(s^2 / n + s'^2 / m)
+
+    s^2 and s'^2 are the seed_variance of as many epochs as ours and theirs, from the `recipes`; t is that of
+    Student, by the fewer of their degrees of freedom. None if no recipe has several seeds.
+    """
+    variance, fewest = 0.0, len(T_QUANTILE)
+    for places in (ours, theirs):
+        of_one, freedom = seed_variance(row, runs, recipes, runs[places[0]]["epochs"])
+        variance += of_one / len(places)
+        fewest = min(fewest, freedom)
+    return None if fewest == 0 else T_QUANTILE[fewest - 1] * math.sqrt(variance)
+
+
+def judge(
+    row: Row, runs: list[dict], recipes: list[list[int]], ours: list[int], theirs: list[int]
+) -> dict | None:
+    """Return the difference of two means of runs, its yardstick `by_seed`, and whether it is `bold`.
+
+    None if one of the runs lacks the number. recipes: those from which the yardstick is.
+    """
+    found = difference(row, ours, theirs)
+    if found is None:
         return None
-    t = T_QUANTILE[min(freedom, len(T_QUANTILE)) - 1]
-    return t * math.sqrt(squares / freedom) * math.sqrt(1 / n + 1 / m)
+    by_seed = yardstick(row, runs, recipes, ours, theirs)
+    beyond_images = found["low"] * found["high"] > 0
+    bold = beyond_images and by_seed is not None and abs(found["value"]) > by_seed
+    return found | {"by_seed": by_seed, "beyond_images": beyond_images, "bold": bold}
 
 
-def cell(row: dict, runs: list[dict], ours: list[int], first: list[int], recipes: list[list[int]]) -> str:
-    """Return the number of a recipe, its difference from the first, bold if that is more than a seed's."""
-    known = [row["values"][place] for place in ours if place in row["values"]]
+def pairs_that_agree(row: Row, runs: list[dict], ours: list[int], theirs: list[int], value: float) -> str:
+    """Return "k of n": of n pairs of the same seed the k whose own interval is on the side of the value.
+
+    Empty if there are fewer than two pairs.
+    """
+    agree, count = 0, 0
+    for a in ours:
+        for b in theirs:
+            if runs[a]["seed"] is not None and runs[a]["seed"] == runs[b]["seed"]:
+                single = difference(row, [a], [b])
+                agree += single["low"] > 0 if value > 0 else single["high"] < 0
+                count += 1
+    return f"{agree} of {count}" if count > 1 else ""
+
+
+# ---- The command -----------------------------------------------------------------------------------------
+
+
+def cell(row: Row, runs: list[dict], ours: list[int], theirs: list[int], found: dict | None) -> str:
+    """Return the number of a recipe and what was `found`, see judge, as text."""
+    known = [row.values[place] for place in ours if place in row.values]
     if not known:
         return ""
     text = f"{100 * sum(known) / len(known):.1f} %"
-    found = None if ours is first else difference(row, ours, first)
     if found is None:
         return text
     value, low, high = (100 * found[key] for key in ("value", "low", "high"))
     text += f", {value:+.1f} ({low:+.1f} to {high:+.1f})"
-    by_seed = yardstick(row, recipes, len(ours), len(first))
-    if by_seed is not None and abs(value) > 100 * by_seed and low * high > 0:
+    if found["bold"]:
         text = f"**{text}**"
-    known_seeds = [place for place in ours if runs[place]["seed"] is not None]
-    pairs = [(a, b) for a in known_seeds for b in first if runs[a]["seed"] == runs[b]["seed"]]
-    if len(pairs) > 1:
-        singles = [difference(row, [a], [b]) for a, b in pairs]
-        agree = sum(d["low"] > 0 if value > 0 else d["high"] < 0 for d in singles if d is not None)
-        text += f", {agree} of {len(pairs)}"
-    return text
+    agree = pairs_that_agree(row, runs, ours, theirs, value)
+    return f"{text}, {agree}" if agree else text
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -245,24 +261,28 @@ def main(argv: list[str] | None = None) -> int:
     folders = parser.parse_args(argv).runs
     if len(folders) < 2:
         raise UserError(f"only {folders[0]} is given: expected two runs or more")
-    runs = [read(folder) for folder in folders]
-    for folder, run in zip(folders, runs, strict=True):
-        if run["images_sha256"] != runs[0]["images_sha256"]:
-            raise UserError(f"{folder} has other test images than {folders[0]}: leave it out")
-    recipes, rows = places_by_recipe(runs), tabulate(runs)
-    heads = []
-    for places in recipes:
-        name = differs(runs[places[0]]["recipe"], runs[0]["recipe"])
-        heads.append(f"{name} (n = {len(places)})")
+    runs = read_all(folders)
+    recipes = places_by_recipe(runs)
+    first, *others = recipes
+    names = [differs(runs[places[0]]["recipe"], runs[0]["recipe"]) for places in recipes]
+    heads = [f"{name} (n = {len(places)})" for name, places in zip(names, recipes, strict=True)]
     print(f"| | {' | '.join(heads)} | a seed alone, +- |")
     print(f"| --- |{' --- |' * (len(heads) + 1)}")
-    for name, row in rows.items():
-        cells = [cell(row, runs, places, recipes[0], recipes) for places in recipes]
-        by_seed = yardstick(row, recipes, 1, len(recipes[0]))
-        alone = "" if by_seed is None else f"{100 * by_seed:.1f}"
-        print(f"| {name} | {' | '.join(cells)} | {alone} |")
-    print("\nBold: more than images and a seed explain; the last column is for one run against the first.")
-    if not any(len(places) > 1 for places in recipes):
+    tested = 0
+    for name, row in tabulate(runs).items():
+        cells = [cell(row, runs, first, first, None)]
+        for places in others:
+            found = judge(row, runs, recipes, places, first)
+            tested += found is not None and found["by_seed"] is not None
+            cells.append(cell(row, runs, places, first, found))
+        alone = yardstick(row, runs, recipes, first[:1], first)
+        cells.append("" if alone is None else f"{100 * alone:.1f}")
+        print(f"| {name} | {' | '.join(cells)} |")
+    print("\nBold: more than images and a seed explain. The last column: one run against the first recipe;")
+    times = math.sqrt(2 / (1 + 1 / len(first)))
+    print(f"by their seeds alone two runs may differ by {times:.2f} times as much.")
+    print(f"{tested} differences were tested; by chance at most {0.05 * tested:.1f} of them would be bold.")
+    if tested == 0:
         print("No recipe has two seeds here: a difference cannot be told from that of another seed.")
     return 0
 

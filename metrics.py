@@ -35,18 +35,8 @@ def _tensor(name: str, values: Values) -> Tensor:
     return values.detach().cpu()
 
 
-def _integers(
-    name: str, values: Values, limit: float = math.inf, length: int | None = None, ndim: int = 1
-) -> Tensor:
-    """Return integers from 0 to limit - 1 as int64 on the CPU, or raise ValueError.
-
-    Their shape is [N], or [N, N] with ndim = 2, where N is `length` if that is given.
-    """
-    values = _tensor(name, values)
-    equal_sides = values.ndim == ndim and len(set(values.shape)) == 1
-    if not equal_sides or len(values) == 0 or length not in (None, len(values)):
-        expected = ", ".join([str(length or "N")] * ndim)
-        raise ValueError(f"{name} must be [{expected}] and not empty, but has shape {list(values.shape)}")
+def _integers(name: str, values: Tensor, limit: float = math.inf) -> Tensor:
+    """Return integers from 0 to limit - 1 as int64, or raise ValueError."""
     if values.is_floating_point() or values.dtype == torch.bool:
         raise ValueError(f"{name} must hold integers, not {values.dtype}")
     values = values.long()
@@ -56,20 +46,38 @@ def _integers(
     return values
 
 
-def _numbers(name: str, values: Values, shape: str) -> Tensor:
-    """Return numbers of the shape "N", or finite ones of "N, C", as float64 on the CPU; else ValueError."""
+def _labels(name: str, values: Values, num_classes: float = math.inf, length: int | None = None) -> Tensor:
+    """Return labels as int64 [N] on the CPU, or raise ValueError; N is `length` if that is given."""
     values = _tensor(name, values)
-    if values.ndim != len(shape.split()) or values.numel() == 0:
-        raise ValueError(f"{name} must be [{shape}] and not empty, but has shape {list(values.shape)}")
-    if values.ndim == 2 and not values.isfinite().all():
-        raise ValueError(f"{name} must be finite, but some are NaN or infinite")
+    if values.ndim != 1 or len(values) == 0 or length not in (None, len(values)):
+        expected = "N" if length is None else length
+        raise ValueError(f"{name} must be [{expected}] and not empty, but has shape {list(values.shape)}")
+    return _integers(name, values, num_classes)
+
+
+def _counts(confusion: Values) -> Tensor:
+    """Return a confusion matrix as int64 [C, C] on the CPU, or raise ValueError."""
+    confusion = _tensor("confusion", confusion)
+    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1] or len(confusion) == 0:
+        raise ValueError(f"confusion must be [C, C] and not empty, but has shape {list(confusion.shape)}")
+    return _integers("confusion", confusion)
+
+
+def _numbers(name: str, values: Values, ndim: int) -> Tensor:
+    """Return numbers as float64 on the CPU, [N] or, with ndim = 2, [N, C], or raise ValueError."""
+    values = _tensor(name, values)
+    if values.ndim != ndim or values.numel() == 0:
+        expected = "[N]" if ndim == 1 else "[N, C]"
+        raise ValueError(f"{name} must be {expected} and not empty, but has shape {list(values.shape)}")
     return values.double()
 
 
 def _scores(y_true: Values, scores: Values, name: str = "scores") -> tuple[Tensor, Tensor]:
     """Return y_true as int64 [N] and the scores as float64 [N, C], both on the CPU, or raise ValueError."""
-    scores = _numbers(name, scores, "N, C")
-    return _integers("y_true", y_true, scores.shape[1], len(scores)), scores
+    scores = _numbers(name, scores, ndim=2)
+    if not scores.isfinite().all():
+        raise ValueError(f"{name} must be finite, but some are NaN or infinite")
+    return _labels("y_true", y_true, scores.shape[1], len(scores)), scores
 
 
 def _probabilities(y_true: Values, probabilities: Values) -> tuple[Tensor, Tensor]:
@@ -99,8 +107,8 @@ def confusion_matrix(y_true: Values, y_pred: Values, num_classes: int) -> Tensor
     y_true and y_pred are integers [N]. Returns int64 [C, C] with C = num_classes; all entries together are N.
     """
     num_classes = _whole("num_classes", num_classes, low=1)
-    y_true = _integers("y_true", y_true, num_classes)
-    y_pred = _integers("y_pred", y_pred, num_classes, len(y_true))
+    y_true = _labels("y_true", y_true, num_classes)
+    y_pred = _labels("y_pred", y_pred, num_classes, len(y_true))
     # Sample (t, p) falls into entry t * C + p of the matrix read row by row, so counting is one histogram.
     entry = y_true * num_classes + y_pred
     return torch.bincount(entry, minlength=num_classes**2).view(num_classes, num_classes)
@@ -118,7 +126,7 @@ def precision_recall_f1(confusion: Values) -> tuple[Tensor, Tensor, Tensor]:
     a class with no sample recall 0 (zero_division=0 in other libraries' terms). Source: Sokolova and
     Lapalme, "A systematic analysis of performance measures for classification tasks", 2009, table 2.
     """
-    confusion = _integers("confusion", confusion, ndim=2)
+    confusion = _counts(confusion)
     true_positives = confusion.diagonal().double()
     predicted, actual = confusion.sum(dim=0), confusion.sum(dim=1)
     # Where a denominator is 0, TP is 0 too, so dividing by 1 instead gives 0.
@@ -134,12 +142,12 @@ def macro_average(per_class: Values) -> float:
     Macro F1 here is the mean of the classes' F1, not the F1 of macro precision and macro recall; Opitz
     and Burst, "Macro F1 and Macro F1", 2019 (arXiv 1911.03347) show how far the two can differ.
     """
-    return _numbers("per_class", per_class, "N").mean().item()
+    return _numbers("per_class", per_class, ndim=1).mean().item()
 
 
 def per_class_accuracy(confusion: Values) -> Tensor:
     """Return the recall of each class, float64 [C], with NaN instead of 0 for a class without samples."""
-    confusion = _integers("confusion", confusion, ndim=2)
+    confusion = _counts(confusion)
     return confusion.diagonal().double() / confusion.sum(dim=1)  # 0 / 0 is NaN
 
 
@@ -148,7 +156,7 @@ def most_confused_pairs(confusion: Values, n: int) -> list[tuple[int, int, int]]
 
     Equal counts are in row-major order. Pairs that never occurred are left out, so there may be fewer than n.
     """
-    confusion = _integers("confusion", confusion, ndim=2)
+    confusion = _counts(confusion)
     n = _whole("n", n, low=1)
     errors = confusion - confusion.diagonal().diag()
     entries = errors.flatten().argsort(descending=True, stable=True)
@@ -166,8 +174,8 @@ def most_confused_pairs(confusion: Values, n: int) -> list[tuple[int, int, int]]
 
 def accuracy(y_true: Values, y_pred: Values) -> float:
     """Return the fraction of samples, in [0, 1], with y_pred equal to y_true; both are integers [N]."""
-    y_true = _integers("y_true", y_true)
-    y_pred = _integers("y_pred", y_pred, length=len(y_true))
+    y_true = _labels("y_true", y_true)
+    y_pred = _labels("y_pred", y_pred, length=len(y_true))
     return (y_true == y_pred).sum().item() / len(y_true)
 
 
@@ -199,12 +207,18 @@ def chance_within_superclass(superclass_of: Values) -> float:
 
     superclass_of: integers [C]. With m classes in each it is (m - 1) / (C - 1): 4.04 % on CIFAR-100.
     """
-    superclass_of = _integers("superclass_of", superclass_of)
+    superclass_of = _labels("superclass_of", superclass_of)
     sizes = superclass_of.bincount()[superclass_of].double()
     return ((sizes - 1) / max(1, len(superclass_of) - 1)).mean().item()
 
 
 # ---- Do the probabilities mean what they say? ------------------------------------------------------------
+
+
+def _bin_of(confidence: Tensor, num_bins: int) -> Tensor:
+    """Return the bin of each confidence, int64 [N]; one that equals an edge is in the bin on its left."""
+    edges = torch.arange(1, num_bins, dtype=torch.float64) / num_bins
+    return torch.bucketize(confidence, edges)
 
 
 def calibration_bins(
@@ -221,8 +235,7 @@ def calibration_bins(
     num_bins = _whole("num_bins", num_bins, low=1)
     confidence = probabilities.amax(dim=1)
     correct = (probabilities.argmax(dim=1) == y_true).double()
-    edges = torch.arange(1, num_bins, dtype=torch.float64) / num_bins
-    bin_of = torch.bucketize(confidence, edges)  # a confidence equal to an edge is in the bin on its left
+    bin_of = _bin_of(confidence, num_bins)
     count = torch.bincount(bin_of, minlength=num_bins)
     mean_confidence = torch.bincount(bin_of, weights=confidence, minlength=num_bins) / count
     bin_accuracy = torch.bincount(bin_of, weights=correct, minlength=num_bins) / count
@@ -239,6 +252,23 @@ def expected_calibration_error(y_true: Values, probabilities: Values, num_bins: 
     mean_confidence, bin_accuracy, count = calibration_bins(y_true, probabilities, num_bins)
     gap = (bin_accuracy - mean_confidence).abs().nan_to_num()  # NaN in an empty bin, which has no weight
     return ((count * gap).sum() / count.sum()).item()
+
+
+def error_if_calibrated(confidence: Values, num_bins: int = 15, num_draws: int = 1000) -> float:
+    """Return the expected calibration error that a perfectly calibrated network shows, in [0, 1].
+
+    Its answers, of confidence p in [0, 1], [N], are right with probability p, which leaves a gap in each bin
+    of finitely many: the mean over so many draws, from a generator of its own, of which answers are right.
+    Source: "consistency resampling" of Bröcker and Smith, "Increasing the Reliability of Reliability
+    Diagrams", 2007.
+    """
+    confidence = _numbers("confidence", confidence, ndim=1)
+    bin_of, generator, total = _bin_of(confidence, num_bins), torch.Generator().manual_seed(0), 0.0
+    for _ in range(_whole("num_draws", num_draws, low=1)):
+        right = torch.rand(len(confidence), generator=generator, dtype=torch.float64) < confidence
+        gaps = torch.bincount(bin_of, weights=right.double() - confidence, minlength=num_bins)
+        total += gaps.abs().sum().item() / len(confidence)
+    return total / num_draws
 
 
 def fit_temperature(logits: Values, y_true: Values) -> float:
@@ -304,18 +334,34 @@ def aurc(y_true: Values, probabilities: Values) -> float:
 def auroc(positive: Values, scores: Values) -> float | None:
     """Return the area under the ROC curve: how often a positive sample has a higher score than a negative.
 
-    positive bool [N]; scores numbers [N]; equal scores count half. None if all samples are of one kind. With
-    R the sum of the ranks of the P positive of N samples it is (R - P (P + 1) / 2) / (P (N - P)). Source:
-    Hanley and McNeil, "The meaning and use of the area under a receiver operating characteristic (ROC)
-    curve", 1982. Of right answers and their confidence it says how well confidence tells right from wrong.
+    positive bool [N]; scores numbers [N], none of them NaN; equal ones count half. None if all samples are of
+    one kind. With R the sum of the ranks of the P positive of N samples it is (R - P (P + 1) / 2) /
+    (P (N - P)). Source: Hanley and McNeil, "The meaning and use of the area under a receiver operating
+    characteristic (ROC) curve", 1982. Of right answers and their confidence, or its log_odds, it says how
+    well confidence tells right from wrong.
     """
-    positive, scores = _tensor("positive", positive), _numbers("scores", scores, "N")
+    positive, scores = _tensor("positive", positive), _numbers("scores", scores, ndim=1)
     if positive.dtype != torch.bool or positive.shape != scores.shape:
         raise ValueError(f"positive must be bool [{len(scores)}], not {positive.dtype} {[*positive.shape]}")
+    if scores.isnan().any():
+        raise ValueError("scores must be numbers, but some are NaN")
     count = int(positive.sum())
     pairs = count * (len(scores) - count)
+    if pairs == 0:
+        return None
     rank_sum = mean_ranks(scores)[positive].sum().item()
-    return (rank_sum - count * (count + 1) / 2) / pairs if pairs else None
+    return (rank_sum - count * (count + 1) / 2) / pairs
+
+
+def log_odds(logits: Values) -> Tensor:
+    """Return log(p / (1 - p)) of each sample's confidence p, float64 [N], from finite logits [N, C].
+
+    It orders samples as their confidence does, but is not rounded to 1 where logits are large: it is the
+    largest logit less the logarithm of the sum of exp of the others.
+    """
+    logits = _numbers("logits", logits, ndim=2)
+    largest, likeliest = logits.max(dim=1, keepdim=True)
+    return largest[:, 0] - logits.scatter(1, likeliest, -math.inf).logsumexp(dim=1)
 
 
 def mean_ranks(values: Tensor) -> Tensor:
@@ -328,14 +374,20 @@ def mean_ranks(values: Tensor) -> Tensor:
 # ---- How sure are the numbers themselves? ----------------------------------------------------------------
 
 
-def _headline(y_true: Tensor, y_pred: Tensor, in_top5: Tensor, num_classes: int) -> dict[str, float]:
-    """Return the numbers of `headline`; in_top5: bool [N], see _in_top_k."""
+def _headline(
+    y_true: Tensor, y_pred: Tensor, in_top5: Tensor, num_classes: int, left_out: Tensor | None = None
+) -> dict[str, float]:
+    """Return the numbers of `headline`; in_top5: bool [N], see _in_top_k.
+
+    left_out: bool [C], classes that do not count in the macro averages, or None.
+    """
     precision, recall, f1 = precision_recall_f1(confusion_matrix(y_true, y_pred, num_classes))
+    counted = torch.ones(num_classes, dtype=torch.bool) if left_out is None else ~left_out
     return {
         "accuracy": accuracy(y_true, y_pred),
-        "macro_precision": macro_average(precision),
-        "macro_recall": macro_average(recall),
-        "macro_f1": macro_average(f1),
+        "macro_precision": macro_average(precision[counted]),
+        "macro_recall": macro_average(recall[counted]),
+        "macro_f1": macro_average(f1[counted]),
         "top5_accuracy": in_top5.sum().item() / len(in_top5),
     }
 
@@ -358,11 +410,14 @@ def _resampled_headline(y_true: Values, scores: Values, num_resamples: int) -> T
     y_true, scores = _scores(y_true, scores)
     n, num_classes = scores.shape
     y_pred, in_top5 = scores.argmax(dim=1), _in_top_k(y_true, scores, 5)
+    count = y_true.bincount(minlength=num_classes)
     generator = torch.Generator().manual_seed(0)
     numbers = []
     for _ in range(num_resamples):
         sample = torch.randint(n, (n,), generator=generator)
-        row = _headline(y_true[sample], y_pred[sample], in_top5[sample], num_classes)
+        drawn = y_true[sample].bincount(minlength=num_classes)
+        missing = (count > 0) & (drawn == 0)
+        row = _headline(y_true[sample], y_pred[sample], in_top5[sample], num_classes, missing)
         numbers.append(list(row.values()))
     return torch.tensor(numbers, dtype=torch.float64)
 
@@ -381,10 +436,8 @@ def bootstrap_headline(
     those of the other. The resamples are paired, as in section 6.3 there: what is drawn is a sample with the
     answers of both, so samples that are hard for both cancel.
 
-    The interval describes the choice of test samples, not the randomness of training. A class missing from a
-    resample counts as 0 there, so with few samples of a class the macro averages of the resamples are too
-    low, and `value` may even be above `high`. Macro F1 is not linear in the counts, so its resamples are a
-    little too low even without that. No bias is corrected.
+    The interval describes the choice of test samples, not the randomness of training. A class that is missing
+    from a resample is left out of its macro averages; one without any sample counts as 0 in all of them.
     """
     value, resampled = headline(y_true, scores), _resampled_headline(y_true, scores, num_resamples)
     if other is not None:
@@ -393,9 +446,11 @@ def bootstrap_headline(
         theirs = headline(y_true, other)
         value = {name: value[name] - theirs[name] for name in value}
         resampled = resampled - _resampled_headline(y_true, other, num_resamples)
-    ends = resampled.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).T.tolist()
-    rows = zip(value.items(), ends, strict=True)
-    return {name: {"value": number, "low": low, "high": high} for (name, number), (low, high) in rows}
+    low, high = resampled.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).tolist()
+    intervals = {}
+    for column, name in enumerate(value):
+        intervals[name] = {"value": value[name], "low": low[column], "high": high[column]}
+    return intervals
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
@@ -443,7 +498,7 @@ def proportion(successes: int, n: int) -> dict[str, float]:
 
 def mean_interval(values: Values) -> dict[str, float]:
     """Return the mean of numbers [N] as `value`, with `low` and `high` 1.96 standard errors away."""
-    values = _numbers("values", values, "N")
+    values = _numbers("values", values, ndim=1)
     value = values.mean().item()
     error = 1.96 * values.std(correction=0).item() / math.sqrt(max(1, len(values) - 1))
     return {"value": value, "low": value - error, "high": value + error}
@@ -461,7 +516,7 @@ def nearest_neighbours(features: Values, reference: Values, k: int) -> Tensor:
     what it has learned its answer from: Papernot and McDaniel, "Deep k-Nearest Neighbors", 2018 (arXiv
     1803.04765).
     """
-    features, reference = _numbers("features", features, "M, D"), _numbers("reference", reference, "R, D")
+    features, reference = _numbers("features", features, 2), _numbers("reference", reference, 2)
     if features.shape[1] != reference.shape[1]:
         sides = f"{features.shape[1]} and {reference.shape[1]}"
         raise ValueError(f"features and reference must be [M, D] and [R, D], but D is {sides}")

@@ -271,6 +271,22 @@ def find_puzzles(
     return puzzles
 
 
+def stack_puzzles(puzzles: list[dict]) -> dict:
+    """Return the puzzles of find_puzzles as the arrays of evidence.npz, P of each, with -1 for None.
+
+    `covers`, int64 [137, 2], are the COVERS, with -1 for no cell.
+    """
+    stacked = {"puzzles": torch.tensor([puzzle["index"] for puzzle in puzzles])}
+    for key in ("classes", "probabilities"):
+        stacked[f"puzzle_{key}"] = torch.stack([puzzle[key] for puzzle in puzzles])
+    for key in ("best", "by_map"):
+        places = [-1 if puzzle[key] is None else puzzle[key] for puzzle in puzzles]
+        stacked[f"puzzle_{key}"] = torch.tensor(places)
+    stacked["puzzle_random"] = torch.tensor([puzzle["random"] for puzzle in puzzles], dtype=torch.float64)
+    stacked["covers"] = torch.tensor([(*cells, -1, -1)[:2] for cells in COVERS])
+    return stacked
+
+
 def choice_of_map(classifier: Classifier, image: Tensor, answer: Tensor, truth: Tensor) -> int | None:
     """Return the place in COVERS of the two squares that the map of answer rather than truth marks most."""
     if classifier.layer is None:

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from classifier import Classifier, add_options, from_options, full_float32, load_data, predict
 from data import Dataset, interleave
-from metrics import calibration_bins, fit_temperature, proportion
+from metrics import calibration_bins, fit_temperature, mean_interval, proportion
 from running.console import CommandLine, Progress, run_main
 from running.device import pick_device
 from running.errors import UserError
@@ -29,7 +28,7 @@ from running.outputs import PIXELS, check_results, identity, read_stress, result
 from sources import cifar_c
 from stress_tests import attacks, cues, examples
 from stress_tests.corruptions import CORRUPTIONS, FAMILIES, FIFTEEN, corrupt
-from stress_tests.summary import SEVERITIES, still_right, summarise
+from stress_tests.summary import SEVERITIES, calibration_of, mean_score, reliability_bins, still_right
 
 SEED = 0  # of the sample and of the attacks; each corruption has its own seed
 CORRUPTION_IMAGES = 200  # with this sample the tests take about four minutes on 2 cores; --full takes all
@@ -85,7 +84,8 @@ def planned_tests(num_classes: int, published: tuple[str, ...] = ()) -> list[tup
 def kept_results(folder: Path, new: dict, whose: dict) -> dict:
     """Return the tests in the folder that are of the weights and the images of the `new` results.
 
-    whose: see classifier.identity. Raises UserError if it holds results of other weights or of more images.
+    whose: see running.outputs.identity. Raises UserError if it holds results of other weights or of more
+    images.
     """
     check_results(folder, new["checkpoint_sha256"])
     old, path = read_stress(folder, whose), folder / "stress.json"
@@ -124,10 +124,9 @@ def pictures_of(name: str, severity: int, sample: Sample, published: dict) -> tu
 def measure(logits: Tensor, labels: Tensor, temperature: float | None = None) -> tuple[dict, Tensor]:
     """Return the record of a test, and whether each answer is right, bool [N].
 
-    logits float32 [N, C], labels int64 [N]. "calibration" has the negative log-likelihood and, for each bin
-    of the expected calibration error, the number of answers, of right ones, and that less the sum of the
-    confidences, from which the bins of several tests together follow; as trained and, if known, at the
-    temperature.
+    logits float32 [N, C], labels int64 [N]. "calibration" has for each bin of the expected calibration error
+    the number of answers, of right ones, and that less the sum of the confidences, from which the bins of
+    several tests together follow; as trained and, if known, at the temperature.
     """
     if not logits.isfinite().all():
         raise UserError("the network's outputs are not finite: it cannot be tested")
@@ -145,7 +144,7 @@ def measure(logits: Tensor, labels: Tensor, temperature: float | None = None) ->
                 "right": (count * bin_accuracy).nan_to_num().tolist(),
                 "count": count.tolist(),
             }
-            record["calibration"][name] = {"nll": F.cross_entropy(scaled, labels).item()} | rows
+            record["calibration"][name] = rows
     return record, right
 
 
@@ -229,10 +228,33 @@ def add_examples(classifier: Classifier, sample: Sample, test: Dataset, results:
         results["attack_changes"] = changes
 
 
-def add_summary(results: dict, sample: Sample, class_names: list[str]) -> None:
+def summarise(records: dict, answers: dict[str, Tensor]) -> dict:
+    """Return means over the fifteen corruptions, what they do to the confidence by severity, and the cues.
+
+    records and answers: see stress_tests/summary.py. The published files of --cifar-c are a group of their
+    own if all fifteen were measured.
+    """
+    summary = {"mean_accuracy": {}, "mean_confidence": {}}
+    for group, prefix in {"fifteen": "", "published": "published "}.items():
+        names = [prefix + name for name in FIFTEEN]
+        tests = [f"{name}/{severity}" for name, severity in itertools.product(names, SEVERITIES)]
+        if answers.keys() >= set(tests):
+            summary["mean_accuracy"][group] = mean_interval(mean_score(answers, names))
+            summary["mean_confidence"][group] = calibration_of(records, answers, tests)["mean_confidence"]
+    summary["by_severity"] = [calibration_of(records, answers, ["clean/0"])]
+    for severity in SEVERITIES:
+        tests = [f"{name}/{severity}" for name in FIFTEEN]
+        summary["by_severity"].append(calibration_of(records, answers, tests))
+    of_fifteen = [f"{name}/{severity}" for name, severity in itertools.product(FIFTEEN, SEVERITIES)]
+    summary["reliability"] = reliability_bins(records, answers, of_fifteen)
+    summary["cues"] = {name: {"accuracy": records[f"{name}/0"]["accuracy"]} for name in cues.CUES}
+    return summary
+
+
+def add_summary(results: dict, class_names: list[str]) -> None:
     """Add what the tests say together: summary, the worst case of all attacks, and checks of the attacks."""
     tests, answers = results["tests"], results["answers"]
-    results["summary"] = summarise(tests, answers, sample.labels, class_names)
+    results["summary"] = summarise(tests, answers)
     results["robust_accuracy"] = {}
     for epsilon in attacks.EPSILONS:
         worst = still_right(answers, attacks.ATTACKS, epsilon)  # image by image, as AutoAttack reports it
@@ -310,7 +332,7 @@ def main(argv: list[str] | None = None) -> int:
         write_stress(folder, results)  # to both files, so that no old test is taken for a new one
         run_tests(classifier, sample, published, folder, results)
         add_examples(classifier, sample, test, results)
-        add_summary(results, sample, test.class_names)
+        add_summary(results, test.class_names)
         write_stress(folder, results)
     print_summary(results)
     print(f"\nsaved    {folder}/stress.json and stress.npz")

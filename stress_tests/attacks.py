@@ -10,7 +10,7 @@ ATTACKS says which ones are made, at which epsilons and of which images.
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -53,15 +53,19 @@ def attack_step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss [N], whether each image is misclassified, bool [N], and the loss's gradient.
 
-    Raises NoGradientError if there is none, for instance if the model works inside torch.no_grad().
+    Raises NoGradientError if there is none, for instance if the model works inside torch.no_grad(), or if
+    torch cannot compute it.
     """
     gradient = None
     with torch.enable_grad():
         images = images.detach().requires_grad_()
-        logits = model(images)
+        logits = model(images).float()
         loss = loss_of(logits, labels)
         if loss.requires_grad:  # grad leaves nothing in the parameters' .grad
-            (gradient,) = torch.autograd.grad(loss.sum(), images, allow_unused=True)
+            try:
+                (gradient,) = torch.autograd.grad(loss.sum(), images, allow_unused=True)
+            except RuntimeError as error:  # reentrant checkpoints allow backward() only
+                raise NoGradientError(f"the gradient cannot be computed: {error}") from error
     if gradient is None:
         raise NoGradientError("no gradient of the scores reaches the images, which attacks need")
     return loss.detach(), logits.argmax(dim=1) != labels, gradient
@@ -100,36 +104,39 @@ def fgsm(
     return (images + epsilon * gradient.sign()).clamp(low, high)
 
 
-def strongest_point(
-    path: Callable, images: Tensor, labels: Tensor, epsilon: float, generator: Generator, restarts: int
-) -> Tensor:
-    """Follow a path from random points of the ball and return the strongest point that it visits.
+class Strongest:
+    """The strongest point that an attack has seen of each image.
 
-    path(start, labels, low, high) yields which of these images it has moved, int64 [M], where to, their loss
-    [M], and whether they are misclassified, bool [M]. The strongest point is a misclassified one if there is
-    any, and among those the one with the largest loss. A restart works only on the images that are still
-    classified correctly. As in corruptions.py, each image draws its starts from a generator of its own.
+    It is a misclassified one if there is any, and among those the one with the largest loss.
     """
+
+    def __init__(self, images: Tensor):
+        self.images = images.clone()
+        self.loss = torch.full((len(images),), -math.inf, device=images.device)
+        self.fooled = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+
+    def update(self, index: Tensor, x: Tensor, loss: Tensor, wrong: Tensor) -> None:
+        """Keep those of the points x of the images `index`, int64 [M], that are stronger than what is kept.
+
+        loss float32 [M], and wrong, bool [M], whether they are misclassified: see attack_step.
+        """
+        newly_fooled = wrong & ~self.fooled[index]
+        larger_loss = (wrong == self.fooled[index]) & (loss > self.loss[index])
+        stronger = newly_fooled | larger_loss
+        self.images[index] = torch.where(per_image(stronger), x, self.images[index])
+        self.loss[index] = torch.where(stronger, loss, self.loss[index])
+        self.fooled[index] |= wrong
+
+    def left(self) -> Tensor:
+        """Return the indices, int64 [M], of the images that are still classified correctly."""
+        return (~self.fooled).nonzero()[:, 0]
+
+
+def random_start(images: Tensor, epsilon: float, generators: list[Generator]) -> Tensor:
+    """Return a random point within epsilon of each image; as in corruptions.py each has its own generator."""
     low, high = linf_ball(images, epsilon)
-    best = images.clone()
-    best_loss = torch.full((len(images),), -math.inf, device=images.device)
-    fooled = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-    generators = spawn(generator, len(images))
-    for _ in range(restarts):
-        left = (~fooled).nonzero()[:, 0]  # the indices of the images that this restart works on
-        if len(left) == 0:
-            break
-        noise = uniform(generators, -1, 1, *images.shape[1:]).to(images.device)
-        start = (images + epsilon * noise).clamp(low, high)
-        for moved, x, loss, wrong in path(start[left], labels[left], low[left], high[left]):
-            here = left[moved]
-            newly_fooled = wrong & ~fooled[here]
-            larger_loss = (wrong == fooled[here]) & (loss > best_loss[here])
-            stronger = newly_fooled | larger_loss
-            best[here] = torch.where(per_image(stronger), x, best[here])
-            best_loss[here] = torch.where(stronger, loss, best_loss[here])
-            fooled[here] |= wrong
-    return best
+    noise = uniform(generators, -1, 1, *images.shape[1:]).to(images.device)
+    return (images + epsilon * noise).clamp(low, high)
 
 
 def pgd(
@@ -147,35 +154,27 @@ def pgd(
         x_{t+1} = Proj( x_t + a sign(grad_x J(x_t, y)) ),   x_0 uniform in the ball,   a = 2.5 epsilon / steps
 
     The projection onto the ball and [0, 1] is a clamp; a is large enough to reach every point of the ball
-    from any start. Returns the strongest of all points visited, see strongest_point; with until_fooled an
-    image moves no further once it is misclassified, which is enough to count them. Arguments and result as in
-    fgsm. Source: Madry et al. 2018 (arXiv 1706.06083), section 2.1; the step is that of its section 5.
+    from any start. Returns the strongest of all points visited, see Strongest. A restart works only on the
+    images that are still classified correctly; with until_fooled an image moves no further once it is
+    misclassified, which is enough to count them. Arguments and result as in fgsm. Source: Madry et al. 2018
+    (arXiv 1706.06083), section 2.1; the step is that of its section 5.
     """
-    evaluate = functools.partial(attack_step, model, cross_entropy)
-    path = functools.partial(pgd_path, evaluate, 2.5 * epsilon / steps, steps, until_fooled)
-    return strongest_point(path, images, labels.to(images.device), epsilon, generator, restarts)
-
-
-def pgd_path(
-    evaluate: Callable,
-    step_size: float,
-    steps: int,
-    until_fooled: bool,
-    x: Tensor,
-    labels: Tensor,
-    low: Tensor,
-    high: Tensor,
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Yield the points of PGD from x on, see strongest_point."""
-    moved = torch.arange(len(x), device=x.device)
-    for _ in range(steps + 1):
-        loss, wrong, gradient = evaluate(x, labels)
-        yield moved, x, loss, wrong
-        x = (x + step_size * gradient.sign()).clamp(low, high)
-        if until_fooled:
-            moved, x, labels, low, high = (values[~wrong] for values in (moved, x, labels, low, high))
-        if len(x) == 0:
-            return
+    labels = labels.to(images.device)
+    low, high = linf_ball(images, epsilon)
+    step_size = 2.5 * epsilon / steps
+    strongest, generators = Strongest(images), spawn(generator, len(images))
+    for _ in range(restarts):
+        index = strongest.left()
+        x = random_start(images, epsilon, generators)[index]
+        for _ in range(steps + 1):
+            if len(index) == 0:
+                return strongest.images
+            loss, wrong, gradient = attack_step(model, cross_entropy, x, labels[index])
+            strongest.update(index, x, loss, wrong)
+            x = (x + step_size * gradient.sign()).clamp(low[index], high[index])
+            if until_fooled:
+                index, x = index[~wrong], x[~wrong]
+    return strongest.images
 
 
 def apgd(
@@ -190,29 +189,48 @@ def apgd(
 ) -> Tensor:
     """Auto-PGD: projected gradient descent with momentum that finds the length of its steps by itself.
 
-        z_{k+1} = Proj( x_k + a sign(grad_x f(x_k)) )
-        x_{k+1} = Proj( x_k + 0.75 (z_{k+1} - x_k) + 0.25 (x_k - x_{k-1}) ),   x_1 = z_1
-
-    The step a begins at 2 epsilon. At each of step_checks it is halved for the images whose loss f rose in
-    less than 75 % of the steps since the last check, or that kept both a and their largest loss since then;
-    these go back to their point of largest loss. f is the cross-entropy, "ce", or the difference of logits
-    ratio, "dlr". Arguments and result as in pgd. Source: Croce and Hein 2020 (arXiv 2003.01690), algorithm 1.
+    Returns the strongest of all points visited; each restart follows apgd_path on the images that are still
+    classified correctly. Its f is the cross-entropy, "ce", or the difference of logits ratio, "dlr".
+    Arguments and result as in pgd. Source: Croce and Hein 2020 (arXiv 2003.01690), algorithm 1.
     """
-    evaluate = functools.partial(attack_step, model, {"ce": cross_entropy, "dlr": dlr_loss}[loss])
-    path = functools.partial(apgd_path, evaluate, 2 * epsilon, steps)
-    return strongest_point(path, images, labels.to(images.device), epsilon, generator, restarts)
+    labels = labels.to(images.device)
+    f = {"ce": cross_entropy, "dlr": dlr_loss}[loss]
+    strongest, generators = Strongest(images), spawn(generator, len(images))
+    for _ in range(restarts):
+        index = strongest.left()
+        if len(index) == 0:
+            break
+        start = random_start(images, epsilon, generators)[index]
+        apgd_path(model, f, start, images[index], labels[index], epsilon, steps, strongest, index)
+    return strongest.images
 
 
 def apgd_path(
-    evaluate: Callable, first_step: float, steps: int, x: Tensor, labels: Tensor, low: Tensor, high: Tensor
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Yield the points of APGD from x on, see strongest_point; the loss is f."""
-    moved = torch.arange(len(x), device=x.device)
-    loss, wrong, gradient = evaluate(x, labels)
-    yield moved, x, loss, wrong
+    model: nn.Module,
+    f: Callable,
+    x: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float,
+    steps: int,
+    strongest: Strongest,
+    index: Tensor,
+) -> None:
+    """Follow APGD from x on, within epsilon of the images, and show `strongest` each point as one of `index`.
+
+        z_{k+1} = Proj( x_k + a sign(grad_x f(x_k)) )
+        x_{k+1} = Proj( x_k + 0.75 (z_{k+1} - x_k) + 0.25 (x_k - x_{k-1}) ),   x_1 = z_1
+
+    The step a begins at 2 epsilon. At each of step_checks it is halved for the images whose f rose in less
+    than 75 % of the steps since the last check, or that kept both a and their largest f since then; these go
+    back to their point of largest f.
+    """
+    low, high = linf_ball(images, epsilon)
+    loss, wrong, gradient = attack_step(model, f, x, labels)
+    strongest.update(index, x, loss, wrong)
     previous_x = x
     best_x, best_loss, best_gradient = x, loss, gradient  # where the loss was largest, image by image
-    step_size = torch.full_like(loss, first_step)
+    step_size = torch.full_like(loss, 2 * epsilon)
     halved = torch.zeros_like(loss, dtype=torch.bool)
     rises = torch.zeros_like(loss)  # since the last check
     last_check, loss_at_check = 0, loss
@@ -222,8 +240,8 @@ def apgd_path(
         if step > 1:
             z = (x + 0.75 * (z - x) + 0.25 * (x - previous_x)).clamp(low, high)
         previous_x, x, previous_loss = x, z, loss
-        loss, wrong, gradient = evaluate(x, labels)
-        yield moved, x, loss, wrong
+        loss, wrong, gradient = attack_step(model, f, x, labels)
+        strongest.update(index, x, loss, wrong)
         rises += loss > previous_loss
         better = loss > best_loss
         best_loss = torch.where(better, loss, best_loss)

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Generator, Tensor, nn
 
-from .attacks import ATTACKS
+from .attacks import ATTACKS, EPSILONS
 from .corruptions import CORRUPTIONS, corrupt
 from .cues import CUES, change
+
+SHOWN_EPSILONS = EPSILONS[:-1]  # the last one is a check, at which nothing of a picture need be left
 
 
 def turns(keys: Iterable) -> list[int]:
@@ -39,7 +41,7 @@ def choose(right: Tensor, labels: Tensor, superclass_of: Tensor | None, count: i
     return sorted(range(len(rank)), key=rank.__getitem__)[:count]
 
 
-def likeliest(logits: Tensor) -> list[list]:
+def top_answers(logits: Tensor) -> list[list]:
     """Return the answers that logits float32 [N, C] give: [[class, probability], ...]."""
     probability, y_pred = logits.softmax(dim=1).max(dim=1)
     return [[c, round(p, 4)] for c, p in zip(y_pred.tolist(), probability.tolist(), strict=True)]
@@ -58,7 +60,7 @@ def pictures_and_answers(
         for severity in range(1, 6):
             pictures[f"{name}/{severity}"] = corrupt(images, name, severity)
     pictures |= {f"{name}/0": change(images, name) for name in CUES}
-    answers = {test: likeliest(predict(changed)) for test, changed in pictures.items()}
+    answers = {test: top_answers(predict(changed)) for test, changed in pictures.items()}
     return answers, torch.stack(list(pictures.values()))
 
 
@@ -69,18 +71,18 @@ def answers_under_attack(
     """Return the answers to images under PGD and random signs, and how these change the images.
 
     images float32 [N, 3, 32, 32] in [0, 1]; labels int64 [N]. The answers are {"pgd": {"1": ...}, "random":
-    ...}, with epsilon in 1/255 and "0" for none. The changes are int8 [2, epsilons, N, 3, 32, 32]: change /
-    epsilon x 127, rounded, so epsilon / 127 times the array is the change within half a step. Settings are
-    those of ATTACKS, but that PGD goes on to the strongest point.
+    ...}, with SHOWN_EPSILONS in 1/255 and "0" for none. The changes are int8 [2, epsilons, N, 3, 32, 32]:
+    change / epsilon x 127, rounded, so epsilon / 127 times the array is the change within half a step.
+    Settings are those of ATTACKS, but that PGD goes on to the strongest point.
     """
     answers, changes = {}, []
     for name in ("pgd", "random"):
         attack = ATTACKS[name]
         settings = {key: value for key, value in attack.settings.items() if key != "until_fooled"}
-        answers[name] = {"0": likeliest(model(images))}
-        for epsilon in attack.epsilons:
+        answers[name] = {"0": top_answers(model(images))}
+        for epsilon in SHOWN_EPSILONS:
             generator = Generator().manual_seed(seed)
             attacked = attack.function(model, images, labels, epsilon / 255, generator, **settings)
-            answers[name][f"{epsilon:g}"] = likeliest(model(attacked))
+            answers[name][f"{epsilon:g}"] = top_answers(model(attacked))
             changes.append(((attacked - images) / (epsilon / 255) * 127).round().to(torch.int8).cpu())
     return answers, torch.stack(changes).unflatten(0, (2, -1))

@@ -214,6 +214,26 @@ def test_a_tied_prediction_is_the_lowest_class_everywhere():
     assert metrics.headline(y_true, probabilities)["accuracy"] == 0.25
 
 
+def test_the_error_of_a_calibrated_network_by_all_its_outcomes():
+    confidence = torch.tensor([0.9, 0.5, 0.55, 0.7, 0.95, 1.0, 0.3], dtype=torch.float64)
+    expected = 0.0
+    for right in itertools.product([0, 1], repeat=7):
+        chance = math.prod(p if r else 1 - p for p, r in zip(confidence.tolist(), right, strict=True))
+        gaps = [0.0] * 5
+        for p, r in zip(confidence.tolist(), right, strict=True):
+            gaps[math.ceil(5 * p) - 1] += r - p
+        expected += chance * sum(map(abs, gaps)) / 7
+    found = metrics.error_if_calibrated(confidence, num_bins=5, num_draws=10_000)
+    assert found == pytest.approx(expected, abs=4e-3)
+    # With many answers in each bin it is the mean of the absolute value of a normal variable.
+    many = torch.rand(20_000, generator=seeded(1), dtype=torch.float64)
+    normal = 0.0
+    for m in range(15):
+        own = many[(many > m / 15) & (many <= (m + 1) / 15)]
+        normal += math.sqrt(2 / math.pi * (own * (1 - own)).sum().item()) / 20_000
+    assert metrics.error_if_calibrated(many) == pytest.approx(normal, rel=0.03)
+
+
 def loss_at(temperature, logits, y_true):
     return torch.nn.functional.cross_entropy(logits.double() / temperature, y_true).item()
 
@@ -283,18 +303,26 @@ def quantile(values, fraction):
 
 
 def loop_headline(labels, rows, samples):
-    """The five headline numbers of some of the samples, in exact fractions."""
+    """The five headline numbers of some of the samples, in exact fractions.
+
+    A class of which none of them is leaves the macro averages, but not one without a label at all.
+    """
     num_classes = len(rows[0])
     true = [labels[i] for i in samples]
     ranked = [sorted(range(num_classes), key=lambda c: -rows[i][c]) for i in samples]
     counts = loop_confusion(true, [best[0] for best in ranked], num_classes)
     top1, top5 = ([Fraction(t in best[:k]) for t, best in zip(true, ranked, strict=True)] for k in (1, 5))
-    return [mean(top1), *[mean(per_class) for per_class in loop_precision_recall_f1(counts)], mean(top5)]
+    kept = [c for c in range(num_classes) if c in true or c not in labels]
+    macro = [mean([per_class[c] for c in kept]) for per_class in loop_precision_recall_f1(counts)]
+    return [mean(top1), *macro, mean(top5)]
 
 
 @pytest.mark.parametrize("num_classes", [4, 6])
 def test_bootstrap_equals_a_loop_over_the_same_resamples(num_classes):
     y_true, first = random_case(n=40, num_classes=num_classes)
+    y_true = (y_true - 1).clamp(min=0)  # nothing is of the last class
+    y_true[y_true == 2] = 0
+    y_true[7] = 2  # which a third of the resamples lack
     second = random_case(seed=9, n=40, num_classes=num_classes)[1]
     resamples = torch.randint(40, (60, 40), generator=seeded()).tolist()
     of_first, of_second = [], []
@@ -314,6 +342,14 @@ def test_bootstrap_equals_a_loop_over_the_same_resamples(num_classes):
             expected = value, quantile(resampled, 0.025), quantile(resampled, 0.975)
             found = [result[name][key] for key in ("value", "low", "high")]
             assert found == pytest.approx(floats(expected), **EXACT)
+
+
+def test_a_class_that_a_resample_lacks_does_not_count_in_it():
+    y_true = torch.tensor(25 * [0] + 25 * [1] + [2])
+    found = metrics.bootstrap_headline(y_true, torch.eye(3)[y_true])
+    assert set(found["macro_recall"].values()) == set(found["macro_f1"].values()) == {1.0}
+    fourth = metrics.bootstrap_headline(y_true, torch.eye(4)[y_true])["macro_recall"]
+    assert fourth == {"value": 0.75, "low": pytest.approx(2 / 3), "high": 0.75}
 
 
 @pytest.mark.parametrize("n", [1, 2, 10, 100, 10_000])
@@ -436,11 +472,12 @@ REFUSED = [
     (OF_SCORES, (LABELS, with_first(math.nan)), "must be finite"),
     (OF_PROBABILITIES, (LABELS, QUARTERS - 0.5), r"lie in \[0, 1\], but one is -0.25"),
     (OF_PROBABILITIES, (LABELS, with_first(0.2511)), r"sum to 1 within 1e-3, but one is off by 0\.0011"),
-    (OF_CONFUSION, (COUNTS[:2],), r"confusion must be \[N, N\] and not empty"),
+    (OF_CONFUSION, (COUNTS[:2],), r"confusion must be \[C, C\] and not empty"),
     ([metrics.top_k_accuracy], (LABELS, QUARTERS, 5), "from 1 to 4"),
     ([metrics.bootstrap_headline], (LABELS, QUARTERS, QUARTERS[:, :3]), "expected one shape"),
     ([metrics.proportion], (4, 3), "whole number"),
     ([metrics.auroc], (LABELS, [0.1, 0.2, 0.3]), r"positive must be bool \[3\]"),
+    ([metrics.auroc], ([True, False], [0.1, math.nan]), "some are NaN"),
     ([metrics.nearest_neighbours], (QUARTERS, QUARTERS.T, 1), "D is 4 and 3"),
     ([metrics.pointing_game], (QUARTERS, QUARTERS), r"\[N, H, W\]"),
 ]
@@ -482,6 +519,22 @@ def test_auroc_is_the_share_of_pairs_in_the_right_order():
              if positive[i] and not positive[j]]  # fmt: skip
     assert metrics.auroc(positive, scores) == pytest.approx(float(sum(pairs)) / len(pairs), abs=1e-6)
     assert metrics.auroc([True, True], [0.1, 0.2]) is None
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1, 30])
+def test_log_odds_order_what_rounding_makes_equal(scale):
+    y_true, probabilities = random_case(n=200, num_classes=20)
+    logits = probabilities.log() * scale
+    exact = []
+    for row in logits.tolist():
+        top = max(row)
+        others = sorted(Fraction(math.exp(value - top)) for value in row)[:-1]
+        exact.append(float(-math.log(sum(others))))
+    odds = metrics.log_odds(logits)
+    assert odds.tolist() == pytest.approx(exact, abs=1e-9)
+    right = logits.argmax(dim=1) == y_true
+    by_float32 = metrics.auroc(right, logits.softmax(dim=1).amax(dim=1))
+    assert (metrics.auroc(right, odds) == by_float32) == (scale == 1)
 
 
 def test_mean_interval_is_that_of_the_standard_error():

@@ -1,7 +1,6 @@
 """The section on maps: what it claims is chosen by the verdict, and its plot has the controls that exist."""
 
 import copy
-from types import SimpleNamespace
 
 import pytest
 from pages import fraction, text
@@ -33,8 +32,8 @@ CLAIMS = {
 def filled(covering):
     """The claim and the section as a reader sees them, without its details, and all of its plot."""
     numbers = {"covering": covering, "maps": {"layer": "layer4", "size": [4, 4], "random_weights": WEIGHTS}}
-    shown = sections.maps(None, SimpleNamespace(numbers=numbers))
-    context = {"n": numbers, "examined": SimpleNamespace(layer_note="no maps")} | shown
+    shown = sections.maps(numbers)
+    context = {"n": numbers} | shown
     module = page.environment().get_template("maps.html").make_module(context)
     html = str(module)
     start, end = html.index("<details><summary>"), html.rindex("</details>")

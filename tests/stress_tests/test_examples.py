@@ -65,16 +65,16 @@ def test_answers_under_attack_and_the_changes():
     model, images = wavy()
     labels = model(images).argmax(dim=1)
     answers, changes = examples.answers_under_attack(model, images, labels, 3)
-    assert changes.shape == (2, len(attacks.EPSILONS), 6, 3, 32, 32) and changes.dtype == torch.int8
+    assert changes.shape == (2, len(examples.SHOWN_EPSILONS), 6, 3, 32, 32) and changes.dtype == torch.int8
     ways = {"pgd": functools.partial(attacks.pgd, steps=10, restarts=2), "random": attacks.random_corner}
     for (name, attack), of_attack in zip(ways.items(), changes, strict=True):
         found = answers[name]
-        assert list(found) == ["0", *(f"{epsilon:g}" for epsilon in attacks.EPSILONS)]
+        assert list(found) == ["0", *(f"{epsilon:g}" for epsilon in examples.SHOWN_EPSILONS)]
         assert_answers(found["0"], answers_by_hand(model, images))
-        for epsilon, moved in zip(attacks.EPSILONS, of_attack, strict=True):
+        for epsilon, moved in zip(examples.SHOWN_EPSILONS, of_attack, strict=True):
             attacked = attack(model, images, labels, epsilon / 255, seeded(3))
             assert_answers(found[f"{epsilon:g}"], answers_by_hand(model, attacked))
             assert moved.min() == -127 and moved.max() == 127  # never -128: at most epsilon
             given_back = epsilon / 255 * moved / 127
             assert (given_back - (attacked - images)).abs().max() <= 1.01 * epsilon / 255 / 127 / 2
-    assert [c for c, _ in answers["pgd"]["64"]] != labels.tolist()
+    assert [c for c, _ in answers["pgd"]["8"]] != labels.tolist()

@@ -1,0 +1,94 @@
+"""What several runs say of the same test images: how many are right on each, and how much two of them differ.
+
+report.py --against calls it, and compare.py asks it which runs can be compared at all.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import metrics
+from running.errors import UserError
+from running.outputs import digest_of, read_predictions
+
+
+def check_alike(name: str, values: dict, first: dict, owners: dict[str, str]) -> None:
+    """Raise UserError unless a run is of the images, labels and classes of the first and has other weights.
+
+    values and first: see read_predictions. owners: {digest of weights: whose they are} of those before it.
+    """
+    same = values["images_sha256"] == first["images_sha256"]
+    same = same and torch.equal(values["y_true"], first["y_true"])
+    if "class_names" in values and "class_names" in first:  # results of earlier versions have none
+        same = same and values["class_names"] == first["class_names"]
+    if not same:
+        raise UserError(f"{name} is of other test images, labels or classes: leave it out")
+    if values["checkpoint_sha256"] in owners:
+        raise UserError(f"{name} has the same weights as {owners[values['checkpoint_sha256']]}: leave it out")
+
+
+def read_runs(runs: list[Path], test, digest: str) -> dict[str, dict]:
+    """Return {name: what read_predictions returns} of runs on the images of `test`, a data.Dataset.
+
+    digest: that of the network they are compared with. Raises UserError as check_alike does.
+    """
+    first = {
+        "images_sha256": digest_of(test.images),
+        "y_true": test.labels,
+        "class_names": test.class_names,
+    }
+    found, owners = {}, {digest: "the network itself"}
+    for run in runs:
+        values = read_predictions(run)
+        check_alike(f"--against {run}", values, first, owners)
+        if values["probabilities"].shape[1] != len(test.class_names):
+            raise UserError(f"--against {run} has {values['probabilities'].shape[1]} classes: leave it out")
+        owners[values["checkpoint_sha256"]] = str(run)
+        found[str(run)] = values
+    return found
+
+
+def compare(runs: dict[str, dict], y_true: Tensor) -> dict:
+    """Compare runs, {name: y_pred with probabilities or logits}, of which the first is the one to report.
+
+    Logits are better where they are known: probabilities of large ones are 0 or 1, by which classes tie.
+    Returns how many images are right in 0, 1, ... of the runs, the numbers of each, those of the mean of
+    their probabilities, and the differences of the first from each of the others on the same images.
+    """
+    scores, probabilities = {}, {}
+    for name, values in runs.items():
+        if "logits" in values:
+            scores[name] = values["logits"].double()
+            probabilities[name] = scores[name].softmax(dim=1)
+        else:
+            scores[name] = probabilities[name] = values["probabilities"].double()
+    right = {name: values["y_pred"] == y_true for name, values in runs.items()}
+    times_right = torch.stack(list(right.values())).sum(dim=0)
+    accuracies = torch.stack(list(right.values())).double().mean(dim=1)
+    mean = torch.stack(list(probabilities.values())).mean(dim=0)
+    result = {
+        "mean_accuracy": accuracies.mean().item(),
+        "standard_deviation": accuracies.std().item(),
+        "right_in": times_right.bincount(minlength=len(runs) + 1).tolist(),
+        "mean_of_probabilities": {
+            "accuracy": metrics.accuracy(y_true, mean.argmax(dim=1)),
+            "expected_calibration_error": metrics.expected_calibration_error(y_true, mean),
+            "auroc": metrics.auroc(mean.argmax(dim=1) == y_true, mean.amax(dim=1)),
+        },
+        "runs": [],
+        "differences": [],
+    }
+    for name in runs:
+        row = {"run": name} | metrics.headline(y_true, scores[name])
+        error = metrics.expected_calibration_error(y_true, probabilities[name])
+        result["runs"].append(row | {"expected_calibration_error": error})
+    first, *others = runs
+    for name in others:
+        row = {"run": name} | metrics.bootstrap_headline(y_true, scores[first], scores[name])
+        only_first = int((right[first] & ~right[name]).sum())
+        only_other = int((right[name] & ~right[first]).sum())
+        row["p"] = metrics.mcnemar_exact(only_first, only_other)
+        row["churn"] = (runs[first]["y_pred"] != runs[name]["y_pred"]).double().mean().item()
+        result["differences"].append(row)
+    return result
