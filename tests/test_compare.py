@@ -119,21 +119,21 @@ def test_other_images_labels_classes_or_equal_weights_are_refused(small_sets, tm
         (tmp_path / name / "metrics.json").write_text("{}")
     shutil.copytree(tmp_path / "same", tmp_path / "backup")
     same = tmp_path / "same"
-    assert list(agreement.read_runs([same], test, "cd")) == [str(same)]
+    assert list(agreement.read_runs([same], test, {"checkpoint_sha256": "cd"})) == [str(same)]
     for name in ("renamed", "flipped", "relabelled"):
         with pytest.raises(
             UserError, match=f"^--against .*{name} is of other test images, labels or classes"
         ):
-            agreement.read_runs([tmp_path / name], test, "cd")
+            agreement.read_runs([tmp_path / name], test, {"checkpoint_sha256": "cd"})
         with pytest.raises(UserError, match=f"^/.*{name} is of other test images, labels or classes"):
             compare.main([str(same), str(tmp_path / name)])
     with pytest.raises(UserError, match="has the same weights as the network itself"):
-        agreement.read_runs([same], test, "same")
+        agreement.read_runs([same], test, {"checkpoint_sha256": "same"})
     for twice in (same, tmp_path / "backup"):
         with pytest.raises(UserError, match=f"{twice} has the same weights as .*same"):
             compare.main([str(same), str(twice)])
         with pytest.raises(UserError, match="has the same weights as"):
-            agreement.read_runs([same, twice], test, "cd")
+            agreement.read_runs([same, twice], test, {"checkpoint_sha256": "cd"})
 
 
 # ---- compare.py ------------------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ def test_runs_without_a_recipe_or_with_other_samples(small_sets, tmp_path, capsy
         folder = tmp_path / place / "net"
         write_run(folder, test, [1], 0)
         rows = rows_for(test, [2], 0)
-        write_predictions(folder / "predictions.npz", test, rows, rows.argmax(dim=1), f"of {place}")
+        write_predictions(folder, test, rows, f"of {place}")
         (folder / "config.json").unlink()
     cells, around = table(capsys, [str(tmp_path / place / "net") for place in ("a", "b")])
     assert cells[""][1] == f"run {tmp_path / 'b' / 'net'} (n = 1)" and cells["accuracy"][2] == ""
