@@ -437,7 +437,10 @@ def bootstrap_headline(
     answers of both, so samples that are hard for both cancel.
 
     The interval describes the choice of test samples, not the randomness of training. A class that is missing
-    from a resample is left out of its macro averages; one without any sample counts as 0 in all of them.
+    from a resample is left out of its macro averages; one without any sample counts as 0 in all of them. Of
+    1,000 made-up test sets with 2, 5 and 100 samples of each class (experiments/macro_coverage.py) the
+    interval of macro recall held the true value in 89, 95 and 93 %, that of macro F1, which is too low for
+    few samples, in 88, 90 and 94 %.
     """
     value, resampled = headline(y_true, scores), _resampled_headline(y_true, scores, num_resamples)
     if other is not None:
