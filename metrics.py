@@ -281,9 +281,9 @@ def fit_temperature(logits: Values, y_true: Values) -> float:
         NLL(b)  = mean over i of log(sum over c of exp(b m_ic))
         NLL'(b) = mean over i of sum over c of softmax(b m_i)_c m_ic.
 
-    NLL'' is a mean of variances, so NLL' never falls, and bisection finds its zero with T in [0.01, 100].
-    Without a zero there the result is the nearer limit (0.01 if every prediction is right), and it is 1 if
-    the logits of each sample are all equal. logits: finite [N, C]; y_true: [N].
+    NLL'' is a mean of variances, so NLL' never falls, and bisection finds its zero with T in [0.01, 100] or
+    the nearer limit (0.01 if every prediction is right). T is 1 if the logits of each sample are all equal.
+    logits: finite [N, C]; y_true: [N].
     """
     y_true, logits = _scores(y_true, logits, "logits")
     margins = logits - logits.gather(1, y_true[:, None])
@@ -354,8 +354,7 @@ def auroc(positive: Values, scores: Values) -> float | None:
 def log_odds(logits: Values) -> Tensor:
     """Return log(p / (1 - p)) of each sample's confidence p, float64 [N], from finite logits [N, C].
 
-    It orders samples as their confidence does, but is not rounded to 1 where logits are large: it is the
-    largest logit less the logarithm of the sum of exp of the others.
+    It orders samples as their confidence does, but does not round to 1 where logits are large.
     """
     logits = _numbers("logits", logits, ndim=2)
     largest, likeliest = logits.max(dim=1, keepdim=True)
@@ -372,15 +371,12 @@ def mean_ranks(values: Tensor) -> Tensor:
 # ---- How sure are the numbers themselves? ----------------------------------------------------------------
 
 
-def _headline(
-    y_true: Tensor, y_pred: Tensor, in_top5: Tensor, num_classes: int, left_out: Tensor | None = None
-) -> dict[str, float]:
+def _headline(y_true: Tensor, y_pred: Tensor, in_top5: Tensor, counted: Tensor) -> dict[str, float]:
     """Return the numbers of `headline`; in_top5: bool [N], see _in_top_k.
 
-    left_out: bool [C], classes that do not count in the macro averages, or None.
+    counted: bool [C], the classes that count in the macro averages.
     """
-    precision, recall, f1 = precision_recall_f1(confusion_matrix(y_true, y_pred, num_classes))
-    counted = torch.ones(num_classes, dtype=torch.bool) if left_out is None else ~left_out
+    precision, recall, f1 = precision_recall_f1(confusion_matrix(y_true, y_pred, len(counted)))
     return {
         "accuracy": accuracy(y_true, y_pred),
         "macro_precision": macro_average(precision[counted]),
@@ -396,7 +392,8 @@ def headline(y_true: Values, scores: Values) -> dict[str, float]:
     scores [N, C]: logits rather than probabilities, of which many are 0 in float32 where logits are large.
     """
     y_true, scores = _scores(y_true, scores)
-    return _headline(y_true, scores.argmax(dim=1), _in_top_k(y_true, scores, 5), scores.shape[1])
+    all_classes = torch.ones(scores.shape[1], dtype=torch.bool)
+    return _headline(y_true, scores.argmax(dim=1), _in_top_k(y_true, scores, 5), all_classes)
 
 
 def _resampled_headline(y_true: Values, scores: Values, num_resamples: int) -> Tensor:
@@ -414,8 +411,8 @@ def _resampled_headline(y_true: Values, scores: Values, num_resamples: int) -> T
     for _ in range(num_resamples):
         sample = torch.randint(n, (n,), generator=generator)
         drawn = y_true[sample].bincount(minlength=num_classes)
-        missing = (count > 0) & (drawn == 0)
-        row = _headline(y_true[sample], y_pred[sample], in_top5[sample], num_classes, missing)
+        counted = (count == 0) | (drawn > 0)
+        row = _headline(y_true[sample], y_pred[sample], in_top5[sample], counted)
         numbers.append(list(row.values()))
     return torch.tensor(numbers, dtype=torch.float64)
 

@@ -145,12 +145,8 @@ def measure(logits: Tensor, labels: Tensor, temperature: float | None = None) ->
             scaled = logits / divisor
             bin_confidence, bin_accuracy, count = calibration_bins(labels, scaled.softmax(dim=1))
             gaps = (count * (bin_accuracy - bin_confidence)).nan_to_num().tolist()
-            rows = {
-                "gaps": gaps,
-                "right": (count * bin_accuracy).nan_to_num().tolist(),
-                "count": count.tolist(),
-            }
-            record["calibration"][name] = rows
+            in_bin = (count * bin_accuracy).nan_to_num().tolist()
+            record["calibration"][name] = {"gaps": gaps, "right": in_bin, "count": count.tolist()}
     return record, right
 
 
@@ -264,10 +260,9 @@ def add_examples(classifier: Classifier, sample: Sample, test: Dataset, results:
 
 
 def summarise(records: dict, answers: dict[str, Tensor]) -> dict:
-    """Return means over the fifteen corruptions, what they do to the confidence by severity, and the cues.
+    """Return means over the fifteen corruptions and by severity, and the cues; see stress_tests/summary.py.
 
-    records and answers: see stress_tests/summary.py. The published files of --cifar-c are a group of their
-    own if all fifteen were measured.
+    The published files of --cifar-c are a group of their own if all fifteen were measured.
     """
     summary = {"mean_accuracy": {}, "mean_confidence": {}}
     for group, prefix in {"fifteen": "", "published": "published "}.items():
@@ -280,8 +275,8 @@ def summarise(records: dict, answers: dict[str, Tensor]) -> dict:
     for severity in SEVERITIES:
         tests = [f"{name}/{severity}" for name in FIFTEEN]
         summary["by_severity"].append(calibration_of(records, answers, tests))
-    of_fifteen = [f"{name}/{severity}" for name, severity in itertools.product(FIFTEEN, SEVERITIES)]
-    summary["reliability"] = reliability_bins(records, answers, of_fifteen)
+    tests = [f"{name}/{severity}" for name, severity in itertools.product(FIFTEEN, SEVERITIES)]
+    summary["reliability"] = reliability_bins(records, answers, tests)
     summary["cues"] = {name: {"accuracy": records[f"{name}/0"]["accuracy"]} for name in cues.CUES}
     return summary
 

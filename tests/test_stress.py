@@ -328,6 +328,17 @@ def test_files_without_examples_are_read_and_completed(few_tests, command, tmp_p
     assert files(tmp_path) == whole and measured == []
 
 
+def test_random_signs_of_earlier_versions_are_measured_again(few_tests, command, tmp_path, monkeypatch):
+    assert stress.main(command(tmp_path)) == 0
+    results = read_json(tmp_path)
+    older = json.loads(json.dumps(results))
+    older["tests"]["random/1"] = {"accuracy": results["tests"]["random/1"]["accuracy"]}
+    (tmp_path / "stress.json").write_text(json.dumps(older), encoding="utf-8")
+    measured = interrupt(monkeypatch, "measure_random", at={})
+    assert stress.main(command(tmp_path)) == 0
+    assert read_json(tmp_path) == results and [given[2] for given in measured] == [1]
+
+
 def test_without_a_right_answer_nothing_is_attacked(few_tests, command, tmp_path, monkeypatch):
     all_wrong = dataclasses.replace(few_tests, labels=(few_tests.labels + 5) % 10)
     y_pred = predict(FromPixels(quick(10)), few_tests.images, CPU).argmax(dim=1)
