@@ -10,7 +10,7 @@ from torch import Tensor
 
 import metrics
 from running.errors import UserError
-from running.outputs import digest_of_images, read_predictions
+from running.outputs import digest_of, read_predictions
 
 
 def check_alike(name: str, values: dict, first: dict, owners: dict[str, str]) -> None:
@@ -34,7 +34,7 @@ def read_runs(runs: list[Path], test, digest: str) -> dict[str, dict]:
     digest: that of the network they are compared with. Raises UserError as check_alike does.
     """
     first = {
-        "images_sha256": digest_of_images(test.images),
+        "images_sha256": digest_of(test.images),
         "y_true": test.labels,
         "class_names": test.class_names,
     }

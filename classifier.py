@@ -8,10 +8,6 @@ import argparse
 import contextlib
 import copy
 import hashlib
-import importlib.util
-import math
-import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,17 +16,15 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from data import CLASS_NAMES, Dataset, Normalize, load, memory_format, resize
-from gradcam import GradCAM, channels_last, tokens
+from data import BATCH_SIZE, CLASS_NAMES, Dataset, Normalize, load, memory_format, resize
+from gradcam import GradCAM
+from gradcam_layer import find_layer
 from resnet_cifar import resnet18
 from running.checkpoint import read_checkpoint, read_tensors
-from running.console import Progress
+from running.console import Progress, option
 from running.errors import UserError, one_line, reading
+from sources import networks
 
-# How the output of a layer may hold its cells, and what takes it to the first of these.
-LAYOUTS = {"[N, K, h, w]": None, "[N, h, w, K]": channels_last, "tokens [N, T, K]": tokens}
-BATCH_SIZE = 50  # images whose activations stay in the cache of a CPU
-STATE_KEYS = ("state_dict", "model", "model_state_dict", "net", "ema", "model_ema")  # where weights may lie
 WRAPPER = "if it wants another size or returns more than logits, wrap it: see docs/your_own_code.md"
 
 
@@ -56,6 +50,8 @@ class FromPixels(nn.Module):
         logits = self.network(x.clone() if x is images else x)  # a copy, for what works in place
         if logits.ndim == 1 and len(images) == 1:
             logits = logits[None]  # squeeze() has taken a batch of one away
+        if logits.is_floating_point():
+            logits = logits.float()  # float64 and bfloat16 are not what follows expects
         if self.ends_in_softmax:
             logits = logits.clamp(min=torch.finfo(logits.dtype).tiny).log()
         return logits if self.order is None else logits[:, self.order]
@@ -80,10 +76,12 @@ class Classifier:
     layer: str | None = None  # that Grad-CAM explains
     reshape: Callable[[Tensor], Tensor] | None = None  # takes the output of the layer to [N, K, h, w]
     layer_note: str = ""  # how the layer was chosen, or why there is none
-    head: str | None = None  # the linear layer that makes the logits
     output: str = "logits"  # what the network itself makes, for people
     num_classes: int = 0
     parameters: int = 0
+    computes_in: str = "float32"  # the number formats of its layers, for people
+    largest_side: int = 0  # in pixels, of what goes through it
+    fixed_logits: Tensor | None = None  # float32 [4, C], of four fixed images; None if it answers at random
 
     @property
     def module(self) -> nn.Module:
@@ -108,28 +106,6 @@ class Classifier:
                 asked = [(c[part], None if d is None else d[part]) for c, d in questions]
                 maps.append([signed.cpu() for signed in cam.pairs(images[part].to(self.device), asked)])
         return [torch.cat(parts) for parts in zip(*maps, strict=True)]
-
-    def features(self, images: Tensor, progress: Progress | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return the logits of uint8 images [N, 3, 32, 32], and by the same passes what makes them.
-
-        Both on the CPU: logits float32 [N, C], see predict, and what goes into the head, float32 [N, D], or
-        None if there is no such layer.
-        """
-        if self.head is None:
-            return predict(self.model, images, self.device, progress=progress), None
-        found = []
-
-        def keep(head: nn.Module, inputs: tuple) -> None:
-            # A copy: it may be a view of a much larger tensor, such as one token of many.
-            found.append(inputs[0].flatten(1).float().cpu().clone())
-
-        handle = self.module.get_submodule(self.head).register_forward_pre_hook(keep)
-        try:
-            logits = predict(self.model, images, self.device, progress=progress)
-        finally:
-            handle.remove()
-        features = torch.cat(found)
-        return logits, features[shuffled(len(images)).argsort()]
 
 
 # ---- Predict ---------------------------------------------------------------------------------------------
@@ -237,24 +213,19 @@ def load_model(
     layer: str | None,
     class_names: list[str] | None,
     device: torch.device,
+    weights_key: str | None = None,
 ) -> Classifier:
     """Return the network that NAME() in FILE.py returns, where spec is "FILE.py:NAME", in float32.
 
-    weights: a file with its state dict, see load_weights. mean and std, three numbers each, normalise images
-    in [0, 1]. class_names are those of the logits, in their order; layer as in find_layer. Raises UserError
-    for what cannot be used.
+    weights: a file with its state dict, below weights_key if that is given, see networks.load_weights. mean
+    and std, three numbers each, normalise images in [0, 1]. class_names are those of the logits, in their
+    order; layer as in find_layer. Raises UserError for what cannot be used.
     """
-    file, _, name = spec.rpartition(":")
-    if not file.endswith(".py") or not name:
-        raise UserError(f"--model {spec}: expected FILE.py:NAME, where NAME() returns the network")
-    with reading(spec, "a network"):
-        module = call_by_name(Path(file), name)
-        if not isinstance(module, nn.Module):
-            raise ValueError(f"it returns {type(module).__name__}, expected torch.nn.Module")
+    module = networks.build(spec)
     if weights is not None:
         content, _ = read_tensors(weights)
         with reading(weights, f"weights of {spec}"):
-            load_weights(module, content)
+            networks.load_weights(module, content, weights_key)
     if (mean is None) != (std is None):
         raise UserError("--mean and --std belong together: give both, or neither for a network of [0, 1]")
     normalize, said = None, "in [0, 1]"
@@ -265,7 +236,7 @@ def load_model(
         normalize = Normalize(mean, std)
         said = f"normalised by mean {list(mean)} and standard deviation {list(std)}"
     model = FromPixels(module, normalize=normalize)
-    return from_module(model, class_names, layer, device, name, said, weights)
+    return from_module(model, class_names, layer, device, spec.rpartition(":")[2], said, weights)
 
 
 def from_module(
@@ -274,23 +245,26 @@ def from_module(
     layer: str | None,
     device: torch.device,
     name: str | None = None,
-    input: str = "in [0, 1]",
+    said: str = "in [0, 1]",
     weights: Path | str | None = None,
     digest: str | None = None,
 ) -> Classifier:
     """Return a Classifier of any module that takes float images in [0, 1]; layer as in find_layer.
 
-    The module itself is moved to the device, to float32 and to eval mode. name, input and the file of the
-    weights are what people are told.
+    The module itself is moved to the device, to float32 and to eval mode. People are told its name, `said` of
+    its input, and the file of its weights.
     """
     model = model if isinstance(model, FromPixels) else FromPixels(model)
+    name = name or type(model.network).__name__
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise UserError(f"{name} has weights on the meta device, which are none: load them first")
     classifier = Classifier(
         model=model.float().to(device).eval(),
         device=device,
-        name=name or type(model.network).__name__,
+        name=name,
         path=None if weights is None else Path(weights),
         class_names=class_names,
-        input=input,
+        input=said,
     )
     look_inside(classifier, layer)
     classifier.digest = digest or digest_of(model)  # after a pass: lazy layers have no weights before it
@@ -305,55 +279,6 @@ def copied(module: nn.Module) -> nn.Module:
             if isinstance(value, Tensor) and value.grad_fn is not None:
                 without_graph[id(value)] = value.detach()
     return copy.deepcopy(module, without_graph)
-
-
-def call_by_name(file: Path, name: str) -> object:
-    """Run a Python file and return what its function or class `name` returns."""
-    # Behind the folders of this project, whose modules have the first right to names such as data.
-    folder, ours = file.resolve().parent, Path(__file__).resolve().parent
-    sys.path.append(str(folder))
-    for path in sorted(folder.glob("*.py")):
-        if folder != ours and (ours / path.name).exists():
-            print(f"note     {file} gets this project's {path.name}, not the one beside it: rename that one")
-    spec = importlib.util.spec_from_file_location(f"examined_{file.stem}", file)
-    python_module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = python_module  # dataclasses and pickles look it up there
-    spec.loader.exec_module(python_module)
-    return getattr(python_module, name)()
-
-
-def load_weights(module: nn.Module, content: object) -> None:
-    """Load a state dict, found in the content of a file, into a module; RuntimeError says what does not fit.
-
-    It may lie below one of STATE_KEYS, and its names may begin with "module." of DataParallel and with
-    "_orig_mod." of torch.compile where the module's own names do not.
-    """
-    own = module.state_dict()
-    module.load_state_dict({own_name(name, own): value for name, value in find_state(content).items()})
-
-
-def find_state(content: object) -> dict:
-    """Return the state dict in the content of a file, and print below which key it was."""
-    if isinstance(content, dict):
-        if content and all(isinstance(value, Tensor) for value in content.values()):
-            return content
-        for key in STATE_KEYS:
-            if isinstance(content.get(key), dict):
-                beside = ", ".join(str(name) for name in content if name != key)
-                print(f"weights  taken from the key {key!r}, beside {one_line(beside or 'nothing')}")
-                return find_state(content[key])
-    found = f"only {', '.join(map(str, content))}" if isinstance(content, dict) else type(content).__name__
-    raise ValueError(f"it holds no state dict, {found}: save one by torch.save(model.state_dict(), FILE)")
-
-
-def own_name(name: str, own: dict) -> str:
-    """Return the name without the prefixes of wrappers, as far as `own` names need that."""
-    short = name
-    while short not in own:
-        if not short.startswith(("module.", "_orig_mod.")):
-            return name
-        short = short.partition(".")[2]
-    return short
 
 
 def digest_of(module: nn.Module) -> str:
@@ -389,15 +314,29 @@ def look_inside(classifier: Classifier, layer: str | None) -> None:
         taken = f"{classifier.name} cannot take images [2, 3, 32, 32] ({one_line(error)})"
         raise UserError(f"{taken}: {WRAPPER}") from error
     check_logits(classifier, logits)
+    try:
+        if logits.requires_grad:
+            torch.autograd.grad(logits.sum(), images, retain_graph=True, allow_unused=True)
+    except RuntimeError as error:  # such as that of reentrant checkpoints
+        raise UserError(f"{classifier.name} cannot be differentiated: {one_line(error)}") from error
     classifier.num_classes = logits.shape[1]
     classifier.parameters = sum(parameter.numel() for parameter in classifier.module.parameters())
-    runs = Counter(name for name, _ in outputs)
-    for name, output in outputs:
-        is_linear = isinstance(classifier.module.get_submodule(name), nn.Linear)
-        if is_linear and output.shape == logits.shape and torch.equal(output, logits) and runs[name] == 1:
-            classifier.head = name
-    find_layer(classifier, layer, outputs, runs, logits)
+    tensors = [output for _, output in outputs if isinstance(output, Tensor)]
+    classifier.computes_in = number_formats(classifier.module, tensors)
+    classifier.largest_side = max((output.shape[3] for output in tensors if output.ndim == 4), default=0)
+    found = find_layer(outputs, logits, layer)
+    classifier.layer, classifier.reshape, classifier.layer_note = found
     check_answers(classifier, logits)
+
+
+def number_formats(module: nn.Module, outputs: list[Tensor]) -> str:
+    """Return what the layers of a network compute in, such as "float32" or "bfloat16, float32"."""
+    found = {tensor.dtype for tensor in (*module.parameters(), *outputs)}
+    for part in module.modules():
+        if callable(weight := getattr(part, "weight", None)):  # as in torch's quantised layers
+            found.add(weight().dtype)
+    found -= {torch.bool, torch.int32, torch.int64}  # of indices and masks
+    return ", ".join(sorted(str(kind).removeprefix("torch.") for kind in found)) or "float32"
 
 
 def check_logits(classifier: Classifier, logits: Tensor) -> None:
@@ -423,15 +362,28 @@ def check_answers(classifier: Classifier, logits: Tensor) -> None:
     light = torch.tensor([1.0, 0.7, 0.4, 0.1]).view(4, 1, 1, 1)
     images = light * torch.rand(4, 3, 32, 32, generator=Generator().manual_seed(1))
     images = images.to(classifier.device)
-    first, again = classifier.model(images), classifier.model(images)
+    with full_float32(classifier.device):
+        first, again = classifier.model(images), classifier.model(images)
+    outputs = torch.cat([logits, first])
+    shares = (outputs >= 0).all() and (outputs <= 1).all()
+    percentages = (outputs >= 0).all() and ((outputs.sum(dim=1) - 100).abs() < 0.01).all()
+    if shares or percentages:
+        found = "in 0 to 1" if shares else "above 0 and add up to 100"
+        note = f"all outputs lie {found}: are these probabilities? Their logarithms are expected"
+        classifier.notes.append(note)
     if not alike(first, again):
         note = "it answers at random, twice the same images and other logits: is dropout on?"
         classifier.notes.append(note)
         return
+    classifier.fixed_logits = first.cpu()
     try:
         depends = not alike(first[:1], classifier.model(images[:1]))
     except ValueError:  # batch norm without running statistics refuses a single value
         depends = True
+    except Exception as error:
+        advice = "squeeze() takes a batch of one away, flatten(1) does not"
+        taken = f"{classifier.name} cannot take one image alone ({one_line(error)})"
+        raise UserError(f"{taken}: {advice}") from error
     if depends:
         other = "the answer depends on the other images of the batch: has batch norm no running statistics?"
         classifier.notes.append(other)
@@ -442,63 +394,6 @@ def alike(a: Tensor, b: Tensor) -> bool:
     return bool((a - b).abs().max() <= 1e-3 * (a.abs().max() + 1e-6))
 
 
-def find_layer(
-    classifier: Classifier, layer: str | None, outputs: list, runs: Counter, logits: Tensor
-) -> None:
-    """Set the layer that Grad-CAM explains: the named one, none if that is "none", else the last fit one.
-
-    outputs are (name, output) of the modules in the order of one forward pass, runs how often each of them
-    ran, logits the result. A layer is fit if it runs once, its output has more than one cell, these differ,
-    and the gradient of the score reaches them: behind the last attention of a transformer it reaches the
-    class token only.
-    """
-    if layer == "none":
-        classifier.layer_note = "no maps, by --layer none"
-        return
-    if layer is not None and runs[layer] != 1:
-        problem = f"runs {runs[layer]} times in a pass" if runs[layer] else "is no layer that runs"
-        choices = ", ".join(name for name, _ in outputs if runs[name] == 1 and "." not in name)
-        raise UserError(f"--layer {layer} {problem}: expected one such as {choices}, or none")
-    score = logits.amax(dim=1).sum()
-    for name, output in reversed(outputs):
-        layout = layout_of(output)
-        if layout is None or runs[name] != 1 or layer not in (None, name) or not score.requires_grad:
-            continue
-        (gradient,) = torch.autograd.grad(score, output, retain_graph=True, materialize_grads=True)
-        reshape = LAYOUTS[layout]
-        cells = output if reshape is None else reshape(output)
-        gradient = gradient if reshape is None else reshape(gradient)
-        differ = (cells != cells[..., :1, :1]).any()
-        reached = (gradient != 0).any(dim=1).sum(dim=(1, 2))  # so many cells of each image
-        if differ and (reached > 1).any():
-            height, width = cells.shape[2:]
-            brought = "" if reshape is None else f", brought from {layout} to [N, K, h, w]"
-            classifier.layer, classifier.reshape = name, reshape
-            classifier.layer_note = f"{name}, {height}x{width} cells{brought}"
-            return
-    fit = f"an output {' or '.join(LAYOUTS)} of several cells on which the scores depend"
-    if layer is not None:
-        raise UserError(f"--layer {layer} cannot be explained: expected {fit}")
-    classifier.layer_note = f"no maps: no layer has {fit}"
-
-
-def layout_of(output: object) -> str | None:
-    """Return which of LAYOUTS a module's output for two images has, or None.
-
-    The images are square, and so are maps: equal sides tell [N, K, h, w] from [N, h, w, K]. Tokens are a
-    square, with one class token before it or without.
-    """
-    if not isinstance(output, Tensor) or not output.requires_grad or output.shape[:1] != (2,):
-        return None
-    if output.ndim == 4 and output.shape[2] == output.shape[3]:
-        return "[N, K, h, w]"
-    if output.ndim == 4 and output.shape[1] == output.shape[2]:
-        return "[N, h, w, K]"
-    if output.ndim == 3 and output.shape[1] - math.isqrt(output.shape[1]) ** 2 in (0, 1):
-        return "tokens [N, T, K]"
-    return None
-
-
 # ---- The command line ------------------------------------------------------------------------------------
 
 
@@ -507,16 +402,18 @@ def add_options(parser: argparse.ArgumentParser, default: str = "the newest unde
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--run", type=Path, help=f"run folder of train.py (default: {default})")
     which.add_argument("--checkpoint", type=Path, metavar="FILE", help="a checkpoint of train.py")
-    help = "any network: NAME() in FILE.py returns a torch.nn.Module of images [N, 3, 32, 32]"
-    which.add_argument("--model", metavar="FILE.py:NAME", help=help)
+    text = "any network: NAME() in FILE.py returns a torch.nn.Module of images [N, 3, 32, 32]"
+    which.add_argument("--model", metavar="FILE.py:NAME", help=text)
     parser.add_argument("--weights", type=Path, metavar="FILE", help="for --model: its state dict")
-    help = "for --model: what normalises its images; without them it takes images in [0, 1]"
-    parser.add_argument("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help=help)
+    text = "for --weights: which of several state dicts in the file, such as ema"
+    parser.add_argument("--weights-key", metavar="KEY", help=text)
+    text = "for --model: what normalises its images; without them it takes images in [0, 1]"
+    parser.add_argument("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help=text)
     parser.add_argument("--std", type=float, nargs=3, metavar=("R", "G", "B"), help="see --mean")
-    help = "for --model: the classes of its logits, a name a line (default: the data set's, in its order)"
-    parser.add_argument("--classes", type=Path, metavar="FILE", help=help)
-    help = "what Grad-CAM explains, or none (default: the last layer with more than one cell)"
-    parser.add_argument("--layer", metavar="NAME", help=help)
+    text = "for --model: the classes of its logits, a name a line (default: the data set's, in its order)"
+    parser.add_argument("--classes", type=Path, metavar="FILE", help=text)
+    text = "what Grad-CAM explains, or none (default: the last layer with more than one cell)"
+    parser.add_argument("--layer", metavar="NAME", help=text)
 
 
 def best_checkpoint(run: Path | None) -> Path:
@@ -531,9 +428,9 @@ def best_checkpoint(run: Path | None) -> Path:
 def from_options(args: argparse.Namespace, device: torch.device, default: Path | None = None) -> Classifier:
     """Return the network that the options name; without any the checkpoint `default`, or the newest run's."""
     if args.model is None:
-        for name in ("weights", "mean", "std", "classes"):
+        for name in ("weights", "weights_key", "mean", "std", "classes"):
             if getattr(args, name) is not None:
-                raise UserError(f"--{name} belongs to --model FILE.py:NAME, which is missing")
+                raise UserError(f"{option(name)} belongs to --model FILE.py:NAME, which is missing")
         path = args.checkpoint
         if path is None and (args.run is not None or default is None):
             path = best_checkpoint(args.run)
@@ -541,24 +438,33 @@ def from_options(args: argparse.Namespace, device: torch.device, default: Path |
     class_names = None
     if args.classes is not None:
         with reading(args.classes, "class names, one a line"):
-            class_names = args.classes.read_text(encoding="utf-8").split("\n")
+            class_names = args.classes.read_text(encoding="utf-8-sig").split("\n")
             class_names = [one_line(name) for name in class_names if name.strip()]
-    return load_model(args.model, args.weights, args.mean, args.std, args.layer, class_names, device)
+    of_model = (args.model, args.weights, args.mean, args.std, args.layer, class_names)
+    return load_model(*of_model, device, weights_key=args.weights_key)
+
+
+def find_data(classifier: Classifier, dataset: str | None, data_dir: str | None) -> tuple[str, str]:
+    """Return the name of the data set and the folder in which CIFAR lies, as data.load takes them.
+
+    dataset: by default what the network was trained on, else cifar100. data_dir: by default where the
+    training found it, else data/.
+    """
+    if data_dir is None and classifier.training is not None:
+        saved = classifier.training["config"]["settings"].get("data_dir")
+        data_dir = saved if saved and Path(saved).is_dir() else None
+    return dataset or classifier.dataset or "cifar100", data_dir or "data"
 
 
 def load_data(classifier: Classifier, dataset: str | None, data_dir: str | None) -> tuple[Dataset, Dataset]:
     """Return the training and the test set for a network, whose logits come in the order of their classes.
 
-    dataset: as in data.load, by default what the network was trained on, else cifar100. data_dir: where CIFAR
-    lies, by default where the training found it, else data/. Raises UserError if the classes do not fit.
+    dataset and data_dir: see find_data. Raises UserError if the classes do not fit.
     """
-    name = dataset or classifier.dataset or "cifar100"
+    name, root = find_data(classifier, dataset, data_dir)
     if name in CLASS_NAMES:  # before the data are read or drawn
         check_number_of_classes(classifier, CLASS_NAMES[name], name)
-    if data_dir is None and classifier.training is not None:
-        saved = classifier.training["config"]["settings"].get("data_dir")
-        data_dir = saved if saved and Path(saved).is_dir() else None
-    train, test = load(name, data_dir or "data")
+    train, test = load(name, root)
     fit_classes(classifier, test)
     return train, test
 
@@ -571,18 +477,28 @@ def check_number_of_classes(classifier: Classifier, class_names: list[str], data
         raise UserError(f"{found}: name the data set it was trained on by --dataset")
 
 
+def plain_name(name: str) -> str:
+    """Return the name of a class as names are compared: "Aquarium_fish" as "aquarium fish"."""
+    return name.replace("_", " ").lower()
+
+
 def fit_classes(classifier: Classifier, test: Dataset) -> None:
     """Bring the logits into the order of the classes of `test`; raise UserError if they do not fit.
 
+    What the pictures of a folder lose before such a network sees them is noted.
     Names are compared as they are, else without regard to case and underscores, if that leaves them unique.
     """
     wanted, given = test.class_names, classifier.class_names
     check_number_of_classes(classifier, wanted, test.name)
+    side = test.images.shape[3]
+    if test.picture_side and test.picture_side > side and classifier.largest_side >= 1.5 * side:
+        reduced = f"the pictures, of about {test.picture_side} pixels, are reduced to {side}"
+        classifier.notes.append(f"{reduced}, and the network enlarges them again: it sees them blurred")
     if given is None or given == wanted:
         classifier.class_names = wanted
         return
     if set(given) != set(wanted):
-        given, wanted = ([name.replace("_", " ").lower() for name in names] for names in (given, wanted))
+        given, wanted = ([plain_name(name) for name in names] for names in (given, wanted))
     others = [name for name in given if name not in wanted] or [n for n in given if given.count(n) > 1]
     if others:
         found = f"the classes of {classifier.name} are not those of {test.name}, such as {others[0]!r}"

@@ -16,18 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from running.errors import UserError
-from sources import cifar100, pictures, shapes
+from running.errors import UserError, reading
+from sources import cifar, pictures, shapes
 
 # Of each channel over CIFAR-100's training images scaled to [0, 1]. The other sets use the same numbers, so
 # that a checkpoint needs nothing but its weights to be applied to a picture.
 MEAN = (0.50707516, 0.48654887, 0.44091784)
 STD = (0.26733429, 0.25643846, 0.27615047)
 CLASS_NAMES = {  # of the sets that are known by name
-    "cifar100": cifar100.CLASS_NAMES,
-    "cifar10": cifar100.CIFAR10_NAMES,
+    "cifar100": cifar.CLASS_NAMES,
+    "cifar10": cifar.CIFAR10_NAMES,
     "shapes": shapes.CLASS_NAMES,
 }
+BATCH_SIZE = 50  # images to answer at once, whose activations stay in the cache of a CPU
 PADDING = 4  # pixels by which a crop may move an image in each direction
 
 
@@ -43,7 +44,8 @@ class Dataset:
     superclass_names: list[str] | None
     filenames: list[str]  # N names
     provenance: str  # one line for people: what these images are, and whether that was verified
-    digest: str  # sha256 of the content, see cifar100.content_digest
+    digest: str  # sha256 of the content, see cifar.content_digest
+    picture_side: int | None = None  # of the pictures of a folder, the median in pixels, before it was 32
     masks: Tensor | None = None  # bool [N, 32, 32], where the object is; only the shapes set knows
 
 
@@ -69,19 +71,28 @@ def load_cifar100(root: Path | str = "data") -> tuple[Dataset, Dataset]:
 
     A part of CIFAR-100 or a changed set is taken too, and the provenance says that it is not verified.
     """
-    train, test = (from_arrays(**read, **cifar100.CIFAR100_CLASSES) for read in cifar100.read_cifar100(root))
-    official = [train.digest, test.digest] == cifar100.OFFICIAL_DIGESTS
+    names, superclasses, splits = cifar.CLASS_NAMES, list(cifar.SUPERCLASSES), []
+    for images, labels, filenames in cifar.read_cifar100(root):
+        of = cifar.SUPERCLASS_OF
+        with reading(root, "a folder with CIFAR-100"):
+            splits.append(from_arrays(images, labels, names, "cifar100", filenames, of, superclasses))
+    train, test = splits
+    official = [train.digest, test.digest] == cifar.OFFICIAL_DIGESTS
     found = "verified: the content digest is" if official else "NOT verified: the content digest is not"
-    return describe(train, test, "CIFAR-100", f", {found} the official one")
+    return set_provenance(train, test, "CIFAR-100", f", {found} the official one")
 
 
 def load_cifar10(root: Path | str = "data") -> tuple[Dataset, Dataset]:
     """Return CIFAR-10, likewise, as torchvision reads it: cifar-10-batches-py/ or cifar-10-python.tar.gz."""
-    train, test = (from_arrays(**read, **cifar100.CIFAR10_CLASSES) for read in cifar100.read_cifar10(root))
-    return describe(train, test, "CIFAR-10", ", verified: the MD5 sum of its files is the official one")
+    names, superclasses, splits = cifar.CIFAR10_NAMES, cifar.CIFAR10_SUPERCLASSES, []
+    for images, labels in cifar.read_cifar10(root):
+        of = cifar.CIFAR10_SUPERCLASS_OF
+        splits.append(from_arrays(images, labels, names, "cifar10", None, of, superclasses))
+    train, test = splits
+    return set_provenance(train, test, "CIFAR-10", ", verified: the MD5 sum of its files is the official one")
 
 
-def describe(train: Dataset, test: Dataset, what: str, found: str) -> tuple[Dataset, Dataset]:
+def set_provenance(train: Dataset, test: Dataset, what: str, found: str) -> tuple[Dataset, Dataset]:
     """Return both splits with one line that says where they come from."""
     counts = f"{len(train.labels):,} training and {len(test.labels):,} test images"
     train.provenance = test.provenance = f"{what}, {counts}{found}"
@@ -90,11 +101,15 @@ def describe(train: Dataset, test: Dataset, what: str, found: str) -> tuple[Data
 
 def load_folder(root: Path | str) -> tuple[Dataset, Dataset]:
     """Return (train, test) of a folder of pictures of any size and any classes, see sources/pictures.py."""
-    class_names, *splits, num_others = pictures.read(root)
+    class_names, splits, num_others = pictures.read_folder(root)
     name = f"folder {Path(root).resolve().name}"
-    train, test = (from_arrays(**arrays, class_names=class_names, name=name) for arrays in splits)
+    datasets = []
+    for images, labels, filenames, side in splits:
+        datasets.append(from_arrays(images, labels, class_names, name, filenames))
+        datasets[-1].picture_side = side
+    train, test = datasets
     others = f", without {num_others} files that are none" if num_others else ""
-    return describe(train, test, f"the folder {root}", others)
+    return set_provenance(train, test, f"the folder {root}", others)
 
 
 def from_arrays(
@@ -122,6 +137,11 @@ def from_arrays(
     if labels.min() < 0 or labels.max() >= len(class_names):
         found = f"{labels.min()} to {labels.max()}"
         raise ValueError(f"labels must be in 0 to {len(class_names) - 1}, for that many names, not {found}")
+    if superclass_of is not None:
+        of, count = torch.as_tensor(superclass_of), len(superclass_names or [])
+        if of.is_floating_point() or len(of) != len(class_names) or not ((of >= 0) & (of < count)).all():
+            raise ValueError(f"superclass_of must be the place of each class in superclass_names, not {of}")
+        superclass_of = of.long()
     filenames = [str(i) for i in range(len(images))] if filenames is None else list(filenames)
     if len(filenames) != len(images):
         raise ValueError(f"there are {len(filenames)} file names for {len(images)} images")
@@ -134,21 +154,21 @@ def from_arrays(
         images=torch.from_numpy(images),
         labels=torch.from_numpy(labels),
         class_names=list(class_names),
-        superclass_of=None if superclass_of is None else torch.tensor(superclass_of),
+        superclass_of=superclass_of,
         superclass_names=superclass_names,
         filenames=filenames,
         provenance=f"{len(images):,} images given as arrays",
-        digest=cifar100.content_digest(images, labels),
+        digest=cifar.content_digest(images, labels),
     )
 
 
 def make_shapes(per_class: int, seed: int) -> Dataset:
     """Draw `per_class` images of each of 100 classes, 10 shapes (the superclasses) in 10 colours."""
-    images, labels, masks = shapes.draw(per_class, seed)
+    images, labels, masks = shapes.draw_images(per_class, seed)
     filenames = [f"{name} {i:03d}.png" for name in shapes.CLASS_NAMES for i in range(per_class)]
     of_shapes = [c // len(shapes.COLOURS) for c in range(100)]
-    known = (shapes.CLASS_NAMES, "shapes", filenames, of_shapes, list(shapes.SHAPES))
-    dataset = from_arrays(images, labels, *known)
+    names, superclasses = shapes.CLASS_NAMES, list(shapes.SHAPES)
+    dataset = from_arrays(images, labels, names, "shapes", filenames, of_shapes, superclasses)
     dataset.provenance = f"the built-in shapes set, {per_class} images of each of 100 classes, seed {seed}"
     dataset.masks = masks
     return dataset

@@ -7,13 +7,14 @@
 Writes a figure with the picture, what the network gets of it, and two Grad-CAM maps, see gradcam.py.
 """
 
+import difflib
 import itertools
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from classifier import Classifier, add_options, from_options, predict
+from classifier import Classifier, add_options, from_options, plain_name, predict
 from gradcam import draw, overlay, to_heatmap
 from running.console import CommandLine, run_main
 from running.errors import UserError, reading
@@ -38,9 +39,14 @@ def choose_maps(
     """Return the two classes to explain, what the figure calls them, and those they are set against."""
     if contrast is None:
         return likely[:2], ["the prediction", "the runner-up"], None
-    if contrast not in names or contrast == names[likely[0]]:
-        raise UserError(f"--contrast {contrast}: expected a class other than {names[likely[0]]}")
-    classes = [likely[0], names.index(contrast)]
+    plain = [plain_name(name) for name in names]
+    if contrast not in names and plain_name(contrast) not in plain:
+        near = " or ".join(difflib.get_close_matches(contrast, names, 3, 0.0))
+        raise UserError(f"--contrast {contrast} is none of the {len(names)} classes: give one such as {near}")
+    other = names.index(contrast) if contrast in names else plain.index(plain_name(contrast))
+    if other == likely[0]:
+        raise UserError(f"--contrast {contrast} is the answer itself: expected another class")
+    classes = [likely[0], other]
     return classes, [f"rather than {names[c]}" for c in classes[::-1]], torch.tensor(classes[::-1])
 
 
@@ -56,7 +62,7 @@ def write_figure(square: Tensor, small: Tensor, titles: list[str], maps: Tensor,
         draw(panels, label).savefig(temporary, format="png", bbox_inches="tight")
 
 
-def explain(examined: Classifier, square: Tensor, contrast: str | None, output: Path) -> None:
+def explain_picture(examined: Classifier, square: Tensor, contrast: str | None, output: Path) -> None:
     """Print the likeliest classes of a square picture, uint8 [3, H, H], and write the figure."""
     small = shrink(square)
     probabilities = predict(examined.model, small[None], examined.device)[0].softmax(dim=0)
@@ -70,6 +76,8 @@ def explain(examined: Classifier, square: Tensor, contrast: str | None, output: 
     if examined.layer is None:
         print(examined.layer_note)
         return
+    if (small == small[:, :1, :1]).all():
+        print("note     the picture is of one colour: what the maps show is the network's, not the picture's")
     images = (small / 255).expand(len(classes), -1, -1, -1)
     maps = examined.explain(images, torch.tensor(classes), against)
     titles = []
@@ -84,17 +92,17 @@ def main(argv: list[str] | None = None) -> int:
     parser = CommandLine(description=__doc__)
     parser.add_argument("image", type=Path, metavar="IMAGE", help="picture; its middle square is taken")
     add_options(parser, default="the weights in weights/")
-    help = "show what speaks for the prediction rather than CLASS, and the other way round"
-    parser.add_argument("--contrast", metavar="CLASS", help=help)
-    help = "PNG file to write (default: <IMAGE's name>_gradcam.png, numbered if that exists)"
-    parser.add_argument("--output", type=Path, metavar="FILE", help=help)
+    text = "show what speaks for the prediction rather than CLASS, and the other way round"
+    parser.add_argument("--contrast", metavar="CLASS", help=text)
+    text = "PNG file to write (default: <IMAGE's name>_gradcam.png, numbered if that exists)"
+    parser.add_argument("--output", type=Path, metavar="FILE", help=text)
     args = parser.parse_args(argv)
     with reading(args.image, "a picture"):
         square = read_square(args.image)
     output = args.output or free_name(args.image.stem)
-    if output.suffix.lower() != ".png" or (output.exists() and output.samefile(args.image)):
-        raise UserError(f"--output must be a .png file other than IMAGE, not {output}")
-    explain(from_options(args, torch.device("cpu"), SHIPPED), square, args.contrast, output)
+    if output.suffix.lower() != ".png" or output.exists():
+        raise UserError(f"--output {output}: expected a .png file that is not there yet")
+    explain_picture(from_options(args, torch.device("cpu"), SHIPPED), square, args.contrast, output)
     return 0
 
 

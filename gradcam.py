@@ -139,7 +139,10 @@ class GradCAM:
         cells = output if self.reshape is None else self.reshape(output)
         fits = cells.ndim == 4 and len(cells) == count
         if fits and self.reshape is None:
-            fits = cells.shape[1] != cells.shape[2] or cells.shape[2] == cells.shape[3]  # else channels last
+            # Maps are mostly square, so an output [N, s, s, K] has its channels last. Read as [N, K, h, w] it
+            # would give a map of s x K cells that means nothing, and nobody would notice.
+            _, first, second, third = cells.shape
+            fits = first != second or second == third
         if not fits:
             shape = f"{list(output.shape)} is not, or not surely, [{count}, K, h, w]"
             raise ValueError(f"the layer's output {shape}: give a reshape such as channels_last or tokens")
@@ -164,15 +167,21 @@ def channels_last(output: Tensor) -> Tensor:
     return output.movedim(-1, 1)
 
 
-def tokens(output: Tensor) -> Tensor:
-    """Return [N, T, K], as in vision transformers, as [N, K, s, s]: a `reshape` for GradCAM.
+def tokens(output: Tensor, side: int | None = None) -> Tensor:
+    """Return [N, T, K], as in vision transformers, as [N, K, side, side]: a `reshape` for GradCAM.
 
-    T is s * s, or s * s + 1 with a class token first, else ValueError is raised. Behind the last attention
-    scores depend on the class token only: the layer has to come before it.
+    The last side * side tokens are those of the picture; before them stand tokens of the class, of
+    distillation, or registers. Without a side T is a square or, with a class token, one more. Raises
+    ValueError for another output. Behind the last attention scores depend on the class token only: the layer
+    has to come before it.
     """
-    side = math.isqrt(output.shape[1])
-    if output.ndim != 3 or output.shape[1] - side**2 not in (0, 1):
-        raise ValueError(f"expected [N, T, K], T a square or one more, not {list(output.shape)}")
+    if output.ndim != 3:
+        raise ValueError(f"expected [N, T, K], not {list(output.shape)}")
+    root = math.isqrt(output.shape[1])
+    if (side or root) > root or (side is None and output.shape[1] - root**2 > 1):
+        wanted = "T a square or one more" if side is None else f"T at least {side**2}"
+        raise ValueError(f"expected [N, T, K], {wanted}, not {list(output.shape)}")
+    side = side or root
     return output[:, -(side**2) :].unflatten(1, (side, side)).movedim(-1, 1)
 
 

@@ -1,15 +1,12 @@
 """What mistakes have in common, each finding with a control, and whether maps can be believed.
 
-Which pixels weigh between the answer and another class, and can a map be believed that says so? What has the
-network seen in training that looks like it, and does what it has not seen look alike as well? Is another
-training wrong too? Which of the two halves of a name does it get wrong?
+Which pixels weigh between the answer and another class, and does a map know that, or would any map do? Are
+maps those of this network? Is another training wrong too? Which of the two halves of a name is wrong?
 """
 
-import contextlib
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -19,63 +16,61 @@ import metrics
 from classifier import BATCH_SIZE, Classifier, copied
 from gradcam import to_heatmap
 
-NUM_COVERED = 400  # mistakes, and as many right answers, whose pixels are covered
-COVERED, KEPT = 0.25, 0.5  # of the pixels
+NUM_MISTAKES, NUM_RIGHT = 800, 400  # images whose pixels are covered
+COVERED = 0.25  # of the pixels
 NUM_DRAWS = 3  # of random maps
+FEWEST = 40  # mistakes for a verdict
 NUM_RANDOMIZED, NUM_SEEDS = 40, 5  # images, and random networks
 NUM_POINTED = 1000  # images for the pointing game
-NUM_REFERENCE = 1000  # images among which neighbours are looked for
-NUM_NEIGHBOURS = 10
 
 # ---- Cover what a map marks ------------------------------------------------------------------------------
 
 
-def top_pixels(maps: Tensor, fraction: float, side: int = 32) -> Tensor:
+def top_pixels(maps: Tensor, fraction: float, side: int) -> Tensor:
     """Return where the maps float [N, h, w] are largest, once they are enlarged bilinearly to side x side.
 
     bool [N, side, side]: of each map round(fraction side^2) pixels. Equal ones go in reading order.
     """
-    heatmaps = F.interpolate(maps[:, None], side, mode="bilinear", align_corners=False)
-    order = heatmaps.flatten(1).argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1).view(len(maps), side, side)
-    return rank < round(fraction * side * side)
+    hidden = torch.zeros(len(maps), side * side, dtype=torch.bool)
+    for part in torch.arange(len(maps)).split(BATCH_SIZE):  # all of them at once would take much memory
+        heatmaps = F.interpolate(maps[part, None], side, mode="bilinear", align_corners=False)
+        order = heatmaps.flatten(1).argsort(dim=1, descending=True, stable=True)
+        hidden[part[:, None], order[:, : round(fraction * side * side)]] = True
+    return hidden.view(-1, side, side)
+
+
+def blurred(images: Tensor) -> Tensor:
+    """Return images [N, 3, S, S] under a Gaussian blur whose standard deviation is an eighth of the side.
+
+    At the border the weights of the pixels that are there are scaled to a sum of 1.
+    """
+    places = torch.arange(images.shape[-1])
+    sigma = len(places) / 8
+    weights = torch.exp(-((places[:, None] - places) ** 2) / (2 * sigma**2))  # of a row, or of a column
+    weights /= weights.sum(dim=1, keepdim=True)
+    return weights @ images @ weights.T
 
 
 @torch.inference_mode()
 def answers_to(classifier: Classifier, images: Tensor, hidden: Tensor, fill: Tensor) -> tuple[Tensor, Tensor]:
     """Return the three likeliest classes, int64 [N, 3], and their probabilities where pixels are hidden.
 
-    images float32 [N, 3, 32, 32] in [0, 1]; hidden bool [N, 32, 32]; fill float32 [3] is what covers them.
+    images float32 [N, 3, S, S] in [0, 1]; hidden bool [N, S, S]; fill, float32 [3] or [N, 3, S, S], is what
+    stands in their place.
     """
-    likely = []
+    if fill.ndim == 1:
+        fill = fill[:, None, None].expand_as(images)
+    classes, probabilities = [], []
     for part in torch.arange(len(images)).split(BATCH_SIZE):
-        covered = torch.where(hidden[part, None], fill[:, None, None], images[part])
+        covered = torch.where(hidden[part, None], fill[part], images[part])
         logits = classifier.model(covered.to(classifier.device)).float().cpu()
-        likely.append(logits.softmax(dim=1).topk(min(3, logits.shape[1]), dim=1))
-    return torch.cat([top.indices for top in likely]), torch.cat([top.values for top in likely])
+        top = logits.softmax(dim=1).topk(min(3, logits.shape[1]), dim=1)
+        classes.append(top.indices)
+        probabilities.append(top.values)
+    return torch.cat(classes), torch.cat(probabilities)
 
 
-@contextlib.contextmanager
-def energy_of_passes(classifier: Classifier) -> Iterator[list[Tensor]]:
-    """Yield a list, to which each forward pass in the block adds its activation energy, float32 [n, h, w].
-
-    The sum over the channels of the squared activations of the layer: where it responds, whatever the class,
-    a control for maps that claim to explain one.
-    """
-    maps = []
-
-    def keep(layer: nn.Module, inputs: tuple, output: Tensor) -> None:
-        cells = output if classifier.reshape is None else classifier.reshape(output)
-        maps.append(cells.detach().float().square().sum(dim=1).cpu())
-
-    handle = classifier.module.get_submodule(classifier.layer).register_forward_hook(keep)
-    try:
-        yield maps
-    finally:
-        handle.remove()
-
-
-def centre_maps(count: int, side: int = 32) -> Tensor:
+def centre_maps(count: int, side: int) -> Tensor:
     """Return a Gaussian in the centre, standard deviation side / 4, float32 [count, side, side]."""
     offsets = torch.arange(side) - (side - 1) / 2
     gaussian = torch.exp(-(offsets[:, None] ** 2 + offsets[None, :] ** 2) / (2 * (side / 4) ** 2))
@@ -83,95 +78,141 @@ def centre_maps(count: int, side: int = 32) -> Tensor:
 
 
 def measure_covering(
-    classifier: Classifier, test, logits: Tensor, misclassified: Tensor, fill: Tensor
+    classifier: Classifier, images: Tensor, y_true: Tensor, logits: Tensor, fill: Tensor
 ) -> dict:
-    """Cover the quarter that a map marks most, and keep only the half: what becomes of the answer?
+    """Cover the quarter of the pixels that a map marks most: what becomes of the answer?
 
-    These are one point each of the deletion and insertion curves of Petsiuk, Das and Saenko, "RISE", 2018
-    (arXiv 1806.07421), section 4. test: a data.Dataset; logits float32 [N, C]; misclassified int64 [M]; fill
-    float32 [3] in [0, 1], the mean colour. Of seeded samples of mistakes and of right answers each map has
-    `changed`, the share of answers that change; `to_truth` of mistakes, `to_runner_up` of right answers, for
-    which `kept` says how many stay if only the half is kept. Maps: contrastive (of the answer rather than the
-    truth or, for right answers, the runner-up, see GradCAM.pair), usual, and as controls the contrastive one
-    of another image, the centre, the activation energy and random ones, the mean over three draws. `another`,
-    absent for two classes, is aimed at the likeliest other wrong class. Each share has its 95 % interval over
-    the images, Wilson's, and for means over draws and differences 1.96 standard errors.
+    One point of the deletion curve of Petsiuk, Das and Saenko, "RISE", 2018 (arXiv 1806.07421), section 4.
+    images uint8 [N, 3, S, S]; y_true int64 [N]; logits float32 [N, C]; fill float32 [3] in [0, 1], the mean
+    colour. Returns what cover_mistakes and cover_right find in seeded samples, absent where there are none,
+    and the verdict on the mistakes.
     """
     generator = Generator().manual_seed(0)
-    right = torch.nonzero(logits.argmax(dim=1) == test.labels).flatten()
-    result = {"images": NUM_COVERED, "covered": COVERED, "kept": KEPT}
-    for name, pool in {"mistakes": misclassified, "right": right}.items():
-        sample = pool[torch.randperm(len(pool), generator=generator)[:NUM_COVERED]]
-        if len(sample):
-            images, of_sample = test.images[sample] / 255, logits[sample]
-            truth = test.labels[sample] if name == "mistakes" else None
-            result[name] = cover_sample(classifier, images, of_sample, truth, fill, generator)
+    is_right = logits.argmax(dim=1) == y_true
+    mistakes, right = torch.nonzero(~is_right).flatten(), torch.nonzero(is_right).flatten()
+    mistakes = mistakes[torch.randperm(len(mistakes), generator=generator)[:NUM_MISTAKES]]
+    right = right[torch.randperm(len(right), generator=generator)[:NUM_RIGHT]]
+    result = {"images": {"mistakes": len(mistakes), "right": len(right)}, "covered": COVERED}
+    result["verdict"] = "too few"
+    if len(mistakes):
+        sample = images[mistakes] / 255
+        result |= cover_mistakes(classifier, sample, y_true[mistakes], logits[mistakes], fill, generator)
+        result["verdict"] = verdict_on(len(mistakes), result["differences"])
+    if len(right):
+        result["right"] = cover_right(classifier, images[right] / 255, logits[right], fill, generator)
     return result
 
 
-def cover_sample(
-    classifier: Classifier,
-    images: Tensor,
-    logits: Tensor,
-    truth: Tensor | None,
-    fill: Tensor,
-    generator: Generator,
+def answers_without_top(
+    classifier: Classifier, images: Tensor, maps: Tensor, fill: Tensor, fraction: float = COVERED
+) -> Tensor:
+    """Return the answers, int64 [D, N], where the fraction that maps float [D, N, h, w] mark is covered."""
+    answers = []
+    for of_draw in maps:
+        hidden = top_pixels(of_draw, fraction, images.shape[-1])
+        classes, _ = answers_to(classifier, images, hidden, fill)
+        answers.append(classes[:, 0])
+    return torch.stack(answers)
+
+
+def cover_mistakes(
+    classifier: Classifier, images: Tensor, truth: Tensor, logits: Tensor, fill: Tensor, generator: Generator
 ) -> dict:
-    """Return what measure_covering says of one sample: mistakes, or right answers if `truth` is None."""
+    """Return of mistakes what `changed` and what became the truth, with a quarter covered.
 
-    def answer_to(hidden: Tensor) -> Tensor:
-        return answers_to(classifier, images, hidden, fill)[0][:, 0]
-
+    The claim is that the contrastive map, of the answer rather than the truth (GradCAM.pair), finds what
+    weighs between these two. Its controls: the map of the answer rather than the runner-up, for which nobody
+    has to know the truth; rather than a random third class; the usual map, of the answer alone; the
+    contrastive map of another image; and random cells, the mean of three draws. `blurred` is with the blurred
+    image in place of the mean colour, and `another` by a map of the answer rather than the likeliest other
+    wrong class, and what became that class. `differences` are the claim less a control, paired. What needs a
+    third class, or another image, is absent where there is none.
+    """
     likely = logits.argsort(dim=1, descending=True, stable=True)
-    answer, toward, goal = likely[:, 0], likely[:, 1], "to_runner_up"
-    if truth is not None:
-        toward, goal = truth, "to_truth"
-    questions = [(answer, toward), (answer, None)]
-    has_another = truth is not None and logits.shape[1] > 2
-    if has_another:
-        rest = logits.scatter(1, torch.stack([answer, truth], dim=1), -math.inf)
-        another = rest.argmax(dim=1)
-        questions.append((answer, another))
-    with energy_of_passes(classifier) as energy:
-        contrastive, usual, *to_another = classifier.contrast(images, questions)
+    answer, runner_up = likely[:, 0], likely[:, 1]
+    questions = {"contrastive": (answer, truth), "usual": (answer, None)}
+    if logits.shape[1] > 2:
+        pair = torch.stack([answer, truth], dim=1)
+        another = logits.scatter(1, pair, -math.inf).argmax(dim=1)
+        random_class = torch.rand(logits.shape, generator=generator).scatter(1, pair, -1).argmax(dim=1)
+        questions |= {"another": (answer, another), "random_class": (answer, random_class)}
+    signed = classifier.contrast(images, list(questions.values()))
+    maps = {name: of_question[None] for name, of_question in zip(questions, signed, strict=True)}
+    if len(images) > 1:
+        maps["other_image"] = maps["contrastive"].roll(1, dims=1)
+    maps["random"] = torch.rand(NUM_DRAWS, *signed[0].shape, generator=generator)
+
+    covered = {}  # the answers, int64 [draws, N]
+    for name, of_name in maps.items():
+        covered[name] = answers_without_top(classifier, images, of_name, fill)
+    # The runner-up is the truth or the likeliest other wrong class: its map is one of those.
+    to_another = covered.pop("another", covered["contrastive"])
+    covered["runner_up"] = torch.where(runner_up == truth, covered["contrastive"], to_another)
+    blur, of_blur = blurred(images), {}
+    for name in ("contrastive", "random"):
+        of_blur[name] = answers_without_top(classifier, images, maps[name], blur)
+
+    result = {"mistakes": {}, "blurred": {}, "differences": {}}
+    for name, answers in covered.items():
+        result["mistakes"][name] = {"changed": share(answers != answer), "to_truth": share(answers == truth)}
+    for name, answers in of_blur.items():
+        result["blurred"][name] = {"to_truth": share(answers == truth)}
+    if "another" in questions:
+        by = {"contrastive": to_another, "random": covered["random"]}
+        result["another"] = {name: {"to_another": share(by[name] == another)} for name in by}
+    pairs = {"blurred_random": (of_blur["contrastive"], of_blur["random"])}
+    for name in ("random", "other_image", "random_class"):
+        if name in covered:
+            pairs[name] = (covered["contrastive"], covered[name])
+    for name, (claim, control) in pairs.items():
+        gain = (claim == truth).double().mean(dim=0) - (control == truth).double().mean(dim=0)
+        result["differences"][name] = metrics.mean_interval(gain)
+    return result
+
+
+def verdict_on(count: int, differences: dict[str, dict]) -> str:
+    """Return what the contrastive map was shown to find in `count` mistakes, see cover_mistakes.
+
+    "specific" to the two classes if the intervals of its differences to all controls lie above 0; "more than
+    chance" if those to random cells do, with both fills; else "no". Of fewer than 40 it is "too few".
+    """
+    if count < FEWEST:
+        return "too few"
+    beaten = {name for name, difference in differences.items() if difference["low"] > 0}
+    if not beaten >= {"random", "blurred_random"}:
+        return "no"
+    return "specific" if beaten >= {"other_image", "random_class"} else "more than chance"
+
+
+def cover_right(
+    classifier: Classifier, images: Tensor, logits: Tensor, fill: Tensor, generator: Generator
+) -> dict:
+    """Return of right answers what `changed` and what became the runner-up, with a quarter covered.
+
+    By the map of the answer rather than the runner-up, the usual one, random cells, and the centre, where
+    most objects are.
+    """
+    likely = logits.argsort(dim=1, descending=True, stable=True)
+    answer, runner_up = likely[:, 0], likely[:, 1]
+    to_runner_up, usual = classifier.contrast(images, [(answer, runner_up), (answer, None)])
     maps = {
-        "contrastive": [contrastive],
-        "usual": [usual],
-        "other_image": [contrastive.roll(1, 0)],
-        "centre": [centre_maps(len(images))],
-        "activation": [torch.cat(energy)],
-        "random": [torch.rand(contrastive.shape, generator=generator) for _ in range(NUM_DRAWS)],
+        "runner_up": to_runner_up[None],
+        "usual": usual[None],
+        "random": torch.rand(NUM_DRAWS, *usual.shape, generator=generator),
+        "centre": centre_maps(len(images), images.shape[-1])[None],
     }
-    result, scores = {"images": len(images)}, {}
-    for name, several in maps.items():
-        hidden = [top_pixels(map, COVERED) for map in several]
-        covered = torch.stack([answer_to(pixels) for pixels in hidden])
-        scores[name] = {"changed": covered != answer, goal: covered == toward}
-        if truth is None:
-            hidden = [~top_pixels(map, KEPT) for map in several]
-            kept = torch.stack([answer_to(pixels) for pixels in hidden])
-            scores[name]["kept"] = kept == answer
-        elif has_another and name == "random":
-            scores[name]["to_another"] = covered == another
-        result[name] = {key: share(draws_of) for key, draws_of in scores[name].items()}
-    gain = scores["contrastive"][goal].double().mean(dim=0) - scores["random"][goal].double().mean(dim=0)
-    result["contrastive_less_random"] = {goal: metrics.mean_interval(gain)}
-    if has_another:
-        moved = answer_to(top_pixels(to_another[0], COVERED)) == another
-        result["another"] = {"to_another": share(moved[None]), "random": result["random"].pop("to_another")}
-    if truth is not None:
-        margin = (logits.gather(1, answer[:, None]) - logits.gather(1, truth[:, None]))[:, 0]
-        thirds = margin.argsort().tensor_split(3)
-        result["by_margin"] = []
-        for part in thirds:
-            if len(part):
-                row = {name: share(scores[name][goal][:, part]) for name in ("contrastive", "random")}
-                result["by_margin"].append(row)
+    result = {}
+    for name, of_name in maps.items():
+        answers = answers_without_top(classifier, images, of_name, fill)
+        result[name] = {"changed": share(answers != answer), "to_runner_up": share(answers == runner_up)}
     return result
 
 
 def share(hits: Tensor) -> dict[str, float]:
-    """Return the share of True in bool [draws, N] with its interval over the N images: value, low, high."""
+    """Return the share of True in bool [D, N], of D draws, with its interval over the N images.
+
+    It is Wilson's for one draw, and for more 1.96 standard errors of the mean of each image's own share.
+    """
     if len(hits) == 1:
         return metrics.proportion(int(hits.sum()), hits.shape[1])
     row = metrics.mean_interval(hits.double().mean(dim=0))
@@ -186,65 +227,90 @@ NUM_TURNED, NUM_FIRM = 15, 5  # mistakes to take apart that become the truth, an
 MAX_EXAMINED = 60
 
 
-def cells_hidden(cells: tuple[int, ...], side: int = 32) -> Tensor:
+def cells_hidden(cells: tuple[int, ...], side: int) -> Tensor:
     """Return where some of the 4x4 squares of a picture are, bool [side, side]; in reading order."""
-    hidden = torch.zeros(CELLS * CELLS, dtype=torch.bool)
-    hidden[list(cells)] = True
-    size = side // CELLS
-    return hidden.view(CELLS, CELLS).repeat_interleave(size, dim=0).repeat_interleave(size, dim=1)
+    hidden = torch.zeros(side, side, dtype=torch.bool)
+    edges = [i * side // CELLS for i in range(CELLS + 1)]
+    for cell in cells:
+        row, column = divmod(cell, CELLS)
+        hidden[edges[row] : edges[row + 1], edges[column] : edges[column + 1]] = True
+    return hidden
 
 
-def find_puzzles(classifier: Classifier, test, misclassified: Tensor, fill: Tensor) -> list[dict]:
+def find_puzzles(
+    classifier: Classifier, images: Tensor, y_true: Tensor, misclassified: Tensor, fill: Tensor
+) -> list[dict]:
     """Return mistakes to take apart: what the network answers with one or two of the 4x4 squares covered.
 
-    Of a seeded order of the misclassified images, int64 [M], the first 15 that some of COVERS turn to the
-    truth and the first 5 that none does, mixed, after at most 60 were examined. Of each `index` in the test
-    set, and of each of COVERS the three likeliest `classes` and their `probabilities`, int64 and float32
-    [137, 3]; `best`, the place in COVERS of the surest true answer or None, `by_map`, that of the two squares
-    that the contrastive map marks most, None without maps, and `random`, the share of pairs that make it
-    true. `hidden` bool [137, 32, 32] is where COVERS lie.
+    images uint8 [N, 3, S, S]; y_true int64 [N]. Of a seeded order of the misclassified images, int64 [M], the
+    first 15 that some of COVERS turn to the truth and the first 5 that none does, mixed, after at most 60
+    were examined. Of each `index` in the test set, and of each of its `covers`, which are COVERS, where it
+    lies, `hidden` bool [137, S, S], and the three likeliest `classes` and their `probabilities`, int64 and
+    float32 [137, 3]; `best`, the place in COVERS of the surest true answer or None, `by_map`, that of the two
+    squares that the contrastive map marks most, None without maps, and `random`, the share of pairs that make
+    it true.
     """
-    hidden = torch.stack([cells_hidden(cells) for cells in COVERS])
+    hidden = torch.stack([cells_hidden(cells, images.shape[-1]) for cells in COVERS])
     order = torch.randperm(len(misclassified), generator=Generator().manual_seed(1))[:MAX_EXAMINED]
     puzzles, left = [], {True: NUM_TURNED, False: NUM_FIRM}
     for i in misclassified[order].tolist():
         if not any(left.values()):
             break
-        images, truth = (test.images[i] / 255).expand(len(COVERS), -1, -1, -1), test.labels[i]
-        classes, probabilities = answers_to(classifier, images, hidden, fill)
+        image, truth = images[i] / 255, y_true[i]
+        classes, probabilities = answers_to(classifier, image.expand(len(COVERS), -1, -1, -1), hidden, fill)
         right = classes[:, 0] == truth
         turned = bool(right.any())
         if left[turned]:
             left[turned] -= 1
-            puzzle = {"index": i, "classes": classes, "probabilities": probabilities, "hidden": hidden}
+            puzzle = {"index": i, "covers": COVERS, "hidden": hidden}
+            puzzle |= {"classes": classes, "probabilities": probabilities}
             puzzle["best"] = int((right * probabilities[:, 0]).argmax()) if turned else None
-            puzzle["by_map"] = choice_of_map(classifier, images[:1], classes[:1, 0], truth[None])
+            puzzle["by_map"] = choice_of_map(classifier, image[None], classes[:1, 0], truth[None])
             puzzle["random"] = right[-math.comb(CELLS**2, 2) :].double().mean().item()
             puzzles.append(puzzle)
     return puzzles
+
+
+def stack_puzzles(puzzles: list[dict]) -> dict:
+    """Return the puzzles of find_puzzles as the arrays of evidence.npz, P of each, with -1 for None.
+
+    `covers`, int64 [137, 2], are the COVERS, with -1 for no cell.
+    """
+    stacked = {"puzzles": torch.tensor([puzzle["index"] for puzzle in puzzles])}
+    for key in ("classes", "probabilities"):
+        stacked[f"puzzle_{key}"] = torch.stack([puzzle[key] for puzzle in puzzles])
+    for key in ("best", "by_map"):
+        places = [-1 if puzzle[key] is None else puzzle[key] for puzzle in puzzles]
+        stacked[f"puzzle_{key}"] = torch.tensor(places)
+    stacked["puzzle_random"] = torch.tensor([puzzle["random"] for puzzle in puzzles], dtype=torch.float64)
+    stacked["covers"] = torch.tensor([(*cells, -1, -1)[:2] for cells in COVERS])
+    return stacked
 
 
 def choice_of_map(classifier: Classifier, image: Tensor, answer: Tensor, truth: Tensor) -> int | None:
     """Return the place in COVERS of the two squares that the map of answer rather than truth marks most."""
     if classifier.layer is None:
         return None
-    (map,) = classifier.contrast(image, [(answer, truth)])
-    cells = F.adaptive_avg_pool2d(F.interpolate(map[:, None], 32, mode="bilinear"), CELLS).flatten()
-    return COVERS.index(tuple(sorted(cells.topk(2).indices.tolist())))
+    side = image.shape[-1]
+    (signed,) = classifier.contrast(image, [(answer, truth)])
+    large = F.interpolate(signed[:, None], side, mode="bilinear", align_corners=False)[0, 0]
+    marked = torch.stack([large[cells_hidden((cell,), side)].mean() for cell in range(CELLS**2)])
+    return COVERS.index(tuple(sorted(marked.topk(2).indices.tolist())))
 
 
 # ---- Are maps those of this network, and do they point at the object? -----------------------------------
 
 
-def measure_random_weights(classifier: Classifier, images: Tensor, classes: Tensor) -> dict:
+def measure_random_weights(classifier: Classifier, images: Tensor, y_pred: Tensor) -> dict:
     """Compare the maps with those of the same network with random weights, and with another image's map.
 
     A map that stays when the network forgets what it has learned does not explain it: Adebayo et al., "Sanity
-    Checks for Saliency Maps", 2018 (arXiv 1810.03292), section 3. images float32 [N, 3, 32, 32] in [0, 1];
-    classes int64 [N]. Returns the mean |rank correlation| over the images, the mean, lowest and highest over
-    five random networks; None where all maps are constant.
+    Checks for Saliency Maps", 2018 (arXiv 1810.03292), section 3. images uint8 [N, 3, S, S]; y_pred int64
+    [N], the classes that are explained. Returns the mean |rank correlation| over a seeded sample of the
+    images, the mean, lowest and highest over five random networks; None where all maps are constant.
     """
-    images, classes = images[:NUM_RANDOMIZED], classes[:NUM_RANDOMIZED]
+    sample = torch.randperm(len(images), generator=Generator().manual_seed(0))[:NUM_RANDOMIZED]
+    images, classes = images[sample] / 255, y_pred[sample]
     trained = classifier.explain(images, classes).flatten(1)
     same, other = [], []
     for seed in range(NUM_SEEDS):
@@ -293,73 +359,26 @@ def randomize(module: nn.Module, seed: int) -> None:
     module.load_state_dict(fresh.state_dict())
 
 
-def measure_pointing(classifier: Classifier, test, y_pred: Tensor) -> dict:
+def measure_pointing(classifier: Classifier, images: Tensor, masks: Tensor, y_pred: Tensor) -> dict:
     """Return how often the maximum of a map falls on the object, of the usual map and of controls.
 
-    test: a data.Dataset with masks; y_pred int64 [N]; see metrics.pointing_game.
+    images uint8 [N, 3, S, S]; masks bool [N, S, S], where the object is; y_pred int64 [N], the classes that
+    are explained. A seeded sample of them is taken; see metrics.pointing_game.
     """
     generator = Generator().manual_seed(0)
-    sample = torch.randperm(len(test.labels), generator=generator)[:NUM_POINTED]
-    images, game = test.images[sample] / 255, {"images": len(sample)}
-    with energy_of_passes(classifier) as energy:
-        maps = classifier.explain(images, y_pred[sample])
+    sample = torch.randperm(len(images), generator=generator)[:NUM_POINTED]
+    side, game = images.shape[-1], {"images": len(sample)}
+    maps = classifier.explain(images[sample] / 255, y_pred[sample])
     compared = {
         "gradcam": maps,
         "random": torch.rand(maps.shape, generator=generator),
-        "centre": centre_maps(len(sample)),
+        "centre": centre_maps(len(sample), side),
         "other_image": maps.roll(1, 0),
-        "activation": torch.cat(energy),
     }
     for name, of_images in compared.items():
-        hits, game["chance"] = metrics.pointing_game(to_heatmap(of_images, 32), test.masks[sample])
+        hits, game["chance"] = metrics.pointing_game(to_heatmap(of_images, side), masks[sample])
         game[name] = metrics.proportion(hits, len(sample))
     return game
-
-
-# ---- What has the network seen that is like it? ----------------------------------------------------------
-
-
-def find_neighbours(
-    classifier: Classifier, train, test, y_pred: Tensor, features: Tensor, groups: dict[str, Tensor]
-) -> dict:
-    """Say which labels the nearest images have in the features, what goes into the head.
-
-    train and test: data.Dataset; y_pred int64 [N] and features float32 [N, D] are those of the test images;
-    groups: {"training": int64, "held_out": int64}, indices of `train` in a balanced order (see
-    data.split_indices), of which as many of each are looked at, 1,000 at most: what the network has learned
-    from and, as a control, what it has not. Returns for each group shares of labels among the ten nearest.
-    """
-    count = min(NUM_REFERENCE, *(len(index) for index in groups.values()))
-    k, wrong = min(NUM_NEIGHBOURS, count), y_pred != test.labels
-    found = {"images": count, "neighbours": k}
-    for name, index in groups.items():
-        reference = index[:count]
-        _, reference_features = classifier.features(train.images[reference])
-        nearest = metrics.nearest_neighbours(features, reference_features, k)
-        labels = train.labels[reference][nearest]
-        of_classes = [(labels == c[:, None]).double().mean(dim=1) for c in (y_pred, test.labels)]
-        agrees = (vote(labels) == y_pred).double()
-        rows = torch.stack([*of_classes, agrees], dim=1)
-        found[name] = {
-            "knn_accuracy": metrics.accuracy(test.labels, vote(labels)),
-            "mistakes": mean_of_rows(rows[wrong]),
-            "right": mean_of_rows(rows[~wrong]),
-        }
-    return found
-
-
-def vote(labels: Tensor) -> Tensor:
-    """Return the most frequent of each row of labels int64 [N, k], of equally frequent ones the first."""
-    votes = (labels[:, :, None] == labels[:, None, :]).sum(dim=2)
-    return labels.gather(1, votes.argmax(dim=1, keepdim=True))[:, 0]  # argmax takes the first maximum
-
-
-def mean_of_rows(rows: Tensor) -> dict[str, float] | None:
-    """Return the means of float64 [M, 3], the columns of find_neighbours; None of no rows."""
-    if len(rows) == 0:
-        return None
-    predicted, true, agrees = rows.mean(dim=0).tolist()
-    return {"predicted_label": predicted, "true_label": true, "knn_agrees": agrees}
 
 
 # ---- What kind of mistake? -------------------------------------------------------------------------------
@@ -398,18 +417,19 @@ def kinds_of_mistakes(
     return kind, rows
 
 
-def colour_or_shape(test, y_pred: Tensor) -> dict[str, int] | None:
-    """Return of the mistakes on shapes how many have the right colour, the right shape, or neither.
+def colour_or_shape(
+    class_names: list[str], superclass_of: Tensor, y_true: Tensor, y_pred: Tensor
+) -> dict[str, int]:
+    """Return of the mistakes on the shapes set how many have the right colour, the right shape, or neither.
 
-    The class names are "purple circle", and the shapes are the superclasses. None for another data set.
+    class_names are "purple circle" and so on; superclass_of int64 [C] is the shape; y_true and y_pred int64
+    [N].
     """
-    if test.name != "shapes":
-        return None
-    colours = [name.split()[0] for name in test.class_names]
+    colours = [name.split()[0] for name in class_names]
     colour_of = torch.tensor([colours.index(colour) for colour in colours])
-    mistakes = y_pred != test.labels
-    right_colour = mistakes & (colour_of[y_pred] == colour_of[test.labels])
-    right_shape = mistakes & (test.superclass_of[y_pred] == test.superclass_of[test.labels])
+    mistakes = y_pred != y_true
+    right_colour = mistakes & (colour_of[y_pred] == colour_of[y_true])
+    right_shape = mistakes & (superclass_of[y_pred] == superclass_of[y_true])
     return {
         "mistakes": int(mistakes.sum()),
         "right_colour": int(right_colour.sum()),

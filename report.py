@@ -3,13 +3,15 @@
     python report.py                                         the newest run under runs/
     python report.py --run runs/a --against runs/b runs/c    compared with runs that have been reported
     python report.py --model net.py:make --weights net.pt    a network of your own
+    python report.py --run runs/a --page                     its page again, from the files and the images
 
-Writes metrics.json, predictions.npz, plots/, failures/, gradcam/ and report.html into the run folder, or into
---out. The numbers are computed in metrics.py, in float32 on every machine; the words around them stand in
-page/*.html. `examine` does the same for a network in memory.
+Three stages, each of which reads what the one before has left in the run folder or in --out: the answers and
+their numbers (predictions.npz, metrics.json), the reasons (evidence.npz), and the page (plots/, failures/,
+gradcam/, report.html). The numbers are computed in metrics.py, in float32 on every machine; the words around
+them stand in page/*.html. `examine` does the same for a network in memory.
 """
 
-from dataclasses import dataclass, field
+import argparse
 from pathlib import Path
 
 import torch
@@ -20,9 +22,8 @@ import agreement
 import classifier as classifiers
 import metrics
 import reasons
-from classifier import Classifier, full_float32
-from data import Dataset, first_copy, split_indices
-from page import failures
+from classifier import Classifier, full_float32, predict
+from data import Dataset, cutmix_end, first_copy, load
 from page.page import write_page
 from page.sections import HEADLINE
 from running import outputs
@@ -31,37 +32,9 @@ from running.device import environment, pick_device
 from running.errors import UserError
 from running.files import write_json
 
-NUM_FAILURES = 20  # as files
 MAX_BROWSED = 2500  # misclassified images on the page, the most confident ones
 CONFIDENT = 0.9
-
-
-@dataclass
-class Found:
-    """What was found on N test images of C classes, of which M are misclassified; each is computed once."""
-
-    numbers: dict  # the content of metrics.json
-    probabilities: Tensor  # float32 [N, C]
-    y_pred: Tensor  # int64 [N]
-    confidence: Tensor  # float32 [N]
-    confusion: Tensor  # int64 [C, C]
-    misclassified: Tensor  # int64 [M], the most confident first
-    calibration: list[dict]  # see calibrate: as trained, then at the temperature, if that is known
-    training_labels: Tensor | None  # int64 [N]: of the same pixels in the training set, -1 without
-    fill: Tensor  # float32 [3] in [0, 1]: the mean colour, which covers pixels
-    coarse: Tensor | None = None  # int64 [S, S], the confusion matrix of superclasses
-    kinds: Tensor | None = None  # int64 [N], see reasons.kinds_of_mistakes
-    stress: dict | None = None  # see running.outputs.read_stress
-    others: dict[str, dict] = field(default_factory=dict)  # of other runs, see agreement.read_runs
-    failures: list[dict] = field(default_factory=list)  # the rows of failures.csv
-    browsed: Tensor | None = None  # int64 [m]: the first of the misclassified
-    maps: Tensor | None = None  # float32 [m, h, w], of answer rather than truth, see gradcam.GradCAM.pair
-    covered_pixels: Tensor | None = None  # bool [m, 32, 32]: the top quarter of the maps
-    covered: tuple[Tensor, Tensor] | None = None  # what is answered then, see reasons.answers_to
-    puzzles: list[dict] = field(default_factory=list)  # see reasons.find_puzzles
-    history: list[dict] = field(default_factory=list)  # of the training, a row for each epoch
-    machine: dict = field(default_factory=dict)  # see running.device.environment
-    options: dict | None = None  # those of the command line, {name: value}
+HISTOGRAM_BINS = 50
 
 
 # ---- Evaluate --------------------------------------------------------------------------------------------
@@ -69,71 +42,86 @@ class Found:
 
 def evaluate(
     logits: Tensor, test: Dataset, train: Dataset | None, validation: tuple[Tensor, Tensor] | None
-) -> Found:
-    """Return what follows from the logits, float32 [N, C], of the test split.
+) -> tuple[dict, dict]:
+    """Return the numbers of metrics.json and the arrays of predictions.npz that follow from the logits.
 
-    train: the training set, and validation: logits [V, C] and labels [V]; None if it is not known.
+    logits float32 [N, C]: of the test split. train: the training set, and validation: logits [V, C] and
+    labels [V]; None if it is not known.
     """
     probabilities, y_pred, y_true = logits.softmax(dim=1), logits.argmax(dim=1), test.labels
-    confidence, wrong = probabilities.amax(dim=1), y_pred != y_true
-    sure = confidence > CONFIDENT
-    misclassified = torch.nonzero(wrong).flatten()
     confusion = metrics.confusion_matrix(y_true, y_pred, len(test.class_names))
-    _, risk = metrics.risk_coverage(y_true, probabilities)
-    numbers = metrics.bootstrap_headline(y_true, logits) | {
-        "num_test": len(y_true),
-        "aurc": risk.mean().item(),
-        "risk_at_half_coverage": risk[(len(risk) - 1) // 2].item(),
-        "auroc": metrics.auroc(~wrong, confidence),
-        "confident": {
-            "answers": int(sure.sum()),
-            "wrong": int((sure & wrong).sum()),
-            "mean_confidence": confidence[sure].double().mean().item() if sure.any() else None,
-        },
+    answers = {
+        "y_true": y_true,
+        "y_pred": y_pred,
+        "probabilities": probabilities,
+        "confidence": probabilities.amax(dim=1),
+        "confusion": confusion,
+        "filenames": test.filenames,
     }
-    calibration = [calibrate(logits, y_true, 1.0)]
-    if validation is not None:
-        numbers["temperature"] = metrics.fit_temperature(*validation)
-        calibration.append(calibrate(logits, y_true, numbers["temperature"]))
-    for suffix, row in zip(("", "_after_temperature"), calibration, strict=False):
-        for key in ("negative_log_likelihood", "expected_calibration_error", "mean_confidence"):
-            numbers[f"{key}{suffix}"] = row[key]
-    found = Found(
-        numbers=numbers | evaluate_classes(confusion, test, train),
-        probabilities=probabilities,
-        y_pred=y_pred,
-        confidence=confidence,
-        confusion=confusion,
-        misclassified=misclassified[confidence[misclassified].argsort(descending=True, stable=True)],
-        calibration=calibration,
-        training_labels=None,
-        fill=mean_colour(test if train is None else train),
-    )
+    numbers = metrics.bootstrap_headline(y_true, logits) | {"num_test": len(y_true)}
+    numbers |= evaluate_confidence(logits, y_true, validation)
+    numbers |= evaluate_classes(confusion, test, train)
     if test.superclass_of is not None:
         of, count = test.superclass_of, len(test.superclass_names)
-        found.coarse = metrics.confusion_matrix(of[y_true], of[y_pred], count)
-        found.numbers |= evaluate_superclasses(test, y_pred, found.coarse)
+        coarse = metrics.confusion_matrix(of[y_true], of[y_pred], count)
+        numbers |= evaluate_superclasses(test, y_pred, coarse)
+        answers |= {"superclass_of": of, "superclass_names": test.superclass_names}
+        answers["superclass_confusion"] = coarse
     if train is not None:
-        found.numbers["duplicates"], found.training_labels = audit_duplicates(train, test, y_pred)
-    return found
+        numbers["duplicates"], answers["training_labels"] = audit_duplicates(train, test, y_pred)
+    return numbers, answers
+
+
+def evaluate_confidence(logits: Tensor, y_true: Tensor, validation: tuple[Tensor, Tensor] | None) -> dict:
+    """Return how well confidence says which answers are right, as trained and at the temperature."""
+    probabilities, right = logits.softmax(dim=1), logits.argmax(dim=1) == y_true
+    confidence = probabilities.amax(dim=1)
+    sure = confidence > CONFIDENT
+    _, risk = metrics.risk_coverage(y_true, probabilities)
+    place = (HISTOGRAM_BINS * confidence.double()).long().clamp(max=HISTOGRAM_BINS - 1)
+    numbers = {
+        "aurc": metrics.aurc(y_true, probabilities),
+        "risk_at_half_coverage": risk[(len(risk) - 1) // 2].item(),
+        "auroc": metrics.auroc(right, confidence),
+        "confident": {"answers": int(sure.sum()), "wrong": int((sure & ~right).sum())},
+        "confidence_histogram": {
+            "right": place[right].bincount(minlength=HISTOGRAM_BINS).tolist(),
+            "wrong": place[~right].bincount(minlength=HISTOGRAM_BINS).tolist(),
+        },
+    }
+    calibration = {"as_trained": calibrate(logits, y_true, 1.0)}
+    if validation is not None:
+        numbers["temperature"] = metrics.fit_temperature(*validation)
+        calibration["with_temperature"] = calibrate(logits, y_true, numbers["temperature"])
+    for suffix, row in zip(("", "_after_temperature"), calibration.values(), strict=False):
+        for key in ("negative_log_likelihood", "expected_calibration_error", "mean_confidence"):
+            numbers[f"{key}{suffix}"] = row[key]
+    numbers["calibration_bins"] = {name: row["bins"] for name, row in calibration.items()}
+    return numbers
 
 
 def calibrate(logits: Tensor, y_true: Tensor, temperature: float) -> dict:
-    """Return how well the probabilities at a temperature say how often the answers are right."""
+    """Return how well the probabilities at a temperature say how often the answers are right.
+
+    `bins` are [confidence, accuracy, number of answers] of each bin that has any.
+    """
     scaled = logits / temperature
     probabilities = scaled.softmax(dim=1)
+    columns = [column.tolist() for column in metrics.calibration_bins(y_true, probabilities)]
     return {
-        "temperature": temperature,
         # From the logits: a probability that rounds to 0 would make it infinite.
         "negative_log_likelihood": F.cross_entropy(scaled, y_true).item(),
         "expected_calibration_error": metrics.expected_calibration_error(y_true, probabilities),
         "mean_confidence": probabilities.amax(dim=1).double().mean().item(),
-        "bins": metrics.calibration_bins(y_true, probabilities),
+        "bins": [list(row) for row in zip(*columns, strict=True) if row[2]],
     }
 
 
 def evaluate_superclasses(test: Dataset, y_pred: Tensor, coarse: Tensor) -> dict:
-    """Return whether errors are near misses, and each tested superclass's recall; coarse: see Found."""
+    """Return whether errors are near misses, and each tested superclass's recall.
+
+    coarse: the confusion matrix of superclasses, int64 [S, S].
+    """
     of, wrong = test.superclass_of, y_pred != test.labels
     true, predicted = of[test.labels], of[y_pred]
     within = metrics.accuracy(true[wrong], predicted[wrong]) if wrong.any() else None
@@ -175,10 +163,8 @@ def evaluate_classes(confusion: Tensor, test: Dataset, train: Dataset | None) ->
         }
         classes.append(row)
     pairs = metrics.most_confused_pairs(confusion, 20)
-    typical = int(num_test[num_test > 0].median())
     return {
         "classes": classes,
-        "typical_class": {"images": typical} | metrics.proportion((typical + 1) // 2, typical),
         "most_confused_pairs": [{"true": names[i], "predicted": names[j], "count": n} for i, j, n in pairs],
     }
 
@@ -196,15 +182,14 @@ def audit_duplicates(train: Dataset, test: Dataset, y_pred: Tensor) -> tuple[dic
     not there.
     """
     copies, n = first_copy(torch.cat([train.images, test.images])), len(train.labels)
-    repeats = copies != torch.arange(len(copies))
+    repeats = copies[:n] != torch.arange(n)
     in_train = copies[n:] < n
     rest = ~in_train
     training_labels = torch.full_like(test.labels, -1)
     training_labels[in_train] = train.labels[copies[n:][in_train]]
     relabelled = in_train & (training_labels != test.labels)
     counts = {
-        "train_images_that_repeat_another": int(repeats[:n].sum()),
-        "test_images_that_repeat_another": int((repeats[n:] & rest).sum()),
+        "train_images_that_repeat_another": int(repeats.sum()),
         "test_images_in_train": int(in_train.sum()),
         "with_another_label_there": int(relabelled.sum()),
         "misclassified_as_labelled_there": int((relabelled & (y_pred == training_labels)).sum()),
@@ -216,42 +201,50 @@ def audit_duplicates(train: Dataset, test: Dataset, y_pred: Tensor) -> tuple[dic
 # ---- Find reasons ----------------------------------------------------------------------------------------
 
 
-def find_reasons(
-    examined: Classifier, train: Dataset | None, test: Dataset, found: Found, logits: Tensor, features: Tensor
-) -> None:
-    """Add to `found` kinds of mistakes, neighbours, and what covering does; see reasons.py.
+def answers_to_mistakes(mistakes: Tensor, y_true: Tensor, runs: list[Tensor]) -> dict:
+    """Return what each run answers to the mistakes, int64 [m]: of evidence.npz.
 
-    logits float32 [N, C] and features float32 [N, D] or None: of the test images, see Classifier.features.
+    runs: probabilities float32 [N, C] of this network and of others. `answers` and `answer_probabilities`,
+    [R, m, 3], are the three likeliest classes, `probability_true`, [m], is this network's of the true class.
     """
-    numbers, y_pred = found.numbers, found.y_pred
-    others = [values["y_pred"] for values in found.others.values()]
-    found.kinds, numbers["kinds"] = reasons.kinds_of_mistakes(test.labels, logits, test.superclass_of, others)
-    halves = reasons.colour_or_shape(test, y_pred)
-    if halves is not None:
-        numbers["colour_or_shape"] = halves
-    if train is not None and features is not None and examined.training is not None:
-        settings = examined.training["config"]["settings"]
-        trained_on, held_out = split_indices(train, settings["val_fraction"], settings["seed"])
-        groups = {"training": trained_on[: settings["limit_train"]], "held_out": held_out}
-        numbers["neighbours"] = reasons.find_neighbours(examined, train, test, y_pred, features, groups)
-    images = test.images[found.browsed] / 255
-    if len(images):
-        found.puzzles = reasons.find_puzzles(examined, test, found.misclassified, found.fill)
+    of_mistakes = torch.stack([probabilities[mistakes] for probabilities in runs])
+    order = of_mistakes.argsort(dim=2, descending=True, stable=True)[..., :3]
+    return {
+        "mistakes": mistakes,
+        "answers": order,
+        "answer_probabilities": of_mistakes.gather(2, order),
+        "probability_true": runs[0][mistakes, y_true[mistakes]],
+    }
+
+
+def find_reasons(
+    examined: Classifier, test: Dataset, logits: Tensor, misclassified: Tensor, browsed: Tensor, fill: Tensor
+) -> tuple[dict, dict]:
+    """Return what covering does, as numbers of metrics.json and arrays of evidence.npz; see reasons.py.
+
+    logits float32 [N, C]; misclassified and browsed int64: all mistakes, and those of the page; fill float32
+    [3] in [0, 1] covers pixels.
+    """
+    y_pred, numbers, evidence = logits.argmax(dim=1), {}, {}
+    puzzles = reasons.find_puzzles(examined, test.images, test.labels, misclassified, fill)
+    if puzzles:
+        evidence |= reasons.stack_puzzles(puzzles)
     if examined.layer is None:
-        return
-    if len(images):
-        questions = [(y_pred[found.browsed], test.labels[found.browsed])]
-        (found.maps,) = examined.contrast(images, questions)
-        found.covered_pixels = reasons.top_pixels(found.maps, reasons.COVERED)
-        found.covered = reasons.answers_to(examined, images, found.covered_pixels, found.fill)
-    numbers["covering"] = reasons.measure_covering(examined, test, logits, found.misclassified, found.fill)
-    sample = torch.randperm(len(test.labels), generator=torch.Generator().manual_seed(0))
-    sample = sample[: reasons.NUM_RANDOMIZED]
-    images, classes = test.images[sample] / 255, y_pred[sample]
-    numbers["maps"] = {"layer": examined.layer, "size": list(examined.explain(images, classes).shape[1:])}
-    numbers["maps"]["random_weights"] = reasons.measure_random_weights(examined, images, classes)
+        return numbers, evidence
+    if len(browsed):
+        images = test.images[browsed] / 255
+        (maps,) = examined.contrast(images, [(y_pred[browsed], test.labels[browsed])])
+        covered_pixels = reasons.top_pixels(maps, reasons.COVERED, images.shape[-1])
+        classes, probabilities = reasons.answers_to(examined, images, covered_pixels, fill)
+        evidence |= {"maps": maps, "covered_pixels": covered_pixels}
+        evidence |= {"covered_answers": classes[:, 0], "covered_probabilities": probabilities[:, 0]}
+    numbers["covering"] = reasons.measure_covering(examined, test.images, test.labels, logits, fill)
+    (a_map,) = examined.explain(test.images[:1] / 255, y_pred[:1])
+    numbers["maps"] = {"layer": examined.layer, "size": list(a_map.shape)}
+    numbers["maps"]["random_weights"] = reasons.measure_random_weights(examined, test.images, y_pred)
     if test.masks is not None:
-        numbers["maps"]["pointing_game"] = reasons.measure_pointing(examined, test, y_pred)
+        numbers["maps"]["pointing_game"] = reasons.measure_pointing(examined, test.images, test.masks, y_pred)
+    return numbers, evidence
 
 
 # ---- The report ------------------------------------------------------------------------------------------
@@ -265,9 +258,7 @@ def check_data(examined: Classifier, train: Dataset | None, test: Dataset) -> Da
     if train is not None and examined.training is not None:
         if examined.training["config"].get("digest", train.digest) == train.digest:
             return train
-        examined.notes.append(
-            "the training images found are not those of the training: no neighbours, no duplicates"
-        )
+        examined.notes.append("the training images found are not those of the training: no duplicates")
         return None
     return train
 
@@ -281,55 +272,81 @@ def check_accuracy(examined: Classifier, numbers: dict) -> None:
         examined.notes.append(f"{value}: check --mean, --std and --classes")
 
 
+def describe(examined: Classifier, test: Dataset, out: Path) -> dict:
+    """Return what was examined, on which images, and where, for metrics.json and the page."""
+    found = {
+        "network": {
+            "name": examined.name,
+            "parameters": examined.parameters,
+            "input": examined.input,
+            "output": examined.output,
+            "layer_note": examined.layer_note,
+            "weights": str(examined.path or "in memory"),
+        },
+        "data": {"name": test.name, "provenance": test.provenance, "digest": test.digest},
+        "environment": environment(examined.device),
+        "notes": examined.notes,
+    }
+    if examined.training is not None:
+        training = {key: examined.training[key] for key in ("config", "epoch", "val_accuracy")}
+        settings = training["config"]["settings"]
+        training["history"] = outputs.read_history(out, examined.training["history"])
+        training["last_cutmix"] = cutmix_end(settings["epochs"]) if settings["cutmix"] else 0
+        found["training"] = training
+    return found
+
+
 def write_report(
-    examined: Classifier,
-    train: Dataset | None,
-    test: Dataset,
-    out: Path,
-    runs: list[Path],
-    options: dict | None,
+    examined: Classifier, train: Dataset | None, test: Dataset, out: Path, runs: list[Path], command: dict
 ) -> dict:
     """Examine the network and write everything into the folder `out`; return the content of metrics.json.
 
-    runs: folders of others to compare it with; options: those of the command line, {name: value}, if any.
+    runs: folders of others to compare it with; command: `options` of the command line, {name: value}, and the
+    `dataset` and `data_dir` from which the images come, or nothing of them.
     """
     others = agreement.read_runs(runs, test, examined.digest)
-    stress = outputs.read_stress(out, outputs.identity(examined, test))
     train = check_data(examined, train, test)
 
     # Evaluate.
     with Progress("test images", len(test.labels)) as progress:
-        logits, features = examined.features(test.images, progress)
+        logits = predict(examined.model, test.images, examined.device, progress=progress)
     if not logits.isfinite().all():
         raise UserError(f"{examined.name} cannot be used: its scores of the test images are not finite")
-    found = evaluate(logits, test, train, examined.validation)
-    check_accuracy(examined, found.numbers)
+    numbers, answers = evaluate(logits, test, train, examined.validation)
+    check_accuracy(examined, numbers)
     for note in examined.notes:
         print(f"note     {note}")
-    found.numbers |= {"checkpoint_sha256": examined.digest, "notes": examined.notes}
-    found.stress, found.others, found.options = stress, others, options
-    found.machine = environment(examined.device)
-    if examined.training is not None:
-        found.history = outputs.read_history(out, examined.training["history"])
     if others:
-        ours = {"logits": logits, "y_pred": found.y_pred}
-        found.numbers["against"] = agreement.compare({str(out): ours, **others}, test.labels)
+        ours = {"logits": logits, "y_pred": answers["y_pred"]}
+        numbers["against"] = agreement.compare({str(out): ours, **others}, test.labels)
+    of_others = [values["y_pred"] for values in others.values()]
+    kinds = reasons.kinds_of_mistakes(test.labels, logits, test.superclass_of, of_others)
+    answers["kinds"], numbers["kinds"] = kinds
+    if test.name == "shapes":
+        of_shapes = test.class_names, test.superclass_of, test.labels, answers["y_pred"]
+        numbers["colour_or_shape"] = reasons.colour_or_shape(*of_shapes)
 
-    # Find the failures and explain them.
-    found.browsed = found.misclassified[:MAX_BROWSED]
-    rows = found.browsed[:NUM_FAILURES]
-    found.failures = failures.describe(test, rows, found.probabilities, found.training_labels)
+    # Find reasons.
+    misclassified = torch.nonzero(answers["y_pred"] != test.labels).flatten()
+    order = answers["confidence"][misclassified].argsort(descending=True, stable=True)
+    misclassified = misclassified[order]
+    browsed, fill = misclassified[:MAX_BROWSED], mean_colour(test if train is None else train)
+    probabilities = [answers["probabilities"], *(values["probabilities"] for values in others.values())]
+    evidence = answers_to_mistakes(browsed, test.labels, probabilities) | {"fill": fill}
     with Progress("reasons", 1) as progress:
         progress.update(0)
-        find_reasons(examined, train, test, found, logits, features)
+        found = find_reasons(examined, test, logits, misclassified, browsed, fill)
+    numbers |= found[0]
+    evidence |= found[1]
 
-    # Write it down, first of all the numbers: they say of which weights the folder is.
-    write_json(out / "metrics.json", found.numbers)
-    answers = found.probabilities, found.y_pred
-    outputs.write_predictions(out / "predictions.npz", test, *answers, examined.digest)
-    failures.write(out, test, found.failures, found.maps, examined.layer)
-    write_page(out, examined, test, found)
-    return found.numbers
+    # Write it down, first of all the numbers: they say of what the folder is.
+    whose = outputs.identity(examined, test) | {"runs": ["this network", *others]}
+    numbers |= describe(examined, test, out) | {"command": command} | whose
+    write_json(out / "metrics.json", numbers)
+    outputs.write_arrays(out / "predictions.npz", answers | whose)
+    outputs.write_arrays(out / "evidence.npz", evidence | whose)
+    write_page(out, test.images)
+    return numbers
 
 
 def examine(
@@ -356,7 +373,33 @@ def examine(
         examined = classifiers.from_module(classifiers.copied(model), class_names, layer, device)
         classifiers.fit_classes(examined, test)
         outputs.check_results(out, examined.digest)
-        return write_report(examined, train, test, Path(out), [Path(run) for run in against], None)
+        return write_report(examined, train, test, Path(out), [Path(run) for run in against], {})
+
+
+def page_again(out: Path, dataset: str | None, data_dir: str | None) -> None:
+    """Make the page of the folder `out` from its files and the test images, which are looked for as before.
+
+    Raises UserError if the files or the images are not there, or are others.
+    """
+    numbers, _, _ = outputs.read_report(out)
+    came_from = numbers["command"]
+    name, root = dataset or came_from.get("dataset"), data_dir or came_from.get("data_dir", "data")
+    if name is None:
+        raise UserError(f"{out} is of images in memory: its page needs --dataset and --data-dir")
+    _, test = load(name, root)
+    if outputs.digest_of(test.images) != numbers["images_sha256"]:
+        raise UserError(f"the test images of {name} are not those of {out}: name them by --dataset")
+    write_page(out, test.images)
+
+
+def command_of(args: argparse.Namespace, examined: Classifier) -> dict:
+    """Return the `options` of the command line as plain values, and where the images come from."""
+    options = vars(args) | {"against": [str(run) for run in args.against]}
+    if args.run is None and args.checkpoint is None and args.model is None:
+        options["run"] = outputs.run_of(examined.path)
+    options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    dataset, data_dir = classifiers.find_data(examined, args.dataset, args.data_dir)
+    return {"options": options, "dataset": dataset, "data_dir": data_dir}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -364,14 +407,22 @@ def main(argv: list[str] | None = None) -> int:
     parser = CommandLine(description=__doc__)
     classifiers.add_options(parser)
     parser.add_argument("--data-dir", help="where CIFAR lies (default: as in training, else data)")
-    help = "cifar100, cifar10, shapes or a folder (default: what the network was trained on, else cifar100)"
-    parser.add_argument("--dataset", help=help)
-    help = "folder of the results (default: the run, else runs/<name of the weights or of the model>)"
-    parser.add_argument("--out", type=Path, help=help)
-    help = "compare with other runs after their own reports"
-    parser.add_argument("--against", type=Path, nargs="+", default=[], metavar="RUN", help=help)
+    text = "cifar100, cifar10, shapes or a folder (default: what the network was trained on, else cifar100)"
+    parser.add_argument("--dataset", help=text)
+    text = "folder of the results (default: the run, else runs/<name of the weights or of the model>)"
+    parser.add_argument("--out", type=Path, metavar="DIR", help=text)
+    text = "compare with other runs after their own reports"
+    parser.add_argument("--against", type=Path, nargs="+", default=[], metavar="RUN", help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace the results of other weights")
+    text = "make the page of --out or of the run again, without the network"
+    parser.add_argument("--page", action="store_true", help=text)
     args = parser.parse_args(argv)
+    if args.page:
+        out = args.out or args.run or outputs.run_of(classifiers.best_checkpoint(None))
+        page_again(out, args.dataset, args.data_dir)
+        print(f"next     open {out / 'report.html'} in a browser")
+        return 0
+
     device = pick_device("auto")
     examined = classifiers.from_options(args, device)
     out = outputs.results_folder(examined, args.out)
@@ -384,11 +435,9 @@ def main(argv: list[str] | None = None) -> int:
     print(f"images   {examined.input}")
     print(f"output   {examined.output}")
     print(f"maps     {examined.layer_note}")
-    print(f"compute  {device}, fp32")
-    if args.run is None and args.checkpoint is None and args.model is None:
-        args.run = outputs.run_of(examined.path)
+    print(f"compute  {device}, {examined.computes_in}")
     with full_float32(device):  # a number means the same on every machine
-        numbers = write_report(examined, train, test, out, args.against, vars(args))
+        numbers = write_report(examined, train, test, out, args.against, command_of(args, examined))
     print()
     for key, name in HEADLINE.items():
         if key != "top5_accuracy" or examined.num_classes > 5:

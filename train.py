@@ -11,6 +11,7 @@ smoothing, weight decay, CutMix, gradient clipping, mixed precision, and early s
 accuracy.
 """
 
+import hashlib
 import math
 import shlex
 import time
@@ -29,9 +30,7 @@ from running.console import CommandLine, Progress, duration, option, run_main
 from running.device import autocast, environment, pick_device, pick_precision, rank, world_size
 from running.errors import UserError, reading
 from running.files import write_csv, write_json
-from running.settings import add_options, check_ranges, expect, setting
-
-VAL_BATCH_SIZE = 50  # images whose activations stay in the cache of a CPU
+from running.settings import add_settings, check_ranges, expect, setting
 
 
 @dataclass
@@ -41,7 +40,7 @@ class Config:
     dataset: str = setting("cifar100", "cifar100, cifar10, shapes, or a folder with train/ and test/")
     data_dir: str = setting("data", "folder with CIFAR, or to download it to")
     out: str | None = setting(None, "run folder, new or empty; default: runs/ and the name of the data set")
-    epochs: int | None = setting(40, "passes over the images; of a folder as many as see 48,000", 1, 100_000)
+    epochs: int | None = setting(40, "passes over the images; of a folder 10 to 100", 1, 100_000)
     batch_size: int | None = setting(128, "images in a step; of a folder up to 32", 2, 1_000_000)
     lr: float = setting(0.15, "peak learning rate", 1e-9, 1000)
     momentum: float = setting(0.9, "Nesterov momentum; 0 is plain SGD", 0, 0.99999)
@@ -50,7 +49,7 @@ class Config:
     warmup_epochs: float | None = setting(None, "linear warmup; default: 2, or a fifth of --epochs if less")
     clip_norm: float = setting(5.0, "largest norm of the gradient; 0 is no clipping", 0, 1e9)
     image_sizes: str = setting("24,28,32", "8 to 32 pixels, for equal parts of the run", metavar="S,..")
-    # In a run of 20 epochs CutMix cost 1.3 points of validation accuracy; see results/README.md.
+    # In a run of 20 epochs CutMix cost 1.3 points of validation accuracy; see results/log.md.
     cutmix: float | None = setting(None, "share of batches with CutMix; default: 0.5 from 30 epochs on", 0, 1)
     # Counted are epochs of full-size images after the best one.
     patience: int | None = setting(None, "epochs to wait, 0: no limit; default: an eighth, >= 5", 0, 100_000)
@@ -66,7 +65,7 @@ class Config:
     def __post_init__(self) -> None:
         check_ranges(self)
         known = self.dataset in data.CLASS_NAMES or Path(self.dataset).is_dir()
-        expect(known, "dataset", self.dataset, f"{', '.join(data.CLASS_NAMES)} or a folder")
+        expect(known, "dataset", self.dataset, f"{', '.join(data.CLASS_NAMES)} or a folder that is there")
         right = all(size.isdecimal() and 8 <= int(size) <= 32 for size in self.image_sizes.split(","))
         expect(right, "image_sizes", self.image_sizes, "sizes from 8 to 32, such as 24,28,32")
         if self.epochs is None:  # what follows has to wait for load_split
@@ -106,13 +105,16 @@ def load_split(config: Config) -> tuple[Config, data.Dataset, Tensor, Tensor]:
     needed = f"at least one validation image of {available}"
     expect(held_out > 0, "val_fraction", config.val_fraction, needed)
     if config.epochs is None:
-        # As many images as the demonstration on shapes sees, 10 epochs of 4,800.
-        config = replace(config, epochs=min(max(10, round(48_000 / limit)), 500))
+        # As many images as the demonstration on shapes sees, 10 epochs of 4,800, but none a thousand times.
+        config = replace(config, epochs=min(max(10, round(48_000 / limit)), 100))
     if config.batch_size is None:
         config = replace(config, batch_size=max(2, min(32, limit)))
     size, processes = config.batch_size, world_size()
     fits = size % processes == 0 and 2 * processes <= size <= limit
-    expect(fits, "batch_size", size, f"at most the {limit} images to train on, 2, 4, 6, .. for each process")
+    expected = f"at least {2 * processes}, at most the {limit} images to train on"
+    if processes > 1:
+        expected += f", a multiple of {processes}, the number of processes"
+    expect(fits, "batch_size", size, expected)
     return config, dataset, train_index[:limit], val_index[: max(1, round(limit * held_out / available))]
 
 
@@ -194,6 +196,7 @@ class Training:
             "image_size": config.sizes()[-1],
             "provenance": dataset.provenance,
             "digest": dataset.digest,
+            "images_sha256": hashlib.sha256(dataset.images.numpy()).hexdigest(),  # in their order
             "num_train": len(train_index),
             "num_val": len(val_index),
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
@@ -224,7 +227,7 @@ def train_one_epoch(training: Training, epoch: int, change: Callable | None = No
     total_steps, warmup_steps = config.epochs * steps, round(config.warmup_epochs * steps)
     size = image_size(epoch, config.epochs, config.sizes())
     model = training.network.train()
-    # CutMix keeps the network from learning its images by heart; results/README.md says what it gained.
+    # CutMix keeps the network from learning its images by heart; results/log.md says what it gained.
     cutmix = config.cutmix if epoch <= data.cutmix_end(config.epochs) else 0.0
     changed = change(training, epoch) if change else None
     # Of the loss and of the right answers; MPS has no float64.
@@ -276,10 +279,10 @@ def validate(training: Training, row: dict[str, float | str]) -> Tensor:
     images, labels, logits = distributed.shard(training.val_images), training.val_labels, []
     model, size = training.network.eval(), training.config.sizes()[-1]
     with Progress("validation", len(images)) as progress, autocast(training.device, training.precision):
-        for part in images.split(VAL_BATCH_SIZE):
+        for part in images.split(data.BATCH_SIZE):
             pixels = part.to(training.device).float() / 255
             logits.append(model(data.to_input(pixels, size, training.normalize)).float())
-            progress.update(VAL_BATCH_SIZE * len(logits))
+            progress.update(data.BATCH_SIZE * len(logits))
     logits = distributed.all_gather(torch.cat(logits).cpu())
     check_finite("the scores of the validation images are", logits, row["epoch"], row["lr"])
     row["val_loss"] = training.criterion(logits, labels).item()
@@ -332,6 +335,9 @@ def read_last(path: Path, given: dict) -> tuple[Config, dict]:
 
     Raises UserError if these change what the run computes, or if the file cannot be used.
     """
+    if not path.is_file():
+        advice = "give the --out of that run, or begin one without --resume"
+        raise UserError(f"there is no run to resume, {path} is missing: {advice}")
     last = read_checkpoint(path)
     with reading(path, "a checkpoint to resume from"):
         saved = last["config"]["settings"]
@@ -350,6 +356,9 @@ def restore(training: Training, last: dict) -> None:
     config, ours, record = training.config, training.record, last["config"]
     if record["digest"] != ours["digest"]:
         raise UserError(f"{config.out} was trained on other data than those found ({ours['provenance']})")
+    if record.get("images_sha256", ours["images_sha256"]) != ours["images_sha256"]:
+        order = "has its training images in another order, as of renamed files, and so another split"
+        raise UserError(f"{config.dataset} {order}: name them as they were, or begin another run")
     if record.get("change") != ours.get("change"):
         began = record.get("change", "no change of its images")
         raise UserError(f"{config.out} was started with {began}: resume it by the same command")
@@ -419,19 +428,18 @@ def fit(config: Config, last: dict | None = None, change: Callable | None = None
     print(f"next     python report.py --run {shlex.quote(config.out)}")
 
 
-def make_folder(run: Path) -> None:
-    """Make the folder of a new run; UserError if it holds more than a training that has saved no epoch."""
+def check_folder(run: Path) -> None:
+    """Raise UserError if the folder of a new run holds more than a training that has saved no epoch."""
     for path in run.rglob("*"):
         if path.is_file() and path.name != "config.json" and path.suffix != ".tmp":
             hint = "continue a run there with --resume, delete the folder, or use another --out"
             raise UserError(f"{run} is not empty: {hint}")
-    run.mkdir(parents=True, exist_ok=True)
 
 
 def main(argv: list[str] | None = None, change: Callable | None = None) -> int:
     """Train as the command line says; return the exit code. change: see fit."""
     parser = CommandLine(description=__doc__)
-    add_options(parser, Config, PRESETS)
+    add_settings(parser, Config, PRESETS)
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     given = vars(parser.parse_args(argv))
     resume, last = given.pop("resume"), None
@@ -446,7 +454,7 @@ def main(argv: list[str] | None = None, change: Callable | None = None) -> int:
             if resume:
                 config, last = read_last(run / "checkpoints" / "last.pt", given)
             elif rank() == 0:
-                make_folder(run)
+                check_folder(run)
             fit(config, last, change)
         return 0
     except KeyboardInterrupt:

@@ -1,7 +1,4 @@
-"""The most confident mistakes as files: pictures and failures.csv in failures/, and gradcam/.
-
-test is the test split, a data.Dataset.
-"""
+"""The most confident mistakes as files: pictures and failures.csv in failures/, and gradcam/."""
 
 import re
 from pathlib import Path
@@ -14,43 +11,37 @@ from page import plots
 from page.pictures import plain, png
 from running.files import whole_file, write_csv
 
+NUM_FAILURES = 20
 
-def describe(
-    test, misclassified: Tensor, probabilities: Tensor, training_labels: Tensor | None
-) -> list[dict]:
-    """Return the rows of failures.csv for the misclassified images, int64 [M].
 
-    probabilities float32 [N, C]; training_labels int64 [N]: the label of the same pixels in the training set,
-    -1 where they are not there, or None.
-    """
-    rows = []
-    for rank, i in enumerate(misclassified.tolist(), start=1):
-        true, predicted = test.labels[i].item(), probabilities[i].argmax().item()
-        copy = -1 if training_labels is None else training_labels[i].item()
-        names = f"{rank:02d}_{test.class_names[true]}_as_{test.class_names[predicted]}"
-        stem = re.sub(r"[^\w.]", "-", names)[:100]
+def describe(answers: dict, evidence: dict) -> list[dict]:
+    """Return the rows of failures.csv for the first of the mistakes; see docs/formats.md of the arrays."""
+    rows, names = [], answers["class_names"]
+    for place, i in enumerate(evidence["mistakes"][:NUM_FAILURES].tolist()):
+        true, predicted = answers["y_true"][i].item(), answers["y_pred"][i].item()
+        copy = answers["training_labels"][i].item() if "training_labels" in answers else -1
+        stem = re.sub(r"[^\w.]", "-", f"{place + 1:02d}_{names[true]}_as_{names[predicted]}")[:100]
         rows.append(
             {
-                "rank": rank,
+                "rank": place + 1,
                 "test_index": i,
-                "file_name": test.filenames[i],
-                "true_class": test.class_names[true],
-                "predicted_class": test.class_names[predicted],
-                "probability_predicted": round(probabilities[i, predicted].item(), 6),
-                "probability_true": round(probabilities[i, true].item(), 6),
-                "label_in_training": "" if copy < 0 else test.class_names[copy],
+                "file_name": answers["filenames"][i],
+                "true_class": names[true],
+                "predicted_class": names[predicted],
+                "probability_predicted": round(evidence["answer_probabilities"][0, place, 0].item(), 6),
+                "probability_true": round(evidence["probability_true"][place].item(), 6),
+                "label_in_training": "" if copy < 0 else names[copy],
                 "picture": f"failures/{stem}.png",
             }
         )
     return rows
 
 
-@plots.styled()
-def write(out: Path, test, rows: list[dict], maps: Tensor | None, layer: str | None) -> None:
+def write(out: Path, rows: list[dict], images: Tensor, maps: Tensor | None, layer: str | None) -> None:
     """Write the rows and their pictures in place of those of an earlier report, which may have had more.
 
-    maps float [M, h, w]: of the predicted class rather than the true one, see GradCAM.pair, those of the rows
-    first; their negative part speaks for the true class.
+    images uint8 [N, 3, S, S]: the test images. maps float [m, h, w]: of the predicted class rather than the
+    true one, see GradCAM.pair, those of the rows first; their negative part speaks for the true class.
     """
     for folder in ("failures", "gradcam"):
         for earlier in (out / folder).glob("[0-9][0-9]_*_as_*.png"):
@@ -58,8 +49,8 @@ def write(out: Path, test, rows: list[dict], maps: Tensor | None, layer: str | N
     (out / "failures" / "failures.csv").unlink(missing_ok=True)
     if not rows:
         return
-    images = test.images[[row["test_index"] for row in rows]]
-    pictures = F.interpolate(images, scale_factor=8)  # larger, not blurred
+    shown = images[[row["test_index"] for row in rows]]
+    pictures = F.interpolate(shown, scale_factor=8)  # larger, not blurred
     for row, picture in zip(rows, pictures, strict=True):
         with whole_file(out / row["picture"]) as temporary:
             temporary.write_bytes(png(picture))

@@ -14,7 +14,7 @@ function bytes(base64) {
   return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 }
 
-// ---- Navigation marks the section that is read; a button copies the commands above it.
+// ---- Navigation marks the section that is read.
 
 const sections = [...document.querySelectorAll("section h2")];
 function markSection() {
@@ -30,13 +30,6 @@ markSection();
 find("sections").addEventListener("click", (event) => {
   if (event.target.closest("a") && find("sections").matches(":popover-open")) find("sections").hidePopover();
 });
-for (const button of document.querySelectorAll("button.copy")) {
-  button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(button.previousElementSibling.textContent);
-    button.textContent = "copied";
-    setTimeout(() => { button.textContent = "copy"; }, 2000);
-  });
-}
 addEventListener("beforeprint", () => { for (const part of document.querySelectorAll("details:not(.code)")) part.open = true; });
 
 // ---- Tables: a click on a heading sorts. A grid of links or pictures is one stop of the tabulator.
@@ -84,25 +77,7 @@ function moveByArrows(grid, choose = "button, a") {
 }
 for (const body of document.querySelectorAll(".classes tbody")) moveByArrows(body);
 
-// ---- The name of a class shows one of its pictures.
-
-const example = make("span", "", "sheet examples");
-example.id = "example";
-for (const link of document.querySelectorAll(".classes td a")) {
-  const place = data.classes.indexOf(link.textContent);
-  if (place < 0) continue;
-  for (const event of ["pointerenter", "focus"]) link.addEventListener(event, () => {
-    const { left, bottom } = link.getBoundingClientRect();
-    example.style.cssText = `left: ${left}px; top: ${bottom + 4}px; --column: ${place % 10}; --row: ${Math.floor(place / 10)}`;
-    document.body.append(example);
-  });
-  for (const event of ["pointerleave", "blur"]) link.addEventListener(event, () => example.remove());
-}
-
-// ---- Cover it yourself: the answers to all 137 ways to cover one or two of 16 squares are in the data.
-
-const COVERS = [[], ...Array.from({ length: 16 }, (_, a) => [a])];
-for (let a = 0; a < 16; a++) for (let b = a + 1; b < 16; b++) COVERS.push([a, b]);
+// ---- Cover it yourself: all 137 ways to cover one or two of 16 squares, and the answers to them, are in the data.
 
 function playPuzzles() {
   const grid = find("puzzle-picture"), fill = `rgb(${data.fill})`, answers = find("puzzle-answers");
@@ -123,7 +98,7 @@ function playPuzzles() {
 
   function answerTo(cells) {
     const key = [...cells].sort((a, b) => a - b).join();
-    return data.puzzles[place].answers[COVERS.findIndex((cover) => cover.join() === key)];
+    return data.puzzles[place].answers[data.covers.findIndex((cover) => cover.join() === key)];
   }
 
   function draw(says = "") {
@@ -152,12 +127,12 @@ function playPuzzles() {
 
   find("puzzle-show").addEventListener("click", () => {
     const said = own();
-    hidden = COVERS[data.puzzles[place].by_map];
+    hidden = data.covers[data.puzzles[place].by_map];
     draw(`The map would cover these. ${said}`);
   });
   find("puzzle-best").addEventListener("click", () => {
     const said = own(), { best } = data.puzzles[place];
-    if (best !== null) hidden = COVERS[best];
+    if (best !== null) hidden = data.covers[best];
     draw(best === null ? said : `The surest cover. ${said}`);
   });
   find("puzzle-next").addEventListener("click", () => {

@@ -1,22 +1,23 @@
-"""Fill the page: what was found becomes one HTML file, by the Jinja2 templates beside this file.
+"""Make the page: of a run folder and the test images come plots/, failures/, gradcam/ and report.html.
 
 A template is a section. It sets `claim`, what the section says in one sentence, and shows what the sentence
 stands on. All texts are escaped, and a missing value is an error. Nothing is measured here.
 """
 
+import ast
 import functools
-import inspect
 import json
 import math
-import pkgutil
 from pathlib import Path
 from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from torch import Tensor
 
-from page import pictures, plots, sections
+from page import failures, pictures, plots, sections
 from running.files import write_text
+from running.outputs import IDENTITY, read_report, read_stress
 
 FOLDER = Path(__file__).resolve().parent
 NUMBER_END = "\N{NO-BREAK SPACE}%"  # no line ends between a number and its sign
@@ -24,7 +25,7 @@ SECTIONS = {
     "one_mistake": "One mistake",
     "mistakes": "Which mistakes",
     "classes": "Which classes",
-    "maps": "Can the maps be believed?",
+    "maps": "What the maps mark",
     "confidence": "Confidence",
     "corruptions": "Corruptions",
     "attacks": "Attacks",
@@ -67,15 +68,28 @@ def mistakes_at(**filter: str) -> str:
 
 @functools.cache
 def sources(names: str) -> list[dict]:
-    """Return where functions, classes or modules stand, "metrics.accuracy,data.load", and their source."""
-    found = []
-    for name in names.split(","):
-        documented = inspect.unwrap(pkgutil.resolve_name(name.strip()))
-        lines, first = inspect.getsourcelines(documented)
-        file = Path(inspect.getsourcefile(documented)).resolve()  # the project may be reached by a link
-        path = file.relative_to(FOLDER.parent).as_posix()
-        found.append({"path": path, "line": max(first, 1), "text": "".join(lines).rstrip()})
-    return found
+    """Return where functions, classes or modules stand, "metrics.accuracy,data.load", and their source.
+
+    It is read from the files: nothing is imported to be quoted.
+    """
+    return [source(name.strip()) for name in names.split(",")]
+
+
+def source(name: str) -> dict:
+    """Return the `path` of the file in which a dotted name is defined, its first `line` and its `text`."""
+    parts, depth = name.split("."), 1
+    while not (FOLDER.parent.joinpath(*parts[:depth])).with_suffix(".py").is_file():
+        depth += 1
+    path = Path(*parts[:depth]).with_suffix(".py")
+    text = (FOLDER.parent / path).read_text(encoding="utf-8")
+    node, first = ast.parse(text), 1
+    for part in parts[depth:]:
+        (node,) = (inner for inner in node.body if getattr(inner, "name", None) == part)
+    lines = text.splitlines()
+    if parts[depth:]:
+        first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+        lines = lines[first - 1 : node.end_lineno]
+    return {"path": path.as_posix(), "line": first, "text": "\n".join(lines).rstrip()}
 
 
 def environment() -> Environment:
@@ -98,32 +112,34 @@ def environment() -> Environment:
 
 
 @plots.styled()
-def write_page(out: Path, examined, test, found) -> None:
-    """Write report.html and plots/ into the folder `out`; the page needs no other file.
+def write_page(out: Path, images: Tensor) -> None:
+    """Write report.html, plots/, failures/ and gradcam/ into the run folder `out`, of what it holds.
 
-    examined: a classifier.Classifier; test: the test split, a data.Dataset; found: a report.Found.
+    images uint8 [N, 3, S, S]: the test images. The page needs no other file. Raises UserError if the files in
+    the folder are not of one report; stress tests of something else are left out.
     """
-    templates = environment()
-    context = {"n": found.numbers, "examined": examined, "test": test, "found": found}
-    for add in (
-        sections.one_mistake,
-        sections.mistakes,
-        sections.classes,
-        sections.maps,
-        sections.confidence,
-        sections.stress,
-    ):
-        context |= add(test, found)
-    context |= sections.about(out, examined, found)
-    context |= sections.write_plots(out / "plots", test, found)
-    filled = []
+    numbers, answers, evidence = read_report(out)
+    stress = read_stress(out, {key: numbers[key] for key in IDENTITY})
+    maps, layer = evidence.get("maps"), numbers.get("maps", {}).get("layer")
+    failures.write(out, failures.describe(answers, evidence), images, maps, layer)
+    context = {"n": numbers, "class_names": answers["class_names"]}
+    context |= sections.one_mistake(answers, evidence, images)
+    context |= sections.mistakes(answers, evidence, images)
+    context |= sections.classes(numbers, answers, images)
+    context |= sections.maps(numbers)
+    context |= sections.confidence(numbers, stress)
+    context |= sections.stress_tests(answers, stress, images)
+    context |= sections.about(numbers, stress)
+    context |= sections.training(out / "plots", numbers)
+    context |= sections.write_plots(out / "plots", numbers, answers)
+    templates, filled = environment(), []
     for name, title in SECTIONS.items():
         module = templates.get_template(f"{name}.html").make_module(context)
         html = Markup(str(module))  # escaped by the template, like the claim
         claim = Markup(str(module.claim).strip())
         anchor = name.replace("_", "-")
         filled.append({"id": anchor, "title": title, "claim": claim, "html": html})
-    data = pictures.data_for_script(test, found)
+    data = pictures.data_for_script(numbers, answers, evidence, stress)
     page = templates.get_template("report.html").render(
         context,
         folder=out.name,

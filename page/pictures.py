@@ -1,7 +1,7 @@
 """Pictures of the page, and what its script needs to know.
 
-All pictures of a kind are one file, a sheet of 32x32 pixels each, of which the page shows parts. test is the
-test split, a data.Dataset, and found a report.Found.
+All pictures of a kind are one file, a sheet of 32x32 pixels each, of which the page shows parts. Arguments
+are called as in sections.py.
 """
 
 import base64
@@ -71,82 +71,94 @@ def run_name(run: str) -> str:
     return Path(run).name
 
 
-def likeliest(probabilities: Tensor) -> list:
-    """Return the three most likely classes, each with its probability to four decimals."""
-    top = probabilities.argsort(descending=True, stable=True)[:3]
-    return [[c, round(probabilities[c].item(), 4)] for c in top.tolist()]
-
-
-def data_for_script(test, found) -> dict:
+def data_for_script(numbers: dict, answers: dict, evidence: dict, stress: dict | None) -> dict:
     """Return what the script shows of the misclassified images, of the puzzles and of the stress tests."""
-    names = [plain(name) for name in test.class_names]
-    fill = (255 * found.fill).round().int().tolist()
-    data = {"classes": names, "fill": fill, "kinds": [row["name"] for row in found.numbers["kinds"]]}
-    data |= {"inferno": base64_bytes(torch.from_numpy(plots.inferno())), "puzzles": puzzle_data(test, found)}
-    data["runs"] = ["this network", *map(run_name, found.others)]
-    runs = [found.probabilities, *(values["probabilities"] for values in found.others.values())]
-    data["images"] = []
-    for place, i in enumerate(found.browsed.tolist()):
-        truth = test.labels[i].item()
-        image = {
-            "true": truth,
-            "confidence": round(found.confidence[i].item(), 6),
-            "truth": round(found.probabilities[i, truth].item(), 4),  # the probability of the true class
-            "answers": [likeliest(probabilities[i]) for probabilities in runs],
-            "file": test.filenames[i],
-            "copied": -1 if found.training_labels is None else found.training_labels[i].item(),
-            "kind": found.kinds[i].item(),
-        }
-        if found.covered is not None:
-            answer, probability = (values[place, 0].item() for values in found.covered)
-            image["covered"] = [answer, round(probability, 4)]
-        data["images"].append(image)
-    if test.superclass_of is not None:
-        data["superclasses"] = [plain(name) for name in test.superclass_names]
-        data["superclass_of"] = test.superclass_of.tolist()
-    if found.maps is not None:
+    fill = (255 * evidence["fill"]).round().int().tolist()
+    data = {
+        "classes": [plain(name) for name in answers["class_names"]],
+        "fill": fill,
+        "kinds": [row["name"] for row in numbers["kinds"]],
+        "inferno": base64_bytes(torch.from_numpy(plots.inferno())),
+        "runs": [run_name(run) for run in answers["runs"]],
+        "images": [mistake_data(answers, evidence, place) for place in range(len(evidence["mistakes"]))],
+        "puzzles": puzzle_data(answers, evidence),
+    }
+    if "covers" in evidence:
+        data["covers"] = [[cell for cell in cells if cell >= 0] for cells in evidence["covers"].tolist()]
+    if "superclass_of" in answers:
+        data["superclasses"] = [plain(name) for name in answers["superclass_names"]]
+        data["superclass_of"] = answers["superclass_of"].tolist()
+    if "maps" in evidence:
         # A byte for each cell, 128 for 0; more cells than 16x16 would weigh too much.
-        maps = F.adaptive_avg_pool2d(found.maps[:, None], min(16, found.maps.shape[-1]))
+        maps = F.adaptive_avg_pool2d(evidence["maps"][:, None], min(16, evidence["maps"].shape[-1]))
         scaled = maps / maps.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
         data["maps"] = base64_bytes((128 + 127 * scaled).round())
-        data["covered_pixels"] = base64_bits(found.covered_pixels)
-    return data | stress_data(test, found.stress)
+        data["covered_pixels"] = base64_bits(evidence["covered_pixels"])
+    return data | stress_data(answers, stress)
 
 
-def puzzle_data(test, found) -> list[dict]:
+def mistake_data(answers: dict, evidence: dict, place: int) -> dict:
+    """Return what the script knows of one mistake: `answers` of each run are the three likeliest classes."""
+    i = evidence["mistakes"][place].item()
+    likely = []
+    for classes, probabilities in zip(evidence["answers"], evidence["answer_probabilities"], strict=True):
+        pairs = zip(classes[place].tolist(), probabilities[place].tolist(), strict=True)
+        likely.append([[c, round(probability, 4)] for c, probability in pairs])
+    mistake = {
+        "true": answers["y_true"][i].item(),
+        "confidence": round(answers["confidence"][i].item(), 6),
+        "truth": round(evidence["probability_true"][place].item(), 4),
+        "answers": likely,
+        "file": answers["filenames"][i],
+        "copied": answers["training_labels"][i].item() if "training_labels" in answers else -1,
+        "kind": answers["kinds"][i].item(),
+    }
+    if "covered_answers" in evidence:
+        probability = evidence["covered_probabilities"][place].item()
+        mistake["covered"] = [evidence["covered_answers"][place].item(), round(probability, 4)]
+    return mistake
+
+
+def puzzle_data(answers: dict, evidence: dict) -> list[dict]:
     """Return the mistakes that the reader takes apart, see reasons.find_puzzles; probabilities in percent."""
     rows = []
-    for puzzle in found.puzzles:
-        percents = (100 * puzzle["probabilities"]).round().int()
-        answers = torch.stack([puzzle["classes"].int(), percents], dim=2).flatten(1)
-        row = {key: puzzle[key] for key in ("best", "by_map")} | {"random": round(puzzle["random"], 4)}
-        rows.append(row | {"true": test.labels[puzzle["index"]].item(), "answers": answers.tolist()})
+    for place, index in enumerate(evidence.get("puzzles", torch.empty(0)).tolist()):
+        percents = (100 * evidence["puzzle_probabilities"][place]).round().int()
+        likely = torch.stack([evidence["puzzle_classes"][place].int(), percents], dim=2).flatten(1)
+        row = {"true": answers["y_true"][index].item(), "answers": likely.tolist()}
+        for key in ("best", "by_map"):
+            cover = evidence[f"puzzle_{key}"][place].item()
+            row[key] = None if cover < 0 else cover
+        rows.append(row | {"random": round(evidence["puzzle_random"][place].item(), 4)})
     return rows
 
 
-def stress_data(test, stress: dict | None) -> dict:
+def stress_data(answers: dict, stress: dict | None) -> dict:
     """Return the answers that the two viewers show, those of the rows of their sheets."""
     data = {}
     if stress is not None and "examples" in stress:
         shown = stress["examples"]
-        data["corruptions"] = {"true": test.labels[shown["images"]].tolist(), "answers": shown["answers"]}
+        data["corruptions"] = {
+            "true": answers["y_true"][shown["images"]].tolist(),
+            "answers": shown["answers"],
+        }
     if stress is not None and "attack_examples" in stress:
         shown = stress["attack_examples"]
-        true = test.labels[shown["images"]].tolist()
+        true = answers["y_true"][shown["images"]].tolist()
         data["attacks"] = {"true": true, "epsilons": stress["epsilons"][:-1], "answers": shown["answers"]}
     return data
 
 
-def attack_sheet(test, stress: dict) -> dict:
+def attack_sheet(images: Tensor, stress: dict) -> dict:
     """Return the sheet of attacked images: as they are, then of each attack and epsilon change and result.
 
     The change is enlarged 50 times around grey.
     """
-    images = test.images[stress["attack_examples"]["images"]]
-    parts = [images]
+    shown = images[stress["attack_examples"]["images"]]
+    parts = [shown]
     for of_attack in stress["attack_changes"]:
         for epsilon, changes in zip(stress["epsilons"][:-1], of_attack, strict=False):
             change = changes * (epsilon / 127)  # in levels of 255
             parts.append((128 + 50 * change).clamp(0, 255).to(torch.uint8))
-            parts.append((images + change).clamp(0, 255).round().to(torch.uint8))
-    return sheet(torch.cat(parts), MAX_SHEET // 3, len(images))
+            parts.append((shown + change).clamp(0, 255).round().to(torch.uint8))
+    return sheet(torch.cat(parts), MAX_SHEET // 3, len(shown))

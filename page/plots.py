@@ -208,11 +208,19 @@ def worst_classes(title: str, recall: dict[str, float]) -> Figure:
     return figure
 
 
-def dots(title: str, rows: dict[str, dict[str, float]], x_label: str) -> Figure:
-    """Fractions with their intervals, {row: value, low, high}; the name of a row stands above its point."""
-    figure = Figure(figsize=(WIDTH, (80 + 34 * len(rows)) / PIXELS))
+def dots(title: str, rows: dict[str, dict], x_label: str, chance: dict, chance_label: str) -> Figure:
+    """Fractions with their intervals, {row: value, low, high}; the name of a row stands above its point.
+
+    chance: likewise, what all of them are compared with, a band behind them.
+    """
+    figure = Figure(figsize=(WIDTH, (100 + 34 * len(rows)) / PIXELS))
     axes = figure.add_subplot()
     axes.set_title(title)
+    axes.axvspan(chance["low"], chance["high"], color=GRID, linewidth=0)
+    axes.axvline(chance["value"], color=GREY, linestyle=":", linewidth=1.2, marker="")
+    said = f"{chance_label} {100 * chance['value']:.1f} %"
+    below = {"color": GREY, "ha": "center", "va": "center", "fontsize": 11}
+    axes.text(chance["value"], len(rows) - 0.25, said, **below)
     for place, (label, row) in enumerate(rows.items()):
         colour = BLUE if place == 0 else ORANGE
         axes.text(0, place - 0.35, label, transform=axes.get_yaxis_transform(), va="center", color=INK)
@@ -221,8 +229,8 @@ def dots(title: str, rows: dict[str, dict[str, float]], x_label: str) -> Figure:
         text = f"{100 * row['value']:.1f} %"
         offset = {"xytext": (6, 0), "textcoords": "offset points", "fontsize": 11}
         axes.annotate(text, (row["high"], place), va="center", color=colour, **offset).set_in_layout(False)
-    axes.set_ylim(len(rows) - 0.5, -0.75)
-    room = 1.25 * max(row["high"] for row in rows.values()) + 0.02  # for the text behind the last point
+    axes.set_ylim(len(rows), -0.75)
+    room = 1.25 * max(row["high"] for row in [*rows.values(), chance]) + 0.02  # for the text behind a point
     axes.set_xlim(0, room)
     axes.set_xticks([tick for tick in axes.get_xticks() if tick <= min(1, room)])
     axes.set_xlabel(x_label)

@@ -1,7 +1,8 @@
 """What the templates of the sections show besides the numbers of metrics.json: pictures, plots and rows.
 
-Each function returns a part of their context. test is the test split, a data.Dataset, and found a
-report.Found; what is not known is None.
+Each function returns a part of their context, from what report.py and stress.py have left in a run folder:
+numbers is metrics.json, answers predictions.npz, evidence evidence.npz, stress the stress tests or None, see
+docs/formats.md. images are the test images, uint8 [N, 3, 32, 32]. What is not known is None.
 """
 
 import shlex
@@ -12,20 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data import cutmix_end
 from gradcam import overlay
 from page import plots
 from page.pictures import address, attack_sheet, picture, plain, run_name, sheet
 from running.console import duration, option
 
 NUM_BESIDE = 5  # mistakes beside the one that is dissected
-MAPS = {  # how the maps are called, in the order of their rows
-    "contrastive": "contrastive map",
-    "usual": "usual map",
-    "activation": "activation strength",
-    "other_image": "another image's map",
-    "centre": "the centre",
-    "random": "random cells",
+MAPS = {  # of covering.mistakes: how the maps are called, in the order of their rows
+    "contrastive": "contrastive: answer rather than truth",
+    "runner_up": "answer rather than runner-up",
+    "random_class": "answer rather than a random class",
+    "usual": "usual: the answer alone",
+    "other_image": "contrastive, of another image",
 }
 HEADLINE = {
     "accuracy": "accuracy",
@@ -36,15 +35,16 @@ HEADLINE = {
 }
 
 
-def case(test, found, i: int) -> dict:
-    """Return what is said of mistake i."""
+def case(answers: dict, images: Tensor, i: int) -> dict:
+    """Return what is said of mistake i, a row of the test split."""
+    true = plain(answers["class_names"][answers["y_true"][i]])
     return {
-        "true": plain(test.class_names[test.labels[i]]),
-        "predicted": plain(test.class_names[found.y_pred[i]]),
-        "confidence": found.confidence[i].item(),
+        "true": true,
+        "predicted": plain(answers["class_names"][answers["y_pred"][i]]),
+        "confidence": answers["confidence"][i].item(),
         # Class and file, as folders repeat the names of files.
-        "link": {"true": plain(test.class_names[test.labels[i]]), "open": test.filenames[i]},
-        "picture": picture(test.images[i]),
+        "link": {"true": true, "open": answers["filenames"][i]},
+        "picture": picture(images[i]),
     }
 
 
@@ -53,146 +53,139 @@ def hide(image: Tensor, hidden: Tensor, fill: Tensor) -> str:
     return picture(torch.where(hidden, fill[:, None, None], image / 255))
 
 
-def one_mistake(test, found) -> dict:
+def one_mistake(answers: dict, evidence: dict, images: Tensor) -> dict:
     """The mistake that covering turns to the truth with the highest probability, and those to take apart."""
-    if not len(found.browsed):
+    shown = evidence["mistakes"].tolist()
+    if not shown:
         return {"opener": None, "puzzle_sheet": None, "beside": []}
-    place = 0
-    if found.covered is not None:
-        answers, probabilities = found.covered
-        turned = answers[:, 0] == test.labels[found.browsed]
-        place = int((turned * probabilities[:, 0]).argmax())
-    i = found.browsed[place].item()
-    opener, image = case(test, found, i) | {"others": []}, test.images[i]
-    if found.covered is not None:
+    place, covered = 0, "covered_answers" in evidence
+    if covered:
+        turned = evidence["covered_answers"] == answers["y_true"][evidence["mistakes"]]
+        place = int((turned * evidence["covered_probabilities"]).argmax())
+    i = shown[place]
+    opener, image = case(answers, images, i) | {"others": []}, images[i]
+    if covered:
         # Not blurred: it shows how coarse the cells are.
-        cells = F.interpolate(found.maps[place][None, None], 32)[0]
+        cells = F.interpolate(evidence["maps"][place][None, None], 32)[0]
         scaled = cells / cells.abs().max().clamp(min=1e-30)
         opener["turned"] = bool(turned[place])
-        opener["answer"] = plain(test.class_names[answers[place, 0]])
-        opener["probability"] = probabilities[place, 0].item()
+        opener["answer"] = plain(answers["class_names"][evidence["covered_answers"][place]])
+        opener["probability"] = evidence["covered_probabilities"][place].item()
         opener["for"], opener["against"] = (
             picture(overlay(image[None] / 255, (sign * scaled).relu())[0]) for sign in (1, -1)
         )
-        opener["covered"] = hide(image, found.covered_pixels[place], found.fill)
-    for run, values in found.others.items():
-        probability, answer = values["probabilities"][i].max(dim=0)
-        said = {"run": run_name(run), "answer": plain(test.class_names[answer]), "p": probability.item()}
-        opener["others"].append(said)
-    beside = [j for j in found.browsed.tolist() if j != i][:NUM_BESIDE]
-    opened = {"opener": opener, "beside": [case(test, found, j) for j in beside]}
-    return opened | first_puzzle(test, found)
+        opener["covered"] = hide(image, evidence["covered_pixels"][place], evidence["fill"])
+    for run, name in list(enumerate(answers["runs"]))[1:]:
+        answer = plain(answers["class_names"][evidence["answers"][run, place, 0]])
+        probability = evidence["answer_probabilities"][run, place, 0].item()
+        opener["others"].append({"run": run_name(name), "answer": answer, "p": probability})
+    beside = [j for j in shown if j != i][:NUM_BESIDE]
+    opened = {"opener": opener, "beside": [case(answers, images, j) for j in beside]}
+    return opened | first_puzzle(answers, evidence, images)
 
 
-def first_puzzle(test, found) -> dict:
+def first_puzzle(answers: dict, evidence: dict, images: Tensor) -> dict:
     """The sheet of the puzzles, and of the first of them what stands there without the script."""
-    indices = [puzzle["index"] for puzzle in found.puzzles]
-    if not indices:
+    if "puzzles" not in evidence:
         return {"puzzle_sheet": None}
-    first = found.puzzles[0]
-    shown = case(test, found, first["index"])
+    indices = evidence["puzzles"].tolist()
+    shown, image = case(answers, images, indices[0]), images[indices[0]]
     for key in ("best", "by_map"):
-        if first[key] is not None:
-            answer, probability = first["classes"][first[key], 0], first["probabilities"][first[key], 0]
-            covered = hide(test.images[first["index"]], first["hidden"][first[key]], found.fill)
-            said = {"answer": plain(test.class_names[answer]), "p": probability.item()}
-            shown[key] = said | {"picture": covered}
-    return {"puzzle_sheet": sheet(test.images[indices], columns=len(indices)), "puzzle": shown}
+        cover = evidence[f"puzzle_{key}"][0].item()
+        if cover >= 0:
+            answer = answers["class_names"][evidence["puzzle_classes"][0, cover, 0]]
+            said = {"answer": plain(answer), "p": evidence["puzzle_probabilities"][0, cover, 0].item()}
+            cells = [cell for cell in evidence["covers"][cover].tolist() if cell >= 0]
+            shown[key] = said | {"picture": hide(image, squares(cells, len(image[0])), evidence["fill"])}
+    return {"puzzle_sheet": sheet(images[indices], columns=len(indices)), "puzzle": shown}
 
 
-def mistakes(test, found) -> dict:
+def squares(cells: list[int], side: int) -> Tensor:
+    """Return where some of the 4x4 squares of a picture are, bool [side, side]."""
+    hidden = torch.zeros(16).index_fill(0, torch.tensor(cells, dtype=torch.int64), 1)
+    return F.interpolate(hidden.view(1, 1, 4, 4), side)[0, 0].bool()
+
+
+def mistakes(answers: dict, evidence: dict, images: Tensor) -> dict:
     """The kinds of mistakes, and the sheet of those that the script shows."""
     return {
-        "mistakes_sheet": sheet(test.images[found.browsed]),
-        "runs": [run_name(run) for run in found.others],
+        "mistakes_sheet": sheet(images[evidence["mistakes"]]),
+        "runs": [run_name(run) for run in answers["runs"][1:]],
+        "num_shown": len(evidence["mistakes"]),
+        "num_puzzles": len(evidence.get("puzzles", ())),
+        "has_superclasses": "superclass_of" in answers,
+        "has_maps": "covered_answers" in evidence,
     }
 
 
-def classes(test, found) -> dict:
+def classes(numbers: dict, answers: dict, images: Tensor) -> dict:
     """Classes, pairs and superclasses that are confused."""
-    rows = sorted(found.numbers["classes"], key=lambda row: (row["num_test"] == 0, row["recall"]))
-    pairs = []
-    for pair in found.numbers["most_confused_pairs"][:8]:
-        true, predicted = (test.class_names.index(pair[key]) for key in ("true", "predicted"))
-        examples = torch.nonzero((test.labels == true) & (found.y_pred == predicted)).flatten()[:4]
-        pictures = [case(test, found, i) for i in examples.tolist()]
-        pairs.append(pair | {"pictures": pictures})
-    # An example of each class, and a grey picture of one without.
-    examples = torch.full((len(test.class_names), *test.images.shape[1:]), 128, dtype=torch.uint8)
-    for c in range(len(test.class_names)):
-        members = torch.nonzero(test.labels == c).flatten()
-        if len(members):
-            examples[c] = test.images[members[0]]
+    rows = sorted(numbers["classes"], key=lambda row: (row["num_test"] == 0, row["recall"]))
+    pairs, names = [], answers["class_names"]
+    for pair in numbers["most_confused_pairs"][:8]:
+        true, predicted = (names.index(pair[key]) for key in ("true", "predicted"))
+        confused = (answers["y_true"] == true) & (answers["y_pred"] == predicted)
+        examples = torch.nonzero(confused).flatten()[:4]
+        pairs.append(pair | {"pictures": [case(answers, images, i) for i in examples.tolist()]})
     matrix = None
-    if found.coarse is not None:
-        names = [plain(name) for name in test.superclass_names]
-        said = "The mistakes between superclasses as a matrix; the table of classes has the numbers."
-        matrix = plots.to_svg(plots.superclass_matrix(found.coarse.numpy(), names), "superclasses", said)
-    return {
-        "class_rows": rows,
-        "pairs": pairs,
-        "examples": sheet(examples, columns=10),
-        "coarse_plot": matrix,
-    }
+    if "superclass_confusion" in answers:
+        superclasses = [plain(name) for name in answers["superclass_names"]]
+        figure = plots.superclass_matrix(answers["superclass_confusion"].numpy(), superclasses)
+        said = "The mistakes between superclasses as a matrix: percent of each that is answered as another."
+        matrix = plots.to_svg(figure, "superclasses", said)
+    return {"class_rows": rows, "pairs": pairs, "coarse_plot": matrix}
 
 
-def draw_matrix(test, found) -> plots.Figure:
+def draw_matrix(answers: dict) -> plots.Figure:
     """Draw the confusion matrix, the classes of a superclass beside each other."""
-    order, groups = list(range(len(test.class_names))), {}
-    if test.superclass_of is not None:
-        order = test.superclass_of.argsort(stable=True).tolist()
-        sizes = test.superclass_of.bincount(minlength=len(test.superclass_names)).tolist()
-        groups = dict(zip(map(plain, test.superclass_names), sizes, strict=True))
-    names = [plain(test.class_names[c]) for c in order]
-    return plots.confusion_matrix(found.confusion[order][:, order].numpy(), names, groups)
+    order, groups = list(range(len(answers["class_names"]))), {}
+    if "superclass_of" in answers:
+        of, superclasses = answers["superclass_of"], answers["superclass_names"]
+        order = of.argsort(stable=True).tolist()
+        sizes = of.bincount(minlength=len(superclasses)).tolist()
+        groups = dict(zip(map(plain, superclasses), sizes, strict=True))
+    names = [plain(answers["class_names"][c]) for c in order]
+    return plots.confusion_matrix(answers["confusion"][order][:, order].numpy(), names, groups)
 
 
-def maps(test, found) -> dict:
-    """Plots of the covering test."""
-    drawn = {}
-    covering = found.numbers.get("covering", {})
-    titles = {
-        "mistakes": ("to_truth", "Mistakes, a quarter covered: right", "of the mistakes"),
-        "right": ("changed", "Right answers, a quarter covered: wrong", "of the right answers"),
-        "kept": ("kept", "Right answers, only half kept: right", "of the right answers"),
-    }
-    for name, (key, title, label) in titles.items():
-        group = covering.get("right" if name == "kept" else name)
-        if group:
-            rows = {label: group[map][key] for map, label in MAPS.items()}
-            drawn[name] = plots.to_svg(plots.dots(title, rows, label), f"covering-{name}", f"{title}.")
-    return {"covering_plots": drawn}
+def maps(numbers: dict) -> dict:
+    """The plot of the covering test: how many mistakes become right, by each map and by its controls."""
+    covering = numbers.get("covering", {})
+    if "mistakes" not in covering:
+        return {"covering_plot": None}
+    of_map, blurred = covering["mistakes"], covering["blurred"]
+    rows = {label: of_map[name]["to_truth"] for name, label in MAPS.items() if name in of_map}
+    rows["contrastive, blurred instead"] = blurred["contrastive"]["to_truth"]
+    rows["random cells, blurred instead"] = blurred["random"]["to_truth"]
+    title = "Mistakes that become right, a quarter covered"
+    figure = plots.dots(title, rows, "of the mistakes", of_map["random"]["to_truth"], "random cells")
+    said = ", ".join(f"{label} {100 * row['value']:.0f} %" for label, row in rows.items())
+    said = f"{title}: {said}; random cells {100 * of_map['random']['to_truth']['value']:.0f} %."
+    return {"covering_plot": plots.to_svg(figure, "covering", said)}
 
 
-def confidence(test, found) -> dict:
+def confidence(numbers: dict, stress: dict | None) -> dict:
     """Reliability diagrams of clean and of corrupted images, and how sure right and wrong answers are."""
-    clean = {}
-    for name, row in zip(("as_trained", "with_temperature"), found.calibration, strict=False):
-        columns = [column.tolist() for column in row["bins"]]
-        clean[name] = [bin for bin in zip(*columns, strict=True) if bin[2]]
-    bins = {"clean": clean}
-    if found.stress is not None and "reliability" in found.stress.get("summary", {}):
-        bins["corrupted"] = found.stress["summary"]["reliability"]["bins"]
+    groups = {"clean": numbers["calibration_bins"]}
+    if stress is not None and "reliability" in stress.get("summary", {}):
+        groups["corrupted"] = stress["summary"]["reliability"]["bins"]
     titles = {"clean": "Clean test images", "corrupted": "The fifteen corruptions"}
     drawn = {}
-    for name, groups in bins.items():
-        figure = plots.reliability(titles[name], groups)
+    for name, bins in groups.items():
+        figure = plots.reliability(titles[name], bins)
         said = f"Reliability diagram, {titles[name].lower()}: accuracy against confidence."
         drawn[name] = plots.to_svg(figure, f"reliability-{name}", said)
-    wrong = found.y_pred != test.labels
-    place = (50 * found.confidence.double()).long().clamp(max=49)
-    counts = [place[part].bincount(minlength=50).numpy() for part in (~wrong, wrong)]
-    said = f"Confidence of right and wrong answers; above 90 % wrong: {found.numbers['confident']['wrong']}."
+    counts = [np.array(numbers["confidence_histogram"][key]) for key in ("right", "wrong")]
+    said = f"Confidence of right and wrong answers; above 90 % wrong: {numbers['confident']['wrong']}."
     histogram = plots.to_svg(plots.confidence_histogram(*counts), "histogram", said)
     return {"reliability_plots": drawn, "histogram": histogram}
 
 
-def stress(test, found) -> dict:
+def stress_tests(answers: dict, stress: dict | None, images: Tensor) -> dict:
     """What stress.py measured: tables, plots, and sheets for the two viewers."""
-    results = found.stress
-    if results is None or "summary" not in results:
+    if stress is None or "summary" not in stress:
         return {"stress": None}
-    shown, tests = {"stress": results}, results["tests"]
+    shown, tests = {"stress": stress}, stress["tests"]
     names = [name for name in dict.fromkeys(test.split("/")[0] for test in tests) if f"{name}/5" in tests]
     rows = []
     for name in names:
@@ -200,30 +193,30 @@ def stress(test, found) -> dict:
         rows.append({"name": name, "values": values})
     shown["corruption_rows"] = rows
     shown["hardest"] = min(rows, key=lambda row: row["values"][2])
-    by_severity = results["summary"]["by_severity"]
+    by_severity = stress["summary"]["by_severity"]
     lines = [[row[key] for row in by_severity] for key in ("accuracy", "mean_confidence")]
     said = f"Accuracy falls from {100 * lines[0][0]:.1f} % on clean images to {100 * lines[0][5]:.1f} %."
     shown["severity_plot"] = plots.to_svg(plots.severity_curves(*lines), "severity", said)
-    epsilons = results["epsilons"][:-1]  # the last is a check, at which a sound attack leaves no image right
-    figure = plots.stress_epsilon(tests, results["robust_accuracy"], epsilons)
+    epsilons = stress["epsilons"][:-1]  # the last is a check, at which a sound attack leaves no image right
+    figure = plots.stress_epsilon(tests, stress["robust_accuracy"], epsilons)
     shown["epsilon_plot"] = plots.to_svg(figure, "epsilon", "Accuracy under attack by epsilon.")
-    if "examples" in results:
-        pixels, index = results["example_pixels"], results["examples"]["images"]
+    true = [plain(answers["class_names"][c]) for c in answers["y_true"].tolist()]
+    if "examples" in stress:
+        pixels, index = stress["example_pixels"], stress["examples"]["images"]
         shown["corruption_sheet"] = sheet(pixels.flatten(0, 1), columns=len(index))
-        shown["corruption_tests"] = list(results["examples"]["answers"])
-        shown["corrupted_true"] = [plain(test.class_names[c]) for c in test.labels[index].tolist()]
-    if "attack_examples" in results:
-        shown["attack_sheet"] = attack_sheet(test, results)
-        index = results["attack_examples"]["images"]
-        shown["attacked_true"] = [plain(test.class_names[c]) for c in test.labels[index].tolist()]
+        shown["corruption_tests"] = list(stress["examples"]["answers"])
+        shown["corrupted_true"] = [true[i] for i in index]
+    if "attack_examples" in stress:
+        shown["attack_sheet"] = attack_sheet(images, stress)
+        shown["attacked_true"] = [true[i] for i in stress["attack_examples"]["images"]]
     return shown
 
 
-def write_plots(folder: Path, test, found) -> dict:
+def write_plots(folder: Path, numbers: dict, answers: dict) -> dict:
     """Draw the headline numbers, the classes with the lowest recall and the confusion matrix as files."""
-    headline = {name: found.numbers[key] for key, name in HEADLINE.items()}
+    headline = {name: numbers[key] for key, name in HEADLINE.items()}
     plots.save_png(plots.headline_bars(headline), folder / "headline_metrics.png")
-    tested = [row for row in found.numbers["classes"] if row["num_test"]]
+    tested = [row for row in numbers["classes"] if row["num_test"]]
     bars, worst = {}, sorted(tested, key=lambda row: row["recall"])[:10]
     for row in worst:
         other = f" (mostly taken for {row['most_confused_with']})" if row["most_confused_with"] else ""
@@ -232,48 +225,54 @@ def write_plots(folder: Path, test, found) -> dict:
     if len(worst) == len(tested):
         title = "The accuracy of each class, the lowest first"
     plots.save_png(plots.worst_classes(title, bars), folder / "worst_classes.png")
-    plots.save_png(draw_matrix(test, found), folder / "confusion_matrix.png", dpi=110)
+    plots.save_png(draw_matrix(answers), folder / "confusion_matrix.png", dpi=110)
     return {"confusion_png": address((folder / "confusion_matrix.png").read_bytes())}
 
 
-def about(out: Path, examined, found) -> dict:
-    """The training, the commands that make this page, versions and digests; examined: a Classifier."""
-    facts, lines, shown = {}, [], {"training": None}
-    if examined.training:
-        config, history = examined.training["config"], found.history
-        column = {key: np.array([row[key] for row in history]) for key in history[0]}
-        changes = {}
-        for i in range(1, len(history)):
-            if column["image_size"][i] != column["image_size"][i - 1]:
-                changes[i + 0.5] = f"{column['image_size'][i]:.0f} px"
-        settings = config["settings"]
-        last_cutmix = cutmix_end(settings["epochs"]) if settings["cutmix"] else 0
-        if 0 < last_cutmix < len(history):
-            changes[last_cutmix + 0.5] = "no CutMix"
-        for quantity in ("loss", "accuracy"):
-            figure = plots.training_curve(column, quantity, examined.training["epoch"], changes)
-            plots.save_png(figure, out / "plots" / f"{quantity}.png")
-        shown["training"] = examined.training
-        said = "Accuracy by epoch in training and validation."
-        shown["training_plot"] = plots.to_svg(figure, "training", said)
-        shown |= {"took": duration(column["seconds"].sum()), "last_cutmix": last_cutmix}
+def training(folder: Path, numbers: dict) -> dict:
+    """The curves of the training, as files in the folder and as a plot."""
+    trained = numbers.get("training")
+    if trained is None:
+        return {"training": None}
+    history = trained["history"]
+    column = {key: np.array([row[key] for row in history]) for key in history[0]}
+    changes = {}
+    for i in range(1, len(history)):
+        if column["image_size"][i] != column["image_size"][i - 1]:
+            changes[i + 0.5] = f"{column['image_size'][i]:.0f} px"
+    if 0 < trained["last_cutmix"] < len(history):
+        changes[trained["last_cutmix"] + 0.5] = "no CutMix"
+    for quantity in ("loss", "accuracy"):
+        figure = plots.training_curve(column, quantity, trained["epoch"], changes)
+        plots.save_png(figure, folder / f"{quantity}.png")
+    drawn = plots.to_svg(figure, "training", "Accuracy by epoch in training and validation.")
+    return {"training": trained, "training_plot": drawn, "took": duration(column["seconds"].sum())}
+
+
+def about(numbers: dict, stress: dict | None) -> dict:
+    """The commands that make this page, versions and digests."""
+    facts, commands, network = {}, [], numbers["network"]
+    if "training" in numbers:
+        config = numbers["training"]["config"]
         facts |= {f"training: {name}": value for name, value in config["environment"].items()}
         # It has the device and the precision that "auto" became.
-        options = settings | {key: config[key] for key in ("device", "precision")}
+        options = config["settings"] | {key: config[key] for key in ("device", "precision")}
         processes = config["environment"].get("processes", 1)
         start = "python" if processes == 1 else f"torchrun --nproc-per-node {processes}"
         changed = f"experiments/train_changed.py {config.get('change')}"
         script = changed if "change" in config else "train.py"
-        lines.append(("The network was trained by", command(f"{start} {script}", options)))
-    if found.options is not None:
-        if found.stress:
-            full = found.stress["corruption_images"] == found.numbers["num_test"]
-            lines.append(("It was tested by", stress_command(found.options | {"full": full})))
-        lines.append(("This page was made by", command("python report.py", found.options)))
-    facts |= {f"report: {name}": value for name, value in found.machine.items()}
-    facts |= {"images": examined.input, "output": examined.output, "maps": examined.layer_note}
-    facts |= {"weights": examined.path or "in memory", "digest of the weights": examined.digest}
-    return shown | {"facts": facts, "commands": lines, "stress_command": stress_command(found.options)}
+        commands.append(("The network was trained by", command(f"{start} {script}", options)))
+    options = numbers["command"].get("options")
+    if options is not None:
+        if stress is not None:
+            full = stress["corruption_images"] == numbers["num_test"]
+            commands.append(("It was tested by", stress_command(options | {"full": full})))
+        commands.append(("This page was made by", command("python report.py", options)))
+    facts |= {f"report: {name}": value for name, value in numbers["environment"].items()}
+    facts |= {"images": network["input"], "output": network["output"], "maps": network["layer_note"]}
+    facts |= {"weights": network["weights"], "digest of the weights": numbers["checkpoint_sha256"]}
+    facts["digest of the test images"] = numbers["data"]["digest"]
+    return {"facts": facts, "commands": commands, "stress_command": stress_command(options)}
 
 
 def stress_command(options: dict | None) -> str | None:
@@ -281,7 +280,7 @@ def stress_command(options: dict | None) -> str | None:
     if options is None:
         return None
     return command(
-        "python stress.py", {k: v for k, v in options.items() if k not in ("against", "overwrite")}
+        "python stress.py", {k: v for k, v in options.items() if k not in ("against", "overwrite", "page")}
     )
 
 

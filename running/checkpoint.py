@@ -38,14 +38,17 @@ def read_tensors(path: Path | str) -> tuple[object, str]:
     No code in the file is run. Raises UserError if the file is damaged or holds more than plain values.
     """
     with reading(path, "a checkpoint"):
-        if Path(path).suffix == ".safetensors":
-            raise ValueError(f"it is of safetensors: {INSTEAD.format('safetensors.torch.load_file(FILE)')}")
         data = Path(path).read_bytes()  # once: a training may put another file in its place at any moment
+        sha256 = hashlib.sha256(data).hexdigest()
+        if Path(path).suffix == ".safetensors":
+            return read_safetensors(data), sha256
         if not zipfile.is_zipfile(io.BytesIO(data)):  # as torch.save writes it since torch 1.6
             raise ValueError("it was not written by torch.save, or only in part")
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if damaged := archive.testzip():  # torch.load itself does not compare the checksums
                 raise ValueError(f"it is damaged, the checksum of {damaged} is wrong")
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise ValueError("it is a TorchScript: let FILE.py return torch.jit.load(FILE)")
         try:
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
@@ -53,4 +56,14 @@ def read_tensors(path: Path | str) -> tuple[object, str]:
             what = f", {named[1]}" if named else ""
             instead = INSTEAD.format("model.state_dict()")
             raise ValueError(f"it holds more than tensors and plain values{what}: {instead}") from error
-        return content, hashlib.sha256(data).hexdigest()
+        return content, sha256
+
+
+def read_safetensors(data: bytes) -> dict:
+    """Return the tensors in the content of a .safetensors file, by their names."""
+    try:
+        from safetensors.torch import load
+    except ImportError as error:
+        instead = INSTEAD.format("safetensors.torch.load_file(FILE)")
+        raise ValueError(f"it needs pip install safetensors, or {instead}") from error
+    return load(data)

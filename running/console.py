@@ -55,16 +55,16 @@ class Progress:
         parts = [self.label, f"{done}/{self.total}", *(f"{key} {value}" for key, value in values.items())]
         if done:
             parts.append(f"{duration((now - self.started) / done * (self.total - done))} left")
-        self.write("  ".join(parts))
+        self.show("  ".join(parts))
 
-    def write(self, text: str) -> None:
+    def show(self, text: str) -> None:
         """Put as much of the text as fits in place of the line."""
         if sys.stderr.isatty():
             columns = os.get_terminal_size(sys.stderr.fileno()).columns
             print(f"\r{text[: columns - 1]}", end="\033[K", file=sys.stderr, flush=True)
 
     def __exit__(self, *exception) -> None:
-        self.write("")
+        self.show("")
 
 
 def run_main(main: Callable[[], int | None]) -> None:
@@ -77,9 +77,6 @@ def run_main(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # as after | head; Python's documentation of SIGPIPE
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
     except UserError as error:
         message = str(error)
     except MemoryError:

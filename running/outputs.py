@@ -1,6 +1,7 @@
-"""What the commands leave in a run folder for each other: predictions.npz, and stress.json with stress.npz.
+"""What the commands leave in a run folder for each other: metrics.json and two .npz files, and stress tests.
 
-`classifier` is a classifier.Classifier, `test` the test split, a data.Dataset; digests are of weights.
+Each file says of what it is, see identity. `classifier` is a classifier.Classifier, `test` the test split, a
+data.Dataset; digests are of weights.
 """
 
 import csv
@@ -16,8 +17,9 @@ from torch import Tensor
 from running.errors import UserError, reading
 from running.files import whole_file, write_json
 
-# The pixels of the examples in stress.npz, and the key of stress.json that says what they are.
+IDENTITY = ("checkpoint_sha256", "images_sha256", "labels_sha256", "class_names", "class_order")
 RESULTS = ("metrics.json", "stress.json")  # which say of which weights they are
+# The pixels of the examples in stress.npz, and the key of stress.json that says what they are.
 PIXELS = {"example_pixels": "examples", "attack_changes": "attack_examples"}
 
 
@@ -38,13 +40,25 @@ def results_folder(classifier, out: Path | None) -> Path:
 
 
 def identity(classifier, test) -> dict:
-    """Return what results are of: the weights, the test images, and which logit is which class."""
+    """Return what results are of: the weights, the images, the labels, and which logit is which class."""
     order = classifier.model.order
     return {
         "checkpoint_sha256": classifier.digest,
-        "images_sha256": digest_of_images(test.images),
+        "images_sha256": digest_of(test.images),
+        "labels_sha256": digest_of(test.labels),
+        "class_names": test.class_names,
         "class_order": list(range(classifier.num_classes)) if order is None else order.tolist(),
     }
+
+
+def is_of(found: dict, whose: dict) -> bool:
+    """Return whether what a file says that it is of is `whose`, see identity."""
+    return all(found.get(key) == value for key, value in whose.items())
+
+
+def digest_of(array: Tensor) -> str:
+    """Return the sha256 of the numbers of an array in their order, such as uint8 images [N, 3, S, S]."""
+    return hashlib.sha256(array.numpy().tobytes()).hexdigest()
 
 
 def check_results(folder: Path | str, digest: str, names: Iterable[str] = RESULTS) -> None:
@@ -72,48 +86,61 @@ def read_history(folder: Path, known: list[dict]) -> list[dict]:
     return rows if continues else known
 
 
-# ---- predictions.npz, from report.py ---------------------------------------------------------------------
+# ---- metrics.json, predictions.npz and evidence.npz, from report.py ---------------------------------------
 
 
-def digest_of_images(images: Tensor) -> str:
-    """Return the sha256 of images, uint8 [N, 3, H, W], in their order; kept beside the predictions."""
-    return hashlib.sha256(images.numpy().tobytes()).hexdigest()
-
-
-def write_predictions(path: Path, test, probabilities: Tensor, y_pred: Tensor, digest: str) -> None:
-    """Write predictions.npz; probabilities float32 [N, C], y_pred int64 [N]."""
+def write_arrays(path: Path, content: dict) -> None:
+    """Write tensors, texts, and lists of numbers or of texts to an .npz file."""
+    arrays = {key: np.asarray(value) for key, value in content.items()}
     with whole_file(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(
-            file,
-            y_true=test.labels.numpy(),
-            y_pred=y_pred.numpy(),
-            probabilities=probabilities.numpy(),
-            filenames=np.array(test.filenames),
-            class_names=np.array(test.class_names),
-            images_sha256=digest_of_images(test.images),
-            checkpoint_sha256=digest,
-        )
+        np.savez_compressed(file, **arrays)
+
+
+def read_arrays(path: Path, what: str) -> dict:
+    """Return what write_arrays wrote: tensors of numbers, and texts and lists of them as they were."""
+    found = {}
+    with reading(path, what), np.load(path) as content:
+        for key in content.files:
+            array = content[key]
+            found[key] = array.tolist() if array.dtype.kind == "U" else torch.from_numpy(array)
+    return found
 
 
 def read_predictions(run: Path) -> dict:
-    """Return what predictions.npz in the folder of a run holds.
+    """Return what predictions.npz in the folder of a run holds, see docs/formats.md, tensors on the CPU.
 
-    y_true and y_pred int64 [N], probabilities float32 [N, C], images_sha256, checkpoint_sha256, class_names.
     Raises UserError if the file is missing or damaged, or if the run has trained on since.
     """
     file, best = run / "predictions.npz", run / "checkpoints" / "best.pt"
     if not file.exists():
         raise UserError(f"there is no {file}: run python report.py --run {run} first")
+    found = read_arrays(file, "predictions of report.py")
     with reading(file, "predictions of report.py"):
-        with np.load(file) as content:
-            values = {key: content[key] for key in content.files}
-        found = {key: torch.from_numpy(values[key]) for key in ("y_true", "y_pred", "probabilities")}
-        found |= {key: str(values[key]) for key in ("images_sha256", "checkpoint_sha256")}
-        if "class_names" in values:  # results of earlier versions have none
-            found["class_names"] = values["class_names"].tolist()
-    if best.is_file() and hashlib.sha256(best.read_bytes()).hexdigest() != found["checkpoint_sha256"]:
+        found["probabilities"] = found["probabilities"].float()  # they may be stored in float16
+        checkpoint = found["checkpoint_sha256"]
+    if best.is_file() and hashlib.sha256(best.read_bytes()).hexdigest() != checkpoint:
         raise UserError(f"{file} is of other weights than {best}: run report.py --run {run} again")
     return found
+
+
+def read_report(folder: Path) -> tuple[dict, dict, dict]:
+    """Return metrics.json, predictions.npz and evidence.npz of a folder, all of one report.
+
+    Raises UserError if one is missing, damaged, or of another network, other images, labels or runs.
+    """
+    path = folder / "metrics.json"
+    if not path.exists():
+        raise UserError(f"there is no {path}: run report.py without --page first")
+    with reading(path, "numbers of report.py"):
+        numbers = json.loads(path.read_text(encoding="utf-8"))
+        whose = {key: numbers[key] for key in ("runs", *IDENTITY) if key != "class_order"}
+    found = []
+    for name in ("predictions.npz", "evidence.npz"):
+        arrays = read_arrays(folder / name, "arrays of report.py")
+        if not is_of(arrays, whose):
+            raise UserError(f"{folder / name} is of another report than {path}: run report.py again")
+        found.append(arrays)
+    return numbers, *found
 
 
 # ---- stress.json and stress.npz, from stress.py ----------------------------------------------------------
@@ -135,7 +162,7 @@ def write_stress(folder: Path, results: dict) -> None:
 def read_stress(folder: Path, whose: dict) -> dict | None:
     """Return what write_stress wrote to the folder, or None if that is nothing or of another network.
 
-    whose: keys of stress.json and what they have to be, see classifier.identity. Left out are a test and
+    whose: keys of stress.json and what they have to be, see identity. Left out are a test and
     examples that stand in one file only, as the command was killed between the two, and then "summary".
     Raises UserError if a file cannot be used.
     """
@@ -144,7 +171,7 @@ def read_stress(folder: Path, whose: dict) -> dict | None:
         return None
     with reading(path, "results of stress.py, which its --overwrite replaces"):
         results = json.loads(path.read_text(encoding="utf-8"))
-        if any(results.get(key) != value for key, value in whose.items()):
+        if not is_of(results, whose):
             return None
         with np.load(folder / "stress.npz") as arrays:
             answers = {test: torch.from_numpy(arrays[test]) for test in results["tests"] if test in arrays}

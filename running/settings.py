@@ -8,38 +8,38 @@ from running.console import option
 from running.errors import UserError
 
 
-def setting(default: Any, help: str, low: Any = None, high: Any = None, **options: Any) -> Any:
+def setting(default: Any, about: str, low: Any = None, high: Any = None, **options: Any) -> Any:
     """Return a field of a dataclass, `lr: float = setting(0.15, "peak rate", low=0, high=1)`.
 
     Option, help and check follow from it. Its type is int, float, str or bool, or one of these `| None`; a
     range includes both its ends; options are those of argparse, such as choices.
     """
-    metadata = {"help": help, "low": low, "high": high, "options": options}
+    metadata = {"about": about, "low": low, "high": high, "options": options}
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def add_options(parser: argparse.ArgumentParser, settings: type, presets: dict | None = None) -> None:
+def add_settings(parser: argparse.ArgumentParser, settings: type, presets: dict | None = None) -> None:
     """Add an option for each field of the dataclass `settings`, and for a bool also its opposite, --no-...
 
     An option that was not given is absent from what parse_args returns. The help names the default of the
     dataclass, and those of `presets`, {data set: {field: value}}.
     """
     for field in dataclasses.fields(settings):
-        about = field.metadata
+        known = field.metadata
         notes = []
-        if about["low"] is not None:
-            notes.append(f"{about['low']:.10g} to {about['high']:.10g}")
+        if known["low"] is not None:
+            notes.append(f"{known['low']:.10g} to {known['high']:.10g}")
         if field.default is not None:
             notes.append(f"default: {field.default}")
         for dataset, preset in (presets or {}).items():
             if preset.get(field.name) is not None:
                 notes.append(f"{dataset}: {preset[field.name]}")
-        text = f"{about['help']} ({', '.join(notes)})" if notes else about["help"]
+        text = f"{known['about']} ({', '.join(notes)})" if notes else known["about"]
         kind = (get_args(field.type) or (field.type,))[0]  # int, also for int | None
         if kind is bool:
             how = {"action": argparse.BooleanOptionalAction}
         else:
-            how = {"type": kind} | about["options"]
+            how = {"type": kind} | known["options"]
         parser.add_argument(option(field.name), help=text, **how).default = argparse.SUPPRESS
 
 

@@ -17,35 +17,41 @@ Image.init()
 SUFFIXES = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 
-def read(root: Path | str) -> tuple[list[str], dict, dict, int]:
-    """Return the class names, the arrays of training and test pictures, and the number of other files.
+def read_folder(root: Path | str) -> tuple[list[str], list[tuple[Tensor, Tensor, list[str], int]], int]:
+    """Return the class names, the arrays of training and of test pictures, and the number of other files.
 
-    The arrays are `images` uint8 [N, 3, 32, 32], `labels` int64 [N] and `filenames` (N names, those in the
-    folder of the class), in the order of class and file name. val/ is taken where there is no test/. Raises
-    UserError if there are fewer than two classes, if train/ and test/ do not have pictures of the same ones,
-    or if pictures cannot be read.
+    The arrays are images uint8 [N, 3, 32, 32], labels int64 [N] and N file names, those in the folder of the
+    class, in the order of class and file name; then the median side of their squares in pixels. val/ is taken
+    where there is no test/. Raises UserError if there are fewer than two classes, if train/ and test/ do not
+    have pictures of the same ones, or if pictures cannot be read.
     """
     root = Path(root)
     if not (root / "train").is_dir():
         raise UserError(f"{root} has no train/: docs/data.md says how to split folders of the classes")
     held_out = "test" if (root / "test").exists() or not (root / "val").exists() else "val"
-    folders = (root / "train", root / held_out)
-    (names, train), (test_names, test) = (find_pictures(folder) for folder in folders)
-    for name in {*names} ^ {*test_names}:
-        raise UserError(f"{root}: train/ and {held_out}/ need the same classes, but only one has {name!r}")
+    names, train = find_pictures(root / "train")
+    test_names, test = find_pictures(root / held_out)
+    if names != test_names:
+        odd = sorted(set(names) ^ set(test_names))
+        raise UserError(f"{root}: train/ and {held_out}/ need the same classes, but only one has {odd[0]!r}")
     if len(names) < 2:
         raise UserError(f"{root / 'train'} has pictures of {len(names)} classes, expected two or more")
     print(f"reading {len(train + test):,} pictures of {len(names)} classes in {root}", flush=True)
-    files = [name for folder in folders for _, _, names in os.walk(folder) for name in names]
+    files = [name for part in ("train", held_out) for _, _, names in os.walk(root / part) for name in names]
     num_others = len([name for name in files if not is_picture(name) and not name.startswith(".")])
     if num_others:
         print(f"note     {num_others} files in {root} are left out, as their names are not those of pictures")
-    unreadable = []
-    splits = [read_split(*found, unreadable) for found in zip(folders, (train, test), strict=True)]
+    splits, unreadable = [], []
+    for folder, found in ((root / "train", train), (root / held_out, test)):
+        splits.append(read_split(folder, found, unreadable))
     if unreadable:
         named = ", ".join(unreadable[:5])
         raise UserError(f"{len(unreadable)} pictures cannot be read, repair or remove them: {named}")
-    return [one_line(name) for name in names], *splits, num_others
+    class_names = [one_line(name) for name in names]
+    if len(set(class_names)) < len(names):
+        twice = next(name for name in class_names if class_names.count(name) > 1)
+        raise UserError(f"{root}: two classes are called {twice!r} but for their spaces: rename one folder")
+    return class_names, splits, num_others
 
 
 def is_picture(path: str) -> bool:
@@ -60,19 +66,23 @@ def find_pictures(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:
         return names, make_dataset(folder, {n: i for i, n in enumerate(names)}, is_valid_file=is_picture)
 
 
-def read_split(folder: Path, pictures: list[tuple[str, int]], unreadable: list[str]) -> dict:
-    """Return the arrays, see read, of pictures in a folder; what cannot be read is added to `unreadable`."""
-    images, labels, filenames = [], [], []
+def read_split(
+    folder: Path, pictures: list[tuple[str, int]], unreadable: list[str]
+) -> tuple[Tensor, Tensor, list[str], int]:
+    """Return the arrays of pictures in a folder, see read_folder; add to `unreadable` what cannot be read."""
+    images, labels, filenames, sides = [], [], [], []
     for path, label in pictures:
         try:
-            images.append(shrink(read_square(path)))
+            square = read_square(path)
         except Exception as error:
             unreadable.append(f"{path} ({one_line(error)})")
             continue
+        images.append(shrink(square))
         labels.append(label)
+        sides.append(square.shape[1])
         filenames.append(one_line("/".join(Path(path).relative_to(folder).parts[1:])))
     images = torch.stack(images) if images else torch.empty(0, 3, 32, 32, dtype=torch.uint8)
-    return {"images": images, "labels": torch.tensor(labels), "filenames": filenames}
+    return images, torch.tensor(labels), filenames, sorted(sides)[len(sides) // 2] if sides else 0
 
 
 def read_square(path: Path | str) -> Tensor:
@@ -82,11 +92,36 @@ def read_square(path: Path | str) -> Tensor:
     first frame. Raises OSError, ValueError and others of Pillow if it cannot be read.
     """
     with Image.open(path) as file:
-        picture = ImageOps.exif_transpose(file).convert("RGBA")
+        picture = ImageOps.exif_transpose(file)
+        if picture.mode == "F" or picture.mode.startswith("I"):
+            picture = in_bytes(np.array(picture, dtype=np.float64), file)
+        picture = picture.convert("RGBA")
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
     square = center_crop(pixels, [min(picture.size)] * 2)
     alpha = square[3:] / 255
     return (square[:3] * alpha + 255 * (1 - alpha)).round().to(torch.uint8)
+
+
+def in_bytes(values: np.ndarray, file: Image.Image) -> Image.Image:
+    """Return grey values of more than 8 bits, float64 [H, W], in 8 bits by the range of their file.
+
+    Pillow itself would cut them off at 255. Whole numbers go from 0 to the largest of their bits, floats from
+    0 to 1. Raises ValueError where the range is not known, or where values lie out of it.
+    """
+    tags = getattr(file, "tag_v2", {})  # of a TIFF: 258 are the bits of a sample, 339 its kind
+    white = None
+    if file.mode == "F":
+        white = 1.0
+    elif file.format in ("PNG", "PPM", "JPEG2000"):
+        white = 2.0**16 - 1  # to which Pillow scales them
+    elif tags.get(339, (1,))[0] == 1 and 258 in tags:
+        bits = tags[258][0]
+        white = 2.0**bits - 1
+        values = values % 2**bits  # Pillow reads 32 bits with a sign
+    if white is None or not (values.min() >= 0 and values.max() <= white):
+        found = f"{file.mode} from {values.min():g} to {values.max():g}"
+        raise ValueError(f"its values, {found}, have no known range: save it with 8 bits, or as 0 to 1")
+    return Image.fromarray((255 * values / white).round().astype(np.uint8))
 
 
 def shrink(square: Tensor, side: int = 32) -> Tensor:

@@ -48,7 +48,7 @@ SHAPES = {
 CLASS_NAMES = [f"{colour} {shape}" for shape, colour in itertools.product(SHAPES, COLOURS)]
 
 
-def draw(per_class: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def draw_images(per_class: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Draw `per_class` images of each of 100 classes, 10 shapes in 10 colours.
 
     Returns, class by class, images uint8 [N, 3, 32, 32], labels int64 [N] as in CLASS_NAMES, and masks bool
@@ -67,7 +67,7 @@ def draw_shape(inside: Callable, per_class: int, generator: Generator) -> tuple[
     The background is a smooth blend of random colours, with small discs of other colours scattered over it.
     """
 
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
+    def between(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(*shape, generator=generator)
 
     n = 10 * per_class
@@ -75,21 +75,21 @@ def draw_shape(inside: Callable, per_class: int, generator: Generator) -> tuple[
     grid_x = (torch.arange(96) + 0.5) / 3
     grid_y = grid_x[:, None]
     # Background: 3x3 random colours of low saturation, blended smoothly.
-    picture = (uniform(0.1, 0.9, n, 1, 3, 3) + uniform(-0.25, 0.25, n, 3, 3, 3)).clamp(0, 1)
+    picture = (between(0.1, 0.9, n, 1, 3, 3) + between(-0.25, 0.25, n, 3, 3, 3)).clamp(0, 1)
     picture = F.interpolate(picture, size=96, mode="bicubic", align_corners=True)
     for _ in range(5):  # small discs
-        x, y, radius = uniform(0, 32, n, 1, 1), uniform(0, 32, n, 1, 1), uniform(1, 2.8, n, 1, 1)
+        x, y, radius = between(0, 32, n, 1, 1), between(0, 32, n, 1, 1), between(1, 2.8, n, 1, 1)
         disc = (grid_x - x).hypot(grid_y - y) < radius
-        picture = torch.where(disc[:, None], uniform(0, 1, n, 3, 1, 1), picture)
+        picture = torch.where(disc[:, None], between(0, 1, n, 3, 1, 1), picture)
     # The object: turned by `angle` about its centre and lit from a random side.
-    radius, angle = uniform(6, 11, n, 1, 1), uniform(-0.6, 0.6, n, 1, 1)
-    centre_x, centre_y = uniform(11, 21, n, 1, 1), uniform(11, 21, n, 1, 1)
+    radius, angle = between(6, 11, n, 1, 1), between(-0.6, 0.6, n, 1, 1)
+    centre_x, centre_y = between(11, 21, n, 1, 1), between(11, 21, n, 1, 1)
     x, y = (grid_x - centre_x) / radius, (centre_y - grid_y) / radius
     x, y = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
     covered = inside(x, y)
     palette = torch.tensor(list(COLOURS.values())).repeat_interleave(per_class, dim=0)
-    colour = (palette + uniform(-0.07, 0.07, n, 3))[:, :, None, None]
-    shade = uniform(0.75, 1.05, n, 1, 1) + uniform(-0.15, 0.15, n, 1, 1) * x
+    colour = (palette + between(-0.07, 0.07, n, 3))[:, :, None, None]
+    shade = between(0.75, 1.05, n, 1, 1) + between(-0.15, 0.15, n, 1, 1) * x
     picture = torch.where(covered[:, None], colour * shade[:, None], picture)
     picture = F.avg_pool2d(picture, 3) + 0.03 * torch.randn(n, 3, 32, 32, generator=generator)
     masks = F.avg_pool2d(covered.float()[:, None], 3)[:, 0] > 0.5

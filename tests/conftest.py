@@ -35,8 +35,9 @@ def small(monkeypatch, small_sets):
 def use_sets(patch, sets):
     import classifier
     import data
+    import report
 
-    for module in (data, classifier):
+    for module in (data, classifier, report):
         patch.setattr(module, "load", lambda name, root="data": sets)
 
 
@@ -105,7 +106,7 @@ def tiny_cifar(tmp_path_factory):
     """Options for a CIFAR-100 of 300 training images in the official files, read in a moment."""
     from processes import TINY
 
-    from sources.cifar100 import CLASS_NAMES
+    from sources.cifar import CLASS_NAMES
 
     folder = tmp_path_factory.mktemp("cifar") / "cifar-100-python"
     folder.mkdir()
@@ -141,14 +142,12 @@ def reported(tmp_path_factory, finished, reported_sets):
 
     It is compared with another run, right about other images, and its stress results are made up.
     """
-    from pages import NO_PLOTS, stress_content
+    from pages import NO_PLOTS, stress_content, write_predictions
 
-    import classifier
     import reasons
     import report
-    from page import sections
+    from page import failures, page, sections
     from running.checkpoint import read_checkpoint, save_checkpoint
-    from running.outputs import write_predictions
 
     out = tmp_path_factory.mktemp("reported") / "run"
     shutil.copytree(finished, out)
@@ -161,42 +160,43 @@ def reported(tmp_path_factory, finished, reported_sets):
     scores[:2] *= 3  # the pictures with hostile names are among the surest
     other = 2 * torch.randn(400, 100, generator=generator) + 4 * torch.eye(100)[test.labels]
 
-    def features(self, images, progress=None):
-        """The scores of the test images stand for what the network makes of them."""
-        made_up = scores if len(images) == len(scores) else torch.randn(len(images), 100, generator=generator)
-        return made_up, made_up
-
     other_run = out.parent / "other <b>run"
-    path = other_run / "predictions.npz"
-    write_predictions(path, test, other.softmax(dim=1), other.argmax(dim=1), "of other weights")
+    write_predictions(other_run, test, other.softmax(dim=1), "of other weights")
     stress = stress_content(test.labels)
     with pytest.MonkeyPatch.context() as patch:
         use_sets(patch, reported_sets)
-        patch.setattr(report.outputs, "read_stress", lambda folder, whose: stress)
-        patch.setattr(classifier.Classifier, "features", features)
+        patch.setattr(page, "read_stress", lambda folder, whose: stress)
+        patch.setattr(report, "predict", lambda *some, **more: scores)  # what the network makes of the images
         patch.setattr(sections, "write_plots", NO_PLOTS)
-        patch.setattr(report, "NUM_FAILURES", 2)
-        patch.setattr(reasons, "NUM_COVERED", 5)
+        patch.setattr(failures, "NUM_FAILURES", 2)
+        patch.setattr(reasons, "NUM_MISTAKES", 5)
+        patch.setattr(reasons, "NUM_RIGHT", 5)
         patch.setattr(reasons, "MAX_EXAMINED", 3)
         assert report.main(["--run", str(out), "--against", str(other_run)]) == 0
     return out
 
 
 @pytest.fixture
-def found(small_sets):
-    """What is found on a hundred images, of which 30 mistakes are shown, with all that can be known of it."""
+def left(small_sets):
+    """What a report leaves of a hundred images, of which 30 mistakes are shown: (numbers, answers, evidence).
+
+    All that can be known of them is there, but for the covering test.
+    """
     import reasons
     import report
 
     test, generator = small_sets[1], torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(100, 100, generator=generator)
     logits[torch.arange(50), test.labels[:50]] += 9
-    found = report.evaluate(logits, test, test, (logits[:50], test.labels[:50]))
-    found.numbers |= {"checkpoint_sha256": "of weights", "notes": ["a <note>"]}
-    found.others = {"b": {"probabilities": logits.flip(0).softmax(1), "y_pred": logits.flip(0).argmax(1)}}
-    found.browsed = found.misclassified[:30]
-    found.kinds, found.numbers["kinds"] = reasons.kinds_of_mistakes(test.labels, logits)
-    found.maps = torch.randn(30, 4, 4, generator=generator)
-    found.covered_pixels = reasons.top_pixels(found.maps, 0.25)
-    found.covered = found.y_pred[found.browsed][:, None], torch.full((30, 1), 0.99)
-    return found
+    numbers, answers = report.evaluate(logits, test, test, (logits[:50], test.labels[:50]))
+    answers["kinds"], numbers["kinds"] = reasons.kinds_of_mistakes(test.labels, logits)
+    whose = {"class_names": test.class_names, "runs": ["this network", "results/b"]}
+    wrong = torch.nonzero(answers["y_pred"] != test.labels).flatten()
+    wrong = wrong[answers["confidence"][wrong].argsort(descending=True, stable=True)][:30]
+    runs = [answers["probabilities"], logits.flip(0).softmax(dim=1)]
+    evidence = report.answers_to_mistakes(wrong, test.labels, runs) | {"fill": report.mean_colour(test)}
+    evidence["maps"] = torch.randn(30, 4, 4, generator=generator)
+    evidence["covered_pixels"] = reasons.top_pixels(evidence["maps"], 0.25, 32)
+    evidence["covered_answers"] = answers["y_pred"][wrong]
+    evidence["covered_probabilities"] = torch.full((30,), 0.99)
+    return numbers | whose, answers | whose, evidence | whose

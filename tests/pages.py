@@ -7,6 +7,7 @@ from html import unescape
 import torch
 from torchvision.io import ImageReadMode, decode_image
 
+from running import outputs
 from stress_tests.corruptions import CORRUPTIONS
 from stress_tests.cues import CUES
 
@@ -39,6 +40,19 @@ def decoded(content):
 def pictures(markup):
     """Return the pixels of all pictures of HTML, in their order."""
     return [decoded(content) for content in re.findall(r"data:image/\w+;base64,([\w+/=]+)", markup)]
+
+
+def write_predictions(folder, test, probabilities, digest):
+    """Write predictions.npz as a report on these images leaves it."""
+    content = {
+        "y_true": test.labels,
+        "y_pred": probabilities.argmax(dim=1),
+        "probabilities": probabilities,
+        "class_names": test.class_names,
+        "images_sha256": outputs.digest_of(test.images),
+        "checkpoint_sha256": digest,
+    }
+    outputs.write_arrays(folder / "predictions.npz", content)
 
 
 def stress_content(labels):

@@ -9,13 +9,16 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import classifier
 import data
 from classifier import from_module, load_checkpoint, load_model, predict
 from data import MEAN, STD, make_shapes
+from resnet_cifar import resnet18
 from running.errors import UserError
 from running.outputs import results_folder
+from sources import networks
 
 CPU = torch.device("cpu")
 SHIPPED = "weights/resnet18_cifar100.pt"
@@ -101,13 +104,50 @@ def test_shipped_weights_give_the_same_answers_in_torchvisions_network(theirs):
     )
 
 
-def test_weights_below_a_key_and_with_module_before_the_names(theirs, tmp_path, capsys):
-    file, weights = theirs
-    state = torch.load(weights, weights_only=True)
-    renamed = {f"module._orig_mod.{name}": value for name, value in state.items()}
-    torch.save({"ema": renamed, "epoch": 3}, tmp_path / "wrapped.pt")
-    assert load(f"{file}:net", weights).digest == load(f"{file}:net", tmp_path / "wrapped.pt").digest
-    assert "weights  taken from the key 'ema', beside epoch" in capsys.readouterr().out
+def test_a_checkpoint_comes_with_its_validation_and_its_image_size(tmp_path):
+    logits, labels = torch.randn(40, 5), torch.arange(40) % 5
+    torch.manual_seed(0)
+    network = resnet18(5, 16).eval()
+    config = {"width": 16, "image_size": 20, "dataset": "shapes", "settings": {}}
+    content = {"model": network.state_dict(), "config": config, "class_names": list("abcde"), "epoch": 1}
+    content |= {"history": [], "val_accuracy": 0.5, "val_logits": logits.half(), "val_labels": labels}
+    torch.save(content, tmp_path / "best.pt")
+    found = load_checkpoint(tmp_path / "best.pt", CPU)
+    torch.testing.assert_close(found.validation[0], logits, rtol=1e-3, atol=1e-3)
+    assert torch.equal(found.validation[1], labels)
+    small = torchvision.transforms.functional.resize(pictures() / 255, [20, 20], antialias=True)
+    x = torchvision.transforms.functional.normalize(small, MEAN, STD)
+    expected = network(x).detach()
+    torch.testing.assert_close(predict(found.model, pictures(), CPU), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_below_a_key_and_with_prefixes(tmp_path, capsys):
+    """As DataParallel, torch.compile, Lightning and AveragedModel save them."""
+    torch.manual_seed(0)
+    wrapped, network = nn.Module(), nn.Linear(2, 2)
+    wrapped.module = nn.Linear(2, 2)
+    for own in (wrapped, network):
+        state = {name: value.clone() for name, value in own.state_dict().items()}
+        for prefix in ("", "module.", "_orig_mod.", "_orig_mod.module.", "net."):
+            named = {prefix + name: value for name, value in state.items()}
+            others = {"n_averaged": torch.tensor(3), "loss.weight": torch.ones(2)} if prefix else {}
+            nn.init.zeros_(next(own.parameters()))
+            networks.load_weights(own, {"epoch": 3, "state_dict": named | others})
+            torch.testing.assert_close(dict(own.state_dict()), state)
+    said = capsys.readouterr().out
+    assert "weights  taken from the key 'state_dict', beside epoch\n" in said
+    assert "weights  'net.' taken off their names, without n_averaged, loss.weight\n" in said
+    several = {"model": network.state_dict(), "shadow": {"weight": torch.ones(2, 2), "bias": torch.ones(2)}}
+    networks.load_weights(network, several, "shadow")
+    assert torch.equal(network.weight, torch.ones(2, 2))
+    with pytest.raises(ValueError, match="no state dict below --weights-key ema: it holds model, shadow"):
+        networks.load_weights(network, several, "ema")
+    with pytest.raises(ValueError, match="only shadow: name its key by --weights-key"):
+        networks.load_weights(network, {"shadow": several["shadow"]})
+    with pytest.raises(RuntimeError, match=r'Unexpected key\(s\) in state_dict: "more"'):
+        networks.load_weights(
+            network, {"net.weight": state["weight"], "net.bias": state["bias"], "net.more": 1 * state["bias"]}
+        )
 
 
 def test_digest_changes_with_one_weight_and_with_what_normalises(theirs):
@@ -200,8 +240,14 @@ def test_copied_cells_are_no_map():
 
 
 def test_no_layer_with_cells_and_no_layer_wanted():
-    flat = simple()
-    assert from_module(flat, None, None, CPU).layer is None
+    flat = from_module(simple(), None, None, CPU)
+    assert flat.layer is None and flat.layer_note.startswith(
+        "no maps: no output is [N, K, h, w], [N, h, w, K]"
+    )
+    frozen = Applied(lambda x: x.detach().mean(dim=(2, 3)))
+    assert from_module(frozen, None, None, CPU).layer_note.endswith(
+        "no gradient of the scores reaches several cells of conv"
+    )
     convolutional = simple(nn.Conv2d(3, 4, 3))
     assert from_module(convolutional, None, "none", CPU).layer is None
     assert from_module(convolutional, None, None, CPU).layer == "0"
@@ -225,7 +271,39 @@ def test_layer_that_runs_twice_is_refused():
 
     with pytest.raises(UserError, match="2 times"):
         from_module(Twice(), None, "conv", CPU)
-    assert from_module(Twice(), None, None, CPU).layer is None
+    assert from_module(Twice(), None, None, CPU).layer_note.endswith("runs more than once in a pass")
+
+
+class Tokens(nn.Module):
+    """Patches as tokens behind a few others, mixed once; logits from the first."""
+
+    def __init__(self, patch, before):
+        super().__init__()
+        self.patches, self.before = nn.Conv2d(3, 8, patch, patch), nn.Parameter(torch.randn(1, before, 8))
+        self.norm, self.mix, self.head = nn.LayerNorm(8), nn.LazyConv1d(8, 1), nn.Linear(8, 5)
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2).mT
+        tokens = self.norm(torch.cat([self.before.expand(len(x), -1, -1), tokens], dim=1))
+        return self.head(self.mix(tokens.mT).mean(dim=2))
+
+
+@pytest.mark.parametrize(("patch", "before"), [(8, 0), (8, 1), (8, 2), (8, 5), (16, 5)])
+def test_tokens_of_the_picture_are_the_last_ones(patch, before):
+    torch.manual_seed(0)
+    module = Tokens(patch, before)
+    found, side = from_module(module, None, "norm", CPU), 32 // patch
+    images, classes = torch.rand(2, 3, 32, 32), torch.tensor([1, 3])
+    maps = found.explain(images, classes)
+    outputs = []
+    handle = module.norm.register_forward_hook(lambda layer, inputs, output: outputs.append(output))
+    scores = module(images).gather(1, classes[:, None]).sum()
+    handle.remove()
+    (gradient,) = torch.autograd.grad(scores, outputs[0])
+    cells = [[outputs[0][n, before:] @ gradient[n, before:].mean(dim=0)] for n in range(2)]
+    expected = torch.stack([row[0].view(side, side).relu() for row in cells]).detach()
+    torch.testing.assert_close(maps, expected)
+    assert expected.any() and f"norm, {side}x{side} cells, brought from tokens" in found.layer_note
 
 
 # ---- Classes and data ------------------------------------------------------------------------------------
@@ -241,6 +319,24 @@ def test_logits_are_brought_into_the_order_of_the_data_set():
     fitted = predict(found.model, test.images[:3], CPU)
     for place, c in enumerate(order):
         assert torch.equal(fitted[:, c], own[:, place])
+
+
+def test_case_and_underscores_do_not_count():
+    test = data.from_arrays(pictures(3), torch.arange(3), ["lawn_mower", "Sweet pepper", "bee"])
+    given = ["Bee", "lawn mower", "sweet_pepper"]
+    found = from_module(Applied(lambda x: x.mean(dim=(2, 3))[:, :3]), given, None, CPU)
+    classifier.fit_classes(found, test)
+    assert found.model.order.tolist() == [1, 2, 0] and found.class_names == test.class_names
+
+
+@pytest.mark.parametrize(("side", "first", "noted"), [(32, 64, False), (100, 64, True), (100, 32, False)])
+def test_pictures_that_are_reduced_and_enlarged_again_are_noted(side, first, noted):
+    test = data.from_arrays(pictures(5), torch.arange(5), list("abcde"))
+    test.picture_side = side
+    module = nn.Sequential(nn.Upsample(first), Applied(lambda x: x.mean(dim=(2, 3))))
+    found = from_module(module, None, None, CPU)
+    classifier.fit_classes(found, test)
+    assert any("of about 100 pixels, are reduced to 32, and" in note for note in found.notes) == noted
 
 
 def test_other_classes_or_another_number_are_refused():
@@ -277,7 +373,10 @@ def test_models_that_cannot_be_used(theirs, monkeypatch, spec, message):
     [
         (lambda state: {"weights": [1, 2]}, "state dict"),
         (lambda state: dict(list(state.items())[1:]), r'Missing key\(s\) in state_dict: "conv1.weight"'),
-        (lambda state: {f"net.{name}": value for name, value in state.items()}, r'"conv1.*"net\.fc\.bias"'),
+        (
+            lambda state: {f"{net}.{name}": state[name] for net in "ab" for name in state},
+            r"below a\. and b\.:",
+        ),
         (lambda state: state | {"fc.bias": torch.zeros(10)}, r"mismatch for fc.bias.*\[10\].*\[100\]"),
     ],
 )
@@ -318,6 +417,20 @@ def test_outputs_that_are_no_logits(function, message):
         from_module(Applied(function), None, None, CPU)
 
 
+def test_networks_that_cannot_be_examined_are_named_in_one_line():
+    checkpointed = Applied(lambda x: checkpoint(torch.sin, x, use_reentrant=True).mean(dim=(2, 3)))
+    squeezed = Applied(lambda x: x.mean(dim=(2, 3)).squeeze().flatten(1))
+    cases = {
+        "cannot be differentiated: .*use_reentrant": checkpointed,
+        r"cannot take one image alone \(.*flatten\(1\) does not": squeezed,
+        "weights on the meta device, which are none": nn.Linear(3, 2, device="meta"),
+    }
+    for message, module in cases.items():
+        with pytest.raises(UserError, match=message) as info:
+            from_module(module, None, None, CPU)
+        assert "\n" not in str(info.value)
+
+
 def test_class_names_are_as_many_as_logits():
     with pytest.raises(UserError, match="5 logits and has 2 class names"):
         from_module(Applied(lambda x: x.mean(dim=(2, 3))), ["cat", "dog"], None, CPU)
@@ -353,7 +466,7 @@ def test_the_newest_run_is_the_default(tmp_path, monkeypatch):
 
 
 def test_classes_come_from_a_file(theirs, tmp_path):
-    (tmp_path / "names").write_text("cat\n\ndog\r\n")
+    (tmp_path / "names").write_text("\ufeffcat\n\ndog\r\n", encoding="utf-8")
     found = classifier.from_options(
         options("--model", f"{theirs[0]}:two", "--classes", f"{tmp_path}/names"), CPU
     )
@@ -419,6 +532,10 @@ NOTES = {
     "other images": (Unusual(track_running_stats=False), "depends on the other images of the batch"),
     "random": (Unusual(lambda x: nn.functional.dropout(x, 0.5)), "answers at random"),
     "softmax": (Unusual(lambda x: x.softmax(dim=1)), "ends in softmax"),
+    "per cent": (Unusual(lambda x: 100 * x.softmax(dim=1)), "outputs lie above 0 and add up to 100"),
+    "sigmoid": (Unusual(lambda x: x.sigmoid()), "outputs lie in 0 to 1: are these probabilities"),
+    "a little noise": (Unusual(lambda x: x + 0.01 * x.abs().max() * torch.randn(x.shape)), "at random"),
+    "rounding": (Unusual(lambda x: x + 1e-5 * x.abs().max() * torch.randn(x.shape)), None),
 }
 
 
@@ -427,10 +544,47 @@ def test_what_makes_all_numbers_mean_less_is_noted(name):
     module, note = NOTES[name]
     found = from_module(module, None, None, CPU)
     assert len(found.notes) == (note is not None) and all(note in said for said in found.notes)
+    assert (found.fixed_logits is None) == ("random" in (note or ""))
     if name in ("as usual", "softmax"):
-        assert found.head == ("fc" if name == "as usual" else None)
         expected = module.fc(module.bn(module.conv(pictures() / 255)).relu().mean(dim=(2, 3))).softmax(dim=1)
         torch.testing.assert_close(predict(found.model, pictures(), CPU).softmax(dim=1), expected.detach())
+
+
+def test_a_probability_of_0_has_a_finite_logarithm():
+    module = Unusual(lambda x: (1000 * x).softmax(dim=1))
+    found = from_module(module, None, None, CPU)
+    logits = predict(found.model, pictures(), CPU)
+    probabilities = module(pictures() / 255)
+    assert logits.isfinite().all() and (probabilities == 0).any()
+    torch.testing.assert_close(logits.softmax(dim=1), probabilities.detach())
+
+
+def test_logits_of_fixed_images_tell_networks_apart_that_have_the_same_weights():
+    torch.manual_seed(0)
+    same = Applied(lambda x: x.mean(dim=(2, 3)))
+    found = []
+    for factor in (1.0, 1.1, 1.0):
+        same.function = lambda x, factor=factor: factor * x.mean(dim=(2, 3))
+        found.append(from_module(same, None, None, CPU))
+    logits = [of.fixed_logits for of in found]
+    assert found[0].digest == found[1].digest and logits[0].shape == (4, 5)
+    torch.testing.assert_close(logits[1], 1.1 * logits[0])
+    assert torch.equal(logits[0], logits[2]) and logits[0].dtype == torch.float32
+
+
+def test_number_formats_of_the_layers():
+    wide = Applied(lambda x: x.mean(dim=(2, 3)).double())
+    found = from_module(wide, None, None, CPU)
+    assert found.computes_in == "float32" and found.fixed_logits.dtype == torch.float32
+    half = nn.Sequential(Applied(lambda x: x.bfloat16(), 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert from_module(half, None, None, CPU).computes_in == "bfloat16, float32"
+    engine = next((name for name in torch.backends.quantized.supported_engines if name != "none"), None)
+    if engine is None:
+        pytest.skip("this torch has no quantised layers")
+    torch.backends.quantized.engine = engine
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(3072, 5))
+    small = torch.ao.quantization.quantize_dynamic(linear, {nn.Linear}, dtype=torch.qint8)
+    assert from_module(small, None, None, CPU).computes_in == "float32, qint8"
 
 
 def test_images_are_predicted_in_a_random_order_and_put_back():
@@ -442,9 +596,6 @@ def test_images_are_predicted_in_a_random_order_and_put_back():
     assert [len(batch) for batch in seen] == [50, 50, 20]
     assert seen[0][:, 0, 0, 0].std() > 0.1 and not torch.equal(seen[0], seen[0].sort(dim=0).values)
     torch.testing.assert_close(logits, model(images / 255).detach(), rtol=1e-4, atol=1e-4)
-    found = from_module(Unusual(), None, None, CPU)
-    logits, features = found.features(images)
-    torch.testing.assert_close(found.module.fc(features).detach(), logits, rtol=1e-4, atol=1e-4)
 
 
 def test_what_works_in_place_and_squeezes():
@@ -469,16 +620,6 @@ def test_names_that_differ_in_case_only_are_told_apart():
     shouted = from_module(Applied(lambda x: x.mean(dim=(2, 3))[:, :4]), ["A ", "a", "b c", "bc"], None, CPU)
     with pytest.raises(UserError, match="are not those of"):
         classifier.fit_classes(shouted, test)
-
-
-def test_prefixes_stay_where_the_network_has_them_itself():
-    wrapped = nn.Module()
-    wrapped.module = nn.Linear(2, 2)
-    state = wrapped.state_dict()
-    for prefix in ("", "module.", "_orig_mod.", "_orig_mod.module."):
-        classifier.load_weights(wrapped, {prefix + name: value for name, value in state.items()})
-    inner = nn.Linear(2, 2)
-    classifier.load_weights(inner, {f"_orig_mod.module.{name}": v for name, v in inner.state_dict().items()})
 
 
 def test_a_module_with_the_name_of_one_of_ours_is_noted(theirs, capsys):

@@ -10,12 +10,13 @@ import false_positives
 import pytest
 import torch
 from networks import seeded
+from pages import write_predictions
 
 import agreement
 import compare
 import metrics
 from running.errors import UserError
-from running.outputs import digest_of_images, read_predictions, write_predictions, write_stress
+from running.outputs import digest_of, read_predictions, write_stress
 
 FAMILIES = {"noise": ["grain", "salt"], "blur": ["defocus"]}
 ATTACKS = ["fgsm", "random", "apgd_ce"]
@@ -114,7 +115,7 @@ def test_other_images_labels_classes_or_equal_weights_are_refused(small_sets, tm
     sets["flipped"] = dataclasses.replace(test, images=test.images.flip(0))
     sets["relabelled"] = dataclasses.replace(test, labels=test.labels.flip(0))
     for name, of in sets.items():
-        write_predictions(tmp_path / name / "predictions.npz", of, rows, rows.argmax(dim=1), name)
+        write_predictions(tmp_path / name, of, rows, name)
         (tmp_path / name / "metrics.json").write_text("{}")
     shutil.copytree(tmp_path / "same", tmp_path / "backup")
     same = tmp_path / "same"
@@ -140,7 +141,7 @@ def test_other_images_labels_classes_or_equal_weights_are_refused(small_sets, tm
 
 def write_run(folder, test, wrong, seed, smoothing=0.1, epochs=3):
     rows = rows_for(test, wrong, seed)
-    write_predictions(folder / "predictions.npz", test, rows, rows.argmax(dim=1), f"{folder.name}")
+    write_predictions(folder, test, rows, folder.name)
     (folder / "metrics.json").write_text(json.dumps({"temperature": 0.8}))
     settings = {"seed": seed, "out": str(folder), "label_smoothing": smoothing, "epochs": epochs}
     (folder / "config.json").write_text(json.dumps({"settings": settings}))
@@ -155,7 +156,7 @@ def write_answers(folder, test, generator, sample="a sample", count=37):
         name: torch.rand(count, generator=generator) < 0.2 + 0.2 * (i % 5) for i, name in enumerate(names)
     }
     answers["fgsm/4"] = torch.zeros(count) > 0  # where APGD was not run
-    results = {"checkpoint_sha256": folder.name, "images_sha256": digest_of_images(test.images)}
+    results = {"checkpoint_sha256": folder.name, "images_sha256": digest_of(test.images)}
     results |= {"sample_sha256": sample, "families": FAMILIES, "attacks": ATTACKS, "epsilons": [0.5, 1, 4]}
     of_tests = {name: {"accuracy": {"value": int(right.sum()) / count}} for name, right in answers.items()}
     write_stress(folder, results | {"tests": of_tests, "answers": answers, "summary": {}})
@@ -267,7 +268,7 @@ def test_runs_without_a_recipe_or_with_other_samples(small_sets, tmp_path, capsy
         folder = tmp_path / place / "net"
         write_run(folder, test, [1], 0)
         rows = rows_for(test, [2], 0)
-        write_predictions(folder / "predictions.npz", test, rows, rows.argmax(dim=1), f"of {place}")
+        write_predictions(folder, test, rows, f"of {place}")
         (folder / "config.json").unlink()
     cells, around = table(capsys, [str(tmp_path / place / "net") for place in ("a", "b")])
     assert cells[""][1] == f"run {tmp_path / 'b' / 'net'} (n = 1)" and cells["accuracy"][2] == ""

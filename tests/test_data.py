@@ -16,7 +16,7 @@ from torchvision import transforms
 
 import data
 from running.errors import UserError
-from sources import cifar100
+from sources import cifar
 
 # Data sets of arrays and by name
 
@@ -40,6 +40,8 @@ WRONG = {  # what replaces the images or the labels, and what the message names
     "too few labels": ({"labels": LABELS[1:]}, r"\[6\].*\[5\]"),
     "float labels": ({"labels": [0.0] * 6}, "float64"),
     "labels from 1": ({"labels": [1, 3, 2, 2, 1, 3]}, "0 to 2.*1 to 3"),
+    "too few superclasses": ({"superclass_of": [0, 1], "superclass_names": ["x", "y"]}, "superclass_of must"),
+    "superclass 2 of 2": ({"superclass_of": [0, 1, 2], "superclass_names": ["x", "y"]}, "superclass_of must"),
     "too few file names": ({"filenames": ["a.png"]}, "1 file names for 6"),
 }
 
@@ -50,7 +52,7 @@ def test_from_arrays_takes_every_usual_form(form):
     assert np.array_equal(dataset.images.numpy(), IMAGES) and dataset.labels.tolist() == LABELS
     assert dataset.images.dtype == torch.uint8 and dataset.labels.dtype == torch.int64
     assert dataset.class_names == ["cat", "dog", "bird"] and len(set(dataset.filenames)) == 6
-    assert dataset.digest == cifar100.content_digest(IMAGES, np.array(LABELS))
+    assert dataset.digest == cifar.content_digest(IMAGES, np.array(LABELS))
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -62,7 +64,7 @@ def test_from_arrays_says_what_is_wrong(name):
 
 
 def test_an_unknown_data_set_is_refused_and_nothing_downloaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar100, "download", None)
+    monkeypatch.setattr(cifar, "download", None)
     for name in ("cifar-100", str(tmp_path / "missing")):
         with pytest.raises(UserError, match=r"cifar100, cifar10, shapes or a folder"):
             data.load(name, tmp_path)
@@ -227,7 +229,7 @@ def test_shapes_is_in_the_format_of_cifar100(drawn):
     assert drawn.name == "shapes"
     for c, name in enumerate(drawn.class_names):
         assert name.endswith(f" {drawn.superclass_names[drawn.superclass_of[c]]}")
-    assert drawn.digest == cifar100.content_digest(drawn.images.numpy(), drawn.labels.numpy())
+    assert drawn.digest == cifar.content_digest(drawn.images.numpy(), drawn.labels.numpy())
 
 
 def test_no_image_is_in_both_splits_of_shapes(monkeypatch):
@@ -258,6 +260,11 @@ def test_cutmix_covers_the_drawn_rectangle_and_mixes_the_targets_by_area():
         area = foreign.sum().item() / 1024
         expected = (1 - area) * torch.eye(6) + area * torch.eye(6).flip(0)
         torch.testing.assert_close(targets, expected)
+
+
+def test_the_last_tenth_of_the_epochs_is_without_cutmix():
+    for epochs in range(1, 300):
+        assert data.cutmix_end(epochs) == max(e for e in range(epochs + 1) if 10 * e <= 9 * epochs)
 
 
 def test_about_the_given_fraction_of_the_batches_is_mixed_and_the_others_stay():

@@ -82,7 +82,7 @@ def test_command(folder, drawn, capsys):
         assert abs(float(percentage) - 100 * probabilities[c]) < 0.5  # Pillow may round a pixel differently
     # Another picture of this name does not overwrite the first; the contrastive maps are those of its title.
     other = checkpoint["class_names"][likely[1]]
-    main(["b/my cat.png", "--contrast", other])
+    main(["b/my cat.png", "--contrast", other.replace("_", " ").upper()])  # as the page writes it
     assert {path.name for path in Path().glob("*.png")} == {
         "my cat_gradcam.png",
         "my cat_gradcam_2.png",
@@ -103,7 +103,8 @@ def test_command(folder, drawn, capsys):
 def test_command_with_a_network_of_ones_own(folder, drawn, capsys):
     options = ["--model", "net.py:net", "--classes", "names.txt", "--output"]
     main(["a/my cat.png", *options, "out/one.PNG"])
-    main(["a/my cat.png", *options, "out/one.PNG"])  # named, it is overwritten
+    with pytest.raises(UserError, match=r"out/one\.PNG: expected a \.png file that is not there yet"):
+        main(["a/my cat.png", *options, "out/one.PNG"])
     assert Path("out/one.PNG").read_bytes().startswith(b"\x89PNG")
     assert "$bee$" in capsys.readouterr().out
     assert drawn[0][1] == "Grad-CAM at 1"
@@ -116,8 +117,11 @@ def test_command_with_a_network_of_ones_own(folder, drawn, capsys):
     [
         (["absent.png"], "absent.png cannot be used as a picture: No such file"),
         (["text.png"], "text.png cannot be used as a picture"),
-        (["a/my cat.png", "--output", "b/../a/my cat.png"], "--output must be a .png file other than"),
-        (["a/my cat.png", "--contrast", "unicorn"], "--contrast unicorn: expected a class other than"),
+        (["a/my cat.png", "--output", "b/../a/my cat.png"], "expected a .png file that is not there yet"),
+        (
+            ["a/my cat.png", "--contrast", "aquarium fich"],
+            "none of the 100 classes: .* such as aquarium_fish or",
+        ),
     ],
 )
 def test_command_refuses(folder, arguments, message):
@@ -127,6 +131,19 @@ def test_command_refuses(folder, arguments, message):
     assert "\n" not in str(error.value)
     assert not list(Path().glob("*_gradcam*.png"))
     assert Path("a/my cat.png").read_bytes() == before
+
+
+def test_the_answer_itself_is_no_contrast_and_a_blank_picture_is_noted(folder, capsys):
+    Image.new("RGB", (40, 40), (90, 120, 30)).save("blank.png")
+    options = ["--model", "net.py:net", "--classes", "names.txt"]
+    main(["blank.png", *options])
+    written = capsys.readouterr().out
+    assert "note     the picture is of one colour" in written
+    answer = written.splitlines()[1].split("  ")[0]
+    with pytest.raises(UserError, match="is the answer itself"):
+        main(["blank.png", *options, "--contrast", answer])
+    main(["a/my cat.png", *options])
+    assert "note" not in capsys.readouterr().out
 
 
 @pytest.mark.slow

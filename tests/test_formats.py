@@ -27,10 +27,3 @@ def test_the_keys_of_the_json_files_are_those_of_the_document(name, elsewhere):
 def test_the_keys_of_predictions_are_those_of_the_document():
     with np.load(ROOT / "results" / "predictions.npz") as content:
         assert documented("predictions.npz") == set(content.files)
-
-
-def test_the_maps_of_covering_are_those_of_the_document():
-    covering = json.loads((ROOT / "results" / "metrics.json").read_text(encoding="utf-8"))["covering"]
-    words = set(re.findall(r"`(\w+)`", TEXT))
-    assert set(covering) | set(covering["mistakes"]) | set(covering["right"]) <= words
-    assert set(covering["right"]["usual"]) | set(covering["mistakes"]["usual"]) <= words

@@ -2,10 +2,14 @@
 
 import ast
 import importlib.metadata
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 # What each room may import of the project, itself aside; a folder is a room.
@@ -17,14 +21,15 @@ ROOMS = {
     "running": set(),
     "sources": {"running.errors"},
     "data": {"sources", "running.errors"},
-    "classifier": {"data", "gradcam", "resnet_cifar", "running"},
+    "gradcam_layer": {"gradcam", "running.errors"},
+    "classifier": {"data", "gradcam", "gradcam_layer", "resnet_cifar", "running", "sources.networks"},
     "reasons": {"classifier", "gradcam", "metrics"},
     "train": {"data", "resnet_cifar", "running"},
     "stress": {"data", "classifier", "metrics", "sources", "stress_tests", "running"},
     "explain": {"classifier", "gradcam", "sources.pictures", "running"},
     "agreement": {"metrics", "running"},
     "compare": {"agreement", "metrics", "running", "stress_tests.summary"},
-    "page": {"data", "gradcam", "running"},
+    "page": {"gradcam", "running"},
     "report": {"agreement", "classifier", "data", "metrics", "page", "reasons", "running"},
     "hubconf": {"resnet_cifar", "running"},
 }
@@ -71,6 +76,37 @@ def test_a_room_imports_what_it_may_and_never_itself(name):
 def test_no_more_stands_behind_a_module_than_one_can_read(name):
     lines = {module: len(FILES[module].read_text(encoding="utf-8").splitlines()) for module in closure(name)}
     assert sum(lines.values()) <= MOST_LINES[name], lines
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {root!r})
+import report
+report.main({argv!r})
+for module in list(sys.modules.values()):
+    if (getattr(module, "__file__", None) or "").startswith({root!r}):
+        print("loaded", module.__name__)
+"""
+NETWORK = """
+from torch import nn
+def make():
+    return nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
+"""
+
+
+def test_what_runs_in_a_report_is_what_its_imports_say(tmp_path):
+    """In a process of its own, down to the page, which quotes code and so could import it."""
+    for i in range(8):
+        picture = tmp_path / "pets" / ("train", "test")[i // 2 % 2] / f"class {i % 2}" / f"{i}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((32, 32), 20 * i + 9).convert("RGB").save(picture)
+    (tmp_path / "net.py").write_text(NETWORK)
+    argv = ["--model", "net.py:make", "--dataset", "pets", "--out", "out"]
+    script = SCRIPT.format(root=f"{ROOT}{os.sep}", argv=argv)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert (tmp_path / "out" / "report.html").is_file(), done.stderr
+    loaded = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("loaded")}
+    assert loaded & FILES.keys() == closure("report")
 
 
 def test_jinja_comes_with_torch_and_pillow_with_torchvision():

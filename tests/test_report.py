@@ -18,13 +18,12 @@ from processes import assert_one_line, outcome
 from torch import nn
 from torchvision.io import decode_image, read_file
 
-import classifier
 import data
 import metrics
 import reasons
 import report
 from metrics import expected_calibration_error
-from page import sections
+from page import failures, sections
 from running.checkpoint import read_checkpoint
 from running.errors import UserError
 
@@ -44,7 +43,7 @@ def logits(small_sets):
 
 def test_numbers_against_loops(small_sets, logits):
     test = small_sets[1]
-    found = report.evaluate(logits, test, None, None)
+    numbers, evaluated = report.evaluate(logits, test, None, None)
     rows, of = logits.double().softmax(dim=1).tolist(), test.superclass_of.tolist()
     answers = [(t, row.index(max(row)), row) for t, row in zip(test.labels.tolist(), rows, strict=True)]
     surest = sorted(answers, key=lambda answer: -max(answer[2]))
@@ -56,38 +55,48 @@ def test_numbers_against_loops(small_sets, logits):
         "aurc": statistics.mean([sum(wrong[:i]) / i for i in range(1, 101)]),
         "risk_at_half_coverage": sum(wrong[:50]) / 50,
     }
-    assert {key: found.numbers[key] for key in expected} == pytest.approx(expected, rel=1e-5)
+    assert {key: numbers[key] for key in expected} == pytest.approx(expected, rel=1e-5)
     sure = [t != p for t, p, row in answers if max(row) > 0.9]
-    confident = found.numbers["confident"]
-    assert (confident["answers"], confident["wrong"]) == (len(sure), sum(sure))
+    assert numbers["confident"] == {"answers": len(sure), "wrong": sum(sure)}
     pairs = Counter((t, p) for t, p, _ in answers if t != p)
     count = pairs.most_common(1)[0][1]
-    shown = found.numbers["most_confused_pairs"][0]
+    shown = numbers["most_confused_pairs"][0]
     names = [test.class_names.index(shown[key]) for key in ("true", "predicted")]
     assert shown["count"] == count == pairs[tuple(names)]
     recall = [sum(of[t] == of[p] == s for t, p, _ in answers) / 10 for s in range(10)]
-    shown = [(row["name"], row["recall"]) for row in found.numbers["superclasses"]]
+    shown = [(row["name"], row["recall"]) for row in numbers["superclasses"]]
     assert shown == list(zip(test.superclass_names, recall, strict=True))
-    order = sorted((i for i, (t, p, _) in enumerate(answers) if t != p), key=lambda i: -max(rows[i]))
-    assert found.misclassified.tolist() == order
+    right = [[max(row) for t, p, row in answers if (t == p) == is_right] for is_right in (True, False)]
+    counts = [[sum(int(50 * p) == b for p in group) for b in range(50)] for group in right]
+    assert list(numbers["confidence_histogram"].values()) == counts
+    for p, a, n in numbers["calibration_bins"]["as_trained"]:
+        inside = [(max(row), t == y) for t, y, row in answers if int(15 * max(row)) == int(15 * p)]
+        assert (n, a) == (len(inside), pytest.approx(sum(hit for _, hit in inside) / n))
+    assert evaluated["confusion"].sum() == 100 and all(
+        evaluated["confusion"][t, p] == count for (t, p), count in pairs.items()
+    )
+    auroc = [(a > b) + 0.5 * (a == b) for a in right[0] for b in right[1]]
+    assert numbers["auroc"] == pytest.approx(statistics.mean(auroc))
 
 
 def test_a_temperature_divides_the_logits(small_sets, logits):
     y_true = small_sets[1].labels
-    found = report.evaluate(logits, small_sets[1], None, (2.5 * logits, y_true))
+    numbers, _ = report.evaluate(logits, small_sets[1], None, (2.5 * logits, y_true))
     temperature = metrics.fit_temperature(2.5 * logits, y_true)
     after = expected_calibration_error(y_true, (logits / temperature).softmax(dim=1))
-    assert found.numbers["expected_calibration_error_after_temperature"] == pytest.approx(after)
-    assert [row["temperature"] for row in found.calibration] == [1, temperature]
+    assert numbers["expected_calibration_error_after_temperature"] == pytest.approx(after)
+    loss = nn.functional.cross_entropy(logits / temperature, y_true)
+    assert numbers["negative_log_likelihood_after_temperature"] == pytest.approx(loss.item())
+    assert list(numbers["calibration_bins"]) == ["as_trained", "with_temperature"]
 
 
 def test_what_is_not_known_is_left_out(small_sets, logits):
     train, test = small_sets
     unknown = dataclasses.replace(test, superclass_of=None, superclass_names=None)
-    numbers = report.evaluate(logits, unknown, None, None).numbers
+    numbers, _ = report.evaluate(logits, unknown, None, None)
     assert not [key for key in numbers if re.search("superclass|temperature|duplicates", key)]
     assert not {"superclass", "num_train"} & numbers["classes"][0].keys()
-    assert report.evaluate(logits, test, train, None).numbers["classes"][0]["num_train"] == 3
+    assert report.evaluate(logits, test, train, None)[0]["classes"][0]["num_train"] == 3
 
 
 def test_duplicates_are_counted_and_left_out(small_sets):
@@ -100,7 +109,6 @@ def test_duplicates_are_counted_and_left_out(small_sets):
     assert labels.tolist() == [1, -1, -1, -1, 0]
     assert counts == {
         "train_images_that_repeat_another": 1,
-        "test_images_that_repeat_another": 1,
         "test_images_in_train": 2,
         "with_another_label_there": 1,
         "misclassified_as_labelled_there": 1,
@@ -108,7 +116,7 @@ def test_duplicates_are_counted_and_left_out(small_sets):
     }
     # All of them are in training and all are right: of nothing there is no number.
     test = small_sets[1]
-    numbers = report.evaluate(torch.eye(100)[test.labels], test, test, None).numbers
+    numbers, _ = report.evaluate(torch.eye(100)[test.labels], test, test, None)
     assert numbers["duplicates"]["accuracy_without_them"] is None
     assert numbers["errors_within_superclass"] is None
 
@@ -157,15 +165,15 @@ def scores_for(labels, wrong, num_classes):
 def no_page(monkeypatch):
     """Draw nothing, where a test asks for numbers only."""
     monkeypatch.setattr(report, "write_page", lambda *found: None)
-    monkeypatch.setattr(report.failures, "write", lambda *found: None)
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    quick = {"NUM_COVERED": 3, "NUM_RANDOMIZED": 2, "NUM_SEEDS": 1, "MAX_EXAMINED": 2, "NUM_POINTED": 5}
+    quick = {"NUM_MISTAKES": 3, "NUM_RIGHT": 3, "NUM_RANDOMIZED": 2, "NUM_SEEDS": 1, "MAX_EXAMINED": 2}
+    quick["NUM_POINTED"] = 5
     for name, value in quick.items():
         monkeypatch.setattr(reasons, name, value)
-    monkeypatch.setattr(report, "NUM_FAILURES", 2)
+    monkeypatch.setattr(failures, "NUM_FAILURES", 2)
     monkeypatch.setattr(metrics.bootstrap_headline, "__defaults__", (None, 20))  # resamples
 
 
@@ -184,9 +192,9 @@ def test_the_page_of_any_set_says_what_holds_for_it(case, quick, tmp_path, monke
     labels, num_classes, wrong = CASES[case]
     names = [f"class_{c}" for c in range(num_classes)]
     test, logits = pictures(labels, names), scores_for(labels, wrong, num_classes)
-    monkeypatch.setattr(classifier.Classifier, "features", lambda *some: (logits, None))
+    monkeypatch.setattr(report, "predict", lambda *some, **more: logits)
     monkeypatch.setattr(sections, "write_plots", NO_PLOTS)
-    monkeypatch.setattr(report.failures, "write", lambda *found: None)
+    monkeypatch.setattr(failures, "write", lambda *found: None)
     numbers = report.examine(Tiny(num_classes), test, out=tmp_path)
     absent = num_classes - len(set(labels.tolist()))
     assert (f"note     {absent} classes have no test image" in capsys.readouterr().out) == (absent > 0)
@@ -212,14 +220,14 @@ def test_other_data_than_those_of_the_training_are_noted(quick, no_page, finishe
     shutil.copytree(finished, tmp_path / "run")
     assert report.main(["--run", str(tmp_path / "run")]) == 0
     numbers = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert "neighbours" in numbers and numbers["notes"] == []
+    assert "duplicates" in numbers and numbers["notes"] == []
     small[0].digest, digest = "of other images", small[0].digest
     try:
         assert report.main(["--run", str(tmp_path / "run")]) == 0
     finally:
         small[0].digest = digest
     numbers = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert "neighbours" not in numbers and "duplicates" not in numbers and "not those" in numbers["notes"][0]
+    assert "duplicates" not in numbers and "not those" in numbers["notes"][0]
     assert "note     the training images found are not those" in capsys.readouterr().out
 
 
@@ -321,7 +329,7 @@ def test_the_command_reports_a_run_and_says_how_to_make_the_page_again(
     quick, finished, small, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(sections, "write_plots", NO_PLOTS)
-    monkeypatch.setattr(report.failures, "write", lambda *found: None)
+    monkeypatch.setattr(failures, "write", lambda *found: None)
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished, tmp_path / "runs" / "mine")
     shutil.copy(finished / "checkpoints" / "best.pt", tmp_path / "my weights.pt")
@@ -331,6 +339,8 @@ def test_the_command_reports_a_run_and_says_how_to_make_the_page_again(
     alone = ["--checkpoint", "my weights.pt", "--out", "elsewhere", "--layer", "none"]
     assert report.main(alone) == 0
     both = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("runs/mine", "elsewhere")]
+    for numbers in both:
+        assert numbers.pop("command") and numbers.pop("network") and numbers.pop("training")
     assert both[0].pop("maps") and both[0].pop("covering") and both[0] == both[1]
     for folder, options in (
         ("runs/mine", ["--run runs/mine"]),
@@ -344,3 +354,29 @@ def test_the_command_reports_a_run_and_says_how_to_make_the_page_again(
     history = read_checkpoint(finished / "checkpoints" / "best.pt")["history"]
     best = 100 * max(row["val_accuracy"] for row in history)
     assert f"the best of {len(history)} on validation images ({best:.1f} %)" in text(page)
+
+
+def test_the_page_is_made_again_of_the_files_and_of_nothing_else(
+    quick, finished, small, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(sections, "write_plots", NO_PLOTS)
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    assert report.main(["--run", str(run)]) == 0
+    made = (run / "report.html").read_bytes()
+    for name in ("report.html", "checkpoints/best.pt"):
+        (run / name).unlink()
+    shutil.rmtree(run / "failures")
+    again = ["--run", str(run), "--page"]
+    assert report.main(again) == 0
+    assert (run / "report.html").read_bytes() == made and (run / "failures" / "failures.csv").is_file()
+    # Files of two reports are not mixed: such a folder is left by a report that was killed between two files.
+    numbers = json.loads((run / "metrics.json").read_text())
+    for key in ("checkpoint_sha256", "labels_sha256", "runs", "class_names"):
+        other = {"other": 1} if key == "runs" else "another"
+        (run / "metrics.json").write_text(json.dumps(numbers | {key: other}))
+        assert_one_line(*outcome(capsys, report.main, again), r"predictions\.npz is of another report")
+    (run / "metrics.json").write_text(json.dumps(numbers))
+    monkeypatch.setattr(report, "load", lambda name, root: (small[1], small[0]))
+    assert_one_line(*outcome(capsys, report.main, again), "are not those of .*--dataset")
+    assert_one_line(*outcome(capsys, report.main, ["--out", str(tmp_path / "no"), "--page"]), "there is no")

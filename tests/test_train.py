@@ -24,7 +24,7 @@ from resnet_cifar import resnet18
 from running.checkpoint import read_checkpoint
 from running.console import CommandLine
 from running.errors import UserError
-from running.settings import add_options
+from running.settings import add_settings
 from stress_tests.corruptions import CORRUPTIONS
 
 # Three epochs of three steps, a fraction of a second.
@@ -43,7 +43,7 @@ def resume(out, options=""):
 def config_of(options, preset=None):
     """The settings that a command line gives, without a run."""
     parser = CommandLine("")
-    add_options(parser, train.Config, train.PRESETS)
+    add_settings(parser, train.Config, train.PRESETS)
     return train.Config(**(train.PRESETS.get(preset, {}) | vars(parser.parse_args(options.split()))))
 
 
@@ -70,12 +70,12 @@ def test_defaults_depend_on_the_data_set():
 
 @pytest.mark.parametrize(
     "per_class, options, epochs, batch_size",
-    [(60, "", 10, 32), (3, "", 200, 32), (1, "--limit-train 20", 500, 20)],
+    [(60, "", 10, 32), (6, "", 100, 32), (1, "--limit-train 20", 100, 20)],
 )
 def test_a_folder_is_seen_about_as_often_as_the_shapes(
     tmp_path, monkeypatch, small_sets, per_class, options, epochs, batch_size
 ):
-    """48,000 images in all, 10 to 500 times; the batches have 32 images, or all if there are fewer."""
+    """48,000 images in all, 10 to 100 times; the batches have 32 images, or all if there are fewer."""
     images = small_sets[0].images.repeat(20, 1, 1, 1)[: 100 * per_class]
     images += torch.arange(len(images), dtype=torch.uint8)[:, None, None, None]
     dataset = replace(small_sets[0], images=images, labels=torch.arange(len(images)) % 4)
@@ -280,6 +280,14 @@ def test_same_seed_same_run_in_any_process_and_another_seed_another(tmp_path, st
     assert not torch.equal(*weights)
 
 
+def test_validation_logits_beyond_float16_are_kept_finite(tmp_path, small, monkeypatch):
+    validate = train.validate
+    monkeypatch.setattr(train, "validate", lambda training, row: 1e7 * validate(training, row))
+    run(tmp_path / "run", "--epochs 1")
+    logits = read_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")["val_logits"]
+    assert logits.dtype == torch.float16 and logits.isfinite().all() and logits.abs().max() > 5e4
+
+
 def test_early_stopping_ends_a_run_and_it_stays_ended(tmp_path, small, monkeypatch, capsys):
     """Four epochs at 16 pixels, the first of them the best; then two at 32 without a better one."""
     accuracies = iter([0.5] + [0.1] * 7)
@@ -353,7 +361,7 @@ def test_a_folder_of_pictures(tmp_path, monkeypatch, capsys):
     assert network.training["val_accuracy"] >= 7 / 9
     (tmp_path / "sets" / "my pictures").rename(tmp_path / "moved")
     resume = ["--resume", "--out", "runs/my pictures"]
-    with pytest.raises(UserError, match=r"--dataset sets/my pictures/: expected .* or a folder"):
+    with pytest.raises(UserError, match=r"--dataset sets/my pictures/: .* or a folder that is there"):
         train.main(resume)
     assert train.main([*resume, "--dataset", "moved"]) == 0
 

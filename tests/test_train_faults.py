@@ -37,7 +37,7 @@ OPTIONS = {
     "--image-sizes 24,33": "--image-sizes 24,33: expected sizes from 8 to 32",
     "--precision fp16": "--precision fp16 needs a CUDA GPU, not cpu",
     "--device meta": "--device meta is not available on this machine",
-    "--dataset cifar-100": "--dataset cifar-100: expected cifar100, cifar10, shapes or a folder",
+    "--dataset cifar-100": "--dataset cifar-100: expected cifar100, cifar10, shapes or a folder that",
 }
 
 
@@ -50,8 +50,8 @@ def test_an_option_is_refused_before_anything_is_read_or_written(options, tmp_pa
 
 
 NUMBERS = {
-    "--batch-size 9": "--batch-size 9: expected at most the 8 images to train on",
-    "--limit-train 1": "--batch-size 4: expected at most the 1 images",
+    "--batch-size 9": "--batch-size 9: expected at least 2, at most the 8 images to train on$",
+    "--limit-train 1": "--batch-size 4: expected at least 2, at most the 1 images",
 }
 
 
@@ -59,8 +59,7 @@ NUMBERS = {
 def test_an_option_does_not_fit_the_number_of_images(options, tmp_path, capsys, small):
     argv = [*SHAPES, "--out", str(tmp_path / "run"), *options.split()]
     assert_one_line(*outcome(capsys, train.main, argv), NUMBERS[options])
-    # The folder is as good as new.
-    assert train.main([*SHAPES, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
+    assert contents(tmp_path) == {}
 
 
 def no_epoch(run):
@@ -83,7 +82,7 @@ def other_version(run):
     save_checkpoint(path, last)
 
 
-ABSENT = r"last\.pt cannot be used as a checkpoint: No such file"
+ABSENT = r"no run to resume, .*last\.pt is missing: give the --out of that run, or begin one"
 AGAIN = "is not empty: continue a run there with --resume, delete the folder, or"
 # How the run is changed, and what is said with --resume and without; None: it goes on, or begins.
 RUNS = {
@@ -123,6 +122,10 @@ def test_resuming_with_another_setting_or_on_other_data_is_refused(
     other = replace(small_sets[0], digest="0123456789abcdef" * 4)
     monkeypatch.setattr(data, "load", lambda name, root: (other, small_sets[1]))
     assert_one_line(*outcome(capsys, train.main, argv), "was trained on other data than those found")
+    # The same images in another order, as renamed files are: the split would be another.
+    renamed = replace(small_sets[0], images=small_sets[0].images.flip(0), labels=small_sets[0].labels.flip(0))
+    monkeypatch.setattr(data, "load", lambda name, root: (renamed, small_sets[1]))
+    assert_one_line(*outcome(capsys, train.main, argv), "shapes has its training images in another order")
 
 
 # ---- What goes wrong while it trains ----------------------------------------------------------------------

@@ -197,7 +197,7 @@ def test_the_dialog_takes_a_mistake_apart(page, mistakes, reported, reported_set
             0
         ]
         assert (shown - expected).abs().mean() < 14, canvas
-    hidden = reasons.top_pixels(signed, 0.25)[0]
+    hidden = reasons.top_pixels(signed, 0.25, 32)[0]
     fill = (255 * report.mean_colour(reported_sets[0])).round()
     canvas = "document.getElementById('mistake-covered')"
     pixels = decoded(page.evaluate(f"{canvas}.toDataURL()").split(",")[1])[:, ::4, ::4]

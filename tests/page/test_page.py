@@ -12,6 +12,7 @@ import torch
 from jinja2 import UndefinedError
 from pages import decoded, stress_content, text
 
+import reasons
 from page import page, pictures, sections
 
 
@@ -52,76 +53,73 @@ def test_the_code_behind_a_number_is_its_source():
             assert all(found["text"] for found in page.sources(names))
 
 
-def test_the_data_of_the_script(found, small_sets):
-    test, rows, y_true = small_sets[1], found.probabilities.tolist(), small_sets[1].labels.tolist()
-    found.stress = stress_content(test.labels)
-    data = json.loads(json.dumps(pictures.data_for_script(test, found)))
+def test_the_data_of_the_script(left):
+    numbers, answers, evidence = left
+    rows, y_true = answers["probabilities"].tolist(), answers["y_true"].tolist()
+    stress = stress_content(answers["y_true"])
+    data = json.loads(json.dumps(pictures.data_for_script(numbers, answers, evidence, stress)))
     wrong = [i for i, row in enumerate(rows) if row.index(max(row)) != y_true[i]]
     wrong = sorted(wrong, key=lambda i: -max(rows[i]))[:30]
-    assert [row["file"] for row in data["images"]] == [test.filenames[i] for i in wrong]
-    runs = [rows, found.others["b"]["probabilities"].tolist()]
+    assert [row["file"] for row in data["images"]] == [answers["filenames"][i] for i in wrong]
+    assert data["runs"] == ["this network", "b"]
     for row, i in zip(data["images"], wrong, strict=True):
-        for answers, of_run in zip(row["answers"], runs, strict=True):
-            likely = sorted(range(100), key=lambda c: -of_run[i][c])[:3]
-            assert answers == [[c, round(of_run[i][c], 4)] for c in likely]
+        likely = sorted(range(100), key=lambda c: -rows[i][c])[:3]
+        assert row["answers"][0] == [[c, round(rows[i][c], 4)] for c in likely] and len(row["answers"]) == 2
         assert (row["true"], row["copied"]) == (y_true[i], y_true[i])
         assert row["truth"] == round(rows[i][y_true[i]], 4)
-        assert row["covered"] == [found.y_pred[i], 0.99]
+        assert row["covered"] == [likely[0], 0.99]
         rank = sorted(rows[i], reverse=True).index(rows[i][y_true[i]])
         kind = "second" if rank == 1 else "in_first_five" if rank < 5 else "further_down"
         assert data["kinds"][row["kind"]] == kind
-    scale = found.maps.abs().amax(dim=(1, 2))[:, None]
+    scale = evidence["maps"].abs().amax(dim=(1, 2))[:, None]
     shown = (stored(data["maps"], 30, 16).astype(float) - 128) / 127
-    np.testing.assert_allclose(shown, found.maps.flatten(1) / scale, atol=0.005)
-    assert (np.unpackbits(stored(data["covered_pixels"], -1)) == found.covered_pixels.flatten().numpy()).all()
-    sheet = of(pictures.sheet(test.images[wrong]))
-    assert all((cell(sheet, *divmod(n, 6)) - test.images[i]).abs().mean() < 12 for n, i in enumerate(wrong))
-    assert data["corruptions"]["answers"] == found.stress["examples"]["answers"]
-    assert data["attacks"]["answers"] == found.stress["attack_examples"]["answers"]
+    np.testing.assert_allclose(shown, evidence["maps"].flatten(1) / scale, atol=0.005)
+    hidden = evidence["covered_pixels"].flatten().numpy()
+    assert (np.unpackbits(stored(data["covered_pixels"], -1)) == hidden).all()
+    assert data["corruptions"]["answers"] == stress["examples"]["answers"]
+    assert data["attacks"]["answers"] == stress["attack_examples"]["answers"]
     # What is not known is left out.
-    found.maps = found.covered = found.training_labels = found.stress = None
-    found.others = {}
-    data = pictures.data_for_script(test, found)
+    del evidence["maps"], evidence["covered_answers"], answers["training_labels"]
+    data = pictures.data_for_script(numbers, answers, evidence, None)
     assert not {"maps", "covered_pixels", "corruptions", "attacks"} & data.keys()
-    assert len(data["images"][0]["answers"]) == 1 and data["images"][0]["copied"] == -1
+    assert "covered" not in data["images"][0] and data["images"][0]["copied"] == -1
 
 
-def test_the_puzzles(found, small_sets):
-    test = small_sets[1]
+def test_a_sheet_holds_the_pictures_in_their_order(small_sets):
+    images = small_sets[1].images[:30]
+    sheet = of(pictures.sheet(images))
+    assert all((cell(sheet, *divmod(n, 6)) - image).abs().mean() < 12 for n, image in enumerate(images))
+
+
+def test_the_puzzles(left, small_sets):
+    _, answers, evidence = left
     classes = torch.randint(100, (137, 3), generator=torch.Generator().manual_seed(0))
     probabilities = torch.rand(137, 3, generator=torch.Generator().manual_seed(1))
-    puzzle = {"index": 7, "classes": classes, "probabilities": probabilities, "best": 5, "by_map": None}
-    found.puzzles = [puzzle | {"random": 0.25, "hidden": torch.zeros(137, 32, 32, dtype=torch.bool)}]
-    (row,) = pictures.puzzle_data(test, found)
-    assert (row["true"], row["best"], row["by_map"], row["random"]) == (test.labels[7], 5, None, 0.25)
+    puzzle = {"index": 7, "classes": classes, "probabilities": probabilities, "best": 20, "by_map": None}
+    evidence |= reasons.stack_puzzles([puzzle | {"random": 0.25}])
+    (row,) = pictures.puzzle_data(answers, evidence)
+    assert (row["true"], row["best"], row["by_map"], row["random"]) == (answers["y_true"][7], 20, None, 0.25)
     for place in (0, 136):
         pairs = zip(classes[place].tolist(), probabilities[place].tolist(), strict=True)
         assert row["answers"][place] == [number for c, p in pairs for number in (c, round(100 * p))]
-    shown = sections.first_puzzle(test, found)["puzzle"]
-    assert shown["best"]["p"] == probabilities[5, 0].item() and "by_map" not in shown
+    image = small_sets[1].images[7]
+    shown = sections.first_puzzle(answers, evidence, small_sets[1].images)["puzzle"]
+    assert shown["best"]["p"] == probabilities[20, 0].item() and "by_map" not in shown
+    covered = decoded(shown["best"]["picture"].split(",")[1])
+    hidden = reasons.cells_hidden(reasons.COVERS[20], 32)
+    assert torch.equal(covered[:, ~hidden], image[:, ~hidden]) and hidden.sum() == 128
+    assert (covered[:, hidden] - 255 * evidence["fill"][:, None]).abs().max() <= 0.5
 
 
 def test_the_sheets_of_the_viewers(small_sets):
-    test, results = small_sets[1], stress_content(small_sets[1].labels)
-    sheet = of(pictures.attack_sheet(test, results))
+    images, results = small_sets[1].images, stress_content(small_sets[1].labels)
+    sheet = of(pictures.attack_sheet(images, results))
     step = results["epsilons"].index(4)
     for attack in (0, 1):
         for column, change in enumerate(results["attack_changes"][attack, step] / 127 * 4):
             first = 1 + 2 * (6 * attack + step)
-            for row, image in ((first, 128 + 50 * change), (first + 1, test.images[column] + change)):
+            for row, image in ((first, 128 + 50 * change), (first + 1, images[column] + change)):
                 assert (cell(sheet, row, column) - image.clamp(0, 255)).abs().mean() < 12
-
-
-def test_pictures_under_the_class_names(found, small_sets):
-    """An example of each class in rows of ten; a class without a picture shows that of no other."""
-    test = small_sets[1]
-    without = torch.where(test.labels == 37, 36, test.labels)
-    shown = sections.classes(type(test)(**(vars(test) | {"labels": without})), found)["examples"]
-    sheet = of(shown)
-    assert (shown["columns"], shown["rows"]) == (10, 10)
-    for c in (0, 11, 36, 99):
-        assert (cell(sheet, c // 10, c % 10) - test.images[c]).abs().mean() < 12
-    assert (cell(sheet, 3, 7) - 128).abs().mean() < 3
 
 
 def test_the_whole_page(reported, reported_sets):

@@ -20,6 +20,7 @@ HISTORY["epoch"] = np.arange(1, 21)
 CHANGES = {7.5: "28 px", 14.5: "32 px", 18.5: "no CutMix"}
 CLASSES = [f"a class called {i}" for i in range(100)]
 GROUPS = {f"large man-made outdoor things {i}": 5 for i in range(20)}
+CHANCE = "a row with a long name, 0"
 ROWS = {f"a row with a long name, {i}": fraction(0.1 + i / 5) for i in range(4)}
 BINS = {"as_trained": [[0.25, 0.0, 300], [0.5, 0.75, 100]], "with_temperature": [[0.3, 0.2, 400]]}
 EPSILONS = [0.25, 0.5, 1, 2]
@@ -30,7 +31,7 @@ FIGURES = {
     "severity": lambda: plots.severity_curves(list(RNG.random(6)), list(RNG.random(6))),
     "training": lambda: plots.training_curve(HISTORY, "accuracy", 17, CHANGES),
     "reliability": lambda: plots.reliability("a title", BINS),
-    "dots": lambda: plots.dots("Mistakes, a quarter covered: right", ROWS, "of the mistakes"),
+    "dots": lambda: plots.dots("Mistakes that become right", ROWS, "of the mistakes", ROWS[CHANCE], "chance"),
     "confidence": lambda: plots.confidence_histogram(np.arange(50), np.arange(50)[::-1]),
     "attacks": lambda: plots.stress_epsilon(TESTS, WORST, EPSILONS),
     "superclasses": lambda: plots.superclass_matrix(RNG.integers(0, 9, (20, 20)), list(GROUPS)),
@@ -82,11 +83,15 @@ def test_the_points_of_the_reliability_diagram():
 
 
 def test_dots_have_their_intervals_and_numbers():
-    (axes,) = plots.dots("title", ROWS, "x").axes
-    drawn = [list(line.get_xdata()) for line in axes.lines]
+    (axes,) = plots.dots("title", ROWS, "x", fraction(0.3), "chance").axes
+    (band,) = axes.patches
+    assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((0.2, 0.4))
+    chance, *lines = axes.lines
+    assert list(chance.get_xdata()) == [0.3, 0.3] and axes.texts[0].get_text() == "chance 30.0 %"
+    drawn = [list(line.get_xdata()) for line in lines]
     assert drawn[::2] == [[row["low"], row["high"]] for row in ROWS.values()]
     assert drawn[1::2] == [[row["value"]] for row in ROWS.values()]
-    written = [text.get_text() for text in axes.texts]
+    written = [text.get_text() for text in axes.texts[1:]]
     assert written[1::2] == [f"{100 * row['value']:.1f} %" for row in ROWS.values()]
     assert written[::2] == list(ROWS)
 

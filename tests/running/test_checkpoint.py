@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import os
 import pickle
+import sys
 
 import pytest
 import torch
@@ -80,6 +81,23 @@ def test_a_file_says_what_it_holds_besides_tensors(tmp_path):
     torch.save({"args": argparse.Namespace(lr=0.1)}, tmp_path / "x.pt")
     with pytest.raises(UserError, match=r"more than tensors and plain values, argparse\.Namespace: "):
         checkpoint.read_tensors(tmp_path / "x.pt")
-    (tmp_path / "x.safetensors").write_bytes(b"8" * 100)
-    with pytest.raises(UserError, match=r"safetensors\.torch\.load_file"):
-        checkpoint.read_tensors(tmp_path / "x.safetensors")
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "y.pt")
+    with pytest.raises(UserError, match=r"it is a TorchScript: let FILE\.py return"):
+        checkpoint.read_tensors(tmp_path / "y.pt")
+
+
+def test_safetensors_are_read_where_the_package_is_installed(tmp_path, monkeypatch):
+    path, weight = tmp_path / "x.safetensors", torch.arange(6.0).reshape(2, 3)
+    header = b'{"fc.weight":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header + weight.numpy().tobytes())
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "safetensors.torch", None)
+        with pytest.raises(UserError, match=r"pip install safetensors, or .*safetensors\.torch\.load_file"):
+            checkpoint.read_tensors(path)
+    pytest.importorskip("safetensors")
+    content, sha256 = checkpoint.read_tensors(path)
+    assert list(content) == ["fc.weight"] and torch.equal(content["fc.weight"], weight)
+    assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(UserError, match=r"x\.safetensors cannot be used as a checkpoint"):
+        checkpoint.read_tensors(path)

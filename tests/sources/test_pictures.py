@@ -1,5 +1,7 @@
 """Folders of pictures, against what Pillow makes of them."""
 
+import types
+
 import numpy as np
 import pytest
 import torch
@@ -64,6 +66,40 @@ def test_a_picture_is_read_as_by_pillow(name, tmp_path):
     assert picture.float().std() > 10  # not all of it white
 
 
+def ramp(white):
+    """Every value from 0 to white, 64 x 64, and what an 8-bit picture of it has at 32x32 pixels."""
+    values = np.linspace(0, white, 64 * 64).reshape(64, 64)
+    return values, (255 * values / white).reshape(32, 2, 32, 2).mean(axis=(1, 3))
+
+
+DEEP = {
+    "16.png": lambda path: Image.fromarray(ramp(65535)[0].astype(np.uint16)).save(path),
+    "16.tif": lambda path: Image.fromarray(ramp(65535)[0].astype(np.uint16)).save(path),
+    "12.pgm": lambda path: path.write_bytes(b"P5 64 64 4095\n" + ramp(4095)[0].astype(">u2").tobytes()),
+    "float.tif": lambda path: Image.fromarray(ramp(1)[0].astype(np.float32)).save(path),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_more_than_8_bits_are_scaled_by_the_range_of_the_file(name, tmp_path):
+    DEEP[name](tmp_path / name)
+    grey = pictures.shrink(pictures.read_square(tmp_path / name)).numpy()
+    assert np.abs(grey - ramp(255)[1]).max() <= 3 and grey.min() < 5 and grey.max() > 250
+
+
+def test_the_bits_of_a_tiff_say_what_is_white_and_without_a_range_it_is_refused(tmp_path):
+    values = np.arange(32 * 32).reshape(32, 32)
+    for bits, sign in ((12, 1), (16, 1), (32, 1)):
+        file = types.SimpleNamespace(mode="I", format="TIFF", tag_v2={258: (bits,), 339: (sign,)})
+        grey = np.asarray(pictures.in_bytes(values * (2.0**bits - 1) / 1023, file))
+        assert np.abs(grey - values * 255 / 1023).max() <= 0.5001
+    Image.fromarray(values.astype(np.int32)).save(tmp_path / "signed.tif")
+    Image.fromarray(values.astype(np.float32)).save(tmp_path / "float.tif")
+    for name, mode in (("signed.tif", "I"), ("float.tif", "F")):
+        with pytest.raises(ValueError, match=f"its values, {mode} from 0 to 1023, have no known range"):
+            pictures.read_square(tmp_path / name)
+
+
 def write_set(root, **more):
     """Write {folder: names of pictures} for three classes of any names, and others beside them."""
     content = {
@@ -93,6 +129,7 @@ def test_a_folder_becomes_two_datasets_in_the_order_of_names(tmp_path, monkeypat
     assert train.labels.tolist() == [0, 0, 1, 2, 2, 2, 2] and test.labels.tolist() == [0, 1, 1, 2]
     assert train.filenames == ["a.JPG", "b.png", "x.png", "1.gif", "2.webp", "3.png", "4.png"]
     assert test.filenames == ["b.png", "w.png", "x.png", "1.png"]
+    assert train.picture_side == test.picture_side == 36
     difference = test.images[1].numpy().astype(int) - expected(root / "test" / "cat" / "w.png")
     assert np.abs(difference).max() <= 1
     assert train.superclass_of is None and train.superclass_names is None and train.masks is None
@@ -148,6 +185,12 @@ def test_folders_in_the_folder_of_a_class_are_read_as_by_torchvision(tmp_path):
     names = [f"{train.class_names[c]}/{name}" for c, name in zip(train.labels, train.filenames, strict=True)]
     names = [name for name in names if not name.endswith(".gif")]  # which ImageFolder does not take
     assert names == [path.split("train/")[1] for path in expected] and "cat/more/x.png" in names
+
+
+def test_two_classes_of_one_name_but_for_spaces(tmp_path):
+    both = {f"{split}_{name}": ["1.png"] for split in ("train", "test") for name in ("a b", "a  b")}
+    with pytest.raises(UserError, match="two classes are called 'a b' but for their spaces"):
+        data.load_folder(write_set(tmp_path, **both))
 
 
 def test_names_that_no_terminal_can_show(tmp_path):

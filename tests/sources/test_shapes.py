@@ -8,7 +8,7 @@ from sources import shapes
 
 @pytest.fixture(scope="module")
 def drawn():
-    return shapes.draw(per_class=6, seed=0)
+    return shapes.draw_images(per_class=6, seed=0)
 
 
 def test_masks_show_where_the_colour_of_the_class_is(drawn):

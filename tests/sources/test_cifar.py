@@ -15,14 +15,14 @@ from archives import ARCHIVES, FOLDERS, Small, digest, tar_gz
 
 import data
 from running.errors import UserError
-from sources import cifar100
+from sources import cifar
 
 SMALL = {name: Small(name) for name in ("cifar100", "cifar10")}
 
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    monkeypatch.setattr(cifar100, "MIRRORS", ())
+    monkeypatch.setattr(cifar, "MIRRORS", ())
 
 
 def check_content(datasets, small):
@@ -79,30 +79,31 @@ def test_digest_is_over_the_sorted_records():
     images[12:15, :, -1] = 0
     labels = rng.integers(0, 100, 50)
     expected = digest(images, labels)
-    assert cifar100.content_digest(images, labels) == expected
+    assert cifar.content_digest(images, labels) == expected
     order = rng.permutation(50)
-    assert cifar100.content_digest(images[order], labels[order]) == expected
-    assert cifar100.content_digest(images, np.roll(labels, 1)) != expected
+    assert cifar.content_digest(images[order], labels[order]) == expected
+    assert cifar.content_digest(images, np.roll(labels, 1)) != expected
     labels[7] += 256
-    assert cifar100.content_digest(images, labels) != expected
+    assert cifar.content_digest(images, labels) != expected
     records = [int(c).to_bytes(4, "big") + x.tobytes() for c, x in zip(labels, images, strict=True)]
     expected = hashlib.sha256(b"".join(sorted(records))).hexdigest()
-    assert cifar100.content_digest(images[order], labels[order]) == expected
+    assert cifar.content_digest(images[order], labels[order]) == expected
 
 
 def test_cifar100_is_known_by_its_content(tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar100, "OFFICIAL_DIGESTS", SMALL["cifar100"].digests())
+    monkeypatch.setattr(cifar, "OFFICIAL_DIGESTS", SMALL["cifar100"].digests())
     for dataset in data.load_cifar100(SMALL["cifar100"].write(tmp_path / "official")):
         assert ", verified: the content digest is the official one" in dataset.provenance
-    forged = Small()
-    forged.records["test"][b"data"][5, 0] ^= 1
-    for dataset in data.load_cifar100(forged.write(tmp_path / "forged")):
-        assert ", NOT verified: " in dataset.provenance
+    for split in ("train", "test"):
+        forged = Small()
+        forged.records[split][b"data"][5, 0] ^= 1
+        for dataset in data.load_cifar100(forged.write(tmp_path / split)):
+            assert ", NOT verified: " in dataset.provenance
 
 
 def publish(monkeypatch, small):
     """Let torchvision know the files of a small set as the official ones; return the archive."""
-    published, files, packed = getattr(cifar100, small.name.upper()), small.files(), tar_gz(small.files())
+    published, files, packed = getattr(cifar, small.name.upper()), small.files(), tar_gz(small.files())
 
     def md5s(official):
         paths = {name: f"{FOLDERS[small.name]}/{name}" for name, _ in official}
@@ -158,6 +159,8 @@ WRONG = {
     "a label too few": {b"fine_labels": [*range(100), *range(99)]},
     "a row of pixels too few": {b"data": np.zeros((199, 3072), np.uint8)},
     "no array": {b"data": [[0] * 3072] * 200},
+    "a label of 100": {b"fine_labels": [*range(100), *range(1, 101)]},
+    "fractions": {b"fine_labels": [*range(100), *np.arange(0.5, 100).tolist()]},
 }
 
 
@@ -165,7 +168,7 @@ WRONG = {
 def test_files_with_wrong_content(name, tmp_path):
     record = SMALL["cifar100"].records["test"] | WRONG[name]
     root = SMALL["cifar100"].write(tmp_path / "data", test=pickle.dumps(record, 4))
-    assert refusal(root).startswith(f"{root / 'cifar-100-python'}")
+    assert refusal(root).startswith(f"{root}")
 
 
 @pytest.mark.parametrize("content", [None, SMALL["cifar100"].files()["cifar-100-python/train"][:5000]])
@@ -174,14 +177,17 @@ def test_a_file_that_is_absent_or_cut_is_named(content, tmp_path):
     assert "train" in message
 
 
-def test_a_damaged_archive(tmp_path):
-    """Cut, or a web page saved under its name."""
+def test_an_archive_that_is_not_the_official_one_is_not_unpacked(tmp_path, monkeypatch):
+    """Cut, a web page saved under its name, or one that would write beside the folder of the data."""
+    publish(monkeypatch, SMALL["cifar100"])
     SMALL["cifar100"].write(tmp_path / "data", "tar")
     path = tmp_path / "data" / ARCHIVES["cifar100"]
     content = path.read_bytes()
-    for damaged in (content[:100], content[: len(content) // 2], b"<!DOCTYPE html>"):
-        path.write_bytes(damaged)
-        assert str(path) in refusal(tmp_path / "data")
+    outside = tar_gz(SMALL["cifar100"].files() | {"../../outside": b"code"})
+    for other in (content[:100], content[: len(content) // 2], b"<!DOCTYPE html>", outside):
+        path.write_bytes(other)
+        assert "its MD5 sum is another: unpack it yourself" in refusal(tmp_path / "data")
+    assert os.listdir(tmp_path) == ["data"]
 
 
 # Downloads, by torchvision's own function from a server on this machine
@@ -211,7 +217,7 @@ def server(monkeypatch):
     threading.Thread(target=running.serve_forever, daemon=True).start()
     paths = ("missing", "another", "silent", "good")
     address = f"http://127.0.0.1:{running.server_port}"
-    monkeypatch.setattr(cifar100, "MIRRORS", [f"{address}/{path}/{{name}}/{{filename}}" for path in paths])
+    monkeypatch.setattr(cifar, "MIRRORS", [f"{address}/{path}/{{name}}/{{filename}}" for path in paths])
     yield answers
     answers.stop.set()
     running.shutdown()
@@ -220,7 +226,7 @@ def server(monkeypatch):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_the_mirrors_are_asked_one_after_the_other(name, server, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cifar100, "TIMEOUT", 0.5)
+    monkeypatch.setattr(cifar, "TIMEOUT", 0.5)
     packed = publish(monkeypatch, SMALL[name])
     server.content = {"missing": b"", "another": packed[:-1] + b"x", "good": packed}
     root = tmp_path / "new" / "data"

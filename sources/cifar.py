@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from torchvision.datasets import CIFAR10, CIFAR100
-from torchvision.datasets.utils import download_and_extract_archive, extract_archive
+from torchvision.datasets.utils import check_integrity, download_and_extract_archive, extract_archive
 
 from running.errors import UserError, one_line, reading
 
@@ -43,19 +43,10 @@ SUPERCLASSES = {
 SUPERCLASS_OF_NAME = {name: s for s, names in enumerate(SUPERCLASSES.values()) for name in names.split()}
 CLASS_NAMES = sorted(SUPERCLASS_OF_NAME)
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-# What is known of the classes of each set, as arguments of data.from_arrays.
-CIFAR100_CLASSES = {
-    "name": "cifar100",
-    "class_names": CLASS_NAMES,
-    "superclass_of": [SUPERCLASS_OF_NAME[name] for name in CLASS_NAMES],
-    "superclass_names": list(SUPERCLASSES),
-}
-CIFAR10_CLASSES = {
-    "name": "cifar10",
-    "class_names": CIFAR10_NAMES,
-    "superclass_of": [0, 0, 1, 1, 1, 1, 1, 1, 0, 0],
-    "superclass_names": ["vehicles", "animals"],
-}
+CIFAR10_SUPERCLASSES = ["vehicles", "animals"]
+# The number of the superclass of each class.
+SUPERCLASS_OF = [SUPERCLASS_OF_NAME[name] for name in CLASS_NAMES]
+CIFAR10_SUPERCLASS_OF = [0, 0, 1, 1, 1, 1, 1, 1, 0, 0]
 OFFICIAL_DIGESTS = [  # of the training and the test set of CIFAR-100, see content_digest
     "37a2b72bd30f9438ff20798c661450f58f138c034f556846cd744a56bbb09967",
     "b9ad4d741ee82873becf8846c246715e789a57766586a9677a8bbe26c8b30279",
@@ -83,11 +74,11 @@ class OfficialUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def read_cifar100(root: Path | str) -> list[dict]:
+def read_cifar100(root: Path | str) -> list[tuple[np.ndarray, np.ndarray, list[str]]]:
     """Return the arrays of the training and of the test set of CIFAR-100 from the folder `root`.
 
-    They are `images` uint8 [N, 3, 32, 32], `labels` int64 [N] and `filenames` (N names), in the order of
-    class and file name. Raises UserError if a file is damaged, or if none is there and no mirror delivers.
+    They are images uint8 [N, 3, 32, 32], labels int64 [N] and N file names, in the order of class and file
+    name. Raises UserError if a file is damaged, or if none is there and no mirror delivers.
     """
     folder = obtain(Path(root), "cifar100", CIFAR100)
     splits = []
@@ -98,19 +89,18 @@ def read_cifar100(root: Path | str) -> list[dict]:
             labels = np.array(record[b"fine_labels"])
             filenames = np.array([filename.decode() for filename in record[b"filenames"]])
             order = np.lexsort((filenames, labels))
-            arrays = {"images": images[order], "labels": labels[order]}
-            splits.append(arrays | {"filenames": filenames[order].tolist()})
+            splits.append((images[order], labels[order], filenames[order].tolist()))
     return splits
 
 
-def read_cifar10(root: Path | str) -> list[dict]:
-    """Return the arrays of CIFAR-10 likewise, as torchvision reads and verifies it, in the files' order."""
+def read_cifar10(root: Path | str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return images and labels of CIFAR-10 likewise, as torchvision reads and verifies it, in its order."""
     folder = obtain(Path(root), "cifar10", CIFAR10)
     splits = []
     for train in (True, False):
         with reading(folder, "CIFAR-10"):
             dataset = CIFAR10(root, train=train)
-        splits.append({"images": dataset.data, "labels": np.array(dataset.targets)})
+        splits.append((dataset.data, np.array(dataset.targets)))
     return splits
 
 
@@ -127,8 +117,11 @@ def obtain(root: Path, name: str, published: type) -> Path:
     try:
         part.mkdir(parents=True, exist_ok=True)
         if packed.exists():
-            with reading(packed, f"the archive of {name}"):
-                extract_archive(str(packed), str(part))
+            # Below Python 3.14 any other archive could write wherever its names say.
+            if not check_integrity(str(packed), published.tgz_md5):
+                advice = "unpack it yourself if you trust it, or remove it"
+                raise UserError(f"{packed} is not the official archive, its MD5 sum is another: {advice}")
+            extract_archive(str(packed), str(part))
         else:
             download(name, published, part)
         (part / published.base_folder).rename(folder)
