@@ -277,8 +277,7 @@ def fit_temperature(logits: Values, y_true: Values) -> float:
         NLL'(b) = mean over i of sum over c of softmax(b m_i)_c m_ic.
 
     NLL'' is a mean of variances, so NLL' never falls, and bisection finds its zero with T in [0.01, 100] or
-    the nearer limit (0.01 if every prediction is right). T is 1 if the logits of each sample are all equal.
-    logits: finite [N, C]; y_true: [N].
+    the nearer limit (0.01 if every prediction is right). T is 1 if each of the rows [N, C] is constant.
     """
     y_true, logits = _scores(y_true, logits, "logits")
     margins = logits - logits.gather(1, y_true[:, None])
@@ -459,8 +458,7 @@ def proportion(successes: int, n: int) -> dict[str, float]:
 
     The ends are the two p from which the observed fraction q = successes / n lies z standard errors away,
     (q - p)^2 = z^2 p (1 - p) / n, with z = 1.96, the normal quantile of 97.5 %. It has a width even if all or
-    none of the samples are right. Source: Wilson, "Probable Inference, the Law of Succession, and Statistical
-    Inference", 1927.
+    none of the samples are right. Source: Wilson, "Probable Inference, the Law of Succession", 1927.
     """
     n = _whole("n", n, low=1)
     successes = _whole("successes", successes, low=0, high=n)
