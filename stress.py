@@ -84,6 +84,24 @@ def planned_tests(num_classes: int, published: tuple[str, ...] = ()) -> list[tup
 # ---- What is kept ----------------------------------------------------------------------------------------
 
 
+def planned_results(test: Dataset, sample: Sample) -> dict:
+    """Return what stress.json says of the tests before any has run."""
+    tested = (sample.images, sample.labels, sample.attacked)
+    return {
+        "sample_sha256": hashlib.sha256(b"".join(part.numpy().tobytes() for part in tested)).hexdigest(),
+        "dataset": test.name,
+        "provenance": test.provenance,
+        "seed": SEED,
+        "corruption_images": len(sample.labels),
+        "attack_images": len(sample.attacked),
+        "epsilons": attacks.EPSILONS,
+        "families": {family: [n for n in names if n in FIFTEEN] for family, names in FAMILIES.items()},
+        "attacks": list(attacks.ATTACKS),
+        "tests": {},
+        "answers": {},
+    }
+
+
 def kept_results(folder: Path, new: dict, whose: dict) -> dict:
     """Return the tests in the folder that are of the weights and the images of the `new` results.
 
@@ -328,7 +346,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cifar-c", type=Path, metavar="DIR", help="also measure CIFAR-100-C's files in DIR")
     parser.add_argument("--overwrite", action="store_true", help="replace what stress.json holds")
     args = parser.parse_args(argv)
-
     if args.images < 1:
         raise UserError(f"--images {args.images}: expected at least 1")
     device = pick_device("auto")
@@ -351,20 +368,8 @@ def main(argv: list[str] | None = None) -> int:
     print(f"sample   {len(sample.labels):,} images for corruptions, {len(sample.attacked):,} for attacks")
     print(f"compute  {device}, fp32, {torch.get_num_threads()} threads")
 
-    tested, whose = (sample.images, sample.labels, sample.attacked), identity(classifier, test)
-    results = whose | {
-        "sample_sha256": hashlib.sha256(b"".join(part.numpy().tobytes() for part in tested)).hexdigest(),
-        "dataset": test.name,
-        "provenance": test.provenance,
-        "seed": SEED,
-        "corruption_images": len(sample.labels),
-        "attack_images": len(sample.attacked),
-        "epsilons": attacks.EPSILONS,
-        "families": {family: [n for n in names if n in FIFTEEN] for family, names in FAMILIES.items()},
-        "attacks": list(attacks.ATTACKS),
-        "tests": {},
-        "answers": {},
-    }
+    whose = identity(classifier, test)
+    results = whose | planned_results(test, sample)
     with full_float32(device):  # without TF32 an accuracy means the same on every machine
         if not args.overwrite:
             results |= kept_results(folder, results, whose)
