@@ -10,13 +10,14 @@ from torch import Tensor
 
 import metrics
 from running.errors import UserError
-from running.outputs import digest_of, read_predictions
+from running.outputs import NETWORK, digest_of, is_of, read_predictions
 
 
-def check_alike(name: str, values: dict, first: dict, owners: dict[str, str]) -> None:
-    """Raise UserError unless a run is of the images, labels and classes of the first and has other weights.
+def check_alike(name: str, values: dict, first: dict, owners: list[tuple[str, dict]]) -> None:
+    """Raise UserError unless a run is of the images, labels and classes of the first and of another network.
 
-    values and first: see read_predictions. owners: {digest of weights: whose they are} of those before it.
+    values and first: see read_predictions. owners: the names of those before it, with what
+    running.outputs.network_of says of each.
     """
     same = values["images_sha256"] == first["images_sha256"]
     same = same and torch.equal(values["y_true"], first["y_true"])
@@ -24,27 +25,28 @@ def check_alike(name: str, values: dict, first: dict, owners: dict[str, str]) ->
         same = same and values["class_names"] == first["class_names"]
     if not same:
         raise UserError(f"{name} is of other test images, labels or classes: leave it out")
-    if values["checkpoint_sha256"] in owners:
-        raise UserError(f"{name} has the same weights as {owners[values['checkpoint_sha256']]}: leave it out")
+    for owner, network in owners:
+        if is_of(values, {key: network[key] for key in NETWORK if key in network and key in values}):
+            raise UserError(f"{name} has the same weights as {owner}: leave it out")
 
 
-def read_runs(runs: list[Path], test, digest: str) -> dict[str, dict]:
+def read_runs(runs: list[Path], test, network: dict) -> dict[str, dict]:
     """Return {name: what read_predictions returns} of runs on the images of `test`, a data.Dataset.
 
-    digest: that of the network they are compared with. Raises UserError as check_alike does.
+    network: running.outputs.network_of the one they are compared with. Raises UserError as check_alike does.
     """
     first = {
         "images_sha256": digest_of(test.images),
         "y_true": test.labels,
         "class_names": test.class_names,
     }
-    found, owners = {}, {digest: "the network itself"}
+    found, owners = {}, [("the network itself", network)]
     for run in runs:
         values = read_predictions(run)
         check_alike(f"--against {run}", values, first, owners)
         if values["probabilities"].shape[1] != len(test.class_names):
             raise UserError(f"--against {run} has {values['probabilities'].shape[1]} classes: leave it out")
-        owners[values["checkpoint_sha256"]] = str(run)
+        owners.append((str(run), values))
         found[str(run)] = values
     return found
 

@@ -222,6 +222,8 @@ def load_model(
     order; layer as in find_layer. Raises UserError for what cannot be used.
     """
     module = networks.build(spec)
+    if weights_key is not None and weights is None:
+        raise UserError(f"--weights-key {weights_key} belongs to --weights FILE, which is missing")
     if weights is not None:
         content, _ = read_tensors(weights)
         with reading(weights, f"weights of {spec}"):
@@ -322,21 +324,11 @@ def look_inside(classifier: Classifier, layer: str | None) -> None:
     classifier.num_classes = logits.shape[1]
     classifier.parameters = sum(parameter.numel() for parameter in classifier.module.parameters())
     tensors = [output for _, output in outputs if isinstance(output, Tensor)]
-    classifier.computes_in = number_formats(classifier.module, tensors)
+    classifier.computes_in = networks.number_formats(classifier.module, tensors)
     classifier.largest_side = max((output.shape[3] for output in tensors if output.ndim == 4), default=0)
     found = find_layer(outputs, logits, layer)
     classifier.layer, classifier.reshape, classifier.layer_note = found
     check_answers(classifier, logits)
-
-
-def number_formats(module: nn.Module, outputs: list[Tensor]) -> str:
-    """Return what the layers of a network compute in, such as "float32" or "bfloat16, float32"."""
-    found = {tensor.dtype for tensor in (*module.parameters(), *outputs)}
-    for part in module.modules():
-        if callable(weight := getattr(part, "weight", None)):  # as in torch's quantised layers
-            found.add(weight().dtype)
-    found -= {torch.bool, torch.int32, torch.int64}  # of indices and masks
-    return ", ".join(sorted(str(kind).removeprefix("torch.") for kind in found)) or "float32"
 
 
 def check_logits(classifier: Classifier, logits: Tensor) -> None:
@@ -365,12 +357,10 @@ def check_answers(classifier: Classifier, logits: Tensor) -> None:
     with full_float32(classifier.device):
         first, again = classifier.model(images), classifier.model(images)
     outputs = torch.cat([logits, first])
-    shares = (outputs >= 0).all() and (outputs <= 1).all()
-    percentages = (outputs >= 0).all() and ((outputs.sum(dim=1) - 100).abs() < 0.01).all()
-    if shares or percentages:
-        found = "in 0 to 1" if shares else "above 0 and add up to 100"
-        note = f"all outputs lie {found}: are these probabilities? Their logarithms are expected"
-        classifier.notes.append(note)
+    per_cent = ((outputs.sum(dim=1) - 100).abs() < 0.01).all()
+    if (outputs >= 0).all() and ((outputs <= 1).all() or per_cent):
+        found = "add up to 100" if per_cent else "lie in 0 to 1"
+        classifier.notes.append(f"all outputs {found}: are these probabilities? Logits are expected")
     if not alike(first, again):
         note = "it answers at random, twice the same images and other logits: is dropout on?"
         classifier.notes.append(note)

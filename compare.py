@@ -69,11 +69,11 @@ def read_all(folders: list[Path]) -> list[dict]:
 
     Stress tests of another sample of images than those of the first run that has any are left out.
     """
-    runs, owners, sample = [], {}, None
+    runs, owners, sample = [], [], None
     for folder in folders:
         run = read_run(folder)
         check_alike(str(folder), run, runs[0] if runs else run, owners)
-        owners[run["checkpoint_sha256"]] = str(folder)
+        owners.append((str(folder), run))
         if run["stress"] is not None:
             sample = sample or run["stress"]["sample_sha256"]
             if run["stress"]["sample_sha256"] != sample:

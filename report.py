@@ -304,7 +304,7 @@ def write_report(
     runs: folders of others to compare it with; command: `options` of the command line, {name: value}, and the
     `dataset` and `data_dir` from which the images come, or nothing of them.
     """
-    others = agreement.read_runs(runs, test, examined.digest)
+    others = agreement.read_runs(runs, test, outputs.network_of(examined))
     train = check_data(examined, train, test)
 
     # Evaluate.
@@ -372,7 +372,7 @@ def examine(
     with full_float32(device):
         examined = classifiers.from_module(classifiers.copied(model), class_names, layer, device)
         classifiers.fit_classes(examined, test)
-        outputs.check_results(out, examined.digest)
+        outputs.check_results(out, outputs.network_of(examined))
         return write_report(examined, train, test, Path(out), [Path(run) for run in against], {})
 
 
@@ -427,7 +427,7 @@ def main(argv: list[str] | None = None) -> int:
     examined = classifiers.from_options(args, device)
     out = outputs.results_folder(examined, args.out)
     if not args.overwrite:
-        outputs.check_results(out, examined.digest)
+        outputs.check_results(out, outputs.network_of(examined))
     train, test = classifiers.load_data(examined, args.dataset, args.data_dir)
     print(f"data     {test.provenance}")
     source = examined.path or f"weights as {args.model} made them"

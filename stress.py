@@ -25,7 +25,16 @@ from metrics import calibration_bins, fit_temperature, mean_interval, proportion
 from running.console import CommandLine, Progress, run_main
 from running.device import pick_device
 from running.errors import UserError
-from running.outputs import PIXELS, check_results, identity, read_stress, results_folder, write_stress
+from running.outputs import (
+    NETWORK,
+    PIXELS,
+    check_results,
+    identity,
+    network_of,
+    read_stress,
+    results_folder,
+    write_stress,
+)
 from sources import cifar_c
 from stress_tests import attacks, cues, examples
 from stress_tests.corruptions import CORRUPTIONS, FAMILIES, FIFTEEN, corrupt
@@ -108,7 +117,7 @@ def kept_results(folder: Path, new: dict, whose: dict) -> dict:
     whose: see running.outputs.identity. Raises UserError if it holds results of other weights or of more
     images.
     """
-    check_results(folder, new["checkpoint_sha256"])
+    check_results(folder, {key: new[key] for key in NETWORK})
     old, path = read_stress(folder, whose), folder / "stress.json"
     if old and old["sample_sha256"] == new["sample_sha256"]:
         # Earlier versions took random signs for an attack, of images that are right without.
@@ -352,7 +361,7 @@ def main(argv: list[str] | None = None) -> int:
     classifier = from_options(args, device)
     folder = results_folder(classifier, args.out)
     if not args.overwrite:
-        check_results(folder, classifier.digest)  # before the data are read, which takes a while
+        check_results(folder, network_of(classifier))  # before the data are read, which takes a while
     _, test = load_data(classifier, args.dataset, args.data_dir)
     published = {}
     if args.cifar_c:

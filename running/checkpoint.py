@@ -12,8 +12,6 @@ import torch
 from running.errors import reading
 from running.files import whole_file
 
-INSTEAD = "write its weights by torch.save({}, 'weights.pt')"
-
 
 def save_checkpoint(path: Path | str, checkpoint: dict) -> None:
     """Write a checkpoint, whole or not at all, and remove what a killed training left of the same one."""
@@ -54,7 +52,7 @@ def read_tensors(path: Path | str) -> tuple[object, str]:
         except pickle.UnpicklingError as error:
             named = re.search(r"GLOBAL (\S+)", str(error))
             what = f", {named[1]}" if named else ""
-            instead = INSTEAD.format("model.state_dict()")
+            instead = "write its weights by torch.save(model.state_dict(), 'weights.pt')"
             raise ValueError(f"it holds more than tensors and plain values{what}: {instead}") from error
         return content, sha256
 
@@ -64,6 +62,5 @@ def read_safetensors(data: bytes) -> dict:
     try:
         from safetensors.torch import load
     except ImportError as error:
-        instead = INSTEAD.format("safetensors.torch.load_file(FILE)")
-        raise ValueError(f"it needs pip install safetensors, or {instead}") from error
+        raise ValueError("it is of safetensors: pip install safetensors") from error
     return load(data)

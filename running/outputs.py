@@ -17,7 +17,8 @@ from torch import Tensor
 from running.errors import UserError, reading
 from running.files import whole_file, write_json
 
-IDENTITY = ("checkpoint_sha256", "images_sha256", "labels_sha256", "class_names", "class_order")
+NETWORK = ("checkpoint_sha256", "fixed_logits")  # the keys of network_of
+IDENTITY = (*NETWORK, "images_sha256", "labels_sha256", "class_names", "class_order")  # of identity
 RESULTS = ("metrics.json", "stress.json")  # which say of which weights they are
 # The pixels of the examples in stress.npz, and the key of stress.json that says what they are.
 PIXELS = {"example_pixels": "examples", "attack_changes": "attack_examples"}
@@ -39,11 +40,20 @@ def results_folder(classifier, out: Path | None) -> Path:
     return run_of(classifier.path) or Path("runs") / (classifier.path.stem.strip(".") or "checkpoint")
 
 
+def network_of(classifier) -> dict:
+    """Return what tells a network from others: the digest of its weights and its logits of four fixed images.
+
+    The second, of what the digest does not see, differ in their last bits from machine to machine.
+    """
+    logits = classifier.fixed_logits
+    fixed = None if logits is None else [[float(f"{x:.6g}") for x in row] for row in logits.tolist()]
+    return {"checkpoint_sha256": classifier.digest, "fixed_logits": fixed}
+
+
 def identity(classifier, test) -> dict:
-    """Return what results are of: the weights, the images, the labels, and which logit is which class."""
+    """Return what results are of: the network, the images, the labels, and which logit is which class."""
     order = classifier.model.order
-    return {
-        "checkpoint_sha256": classifier.digest,
+    return network_of(classifier) | {
         "images_sha256": digest_of(test.images),
         "labels_sha256": digest_of(test.labels),
         "class_names": test.class_names,
@@ -52,8 +62,17 @@ def identity(classifier, test) -> dict:
 
 
 def is_of(found: dict, whose: dict) -> bool:
-    """Return whether what a file says that it is of is `whose`, see identity."""
-    return all(found.get(key) == value for key, value in whose.items())
+    """Return whether what a file says that it is of is `whose`, some of the keys of identity."""
+    return all(same(key, found.get(key), value) for key, value in whose.items())
+
+
+def same(key: str, a: object, b: object) -> bool:
+    """Return whether two values of a key of identity are of the same thing."""
+    if key == "fixed_logits" and a is not None and b is not None:
+        a, b = torch.as_tensor(a).double(), torch.as_tensor(b).double()
+        return a.shape == b.shape and bool((a - b).abs().max() <= 1e-3 * b.abs().max())
+    a, b = (value.tolist() if isinstance(value, Tensor) else value for value in (a, b))
+    return a == b
 
 
 def digest_of(array: Tensor) -> str:
@@ -61,13 +80,19 @@ def digest_of(array: Tensor) -> str:
     return hashlib.sha256(array.numpy().tobytes()).hexdigest()
 
 
-def check_results(folder: Path | str, digest: str, names: Iterable[str] = RESULTS) -> None:
-    """Raise UserError if one of the results in the folder that are called `names` is of other weights."""
+def check_results(folder: Path | str, network: dict, names: Iterable[str] = RESULTS) -> None:
+    """Raise UserError if one of the results in the folder that are called `names` is of another network.
+
+    network: see network_of; results of earlier versions know the digest alone.
+    """
     for path in [Path(folder) / name for name in names]:
         if path.is_file():
             with reading(path, "results, which --overwrite replaces"):
-                owner = json.loads(path.read_text(encoding="utf-8"))["checkpoint_sha256"]
-            if owner != digest:
+                owner = json.loads(path.read_text(encoding="utf-8"))
+                known = {key: network[key] for key in network if key in owner}
+                if "checkpoint_sha256" not in known:
+                    raise KeyError("checkpoint_sha256")
+            if not is_of(owner, known):
                 hint = "use another --out, or replace it by --overwrite"
                 raise UserError(f"{path} is of other weights, or normalised otherwise: {hint}")
 
@@ -90,8 +115,8 @@ def read_history(folder: Path, known: list[dict]) -> list[dict]:
 
 
 def write_arrays(path: Path, content: dict) -> None:
-    """Write tensors, texts, and lists of numbers or of texts to an .npz file."""
-    arrays = {key: np.asarray(value) for key, value in content.items()}
+    """Write tensors, texts, and lists of numbers or of texts to an .npz file; None is left out."""
+    arrays = {key: np.asarray(value) for key, value in content.items() if value is not None}
     with whole_file(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
 
@@ -133,7 +158,7 @@ def read_report(folder: Path) -> tuple[dict, dict, dict]:
         raise UserError(f"there is no {path}: run report.py without --page first")
     with reading(path, "numbers of report.py"):
         numbers = json.loads(path.read_text(encoding="utf-8"))
-        whose = {key: numbers[key] for key in ("runs", *IDENTITY) if key != "class_order"}
+        whose = {key: numbers[key] for key in ("runs", *IDENTITY)}
     found = []
     for name in ("predictions.npz", "evidence.npz"):
         arrays = read_arrays(folder / name, "arrays of report.py")

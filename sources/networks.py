@@ -1,9 +1,10 @@
-"""Networks of others: what NAME() in a FILE.py returns, and the state dicts that belong to it."""
+"""Networks of others: what NAME() in a FILE.py returns, its state dict, and what it computes in."""
 
 import importlib.util
 import sys
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from running.errors import UserError, one_line, reading
@@ -88,3 +89,13 @@ def find_prefix(state: dict, own: list[str]) -> str:
         raise ValueError(f"it holds several networks that fit, below {' and '.join(fit)}: save one of them")
     known = {prefix: sum(prefix + name in state for name in own) for prefix in ["", *prefixes]}
     return "" if "" in fit else max(known, key=known.get)
+
+
+def number_formats(module: nn.Module, outputs: list[Tensor]) -> str:
+    """Return what the layers of a network compute in, such as "float32" or "bfloat16, float32"."""
+    found = {tensor.dtype for tensor in (*module.parameters(), *outputs)}
+    for part in module.modules():
+        if callable(weight := getattr(part, "weight", None)):  # as in torch's quantised layers
+            found.add(weight().dtype)
+    found -= {torch.bool, torch.int32, torch.int64}  # of indices and masks
+    return ", ".join(sorted(str(kind).removeprefix("torch.") for kind in found)) or "float32"

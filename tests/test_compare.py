@@ -119,21 +119,21 @@ def test_other_images_labels_classes_or_equal_weights_are_refused(small_sets, tm
         (tmp_path / name / "metrics.json").write_text("{}")
     shutil.copytree(tmp_path / "same", tmp_path / "backup")
     same = tmp_path / "same"
-    assert list(agreement.read_runs([same], test, "cd")) == [str(same)]
+    assert list(agreement.read_runs([same], test, {"checkpoint_sha256": "cd"})) == [str(same)]
     for name in ("renamed", "flipped", "relabelled"):
         with pytest.raises(
             UserError, match=f"^--against .*{name} is of other test images, labels or classes"
         ):
-            agreement.read_runs([tmp_path / name], test, "cd")
+            agreement.read_runs([tmp_path / name], test, {"checkpoint_sha256": "cd"})
         with pytest.raises(UserError, match=f"^/.*{name} is of other test images, labels or classes"):
             compare.main([str(same), str(tmp_path / name)])
     with pytest.raises(UserError, match="has the same weights as the network itself"):
-        agreement.read_runs([same], test, "same")
+        agreement.read_runs([same], test, {"checkpoint_sha256": "same"})
     for twice in (same, tmp_path / "backup"):
         with pytest.raises(UserError, match=f"{twice} has the same weights as .*same"):
             compare.main([str(same), str(twice)])
         with pytest.raises(UserError, match="has the same weights as"):
-            agreement.read_runs([same, twice], test, "cd")
+            agreement.read_runs([same, twice], test, {"checkpoint_sha256": "cd"})
 
 
 # ---- compare.py ------------------------------------------------------------------------------------------

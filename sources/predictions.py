@@ -1,0 +1,92 @@
+"""Answers without a network: a file of what any framework predicted, .npz or .csv."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from running.errors import one_line, reading
+
+ROUNDING = 0.01  # how far a sum of probabilities that were rounded may be from 1
+
+
+def read(path: Path) -> dict:
+    """Return what a file of predictions holds: y_true int64 [N] and logits float64 [N, C].
+
+    Of probabilities the logits are the logarithms. What else is there: class_names, filenames, images uint8
+    [N, 3, S, S], and validation, (logits [V, C], labels [V]). Raises UserError for what does not fit.
+    """
+    with reading(path, "predictions (docs/your_own_code.md says how to write them)"):
+        if path.suffix == ".csv":
+            return read_csv(path)
+        if path.suffix != ".npz":
+            raise ValueError("its name does not end in .npz or .csv")
+        with np.load(path) as content:
+            given = {key: content[key] for key in content.files}
+        found = {"logits": logits_in(given, "")}
+        found["y_true"] = labels_in(given, "y_true", *found["logits"].shape)
+        if "val_y_true" in given:
+            logits = logits_in(given, "val_")
+            found["validation"] = logits, labels_in(given, "val_y_true", *logits.shape)
+        for key, count in {
+            "class_names": found["logits"].shape[1],
+            "filenames": len(found["y_true"]),
+        }.items():
+            if key in given:
+                found[key] = [one_line(name) for name in given[key].tolist()]
+                if len(found[key]) != count:
+                    raise ValueError(f"it has {len(found[key])} {key}, expected {count}")
+        if "images" in given:
+            found["images"] = given["images"]
+        return found
+
+
+def read_csv(path: Path) -> dict:
+    """Return what a .csv file holds: y_true, `filename` if there is one, and a column for each class."""
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        names = [head for head in rows.fieldnames or [] if head not in ("y_true", "filename")]
+        table = list(rows)
+    if not table or "y_true" not in table[0]:
+        raise ValueError("it has no rows with a y_true")
+    # A label that is the head of a column is a name, else a number.
+    labels = [names.index(row["y_true"]) if row["y_true"] in names else int(row["y_true"]) for row in table]
+    given = {"probabilities": np.array([[float(row[name]) for name in names] for row in table])}
+    found = {"logits": logits_in(given, ""), "class_names": [one_line(name) for name in names]}
+    found["y_true"] = labels_in({"y_true": np.array(labels)}, "y_true", *found["logits"].shape)
+    if "filename" in table[0]:
+        found["filenames"] = [one_line(row["filename"]) for row in table]
+    return found
+
+
+def logits_in(given: dict, prefix: str) -> Tensor:
+    """Return `logits`, or the logarithms of `probabilities`, of arrays whose names have a prefix."""
+    name = next((f"{prefix}{key}" for key in ("logits", "probabilities") if f"{prefix}{key}" in given), None)
+    if name is None:
+        raise ValueError(f"it has no {prefix}probabilities and no {prefix}logits")
+    scores = given[name]
+    if scores.dtype.kind != "f" or scores.ndim != 2 or min(scores.shape) == 0 or scores.shape[1] < 2:
+        raise ValueError(f"{name} are {scores.dtype} {list(scores.shape)}, expected float [N, C]")
+    scores = torch.from_numpy(scores.astype(np.float64))
+    if not scores.isfinite().all():
+        raise ValueError(f"{name} are not all finite")
+    if name.endswith("logits"):
+        return scores
+    away = (scores.sum(dim=1) - 1).abs().max().item()
+    if scores.min() < 0 or away > ROUNDING:
+        raise ValueError(f"{name} are no probabilities: give what sums to 1 in each row, or call them logits")
+    return scores.clamp(min=torch.finfo(torch.float64).tiny).log()
+
+
+def labels_in(given: dict, name: str, count: int, num_classes: int) -> Tensor:
+    """Return labels, int64 [count], from 0 to num_classes - 1."""
+    labels = given[name]
+    if labels.dtype.kind not in "iu" or labels.shape != (count,):
+        raise ValueError(f"{name} is {labels.dtype} {list(labels.shape)}, expected whole numbers [{count}]")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(
+            f"{name} goes from {labels.min()} to {labels.max()}, expected 0 to {num_classes - 1}"
+        )
+    return torch.from_numpy(labels.astype(np.int64))
