@@ -27,7 +27,7 @@ from running.errors import UserError
 from stress_tests.corruptions import CORRUPTIONS, EXTRA
 
 
-def corrupt(images: Tensor, generator: Generator) -> Tensor:
+def corrupt_batch(images: Tensor, generator: Generator) -> Tensor:
     """Put images float32 [N, 3, 32, 32] in [0, 1] under one corruption, drawn like its severity.
 
     EXTRA are speckle noise, Gaussian blur and saturation, which Hendrycks and Dietterich (2019, arXiv
@@ -72,15 +72,15 @@ class Change:
         entropy = np.random.SeedSequence([config.seed, epoch, 1]).generate_state(1, np.uint64)[0]
         generator = Generator().manual_seed(int(entropy) >> 1)  # 63 bits
 
-        def change(images: Tensor, target: Tensor) -> Tensor:
+        def changed(images: Tensor, target: Tensor) -> Tensor:
             if torch.rand((), generator=generator) < self.corrupt:
-                images = corrupt(images, generator)
+                images = corrupt_batch(images, generator)
             if self.adversarial:
                 uniform = torch.rand(images.shape, generator=generator).to(images.device)
                 images = attack(training, size, images, target, uniform, self.adversarial / 255)
             return images
 
-        return change
+        return changed
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -162,6 +162,7 @@ def write_answers(folder, test, generator, sample="a sample", count=37):
     }
     answers["fgsm/4"] = torch.zeros(count) > 0  # where APGD was not run
     results = {"checkpoint_sha256": folder.name, "images_sha256": digest_of(test.images)}
+    results |= {"labels_sha256": digest_of(test.labels), "class_names": test.class_names}
     results |= {"sample_sha256": sample, "families": FAMILIES, "attacks": ATTACKS, "epsilons": [0.5, 1, 4]}
     of_tests = {name: {"accuracy": {"value": int(right.sum()) / count}} for name, right in answers.items()}
     write_stress(folder, results | {"tests": of_tests, "answers": answers, "summary": {}})
@@ -283,6 +284,9 @@ def test_runs_without_a_recipe_or_with_other_samples(small_sets, tmp_path, capsy
     write_answers(tmp_path / "d", test, seeded(), "another sample", 60)
     cells, around = table(capsys, runs)
     assert "noise" in cells and "the stress tests of" in around and "are of other images" in around
+    for name in "cd":  # stress tests of other images than the answers
+        write_answers(tmp_path / name, dataclasses.replace(test, images=test.images.flip(0)), seeded())
+    assert "noise" not in table(capsys, runs)[0]
     with pytest.raises(UserError, match="expected two runs or more"):
         compare.main(runs[:1])
 
