@@ -22,7 +22,6 @@ from running.outputs import IDENTITY, read_report, read_stress
 FOLDER = Path(__file__).resolve().parent
 NUMBER_END = "\N{NO-BREAK SPACE}%"  # no line ends between a number and its sign
 SECTIONS = {
-    "one_mistake": "One mistake",
     "mistakes": "Which mistakes",
     "classes": "Which classes",
     "maps": "What the maps mark",
@@ -52,6 +51,18 @@ def points(row: dict, digits: int = 1) -> str:
     """Return a difference with its interval as "+1.2 points (0.3 to 2.1)"."""
     value, low, high = (f"{100 * row[key]:+.{digits}f}" for key in ("value", "low", "high"))
     return f"{value} points ({low} to {high})"
+
+
+def in_words(share: float) -> str:
+    """Return a share as people say it: "three in four", "85 in 100", "none"."""
+    words = ["", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    for whole in (2, 3, 4, 5, 10):
+        part = round(share * whole)
+        if 0 < part < whole and abs(share - part / whole) < 0.012:
+            return f"{words[part]} in {words[whole]}"
+    if share in (0, 1):
+        return "all" if share else "none"
+    return f"{min(99, max(1, round(100 * share)))} in 100"
 
 
 def p_value(p: float) -> str:
@@ -104,6 +115,7 @@ def environment() -> Environment:
         "percent": percent,
         "interval": interval,
         "points": points,
+        "in_words": in_words,
         "p_value": p_value,
         "plain": pictures.plain,
     }
@@ -139,10 +151,12 @@ def write_page(out: Path, images: Tensor) -> None:
         claim = Markup(str(module.claim).strip())
         anchor = name.replace("_", "-")
         filled.append({"id": anchor, "title": title, "claim": claim, "html": html})
+    game = templates.get_template("game.html").render(context)
     data = pictures.data_for_script(numbers, answers, evidence, stress)
     page = templates.get_template("report.html").render(
         context,
         folder=out.name,
+        game=Markup(game),
         sections=filled,
         style=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),
         script=Markup((FOLDER / "page.js").read_text(encoding="utf-8")),

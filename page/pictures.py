@@ -1,7 +1,7 @@
 """Pictures of the page, and what its script needs to know.
 
-All pictures of a kind are one file, a sheet of 32x32 pixels each, of which the page shows parts. Arguments
-are called as in sections.py.
+All pictures of a kind are one file, a sheet, of which the page shows parts. Arguments are called as in
+sections.py.
 """
 
 import base64
@@ -37,18 +37,19 @@ def picture(image: Tensor) -> str:
 
 
 def sheet(images: Tensor, limit: int = MAX_SHEET, columns: int | None = None) -> dict:
-    """Return images, uint8 [N, 3, 32, 32], as one JPEG file: `address`, `columns` and `rows`.
+    """Return images, uint8 [N, 3, S, S], as one JPEG file: `address`, `columns` and `rows`.
 
     Its quality falls until the file has `limit` bytes. columns: by default a square.
     """
     columns = columns or math.ceil(math.sqrt(max(1, len(images))))
-    pixels = make_grid(images, columns, padding=0) if len(images) else torch.zeros(3, 32, 32).byte()
+    side = images.shape[-1]
+    pixels = make_grid(images, columns, padding=0) if len(images) else torch.zeros(3, side, side).byte()
     for quality in range(95, 15, -10):
         content = encode_jpeg(pixels, quality=quality).numpy().tobytes()
         if len(content) <= limit:
             break
     height, width = pixels.shape[1:]
-    return {"address": address(content), "columns": width // 32, "rows": height // 32}
+    return {"address": address(content), "columns": width // side, "rows": height // side}
 
 
 def base64_bytes(values: Tensor) -> str:
@@ -108,6 +109,7 @@ def mistake_data(answers: dict, evidence: dict, place: int) -> dict:
         "true": answers["y_true"][i].item(),
         "confidence": round(answers["confidence"][i].item(), 6),
         "truth": round(evidence["probability_true"][place].item(), 4),
+        "rank": evidence["rank_true"][place].item(),
         "answers": likely,
         "file": answers["filenames"][i],
         "copied": answers["training_labels"][i].item() if "training_labels" in answers else -1,
@@ -126,6 +128,7 @@ def puzzle_data(answers: dict, evidence: dict) -> list[dict]:
         percents = (100 * evidence["puzzle_probabilities"][place]).round().int()
         likely = torch.stack([evidence["puzzle_classes"][place].int(), percents], dim=2).flatten(1)
         row = {"true": answers["y_true"][index].item(), "answers": likely.tolist()}
+        row["file"] = answers["filenames"][index]
         for key in ("best", "by_map"):
             cover = evidence[f"puzzle_{key}"][place].item()
             row[key] = None if cover < 0 else cover

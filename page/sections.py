@@ -18,7 +18,6 @@ from page import plots
 from page.pictures import address, attack_sheet, picture, plain, run_name, sheet
 from running.console import duration, option
 
-NUM_BESIDE = 5  # mistakes beside the one that is dissected
 MAPS = {  # of covering.mistakes: how the maps are called, in the order of their rows
     "contrastive": "contrastive: answer rather than truth",
     "runner_up": "answer rather than runner-up",
@@ -54,56 +53,28 @@ def hide(image: Tensor, hidden: Tensor, fill: Tensor) -> str:
 
 
 def one_mistake(answers: dict, evidence: dict, images: Tensor) -> dict:
-    """The mistake that covering turns to the truth with the highest probability, and those to take apart."""
-    shown = evidence["mistakes"].tolist()
-    if not shown:
-        return {"opener": None, "puzzle_sheet": None, "beside": []}
-    place, covered = 0, "covered_answers" in evidence
-    if covered:
-        turned = evidence["covered_answers"] == answers["y_true"][evidence["mistakes"]]
-        place = int((turned * evidence["covered_probabilities"]).argmax())
-    i = shown[place]
-    opener, image = case(answers, images, i) | {"others": []}, images[i]
-    if covered:
+    """The pictures of the game, what stands there without a script, and the mistake to follow through."""
+    if "opener" not in evidence:
+        return {"opener": None, "followed": None, "puzzle_sheet": None}
+    place = evidence["opener"].item()
+    i = evidence["mistakes"][place].item()
+    opener, image = case(answers, images, i), images[i]
+    if "covered_answers" in evidence:
         # Not blurred: it shows how coarse the cells are.
-        cells = F.interpolate(evidence["maps"][place][None, None], 32)[0]
+        cells = F.interpolate(evidence["maps"][place][None, None], image.shape[-1])[0]
         scaled = cells / cells.abs().max().clamp(min=1e-30)
-        opener["turned"] = bool(turned[place])
         opener["answer"] = plain(answers["class_names"][evidence["covered_answers"][place]])
         opener["probability"] = evidence["covered_probabilities"][place].item()
         opener["for"], opener["against"] = (
             picture(overlay(image[None] / 255, (sign * scaled).relu())[0]) for sign in (1, -1)
         )
         opener["covered"] = hide(image, evidence["covered_pixels"][place], evidence["fill"])
-    for run, name in list(enumerate(answers["runs"]))[1:]:
-        answer = plain(answers["class_names"][evidence["answers"][run, place, 0]])
-        probability = evidence["answer_probabilities"][run, place, 0].item()
-        opener["others"].append({"run": run_name(name), "answer": answer, "p": probability})
-    beside = [j for j in shown if j != i][:NUM_BESIDE]
-    opened = {"opener": opener, "beside": [case(answers, images, j) for j in beside]}
-    return opened | first_puzzle(answers, evidence, images)
-
-
-def first_puzzle(answers: dict, evidence: dict, images: Tensor) -> dict:
-    """The sheet of the puzzles, and of the first of them what stands there without the script."""
-    if "puzzles" not in evidence:
-        return {"puzzle_sheet": None}
     indices = evidence["puzzles"].tolist()
-    shown, image = case(answers, images, indices[0]), images[indices[0]]
-    for key in ("best", "by_map"):
-        cover = evidence[f"puzzle_{key}"][0].item()
-        if cover >= 0:
-            answer = answers["class_names"][evidence["puzzle_classes"][0, cover, 0]]
-            said = {"answer": plain(answer), "p": evidence["puzzle_probabilities"][0, cover, 0].item()}
-            cells = [cell for cell in evidence["covers"][cover].tolist() if cell >= 0]
-            shown[key] = said | {"picture": hide(image, squares(cells, len(image[0])), evidence["fill"])}
-    return {"puzzle_sheet": sheet(images[indices], columns=len(indices)), "puzzle": shown}
-
-
-def squares(cells: list[int], side: int) -> Tensor:
-    """Return where some of the 4x4 squares of a picture are, bool [side, side]."""
-    hidden = torch.zeros(16).index_fill(0, torch.tensor(cells, dtype=torch.int64), 1)
-    return F.interpolate(hidden.view(1, 1, 4, 4), side)[0, 0].bool()
+    return {
+        "opener": opener,
+        "followed": case(answers, images, indices[0]),
+        "puzzle_sheet": sheet(images[indices], columns=len(indices)),
+    }
 
 
 def mistakes(answers: dict, evidence: dict, images: Tensor) -> dict:
