@@ -222,8 +222,8 @@ def write_report(
         evidence["fill"] = mean_colour(test if train is None else train)
         with Progress("reasons", 1) as progress:
             progress.update(0)
-            of_test = test, logits, browsed, evidence["fill"]
-            more_numbers, more_evidence = find_reasons(found.examined, *of_test)
+            reasons_found = find_reasons(found.examined, test, logits, browsed, evidence["fill"])
+        more_numbers, more_evidence = reasons_found
         numbers |= more_numbers
         evidence |= more_evidence
 

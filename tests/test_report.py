@@ -381,3 +381,14 @@ def test_the_page_is_made_again_of_the_files_and_of_nothing_else(
     monkeypatch.setattr(report, "load", lambda name, root: (small[1], small[0]))
     assert_one_line(*outcome(capsys, report.main, again), "are not those of .*--dataset")
     assert_one_line(*outcome(capsys, report.main, ["--out", str(tmp_path / "no"), "--page"]), "there is no")
+
+
+def test_classes_of_the_training_set_are_found_by_their_names(quick, no_page, tmp_path):
+    test = pictures(LABELS % 3, ["a", "b", "c"])
+    train = dataclasses.replace(test, class_names=["c", "b", "a"], labels=2 - test.labels)
+    numbers = report.examine(Tiny(3), test, train, out=tmp_path)
+    assert numbers["duplicates"]["test_images_in_train"] == 30
+    assert numbers["duplicates"]["with_another_label_there"] == 0
+    other = dataclasses.replace(train, class_names=["x", "b", "a"])
+    with pytest.raises(UserError, match="have other classes"):
+        report.examine(Tiny(3), test, other, out=tmp_path)
