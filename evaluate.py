@@ -4,7 +4,6 @@ The arithmetic stands in metrics.py; here it is put together, from the logits of
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import metrics
@@ -36,11 +35,10 @@ def evaluate(
     numbers |= evaluate_confidence(logits, y_true, validation)
     numbers |= evaluate_classes(confusion, test, train)
     if test.superclass_of is not None:
-        of, count = test.superclass_of, len(test.superclass_names)
-        coarse = metrics.confusion_matrix(of[y_true], of[y_pred], count)
-        numbers |= evaluate_superclasses(test, y_pred, coarse)
-        answers |= {"superclass_of": of, "superclass_names": test.superclass_names}
-        answers["superclass_confusion"] = coarse
+        of, names = test.superclass_of, test.superclass_names
+        numbers |= evaluate_superclasses(test, y_pred)
+        answers |= {"superclass_of": of, "superclass_names": names}
+        answers["superclass_confusion"] = metrics.confusion_matrix(of[y_true], of[y_pred], len(names))
     if train is not None:
         numbers["duplicates"], answers["training_labels"] = audit_duplicates(train, test, y_pred)
     return numbers, answers
@@ -55,7 +53,6 @@ def evaluate_confidence(logits: Tensor, y_true: Tensor, validation: tuple[Tensor
     _, risk = metrics.risk_coverage(y_true, probabilities)
     place = (HISTOGRAM_BINS * confidence).long().clamp(max=HISTOGRAM_BINS - 1)
     numbers = {
-        "aurc": metrics.aurc(y_true, probabilities),
         "risk_at_half_coverage": risk[(len(risk) - 1) // 2].item(),
         "auroc": metrics.auroc(right, metrics.log_odds(logits)),
         "confident": {"answers": int(sure.sum()), "wrong": int((sure & ~right).sum())},
@@ -64,49 +61,33 @@ def evaluate_confidence(logits: Tensor, y_true: Tensor, validation: tuple[Tensor
             "wrong": place[~right].bincount(minlength=HISTOGRAM_BINS).tolist(),
         },
     }
-    calibration = {"as_trained": calibrate(logits, y_true, 1.0)}
+    numbers["expected_calibration_error"] = metrics.expected_calibration_error(y_true, probabilities)
+    numbers["mean_confidence"] = confidence.mean().item()
+    numbers["calibration_bins"] = {"as_trained": bins_with_answers(y_true, probabilities)}
     if validation is not None:
         numbers["temperature"] = metrics.fit_temperature(*validation)
-        calibration["with_temperature"] = calibrate(logits, y_true, numbers["temperature"])
-    for suffix, row in zip(("", "_after_temperature"), calibration.values(), strict=False):
-        for key in ("negative_log_likelihood", "expected_calibration_error", "mean_confidence"):
-            numbers[f"{key}{suffix}"] = row[key]
-    numbers["calibration_bins"] = {name: row["bins"] for name, row in calibration.items()}
+        scaled = (logits / numbers["temperature"]).softmax(dim=1)
+        error = metrics.expected_calibration_error(y_true, scaled)
+        numbers["expected_calibration_error_after_temperature"] = error
+        numbers["mean_confidence_after_temperature"] = scaled.amax(dim=1).mean().item()
+        numbers["calibration_bins"]["with_temperature"] = bins_with_answers(y_true, scaled)
     return numbers
 
 
-def calibrate(logits: Tensor, y_true: Tensor, temperature: float) -> dict:
-    """Return how well the probabilities at a temperature say how often the answers are right.
-
-    `bins` are [confidence, accuracy, number of answers] of each bin that has any.
-    """
-    scaled = logits / temperature
-    probabilities = scaled.softmax(dim=1)
+def bins_with_answers(y_true: Tensor, probabilities: Tensor) -> list[list]:
+    """Return [confidence, accuracy, number of answers] of each bin of confidence that has any."""
     columns = [column.tolist() for column in metrics.calibration_bins(y_true, probabilities)]
-    return {
-        # From the logits: a probability that rounds to 0 would make it infinite.
-        "negative_log_likelihood": F.cross_entropy(scaled, y_true).item(),
-        "expected_calibration_error": metrics.expected_calibration_error(y_true, probabilities),
-        "mean_confidence": probabilities.amax(dim=1).mean().item(),
-        "bins": [list(row) for row in zip(*columns, strict=True) if row[2]],
-    }
+    return [list(row) for row in zip(*columns, strict=True) if row[2]]
 
 
-def evaluate_superclasses(test: Dataset, y_pred: Tensor, coarse: Tensor) -> dict:
-    """Return whether errors are near misses, and each tested superclass's recall.
-
-    coarse: the confusion matrix of superclasses, int64 [S, S].
-    """
+def evaluate_superclasses(test: Dataset, y_pred: Tensor) -> dict:
+    """Return how many superclasses are right, and whether errors are near misses."""
     of, wrong = test.superclass_of, y_pred != test.labels
     true, predicted = of[test.labels], of[y_pred]
-    within = metrics.accuracy(true[wrong], predicted[wrong]) if wrong.any() else None
-    recalls = metrics.per_class_accuracy(coarse)
-    tested = torch.nonzero(coarse.sum(dim=1)).flatten()
     return {
         "superclass_accuracy": metrics.accuracy(true, predicted),
-        "errors_within_superclass": within,
+        "errors_within_superclass": metrics.accuracy(true[wrong], predicted[wrong]) if wrong.any() else None,
         "chance_within_superclass": metrics.chance_within_superclass(of),
-        "superclasses": [{"name": test.superclass_names[s], "recall": recalls[s].item()} for s in tested],
     }
 
 
