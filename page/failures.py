@@ -41,7 +41,7 @@ def write(out: Path, rows: list[dict], images: Tensor, maps: Tensor | None, laye
     """Write the rows and their pictures in place of those of an earlier report, which may have had more.
 
     images uint8 [N, 3, S, S]: the test images. maps float [m, h, w]: of the predicted class rather than the
-    true one, see GradCAM.pair, those of the rows first; their negative part speaks for the true class.
+    true one, see GradCAM.pairs, those of the rows first; their negative part speaks for the true class.
     """
     for folder in ("failures", "gradcam"):
         for earlier in (out / folder).glob("[0-9][0-9]_*_as_*.png"):
