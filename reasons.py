@@ -93,11 +93,10 @@ def measure_covering(
     mistakes = mistakes[torch.randperm(len(mistakes), generator=generator)[:NUM_MISTAKES]]
     right = right[torch.randperm(len(right), generator=generator)[:NUM_RIGHT]]
     result = {"images": {"mistakes": len(mistakes), "right": len(right)}, "covered": COVERED}
-    result["verdict"] = "too few"
     if len(mistakes):
         sample = images[mistakes] / 255
         result |= cover_mistakes(classifier, sample, y_true[mistakes], logits[mistakes], fill, generator)
-        result["verdict"] = verdict_on(len(mistakes), result["differences"])
+    result["verdict"] = verdict_on(len(mistakes), result.get("differences", {}))
     if len(right):
         result["right"] = cover_right(classifier, images[right] / 255, logits[right], fill, generator)
     return result
