@@ -25,6 +25,7 @@ import reasons
 from classifier import Classifier, full_float32, predict
 from data import Dataset, cutmix_end, first_copy, load
 from page.page import write_page
+from page.pictures import SIDE
 from page.sections import HEADLINE
 from running import outputs
 from running.console import CommandLine, Progress, run_main
@@ -32,7 +33,8 @@ from running.device import environment, pick_device
 from running.errors import UserError
 from running.files import write_json
 
-MAX_BROWSED = 2500  # misclassified images on the page, the most confident ones
+MAX_BROWSED = 2500  # misclassified images on the page, the most confident ones; fewer of large pictures:
+MAX_BROWSED_PIXELS = 5_000_000  # of all of them together
 CONFIDENT = 0.9
 HISTOGRAM_BINS = 50
 
@@ -59,6 +61,8 @@ def evaluate(
         "filenames": test.filenames,
     }
     numbers = metrics.bootstrap_headline(y_true, logits) | {"num_test": len(y_true)}
+    wrong, second = y_pred != y_true, logits.argsort(dim=1, descending=True, stable=True)[:, 1] == y_true
+    numbers["truth_second"] = second[wrong].double().mean().item() if wrong.any() else None
     numbers |= evaluate_confidence(logits, y_true, validation)
     numbers |= evaluate_classes(confusion, test, train)
     if test.superclass_of is not None:
@@ -73,13 +77,34 @@ def evaluate(
 
 
 def evaluate_confidence(logits: Tensor, y_true: Tensor, validation: tuple[Tensor, Tensor] | None) -> dict:
-    """Return how well confidence says which answers are right, as trained and at the temperature."""
-    probabilities, right = logits.softmax(dim=1), logits.argmax(dim=1) == y_true
+    """Return how well confidence says which answers are right, as trained and `_after_temperature`."""
+    numbers = confidence_at(1.0, logits, y_true)
+    if validation is not None:
+        numbers["temperature"] = metrics.fit_temperature(*validation)
+        scaled = confidence_at(numbers["temperature"], logits, y_true)
+        numbers |= {f"{key}_after_temperature": value for key, value in scaled.items()}
+    return numbers
+
+
+def confidence_at(temperature: float, logits: Tensor, y_true: Tensor) -> dict:
+    """Return what the probabilities at a temperature say of which answers are right.
+
+    `calibration_bins` are [confidence, accuracy, number of answers] of each bin that has any.
+    """
+    scaled = logits / temperature
+    probabilities, right = scaled.softmax(dim=1), logits.argmax(dim=1) == y_true
     confidence = probabilities.amax(dim=1)
     sure = confidence > CONFIDENT
     _, risk = metrics.risk_coverage(y_true, probabilities)
     place = (HISTOGRAM_BINS * confidence.double()).long().clamp(max=HISTOGRAM_BINS - 1)
-    numbers = {
+    columns = [column.tolist() for column in metrics.calibration_bins(y_true, probabilities)]
+    return {
+        # From the logits: a probability that rounds to 0 would make it infinite.
+        "negative_log_likelihood": F.cross_entropy(scaled, y_true).item(),
+        "expected_calibration_error": metrics.expected_calibration_error(y_true, probabilities),
+        "error_if_calibrated": metrics.error_if_calibrated(confidence),
+        "mean_confidence": confidence.double().mean().item(),
+        "calibration_bins": [list(row) for row in zip(*columns, strict=True) if row[2]],
         "aurc": metrics.aurc(y_true, probabilities),
         "risk_at_half_coverage": risk[(len(risk) - 1) // 2].item(),
         "auroc": metrics.auroc(right, confidence),
@@ -88,32 +113,6 @@ def evaluate_confidence(logits: Tensor, y_true: Tensor, validation: tuple[Tensor
             "right": place[right].bincount(minlength=HISTOGRAM_BINS).tolist(),
             "wrong": place[~right].bincount(minlength=HISTOGRAM_BINS).tolist(),
         },
-    }
-    calibration = {"as_trained": calibrate(logits, y_true, 1.0)}
-    if validation is not None:
-        numbers["temperature"] = metrics.fit_temperature(*validation)
-        calibration["with_temperature"] = calibrate(logits, y_true, numbers["temperature"])
-    for suffix, row in zip(("", "_after_temperature"), calibration.values(), strict=False):
-        for key in ("negative_log_likelihood", "expected_calibration_error", "mean_confidence"):
-            numbers[f"{key}{suffix}"] = row[key]
-    numbers["calibration_bins"] = {name: row["bins"] for name, row in calibration.items()}
-    return numbers
-
-
-def calibrate(logits: Tensor, y_true: Tensor, temperature: float) -> dict:
-    """Return how well the probabilities at a temperature say how often the answers are right.
-
-    `bins` are [confidence, accuracy, number of answers] of each bin that has any.
-    """
-    scaled = logits / temperature
-    probabilities = scaled.softmax(dim=1)
-    columns = [column.tolist() for column in metrics.calibration_bins(y_true, probabilities)]
-    return {
-        # From the logits: a probability that rounds to 0 would make it infinite.
-        "negative_log_likelihood": F.cross_entropy(scaled, y_true).item(),
-        "expected_calibration_error": metrics.expected_calibration_error(y_true, probabilities),
-        "mean_confidence": probabilities.amax(dim=1).double().mean().item(),
-        "bins": [list(row) for row in zip(*columns, strict=True) if row[2]],
     }
 
 
@@ -233,9 +232,11 @@ def find_reasons(
     if len(browsed) and examined.layer is not None:
         images = test.images[browsed] / 255
         (maps,) = examined.contrast(images, [(y_pred[browsed], test.labels[browsed])])
-        covered_pixels = reasons.top_pixels(maps, reasons.COVERED, images.shape[-1])
-        classes, probabilities = reasons.answers_to(examined, images, covered_pixels, fill)
-        evidence |= {"maps": maps, "covered_pixels": covered_pixels}
+        hidden = reasons.top_pixels(maps, reasons.COVERED, images.shape[-1])
+        classes, probabilities = reasons.answers_to(examined, images, hidden, fill)
+        # Kept at the side of the pictures on the page: the same quarter of the same maps.
+        shown = reasons.top_pixels(maps, reasons.COVERED, min(SIDE, images.shape[-1]))
+        evidence |= {"maps": maps, "covered_pixels": shown}
         evidence |= {"covered_answers": classes[:, 0], "covered_probabilities": probabilities[:, 0]}
         turned = classes[:, 0] == test.labels[browsed]
         opener = int((turned * probabilities[:, 0]).argmax())
@@ -338,7 +339,8 @@ def write_report(
     misclassified = torch.nonzero(answers["y_pred"] != test.labels).flatten()
     order = answers["confidence"][misclassified].argsort(descending=True, stable=True)
     misclassified = misclassified[order]
-    browsed, fill = misclassified[:MAX_BROWSED], mean_colour(test if train is None else train)
+    count = min(MAX_BROWSED, MAX_BROWSED_PIXELS // min(SIDE, test.images.shape[-1]) ** 2)
+    browsed, fill = misclassified[:count], mean_colour(test if train is None else train)
     probabilities = [answers["probabilities"], *(values["probabilities"] for values in others.values())]
     evidence = answers_to_mistakes(browsed, test.labels, probabilities) | {"fill": fill}
     with Progress("reasons", 1) as progress:
