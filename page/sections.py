@@ -20,7 +20,6 @@ from page.pictures import SIDE, address, attack_sheet, picture, plain, run_name,
 from running.console import duration, option
 
 NUM_PAIRS = 8  # of classes, and of superclasses, that are confused most
-MOST_READABLE = 20  # classes of a confusion matrix on the page
 MAPS = {  # of covering.mistakes: how the maps are called, in the order of their rows
     "contrastive": "contrastive: answer rather than truth",
     "runner_up": "answer rather than runner-up",
@@ -219,10 +218,7 @@ def stress_tests(answers: dict, stress: dict | None, images: Tensor | None) -> d
 
 
 def write_plots(folder: Path, numbers: dict, answers: dict) -> dict:
-    """Draw the headline numbers, the classes with the lowest recall and the matrices as files.
-
-    The confusion matrix is handed back for the page, and whether it can be read there.
-    """
+    """Draw the headline numbers, the classes with the lowest recall and the matrices as files."""
     headline = {name: numbers[key] for key, name in HEADLINE.items()}
     plots.save_png(plots.headline_bars(headline), folder / "headline_metrics.png")
     tested = [row for row in numbers["classes"] if row["num_test"]]
@@ -239,8 +235,7 @@ def write_plots(folder: Path, numbers: dict, answers: dict) -> dict:
         figure = plots.superclass_matrix(answers["superclass_confusion"].numpy(), names)
         plots.save_png(figure, folder / "superclasses.png")
     plots.save_png(draw_matrix(answers), folder / "confusion_matrix.png", dpi=110)
-    content = (folder / "confusion_matrix.png").read_bytes()
-    return {"confusion_png": address(content), "is_readable": len(answers["confusion"]) <= MOST_READABLE}
+    return {"confusion_png": address((folder / "confusion_matrix.png").read_bytes())}
 
 
 def training(folder: Path, numbers: dict) -> dict:
