@@ -28,6 +28,7 @@ from classifier import Classifier, full_float32, predict
 from data import Dataset, cutmix_end, from_arrays, load
 from evaluate import evaluate, mean_colour
 from page.page import write_page
+from page.pictures import SIDE
 from page.sections import HEADLINE
 from running import outputs
 from running.console import CommandLine, Progress, run_main
@@ -36,7 +37,8 @@ from running.errors import UserError, reading
 from running.files import write_json
 from sources import predictions
 
-MAX_BROWSED = 2500  # misclassified images on the page, the most confident ones
+MAX_BROWSED = 2500  # misclassified images on the page, the most confident ones; fewer of large pictures:
+MAX_BROWSED_PIXELS = 5_000_000  # of all of them together
 
 
 # ---- Find reasons ----------------------------------------------------------------------------------------
@@ -74,9 +76,11 @@ def find_reasons(
     if len(browsed) and examined.layer is not None:
         images = test.images[browsed] / 255
         (maps,) = examined.contrast(images, [(y_pred[browsed], test.labels[browsed])])
-        covered_pixels = reasons.top_pixels(maps, reasons.COVERED, images.shape[-1])
-        classes, probabilities = reasons.answers_to(examined, images, covered_pixels, fill)
-        evidence |= {"maps": maps, "covered_pixels": covered_pixels}
+        hidden = reasons.top_pixels(maps, reasons.COVERED, images.shape[-1])
+        classes, probabilities = reasons.answers_to(examined, images, hidden, fill)
+        # Kept at the side of the pictures on the page: the same quarter of the same maps.
+        shown = reasons.top_pixels(maps, reasons.COVERED, min(SIDE, images.shape[-1]))
+        evidence |= {"maps": maps, "covered_pixels": shown}
         evidence |= {"covered_answers": classes[:, 0], "covered_probabilities": probabilities[:, 0]}
         turned = classes[:, 0] == test.labels[browsed]
         opener = int((turned * probabilities[:, 0]).argmax())
@@ -215,7 +219,8 @@ def write_report(
     misclassified = torch.nonzero(answers["y_pred"] != y_true).flatten()
     order = answers["confidence"][misclassified].argsort(descending=True, stable=True)
     misclassified = misclassified[order]
-    browsed = misclassified[:MAX_BROWSED]
+    side = SIDE if test.images is None else min(SIDE, test.images.shape[-1])
+    browsed = misclassified[: min(MAX_BROWSED, MAX_BROWSED_PIXELS // side**2)]
     probabilities = [answers["probabilities"], *(values["probabilities"] for values in others.values())]
     evidence = answers_to_mistakes(browsed, y_true, probabilities)
     if found.examined is not None:
