@@ -126,7 +126,8 @@ def write_folder(folder, left, stress, side):
     for key in ("answers", "answer_probabilities"):
         evidence[key] = evidence[key][:1]
     evidence["covered_pixels"] = reasons.top_pixels(evidence["maps"], 0.25, min(64, side))
-    digests = {key: "a digest" for key in outputs.IDENTITY if key != "class_names"}
+    digests = {key: "a digest" for key in outputs.IDENTITY if key not in ("class_names", "fixed_logits")}
+    digests["fixed_logits"] = None
     numbers |= {
         "network": {"name": "a network"},
         "data": {"name": "pets", "provenance": "pets", "digest": "of"},
