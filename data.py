@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import center_crop
 
 from running.errors import UserError, reading
 from sources import cifar, pictures, shapes
@@ -28,8 +29,9 @@ CLASS_NAMES = {  # of the sets that are known by name
     "cifar10": cifar.CIFAR10_NAMES,
     "shapes": shapes.CLASS_NAMES,
 }
-BATCH_SIZE = 50  # images to answer at once, whose activations stay in the cache of a CPU
-PADDING = 4  # pixels by which a crop may move an image in each direction
+SIZE = 32  # pixels, the side of the images that a network takes unless --size or a checkpoint says another
+SMALLEST, LARGEST = 8, 512  # sides of images
+BATCH_SIZE = 50  # images of that side to answer at once, whose activations stay in the cache of a CPU
 
 
 @dataclass
@@ -37,7 +39,7 @@ class Dataset:
     """One split of a data set: N images of C classes."""
 
     name: str  # "cifar100", "cifar10", "shapes", "folder pets" of pictures in a folder pets, or from_arrays's
-    images: Tensor  # uint8 [N, 3, 32, 32]
+    images: Tensor  # uint8 [N, 3, S, S], S from 8 to 512
     labels: Tensor  # int64 [N]
     class_names: list[str]  # C names
     superclass_of: Tensor | None  # int64 [C]; None if there are no superclasses
@@ -45,13 +47,16 @@ class Dataset:
     filenames: list[str]  # N names
     provenance: str  # one line for people: what these images are, and whether that was verified
     digest: str  # sha256 of the content, see cifar.content_digest
-    picture_side: int | None = None  # of the pictures of a folder, the median in pixels, before it was 32
-    masks: Tensor | None = None  # bool [N, 32, 32], where the object is; only the shapes set knows
+    picture_side: int | None = None  # the median of the shorter sides of the pictures of a folder, in pixels
+    masks: Tensor | None = None  # bool [N, S, S], where the object is; only the shapes set knows
 
 
-def load(name: str, root: Path | str = "data") -> tuple[Dataset, Dataset]:
+def load(
+    name: str, root: Path | str = "data", size: int = SIZE, resize: int | None = None
+) -> tuple[Dataset, Dataset]:
     """Return (train, test) of "cifar100" or "cifar10" in `root`, of "shapes", or of a folder of pictures.
 
+    size and resize: of the pictures of a folder, see sources.pictures.fit; the other sets are as they are.
     Only CIFAR is ever downloaded. Raises UserError if there is no such set, or its files cannot be used.
     """
     if name == "cifar100":
@@ -62,7 +67,7 @@ def load(name: str, root: Path | str = "data") -> tuple[Dataset, Dataset]:
         # With different seeds the two splits have no image in common.
         return make_shapes(per_class=60, seed=0), make_shapes(per_class=20, seed=1)
     if Path(name).is_dir():
-        return load_folder(name)
+        return load_folder(name, size, resize)
     raise UserError(f"there is no data set or folder {name}: give cifar100, cifar10, shapes or a folder")
 
 
@@ -99,9 +104,9 @@ def set_provenance(train: Dataset, test: Dataset, what: str, found: str) -> tupl
     return train, test
 
 
-def load_folder(root: Path | str) -> tuple[Dataset, Dataset]:
-    """Return (train, test) of a folder of pictures of any size and any classes, see sources/pictures.py."""
-    class_names, splits, num_others = pictures.read_folder(root)
+def load_folder(root: Path | str, size: int = SIZE, resize: int | None = None) -> tuple[Dataset, Dataset]:
+    """Return (train, test) of a folder of pictures, see read_folder and fit of sources/pictures.py."""
+    class_names, splits, num_others = pictures.read_folder(root, size, resize)
     name = f"folder {Path(root).resolve().name}"
     datasets = []
     for images, labels, filenames, side in splits:
@@ -123,14 +128,19 @@ def from_arrays(
 ) -> Dataset:
     """Make a data set of arrays; raise ValueError, in one line, if they do not fit together.
 
-    images: uint8 [N, 3, 32, 32] or [N, 32, 32, 3], NumPy or torch; labels: N whole numbers in 0..C-1;
+    images: uint8 [N, 3, S, S] or [N, S, S, 3], NumPy or torch; labels: N whole numbers in 0..C-1;
     class_names: C names; filenames: N names, by default the numbers of the images; superclass_of: the number
     of the superclass of each class. Arrays are copied only if they are not contiguous or not writable.
     """
     images, labels = (np.asarray(v.detach().cpu() if isinstance(v, Tensor) else v) for v in (images, labels))
-    if images.dtype != np.uint8 or images.shape[1:] not in ((3, 32, 32), (32, 32, 3)) or len(images) == 0:
-        found = f"{images.dtype} {list(images.shape)}"
-        raise ValueError(f"images must be uint8 [N, 3, 32, 32] or [N, 32, 32, 3], not {found}")
+    found = f"{images.dtype} {list(images.shape)}"
+    if images.ndim == 4 and images.shape[3] == 3:
+        images = images.transpose(0, 3, 1, 2)
+    side = images.shape[-1] if images.size else 0
+    right = SMALLEST <= side <= LARGEST and images.shape[1:] == (3, side, side)
+    if not right or images.dtype != np.uint8:
+        sides = f"S from {SMALLEST} to {LARGEST}"
+        raise ValueError(f"images must be uint8 [N, 3, S, S] or [N, S, S, 3] with {sides}, not {found}")
     if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
         found = f"{labels.dtype} {list(labels.shape)}"
         raise ValueError(f"labels must be whole numbers [{len(images)}], one for each image, not {found}")
@@ -145,8 +155,6 @@ def from_arrays(
     filenames = [str(i) for i in range(len(images))] if filenames is None else list(filenames)
     if len(filenames) != len(images):
         raise ValueError(f"there are {len(filenames)} file names for {len(images)} images")
-    if images.shape[3] == 3:
-        images = images.transpose(0, 3, 1, 2)
     images = np.require(images, requirements=["C_CONTIGUOUS", "WRITEABLE"])
     labels = labels.astype(np.int64)
     return Dataset(
@@ -174,10 +182,12 @@ def make_shapes(per_class: int, seed: int) -> Dataset:
     return dataset
 
 
-def first_copy(images: Tensor) -> Tensor:
-    """Return int64 [N]: for each image of uint8 [N, ...] the index of the first one with the same pixels."""
-    pixels = images.cpu().numpy().reshape(len(images), -1)
-    digests = [hashlib.blake2b(image, digest_size=16).digest() for image in pixels]
+def first_copy(*parts: Tensor) -> Tensor:
+    """Return int64 [N]: for each image of the parts, uint8 [n, ...], the index of the first one equal to it.
+
+    The images are counted through all parts, N in all.
+    """
+    digests = [hashlib.blake2b(image.tobytes()).digest() for part in parts for image in part.cpu().numpy()]
     first = {}  # setdefault keeps the first index of a digest
     return torch.tensor([first.setdefault(digest, i) for i, digest in enumerate(digests)])
 
@@ -211,14 +221,33 @@ def interleave(lists: list[list[int]]) -> Tensor:
     return torch.tensor([i for i in numbers if i is not None], dtype=torch.int64)
 
 
-def resize(images: Tensor, side: int) -> Tensor:
-    """Reduce images, float [N, 3, H, W], that are larger than `side` to [N, 3, side, side], antialiased."""
-    if max(images.shape[-2:]) <= side:
+def in_unit(images: Tensor) -> Tensor:
+    """Return uint8 images as float32 in [0, 1]; others are returned as they are."""
+    return images / 255 if images.dtype == torch.uint8 else images
+
+
+def images_at_once(images: Tensor, network_side: int = 0) -> int:
+    """Return how many images [N, 3, S, S] a network answers at once: those with the pixels of BATCH_SIZE.
+
+    network_side: to which they are enlarged in front of the network. It is at least one image.
+    """
+    side = max(images.shape[-1], network_side)
+    return max(1, BATCH_SIZE * SIZE**2 // side**2)
+
+
+def resize(images: Tensor, side: int, uncropped: int | None = None) -> Tensor:
+    """Bring images, float [N, 3, H, W], of another size to [N, 3, side, side], bilinear and antialiased.
+
+    With `uncropped` they are brought to that side, and the middle of them is taken.
+    """
+    if images.shape[-2:] == (side, side):
         return images
     device = images.device
     if device.type == "mps" and images.requires_grad:
         images = images.cpu()  # Apple GPUs cannot differentiate this (torch 2.13), as attacks must.
-    return F.interpolate(images, (side, side), mode="bilinear", antialias=True).to(device)
+    sides = [uncropped or side] * 2
+    images = F.interpolate(images, sides, mode="bilinear", antialias=True).to(device)
+    return center_crop(images, [side, side])
 
 
 class Normalize(nn.Module):
@@ -244,24 +273,29 @@ def memory_format(device: torch.device) -> torch.memory_format:
 def to_input(images: Tensor, image_size: int, normalize: nn.Module) -> Tensor:
     """Take images, float [N, 3, H, W] in [0, 1], to a network's input: resized, normalised, in memory_format.
 
-    Images larger than image_size, the side in pixels that the network is trained for, are reduced to it.
+    Images of another size than image_size, the side that the network is trained for, are brought to it.
     """
     pixels = normalize(resize(images, image_size))
     return pixels.contiguous(memory_format=memory_format(images.device))
 
 
+def padding_of(images: Tensor) -> int:
+    """Return by how many pixels a crop may move images [N, 3, S, S] in each direction: an eighth of S."""
+    return images.shape[-1] // 8
+
+
 def crop_and_flip(images: Tensor, dy: Tensor, dx: Tensor, flip: Tensor) -> Tensor:
     """Pad each image by reflection, cut a window of the image's size out of it, and mirror some of them.
 
-    images [N, 3, H, W] of any dtype; dy and dx int64 [N] in 0..2*PADDING, the window's corner in the padded
+    images [N, 3, S, S] of any dtype; dy and dx int64 [N] in 0..2*padding, the window's corner in the padded
     image; flip bool [N]. Padding, crop and flip only say which pixel goes where, so one gather does all
-    three: row r of the result is row dy + r - PADDING of the image, reflected at the border: row -1 is row 1.
+    three: row r of the result is row dy + r - padding of the image, reflected at the border: row -1 is row 1.
     """
     n, channels, height, width = images.shape
-    rows = dy[:, None] + torch.arange(height, device=images.device) - PADDING
+    rows = dy[:, None] + torch.arange(height, device=images.device) - padding_of(images)
     columns = torch.arange(width, device=images.device).expand(n, width)
     columns = torch.where(flip[:, None], width - 1 - columns, columns)
-    columns = dx[:, None] + columns - PADDING
+    columns = dx[:, None] + columns - padding_of(images)
     # The inner abs() reflects at row 0, the outer one at the last row.
     rows = (height - 1) - ((height - 1) - rows.abs()).abs()
     columns = (width - 1) - ((width - 1) - columns.abs()).abs()
@@ -302,7 +336,7 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (images, targets) of one epoch in batches: shuffled, cropped and flipped.
 
-    images uint8 [N, 3, 32, 32]; targets int64 [N] or float [N, C]. Each batch is mixed by `cutmix` with
+    images uint8 [N, 3, S, S]; targets int64 [N] or float [N, C]. Each batch is mixed by `cutmix` with
     probability `cutmix_probability`; above 0 that needs float targets. All choices come from a generator on
     the CPU that is seeded by (seed, epoch), so the batches are the same on every device and in a resumed run.
     The last incomplete batch is left out, because its batch-norm statistics would be noisy.
@@ -311,7 +345,7 @@ def batches(
     entropy = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
     generator = torch.Generator().manual_seed(int(entropy) >> 1)  # the upper 63 bits: a seed is an int64
     order = torch.randperm(n, generator=generator).to(images.device)
-    dy, dx = torch.randint(0, 2 * PADDING + 1, (2, n), generator=generator).to(images.device)
+    dy, dx = torch.randint(0, 2 * padding_of(images) + 1, (2, n), generator=generator).to(images.device)
     flip = torch.randint(0, 2, (n,), generator=generator).bool().to(images.device)
     for start in range(0, n - batch_size + 1, batch_size):
         part = slice(start, start + batch_size)

@@ -23,7 +23,7 @@ import classifier as classifiers
 import metrics
 import reasons
 from classifier import Classifier, full_float32, predict
-from data import Dataset, cutmix_end, first_copy, load
+from data import Dataset, cutmix_end, first_copy, images_at_once, load
 from page.page import write_page
 from page.sections import HEADLINE
 from running import outputs
@@ -171,8 +171,9 @@ def evaluate_classes(confusion: Tensor, test: Dataset, train: Dataset | None) ->
 
 def mean_colour(dataset: Dataset) -> Tensor:
     """Return the mean of all pixels of the images, float32 [3] in [0, 1]."""
-    n, _, height, width = dataset.images.shape
-    return (dataset.images.sum(dim=(0, 2, 3)).double() / (255 * n * height * width)).float()
+    images = dataset.images  # a sum of all at once would have them in 64 bits
+    sums = torch.stack([part.sum(dim=(0, 2, 3)) for part in images.split(images_at_once(images))])
+    return (sums.sum(dim=0).double() / (255 * len(images) * images.shape[-1] ** 2)).float()
 
 
 def audit_duplicates(train: Dataset, test: Dataset, y_pred: Tensor) -> tuple[dict, Tensor]:
@@ -181,7 +182,7 @@ def audit_duplicates(train: Dataset, test: Dataset, y_pred: Tensor) -> tuple[dic
     Also returns the label of the pixels of each test image in the training set, int64 [N], -1 where they are
     not there.
     """
-    copies, n = first_copy(torch.cat([train.images, test.images])), len(train.labels)
+    copies, n = first_copy(train.images, test.images), len(train.labels)
     repeats = copies[:n] != torch.arange(n)
     in_train = copies[n:] < n
     rest = ~in_train
@@ -232,14 +233,14 @@ def find_reasons(
     if examined.layer is None:
         return numbers, evidence
     if len(browsed):
-        images = test.images[browsed] / 255
+        images = test.images[browsed]
         (maps,) = examined.contrast(images, [(y_pred[browsed], test.labels[browsed])])
         covered_pixels = reasons.top_pixels(maps, reasons.COVERED, images.shape[-1])
         classes, probabilities = reasons.answers_to(examined, images, covered_pixels, fill)
         evidence |= {"maps": maps, "covered_pixels": covered_pixels}
         evidence |= {"covered_answers": classes[:, 0], "covered_probabilities": probabilities[:, 0]}
     numbers["covering"] = reasons.measure_covering(examined, test.images, test.labels, logits, fill)
-    (a_map,) = examined.explain(test.images[:1] / 255, y_pred[:1])
+    (a_map,) = examined.explain(test.images[:1], y_pred[:1])
     numbers["maps"] = {"layer": examined.layer, "size": list(a_map.shape)}
     numbers["maps"]["random_weights"] = reasons.measure_random_weights(examined, test.images, y_pred)
     if test.masks is not None:
@@ -359,7 +360,7 @@ def examine(
     class_names: list[str] | None = None,
     against: tuple = (),
 ) -> dict:
-    """Report on a network in memory, of float images [N, 3, 32, 32] in [0, 1] to logits, on its device.
+    """Report on a network in memory, of float images [N, 3, S, S] in [0, 1] to logits, on its device.
 
     train: the training set, a Dataset, if it is known. layer is what Grad-CAM explains, found if it is None;
     "none" makes no maps. class_names are those of the logits, in their order, if it is not that of `test`;
@@ -370,7 +371,8 @@ def examine(
     """
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with full_float32(device):
-        examined = classifiers.from_module(classifiers.copied(model), class_names, layer, device)
+        copied, side = classifiers.copied(model), test.images.shape[-1]
+        examined = classifiers.from_module(copied, class_names, layer, device, size=side)
         classifiers.fit_classes(examined, test)
         outputs.check_results(out, outputs.network_of(examined))
         return write_report(examined, train, test, Path(out), [Path(run) for run in against], {})
@@ -386,7 +388,7 @@ def page_again(out: Path, dataset: str | None, data_dir: str | None) -> None:
     name, root = dataset or came_from.get("dataset"), data_dir or came_from.get("data_dir", "data")
     if name is None:
         raise UserError(f"{out} is of images in memory: its page needs --dataset and --data-dir")
-    _, test = load(name, root)
+    _, test = load(name, root, numbers["size"], numbers["resize"])
     if outputs.digest_of(test.images) != numbers["images_sha256"]:
         raise UserError(f"the test images of {name} are not those of {out}: name them by --dataset")
     write_page(out, test.images)

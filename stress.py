@@ -19,7 +19,7 @@ import torch
 from torch import Generator, Tensor
 
 from classifier import Classifier, add_options, from_options, full_float32, load_data, predict
-from data import Dataset, interleave
+from data import Dataset, images_at_once, interleave
 from metrics import calibration_bins, fit_temperature, mean_interval, proportion
 from running.console import CommandLine, Progress, run_main
 from running.device import pick_device
@@ -48,7 +48,7 @@ CORRUPTED_EXAMPLES, ATTACKED_EXAMPLES = 8, 6  # images whose answers are kept, f
 class Sample(NamedTuple):
     """The images that are tested."""
 
-    images: Tensor  # uint8 [N, 3, 32, 32]
+    images: Tensor  # uint8 [N, 3, S, S]
     labels: Tensor  # int64 [N]
     attacked: Tensor  # int64, the indices of those that are attacked
     index: Tensor  # int64 [N], their places in the test split
@@ -117,7 +117,7 @@ def accuracy_of(right: Tensor) -> dict[str, float]:
 
 
 def pictures_of(name: str, severity: int, sample: Sample, published: dict) -> tuple[Tensor, Tensor]:
-    """Return images, uint8 [N, 3, 32, 32], and labels, int64 [N], of a test without attack; see run_tests."""
+    """Return images, uint8 [N, 3, S, S], and labels, int64 [N], of a test without attack; see run_tests."""
     if name in published:
         array, labels = published[name]
         index = stratified_sample(labels, len(sample.labels))
@@ -165,8 +165,9 @@ def attack_images(classifier: Classifier, sample: Sample, name: str, epsilon: fl
     attack, generator = attacks.ATTACKS[name], Generator().manual_seed(SEED)
     right = torch.zeros(len(left), dtype=torch.bool)
     places = left.nonzero().flatten()
-    for start in range(0, len(places), 100):
-        batch = places[start : start + 100]
+    count = 2 * images_at_once(sample.images, classifier.model.image_size)
+    for start in range(0, len(places), count):
+        batch = places[start : start + count]
         index = sample.attacked[batch]
         x, y = sample.images[index].to(classifier.device) / 255, sample.labels[index].to(classifier.device)
         try:
@@ -321,9 +322,11 @@ def main(argv: list[str] | None = None) -> int:
     print(f"sample   {len(sample.labels):,} images for corruptions, {len(sample.attacked):,} for attacks")
     print(f"compute  {device}, fp32, {torch.get_num_threads()} threads")
 
-    tested, whose = (sample.images, sample.labels, sample.attacked), identity(classifier, test)
+    whose, digest = identity(classifier, test), hashlib.sha256(sample.images.numpy())
+    for indices in (sample.labels, sample.attacked):
+        digest.update(indices.numpy())
     results = whose | {
-        "sample_sha256": hashlib.sha256(b"".join(part.numpy().tobytes() for part in tested)).hexdigest(),
+        "sample_sha256": digest.hexdigest(),
         "dataset": test.name,
         "provenance": test.provenance,
         "seed": SEED,

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import reasons
-from classifier import BATCH_SIZE, Classifier, full_float32, load_checkpoint, load_data, predict
+from classifier import Classifier, full_float32, images_at_once, load_checkpoint, load_data, predict
 from data import MEAN, STD
 from running.console import CommandLine, run_main
 from running.device import pick_device
@@ -60,7 +60,7 @@ def measure(
     row("a quarter covered by the mean colour of the data", 0.25, mean_colour)
     row("an eighth", 0.125, mean_colour)
     row("a half", 0.5, mean_colour)
-    row("a quarter covered by the blurred picture", 0.25, reasons.blurred(images))
+    row("a quarter covered by the blurred picture", 0.25, reasons.blurred)
     row("by the mean colour of the picture", 0.25, images.mean(dim=(2, 3), keepdim=True).expand_as(images))
     row("by black", 0.25, torch.zeros(3))
     row("by another picture", 0.25, images.roll(1, 0))
@@ -86,7 +86,7 @@ def best_cells(classifier: Classifier, images: Tensor, truth: Tensor, answer: Te
         for cell in range(reasons.CELLS**2):
             hidden = reasons.cells_hidden((cell,), side)
             covered, logits = torch.where(hidden, fill[:, None, None], images), []
-            for part in covered.split(BATCH_SIZE):
+            for part in covered.split(images_at_once(covered)):
                 logits.append(classifier.model(part.to(classifier.device)).float().cpu())
             logits = torch.cat(logits)
             margins.append(logits.gather(1, answer[:, None]) - logits.gather(1, truth[:, None]))

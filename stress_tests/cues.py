@@ -3,7 +3,7 @@
 A network that needs a cue answers worse without it; Geirhos et al., "ImageNet-trained CNNs are biased towards
 texture", 2019 (arXiv 1811.12231). Unlike corruptions, cues have no severities.
 
-    CUES["grey"](images, generator)    float32 [N, 3, 32, 32] in [0, 1] to the same
+    CUES["grey"](images, generator)    float32 [N, 3, S, S] in [0, 1] to the same
     change(images, "grey")             uint8, with the seed of grey
 """
 
@@ -30,20 +30,18 @@ def shuffle_patches(images: Tensor, side: int, generator: Generator) -> Tensor:
     """Cut images [N, 3, H, W] into patches of side x side pixels and lay them anew in random order.
 
     Texture and colour stay, the shape goes. Every order is equally likely, also the old one. Each image draws
-    from a generator of its own, see corruptions.py. Raises ValueError unless the patches fill the image.
-    Source: Zhang and Zhu, "Interpreting Adversarially Trained Convolutional Neural Networks", 2019 (arXiv
+    from a generator of its own, see corruptions.py. Rows and columns behind the last patches stay. Source:
+    Zhang and Zhu, "Interpreting Adversarially Trained Convolutional Neural Networks", 2019 (arXiv
     1905.09797).
     """
-    height, width = images.shape[-2:]
-    if height % side or width % side:
-        raise ValueError(f"patches of {side}x{side} pixels do not fill an image of {height}x{width}")
-    shuffled = []
-    for image, own in zip(images, spawn(generator, len(images)), strict=True):
+    shuffled = images.clone()
+    for image, own in zip(shuffled, spawn(generator, len(images)), strict=True):
         patches = image.unfold(1, side, side).unfold(2, side, side)  # [3, rows, columns, side, side]
         flat = patches.flatten(1, 2)
         flat = flat[:, torch.randperm(flat.shape[1], generator=own).to(image.device)]
-        shuffled.append(flat.view_as(patches).transpose(2, 3).reshape(image.shape))
-    return torch.stack(shuffled)
+        filled = flat.view_as(patches).transpose(2, 3).flatten(1, 2).flatten(2)
+        image[:, : filled.shape[1], : filled.shape[2]] = filled
+    return shuffled
 
 
 def low_pass(images: Tensor, frequency: float) -> Tensor:
@@ -60,27 +58,35 @@ def low_pass(images: Tensor, frequency: float) -> Tensor:
     return torch.fft.irfft2(torch.fft.rfft2(images) * kept.to(images.device), s=images.shape[-2:])
 
 
+def parting(images: Tensor) -> int:
+    """Return FREQUENCY, but of images below 28 pixels less, so that something is left of both bands."""
+    return min(FREQUENCY, images.shape[-1] // 4)
+
+
 def high_pass(images: Tensor, frequency: float) -> Tensor:
     """Keep the mean of each channel and the waves that low_pass removes; not clipped."""
     mean = images.mean(dim=(2, 3), keepdim=True)
     return images - low_pass(images, frequency) + mean
 
 
-# {name: function(images float32 [N, 3, 32, 32] in [0, 1], generator) -> new images of the same kind}
+# {name: function(images float32 [N, 3, S, S] in [0, 1], generator) -> new images of the same kind}. The names
+# of patches are their sides in images of CIFAR, a half and a quarter of that of any image.
 CUES = {
     "grey": lambda images, generator: grey(images),
-    "patches_16": lambda images, generator: shuffle_patches(images, 16, generator),
-    "patches_8": lambda images, generator: shuffle_patches(images, 8, generator),
-    "low_pass": lambda images, generator: low_pass(images, FREQUENCY).clamp(0, 1),
-    "high_pass": lambda images, generator: high_pass(images, FREQUENCY).clamp(0, 1),
+    "patches_16": lambda images, generator: shuffle_patches(images, images.shape[-1] // 2, generator),
+    "patches_8": lambda images, generator: shuffle_patches(images, images.shape[-1] // 4, generator),
+    "low_pass": lambda images, generator: low_pass(images, parting(images)).clamp(0, 1),
+    "high_pass": lambda images, generator: high_pass(images, parting(images)).clamp(0, 1),
 }
 
 
 def change(images: Tensor, name: str) -> Tensor:
-    """Take a cue from uint8 images [N, 3, 32, 32] and round to uint8; the seed follows from the name.
+    """Take a cue from uint8 images [N, 3, S, S] and round to uint8; the seed follows from the name.
 
     Raises KeyError for a name that is not in CUES.
     """
     generator = Generator().manual_seed(zlib.crc32(name.encode()))
-    changed = [CUES[name](batch / 255, generator) for batch in images.split(500)]
-    return (torch.cat(changed) * 255).round().to(torch.uint8)
+    changed = []
+    for batch in images.split(50):
+        changed.append((CUES[name](batch / 255, generator) * 255).round().to(torch.uint8))
+    return torch.cat(changed)

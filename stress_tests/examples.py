@@ -50,10 +50,10 @@ def top_answers(logits: Tensor) -> list[list]:
 def pictures_and_answers(
     predict: Callable[[Tensor], Tensor], images: Tensor
 ) -> tuple[dict[str, list], Tensor]:
-    """Return the answers to images uint8 [N, 3, 32, 32] under all corruptions and cues, and the pictures.
+    """Return the answers to images uint8 [N, 3, S, S] under all corruptions and cues, and the pictures.
 
     predict takes such images to logits. The answers are {"clean/0": ..., "fog/3": [[class, p], ...]}, and the
-    pictures, in their order, uint8 [tests, N, 3, 32, 32]. A corruption depends on an image's place.
+    pictures, in their order, uint8 [tests, N, 3, S, S]. A corruption depends on an image's place.
     """
     pictures = {"clean/0": images}
     for name in CORRUPTIONS:
@@ -70,8 +70,8 @@ def answers_under_attack(
 ) -> tuple[dict[str, dict], Tensor]:
     """Return the answers to images under PGD and random signs, and how these change the images.
 
-    images float32 [N, 3, 32, 32] in [0, 1]; labels int64 [N]. The answers are {"pgd": {"1": ...}, "random":
-    ...}, with SHOWN_EPSILONS in 1/255 and "0" for none. The changes are int8 [2, epsilons, N, 3, 32, 32]:
+    images float32 [N, 3, S, S] in [0, 1]; labels int64 [N]. The answers are {"pgd": {"1": ...}, "random":
+    ...}, with SHOWN_EPSILONS in 1/255 and "0" for none. The changes are int8 [2, epsilons, N, 3, S, S]:
     change / epsilon x 127, rounded, so epsilon / 127 times the array is the change within half a step.
     Settings are those of ATTACKS, but that PGD goes on to the strongest point.
     """

@@ -336,7 +336,10 @@ def test_pictures_that_are_reduced_and_enlarged_again_are_noted(side, first, not
     module = nn.Sequential(nn.Upsample(first), Applied(lambda x: x.mean(dim=(2, 3))))
     found = from_module(module, None, None, CPU)
     classifier.fit_classes(found, test)
-    assert any("pixels, are reduced to 32, and" in note for note in found.notes) == noted
+    assert (
+        any("are reduced to 32, and" in note and note.endswith("give --size 64") for note in found.notes)
+        == noted
+    )
 
 
 def test_other_classes_or_another_number_are_refused():
@@ -406,8 +409,8 @@ def test_mean_without_std_and_values_of_bytes(theirs):
     ("function", "message"),
     [
         (lambda x: x, r"makes of 2 images torch.float32 \[2, 5, 32, 32\]"),
-        (lambda x: (x.mean(dim=(2, 3)),), "more than logits, wrap it: see docs"),
-        (lambda x: x.view(7, -1), "if it wants another size"),
+        (lambda x: (x.mean(dim=(2, 3)),), "more than logits wrap it: see docs"),
+        (lambda x: x.view(7, -1), "for another size give --size"),
         (lambda x: x.mean(dim=(2, 3)).argsort(), r"int64 \[2, 5\], expected float logits"),
         (lambda x: x.mean(dim=(2, 3)) * torch.nan, "not finite"),
     ],

@@ -36,7 +36,8 @@ FORMS = {
 }
 WRONG = {  # what replaces the images or the labels, and what the message names
     "float images": ({"images": IMAGES / 255}, r"float64 \[6, 3, 32, 32\]"),
-    "another size": ({"images": IMAGES[:, :, :28]}, r"uint8 \[6, 3, 28, 32\]"),
+    "no square": ({"images": IMAGES[:, :, :28]}, r"uint8 \[6, 3, 28, 32\]"),
+    "7 pixels": ({"images": IMAGES[:, :, :7, :7]}, r"S from 8 to 512.*\[6, 3, 7, 7\]"),
     "too few labels": ({"labels": LABELS[1:]}, r"\[6\].*\[5\]"),
     "float labels": ({"labels": [0.0] * 6}, "float64"),
     "labels from 1": ({"labels": [1, 3, 2, 2, 1, 3]}, "0 to 2.*1 to 3"),
@@ -122,6 +123,7 @@ def test_a_split_has_the_first_of_every_class_then_the_second_and_so_on():
 
 def test_first_copy_against_a_loop(with_copies):
     images = with_copies.images[:300]
+    assert torch.equal(data.first_copy(images[:120], images[120:]), data.first_copy(images))
     expected = [next(j for j in range(i + 1) if torch.equal(images[i], images[j])) for i in range(300)]
     assert data.first_copy(images).tolist() == expected
 
@@ -132,15 +134,16 @@ def test_first_copy_against_a_loop(with_copies):
 def slow_crop_and_flip(image, dy, dx, flip):
     """One image [3, H, W]: pad, cut, mirror, each by numpy."""
     height, width = image.shape[1:]
-    padded = np.pad(image, ((0, 0), (4, 4), (4, 4)), mode="reflect")
+    padded = np.pad(image, ((0, 0), *2 * [2 * (width // 8,)]), mode="reflect")
     window = padded[:, dy : dy + height, dx : dx + width]
     return window[:, :, ::-1] if flip else window
 
 
-@pytest.mark.parametrize("shape", [(32, 32), (5, 9), (20, 26)])
-def test_crop_and_flip_against_a_loop(shape):
+@pytest.mark.parametrize("side", [32, 8, 47])
+def test_crop_and_flip_against_a_loop(side):
     """Every place of the window, mirrored or not."""
-    places = [(dy, dx, flip) for dy in range(9) for dx in range(9) for flip in (False, True)]
+    starts, shape = range(2 * (side // 8) + 1), (side, side)
+    places = list(itertools.product(starts, starts, (False, True)))
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (len(places), 3, *shape), generator=generator, dtype=torch.uint8)
     dy, dx, flip = (torch.tensor(values) for values in zip(*places, strict=True))
@@ -176,10 +179,10 @@ def test_half_of_the_images_are_flipped_and_every_place_is_as_frequent():
     rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
     images = torch.stack([rows, columns, columns]).byte().expand(n, 3, 32, 32)
     ((batch, _),) = data.batches(images, torch.zeros(n), n, seed=1, epoch=2)
-    dy = batch[:, 0, 16, 16].int() - 16 + data.PADDING
+    dy = batch[:, 0, 16, 16].int() - 16 + 4
     column, next_column = batch[:, 1, 16, 16].int(), batch[:, 1, 16, 17].int()
     flip = next_column < column
-    dx = column - torch.where(flip, 15, 16) + data.PADDING
+    dx = column - torch.where(flip, 15, 16) + 4
     for found, choices in ((flip, 2), (dx, 9), (dy, 9), (18 * dy + 2 * dx + flip, 162)):
         counts = found.int().bincount(minlength=choices).double()
         # Pearson's chi-squared has choices - 1 degrees of freedom; its deviation is the root of twice that.
@@ -202,7 +205,7 @@ def test_batches_depend_on_seed_and_epoch_only(numbered):
     assert len({tuple(batches[0][1].tolist()) for batches in [expected, *others]}) == 5
 
 
-@pytest.mark.parametrize("size", [32, 24])
+@pytest.mark.parametrize("size", [32, 24, 50])
 def test_to_input_against_torchvision(size, numbered):
     images = numbered[0][:20]
     expected = transforms.functional.resize(images / 255, [size, size], antialias=True)

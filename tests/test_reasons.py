@@ -42,7 +42,7 @@ def in_pixels(cells):
 
 def case_of(model):
     num_classes = model[5].out_features
-    network = from_module(model, [f"class {c}" for c in range(num_classes)], "2", CPU)
+    network = from_module(model, [f"class {c}" for c in range(num_classes)], "2", CPU, size=SIDE)
     # Within a cell all pixels are alike: at a border rounding decides which of equal ones is the larger.
     cells = torch.randint(256, (240, 3, 3, 3), generator=torch.Generator().manual_seed(1))
     images = in_pixels(cells).to(torch.uint8)

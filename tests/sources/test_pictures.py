@@ -59,7 +59,7 @@ PICTURES = {
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_picture_is_read_as_by_pillow(name, tmp_path):
     PICTURES[name](tmp_path / name)
-    picture = pictures.shrink(pictures.read_square(tmp_path / name))
+    picture = pictures.fit(pictures.read_picture(tmp_path / name), 32)
     assert picture.dtype == torch.uint8 and picture.shape == (3, 32, 32)
     difference = np.abs(picture.numpy().astype(int) - expected(tmp_path / name))
     assert difference.max() <= 2 and difference.mean() < 0.5
@@ -83,7 +83,7 @@ DEEP = {
 @pytest.mark.parametrize("name", DEEP)
 def test_more_than_8_bits_are_scaled_by_the_range_of_the_file(name, tmp_path):
     DEEP[name](tmp_path / name)
-    grey = pictures.shrink(pictures.read_square(tmp_path / name)).numpy()
+    grey = pictures.fit(pictures.read_picture(tmp_path / name), 32).numpy()
     assert np.abs(grey - ramp(255)[1]).max() <= 3 and grey.min() < 5 and grey.max() > 250
 
 
@@ -97,7 +97,7 @@ def test_the_bits_of_a_tiff_say_what_is_white_and_without_a_range_it_is_refused(
     Image.fromarray(values.astype(np.float32)).save(tmp_path / "float.tif")
     for name, mode in (("signed.tif", "I"), ("float.tif", "F")):
         with pytest.raises(ValueError, match=f"its values, {mode} from 0 to 1023, have no known range"):
-            pictures.read_square(tmp_path / name)
+            pictures.read_picture(tmp_path / name)
 
 
 def write_set(root, **more):
@@ -159,7 +159,7 @@ WRONG = {  # what is changed, and what the line names
 @pytest.mark.parametrize("name", WRONG)
 def test_a_folder_of_another_kind_is_refused_in_one_line(name, tmp_path, monkeypatch):
     changes, named = WRONG[name]
-    monkeypatch.setattr(pictures, "read_square", None)  # nothing is read before that
+    monkeypatch.setattr(pictures, "read_picture", None)  # nothing is read before that
     with pytest.raises(UserError) as caught:
         data.load(str(write_set(tmp_path, **changes)))
     assert named in str(caught.value) and str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
