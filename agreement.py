@@ -10,7 +10,7 @@ from torch import Tensor
 
 import metrics
 from running.errors import UserError
-from running.outputs import NETWORK, digest_of, is_of, read_predictions
+from running.outputs import NETWORK, is_of, read_predictions
 
 
 def check_alike(name: str, values: dict, first: dict, owners: list[tuple[str, dict]]) -> None:
@@ -30,21 +30,18 @@ def check_alike(name: str, values: dict, first: dict, owners: list[tuple[str, di
             raise UserError(f"{name} has the same weights as {owner}: leave it out")
 
 
-def read_runs(runs: list[Path], test, network: dict) -> dict[str, dict]:
-    """Return {name: what read_predictions returns} of runs on the images of `test`, a data.Dataset.
+def read_runs(runs: list[Path], y_true: Tensor, whose: dict) -> dict[str, dict]:
+    """Return {name: what read_predictions returns} of runs of the same test images, labelled y_true.
 
-    network: running.outputs.network_of the one they are compared with. Raises UserError as check_alike does.
+    whose: running.outputs.identity of the network that they are compared with. Raises UserError, see
+    check_alike.
     """
-    first = {
-        "images_sha256": digest_of(test.images),
-        "y_true": test.labels,
-        "class_names": test.class_names,
-    }
-    found, owners = {}, [("the network itself", network)]
+    first = {"images_sha256": whose["images_sha256"], "y_true": y_true, "class_names": whose["class_names"]}
+    found, owners = {}, [("the network itself", whose)]
     for run in runs:
         values = read_predictions(run)
         check_alike(f"--against {run}", values, first, owners)
-        if values["probabilities"].shape[1] != len(test.class_names):
+        if values["probabilities"].shape[1] != len(whose["class_names"]):
             raise UserError(f"--against {run} has {values['probabilities'].shape[1]} classes: leave it out")
         owners.append((str(run), values))
         found[str(run)] = values

@@ -23,7 +23,7 @@ import metrics
 from agreement import check_alike
 from running.console import CommandLine, run_main
 from running.errors import UserError, reading
-from running.outputs import read_predictions, read_stress
+from running.outputs import IDENTITY, read_predictions, read_stress
 from stress_tests.summary import mean_score, still_right
 
 NUM_RESAMPLES = 200
@@ -59,7 +59,7 @@ def read_run(run: Path) -> dict:
             # A setting of 0 or None is the same as one that an earlier version did not have.
             values["recipe"] = {k: v for k, v in recipe.items() if v and k not in NOT_THE_RECIPE}
             values |= {"seed": settings["seed"], "epochs": settings["epochs"]}
-    whose = {key: values[key] for key in ("checkpoint_sha256", "images_sha256")}
+    whose = {key: values[key] for key in IDENTITY if key in values}
     values["stress"] = read_stress(run, whose)
     return values
 

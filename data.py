@@ -39,7 +39,7 @@ class Dataset:
     """One split of a data set: N images of C classes."""
 
     name: str  # "cifar100", "cifar10", "shapes", "folder pets" of pictures in a folder pets, or from_arrays's
-    images: Tensor  # uint8 [N, 3, S, S], S from 8 to 512
+    images: Tensor | None  # uint8 [N, 3, S, S], S from 8 to 512; None where only answers are known
     labels: Tensor  # int64 [N]
     class_names: list[str]  # C names
     superclass_of: Tensor | None  # int64 [C]; None if there are no superclasses

@@ -3,6 +3,7 @@
     python report.py                                         the newest run under runs/
     python report.py --run runs/a --against runs/b runs/c    compared with runs that have been reported
     python report.py --model net.py:make --weights net.pt    a network of your own
+    python report.py --predictions answers.npz               answers of any framework, without a network
     python report.py --run runs/a --page                     its page again, from the files and the images
 
 Three stages, each of which reads what the one before has left in the run folder or in --out: the answers and
@@ -12,191 +13,30 @@ them stand in page/*.html. `examine` does the same for a network in memory.
 """
 
 import argparse
+import hashlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import agreement
 import classifier as classifiers
-import metrics
 import reasons
 from classifier import Classifier, full_float32, predict
-from data import Dataset, cutmix_end, first_copy, images_at_once, load
+from data import SIZE, Dataset, cutmix_end, from_arrays, load
+from evaluate import evaluate, mean_colour
 from page.page import write_page
 from page.sections import HEADLINE
 from running import outputs
 from running.console import CommandLine, Progress, run_main
 from running.device import environment, pick_device
-from running.errors import UserError
+from running.errors import UserError, reading
 from running.files import write_json
+from sources import predictions
 
 MAX_BROWSED = 2500  # misclassified images on the page, the most confident ones
-CONFIDENT = 0.9
-HISTOGRAM_BINS = 50
-
-
-# ---- Evaluate --------------------------------------------------------------------------------------------
-
-
-def evaluate(
-    logits: Tensor, test: Dataset, train: Dataset | None, validation: tuple[Tensor, Tensor] | None
-) -> tuple[dict, dict]:
-    """Return the numbers of metrics.json and the arrays of predictions.npz that follow from the logits.
-
-    logits float32 [N, C]: of the test split. train: the training set, and validation: logits [V, C] and
-    labels [V]; None if it is not known.
-    """
-    probabilities, y_pred, y_true = logits.softmax(dim=1), logits.argmax(dim=1), test.labels
-    confusion = metrics.confusion_matrix(y_true, y_pred, len(test.class_names))
-    answers = {
-        "y_true": y_true,
-        "y_pred": y_pred,
-        "probabilities": probabilities,
-        "confidence": probabilities.amax(dim=1),
-        "confusion": confusion,
-        "filenames": test.filenames,
-    }
-    numbers = metrics.bootstrap_headline(y_true, logits) | {"num_test": len(y_true)}
-    numbers |= evaluate_confidence(logits, y_true, validation)
-    numbers |= evaluate_classes(confusion, test, train)
-    if test.superclass_of is not None:
-        of, count = test.superclass_of, len(test.superclass_names)
-        coarse = metrics.confusion_matrix(of[y_true], of[y_pred], count)
-        numbers |= evaluate_superclasses(test, y_pred, coarse)
-        answers |= {"superclass_of": of, "superclass_names": test.superclass_names}
-        answers["superclass_confusion"] = coarse
-    if train is not None:
-        numbers["duplicates"], answers["training_labels"] = audit_duplicates(train, test, y_pred)
-    return numbers, answers
-
-
-def evaluate_confidence(logits: Tensor, y_true: Tensor, validation: tuple[Tensor, Tensor] | None) -> dict:
-    """Return how well confidence says which answers are right, as trained and at the temperature."""
-    probabilities, right = logits.softmax(dim=1), logits.argmax(dim=1) == y_true
-    confidence = probabilities.amax(dim=1)
-    sure = confidence > CONFIDENT
-    _, risk = metrics.risk_coverage(y_true, probabilities)
-    place = (HISTOGRAM_BINS * confidence.double()).long().clamp(max=HISTOGRAM_BINS - 1)
-    numbers = {
-        "aurc": metrics.aurc(y_true, probabilities),
-        "risk_at_half_coverage": risk[(len(risk) - 1) // 2].item(),
-        "auroc": metrics.auroc(right, confidence),
-        "confident": {"answers": int(sure.sum()), "wrong": int((sure & ~right).sum())},
-        "confidence_histogram": {
-            "right": place[right].bincount(minlength=HISTOGRAM_BINS).tolist(),
-            "wrong": place[~right].bincount(minlength=HISTOGRAM_BINS).tolist(),
-        },
-    }
-    calibration = {"as_trained": calibrate(logits, y_true, 1.0)}
-    if validation is not None:
-        numbers["temperature"] = metrics.fit_temperature(*validation)
-        calibration["with_temperature"] = calibrate(logits, y_true, numbers["temperature"])
-    for suffix, row in zip(("", "_after_temperature"), calibration.values(), strict=False):
-        for key in ("negative_log_likelihood", "expected_calibration_error", "mean_confidence"):
-            numbers[f"{key}{suffix}"] = row[key]
-    numbers["calibration_bins"] = {name: row["bins"] for name, row in calibration.items()}
-    return numbers
-
-
-def calibrate(logits: Tensor, y_true: Tensor, temperature: float) -> dict:
-    """Return how well the probabilities at a temperature say how often the answers are right.
-
-    `bins` are [confidence, accuracy, number of answers] of each bin that has any.
-    """
-    scaled = logits / temperature
-    probabilities = scaled.softmax(dim=1)
-    columns = [column.tolist() for column in metrics.calibration_bins(y_true, probabilities)]
-    return {
-        # From the logits: a probability that rounds to 0 would make it infinite.
-        "negative_log_likelihood": F.cross_entropy(scaled, y_true).item(),
-        "expected_calibration_error": metrics.expected_calibration_error(y_true, probabilities),
-        "mean_confidence": probabilities.amax(dim=1).double().mean().item(),
-        "bins": [list(row) for row in zip(*columns, strict=True) if row[2]],
-    }
-
-
-def evaluate_superclasses(test: Dataset, y_pred: Tensor, coarse: Tensor) -> dict:
-    """Return whether errors are near misses, and each tested superclass's recall.
-
-    coarse: the confusion matrix of superclasses, int64 [S, S].
-    """
-    of, wrong = test.superclass_of, y_pred != test.labels
-    true, predicted = of[test.labels], of[y_pred]
-    within = metrics.accuracy(true[wrong], predicted[wrong]) if wrong.any() else None
-    recalls = metrics.per_class_accuracy(coarse)
-    tested = torch.nonzero(coarse.sum(dim=1)).flatten()
-    return {
-        "superclass_accuracy": metrics.accuracy(true, predicted),
-        "errors_within_superclass": within,
-        "chance_within_superclass": metrics.chance_within_superclass(of),
-        "superclasses": [{"name": test.superclass_names[s], "recall": recalls[s].item()} for s in tested],
-    }
-
-
-def evaluate_classes(confusion: Tensor, test: Dataset, train: Dataset | None) -> dict:
-    """Return the numbers of each class, what it is mistaken for most often, and the pairs often confused."""
-    precision, recall, f1 = metrics.precision_recall_f1(confusion)
-    wrong = confusion.clone().fill_diagonal_(0)
-    classes, names, num_test = [], test.class_names, confusion.sum(dim=1)
-    for c, name in enumerate(names):
-        row = {"name": name}
-        if test.superclass_of is not None:
-            row["superclass"] = test.superclass_names[test.superclass_of[c]]
-        if train is not None:
-            row["num_train"] = int((train.labels == c).sum())
-        ends = {"low": None, "high": None}  # without images
-        if num_test[c]:
-            ends = metrics.proportion(int(confusion[c, c]), int(num_test[c]))
-        row |= {
-            "num_test": int(num_test[c]),
-            "num_right": int(confusion[c, c]),
-            "num_predicted": int(confusion[:, c].sum()),
-            "precision": precision[c].item(),
-            "recall": recall[c].item(),
-            "low": ends["low"],  # of the recall, with 95 % confidence
-            "high": ends["high"],
-            "f1": f1[c].item(),
-            "most_confused_with": names[wrong[c].argmax()] if wrong[c].any() else "",
-            "most_confused_with_count": int(wrong[c].max()),
-        }
-        classes.append(row)
-    pairs = metrics.most_confused_pairs(confusion, 20)
-    return {
-        "classes": classes,
-        "most_confused_pairs": [{"true": names[i], "predicted": names[j], "count": n} for i, j, n in pairs],
-    }
-
-
-def mean_colour(dataset: Dataset) -> Tensor:
-    """Return the mean of all pixels of the images, float32 [3] in [0, 1]."""
-    images = dataset.images  # a sum of all at once would have them in 64 bits
-    sums = torch.stack([part.sum(dim=(0, 2, 3)) for part in images.split(images_at_once(images))])
-    return (sums.sum(dim=0).double() / (255 * len(images) * images.shape[-1] ** 2)).float()
-
-
-def audit_duplicates(train: Dataset, test: Dataset, y_pred: Tensor) -> tuple[dict, Tensor]:
-    """Count equal images: a test image that is also a training image can flatter the accuracy or spoil it.
-
-    Also returns the label of the pixels of each test image in the training set, int64 [N], -1 where they are
-    not there.
-    """
-    copies, n = first_copy(train.images, test.images), len(train.labels)
-    repeats = copies[:n] != torch.arange(n)
-    in_train = copies[n:] < n
-    rest = ~in_train
-    training_labels = torch.full_like(test.labels, -1)
-    training_labels[in_train] = train.labels[copies[n:][in_train]]
-    relabelled = in_train & (training_labels != test.labels)
-    counts = {
-        "train_images_that_repeat_another": int(repeats.sum()),
-        "test_images_in_train": int(in_train.sum()),
-        "with_another_label_there": int(relabelled.sum()),
-        "misclassified_as_labelled_there": int((relabelled & (y_pred == training_labels)).sum()),
-        "accuracy_without_them": metrics.accuracy(test.labels[rest], y_pred[rest]) if rest.any() else None,
-    }
-    return counts, training_labels
 
 
 # ---- Find reasons ----------------------------------------------------------------------------------------
@@ -251,30 +91,54 @@ def find_reasons(
 # ---- The report ------------------------------------------------------------------------------------------
 
 
+@dataclass
+class Answers:
+    """What a report is about: the answers to the test images, whose they are, and what is known besides."""
+
+    logits: Tensor  # float [N, C]
+    identity: dict  # see running.outputs.identity
+    about: dict  # for metrics.json: network, environment, and training if it is known
+    validation: tuple[Tensor, Tensor] | None  # logits [V, C] and labels [V]
+    notes: list[str]  # what makes the numbers mean less, for people
+    command: dict  # `options` of the command line and the `dataset` and `data_dir` of the images, if any
+    examined: Classifier | None = None  # the network itself
+
+
 def check_data(examined: Classifier, train: Dataset | None, test: Dataset) -> Dataset | None:
-    """Return the training set if it is what the network was trained on; note what is wrong with the data."""
-    absent = len(test.class_names) - len(test.labels.unique())
-    if absent:
-        examined.notes.append(f"{absent} classes have no test image and count as 0 in the macro averages")
-    if train is not None and examined.training is not None:
-        if examined.training["config"].get("digest", train.digest) == train.digest:
-            return train
+    """Return the training set, its classes in the order of `test`, if it is what the network was trained on.
+
+    Notes what is wrong with the data; raises UserError if the two sets have other classes.
+    """
+    if train is None:
+        return None
+    known = examined.training["config"].get("digest") if examined.training is not None else None
+    if known not in (None, train.digest):
         examined.notes.append("the training images found are not those of the training: no duplicates")
         return None
-    return train
+    if train.class_names == test.class_names:
+        return train
+    if sorted(train.class_names) != sorted(test.class_names):
+        raise UserError("the training set and the test set have other classes: expected the same names")
+    places = torch.tensor([test.class_names.index(name) for name in train.class_names])
+    return replace(train, labels=places[train.labels], class_names=test.class_names)
 
 
-def check_accuracy(examined: Classifier, numbers: dict) -> None:
-    """Note an accuracy of a network from elsewhere that is hardly above that of guessing."""
-    chance = 1 / examined.num_classes
-    accuracy = numbers["accuracy"]["value"]
-    if examined.training is None and accuracy < chance + 0.1 * (1 - chance):
-        value = f"an accuracy of {100 * accuracy:.1f} % is near chance"
-        examined.notes.append(f"{value}: check --mean, --std and --classes")
+def check_accuracy(numbers: dict, found: Answers, expected: float | None) -> None:
+    """Note an accuracy that is hardly above that of guessing; raise UserError if it is not the expected one.
+
+    expected: in percent, what somebody else has measured; it has to lie in the interval of the accuracy.
+    """
+    value, low, high = (100 * numbers["accuracy"][key] for key in ("value", "low", "high"))
+    chance = 100 / len(numbers["classes"])
+    if "training" not in found.about and value < chance + 0.1 * (100 - chance):
+        found.notes.append(f"an accuracy of {value:.1f} % is near chance: check --mean, --std and --classes")
+    if expected is not None and not low <= expected <= high:
+        found = f"the accuracy is {value:.2f} % ({low:.2f} to {high:.2f}), not the expected {expected:g} %"
+        raise UserError(f"{found}: check --mean, --std, --classes, --size and --weights-key")
 
 
-def describe(examined: Classifier, test: Dataset, out: Path) -> dict:
-    """Return what was examined, on which images, and where, for metrics.json and the page."""
+def describe(examined: Classifier, out: Path) -> dict:
+    """Return what was examined, for metrics.json and the page."""
     found = {
         "network": {
             "name": examined.name,
@@ -284,9 +148,7 @@ def describe(examined: Classifier, test: Dataset, out: Path) -> dict:
             "layer_note": examined.layer_note,
             "weights": str(examined.path or "in memory"),
         },
-        "data": {"name": test.name, "provenance": test.provenance, "digest": test.digest},
         "environment": environment(examined.device),
-        "notes": examined.notes,
     }
     if examined.training is not None:
         training = {key: examined.training[key] for key in ("config", "epoch", "val_accuracy")}
@@ -297,52 +159,70 @@ def describe(examined: Classifier, test: Dataset, out: Path) -> dict:
     return found
 
 
-def write_report(
-    examined: Classifier, train: Dataset | None, test: Dataset, out: Path, runs: list[Path], command: dict
-) -> dict:
-    """Examine the network and write everything into the folder `out`; return the content of metrics.json.
-
-    runs: folders of others to compare it with; command: `options` of the command line, {name: value}, and the
-    `dataset` and `data_dir` from which the images come, or nothing of them.
-    """
-    others = agreement.read_runs(runs, test, outputs.network_of(examined))
-    train = check_data(examined, train, test)
-
-    # Evaluate.
+def answers_of(examined: Classifier, test: Dataset, out: Path, command: dict) -> Answers:
+    """Return what a network answers to the test images."""
     with Progress("test images", len(test.labels)) as progress:
         logits = predict(examined.model, test.images, examined.device, progress=progress)
     if not logits.isfinite().all():
         raise UserError(f"{examined.name} cannot be used: its scores of the test images are not finite")
-    numbers, answers = evaluate(logits, test, train, examined.validation)
-    check_accuracy(examined, numbers)
-    for note in examined.notes:
+    whose, about = outputs.identity(examined, test), describe(examined, out)
+    return Answers(logits, whose, about, examined.validation, examined.notes, command, examined)
+
+
+def write_report(
+    found: Answers,
+    train: Dataset | None,
+    test: Dataset,
+    out: Path,
+    runs: list[Path],
+    expected: float | None = None,
+) -> dict:
+    """Evaluate answers, find reasons, and write everything into the folder `out`; return metrics.json.
+
+    train and test: where the pictures are not known, test.images is None. runs: folders of other reports to
+    compare with. expected: see check_accuracy.
+    """
+    logits, y_true = found.logits, test.labels
+    others = agreement.read_runs(runs, y_true, found.identity)
+
+    # Evaluate.
+    numbers, answers = evaluate(logits, test, train, found.validation)
+    absent = len(test.class_names) - len(y_true.unique())
+    if absent:
+        found.notes.append(f"{absent} classes have no test image and count as 0 in the macro averages")
+    check_accuracy(numbers, found, expected)
+    for note in found.notes:
         print(f"note     {note}")
     if others:
         ours = {"logits": logits, "y_pred": answers["y_pred"]}
-        numbers["against"] = agreement.compare({str(out): ours, **others}, test.labels)
+        numbers["against"] = agreement.compare({str(out): ours, **others}, y_true)
     of_others = [values["y_pred"] for values in others.values()]
-    kinds = reasons.kinds_of_mistakes(test.labels, logits, test.superclass_of, of_others)
+    kinds = reasons.kinds_of_mistakes(y_true, logits, test.superclass_of, of_others)
     answers["kinds"], numbers["kinds"] = kinds
     if test.name == "shapes":
-        of_shapes = test.class_names, test.superclass_of, test.labels, answers["y_pred"]
+        of_shapes = test.class_names, test.superclass_of, y_true, answers["y_pred"]
         numbers["colour_or_shape"] = reasons.colour_or_shape(*of_shapes)
 
     # Find reasons.
-    misclassified = torch.nonzero(answers["y_pred"] != test.labels).flatten()
+    misclassified = torch.nonzero(answers["y_pred"] != y_true).flatten()
     order = answers["confidence"][misclassified].argsort(descending=True, stable=True)
     misclassified = misclassified[order]
-    browsed, fill = misclassified[:MAX_BROWSED], mean_colour(test if train is None else train)
+    browsed = misclassified[:MAX_BROWSED]
     probabilities = [answers["probabilities"], *(values["probabilities"] for values in others.values())]
-    evidence = answers_to_mistakes(browsed, test.labels, probabilities) | {"fill": fill}
-    with Progress("reasons", 1) as progress:
-        progress.update(0)
-        found = find_reasons(examined, test, logits, misclassified, browsed, fill)
-    numbers |= found[0]
-    evidence |= found[1]
+    evidence = answers_to_mistakes(browsed, y_true, probabilities)
+    if found.examined is not None:
+        evidence["fill"] = mean_colour(test if train is None else train)
+        with Progress("reasons", 1) as progress:
+            progress.update(0)
+            of_test = test, logits, misclassified, browsed, evidence["fill"]
+            more_numbers, more_evidence = find_reasons(found.examined, *of_test)
+        numbers |= more_numbers
+        evidence |= more_evidence
 
     # Write it down, first of all the numbers: they say of what the folder is.
-    whose = outputs.identity(examined, test) | {"runs": ["this network", *others]}
-    numbers |= describe(examined, test, out) | {"command": command} | whose
+    whose = found.identity | {"runs": ["this network", *others]}
+    data = {"name": test.name, "provenance": test.provenance, "digest": test.digest}
+    numbers |= found.about | {"data": data, "notes": found.notes, "command": found.command} | whose
     write_json(out / "metrics.json", numbers)
     outputs.write_arrays(out / "predictions.npz", answers | whose)
     outputs.write_arrays(out / "evidence.npz", evidence | whose)
@@ -375,7 +255,90 @@ def examine(
         examined = classifiers.from_module(copied, class_names, layer, device, size=side)
         classifiers.fit_classes(examined, test)
         outputs.check_results(out, outputs.network_of(examined))
-        return write_report(examined, train, test, Path(out), [Path(run) for run in against], {})
+        train, out = check_data(examined, train, test), Path(out)
+        return write_report(answers_of(examined, test, out, {}), train, test, out, list(map(Path, against)))
+
+
+def examine_predictions(
+    y_true: Tensor,
+    logits: Tensor,
+    *,
+    out: Path | str,
+    class_names: list[str] | None = None,
+    filenames: list[str] | None = None,
+    images: np.ndarray | Tensor | None = None,
+    validation: tuple[Tensor, Tensor] | None = None,
+    against: tuple = (),
+) -> dict:
+    """Report on answers of any framework: logits float [N, C], or logarithms of probabilities, as a tensor.
+
+    y_true int64 [N]. What is known besides: C class_names, N filenames, images uint8 [N, 3, S, S] or
+    [N, S, S, 3], and validation, (logits [V, C], labels [V]), from which the temperature follows. Writes into
+    the folder `out` and returns the content of metrics.json. Raises ValueError for what does not fit.
+    """
+    names = class_names or [f"class {c}" for c in range(logits.shape[1])]
+    test, out = without_network(y_true, names, filenames, images), Path(out)
+    found = answers_without_network(logits, test, "in memory", validation, {})
+    outputs.check_results(out, found.identity)
+    return write_report(found, None, test, out, [Path(run) for run in against])
+
+
+def without_network(
+    y_true: Tensor, class_names: list[str], filenames: list[str] | None, images: np.ndarray | None
+) -> Dataset:
+    """Return the test set of answers that came without a network; its images are None if they are unknown."""
+    if images is not None:
+        return from_arrays(images, y_true, class_names, "predictions", filenames)
+    names = filenames or [str(i) for i in range(len(y_true))]
+    digest = hashlib.sha256(repr((y_true.tolist(), names)).encode()).hexdigest()
+    provenance = f"{len(y_true):,} answers without pictures"
+    return Dataset("predictions", None, y_true, class_names, None, None, names, provenance, digest)
+
+
+def answers_without_network(
+    logits: Tensor, test: Dataset, source: str, validation: tuple[Tensor, Tensor] | None, command: dict
+) -> Answers:
+    """Return answers that came from a file or from memory, `source`; the network is told by its answers."""
+    whose = {
+        "checkpoint_sha256": outputs.digest_of(logits.double().softmax(dim=1)),
+        "fixed_logits": None,
+        "size": None if test.images is None else test.images.shape[-1],
+        "resize": None,
+        "images_sha256": test.digest if test.images is None else outputs.digest_of(test.images),
+        "labels_sha256": outputs.digest_of(test.labels),
+        "class_names": test.class_names,
+        "class_order": list(range(len(test.class_names))),
+    }
+    network = {"name": "A classifier", "parameters": None, "input": None, "output": "predictions"}
+    network |= {"layer_note": "no maps: only the answers are known, not the network", "weights": source}
+    about = {"network": network, "environment": environment(torch.device("cpu"))}
+    return Answers(logits, whose, about, validation, [], command)
+
+
+def read_answers(args: argparse.Namespace) -> tuple[Answers, Dataset | None, Dataset]:
+    """Return the answers of the file --predictions, and the training and the test set, if they are known."""
+    for name in ("run", "checkpoint", "model"):
+        if getattr(args, name) is not None:
+            raise UserError(f"--predictions needs no network: leave out --{name}")
+    given, train = predictions.read(args.predictions), None
+    with reading(args.predictions, "predictions of test images"):
+        names = given.get("class_names") or [f"class {c}" for c in range(given["logits"].shape[1])]
+        if args.dataset is None:
+            test = without_network(given["y_true"], names, given.get("filenames"), given.get("images"))
+        else:
+            train, test = load(args.dataset, args.data_dir or "data", args.size or SIZE)
+            if not torch.equal(given["y_true"], test.labels):
+                raise ValueError(f"y_true is not that of {args.dataset}: expected its images in their order")
+            if names != test.class_names and "class_names" in given:
+                raise ValueError(f"its class names are not those of {args.dataset} in their order")
+            if len(names) != len(test.class_names):
+                raise ValueError(f"it has {len(names)} classes, {args.dataset} has {len(test.class_names)}")
+    validation, command = given.get("validation"), command_of(args)
+    return (
+        answers_without_network(given["logits"], test, str(args.predictions), validation, command),
+        train,
+        test,
+    )
 
 
 def page_again(out: Path, dataset: str | None, data_dir: str | None) -> None:
@@ -385,46 +348,52 @@ def page_again(out: Path, dataset: str | None, data_dir: str | None) -> None:
     """
     numbers, _, _ = outputs.read_report(out)
     came_from = numbers["command"]
-    name, root = dataset or came_from.get("dataset"), data_dir or came_from.get("data_dir", "data")
+    name, root = dataset or came_from.get("dataset"), data_dir or came_from.get("data_dir") or "data"
+    if name is None and numbers["data"]["digest"] == numbers["images_sha256"]:
+        write_page(out, None)  # there never were pictures
+        return
     if name is None:
         raise UserError(f"{out} is of images in memory: its page needs --dataset and --data-dir")
-    _, test = load(name, root, numbers["size"], numbers["resize"])
+    _, test = load(name, root, numbers["size"] or SIZE, numbers["resize"])
     if outputs.digest_of(test.images) != numbers["images_sha256"]:
         raise UserError(f"the test images of {name} are not those of {out}: name them by --dataset")
     write_page(out, test.images)
 
 
-def command_of(args: argparse.Namespace, examined: Classifier) -> dict:
-    """Return the `options` of the command line as plain values, and where the images come from."""
-    options = vars(args) | {"against": [str(run) for run in args.against]}
-    if args.run is None and args.checkpoint is None and args.model is None:
-        options["run"] = outputs.run_of(examined.path)
+def command_of(args: argparse.Namespace, run: Path | None = None, data: tuple | None = None) -> dict:
+    """Return the `options` of the command line as plain values, and where the images come from.
+
+    run: the one that was examined, if no option names it; data: see classifier.find_data.
+    """
+    options = vars(args) | {"against": [str(other) for other in args.against], "run": args.run or run}
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
-    dataset, data_dir = classifiers.find_data(examined, args.dataset, args.data_dir)
+    dataset, data_dir = data or (args.dataset, args.data_dir)
     return {"options": options, "dataset": dataset, "data_dir": data_dir}
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Examine one network and write everything; return the exit code."""
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = CommandLine(description=__doc__)
     classifiers.add_options(parser)
     parser.add_argument("--data-dir", help="where CIFAR lies (default: as in training, else data)")
     text = "cifar100, cifar10, shapes or a folder (default: what the network was trained on, else cifar100)"
     parser.add_argument("--dataset", help=text)
-    text = "folder of the results (default: the run, else runs/<name of the weights or of the model>)"
+    text = "folder of the results (default: the run, else runs/<name of the weights, model or predictions>)"
     parser.add_argument("--out", type=Path, metavar="DIR", help=text)
     text = "compare with other runs after their own reports"
     parser.add_argument("--against", type=Path, nargs="+", default=[], metavar="RUN", help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace the results of other weights")
     text = "make the page of --out or of the run again, without the network"
     parser.add_argument("--page", action="store_true", help=text)
-    args = parser.parse_args(argv)
-    if args.page:
-        out = args.out or args.run or outputs.run_of(classifiers.best_checkpoint(None))
-        page_again(out, args.dataset, args.data_dir)
-        print(f"next     open {out / 'report.html'} in a browser")
-        return 0
+    text = "in place of a network its answers, .npz or .csv, see docs/your_own_code.md"
+    parser.add_argument("--predictions", type=Path, metavar="FILE", help=text)
+    text = "end before anything is written unless this accuracy lies in the interval of the measured one"
+    parser.add_argument("--expect-accuracy", type=float, metavar="PERCENT", help=text)
+    return parser.parse_args(argv)
 
+
+def report_network(args: argparse.Namespace) -> tuple[Path, dict]:
+    """Examine the network that the options name; return the folder and the content of metrics.json."""
     device = pick_device("auto")
     examined = classifiers.from_options(args, device)
     out = outputs.results_folder(examined, args.out)
@@ -438,15 +407,41 @@ def main(argv: list[str] | None = None) -> int:
     print(f"output   {examined.output}")
     print(f"maps     {examined.layer_note}")
     print(f"compute  {device}, {examined.computes_in}")
+    named = args.checkpoint is not None or args.model is not None
+    run = None if named else outputs.run_of(examined.path)
+    command = command_of(args, run, classifiers.find_data(examined, args.dataset, args.data_dir))
     with full_float32(device):  # a number means the same on every machine
-        numbers = write_report(examined, train, test, out, args.against, command_of(args, examined))
+        train = check_data(examined, train, test)
+        found = answers_of(examined, test, out, command)
+        return out, write_report(found, train, test, out, args.against, args.expect_accuracy)
+
+
+def report_predictions(args: argparse.Namespace) -> tuple[Path, dict]:
+    """Report on the answers in the file --predictions, as report_network does on a network."""
+    found, train, test = read_answers(args)
+    out = args.out or Path("runs") / args.predictions.stem
+    if not args.overwrite:
+        outputs.check_results(out, found.identity)
+    print(f"data     {test.provenance}")
+    return out, write_report(found, train, test, out, args.against, args.expect_accuracy)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Examine one network and write everything; return the exit code."""
+    args = parse(argv)
+    if args.page:
+        out = args.out or args.run or outputs.run_of(classifiers.best_checkpoint(None))
+        page_again(out, args.dataset, args.data_dir)
+        print(f"next     open {out / 'report.html'} in a browser")
+        return 0
+    out, numbers = report_network(args) if args.predictions is None else report_predictions(args)
     print()
     for key, name in HEADLINE.items():
-        if key != "top5_accuracy" or examined.num_classes > 5:
+        if key != "top5_accuracy" or len(numbers["classes"]) > 5:
             value, low, high = (100 * numbers[key][end] for end in ("value", "low", "high"))
             print(f"{name:20}{value:6.2f} %   95 % interval {low:.2f} to {high:.2f} %")
     print(f"{'calibration error':20}{100 * numbers['expected_calibration_error']:6.2f} %")
-    maps = "" if examined.layer is None else ", gradcam/"
+    maps = ", gradcam/" if "maps" in numbers else ""
     print(f"\nsaved    {out / 'metrics.json'}, predictions.npz, plots/, failures/{maps}")
     print(f"next     open {out / 'report.html'} in a browser")
     return 0

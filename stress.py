@@ -12,6 +12,7 @@ After a change of a test, of your own FILE.py or of torch, --overwrite runs all 
 import functools
 import hashlib
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ from stress_tests.summary import SEVERITIES, calibration_of, mean_score, reliabi
 
 SEED = 0  # of the sample and of the attacks; each corruption has its own seed
 CORRUPTION_IMAGES = 200  # with this sample the tests take about four minutes on 2 cores; --full takes all
-ATTACK_IMAGES, FULL_ATTACK_IMAGES = 100, 1000  # some of those, and with --full
+FEWEST_ATTACKED, MOST_ATTACKED = 100, 1000  # between these a fifth of the sample is attacked
 CORRUPTED_EXAMPLES, ATTACKED_EXAMPLES = 8, 6  # images whose answers are kept, for the page
 
 
@@ -64,11 +65,12 @@ def stratified_sample(labels: Tensor, count: int) -> Tensor:
     return interleave(by_class)[:count].sort().values
 
 
-def draw_sample(test: Dataset, full: bool) -> Sample:
-    """Return all test images, or as many as the tests take in a few minutes."""
-    count, attack_count = CORRUPTION_IMAGES, ATTACK_IMAGES
-    if full:
-        count, attack_count = len(test.labels), FULL_ATTACK_IMAGES
+def draw_sample(test: Dataset, count: int | None) -> Sample:
+    """Return so many test images, or all if count is None."""
+    if count is None:
+        count, attack_count = len(test.labels), MOST_ATTACKED
+    else:
+        attack_count = max(FEWEST_ATTACKED, min(MOST_ATTACKED, count // 5))
     index = stratified_sample(test.labels, count)
     labels = test.labels[index]
     return Sample(test.images[index], labels, stratified_sample(labels, attack_count), index)
@@ -81,6 +83,7 @@ def planned_tests(num_classes: int, published: tuple[str, ...] = ()) -> list[tup
     """
     plan = [("clean", 0), *itertools.product([*CORRUPTIONS, *published], SEVERITIES)]
     plan += [(name, 0) for name in (*cues.CUES, "unattacked")]
+    plan += [("random", epsilon) for epsilon in attacks.EPSILONS]
     for name, attack in attacks.ATTACKS.items():
         if name != "apgd_dlr" or num_classes >= 3:
             plan += [(name, epsilon) for epsilon in attack.epsilons]
@@ -88,6 +91,26 @@ def planned_tests(num_classes: int, published: tuple[str, ...] = ()) -> list[tup
 
 
 # ---- What is kept ----------------------------------------------------------------------------------------
+
+
+def planned_results(test: Dataset, sample: Sample) -> dict:
+    """Return what stress.json says of the tests before any has run."""
+    digest = hashlib.sha256(sample.images.numpy())
+    for part in (sample.labels, sample.attacked):
+        digest.update(part.numpy())
+    return {
+        "sample_sha256": digest.hexdigest(),
+        "dataset": test.name,
+        "provenance": test.provenance,
+        "seed": SEED,
+        "corruption_images": len(sample.labels),
+        "attack_images": len(sample.attacked),
+        "epsilons": attacks.EPSILONS,
+        "families": {family: [n for n in names if n in FIFTEEN] for family, names in FAMILIES.items()},
+        "attacks": list(attacks.ATTACKS),
+        "tests": {},
+        "answers": {},
+    }
 
 
 def kept_results(folder: Path, new: dict, whose: dict) -> dict:
@@ -99,10 +122,13 @@ def kept_results(folder: Path, new: dict, whose: dict) -> dict:
     check_results(folder, {key: new[key] for key in NETWORK})
     old, path = read_stress(folder, whose), folder / "stress.json"
     if old and old["sample_sha256"] == new["sample_sha256"]:
-        kept = ["tests", "answers", *PIXELS, *PIXELS.values()]
-        return {key: old[key] for key in kept if key in old}
-    if old and old["attack_images"] > new["attack_images"]:
-        raise UserError(f"{path} is of more images: give --full, use another --out, or --overwrite it")
+        # Earlier versions took random signs for an attack, of images that are right without.
+        counted = {test: row for test, row in old["tests"].items() if "random/" not in test or "won" in row}
+        kept = ["answers", *PIXELS, *PIXELS.values()]
+        return {"tests": counted} | {key: old[key] for key in kept if key in old}
+    if old and old["corruption_images"] > new["corruption_images"]:
+        more = f"give --images {old['corruption_images']}, use another --out, or --overwrite it"
+        raise UserError(f"{path} is of more images: {more}")
     if path.exists():
         print(f"note     {path} is of other images or classes: all tests run again")
     return {}
@@ -148,12 +174,40 @@ def measure(logits: Tensor, labels: Tensor, temperature: float | None = None) ->
             scaled = logits / divisor
             bin_confidence, bin_accuracy, count = calibration_bins(labels, scaled.softmax(dim=1))
             gaps = (count * (bin_accuracy - bin_confidence)).nan_to_num().tolist()
-            rows = {
-                "gaps": gaps,
-                "right": (count * bin_accuracy).nan_to_num().tolist(),
-                "count": count.tolist(),
-            }
-            record["calibration"][name] = rows
+            in_bin = (count * bin_accuracy).nan_to_num().tolist()
+            record["calibration"][name] = {"gaps": gaps, "right": in_bin, "count": count.tolist()}
+    return record, right
+
+
+def under_change(
+    classifier: Classifier, images: Tensor, labels: Tensor, change: Callable[..., Tensor], epsilon: float
+) -> Tensor:
+    """Return which of images, uint8 [M, 3, S, S], are right after a change within epsilon / 255, bool [M].
+
+    change(model, images, labels, epsilon, generator) is a function of stress_tests/attacks.py.
+    """
+    generator, right = Generator().manual_seed(SEED), []
+    count = 2 * images_at_once(images, classifier.model.image_size)
+    for batch, y_true in zip(images.split(count), labels.split(count), strict=True):
+        x, y = batch.to(classifier.device) / 255, y_true.to(classifier.device)
+        x = change(classifier.model, x, y, epsilon / 255, generator)
+        with torch.no_grad():
+            right.append((classifier.model(x).argmax(dim=1) == y).cpu())
+    return torch.cat(right)
+
+
+def measure_random(
+    classifier: Classifier, sample: Sample, epsilon: float, clean: Tensor
+) -> tuple[dict, Tensor]:
+    """Return the record of random signs, and whether each answer is right, bool [N]; clean: without them.
+
+    "lost" is the share of images that are right only without, "won" of those that are right only with them;
+    "change" is the accuracy less that without, paired.
+    """
+    right = under_change(classifier, sample.images, sample.labels, attacks.random_corner, epsilon)
+    record = {"accuracy": accuracy_of(right), "change": mean_interval(right.double() - clean.double())}
+    record["lost"] = (clean & ~right).double().mean().item()
+    record["won"] = (right & ~clean).double().mean().item()
     return record, right
 
 
@@ -162,21 +216,16 @@ def attack_images(classifier: Classifier, sample: Sample, name: str, epsilon: fl
 
     Only those `left`, bool [M], are attacked; the others count as wrong.
     """
-    attack, generator = attacks.ATTACKS[name], Generator().manual_seed(SEED)
+    attack, index = attacks.ATTACKS[name], sample.attacked[left]
+    change = functools.partial(attack.function, **attack.settings)
     right = torch.zeros(len(left), dtype=torch.bool)
-    places = left.nonzero().flatten()
-    count = 2 * images_at_once(sample.images, classifier.model.image_size)
-    for start in range(0, len(places), count):
-        batch = places[start : start + count]
-        index = sample.attacked[batch]
-        x, y = sample.images[index].to(classifier.device) / 255, sample.labels[index].to(classifier.device)
-        try:
-            x = attack.function(classifier.model, x, y, epsilon / 255, generator, **attack.settings)
-        except attacks.NoGradientError as error:
-            kept = "the tests before the attacks are kept"
-            raise UserError(f"{classifier.name} cannot be attacked: {error}; {kept}") from error
-        with torch.no_grad():
-            right[batch] = (classifier.model(x).argmax(dim=1) == y).cpu()
+    if len(index) == 0:
+        return right
+    try:
+        right[left] = under_change(classifier, sample.images[index], sample.labels[index], change, epsilon)
+    except attacks.NoGradientError as error:
+        kept = "the tests before the attacks are kept"
+        raise UserError(f"{classifier.name} cannot be attacked: {error}; {kept}") from error
     return right
 
 
@@ -200,6 +249,8 @@ def run_tests(classifier: Classifier, sample: Sample, published: dict, folder: P
             if name == "unattacked":
                 answers[test] = answers["clean/0"][sample.attacked]
                 tests[test] = {"accuracy": accuracy_of(answers[test])}
+            elif name == "random":
+                tests[test], answers[test] = measure_random(classifier, sample, level, answers["clean/0"])
             elif name in attacks.ATTACKS:
                 left = still_right(answers, attacks.ATTACKS[name].survivors_of, level)
                 answers[test] = attack_images(classifier, sample, name, level, left)
@@ -239,10 +290,9 @@ def add_examples(classifier: Classifier, sample: Sample, test: Dataset, results:
 
 
 def summarise(records: dict, answers: dict[str, Tensor]) -> dict:
-    """Return means over the fifteen corruptions, what they do to the confidence by severity, and the cues.
+    """Return means over the fifteen corruptions and by severity, and the cues; see stress_tests/summary.py.
 
-    records and answers: see stress_tests/summary.py. The published files of --cifar-c are a group of their
-    own if all fifteen were measured.
+    The published files of --cifar-c are a group of their own if all fifteen were measured.
     """
     summary = {"mean_accuracy": {}, "mean_confidence": {}}
     for group, prefix in {"fifteen": "", "published": "published "}.items():
@@ -255,13 +305,13 @@ def summarise(records: dict, answers: dict[str, Tensor]) -> dict:
     for severity in SEVERITIES:
         tests = [f"{name}/{severity}" for name in FIFTEEN]
         summary["by_severity"].append(calibration_of(records, answers, tests))
-    of_fifteen = [f"{name}/{severity}" for name, severity in itertools.product(FIFTEEN, SEVERITIES)]
-    summary["reliability"] = reliability_bins(records, answers, of_fifteen)
+    tests = [f"{name}/{severity}" for name, severity in itertools.product(FIFTEEN, SEVERITIES)]
+    summary["reliability"] = reliability_bins(records, answers, tests)
     summary["cues"] = {name: {"accuracy": records[f"{name}/0"]["accuracy"]} for name in cues.CUES}
     return summary
 
 
-def add_summary(results: dict, class_names: list[str]) -> None:
+def add_summary(results: dict, sample: Sample, class_names: list[str]) -> None:
     """Add what the tests say together: summary, the worst case of all attacks, and checks of the attacks."""
     tests, answers = results["tests"], results["answers"]
     results["summary"] = summarise(tests, answers)
@@ -269,7 +319,11 @@ def add_summary(results: dict, class_names: list[str]) -> None:
     for epsilon in attacks.EPSILONS:
         worst = still_right(answers, attacks.ATTACKS, epsilon)  # image by image, as AutoAttack reports it
         results["robust_accuracy"][f"{epsilon:g}"] = accuracy_of(worst)
-    results["checks"] = attacks.check_attacks({test: tests[test]["accuracy"]["value"] for test in tests})
+    accuracies = {test: tests[test]["accuracy"]["value"] for test in tests}
+    for epsilon in attacks.EPSILONS:  # of the images that are attacked, and without what it wins
+        right = answers[f"random/{epsilon:g}"][sample.attacked] & answers["unattacked/0"]
+        accuracies[f"random/{epsilon:g}"] = right.double().mean().item()
+    results["checks"] = attacks.check_attacks(accuracies)
     if len(class_names) < 3:
         check = {"name": "apgd_dlr is left out", "passed": True, "detail": "its loss needs three classes"}
         results["checks"].append(check)
@@ -297,11 +351,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data-dir", help="where CIFAR is (default: where training found it, else data)")
     parser.add_argument("--dataset", help="cifar100, cifar10, shapes or a folder (default: that of training)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: the run)")
-    parser.add_argument("--full", action="store_true", help="all images; over an hour on a CPU")
+    size = parser.add_mutually_exclusive_group()
+    said = "how many test images (default: %(default)s); a fifth of them, 100 to 1,000, are attacked"
+    size.add_argument("--images", type=int, default=CORRUPTION_IMAGES, metavar="N", help=said)
+    size.add_argument("--full", action="store_true", help="all images, 1,000 for attacks; hours on a CPU")
     parser.add_argument("--cifar-c", type=Path, metavar="DIR", help="also measure CIFAR-100-C's files in DIR")
     parser.add_argument("--overwrite", action="store_true", help="replace what stress.json holds")
     args = parser.parse_args(argv)
-
+    if args.images < 1:
+        raise UserError(f"--images {args.images}: expected at least 1")
     device = pick_device("auto")
     classifier = from_options(args, device)
     folder = results_folder(classifier, args.out)
@@ -314,7 +372,7 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"--cifar-c needs a network of CIFAR-100 or CIFAR-10, not of {test.name}")
         arrays, y_true = cifar_c.open_files(args.cifar_c, set(test.labels.tolist()))
         published = {f"published {name}": (array, torch.from_numpy(y_true)) for name, array in arrays.items()}
-    sample = draw_sample(test, args.full)
+    sample = draw_sample(test, None if args.full else args.images)
     print(f"network  {classifier.name}, {classifier.parameters:,} parameters, images {classifier.input}")
     for note in classifier.notes:
         print(f"note     {note}")
@@ -322,29 +380,15 @@ def main(argv: list[str] | None = None) -> int:
     print(f"sample   {len(sample.labels):,} images for corruptions, {len(sample.attacked):,} for attacks")
     print(f"compute  {device}, fp32, {torch.get_num_threads()} threads")
 
-    whose, digest = identity(classifier, test), hashlib.sha256(sample.images.numpy())
-    for indices in (sample.labels, sample.attacked):
-        digest.update(indices.numpy())
-    results = whose | {
-        "sample_sha256": digest.hexdigest(),
-        "dataset": test.name,
-        "provenance": test.provenance,
-        "seed": SEED,
-        "corruption_images": len(sample.labels),
-        "attack_images": len(sample.attacked),
-        "epsilons": attacks.EPSILONS,
-        "families": {family: [n for n in names if n in FIFTEEN] for family, names in FAMILIES.items()},
-        "attacks": list(attacks.ATTACKS),
-        "tests": {},
-        "answers": {},
-    }
+    whose = identity(classifier, test)
+    results = whose | planned_results(test, sample)
     with full_float32(device):  # without TF32 an accuracy means the same on every machine
         if not args.overwrite:
             results |= kept_results(folder, results, whose)
         write_stress(folder, results)  # to both files, so that no old test is taken for a new one
         run_tests(classifier, sample, published, folder, results)
         add_examples(classifier, sample, test, results)
-        add_summary(results, test.class_names)
+        add_summary(results, sample, test.class_names)
         write_stress(folder, results)
     print_summary(results)
     print(f"\nsaved    {folder}/stress.json and stress.npz")

@@ -32,7 +32,7 @@ def main() -> None:
     with full_float32(device):
         classifier = load_checkpoint(args.checkpoint, device)
         train, test = load_data(classifier, None, args.data_dir)
-        fill = train.images.double().mean(dim=(0, 2, 3)).div(255).float()
+        fill = train.images.sum(dim=(0, 2, 3)) / (255 * train.images[:, 0].numel())
         answer = predict(classifier.model, test.images, device).argmax(dim=1)
         mistakes = torch.nonzero(answer != test.labels).flatten()
         order = torch.randperm(len(mistakes), generator=Generator().manual_seed(0))

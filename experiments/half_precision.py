@@ -34,10 +34,10 @@ def main() -> None:
     args = parser.parse_args()
     device = pick_device(args.device)
     with full_float32(device):
-        measure(args, device)
+        compare_precisions(args, device)
 
 
-def measure(args, device: torch.device) -> None:
+def compare_precisions(args, device: torch.device) -> None:
     """Write the file and print the accuracies."""
     classifier = load_checkpoint(args.checkpoint, device)
     _, test = load_data(classifier, None, args.data_dir)

@@ -88,7 +88,7 @@ def find_prefix(state: dict, own: list[str]) -> str:
     if len(fit) > 1 and "" not in fit:
         raise ValueError(f"it holds several networks that fit, below {' and '.join(fit)}: save one of them")
     known = {prefix: sum(prefix + name in state for name in own) for prefix in ["", *prefixes]}
-    return "" if "" in fit else max(known, key=known.get)
+    return max(known, key=known.get)  # of equal ones the first
 
 
 def number_formats(module: nn.Module, outputs: list[Tensor]) -> str:

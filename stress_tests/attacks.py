@@ -84,7 +84,10 @@ def linf_ball(images: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
 def random_corner(
     model: nn.Module, images: Tensor, labels: Tensor, epsilon: float, generator: Generator
 ) -> Tensor:
-    """Change every value by epsilon, up or down at random, clipped to [0, 1]; attacks must do better."""
+    """Change every value by epsilon, up or down at random, clipped to [0, 1]: a control, and no attack.
+
+    Arguments and result as in fgsm; it asks neither the model nor the labels.
+    """
     low, high = linf_ball(images, epsilon)
     sign = random_sign(spawn(generator, len(images)), *images.shape[1:])
     return (images + epsilon * sign.to(images)).clamp(low, high)
@@ -115,7 +118,7 @@ class Strongest:
         self.loss = torch.full((len(images),), -math.inf, device=images.device)
         self.fooled = torch.zeros(len(images), dtype=torch.bool, device=images.device)
 
-    def update(self, index: Tensor, x: Tensor, loss: Tensor, wrong: Tensor) -> None:
+    def see(self, index: Tensor, x: Tensor, loss: Tensor, wrong: Tensor) -> None:
         """Keep those of the points x of the images `index`, int64 [M], that are stronger than what is kept.
 
         loss float32 [M], and wrong, bool [M], whether they are misclassified: see attack_step.
@@ -170,7 +173,7 @@ def pgd(
             if len(index) == 0:
                 return strongest.images
             loss, wrong, gradient = attack_step(model, cross_entropy, x, labels[index])
-            strongest.update(index, x, loss, wrong)
+            strongest.see(index, x, loss, wrong)
             x = (x + step_size * gradient.sign()).clamp(low[index], high[index])
             if until_fooled:
                 index, x = index[~wrong], x[~wrong]
@@ -227,7 +230,7 @@ def apgd_path(
     """
     low, high = linf_ball(images, epsilon)
     loss, wrong, gradient = attack_step(model, f, x, labels)
-    strongest.update(index, x, loss, wrong)
+    strongest.see(index, x, loss, wrong)
     previous_x = x
     best_x, best_loss, best_gradient = x, loss, gradient  # where the loss was largest, image by image
     step_size = torch.full_like(loss, 2 * epsilon)
@@ -241,7 +244,7 @@ def apgd_path(
             z = (x + 0.75 * (z - x) + 0.25 * (x - previous_x)).clamp(low, high)
         previous_x, x, previous_loss = x, z, loss
         loss, wrong, gradient = attack_step(model, f, x, labels)
-        strongest.update(index, x, loss, wrong)
+        strongest.see(index, x, loss, wrong)
         rises += loss > previous_loss
         better = loss > best_loss
         best_loss = torch.where(better, loss, best_loss)
@@ -279,12 +282,11 @@ class Attack(NamedTuple):
     survivors_of: tuple[str, ...] = ()  # it attacks only images that these leave right at the same epsilon
 
 
-BEFORE_APGD = ("fgsm", "pgd", "random", "pgd_more_steps")  # APGD is slow, so it comes last
+BEFORE_APGD = ("fgsm", "pgd", "pgd_more_steps")  # APGD is slow, so it comes last
 # Every attack takes only images that are right without one.
 ATTACKS = {
     "fgsm": Attack(fgsm, {}, EPSILONS),
     "pgd": Attack(pgd, {"restarts": 2, "until_fooled": True}, EPSILONS),
-    "random": Attack(random_corner, {}, EPSILONS),
     "pgd_more_steps": Attack(
         pgd, {"steps": MORE_STEPS, "until_fooled": True}, (MORE_STEPS_EPSILON,), ("pgd",)
     ),
@@ -296,9 +298,10 @@ ATTACKS = {
 def check_attacks(accuracy: dict[str, float]) -> list[dict]:
     """Look for signs that the attack is weak rather than the network robust.
 
-    accuracy holds that without an attack, "unattacked/0", and that under each attack at each of its epsilons,
-    such as "pgd/0.25". Returns one dict for each check: name, passed, and detail with the numbers. Source:
-    Athalye, Carlini and Wagner 2018 (arXiv 1802.00420), section 3.1; Carlini et al. 2019 (arXiv 1902.06705),
+    accuracy holds that without an attack, "unattacked/0", that under each attack at each of its epsilons,
+    such as "pgd/0.25", and that under random signs, "random/0.25", all of the same images. Returns one dict
+    for each check: name, passed, and detail with the numbers. Source: Athalye, Carlini and Wagner 2018 (arXiv
+    1802.00420), section 3.1; Carlini et al. 2019 (arXiv 1902.06705),
     "basic sanity tests".
     """
     under = {name: [accuracy[f"{name}/{e:g}"] for e in EPSILONS] for name in ("fgsm", "pgd", "random")}

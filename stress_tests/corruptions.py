@@ -1,10 +1,14 @@
 """Corruptions: what may happen to a picture before the network sees it.
 
-They are eighteen of CIFAR-10-C: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common
-Corruptions and Perturbations", 2019 (arXiv 1903.12261). Each has five severities.
+They are eighteen of CIFAR-10-C and ImageNet-C: Hendrycks and Dietterich, "Benchmarking Neural Network
+Robustness to Common Corruptions and Perturbations", 2019 (arXiv 1903.12261). Each has five severities.
 
-    CORRUPTIONS["fog"](images, severity=3, generator=generator)     float32 [N, 3, 32, 32] in [0, 1]
+    CORRUPTIONS["fog"](images, severity=3, generator=generator)     float32 [N, 3, S, S] in [0, 1]
     corrupt(images, "fog", severity=3)                              uint8, with the seed of fog
+
+The side S is at least 8. Up to 64 pixels the constants are those of CIFAR-10-C, for larger sides those of
+ImageNet-C, which are meant for 224. Lengths in pixels do not grow with S inside of these two ranges. The two
+published codes differ in little but constants; glass_blur, frost and plasma, the clouds of fog, say in what.
 
 To add a corruption, write one function and one row of TABLE, which holds the constants.
 
@@ -72,9 +76,9 @@ def gaussian_weights(sigma: float, radius: int) -> Tensor:
     return torch.softmax(-(offsets**2) / (2 * sigma**2), dim=0)
 
 
-def blur(images: Tensor, sigma: float, radius: int | None = None) -> Tensor:
-    """Blur images [N, C, H, W] with a Gaussian, sigma in pixels, cut at the radius, by default 4 sigma."""
-    weights = gaussian_weights(sigma, int(4 * sigma + 0.5) if radius is None else radius)
+def blur(images: Tensor, sigma: float) -> Tensor:
+    """Blur images [N, C, H, W] with a Gaussian, sigma in pixels, cut at 4 sigma."""
+    weights = gaussian_weights(sigma, int(4 * sigma + 0.5))
     return filter_image(images, weights[:, None] * weights[None, :])
 
 
@@ -108,23 +112,26 @@ def zoom(images: Tensor, factor: float) -> Tensor:
 
 
 def warp(images: Tensor, x: Tensor, y: Tensor, repeat_edge: bool = True) -> Tensor:
-    """Read images [N, C, 32, 32] bilinearly at the pixel coordinates x and y [N, 32, 32].
+    """Read images [N, C, S, S] bilinearly at the pixel coordinates x and y [N, S, S].
 
     Outside of the image is its mirror image; `repeat_edge` says whether that repeats the pixels of the edge.
     """
+    side = images.shape[-1]
     grid = torch.stack([x, y], dim=-1)
     if repeat_edge:
-        grid = (2 * grid + 1) / 32 - 1
+        grid = (2 * grid + 1) / side - 1
     else:
-        grid = 2 * grid / 31 - 1
+        grid = 2 * grid / (side - 1) - 1
     return F.grid_sample(images, grid.to(images), padding_mode="reflection", align_corners=not repeat_edge)
 
 
 def affine(images: Tensor, matrix: Tensor, shift: Tensor, repeat_edge: bool = True) -> Tensor:
     """Read images at matrix @ (position from the centre) + shift; [N, 2, 2] and [N, 2], x before y."""
-    offsets = torch.arange(32) - 15.5
-    position = torch.stack(torch.meshgrid(offsets, offsets, indexing="xy")).flatten(1)  # [2, 1024]: x, y
-    source = (matrix @ position + shift[:, :, None] + 15.5).view(-1, 2, 32, 32)
+    side = images.shape[-1]
+    centre = (side - 1) / 2
+    offsets = torch.arange(side) - centre
+    position = torch.stack(torch.meshgrid(offsets, offsets, indexing="xy")).flatten(1)  # [2, S S]: x, y
+    source = (matrix @ position + shift[:, :, None] + centre).view(-1, 2, side, side)
     return warp(images, source[:, 0], source[:, 1], repeat_edge)
 
 
@@ -143,13 +150,13 @@ def round_down(images: Tensor) -> Tensor:
 
 
 # ---- The corruptions -------------------------------------------------------------------------------------
-# Functions of images float32 [N, 3, 32, 32] in [0, 1], of one random generator for each image, and of
+# Functions of images float32 [N, 3, S, S] in [0, 1], of one random generator for each image, and of
 # constants, which TABLE gives for each severity; values of the result below 0 or above 1 are clipped later.
 
 
 def gaussian_noise(images: Tensor, generators: list[Generator], sigma: float) -> Tensor:
     """Add normal noise: the grain of a picture taken in low light."""
-    return images + sigma * normal(generators, 3, 32, 32)
+    return images + sigma * normal(generators, *images.shape[1:])
 
 
 def shot_noise(images: Tensor, generators: list[Generator], photons: float) -> Tensor:
@@ -160,37 +167,53 @@ def shot_noise(images: Tensor, generators: list[Generator], photons: float) -> T
 
 def impulse_noise(images: Tensor, generators: list[Generator], fraction: float) -> Tensor:
     """Salt and pepper: replace a fraction of the values, independently in each channel, by 0 or 1."""
-    draw = uniform(generators, 0, 1, 3, 32, 32)
+    draw = uniform(generators, 0, 1, *images.shape[1:])
     return torch.where(draw < fraction, (draw < fraction / 2).float(), images)
 
 
 def speckle_noise(images: Tensor, generators: list[Generator], sigma: float) -> Tensor:
     """Add normal noise in proportion to the value."""
-    return images + images * sigma * normal(generators, 3, 32, 32)
+    return images + images * sigma * normal(generators, *images.shape[1:])
 
 
 def defocus_blur(images: Tensor, generators: list[Generator], radius: float, sigma: float) -> Tensor:
-    """Blur with a disc of a radius below 3, softened by a Gaussian of 3x3 pixels: a lens out of focus."""
-    offsets = torch.arange(-3, 4, dtype=torch.float64)
-    disc = (offsets[:, None] ** 2 + offsets[None, :] ** 2 <= radius**2).double()
-    kernel = blur((disc / disc.sum())[None, None], sigma, radius=1)[0, 0]
-    return filter_image(images, kernel, border="reflect")
+    """Blur with a disc whose edge is softened by a Gaussian: a lens out of focus.
 
-
-def glass_blur(images: Tensor, generators: list[Generator], sigma: float, rounds: int) -> Tensor:
-    """Frosted glass: blur, move pixels to a neighbour's place, blur again.
-
-    The published code is written to swap neighbours at most one pixel apart, but it swaps views of one array,
-    which copies: each pixel from the third row and column on takes the value of itself or of its neighbour
-    above, to the left or above left. Published results were measured on those pictures, so this function
-    copies as well, and it rounds down after the first blur.
+    As published the Gaussian has 3x3 pixels up to a radius of 8 and 5x5 above, and the disc lies in a square
+    that from a radius of 8 on it touches, so that the Gaussian meets the mirror image of the disc there.
     """
+    reach = 3 if radius < 2 else max(8, int(radius))  # a small disc leaves most of 17x17 pixels 0
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    disc = (offsets[:, None] ** 2 + offsets[None, :] ** 2 <= radius**2).double()
+    weights = gaussian_weights(sigma, 1 if radius <= 8 else 2)
+    soft = filter_image((disc / disc.sum())[None, None], weights[:, None] * weights, border="reflect")[0, 0]
+    return filter_image(images, soft, border="reflect")
+
+
+def glass_blur(images: Tensor, generators: list[Generator], sigma: float, reach: int, rounds: int) -> Tensor:
+    """Frosted glass: blur, move pixels to the place of one at most `reach` pixels away, blur again.
+
+    The published code is written to swap two pixels, but it swaps views of one array, which copies: from the
+    last pixel to the first, each but those near the edge takes the value of a pixel from `reach` pixels above
+    and to the left to `reach` - 1 below and to the right. Published results were measured on those pictures,
+    so this function copies as well, and it rounds down after the first blur. With a reach of 1, as for CIFAR,
+    a pixel takes what was there before; with more, as for ImageNet, a value may be handed on many times.
+    """
+    side = images.shape[-1]
+    place = torch.arange(side * side)
+    row, column = place // side, place % side
+    changes = (torch.minimum(row, column) > reach) & (torch.maximum(row, column) <= side - reach)
     images = round_down(blur(images, sigma))
     for _ in range(rounds):
-        offsets = uniform(generators, 0, 2, 2, 32, 32).long() - 1  # -1 or 0, of rows and of columns
-        offsets[:, :, :2] = 0
-        offsets[:, :, :, :2] = 0
-        source = torch.arange(1024) + (32 * offsets[:, 0] + offsets[:, 1]).flatten(1)  # of each pixel
+        offsets = uniform(generators, 0, 2 * reach, 2, side, side).long() - reach  # of rows and of columns
+        offsets = (side * offsets[:, 0] + offsets[:, 1]).flatten(1)
+        source = place + torch.where(changes, offsets, 0)  # int64 [N, S S], of each pixel
+        # A source further on already has its new value, that of its own source: each turn of the loop goes
+        # from there to the source of the source, which doubles the steps.
+        is_new = source > place
+        while is_new.any():
+            next_source, next_is_new = source.gather(1, source), is_new.gather(1, source)
+            source, is_new = torch.where(is_new, next_source, source), is_new & next_is_new
         images = images.flatten(2).gather(2, source[:, None].expand(-1, 3, -1)).view_as(images)
     return blur(images, sigma)
 
@@ -201,10 +224,10 @@ def motion_blur(images: Tensor, generators: list[Generator], radius: int, sigma:
     return filter_image(images, motion_kernel(radius, sigma, degrees))
 
 
-def zoom_blur(images: Tensor, generators: list[Generator], end: float) -> Tensor:
-    """Average the picture with enlargements of itself, by 1.00, 1.01, ..., as a camera that moves forward."""
+def zoom_blur(images: Tensor, generators: list[Generator], end: float, step: float) -> Tensor:
+    """Average the picture with enlargements by 1, 1 + step, ..., as of a camera that moves forward."""
     # np.arange because its rounding decides whether the last factor belongs to the range, as in the original.
-    zoomed = [zoom(images, factor) for factor in np.arange(1, end, 0.01).tolist()]
+    zoomed = [zoom(images, factor) for factor in np.arange(1, end, step).tolist()]
     return torch.stack([images, *zoomed]).mean(dim=0)
 
 
@@ -228,7 +251,7 @@ def snow(
 
     The layer of flakes is in whole levels before and after it is smeared.
     """
-    flakes = zoom(mean + sigma * normal(generators, 1, 32, 32), enlargement)
+    flakes = zoom(mean + sigma * normal(generators, 1, *images.shape[2:]), enlargement)
     flakes = round_down(torch.where(flakes < threshold, 0, flakes).clamp(0, 1))
     flakes = filter_image(flakes, motion_kernel(blur_radius, blur_sigma, uniform(generators, -135, -45)))
     flakes = (flakes * 255).round() / 255
@@ -250,19 +273,22 @@ ICE = {
 }
 
 
-def frost(images: Tensor, generators: list[Generator], kept: float, ice_weight: float) -> Tensor:
+def frost(images: Tensor, generators: list[Generator], kept: float, ice_weight: float, fall: float) -> Tensor:
     """Add a layer of ice to the picture.
 
     The original cuts it from five photographs, which are not part of this project. The layer drawn here has
-    the statistics of one of them, and a texture whose power falls with the frequency f as 1 / f^1.25, cut out
-    of a larger field so that its opposite edges do not fit together.
+    the statistics of one of them, and a texture whose power falls with the frequency f as 1 / f^fall, cut out
+    of a larger field so that its opposite edges do not fit together. At every size the statistics are those
+    of 32x32 crops, which the code for CIFAR takes from photographs reduced to a fifth. ImageNet's does not
+    reduce them: at 224 edges are up to 9 % stronger than there and the coarsest waves up to 7 % weaker.
     """
+    side = images.shape[-1]
     photograph = uniform(generators, 0, 5).long()
     ice = {name: torch.tensor(values)[photograph, None, None, None] for name, values in ICE.items()}
-    frequency = torch.hypot(torch.fft.fftfreq(64)[:, None], torch.fft.rfftfreq(64)[None, :])
-    amplitude = torch.where(frequency > 0, frequency**-0.625, 0)
-    spectrum = torch.fft.rfft2(normal(generators, 1, 64, 64)) * amplitude
-    texture = torch.fft.irfft2(spectrum)[..., :32, :32]
+    frequency = torch.hypot(torch.fft.fftfreq(2 * side)[:, None], torch.fft.rfftfreq(2 * side)[None, :])
+    amplitude = torch.where(frequency > 0, frequency ** (-fall / 2), 0)
+    spectrum = torch.fft.rfft2(normal(generators, 1, 2 * side, 2 * side)) * amplitude
+    texture = torch.fft.irfft2(spectrum)[..., :side, :side]
     texture = texture - texture.mean(dim=(1, 2, 3), keepdim=True)
     deviation = ice["texture"] + ice["texture_deviation"] * normal(generators, 1, 1, 1)
     texture = deviation * texture / texture.std(dim=(1, 2, 3), keepdim=True)
@@ -276,17 +302,20 @@ def midpoint(sum_of_corners: Tensor, amplitude: float, generators: list[Generato
     return sum_of_corners / 4 + amplitude * uniform(generators, -1, 1, *sum_of_corners.shape[1:])
 
 
-def plasma(generators: list[Generator], decay: float) -> Tensor:
-    """Draw clouds by the diamond-square algorithm; returns float32 [N, 32, 32], each from 0 to 1.
+def plasma(generators: list[Generator], decay: float, side: int) -> Tensor:
+    """Draw clouds by the diamond-square algorithm; returns float32 [N, side, side], in [0, 1].
 
     Start with one value on a grid that wraps around. Then, from coarse to fine, give each square of the grid
     a centre, and then each diamond of two corners and two centres a centre: the mean of its four corners plus
     a random number. From one grid to the next the random numbers get smaller by the factor decay^2, as in the
-    published code. Source: Fournier, Fussell and Carpenter, "Computer rendering of stochastic models", 1982.
+    published code. As there the side of the grid is a power of two, 32 for CIFAR and 256 for ImageNet, whose
+    pictures of 224 get a corner of it. Source: Fournier, Fussell and Carpenter, "Computer rendering of
+    stochastic models", 1982.
     """
-    field = torch.zeros(len(generators), 32, 32)
+    step = 2 ** math.ceil(math.log2(side))
+    field = torch.zeros(len(generators), step, step)
     amplitude = 1.0
-    for step in (32, 16, 8, 4, 2):
+    while step > 1:
         half = step // 2
         corner = field[:, ::step, ::step].clone()
         column_pair = corner + corner.roll(-1, dims=1)  # a corner and the one below it
@@ -299,13 +328,14 @@ def plasma(generators: list[Generator], decay: float) -> Tensor:
         diamond = column_pair + centre + centre.roll(1, dims=2)
         field[:, half::step, ::step] = midpoint(diamond, amplitude, generators)
         amplitude /= decay**2
+        step = half
     field -= field.amin(dim=(1, 2), keepdim=True)
-    return field / field.amax(dim=(1, 2), keepdim=True)
+    return (field / field.amax(dim=(1, 2), keepdim=True))[:, :side, :side]
 
 
 def fog(images: Tensor, generators: list[Generator], strength: float, decay: float) -> Tensor:
     """Add clouds and scale so that no value exceeds the brightest one of the picture."""
-    clouds = plasma(generators, decay)[:, None]
+    clouds = plasma(generators, decay, images.shape[-1])[:, None]
     brightest = images.amax(dim=(1, 2, 3), keepdim=True)
     return (images + strength * clouds) * brightest / (brightest + strength)
 
@@ -326,34 +356,40 @@ def contrast(images: Tensor, generators: list[Generator], factor: float) -> Tens
     return mean + factor * (images - mean)
 
 
-def mirrored_blur_matrix(sigma: float) -> Tensor:
-    """Return the matrix float32 [32, 32] that blurs a row with a Gaussian cut at 3 sigma.
+def mirrored_blur_matrix(side: int, sigma: float) -> Tensor:
+    """Return the matrix float32 [side, side] that blurs a row with a Gaussian cut at 3 sigma.
 
     The row continues as its mirror image, which repeats the values of the edge. The matrix from both sides
     blurs an image. A sigma of 0 changes nothing.
     """
     if sigma == 0:
-        return torch.eye(32)
+        return torch.eye(side)
     weights = gaussian_weights(sigma, int(3 * sigma + 0.5)).float()
-    source = torch.arange(32)[:, None] + torch.arange(len(weights)) - len(weights) // 2
-    source = torch.minimum(source % 64, 63 - source % 64)
-    return torch.zeros(32, 32).scatter_add(1, source, weights.expand(32, -1))
+    source = torch.arange(side)[:, None] + torch.arange(len(weights)) - len(weights) // 2
+    source = torch.minimum(source % (2 * side), 2 * side - 1 - source % (2 * side))
+    return torch.zeros(side, side).scatter_add(1, source, weights.expand(side, -1))
 
 
 def elastic_transform(
     images: Tensor, generators: list[Generator], bump_height: float, bump_width: float, corner_shift: float
 ) -> Tensor:
-    """Stretch: move three corners at random (affine), then move every pixel by smooth random bumps."""
-    corners = torch.tensor([[26.0, 26.0], [26.0, 6.0], [6.0, 6.0]])
-    moved = corners + uniform(generators, -corner_shift, corner_shift, 3, 2)
+    """Stretch: move three corners at random (affine), then move every pixel by smooth random bumps.
+
+    The constants are fractions of the picture's side.
+    """
+    side = images.shape[-1]
+    low, high = float(side // 2 - side // 3), float(side // 2 + side // 3)
+    corners = torch.tensor([[high, high], [high, low], [low, low]])
+    moved = corners + uniform(generators, -corner_shift * side, corner_shift * side, 3, 2)
     # The affine map that takes the moved corners back to where they were says where each pixel is read.
     solution = torch.linalg.solve(F.pad(moved, (0, 1), value=1.0), corners.expand_as(moved))  # [N, 3, 2]
     matrix = solution[:, :2].mT
-    shift = (matrix @ torch.full((2, 1), 15.5))[..., 0] + solution[:, 2] - 15.5
+    centre = (side - 1) / 2
+    shift = (matrix @ torch.full((2, 1), centre))[..., 0] + solution[:, 2] - centre
     images = affine(images, matrix, shift, repeat_edge=False)
-    smooth = mirrored_blur_matrix(bump_width)
-    bumps = bump_height * (smooth @ uniform(generators, -1, 1, 2, 32, 32) @ smooth.T)
-    grid = torch.arange(32)
+    smooth = mirrored_blur_matrix(side, bump_width * side)
+    bumps = bump_height * side * (smooth @ uniform(generators, -1, 1, 2, side, side) @ smooth.T)
+    grid = torch.arange(side)
     return warp(images, grid + bumps[:, 0], grid[:, None] + bumps[:, 1])
 
 
@@ -371,9 +407,11 @@ def box_matrix(size: int, new_size: int) -> Tensor:
     return weights / weights.sum(dim=1, keepdim=True)
 
 
-def pixelate(images: Tensor, generators: list[Generator], side: int) -> Tensor:
-    """Reduce the picture to a smaller side and enlarge it again, without smoothing."""
-    there_and_back = box_matrix(side, 32) @ box_matrix(32, side)
+def pixelate(images: Tensor, generators: list[Generator], fraction: float) -> Tensor:
+    """Reduce the picture to a fraction of its side and enlarge it again, without smoothing."""
+    side = images.shape[-1]
+    small_side = int(side * fraction)
+    there_and_back = box_matrix(small_side, side) @ box_matrix(side, small_side)
     return there_and_back @ images @ there_and_back.T
 
 
@@ -409,67 +447,90 @@ class Corruption:
         self.family = family
         self.origin = origin  # "fifteen": in CIFAR-10-C's mean; "extra": published beside those
         self.rounding = rounding  # to bytes: "down" or to the "nearest" level
-        self.constants = constants  # of each parameter of the function, the values at severity 1 to 5
+        # Of each parameter of the function the values at severity 1 to 5, for sides up to 64 pixels and then
+        # for larger ones. A row of the table that gives five values means them for both.
+        self.constants = {name: np.broadcast_to(five, (2, 5)).tolist() for name, five in constants.items()}
 
     def __call__(self, images: Tensor, severity: int, generator: Generator) -> Tensor:
-        """Corrupt images float32 [N, 3, 32, 32] in [0, 1]; returns new ones of the same kind.
+        """Corrupt images float32 [N, 3, S, S] in [0, 1]; returns new ones of the same kind.
 
-        On the CPU. Takes one number for each image from `generator`. Raises ValueError for other images and
-        for a severity that is not 1, 2, 3, 4 or 5.
+        On the CPU. Takes one number for each image from `generator`. Raises ValueError for other images, for
+        S below 8 and for a severity that is not 1, 2, 3, 4 or 5.
         """
-        if images.dtype != torch.float32 or images.ndim != 4 or images.shape[1:] != (3, 32, 32):
-            raise ValueError(f"images must be float32 [N, 3, 32, 32], not {images.dtype} {[*images.shape]}")
+        side = images.shape[-1] if images.ndim else 0
+        if images.dtype != torch.float32 or images.shape[1:] != (3, side, side) or side < 8:
+            expected = "float32 [N, 3, S, S] with S at least 8"
+            raise ValueError(f"images must be {expected}, not {images.dtype} {[*images.shape]}")
         if severity not in (1, 2, 3, 4, 5):
             raise ValueError(f"severity must be 1, 2, 3, 4 or 5, not {severity}")
-        constants = {name: values[severity - 1] for name, values in self.constants.items()}
+        constants = {name: values[side > 64][severity - 1] for name, values in self.constants.items()}
         return self.function(images, spawn(generator, len(images)), **constants).clamp(0, 1)
 
 
-# The constants of "fifteen" and "extra" are the published ones, ImageNet-C/create_c/make_cifar_c.py of
-# github.com/hendrycks/robustness, in pixels. That code rounds down, except where a library returns bytes.
+# The constants of "fifteen" and "extra" are the published ones of github.com/hendrycks/robustness, in pixels
+# where they are lengths: of ImageNet-C/create_c/make_cifar_c.py, then of make_imagenet_c.py beside it. That
+# code rounds down, except where a library returns bytes. The fall of frost's ice is of this project.
+WIDER = 244 / 224  # elastic transform of ImageNet's 224 pixels takes fractions of 244 for those of the side
+# fmt: off
 TABLE = [
-    Corruption(gaussian_noise, "noise", "fifteen", sigma=(0.04, 0.06, 0.08, 0.09, 0.10)),
-    Corruption(shot_noise, "noise", "fifteen", photons=(500, 250, 100, 75, 50)),
-    Corruption(impulse_noise, "noise", "fifteen", fraction=(0.01, 0.02, 0.03, 0.05, 0.07)),
-    Corruption(speckle_noise, "noise", "extra", sigma=(0.06, 0.10, 0.12, 0.16, 0.20)),
-    Corruption(
-        defocus_blur, "blur", "fifteen", radius=(0.3, 0.4, 0.5, 1, 1.5), sigma=(0.4, 0.5, 0.6, 0.2, 0.1)
-    ),
-    Corruption(glass_blur, "blur", "fifteen", sigma=(0.05, 0.25, 0.4, 0.25, 0.4), rounds=(1, 1, 1, 2, 2)),
-    # Severities 3 and 4 give the same pictures: the longer kernel only adds weights below 1e-9.
-    Corruption(motion_blur, "blur", "fifteen", "nearest", radius=(6, 6, 6, 8, 9), sigma=(1, 1.5, 2, 2, 2.5)),
-    Corruption(zoom_blur, "blur", "fifteen", end=(1.06, 1.11, 1.16, 1.21, 1.26)),
-    Corruption(gaussian_blur, "blur", "extra", sigma=(0.4, 0.6, 0.7, 0.8, 1)),
-    Corruption(
-        snow,
-        "weather",
-        "fifteen",
-        mean=(0.10, 0.10, 0.15, 0.25, 0.30),  # of the noise that becomes flakes
-        sigma=(0.2, 0.2, 0.3, 0.3, 0.3),
-        enlargement=(1, 1, 1.75, 2.25, 1.25),  # of the flakes
-        threshold=(0.60, 0.50, 0.55, 0.60, 0.65),
-        blur_radius=(8, 10, 10, 12, 14),
-        blur_sigma=(3, 4, 4, 6, 12),
-        kept=(0.95, 0.90, 0.90, 0.85, 0.80),  # fraction of the picture that is not whitened
-    ),
-    Corruption(
-        frost, "weather", "fifteen", kept=(1, 1, 0.9, 0.85, 0.75), ice_weight=(0.2, 0.3, 0.4, 0.4, 0.45)
-    ),
-    Corruption(fog, "weather", "fifteen", strength=(0.2, 0.5, 0.75, 1, 1.5), decay=(3, 3, 2.5, 2, 1.75)),
-    Corruption(brightness, "weather", "fifteen", amount=(0.05, 0.10, 0.15, 0.20, 0.30)),
-    Corruption(contrast, "digital", "fifteen", factor=(0.75, 0.50, 0.40, 0.30, 0.15)),
-    Corruption(
-        elastic_transform,
-        "digital",
-        "fifteen",
-        bump_height=(0, 1.60, 2.56, 3.20, 3.20),
-        bump_width=(0, 6.40, 1.92, 1.28, 0.96),
-        corner_shift=(2.56, 2.24, 1.92, 1.60, 0.96),
-    ),
-    Corruption(pixelate, "digital", "fifteen", "nearest", side=(30, 28, 27, 24, 20)),
-    Corruption(jpeg_compression, "digital", "fifteen", "nearest", quality=(80, 65, 58, 50, 40)),
-    Corruption(saturate, "digital", "extra", factor=(0.3, 0.1, 1.5, 2, 2.5), addition=(0, 0, 0, 0.1, 0.2)),
+    Corruption(gaussian_noise, "noise", "fifteen",
+               sigma=[(0.04, 0.06, 0.08, 0.09, 0.10), (0.08, 0.12, 0.18, 0.26, 0.38)]),
+    Corruption(shot_noise, "noise", "fifteen",
+               photons=[(500, 250, 100, 75, 50), (60, 25, 12, 5, 3)]),
+    Corruption(impulse_noise, "noise", "fifteen",
+               fraction=[(0.01, 0.02, 0.03, 0.05, 0.07), (0.03, 0.06, 0.09, 0.17, 0.27)]),
+    Corruption(speckle_noise, "noise", "extra",
+               sigma=[(0.06, 0.10, 0.12, 0.16, 0.20), (0.15, 0.20, 0.35, 0.45, 0.60)]),
+    Corruption(defocus_blur, "blur", "fifteen",
+               radius=[(0.3, 0.4, 0.5, 1, 1.5), (3, 4, 6, 8, 10)],
+               sigma=[(0.4, 0.5, 0.6, 0.2, 0.1), (0.1, 0.5, 0.5, 0.5, 0.5)]),
+    Corruption(glass_blur, "blur", "fifteen",
+               sigma=[(0.05, 0.25, 0.4, 0.25, 0.4), (0.7, 0.9, 1, 1.1, 1.5)],
+               reach=[(1, 1, 1, 1, 1), (1, 2, 2, 3, 4)],
+               rounds=[(1, 1, 1, 2, 2), (2, 1, 3, 2, 2)]),
+    # For CIFAR severities 3 and 4 give the same pictures: the longer kernel only adds weights below 1e-9.
+    Corruption(motion_blur, "blur", "fifteen", "nearest",
+               radius=[(6, 6, 6, 8, 9), (10, 15, 15, 15, 20)],
+               sigma=[(1, 1.5, 2, 2, 2.5), (3, 5, 8, 12, 15)]),
+    Corruption(zoom_blur, "blur", "fifteen",
+               end=[(1.06, 1.11, 1.16, 1.21, 1.26), (1.11, 1.16, 1.21, 1.26, 1.31)],
+               step=[(0.01, 0.01, 0.01, 0.01, 0.01), (0.01, 0.01, 0.02, 0.02, 0.03)]),
+    Corruption(gaussian_blur, "blur", "extra",
+               sigma=[(0.4, 0.6, 0.7, 0.8, 1), (1, 2, 3, 4, 6)]),
+    Corruption(snow, "weather", "fifteen",
+               mean=[(0.10, 0.10, 0.15, 0.25, 0.30), (0.1, 0.2, 0.55, 0.55, 0.55)],  # of the flakes' noise
+               sigma=[(0.2, 0.2, 0.3, 0.3, 0.3), (0.3, 0.3, 0.3, 0.3, 0.3)],
+               enlargement=[(1, 1, 1.75, 2.25, 1.25), (3, 2, 4, 4.5, 2.5)],  # of the flakes
+               threshold=[(0.60, 0.50, 0.55, 0.60, 0.65), (0.5, 0.5, 0.9, 0.85, 0.85)],
+               blur_radius=[(8, 10, 10, 12, 14), (10, 12, 12, 12, 12)],
+               blur_sigma=[(3, 4, 4, 6, 12), (4, 4, 8, 8, 12)],
+               kept=[(0.95, 0.90, 0.90, 0.85, 0.80), (0.8, 0.7, 0.7, 0.65, 0.55)]),  # not whitened
+    Corruption(frost, "weather", "fifteen",
+               kept=[(1, 1, 0.9, 0.85, 0.75), (1, 0.8, 0.7, 0.65, 0.6)],
+               ice_weight=[(0.2, 0.3, 0.4, 0.4, 0.45), (0.4, 0.6, 0.7, 0.7, 0.75)],
+               fall=[(1.25, 1.25, 1.25, 1.25, 1.25), (1.8, 1.8, 1.8, 1.8, 1.8)]),
+    Corruption(fog, "weather", "fifteen",
+               strength=[(0.2, 0.5, 0.75, 1, 1.5), (1.5, 2, 2.5, 2.5, 3)],
+               decay=[(3, 3, 2.5, 2, 1.75), (2, 2, 1.7, 1.5, 1.4)]),
+    Corruption(brightness, "weather", "fifteen",
+               amount=[(0.05, 0.10, 0.15, 0.20, 0.30), (0.1, 0.2, 0.3, 0.4, 0.5)]),
+    Corruption(contrast, "digital", "fifteen",
+               factor=[(0.75, 0.50, 0.40, 0.30, 0.15), (0.4, 0.3, 0.2, 0.1, 0.05)]),
+    Corruption(elastic_transform, "digital", "fifteen",
+               bump_height=[(0, 0.05, 0.08, 0.1, 0.1), WIDER * np.array((2, 2, 0.05, 0.07, 0.12))],
+               bump_width=[(0, 0.2, 0.06, 0.04, 0.03), WIDER * np.array((0.7, 0.08, 0.01, 0.01, 0.01))],
+               corner_shift=[(0.08, 0.07, 0.06, 0.05, 0.03), WIDER * np.array((0.1, 0.2, 0.02, 0.02, 0.02))]),
+    Corruption(pixelate, "digital", "fifteen", "nearest",
+               fraction=[(0.95, 0.9, 0.85, 0.75, 0.65), (0.6, 0.5, 0.4, 0.3, 0.25)]),
+    Corruption(jpeg_compression, "digital", "fifteen", "nearest",
+               quality=[(80, 65, 58, 50, 40), (25, 18, 15, 10, 7)]),
+    Corruption(saturate, "digital", "extra",
+               factor=[(0.3, 0.1, 1.5, 2, 2.5), (0.3, 0.1, 2, 5, 20)],
+               addition=(0, 0, 0, 0.1, 0.2)),
 ]
+# fmt: on
+
+PIXELS_AT_ONCE = 512_000  # of 500 images of CIFAR, or of 10 of ImageNet: bounds the memory that corrupt takes
 
 
 CORRUPTIONS = {corruption.name: corruption for corruption in TABLE}
@@ -481,15 +542,18 @@ for row in TABLE:
 
 
 def corrupt(images: Tensor, name: str, severity: int) -> Tensor:
-    """Corrupt uint8 images [N, 3, 32, 32] and round to uint8 again, as the published files hold them.
+    """Corrupt uint8 images [N, 3, S, S] and round to uint8 again, as the published files hold them.
 
     The seed follows from the name, so it is the same at every severity and does not depend on the table.
     Raises KeyError for a name that is not in CORRUPTIONS, ValueError as those do.
     """
     corruption = CORRUPTIONS[name]
     generator = Generator().manual_seed(zlib.crc32(name.encode()))
-    batches = [corruption(batch / 255, severity, generator) for batch in images.split(500)]
-    corrupted = torch.cat(batches)
-    if corruption.rounding == "down":
-        corrupted = round_down(corrupted)
-    return (corrupted * 255).round().to(torch.uint8)
+    batch_size = max(1, PIXELS_AT_ONCE // images.shape[-1] ** 2)
+    corrupted = []
+    for batch in images.split(batch_size):
+        changed = corruption(batch / 255, severity, generator)
+        if corruption.rounding == "down":
+            changed = round_down(changed)
+        corrupted.append((changed * 255).round().to(torch.uint8))
+    return torch.cat(corrupted)

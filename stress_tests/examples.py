@@ -4,13 +4,14 @@ An answer is [class, probability], the likeliest class of an image and its proba
 functions take a model of images in [0, 1], or a function that predicts with one, as the tests do.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Generator, Tensor, nn
 
-from .attacks import ATTACKS, EPSILONS
+from .attacks import ATTACKS, EPSILONS, pgd, random_corner
 from .corruptions import CORRUPTIONS, corrupt
 from .cues import CUES, change
 
@@ -75,14 +76,13 @@ def answers_under_attack(
     change / epsilon x 127, rounded, so epsilon / 127 times the array is the change within half a step.
     Settings are those of ATTACKS, but that PGD goes on to the strongest point.
     """
+    settings = {key: value for key, value in ATTACKS["pgd"].settings.items() if key != "until_fooled"}
+    ways = {"pgd": functools.partial(pgd, **settings), "random": random_corner}
     answers, changes = {}, []
-    for name in ("pgd", "random"):
-        attack = ATTACKS[name]
-        settings = {key: value for key, value in attack.settings.items() if key != "until_fooled"}
+    for name, attack in ways.items():
         answers[name] = {"0": top_answers(model(images))}
         for epsilon in SHOWN_EPSILONS:
-            generator = Generator().manual_seed(seed)
-            attacked = attack.function(model, images, labels, epsilon / 255, generator, **settings)
+            attacked = attack(model, images, labels, epsilon / 255, Generator().manual_seed(seed))
             answers[name][f"{epsilon:g}"] = top_answers(model(attacked))
             changes.append(((attacked - images) / (epsilon / 255) * 127).round().to(torch.int8).cpu())
     return answers, torch.stack(changes).unflatten(0, (2, -1))

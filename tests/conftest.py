@@ -133,7 +133,7 @@ def reported_sets(small_sets):
     classes = [HOSTILE_CLASS, *test.class_names[1:]]
     files = [HOSTILE_FILE, "2" + HOSTILE_FILE, *test.filenames[2:]]
     test = dataclasses.replace(test, class_names=classes, filenames=files)
-    return small_sets[0], test
+    return dataclasses.replace(small_sets[0], class_names=classes), test
 
 
 @pytest.fixture(scope="session")
@@ -182,19 +182,20 @@ def left(small_sets):
 
     All that can be known of them is there, but for the covering test.
     """
+    import evaluate
     import reasons
     import report
 
     test, generator = small_sets[1], torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(100, 100, generator=generator)
     logits[torch.arange(50), test.labels[:50]] += 9
-    numbers, answers = report.evaluate(logits, test, test, (logits[:50], test.labels[:50]))
+    numbers, answers = evaluate.evaluate(logits, test, test, (logits[:50], test.labels[:50]))
     answers["kinds"], numbers["kinds"] = reasons.kinds_of_mistakes(test.labels, logits)
     whose = {"class_names": test.class_names, "runs": ["this network", "results/b"]}
     wrong = torch.nonzero(answers["y_pred"] != test.labels).flatten()
     wrong = wrong[answers["confidence"][wrong].argsort(descending=True, stable=True)][:30]
     runs = [answers["probabilities"], logits.flip(0).softmax(dim=1)]
-    evidence = report.answers_to_mistakes(wrong, test.labels, runs) | {"fill": report.mean_colour(test)}
+    evidence = report.answers_to_mistakes(wrong, test.labels, runs) | {"fill": evaluate.mean_colour(test)}
     evidence["maps"] = torch.randn(30, 4, 4, generator=generator)
     evidence["covered_pixels"] = reasons.top_pixels(evidence["maps"], 0.25, 32)
     evidence["covered_answers"] = answers["y_pred"][wrong]

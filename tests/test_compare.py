@@ -118,22 +118,27 @@ def test_other_images_labels_classes_or_equal_weights_are_refused(small_sets, tm
         write_predictions(tmp_path / name, of, rows, name)
         (tmp_path / name / "metrics.json").write_text("{}")
     shutil.copytree(tmp_path / "same", tmp_path / "backup")
+
+    def network(digest):
+        whose = {"images_sha256": digest_of(test.images), "class_names": test.class_names}
+        return test.labels, whose | {"checkpoint_sha256": digest, "fixed_logits": None}
+
     same = tmp_path / "same"
-    assert list(agreement.read_runs([same], test, {"checkpoint_sha256": "cd"})) == [str(same)]
+    assert list(agreement.read_runs([same], *network("cd"))) == [str(same)]
     for name in ("renamed", "flipped", "relabelled"):
         with pytest.raises(
             UserError, match=f"^--against .*{name} is of other test images, labels or classes"
         ):
-            agreement.read_runs([tmp_path / name], test, {"checkpoint_sha256": "cd"})
+            agreement.read_runs([tmp_path / name], *network("cd"))
         with pytest.raises(UserError, match=f"^/.*{name} is of other test images, labels or classes"):
             compare.main([str(same), str(tmp_path / name)])
     with pytest.raises(UserError, match="has the same weights as the network itself"):
-        agreement.read_runs([same], test, {"checkpoint_sha256": "same"})
+        agreement.read_runs([same], *network("same"))
     for twice in (same, tmp_path / "backup"):
         with pytest.raises(UserError, match=f"{twice} has the same weights as .*same"):
             compare.main([str(same), str(twice)])
         with pytest.raises(UserError, match="has the same weights as"):
-            agreement.read_runs([same, twice], test, {"checkpoint_sha256": "cd"})
+            agreement.read_runs([same, twice], *network("cd"))
 
 
 # ---- compare.py ------------------------------------------------------------------------------------------
@@ -157,6 +162,7 @@ def write_answers(folder, test, generator, sample="a sample", count=37):
     }
     answers["fgsm/4"] = torch.zeros(count) > 0  # where APGD was not run
     results = {"checkpoint_sha256": folder.name, "images_sha256": digest_of(test.images)}
+    results |= {"labels_sha256": digest_of(test.labels), "class_names": test.class_names}
     results |= {"sample_sha256": sample, "families": FAMILIES, "attacks": ATTACKS, "epsilons": [0.5, 1, 4]}
     of_tests = {name: {"accuracy": {"value": int(right.sum()) / count}} for name, right in answers.items()}
     write_stress(folder, results | {"tests": of_tests, "answers": answers, "summary": {}})
@@ -278,6 +284,9 @@ def test_runs_without_a_recipe_or_with_other_samples(small_sets, tmp_path, capsy
     write_answers(tmp_path / "d", test, seeded(), "another sample", 60)
     cells, around = table(capsys, runs)
     assert "noise" in cells and "the stress tests of" in around and "are of other images" in around
+    for name in "cd":  # stress tests of other images than the answers
+        write_answers(tmp_path / name, dataclasses.replace(test, images=test.images.flip(0)), seeded())
+    assert "noise" not in table(capsys, runs)[0]
     with pytest.raises(UserError, match="expected two runs or more"):
         compare.main(runs[:1])
 

@@ -30,7 +30,16 @@ ROOMS = {
     "agreement": {"metrics", "running"},
     "compare": {"agreement", "metrics", "running", "stress_tests.summary"},
     "page": {"gradcam", "running"},
-    "report": {"agreement", "classifier", "data", "metrics", "page", "reasons", "running"},
+    "report": {
+        "agreement",
+        "classifier",
+        "data",
+        "metrics",
+        "page",
+        "reasons",
+        "running",
+        "sources.predictions",
+    },
     "hubconf": {"resnet_cifar", "running"},
 }
 MOST_LINES = {"data": 700, "train": 1679, "explain": 1900, "report": 4653}

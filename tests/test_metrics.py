@@ -374,22 +374,7 @@ def test_mcnemar_equals_counting_all_ways_in_which_coins_fall(n):
         assert metrics.mcnemar_exact(k, n - k) == as_uneven / 2**n
 
 
-# ---- Neighbours and explanations ---------------------------------------------------------------------------
-
-
-def test_nearest_neighbours_equal_a_sorted_list():
-    features = torch.randn(300, 9, generator=seeded())  # more than are computed at once
-    reference = torch.randn(40, 9, generator=seeded(1))
-    reference[[5, 20, 30]] = 3 * features[0]  # the nearest of the first row, as often as that
-    reference[5] += 2e-3 * torch.randn(9, generator=seeded(2))  # and almost
-    reference[39] = 0
-    index = metrics.nearest_neighbours(features, reference, 7)
-    cosine = torch.nn.functional.cosine_similarity(features[:, None].double(), reference.double(), dim=2)
-    for found, cosines in zip(index.tolist(), cosine.tolist(), strict=True):
-        expected = sorted(range(40), key=lambda i: (-round(cosines[i] * 2**20), i))
-        assert found == expected[:7]
-    assert index[0, :3].tolist() == [5, 20, 30]
-    assert metrics.nearest_neighbours(features, features, 1)[:, 0].tolist() == list(range(300))
+# ---- Explanations ------------------------------------------------------------------------------------------
 
 
 def test_pointing_game_against_a_loop():
@@ -478,7 +463,6 @@ REFUSED = [
     ([metrics.proportion], (4, 3), "whole number"),
     ([metrics.auroc], (LABELS, [0.1, 0.2, 0.3]), r"positive must be bool \[3\]"),
     ([metrics.auroc], ([True, False], [0.1, math.nan]), "some are NaN"),
-    ([metrics.nearest_neighbours], (QUARTERS, QUARTERS.T, 1), "D is 4 and 3"),
     ([metrics.pointing_game], (QUARTERS, QUARTERS), r"\[N, H, W\]"),
 ]
 

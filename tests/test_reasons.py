@@ -26,10 +26,15 @@ SIDE = 18  # not a multiple of 4, the cells of a puzzle in a row
 
 @pytest.fixture
 def small_case():
-    """A network of 3x3 cells and six classes, 240 images of which two thirds are mistakes, and its logits."""
+    """A network of 3x3 cells and nine classes, 240 images, two thirds of them mistakes, and its logits."""
     torch.manual_seed(3)
     model = nn.Sequential(
-        nn.AvgPool2d(6), nn.Conv2d(3, 8, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 6)
+        nn.AvgPool2d(6),
+        nn.Conv2d(3, 16, 1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 9),
     )
     nn.init.normal_(model[1].weight)
     nn.init.normal_(model[5].weight, std=6.0)
@@ -56,7 +61,7 @@ def case_of(model):
 
 
 def cells_of(model, image):
-    """The layer's output [8, 3, 3] of an image [3, 18, 18] in [0, 1]."""
+    """The layer's output [16, 3, 3] of an image [3, 18, 18] in [0, 1]."""
     weight, bias = (value.detach().double().numpy() for value in (model[1].weight, model[1].bias))
     means = image.reshape(3, 3, 6, 3, 6).mean(axis=(2, 4))
     return np.maximum(0, np.einsum("kc,cij->kij", weight[:, :, 0, 0], means) + bias[:, None, None])
@@ -134,7 +139,7 @@ def test_covering_is_that_of_loops(small_case, monkeypatch):
     right = [i for i in range(240) if likely[i][0] == y_true[i]]
     mistakes = [wrong[i] for i in torch.randperm(len(wrong), generator=generator)[:60]]
     right = [right[i] for i in torch.randperm(len(right), generator=generator)[:20]]
-    class_draws = torch.rand(60, 6, generator=generator).tolist()
+    class_draws = torch.rand(60, 9, generator=generator).tolist()
     draws = torch.rand(3, 60, 3, 3, generator=generator).double().numpy()
     draws_right = torch.rand(3, 20, 3, 3, generator=generator).double().numpy()
 
@@ -206,7 +211,7 @@ def test_covering_is_that_of_loops(small_case, monkeypatch):
 
 def test_what_needs_a_third_class_or_another_image_is_absent_without(small_case):
     torch.manual_seed(0)
-    two = case_of(nn.Sequential(*small_case.model[:5], nn.Linear(8, 2)))
+    two = case_of(nn.Sequential(*small_case.model[:5], nn.Linear(16, 2)))
     images, y_true, logits = two.images, two.y_true, two.logits
     wrong = logits.argmax(dim=1) != y_true
     found = reasons.measure_covering(two.network, images[wrong], y_true[wrong], logits[wrong], FILL)

@@ -19,6 +19,7 @@ from torch import nn
 from torchvision.io import decode_image, read_file
 
 import data
+import evaluate
 import metrics
 import reasons
 import report
@@ -43,7 +44,7 @@ def logits(small_sets):
 
 def test_numbers_against_loops(small_sets, logits):
     test = small_sets[1]
-    numbers, evaluated = report.evaluate(logits, test, None, None)
+    numbers, evaluated = evaluate.evaluate(logits, test, None, None)
     rows, of = logits.double().softmax(dim=1).tolist(), test.superclass_of.tolist()
     answers = [(t, row.index(max(row)), row) for t, row in zip(test.labels.tolist(), rows, strict=True)]
     surest = sorted(answers, key=lambda answer: -max(answer[2]))
@@ -81,7 +82,7 @@ def test_numbers_against_loops(small_sets, logits):
 
 def test_a_temperature_divides_the_logits(small_sets, logits):
     y_true = small_sets[1].labels
-    numbers, _ = report.evaluate(logits, small_sets[1], None, (2.5 * logits, y_true))
+    numbers, _ = evaluate.evaluate(logits, small_sets[1], None, (2.5 * logits, y_true))
     temperature = metrics.fit_temperature(2.5 * logits, y_true)
     after = expected_calibration_error(y_true, (logits / temperature).softmax(dim=1))
     assert numbers["expected_calibration_error_after_temperature"] == pytest.approx(after)
@@ -93,10 +94,10 @@ def test_a_temperature_divides_the_logits(small_sets, logits):
 def test_what_is_not_known_is_left_out(small_sets, logits):
     train, test = small_sets
     unknown = dataclasses.replace(test, superclass_of=None, superclass_names=None)
-    numbers, _ = report.evaluate(logits, unknown, None, None)
+    numbers, _ = evaluate.evaluate(logits, unknown, None, None)
     assert not [key for key in numbers if re.search("superclass|temperature|duplicates", key)]
     assert not {"superclass", "num_train"} & numbers["classes"][0].keys()
-    assert report.evaluate(logits, test, train, None)[0]["classes"][0]["num_train"] == 3
+    assert evaluate.evaluate(logits, test, train, None)[0]["classes"][0]["num_train"] == 3
 
 
 def test_duplicates_are_counted_and_left_out(small_sets):
@@ -105,7 +106,7 @@ def test_duplicates_are_counted_and_left_out(small_sets):
         return dataclasses.replace(small_sets[1], images=pixels, labels=torch.tensor(labels))
 
     train, test = split([0, 1, 1, 2], [7, 1, 1, 0]), split([1, 3, 3, 4, 2], [1, 0, 0, 0, 5])
-    counts, labels = report.audit_duplicates(train, test, torch.tensor([2, 0, 1, 1, 0]))
+    counts, labels = evaluate.audit_duplicates(train, test, torch.tensor([2, 0, 1, 1, 0]))
     assert labels.tolist() == [1, -1, -1, -1, 0]
     assert counts == {
         "train_images_that_repeat_another": 1,
@@ -116,7 +117,7 @@ def test_duplicates_are_counted_and_left_out(small_sets):
     }
     # All of them are in training and all are right: of nothing there is no number.
     test = small_sets[1]
-    numbers, _ = report.evaluate(torch.eye(100)[test.labels], test, test, None)
+    numbers, _ = evaluate.evaluate(torch.eye(100)[test.labels], test, test, None)
     assert numbers["duplicates"]["accuracy_without_them"] is None
     assert numbers["errors_within_superclass"] is None
 
@@ -124,7 +125,7 @@ def test_duplicates_are_counted_and_left_out(small_sets):
 def test_the_mean_colour_is_that_of_the_data(small_sets):
     images = small_sets[0].images.double() / 255
     expected = [images[:, channel].mean().item() for channel in range(3)]
-    assert report.mean_colour(small_sets[0]).tolist() == pytest.approx(expected)
+    assert evaluate.mean_colour(small_sets[0]).tolist() == pytest.approx(expected)
 
 
 # ---- A network in memory ---------------------------------------------------------------------------------

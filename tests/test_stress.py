@@ -84,7 +84,7 @@ def use_few_tests(monkeypatch, num_classes=10):
     monkeypatch.setattr(classifier, "load", lambda *some: (None, test))
     monkeypatch.setattr(classifier, "CLASS_NAMES", {})  # every name stands for this set
     monkeypatch.setattr(stress, "CORRUPTION_IMAGES", 20)
-    monkeypatch.setattr(stress, "ATTACK_IMAGES", 10)
+    monkeypatch.setattr(stress, "FEWEST_ATTACKED", 10)
     return test
 
 
@@ -233,8 +233,8 @@ def test_each_test_has_its_level_and_its_images(few_tests, tmp_path):
     for test, images in changed.items():
         record, right = stress.measure(predict(examined.model, images, CPU), labels)
         assert results["tests"][test] == record and torch.equal(answers[test], right)
-    before = {"fgsm": (), "random": (), "pgd": (), "pgd_more_steps": ("pgd",)}
-    before["apgd_ce"] = ("fgsm", "random", "pgd", "pgd_more_steps")
+    before = {"fgsm": (), "pgd": (), "pgd_more_steps": ("pgd",)}
+    before["apgd_ce"] = ("fgsm", "pgd", "pgd_more_steps")
     before["apgd_dlr"] = (*before["apgd_ce"], "apgd_ce")
     for name, earlier in before.items():  # an attack takes only what those before it have left
         left = answers["clean/0"][attacked]
@@ -242,6 +242,38 @@ def test_each_test_has_its_level_and_its_images(few_tests, tmp_path):
             left = left & answers[f"{other}/1"]
         right = stress.attack_images(examined, sample, name, 1, left)
         assert torch.equal(answers[f"{name}/1"], right), name
+
+
+def test_random_signs_are_measured_on_all_images_with_what_they_win(few_tests, tmp_path):
+    examined, y_pred = wavy(10)
+    labels = partly_wrong(y_pred, 10)
+    sample = stress.Sample(IMAGES, labels, torch.tensor([1, 3, 4]), torch.arange(24))
+    results = {"tests": {}, "answers": {}}
+    stress.run_tests(examined, sample, {}, tmp_path, results)
+    stress.add_summary(results, sample, list("abcdefghij"))
+    clean, right = results["answers"]["clean/0"].tolist(), results["answers"]["random/64"].tolist()
+    signs = attacks.random_corner(examined.model, IMAGES / 255, labels, 64 / 255, seeded())
+    assert right == [c == y for c, y in zip(examined.model(signs).argmax(dim=1), labels, strict=True)]
+    change = [int(a) - int(b) for a, b in zip(right, clean, strict=True)]
+    record = results["tests"]["random/64"]
+    assert (record["lost"], record["won"]) == (change.count(-1) / 24, change.count(1) / 24)
+    assert change.count(-1) > 0 and change.count(1) > 0
+    half = 1.96 * statistics.stdev(change) / 24**0.5
+    mean = statistics.mean(change)
+    assert record["change"] == pytest.approx({"value": mean, "low": mean - half, "high": mean + half})
+    assert record["accuracy"] == proportion(sum(right), 24)
+    # They do not count in the worst of all attacks.
+    survive = [results["answers"][f"{name}/64"] for name in ("fgsm", "pgd")]
+    assert results["robust_accuracy"]["64"]["value"] == torch.stack(survive).all(dim=0).double().mean()
+
+
+@pytest.mark.parametrize(("count", "attacked"), [(30, 10), (100, 20), (3000, 40), (None, 40)])
+def test_a_fifth_of_the_sample_is_attacked_within_limits(few_tests, monkeypatch, count, attacked):
+    monkeypatch.setattr(stress, "MOST_ATTACKED", 40)
+    images, labels = few_tests.images.repeat(8, 1, 1, 1), few_tests.labels.repeat(8)
+    sample = stress.draw_sample(dataclasses.replace(few_tests, images=images, labels=labels), count)
+    assert len(sample.labels) == min(320, count or 320) and len(sample.attacked) == attacked
+    assert torch.equal(sample.labels, labels[sample.index])
 
 
 # ---- The examples ----------------------------------------------------------------------------------------
@@ -257,7 +289,7 @@ def test_examples_can_be_made_again_from_the_files(few_tests, command, tmp_path)
     assert stress.main(command(tmp_path)) == 0
     model, labels = classifier.from_module(quick(10), None, "none", CPU).model, few_tests.labels
     results = read_stress(tmp_path, {})
-    sample = stress.draw_sample(few_tests, full=False)
+    sample = stress.draw_sample(few_tests, 20)
     right = predict(model, few_tests.images, CPU).argmax(dim=1) == labels
     among = {"examples": sample.index, "attack_examples": sample.index[sample.attacked]}
     for key, count in (("examples", 8), ("attack_examples", 6)):
@@ -294,6 +326,17 @@ def test_files_without_examples_are_read_and_completed(few_tests, command, tmp_p
     measured = interrupt(monkeypatch, "measure", at={})
     assert stress.main(command(tmp_path)) == 0
     assert files(tmp_path) == whole and measured == []
+
+
+def test_random_signs_of_earlier_versions_are_measured_again(few_tests, command, tmp_path, monkeypatch):
+    assert stress.main(command(tmp_path)) == 0
+    results = read_json(tmp_path)
+    older = json.loads(json.dumps(results))
+    older["tests"]["random/1"] = {"accuracy": results["tests"]["random/1"]["accuracy"]}
+    (tmp_path / "stress.json").write_text(json.dumps(older), encoding="utf-8")
+    measured = interrupt(monkeypatch, "measure_random", at={})
+    assert stress.main(command(tmp_path)) == 0
+    assert read_json(tmp_path) == results and [given[2] for given in measured] == [1]
 
 
 def test_without_a_right_answer_nothing_is_attacked(few_tests, command, tmp_path, monkeypatch):
@@ -378,9 +421,9 @@ def test_after_kill_9_it_goes_on_to_the_same_files(few_tests, command, tmp_path)
 
 def test_results_of_other_weights_or_more_images_are_kept(few_tests, command, tmp_path, capsys):
     out = tmp_path / "out"
-    assert stress.main(command(out, "--full")) == 0
+    assert stress.main(command(out, "--images", 40)) == 0
     before = contents(out)
-    assert_one_line(*outcome(capsys, stress.main, command(out)), "is of more images: give --full")
+    assert_one_line(*outcome(capsys, stress.main, command(out)), "is of more images: give --images 40")
     weights = outcome(capsys, stress.main, command(out, "--full", name="other"))
     assert_one_line(*weights, "is of other weights.*: use another --out, or replace it by --overwrite")
     assert contents(out) == before
@@ -416,7 +459,7 @@ def test_an_interrupted_overwrite_goes_on(few_tests, command, tmp_path, monkeypa
 def test_a_network_without_gradients_cannot_be_attacked(few_tests, command, tmp_path, capsys, name):
     code, err = outcome(capsys, stress.main, command(tmp_path, name=name))
     assert_one_line(code, err, "cannot be attacked: no gradient of the scores reaches the images")
-    assert list(read_json(tmp_path)["tests"])[-2:] == [f"{[*cues.CUES][-1]}/0", "unattacked/0"]
+    assert list(read_json(tmp_path)["tests"])[-2:] == ["random/8", "random/64"]
     before = files(tmp_path)
     assert_one_line(*outcome(capsys, stress.main, command(tmp_path, name=name)), "cannot be attacked")
     assert files(tmp_path) == before

@@ -241,10 +241,10 @@ def train_by_formulas(dataset, args):
 )
 def test_the_loop_equals_one_written_out_in_formulas(tmp_path, small, monkeypatch, options):
     # In float64, because in float32 rounding now and then takes a ReLU to the other side.
-    corrupt = train_changed.corrupt
+    corrupt = train_changed.corrupt_batch
     monkeypatch.setattr(train, "resnet18", lambda *args: resnet18(*args).double())
     monkeypatch.setattr(
-        train_changed, "corrupt", lambda x, *rest: corrupt(x.to(torch.float32), *rest).double()
+        train_changed, "corrupt_batch", lambda x, *rest: corrupt(x.to(torch.float32), *rest).double()
     )
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     options = f"--epochs 2 --lr 0.05 --warmup-epochs 0.5 {options}"

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from networks import Linear, Opposite, Small, Wavy, natural_images, seeded
 from torch import nn
 
@@ -100,12 +101,51 @@ def test_apgd_is_exact_on_a_linear_model(loss):
     torch.testing.assert_close(attacked, images + epsilon * away, atol=1e-6, rtol=0)
 
 
+def test_the_strongest_point_by_hand():
+    """Of each image a misclassified point beats any other, and among equals the larger loss."""
+    strongest = attacks.Strongest(torch.zeros(3, 1, 1, 1))
+    points = [  # index, x, loss, misclassified
+        ([0, 1, 2], [1, 1, 1], [5, 1, 2], [False, True, False]),
+        ([0, 1], [2, 2], [4, 9, ], [True, False]),  # a smaller loss, but wrong; a larger one, but right
+        ([2, 0], [3, 3], [1, 4.5], [False, True]),
+        ([0], [4], [9], [False]),
+    ]  # fmt: skip
+    for index, x, loss, wrong in points:
+        x = torch.tensor(x).view(-1, 1, 1, 1).float()
+        strongest.see(torch.tensor(index), x, torch.tensor(loss).float(), torch.tensor(wrong))
+    assert strongest.images.flatten().tolist() == [3, 1, 1]
+    assert strongest.fooled.tolist() == [True, True, False] and strongest.left().tolist() == [2]
+
+
+class InFloat64(nn.Module):
+    def forward(self, x):
+        return torch.stack(
+            [x.mean(dim=(1, 2, 3)), 1 - x.mean(dim=(1, 2, 3)), x.sum(dim=(1, 2, 3))], dim=1
+        ).double()
+
+
+class Checkpointed(nn.Module):
+    def forward(self, x):
+        return torch.utils.checkpoint.checkpoint(InFloat64(), x, use_reentrant=True)
+
+
+def test_logits_in_float64_are_attacked_and_reentrant_checkpoints_refused():
+    images, labels = IMAGES[:4], torch.zeros(4, dtype=torch.int64)
+    for loss in ("ce", "dlr"):
+        attacked = attacks.apgd(InFloat64(), images, labels, 4 / 255, seeded(), steps=3, loss=loss)
+        assert attacked.dtype == torch.float32 and not torch.equal(attacked, images)
+    attacks.pgd(InFloat64(), images, labels, 4 / 255, seeded(), steps=2)
+    with pytest.raises(attacks.NoGradientError, match=r"cannot be computed: .*checkpoint"):
+        attacks.fgsm(Checkpointed(), images, labels, 4 / 255)
+
+
 def test_dlr_loss_by_hand():
     logits = torch.tensor([[4.0, 1.0, 3.0, -2.0], [4.0, 1.0, 3.0, -2.0], [4.0, 1.0, 3.0, -2.0]])
     labels = torch.tensor([0, 2, 3])
     expected = torch.tensor([(3 - 4) / (4 - 1), (4 - 3) / (4 - 1), (4 + 2) / (4 - 1)])
     torch.testing.assert_close(attacks.dlr_loss(logits, labels), expected)
-    torch.testing.assert_close(attacks.dlr_loss(1000 * logits + 5, labels), expected)
+    for shift in (5, -9000):  # also where all logits are negative
+        torch.testing.assert_close(attacks.dlr_loss(1000 * logits + shift, labels), expected)
     with pytest.raises(ValueError, match="at least 3 classes, not 2"):
         attacks.dlr_loss(logits[:, :2], labels.clamp(max=1))
 

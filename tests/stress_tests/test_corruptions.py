@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -48,12 +49,30 @@ def test_shape_type_range_and_the_input_left_alone(name):
             assert torch.equal(images, before)
 
 
+def test_pictures_of_every_size():
+    """A side of 64 has the constants of CIFAR-10-C, from 65 on those of ImageNet-C; a row of five has one."""
+    for side, factor in ((8, 0.75), (64, 0.75), (65, 0.4)):
+        images = torch.rand(2, 3, side, side, generator=seeded())
+        mean = images.mean(dim=(2, 3), keepdim=True)
+        torch.testing.assert_close(
+            CORRUPTIONS["contrast"](images, 1, seeded()) - mean, factor * (images - mean)
+        )
+        own = corruptions.Corruption(corruptions.contrast, "digital", "own", factor=(1, 0.9, 0.8, 0.7, 0.6))
+        torch.testing.assert_close(own(images, 5, seeded()) - mean, 0.6 * (images - mean))
+    for name in NAMES:
+        for side in (8, 47, 65):
+            images = torch.rand(1, 3, side, side, generator=seeded())
+            corrupted = CORRUPTIONS[name](images, 5, seeded())
+            assert corrupted.shape == images.shape and corrupted.min() >= 0 and corrupted.max() <= 1, name
+
+
 def test_bad_input_is_refused():
     corruption = CORRUPTIONS["fog"]
     for severity in (0, 6, 2.5):
         with pytest.raises(ValueError, match="severity"):
             corruption(IMAGES[:1], severity, seeded())
-    for images in (IMAGES[0], IMAGES[:1, :1], IMAGES[:1].double()):
+    wide, small = torch.rand(1, 3, 32, 40), torch.rand(1, 3, 7, 7)
+    for images in (IMAGES[0], IMAGES[:1, :1], IMAGES[:1].double(), wide, small):
         with pytest.raises(ValueError, match="images"):
             corruption(images, 1, seeded())
 
@@ -111,7 +130,7 @@ def test_frost_has_the_ice_of_the_same_photograph():
     clean = channels_first(PUBLISHED["clean"])
     ours, published = [], []
     for severity, pictures in enumerate(channels_first(PUBLISHED["frost"]), start=1):
-        kept, weight = (values[severity - 1] for values in CORRUPTIONS["frost"].constants.values())
+        kept, weight, _ = (small[severity - 1] for small, _ in CORRUPTIONS["frost"].constants.values())
         for ice, frosted in ((ours, corruptions.corrupt(clean, "frost", severity)), (published, pictures)):
             layer = (frosted - kept * clean) / (255 * weight)
             ice.append(torch.where(frosted < 255, layer, torch.nan))  # what is white may have been more
@@ -126,6 +145,59 @@ def test_frost_has_the_ice_of_the_same_photograph():
     assert 0.8 < texture[0] / texture[1] < 1.25
 
 
+PUBLISHED_224 = np.load(Path(__file__).parent / "published_224.npz")
+OFF_BY_MORE = dict.fromkeys(("snow", "pixelate", "saturate"), 0.008)  # than 0.3 %
+PHOTOGRAPH = channels_first(PUBLISHED_224["clean"])[None]
+
+
+def statistics(images: torch.Tensor) -> np.ndarray:
+    """Of uint8 [N, 3, 224, 224]: how far they are from the photograph and how much neighbours differ, in
+    levels, and the amplitude of waves of 1 to 4, 4 to 16, 16 to 64 and more periods; the means, float64 [6].
+    """
+    images = images.float()
+    distance = (images - PHOTOGRAPH).abs().mean()
+    gradient = images.diff(dim=2).abs().mean() + images.diff(dim=3).abs().mean()
+    periods = 224 * torch.hypot(torch.fft.fftfreq(224)[:, None], torch.fft.fftfreq(224))
+    power = torch.fft.fft2(images).abs().square().mean(dim=(0, 1)) / 224**4
+    edges = (1, 4, 16, 64, 224)
+    bands = [power[(periods >= a) & (periods < b)].sum().sqrt() for a, b in pairwise(edges)]
+    return torch.stack([distance, gradient, *bands]).numpy()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "frost"])
+def test_statistics_of_the_published_code_at_224_pixels(name):
+    ours = [statistics(corruptions.corrupt(PHOTOGRAPH, name, severity)) for severity in (1, 2, 3, 4, 5)]
+    np.testing.assert_allclose(ours, PUBLISHED_224[name], rtol=OFF_BY_MORE.get(name, 0.003))
+
+
+def test_statistics_of_frost_at_224_pixels():
+    """The published ones are means over 300 parts of the photographs of ice."""
+    frosted = corruptions.corrupt(PHOTOGRAPH.expand(16, -1, -1, -1), "frost", 3)
+    np.testing.assert_allclose(statistics(frosted), PUBLISHED_224["frost"][2], rtol=0.12)
+
+
+def test_glass_blur_hands_values_on_like_the_published_loop():
+    """Pixel after pixel from the last to the first takes the value at its offset, new or old."""
+    image = torch.rand(1, 3, 20, 20, generator=seeded()).mul(255).floor() / 255
+    for reach in (1, 3):
+        (generator,) = corruptions.spawn(seeded(), 1)
+        expected = image[0].clone()
+        for _ in range(2):
+            rows, columns = (torch.rand(2, 20, 20, generator=generator) * 2 * reach).long() - reach
+            for y in range(20 - reach, reach, -1):
+                for x in range(20 - reach, reach, -1):
+                    expected[:, y, x] = expected[:, y + rows[y, x], x + columns[y, x]]
+        ours = corruptions.glass_blur(image, corruptions.spawn(seeded(), 1), 0.01, reach, rounds=2)
+        torch.testing.assert_close(ours[0], expected)
+
+
+def test_fog_of_a_picture_without_white():
+    """Clouds c from 0 to 1 are added to 0.5, which stays the brightest: (0.5 + 1.5 c) 0.5 / (0.5 + 1.5)."""
+    foggy = CORRUPTIONS["fog"](torch.full((3, 3, 32, 32), 0.5), 5, seeded())
+    torch.testing.assert_close(foggy.amin(dim=(1, 2, 3)), torch.full((3,), 0.125))
+    torch.testing.assert_close(foggy.amax(dim=(1, 2, 3)), torch.full((3,), 0.5))
+
+
 # ---- The table and the folder ----------------------------------------------------------------------------
 
 FOLDER = Path(corruptions.__file__).parent
@@ -134,22 +206,18 @@ FOLDER = Path(corruptions.__file__).parent
 WHOLE_NUMBERS = ("motion_blur", "pixelate", "jpeg_compression")  # what the published code has as such
 
 
-def test_the_seed_of_a_corruption_follows_from_its_name():
+def test_the_seed_of_a_corruption_follows_from_its_name(monkeypatch):
     images = (IMAGES[:3] * 255).round().byte()
+    monkeypatch.setattr(corruptions, "PIXELS_AT_ONCE", 2 * 32 * 32)  # so where the pieces end does not matter
     seeds = set()
     for name in NAMES:
         seed = zlib.crc32(name.encode())
         seeds.add(seed)
         exact = CORRUPTIONS[name](images / 255, 4, seeded(seed)) * 255
         expected = (exact.round() if name in WHOLE_NUMBERS else (exact + 1e-4).floor()).byte()
-        assert torch.equal(corruptions.corrupt(images, name, 4), expected), name
+        difference = corruptions.corrupt(images, name, 4).int() - expected.int()
+        assert (difference.abs().max() <= 1) and (difference != 0).float().mean() < 1e-3, name
     assert len(seeds) == len(NAMES)
-    # The images are corrupted in pieces of 500; where the pieces end does not matter.
-    many = images[:1].expand(501, -1, -1, -1)
-    expected = (
-        CORRUPTIONS["impulse_noise"](many / 255, 5, seeded(zlib.crc32(b"impulse_noise"))) * 255
-    ).round()  # values are whole levels already
-    assert torch.equal(corruptions.corrupt(many, "impulse_noise", 5), expected.byte())
 
 
 def test_rounding_down_keeps_whole_levels():

@@ -22,6 +22,15 @@ def test_worked_example():
     torch.testing.assert_close(cues.high_pass(image, 7), (0.5 + fine).expand(1, 3, 32, 32))
 
 
+@pytest.mark.parametrize("side", [32, 48])
+def test_the_bands_part_at_a_quarter_of_the_side(side):
+    x = torch.arange(side) * 2 * math.pi / side
+    coarse, fine = 0.2 * torch.cos(side / 4 * x), 0.1 * torch.cos((side / 4 + 1) * x)
+    image = (0.5 + coarse + fine).expand(1, 3, side, side)
+    for name, left in {"low_pass": coarse, "high_pass": fine}.items():
+        torch.testing.assert_close(cues.CUES[name](image, None), (0.5 + left).expand_as(image))
+
+
 @pytest.mark.parametrize("frequency", [2.0, 5.0, 7.5])
 def test_bands_against_sums_of_cosines(frequency):
     image = torch.rand(1, 1, 8, 8, generator=seeded(), dtype=torch.float64)

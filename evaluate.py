@@ -1,0 +1,174 @@
+"""From the answers to the test images to their numbers, those of metrics.json and predictions.npz.
+
+The arithmetic stands in metrics.py; here it is put together, from the logits of any classifier.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import metrics
+from data import Dataset, first_copy, images_at_once
+
+CONFIDENT = 0.9
+HISTOGRAM_BINS = 50
+
+
+def evaluate(
+    logits: Tensor, test: Dataset, train: Dataset | None, validation: tuple[Tensor, Tensor] | None
+) -> tuple[dict, dict]:
+    """Return the numbers of metrics.json and the arrays of predictions.npz that follow from the logits.
+
+    logits float32 [N, C]: of the test split. train: the training set, and validation: logits [V, C] and
+    labels [V]; None if it is not known.
+    """
+    probabilities, y_pred, y_true = logits.softmax(dim=1), logits.argmax(dim=1), test.labels
+    confusion = metrics.confusion_matrix(y_true, y_pred, len(test.class_names))
+    answers = {
+        "y_true": y_true,
+        "y_pred": y_pred,
+        "probabilities": probabilities,
+        "confidence": probabilities.amax(dim=1),
+        "confusion": confusion,
+        "filenames": test.filenames,
+    }
+    numbers = metrics.bootstrap_headline(y_true, logits) | {"num_test": len(y_true)}
+    numbers |= evaluate_confidence(logits, y_true, validation)
+    numbers |= evaluate_classes(confusion, test, train)
+    if test.superclass_of is not None:
+        of, count = test.superclass_of, len(test.superclass_names)
+        coarse = metrics.confusion_matrix(of[y_true], of[y_pred], count)
+        numbers |= evaluate_superclasses(test, y_pred, coarse)
+        answers |= {"superclass_of": of, "superclass_names": test.superclass_names}
+        answers["superclass_confusion"] = coarse
+    if train is not None:
+        numbers["duplicates"], answers["training_labels"] = audit_duplicates(train, test, y_pred)
+    return numbers, answers
+
+
+def evaluate_confidence(logits: Tensor, y_true: Tensor, validation: tuple[Tensor, Tensor] | None) -> dict:
+    """Return how well confidence says which answers are right, as trained and at the temperature."""
+    logits = logits.double()  # in float32 large ones give a confidence of 1, and small ones all the same
+    probabilities, right = logits.softmax(dim=1), logits.argmax(dim=1) == y_true
+    confidence = probabilities.amax(dim=1)
+    sure = confidence > CONFIDENT
+    _, risk = metrics.risk_coverage(y_true, probabilities)
+    place = (HISTOGRAM_BINS * confidence).long().clamp(max=HISTOGRAM_BINS - 1)
+    numbers = {
+        "aurc": metrics.aurc(y_true, probabilities),
+        "risk_at_half_coverage": risk[(len(risk) - 1) // 2].item(),
+        "auroc": metrics.auroc(right, metrics.log_odds(logits)),
+        "confident": {"answers": int(sure.sum()), "wrong": int((sure & ~right).sum())},
+        "confidence_histogram": {
+            "right": place[right].bincount(minlength=HISTOGRAM_BINS).tolist(),
+            "wrong": place[~right].bincount(minlength=HISTOGRAM_BINS).tolist(),
+        },
+    }
+    calibration = {"as_trained": calibrate(logits, y_true, 1.0)}
+    if validation is not None:
+        numbers["temperature"] = metrics.fit_temperature(*validation)
+        calibration["with_temperature"] = calibrate(logits, y_true, numbers["temperature"])
+    for suffix, row in zip(("", "_after_temperature"), calibration.values(), strict=False):
+        for key in ("negative_log_likelihood", "expected_calibration_error", "mean_confidence"):
+            numbers[f"{key}{suffix}"] = row[key]
+    numbers["calibration_bins"] = {name: row["bins"] for name, row in calibration.items()}
+    return numbers
+
+
+def calibrate(logits: Tensor, y_true: Tensor, temperature: float) -> dict:
+    """Return how well the probabilities at a temperature say how often the answers are right.
+
+    `bins` are [confidence, accuracy, number of answers] of each bin that has any.
+    """
+    scaled = logits / temperature
+    probabilities = scaled.softmax(dim=1)
+    columns = [column.tolist() for column in metrics.calibration_bins(y_true, probabilities)]
+    return {
+        # From the logits: a probability that rounds to 0 would make it infinite.
+        "negative_log_likelihood": F.cross_entropy(scaled, y_true).item(),
+        "expected_calibration_error": metrics.expected_calibration_error(y_true, probabilities),
+        "mean_confidence": probabilities.amax(dim=1).mean().item(),
+        "bins": [list(row) for row in zip(*columns, strict=True) if row[2]],
+    }
+
+
+def evaluate_superclasses(test: Dataset, y_pred: Tensor, coarse: Tensor) -> dict:
+    """Return whether errors are near misses, and each tested superclass's recall.
+
+    coarse: the confusion matrix of superclasses, int64 [S, S].
+    """
+    of, wrong = test.superclass_of, y_pred != test.labels
+    true, predicted = of[test.labels], of[y_pred]
+    within = metrics.accuracy(true[wrong], predicted[wrong]) if wrong.any() else None
+    recalls = metrics.per_class_accuracy(coarse)
+    tested = torch.nonzero(coarse.sum(dim=1)).flatten()
+    return {
+        "superclass_accuracy": metrics.accuracy(true, predicted),
+        "errors_within_superclass": within,
+        "chance_within_superclass": metrics.chance_within_superclass(of),
+        "superclasses": [{"name": test.superclass_names[s], "recall": recalls[s].item()} for s in tested],
+    }
+
+
+def evaluate_classes(confusion: Tensor, test: Dataset, train: Dataset | None) -> dict:
+    """Return the numbers of each class, what it is mistaken for most often, and the pairs often confused."""
+    precision, recall, f1 = metrics.precision_recall_f1(confusion)
+    wrong = confusion.clone().fill_diagonal_(0)
+    classes, names, num_test = [], test.class_names, confusion.sum(dim=1)
+    for c, name in enumerate(names):
+        row = {"name": name}
+        if test.superclass_of is not None:
+            row["superclass"] = test.superclass_names[test.superclass_of[c]]
+        if train is not None:
+            row["num_train"] = int((train.labels == c).sum())
+        ends = {"low": None, "high": None}  # without images
+        if num_test[c]:
+            ends = metrics.proportion(int(confusion[c, c]), int(num_test[c]))
+        row |= {
+            "num_test": int(num_test[c]),
+            "num_right": int(confusion[c, c]),
+            "num_predicted": int(confusion[:, c].sum()),
+            "precision": precision[c].item(),
+            "recall": recall[c].item(),
+            "low": ends["low"],  # of the recall, with 95 % confidence
+            "high": ends["high"],
+            "f1": f1[c].item(),
+            "most_confused_with": names[wrong[c].argmax()] if wrong[c].any() else "",
+            "most_confused_with_count": int(wrong[c].max()),
+        }
+        classes.append(row)
+    pairs = metrics.most_confused_pairs(confusion, 20)
+    return {
+        "classes": classes,
+        "most_confused_pairs": [{"true": names[i], "predicted": names[j], "count": n} for i, j, n in pairs],
+    }
+
+
+def mean_colour(dataset: Dataset) -> Tensor:
+    """Return the mean of all pixels of the images, float32 [3] in [0, 1]."""
+    images = dataset.images  # a sum of all at once would have them in 64 bits
+    sums = torch.stack([part.sum(dim=(0, 2, 3)) for part in images.split(images_at_once(images))])
+    return (sums.sum(dim=0).double() / (255 * len(images) * images.shape[-1] ** 2)).float()
+
+
+def audit_duplicates(train: Dataset, test: Dataset, y_pred: Tensor) -> tuple[dict, Tensor]:
+    """Count equal images: a test image that is also a training image can flatter the accuracy or spoil it.
+
+    Also returns the label of the pixels of each test image in the training set, int64 [N], -1 where they are
+    not there.
+    """
+    copies, n = first_copy(train.images, test.images), len(train.labels)
+    repeats = copies[:n] != torch.arange(n)
+    in_train = copies[n:] < n
+    rest = ~in_train
+    training_labels = torch.full_like(test.labels, -1)
+    training_labels[in_train] = train.labels[copies[n:][in_train]]
+    relabelled = in_train & (training_labels != test.labels)
+    counts = {
+        "train_images_that_repeat_another": int(repeats.sum()),
+        "test_images_in_train": int(in_train.sum()),
+        "with_another_label_there": int(relabelled.sum()),
+        "misclassified_as_labelled_there": int((relabelled & (y_pred == training_labels)).sum()),
+        "accuracy_without_them": metrics.accuracy(test.labels[rest], y_pred[rest]) if rest.any() else None,
+    }
+    return counts, training_labels
