@@ -16,19 +16,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from data import (
-    CLASS_NAMES,
-    LARGEST,
-    SIZE,
-    SMALLEST,
-    Dataset,
-    Normalize,
-    images_at_once,
-    in_unit,
-    load,
-    memory_format,
-    resize,
-)
+import data
+from data import SIZE, Dataset, Normalize, images_at_once, load, memory_format
 from gradcam import GradCAM
 from gradcam_layer import find_layer
 from resnet_cifar import resnet18
@@ -48,28 +37,16 @@ class FromPixels(nn.Module):
     data set's classes. Of a network that `ends_in_softmax` they are the logarithms of its probabilities.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        image_size: int = SIZE,
-        normalize: nn.Module | None = None,
-        uncropped: int | None = None,
-    ):
+    def __init__(self, network: nn.Module, image_size: int = SIZE, normalize: nn.Module | None = None):
         super().__init__()
-        if not SMALLEST <= image_size <= LARGEST:
-            raise UserError(f"--size {image_size}: expected {SMALLEST} to {LARGEST} pixels")
-        if uncropped is not None and uncropped < image_size:
-            raise UserError(f"--resize {uncropped}: expected at least --size, {image_size} pixels")
         self.network = network
-        self.image_size, self.uncropped = image_size, uncropped
+        self.image_size, self.uncropped = image_size, None
         self.normalize = normalize or nn.Identity()
-        self.layout = torch.contiguous_format
         self.order = None
         self.ends_in_softmax = False
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.normalize(resize(images, self.image_size, self.uncropped))
-        x = x.contiguous(memory_format=self.layout)
+        x = self.normalize(data.resize(images, self.image_size, self.uncropped)).contiguous()
         logits = self.network(x.clone() if x is images else x)  # a copy, for what works in place
         if logits.ndim == 1 and len(images) == 1:
             logits = logits[None]  # squeeze() has taken a batch of one away
@@ -114,7 +91,7 @@ class Classifier:
     def explain(self, images: Tensor, classes: Tensor, against: Tensor | None = None) -> Tensor:
         """Return the Grad-CAM maps of images at the layer, float32 [N, h, w] on the CPU.
 
-        images [N, 3, S, S], float32 in [0, 1] or uint8; classes and against int64 [N], see gradcam.GradCAM.
+        images uint8 [N, 3, S, S]; classes and against int64 [N], see gradcam.GradCAM.
         """
         return self.contrast(images, [(classes, against)])[0].relu()
 
@@ -127,7 +104,7 @@ class Classifier:
         with GradCAM(self.model, f"network.{self.layer}", self.reshape) as cam:
             for part in torch.arange(len(images)).split(images_at_once(images, self.model.image_size)):
                 asked = [(c[part], None if d is None else d[part]) for c, d in questions]
-                pixels = in_unit(images[part].to(self.device))
+                pixels = images[part].to(self.device) / 255
                 maps.append([signed.cpu() for signed in cam.pairs(pixels, asked)])
         return [torch.cat(parts) for parts in zip(*maps, strict=True)]
 
@@ -171,32 +148,25 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def shuffled(count: int) -> Tensor:
-    """Return the indices 0 to count - 1 in a random order, always the same one, int64 [count]."""
-    return torch.randperm(count, generator=Generator().manual_seed(0))
-
-
 @torch.inference_mode()
 def predict(
     model: nn.Module,
     images: Tensor,
     device: torch.device,
-    batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
     """Return the logits of uint8 images [N, 3, S, S], float32 [N, C] on the CPU, computed in eval mode.
 
-    model takes float32 images in [0, 1]. It computes in the precision of the caller, see full_float32;
-    batch_size is by default images_at_once. Test sets come in the order of their classes, which would flatter
-    or spoil a network whose answers depend on the other images of a batch: they are predicted in the order of
-    `shuffled`, and put back.
+    model takes float32 images in [0, 1]. It computes in the precision of the caller, see full_float32. Test
+    sets come in the order of their classes, which would flatter or spoil a network whose answers depend on
+    the other images of a batch: they are predicted in a random order, always the same, and put back.
     """
-    batch_size = batch_size or images_at_once(images, getattr(model, "image_size", 0))
-    logits, order = [], shuffled(len(images))
+    batch_size = images_at_once(images, getattr(model, "image_size", 0))
+    logits, order = [], torch.randperm(len(images), generator=Generator().manual_seed(0))
     with eval_mode(model):
         for start in range(0, max(len(images), 1), batch_size):  # no images give logits [0, C]
             batch = images[order[start : start + batch_size]].to(device)
-            logits.append(model(in_unit(batch)).float())
+            logits.append(model(batch / 255).float())
             if progress:
                 progress.update(min(start + batch_size, len(images)))
     return torch.cat(logits).cpu()[order.argsort()]
@@ -206,16 +176,11 @@ def predict(
 
 
 def load_checkpoint(
-    path: Path | str,
-    device: torch.device,
-    layer: str | None = None,
-    size: int | None = None,
-    resize: int | None = None,
+    path: Path | str, device: torch.device, layer: str | None = None, size: int | None = None
 ) -> Classifier:
     """Return the network of a checkpoint of train.py, in float32; layer as in find_layer.
 
-    size, by default the checkpoint's, and resize as in load_model. Raises UserError if the file is damaged or
-    incomplete, or its weights do not fit.
+    size is by default its own. Raises UserError if the file is damaged, or its weights do not fit.
     """
     checkpoint = read_checkpoint(path)
     with reading(path, "a checkpoint of train.py"):
@@ -228,13 +193,10 @@ def load_checkpoint(
             validation = checkpoint["val_logits"].float(), checkpoint["val_labels"]
         module = resnet18(len(class_names), width)
         module.load_state_dict(state)  # float16 in the shipped file, float32 in the network
-    model = FromPixels(module, size or image_size, Normalize(), resize)
-    model.layout = memory_format(device)
-    model.to(device, memory_format=model.layout)
-    name = f"ResNet-18 of width {width}"
-    classifier = from_module(
-        model, class_names, layer, device, name, "normalised", path, checkpoint["sha256"]
-    )
+    model = FromPixels(module, size or image_size, Normalize())
+    model.to(device, memory_format=memory_format(device))
+    known = f"ResNet-18 of width {width}", "normalised", path, checkpoint["sha256"]
+    classifier = from_module(model, class_names, layer, device, *known)
     classifier.dataset, classifier.training, classifier.validation = dataset, training, validation
     return classifier
 
@@ -277,7 +239,8 @@ def load_model(
             raise UserError(f"{found}: expected numbers from 0 to 1, and for --std above 0")
         normalize = Normalize(mean, std)
         said = f"normalised by mean {list(mean)} and standard deviation {list(std)}"
-    model = FromPixels(module, size or SIZE, normalize, resize)
+    model = FromPixels(module, size or SIZE, normalize)
+    model.uncropped = resize
     return from_module(model, class_names, layer, device, spec.rpartition(":")[2], said, weights)
 
 
@@ -298,8 +261,11 @@ def from_module(
     float32 and to eval mode. People are told its name, `said` of its input, and the file of its weights.
     """
     model = model if isinstance(model, FromPixels) else FromPixels(model, size)
-    side, uncropped = model.image_size, model.uncropped
-    of_larger = f", the middle of {uncropped}" if uncropped else ""
+    side, of_larger = model.image_size, f", the middle of {model.uncropped}" if model.uncropped else ""
+    if not data.SMALLEST <= side <= data.LARGEST or (model.uncropped or side) < side:
+        raise UserError(
+            f"--size {side}{of_larger}: expected {data.SMALLEST} to {data.LARGEST}, --resize above"
+        )
     name = name or type(model.network).__name__
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise UserError(f"{name} has weights on the meta device, which are none: load them first")
@@ -447,10 +413,8 @@ def add_options(parser: argparse.ArgumentParser, default: str = "the newest unde
     parser.add_argument("--std", type=float, nargs=3, metavar=("R", "G", "B"), help="see --mean")
     text = "for --model: the classes of its logits, a name a line (default: the data set's, in its order)"
     parser.add_argument("--classes", type=Path, metavar="FILE", help=text)
-    text = f"the side in pixels of the images that it takes (default: its checkpoint's, else {SIZE})"
-    parser.add_argument("--size", type=int, metavar="N", help=text)
-    text = "with --size: the middle of pictures whose shorter side is M, as ImageNet's networks get it"
-    parser.add_argument("--resize", type=int, metavar="M", help=text)
+    parser.add_argument("--size", type=int, metavar="N", help=f"side of its images (default: {SIZE})")
+    parser.add_argument("--resize", type=int, metavar="M", help="with --size: the middle of pictures of M")
     text = "what Grad-CAM explains, or none (default: the last layer with more than one cell)"
     parser.add_argument("--layer", metavar="NAME", help=text)
 
@@ -467,13 +431,13 @@ def best_checkpoint(run: Path | None) -> Path:
 def from_options(args: argparse.Namespace, device: torch.device, default: Path | None = None) -> Classifier:
     """Return the network that the options name; without any the checkpoint `default`, or the newest run's."""
     if args.model is None:
-        for name in ("weights", "weights_key", "mean", "std", "classes"):
+        for name in ("weights", "weights_key", "mean", "std", "classes", "resize"):
             if getattr(args, name) is not None:
                 raise UserError(f"{option(name)} belongs to --model FILE.py:NAME, which is missing")
         path = args.checkpoint
         if path is None and (args.run is not None or default is None):
             path = best_checkpoint(args.run)
-        return load_checkpoint(path or default, device, args.layer, args.size, args.resize)
+        return load_checkpoint(path or default, device, args.layer, args.size)
     class_names = None
     if args.classes is not None:
         with reading(args.classes, "class names, one a line"):
@@ -502,8 +466,8 @@ def load_data(classifier: Classifier, dataset: str | None, data_dir: str | None)
     dataset and data_dir: see find_data. Raises UserError if the classes do not fit.
     """
     name, root = find_data(classifier, dataset, data_dir)
-    if name in CLASS_NAMES:  # before the data are read or drawn
-        check_number_of_classes(classifier, CLASS_NAMES[name], name)
+    if name in data.CLASS_NAMES:  # before the data are read or drawn
+        check_number_of_classes(classifier, data.CLASS_NAMES[name], name)
     train, test = load(name, root, classifier.model.image_size, classifier.model.uncropped)
     fit_classes(classifier, test)
     return train, test
@@ -531,10 +495,9 @@ def fit_classes(classifier: Classifier, test: Dataset) -> None:
     wanted, given = test.class_names, classifier.class_names
     check_number_of_classes(classifier, wanted, test.name)
     side, inside = classifier.model.image_size, classifier.largest_side
-    if test.picture_side and test.picture_side > side and inside >= 1.5 * side:
-        reduced = f"the pictures, of about {test.picture_side} pixels, are reduced to {side}"
-        again = f"the network enlarges them again: it sees them blurred, give --size {inside}"
-        classifier.notes.append(f"{reduced}, and {again}")
+    if (test.picture_side or 0) > side and inside >= 1.5 * side:
+        reduced = f"the pictures, of about {test.picture_side} pixels, are reduced to {side}, and the network"
+        classifier.notes.append(f"{reduced} enlarges them again: it sees them blurred, give --size {inside}")
     if given is None or given == wanted:
         classifier.class_names = wanted
         return

@@ -24,11 +24,8 @@ from sources import cifar, pictures, shapes
 # that a checkpoint needs nothing but its weights to be applied to a picture.
 MEAN = (0.50707516, 0.48654887, 0.44091784)
 STD = (0.26733429, 0.25643846, 0.27615047)
-CLASS_NAMES = {  # of the sets that are known by name
-    "cifar100": cifar.CLASS_NAMES,
-    "cifar10": cifar.CIFAR10_NAMES,
-    "shapes": shapes.CLASS_NAMES,
-}
+# Of the sets that are known by name.
+CLASS_NAMES = {"cifar100": cifar.CLASS_NAMES, "cifar10": cifar.CIFAR10_NAMES, "shapes": shapes.CLASS_NAMES}
 SIZE = 32  # pixels, the side of the images that a network takes unless --size or a checkpoint says another
 SMALLEST, LARGEST = 8, 512  # sides of images
 BATCH_SIZE = 50  # images of that side to answer at once, whose activations stay in the cache of a CPU
@@ -64,8 +61,7 @@ def load(
     if name == "cifar10":
         return load_cifar10(root)
     if name == "shapes":
-        # With different seeds the two splits have no image in common.
-        return make_shapes(per_class=60, seed=0), make_shapes(per_class=20, seed=1)
+        return make_shapes(60, seed=0), make_shapes(20, seed=1)  # which have no image in common
     if Path(name).is_dir():
         return load_folder(name, size, resize)
     raise UserError(f"there is no data set or folder {name}: give cifar100, cifar10, shapes or a folder")
@@ -76,9 +72,9 @@ def load_cifar100(root: Path | str = "data") -> tuple[Dataset, Dataset]:
 
     A part of CIFAR-100 or a changed set is taken too, and the provenance says that it is not verified.
     """
-    names, superclasses, splits = cifar.CLASS_NAMES, list(cifar.SUPERCLASSES), []
+    names, of, superclasses = cifar.CLASS_NAMES, cifar.SUPERCLASS_OF, list(cifar.SUPERCLASSES)
+    splits = []
     for images, labels, filenames in cifar.read_cifar100(root):
-        of = cifar.SUPERCLASS_OF
         with reading(root, "a folder with CIFAR-100"):
             splits.append(from_arrays(images, labels, names, "cifar100", filenames, of, superclasses))
     train, test = splits
@@ -89,11 +85,9 @@ def load_cifar100(root: Path | str = "data") -> tuple[Dataset, Dataset]:
 
 def load_cifar10(root: Path | str = "data") -> tuple[Dataset, Dataset]:
     """Return CIFAR-10, likewise, as torchvision reads it: cifar-10-batches-py/ or cifar-10-python.tar.gz."""
-    names, superclasses, splits = cifar.CIFAR10_NAMES, cifar.CIFAR10_SUPERCLASSES, []
-    for images, labels in cifar.read_cifar10(root):
-        of = cifar.CIFAR10_SUPERCLASS_OF
-        splits.append(from_arrays(images, labels, names, "cifar10", None, of, superclasses))
-    train, test = splits
+    more = None, cifar.CIFAR10_SUPERCLASS_OF, cifar.CIFAR10_SUPERCLASSES
+    arrays = cifar.read_cifar10(root)
+    train, test = (from_arrays(*split, cifar.CIFAR10_NAMES, "cifar10", *more) for split in arrays)
     return set_provenance(train, test, "CIFAR-10", ", verified: the MD5 sum of its files is the official one")
 
 
@@ -133,36 +127,28 @@ def from_arrays(
     of the superclass of each class. Arrays are copied only if they are not contiguous or not writable.
     """
     images, labels = (np.asarray(v.detach().cpu() if isinstance(v, Tensor) else v) for v in (images, labels))
-    found = f"{images.dtype} {list(images.shape)}"
     if images.ndim == 4 and images.shape[3] == 3:
         images = images.transpose(0, 3, 1, 2)
-    side = images.shape[-1] if images.size else 0
-    right = SMALLEST <= side <= LARGEST and images.shape[1:] == (3, side, side)
-    if not right or images.dtype != np.uint8:
-        sides = f"S from {SMALLEST} to {LARGEST}"
-        raise ValueError(f"images must be uint8 [N, 3, S, S] or [N, S, S, 3] with {sides}, not {found}")
+    side = images.shape[-1] if len(images) else 0
+    if images.dtype != np.uint8 or images.shape[1:] != (3, side, side) or not SMALLEST <= side <= LARGEST:
+        found = f"S from {SMALLEST} to {LARGEST}, not {images.dtype} {list(images.shape)}"
+        raise ValueError(f"images must be uint8 [N, 3, S, S] or [N, S, S, 3], {found}")
     if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
         found = f"{labels.dtype} {list(labels.shape)}"
         raise ValueError(f"labels must be whole numbers [{len(images)}], one for each image, not {found}")
     if labels.min() < 0 or labels.max() >= len(class_names):
         found = f"{labels.min()} to {labels.max()}"
         raise ValueError(f"labels must be in 0 to {len(class_names) - 1}, for that many names, not {found}")
-    if superclass_of is not None:
-        of, count = torch.as_tensor(superclass_of), len(superclass_names or [])
-        if of.is_floating_point() or len(of) != len(class_names) or not ((of >= 0) & (of < count)).all():
-            raise ValueError(f"superclass_of must be the place of each class in superclass_names, not {of}")
-        superclass_of = of.long()
     filenames = [str(i) for i in range(len(images))] if filenames is None else list(filenames)
     if len(filenames) != len(images):
         raise ValueError(f"there are {len(filenames)} file names for {len(images)} images")
     images = np.require(images, requirements=["C_CONTIGUOUS", "WRITEABLE"])
-    labels = labels.astype(np.int64)
     return Dataset(
         name=name,
         images=torch.from_numpy(images),
-        labels=torch.from_numpy(labels),
+        labels=torch.from_numpy(labels.astype(np.int64)),
         class_names=list(class_names),
-        superclass_of=superclass_of,
+        superclass_of=None if superclass_of is None else torch.tensor(superclass_of),
         superclass_names=superclass_names,
         filenames=filenames,
         provenance=f"{len(images):,} images given as arrays",
@@ -183,10 +169,7 @@ def make_shapes(per_class: int, seed: int) -> Dataset:
 
 
 def first_copy(*parts: Tensor) -> Tensor:
-    """Return int64 [N]: for each image of the parts, uint8 [n, ...], the index of the first one equal to it.
-
-    The images are counted through all parts, N in all.
-    """
+    """Return int64 [N]: for each image of all parts, uint8 [n, ...], the index of the first equal one."""
     digests = [hashlib.blake2b(image.tobytes()).digest() for part in parts for image in part.cpu().numpy()]
     first = {}  # setdefault keeps the first index of a digest
     return torch.tensor([first.setdefault(digest, i) for i, digest in enumerate(digests)])
@@ -217,20 +200,11 @@ def split_indices(dataset: Dataset, val_fraction: float, seed: int) -> tuple[Ten
 def interleave(lists: list[list[int]]) -> Tensor:
     """Return int64 [N]: the first number of every list, then the second of every longer one, and so on."""
     rounds = itertools.zip_longest(*lists)  # a list that has ended gives None
-    numbers = itertools.chain.from_iterable(rounds)
-    return torch.tensor([i for i in numbers if i is not None], dtype=torch.int64)
-
-
-def in_unit(images: Tensor) -> Tensor:
-    """Return uint8 images as float32 in [0, 1]; others are returned as they are."""
-    return images / 255 if images.dtype == torch.uint8 else images
+    return torch.tensor([i for one in rounds for i in one if i is not None], dtype=torch.int64)
 
 
 def images_at_once(images: Tensor, network_side: int = 0) -> int:
-    """Return how many images [N, 3, S, S] a network answers at once: those with the pixels of BATCH_SIZE.
-
-    network_side: to which they are enlarged in front of the network. It is at least one image.
-    """
+    """Return how many images [N, 3, S, S], enlarged to network_side, have the pixels of BATCH_SIZE, or 1."""
     side = max(images.shape[-1], network_side)
     return max(1, BATCH_SIZE * SIZE**2 // side**2)
 
@@ -245,8 +219,7 @@ def resize(images: Tensor, side: int, uncropped: int | None = None) -> Tensor:
     device = images.device
     if device.type == "mps" and images.requires_grad:
         images = images.cpu()  # Apple GPUs cannot differentiate this (torch 2.13), as attacks must.
-    sides = [uncropped or side] * 2
-    images = F.interpolate(images, sides, mode="bilinear", antialias=True).to(device)
+    images = F.interpolate(images, uncropped or side, mode="bilinear", antialias=True).to(device)
     return center_crop(images, [side, side])
 
 
@@ -265,37 +238,22 @@ class Normalize(nn.Module):
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
-    """Return the layout of images and weights: channels last, but for Apple GPUs."""
-    # There the gradient of batch norm fails or is wrong for channels last (pytorch issue 175189, torch 2.13).
+    """Return the layout of weights: channels last, but for Apple GPUs (pytorch issue 175189, torch 2.13)."""
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
-
-
-def to_input(images: Tensor, image_size: int, normalize: nn.Module) -> Tensor:
-    """Take images, float [N, 3, H, W] in [0, 1], to a network's input: resized, normalised, in memory_format.
-
-    Images of another size than image_size, the side that the network is trained for, are brought to it.
-    """
-    pixels = normalize(resize(images, image_size))
-    return pixels.contiguous(memory_format=memory_format(images.device))
-
-
-def padding_of(images: Tensor) -> int:
-    """Return by how many pixels a crop may move images [N, 3, S, S] in each direction: an eighth of S."""
-    return images.shape[-1] // 8
 
 
 def crop_and_flip(images: Tensor, dy: Tensor, dx: Tensor, flip: Tensor) -> Tensor:
     """Pad each image by reflection, cut a window of the image's size out of it, and mirror some of them.
 
-    images [N, 3, S, S] of any dtype; dy and dx int64 [N] in 0..2*padding, the window's corner in the padded
-    image; flip bool [N]. Padding, crop and flip only say which pixel goes where, so one gather does all
-    three: row r of the result is row dy + r - padding of the image, reflected at the border: row -1 is row 1.
+    images [N, 3, H, W] of any dtype; dy and dx int64 [N], by how many pixels the window is moved; flip bool
+    [N]. Padding, crop and flip only say which pixel goes where, so one gather does all three: row r of the
+    result is row dy + r of the image, reflected at the border: row -1 is row 1.
     """
     n, channels, height, width = images.shape
-    rows = dy[:, None] + torch.arange(height, device=images.device) - padding_of(images)
+    rows = dy[:, None] + torch.arange(height, device=images.device)
     columns = torch.arange(width, device=images.device).expand(n, width)
     columns = torch.where(flip[:, None], width - 1 - columns, columns)
-    columns = dx[:, None] + columns - padding_of(images)
+    columns = dx[:, None] + columns
     # The inner abs() reflects at row 0, the outer one at the last row.
     rows = (height - 1) - ((height - 1) - rows.abs()).abs()
     columns = (width - 1) - ((width - 1) - columns.abs()).abs()
@@ -345,7 +303,8 @@ def batches(
     entropy = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
     generator = torch.Generator().manual_seed(int(entropy) >> 1)  # the upper 63 bits: a seed is an int64
     order = torch.randperm(n, generator=generator).to(images.device)
-    dy, dx = torch.randint(0, 2 * padding_of(images) + 1, (2, n), generator=generator).to(images.device)
+    farthest = images.shape[-1] // 8  # pixels by which a crop moves an image
+    dy, dx = torch.randint(-farthest, farthest + 1, (2, n), generator=generator).to(images.device)
     flip = torch.randint(0, 2, (n,), generator=generator).bool().to(images.device)
     for start in range(0, n - batch_size + 1, batch_size):
         part = slice(start, start + batch_size)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from classifier import LARGEST, Classifier, add_options, from_options, plain_name, predict
+from classifier import Classifier, add_options, from_options, plain_name, predict
 from gradcam import draw, overlay, to_heatmap
 from running.console import CommandLine, run_main
 from running.errors import UserError, reading
@@ -52,8 +52,7 @@ def choose_maps(
 
 def write_figure(square: Tensor, small: Tensor, titles: list[str], maps: Tensor, label: str, output: Path):
     """Write the picture, what the network gets of it, and its maps, float [M, h, w], to a PNG file."""
-    side = small.shape[1]
-    panels = [("picture\ncentre square", square), (f"network input\n{side}x{side} pixels", small)]
+    panels = [("picture\ncentre square", square), (f"network input\n{small.shape[1]} pixels", small)]
     for title, heatmap in zip(titles, to_heatmap(maps, square.shape[1]), strict=True):
         found = "evidence" if heatmap.any() else "no evidence"
         panels.append((f"{found} for {title}", overlay(square[None] / 255, heatmap[None])[0]))
@@ -84,7 +83,7 @@ def explain_picture(examined: Classifier, picture: Tensor, contrast: str | None,
     for c, role in zip(classes, roles, strict=False):
         titles.append(f"{names[c]} ({100 * probabilities[c]:.1f} %)\n{role}")
     # The same part of the picture, large enough to show a heatmap and small enough for a figure.
-    side = min(max(min(picture.shape[1:]), size), LARGEST)
+    side = min(max(min(picture.shape[1:]), size), 512)
     square = fit(picture, side, resize and round(side * resize / size))
     write_figure(square, small, titles, maps, f"Grad-CAM at {examined.layer}", output)
     print(f"Grad-CAM at {examined.layer_note}\nwrote {output}")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 import metrics
-from classifier import Classifier, copied, images_at_once, in_unit
+from classifier import Classifier, copied, images_at_once
 from gradcam import to_heatmap
 
 NUM_MISTAKES, NUM_RIGHT = 800, 400  # images whose pixels are covered
@@ -59,12 +59,12 @@ def answers_to(
 ) -> tuple[Tensor, Tensor]:
     """Return the three likeliest classes, int64 [N, 3], and their probabilities where pixels are hidden.
 
-    images [N, 3, S, S], float32 in [0, 1] or uint8; hidden bool [N, S, S]; fill, float32 [3] or [N, 3, S, S],
-    is what stands in their place, or a function of the images that returns it, such as `blurred`.
+    images uint8 [N, 3, S, S]; hidden bool [N, S, S]; fill, float32 [3] or [N, 3, S, S] in [0, 1], is what
+    stands in their place, or a function of images in [0, 1] that returns it, such as `blurred`.
     """
     classes, probabilities = [], []
     for part in torch.arange(len(images)).split(images_at_once(images, classifier.model.image_size)):
-        pixels = in_unit(images[part])
+        pixels = images[part] / 255
         if callable(fill):
             instead = fill(pixels)
         else:

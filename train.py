@@ -250,7 +250,7 @@ def train_one_epoch(training: Training, epoch: int, change: Callable | None = No
 
             # Forward and loss.
             with autocast(device, training.precision):
-                logits = model(data.to_input(images, size, training.normalize)).float()
+                logits = model(training.normalize(data.resize(images, size))).float()
                 loss = training.criterion(logits, target)
 
             # Backward, clip, step. The norm to clip is that of the gradient, not of the scaled one.
@@ -281,8 +281,8 @@ def validate(training: Training, row: dict[str, float | str]) -> Tensor:
     model, size = training.network.eval(), training.config.sizes()[-1]
     with Progress("validation", len(images)) as progress, autocast(training.device, training.precision):
         for part in images.split(data.images_at_once(images, size)):
-            pixels = data.in_unit(part.to(training.device))
-            logits.append(model(data.to_input(pixels, size, training.normalize)).float())
+            pixels = part.to(training.device).float() / 255
+            logits.append(model(training.normalize(data.resize(pixels, size))).float())
             progress.update(len(part) * len(logits))
     logits = distributed.all_gather(torch.cat(logits).cpu())
     check_finite("the scores of the validation images are", logits, row["epoch"], row["lr"])

@@ -52,10 +52,7 @@ def network_of(classifier) -> dict:
 
 
 def identity(classifier, test) -> dict:
-    """Return what results are of: the network and the size of its images, these, the labels, the classes.
-
-    The order of classes says which logit is which class.
-    """
+    """Return what results are of: network, size, images, labels, and which logit is which class."""
     order = classifier.model.order
     return network_of(classifier) | {
         "size": classifier.model.image_size,

@@ -41,19 +41,13 @@ def read_folder(
     print(f"reading {len(train + test):,} pictures of {len(names)} classes in {root}", flush=True)
     files = [name for part in ("train", held_out) for _, _, names in os.walk(root / part) for name in names]
     num_others = len([name for name in files if not is_picture(name) and not name.startswith(".")])
-    if num_others:
-        print(f"note     {num_others} files in {root} are left out, as their names are not those of pictures")
     splits, unreadable = [], []
     for folder, found in ((root / "train", train), (root / held_out, test)):
         splits.append(read_split(folder, found, size, resize, unreadable))
     if unreadable:
         named = ", ".join(unreadable[:5])
         raise UserError(f"{len(unreadable)} pictures cannot be read, repair or remove them: {named}")
-    class_names = [one_line(name) for name in names]
-    if len(set(class_names)) < len(names):
-        twice = next(name for name in class_names if class_names.count(name) > 1)
-        raise UserError(f"{root}: two classes are called {twice!r} but for their spaces: rename one folder")
-    return class_names, splits, num_others
+    return [one_line(name) for name in names], splits, num_others
 
 
 def is_picture(path: str) -> bool:
@@ -133,13 +127,11 @@ def fit(picture: Tensor, size: int, resize: int | None = None) -> Tensor:
     Its largest square is reduced or enlarged to that. With `resize` the shorter side is so many
     pixels first, and the middle is cut out of that, as networks for ImageNet are evaluated.
     """
-    height, width = picture.shape[1:]
-    shorter = min(height, width)
-    sides = [size, size]
+    shorter, sides = min(picture.shape[1:]), [size, size]
     if resize is None:
         picture = center_crop(picture, [shorter, shorter])
     else:
-        sides = [int(resize * side / shorter) for side in (height, width)]  # as torchvision's v2.Resize
+        sides = [int(resize * side / shorter) for side in picture.shape[1:]]  # as torchvision's v2.Resize
     # Of bytes, this calculates with whole numbers, and so gives the same on every processor.
     picture = F.interpolate(picture[None], sides, mode="bilinear", antialias=True)[0]
     return center_crop(picture, [size, size])

@@ -265,7 +265,7 @@ def test_the_document_names_all_keys_of_covering(small_case, monkeypatch):
 def test_the_experiment_prints_its_table(small_case, capsys):
     wrong = torch.nonzero(small_case.logits.argmax(dim=1) != small_case.y_true).flatten()[:20]
     answer = small_case.logits[wrong].argmax(dim=1)
-    images = small_case.images[wrong] / 255
+    images = small_case.images[wrong]
     covering.measure(small_case.network, images, small_case.y_true[wrong], answer, FILL)
     assert capsys.readouterr().out.count("\n|") == 11  # rows behind the first
 
