@@ -33,6 +33,8 @@ def evaluate(
         "filenames": test.filenames,
     }
     numbers = metrics.bootstrap_headline(y_true, logits) | {"num_test": len(y_true)}
+    wrong, second = y_pred != y_true, logits.argsort(dim=1, descending=True, stable=True)[:, 1] == y_true
+    numbers["truth_second"] = second[wrong].double().mean().item() if wrong.any() else None
     numbers |= evaluate_confidence(logits, y_true, validation)
     numbers |= evaluate_classes(confusion, test, train)
     if test.superclass_of is not None:
@@ -47,48 +49,42 @@ def evaluate(
 
 
 def evaluate_confidence(logits: Tensor, y_true: Tensor, validation: tuple[Tensor, Tensor] | None) -> dict:
-    """Return how well confidence says which answers are right, as trained and at the temperature."""
-    logits = logits.double()  # in float32 large ones give a confidence of 1, and small ones all the same
-    probabilities, right = logits.softmax(dim=1), logits.argmax(dim=1) == y_true
+    """Return how well confidence says which answers are right, as trained and `_after_temperature`."""
+    numbers = confidence_at(1.0, logits, y_true)
+    if validation is not None:
+        numbers["temperature"] = metrics.fit_temperature(*validation)
+        scaled = confidence_at(numbers["temperature"], logits, y_true)
+        numbers |= {f"{key}_after_temperature": value for key, value in scaled.items()}
+    return numbers
+
+
+def confidence_at(temperature: float, logits: Tensor, y_true: Tensor) -> dict:
+    """Return what the probabilities at a temperature say of which answers are right.
+
+    `calibration_bins` are [confidence, accuracy, number of answers] of each bin that has any.
+    """
+    scaled = logits.double() / temperature  # in float32 large logits give a confidence of 1, small ones ties
+    probabilities, right = scaled.softmax(dim=1), logits.argmax(dim=1) == y_true
     confidence = probabilities.amax(dim=1)
     sure = confidence > CONFIDENT
     _, risk = metrics.risk_coverage(y_true, probabilities)
     place = (HISTOGRAM_BINS * confidence).long().clamp(max=HISTOGRAM_BINS - 1)
-    numbers = {
-        "aurc": metrics.aurc(y_true, probabilities),
-        "risk_at_half_coverage": risk[(len(risk) - 1) // 2].item(),
-        "auroc": metrics.auroc(right, metrics.log_odds(logits)),
-        "confident": {"answers": int(sure.sum()), "wrong": int((sure & ~right).sum())},
-        "confidence_histogram": {
-            "right": place[right].bincount(minlength=HISTOGRAM_BINS).tolist(),
-            "wrong": place[~right].bincount(minlength=HISTOGRAM_BINS).tolist(),
-        },
-    }
-    calibration = {"as_trained": calibrate(logits, y_true, 1.0)}
-    if validation is not None:
-        numbers["temperature"] = metrics.fit_temperature(*validation)
-        calibration["with_temperature"] = calibrate(logits, y_true, numbers["temperature"])
-    for suffix, row in zip(("", "_after_temperature"), calibration.values(), strict=False):
-        for key in ("negative_log_likelihood", "expected_calibration_error", "mean_confidence"):
-            numbers[f"{key}{suffix}"] = row[key]
-    numbers["calibration_bins"] = {name: row["bins"] for name, row in calibration.items()}
-    return numbers
-
-
-def calibrate(logits: Tensor, y_true: Tensor, temperature: float) -> dict:
-    """Return how well the probabilities at a temperature say how often the answers are right.
-
-    `bins` are [confidence, accuracy, number of answers] of each bin that has any.
-    """
-    scaled = logits / temperature
-    probabilities = scaled.softmax(dim=1)
     columns = [column.tolist() for column in metrics.calibration_bins(y_true, probabilities)]
     return {
         # From the logits: a probability that rounds to 0 would make it infinite.
         "negative_log_likelihood": F.cross_entropy(scaled, y_true).item(),
         "expected_calibration_error": metrics.expected_calibration_error(y_true, probabilities),
-        "mean_confidence": probabilities.amax(dim=1).mean().item(),
-        "bins": [list(row) for row in zip(*columns, strict=True) if row[2]],
+        "error_if_calibrated": metrics.error_if_calibrated(confidence),
+        "mean_confidence": confidence.mean().item(),
+        "calibration_bins": [list(row) for row in zip(*columns, strict=True) if row[2]],
+        "aurc": metrics.aurc(y_true, probabilities),
+        "risk_at_half_coverage": risk[(len(risk) - 1) // 2].item(),
+        "auroc": metrics.auroc(right, metrics.log_odds(scaled)),
+        "confident": {"answers": int(sure.sum()), "wrong": int((sure & ~right).sum())},
+        "confidence_histogram": {
+            "right": place[right].bincount(minlength=HISTOGRAM_BINS).tolist(),
+            "wrong": place[~right].bincount(minlength=HISTOGRAM_BINS).tolist(),
+        },
     }
 
 

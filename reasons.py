@@ -232,6 +232,7 @@ CELLS = 4  # the picture as 4x4 squares
 COVERS = [(), *((a,) for a in range(CELLS**2)), *itertools.combinations(range(CELLS**2), 2)]
 NUM_TURNED, NUM_FIRM = 15, 5  # mistakes to take apart that become the truth, and that do not
 MAX_EXAMINED = 60
+NUM_EASED = 6  # the first ones, of which at most one cannot be turned
 
 
 def cells_hidden(cells: tuple[int, ...], side: int) -> Tensor:
@@ -245,22 +246,30 @@ def cells_hidden(cells: tuple[int, ...], side: int) -> Tensor:
 
 
 def find_puzzles(
-    classifier: Classifier, images: Tensor, y_true: Tensor, misclassified: Tensor, fill: Tensor
+    classifier: Classifier,
+    images: Tensor,
+    y_true: Tensor,
+    misclassified: Tensor,
+    fill: Tensor,
+    opener: int | None = None,
 ) -> list[dict]:
     """Return mistakes to take apart: what the network answers with one or two of the 4x4 squares covered.
 
     images uint8 [N, 3, S, S]; y_true int64 [N]. Of a seeded order of the misclassified images, int64 [M], the
-    first 15 that some of COVERS turn to the truth and the first 5 that none does, mixed, after at most 60
-    were examined. Of each `index` in the test set, and of each of its `covers`, which are COVERS, where it
-    lies, `hidden` bool [137, S, S], and the three likeliest `classes` and their `probabilities`, int64 and
-    float32 [137, 3]; `best`, the place in COVERS of the surest true answer or None, `by_map`, that of the two
-    squares that the contrastive map marks most, None without maps, and `random`, the share of pairs that make
-    it true.
+    first 15 that some of COVERS turn to the truth and the first 5 that none does, after at most 60 were
+    examined, in the order of with_few_firm_first. The image `opener` is the first if some of COVERS turn it.
+    Of each `index` in the test set, and of each of its `covers`, which are COVERS, where it lies, `hidden`
+    bool [137, S, S], and the three likeliest `classes` and their `probabilities`, int64 and float32 [137, 3];
+    `best`, the place in COVERS of the surest true answer or None, `by_map`, that of the two squares that the
+    contrastive map marks most, None without maps, and `random`, the share of pairs that make it true.
     """
     hidden = torch.stack([cells_hidden(cells, images.shape[-1]) for cells in COVERS])
     order = torch.randperm(len(misclassified), generator=Generator().manual_seed(1))[:MAX_EXAMINED]
+    examined = misclassified[order].tolist()
+    if opener is not None:
+        examined = [opener, *(i for i in examined if i != opener)]
     puzzles, left = [], {True: NUM_TURNED, False: NUM_FIRM}
-    for i in misclassified[order].tolist():
+    for i in examined:
         if not any(left.values()):
             break
         image, truth = images[i], y_true[i]
@@ -275,7 +284,23 @@ def find_puzzles(
             puzzle["by_map"] = choice_of_map(classifier, image[None], classes[:1, 0], truth[None])
             puzzle["random"] = right[-math.comb(CELLS**2, 2) :].double().mean().item()
             puzzles.append(puzzle)
-    return puzzles
+    return with_few_firm_first(puzzles)
+
+
+def with_few_firm_first(puzzles: list[dict]) -> list[dict]:
+    """Return the puzzles in their order, but with at most one of the first six that no cover turns.
+
+    Whoever begins should not meet one after another that cannot be done. Too few others leave no choice.
+    """
+    first, later, has_firm = [], [], False
+    for puzzle in puzzles:
+        is_firm = puzzle["best"] is None
+        if len(first) < NUM_EASED and not (is_firm and has_firm):
+            first.append(puzzle)
+            has_firm = has_firm or is_firm
+        else:
+            later.append(puzzle)
+    return first + later
 
 
 def stack_puzzles(puzzles: list[dict]) -> dict:

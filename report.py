@@ -28,6 +28,7 @@ from classifier import Classifier, full_float32, predict
 from data import SIZE, Dataset, cutmix_end, from_arrays, load
 from evaluate import evaluate, mean_colour
 from page.page import write_page
+from page.pictures import SIDE
 from page.sections import HEADLINE
 from running import outputs
 from running.console import CommandLine, Progress, run_main
@@ -36,7 +37,8 @@ from running.errors import UserError, reading
 from running.files import write_json
 from sources import predictions
 
-MAX_BROWSED = 2500  # misclassified images on the page, the most confident ones
+MAX_BROWSED = 2500  # misclassified images on the page, the most confident ones; fewer of large pictures:
+MAX_BROWSED_PIXELS = 5_000_000  # of all of them together
 
 
 # ---- Find reasons ----------------------------------------------------------------------------------------
@@ -46,39 +48,49 @@ def answers_to_mistakes(mistakes: Tensor, y_true: Tensor, runs: list[Tensor]) ->
     """Return what each run answers to the mistakes, int64 [m]: of evidence.npz.
 
     runs: probabilities float32 [N, C] of this network and of others. `answers` and `answer_probabilities`,
-    [R, m, 3], are the three likeliest classes, `probability_true`, [m], is this network's of the true class.
+    [R, m, 3], are the three likeliest classes; `probability_true` and `rank_true`, [m], are this network's
+    probability of the true class, and its place in the order of the answers, from 1.
     """
     of_mistakes = torch.stack([probabilities[mistakes] for probabilities in runs])
-    order = of_mistakes.argsort(dim=2, descending=True, stable=True)[..., :3]
+    order = of_mistakes.argsort(dim=2, descending=True, stable=True)
+    is_true = order[0] == y_true[mistakes, None]
     return {
         "mistakes": mistakes,
-        "answers": order,
-        "answer_probabilities": of_mistakes.gather(2, order),
+        "answers": order[..., :3],
+        "answer_probabilities": of_mistakes.gather(2, order[..., :3]),
         "probability_true": runs[0][mistakes, y_true[mistakes]],
+        "rank_true": is_true.int().argmax(dim=1) + 1,
     }
 
 
 def find_reasons(
-    examined: Classifier, test: Dataset, logits: Tensor, misclassified: Tensor, browsed: Tensor, fill: Tensor
+    examined: Classifier, test: Dataset, logits: Tensor, browsed: Tensor, fill: Tensor
 ) -> tuple[dict, dict]:
     """Return what covering does, as numbers of metrics.json and arrays of evidence.npz; see reasons.py.
 
-    logits float32 [N, C]; misclassified and browsed int64: all mistakes, and those of the page; fill float32
-    [3] in [0, 1] covers pixels.
+    logits float32 [N, C]; browsed int64 [m]: the mistakes of the page, the most confident first; fill float32
+    [3] in [0, 1] covers pixels. `opener` is the row of the mistake that the page shows first: the one that
+    covering turns to the truth with the highest probability, or the most confident one.
     """
-    y_pred, numbers, evidence = logits.argmax(dim=1), {}, {}
-    puzzles = reasons.find_puzzles(examined, test.images, test.labels, misclassified, fill)
-    if puzzles:
+    y_pred, numbers, evidence, opener = logits.argmax(dim=1), {}, {}, 0
+    if len(browsed) and examined.layer is not None:
+        images = test.images[browsed]
+        (maps,) = examined.contrast(images, [(y_pred[browsed], test.labels[browsed])])
+        hidden = reasons.top_pixels(maps, reasons.COVERED, images.shape[-1])
+        classes, probabilities = reasons.answers_to(examined, images, hidden, fill)
+        # Kept at the side of the pictures on the page: the same quarter of the same maps.
+        shown = reasons.top_pixels(maps, reasons.COVERED, min(SIDE, images.shape[-1]))
+        evidence |= {"maps": maps, "covered_pixels": shown}
+        evidence |= {"covered_answers": classes[:, 0], "covered_probabilities": probabilities[:, 0]}
+        turned = classes[:, 0] == test.labels[browsed]
+        opener = int((turned * probabilities[:, 0]).argmax())
+    if len(browsed):
+        evidence["opener"] = torch.tensor(opener)
+        first = browsed[opener].item()
+        puzzles = reasons.find_puzzles(examined, test.images, test.labels, browsed, fill, first)
         evidence |= reasons.stack_puzzles(puzzles)
     if examined.layer is None:
         return numbers, evidence
-    if len(browsed):
-        images = test.images[browsed]
-        (maps,) = examined.contrast(images, [(y_pred[browsed], test.labels[browsed])])
-        covered_pixels = reasons.top_pixels(maps, reasons.COVERED, images.shape[-1])
-        classes, probabilities = reasons.answers_to(examined, images, covered_pixels, fill)
-        evidence |= {"maps": maps, "covered_pixels": covered_pixels}
-        evidence |= {"covered_answers": classes[:, 0], "covered_probabilities": probabilities[:, 0]}
     numbers["covering"] = reasons.measure_covering(examined, test.images, test.labels, logits, fill)
     (a_map,) = examined.explain(test.images[:1], y_pred[:1])
     numbers["maps"] = {"layer": examined.layer, "size": list(a_map.shape)}
@@ -207,15 +219,16 @@ def write_report(
     misclassified = torch.nonzero(answers["y_pred"] != y_true).flatten()
     order = answers["confidence"][misclassified].argsort(descending=True, stable=True)
     misclassified = misclassified[order]
-    browsed = misclassified[:MAX_BROWSED]
+    side = SIDE if test.images is None else min(SIDE, test.images.shape[-1])
+    browsed = misclassified[: min(MAX_BROWSED, MAX_BROWSED_PIXELS // side**2)]
     probabilities = [answers["probabilities"], *(values["probabilities"] for values in others.values())]
     evidence = answers_to_mistakes(browsed, y_true, probabilities)
     if found.examined is not None:
         evidence["fill"] = mean_colour(test if train is None else train)
         with Progress("reasons", 1) as progress:
             progress.update(0)
-            of_test = test, logits, misclassified, browsed, evidence["fill"]
-            more_numbers, more_evidence = find_reasons(found.examined, *of_test)
+            reasons_found = find_reasons(found.examined, test, logits, browsed, evidence["fill"])
+        more_numbers, more_evidence = reasons_found
         numbers |= more_numbers
         evidence |= more_evidence
 

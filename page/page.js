@@ -77,81 +77,172 @@ function moveByArrows(grid, choose = "button, a") {
 }
 for (const body of document.querySelectorAll(".classes tbody")) moveByArrows(body);
 
-// ---- Cover it yourself: all 137 ways to cover one or two of 16 squares, and the answers to them, are in the data.
+// ---- The game: all 137 ways to cover one or two of 16 squares, and the answers to them, are in the data.
 
 function playPuzzles() {
-  const grid = find("puzzle-picture"), fill = `rgb(${data.fill})`, answers = find("puzzle-answers");
+  const part = (name) => find(`puzzle-${name}`), grid = part("picture"), fill = `rgb(${data.fill})`;
+  const tries = data.puzzles.map(() => null);  // of each: what the reader covered; [] for "Show me", null before
   let place = 0, hidden = [];
-  find("puzzle-static").hidden = true;
+  part("static").hidden = true;
   const squares = Array.from({ length: 16 }, (_, square) => {
     const button = make("button");
     button.type = "button";
     button.ariaLabel = `row ${Math.floor(square / 4) + 1}, column ${square % 4 + 1}`;
-    button.addEventListener("click", () => {
-      hidden = hidden.includes(square) ? hidden.filter((other) => other !== square) : [...hidden, square].slice(-2);
-      draw();
-    });
+    button.addEventListener("click", () => cover(square));
     grid.append(button);
     return button;
   });
   moveByArrows(grid);
 
-  function answerTo(cells) {
-    const key = [...cells].sort((a, b) => a - b).join();
-    return data.puzzles[place].answers[data.covers.findIndex((cover) => cover.join() === key)];
+  function cover(square) {
+    if (hidden.includes(square)) hidden = hidden.filter((other) => other !== square);
+    else if (hidden.length < 2) hidden = [...hidden, square];
+    else return draw("Two squares are covered already: uncover one of them first.");
+    draw();
   }
 
-  function draw(says = "") {
-    const puzzle = data.puzzles[place], name = (c) => data.classes[c], answer = answerTo(hidden);
+  function answersTo(puzzle, cells) {
+    const key = [...cells].sort((a, b) => a - b).join();
+    return puzzle.answers[data.covers.findIndex((cover) => cover.join() === key)];
+  }
+
+  function turns(puzzle, cells) {
+    return answersTo(puzzle, cells)[0] === puzzle.true;
+  }
+
+  function drawResult(who, cells) {  // the picture as it was covered, and what it is taken for
+    const puzzle = data.puzzles[place], [c, p] = answersTo(puzzle, cells), figure = make("figure"), caption = make("figcaption", `${who}: `);
+    const picture = make("span", "", "grid4 puzzles"), right = c === puzzle.true;
+    picture.style.setProperty("--column", place);
+    for (const square of squares.keys()) picture.append(make("span"));
+    for (const square of cells) picture.children[square].style.background = fill;
+    caption.append(make("span", `${right ? "✓" : "✗"} ${data.classes[c]} ${p}\u00a0%`, right ? "right" : "wrong"));
+    figure.append(picture, caption);
+    return figure;
+  }
+
+  function drawResults() {
+    const puzzle = data.puzzles[place], tried = tries[place], random = make("figure");
+    part("results").replaceChildren();
+    if (!tried) return;
+    random.append(make("span", percent(puzzle.random, 0), "tile"), make("figcaption", "a random pair: it turns it this often"));
+    if (tried.length) part("results").append(drawResult("you", tried));
+    if (puzzle.by_map !== null) part("results").append(drawResult("the map", data.covers[puzzle.by_map]));
+    if (puzzle.best !== null) part("results").append(drawResult("the best", data.covers[puzzle.best]));
+    part("results").append(random);
+  }
+
+  function drawTally() {
+    let [played, you, map, chance, possible] = [0, 0, 0, 0, 0];
+    part("dots").replaceChildren(...tries.map((tried, i) => {
+      const puzzle = data.puzzles[i], dot = make("i", "", tried ? "seen" : "");
+      if (tried?.length) {
+        played += 1;
+        you += turns(puzzle, tried);
+        map += puzzle.by_map !== null && turns(puzzle, data.covers[puzzle.by_map]);
+        chance += puzzle.random;
+        possible += puzzle.best !== null;
+        dot.className = turns(puzzle, tried) ? "won" : "lost";
+      }
+      dot.classList.toggle("now", i === place);
+      return dot;
+    }));
+    part("dots").ariaLabel = `Mistake ${place + 1} of ${tries.length}; you played ${played}`;
+    const ofMap = data.puzzles[0].by_map === null ? "" : ` · the map ${map}`;
+    part("tally").textContent = played ? `you ${you}${ofMap} · chance ${chance.toFixed(1)} · possible ${possible} of ${played}` : "";
+    part("end").hidden = tries.includes(null);
+  }
+
+  function draw(says = part("says").textContent) {
+    const puzzle = data.puzzles[place], tried = tries[place], name = (c) => data.classes[c], answer = answersTo(puzzle, tried ? hidden : []);
     grid.style.setProperty("--column", place);
     squares.forEach((button, square) => {
       button.ariaPressed = hidden.includes(square);
       button.style.background = hidden.includes(square) ? fill : "";
     });
-    find("puzzle-title").textContent = `In truth ${name(puzzle.true)}; uncovered it says ${name(puzzle.answers[0][0])} (${puzzle.answers[0][1]} %).`;
-    answers.replaceChildren();
-    for (let k = 0; k < answer.length; k += 2) {
-      answers.append(make("li", `${answer[k] === puzzle.true ? "✓ " : ""}${name(answer[k])} ${answer[k + 1]} %`, answer[k] === puzzle.true ? "right" : ""));
-    }
-    find("puzzle-says").textContent = says;
-    find("puzzle-show").hidden = puzzle.by_map === null;
-    find("puzzle-place").textContent = `${place + 1} of ${data.puzzles.length}`;
+    part("title").textContent = `In truth ${name(puzzle.true)}. The network says ${name(puzzle.answers[0][0])} (${puzzle.answers[0][1]}\u00a0%).`;
+    part("answers").replaceChildren(...[0, 2, 4].filter((k) => k < answer.length).map((k) => {
+      const isTrue = answer[k] === puzzle.true;
+      return make("li", `${isTrue && !k ? "✓ " : ""}${name(answer[k])} ${answer[k + 1]}\u00a0%`, isTrue ? k ? "truth" : "right" : "");
+    }));
+    part("says").textContent = says;
+    part("commit").textContent = hidden.length === 1 ? "I cover this one" : "I cover these two";
+    part("commit").hidden = part("show").hidden = Boolean(tried);
+    part("more").hidden = !tried;
+    part("more").href = `#${new URLSearchParams({ true: name(puzzle.true), open: puzzle.file })}`;
+    drawResults();
+    drawTally();
   }
 
-  function own() {  // what the reader's own try came to, and what random cells achieve
-    const puzzle = data.puzzles[place], [c, p] = answerTo(hidden);
-    const yours = hidden.length ? `Yours: ${data.classes[c]} (${p} %). ` : "";
-    if (puzzle.best === null) return `${yours}No one or two squares turn it to the truth.`;
-    return `${yours}Of the 120 pairs of squares ${percent(puzzle.random, 0)} turn it to the truth.`;
+  function reveal(cells) {
+    const puzzle = data.puzzles[place], solved = turns(puzzle, cells) ? "Solved: with yours" : "Not turned: with yours";
+    tries[place] = cells;
+    const yours = cells.length ? `${solved} it says ${data.classes[answersTo(puzzle, cells)[0]]}. ` : "";
+    draw(`${yours}${puzzle.best === null ? "No one or two squares turn it. " : ""}Cover on: the list follows.`);
+    part("next").focus();
   }
 
-  find("puzzle-show").addEventListener("click", () => {
-    const said = own();
-    hidden = data.covers[data.puzzles[place].by_map];
-    draw(`The map would cover these. ${said}`);
+  part("commit").addEventListener("click", () => { if (hidden.length) reveal(hidden); else draw("Choose one or two squares first."); });
+  part("show").addEventListener("click", () => reveal([]));
+  part("next").addEventListener("click", () => {
+    place = (place + 1) % tries.length;
+    hidden = tries[place] ?? [];
+    draw("");
   });
-  find("puzzle-best").addEventListener("click", () => {
-    const said = own(), { best } = data.puzzles[place];
-    if (best !== null) hidden = data.covers[best];
-    draw(best === null ? said : `The surest cover. ${said}`);
-  });
-  find("puzzle-next").addEventListener("click", () => {
-    place = (place + 1) % data.puzzles.length;
-    hidden = [];
-    draw();
-  });
-  draw();
+  draw("");
 }
-if (data.puzzles.length) playPuzzles();
+if (find("puzzle")) playPuzzles();
 
-// ---- Two buttons move the points of the reliability diagrams.
+// ---- Class mode: what answers a question is covered until the reader has guessed it by a slider.
 
-function chooseTemperature(chosen) {
-  for (const button of document.querySelectorAll("#temperatures button")) button.ariaPressed = button.value === chosen;
-  for (const points of document.querySelectorAll("[id*='points-']")) points.style.display = points.id.endsWith(chosen) ? "" : "none";
+const guesses = document.querySelectorAll("form.guess");
+
+function coverAnswer(form, covered) {
+  form.hidden = !covered;
+  for (const part of document.querySelectorAll(`[data-guess='${form.dataset.of}']`)) part.classList.toggle("guessing", covered);
 }
-find("temperatures")?.addEventListener("click", (event) => { if (event.target.value) chooseTemperature(event.target.value); });
-chooseTemperature("as_trained");
+
+function tellAnswer(form, guess) {
+  const { truth, then } = form.dataset, rows = form.nextElementSibling;
+  rows.replaceChildren(...[["you said", guess], ["it is", truth]].filter(([, value]) => value).map(([who, value]) => make("b", `${who} ${value}`)), then);
+  for (const row of rows.children) row.style.setProperty("--value", row.textContent.split(" ").at(-1));
+  coverAnswer(form, false);
+  rows.hidden = false;
+  rows.focus();
+}
+
+for (const form of guesses) {
+  form.guess.addEventListener("input", () => { form.querySelector("output").textContent = form.guess.value; });
+  form.skip.addEventListener("click", () => tellAnswer(form, ""));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    tellAnswer(form, form.guess.value);
+  });
+}
+
+function setClassMode(on) {
+  document.body.classList.toggle("class-mode", on);
+  for (const form of guesses) coverAnswer(form, on);
+  scrollTo(0, 0);
+}
+function beginClassMode() {  // it lasts, whatever the reader opens
+  if (location.hash === "#class" && !document.body.classList.contains("class-mode")) setClassMode(true);
+}
+find("class-end").addEventListener("click", () => {
+  history.replaceState(null, "", location.pathname);
+  setClassMode(false);
+});
+addEventListener("hashchange", beginClassMode);
+beginClassMode();
+
+// ---- Two buttons choose the temperature: the style sheet shows what belongs to it.
+
+find("temperatures")?.addEventListener("click", (event) => {
+  const chosen = event.target.value;
+  if (!chosen) return;
+  document.body.classList.toggle("at-temperature", chosen === "with_temperature");
+  for (const button of find("temperatures").children) button.ariaPressed = button.value === chosen;
+});
 
 // ---- Two viewers: the pictures are parts of one sheet, which the style sheet places.
 
@@ -183,7 +274,7 @@ function viewCorruptions() {
     const row = event.target.closest("tr[data-name]"), cell = event.target.closest("td[data-value]");
     if (!row) return;
     form.elements.name.value = row.dataset.name;
-    if (cell && cell.cellIndex) slider.value = cell.cellIndex;
+    if (cell && cell.cellIndex <= 5) slider.value = cell.cellIndex;  // the last is the mean
     draw();
   });
   for (const body of table.tBodies) moveByArrows(body);
@@ -195,6 +286,9 @@ function viewAttacks() {
   function draw() {
     const step = Number(form.elements.step.value);
     form.querySelector("output").textContent = form.elements.step.ariaValueText = `${epsilons[step]}/255`;
+    const stored = epsilons[step] < 1 ? "less than one level: no file of 8 bits can hold it" : `${epsilons[step]} of 255 levels`;
+    find("attack-says").textContent = `${stored}; the change is enlarged ${100 / epsilons[step]} times`;
+    document.querySelectorAll("[id^=epsilon-rule-]").forEach((rule) => rule.classList.toggle("chosen", rule.id === `epsilon-rule-${step}`));
     document.querySelectorAll(".attacked-row").forEach((row, attack) => {
       row.querySelectorAll("figure").forEach((figure, i) => {
         const first = 1 + 2 * (attack * epsilons.length + step);
@@ -214,9 +308,10 @@ if (data.attacks) viewAttacks();
 
 const NAMES = ["true", "predicted", "superclass", "predicted_superclass"];
 const KEYS = [...NAMES, "from", "to", "kind"];  // of a filter; "open" in the address is the file of a picture
-const AT_ONCE = innerWidth < 600 ? 9 : 60;  // pictures
-const sprite = find("mistake-images");
+const AT_ONCE = innerWidth < 600 ? 9 : 20;
+const sprite = find("mistake-images");  // without it the mistakes are a table
 if (sprite) sprite.decode().then(browseMistakes);
+else if (data.images.length) browseMistakes();
 
 // The names by which a filter finds a mistake.
 function namesOf(mistake) {
@@ -234,16 +329,17 @@ function addressOf(filter) {
   return chosen.length ? "#" + new URLSearchParams(chosen) : "#mistakes";
 }
 
-// Draws a mistake's picture; change(pixel, x, y), with x and y from 0 to 31, may give each pixel another colour.
+// Draws a mistake's picture, n pixels wide in the sheet; change(pixel, x, y), with x and y below n, may give each pixel another colour.
 function drawPicture(canvas, index, change = null) {
-  const context = canvas.getContext("2d", { willReadFrequently: true }), columns = sprite.naturalWidth / 32, side = canvas.width;
+  const context = canvas.getContext("2d", { willReadFrequently: true }), side = canvas.width, n = data.side;
+  const columns = sprite.naturalWidth / n;
   context.imageSmoothingEnabled = false;
-  context.drawImage(sprite, 32 * (index % columns), 32 * Math.floor(index / columns), 32, 32, 0, 0, side, side);
+  context.drawImage(sprite, n * (index % columns), n * Math.floor(index / columns), n, n, 0, 0, side, side);
   if (!change) return;
   const pixels = context.getImageData(0, 0, side, side);
   for (let i = 0; i < side * side; i++) {
     const pixel = pixels.data.subarray(4 * i, 4 * i + 3);
-    pixel.set(change(pixel, Math.floor(32 * (i % side) / side), Math.floor(32 * Math.floor(i / side) / side)));
+    pixel.set(change(pixel, Math.floor(n * (i % side) / side), Math.floor(n * Math.floor(i / side) / side)));
   }
   context.putImageData(pixels, 0, 0);
 }
@@ -282,14 +378,28 @@ function browseMistakes() {
 
   function showMore() {
     const from = list.children.length;
-    list.append(...chosen.slice(from, from + AT_ONCE).map(thumbnail));
-    if (from === 0 && list.firstElementChild) list.firstElementChild.tabIndex = 0;
+    list.append(...chosen.slice(from, from + AT_ONCE).map(sprite ? thumbnail : tableRow));
+    if (from === 0 && chosen.length) buttonAt(0).tabIndex = 0;
     more.hidden = list.children.length === chosen.length;
+  }
+
+  function buttonAt(place) {
+    return list.querySelectorAll("button")[place];
+  }
+
+  function tableRow(mistake) {
+    const names = namesOf(mistake), row = make("tr"), cell = make("td"), button = make("button", names.predicted);
+    button.tabIndex = -1;
+    button.addEventListener("click", () => enlarge(chosen.indexOf(mistake)));
+    cell.append(button);
+    row.append(cell, make("td", percent(mistake.confidence), "number"), make("td", names.true), make("td", percent(mistake.truth), "number"));
+    row.append(make("td", mistake.file));
+    return row;
   }
 
   function thumbnail(mistake) {
     const names = namesOf(mistake), button = make("button", "", "thumb"), picture = make("canvas");
-    picture.width = picture.height = 32;
+    picture.width = picture.height = data.side;
     drawPicture(picture, mistake.index);
     button.append(picture, make("b", `${names.predicted} ${percent(mistake.confidence)}`), " ", make("span", `in truth ${names.true}`));
     button.tabIndex = -1;
@@ -312,6 +422,7 @@ function browseMistakes() {
   }
 
   function drawMistake(mistake, names) {
+    if (!sprite) return;
     drawPicture(find("mistake-picture"), mistake.index);
     caption("mistake-picture", `${names.true}, called ${names.predicted} (${percent(mistake.confidence)})`);
     if (!data.maps) return;
@@ -320,12 +431,24 @@ function browseMistakes() {
       find(id).parentElement.style.backgroundImage = `url(${find("mistake-picture").toDataURL()})`;
       caption(id, `what speaks for ${speaksFor} rather than ${against}`);
     }
-    const start = 1024 * mistake.index, [answer, probability] = mistake.covered;
+    const start = data.side ** 2 * mistake.index, [answer, probability] = mistake.covered;
     drawPicture(find("mistake-covered"), mistake.index, (pixel, x, y) => {
-      const bit = start + 32 * y + x;
+      const bit = start + data.side * y + x;
       return coveredPixels[bit >> 3] >> (7 - bit % 8) & 1 ? data.fill : pixel;
     });
     caption("mistake-covered", `the quarter that favours ${names.predicted} covered: ${data.classes[answer]} (${percent(probability)})`);
+  }
+
+  // In words: what it is taken for, where the truth stands, what other runs say, and what covering does.
+  function followThrough(mistake, names) {
+    const [, ...others] = mistake.answers.map(([[c]]) => c), place = mistake.rank === 2 ? "second" : `number ${mistake.rank}`;
+    const said = [`It is taken for ${names.predicted} with ${percent(mistake.confidence)}; ${names.true} is ${place}, with ${percent(mistake.truth)}.`];
+    others.forEach((c, i) => said.push(`${data.runs[i + 1]} ${c === mistake.answers[0][0][0] ? "also " : ""}says ${data.classes[c]}${c === mistake.true ? ", which is right" : ""}.`));
+    if (mistake.covered) {
+      const [c, p] = mistake.covered, still = c === mistake.answers[0][0][0] ? "still " : "";
+      said.push(`With the quarter covered that favours ${names.predicted}, it ${still}says ${data.classes[c]} with ${percent(p)}.`);
+    }
+    return [...said, `Kind: ${kindName(mistake)}.`];
   }
 
   function enlarge(index) {
@@ -343,8 +466,7 @@ function browseMistakes() {
       }));
       return row;
     }));
-    const notes = [`Kind: ${kindName(mistake)}.`];
-    if (!mistake.answers[0].some(([c]) => c === mistake.true)) notes.unshift(`This network gives ${names.true} ${percent(mistake.truth)}.`);
+    const notes = followThrough(mistake, names);
     if (mistake.copied >= 0) notes.push(`In the training set these pixels are labelled ${data.classes[mistake.copied]}.`);
     find("mistake-notes").textContent = notes.join(" ");
     find("mistake-file").textContent = mistake.file;
@@ -395,7 +517,7 @@ function browseMistakes() {
   more.addEventListener("click", () => {
     const next = list.children.length;
     showMore();
-    list.children[next].focus();
+    buttonAt(next).focus();
   });
   moveByArrows(list);
   find("mistake-previous").addEventListener("click", () => enlarge(open - 1));
@@ -417,7 +539,7 @@ function browseMistakes() {
     pushed = false;
     // The filter may have changed since, so that there are fewer thumbnails or none.
     while (list.children.length <= open && !more.hidden) showMore();
-    list.children[open]?.focus({ preventScroll: true });
+    buttonAt(open)?.focus({ preventScroll: true });
   });
   addEventListener("hashchange", () => {
     if (closed) {  // the list stays as it is, with the focus in it

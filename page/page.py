@@ -22,7 +22,6 @@ from running.outputs import IDENTITY, read_report, read_stress
 FOLDER = Path(__file__).resolve().parent
 NUMBER_END = "\N{NO-BREAK SPACE}%"  # no line ends between a number and its sign
 SECTIONS = {
-    "one_mistake": "One mistake",
     "mistakes": "Which mistakes",
     "classes": "Which classes",
     "maps": "What the maps mark",
@@ -51,7 +50,19 @@ def interval(row: dict, digits: int = 1) -> str:
 def points(row: dict, digits: int = 1) -> str:
     """Return a difference with its interval as "+1.2 points (0.3 to 2.1)"."""
     value, low, high = (f"{100 * row[key]:+.{digits}f}" for key in ("value", "low", "high"))
-    return f"{value} points ({low} to {high})"
+    return f"{value} points ({low} to {high})".replace("-", "\N{MINUS SIGN}")
+
+
+def in_words(share: float) -> str:
+    """Return a share as people say it: "three in four", "85 in 100", "none"."""
+    words = ["", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    for whole in (2, 3, 4, 5, 10):
+        part = round(share * whole)
+        if 0 < part < whole and abs(share - part / whole) < 0.012:
+            return f"{words[part]} in {words[whole]}"
+    if share in (0, 1):
+        return "all" if share else "none"
+    return f"{min(99, max(1, round(100 * share)))} in 100"
 
 
 def p_value(p: float) -> str:
@@ -104,6 +115,7 @@ def environment() -> Environment:
         "percent": percent,
         "interval": interval,
         "points": points,
+        "in_words": in_words,
         "p_value": p_value,
         "plain": pictures.plain,
     }
@@ -112,20 +124,24 @@ def environment() -> Environment:
 
 
 @plots.styled()
-def write_page(out: Path, images: Tensor) -> None:
+def write_page(out: Path, images: Tensor | None) -> None:
     """Write report.html, plots/, failures/ and gradcam/ into the run folder `out`, of what it holds.
 
-    images uint8 [N, 3, S, S]: the test images. The page needs no other file. Raises UserError if the files in
-    the folder are not of one report; stress tests of something else are left out.
+    images uint8 [N, 3, S, S]: the test images, or None: the page is then without pictures. It needs no other
+    file. Raises UserError if the files in the folder are not of one report; stress tests of something else
+    are left out, and so is a section that has nothing to say.
     """
     numbers, answers, evidence = read_report(out)
     stress = read_stress(out, {key: numbers[key] for key in IDENTITY})
     maps, layer = evidence.get("maps"), numbers.get("maps", {}).get("layer")
     failures.write(out, failures.describe(answers, evidence), images, maps, layer)
+    shown = None if images is None else pictures.reduced(images)
     context = {"n": numbers, "class_names": answers["class_names"]}
-    context |= sections.one_mistake(answers, evidence, images)
-    context |= sections.mistakes(answers, evidence, images)
-    context |= sections.classes(numbers, answers, images)
+    context |= {"opener": None, "followed": None, "puzzle_sheet": None}
+    if shown is not None:
+        context |= sections.one_mistake(answers, evidence, shown)
+    context |= sections.mistakes(answers, evidence, shown)
+    context |= sections.classes(numbers, answers, shown)
     context |= sections.maps(numbers)
     context |= sections.confidence(numbers, stress)
     context |= sections.stress_tests(answers, stress, images)
@@ -138,11 +154,15 @@ def write_page(out: Path, images: Tensor) -> None:
         html = Markup(str(module))  # escaped by the template, like the claim
         claim = Markup(str(module.claim).strip())
         anchor = name.replace("_", "-")
-        filled.append({"id": anchor, "title": title, "claim": claim, "html": html})
-    data = pictures.data_for_script(numbers, answers, evidence, stress)
+        if claim:
+            filled.append({"id": anchor, "title": title, "claim": claim, "html": html})
+    game = templates.get_template("game.html").render(context)
+    side = None if images is None else shown.shape[-1]
+    data = pictures.data_for_script(numbers, answers, evidence, stress, side)
     page = templates.get_template("report.html").render(
         context,
         folder=out.name,
+        game=Markup(game),
         sections=filled,
         style=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),
         script=Markup((FOLDER / "page.js").read_text(encoding="utf-8")),

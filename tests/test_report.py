@@ -55,6 +55,7 @@ def test_numbers_against_loops(small_sets, logits):
         "errors_within_superclass": statistics.mean([float(of[t] == of[p]) for t, p, _ in answers if t != p]),
         "aurc": statistics.mean([sum(wrong[:i]) / i for i in range(1, 101)]),
         "risk_at_half_coverage": sum(wrong[:50]) / 50,
+        "truth_second": statistics.mean([sorted(row)[-2] == row[t] for t, p, row in answers if t != p]),
     }
     assert {key: numbers[key] for key in expected} == pytest.approx(expected, rel=1e-5)
     sure = [t != p for t, p, row in answers if max(row) > 0.9]
@@ -70,7 +71,7 @@ def test_numbers_against_loops(small_sets, logits):
     right = [[max(row) for t, p, row in answers if (t == p) == is_right] for is_right in (True, False)]
     counts = [[sum(int(50 * p) == b for p in group) for b in range(50)] for group in right]
     assert list(numbers["confidence_histogram"].values()) == counts
-    for p, a, n in numbers["calibration_bins"]["as_trained"]:
+    for p, a, n in numbers["calibration_bins"]:
         inside = [(max(row), t == y) for t, y, row in answers if int(15 * max(row)) == int(15 * p)]
         assert (n, a) == (len(inside), pytest.approx(sum(hit for _, hit in inside) / n))
     assert evaluated["confusion"].sum() == 100 and all(
@@ -88,7 +89,9 @@ def test_a_temperature_divides_the_logits(small_sets, logits):
     assert numbers["expected_calibration_error_after_temperature"] == pytest.approx(after)
     loss = nn.functional.cross_entropy(logits / temperature, y_true)
     assert numbers["negative_log_likelihood_after_temperature"] == pytest.approx(loss.item())
-    assert list(numbers["calibration_bins"]) == ["as_trained", "with_temperature"]
+    counts = numbers["confidence_histogram_after_temperature"]["right"]
+    sure = (logits / temperature).softmax(dim=1).amax(dim=1)
+    assert counts[49] == ((sure >= 0.98) & (logits.argmax(dim=1) == y_true)).sum()
 
 
 def test_what_is_not_known_is_left_out(small_sets, logits):
@@ -381,3 +384,14 @@ def test_the_page_is_made_again_of_the_files_and_of_nothing_else(
     monkeypatch.setattr(report, "load", lambda *some: (small[1], small[0]))
     assert_one_line(*outcome(capsys, report.main, again), "are not those of .*--dataset")
     assert_one_line(*outcome(capsys, report.main, ["--out", str(tmp_path / "no"), "--page"]), "there is no")
+
+
+def test_classes_of_the_training_set_are_found_by_their_names(quick, no_page, tmp_path):
+    test = pictures(LABELS % 3, ["a", "b", "c"])
+    train = dataclasses.replace(test, class_names=["c", "b", "a"], labels=2 - test.labels)
+    numbers = report.examine(Tiny(3), test, train, out=tmp_path)
+    assert numbers["duplicates"]["test_images_in_train"] == 30
+    assert numbers["duplicates"]["with_another_label_there"] == 0
+    other = dataclasses.replace(train, class_names=["x", "b", "a"])
+    with pytest.raises(UserError, match="have other classes"):
+        report.examine(Tiny(3), test, other, out=tmp_path)

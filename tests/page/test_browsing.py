@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from chromium import needs_chromium, opened_page
-from pages import EPSILONS, decoded, stress_content
+from pages import EPSILONS, NO_PLOTS, decoded, stress_content
 from processes import CPU
 
 import data
@@ -17,6 +18,8 @@ import reasons
 import report
 from classifier import load_checkpoint
 from gradcam import overlay
+from page import failures, sections
+from page import page as page_module
 
 pytestmark = [pytest.mark.slow, needs_chromium]
 KEYS = ("true", "predicted", "superclass", "predicted_superclass")
@@ -105,7 +108,8 @@ def test_axe_finds_nothing(reported, scheme, width):
         page.set_viewport_size({"width": width, "height": 900})
         page.goto((reported / "report.html").as_uri())
         page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
-        for selector in ("button.all-rows", ".code summary >> nth=0", f"{LIST} >> nth=0"):
+        shown = ("#puzzle-show", "a[href='#class']", ".guess [type=submit] >> nth=0", "#class-end")
+        for selector in (*shown, "button.all-rows", ".code summary >> nth=0", f"{LIST} >> nth=0"):
             page.click(selector)
             violations = "(await axe.run()).violations.map(v => [v.id, v.nodes.map(n => n.html)])"
             assert page.evaluate(f"async () => {violations}") == []
@@ -114,10 +118,10 @@ def test_axe_finds_nothing(reported, scheme, width):
 def test_readable_without_scripts(reported):
     with opened_page(java_script_enabled=False) as page:
         page.goto((reported / "report.html").as_uri())
-        pictures = {".case img": 5, ".thumb img": 5, "#corrupted figure": 8, ".attacked-row .sheet": 24}
+        pictures = {"#puzzle-static img": 4, "#corrupted figure": 8, ".attacked-row .sheet": 24}
         for query, count in (pictures | {"svg": 7}).items():
             assert page.locator(query).filter(visible=True).count() >= count, query
-        assert page.locator(".script:visible, th button").count() == 0
+        assert page.locator(".script:visible, .guess:visible, .instead:visible, th button").count() == 0
 
 
 def test_print_shows_what_the_screen_hides_and_no_controls(page):
@@ -182,6 +186,13 @@ def test_the_dialog_takes_a_mistake_apart(page, mistakes, reported, reported_set
     row = mistakes[place]
     page.locator(LIST).nth(place).click()
     assert page.inner_text("#mistake-title") == f"{row['true']}, taken for {row['predicted']}"
+    probabilities = np.load(reported / "predictions.npz")["probabilities"][row["index"]]
+    truth = test.class_names.index(row["true"])
+    rank = int((probabilities > probabilities[truth]).sum()) + 1
+    words = page.inner_text("#mistake-notes").replace("\N{NO-BREAK SPACE}", " ")
+    place_of = "second" if rank == 2 else f"number {rank}"
+    said = f"taken for {row['predicted']} with {100 * row['confidence']:.1f} %; {row['true']} is {place_of},"
+    assert said in words and "other <b>run " in words and "With the quarter covered" in words
     address = dict(parse_qsl(page.evaluate("location.hash")[1:]))
     assert address == {"true": row["true"], "open": row["file"]}
     network = load_checkpoint(reported / "checkpoints" / "best.pt", CPU)
@@ -219,40 +230,163 @@ def test_an_address_opens_the_mistake_of_its_class_and_file(page, mistakes):
         page.goto("about:blank")
 
 
-# ---- Cover it yourself, and the viewers ------------------------------------------------------------------
+# ---- The game ---------------------------------------------------------------------------------------------
 
 
-def test_the_reader_covers_squares(page):
-    shown = page.evaluate("data.puzzles")
-    classes = page.evaluate("data.classes")
+@pytest.fixture
+def game(reported, tmp_path):
+    """The address of the page with three puzzles, of which two squares turn the first, as the map does."""
+    written = (reported / "report.html").read_text(encoding="utf-8")
+    start = written.index('id="page-data">') + len('id="page-data">')
+    end = written.index("</script>", start)
+    content = json.loads(written[start:end])
+    puzzles = [content["puzzles"][k % len(content["puzzles"])] | {} for k in range(3)]
+    for k, puzzle in enumerate(puzzles):
+        wrong, other = ((puzzle["true"] + step) % 100 for step in (1, 2))
+        answers = [[wrong, 60, puzzle["true"], 30, other, 10] for _ in reasons.COVERS]
+        puzzle |= {"answers": answers, "by_map": reasons.COVERS.index((2, 3)), "best": None, "random": 0.0}
+        if k == 0:
+            puzzle |= {"best": reasons.COVERS.index((5, 6)), "random": 2 / 120}
+            answers[puzzle["best"]] = [puzzle["true"], 71, other, 20, wrong, 9]
+            answers[puzzle["by_map"]] = [puzzle["true"], 70, other, 20, wrong, 10]
+    content["puzzles"] = puzzles
+    name = tmp_path / "report.html"
+    changed = json.dumps(content).replace("<", "\\u003c")
+    name.write_text(written[:start] + changed + written[end:], encoding="utf-8")
+    return name.as_uri(), puzzles, content["classes"]
 
-    def expected(place, cover):
-        answer = shown[place]["answers"][reasons.COVERS.index(cover)]
-        return [f"{classes[answer[k]]} {answer[k + 1]} %" for k in (0, 2, 4)]
 
-    def answers():
-        return [text.removeprefix("✓ ") for text in page.locator("#puzzle-answers li").all_inner_texts()]
+def texts(page, selector):
+    return [text.replace("\N{NO-BREAK SPACE}", " ") for text in page.locator(selector).all_inner_texts()]
 
-    squares = page.locator("#puzzle-picture button")
-    assert answers() == expected(0, ())
-    squares.nth(6).click()
-    assert answers() == expected(0, (6,))
+
+def test_the_reader_commits_and_then_sees(page, game):
+    address, puzzles, names = game
+    page.goto(address)
+    wrong, truth, other = (names[c] for c in puzzles[0]["answers"][0][::2])
+    before = [f"{wrong} 60 %", f"{truth} 30 %", f"{other} 10 %"]
+    squares, pressed = page.locator("#puzzle-picture button"), "#puzzle-picture [aria-pressed=true]"
+    page.click("#puzzle-commit")
+    assert "one or two squares" in page.inner_text("#puzzle-says")
+    squares.nth(1).click()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Space")
-    assert answers() == expected(0, (6, 11))
-    squares.nth(0).click()  # the first one is uncovered again, as two are hidden at most
-    assert answers() == expected(0, (0, 11))
-    pressed = "[...document.querySelectorAll('#puzzle-picture [aria-pressed=true]')].length"
-    assert page.evaluate(pressed) == 2
-    page.click("#puzzle-show")
-    assert answers() == expected(0, reasons.COVERS[shown[0]["by_map"]])
-    says = page.inner_text("#puzzle-says")
-    turned = f"120 pairs of squares {100 * shown[0]['random']:.0f}\xa0% turn it to the truth"
-    assert "Yours: " in says
-    assert ("No one or two squares turn it" if shown[0]["best"] is None else turned) in says
-    page.click("#puzzle-next")
-    assert answers() == expected(1 % len(shown), ())
+    squares.nth(1).click()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Space")
+    squares.nth(0).click()  # a third one is refused in words
+    labels = [square.get_attribute("aria-label") for square in page.locator(pressed).all()]
+    assert labels == ["row 2, column 2", "row 2, column 3"]
+    assert "Two squares are covered already" in page.inner_text("#puzzle-says")
+    assert (
+        texts(page, "#puzzle-answers li") == before
+        and page.locator("li.truth").inner_text() == before[1][:-5] + " 30\xa0%"
+    )
+    assert page.locator("#puzzle-results figure").count() == 0 and page.inner_text("#puzzle-tally") == ""
+    page.click("#puzzle-commit")
+    assert page.inner_text("#puzzle-says").startswith(f"Solved: with yours it says {truth}.")
+    captions = [f"you: ✓ {truth} 71 %", f"the map: ✓ {truth} 70 %", f"the best: ✓ {truth} 71 %"]
+    assert texts(page, "#puzzle-results figcaption")[:3] == captions
+    assert texts(page, ".tile") == ["2 %"]
+    tally = "you 1 · the map 1 · chance 0.0 · possible 1 of 1"
+    assert page.inner_text("#puzzle-tally") == tally
+    squares.nth(5).click()  # the list follows, what was committed stays
+    assert texts(page, "#puzzle-answers li") == before
+    squares.nth(5).click()
+    assert texts(page, "#puzzle-answers li")[0] == f"✓ {truth} 71 %"
+    assert texts(page, "#puzzle-results figcaption")[:3] == captions
+
+
+def test_a_puzzle_that_cannot_be_turned_and_one_that_is_shown(game):
+    address, puzzles, names = game
+    with opened_page(has_touch=True, is_mobile=True) as page:
+        page.goto(address)
+        assert not page.locator(".keys").is_visible()  # a finger has no arrow keys
+        page.tap("#puzzle-next")
+        page.tap("#puzzle-picture button >> nth=2")
+        page.tap("#puzzle-commit")
+        wrong = names[(puzzles[1]["true"] + 1) % 100]
+        said = f"Not turned: with yours it says {wrong}. No one or two squares turn it."
+        assert page.inner_text("#puzzle-says").startswith(said)
+        assert [text.split(":")[0] for text in texts(page, "figcaption >> visible=true")[:3]] == [
+            "you",
+            "the map",
+            "a random pair",
+        ]
+        page.tap("#puzzle-next")
+        page.tap("#puzzle-show")  # counts for nobody
+        assert page.inner_text("#puzzle-tally") == "you 0 · the map 0 · chance 0.0 · possible 0 of 1"
+        assert not page.locator("#puzzle-end").is_visible()
+        page.tap("#puzzle-next")
+        page.tap("#puzzle-show")
+        assert page.locator("#puzzle-end").is_visible()
+        classes = page.evaluate("[...document.querySelectorAll('#puzzle-dots i')].map(dot => dot.className)")
+        assert classes == ["seen now", "lost", "seen"]
+        page.tap("#puzzle-more")
+        page.wait_for_selector("#mistake[open]")
+        assert page.inner_text("#mistake-file") == puzzles[0]["file"] and page.errors == []
+
+
+# ---- Class mode -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def class_page(reported, reported_sets, tmp_path_factory):
+    """The folder of a page on which all four questions can be asked."""
+    folder = tmp_path_factory.mktemp("class") / "run"
+    shutil.copytree(reported, folder)
+    numbers = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    numbers["covering"]["verdict"] = "no"
+    (folder / "metrics.json").write_text(json.dumps(numbers), encoding="utf-8")
+    stress = stress_content(reported_sets[1].labels) | {"checks": []}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page_module, "read_stress", lambda folder, whose: stress)
+        patch.setattr(sections, "write_plots", NO_PLOTS)
+        patch.setattr(failures, "write", lambda *some: None)
+        page_module.write_page(folder, reported_sets[1].images)
+    return folder, numbers, stress
+
+
+def test_a_class_guesses_first(class_page):
+    folder, numbers, stress = class_page
+    robust, tests = stress["robust_accuracy"]["1"]["value"], stress["tests"]
+    truths = {
+        "attacks": robust / tests["unattacked/0"]["accuracy"]["value"],
+        "corruptions": tests["fog/3"]["accuracy"]["value"],
+        "maps": numbers["covering"]["mistakes"]["contrastive"]["to_truth"]["value"],
+        "confidence": stress["summary"]["by_severity"][5]["mean_confidence"],
+    }
+    with opened_page() as page:
+        page.goto((folder / "report.html").as_uri())
+        page.wait_for_selector(LIST)
+        seen = page.inner_text("main")
+        assert page.locator(".guess:visible, .instead:visible, .class-only:visible").count() == 0
+        page.click("a[href='#class']")
+        page.wait_for_selector(".guess")
+        assert page.locator(".guess:visible").count() == 4
+        headline, hidden = page.locator("h1 > span").first, "section.guessing :is(.claim, svg, table):visible"
+        assert not headline.is_visible() and page.locator(hidden).count() == 0
+        assert page.locator(".claims span.guessing").count() == 2
+        assert page.locator("#corrupted .sheet:visible, .attacked:visible").count() > 20  # pictures stay
+        for guess, (name, truth) in enumerate(truths.items(), 20):
+            form = page.locator(f".guess[data-of={name}]")
+            form.locator("[type=range]").fill(str(guess))
+            form.locator("[type=submit]" if name != "maps" else "[name=skip]").click()
+            said = page.locator(f"section[data-guess={name}] .beside b").all_inner_texts()
+            assert said == [f"you said {guess}", f"it is {100 * truth:.0f}"][name == "maps" :]
+            assert page.locator(f"section[data-guess={name}] .claim").is_visible()
+            assert headline.is_visible()  # its number is the first that is guessed
+        page.reload()
+        assert page.locator(".guess:visible").count() == 4
+        page.emulate_media(media="print")
+        assert headline.is_visible() and page.locator(".guess:visible, .instead:visible").count() == 0
+        page.emulate_media(media="screen")
+        page.click("#class-end")
+        assert page.inner_text("main") == seen and page.errors == []
+
+
+# ---- The viewers ------------------------------------------------------------------------------------------
 
 
 def test_two_buttons_move_both_diagrams(page):

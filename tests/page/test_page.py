@@ -34,7 +34,14 @@ def test_words_for_numbers():
     row = {"value": 0.5, "low": 0.25, "high": 0.75}
     assert page.interval(row, 0) == "50\N{NO-BREAK SPACE}% (25–75)"
     assert page.points(row) == "+50.0 points (+25.0 to +75.0)"
+    assert page.points({key: -value for key, value in row.items()}, 0) == "−50 points (−25 to −75)"
     assert [page.p_value(p) for p in (0.5, 0.0012, 1e-9)] == ["0.50", "0.0012", "below 0.0001"]
+
+
+def test_a_share_in_words():
+    said = {0.76: "three in four", 0.099: "one in ten", 0.665: "two in three", 0.85: "85 in 100", 0: "none"}
+    said |= {1: "all", 0.001: "1 in 100", 0.999: "99 in 100", 0.41: "two in five"}
+    assert {share: page.in_words(share) for share in said} == said
 
 
 def test_a_missing_value_fails_and_every_text_is_escaped():
@@ -49,7 +56,7 @@ def test_the_code_behind_a_number_is_its_source():
     lines = (page.FOLDER.parent / "metrics.py").read_text(encoding="utf-8").splitlines()
     assert source["path"] == "metrics.py" and lines[source["line"] - 1] == source["text"].split("\n")[0]
     for template in page.FOLDER.glob("*.html"):
-        for names in re.findall(r'code\("(.*?)"\)', template.read_text(encoding="utf-8")):
+        for names in re.findall(r'code\("(.*?)"\)', template.read_text(encoding="utf-8"), re.DOTALL):
             assert all(found["text"] for found in page.sources(names))
 
 
@@ -61,7 +68,7 @@ def test_the_data_of_the_script(left):
     wrong = [i for i, row in enumerate(rows) if row.index(max(row)) != y_true[i]]
     wrong = sorted(wrong, key=lambda i: -max(rows[i]))[:30]
     assert [row["file"] for row in data["images"]] == [answers["filenames"][i] for i in wrong]
-    assert data["runs"] == ["this network", "b"]
+    assert data["runs"] == ["this network", "another training (b)"]
     for row, i in zip(data["images"], wrong, strict=True):
         likely = sorted(range(100), key=lambda c: -rows[i][c])[:3]
         assert row["answers"][0] == [[c, round(rows[i][c], 4)] for c in likely] and len(row["answers"]) == 2
@@ -69,6 +76,7 @@ def test_the_data_of_the_script(left):
         assert row["truth"] == round(rows[i][y_true[i]], 4)
         assert row["covered"] == [likely[0], 0.99]
         rank = sorted(rows[i], reverse=True).index(rows[i][y_true[i]])
+        assert row["rank"] == rank + 1
         kind = "second" if rank == 1 else "in_first_five" if rank < 5 else "further_down"
         assert data["kinds"][row["kind"]] == kind
     scale = evidence["maps"].abs().amax(dim=(1, 2))[:, None]
@@ -102,12 +110,16 @@ def test_the_puzzles(left, small_sets):
     for place in (0, 136):
         pairs = zip(classes[place].tolist(), probabilities[place].tolist(), strict=True)
         assert row["answers"][place] == [number for c, p in pairs for number in (c, round(100 * p))]
-    image = small_sets[1].images[7]
-    shown = sections.first_puzzle(answers, evidence, small_sets[1].images)["puzzle"]
-    assert shown["best"]["p"] == probabilities[20, 0].item() and "by_map" not in shown
-    covered = decoded(shown["best"]["picture"].split(",")[1])
-    hidden = reasons.cells_hidden(reasons.COVERS[20], 32)
-    assert torch.equal(covered[:, ~hidden], image[:, ~hidden]) and hidden.sum() == 128
+    assert row["file"] == answers["filenames"][7]
+    assert sections.one_mistake(answers, evidence, small_sets[1].images)["opener"] is None
+    evidence["opener"] = torch.tensor(3)
+    shown = sections.one_mistake(answers, evidence, small_sets[1].images)
+    assert shown["followed"]["link"]["open"] == answers["filenames"][7]
+    index = evidence["mistakes"][3].item()
+    image, hidden = small_sets[1].images[index], evidence["covered_pixels"][3]
+    assert shown["opener"]["link"]["open"] == answers["filenames"][index]
+    covered = decoded(shown["opener"]["covered"].split(",")[1])
+    assert torch.equal(covered[:, ~hidden], image[:, ~hidden]) and hidden.sum() == 256
     assert (covered[:, hidden] - 255 * evidence["fill"][:, None]).abs().max() <= 0.5
 
 
@@ -116,9 +128,9 @@ def test_the_sheets_of_the_viewers(small_sets):
     sheet = of(pictures.attack_sheet(images, results))
     step = results["epsilons"].index(4)
     for attack in (0, 1):
-        for column, change in enumerate(results["attack_changes"][attack, step] / 127 * 4):
+        for column, change in enumerate(results["attack_changes"][attack, step] / 127):
             first = 1 + 2 * (6 * attack + step)
-            for row, image in ((first, 128 + 50 * change), (first + 1, images[column] + change)):
+            for row, image in ((first, 128 + 100 * change), (first + 1, images[column] + 4 * change)):
                 assert (cell(sheet, row, column) - image.clamp(0, 255)).abs().mean() < 12
 
 
@@ -127,19 +139,23 @@ def test_the_whole_page(reported, reported_sets):
     numbers = json.loads((reported / "metrics.json").read_text(encoding="utf-8"))
     seen = text(written)
     claims = [text(claim) for claim in re.findall(r'<p class="claim">(.*?)</p>', written, re.DOTALL)]
-    assert len(claims) == 8
+    assert len(claims) == 7
+    three = text(re.search(r'<ul class="claims">(.*?)</ul>', written, re.DOTALL).group(1))
     for claim in claims:
         assert 0 < len(claim.replace(" %", "%").split()) <= 20 and claim.endswith("."), claim
-        assert seen.count(claim) == 2  # on the first screen and above its section
+        assert seen.count(claim) == 1 + (claim in three)  # above its section, and on the first screen
+    assert sum(claim in three for claim in claims) == 3
     assert f"{100 * numbers['accuracy']['value']:.1f} % (" in seen
     assert not re.search(r"\b(nan|NaN|None|undefined)\b|Markup", seen) and "<so>" in seen
     assert not re.search(r"[a-z]\.[A-Z]|\.\d* ?[A-Z][a-z]+ [a-z]+\.[A-Z]", seen.replace("report.html", ""))
     # Each mistake is found by its class and its file, whatever letters are in them.
     _, test = reported_sets
-    for address in re.findall(r'class="thumb" href="#(.*?)"', written):
+    addresses = re.findall(r'href="#(true=[^"]*?open=.*?)"', written)
+    for address in addresses:
         query = dict(parse_qsl(unescape(address)))
         index = [i for i, name in enumerate(test.filenames) if name == query["open"]]
         assert query["true"] in [test.class_names[test.labels[i]].replace("_", " ") for i in index]
+    assert addresses
     kinds = {row["name"]: row["count"] for row in numbers["kinds"]}
     share = 100 * kinds["same_in_all"] / sum(kinds.values())
     assert f"{share:.0f} % of {sum(kinds.values())} mistakes are the same wrong answer in both runs" in seen
