@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import metrics
-from data import Dataset, first_copy
+from data import Dataset, first_copy, images_at_once
 
 CONFIDENT = 0.9
 HISTOGRAM_BINS = 50
@@ -142,8 +142,9 @@ def evaluate_classes(confusion: Tensor, test: Dataset, train: Dataset | None) ->
 
 def mean_colour(dataset: Dataset) -> Tensor:
     """Return the mean of all pixels of the images, float32 [3] in [0, 1]."""
-    n, _, height, width = dataset.images.shape
-    return (dataset.images.sum(dim=(0, 2, 3)).double() / (255 * n * height * width)).float()
+    images = dataset.images  # a sum of all at once would have them in 64 bits
+    sums = torch.stack([part.sum(dim=(0, 2, 3)) for part in images.split(images_at_once(images))])
+    return (sums.sum(dim=0).double() / (255 * len(images) * images.shape[-1] ** 2)).float()
 
 
 def audit_duplicates(train: Dataset, test: Dataset, y_pred: Tensor) -> tuple[dict, Tensor]:
@@ -152,7 +153,7 @@ def audit_duplicates(train: Dataset, test: Dataset, y_pred: Tensor) -> tuple[dic
     Also returns the label of the pixels of each test image in the training set, int64 [N], -1 where they are
     not there.
     """
-    copies, n = first_copy(torch.cat([train.images, test.images])), len(train.labels)
+    copies, n = first_copy(train.images, test.images), len(train.labels)
     repeats = copies[:n] != torch.arange(n)
     in_train = copies[n:] < n
     rest = ~in_train

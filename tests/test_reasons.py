@@ -47,7 +47,7 @@ def in_pixels(cells):
 
 def case_of(model):
     num_classes = model[5].out_features
-    network = from_module(model, [f"class {c}" for c in range(num_classes)], "2", CPU)
+    network = from_module(model, [f"class {c}" for c in range(num_classes)], "2", CPU, size=SIDE)
     # Within a cell all pixels are alike: at a border rounding decides which of equal ones is the larger.
     cells = torch.randint(256, (240, 3, 3, 3), generator=torch.Generator().manual_seed(1))
     images = in_pixels(cells).to(torch.uint8)
@@ -265,7 +265,7 @@ def test_the_document_names_all_keys_of_covering(small_case, monkeypatch):
 def test_the_experiment_prints_its_table(small_case, capsys):
     wrong = torch.nonzero(small_case.logits.argmax(dim=1) != small_case.y_true).flatten()[:20]
     answer = small_case.logits[wrong].argmax(dim=1)
-    images = small_case.images[wrong] / 255
+    images = small_case.images[wrong]
     covering.measure(small_case.network, images, small_case.y_true[wrong], answer, FILL)
     assert capsys.readouterr().out.count("\n|") == 11  # rows behind the first
 

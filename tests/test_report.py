@@ -381,7 +381,7 @@ def test_the_page_is_made_again_of_the_files_and_of_nothing_else(
         (run / "metrics.json").write_text(json.dumps(numbers | {key: other}))
         assert_one_line(*outcome(capsys, report.main, again), r"predictions\.npz is of another report")
     (run / "metrics.json").write_text(json.dumps(numbers))
-    monkeypatch.setattr(report, "load", lambda name, root: (small[1], small[0]))
+    monkeypatch.setattr(report, "load", lambda *some: (small[1], small[0]))
     assert_one_line(*outcome(capsys, report.main, again), "are not those of .*--dataset")
     assert_one_line(*outcome(capsys, report.main, ["--out", str(tmp_path / "no"), "--page"]), "there is no")
 

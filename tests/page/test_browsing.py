@@ -196,11 +196,11 @@ def test_the_dialog_takes_a_mistake_apart(page, mistakes, reported, reported_set
     address = dict(parse_qsl(page.evaluate("location.hash")[1:]))
     assert address == {"true": row["true"], "open": row["file"]}
     network = load_checkpoint(reported / "checkpoints" / "best.pt", CPU)
-    image = test.images[row["index"]][None] / 255
+    image = test.images[row["index"]][None]
     classes = [torch.tensor([test.class_names.index(row[key])]) for key in ("predicted", "true")]
     (signed,) = network.contrast(image, [tuple(classes)])
     cells = (signed / signed.abs().max())[:, None]
-    large = torch.nn.functional.interpolate(image, 128)
+    large = torch.nn.functional.interpolate(image / 255, 128)
     for sign, canvas in ((1, "for"), (-1, "against")):
         heatmap = torch.nn.functional.interpolate((sign * cells).relu(), 128)[:, 0]
         expected = overlay(large, heatmap)[0].int()
