@@ -225,7 +225,6 @@ CELLS = 4  # the picture as 4x4 squares
 COVERS = [(), *((a,) for a in range(CELLS**2)), *itertools.combinations(range(CELLS**2), 2)]
 NUM_TURNED, NUM_FIRM = 15, 5  # mistakes to take apart that become the truth, and that do not
 MAX_EXAMINED = 60
-NUM_EASED = 6  # the first ones, of which at most one cannot be turned
 
 
 def cells_hidden(cells: tuple[int, ...], side: int) -> Tensor:
@@ -250,7 +249,7 @@ def find_puzzles(
 
     images uint8 [N, 3, S, S]; y_true int64 [N]. Of a seeded order of the misclassified images, int64 [M], the
     first 15 that some of COVERS turn to the truth and the first 5 that none does, after at most 60 were
-    examined, in the order of with_few_firm_first. The image `opener` is the first if some of COVERS turn it.
+    examined, in the order of `mixed`. The image `opener` is the first if some of COVERS turn it.
     Of each `index` in the test set, and of each of its `covers`, which are COVERS, where it lies, `hidden`
     bool [137, S, S], and the three likeliest `classes` and their `probabilities`, int64 and float32 [137, 3];
     `best`, the place in COVERS of the surest true answer or None, `by_map`, that of the two squares that the
@@ -277,23 +276,21 @@ def find_puzzles(
             puzzle["by_map"] = choice_of_map(classifier, image[None], classes[:1, 0], truth[None])
             puzzle["random"] = right[-math.comb(CELLS**2, 2) :].double().mean().item()
             puzzles.append(puzzle)
-    return with_few_firm_first(puzzles)
+    return mixed(puzzles)
 
 
-def with_few_firm_first(puzzles: list[dict]) -> list[dict]:
-    """Return the puzzles in their order, but with at most one of the first six that no cover turns.
+def mixed(puzzles: list[dict]) -> list[dict]:
+    """Return the puzzles with three that some cover turns before each that none does, else in their order.
 
-    Whoever begins should not meet one after another that cannot be done. Too few others leave no choice.
+    Whoever begins should not meet one after another that cannot be done.
     """
-    first, later, has_firm = [], [], False
-    for puzzle in puzzles:
-        is_firm = puzzle["best"] is None
-        if len(first) < NUM_EASED and not (is_firm and has_firm):
-            first.append(puzzle)
-            has_firm = has_firm or is_firm
-        else:
-            later.append(puzzle)
-    return first + later
+    turned = [puzzle for puzzle in puzzles if puzzle["best"] is not None]
+    firm = [puzzle for puzzle in puzzles if puzzle["best"] is None]
+    result = []
+    while turned or firm:
+        result += turned[:3] + firm[:1]
+        turned, firm = turned[3:], firm[1:]
+    return result
 
 
 def stack_puzzles(puzzles: list[dict]) -> dict:

@@ -300,7 +300,7 @@ def test_puzzles_are_those_of_loops(small_case, monkeypatch):
         seen[max(sure) > 0].append(sum(p > 0 for p in sure))
     assert len(seen[True]) == 4 and max(seen[True]) > 1  # some can be turned in several ways
     assert len({puzzle["index"] for puzzle in puzzles}) == len(puzzles) and len(seen[False]) == 2
-    assert sum(puzzle["best"] is None for puzzle in puzzles[: reasons.NUM_EASED - 1]) == 1
+    assert sum(puzzle["best"] is None for puzzle in puzzles[:5]) == 1
     last = max(puzzle["index"] for puzzle in puzzles[1:] if puzzle["best"] is not None)
     opened = reasons.find_puzzles(small_case.network, images, y_true, wrong, FILL, last)
     assert [puzzle["index"] for puzzle in opened].index(last) == 0 and len(opened) == 6
@@ -308,13 +308,11 @@ def test_puzzles_are_those_of_loops(small_case, monkeypatch):
     assert reasons.find_puzzles(small_case.network, images, y_true, wrong, FILL)[0]["by_map"] is None
 
 
-def test_few_of_the_first_puzzles_cannot_be_turned():
-    firm = "110101001101"  # 1: nothing turns it
+def test_three_puzzles_that_can_be_turned_come_before_each_that_cannot():
+    firm = "110101001101000"  # 1: nothing turns it
     puzzles = [{"index": i, "best": None if sign == "1" else 5} for i, sign in enumerate(firm)]
-    order = [puzzle["index"] for puzzle in reasons.with_few_firm_first(puzzles)]
-    assert order == [0, 2, 4, 6, 7, 10, 1, 3, 5, 8, 9, 11]
-    order = [puzzle["index"] for puzzle in reasons.with_few_firm_first(puzzles[:4])]
-    assert order == [0, 2, 1, 3]  # the two that can be turned do not suffice
+    order = [puzzle["index"] for puzzle in reasons.mixed(puzzles)]
+    assert order == [2, 4, 6, 0, 7, 10, 12, 1, 13, 14, 3, 5, 8, 9, 11]
 
 
 # ---- Random weights, and the pointing game ---------------------------------------------------------------
