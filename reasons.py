@@ -232,7 +232,6 @@ CELLS = 4  # the picture as 4x4 squares
 COVERS = [(), *((a,) for a in range(CELLS**2)), *itertools.combinations(range(CELLS**2), 2)]
 NUM_TURNED, NUM_FIRM = 15, 5  # mistakes to take apart that become the truth, and that do not
 MAX_EXAMINED = 60
-NUM_EASED = 6  # the first ones, of which at most one cannot be turned
 
 
 def cells_hidden(cells: tuple[int, ...], side: int) -> Tensor:
@@ -252,7 +251,7 @@ def find_puzzles(
 
     images uint8 [N, 3, S, S]; y_true int64 [N]; misclassified int64 [M], at least one. The image `opener`,
     then the others in a seeded order: the first 15 that some of COVERS turn to the truth and the first 5 that
-    none does, after at most 60 were examined, in the order of few_firm_first.
+    none does, after at most 60 were examined, in the order of `mixed`.
 
     Of these P images: `puzzles`, which they are, int64 [P]; the three likeliest classes under each cover,
     `puzzle_classes` int64 [P, 137, 3], and their `puzzle_probabilities`, float32; `puzzle_best`, int64 [P],
@@ -273,7 +272,7 @@ def find_puzzles(
         if left[turned]:
             left[turned] -= 1
             found.append((i, turned, classes, probabilities))
-    found = few_firm_first(found)
+    found = mixed(found)
     index = torch.tensor([i for i, *_ in found])
     classes = torch.stack([of_image for _, _, of_image, _ in found])
     probabilities = torch.stack([of_image for *_, of_image in found])
@@ -290,25 +289,24 @@ def find_puzzles(
     }
 
 
-def few_firm_first(found: list[tuple]) -> list[tuple]:
-    """Return puzzles (index, whether a cover turns it, ...) with at most one of the first six that none does.
+def mixed(found: list[tuple]) -> list[tuple]:
+    """Return puzzles (index, whether a cover turns it, ...) with three that are turned before each that is not.
 
-    Whoever begins should not meet one after another that cannot be done. Too few others leave no choice.
+    Else they stay in their order. Whoever begins should not meet one after another that cannot be done.
     """
-    first, later = [], []
-    for puzzle in found:
-        is_second_firm = not puzzle[1] and any(not turned for _, turned, *_ in first)
-        if len(first) < NUM_EASED and not is_second_firm:
-            first.append(puzzle)
-        else:
-            later.append(puzzle)
-    return first + later
+    turned = [puzzle for puzzle in found if puzzle[1]]
+    firm = [puzzle for puzzle in found if not puzzle[1]]
+    result = []
+    while turned or firm:
+        result += turned[:3] + firm[:1]
+        turned, firm = turned[3:], firm[1:]
+    return result
 
 
 def choices_of_maps(classifier: Classifier, images: Tensor, answers: Tensor, truth: Tensor) -> Tensor:
     """Return the place in COVERS of the two squares that each contrastive map marks most, int64 [N].
 
-    images float32 [N, 3, S, S] in [0, 1]; answers and truth int64 [N]. -1 without a layer to explain.
+    images uint8 [N, 3, S, S]; answers and truth int64 [N]. -1 without a layer to explain.
     """
     if classifier.layer is None:
         return torch.full_like(answers, -1)

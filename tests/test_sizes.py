@@ -7,6 +7,7 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from processes import TINY
 from torch import nn
 from torchvision.transforms import v2
 
@@ -15,7 +16,6 @@ import data
 import report
 import train
 from metrics import expected_calibration_error
-from processes import TINY
 from running.console import CommandLine
 from running.errors import UserError
 from running.outputs import identity
