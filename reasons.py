@@ -290,7 +290,7 @@ def find_puzzles(
 
 
 def mixed(found: list[tuple]) -> list[tuple]:
-    """Return puzzles (index, whether a cover turns it, ...) with three that are turned before each that is not.
+    """Return puzzles (index, whether a cover turns it, ...), three that are turned before each that is not.
 
     Else they stay in their order. Whoever begins should not meet one after another that cannot be done.
     """

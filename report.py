@@ -71,7 +71,7 @@ def answer(examined: Classifier, train: Dataset | None, test: Dataset, out: Path
         raise UserError(f"{examined.name} cannot be used: its scores of the test images are not finite")
     about = {
         "network": {
-            "name": examined.name,
+            "name": examined.name if examined.training else type(examined.module).__name__,
             "parameters": examined.parameters,
             "input": examined.input,
             "output": examined.output,
