@@ -192,7 +192,7 @@ def test_the_dialog_takes_a_mistake_apart(page, mistakes, reported, reported_set
     words = page.inner_text("#mistake-notes").replace("\N{NO-BREAK SPACE}", " ")
     place_of = "second" if rank == 2 else f"number {rank}"
     said = f"taken for {row['predicted']} with {100 * row['confidence']:.1f} %; {row['true']} is {place_of},"
-    assert said in words and "other <b>run " in words and "With the quarter covered" in words
+    assert said in words and "other <b>run" in words and "With the quarter covered" in words
     address = dict(parse_qsl(page.evaluate("location.hash")[1:]))
     assert address == {"true": row["true"], "open": row["file"]}
     network = load_checkpoint(reported / "checkpoints" / "best.pt", CPU)
@@ -312,7 +312,7 @@ def test_a_puzzle_that_cannot_be_turned_and_one_that_is_shown(game):
         assert [text.split(":")[0] for text in texts(page, "figcaption >> visible=true")[:3]] == [
             "you",
             "the map",
-            "a random pair",
+            "of all pairs turn it",
         ]
         page.tap("#puzzle-next")
         page.tap("#puzzle-show")  # counts for nobody

@@ -180,7 +180,8 @@ def test_without_pictures_mistakes_are_a_table(left, stress, quick, monkeypatch,
     write_folder(tmp_path, left, stress, 8)
     monkeypatch.setattr(page, "read_stress", lambda folder, whose: None)
     answers_only = {
-        key: left[2][key] for key in ("mistakes", "answers", "answer_probabilities", "probability_true")
+        key: left[2][key]
+        for key in ("mistakes", "answers", "answer_probabilities", "probability_true", "rank_true")
     }
     whose = {key: left[0][key] for key in (*outputs.IDENTITY, "runs")}
     outputs.write_arrays(tmp_path / "evidence.npz", answers_only | whose)
