@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import train
-from data import to_input
+from data import resize
 from running.console import run_main
 from running.device import autocast
 from running.errors import UserError
@@ -50,7 +50,8 @@ def attack(
     start = (images + epsilon * (2 * uniform - 1)).clamp(low, high).requires_grad_()
     # The plain network: the one shared among processes would wait for gradients of its weights.
     with autocast(training.device, training.precision):
-        loss = training.criterion(training.model(to_input(start, size, training.normalize)).float(), target)
+        logits = training.model(training.normalize(resize(start, size))).float()
+        loss = training.criterion(logits, target)
     (gradient,) = torch.autograd.grad(training.scaler.scale(loss), start)
     return (start.detach() + 1.25 * epsilon * gradient.sign()).clamp(low, high)
 
