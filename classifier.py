@@ -16,7 +16,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from data import BATCH_SIZE, CLASS_NAMES, Dataset, Normalize, load, memory_format, resize
+import data
+from data import SIZE, Dataset, Normalize, images_at_once, load, memory_format
 from gradcam import GradCAM
 from gradcam_layer import find_layer
 from resnet_cifar import resnet18
@@ -25,28 +26,27 @@ from running.console import Progress, option
 from running.errors import UserError, one_line, reading
 from sources import networks
 
-WRAPPER = "if it wants another size or returns more than logits, wrap it: see docs/your_own_code.md"
+WRAPPER = "for another size give --size; if it returns more than logits wrap it: see docs/your_own_code.md"
 
 
 class FromPixels(nn.Module):
     """A network behind all that is done to an image before it: float images in [0, 1] to logits [N, C].
 
-    Images larger than image_size, the side in pixels that the network was trained for, are resized to it.
-    `order`, int64 [C], brings the logits into the order of the data set's classes. Of a network that
-    `ends_in_softmax` the logits are the logarithms of its probabilities.
+    Images of another side than image_size, which the network was trained for, are brought to it, by way of
+    `uncropped` if that is given, see data.resize. `order`, int64 [C], brings the logits into the order of the
+    data set's classes. Of a network that `ends_in_softmax` they are the logarithms of its probabilities.
     """
 
-    def __init__(self, network: nn.Module, image_size: int = 32, normalize: nn.Module | None = None):
+    def __init__(self, network: nn.Module, image_size: int = SIZE, normalize: nn.Module | None = None):
         super().__init__()
         self.network = network
-        self.image_size = image_size
+        self.image_size, self.uncropped = image_size, None
         self.normalize = normalize or nn.Identity()
-        self.layout = torch.contiguous_format
         self.order = None
         self.ends_in_softmax = False
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.normalize(resize(images, self.image_size)).contiguous(memory_format=self.layout)
+        x = self.normalize(data.resize(images, self.image_size, self.uncropped)).contiguous()
         logits = self.network(x.clone() if x is images else x)  # a copy, for what works in place
         if logits.ndim == 1 and len(images) == 1:
             logits = logits[None]  # squeeze() has taken a batch of one away
@@ -61,7 +61,7 @@ class FromPixels(nn.Module):
 class Classifier:
     """What is examined."""
 
-    model: FromPixels  # float32 images [N, 3, 32, 32] in [0, 1] to logits [N, C], in eval mode, on the device
+    model: FromPixels  # float32 images [N, 3, S, S] in [0, 1] to logits [N, C], in eval mode, on the device
     device: torch.device
     name: str
     path: Path | None  # the file of its weights
@@ -89,9 +89,9 @@ class Classifier:
         return self.model.network
 
     def explain(self, images: Tensor, classes: Tensor, against: Tensor | None = None) -> Tensor:
-        """Return the Grad-CAM maps of images in [0, 1] at the layer, float32 [N, h, w] on the CPU.
+        """Return the Grad-CAM maps of images at the layer, float32 [N, h, w] on the CPU.
 
-        images float32 [N, 3, 32, 32]; classes and against int64 [N], see gradcam.GradCAM.
+        images uint8 [N, 3, S, S]; classes and against int64 [N], see gradcam.GradCAM.
         """
         return self.contrast(images, [(classes, against)])[0].relu()
 
@@ -102,9 +102,10 @@ class Classifier:
         """
         maps = []
         with GradCAM(self.model, f"network.{self.layer}", self.reshape) as cam:
-            for part in torch.arange(len(images)).split(BATCH_SIZE):
+            for part in torch.arange(len(images)).split(images_at_once(images, self.model.image_size)):
                 asked = [(c[part], None if d is None else d[part]) for c, d in questions]
-                maps.append([signed.cpu() for signed in cam.pairs(images[part].to(self.device), asked)])
+                pixels = images[part].to(self.device) / 255
+                maps.append([signed.cpu() for signed in cam.pairs(pixels, asked)])
         return [torch.cat(parts) for parts in zip(*maps, strict=True)]
 
 
@@ -147,30 +148,25 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def shuffled(count: int) -> Tensor:
-    """Return the indices 0 to count - 1 in a random order, always the same one, int64 [count]."""
-    return torch.randperm(count, generator=Generator().manual_seed(0))
-
-
 @torch.inference_mode()
 def predict(
     model: nn.Module,
     images: Tensor,
     device: torch.device,
-    batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Return the logits of uint8 images [N, 3, 32, 32], float32 [N, C] on the CPU, computed in eval mode.
+    """Return the logits of uint8 images [N, 3, S, S], float32 [N, C] on the CPU, computed in eval mode.
 
     model takes float32 images in [0, 1]. It computes in the precision of the caller, see full_float32. Test
     sets come in the order of their classes, which would flatter or spoil a network whose answers depend on
-    the other images of a batch: they are predicted in the order of `shuffled`, and put back.
+    the other images of a batch: they are predicted in a random order, always the same, and put back.
     """
-    logits, order = [], shuffled(len(images))
+    batch_size = images_at_once(images, getattr(model, "image_size", 0))
+    logits, order = [], torch.randperm(len(images), generator=Generator().manual_seed(0))
     with eval_mode(model):
         for start in range(0, max(len(images), 1), batch_size):  # no images give logits [0, C]
             batch = images[order[start : start + batch_size]].to(device)
-            logits.append(model(batch.float() / 255).float())
+            logits.append(model(batch / 255).float())
             if progress:
                 progress.update(min(start + batch_size, len(images)))
     return torch.cat(logits).cpu()[order.argsort()]
@@ -179,10 +175,12 @@ def predict(
 # ---- From a file or from memory --------------------------------------------------------------------------
 
 
-def load_checkpoint(path: Path | str, device: torch.device, layer: str | None = None) -> Classifier:
+def load_checkpoint(
+    path: Path | str, device: torch.device, layer: str | None = None, size: int | None = None
+) -> Classifier:
     """Return the network of a checkpoint of train.py, in float32; layer as in find_layer.
 
-    Raises UserError if the file is damaged or incomplete, or its weights do not fit.
+    size is by default its own. Raises UserError if the file is damaged, or its weights do not fit.
     """
     checkpoint = read_checkpoint(path)
     with reading(path, "a checkpoint of train.py"):
@@ -195,12 +193,10 @@ def load_checkpoint(path: Path | str, device: torch.device, layer: str | None = 
             validation = checkpoint["val_logits"].float(), checkpoint["val_labels"]
         module = resnet18(len(class_names), width)
         module.load_state_dict(state)  # float16 in the shipped file, float32 in the network
-    model = FromPixels(module, image_size, Normalize())
-    model.layout = memory_format(device)
-    model.to(device, memory_format=model.layout)
-    said = f"normalised, of {image_size}x{image_size} pixels"
-    name = f"ResNet-18 of width {width}"
-    classifier = from_module(model, class_names, layer, device, name, said, path, checkpoint["sha256"])
+    model = FromPixels(module, size or image_size, Normalize())
+    model.to(device, memory_format=memory_format(device))
+    known = f"ResNet-18 of width {width}", "normalised", path, checkpoint["sha256"]
+    classifier = from_module(model, class_names, layer, device, *known)
     classifier.dataset, classifier.training, classifier.validation = dataset, training, validation
     return classifier
 
@@ -213,14 +209,20 @@ def load_model(
     layer: str | None,
     class_names: list[str] | None,
     device: torch.device,
+    *,
+    size: int | None = None,
+    resize: int | None = None,
     weights_key: str | None = None,
 ) -> Classifier:
     """Return the network that NAME() in FILE.py returns, where spec is "FILE.py:NAME", in float32.
 
     weights: a file with its state dict, below weights_key if that is given, see networks.load_weights. mean
     and std, three numbers each, normalise images in [0, 1]. class_names are those of the logits, in their
-    order; layer as in find_layer. Raises UserError for what cannot be used.
+    order; layer as in find_layer. size, by default SIZE, is the side in pixels of the images that it takes:
+    the middle of those that are `resize` wide, if that is given. Raises UserError for what cannot be used.
     """
+    if resize is not None and size is None:
+        raise UserError(f"--resize {resize} belongs to --size, which is missing")
     module = networks.build(spec)
     if weights_key is not None and weights is None:
         raise UserError(f"--weights-key {weights_key} belongs to --weights FILE, which is missing")
@@ -237,7 +239,8 @@ def load_model(
             raise UserError(f"{found}: expected numbers from 0 to 1, and for --std above 0")
         normalize = Normalize(mean, std)
         said = f"normalised by mean {list(mean)} and standard deviation {list(std)}"
-    model = FromPixels(module, normalize=normalize)
+    model = FromPixels(module, size or SIZE, normalize)
+    model.uncropped = resize
     return from_module(model, class_names, layer, device, spec.rpartition(":")[2], said, weights)
 
 
@@ -250,13 +253,19 @@ def from_module(
     said: str = "in [0, 1]",
     weights: Path | str | None = None,
     digest: str | None = None,
+    size: int = SIZE,
 ) -> Classifier:
-    """Return a Classifier of any module that takes float images in [0, 1]; layer as in find_layer.
+    """Return a Classifier of any module that takes float images [N, 3, size, size] in [0, 1].
 
-    The module itself is moved to the device, to float32 and to eval mode. People are told its name, `said` of
-    its input, and the file of its weights.
+    layer as in find_layer; of a FromPixels its own size counts. The module itself is moved to the device, to
+    float32 and to eval mode. People are told its name, `said` of its input, and the file of its weights.
     """
-    model = model if isinstance(model, FromPixels) else FromPixels(model)
+    model = model if isinstance(model, FromPixels) else FromPixels(model, size)
+    side, of_larger = model.image_size, f", the middle of {model.uncropped}" if model.uncropped else ""
+    if not data.SMALLEST <= side <= data.LARGEST or (model.uncropped or side) < side:
+        raise UserError(
+            f"--size {side}{of_larger}: expected {data.SMALLEST} to {data.LARGEST}, --resize above"
+        )
     name = name or type(model.network).__name__
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise UserError(f"{name} has weights on the meta device, which are none: load them first")
@@ -266,7 +275,7 @@ def from_module(
         name=name,
         path=None if weights is None else Path(weights),
         class_names=class_names,
-        input=said,
+        input=f"{said}, of {side}x{side} pixels{of_larger}",
     )
     look_inside(classifier, layer)
     classifier.digest = digest or digest_of(model)  # after a pass: lazy layers have no weights before it
@@ -308,12 +317,13 @@ def look_inside(classifier: Classifier, layer: str | None) -> None:
         if names.get(module):  # the network itself has the name ""
             outputs.append((names[module], output))
 
-    images = torch.rand(2, 3, 32, 32, generator=Generator().manual_seed(0)).to(classifier.device)
+    side = classifier.model.image_size
+    images = torch.rand(2, 3, side, side, generator=Generator().manual_seed(0)).to(classifier.device)
     try:
         with register_module_forward_hook(note):
             logits = classifier.model(images.requires_grad_())
     except Exception as error:
-        taken = f"{classifier.name} cannot take images [2, 3, 32, 32] ({one_line(error)})"
+        taken = f"{classifier.name} cannot take images {list(images.shape)} ({one_line(error)})"
         raise UserError(f"{taken}: {WRAPPER}") from error
     check_logits(classifier, logits)
     try:
@@ -352,7 +362,8 @@ def check_answers(classifier: Classifier, logits: Tensor) -> None:
         classifier.notes.append("the network ends in softmax: the logarithm of its output is taken as logits")
     # Images of different brightness, whose statistics differ.
     light = torch.tensor([1.0, 0.7, 0.4, 0.1]).view(4, 1, 1, 1)
-    images = light * torch.rand(4, 3, 32, 32, generator=Generator().manual_seed(1))
+    side = classifier.model.image_size
+    images = light * torch.rand(4, 3, side, side, generator=Generator().manual_seed(1))
     images = images.to(classifier.device)
     with full_float32(classifier.device):
         first, again = classifier.model(images), classifier.model(images)
@@ -392,7 +403,7 @@ def add_options(parser: argparse.ArgumentParser, default: str = "the newest unde
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--run", type=Path, help=f"run folder of train.py (default: {default})")
     which.add_argument("--checkpoint", type=Path, metavar="FILE", help="a checkpoint of train.py")
-    text = "any network: NAME() in FILE.py returns a torch.nn.Module of images [N, 3, 32, 32]"
+    text = "any network: NAME() in FILE.py returns a torch.nn.Module of images [N, 3, S, S]"
     which.add_argument("--model", metavar="FILE.py:NAME", help=text)
     parser.add_argument("--weights", type=Path, metavar="FILE", help="for --model: its state dict")
     text = "for --weights: which of several state dicts in the file, such as ema"
@@ -402,6 +413,8 @@ def add_options(parser: argparse.ArgumentParser, default: str = "the newest unde
     parser.add_argument("--std", type=float, nargs=3, metavar=("R", "G", "B"), help="see --mean")
     text = "for --model: the classes of its logits, a name a line (default: the data set's, in its order)"
     parser.add_argument("--classes", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--size", type=int, metavar="N", help=f"side of its images (default: {SIZE})")
+    parser.add_argument("--resize", type=int, metavar="M", help="with --size: the middle of pictures of M")
     text = "what Grad-CAM explains, or none (default: the last layer with more than one cell)"
     parser.add_argument("--layer", metavar="NAME", help=text)
 
@@ -418,20 +431,21 @@ def best_checkpoint(run: Path | None) -> Path:
 def from_options(args: argparse.Namespace, device: torch.device, default: Path | None = None) -> Classifier:
     """Return the network that the options name; without any the checkpoint `default`, or the newest run's."""
     if args.model is None:
-        for name in ("weights", "weights_key", "mean", "std", "classes"):
+        for name in ("weights", "weights_key", "mean", "std", "classes", "resize"):
             if getattr(args, name) is not None:
                 raise UserError(f"{option(name)} belongs to --model FILE.py:NAME, which is missing")
         path = args.checkpoint
         if path is None and (args.run is not None or default is None):
             path = best_checkpoint(args.run)
-        return load_checkpoint(path or default, device, args.layer)
+        return load_checkpoint(path or default, device, args.layer, args.size)
     class_names = None
     if args.classes is not None:
         with reading(args.classes, "class names, one a line"):
             class_names = args.classes.read_text(encoding="utf-8-sig").split("\n")
             class_names = [one_line(name) for name in class_names if name.strip()]
     of_model = (args.model, args.weights, args.mean, args.std, args.layer, class_names)
-    return load_model(*of_model, device, weights_key=args.weights_key)
+    sides = {"size": args.size, "resize": args.resize}
+    return load_model(*of_model, device, **sides, weights_key=args.weights_key)
 
 
 def find_data(classifier: Classifier, dataset: str | None, data_dir: str | None) -> tuple[str, str]:
@@ -452,9 +466,9 @@ def load_data(classifier: Classifier, dataset: str | None, data_dir: str | None)
     dataset and data_dir: see find_data. Raises UserError if the classes do not fit.
     """
     name, root = find_data(classifier, dataset, data_dir)
-    if name in CLASS_NAMES:  # before the data are read or drawn
-        check_number_of_classes(classifier, CLASS_NAMES[name], name)
-    train, test = load(name, root)
+    if name in data.CLASS_NAMES:  # before the data are read or drawn
+        check_number_of_classes(classifier, data.CLASS_NAMES[name], name)
+    train, test = load(name, root, classifier.model.image_size, classifier.model.uncropped)
     fit_classes(classifier, test)
     return train, test
 
@@ -480,10 +494,10 @@ def fit_classes(classifier: Classifier, test: Dataset) -> None:
     """
     wanted, given = test.class_names, classifier.class_names
     check_number_of_classes(classifier, wanted, test.name)
-    side = test.images.shape[3]
-    if test.picture_side and test.picture_side > side and classifier.largest_side >= 1.5 * side:
-        reduced = f"the pictures, of about {test.picture_side} pixels, are reduced to {side}"
-        classifier.notes.append(f"{reduced}, and the network enlarges them again: it sees them blurred")
+    side, inside = classifier.model.image_size, classifier.largest_side
+    if (test.picture_side or 0) > side and inside >= 1.5 * side:
+        reduced = f"the pictures, of about {test.picture_side} pixels, are reduced to {side}, and the network"
+        classifier.notes.append(f"{reduced} enlarges them again: it sees them blurred, give --size {inside}")
     if given is None or given == wanted:
         classifier.class_names = wanted
         return

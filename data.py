@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import center_crop
 
 from running.errors import UserError, reading
 from sources import cifar, pictures, shapes
@@ -23,13 +24,11 @@ from sources import cifar, pictures, shapes
 # that a checkpoint needs nothing but its weights to be applied to a picture.
 MEAN = (0.50707516, 0.48654887, 0.44091784)
 STD = (0.26733429, 0.25643846, 0.27615047)
-CLASS_NAMES = {  # of the sets that are known by name
-    "cifar100": cifar.CLASS_NAMES,
-    "cifar10": cifar.CIFAR10_NAMES,
-    "shapes": shapes.CLASS_NAMES,
-}
-BATCH_SIZE = 50  # images to answer at once, whose activations stay in the cache of a CPU
-PADDING = 4  # pixels by which a crop may move an image in each direction
+# Of the sets that are known by name.
+CLASS_NAMES = {"cifar100": cifar.CLASS_NAMES, "cifar10": cifar.CIFAR10_NAMES, "shapes": shapes.CLASS_NAMES}
+SIZE = 32  # pixels, the side of the images that a network takes unless --size or a checkpoint says another
+SMALLEST, LARGEST = 8, 512  # sides of images
+BATCH_SIZE = 50  # images of that side to answer at once, whose activations stay in the cache of a CPU
 
 
 @dataclass
@@ -37,7 +36,7 @@ class Dataset:
     """One split of a data set: N images of C classes."""
 
     name: str  # "cifar100", "cifar10", "shapes", "folder pets" of pictures in a folder pets, or from_arrays's
-    images: Tensor | None  # uint8 [N, 3, 32, 32]; None where only answers are known
+    images: Tensor | None  # uint8 [N, 3, S, S], S from 8 to 512; None where only answers are known
     labels: Tensor  # int64 [N]
     class_names: list[str]  # C names
     superclass_of: Tensor | None  # int64 [C]; None if there are no superclasses
@@ -45,13 +44,16 @@ class Dataset:
     filenames: list[str]  # N names
     provenance: str  # one line for people: what these images are, and whether that was verified
     digest: str  # sha256 of the content, see cifar.content_digest
-    picture_side: int | None = None  # of the pictures of a folder, the median in pixels, before it was 32
-    masks: Tensor | None = None  # bool [N, 32, 32], where the object is; only the shapes set knows
+    picture_side: int | None = None  # the median of the shorter sides of the pictures of a folder, in pixels
+    masks: Tensor | None = None  # bool [N, S, S], where the object is; only the shapes set knows
 
 
-def load(name: str, root: Path | str = "data") -> tuple[Dataset, Dataset]:
+def load(
+    name: str, root: Path | str = "data", size: int = SIZE, resize: int | None = None
+) -> tuple[Dataset, Dataset]:
     """Return (train, test) of "cifar100" or "cifar10" in `root`, of "shapes", or of a folder of pictures.
 
+    size and resize: of the pictures of a folder, see sources.pictures.fit; the other sets are as they are.
     Only CIFAR is ever downloaded. Raises UserError if there is no such set, or its files cannot be used.
     """
     if name == "cifar100":
@@ -59,10 +61,9 @@ def load(name: str, root: Path | str = "data") -> tuple[Dataset, Dataset]:
     if name == "cifar10":
         return load_cifar10(root)
     if name == "shapes":
-        # With different seeds the two splits have no image in common.
-        return make_shapes(per_class=60, seed=0), make_shapes(per_class=20, seed=1)
+        return make_shapes(60, seed=0), make_shapes(20, seed=1)  # which have no image in common
     if Path(name).is_dir():
-        return load_folder(name)
+        return load_folder(name, size, resize)
     raise UserError(f"there is no data set or folder {name}: give cifar100, cifar10, shapes or a folder")
 
 
@@ -71,9 +72,9 @@ def load_cifar100(root: Path | str = "data") -> tuple[Dataset, Dataset]:
 
     A part of CIFAR-100 or a changed set is taken too, and the provenance says that it is not verified.
     """
-    names, superclasses, splits = cifar.CLASS_NAMES, list(cifar.SUPERCLASSES), []
+    names, of, superclasses = cifar.CLASS_NAMES, cifar.SUPERCLASS_OF, list(cifar.SUPERCLASSES)
+    splits = []
     for images, labels, filenames in cifar.read_cifar100(root):
-        of = cifar.SUPERCLASS_OF
         with reading(root, "a folder with CIFAR-100"):
             splits.append(from_arrays(images, labels, names, "cifar100", filenames, of, superclasses))
     train, test = splits
@@ -84,11 +85,9 @@ def load_cifar100(root: Path | str = "data") -> tuple[Dataset, Dataset]:
 
 def load_cifar10(root: Path | str = "data") -> tuple[Dataset, Dataset]:
     """Return CIFAR-10, likewise, as torchvision reads it: cifar-10-batches-py/ or cifar-10-python.tar.gz."""
-    names, superclasses, splits = cifar.CIFAR10_NAMES, cifar.CIFAR10_SUPERCLASSES, []
-    for images, labels in cifar.read_cifar10(root):
-        of = cifar.CIFAR10_SUPERCLASS_OF
-        splits.append(from_arrays(images, labels, names, "cifar10", None, of, superclasses))
-    train, test = splits
+    more = None, cifar.CIFAR10_SUPERCLASS_OF, cifar.CIFAR10_SUPERCLASSES
+    arrays = cifar.read_cifar10(root)
+    train, test = (from_arrays(*split, cifar.CIFAR10_NAMES, "cifar10", *more) for split in arrays)
     return set_provenance(train, test, "CIFAR-10", ", verified: the MD5 sum of its files is the official one")
 
 
@@ -99,9 +98,9 @@ def set_provenance(train: Dataset, test: Dataset, what: str, found: str) -> tupl
     return train, test
 
 
-def load_folder(root: Path | str) -> tuple[Dataset, Dataset]:
-    """Return (train, test) of a folder of pictures of any size and any classes, see sources/pictures.py."""
-    class_names, splits, num_others = pictures.read_folder(root)
+def load_folder(root: Path | str, size: int = SIZE, resize: int | None = None) -> tuple[Dataset, Dataset]:
+    """Return (train, test) of a folder of pictures, see read_folder and fit of sources/pictures.py."""
+    class_names, splits, num_others = pictures.read_folder(root, size, resize)
     name = f"folder {Path(root).resolve().name}"
     datasets = []
     for images, labels, filenames, side in splits:
@@ -123,38 +122,33 @@ def from_arrays(
 ) -> Dataset:
     """Make a data set of arrays; raise ValueError, in one line, if they do not fit together.
 
-    images: uint8 [N, 3, 32, 32] or [N, 32, 32, 3], NumPy or torch; labels: N whole numbers in 0..C-1;
+    images: uint8 [N, 3, S, S] or [N, S, S, 3], NumPy or torch; labels: N whole numbers in 0..C-1;
     class_names: C names; filenames: N names, by default the numbers of the images; superclass_of: the number
     of the superclass of each class. Arrays are copied only if they are not contiguous or not writable.
     """
     images, labels = (np.asarray(v.detach().cpu() if isinstance(v, Tensor) else v) for v in (images, labels))
-    if images.dtype != np.uint8 or images.shape[1:] not in ((3, 32, 32), (32, 32, 3)) or len(images) == 0:
-        found = f"{images.dtype} {list(images.shape)}"
-        raise ValueError(f"images must be uint8 [N, 3, 32, 32] or [N, 32, 32, 3], not {found}")
+    if images.ndim == 4 and images.shape[3] == 3:
+        images = images.transpose(0, 3, 1, 2)
+    side = images.shape[-1] if len(images) else 0
+    if images.dtype != np.uint8 or images.shape[1:] != (3, side, side) or not SMALLEST <= side <= LARGEST:
+        found = f"S from {SMALLEST} to {LARGEST}, not {images.dtype} {list(images.shape)}"
+        raise ValueError(f"images must be uint8 [N, 3, S, S] or [N, S, S, 3], {found}")
     if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
         found = f"{labels.dtype} {list(labels.shape)}"
         raise ValueError(f"labels must be whole numbers [{len(images)}], one for each image, not {found}")
     if labels.min() < 0 or labels.max() >= len(class_names):
         found = f"{labels.min()} to {labels.max()}"
         raise ValueError(f"labels must be in 0 to {len(class_names) - 1}, for that many names, not {found}")
-    if superclass_of is not None:
-        of, count = torch.as_tensor(superclass_of), len(superclass_names or [])
-        if of.is_floating_point() or len(of) != len(class_names) or not ((of >= 0) & (of < count)).all():
-            raise ValueError(f"superclass_of must be the place of each class in superclass_names, not {of}")
-        superclass_of = of.long()
     filenames = [str(i) for i in range(len(images))] if filenames is None else list(filenames)
     if len(filenames) != len(images):
         raise ValueError(f"there are {len(filenames)} file names for {len(images)} images")
-    if images.shape[3] == 3:
-        images = images.transpose(0, 3, 1, 2)
     images = np.require(images, requirements=["C_CONTIGUOUS", "WRITEABLE"])
-    labels = labels.astype(np.int64)
     return Dataset(
         name=name,
         images=torch.from_numpy(images),
-        labels=torch.from_numpy(labels),
+        labels=torch.from_numpy(labels.astype(np.int64)),
         class_names=list(class_names),
-        superclass_of=superclass_of,
+        superclass_of=None if superclass_of is None else torch.tensor(superclass_of),
         superclass_names=superclass_names,
         filenames=filenames,
         provenance=f"{len(images):,} images given as arrays",
@@ -174,10 +168,9 @@ def make_shapes(per_class: int, seed: int) -> Dataset:
     return dataset
 
 
-def first_copy(images: Tensor) -> Tensor:
-    """Return int64 [N]: for each image of uint8 [N, ...] the index of the first one with the same pixels."""
-    pixels = images.cpu().numpy().reshape(len(images), -1)
-    digests = [hashlib.blake2b(image, digest_size=16).digest() for image in pixels]
+def first_copy(*parts: Tensor) -> Tensor:
+    """Return int64 [N]: for each image of all parts, uint8 [n, ...], the index of the first equal one."""
+    digests = [hashlib.blake2b(image.tobytes()).digest() for part in parts for image in part.cpu().numpy()]
     first = {}  # setdefault keeps the first index of a digest
     return torch.tensor([first.setdefault(digest, i) for i, digest in enumerate(digests)])
 
@@ -207,18 +200,27 @@ def split_indices(dataset: Dataset, val_fraction: float, seed: int) -> tuple[Ten
 def interleave(lists: list[list[int]]) -> Tensor:
     """Return int64 [N]: the first number of every list, then the second of every longer one, and so on."""
     rounds = itertools.zip_longest(*lists)  # a list that has ended gives None
-    numbers = itertools.chain.from_iterable(rounds)
-    return torch.tensor([i for i in numbers if i is not None], dtype=torch.int64)
+    return torch.tensor([i for one in rounds for i in one if i is not None], dtype=torch.int64)
 
 
-def resize(images: Tensor, side: int) -> Tensor:
-    """Reduce images, float [N, 3, H, W], that are larger than `side` to [N, 3, side, side], antialiased."""
-    if max(images.shape[-2:]) <= side:
+def images_at_once(images: Tensor, network_side: int = 0) -> int:
+    """Return how many images [N, 3, S, S], enlarged to network_side, have the pixels of BATCH_SIZE, or 1."""
+    side = max(images.shape[-1], network_side)
+    return max(1, BATCH_SIZE * SIZE**2 // side**2)
+
+
+def resize(images: Tensor, side: int, uncropped: int | None = None) -> Tensor:
+    """Bring images, float [N, 3, H, W], of another size to [N, 3, side, side], bilinear and antialiased.
+
+    With `uncropped` they are brought to that side, and the middle of them is taken.
+    """
+    if images.shape[-2:] == (side, side):
         return images
     device = images.device
     if device.type == "mps" and images.requires_grad:
         images = images.cpu()  # Apple GPUs cannot differentiate this (torch 2.13), as attacks must.
-    return F.interpolate(images, (side, side), mode="bilinear", antialias=True).to(device)
+    images = F.interpolate(images, uncropped or side, mode="bilinear", antialias=True).to(device)
+    return center_crop(images, [side, side])
 
 
 class Normalize(nn.Module):
@@ -236,32 +238,22 @@ class Normalize(nn.Module):
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
-    """Return the layout of images and weights: channels last, but for Apple GPUs."""
-    # There the gradient of batch norm fails or is wrong for channels last (pytorch issue 175189, torch 2.13).
+    """Return the layout of weights: channels last, but for Apple GPUs (pytorch issue 175189, torch 2.13)."""
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
-
-
-def to_input(images: Tensor, image_size: int, normalize: nn.Module) -> Tensor:
-    """Take images, float [N, 3, H, W] in [0, 1], to a network's input: resized, normalised, in memory_format.
-
-    Images larger than image_size, the side in pixels that the network is trained for, are reduced to it.
-    """
-    pixels = normalize(resize(images, image_size))
-    return pixels.contiguous(memory_format=memory_format(images.device))
 
 
 def crop_and_flip(images: Tensor, dy: Tensor, dx: Tensor, flip: Tensor) -> Tensor:
     """Pad each image by reflection, cut a window of the image's size out of it, and mirror some of them.
 
-    images [N, 3, H, W] of any dtype; dy and dx int64 [N] in 0..2*PADDING, the window's corner in the padded
-    image; flip bool [N]. Padding, crop and flip only say which pixel goes where, so one gather does all
-    three: row r of the result is row dy + r - PADDING of the image, reflected at the border: row -1 is row 1.
+    images [N, 3, H, W] of any dtype; dy and dx int64 [N], by how many pixels the window is moved; flip bool
+    [N]. Padding, crop and flip only say which pixel goes where, so one gather does all three: row r of the
+    result is row dy + r of the image, reflected at the border: row -1 is row 1.
     """
     n, channels, height, width = images.shape
-    rows = dy[:, None] + torch.arange(height, device=images.device) - PADDING
+    rows = dy[:, None] + torch.arange(height, device=images.device)
     columns = torch.arange(width, device=images.device).expand(n, width)
     columns = torch.where(flip[:, None], width - 1 - columns, columns)
-    columns = dx[:, None] + columns - PADDING
+    columns = dx[:, None] + columns
     # The inner abs() reflects at row 0, the outer one at the last row.
     rows = (height - 1) - ((height - 1) - rows.abs()).abs()
     columns = (width - 1) - ((width - 1) - columns.abs()).abs()
@@ -302,7 +294,7 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (images, targets) of one epoch in batches: shuffled, cropped and flipped.
 
-    images uint8 [N, 3, 32, 32]; targets int64 [N] or float [N, C]. Each batch is mixed by `cutmix` with
+    images uint8 [N, 3, S, S]; targets int64 [N] or float [N, C]. Each batch is mixed by `cutmix` with
     probability `cutmix_probability`; above 0 that needs float targets. All choices come from a generator on
     the CPU that is seeded by (seed, epoch), so the batches are the same on every device and in a resumed run.
     The last incomplete batch is left out, because its batch-norm statistics would be noisy.
@@ -311,7 +303,8 @@ def batches(
     entropy = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
     generator = torch.Generator().manual_seed(int(entropy) >> 1)  # the upper 63 bits: a seed is an int64
     order = torch.randperm(n, generator=generator).to(images.device)
-    dy, dx = torch.randint(0, 2 * PADDING + 1, (2, n), generator=generator).to(images.device)
+    farthest = images.shape[-1] // 8  # pixels by which a crop moves an image
+    dy, dx = torch.randint(-farthest, farthest + 1, (2, n), generator=generator).to(images.device)
     flip = torch.randint(0, 2, (n,), generator=generator).bool().to(images.device)
     for start in range(0, n - batch_size + 1, batch_size):
         part = slice(start, start + batch_size)

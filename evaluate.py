@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import metrics
-from data import Dataset, first_copy
+from data import Dataset, first_copy, images_at_once
 
 CONFIDENT = 0.9
 HISTOGRAM_BINS = 50
@@ -32,6 +32,8 @@ def evaluate(
         "filenames": test.filenames,
     }
     numbers = metrics.bootstrap_headline(y_true, logits) | {"num_test": len(y_true)}
+    wrong, second = y_pred != y_true, logits.argsort(dim=1, descending=True, stable=True)[:, 1] == y_true
+    numbers["truth_second"] = second[wrong].double().mean().item() if wrong.any() else None
     numbers |= evaluate_confidence(logits, y_true, validation)
     numbers |= evaluate_classes(confusion, test, train)
     if test.superclass_of is not None:
@@ -45,39 +47,40 @@ def evaluate(
 
 
 def evaluate_confidence(logits: Tensor, y_true: Tensor, validation: tuple[Tensor, Tensor] | None) -> dict:
-    """Return how well confidence says which answers are right, as trained and at the temperature."""
-    logits = logits.double()  # in float32 large ones give a confidence of 1, and small ones all the same
-    probabilities, right = logits.softmax(dim=1), logits.argmax(dim=1) == y_true
+    """Return how well confidence says which answers are right, as trained and `_after_temperature`."""
+    numbers = confidence_at(1.0, logits, y_true)
+    if validation is not None:
+        numbers["temperature"] = metrics.fit_temperature(*validation)
+        scaled = confidence_at(numbers["temperature"], logits, y_true)
+        numbers |= {f"{key}_after_temperature": value for key, value in scaled.items()}
+    return numbers
+
+
+def confidence_at(temperature: float, logits: Tensor, y_true: Tensor) -> dict:
+    """Return what the probabilities at a temperature say of which answers are right.
+
+    `calibration_bins` are [confidence, accuracy, number of answers] of each bin that has any.
+    """
+    scaled = logits.double() / temperature  # in float32 large logits give a confidence of 1, small ones ties
+    probabilities, right = scaled.softmax(dim=1), logits.argmax(dim=1) == y_true
     confidence = probabilities.amax(dim=1)
     sure = confidence > CONFIDENT
     _, risk = metrics.risk_coverage(y_true, probabilities)
     place = (HISTOGRAM_BINS * confidence).long().clamp(max=HISTOGRAM_BINS - 1)
-    numbers = {
+    columns = [column.tolist() for column in metrics.calibration_bins(y_true, probabilities)]
+    return {
+        "expected_calibration_error": metrics.expected_calibration_error(y_true, probabilities),
+        "error_if_calibrated": metrics.error_if_calibrated(confidence),
+        "mean_confidence": confidence.mean().item(),
+        "calibration_bins": [list(row) for row in zip(*columns, strict=True) if row[2]],
         "risk_at_half_coverage": risk[(len(risk) - 1) // 2].item(),
-        "auroc": metrics.auroc(right, metrics.log_odds(logits)),
+        "auroc": metrics.auroc(right, metrics.log_odds(scaled)),
         "confident": {"answers": int(sure.sum()), "wrong": int((sure & ~right).sum())},
         "confidence_histogram": {
             "right": place[right].bincount(minlength=HISTOGRAM_BINS).tolist(),
             "wrong": place[~right].bincount(minlength=HISTOGRAM_BINS).tolist(),
         },
     }
-    numbers["expected_calibration_error"] = metrics.expected_calibration_error(y_true, probabilities)
-    numbers["mean_confidence"] = confidence.mean().item()
-    numbers["calibration_bins"] = {"as_trained": bins_with_answers(y_true, probabilities)}
-    if validation is not None:
-        numbers["temperature"] = metrics.fit_temperature(*validation)
-        scaled = (logits / numbers["temperature"]).softmax(dim=1)
-        error = metrics.expected_calibration_error(y_true, scaled)
-        numbers["expected_calibration_error_after_temperature"] = error
-        numbers["mean_confidence_after_temperature"] = scaled.amax(dim=1).mean().item()
-        numbers["calibration_bins"]["with_temperature"] = bins_with_answers(y_true, scaled)
-    return numbers
-
-
-def bins_with_answers(y_true: Tensor, probabilities: Tensor) -> list[list]:
-    """Return [confidence, accuracy, number of answers] of each bin of confidence that has any."""
-    columns = [column.tolist() for column in metrics.calibration_bins(y_true, probabilities)]
-    return [list(row) for row in zip(*columns, strict=True) if row[2]]
 
 
 def evaluate_superclasses(test: Dataset, y_pred: Tensor) -> dict:
@@ -127,8 +130,9 @@ def evaluate_classes(confusion: Tensor, test: Dataset, train: Dataset | None) ->
 
 def mean_colour(dataset: Dataset) -> Tensor:
     """Return the mean of all pixels of the images, float32 [3] in [0, 1]."""
-    n, _, height, width = dataset.images.shape
-    return (dataset.images.sum(dim=(0, 2, 3)).double() / (255 * n * height * width)).float()
+    images = dataset.images  # a sum of all at once would have them in 64 bits
+    sums = torch.stack([part.sum(dim=(0, 2, 3)) for part in images.split(images_at_once(images))])
+    return (sums.sum(dim=0).double() / (255 * len(images) * images.shape[-1] ** 2)).float()
 
 
 def audit_duplicates(train: Dataset, test: Dataset, y_pred: Tensor) -> tuple[dict, Tensor]:
@@ -137,7 +141,7 @@ def audit_duplicates(train: Dataset, test: Dataset, y_pred: Tensor) -> tuple[dic
     Also returns the label of the pixels of each test image in the training set, int64 [N], -1 where they are
     not there.
     """
-    copies, n = first_copy(torch.cat([train.images, test.images])), len(train.labels)
+    copies, n = first_copy(train.images, test.images), len(train.labels)
     repeats = copies[:n] != torch.arange(n)
     in_train = copies[n:] < n
     rest = ~in_train

@@ -19,7 +19,7 @@ from gradcam import draw, overlay, to_heatmap
 from running.console import CommandLine, run_main
 from running.errors import UserError, reading
 from running.files import whole_file
-from sources.pictures import read_square, shrink
+from sources.pictures import fit, read_picture
 
 SHIPPED = Path(__file__).resolve().parent / "weights" / "resnet18_cifar100.pt"
 
@@ -52,9 +52,7 @@ def choose_maps(
 
 def write_figure(square: Tensor, small: Tensor, titles: list[str], maps: Tensor, label: str, output: Path):
     """Write the picture, what the network gets of it, and its maps, float [M, h, w], to a PNG file."""
-    # A side of 32 to 512 pixels stays as it is: large enough to show a heatmap, small enough for a figure.
-    square = shrink(square, min(max(square.shape[1], 32), 512))
-    panels = [("picture\ncentre square", square), ("network input\n32x32 pixels", small)]
+    panels = [("picture\ncentre square", square), (f"network input\n{small.shape[1]} pixels", small)]
     for title, heatmap in zip(titles, to_heatmap(maps, square.shape[1]), strict=True):
         found = "evidence" if heatmap.any() else "no evidence"
         panels.append((f"{found} for {title}", overlay(square[None] / 255, heatmap[None])[0]))
@@ -62,9 +60,10 @@ def write_figure(square: Tensor, small: Tensor, titles: list[str], maps: Tensor,
         draw(panels, label).savefig(temporary, format="png", bbox_inches="tight")
 
 
-def explain_picture(examined: Classifier, square: Tensor, contrast: str | None, output: Path) -> None:
-    """Print the likeliest classes of a square picture, uint8 [3, H, H], and write the figure."""
-    small = shrink(square)
+def explain_picture(examined: Classifier, picture: Tensor, contrast: str | None, output: Path) -> None:
+    """Print the likeliest classes of a picture, uint8 [3, H, W], and write the figure."""
+    size, resize = examined.model.image_size, examined.model.uncropped
+    small = fit(picture, size, resize)
     probabilities = predict(examined.model, small[None], examined.device)[0].softmax(dim=0)
     names = examined.class_names or [f"class {c}" for c in range(len(probabilities))]
     likely = probabilities.topk(min(5, len(names))).indices.tolist()
@@ -78,11 +77,14 @@ def explain_picture(examined: Classifier, square: Tensor, contrast: str | None, 
         return
     if (small == small[:, :1, :1]).all():
         print("note     the picture is of one colour: what the maps show is the network's, not the picture's")
-    images = (small / 255).expand(len(classes), -1, -1, -1)
+    images = small.expand(len(classes), -1, -1, -1)
     maps = examined.explain(images, torch.tensor(classes), against)
     titles = []
     for c, role in zip(classes, roles, strict=False):
         titles.append(f"{names[c]} ({100 * probabilities[c]:.1f} %)\n{role}")
+    # The same part of the picture, large enough to show a heatmap and small enough for a figure.
+    side = min(max(min(picture.shape[1:]), size), 512)
+    square = fit(picture, side, resize and round(side * resize / size))
     write_figure(square, small, titles, maps, f"Grad-CAM at {examined.layer}", output)
     print(f"Grad-CAM at {examined.layer_note}\nwrote {output}")
 
@@ -98,11 +100,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, metavar="FILE", help=text)
     args = parser.parse_args(argv)
     with reading(args.image, "a picture"):
-        square = read_square(args.image)
+        picture = read_picture(args.image)
     output = args.output or free_name(args.image.stem)
     if output.suffix.lower() != ".png" or output.exists():
         raise UserError(f"--output {output}: expected a .png file that is not there yet")
-    explain_picture(from_options(args, torch.device("cpu"), SHIPPED), square, args.contrast, output)
+    explain_picture(from_options(args, torch.device("cpu"), SHIPPED), picture, args.contrast, output)
     return 0
 
 

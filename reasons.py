@@ -7,18 +7,20 @@ maps those of this network? Is another training wrong too? Which of the two halv
 import dataclasses
 import itertools
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 import metrics
-from classifier import BATCH_SIZE, Classifier, copied
+from classifier import Classifier, copied, images_at_once
 from gradcam import to_heatmap
 
 NUM_MISTAKES, NUM_RIGHT = 800, 400  # images whose pixels are covered
 COVERED = 0.25  # of the pixels
 NUM_DRAWS = 3  # of random maps
+MAPS_AT_ONCE = 50  # to enlarge, which takes memory
 FEWEST = 40  # mistakes for a verdict
 NUM_RANDOMIZED, NUM_SEEDS = 40, 5  # images, and random networks
 NUM_POINTED = 1000  # images for the pointing game
@@ -32,7 +34,7 @@ def top_pixels(maps: Tensor, fraction: float, side: int) -> Tensor:
     bool [N, side, side]: of each map round(fraction side^2) pixels. Equal ones go in reading order.
     """
     hidden = torch.zeros(len(maps), side * side, dtype=torch.bool)
-    for part in torch.arange(len(maps)).split(BATCH_SIZE):  # all of them at once would take much memory
+    for part in torch.arange(len(maps)).split(MAPS_AT_ONCE):
         heatmaps = F.interpolate(maps[part, None], side, mode="bilinear", align_corners=False)
         order = heatmaps.flatten(1).argsort(dim=1, descending=True, stable=True)
         hidden[part[:, None], order[:, : round(fraction * side * side)]] = True
@@ -52,17 +54,22 @@ def blurred(images: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def answers_to(classifier: Classifier, images: Tensor, hidden: Tensor, fill: Tensor) -> tuple[Tensor, Tensor]:
+def answers_to(
+    classifier: Classifier, images: Tensor, hidden: Tensor, fill: Tensor | Callable
+) -> tuple[Tensor, Tensor]:
     """Return the three likeliest classes, int64 [N, 3], and their probabilities where pixels are hidden.
 
-    images float32 [N, 3, S, S] in [0, 1]; hidden bool [N, S, S]; fill, float32 [3] or [N, 3, S, S], is what
-    stands in their place.
+    images uint8 [N, 3, S, S]; hidden bool [N, S, S]; fill, float32 [3] or [N, 3, S, S] in [0, 1], is what
+    stands in their place, or a function of images in [0, 1] that returns it, such as `blurred`.
     """
-    if fill.ndim == 1:
-        fill = fill[:, None, None].expand_as(images)
     classes, probabilities = [], []
-    for part in torch.arange(len(images)).split(BATCH_SIZE):
-        covered = torch.where(hidden[part, None], fill[part], images[part])
+    for part in torch.arange(len(images)).split(images_at_once(images, classifier.model.image_size)):
+        pixels = images[part] / 255
+        if callable(fill):
+            instead = fill(pixels)
+        else:
+            instead = fill[:, None, None] if fill.ndim == 1 else fill[part]
+        covered = torch.where(hidden[part, None], instead, pixels)
         logits = classifier.model(covered.to(classifier.device)).float().cpu()
         top = logits.softmax(dim=1).topk(min(3, logits.shape[1]), dim=1)
         classes.append(top.indices)
@@ -94,16 +101,16 @@ def measure_covering(
     right = right[torch.randperm(len(right), generator=generator)[:NUM_RIGHT]]
     result = {"images": {"mistakes": len(mistakes), "right": len(right)}, "covered": COVERED}
     if len(mistakes):
-        sample = images[mistakes] / 255
-        result |= cover_mistakes(classifier, sample, y_true[mistakes], logits[mistakes], fill, generator)
+        of_mistakes = images[mistakes], y_true[mistakes], logits[mistakes]
+        result |= cover_mistakes(classifier, *of_mistakes, fill, generator)
     result["verdict"] = verdict_on(len(mistakes), result.get("differences", {}))
     if len(right):
-        result["right"] = cover_right(classifier, images[right] / 255, logits[right], fill, generator)
+        result["right"] = cover_right(classifier, images[right], logits[right], fill, generator)
     return result
 
 
 def answers_without_top(
-    classifier: Classifier, images: Tensor, maps: Tensor, fill: Tensor, fraction: float = COVERED
+    classifier: Classifier, images: Tensor, maps: Tensor, fill: Tensor | Callable, fraction: float = COVERED
 ) -> Tensor:
     """Return the answers, int64 [D, N], where the fraction that maps float [D, N, h, w] mark is covered."""
     answers = []
@@ -147,9 +154,9 @@ def cover_mistakes(
     # The runner-up is the truth or the likeliest other wrong class: its map is one of those.
     to_another = covered.pop("another", covered["contrastive"])
     covered["runner_up"] = torch.where(runner_up == truth, covered["contrastive"], to_another)
-    blur, of_blur = blurred(images), {}
+    of_blur = {}
     for name in ("contrastive", "random"):
-        of_blur[name] = answers_without_top(classifier, images, maps[name], blur)
+        of_blur[name] = answers_without_top(classifier, images, maps[name], blurred)
 
     result = {"mistakes": {}, "blurred": {}, "differences": {}}
     for name, answers in covered.items():
@@ -224,7 +231,6 @@ CELLS = 4  # the picture as 4x4 squares
 COVERS = [(), *((a,) for a in range(CELLS**2)), *itertools.combinations(range(CELLS**2), 2)]
 NUM_TURNED, NUM_FIRM = 15, 5  # mistakes to take apart that become the truth, and that do not
 MAX_EXAMINED = 60
-NUM_EASED = 6  # the first ones, of which at most one cannot be turned
 
 
 def cells_hidden(cells: tuple[int, ...], side: int) -> Tensor:
@@ -244,7 +250,7 @@ def find_puzzles(
 
     images uint8 [N, 3, S, S]; y_true int64 [N]; misclassified int64 [M], at least one. The image `opener`,
     then the others in a seeded order: the first 15 that some of COVERS turn to the truth and the first 5 that
-    none does, after at most 60 were examined, in the order of few_firm_first.
+    none does, after at most 60 were examined, in the order of `mixed`.
 
     Of these P images: `puzzles`, which they are, int64 [P]; the three likeliest classes under each cover,
     `puzzle_classes` int64 [P, 137, 3], and their `puzzle_probabilities`, float32; `puzzle_best`, int64 [P],
@@ -259,13 +265,13 @@ def find_puzzles(
     for i in examined:
         if not any(left.values()):
             break
-        image = (images[i] / 255).expand(len(COVERS), -1, -1, -1)
+        image = images[i].expand(len(COVERS), -1, -1, -1)
         classes, probabilities = answers_to(classifier, image, hidden, fill)
         turned = bool((classes[:, 0] == y_true[i]).any())
         if left[turned]:
             left[turned] -= 1
             found.append((i, turned, classes, probabilities))
-    found = few_firm_first(found)
+    found = mixed(found)
     index = torch.tensor([i for i, *_ in found])
     classes = torch.stack([of_image for _, _, of_image, _ in found])
     probabilities = torch.stack([of_image for *_, of_image in found])
@@ -276,31 +282,30 @@ def find_puzzles(
         "puzzle_classes": classes,
         "puzzle_probabilities": probabilities,
         "puzzle_best": torch.where(is_true.any(dim=1), surest, -1),
-        "puzzle_by_map": choices_of_maps(classifier, images[index] / 255, classes[:, 0, 0], y_true[index]),
+        "puzzle_by_map": choices_of_maps(classifier, images[index], classes[:, 0, 0], y_true[index]),
         "puzzle_random": is_true[:, -math.comb(CELLS**2, 2) :].double().mean(dim=1),
         "covers": torch.tensor([(*cells, -1, -1)[:2] for cells in COVERS]),
     }
 
 
-def few_firm_first(found: list[tuple]) -> list[tuple]:
-    """Return puzzles (index, whether a cover turns it, ...) with at most one of the first six that none does.
+def mixed(found: list[tuple]) -> list[tuple]:
+    """Return puzzles (index, whether a cover turns it, ...), three that are turned before each that is not.
 
-    Whoever begins should not meet one after another that cannot be done. Too few others leave no choice.
+    Else they stay in their order. Whoever begins should not meet one after another that cannot be done.
     """
-    first, later = [], []
-    for puzzle in found:
-        is_second_firm = not puzzle[1] and any(not turned for _, turned, *_ in first)
-        if len(first) < NUM_EASED and not is_second_firm:
-            first.append(puzzle)
-        else:
-            later.append(puzzle)
-    return first + later
+    turned = [puzzle for puzzle in found if puzzle[1]]
+    firm = [puzzle for puzzle in found if not puzzle[1]]
+    result = []
+    while turned or firm:
+        result += turned[:3] + firm[:1]
+        turned, firm = turned[3:], firm[1:]
+    return result
 
 
 def choices_of_maps(classifier: Classifier, images: Tensor, answers: Tensor, truth: Tensor) -> Tensor:
     """Return the place in COVERS of the two squares that each contrastive map marks most, int64 [N].
 
-    images float32 [N, 3, S, S] in [0, 1]; answers and truth int64 [N]. -1 without a layer to explain.
+    images uint8 [N, 3, S, S]; answers and truth int64 [N]. -1 without a layer to explain.
     """
     if classifier.layer is None:
         return torch.full_like(answers, -1)
@@ -324,7 +329,7 @@ def measure_random_weights(classifier: Classifier, images: Tensor, y_pred: Tenso
     images, the mean, lowest and highest over five random networks; None where all maps are constant.
     """
     sample = torch.randperm(len(images), generator=Generator().manual_seed(0))[:NUM_RANDOMIZED]
-    images, classes = images[sample] / 255, y_pred[sample]
+    images, classes = images[sample], y_pred[sample]
     trained = classifier.explain(images, classes).flatten(1)
     same, other = [], []
     for seed in range(NUM_SEEDS):
@@ -382,7 +387,7 @@ def measure_pointing(classifier: Classifier, images: Tensor, masks: Tensor, y_pr
     generator = Generator().manual_seed(0)
     sample = torch.randperm(len(images), generator=generator)[:NUM_POINTED]
     side, game = images.shape[-1], {"images": len(sample)}
-    maps = classifier.explain(images[sample] / 255, y_pred[sample])
+    maps = classifier.explain(images[sample], y_pred[sample])
     compared = {
         "gradcam": maps,
         "random": torch.rand(maps.shape, generator=generator),

@@ -26,9 +26,10 @@ import agreement
 import classifier as classifiers
 import reasons
 from classifier import Classifier, full_float32, predict
-from data import Dataset, cutmix_end, from_arrays, load
+from data import SIZE, Dataset, cutmix_end, from_arrays, load
 from evaluate import evaluate, mean_colour
 from page.page import write_page
+from page.pictures import SIDE
 from page.sections import HEADLINE
 from running import outputs
 from running.console import CommandLine, Progress, run_main
@@ -37,7 +38,8 @@ from running.errors import UserError, reading
 from running.files import write_json
 from sources import predictions
 
-MAX_BROWSED = 2500  # misclassified images on the page, the most confident ones
+MAX_BROWSED = 2500  # misclassified images on the page, the most confident ones; fewer of large pictures:
+MAX_BROWSED_PIXELS = 5_000_000  # of all of them together
 
 
 @dataclass
@@ -69,7 +71,7 @@ def answer(examined: Classifier, train: Dataset | None, test: Dataset, out: Path
         raise UserError(f"{examined.name} cannot be used: its scores of the test images are not finite")
     about = {
         "network": {
-            "name": examined.name,
+            "name": examined.name if examined.training else type(examined.module).__name__,
             "parameters": examined.parameters,
             "input": examined.input,
             "output": examined.output,
@@ -119,6 +121,8 @@ def answers_without_network(
     whose = {
         "checkpoint_sha256": outputs.sha256_of(logits.double().softmax(dim=1)),
         "fixed_logits": None,
+        "size": None if test.images is None else test.images.shape[-1],
+        "resize": None,
         "images_sha256": test.digest if test.images is None else outputs.sha256_of(test.images),
         "labels_sha256": outputs.sha256_of(test.labels),
         "class_names": test.class_names,
@@ -212,11 +216,13 @@ def find_reasons(
     """
     y_pred, numbers, evidence, opener = logits.argmax(dim=1), {}, {"fill": fill}, 0
     if len(browsed) and examined.layer is not None:
-        images = test.images[browsed] / 255
+        images = test.images[browsed]
         (maps,) = examined.contrast(images, [(y_pred[browsed], test.labels[browsed])])
-        covered_pixels = reasons.top_pixels(maps, reasons.COVERED, images.shape[-1])
-        classes, probabilities = reasons.answers_to(examined, images, covered_pixels, fill)
-        evidence |= {"maps": maps, "covered_pixels": covered_pixels}
+        hidden = reasons.top_pixels(maps, reasons.COVERED, images.shape[-1])
+        classes, probabilities = reasons.answers_to(examined, images, hidden, fill)
+        # Kept at the side of the pictures on the page: the same quarter of the same maps.
+        shown = reasons.top_pixels(maps, reasons.COVERED, min(SIDE, images.shape[-1]))
+        evidence |= {"maps": maps, "covered_pixels": shown}
         evidence |= {"covered_answers": classes[:, 0], "covered_probabilities": probabilities[:, 0]}
         turned = classes[:, 0] == test.labels[browsed]
         opener = int((turned * probabilities[:, 0]).argmax())
@@ -227,7 +233,7 @@ def find_reasons(
     if examined.layer is None:
         return numbers, evidence
     numbers["covering"] = reasons.measure_covering(examined, test.images, test.labels, logits, fill)
-    (a_map,) = examined.explain(test.images[:1] / 255, y_pred[:1])
+    (a_map,) = examined.explain(test.images[:1], y_pred[:1])
     numbers["maps"] = {"layer": examined.layer, "size": list(a_map.shape)}
     numbers["maps"]["random_weights"] = reasons.measure_random_weights(examined, test.images, y_pred)
     if test.masks is not None:
@@ -253,7 +259,8 @@ def write_report(found: Answers, out: Path, runs: list[Path], expected: float | 
 
     misclassified = torch.nonzero(answers["y_pred"] != y_true).flatten()
     order = answers["confidence"][misclassified].argsort(descending=True, stable=True)
-    browsed = misclassified[order][:MAX_BROWSED]
+    side = SIDE if test.images is None else min(SIDE, test.images.shape[-1])
+    browsed = misclassified[order][: min(MAX_BROWSED, MAX_BROWSED_PIXELS // side**2)]
     probabilities = [answers["probabilities"], *(values["probabilities"] for values in others.values())]
     evidence = answers_to_mistakes(browsed, y_true, probabilities)
     if found.examined is not None:
@@ -285,7 +292,7 @@ def examine(
     class_names: list[str] | None = None,
     against: tuple = (),
 ) -> dict:
-    """Report on a network in memory, of float images [N, 3, 32, 32] in [0, 1] to logits, on its device.
+    """Report on a network in memory, of float images [N, 3, S, S] in [0, 1] to logits, on its device.
 
     train: the training set, a Dataset, if it is known. layer is what Grad-CAM explains, found if it is None;
     "none" makes no maps. class_names are those of the logits, in their order, if it is not that of `test`;
@@ -297,7 +304,8 @@ def examine(
     out, runs = Path(out), [Path(run) for run in against]
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with full_float32(device):
-        examined = classifiers.from_module(classifiers.copied(model), class_names, layer, device)
+        copied, side = classifiers.copied(model), test.images.shape[-1]
+        examined = classifiers.from_module(copied, class_names, layer, device, size=side)
         classifiers.fit_classes(examined, test)
         outputs.check_results(out, outputs.network_of(examined))
         return write_report(answer(examined, train, test, out), out, runs)
@@ -387,7 +395,7 @@ def answers_in_file(args: argparse.Namespace) -> tuple[Answers, Path]:
             names = names or [f"class {c}" for c in range(logits.shape[1])]
             test = test_set_of(given["y_true"], names, given.get("filenames"), given.get("images"))
         else:
-            train, test = load(args.dataset, args.data_dir or "data")
+            train, test = load(args.dataset, args.data_dir or "data", args.size or SIZE)
             if not torch.equal(given["y_true"], test.labels):
                 raise ValueError(f"y_true is not that of {args.dataset}: expected its images in their order")
             if names not in (None, test.class_names) or logits.shape[1] != len(test.class_names):
@@ -414,7 +422,7 @@ def page_again(out: Path, dataset: str | None, data_dir: str | None) -> None:
         return
     if name is None:
         raise UserError(f"{out} is of images in memory: its page needs --dataset and --data-dir")
-    _, test = load(name, root)
+    _, test = load(name, root, numbers["size"] or SIZE, numbers["resize"])
     if outputs.sha256_of(test.images) != numbers["images_sha256"]:
         raise UserError(f"the test images of {name} are not those of {out}: name them by --dataset")
     write_page(out, test.images)

@@ -20,7 +20,7 @@ import torch
 from torch import Generator, Tensor
 
 from classifier import Classifier, add_options, from_options, full_float32, load_data, predict
-from data import Dataset, interleave
+from data import Dataset, images_at_once, interleave
 from metrics import calibration_bins, fit_temperature, mean_interval, proportion
 from running.console import CommandLine, Progress, run_main
 from running.device import pick_device
@@ -49,7 +49,7 @@ CORRUPTED_EXAMPLES, ATTACKED_EXAMPLES = 8, 6  # images whose answers are kept, f
 class Sample(NamedTuple):
     """The images that are tested."""
 
-    images: Tensor  # uint8 [N, 3, 32, 32]
+    images: Tensor  # uint8 [N, 3, S, S]
     labels: Tensor  # int64 [N]
     attacked: Tensor  # int64, the indices of those that are attacked
     index: Tensor  # int64 [N], their places in the test split
@@ -95,9 +95,11 @@ def planned_tests(num_classes: int, published: tuple[str, ...] = ()) -> list[tup
 
 def planned_results(test: Dataset, sample: Sample) -> dict:
     """Return what stress.json says of the tests before any has run."""
-    tested = (sample.images, sample.labels, sample.attacked)
+    digest = hashlib.sha256(sample.images.numpy())
+    for part in (sample.labels, sample.attacked):
+        digest.update(part.numpy())
     return {
-        "sample_sha256": hashlib.sha256(b"".join(part.numpy().tobytes() for part in tested)).hexdigest(),
+        "sample_sha256": digest.hexdigest(),
         "dataset": test.name,
         "provenance": test.provenance,
         "seed": SEED,
@@ -141,7 +143,7 @@ def accuracy_of(right: Tensor) -> dict[str, float]:
 
 
 def pictures_of(name: str, severity: int, sample: Sample, published: dict) -> tuple[Tensor, Tensor]:
-    """Return images, uint8 [N, 3, 32, 32], and labels, int64 [N], of a test without attack; see run_tests."""
+    """Return images, uint8 [N, 3, S, S], and labels, int64 [N], of a test without attack; see run_tests."""
     if name in published:
         array, labels = published[name]
         index = stratified_sample(labels, len(sample.labels))
@@ -180,12 +182,13 @@ def measure(logits: Tensor, labels: Tensor, temperature: float | None = None) ->
 def under_change(
     classifier: Classifier, images: Tensor, labels: Tensor, change: Callable[..., Tensor], epsilon: float
 ) -> Tensor:
-    """Return which of images, uint8 [M, 3, 32, 32], are right after a change within epsilon / 255, bool [M].
+    """Return which of images, uint8 [M, 3, S, S], are right after a change within epsilon / 255, bool [M].
 
     change(model, images, labels, epsilon, generator) is a function of stress_tests/attacks.py.
     """
     generator, right = Generator().manual_seed(SEED), []
-    for batch, y_true in zip(images.split(100), labels.split(100), strict=True):
+    count = 2 * images_at_once(images, classifier.model.image_size)
+    for batch, y_true in zip(images.split(count), labels.split(count), strict=True):
         x, y = batch.to(classifier.device) / 255, y_true.to(classifier.device)
         x = change(classifier.model, x, y, epsilon / 255, generator)
         with torch.no_grad():

@@ -48,7 +48,7 @@ class Config:
     label_smoothing: float = setting(0.1, "label smoothing; 0 turns it off", 0, 0.999)
     warmup_epochs: float | None = setting(None, "linear warmup; default: 2, or a fifth of --epochs if less")
     clip_norm: float = setting(5.0, "largest norm of the gradient; 0 is no clipping", 0, 1e9)
-    image_sizes: str = setting("24,28,32", "8 to 32 pixels, for equal parts of the run", metavar="S,..")
+    image_sizes: str = setting("24,28,32", "8 to 128 pixels, for equal parts of the run", metavar="S,..")
     # In a run of 20 epochs CutMix cost 1.3 points of validation accuracy; see results/log.md.
     cutmix: float | None = setting(None, "share of batches with CutMix; default: 0.5 from 30 epochs on", 0, 1)
     # Counted are epochs of full-size images after the best one.
@@ -66,8 +66,9 @@ class Config:
         check_ranges(self)
         known = self.dataset in data.CLASS_NAMES or Path(self.dataset).is_dir()
         expect(known, "dataset", self.dataset, f"{', '.join(data.CLASS_NAMES)} or a folder that is there")
-        right = all(size.isdecimal() and 8 <= int(size) <= 32 for size in self.image_sizes.split(","))
-        expect(right, "image_sizes", self.image_sizes, "sizes from 8 to 32, such as 24,28,32")
+        right = all(size.isdecimal() and 8 <= int(size) <= 128 for size in self.image_sizes.split(","))
+        right = right and self.sizes()[-1] == max(self.sizes())
+        expect(right, "image_sizes", self.image_sizes, "sizes from 8 to 128, the largest last, as 24,28,32")
         if self.epochs is None:  # what follows has to wait for load_split
             return
         if self.warmup_epochs is None:
@@ -98,7 +99,7 @@ def load_split(config: Config) -> tuple[Config, data.Dataset, Tensor, Tensor]:
 
     Raises UserError if the settings do not fit the number of images.
     """
-    dataset, _ = data.load(config.dataset, config.data_dir)
+    dataset, _ = data.load(config.dataset, config.data_dir, config.sizes()[-1])
     train_index, val_index = data.split_indices(dataset, config.val_fraction, config.seed)
     available, held_out = len(train_index), len(val_index)
     limit = min(config.limit_train or available, available)
@@ -173,7 +174,7 @@ class Training:
         self.config, self.class_names = config, dataset.class_names
         self.device = device = pick_device(config.device)
         self.precision = pick_precision(config.precision, device)
-        # On the device: all images to train on, uint8 [N, 3, 32, 32], and the targets, float32 [N, C].
+        # On the device: all images to train on, uint8 [N, 3, S, S], and the targets, float32 [N, C].
         num_classes, labels = len(self.class_names), dataset.labels[train_index]
         self.images = dataset.images[train_index].to(device)
         self.targets = nn.functional.one_hot(labels, num_classes).float().to(device)
@@ -249,7 +250,7 @@ def train_one_epoch(training: Training, epoch: int, change: Callable | None = No
 
             # Forward and loss.
             with autocast(device, training.precision):
-                logits = model(data.to_input(images, size, training.normalize)).float()
+                logits = model(training.normalize(data.resize(images, size))).float()
                 loss = training.criterion(logits, target)
 
             # Backward, clip, step. The norm to clip is that of the gradient, not of the scaled one.
@@ -279,10 +280,10 @@ def validate(training: Training, row: dict[str, float | str]) -> Tensor:
     images, labels, logits = distributed.shard(training.val_images), training.val_labels, []
     model, size = training.network.eval(), training.config.sizes()[-1]
     with Progress("validation", len(images)) as progress, autocast(training.device, training.precision):
-        for part in images.split(data.BATCH_SIZE):
+        for part in images.split(data.images_at_once(images, size)):
             pixels = part.to(training.device).float() / 255
-            logits.append(model(data.to_input(pixels, size, training.normalize)).float())
-            progress.update(data.BATCH_SIZE * len(logits))
+            logits.append(model(training.normalize(data.resize(pixels, size))).float())
+            progress.update(len(part) * len(logits))
     logits = distributed.all_gather(torch.cat(logits).cpu())
     check_finite("the scores of the validation images are", logits, row["epoch"], row["lr"])
     row["val_loss"] = training.criterion(logits, labels).item()

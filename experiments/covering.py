@@ -8,6 +8,7 @@ what the contrastive map marks is covered, and when random cells are, the mean o
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from torch import Generator, Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import reasons
-from classifier import BATCH_SIZE, Classifier, full_float32, load_checkpoint, load_data, predict
+from classifier import Classifier, full_float32, images_at_once, load_checkpoint, load_data, predict
 from data import MEAN, STD
 from running.console import CommandLine, run_main
 from running.device import pick_device
@@ -37,18 +38,18 @@ def main() -> None:
         mistakes = torch.nonzero(answer != test.labels).flatten()
         order = torch.randperm(len(mistakes), generator=Generator().manual_seed(0))
         sample = mistakes[order[: args.images]]
-        measure(classifier, test.images[sample] / 255, test.labels[sample], answer[sample], fill)
+        measure(classifier, test.images[sample], test.labels[sample], answer[sample], fill)
 
 
 def measure(
     classifier: Classifier, images: Tensor, truth: Tensor, answer: Tensor, mean_colour: Tensor
 ) -> None:
-    """Print the table of mistakes: images float32 [N, 3, S, S] in [0, 1]; truth and answer int64 [N]."""
+    """Print the table of mistakes: images uint8 [N, 3, S, S]; truth and answer int64 [N]."""
     generator = Generator().manual_seed(0)
     (contrastive,) = classifier.contrast(images, [(answer, truth)])
     random = torch.rand(reasons.NUM_DRAWS, *contrastive.shape, generator=generator)
 
-    def row(name: str, fraction: float, fill: Tensor) -> None:
+    def row(name: str, fraction: float, fill: Tensor | Callable) -> None:
         cells = []
         for maps in (contrastive[None], random):
             now = reasons.answers_without_top(classifier, images, maps, fill, fraction)
@@ -60,10 +61,10 @@ def measure(
     row("a quarter covered by the mean colour of the data", 0.25, mean_colour)
     row("an eighth", 0.125, mean_colour)
     row("a half", 0.5, mean_colour)
-    row("a quarter covered by the blurred picture", 0.25, reasons.blurred(images))
-    row("by the mean colour of the picture", 0.25, images.mean(dim=(2, 3), keepdim=True).expand_as(images))
+    row("a quarter covered by the blurred picture", 0.25, reasons.blurred)
+    row("by the mean colour of the picture", 0.25, lambda x: x.mean(dim=(2, 3), keepdim=True))
     row("by black", 0.25, torch.zeros(3))
-    row("by another picture", 0.25, images.roll(1, 0))
+    row("by another picture", 0.25, images.roll(1, 0) / 255)
     noise = torch.randn(images.shape, generator=generator) * torch.tensor(STD).view(3, 1, 1)
     noise = (noise + torch.tensor(MEAN).view(3, 1, 1)).clamp(0, 1)
     row("by noise of the mean and standard deviation of CIFAR-100", 0.25, noise)
@@ -85,8 +86,8 @@ def best_cells(classifier: Classifier, images: Tensor, truth: Tensor, answer: Te
     with torch.inference_mode():
         for cell in range(reasons.CELLS**2):
             hidden = reasons.cells_hidden((cell,), side)
-            covered, logits = torch.where(hidden, fill[:, None, None], images), []
-            for part in covered.split(BATCH_SIZE):
+            covered, logits = torch.where(hidden, fill[:, None, None], images / 255), []
+            for part in covered.split(images_at_once(covered)):
                 logits.append(classifier.model(part.to(classifier.device)).float().cpu())
             logits = torch.cat(logits)
             margins.append(logits.gather(1, answer[:, None]) - logits.gather(1, truth[:, None]))

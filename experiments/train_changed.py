@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import train
-from data import to_input
+from data import resize
 from running.console import run_main
 from running.device import autocast
 from running.errors import UserError
@@ -28,7 +28,7 @@ from stress_tests.corruptions import CORRUPTIONS, EXTRA
 
 
 def corrupt_batch(images: Tensor, generator: Generator) -> Tensor:
-    """Put images float32 [N, 3, 32, 32] in [0, 1] under one corruption, drawn like its severity.
+    """Put images float32 [N, 3, S, S] in [0, 1] under one corruption, drawn like its severity.
 
     EXTRA are speckle noise, Gaussian blur and saturation, which Hendrycks and Dietterich (2019, arXiv
     1903.12261) published to develop methods on, so that the fifteen of the stress test stay unseen.
@@ -41,16 +41,17 @@ def corrupt_batch(images: Tensor, generator: Generator) -> Tensor:
 def attack(
     training: train.Training, size: int, images: Tensor, target: Tensor, uniform: Tensor, epsilon: float
 ) -> Tensor:
-    """Return images under one step of FGSM from a random start, float32 [N, 3, 32, 32] in [0, 1].
+    """Return images under one step of FGSM from a random start, float32 [N, 3, S, S] in [0, 1].
 
     Wong, Rice and Kolter 2020 (arXiv 2001.03994), algorithm 3, with their alpha of 1.25 epsilon and the
-    network in train mode. target float [N, C]; uniform [N, 3, 32, 32] are random numbers in [0, 1).
+    network in train mode. target float [N, C]; uniform [N, 3, S, S] are random numbers in [0, 1).
     """
     low, high = (images - epsilon).clamp(min=0), (images + epsilon).clamp(max=1)
     start = (images + epsilon * (2 * uniform - 1)).clamp(low, high).requires_grad_()
     # The plain network: the one shared among processes would wait for gradients of its weights.
     with autocast(training.device, training.precision):
-        loss = training.criterion(training.model(to_input(start, size, training.normalize)).float(), target)
+        logits = training.model(training.normalize(resize(start, size))).float()
+        loss = training.criterion(logits, target)
     (gradient,) = torch.autograd.grad(training.scaler.scale(loss), start)
     return (start.detach() + 1.25 * epsilon * gradient.sign()).clamp(low, high)
 

@@ -12,6 +12,7 @@ from page.pictures import plain, png
 from running.files import whole_file, write_csv
 
 NUM_FAILURES = 20
+LEAST = 256  # pixels, the side of a picture, where whole pixels make it
 
 
 def describe(answers: dict, evidence: dict) -> list[dict]:
@@ -37,11 +38,12 @@ def describe(answers: dict, evidence: dict) -> list[dict]:
     return rows
 
 
-def write(out: Path, rows: list[dict], images: Tensor, maps: Tensor | None, layer: str | None) -> None:
+def write(out: Path, rows: list[dict], images: Tensor | None, maps: Tensor | None, layer: str | None) -> None:
     """Write the rows and their pictures in place of those of an earlier report, which may have had more.
 
-    images uint8 [N, 3, S, S]: the test images. maps float [m, h, w]: of the predicted class rather than the
-    true one, see GradCAM.pairs, those of the rows first; their negative part speaks for the true class.
+    images uint8 [N, 3, S, S]: the test images, or None, which leaves the table. maps float [m, h, w]: of the
+    predicted class rather than the true one, see GradCAM.pairs, those of the rows first; their negative part
+    marks what weighs for the true class.
     """
     for folder in ("failures", "gradcam"):
         for earlier in (out / folder).glob("[0-9][0-9]_*_as_*.png"):
@@ -49,8 +51,11 @@ def write(out: Path, rows: list[dict], images: Tensor, maps: Tensor | None, laye
     (out / "failures" / "failures.csv").unlink(missing_ok=True)
     if not rows:
         return
+    if images is None:
+        write_csv(out / "failures" / "failures.csv", [row | {"picture": ""} for row in rows])
+        return
     shown = images[[row["test_index"] for row in rows]]
-    pictures = F.interpolate(shown, scale_factor=8)  # larger, not blurred
+    pictures = F.interpolate(shown, scale_factor=max(1, LEAST // shown.shape[-1]))  # larger, not blurred
     for row, picture in zip(rows, pictures, strict=True):
         with whole_file(out / row["picture"]) as temporary:
             temporary.write_bytes(png(picture))

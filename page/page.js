@@ -125,7 +125,7 @@ function playPuzzles() {
     const puzzle = data.puzzles[place], tried = tries[place], random = make("figure");
     part("results").replaceChildren();
     if (!tried) return;
-    random.append(make("span", percent(puzzle.random, 0), "tile"), make("figcaption", "a random pair: it turns it this often"));
+    random.append(make("span", percent(puzzle.random, 0), "tile"), make("figcaption", "of all pairs turn it: a random one"));
     if (tried.length) part("results").append(drawResult("you", tried));
     if (puzzle.by_map !== null) part("results").append(drawResult("the map", data.covers[puzzle.by_map]));
     if (puzzle.best !== null) part("results").append(drawResult("the best", data.covers[puzzle.best]));
@@ -191,7 +191,7 @@ function playPuzzles() {
   });
   draw("");
 }
-if (data.puzzles.length) playPuzzles();
+if (find("puzzle")) playPuzzles();
 
 // ---- Class mode: what answers a question is covered until the reader has guessed it by a slider.
 
@@ -235,14 +235,14 @@ find("class-end").addEventListener("click", () => {
 addEventListener("hashchange", beginClassMode);
 beginClassMode();
 
-// ---- Two buttons move the points of the reliability diagrams.
+// ---- Two buttons choose the temperature: the style sheet shows what belongs to it.
 
-function chooseTemperature(chosen) {
-  for (const button of document.querySelectorAll("#temperatures button")) button.ariaPressed = button.value === chosen;
-  for (const points of document.querySelectorAll("[id*='points-']")) points.style.display = points.id.endsWith(chosen) ? "" : "none";
-}
-find("temperatures")?.addEventListener("click", (event) => { if (event.target.value) chooseTemperature(event.target.value); });
-chooseTemperature("as_trained");
+find("temperatures")?.addEventListener("click", (event) => {
+  const chosen = event.target.value;
+  if (!chosen) return;
+  document.body.classList.toggle("at-temperature", chosen === "with_temperature");
+  for (const button of find("temperatures").children) button.ariaPressed = button.value === chosen;
+});
 
 // ---- Two viewers: the pictures are parts of one sheet, which the style sheet places.
 
@@ -274,7 +274,7 @@ function viewCorruptions() {
     const row = event.target.closest("tr[data-name]"), cell = event.target.closest("td[data-value]");
     if (!row) return;
     form.elements.name.value = row.dataset.name;
-    if (cell && cell.cellIndex) slider.value = cell.cellIndex;
+    if (cell && cell.cellIndex <= 5) slider.value = cell.cellIndex;  // the last is the mean
     draw();
   });
   for (const body of table.tBodies) moveByArrows(body);
@@ -286,6 +286,9 @@ function viewAttacks() {
   function draw() {
     const step = Number(form.elements.step.value);
     form.querySelector("output").textContent = form.elements.step.ariaValueText = `${epsilons[step]}/255`;
+    const stored = epsilons[step] < 1 ? "less than one level: no file of 8 bits can hold it" : `${epsilons[step]} of 255 levels`;
+    find("attack-says").textContent = `${stored}; the change is enlarged ${100 / epsilons[step]} times`;
+    document.querySelectorAll("[id^=epsilon-rule-]").forEach((rule) => rule.classList.toggle("chosen", rule.id === `epsilon-rule-${step}`));
     document.querySelectorAll(".attacked-row").forEach((row, attack) => {
       row.querySelectorAll("figure").forEach((figure, i) => {
         const first = 1 + 2 * (attack * epsilons.length + step);
@@ -305,9 +308,10 @@ if (data.attacks) viewAttacks();
 
 const NAMES = ["true", "predicted", "superclass", "predicted_superclass"];
 const KEYS = [...NAMES, "from", "to", "kind"];  // of a filter; "open" in the address is the file of a picture
-const AT_ONCE = innerWidth < 600 ? 9 : 60;  // pictures
-const sprite = find("mistake-images");
+const AT_ONCE = innerWidth < 600 ? 9 : 20;
+const sprite = find("mistake-images");  // without it the mistakes are a table
 if (sprite) sprite.decode().then(browseMistakes);
+else if (data.images.length) browseMistakes();
 
 // The names by which a filter finds a mistake.
 function namesOf(mistake) {
@@ -325,21 +329,17 @@ function addressOf(filter) {
   return chosen.length ? "#" + new URLSearchParams(chosen) : "#mistakes";
 }
 
-function spriteGrid() {
-  const columns = Math.ceil(Math.sqrt(data.images.length));
-  return { columns, size: sprite.naturalWidth / columns };
-}
-
-// Draws a mistake's picture; change(pixel, x, y), with x and y in its own pixels, may give each pixel another colour.
+// Draws a mistake's picture, n pixels wide in the sheet; change(pixel, x, y), with x and y below n, may give each pixel another colour.
 function drawPicture(canvas, index, change = null) {
-  const context = canvas.getContext("2d", { willReadFrequently: true }), side = canvas.width, { columns, size } = spriteGrid();
-  context.imageSmoothingEnabled = size > side;
-  context.drawImage(sprite, size * (index % columns), size * Math.floor(index / columns), size, size, 0, 0, side, side);
+  const context = canvas.getContext("2d", { willReadFrequently: true }), side = canvas.width, n = data.side;
+  const columns = sprite.naturalWidth / n;
+  context.imageSmoothingEnabled = false;
+  context.drawImage(sprite, n * (index % columns), n * Math.floor(index / columns), n, n, 0, 0, side, side);
   if (!change) return;
   const pixels = context.getImageData(0, 0, side, side);
   for (let i = 0; i < side * side; i++) {
     const pixel = pixels.data.subarray(4 * i, 4 * i + 3);
-    pixel.set(change(pixel, Math.floor(size * (i % side) / side), Math.floor(size * Math.floor(i / side) / side)));
+    pixel.set(change(pixel, Math.floor(n * (i % side) / side), Math.floor(n * Math.floor(i / side) / side)));
   }
   context.putImageData(pixels, 0, 0);
 }
@@ -378,14 +378,28 @@ function browseMistakes() {
 
   function showMore() {
     const from = list.children.length;
-    list.append(...chosen.slice(from, from + AT_ONCE).map(thumbnail));
-    if (from === 0 && list.firstElementChild) list.firstElementChild.tabIndex = 0;
+    list.append(...chosen.slice(from, from + AT_ONCE).map(sprite ? thumbnail : tableRow));
+    if (from === 0 && chosen.length) buttonAt(0).tabIndex = 0;
     more.hidden = list.children.length === chosen.length;
+  }
+
+  function buttonAt(place) {
+    return list.querySelectorAll("button")[place];
+  }
+
+  function tableRow(mistake) {
+    const names = namesOf(mistake), row = make("tr"), cell = make("td"), button = make("button", names.predicted);
+    button.tabIndex = -1;
+    button.addEventListener("click", () => enlarge(chosen.indexOf(mistake)));
+    cell.append(button);
+    row.append(cell, make("td", percent(mistake.confidence), "number"), make("td", names.true), make("td", percent(mistake.truth), "number"));
+    row.append(make("td", mistake.file));
+    return row;
   }
 
   function thumbnail(mistake) {
     const names = namesOf(mistake), button = make("button", "", "thumb"), picture = make("canvas");
-    picture.width = picture.height = 32;
+    picture.width = picture.height = data.side;
     drawPicture(picture, mistake.index);
     button.append(picture, make("b", `${names.predicted} ${percent(mistake.confidence)}`), " ", make("span", `in truth ${names.true}`));
     button.tabIndex = -1;
@@ -408,6 +422,7 @@ function browseMistakes() {
   }
 
   function drawMistake(mistake, names) {
+    if (!sprite) return;
     drawPicture(find("mistake-picture"), mistake.index);
     caption("mistake-picture", `${names.true}, called ${names.predicted} (${percent(mistake.confidence)})`);
     if (!data.maps) return;
@@ -416,9 +431,9 @@ function browseMistakes() {
       find(id).parentElement.style.backgroundImage = `url(${find("mistake-picture").toDataURL()})`;
       caption(id, `what speaks for ${speaksFor} rather than ${against}`);
     }
-    const { size } = spriteGrid(), start = size ** 2 * mistake.index, [answer, probability] = mistake.covered;
+    const start = data.side ** 2 * mistake.index, [answer, probability] = mistake.covered;
     drawPicture(find("mistake-covered"), mistake.index, (pixel, x, y) => {
-      const bit = start + size * y + x;
+      const bit = start + data.side * y + x;
       return coveredPixels[bit >> 3] >> (7 - bit % 8) & 1 ? data.fill : pixel;
     });
     caption("mistake-covered", `the quarter that favours ${names.predicted} covered: ${data.classes[answer]} (${percent(probability)})`);
@@ -428,7 +443,10 @@ function browseMistakes() {
   function followThrough(mistake, names) {
     const [, ...others] = mistake.answers.map(([[c]]) => c), place = mistake.rank === 2 ? "second" : `number ${mistake.rank}`;
     const said = [`It is taken for ${names.predicted} with ${percent(mistake.confidence)}; ${names.true} is ${place}, with ${percent(mistake.truth)}.`];
-    others.forEach((c, i) => said.push(`${data.runs[i + 1]} ${c === mistake.answers[0][0][0] ? "also " : ""}says ${data.classes[c]}${c === mistake.true ? ", which is right" : ""}.`));
+    others.forEach((c, i) => {
+      const also = c === mistake.answers[0][0][0] ? "also " : "", right = c === mistake.true ? ", which is right" : "";
+      said.push(`For ${data.runs[i + 1]} it is ${also}${data.classes[c]}${right}.`);
+    });
     if (mistake.covered) {
       const [c, p] = mistake.covered, still = c === mistake.answers[0][0][0] ? "still " : "";
       said.push(`With the quarter covered that favours ${names.predicted}, it ${still}says ${data.classes[c]} with ${percent(p)}.`);
@@ -502,7 +520,7 @@ function browseMistakes() {
   more.addEventListener("click", () => {
     const next = list.children.length;
     showMore();
-    list.children[next].focus();
+    buttonAt(next).focus();
   });
   moveByArrows(list);
   find("mistake-previous").addEventListener("click", () => enlarge(open - 1));
@@ -524,7 +542,7 @@ function browseMistakes() {
     pushed = false;
     // The filter may have changed since, so that there are fewer thumbnails or none.
     while (list.children.length <= open && !more.hidden) showMore();
-    list.children[open]?.focus({ preventScroll: true });
+    buttonAt(open)?.focus({ preventScroll: true });
   });
   addEventListener("hashchange", () => {
     if (closed) {  // the list stays as it is, with the focus in it

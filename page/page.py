@@ -50,7 +50,7 @@ def interval(row: dict, digits: int = 1) -> str:
 def points(row: dict, digits: int = 1) -> str:
     """Return a difference with its interval as "+1.2 points (0.3 to 2.1)"."""
     value, low, high = (f"{100 * row[key]:+.{digits}f}" for key in ("value", "low", "high"))
-    return f"{value} points ({low} to {high})"
+    return f"{value} points ({low} to {high})".replace("-", "\N{MINUS SIGN}")
 
 
 def in_words(share: float) -> str:
@@ -124,20 +124,24 @@ def environment() -> Environment:
 
 
 @plots.styled()
-def write_page(out: Path, images: Tensor) -> None:
+def write_page(out: Path, images: Tensor | None) -> None:
     """Write report.html, plots/, failures/ and gradcam/ into the run folder `out`, of what it holds.
 
-    images uint8 [N, 3, S, S]: the test images. The page needs no other file. Raises UserError if the files in
-    the folder are not of one report; stress tests of something else are left out.
+    images uint8 [N, 3, S, S]: the test images, or None: the page is then without pictures. It needs no other
+    file. Raises UserError if the files in the folder are not of one report; stress tests of something else
+    are left out, and so is a section that has nothing to say.
     """
     numbers, answers, evidence = read_report(out)
     stress = read_stress(out, {key: numbers[key] for key in IDENTITY})
     maps, layer = evidence.get("maps"), numbers.get("maps", {}).get("layer")
     failures.write(out, failures.describe(answers, evidence), images, maps, layer)
+    shown = None if images is None else pictures.reduced(images)
     context = {"n": numbers, "class_names": answers["class_names"]}
-    context |= sections.one_mistake(answers, evidence, images)
-    context |= sections.mistakes(answers, evidence, images)
-    context |= sections.classes(numbers, answers, images)
+    context |= {"opener": None, "followed": None, "puzzle_sheet": None}
+    if shown is not None:
+        context |= sections.one_mistake(answers, evidence, shown)
+    context |= sections.mistakes(answers, evidence, shown)
+    context |= sections.classes(numbers, answers, shown)
     context |= sections.maps(numbers)
     context |= sections.confidence(numbers, stress)
     context |= sections.stress_tests(answers, stress, images)
@@ -150,9 +154,11 @@ def write_page(out: Path, images: Tensor) -> None:
         html = Markup(str(module))  # escaped by the template, like the claim
         claim = Markup(str(module.claim).strip())
         anchor = name.replace("_", "-")
-        filled.append({"id": anchor, "title": title, "claim": claim, "html": html})
+        if claim:
+            filled.append({"id": anchor, "title": title, "claim": claim, "html": html})
     game = templates.get_template("game.html").render(context)
-    data = pictures.data_for_script(numbers, answers, evidence, stress)
+    side = None if images is None else shown.shape[-1]
+    data = pictures.data_for_script(numbers, answers, evidence, stress, side)
     page = templates.get_template("report.html").render(
         context,
         folder=out.name,

@@ -1,7 +1,7 @@
 """Pictures of the page, and what its script needs to know.
 
-All pictures of a kind are one file, a sheet, of which the page shows parts. Arguments are called as in
-sections.py.
+All pictures of a kind are one file, a sheet of squares of at most 64 pixels each, of which the page shows
+parts. Arguments are called as in sections.py.
 """
 
 import base64
@@ -17,7 +17,23 @@ from torchvision.utils import make_grid
 
 from page import plots
 
-MAX_SHEET = 600_000  # bytes of the pictures of all mistakes, whose quality falls until they fit
+SIDE = 64  # pixels, of a picture on the page, at most
+MAX_SHEET = 600_000  # bytes of a sheet, whose quality falls until it fits; more for more pixels:
+BYTES_PER_PIXEL = 0.25
+
+
+def reduced(images: Tensor) -> Tensor:
+    """Return images uint8 [N, 3, S, S] as the page shows them: wide ones reduced to 64, antialiased."""
+    if images.shape[-1] <= SIDE:
+        return images
+    parts = (F.interpolate(part, SIDE, mode="bilinear", antialias=True) for part in images.split(100))
+    return torch.cat(list(parts))
+
+
+def middle(images: Tensor) -> Tensor:
+    """Return the middle 64x64 pixels of images [N, 3, S, S]; all of them if there are fewer."""
+    first = max(0, (images.shape[-1] - SIDE) // 2)
+    return images[..., first : first + SIDE, first : first + SIDE]
 
 
 def png(pixels: Tensor) -> bytes:
@@ -39,16 +55,15 @@ def picture(image: Tensor) -> str:
 def sheet(images: Tensor, limit: int = MAX_SHEET, columns: int | None = None) -> dict:
     """Return images, uint8 [N, 3, S, S], as one JPEG file: `address`, `columns` and `rows`.
 
-    Its quality falls until the file has `limit` bytes. columns: by default a square.
+    Its quality falls until the file has `limit` bytes, or 0.25 a pixel. columns: by default a square.
     """
-    columns = columns or math.ceil(math.sqrt(max(1, len(images))))
-    side = images.shape[-1]
+    columns, side = columns or math.ceil(math.sqrt(max(1, len(images)))), images.shape[-1]
     pixels = make_grid(images, columns, padding=0) if len(images) else torch.zeros(3, side, side).byte()
+    height, width = pixels.shape[1:]
     for quality in range(95, 15, -10):
         content = encode_jpeg(pixels, quality=quality).numpy().tobytes()
-        if len(content) <= limit:
+        if len(content) <= max(limit, BYTES_PER_PIXEL * height * width):
             break
-    height, width = pixels.shape[1:]
     return {"address": address(content), "columns": width // side, "rows": height // side}
 
 
@@ -68,22 +83,28 @@ def plain(name: str) -> str:
 
 
 def run_name(run: str) -> str:
-    """Return the name of a run without the folders around it."""
-    return Path(run).name
+    """Return how people call a run: "this network", and of others the name without the folders around it."""
+    return run if run == "this network" else f"another training ({Path(run).name})"
 
 
-def data_for_script(numbers: dict, answers: dict, evidence: dict, stress: dict | None) -> dict:
-    """Return what the script shows of the misclassified images, of the puzzles and of the stress tests."""
-    fill = (255 * evidence["fill"]).round().int().tolist()
+def data_for_script(
+    numbers: dict, answers: dict, evidence: dict, stress: dict | None, side: int | None = None
+) -> dict:
+    """Return what the script shows of the misclassified images, of the puzzles and of the stress tests.
+
+    side: of the pictures in their sheet, in pixels; None without pictures.
+    """
     data = {
+        "side": side,
         "classes": [plain(name) for name in answers["class_names"]],
-        "fill": fill,
         "kinds": [row["name"] for row in numbers["kinds"]],
         "inferno": base64_bytes(torch.from_numpy(plots.inferno())),
         "runs": [run_name(run) for run in answers["runs"]],
         "images": [mistake_data(answers, evidence, place) for place in range(len(evidence["mistakes"]))],
         "puzzles": puzzle_data(answers, evidence),
     }
+    if "fill" in evidence:
+        data["fill"] = (255 * evidence["fill"]).round().int().tolist()
     if "covers" in evidence:
         data["covers"] = [[cell for cell in cells if cell >= 0] for cells in evidence["covers"].tolist()]
     if "superclass_of" in answers:
@@ -155,13 +176,14 @@ def stress_data(answers: dict, stress: dict | None) -> dict:
 def attack_sheet(images: Tensor, stress: dict) -> dict:
     """Return the sheet of attacked images: as they are, then of each attack and epsilon change and result.
 
-    The change is enlarged 50 times around grey.
+    images uint8 [N, 3, S, S]: the test images at their own size, of which the middle is shown. The change is
+    enlarged around grey, so that epsilon is 100 levels.
     """
-    shown = images[stress["attack_examples"]["images"]]
+    shown = middle(images[stress["attack_examples"]["images"]])
     parts = [shown]
     for of_attack in stress["attack_changes"]:
         for epsilon, changes in zip(stress["epsilons"][:-1], of_attack, strict=False):
-            change = changes * (epsilon / 127)  # in levels of 255
-            parts.append((128 + 50 * change).clamp(0, 255).to(torch.uint8))
-            parts.append((shown + change).clamp(0, 255).round().to(torch.uint8))
+            change = changes / 127  # of epsilon
+            parts.append((128 + 100 * change).to(torch.uint8))
+            parts.append((shown + epsilon * change).clamp(0, 255).round().to(torch.uint8))
     return sheet(torch.cat(parts), MAX_SHEET // 3, len(shown))

@@ -110,8 +110,21 @@ def severity_curves(accuracy: list[float], confidence: list[float]) -> Figure:
     for label, values in {"accuracy": accuracy, "confidence": confidence}.items():
         (line,) = axes.plot(range(6), values)
         ends[label] = (5, values[-1], line.get_color())
+    axes.set(xlim=(0, 5), ylim=(0, 1))
+    in_percent(axes.yaxis)
+    name_lines(axes, ends)
+    return figure
+
+
+def calibration_curves(errors: dict[str, list[float]]) -> Figure:
+    """The expected calibration error at the severities 0, clean, to 5, a line for each of {label: errors}."""
+    figure, axes = small_figure("Calibration error, mean of the fifteen", "severity (0 is clean)")
+    ends = {}
+    for label, values in errors.items():
+        (line,) = axes.plot(range(6), values)
+        ends[label] = (5, values[-1], line.get_color())
     axes.set_xlim(0, 5)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(max(values) for values in errors.values()) + 0.01)
     in_percent(axes.yaxis)
     name_lines(axes, ends)
     return figure
@@ -150,24 +163,28 @@ def training_curve(
 def reliability(title: str, bins: dict[str, list]) -> Figure:
     """Accuracy against confidence; the area of a point shows how many images it stands for.
 
-    bins: {group: [[confidence, accuracy, count], ...]}. Each group has the id points-<group>, for the script.
+    bins: {group: [[confidence, accuracy, count], ...]}. The points of a group, and the title with their
+    expected calibration error, have ids that end in its name, for the style sheet, which shows one group.
     """
-    figure, axes = small_figure(title, "confidence")
+    figure, axes = small_figure("", "confidence")
     figure.set_figheight(320 / PIXELS)
     axes.axline((0, 0), (1, 1), color=GREY, linestyle=":", linewidth=1.2)
     for group, rows in bins.items():
         confidence, accuracy, count = np.array(rows).T
-        sizes = 4 * (2 + 18 * np.sqrt(count / count.sum())) ** 2  # matplotlib: the square of the width
-        options = {"color": ORANGE, "marker": "o", "alpha": 0.85, "clip_on": False}
-        points = axes.scatter(confidence, accuracy, s=sizes, **options)
+        error = (count * abs(accuracy - confidence)).sum() / count.sum()
+        sizes = 4 * (2 + 16 * np.sqrt(count / count.sum())) ** 2  # matplotlib: the square of the width
+        points = axes.scatter(confidence, accuracy, s=sizes, color=ORANGE, marker="o", alpha=0.85)
         points.set_gid(f"points-{group}")
-    inside = {"transform": axes.transAxes}
-    axes.text(0.04, 0.92, "underconfident:\nright more often", color=GREY, va="top", **inside)
-    axes.text(
-        0.97, 0.05, "overconfident:\nright less often", color=GREY, ha="right", transform=axes.transAxes
-    )
-    axes.set(xlim=(0, 1), ylim=(0, 1))
+        options = {"weight": "bold", "va": "bottom", "transform": axes.transAxes}
+        written = axes.text(0, 1.02, f"{title}: calibration error {100 * error:.1f} %", **options)
+        written.set_gid(f"title-{group}")
+    options = {"color": GREY, "transform": axes.transAxes}
+    axes.text(0.04, 0.92, "underconfident:\nright more often", va="top", **options)
+    axes.text(0.97, 0.07, "overconfident:\nright less often", ha="right", **options)
+    axes.set(xlim=(-0.06, 1.06), ylim=(-0.06, 1.06))  # room for a large point at the end
     axes.set_ylabel("accuracy")
+    axes.set_xticks(np.linspace(0, 1, 6))
+    axes.set_yticks(np.linspace(0, 1, 6))
     in_percent(axes.xaxis, axes.yaxis)
     return figure
 
@@ -185,7 +202,9 @@ def headline_bars(numbers: dict[str, dict[str, float]]) -> Figure:
     names = [name.replace(" ", "\n") for name in numbers]
     bars = axes.bar(names, value, color=BLUE, width=0.6, yerr=errors, ecolor=INK, capsize=4)
     axes.bar_label(bars, [f"{100 * v:.2f} %" for v in value], padding=2)
-    axes.set_ylim(0, np.maximum(value, high).max() * 1.15 + 0.02)
+    top = np.maximum(value, high).max()
+    axes.set_ylim(0, top * 1.15 + 0.02)
+    axes.set_yticks([tick for tick in axes.get_yticks() if tick <= 1])
     axes.grid(visible=False)
     in_percent(axes.yaxis)
     return figure
@@ -240,17 +259,27 @@ def dots(title: str, rows: dict[str, dict], x_label: str, chance: dict, chance_l
     return figure
 
 
-def confidence_histogram(right: np.ndarray, wrong: np.ndarray) -> Figure:
-    """How many of the right and of the wrong answers have a confidence in each of the bins, int [B] each."""
+def confidence_histogram(counts: dict[str, list[np.ndarray]]) -> Figure:
+    """How many answers have a confidence in each of the bins, {group: [right, wrong]}, int [B] each.
+
+    The steps of a group have ids that end in its name; see reliability.
+    """
     figure, axes = small_figure("How sure right and wrong answers are, images", "confidence")
-    edges = np.linspace(0, 1, len(right) + 1)
-    options = {"align": "edge", "width": edges[1]}
-    axes.bar(edges[:-1], wrong, color=ORANGE, **options)
-    axes.bar(edges[:-1], right, bottom=wrong, color=BLUE, **options)
-    counts = right + wrong
-    x = 0.03 if counts[len(counts) // 2 :].sum() > counts.sum() / 2 else 0.7  # where there are fewer bars
-    axes.text(x, 0.9, f"right: {right.sum():,}", color=BLUE, transform=axes.transAxes)
-    axes.text(x, 0.8, f"wrong: {wrong.sum():,}", color=ORANGE, transform=axes.transAxes)
+    figure.set_figheight(320 / PIXELS)
+    for group, (right, wrong) in counts.items():
+        edges = np.linspace(0, 1, len(right) + 1)
+        below = axes.stairs(wrong, edges, fill=True, color=ORANGE, linewidth=0)
+        # Lighter, so that they differ in grey as well.
+        above = axes.stairs(
+            wrong + right, edges, baseline=wrong, fill=True, color=BLUE, alpha=0.4, linewidth=0
+        )
+        below.set_gid(f"wrong-{group}")
+        above.set_gid(f"right-{group}")
+    right, wrong = next(iter(counts.values()))
+    every = right + wrong
+    x = 0.03 if every[len(every) // 2 :].sum() > every.sum() / 2 else 0.7  # where there are fewer bars
+    axes.text(x, 0.92, f"right: {right.sum():,}", color=BLUE, transform=axes.transAxes)
+    axes.text(x, 0.84, f"wrong: {wrong.sum():,}", color=ORANGE, transform=axes.transAxes)
     in_percent(axes.xaxis)
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.set_xlim(0, 1)
@@ -326,11 +355,14 @@ def superclass_matrix(counts: np.ndarray, names: list[str]) -> Figure:
 def stress_epsilon(tests: dict, robust_accuracy: dict[str, dict], epsilons: list[float]) -> Figure:
     """Accuracy against the epsilon of the attack, in 1/255, with 95 % intervals.
 
-    tests are those of stress.json; robust_accuracy: that under the worst of all attacks, at each epsilon.
+    tests are those of stress.json; robust_accuracy: that under the worst of all attacks, at each epsilon. A
+    rule at each epsilon has the id rule-<its place>, for the script, which shows one.
     """
     title = "Accuracy under attack, 95 % intervals"
     figure, axes = small_figure(title, "epsilon: largest change of a value, in 1/255")
     unattacked = tests["unattacked/0"]["accuracy"]["value"]
+    for step, epsilon in enumerate(epsilons):
+        axes.axvline(epsilon, color=GREY, linewidth=1.2, marker="").set_gid(f"rule-{step}")
     axes.axhline(unattacked, color=GREY, linestyle="--", linewidth=1)
     lines, labels = {}, {"fgsm": "FGSM", "pgd": "PGD", "random": "random signs"}
     for name, label in labels.items():
@@ -344,7 +376,7 @@ def stress_epsilon(tests: dict, robust_accuracy: dict[str, dict], epsilons: list
         axes.fill_between(epsilons, low, high, color=colours[label], alpha=0.15, linewidth=0)
         ends[label] = (epsilons[-1], value[-1], colours[label])
     axes.set_xscale("log", base=2)
-    axes.set_xlim(epsilons[0] / 1.3, epsilons[-1])
+    axes.set_xlim(epsilons[0] / 1.3, 1.05 * epsilons[-1])
     axes.set_xticks(epsilons, [f"{epsilon:g}" for epsilon in epsilons])
     axes.set_ylim(0, 1)
     in_percent(axes.yaxis)

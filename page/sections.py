@@ -2,7 +2,8 @@
 
 Each function returns a part of their context, from what report.py and stress.py have left in a run folder:
 numbers is metrics.json, answers predictions.npz, evidence evidence.npz, stress the stress tests or None, see
-docs/formats.md. images are the test images, uint8 [N, 3, 32, 32]. What is not known is None.
+docs/formats.md. images are the test images, uint8 [N, 3, S, S], at most 64 pixels wide, or None. What is
+not known is None.
 """
 
 import shlex
@@ -15,9 +16,10 @@ from torch import Tensor
 
 from gradcam import overlay
 from page import plots
-from page.pictures import address, attack_sheet, picture, plain, run_name, sheet
+from page.pictures import SIDE, address, attack_sheet, picture, plain, run_name, sheet
 from running.console import duration, option
 
+NUM_PAIRS = 8  # of classes, and of superclasses, that are confused most
 MAPS = {  # of covering.mistakes: how the maps are called, in the order of their rows
     "contrastive": "contrastive: answer rather than truth",
     "runner_up": "answer rather than runner-up",
@@ -48,7 +50,7 @@ def case(answers: dict, images: Tensor, i: int) -> dict:
 
 
 def hide(image: Tensor, hidden: Tensor, fill: Tensor) -> str:
-    """Return the picture of an image, uint8 [3, 32, 32], with pixels covered, bool [32, 32]."""
+    """Return the picture of an image, uint8 [3, S, S], with pixels covered, bool [S, S]."""
     return picture(torch.where(hidden, fill[:, None, None], image / 255))
 
 
@@ -61,7 +63,7 @@ def one_mistake(answers: dict, evidence: dict, images: Tensor) -> dict:
     opener, image = case(answers, images, i), images[i]
     if "covered_answers" in evidence:
         # Not blurred: it shows how coarse the cells are.
-        cells = F.interpolate(evidence["maps"][place][None, None], image.shape[-1])[0]
+        cells = F.interpolate(evidence["maps"][place][None, None], images.shape[-1])[0]
         scaled = cells / cells.abs().max().clamp(min=1e-30)
         opener["answer"] = plain(answers["class_names"][evidence["covered_answers"][place]])
         opener["probability"] = evidence["covered_probabilities"][place].item()
@@ -77,10 +79,10 @@ def one_mistake(answers: dict, evidence: dict, images: Tensor) -> dict:
     }
 
 
-def mistakes(answers: dict, evidence: dict, images: Tensor) -> dict:
+def mistakes(answers: dict, evidence: dict, images: Tensor | None) -> dict:
     """The kinds of mistakes, and the sheet of those that the script shows."""
     return {
-        "mistakes_sheet": sheet(images[evidence["mistakes"]]),
+        "mistakes_sheet": None if images is None else sheet(images[evidence["mistakes"]]),
         "runs": [run_name(run) for run in answers["runs"][1:]],
         "num_shown": len(evidence["mistakes"]),
         "num_puzzles": len(evidence.get("puzzles", ())),
@@ -89,22 +91,34 @@ def mistakes(answers: dict, evidence: dict, images: Tensor) -> dict:
     }
 
 
-def classes(numbers: dict, answers: dict, images: Tensor) -> dict:
-    """Classes, pairs and superclasses that are confused."""
+def classes(numbers: dict, answers: dict, images: Tensor | None) -> dict:
+    """Classes, and the pairs of them and of superclasses that are confused most."""
     rows = sorted(numbers["classes"], key=lambda row: (row["num_test"] == 0, row["recall"]))
     pairs, names = [], answers["class_names"]
-    for pair in numbers["most_confused_pairs"][:8]:
+    for pair in numbers["most_confused_pairs"][:NUM_PAIRS]:
         true, predicted = (names.index(pair[key]) for key in ("true", "predicted"))
         confused = (answers["y_true"] == true) & (answers["y_pred"] == predicted)
-        examples = torch.nonzero(confused).flatten()[:4]
+        examples = torch.nonzero(confused).flatten()[: 0 if images is None else 4]
         pairs.append(pair | {"pictures": [case(answers, images, i) for i in examples.tolist()]})
-    matrix = None
-    if "superclass_confusion" in answers:
-        superclasses = [plain(name) for name in answers["superclass_names"]]
-        figure = plots.superclass_matrix(answers["superclass_confusion"].numpy(), superclasses)
-        said = "The mistakes between superclasses as a matrix: percent of each that is answered as another."
-        matrix = plots.to_svg(figure, "superclasses", said)
-    return {"class_rows": rows, "pairs": pairs, "coarse_plot": matrix}
+    return {"class_rows": rows, "pairs": pairs, "superclass_pairs": superclass_pairs(answers)}
+
+
+def superclass_pairs(answers: dict) -> list[dict]:
+    """Return the pairs of superclasses that are confused most: `true`, `predicted`, `count` and `share`.
+
+    The share is of the images of the true superclass. Of equal counts the first in reading order comes first.
+    """
+    if "superclass_confusion" not in answers:
+        return []
+    names, counts = [plain(name) for name in answers["superclass_names"]], answers["superclass_confusion"]
+    off_diagonal = counts.clone().fill_diagonal_(0).flatten()
+    pairs = []
+    for place in off_diagonal.argsort(descending=True, stable=True)[:NUM_PAIRS].tolist():
+        row, column = divmod(place, len(names))
+        pair = {"true": names[row], "predicted": names[column], "count": off_diagonal[place].item()}
+        if pair["count"]:
+            pairs.append(pair | {"share": pair["count"] / counts[row].sum().item()})
+    return pairs
 
 
 def draw_matrix(answers: dict) -> plots.Figure:
@@ -128,32 +142,50 @@ def maps(numbers: dict) -> dict:
     rows = {label: of_map[name]["to_truth"] for name, label in MAPS.items() if name in of_map}
     rows["contrastive, blurred instead"] = blurred["contrastive"]["to_truth"]
     rows["random cells, blurred instead"] = blurred["random"]["to_truth"]
-    title = "Mistakes that become right, a quarter covered"
-    figure = plots.dots(title, rows, "of the mistakes", of_map["random"]["to_truth"], "random cells")
+    title = "Mistakes that become right"
+    label = "of the mistakes, a quarter covered"
+    figure = plots.dots(title, rows, label, of_map["random"]["to_truth"], "random cells")
     said = ", ".join(f"{label} {100 * row['value']:.0f} %" for label, row in rows.items())
     said = f"{title}: {said}; random cells {100 * of_map['random']['to_truth']['value']:.0f} %."
     return {"covering_plot": plots.to_svg(figure, "covering", said)}
 
 
 def confidence(numbers: dict, stress: dict | None) -> dict:
-    """Reliability diagrams of clean and of corrupted images, and how sure right and wrong answers are."""
-    groups = {"clean": numbers["calibration_bins"]}
-    if stress is not None and "reliability" in stress.get("summary", {}):
-        groups["corrupted"] = stress["summary"]["reliability"]["bins"]
-    titles = {"clean": "Clean test images", "corrupted": "The fifteen corruptions"}
+    """Reliability, calibration by severity and how sure answers are, as trained and at the temperature."""
+    summary = {} if stress is None else stress.get("summary", {})
+    bins, histogram = {}, {}
+    for name, suffix in {"as_trained": "", "with_temperature": "_after_temperature"}.items():
+        if f"calibration_bins{suffix}" in numbers:
+            bins[name] = numbers[f"calibration_bins{suffix}"]
+            counts = numbers[f"confidence_histogram{suffix}"]
+            histogram[name] = [np.array(counts[key]) for key in ("right", "wrong")]
+    groups = {"clean": ("Clean images", bins)}
+    if "reliability" in summary:
+        groups["corrupted"] = ("Fifteen corruptions", summary["reliability"]["bins"])
     drawn = {}
-    for name, bins in groups.items():
-        figure = plots.reliability(titles[name], bins)
-        said = f"Reliability diagram, {titles[name].lower()}: accuracy against confidence."
-        drawn[name] = plots.to_svg(figure, f"reliability-{name}", said)
-    counts = [np.array(numbers["confidence_histogram"][key]) for key in ("right", "wrong")]
+    for name, (title, of_group) in groups.items():
+        said = f"{title}: accuracy against confidence, in bins of confidence."
+        drawn[name] = plots.to_svg(plots.reliability(title, of_group), f"reliability-{name}", said)
+    if "by_severity" in summary:
+        errors = {}
+        for name in bins:
+            if name in summary["by_severity"][0]:
+                errors[name] = [row[name]["ece"] for row in summary["by_severity"]]
+        labels = {"as_trained": "as trained", "with_temperature": "at the temperature"}
+        ends = (f"{labels[name]} {100 * row[0]:.1f} to {100 * row[5]:.1f} %" for name, row in errors.items())
+        said = f"Calibration error from clean images to severity 5: {', '.join(ends)}."
+        figure = plots.calibration_curves({labels[name]: row for name, row in errors.items()})
+        drawn["severity"] = plots.to_svg(figure, "calibration", said)
     said = f"Confidence of right and wrong answers; above 90 % wrong: {numbers['confident']['wrong']}."
-    histogram = plots.to_svg(plots.confidence_histogram(*counts), "histogram", said)
-    return {"reliability_plots": drawn, "histogram": histogram}
+    drawn["histogram"] = plots.to_svg(plots.confidence_histogram(histogram), "histogram", said)
+    return {"confidence_plots": drawn}
 
 
-def stress_tests(answers: dict, stress: dict | None, images: Tensor) -> dict:
-    """What stress.py measured: tables, plots, and sheets for the two viewers."""
+def stress_tests(answers: dict, stress: dict | None, images: Tensor | None) -> dict:
+    """What stress.py measured: tables, plots, and sheets for the two viewers.
+
+    images uint8 [N, 3, S, S]: the test images at their own size.
+    """
     if stress is None or "summary" not in stress:
         return {"stress": None}
     shown, tests = {"stress": stress}, stress["tests"]
@@ -161,7 +193,7 @@ def stress_tests(answers: dict, stress: dict | None, images: Tensor) -> dict:
     rows = []
     for name in names:
         values = [tests[f"{name}/{severity}"]["accuracy"]["value"] for severity in range(1, 6)]
-        rows.append({"name": name, "values": values})
+        rows.append({"name": name, "values": [*values, sum(values) / 5]})  # the last is the mean
     shown["corruption_rows"] = rows
     shown["hardest"] = min(rows, key=lambda row: row["values"][2])
     by_severity = stress["summary"]["by_severity"]
@@ -177,14 +209,17 @@ def stress_tests(answers: dict, stress: dict | None, images: Tensor) -> dict:
         shown["corruption_sheet"] = sheet(pixels.flatten(0, 1), columns=len(index))
         shown["corruption_tests"] = list(stress["examples"]["answers"])
         shown["corrupted_true"] = [true[i] for i in index]
-    if "attack_examples" in stress:
+        clean = [c for c, _ in stress["examples"]["answers"]["clean/0"]]
+        shown["clean_right"] = sum(c == answers["y_true"][i] for c, i in zip(clean, index, strict=True))
+    if "attack_examples" in stress and images is not None:
         shown["attack_sheet"] = attack_sheet(images, stress)
+        shown["attack_cropped"] = images.shape[-1] > SIDE
         shown["attacked_true"] = [true[i] for i in stress["attack_examples"]["images"]]
     return shown
 
 
 def write_plots(folder: Path, numbers: dict, answers: dict) -> dict:
-    """Draw the headline numbers, the classes with the lowest recall and the confusion matrix as files."""
+    """Draw the headline numbers, the classes with the lowest recall and the matrices as files."""
     headline = {name: numbers[key] for key, name in HEADLINE.items()}
     plots.save_png(plots.headline_bars(headline), folder / "headline_metrics.png")
     tested = [row for row in numbers["classes"] if row["num_test"]]
@@ -196,6 +231,10 @@ def write_plots(folder: Path, numbers: dict, answers: dict) -> dict:
     if len(worst) == len(tested):
         title = "The accuracy of each class, the lowest first"
     plots.save_png(plots.worst_classes(title, bars), folder / "worst_classes.png")
+    if "superclass_confusion" in answers:
+        names = [plain(name) for name in answers["superclass_names"]]
+        figure = plots.superclass_matrix(answers["superclass_confusion"].numpy(), names)
+        plots.save_png(figure, folder / "superclasses.png")
     plots.save_png(draw_matrix(answers), folder / "confusion_matrix.png", dpi=110)
     return {"confusion_png": address((folder / "confusion_matrix.png").read_bytes())}
 
@@ -240,8 +279,9 @@ def about(numbers: dict, stress: dict | None) -> dict:
             commands.append(("It was tested by", stress_command(options | {"full": full})))
         commands.append(("This page was made by", command("python report.py", options)))
     facts |= {f"report: {name}": value for name, value in numbers["environment"].items()}
-    facts |= {"images": network["input"], "output": network["output"], "maps": network["layer_note"]}
-    facts |= {"weights": network["weights"], "digest of the weights": numbers["checkpoint_sha256"]}
+    labels = {"images": "input", "output": "output", "maps": "layer_note", "weights": "weights"}
+    facts |= {label: network[key] for label, key in labels.items() if key in network}
+    facts |= {"digest of the weights": numbers["checkpoint_sha256"]}
     facts["digest of the test images"] = numbers["data"]["digest"]
     return {"facts": facts, "commands": commands, "stress_command": stress_command(options)}
 

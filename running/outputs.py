@@ -17,7 +17,8 @@ from running.errors import UserError, reading
 from running.files import whole_file, write_json
 
 NETWORK = ("checkpoint_sha256", "fixed_logits")  # the keys of network_of
-IDENTITY = (*NETWORK, "images_sha256", "labels_sha256", "class_names", "class_order")  # of identity
+# The keys of identity.
+IDENTITY = (*NETWORK, "size", "resize", "images_sha256", "labels_sha256", "class_names", "class_order")
 RESULTS = ("metrics.json", "stress.json")  # which say of which weights they are
 # The pixels of the examples in stress.npz, and the key of stress.json that says what they are.
 PIXELS = {"example_pixels": "examples", "attack_changes": "attack_examples"}
@@ -50,9 +51,11 @@ def network_of(classifier) -> dict:
 
 
 def identity(classifier, test) -> dict:
-    """Return what results are of: the network, the images, the labels, and which logit is which class."""
+    """Return what results are of: network, size, images, labels, and which logit is which class."""
     order = classifier.model.order
     return network_of(classifier) | {
+        "size": classifier.model.image_size,
+        "resize": classifier.model.uncropped,
         "images_sha256": sha256_of(test.images),
         "labels_sha256": sha256_of(test.labels),
         "class_names": test.class_names,
@@ -76,7 +79,7 @@ def same(key: str, a: object, b: object) -> bool:
 
 def sha256_of(array: Tensor) -> str:
     """Return the sha256 of the numbers of an array in their order, such as uint8 images [N, 3, S, S]."""
-    return hashlib.sha256(array.numpy().tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
 
 
 def check_results(folder: Path | str, network: dict) -> None:

@@ -17,13 +17,15 @@ Image.init()
 SUFFIXES = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 
-def read_folder(root: Path | str) -> tuple[list[str], list[tuple[Tensor, Tensor, list[str], int]], int]:
+def read_folder(
+    root: Path | str, size: int, resize: int | None = None
+) -> tuple[list[str], list[tuple[Tensor, Tensor, list[str], int]], int]:
     """Return the class names, the arrays of training and of test pictures, and the number of other files.
 
-    The arrays are images uint8 [N, 3, 32, 32], labels int64 [N] and N file names, those in the folder of the
-    class, in the order of class and file name; then the median side of their squares in pixels. val/ is taken
-    where there is no test/. Raises UserError if there are fewer than two classes, if train/ and test/ do not
-    have pictures of the same ones, or if pictures cannot be read.
+    The arrays are images uint8 [N, 3, size, size], see fit, labels int64 [N] and N file names, those in the
+    folder of the class, in the order of class and file name; then the median of the shorter sides of the
+    pictures in pixels. val/ is taken where there is no test/. Raises UserError if there are fewer than two
+    classes, if train/ and test/ do not have pictures of the same ones, or if pictures cannot be read.
     """
     root = Path(root)
     if not (root / "train").is_dir():
@@ -39,19 +41,13 @@ def read_folder(root: Path | str) -> tuple[list[str], list[tuple[Tensor, Tensor,
     print(f"reading {len(train + test):,} pictures of {len(names)} classes in {root}", flush=True)
     files = [name for part in ("train", held_out) for _, _, names in os.walk(root / part) for name in names]
     num_others = len([name for name in files if not is_picture(name) and not name.startswith(".")])
-    if num_others:
-        print(f"note     {num_others} files in {root} are left out, as their names are not those of pictures")
     splits, unreadable = [], []
     for folder, found in ((root / "train", train), (root / held_out, test)):
-        splits.append(read_split(folder, found, unreadable))
+        splits.append(read_split(folder, found, size, resize, unreadable))
     if unreadable:
         named = ", ".join(unreadable[:5])
         raise UserError(f"{len(unreadable)} pictures cannot be read, repair or remove them: {named}")
-    class_names = [one_line(name) for name in names]
-    if len(set(class_names)) < len(names):
-        twice = next(name for name in class_names if class_names.count(name) > 1)
-        raise UserError(f"{root}: two classes are called {twice!r} but for their spaces: rename one folder")
-    return class_names, splits, num_others
+    return [one_line(name) for name in names], splits, num_others
 
 
 def is_picture(path: str) -> bool:
@@ -67,26 +63,28 @@ def find_pictures(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:
 
 
 def read_split(
-    folder: Path, pictures: list[tuple[str, int]], unreadable: list[str]
+    folder: Path, pictures: list[tuple[str, int]], size: int, resize: int | None, unreadable: list[str]
 ) -> tuple[Tensor, Tensor, list[str], int]:
     """Return the arrays of pictures in a folder, see read_folder; add to `unreadable` what cannot be read."""
-    images, labels, filenames, sides = [], [], [], []
-    for path, label in pictures:
+    images = torch.zeros(
+        len(pictures), 3, size, size, dtype=torch.uint8
+    )  # a list would take the memory twice
+    labels, filenames, sides = [], [], []
+    for image, (path, label) in zip(images, pictures, strict=True):
         try:
-            square = read_square(path)
+            picture = read_picture(path)
         except Exception as error:
             unreadable.append(f"{path} ({one_line(error)})")
             continue
-        images.append(shrink(square))
+        image.copy_(fit(picture, size, resize))
         labels.append(label)
-        sides.append(square.shape[1])
+        sides.append(min(picture.shape[1:]))
         filenames.append(one_line("/".join(Path(path).relative_to(folder).parts[1:])))
-    images = torch.stack(images) if images else torch.empty(0, 3, 32, 32, dtype=torch.uint8)
     return images, torch.tensor(labels), filenames, sorted(sides)[len(sides) // 2] if sides else 0
 
 
-def read_square(path: Path | str) -> Tensor:
-    """Return the largest centred square of a picture file, uint8 [3, side, side].
+def read_picture(path: Path | str) -> Tensor:
+    """Return a picture file, uint8 [3, H, W].
 
     Whatever Pillow opens: upright by its EXIF tag, on white where it is transparent, of an animation the
     first frame. Raises OSError, ValueError and others of Pillow if it cannot be read.
@@ -97,9 +95,8 @@ def read_square(path: Path | str) -> Tensor:
             picture = in_bytes(np.array(picture, dtype=np.float64), file)
         picture = picture.convert("RGBA")
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    square = center_crop(pixels, [min(picture.size)] * 2)
-    alpha = square[3:] / 255
-    return (square[:3] * alpha + 255 * (1 - alpha)).round().to(torch.uint8)
+    alpha = pixels[3:] / 255
+    return (pixels[:3] * alpha + 255 * (1 - alpha)).round().to(torch.uint8)
 
 
 def in_bytes(values: np.ndarray, file: Image.Image) -> Image.Image:
@@ -124,7 +121,17 @@ def in_bytes(values: np.ndarray, file: Image.Image) -> Image.Image:
     return Image.fromarray((255 * values / white).round().astype(np.uint8))
 
 
-def shrink(square: Tensor, side: int = 32) -> Tensor:
-    """Return a square picture, uint8 [3, H, H], at side x side pixels, antialiased."""
+def fit(picture: Tensor, size: int, resize: int | None = None) -> Tensor:
+    """Return the middle of a picture, uint8 [3, H, W], at size x size pixels, bilinear and antialiased.
+
+    Its largest square is reduced or enlarged to that. With `resize` the shorter side is so many
+    pixels first, and the middle is cut out of that, as networks for ImageNet are evaluated.
+    """
+    shorter, sides = min(picture.shape[1:]), [size, size]
+    if resize is None:
+        picture = center_crop(picture, [shorter, shorter])
+    else:
+        sides = [int(resize * side / shorter) for side in picture.shape[1:]]  # as torchvision's v2.Resize
     # Of bytes, this calculates with whole numbers, and so gives the same on every processor.
-    return F.interpolate(square[None], size=(side, side), mode="bilinear", antialias=True)[0]
+    picture = F.interpolate(picture[None], sides, mode="bilinear", antialias=True)[0]
+    return center_crop(picture, [size, size])

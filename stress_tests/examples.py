@@ -6,9 +6,10 @@ functions take a model of images in [0, 1], or a function that predicts with one
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from .attacks import ATTACKS, EPSILONS, pgd, random_corner
@@ -16,6 +17,7 @@ from .corruptions import CORRUPTIONS, corrupt
 from .cues import CUES, change
 
 SHOWN_EPSILONS = EPSILONS[:-1]  # the last one is a check, at which nothing of a picture need be left
+KEPT_SIDE = 64  # pixels, of a picture that is kept, at most
 
 
 def turns(keys: Iterable) -> list[int]:
@@ -48,21 +50,43 @@ def top_answers(logits: Tensor) -> list[list]:
     return [[c, round(p, 4)] for c, p in zip(y_pred.tolist(), probability.tolist(), strict=True)]
 
 
+def reduced(images: Tensor) -> Tensor:
+    """Return images uint8 [N, 3, S, S] as they are kept: wider ones reduced to 64 pixels, antialiased."""
+    if images.shape[-1] <= KEPT_SIDE:
+        return images
+    return F.interpolate(images, KEPT_SIDE, mode="bilinear", antialias=True)
+
+
+def middle(pixels: Tensor) -> Tensor:
+    """Return the middle 64x64 of pixels [..., S, S]; all of them if there are fewer."""
+    first = max(0, (pixels.shape[-1] - KEPT_SIDE) // 2)
+    return pixels[..., first : first + KEPT_SIDE, first : first + KEPT_SIDE]
+
+
+def changed_pictures(images: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Yield images uint8 [N, 3, S, S] under each test without attack: ("fog/3", images), clean ones first."""
+    yield "clean/0", images
+    for name in CORRUPTIONS:
+        for severity in range(1, 6):
+            yield f"{name}/{severity}", corrupt(images, name, severity)
+    for name in CUES:
+        yield f"{name}/0", change(images, name)
+
+
 def pictures_and_answers(
     predict: Callable[[Tensor], Tensor], images: Tensor
 ) -> tuple[dict[str, list], Tensor]:
-    """Return the answers to images uint8 [N, 3, 32, 32] under all corruptions and cues, and the pictures.
+    """Return the answers to images uint8 [N, 3, S, S] under all corruptions and cues, and the pictures.
 
     predict takes such images to logits. The answers are {"clean/0": ..., "fog/3": [[class, p], ...]}, and the
-    pictures, in their order, uint8 [tests, N, 3, 32, 32]. A corruption depends on an image's place.
+    pictures, in their order, uint8 [tests, N, 3, s, s], s at most 64. A corruption depends on an image's
+    place.
     """
-    pictures = {"clean/0": images}
-    for name in CORRUPTIONS:
-        for severity in range(1, 6):
-            pictures[f"{name}/{severity}"] = corrupt(images, name, severity)
-    pictures |= {f"{name}/0": change(images, name) for name in CUES}
-    answers = {test: top_answers(predict(changed)) for test, changed in pictures.items()}
-    return answers, torch.stack(list(pictures.values()))
+    answers, pictures = {}, []
+    for test, changed in changed_pictures(images):
+        answers[test] = top_answers(predict(changed))
+        pictures.append(reduced(changed))
+    return answers, torch.stack(pictures)
 
 
 @torch.no_grad()
@@ -71,10 +95,11 @@ def answers_under_attack(
 ) -> tuple[dict[str, dict], Tensor]:
     """Return the answers to images under PGD and random signs, and how these change the images.
 
-    images float32 [N, 3, 32, 32] in [0, 1]; labels int64 [N]. The answers are {"pgd": {"1": ...}, "random":
-    ...}, with SHOWN_EPSILONS in 1/255 and "0" for none. The changes are int8 [2, epsilons, N, 3, 32, 32]:
-    change / epsilon x 127, rounded, so epsilon / 127 times the array is the change within half a step.
-    Settings are those of ATTACKS, but that PGD goes on to the strongest point.
+    images float32 [N, 3, S, S] in [0, 1]; labels int64 [N]. The answers are {"pgd": {"1": ...}, "random":
+    ...}, with SHOWN_EPSILONS in 1/255 and "0" for none. The changes are int8 [2, epsilons, N, 3, s, s]:
+    change / epsilon x 127, rounded, so epsilon / 127 times the array is the change within half a step. Of
+    pictures above 64 pixels it is the middle: reduced, changes of opposite sign would cancel. Settings are
+    those of ATTACKS, but that PGD goes on to the strongest point.
     """
     settings = {key: value for key, value in ATTACKS["pgd"].settings.items() if key != "until_fooled"}
     ways = {"pgd": functools.partial(pgd, **settings), "random": random_corner}
@@ -84,5 +109,6 @@ def answers_under_attack(
         for epsilon in SHOWN_EPSILONS:
             attacked = attack(model, images, labels, epsilon / 255, Generator().manual_seed(seed))
             answers[name][f"{epsilon:g}"] = top_answers(model(attacked))
-            changes.append(((attacked - images) / (epsilon / 255) * 127).round().to(torch.int8).cpu())
+            change_of_pixels = middle(attacked - images) / (epsilon / 255)
+            changes.append((127 * change_of_pixels).round().to(torch.int8).cpu())
     return answers, torch.stack(changes).unflatten(0, (2, -1))

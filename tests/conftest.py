@@ -38,7 +38,7 @@ def use_sets(patch, sets):
     import report
 
     for module in (data, classifier, report):
-        patch.setattr(module, "load", lambda name, root="data": sets)
+        patch.setattr(module, "load", lambda name, root="data", *sides: sets)
 
 
 @pytest.fixture(scope="session")

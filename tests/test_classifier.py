@@ -98,10 +98,8 @@ def test_shipped_weights_give_the_same_answers_in_torchvisions_network(theirs):
     assert ours.validation[0].shape == (10_000, 100)
     assert outside.training is None
     assert outside.validation is None
-    maps = ours.explain(images.float() / 255, torch.arange(6))
-    torch.testing.assert_close(
-        outside.explain(images.float() / 255, torch.arange(6)), maps, rtol=1e-3, atol=1e-4
-    )
+    maps = ours.explain(images, torch.arange(6))
+    torch.testing.assert_close(outside.explain(images, torch.arange(6)), maps, rtol=1e-3, atol=1e-4)
 
 
 def test_a_checkpoint_comes_with_its_validation_and_its_image_size(tmp_path):
@@ -170,11 +168,12 @@ def test_normalisation_is_that_of_the_options(theirs):
     torch.testing.assert_close(predict(found.model, pictures(), CPU), expected)
 
 
-def test_predict_restores_frozen_modules_and_changes_nothing():
+def test_predict_restores_frozen_modules_and_changes_nothing(monkeypatch):
+    monkeypatch.setattr(data, "BATCH_SIZE", 2)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(3600, 2)).train()
     model[1].eval()  # frozen by the caller
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    logits = predict(model, pictures(5), CPU, batch_size=2)
+    logits = predict(model, pictures(5), CPU)
     assert [module.training for module in model] == [True, False, True, True]
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     model.eval()
@@ -220,7 +219,7 @@ def test_layer_by_default_is_the_last_that_has_cells(build, layer, side):
     if isinstance(module, torchvision.models.VisionTransformer):
         nn.init.normal_(module.heads.head.weight)  # zero as built: then no gradient reaches anything
     found = from_module(module, None, None, CPU)
-    maps = found.explain(torch.rand(3, 3, 32, 32), torch.tensor([0, 1, 2]))
+    maps = found.explain(pictures(3), torch.tensor([0, 1, 2]))
     assert (found.layer, maps.shape) == (layer, (3, side, side))
 
 
@@ -229,7 +228,7 @@ def test_channels_last_layer_is_reshaped():
     module = small_swin()
     last = from_module(module, None, "norm", CPU)  # [N, 8, 8, K]
     first = from_module(module, None, "permute", CPU)  # the same values as [N, K, 8, 8]
-    images, classes = torch.rand(3, 3, 32, 32), torch.tensor([0, 1, 2])
+    images, classes = pictures(3), torch.tensor([0, 1, 2])
     torch.testing.assert_close(last.explain(images, classes), first.explain(images, classes))
 
 
@@ -292,11 +291,11 @@ def test_tokens_of_the_picture_are_the_last_ones(patch, before):
     torch.manual_seed(0)
     module = Tokens(patch, before)
     found, side = from_module(module, None, "norm", CPU), 32 // patch
-    images, classes = torch.rand(2, 3, 32, 32), torch.tensor([1, 3])
+    images, classes = pictures(2), torch.tensor([1, 3])
     maps = found.explain(images, classes)
     outputs = []
     handle = module.norm.register_forward_hook(lambda layer, inputs, output: outputs.append(output))
-    scores = module(images).gather(1, classes[:, None]).sum()
+    scores = module(images / 255).gather(1, classes[:, None]).sum()
     handle.remove()
     (gradient,) = torch.autograd.grad(scores, outputs[0])
     cells = [[outputs[0][n, before:] @ gradient[n, before:].mean(dim=0)] for n in range(2)]
@@ -335,7 +334,10 @@ def test_pictures_that_are_reduced_and_enlarged_again_are_noted(side, first, not
     module = nn.Sequential(nn.Upsample(first), Applied(lambda x: x.mean(dim=(2, 3))))
     found = from_module(module, None, None, CPU)
     classifier.fit_classes(found, test)
-    assert any("pixels, are reduced to 32, and" in note for note in found.notes) == noted
+    assert (
+        any("are reduced to 32, and" in note and note.endswith("give --size 64") for note in found.notes)
+        == noted
+    )
 
 
 def test_other_classes_or_another_number_are_refused():
@@ -405,8 +407,8 @@ def test_mean_without_std_and_values_of_bytes(theirs):
     ("function", "message"),
     [
         (lambda x: x, r"makes of 2 images torch.float32 \[2, 5, 32, 32\]"),
-        (lambda x: (x.mean(dim=(2, 3)),), "more than logits, wrap it: see docs"),
-        (lambda x: x.view(7, -1), "if it wants another size"),
+        (lambda x: (x.mean(dim=(2, 3)),), "more than logits wrap it: see docs"),
+        (lambda x: x.view(7, -1), "for another size give --size"),
         (lambda x: x.mean(dim=(2, 3)).argsort(), r"int64 \[2, 5\], expected float logits"),
         (lambda x: x.mean(dim=(2, 3)) * torch.nan, "not finite"),
     ],

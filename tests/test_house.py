@@ -89,6 +89,20 @@ def test_no_more_stands_behind_a_module_than_one_can_read(name):
     assert sum(lines.values()) <= MOST_LINES[name], lines
 
 
+# Where 32 may stand: a data set that has it, the default of --size, and the recipe of train.py.
+OF_CIFAR = {"data": 1, "sources.cifar": 2, "sources.cifar_c": 2, "sources.shapes": 4, "train": 6}
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_picture_has_the_size_that_it_has(name):
+    """No side of CIFAR's images stands in the code, nor how many pixels or values they have."""
+    tree = ast.parse(FILES[name].read_text(encoding="utf-8"))
+    texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)]
+    values = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and n not in texts]
+    of_cifar = [v for v in values if re.search(r"(?<![\w.])(32|3072)(?!\d)", str(v))]
+    assert len(of_cifar) == OF_CIFAR.get(name, 0), of_cifar
+
+
 SCRIPT = """
 import sys
 sys.path.insert(0, {root!r})

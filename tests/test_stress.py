@@ -81,7 +81,7 @@ def use_few_tests(monkeypatch, num_classes=10):
     y_pred = predict(FromPixels(quick(num_classes)), images, CPU).argmax(dim=1)
     names = [f"class {c}" for c in range(num_classes)]
     test = data.from_arrays(images, partly_wrong(y_pred, num_classes), names)
-    monkeypatch.setattr(classifier, "load", lambda name, root="data": (None, test))
+    monkeypatch.setattr(classifier, "load", lambda *some: (None, test))
     monkeypatch.setattr(classifier, "CLASS_NAMES", {})  # every name stands for this set
     monkeypatch.setattr(stress, "CORRUPTION_IMAGES", 20)
     monkeypatch.setattr(stress, "FEWEST_ATTACKED", 10)
@@ -312,7 +312,7 @@ def test_examples_can_be_made_again_from_the_files(few_tests, command, tmp_path)
 
 
 def test_files_without_examples_are_read_and_completed(few_tests, command, tmp_path, monkeypatch):
-    """As a kill between the two files leaves them: stress.npz has pixels of which stress.json does not know."""
+    """As a kill between the two files leaves them: of some pixels stress.json does not know."""
     assert stress.main(command(tmp_path)) == 0
     whole = files(tmp_path)
     results = read_json(tmp_path)
@@ -340,7 +340,7 @@ def test_without_a_right_answer_nothing_is_attacked(few_tests, command, tmp_path
     all_wrong = dataclasses.replace(few_tests, labels=(few_tests.labels + 5) % 10)
     y_pred = predict(FromPixels(quick(10)), few_tests.images, CPU).argmax(dim=1)
     all_wrong.labels = torch.where(all_wrong.labels == y_pred, (y_pred + 1) % 10, all_wrong.labels)
-    monkeypatch.setattr(classifier, "load", lambda name, root="data": (None, all_wrong))
+    monkeypatch.setattr(classifier, "load", lambda *some: (None, all_wrong))
     assert stress.main(command(tmp_path)) == 0
     results = read_stress(tmp_path, {})
     assert results["tests"]["clean/0"]["accuracy"]["value"] == 0
@@ -519,7 +519,7 @@ def test_published_files_are_measured_too(few_tests, command, tmp_path, monkeypa
     assert_one_line(code, err, "--cifar-c needs a network of CIFAR-100 or CIFAR-10, not of images")
 
     cifar10 = dataclasses.replace(few_tests, name="cifar10")
-    monkeypatch.setattr(classifier, "load", lambda name, root="data": (None, cifar10))
+    monkeypatch.setattr(classifier, "load", lambda *some: (None, cifar10))
     for more in ([], ["--cifar-c", tmp_path]):  # they come on top of what is there
         assert stress.main(command(tmp_path, *more)) == 0
     examined = classifier.from_module(quick(10), None, "none", CPU)
@@ -539,7 +539,7 @@ def test_results_of_other_images_or_classes_run_again(few_tests, command, tmp_pa
     for more in ([], ["--classes", tmp_path / "names"]):
         pixels = few_tests.images if more else few_tests.images.flip(-1)
         changed = dataclasses.replace(few_tests, images=pixels)
-        monkeypatch.setattr(classifier, "load", lambda name, root="data": (None, changed))  # noqa: B023
+        monkeypatch.setattr(classifier, "load", lambda *some: (None, changed))  # noqa: B023
         assert stress.main(command(tmp_path, *more)) == 0
         assert "is of other images or classes: all tests run again" in capsys.readouterr().out
         assert stress.main(command(tmp_path / "fresh", "--overwrite", *more)) == 0

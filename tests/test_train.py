@@ -80,7 +80,7 @@ def test_a_folder_is_seen_about_as_often_as_the_shapes(
     images += torch.arange(len(images), dtype=torch.uint8)[:, None, None, None]
     dataset = replace(small_sets[0], images=images, labels=torch.arange(len(images)) % 4)
     dataset.class_names = dataset.class_names[:4]
-    monkeypatch.setattr(data, "load", lambda name, root: (dataset, dataset))
+    monkeypatch.setattr(data, "load", lambda *some: (dataset, dataset))
     config = config_of(f"--dataset {tmp_path} {options}", "folder")
     config, _, train_index, val_index = train.load_split(config)
     assert (config.epochs, config.batch_size) == (epochs, batch_size)
@@ -428,7 +428,7 @@ def test_resume_keeps_the_settings_and_what_may_change_may(tmp_path, small, inte
     (tmp_path / "here").rename(moved)
     (moved / "config.json").unlink()  # last.pt alone says what the run is
     seen = []
-    monkeypatch.setattr(data, "load", lambda name, root: seen.append(root) or small)
+    monkeypatch.setattr(data, "load", lambda name, root, size: seen.append(root) or small)
     assert resume(moved, "--data-dir elsewhere --precision bf16") == 0
     expected |= {"out": str(moved), "data_dir": "elsewhere"}
     assert config_json(moved) == last(moved)["config"] == began | {"settings": expected}

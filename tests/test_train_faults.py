@@ -120,11 +120,11 @@ def test_resuming_with_another_setting_or_on_other_data_is_refused(
     code, err = outcome(capsys, train.main, [*argv, "--lr", "0.3", "--cutmix", "0.5", "--precision", "bf16"])
     assert_one_line(code, err, r"was started with --lr 0\.1, --cutmix 0\.0: resume it without")
     other = replace(small_sets[0], digest="0123456789abcdef" * 4)
-    monkeypatch.setattr(data, "load", lambda name, root: (other, small_sets[1]))
+    monkeypatch.setattr(data, "load", lambda *some: (other, small_sets[1]))
     assert_one_line(*outcome(capsys, train.main, argv), "was trained on other data than those found")
     # The same images in another order, as renamed files are: the split would be another.
     renamed = replace(small_sets[0], images=small_sets[0].images.flip(0), labels=small_sets[0].labels.flip(0))
-    monkeypatch.setattr(data, "load", lambda name, root: (renamed, small_sets[1]))
+    monkeypatch.setattr(data, "load", lambda *some: (renamed, small_sets[1]))
     assert_one_line(*outcome(capsys, train.main, argv), "shapes has its training images in another order")
 
 

@@ -33,7 +33,7 @@ def filled(covering):
     """The claim and the section as a reader sees them, without its details, and all of its plot."""
     numbers = {"covering": covering, "maps": {"layer": "layer4", "size": [4, 4], "random_weights": WEIGHTS}}
     shown = sections.maps(numbers)
-    context = {"n": numbers} | shown
+    context = {"n": numbers, "followed": None} | shown
     module = page.environment().get_template("maps.html").make_module(context)
     html = str(module)
     start, end = html.index("<details><summary>"), html.rindex("</details>")

@@ -33,6 +33,7 @@ def test_words_for_numbers():
     row = {"value": 0.5, "low": 0.25, "high": 0.75}
     assert page.interval(row, 0) == "50\N{NO-BREAK SPACE}% (25–75)"
     assert page.points(row) == "+50.0 points (+25.0 to +75.0)"
+    assert page.points({key: -value for key, value in row.items()}, 0) == "−50 points (−25 to −75)"
     assert [page.p_value(p) for p in (0.5, 0.0012, 1e-9)] == ["0.50", "0.0012", "below 0.0001"]
 
 
@@ -54,7 +55,7 @@ def test_the_code_behind_a_number_is_its_source():
     lines = (page.FOLDER.parent / "metrics.py").read_text(encoding="utf-8").splitlines()
     assert source["path"] == "metrics.py" and lines[source["line"] - 1] == source["text"].split("\n")[0]
     for template in page.FOLDER.glob("*.html"):
-        for names in re.findall(r'code\("(.*?)"\)', template.read_text(encoding="utf-8")):
+        for names in re.findall(r'code\("(.*?)"\)', template.read_text(encoding="utf-8"), re.DOTALL):
             assert all(found["text"] for found in page.sources(names))
 
 
@@ -66,7 +67,7 @@ def test_the_data_of_the_script(left):
     wrong = [i for i, row in enumerate(rows) if row.index(max(row)) != y_true[i]]
     wrong = sorted(wrong, key=lambda i: -max(rows[i]))[:30]
     assert [row["file"] for row in data["images"]] == [answers["filenames"][i] for i in wrong]
-    assert data["runs"] == ["this network", "b"]
+    assert data["runs"] == ["this network", "another training (b)"]
     for row, i in zip(data["images"], wrong, strict=True):
         likely = sorted(range(100), key=lambda c: -rows[i][c])[:3]
         assert row["answers"][0] == [[c, round(rows[i][c], 4)] for c in likely] and len(row["answers"]) == 2
@@ -127,9 +128,9 @@ def test_the_sheets_of_the_viewers(small_sets):
     sheet = of(pictures.attack_sheet(images, results))
     step = results["epsilons"].index(4)
     for attack in (0, 1):
-        for column, change in enumerate(results["attack_changes"][attack, step] / 127 * 4):
+        for column, change in enumerate(results["attack_changes"][attack, step] / 127):
             first = 1 + 2 * (6 * attack + step)
-            for row, image in ((first, 128 + 50 * change), (first + 1, images[column] + change)):
+            for row, image in ((first, 128 + 100 * change), (first + 1, images[column] + 4 * change)):
                 assert (cell(sheet, row, column) - image.clamp(0, 255)).abs().mean() < 12
 
 

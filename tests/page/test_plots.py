@@ -32,7 +32,8 @@ FIGURES = {
     "training": lambda: plots.training_curve(HISTORY, "accuracy", 17, CHANGES),
     "reliability": lambda: plots.reliability("a title", BINS),
     "dots": lambda: plots.dots("Mistakes that become right", ROWS, "of the mistakes", ROWS[CHANCE], "chance"),
-    "confidence": lambda: plots.confidence_histogram(np.arange(50), np.arange(50)[::-1]),
+    "calibration": lambda: plots.calibration_curves({"as trained": list(RNG.random(6))}),
+    "confidence": lambda: plots.confidence_histogram({"a": [np.arange(50), np.arange(50)[::-1]]}),
     "attacks": lambda: plots.stress_epsilon(TESTS, WORST, EPSILONS),
     "superclasses": lambda: plots.superclass_matrix(RNG.integers(0, 9, (20, 20)), list(GROUPS)),
 }
@@ -79,7 +80,9 @@ def test_the_points_of_the_reliability_diagram():
     drawn = figure.axes[0].collections[0]
     np.testing.assert_allclose(drawn.get_offsets(), [[0.25, 0.0], [0.5, 0.75]])
     radius = np.sqrt(drawn.get_sizes()) / 2
-    np.testing.assert_allclose(radius, [2 + 18 * 0.75**0.5, 2 + 18 * 0.25**0.5])
+    np.testing.assert_allclose(radius, [2 + 16 * 0.75**0.5, 2 + 16 * 0.25**0.5])
+    assert "a title: calibration error 25.0 %" in svg  # 300 x 0.25 and 100 x 0.25, of 400
+    assert 'id="first-title-with_temperature"' in svg and "calibration error 10.0 %" in svg
 
 
 def test_dots_have_their_intervals_and_numbers():
@@ -100,6 +103,8 @@ def test_curves_stand_at_their_places():
     accuracy, confidence = list(RNG.random(6)), list(RNG.random(6))
     (axes,) = plots.severity_curves(accuracy, confidence).axes
     assert lines(axes) == {"accuracy": accuracy, "confidence": confidence}
+    errors = {"as trained": list(RNG.random(6)), "at the temperature": list(RNG.random(6))}
+    assert lines(plots.calibration_curves(errors).axes[0]) == errors
     axes = plots.training_curve(HISTORY, "accuracy", 17, CHANGES).axes[0]
     curves = {"training": list(HISTORY["train_accuracy"]), "validation": list(HISTORY["val_accuracy"])}
     assert lines(axes) == curves and [17, 17] in [list(line.get_xdata()) for line in axes.lines]
@@ -139,9 +144,10 @@ def test_lines_that_end_together_have_names_apart():
 def test_every_count_and_every_metric_has_its_bar():
     """Also one whose value lies outside of its interval."""
     right, wrong = np.arange(50), np.arange(50)[::-1]
-    (axes,) = plots.confidence_histogram(right, wrong).axes
-    bars = [(bar.get_y(), bar.get_height()) for bar in axes.patches]
-    assert bars == [*((0, n) for n in wrong), *zip(wrong, right, strict=True)]
+    (axes,) = plots.confidence_histogram({"a": [right, wrong]}).axes
+    below, above = (steps.get_data() for steps in axes.patches)
+    assert (below.values == wrong).all() and (above.baseline == wrong).all()
+    assert (above.values - wrong == right).all() and above.edges[[0, -1]].tolist() == [0, 1]
     rows = {f"macro {i}": fraction(0.4 + i / 10) for i in range(4)}
     rows["outside"] = {"value": 0.5, "low": 0.3, "high": 0.4}
     (axes,) = plots.headline_bars(rows).axes

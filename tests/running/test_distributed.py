@@ -43,8 +43,8 @@ EXACT = """
 import data, resnet_cifar, torch, train
 torch.nn.BatchNorm2d.train = lambda self, mode=True: torch.nn.Module.train(self, False)
 train.resnet18 = lambda *args: resnet_cifar.resnet18(*args).double()
-to_input = data.to_input
-data.to_input = lambda images, *rest: to_input(images.double(), *rest)
+resize = data.resize
+data.resize = lambda images, side: resize(images.double(), side)
 """
 
 

@@ -59,7 +59,7 @@ PICTURES = {
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_picture_is_read_as_by_pillow(name, tmp_path):
     PICTURES[name](tmp_path / name)
-    picture = pictures.shrink(pictures.read_square(tmp_path / name))
+    picture = pictures.fit(pictures.read_picture(tmp_path / name), 32)
     assert picture.dtype == torch.uint8 and picture.shape == (3, 32, 32)
     difference = np.abs(picture.numpy().astype(int) - expected(tmp_path / name))
     assert difference.max() <= 2 and difference.mean() < 0.5
@@ -83,7 +83,7 @@ DEEP = {
 @pytest.mark.parametrize("name", DEEP)
 def test_more_than_8_bits_are_scaled_by_the_range_of_the_file(name, tmp_path):
     DEEP[name](tmp_path / name)
-    grey = pictures.shrink(pictures.read_square(tmp_path / name)).numpy()
+    grey = pictures.fit(pictures.read_picture(tmp_path / name), 32).numpy()
     assert np.abs(grey - ramp(255)[1]).max() <= 3 and grey.min() < 5 and grey.max() > 250
 
 
@@ -98,7 +98,7 @@ def test_the_bits_of_a_tiff_say_what_is_white_and_without_a_range_it_is_refused(
     Image.fromarray(values.astype(np.float32)).save(tmp_path / "float.tif")
     for name, mode in (("signed.tif", "I"), ("float.tif", "F")):
         with pytest.raises(ValueError, match=f"its values, {mode} from 0 to 1023, have no known range"):
-            pictures.read_square(tmp_path / name)
+            pictures.read_picture(tmp_path / name)
 
 
 def write_set(root, **more):
@@ -120,7 +120,7 @@ def write_set(root, **more):
     return root
 
 
-def test_a_folder_becomes_two_datasets_in_the_order_of_names(tmp_path, monkeypatch, capsys):
+def test_a_folder_becomes_two_datasets_in_the_order_of_names(tmp_path):
     root = write_set(tmp_path / "my pets")
     for other in ("train/.git/x.png", "train/cat/.hidden.png", "train/cat/Thumbs.db", "train/notes.txt"):
         (root / other).parent.mkdir(exist_ok=True)
@@ -136,7 +136,7 @@ def test_a_folder_becomes_two_datasets_in_the_order_of_names(tmp_path, monkeypat
     assert train.superclass_of is None and train.superclass_names is None and train.masks is None
     assert train.name == "folder my pets" and train.digest != test.digest
     assert train.provenance == test.provenance and "7" in train.provenance and "4" in train.provenance
-    assert "note     2 files in" in capsys.readouterr().out and "without 2 files" in train.provenance
+    assert "without 2 files" in train.provenance
     # The same again, and the same from val/; beside test/ it is not looked at.
     (root / "test").rename(root / "val")
     assert [split.digest for split in data.load_folder(root)] == [train.digest, test.digest]
@@ -160,7 +160,7 @@ WRONG = {  # what is changed, and what the line names
 @pytest.mark.parametrize("name", WRONG)
 def test_a_folder_of_another_kind_is_refused_in_one_line(name, tmp_path, monkeypatch):
     changes, named = WRONG[name]
-    monkeypatch.setattr(pictures, "read_square", None)  # nothing is read before that
+    monkeypatch.setattr(pictures, "read_picture", None)  # nothing is read before that
     with pytest.raises(UserError) as caught:
         data.load(str(write_set(tmp_path, **changes)))
     assert named in str(caught.value) and str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
@@ -186,12 +186,6 @@ def test_folders_in_the_folder_of_a_class_are_read_as_by_torchvision(tmp_path):
     names = [f"{train.class_names[c]}/{name}" for c, name in zip(train.labels, train.filenames, strict=True)]
     names = [name for name in names if not name.endswith(".gif")]  # which ImageFolder does not take
     assert names == [path.split("train/")[1] for path in expected] and "cat/more/x.png" in names
-
-
-def test_two_classes_of_one_name_but_for_spaces(tmp_path):
-    both = {f"{split}_{name}": ["1.png"] for split in ("train", "test") for name in ("a b", "a  b")}
-    with pytest.raises(UserError, match="two classes are called 'a b' but for their spaces"):
-        data.load_folder(write_set(tmp_path, **both))
 
 
 def test_names_that_no_terminal_can_show(tmp_path):
