@@ -46,9 +46,7 @@ def test_the_opener_is_the_surest_truth_and_its_maps_have_their_signs(left, smal
     evidence["opener"] = torch.tensor(7)
     evidence["maps"][7] = torch.zeros(4, 4)
     evidence["maps"][7, 0, 1], evidence["maps"][7, 3, 2] = 2.0, -2.0
-    one = torch.zeros(137, 3).long()
-    puzzle = {"index": 7, "classes": one, "probabilities": one, "best": 20, "by_map": None, "random": 0.25}
-    evidence |= reasons.stack_puzzles([puzzle])
+    evidence["puzzles"] = torch.tensor([7])
     black = torch.zeros_like(small_sets[1].images)
     opener = sections.one_mistake(answers, evidence, black)["opener"]
     assert opener["true"] == pictures.plain(answers["class_names"][truth[7]])
