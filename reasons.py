@@ -127,7 +127,7 @@ def cover_mistakes(
 ) -> dict:
     """Return of mistakes what `changed` and what became the truth, with a quarter covered.
 
-    The claim is that the contrastive map, of the answer rather than the truth (GradCAM.pair), finds what
+    The claim is that the contrastive map, of the answer rather than the truth (GradCAM.pairs), finds what
     weighs between these two. Its controls: the map of the answer rather than the runner-up, for which nobody
     has to know the truth; rather than a random third class; the usual map, of the answer alone; the
     contrastive map of another image; and random cells, the mean of three draws. `blurred` is with the blurred

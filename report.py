@@ -119,12 +119,12 @@ def answers_without_network(
 ) -> Answers:
     """Return answers that came from a file or from memory, `source`; the network is told by its answers."""
     whose = {
-        "checkpoint_sha256": outputs.digest_of(logits.double().softmax(dim=1)),
+        "checkpoint_sha256": outputs.sha256_of(logits.double().softmax(dim=1)),
         "fixed_logits": None,
         "size": None if test.images is None else test.images.shape[-1],
         "resize": None,
-        "images_sha256": test.digest if test.images is None else outputs.digest_of(test.images),
-        "labels_sha256": outputs.digest_of(test.labels),
+        "images_sha256": test.digest if test.images is None else outputs.sha256_of(test.images),
+        "labels_sha256": outputs.sha256_of(test.labels),
         "class_names": test.class_names,
         "class_order": list(range(len(test.class_names))),
     }
@@ -423,7 +423,7 @@ def page_again(out: Path, dataset: str | None, data_dir: str | None) -> None:
     if name is None:
         raise UserError(f"{out} is of images in memory: its page needs --dataset and --data-dir")
     _, test = load(name, root, numbers["size"] or SIZE, numbers["resize"])
-    if outputs.digest_of(test.images) != numbers["images_sha256"]:
+    if outputs.sha256_of(test.images) != numbers["images_sha256"]:
         raise UserError(f"the test images of {name} are not those of {out}: name them by --dataset")
     write_page(out, test.images)
 

@@ -16,7 +16,7 @@ import agreement
 import compare
 import metrics
 from running.errors import UserError
-from running.outputs import digest_of, read_predictions, write_stress
+from running.outputs import read_predictions, sha256_of, write_stress
 
 FAMILIES = {"noise": ["grain", "salt"], "blur": ["defocus"]}
 ATTACKS = ["fgsm", "random", "apgd_ce"]
@@ -120,7 +120,7 @@ def test_other_images_labels_classes_or_equal_weights_are_refused(small_sets, tm
     shutil.copytree(tmp_path / "same", tmp_path / "backup")
 
     def network(digest):
-        whose = {"images_sha256": digest_of(test.images), "class_names": test.class_names}
+        whose = {"images_sha256": sha256_of(test.images), "class_names": test.class_names}
         return test.labels, whose | {"checkpoint_sha256": digest, "fixed_logits": None}
 
     same = tmp_path / "same"
@@ -161,8 +161,8 @@ def write_answers(folder, test, generator, sample="a sample", count=37):
         name: torch.rand(count, generator=generator) < 0.2 + 0.2 * (i % 5) for i, name in enumerate(names)
     }
     answers["fgsm/4"] = torch.zeros(count) > 0  # where APGD was not run
-    results = {"checkpoint_sha256": folder.name, "images_sha256": digest_of(test.images)}
-    results |= {"labels_sha256": digest_of(test.labels), "class_names": test.class_names}
+    results = {"checkpoint_sha256": folder.name, "images_sha256": sha256_of(test.images)}
+    results |= {"labels_sha256": sha256_of(test.labels), "class_names": test.class_names}
     results |= {"sample_sha256": sample, "families": FAMILIES, "attacks": ATTACKS, "epsilons": [0.5, 1, 4]}
     of_tests = {name: {"accuracy": {"value": int(right.sum()) / count}} for name, right in answers.items()}
     write_stress(folder, results | {"tests": of_tests, "answers": answers, "summary": {}})

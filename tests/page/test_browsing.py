@@ -56,11 +56,11 @@ def mistakes(reported, reported_sets):
     return sorted((r for r in rows if r["true"] != r["predicted"]), key=lambda row: -row["confidence"])
 
 
-def choose(page, **filter):
+def choose(page, **wanted):
     """Set the fields of the form, as a reader would; return what the page says then."""
     page.click("#filter [type=reset]")
     page.wait_for_timeout(20)
-    for name, value in filter.items():
+    for name, value in wanted.items():
         field = page.locator(f"#filter [name={name}]")
         field.fill(value) if name in ("from", "to") else field.select_option(value)
     return page.inner_text("#found")
@@ -70,8 +70,8 @@ def says(mistakes, count):
     return f"{count} of {len(mistakes)} mistakes" if count else "No mistake on this page fits this choice."
 
 
-def fitting(mistakes, filter):
-    return [row for row in mistakes if all(row[key] == value for key, value in filter.items())]
+def fitting(mistakes, wanted):
+    return [row for row in mistakes if all(row[key] == value for key, value in wanted.items())]
 
 
 def shown_pixels(page, selector, image_type="png"):
@@ -166,8 +166,8 @@ def test_tables_sort_and_commands_are_copied(page):
 
 def test_filters_add_up(page, mistakes, reported):
     for key in KEYS:
-        filter = {key: mistakes[3][key]}
-        assert choose(page, **filter) == says(mistakes, len(fitting(mistakes, filter)))
+        wanted = {key: mistakes[3][key]}
+        assert choose(page, **wanted) == says(mistakes, len(fitting(mistakes, wanted)))
     for low, high in ((0, 20), (20, 55.5), (99.9999, 100)):
         count = sum(low / 100 <= row["confidence"] <= high / 100 for row in mistakes)
         assert choose(page, **{"from": str(low), "to": str(high)}) == says(mistakes, count)
