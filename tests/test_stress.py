@@ -16,6 +16,7 @@ import pytest
 import torch
 from networks import Linear, Wavy, natural_images, seeded
 from processes import assert_one_line, contents, outcome
+from test_formats import documented
 
 import classifier
 import data
@@ -358,6 +359,7 @@ def test_the_command_writes_and_prints_what_it_found(few_tests, command, tmp_pat
     out = tmp_path / "out"
     assert stress.main(command(out)) == 0
     results = read_json(out)
+    assert documented("All files") | documented("stress.json") == set(results) | {"runs"}
     tests, epsilons = results["tests"], attacks.EPSILONS
     assert len(tests) == 1 + 3 * 5 + len(cues.CUES) + 1 + 3 * len(epsilons) + 1 + 2 * 3
     assert (results["corruption_images"], results["attack_images"]) == (20, 10)
