@@ -39,5 +39,3 @@ def test_accuracy_in_torchvisions_network():
         torch.testing.assert_close(ours.model(images[:100]), logits[:100], rtol=1e-3, atol=1e-3)
     interval = proportion((logits.argmax(dim=1) == test.labels[index]).sum(), 300)
     assert interval["low"] < checkpoint["test_accuracy"] < interval["high"]
-
-
