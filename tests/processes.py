@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -56,17 +55,6 @@ def child(argv, stdout, prepare=None, arguments=()):
     if prepare:
         prepare(*arguments)
     run_main(lambda: train.main(argv))
-
-
-def wait_for(condition, process, seconds=60):
-    """Wait until the condition holds or the process ends; return whether it holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if not process.is_alive():
-            return condition()
-        assert time.monotonic() < end, "nothing happens"
-        time.sleep(0.001)
-    return True
 
 
 def finish(process):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 import train_changed
 from PIL import Image
-from processes import CPU, TINY, assert_same_run, contents, finish, needs_fork, read_history
+from processes import CPU, TINY, assert_same_run, contents, read_history
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, SequentialLR
 
@@ -265,19 +265,6 @@ def test_the_loop_equals_one_written_out_in_formulas(tmp_path, small, monkeypatc
 
 
 # ---- The same run twice, early stopping -------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@needs_fork
-def test_same_seed_same_run_in_any_process_and_another_seed_another(tmp_path, start, tiny_cifar):
-    options = {"a": ["--seed=1"], "b": ["--seed=1"], "c": ["--seed=2"]}
-    processes = [start([*tiny_cifar, *options[name], "--out", str(tmp_path / name)]) for name in "ac"]
-    torch.rand(7)  # whatever was drawn before must not matter
-    train.main([*tiny_cifar, *options["b"], "--out", str(tmp_path / "b")])
-    assert [finish(process) for process in processes] == [0, 0]
-    assert_same_run(tmp_path / "a", tmp_path / "b")
-    weights = [last(tmp_path / name)["model"]["fc.weight"] for name in "ac"]
-    assert not torch.equal(*weights)
 
 
 def test_validation_logits_beyond_float16_are_kept_finite(tmp_path, small, monkeypatch):
