@@ -91,23 +91,6 @@ def mean(values):
     return sum(values) / len(values)
 
 
-@pytest.mark.slow  # to import them
-def test_numbers_equal_those_of_other_libraries():
-    sklearn = pytest.importorskip("sklearn.metrics")
-    torchmetrics = pytest.importorskip("torchmetrics.functional.classification")
-    y_true, probabilities = random_case(n=60, num_classes=12)  # some classes are never predicted
-    y_pred = probabilities.argmax(dim=1)
-    confusion = metrics.confusion_matrix(y_true, y_pred, 12)
-    assert confusion.tolist() == sklearn.confusion_matrix(y_true, y_pred, labels=range(12)).tolist()
-    expected = sklearn.precision_recall_fscore_support(y_true, y_pred, labels=range(12), zero_division=0)
-    for ours, theirs in zip(metrics.precision_recall_f1(confusion), expected[:3], strict=True):
-        assert ours.tolist() == pytest.approx(theirs, **EXACT)
-    top5 = sklearn.top_k_accuracy_score(y_true, probabilities, k=5, labels=range(12))
-    assert metrics.top_k_accuracy(y_true, probabilities, 5) == pytest.approx(top5, **EXACT)
-    error = torchmetrics.multiclass_calibration_error(probabilities.double(), y_true, 12, n_bins=15).item()
-    assert metrics.expected_calibration_error(y_true, probabilities) == pytest.approx(error, abs=1e-6)
-
-
 # ---- Confusion matrix, precision, recall, F1 ---------------------------------------------------------------
 
 

@@ -12,7 +12,6 @@ from torch import nn
 import data
 import reasons
 from classifier import from_module
-from experiments import covering
 
 CPU = torch.device("cpu")
 FILL = torch.tensor(data.MEAN)
@@ -242,14 +241,6 @@ def test_the_verdict_needs_all_controls(count, not_above, verdict):
     for name in not_above:
         del differences[name]  # a control that does not exist is not passed
     assert reasons.verdict_on(count, differences) == verdict
-
-
-def test_the_experiment_prints_its_table(small_case, capsys):
-    wrong = torch.nonzero(small_case.logits.argmax(dim=1) != small_case.y_true).flatten()[:20]
-    answer = small_case.logits[wrong].argmax(dim=1)
-    images = small_case.images[wrong] / 255
-    covering.measure(small_case.network, images, small_case.y_true[wrong], answer, FILL)
-    assert capsys.readouterr().out.count("\n|") == 11  # rows behind the first
 
 
 # ---- Puzzles ---------------------------------------------------------------------------------------------
