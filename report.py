@@ -285,7 +285,7 @@ def describe(examined: Classifier, test: Dataset, out: Path) -> dict:
     """Return what was examined, on which images, and where, for metrics.json and the page."""
     found = {
         "network": {
-            "name": examined.name,
+            "name": examined.name if examined.training else type(examined.module).__name__,
             "parameters": examined.parameters,
             "input": examined.input,
             "output": examined.output,

@@ -389,12 +389,15 @@ def test_a_class_guesses_first(class_page):
 # ---- The viewers ------------------------------------------------------------------------------------------
 
 
-def test_two_buttons_move_both_diagrams(page):
-    points = "[...document.querySelectorAll('[id*=points-]')]"
-    visible = f"{points}.filter(e => e.style.display !== 'none').map(e => e.id)"
+def test_at_the_temperature_everything_is_at_the_temperature(page):
+    chosen = "[id$=-as_trained], [id$=-with_temperature], span.as_trained, span.with_temperature"
+    parts = f"[...document.querySelectorAll('{chosen}')]"
+    visible = f"{parts}.filter(e => getComputedStyle(e).display !== 'none').map(e => e.id || e.className)"
     for name in ("with_temperature", "as_trained"):
         page.click(f"#temperatures [value={name}]")
-        assert page.evaluate(visible) == [f"reliability-{of}-points-{name}" for of in ("clean", "corrupted")]
+        shown = page.evaluate(visible)
+        assert len(shown) == 7 and all(part.endswith(name) for part in shown), shown
+        assert {"histogram-wrong-" + name, "reliability-clean-title-" + name, name} <= set(shown)
 
 
 def test_a_row_of_the_table_sets_the_pictures(page, reported_sets):
@@ -408,6 +411,8 @@ def test_a_row_of_the_table_sets_the_pictures(page, reported_sets):
     answer, probability = results["examples"]["answers"]["contrast/5"][0]
     caption = page.inner_text("#corrupted figcaption >> nth=0")
     assert f"{names[answer]} {100 * probability:.0f}\xa0%" in caption
+    page.click("tr[data-name=contrast] td:nth-child(7)")  # of the mean: the severity stays
+    assert page.input_value("#corruption-choice [name=severity]") == "5"
     page.click("tr[data-name=grey] button")
     assert row_of(page, first) == str(tests.index("grey/0"))
     assert page.locator("#corruption-choice [name=severity]").is_disabled()
@@ -419,6 +424,13 @@ def test_the_slider_of_the_attacks(page, reported_sets):
     for step in (EPSILONS.index(1), 0, len(EPSILONS) - 2):  # it begins at 1/255
         if step != EPSILONS.index(1):
             page.fill("#attack-choice [name=step]", str(step))
+            rules = "[...document.querySelectorAll('[id^=epsilon-rule-]')]"
+            rules += ".filter(e => getComputedStyle(e).display !== 'none')"
+            assert page.evaluate(f"{rules}.map(e => e.id)") == [f"epsilon-rule-{step}"]
+        said = page.inner_text("#attack-says")
+        assert f"enlarged {100 / EPSILONS[step]:g} times" in said and ("8 bits" in said) == (
+            EPSILONS[step] < 1
+        )
         for place, name in enumerate(("pgd", "random")):
             answer, probability = answers[name][f"{EPSILONS[step]:g}"][0]
             row = f".attacked-row >> nth={place}"
