@@ -4,7 +4,6 @@ The arithmetic stands in metrics.py; here it is put together, from the logits of
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import metrics
@@ -70,8 +69,6 @@ def confidence_at(temperature: float, logits: Tensor, y_true: Tensor) -> dict:
     place = (HISTOGRAM_BINS * confidence).long().clamp(max=HISTOGRAM_BINS - 1)
     columns = [column.tolist() for column in metrics.calibration_bins(y_true, probabilities)]
     return {
-        # From the logits: a probability that rounds to 0 would make it infinite.
-        "negative_log_likelihood": F.cross_entropy(scaled, y_true).item(),
         "expected_calibration_error": metrics.expected_calibration_error(y_true, probabilities),
         "error_if_calibrated": metrics.error_if_calibrated(confidence),
         "mean_confidence": confidence.mean().item(),

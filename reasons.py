@@ -100,11 +100,10 @@ def measure_covering(
     mistakes = mistakes[torch.randperm(len(mistakes), generator=generator)[:NUM_MISTAKES]]
     right = right[torch.randperm(len(right), generator=generator)[:NUM_RIGHT]]
     result = {"images": {"mistakes": len(mistakes), "right": len(right)}, "covered": COVERED}
-    result["verdict"] = "too few"
     if len(mistakes):
         of_mistakes = images[mistakes], y_true[mistakes], logits[mistakes]
         result |= cover_mistakes(classifier, *of_mistakes, fill, generator)
-        result["verdict"] = verdict_on(len(mistakes), result["differences"])
+    result["verdict"] = verdict_on(len(mistakes), result.get("differences", {}))
     if len(right):
         result["right"] = cover_right(classifier, images[right], logits[right], fill, generator)
     return result
