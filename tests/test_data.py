@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torchvision import transforms
 
 import data
 from running.errors import UserError
@@ -194,15 +193,6 @@ def test_batches_depend_on_seed_and_epoch_only(numbered):
     # (0, 1) and (1, 0) are different seeds, which a sum of the two would not be.
     others = [draw(epoch=2), draw(seed=1), draw(seed=1, epoch=0), draw(seed=0, epoch=0)]
     assert len({tuple(batches[0][1].tolist()) for batches in [expected, *others]}) == 5
-
-
-@pytest.mark.parametrize("size", [32, 24, 50])
-def test_the_input_is_that_of_torchvision(size, numbered):
-    images = numbered[0][:20]
-    expected = transforms.functional.resize(images / 255, [size, size], antialias=True)
-    expected = transforms.functional.normalize(expected, data.MEAN, data.STD)
-    result = data.Normalize()(data.resize(images / 255, size))
-    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
 
 
 # The shapes set
