@@ -73,6 +73,7 @@ def confidence_at(temperature: float, logits: Tensor, y_true: Tensor) -> dict:
         "error_if_calibrated": metrics.error_if_calibrated(confidence),
         "mean_confidence": confidence.mean().item(),
         "calibration_bins": [list(row) for row in zip(*columns, strict=True) if row[2]],
+        "aurc": risk.mean().item(),
         "risk_at_half_coverage": risk[(len(risk) - 1) // 2].item(),
         "auroc": metrics.auroc(right, metrics.log_odds(scaled)),
         "confident": {"answers": int(sure.sum()), "wrong": int((sure & ~right).sum())},

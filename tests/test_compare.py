@@ -296,15 +296,3 @@ def test_seeds_that_do_not_differ_are_seldom_called_an_effect():
     judged = false_positives.simulate(400, seed_spread=0.2)
     bold = sum(found["bold"] for found in judged)
     assert 4 <= bold <= 32 and sum(found["beyond_images"] for found in judged) > 160  # 20 +- 3 sigma
-
-
-def test_a_pair_of_runs_is_judged_by_the_spread_of_the_others():
-    row, runs = compare.Row(is_mean=True), [{"epochs": 3, "seed": seed} for seed in range(5)]
-    for place, value in enumerate((0.50, 0.52, 0.80, 0.61, 0.60)):
-        row.values[place], row.samples[place] = value, torch.full((50,), value, dtype=torch.float64)
-    judged = false_positives.judge_pairs(row, runs, [[0, 1, 2], [3, 4]])
-    # Of the three pairs of the first recipe only the second one's spread is left, and the other way round.
-    expected = [12.706 * math.sqrt(2) * statistics.stdev([0.61, 0.60])] * 3
-    expected.append(4.303 * math.sqrt(2) * statistics.stdev([0.50, 0.52, 0.80]))
-    assert [found["by_seed"] for found in judged] == pytest.approx(expected)
-    assert [found["bold"] for found in judged] == [False, True, True, False]

@@ -2,8 +2,6 @@
 
 import copy
 import math
-import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +12,6 @@ from torch import nn
 import data
 import reasons
 from classifier import from_module
-from experiments import covering
 
 CPU = torch.device("cpu")
 FILL = torch.tensor(data.MEAN)
@@ -244,30 +241,6 @@ def test_the_verdict_needs_all_controls(count, not_above, verdict):
     for name in not_above:
         del differences[name]  # a control that does not exist is not passed
     assert reasons.verdict_on(count, differences) == verdict
-
-
-def test_the_document_names_all_keys_of_covering(small_case, monkeypatch):
-    monkeypatch.setattr(reasons, "NUM_MISTAKES", 3)
-    of_test = small_case.images[:9], small_case.y_true[:9], small_case.logits[:9]
-    found, keys = reasons.measure_covering(small_case.network, *of_test, FILL), set()
-
-    def collect(value):
-        if isinstance(value, dict):
-            keys.update(value)
-            for part in value.values():
-                collect(part)
-
-    collect(found)
-    text = (Path(data.__file__).parent / "docs" / "formats.md").read_text(encoding="utf-8")
-    assert keys <= set(re.findall(r"`(\w+)`", text)) | {"value", "low", "high"}
-
-
-def test_the_experiment_prints_its_table(small_case, capsys):
-    wrong = torch.nonzero(small_case.logits.argmax(dim=1) != small_case.y_true).flatten()[:20]
-    answer = small_case.logits[wrong].argmax(dim=1)
-    images = small_case.images[wrong]
-    covering.measure(small_case.network, images, small_case.y_true[wrong], answer, FILL)
-    assert capsys.readouterr().out.count("\n|") == 11  # rows behind the first
 
 
 # ---- Puzzles ---------------------------------------------------------------------------------------------

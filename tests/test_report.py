@@ -24,7 +24,7 @@ import metrics
 import reasons
 import report
 from metrics import expected_calibration_error
-from page import failures, sections
+from page import failures, plots, sections
 from running.checkpoint import read_checkpoint
 from running.errors import UserError
 
@@ -90,7 +90,7 @@ def test_a_temperature_divides_the_logits(small_sets, logits):
     assert counts[49] == ((sure >= 0.98) & (logits.argmax(dim=1) == y_true)).sum()
 
 
-def test_what_is_not_known_is_left_out(small_sets, logits):
+def test_what_is_not_known_is_left_out(quick, small_sets, logits):
     train, test = small_sets
     unknown = dataclasses.replace(test, superclass_of=None, superclass_names=None)
     numbers, _ = evaluate.evaluate(logits, unknown, None, None)
@@ -168,7 +168,14 @@ def no_page(monkeypatch):
 
 
 @pytest.fixture
+def no_reasons(monkeypatch, no_page):
+    monkeypatch.setattr(report, "find_reasons", lambda *found: ({}, {}))
+
+
+@pytest.fixture
 def quick(monkeypatch):
+    """Few images and resamples; curves, which tests/page/test_plots.py looks at, are not drawn."""
+    monkeypatch.setattr(plots, "to_svg", lambda *found: "")
     quick = {"NUM_MISTAKES": 3, "NUM_RIGHT": 3, "NUM_RANDOMIZED": 2, "NUM_SEEDS": 1, "MAX_EXAMINED": 2}
     quick["NUM_POINTED"] = 5
     for name, value in quick.items():
@@ -215,7 +222,9 @@ def test_the_page_of_any_set_says_what_holds_for_it(case, quick, tmp_path, monke
     assert any("near chance" in note for note in numbers["notes"]) == (case == "all mistakes")
 
 
-def test_other_data_than_those_of_the_training_are_noted(quick, no_page, finished, small, tmp_path, capsys):
+def test_other_data_than_those_of_the_training_are_noted(
+    quick, no_reasons, finished, small, tmp_path, capsys
+):
     """With another picture added to the training set it is not known any more which ones were trained on."""
     shutil.copytree(finished, tmp_path / "run")
     assert report.main(["--run", str(tmp_path / "run")]) == 0
@@ -297,7 +306,7 @@ def test_every_file_is_written(quick, tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_results_of_other_weights_and_scores_that_are_not_finite_are_refused(quick, no_page, tmp_path):
+def test_results_of_other_weights_and_scores_that_are_not_finite_are_refused(quick, no_reasons, tmp_path):
     test, model = pictures(LABELS % 3, ["a", "b", "c"]), Tiny(3)
     report.examine(model, test, out=tmp_path)
     report.examine(model, test, out=tmp_path)  # the same weights replace their own
@@ -315,7 +324,7 @@ def test_results_of_other_weights_and_scores_that_are_not_finite_are_refused(qui
 
 
 def test_results_of_other_weights_are_replaced_by_overwrite(
-    quick, no_page, finished, small, tmp_path, capsys
+    quick, no_reasons, finished, small, tmp_path, capsys
 ):
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run" / "metrics.json").write_text('{"checkpoint_sha256": "of another --mean"}')
