@@ -36,33 +36,30 @@ def use_sets(patch, sets):
         patch.setattr(module, "load", lambda name, root="data": sets)
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory, small_sets):
-    """A run of three epochs on those small sets."""
+def small_run(out, sets, epochs=None):
+    """Train on those small sets, three epochs or until it is stopped; return the folder."""
     from processes import TINY
 
     import train
 
-    out = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        use_sets(patch, small_sets)
+        use_sets(patch, sets)
+        if epochs is not None:
+            patch.setattr(train, "should_stop", lambda history, config: len(history) == epochs)
         train.main([*TINY, "--dataset", "shapes", "--out", str(out)])
     return out
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, small_sets):
+    """A run of three epochs."""
+    return small_run(tmp_path_factory.mktemp("finished") / "run", small_sets)
 
 
 @pytest.fixture(scope="session")
 def half_done(tmp_path_factory, small_sets):
     """The same run, which was stopped after its first epoch."""
-    from processes import TINY
-
-    import train
-
-    out = tmp_path_factory.mktemp("half done") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        use_sets(patch, small_sets)
-        patch.setattr(train, "should_stop", lambda history, config: len(history) == 1)
-        train.main([*TINY, "--dataset", "shapes", "--out", str(out)])
-    return out
+    return small_run(tmp_path_factory.mktemp("half done") / "run", small_sets, epochs=1)
 
 
 @pytest.fixture(scope="session")

@@ -520,20 +520,12 @@ def test_logits_of_fixed_images_tell_networks_apart_that_have_the_same_weights()
     assert torch.equal(logits[0], logits[2]) and logits[0].dtype == torch.float32
 
 
-@pytest.mark.filterwarnings("ignore")  # torch.ao is deprecated
 def test_number_formats_of_the_layers():
     wide = Applied(lambda x: x.mean(dim=(2, 3)).double())
     found = from_module(wide, None, None, CPU)
     assert found.computes_in == "float32" and found.fixed_logits.dtype == torch.float32
     half = nn.Sequential(Applied(lambda x: x.bfloat16(), 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     assert from_module(half, None, None, CPU).computes_in == "bfloat16, float32"
-    engine = next((name for name in torch.backends.quantized.supported_engines if name != "none"), None)
-    if engine is None:
-        pytest.skip("this torch has no quantised layers")
-    torch.backends.quantized.engine = engine
-    linear = nn.Sequential(nn.Flatten(), nn.Linear(3072, 5))
-    small = torch.ao.quantization.quantize_dynamic(linear, {nn.Linear}, dtype=torch.qint8)
-    assert from_module(small, None, None, CPU).computes_in == "float32, qint8"
 
 
 def test_images_are_predicted_in_a_random_order_and_put_back():

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torchvision import transforms
 
 import data
 from running.errors import UserError
@@ -109,12 +108,6 @@ def test_a_split_has_the_first_of_every_class_then_the_second_and_so_on():
     assert labels[train].tolist() == [0, 1, 2, 0, 1, 0]
 
 
-def test_first_copy_against_a_loop(with_copies):
-    images = with_copies.images[:300]
-    expected = [next(j for j in range(i + 1) if torch.equal(images[i], images[j])) for i in range(300)]
-    assert data.first_copy(images).tolist() == expected
-
-
 # Batches
 
 
@@ -189,16 +182,6 @@ def test_batches_depend_on_seed_and_epoch_only(numbered):
     # (0, 1) and (1, 0) are different seeds, which a sum of the two would not be.
     others = [draw(epoch=2), draw(seed=1), draw(seed=1, epoch=0), draw(seed=0, epoch=0)]
     assert len({tuple(batches[0][1].tolist()) for batches in [expected, *others]}) == 5
-
-
-@pytest.mark.parametrize("size", [32, 24])
-def test_to_input_against_torchvision(size, numbered):
-    images = numbered[0][:20]
-    expected = transforms.functional.resize(images / 255, [size, size], antialias=True)
-    expected = transforms.functional.normalize(expected, data.MEAN, data.STD)
-    result = data.to_input(images / 255, size, data.Normalize())
-    assert result.dtype == torch.float32 and result.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5, check_stride=False)
 
 
 # The shapes set

@@ -11,7 +11,7 @@ from networks import seeded, small_resnet
 from PIL import Image  # a dependency of torchvision and of matplotlib
 from torch import nn
 
-from gradcam import GradCAM, channels_last, overlay, to_heatmap, tokens
+from gradcam import GradCAM, overlay, to_heatmap, tokens
 
 
 def test_closed_form_of_a_network_with_one_convolution():
@@ -86,14 +86,6 @@ def test_alpha_against_finite_differences(images, layer):
         several = [signed.pair(images, [2], [1]), *signed.pairs(images, [([2], None), ([2], [1])])]
     expected = [(sums[2] - sums[1])[None].float(), sums[2][None].float(), (sums[2] - sums[1])[None].float()]
     torch.testing.assert_close(several, expected, rtol=1e-4, atol=1e-7)
-
-
-def test_tokens_with_and_without_a_class_token():
-    grid = torch.rand(2, 5, 3, 3)
-    sequence = grid.flatten(2).transpose(1, 2)
-    assert torch.equal(tokens(sequence), grid)
-    assert torch.equal(tokens(torch.cat([torch.rand(2, 1, 5), sequence], dim=1)), grid)
-    assert torch.equal(channels_last(grid.permute(0, 2, 3, 1)), grid)
 
 
 def test_classes_in_every_form(model, images):

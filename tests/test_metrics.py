@@ -332,23 +332,6 @@ def test_mcnemar_equals_counting_all_ways_in_which_coins_fall(n):
         assert metrics.mcnemar_exact(k, n - k) == as_uneven / 2**n
 
 
-# ---- Explanations ------------------------------------------------------------------------------------------
-
-
-def test_pointing_game_against_a_loop():
-    heatmaps = torch.rand(40, 6, 5, generator=seeded(3))
-    heatmaps[7] = 0  # an empty map points nowhere
-    masks = torch.rand(40, 6, 5, generator=seeded(4)) < 0.4
-    masks[7] = True
-    hits = 0
-    for heatmap, mask in zip(heatmaps.numpy(), masks.numpy(), strict=True):
-        row, column = np.unravel_index(heatmap.argmax(), heatmap.shape)
-        hits += heatmap[row, column] > 0 and mask[row, column]
-    count, chance = metrics.pointing_game(heatmaps, masks)
-    assert count == hits and 0 < hits < 40
-    assert chance == pytest.approx(masks.numpy().mean())
-
-
 # ---- What may come in --------------------------------------------------------------------------------------
 
 
@@ -430,15 +413,6 @@ def test_bad_arguments_raise(functions, arguments, message):
             function(*arguments)
 
 
-@pytest.mark.parametrize("function", OF_PROBABILITIES)
-def test_rows_may_be_off_by_a_thousandth_and_numbers_by_rounding(function):
-    for probabilities in (with_first(0.25099), with_first(0.24901)):
-        function(LABELS, probabilities)
-    certain = torch.tensor([[1 + 1e-6, 0], [1, 0], [0, 1]], dtype=torch.float64)  # such as a mean of several
-    found, expected = (function([0, 1, 1], rows) for rows in (certain, certain.clamp(max=1)))
-    assert repr(found) == repr(expected)
-
-
 def test_auroc_is_the_share_of_pairs_in_the_right_order():
     generator = torch.Generator().manual_seed(0)
     positive = torch.rand(60, generator=generator) < 0.3
@@ -463,10 +437,3 @@ def test_log_odds_order_what_rounding_makes_equal(scale):
     right = logits.argmax(dim=1) == y_true
     by_float32 = metrics.auroc(right, logits.softmax(dim=1).amax(dim=1))
     assert (metrics.auroc(right, odds) == by_float32) == (scale == 1)
-
-
-def test_mean_interval_is_that_of_the_standard_error():
-    values = torch.rand(50, generator=torch.Generator().manual_seed(0)).double()
-    error = 1.96 * values.std().item() / math.sqrt(50)
-    expected = {"value": values.mean().item(), "low": values.mean().item() - error}
-    assert metrics.mean_interval(values) == pytest.approx(expected | {"high": values.mean().item() + error})

@@ -1,5 +1,5 @@
-"""train.py: the schedule and the loop against a second one written out in formulas,
-and resuming against not having been interrupted."""
+"""train.py: the schedule and the loop against a second one written out in formulas, and
+resuming against not having been interrupted."""
 
 import json
 import math
@@ -13,7 +13,6 @@ import torch.nn.functional as F
 import train_changed
 from PIL import Image
 from processes import CPU, TINY, assert_same_run, contents, read_history
-from torch import nn
 
 import data
 import train
@@ -24,7 +23,6 @@ from running.checkpoint import read_checkpoint
 from running.console import CommandLine
 from running.errors import UserError
 from running.settings import add_settings
-from stress_tests.corruptions import CORRUPTIONS
 
 # Three epochs of three steps, a fraction of a second.
 SMALL = [*TINY, "--dataset=shapes", "--limit-train=12"]
@@ -127,19 +125,6 @@ def test_every_size_has_its_share_of_the_epochs(epochs, sizes, expected):
 # ---- The optimizer and the loop, written out --------------------------------------------------------------
 
 
-def test_optimizer_decays_the_weights_of_layers_and_nothing_else():
-    model = resnet18(10, width=4)
-    optimizer = train.make_optimizer(model, 0.1, 0.9, 0.01)
-    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            assert decay[id(module.weight)] == 0.01, name
-        if isinstance(module, nn.BatchNorm2d):
-            assert decay[id(module.weight)] == 0 and decay[id(module.bias)] == 0, name
-    assert decay[id(model.fc.bias)] == 0
-
-
 def normalised(images, size):
     """Antialiased bilinear resizing as a matrix, a triangle as wide as the scale; then the normalisation."""
     old = images.shape[-1]
@@ -152,27 +137,8 @@ def normalised(images, size):
     return (resized - mean) / std
 
 
-def changed(model, images, target, size, args, generator):
-    """Corruptions and the attack, with the draws in their order."""
-    if torch.rand((), generator=generator) < args.corrupt:
-        name = ("speckle_noise", "gaussian_blur", "saturate")[torch.randint(3, (), generator=generator)]
-        severity = torch.randint(1, 4, (), generator=generator).item()
-        images = CORRUPTIONS[name](images.to(torch.float32), severity, generator).double()
-    if not args.adversarial:
-        return images
-    epsilon = args.adversarial / 255
-    delta = -epsilon + 2 * epsilon * torch.rand(images.shape, generator=generator).double()
-    x = torch.minimum(torch.maximum(images + delta, torch.tensor(0.0)), torch.tensor(1.0)).requires_grad_()
-    log_p = model(normalised(x, size)).log_softmax(dim=1)
-    mixed = (1 - args.label_smoothing) * target + args.label_smoothing / log_p.shape[1]
-    (-(mixed * log_p).sum()).backward()  # a factor before the loss does not change the sign
-    delta = (x - images).detach() + 1.25 * epsilon * x.grad.sign()
-    model.zero_grad()
-    return (images + delta.clamp(-epsilon, epsilon)).clamp(0, 1)
-
-
 def train_by_formulas(dataset, args):
-    """The training of train.py again, with its loss, clipping, schedule, attack and optimizer written out.
+    """The training of train.py again, with its loss, clipping, schedule and optimizer written out.
 
     Returns the model, and (mean loss, accuracy, learning rate) of each epoch.
     """
@@ -186,14 +152,11 @@ def train_by_formulas(dataset, args):
         losses, correct = [], 0
         size = train.image_size(epoch, args.epochs, args.sizes())
         cutmix = args.cutmix if epoch <= 0.9 * args.epochs else 0
-        own = np.random.SeedSequence([args.seed, epoch, 1]).generate_state(1, np.uint64)[0]
-        generator = torch.Generator().manual_seed(int(own) // 2)
         one_hot = F.one_hot(labels, 100).double()
         drawn = batches(images, one_hot, args.batch_size, args.seed, epoch, cutmix)
         for step, (batch, targets) in enumerate(drawn, start=(epoch - 1) * steps):
             lr = cosine(step, args.epochs * steps, round(args.warmup_epochs * steps), args.lr)
-            x = changed(model, batch.double() / 255, targets, size, args, generator)
-            log_p = model(normalised(x, size)).log_softmax(dim=1)
+            log_p = model(normalised(batch.double() / 255, size)).log_softmax(dim=1)
             # Szegedy et al. 2016 (arXiv 1512.00567), section 7: the target is mixed with the uniform one
             target = targets * (1 - args.label_smoothing)
             loss = -((target + args.label_smoothing / log_p.shape[1]) * log_p).sum() / len(batch)
@@ -223,26 +186,15 @@ def train_by_formulas(dataset, args):
         pytest.param("--label-smoothing 0.4 --warmup-epochs 2 --batch-size 5", marks=pytest.mark.slow),
         "--cutmix 1",
         "--image-sizes 13,21",
-        pytest.param("--corrupt 0.7", marks=pytest.mark.slow),
-        pytest.param("--adversarial 8 --seed 2", marks=pytest.mark.slow),
     ],
 )
 def test_the_loop_equals_one_written_out_in_formulas(tmp_path, small, monkeypatch, options):
     # In float64, because in float32 rounding now and then takes a ReLU to the other side.
-    corrupt = train_changed.corrupt_batch
     monkeypatch.setattr(train, "resnet18", lambda *args: resnet18(*args).double())
-    monkeypatch.setattr(
-        train_changed, "corrupt_batch", lambda x, *rest: corrupt(x.to(torch.float32), *rest).double()
-    )
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     options = f"--epochs 2 --lr 0.05 --warmup-epochs 0.5 {options}"
     run(tmp_path / "run", options)
-    given = re.findall(r"--(corrupt|adversarial) (\S+)", options)
-    options = re.sub(r"--(corrupt|adversarial) \S+", "", options)
     args = config_of(f"{' '.join(SMALL)} {options}", "shapes")
-    args.corrupt = args.adversarial = 0.0
-    for name, value in given:
-        setattr(args, name, float(value))
     model, epochs = train_by_formulas(small[0], args)
     ours, expected = dict(last(tmp_path / "run")["model"]), dict(model.state_dict())
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-8)
