@@ -82,7 +82,7 @@ def use_few_tests(monkeypatch, num_classes=10):
     names = [f"class {c}" for c in range(num_classes)]
     test = data.from_arrays(images, partly_wrong(y_pred, num_classes), names)
     monkeypatch.setattr(classifier, "load", lambda *some: (None, test))
-    monkeypatch.setattr(classifier, "CLASS_NAMES", {})  # every name stands for this set
+    monkeypatch.setattr(data, "CLASS_NAMES", {})  # every name stands for this set
     monkeypatch.setattr(stress, "CORRUPTION_IMAGES", 20)
     monkeypatch.setattr(stress, "FEWEST_ATTACKED", 10)
     return test
