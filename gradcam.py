@@ -86,17 +86,14 @@ class GradCAM:
         classes of a wrong shape, type or range, and for a layer that does not run exactly once, whose output
         is not [N, K, h, w], or on which no score depends.
         """
-        return self.pair(images, classes, against).relu_()  # equation (2)
-
-    def pair(self, images: Tensor, classes: Classes, against: Classes) -> Tensor:
-        """Return the sum inside of equation (2), without its ReLU, float32 [N, h, w].
-
-        Its positive part speaks for `classes` rather than `against`, its negative part the other way round.
-        """
-        return self.pairs(images, [(classes, against)])[0]
+        return self.pairs(images, [(classes, against)])[0].relu_()  # equation (2)
 
     def pairs(self, images: Tensor, questions: list[tuple[Classes, Classes]]) -> list[Tensor]:
-        """Return what `pair` returns for each (classes, against), all of them by one forward pass."""
+        """Return for each (classes, against) the sum inside of equation (2), without ReLU, float32 [N, h, w].
+
+        Its positive part speaks for `classes` rather than `against`, its negative part the other way round.
+        One forward pass serves all of them.
+        """
         if images.ndim != 4 or not images.is_floating_point():
             raise ValueError(f"images must be float [N, 3, H, W], not {images.dtype} {list(images.shape)}")
         like = next((p for p in self.model.parameters() if p.is_floating_point()), images)

@@ -22,20 +22,24 @@ from torch import Tensor
 Values = Tensor | np.ndarray | Sequence
 
 
-def _tensor(name: str, values: Values) -> Tensor:
-    """Return the values as a tensor of real numbers or bools on the CPU, or raise ValueError."""
+def _tensor(name: str, values: Values, *shape: str | int) -> Tensor:
+    """Return values of a shape, where a letter is any length, as a tensor on the CPU, or raise ValueError."""
     if not isinstance(values, Tensor):
         try:
             values = torch.from_numpy(np.array(values))  # a copy: an array may be read-only or run backwards
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{name} must be a list, array or tensor of numbers: {error}") from error
-    if values.is_complex():
-        raise ValueError(f"{name} must hold real numbers, not {values.dtype}")
+    lengths = zip(shape, values.shape, strict=False)
+    fits = values.ndim == len(shape) and all(isinstance(wanted, str) or wanted == n for wanted, n in lengths)
+    if not fits or values.numel() == 0:
+        expected = ", ".join(map(str, shape))
+        raise ValueError(f"{name} must be [{expected}] and not empty, but has shape {list(values.shape)}")
     return values.detach().cpu()
 
 
-def _integers(name: str, values: Tensor, limit: float = math.inf) -> Tensor:
-    """Return integers from 0 to limit - 1 as int64, or raise ValueError."""
+def _integers(name: str, values: Values, *shape: str | int, limit: float = math.inf) -> Tensor:
+    """Return integers from 0 to limit - 1 as int64 on the CPU, or raise ValueError."""
+    values = _tensor(name, values, *shape)
     if values.is_floating_point() or values.dtype == torch.bool:
         raise ValueError(f"{name} must hold integers, not {values.dtype}")
     values = values.long()
@@ -45,38 +49,18 @@ def _integers(name: str, values: Tensor, limit: float = math.inf) -> Tensor:
     return values
 
 
-def _labels(name: str, values: Values, num_classes: float = math.inf, length: int | None = None) -> Tensor:
-    """Return labels as int64 [N] on the CPU, or raise ValueError; N is `length` if that is given."""
-    values = _tensor(name, values)
-    if values.ndim != 1 or len(values) == 0 or length not in (None, len(values)):
-        expected = "N" if length is None else length
-        raise ValueError(f"{name} must be [{expected}] and not empty, but has shape {list(values.shape)}")
-    return _integers(name, values, num_classes)
-
-
 def _counts(confusion: Values) -> Tensor:
     """Return a confusion matrix as int64 [C, C] on the CPU, or raise ValueError."""
-    confusion = _tensor("confusion", confusion)
-    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1] or len(confusion) == 0:
-        raise ValueError(f"confusion must be [C, C] and not empty, but has shape {list(confusion.shape)}")
-    return _integers("confusion", confusion)
-
-
-def _numbers(name: str, values: Values, ndim: int) -> Tensor:
-    """Return numbers as float64 [N], or with ndim = 2 finite ones [N, C], on the CPU; else ValueError."""
-    values = _tensor(name, values)
-    if values.ndim != ndim or values.numel() == 0:
-        expected = "[N]" if ndim == 1 else "[N, C]"
-        raise ValueError(f"{name} must be {expected} and not empty, but has shape {list(values.shape)}")
-    if ndim == 2 and not values.isfinite().all():
-        raise ValueError(f"{name} must be finite, but some are NaN or infinite")
-    return values.double()
+    return _integers("confusion", confusion, len(confusion), len(confusion))
 
 
 def _scores(y_true: Values, scores: Values, name: str = "scores") -> tuple[Tensor, Tensor]:
     """Return y_true as int64 [N] and the scores as float64 [N, C], both on the CPU, or raise ValueError."""
-    scores = _numbers(name, scores, ndim=2)
-    return _labels("y_true", y_true, scores.shape[1], len(scores)), scores
+    scores = _tensor(name, scores, "N", "C").double()
+    if not scores.isfinite().all():
+        raise ValueError(f"{name} must be finite, but some are NaN or infinite")
+    n, num_classes = scores.shape
+    return _integers("y_true", y_true, n, limit=num_classes), scores
 
 
 def _probabilities(y_true: Values, probabilities: Values) -> tuple[Tensor, Tensor]:
@@ -90,13 +74,6 @@ def _probabilities(y_true: Values, probabilities: Values) -> tuple[Tensor, Tenso
     return y_true, probabilities.clamp(max=1)
 
 
-def _whole(name: str, value: int, low: int, high: float = math.inf) -> int:
-    """Return a whole number from low to high as an int, or raise ValueError."""
-    if isinstance(value, float) or not low <= value <= high:
-        raise ValueError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
-    return int(value)
-
-
 # ---- Which class was taken for which ---------------------------------------------------------------------
 
 
@@ -105,9 +82,8 @@ def confusion_matrix(y_true: Values, y_pred: Values, num_classes: int) -> Tensor
 
     y_true and y_pred are integers [N]. Returns int64 [C, C] with C = num_classes; all entries together are N.
     """
-    num_classes = _whole("num_classes", num_classes, low=1)
-    y_true = _labels("y_true", y_true, num_classes)
-    y_pred = _labels("y_pred", y_pred, num_classes, len(y_true))
+    y_true = _integers("y_true", y_true, "N", limit=num_classes)
+    y_pred = _integers("y_pred", y_pred, len(y_true), limit=num_classes)
     # Sample (t, p) falls into entry t * C + p of the matrix read row by row, so counting is one histogram.
     entry = y_true * num_classes + y_pred
     return torch.bincount(entry, minlength=num_classes**2).view(num_classes, num_classes)
@@ -141,7 +117,7 @@ def macro_average(per_class: Values) -> float:
     Macro F1 here is the mean of the classes' F1, not the F1 of macro precision and macro recall; Opitz
     and Burst, "Macro F1 and Macro F1", 2019 (arXiv 1911.03347) show how far the two can differ.
     """
-    return _numbers("per_class", per_class, ndim=1).mean().item()
+    return _tensor("per_class", per_class, "C").double().mean().item()
 
 
 def per_class_accuracy(confusion: Values) -> Tensor:
@@ -156,7 +132,6 @@ def most_confused_pairs(confusion: Values, n: int) -> list[tuple[int, int, int]]
     Equal counts are in row-major order. Pairs that never occurred are left out, so there may be fewer than n.
     """
     confusion = _counts(confusion)
-    n = _whole("n", n, low=1)
     errors = confusion - confusion.diagonal().diag()
     entries = errors.flatten().argsort(descending=True, stable=True)
     pairs = []
@@ -173,8 +148,8 @@ def most_confused_pairs(confusion: Values, n: int) -> list[tuple[int, int, int]]
 
 def accuracy(y_true: Values, y_pred: Values) -> float:
     """Return the fraction of samples, in [0, 1], with y_pred equal to y_true; both are integers [N]."""
-    y_true = _labels("y_true", y_true)
-    y_pred = _labels("y_pred", y_pred, length=len(y_true))
+    y_true = _integers("y_true", y_true, "N")
+    y_pred = _integers("y_pred", y_pred, len(y_true))
     return (y_true == y_pred).sum().item() / len(y_true)
 
 
@@ -194,7 +169,8 @@ def top_k_accuracy(y_true: Values, scores: Values, k: int) -> float:
     also where scores tie; k = 1 is the accuracy of scores.argmax(dim=1).
     """
     y_true, scores = _scores(y_true, scores)
-    k = _whole("k", k, low=1, high=scores.shape[1])
+    if not 1 <= k <= scores.shape[1]:
+        raise ValueError(f"k must be from 1 to {scores.shape[1]}, not {k}")
     return _in_top_k(y_true, scores, k).sum().item() / len(y_true)
 
 
@@ -203,7 +179,7 @@ def chance_within_superclass(superclass_of: Values) -> float:
 
     superclass_of: integers [C]. With m classes in each it is (m - 1) / (C - 1): 4.04 % on CIFAR-100.
     """
-    superclass_of = _labels("superclass_of", superclass_of)
+    superclass_of = _integers("superclass_of", superclass_of, "C")
     sizes = superclass_of.bincount()[superclass_of].double()
     return ((sizes - 1) / max(1, len(superclass_of) - 1)).mean().item()
 
@@ -228,7 +204,6 @@ def calibration_bins(
     2017 (arXiv 1706.04599), section 2, acc(B_m) and conf(B_m).
     """
     y_true, probabilities = _probabilities(y_true, probabilities)
-    num_bins = _whole("num_bins", num_bins, low=1)
     confidence = probabilities.amax(dim=1)
     correct = (probabilities.argmax(dim=1) == y_true).double()
     bin_of = _bin_of(confidence, num_bins)
@@ -257,9 +232,9 @@ def error_if_calibrated(confidence: Values, num_bins: int = 15, num_draws: int =
     of finitely many: the mean over so many draws of which answers are right. Source: the consistency
     resampling of Bröcker and Smith, "Increasing the Reliability of Reliability Diagrams", 2007.
     """
-    confidence = _numbers("confidence", confidence, ndim=1)
+    confidence = _tensor("confidence", confidence, "N").double()
     bin_of, generator, total = _bin_of(confidence, num_bins), torch.Generator().manual_seed(0), 0.0
-    for _ in range(_whole("num_draws", num_draws, low=1)):
+    for _ in range(num_draws):
         right = torch.rand(len(confidence), generator=generator, dtype=torch.float64) < confidence
         gaps = torch.bincount(bin_of, weights=right.double() - confidence, minlength=num_bins)
         total += gaps.abs().sum().item() / len(confidence)
@@ -312,15 +287,6 @@ def risk_coverage(y_true: Values, probabilities: Values) -> tuple[Tensor, Tensor
     return answered / len(y_true), error_rate[tie_of].cumsum(dim=0) / answered
 
 
-def aurc(y_true: Values, probabilities: Values) -> float:
-    """Return the mean risk over the coverages 1 / N, 2 / N to 1, in [0, 1]; smaller is better.
-
-    It is about the error rate if the confidence says nothing about correctness. Source: Geifman, Uziel and
-    El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers", 2019 (arXiv 1805.08206).
-    """
-    return risk_coverage(y_true, probabilities)[1].mean().item()
-
-
 def auroc(positive: Values, scores: Values) -> float | None:
     """Return the area under the ROC curve: how often a positive sample has a higher score than a negative.
 
@@ -329,11 +295,10 @@ def auroc(positive: Values, scores: Values) -> float | None:
     (P (N - P)). Source: Hanley and McNeil, "The meaning and use of the area under a receiver operating
     characteristic (ROC) curve", 1982. Of right answers and log_odds it says how well confidence tells them.
     """
-    positive, scores = _tensor("positive", positive), _numbers("scores", scores, ndim=1)
-    if positive.dtype != torch.bool or positive.shape != scores.shape:
-        raise ValueError(f"positive must be bool [{len(scores)}], not {positive.dtype} {[*positive.shape]}")
-    if scores.isnan().any():
-        raise ValueError("scores must be numbers, but some are NaN")
+    scores = _tensor("scores", scores, "N").double()
+    positive = _tensor("positive", positive, len(scores))
+    if positive.dtype != torch.bool or scores.isnan().any():
+        raise ValueError(f"positive must be bool, not {positive.dtype}, and no score NaN")
     count = int(positive.sum())
     pairs = count * (len(scores) - count)
     if pairs == 0:
@@ -347,7 +312,7 @@ def log_odds(logits: Values) -> Tensor:
 
     It orders samples as their confidence does, but does not round to 1 where logits are large.
     """
-    logits = _numbers("logits", logits, ndim=2)
+    logits = _tensor("logits", logits, "N", "C").double()
     largest, likeliest = logits.max(dim=1, keepdim=True)
     return largest[:, 0] - logits.scatter(1, likeliest, -math.inf).logsumexp(dim=1)
 
@@ -386,7 +351,6 @@ def headline(y_true: Values, scores: Values) -> dict[str, float]:
 
 def _resampled_headline(y_true: Values, scores: Values, num_resamples: int) -> Tensor:
     """Return the numbers of `headline`, float64 [num_resamples, 5]; for the same N of the same resamples."""
-    num_resamples = _whole("num_resamples", num_resamples, low=1)
     y_true, scores = _scores(y_true, scores)
     n, num_classes = scores.shape
     y_pred, in_top5 = scores.argmax(dim=1), _in_top_k(y_true, scores, 5)
@@ -447,8 +411,6 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     McNemar 1947; Dietterich, "Approximate Statistical Tests for Comparing Supervised Classification Learning
     Algorithms", 1998, section 3.1.
     """
-    only_first = _whole("only_first", only_first, low=0)
-    only_second = _whole("only_second", only_second, low=0)
     n, fewer = only_first + only_second, min(only_first, only_second)
     return min(1.0, 2 * sum(math.comb(n, i) for i in range(fewer + 1)) / 2**n)
 
@@ -460,8 +422,8 @@ def proportion(successes: int, n: int) -> dict[str, float]:
     (q - p)^2 = z^2 p (1 - p) / n, with z = 1.96, the normal quantile of 97.5 %. It has a width even if all or
     none of the samples are right. Source: Wilson, "Probable Inference, the Law of Succession", 1927.
     """
-    n = _whole("n", n, low=1)
-    successes = _whole("successes", successes, low=0, high=n)
+    if not 0 <= successes <= n or n == 0:
+        raise ValueError(f"expected 0 to {n} successes of at least one sample, not {successes}")
     z = statistics.NormalDist().inv_cdf(0.975)
     q = successes / n
     centre = q + z**2 / (2 * n)
@@ -473,7 +435,7 @@ def proportion(successes: int, n: int) -> dict[str, float]:
 
 def mean_interval(values: Values) -> dict[str, float]:
     """Return the mean of numbers [N] as `value`, with `low` and `high` 1.96 standard errors away."""
-    values = _numbers("values", values, ndim=1)
+    values = _tensor("values", values, "N").double()
     value = values.mean().item()
     error = 1.96 * values.std(correction=0).item() / math.sqrt(max(1, len(values) - 1))
     return {"value": value, "low": value - error, "high": value + error}
@@ -490,11 +452,8 @@ def pointing_game(heatmaps: Values, masks: Values) -> tuple[int, float]:
     order counts; an empty map (0 everywhere) is never a hit. Source: Zhang et al., "Top-down Neural Attention
     by Excitation Backprop", 2016 (arXiv 1608.00507), section 4, without their tolerance of 15 pixels.
     """
-    heatmaps = _tensor("heatmaps", heatmaps)
-    masks = _tensor("masks", masks).bool()
-    if heatmaps.ndim != 3 or heatmaps.shape != masks.shape or heatmaps.numel() == 0:
-        shapes = f"{list(heatmaps.shape)} and {list(masks.shape)}"
-        raise ValueError(f"heatmaps and masks must both be [N, H, W] and not empty, not {shapes}")
+    heatmaps = _tensor("heatmaps", heatmaps, "N", "H", "W")
+    masks = _tensor("masks", masks, *heatmaps.shape).bool()
     peak, pixel = heatmaps.flatten(1).max(dim=1)
     on_object = masks.flatten(1).gather(1, pixel[:, None])[:, 0] & (peak > 0)
     return int(on_object.sum()), masks.double().mean().item()

@@ -100,11 +100,10 @@ def measure_covering(
     mistakes = mistakes[torch.randperm(len(mistakes), generator=generator)[:NUM_MISTAKES]]
     right = right[torch.randperm(len(right), generator=generator)[:NUM_RIGHT]]
     result = {"images": {"mistakes": len(mistakes), "right": len(right)}, "covered": COVERED}
-    result["verdict"] = "too few"
     if len(mistakes):
         of_mistakes = images[mistakes], y_true[mistakes], logits[mistakes]
         result |= cover_mistakes(classifier, *of_mistakes, fill, generator)
-        result["verdict"] = verdict_on(len(mistakes), result["differences"])
+    result["verdict"] = verdict_on(len(mistakes), result.get("differences", {}))
     if len(right):
         result["right"] = cover_right(classifier, images[right], logits[right], fill, generator)
     return result
@@ -127,7 +126,7 @@ def cover_mistakes(
 ) -> dict:
     """Return of mistakes what `changed` and what became the truth, with a quarter covered.
 
-    The claim is that the contrastive map, of the answer rather than the truth (GradCAM.pair), finds what
+    The claim is that the contrastive map, of the answer rather than the truth (GradCAM.pairs), finds what
     weighs between these two. Its controls: the map of the answer rather than the runner-up, for which nobody
     has to know the truth; rather than a random third class; the usual map, of the answer alone; the
     contrastive map of another image; and random cells, the mean of three draws. `blurred` is with the blurred
@@ -232,7 +231,6 @@ CELLS = 4  # the picture as 4x4 squares
 COVERS = [(), *((a,) for a in range(CELLS**2)), *itertools.combinations(range(CELLS**2), 2)]
 NUM_TURNED, NUM_FIRM = 15, 5  # mistakes to take apart that become the truth, and that do not
 MAX_EXAMINED = 60
-NUM_EASED = 6  # the first ones, of which at most one cannot be turned
 
 
 def cells_hidden(cells: tuple[int, ...], side: int) -> Tensor:
@@ -246,88 +244,77 @@ def cells_hidden(cells: tuple[int, ...], side: int) -> Tensor:
 
 
 def find_puzzles(
-    classifier: Classifier,
-    images: Tensor,
-    y_true: Tensor,
-    misclassified: Tensor,
-    fill: Tensor,
-    opener: int | None = None,
-) -> list[dict]:
+    classifier: Classifier, images: Tensor, y_true: Tensor, misclassified: Tensor, fill: Tensor, opener: int
+) -> dict[str, Tensor]:
     """Return mistakes to take apart: what the network answers with one or two of the 4x4 squares covered.
 
-    images uint8 [N, 3, S, S]; y_true int64 [N]. Of a seeded order of the misclassified images, int64 [M], the
-    first 15 that some of COVERS turn to the truth and the first 5 that none does, after at most 60 were
-    examined, in the order of with_few_firm_first. The image `opener` is the first if some of COVERS turn it.
-    Of each `index` in the test set, and of each of its `covers`, which are COVERS, where it lies, `hidden`
-    bool [137, S, S], and the three likeliest `classes` and their `probabilities`, int64 and float32 [137, 3];
-    `best`, the place in COVERS of the surest true answer or None, `by_map`, that of the two squares that the
-    contrastive map marks most, None without maps, and `random`, the share of pairs that make it true.
+    images uint8 [N, 3, S, S]; y_true int64 [N]; misclassified int64 [M], at least one. The image `opener`,
+    then the others in a seeded order: the first 15 that some of COVERS turn to the truth and the first 5 that
+    none does, after at most 60 were examined, in the order of `mixed`.
+
+    Of these P images: `puzzles`, which they are, int64 [P]; the three likeliest classes under each cover,
+    `puzzle_classes` int64 [P, 137, 3], and their `puzzle_probabilities`, float32; `puzzle_best`, int64 [P],
+    the place in COVERS of the surest true answer or -1; `puzzle_by_map`, see choices_of_maps; and
+    `puzzle_random`, float64 [P], the share of pairs of squares that make it true. `covers`, int64 [137, 2],
+    are the COVERS, with -1 for no cell.
     """
     hidden = torch.stack([cells_hidden(cells, images.shape[-1]) for cells in COVERS])
     order = torch.randperm(len(misclassified), generator=Generator().manual_seed(1))[:MAX_EXAMINED]
-    examined = misclassified[order].tolist()
-    if opener is not None:
-        examined = [opener, *(i for i in examined if i != opener)]
-    puzzles, left = [], {True: NUM_TURNED, False: NUM_FIRM}
+    examined = [opener, *(i for i in misclassified[order].tolist() if i != opener)]
+    found, left = [], {True: NUM_TURNED, False: NUM_FIRM}
     for i in examined:
         if not any(left.values()):
             break
-        image, truth = images[i], y_true[i]
-        classes, probabilities = answers_to(classifier, image.expand(len(COVERS), -1, -1, -1), hidden, fill)
-        right = classes[:, 0] == truth
-        turned = bool(right.any())
+        image = images[i].expand(len(COVERS), -1, -1, -1)
+        classes, probabilities = answers_to(classifier, image, hidden, fill)
+        turned = bool((classes[:, 0] == y_true[i]).any())
         if left[turned]:
             left[turned] -= 1
-            puzzle = {"index": i, "covers": COVERS, "hidden": hidden}
-            puzzle |= {"classes": classes, "probabilities": probabilities}
-            puzzle["best"] = int((right * probabilities[:, 0]).argmax()) if turned else None
-            puzzle["by_map"] = choice_of_map(classifier, image[None], classes[:1, 0], truth[None])
-            puzzle["random"] = right[-math.comb(CELLS**2, 2) :].double().mean().item()
-            puzzles.append(puzzle)
-    return with_few_firm_first(puzzles)
+            found.append((i, turned, classes, probabilities))
+    found = mixed(found)
+    index = torch.tensor([i for i, *_ in found])
+    classes = torch.stack([of_image for _, _, of_image, _ in found])
+    probabilities = torch.stack([of_image for *_, of_image in found])
+    is_true = classes[:, :, 0] == y_true[index, None]
+    surest = (is_true * probabilities[:, :, 0]).argmax(dim=1)
+    return {
+        "puzzles": index,
+        "puzzle_classes": classes,
+        "puzzle_probabilities": probabilities,
+        "puzzle_best": torch.where(is_true.any(dim=1), surest, -1),
+        "puzzle_by_map": choices_of_maps(classifier, images[index], classes[:, 0, 0], y_true[index]),
+        "puzzle_random": is_true[:, -math.comb(CELLS**2, 2) :].double().mean(dim=1),
+        "covers": torch.tensor([(*cells, -1, -1)[:2] for cells in COVERS]),
+    }
 
 
-def with_few_firm_first(puzzles: list[dict]) -> list[dict]:
-    """Return the puzzles in their order, but with at most one of the first six that no cover turns.
+def mixed(found: list[tuple]) -> list[tuple]:
+    """Return puzzles (index, whether a cover turns it, ...), three that are turned before each that is not.
 
-    Whoever begins should not meet one after another that cannot be done. Too few others leave no choice.
+    Else they stay in their order. Whoever begins should not meet one after another that cannot be done.
     """
-    first, later, has_firm = [], [], False
-    for puzzle in puzzles:
-        is_firm = puzzle["best"] is None
-        if len(first) < NUM_EASED and not (is_firm and has_firm):
-            first.append(puzzle)
-            has_firm = has_firm or is_firm
-        else:
-            later.append(puzzle)
-    return first + later
+    turned = [puzzle for puzzle in found if puzzle[1]]
+    firm = [puzzle for puzzle in found if not puzzle[1]]
+    result = []
+    while turned or firm:
+        result += turned[:3] + firm[:1]
+        turned, firm = turned[3:], firm[1:]
+    return result
 
 
-def stack_puzzles(puzzles: list[dict]) -> dict:
-    """Return the puzzles of find_puzzles as the arrays of evidence.npz, P of each, with -1 for None.
+def choices_of_maps(classifier: Classifier, images: Tensor, answers: Tensor, truth: Tensor) -> Tensor:
+    """Return the place in COVERS of the two squares that each contrastive map marks most, int64 [N].
 
-    `covers`, int64 [137, 2], are the COVERS, with -1 for no cell.
+    images uint8 [N, 3, S, S]; answers and truth int64 [N]. -1 without a layer to explain.
     """
-    stacked = {"puzzles": torch.tensor([puzzle["index"] for puzzle in puzzles])}
-    for key in ("classes", "probabilities"):
-        stacked[f"puzzle_{key}"] = torch.stack([puzzle[key] for puzzle in puzzles])
-    for key in ("best", "by_map"):
-        places = [-1 if puzzle[key] is None else puzzle[key] for puzzle in puzzles]
-        stacked[f"puzzle_{key}"] = torch.tensor(places)
-    stacked["puzzle_random"] = torch.tensor([puzzle["random"] for puzzle in puzzles], dtype=torch.float64)
-    stacked["covers"] = torch.tensor([(*cells, -1, -1)[:2] for cells in COVERS])
-    return stacked
-
-
-def choice_of_map(classifier: Classifier, image: Tensor, answer: Tensor, truth: Tensor) -> int | None:
-    """Return the place in COVERS of the two squares that the map of answer rather than truth marks most."""
     if classifier.layer is None:
-        return None
-    side = image.shape[-1]
-    (signed,) = classifier.contrast(image, [(answer, truth)])
-    large = F.interpolate(signed[:, None], side, mode="bilinear", align_corners=False)[0, 0]
-    marked = torch.stack([large[cells_hidden((cell,), side)].mean() for cell in range(CELLS**2)])
-    return COVERS.index(tuple(sorted(marked.topk(2).indices.tolist())))
+        return torch.full_like(answers, -1)
+    side = images.shape[-1]
+    (signed,) = classifier.contrast(images, [(answers, truth)])
+    large = F.interpolate(signed[:, None], side, mode="bilinear", align_corners=False)[:, 0]
+    marked = [large[:, cells_hidden((cell,), side)].mean(dim=1) for cell in range(CELLS**2)]
+    pairs = torch.stack(marked, dim=1).topk(2).indices.sort().values
+    return torch.tensor([COVERS.index(tuple(pair)) for pair in pairs.tolist()])
 
 
 # ---- Are maps those of this network, and do they point at the object? -----------------------------------

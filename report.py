@@ -14,6 +14,7 @@ them stand in page/*.html. `examine` does the same for a network in memory.
 
 import argparse
 import hashlib
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,6 +40,147 @@ from sources import predictions
 
 MAX_BROWSED = 2500  # misclassified images on the page, the most confident ones; fewer of large pictures:
 MAX_BROWSED_PIXELS = 5_000_000  # of all of them together
+
+
+@dataclass
+class Answers:
+    """What a report is about: the answers to the test images, whose they are, and what is known besides."""
+
+    logits: Tensor  # float [N, C]
+    test: Dataset  # its images are None if they are not known
+    train: Dataset | None  # what the network was trained on
+    validation: tuple[Tensor, Tensor] | None  # logits [V, C] and labels [V]
+    identity: dict  # see running.outputs.identity
+    about: dict  # for metrics.json: network, environment, command, and training if it is known
+    notes: list[str]  # what makes the numbers mean less, for people
+    examined: Classifier | None = None  # the network itself
+
+
+# ---- Answer ----------------------------------------------------------------------------------------------
+
+
+def answer(examined: Classifier, train: Dataset | None, test: Dataset, out: Path) -> Answers:
+    """Let a network answer the test images; raise UserError for data or scores that cannot be used.
+
+    out: the folder of the results, in which the history of a training may lie.
+    """
+    train = check_data(examined, train, test)
+    with Progress("test images", len(test.labels)) as progress:
+        logits = predict(examined.model, test.images, examined.device, progress=progress)
+    if not logits.isfinite().all():
+        raise UserError(f"{examined.name} cannot be used: its scores of the test images are not finite")
+    about = {
+        "network": {
+            "name": examined.name if examined.training else type(examined.module).__name__,
+            "parameters": examined.parameters,
+            "input": examined.input,
+            "output": examined.output,
+            "layer_note": examined.layer_note,
+            "weights": str(examined.path or "in memory"),
+        },
+        "environment": environment(examined.device),
+        "command": {},
+    }
+    if examined.training is not None:
+        training = {key: examined.training[key] for key in ("config", "epoch", "val_accuracy")}
+        settings = training["config"]["settings"]
+        training["history"] = outputs.read_history(out, examined.training["history"])
+        training["last_cutmix"] = cutmix_end(settings["epochs"]) if settings["cutmix"] else 0
+        about["training"] = training
+    whose = outputs.identity(examined, test)
+    return Answers(logits, test, train, examined.validation, whose, about, examined.notes, examined)
+
+
+def check_data(examined: Classifier, train: Dataset | None, test: Dataset) -> Dataset | None:
+    """Return the training set, its classes in the order of `test`, if it is what the network was trained on.
+
+    Notes what is wrong with the data; raises UserError if the two sets have other classes.
+    """
+    if train is None:
+        return None
+    known = examined.training["config"].get("digest") if examined.training is not None else None
+    if known not in (None, train.digest):
+        examined.notes.append("the training images found are not those of the training: no duplicates")
+        return None
+    if train.class_names == test.class_names:
+        return train
+    if sorted(train.class_names) != sorted(test.class_names):
+        raise UserError("the training set and the test set have other classes: expected the same names")
+    places = torch.tensor([test.class_names.index(name) for name in train.class_names])
+    return replace(train, labels=places[train.labels], class_names=test.class_names)
+
+
+def answers_without_network(
+    logits: Tensor,
+    test: Dataset,
+    train: Dataset | None,
+    validation: tuple[Tensor, Tensor] | None,
+    source: str,
+) -> Answers:
+    """Return answers that came from a file or from memory, `source`; the network is told by its answers."""
+    whose = {
+        "checkpoint_sha256": outputs.sha256_of(logits.double().softmax(dim=1)),
+        "fixed_logits": None,
+        "size": None if test.images is None else test.images.shape[-1],
+        "resize": None,
+        "images_sha256": test.digest if test.images is None else outputs.sha256_of(test.images),
+        "labels_sha256": outputs.sha256_of(test.labels),
+        "class_names": test.class_names,
+        "class_order": list(range(len(test.class_names))),
+    }
+    network = {"name": "A classifier", "parameters": None, "input": None, "output": "predictions"}
+    network |= {"layer_note": "no maps: only the answers are known, not the network", "weights": source}
+    about = {"network": network, "environment": environment(torch.device("cpu")), "command": {}}
+    return Answers(logits, test, train, validation, whose, about, [])
+
+
+def test_set_of(
+    y_true: Tensor, class_names: list[str], filenames: list[str] | None, images: np.ndarray | Tensor | None
+) -> Dataset:
+    """Return the test set of answers that came without a network; its images are None if they are unknown."""
+    if images is not None:
+        return from_arrays(images, y_true, class_names, "predictions", filenames)
+    names = filenames or [str(i) for i in range(len(y_true))]
+    digest = hashlib.sha256(repr((y_true.tolist(), names)).encode()).hexdigest()
+    provenance = f"{len(y_true):,} answers without pictures"
+    return Dataset("predictions", None, y_true, class_names, None, None, names, provenance, digest)
+
+
+# ---- Evaluate --------------------------------------------------------------------------------------------
+
+
+def evaluate_answers(found: Answers, others: dict[str, dict], name: str) -> tuple[dict, dict]:
+    """Return numbers of metrics.json and arrays of predictions.npz; notes what makes the numbers mean less.
+
+    others: see agreement.read_runs; `name` is what these answers are called beside them.
+    """
+    logits, test, y_true = found.logits, found.test, found.test.labels
+    numbers, answers = evaluate(logits, test, found.train, found.validation)
+    y_pred = answers["y_pred"]
+    if others:
+        ours = {"logits": logits, "y_pred": y_pred}
+        numbers["against"] = agreement.compare({name: ours, **others}, y_true)
+    of_others = [values["y_pred"] for values in others.values()]
+    kinds = reasons.kinds_of_mistakes(y_true, logits, test.superclass_of, of_others)
+    answers["kinds"], numbers["kinds"] = kinds
+    if test.name == "shapes":
+        of_shapes = test.class_names, test.superclass_of, y_true, y_pred
+        numbers["colour_or_shape"] = reasons.colour_or_shape(*of_shapes)
+    absent = len(test.class_names) - len(y_true.unique())
+    if absent:
+        found.notes.append(f"{absent} classes have no test image and count as 0 in the macro averages")
+    value, chance = 100 * numbers["accuracy"]["value"], 100 / len(test.class_names)
+    if "training" not in found.about and value < chance + 0.1 * (100 - chance):
+        found.notes.append(f"an accuracy of {value:.1f} % is near chance: check --mean, --std and --classes")
+    return numbers, answers
+
+
+def check_accuracy(accuracy: dict, expected: float) -> None:
+    """Raise UserError unless an accuracy that was measured elsewhere, in percent, lies in the interval."""
+    value, low, high = (100 * accuracy[key] for key in ("value", "low", "high"))
+    if not low <= expected <= high:
+        found = f"the accuracy is {value:.2f} % ({low:.2f} to {high:.2f}), not the expected {expected:g} %"
+        raise UserError(f"{found}: check --mean, --std, --classes, --size and --weights-key")
 
 
 # ---- Find reasons ----------------------------------------------------------------------------------------
@@ -72,7 +214,7 @@ def find_reasons(
     [3] in [0, 1] covers pixels. `opener` is the row of the mistake that the page shows first: the one that
     covering turns to the truth with the highest probability, or the most confident one.
     """
-    y_pred, numbers, evidence, opener = logits.argmax(dim=1), {}, {}, 0
+    y_pred, numbers, evidence, opener = logits.argmax(dim=1), {}, {"fill": fill}, 0
     if len(browsed) and examined.layer is not None:
         images = test.images[browsed]
         (maps,) = examined.contrast(images, [(y_pred[browsed], test.labels[browsed])])
@@ -87,8 +229,7 @@ def find_reasons(
     if len(browsed):
         evidence["opener"] = torch.tensor(opener)
         first = browsed[opener].item()
-        puzzles = reasons.find_puzzles(examined, test.images, test.labels, browsed, fill, first)
-        evidence |= reasons.stack_puzzles(puzzles)
+        evidence |= reasons.find_puzzles(examined, test.images, test.labels, browsed, fill, first)
     if examined.layer is None:
         return numbers, evidence
     numbers["covering"] = reasons.measure_covering(examined, test.images, test.labels, logits, fill)
@@ -100,142 +241,40 @@ def find_reasons(
     return numbers, evidence
 
 
-# ---- The report ------------------------------------------------------------------------------------------
+# ---- All of it -------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Answers:
-    """What a report is about: the answers to the test images, whose they are, and what is known besides."""
-
-    logits: Tensor  # float [N, C]
-    identity: dict  # see running.outputs.identity
-    about: dict  # for metrics.json: network, environment, and training if it is known
-    validation: tuple[Tensor, Tensor] | None  # logits [V, C] and labels [V]
-    notes: list[str]  # what makes the numbers mean less, for people
-    command: dict  # `options` of the command line and the `dataset` and `data_dir` of the images, if any
-    examined: Classifier | None = None  # the network itself
-
-
-def check_data(examined: Classifier, train: Dataset | None, test: Dataset) -> Dataset | None:
-    """Return the training set, its classes in the order of `test`, if it is what the network was trained on.
-
-    Notes what is wrong with the data; raises UserError if the two sets have other classes.
-    """
-    if train is None:
-        return None
-    known = examined.training["config"].get("digest") if examined.training is not None else None
-    if known not in (None, train.digest):
-        examined.notes.append("the training images found are not those of the training: no duplicates")
-        return None
-    if train.class_names == test.class_names:
-        return train
-    if sorted(train.class_names) != sorted(test.class_names):
-        raise UserError("the training set and the test set have other classes: expected the same names")
-    places = torch.tensor([test.class_names.index(name) for name in train.class_names])
-    return replace(train, labels=places[train.labels], class_names=test.class_names)
-
-
-def check_accuracy(numbers: dict, found: Answers, expected: float | None) -> None:
-    """Note an accuracy that is hardly above that of guessing; raise UserError if it is not the expected one.
-
-    expected: in percent, what somebody else has measured; it has to lie in the interval of the accuracy.
-    """
-    value, low, high = (100 * numbers["accuracy"][key] for key in ("value", "low", "high"))
-    chance = 100 / len(numbers["classes"])
-    if "training" not in found.about and value < chance + 0.1 * (100 - chance):
-        found.notes.append(f"an accuracy of {value:.1f} % is near chance: check --mean, --std and --classes")
-    if expected is not None and not low <= expected <= high:
-        found = f"the accuracy is {value:.2f} % ({low:.2f} to {high:.2f}), not the expected {expected:g} %"
-        raise UserError(f"{found}: check --mean, --std, --classes, --size and --weights-key")
-
-
-def describe(examined: Classifier, out: Path) -> dict:
-    """Return what was examined, for metrics.json and the page."""
-    found = {
-        "network": {
-            "name": examined.name,
-            "parameters": examined.parameters,
-            "input": examined.input,
-            "output": examined.output,
-            "layer_note": examined.layer_note,
-            "weights": str(examined.path or "in memory"),
-        },
-        "environment": environment(examined.device),
-    }
-    if examined.training is not None:
-        training = {key: examined.training[key] for key in ("config", "epoch", "val_accuracy")}
-        settings = training["config"]["settings"]
-        training["history"] = outputs.read_history(out, examined.training["history"])
-        training["last_cutmix"] = cutmix_end(settings["epochs"]) if settings["cutmix"] else 0
-        found["training"] = training
-    return found
-
-
-def answers_of(examined: Classifier, test: Dataset, out: Path, command: dict) -> Answers:
-    """Return what a network answers to the test images."""
-    with Progress("test images", len(test.labels)) as progress:
-        logits = predict(examined.model, test.images, examined.device, progress=progress)
-    if not logits.isfinite().all():
-        raise UserError(f"{examined.name} cannot be used: its scores of the test images are not finite")
-    whose, about = outputs.identity(examined, test), describe(examined, out)
-    return Answers(logits, whose, about, examined.validation, examined.notes, command, examined)
-
-
-def write_report(
-    found: Answers,
-    train: Dataset | None,
-    test: Dataset,
-    out: Path,
-    runs: list[Path],
-    expected: float | None = None,
-) -> dict:
+def write_report(found: Answers, out: Path, runs: list[Path], expected: float | None = None) -> dict:
     """Evaluate answers, find reasons, and write everything into the folder `out`; return metrics.json.
 
-    train and test: where the pictures are not known, test.images is None. runs: folders of other reports to
-    compare with. expected: see check_accuracy.
+    runs: folders of other reports to compare with. expected: the accuracy in percent, see check_accuracy.
     """
-    logits, y_true = found.logits, test.labels
+    test, y_true = found.test, found.test.labels
     others = agreement.read_runs(runs, y_true, found.identity)
-
-    # Evaluate.
-    numbers, answers = evaluate(logits, test, train, found.validation)
-    absent = len(test.class_names) - len(y_true.unique())
-    if absent:
-        found.notes.append(f"{absent} classes have no test image and count as 0 in the macro averages")
-    check_accuracy(numbers, found, expected)
+    numbers, answers = evaluate_answers(found, others, str(out))
+    if expected is not None:
+        check_accuracy(numbers["accuracy"], expected)
     for note in found.notes:
         print(f"note     {note}")
-    if others:
-        ours = {"logits": logits, "y_pred": answers["y_pred"]}
-        numbers["against"] = agreement.compare({str(out): ours, **others}, y_true)
-    of_others = [values["y_pred"] for values in others.values()]
-    kinds = reasons.kinds_of_mistakes(y_true, logits, test.superclass_of, of_others)
-    answers["kinds"], numbers["kinds"] = kinds
-    if test.name == "shapes":
-        of_shapes = test.class_names, test.superclass_of, y_true, answers["y_pred"]
-        numbers["colour_or_shape"] = reasons.colour_or_shape(*of_shapes)
 
-    # Find reasons.
     misclassified = torch.nonzero(answers["y_pred"] != y_true).flatten()
     order = answers["confidence"][misclassified].argsort(descending=True, stable=True)
-    misclassified = misclassified[order]
     side = SIDE if test.images is None else min(SIDE, test.images.shape[-1])
-    browsed = misclassified[: min(MAX_BROWSED, MAX_BROWSED_PIXELS // side**2)]
+    browsed = misclassified[order][: min(MAX_BROWSED, MAX_BROWSED_PIXELS // side**2)]
     probabilities = [answers["probabilities"], *(values["probabilities"] for values in others.values())]
     evidence = answers_to_mistakes(browsed, y_true, probabilities)
     if found.examined is not None:
-        evidence["fill"] = mean_colour(test if train is None else train)
+        fill = mean_colour(test if found.train is None else found.train)
         with Progress("reasons", 1) as progress:
             progress.update(0)
-            reasons_found = find_reasons(found.examined, test, logits, browsed, evidence["fill"])
-        more_numbers, more_evidence = reasons_found
-        numbers |= more_numbers
-        evidence |= more_evidence
+            reasons_found = find_reasons(found.examined, test, found.logits, browsed, fill)
+        numbers |= reasons_found[0]
+        evidence |= reasons_found[1]
 
-    # Write it down, first of all the numbers: they say of what the folder is.
+    # First of all the numbers: they say of what the folder is.
     whose = found.identity | {"runs": ["this network", *others]}
     data = {"name": test.name, "provenance": test.provenance, "digest": test.digest}
-    numbers |= found.about | {"data": data, "notes": found.notes, "command": found.command} | whose
+    numbers |= found.about | {"data": data, "notes": found.notes} | whose
     write_json(out / "metrics.json", numbers)
     outputs.write_arrays(out / "predictions.npz", answers | whose)
     outputs.write_arrays(out / "evidence.npz", evidence | whose)
@@ -262,14 +301,14 @@ def examine(
     float32 and eval mode. Writes into the folder `out` and returns the content of metrics.json. Raises
     UserError for what does not fit.
     """
+    out, runs = Path(out), [Path(run) for run in against]
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     with full_float32(device):
         copied, side = classifiers.copied(model), test.images.shape[-1]
         examined = classifiers.from_module(copied, class_names, layer, device, size=side)
         classifiers.fit_classes(examined, test)
         outputs.check_results(out, outputs.network_of(examined))
-        train, out = check_data(examined, train, test), Path(out)
-        return write_report(answers_of(examined, test, out, {}), train, test, out, list(map(Path, against)))
+        return write_report(answer(examined, train, test, out), out, runs)
 
 
 def examine_predictions(
@@ -289,99 +328,15 @@ def examine_predictions(
     [N, S, S, 3], and validation, (logits [V, C], labels [V]), from which the temperature follows. Writes into
     the folder `out` and returns the content of metrics.json. Raises ValueError for what does not fit.
     """
+    out, runs = Path(out), [Path(run) for run in against]
     names = class_names or [f"class {c}" for c in range(logits.shape[1])]
-    test, out = without_network(y_true, names, filenames, images), Path(out)
-    found = answers_without_network(logits, test, "in memory", validation, {})
+    test = test_set_of(y_true, names, filenames, images)
+    found = answers_without_network(logits, test, None, validation, "in memory")
     outputs.check_results(out, found.identity)
-    return write_report(found, None, test, out, [Path(run) for run in against])
+    return write_report(found, out, runs)
 
 
-def without_network(
-    y_true: Tensor, class_names: list[str], filenames: list[str] | None, images: np.ndarray | None
-) -> Dataset:
-    """Return the test set of answers that came without a network; its images are None if they are unknown."""
-    if images is not None:
-        return from_arrays(images, y_true, class_names, "predictions", filenames)
-    names = filenames or [str(i) for i in range(len(y_true))]
-    digest = hashlib.sha256(repr((y_true.tolist(), names)).encode()).hexdigest()
-    provenance = f"{len(y_true):,} answers without pictures"
-    return Dataset("predictions", None, y_true, class_names, None, None, names, provenance, digest)
-
-
-def answers_without_network(
-    logits: Tensor, test: Dataset, source: str, validation: tuple[Tensor, Tensor] | None, command: dict
-) -> Answers:
-    """Return answers that came from a file or from memory, `source`; the network is told by its answers."""
-    whose = {
-        "checkpoint_sha256": outputs.digest_of(logits.double().softmax(dim=1)),
-        "fixed_logits": None,
-        "size": None if test.images is None else test.images.shape[-1],
-        "resize": None,
-        "images_sha256": test.digest if test.images is None else outputs.digest_of(test.images),
-        "labels_sha256": outputs.digest_of(test.labels),
-        "class_names": test.class_names,
-        "class_order": list(range(len(test.class_names))),
-    }
-    network = {"name": "A classifier", "parameters": None, "input": None, "output": "predictions"}
-    network |= {"layer_note": "no maps: only the answers are known, not the network", "weights": source}
-    about = {"network": network, "environment": environment(torch.device("cpu"))}
-    return Answers(logits, whose, about, validation, [], command)
-
-
-def read_answers(args: argparse.Namespace) -> tuple[Answers, Dataset | None, Dataset]:
-    """Return the answers of the file --predictions, and the training and the test set, if they are known."""
-    for name in ("run", "checkpoint", "model"):
-        if getattr(args, name) is not None:
-            raise UserError(f"--predictions needs no network: leave out --{name}")
-    given, train = predictions.read(args.predictions), None
-    with reading(args.predictions, "predictions of test images"):
-        names = given.get("class_names") or [f"class {c}" for c in range(given["logits"].shape[1])]
-        if args.dataset is None:
-            test = without_network(given["y_true"], names, given.get("filenames"), given.get("images"))
-        else:
-            train, test = load(args.dataset, args.data_dir or "data", args.size or SIZE)
-            if not torch.equal(given["y_true"], test.labels):
-                raise ValueError(f"y_true is not that of {args.dataset}: expected its images in their order")
-            if names != test.class_names and "class_names" in given:
-                raise ValueError(f"its class names are not those of {args.dataset} in their order")
-            if len(names) != len(test.class_names):
-                raise ValueError(f"it has {len(names)} classes, {args.dataset} has {len(test.class_names)}")
-    validation, command = given.get("validation"), command_of(args)
-    return (
-        answers_without_network(given["logits"], test, str(args.predictions), validation, command),
-        train,
-        test,
-    )
-
-
-def page_again(out: Path, dataset: str | None, data_dir: str | None) -> None:
-    """Make the page of the folder `out` from its files and the test images, which are looked for as before.
-
-    Raises UserError if the files or the images are not there, or are others.
-    """
-    numbers, _, _ = outputs.read_report(out)
-    came_from = numbers["command"]
-    name, root = dataset or came_from.get("dataset"), data_dir or came_from.get("data_dir") or "data"
-    if name is None and numbers["data"]["digest"] == numbers["images_sha256"]:
-        write_page(out, None)  # there never were pictures
-        return
-    if name is None:
-        raise UserError(f"{out} is of images in memory: its page needs --dataset and --data-dir")
-    _, test = load(name, root, numbers["size"] or SIZE, numbers["resize"])
-    if outputs.digest_of(test.images) != numbers["images_sha256"]:
-        raise UserError(f"the test images of {name} are not those of {out}: name them by --dataset")
-    write_page(out, test.images)
-
-
-def command_of(args: argparse.Namespace, run: Path | None = None, data: tuple | None = None) -> dict:
-    """Return the `options` of the command line as plain values, and where the images come from.
-
-    run: the one that was examined, if no option names it; data: see classifier.find_data.
-    """
-    options = vars(args) | {"against": [str(other) for other in args.against], "run": args.run or run}
-    options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
-    dataset, data_dir = data or (args.dataset, args.data_dir)
-    return {"options": options, "dataset": dataset, "data_dir": data_dir}
+# ---- The command -----------------------------------------------------------------------------------------
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -405,9 +360,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def report_network(args: argparse.Namespace) -> tuple[Path, dict]:
-    """Examine the network that the options name; return the folder and the content of metrics.json."""
-    device = pick_device("auto")
+def answers_of_network(args: argparse.Namespace, device: torch.device) -> tuple[Answers, Path]:
+    """Return the answers of the network that the options name, and the folder of the results."""
     examined = classifiers.from_options(args, device)
     out = outputs.results_folder(examined, args.out)
     if not args.overwrite:
@@ -420,23 +374,58 @@ def report_network(args: argparse.Namespace) -> tuple[Path, dict]:
     print(f"output   {examined.output}")
     print(f"maps     {examined.layer_note}")
     print(f"compute  {device}, {examined.computes_in}")
-    named = args.checkpoint is not None or args.model is not None
-    run = None if named else outputs.run_of(examined.path)
-    command = command_of(args, run, classifiers.find_data(examined, args.dataset, args.data_dir))
-    with full_float32(device):  # a number means the same on every machine
-        train = check_data(examined, train, test)
-        found = answers_of(examined, test, out, command)
-        return out, write_report(found, train, test, out, args.against, args.expect_accuracy)
+    found = answer(examined, train, test, out)
+    if args.checkpoint is None and args.model is None:
+        args.run = args.run or outputs.run_of(examined.path)
+    name, root = classifiers.find_data(examined, args.dataset, args.data_dir)
+    found.about["command"] = {"dataset": name, "data_dir": root}
+    return found, out
 
 
-def report_predictions(args: argparse.Namespace) -> tuple[Path, dict]:
-    """Report on the answers in the file --predictions, as report_network does on a network."""
-    found, train, test = read_answers(args)
-    out = args.out or Path("runs") / args.predictions.stem
+def answers_in_file(args: argparse.Namespace) -> tuple[Answers, Path]:
+    """Return the answers in the file --predictions, and the folder of the results."""
+    for name in ("run", "checkpoint", "model"):
+        if getattr(args, name) is not None:
+            raise UserError(f"--predictions needs no network: leave out --{name}")
+    file = args.predictions
+    given, train = predictions.read(file), None
+    logits, names = given["logits"], given.get("class_names")
+    with reading(file, "predictions of test images"):
+        if args.dataset is None:
+            names = names or [f"class {c}" for c in range(logits.shape[1])]
+            test = test_set_of(given["y_true"], names, given.get("filenames"), given.get("images"))
+        else:
+            train, test = load(args.dataset, args.data_dir or "data", args.size or SIZE)
+            if not torch.equal(given["y_true"], test.labels):
+                raise ValueError(f"y_true is not that of {args.dataset}: expected its images in their order")
+            if names not in (None, test.class_names) or logits.shape[1] != len(test.class_names):
+                raise ValueError(f"its classes are not those of {args.dataset} in their order")
+    found = answers_without_network(logits, test, train, given.get("validation"), str(file))
+    found.about["command"] = {"dataset": args.dataset, "data_dir": args.data_dir}
+    out = args.out or Path("runs") / file.stem
     if not args.overwrite:
         outputs.check_results(out, found.identity)
     print(f"data     {test.provenance}")
-    return out, write_report(found, train, test, out, args.against, args.expect_accuracy)
+    return found, out
+
+
+def page_again(out: Path, dataset: str | None, data_dir: str | None) -> None:
+    """Make the page of the folder `out` from its files and the test images, which are looked for as before.
+
+    Raises UserError if the files or the images are not there, or are others.
+    """
+    numbers, _, _ = outputs.read_report(out)
+    came_from = numbers["command"]
+    name, root = dataset or came_from.get("dataset"), data_dir or came_from.get("data_dir") or "data"
+    if name is None and numbers["data"]["digest"] == numbers["images_sha256"]:
+        write_page(out, None)  # there never were pictures
+        return
+    if name is None:
+        raise UserError(f"{out} is of images in memory: its page needs --dataset and --data-dir")
+    _, test = load(name, root, numbers["size"] or SIZE, numbers["resize"])
+    if outputs.sha256_of(test.images) != numbers["images_sha256"]:
+        raise UserError(f"the test images of {name} are not those of {out}: name them by --dataset")
+    write_page(out, test.images)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -447,7 +436,11 @@ def main(argv: list[str] | None = None) -> int:
         page_again(out, args.dataset, args.data_dir)
         print(f"next     open {out / 'report.html'} in a browser")
         return 0
-    out, numbers = report_network(args) if args.predictions is None else report_predictions(args)
+    device = pick_device("auto")
+    with full_float32(device):  # a number means the same on every machine
+        found, out = answers_in_file(args) if args.predictions else answers_of_network(args, device)
+        found.about["command"]["options"] = json.loads(json.dumps(vars(args), default=str))  # paths as texts
+        numbers = write_report(found, out, args.against, args.expect_accuracy)
     print()
     for key, name in HEADLINE.items():
         if key != "top5_accuracy" or len(numbers["classes"]) > 5:

@@ -42,7 +42,7 @@ def write(out: Path, rows: list[dict], images: Tensor | None, maps: Tensor | Non
     """Write the rows and their pictures in place of those of an earlier report, which may have had more.
 
     images uint8 [N, 3, S, S]: the test images, or None, which leaves the table. maps float [m, h, w]: of the
-    predicted class rather than the true one, see GradCAM.pair, those of the rows first; their negative part
+    predicted class rather than the true one, see GradCAM.pairs, those of the rows first; their negative part
     marks what weighs for the true class.
     """
     for folder in ("failures", "gradcam"):

@@ -125,7 +125,7 @@ function playPuzzles() {
     const puzzle = data.puzzles[place], tried = tries[place], random = make("figure");
     part("results").replaceChildren();
     if (!tried) return;
-    random.append(make("span", percent(puzzle.random, 0), "tile"), make("figcaption", "a random pair: it turns it this often"));
+    random.append(make("span", percent(puzzle.random, 0), "tile"), make("figcaption", "of all pairs turn it: a random one"));
     if (tried.length) part("results").append(drawResult("you", tried));
     if (puzzle.by_map !== null) part("results").append(drawResult("the map", data.covers[puzzle.by_map]));
     if (puzzle.best !== null) part("results").append(drawResult("the best", data.covers[puzzle.best]));
@@ -443,7 +443,10 @@ function browseMistakes() {
   function followThrough(mistake, names) {
     const [, ...others] = mistake.answers.map(([[c]]) => c), place = mistake.rank === 2 ? "second" : `number ${mistake.rank}`;
     const said = [`It is taken for ${names.predicted} with ${percent(mistake.confidence)}; ${names.true} is ${place}, with ${percent(mistake.truth)}.`];
-    others.forEach((c, i) => said.push(`${data.runs[i + 1]} ${c === mistake.answers[0][0][0] ? "also " : ""}says ${data.classes[c]}${c === mistake.true ? ", which is right" : ""}.`));
+    others.forEach((c, i) => {
+      const also = c === mistake.answers[0][0][0] ? "also " : "", right = c === mistake.true ? ", which is right" : "";
+      said.push(`For ${data.runs[i + 1]} it is ${also}${data.classes[c]}${right}.`);
+    });
     if (mistake.covered) {
       const [c, p] = mistake.covered, still = c === mistake.answers[0][0][0] ? "still " : "";
       said.push(`With the quarter covered that favours ${names.predicted}, it ${still}says ${data.classes[c]} with ${percent(p)}.`);

@@ -72,9 +72,9 @@ def p_value(p: float) -> str:
     return f"{p:.2f}" if p >= 0.01 else f"{p:.4f}"
 
 
-def mistakes_at(**filter: str) -> str:
-    """Return the address of the mistakes with this filter, such as true="otter", predicted="seal"."""
-    return f"#{urlencode(filter)}"
+def mistakes_at(**wanted: str) -> str:
+    """Return the address of the mistakes that fit, such as true="otter", predicted="seal"."""
+    return f"#{urlencode(wanted)}"
 
 
 @functools.cache

@@ -142,8 +142,9 @@ def maps(numbers: dict) -> dict:
     rows = {label: of_map[name]["to_truth"] for name, label in MAPS.items() if name in of_map}
     rows["contrastive, blurred instead"] = blurred["contrastive"]["to_truth"]
     rows["random cells, blurred instead"] = blurred["random"]["to_truth"]
-    title = "Mistakes that become right, a quarter covered"
-    figure = plots.dots(title, rows, "of the mistakes", of_map["random"]["to_truth"], "random cells")
+    title = "Mistakes that become right"
+    label = "of the mistakes, a quarter covered"
+    figure = plots.dots(title, rows, label, of_map["random"]["to_truth"], "random cells")
     said = ", ".join(f"{label} {100 * row['value']:.0f} %" for label, row in rows.items())
     said = f"{title}: {said}; random cells {100 * of_map['random']['to_truth']['value']:.0f} %."
     return {"covering_plot": plots.to_svg(figure, "covering", said)}

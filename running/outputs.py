@@ -7,7 +7,6 @@ data.Dataset; digests are of weights.
 import csv
 import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +56,8 @@ def identity(classifier, test) -> dict:
     return network_of(classifier) | {
         "size": classifier.model.image_size,
         "resize": classifier.model.uncropped,
-        "images_sha256": digest_of(test.images),
-        "labels_sha256": digest_of(test.labels),
+        "images_sha256": sha256_of(test.images),
+        "labels_sha256": sha256_of(test.labels),
         "class_names": test.class_names,
         "class_order": list(range(classifier.num_classes)) if order is None else order.tolist(),
     }
@@ -78,17 +77,17 @@ def same(key: str, a: object, b: object) -> bool:
     return a == b
 
 
-def digest_of(array: Tensor) -> str:
+def sha256_of(array: Tensor) -> str:
     """Return the sha256 of the numbers of an array in their order, such as uint8 images [N, 3, S, S]."""
     return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
 
 
-def check_results(folder: Path | str, network: dict, names: Iterable[str] = RESULTS) -> None:
-    """Raise UserError if one of the results in the folder that are called `names` is of another network.
+def check_results(folder: Path | str, network: dict) -> None:
+    """Raise UserError if one of the RESULTS in the folder is of another network.
 
     network: see network_of; results of earlier versions know the digest alone.
     """
-    for path in [Path(folder) / name for name in names]:
+    for path in [Path(folder) / name for name in RESULTS]:
         if path.is_file():
             with reading(path, "results, which --overwrite replaces"):
                 owner = json.loads(path.read_text(encoding="utf-8"))
@@ -190,9 +189,8 @@ def write_stress(folder: Path, results: dict) -> None:
 def read_stress(folder: Path, whose: dict) -> dict | None:
     """Return what write_stress wrote to the folder, or None if that is nothing or of another network.
 
-    whose: keys of stress.json and what they have to be, see identity. Left out are a test and
-    examples that stand in one file only, as the command was killed between the two, and then "summary".
-    Raises UserError if a file cannot be used.
+    whose: keys of stress.json and what they have to be, see identity. Raises UserError if a file cannot be
+    used, or if stress.json is not of what stress.npz holds.
     """
     path = folder / "stress.json"
     if not path.exists():
@@ -201,18 +199,16 @@ def read_stress(folder: Path, whose: dict) -> dict | None:
         results = json.loads(path.read_text(encoding="utf-8"))
         if not is_of(results, whose):
             return None
+        # Killed between the two files, the command has left more in stress.npz than stress.json knows of, or
+        # less, if that was the first save of an --overwrite.
         with np.load(folder / "stress.npz") as arrays:
-            answers = {test: torch.from_numpy(arrays[test]) for test in results["tests"] if test in arrays}
-            results |= {name: torch.from_numpy(arrays[name]) for name in PIXELS if name in arrays}
-        for test, right in answers.items():
+            if not results["tests"].keys() <= set(arrays.files):
+                return None
+            results["answers"] = {test: torch.from_numpy(arrays[test]) for test in results["tests"]}
+            for name, shown in PIXELS.items():
+                if shown in results:
+                    results[name] = torch.from_numpy(arrays[name])
+        for test, right in results["answers"].items():
             if int(right.sum()) / len(right) != results["tests"][test]["accuracy"]["value"]:
                 raise ValueError(f"its accuracy for {test} is not that of stress.npz")
-    for name, shown in PIXELS.items():
-        if name not in results or shown not in results:
-            results.pop(name, None)
-            results.pop(shown, None)
-    if len(answers) < len(results["tests"]):
-        results.pop("summary", None)
-    results["tests"] = {test: results["tests"][test] for test in answers}
-    results["answers"] = answers
     return results

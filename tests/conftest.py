@@ -1,13 +1,8 @@
-"""What several test files share: small runs, their report, small data sets, and processes of their own."""
+"""What several test files share: small runs, their report and small data sets."""
 
 import dataclasses
-import multiprocessing
-import multiprocessing.forkserver
-import os
-import pickle
 import shutil
 import signal
-from pathlib import Path
 
 import pytest
 import torch
@@ -41,85 +36,30 @@ def use_sets(patch, sets):
         patch.setattr(module, "load", lambda name, root="data", *sides: sets)
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory, small_sets):
-    """A run of three epochs on those small sets."""
+def small_run(out, sets, epochs=None):
+    """Train on those small sets, three epochs or until it is stopped; return the folder."""
     from processes import TINY
 
     import train
 
-    out = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        use_sets(patch, small_sets)
+        use_sets(patch, sets)
+        if epochs is not None:
+            patch.setattr(train, "should_stop", lambda history, config: len(history) == epochs)
         train.main([*TINY, "--dataset", "shapes", "--out", str(out)])
     return out
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, small_sets):
+    """A run of three epochs."""
+    return small_run(tmp_path_factory.mktemp("finished") / "run", small_sets)
 
 
 @pytest.fixture(scope="session")
 def half_done(tmp_path_factory, small_sets):
     """The same run, which was stopped after its first epoch."""
-    from processes import TINY
-
-    import train
-
-    out = tmp_path_factory.mktemp("half done") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        use_sets(patch, small_sets)
-        patch.setattr(train, "should_stop", lambda history, config: len(history) == 1)
-        train.main([*TINY, "--dataset", "shapes", "--out", str(out)])
-    return out
-
-
-@pytest.fixture(scope="session")
-def fork_server():
-    """What forks processes that have imported train.py and computed nothing."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["processes"])
-    tests = Path(__file__).parent
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(tests.parent), str(tests)]))
-        multiprocessing.forkserver.ensure_running()
-    return context
-
-
-@pytest.fixture
-def start(fork_server, tmp_path):
-    """start(argv, ...) starts train.py in such a process; none outlives the test. See processes.child."""
-    import processes
-
-    started = []
-
-    def start(argv, stdout=tmp_path / "log", **more):
-        process = fork_server.Process(target=processes.child, args=(argv, str(stdout)), kwargs=more)
-        process.start()
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.join()
-
-
-@pytest.fixture(scope="session")
-def tiny_cifar(tmp_path_factory):
-    """Options for a CIFAR-100 of 300 training images in the official files, read in a moment."""
-    from processes import TINY
-
-    from sources.cifar import CLASS_NAMES
-
-    folder = tmp_path_factory.mktemp("cifar") / "cifar-100-python"
-    folder.mkdir()
-    generator = torch.Generator().manual_seed(0)
-    for split, per_class in (("train", 3), ("test", 2)):
-        labels = torch.arange(100).repeat(per_class)
-        images = torch.randint(0, 256, (len(labels), 3072), generator=generator, dtype=torch.uint8)
-        names = [f"{CLASS_NAMES[label]}_s_{i:06d}.png".encode() for i, label in enumerate(labels.tolist())]
-        content = {b"data": images.numpy(), b"fine_labels": labels.tolist(), b"filenames": names}
-        (folder / split).write_bytes(pickle.dumps(content, protocol=3))  # 3 writes bytes as bytes
-    meta = {b"fine_label_names": [name.encode() for name in CLASS_NAMES]}
-    (folder / "meta").write_bytes(pickle.dumps(meta, protocol=3))
-    return [*TINY, "--dataset", "cifar100", "--data-dir", str(folder.parent)]
+    return small_run(tmp_path_factory.mktemp("half done") / "run", small_sets, epochs=1)
 
 
 @pytest.fixture(scope="session")

@@ -57,17 +57,6 @@ class Small(nn.Module):
         return self.fc(F.dropout(x.mean(dim=(2, 3)), 0.5, self.training))
 
 
-class Opposite(Linear):
-    """Logits m, -m and -50, with m linear in the image: every loss of an attack rises in one direction."""
-
-    def __init__(self, seed: int = 0):
-        super().__init__(1, seed)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        margin = super().forward(x)
-        return torch.cat([margin, -margin, torch.full_like(margin, -50)], dim=1)
-
-
 def small_resnet(num_classes: int = 6) -> nn.Module:
     """A narrow ResNet-18 in eval mode whose batch norms, as after training, are not the identity."""
     torch.manual_seed(0)

@@ -49,7 +49,7 @@ def write_predictions(folder, test, probabilities, digest):
         "y_pred": probabilities.argmax(dim=1),
         "probabilities": probabilities,
         "class_names": test.class_names,
-        "images_sha256": outputs.digest_of(test.images),
+        "images_sha256": outputs.sha256_of(test.images),
         "checkpoint_sha256": digest,
     }
     outputs.write_arrays(folder / "predictions.npz", content)

@@ -1,12 +1,9 @@
-"""Commands for the tests: run in this process, or in one of its own that can be stopped and killed."""
+"""Command lines for the tests, run in this process, and what holds of the run that is left."""
 
 import csv
-import io
-import os
 import re
 import shutil
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,8 +17,6 @@ from running.console import run_main
 ROOT = Path(train.__file__).parent
 TINY = ["--width=16", "--limit-train=8", "--batch-size=4", "--epochs=3", "--device=cpu", "--precision=fp32"]
 CPU = torch.device("cpu")
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that can be forked")
 
 
 def outcome(capsys, main, argv):
@@ -45,35 +40,6 @@ def assert_one_line(code, err, message):
 def contents(folder):
     """{path: bytes} of all files below a folder, and of its folders with None."""
     return {p: p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
-
-
-def child(argv, stdout, prepare=None, arguments=()):
-    """A process of its own: run the command line with its output in a file, after `prepare(*arguments)`."""
-    torch.set_num_threads(1)
-    os.dup2(os.open(stdout, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
-    os.dup2(1, 2)
-    sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(number, "w")) for number in (1, 2))
-    if prepare:
-        prepare(*arguments)
-    run_main(lambda: train.main(argv))
-
-
-def wait_for(condition, process, seconds=60):
-    """Wait until the condition holds or the process ends; return whether it holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if not process.is_alive():
-            return condition()
-        assert time.monotonic() < end, "nothing happens"
-        time.sleep(0.001)
-    return True
-
-
-def finish(process):
-    """Wait for the end of a process and return its exit code, which is negative after a signal."""
-    process.join(120)
-    assert process.exitcode is not None, "it does not end"
-    return process.exitcode
 
 
 def continue_or_begin(run, options):

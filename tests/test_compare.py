@@ -16,7 +16,7 @@ import agreement
 import compare
 import metrics
 from running.errors import UserError
-from running.outputs import digest_of, read_predictions, write_stress
+from running.outputs import read_predictions, sha256_of, write_stress
 
 FAMILIES = {"noise": ["grain", "salt"], "blur": ["defocus"]}
 ATTACKS = ["fgsm", "random", "apgd_ce"]
@@ -120,7 +120,7 @@ def test_other_images_labels_classes_or_equal_weights_are_refused(small_sets, tm
     shutil.copytree(tmp_path / "same", tmp_path / "backup")
 
     def network(digest):
-        whose = {"images_sha256": digest_of(test.images), "class_names": test.class_names}
+        whose = {"images_sha256": sha256_of(test.images), "class_names": test.class_names}
         return test.labels, whose | {"checkpoint_sha256": digest, "fixed_logits": None}
 
     same = tmp_path / "same"
@@ -161,8 +161,8 @@ def write_answers(folder, test, generator, sample="a sample", count=37):
         name: torch.rand(count, generator=generator) < 0.2 + 0.2 * (i % 5) for i, name in enumerate(names)
     }
     answers["fgsm/4"] = torch.zeros(count) > 0  # where APGD was not run
-    results = {"checkpoint_sha256": folder.name, "images_sha256": digest_of(test.images)}
-    results |= {"labels_sha256": digest_of(test.labels), "class_names": test.class_names}
+    results = {"checkpoint_sha256": folder.name, "images_sha256": sha256_of(test.images)}
+    results |= {"labels_sha256": sha256_of(test.labels), "class_names": test.class_names}
     results |= {"sample_sha256": sample, "families": FAMILIES, "attacks": ATTACKS, "epsilons": [0.5, 1, 4]}
     of_tests = {name: {"accuracy": {"value": int(right.sum()) / count}} for name, right in answers.items()}
     write_stress(folder, results | {"tests": of_tests, "answers": answers, "summary": {}})
@@ -296,15 +296,3 @@ def test_seeds_that_do_not_differ_are_seldom_called_an_effect():
     judged = false_positives.simulate(400, seed_spread=0.2)
     bold = sum(found["bold"] for found in judged)
     assert 4 <= bold <= 32 and sum(found["beyond_images"] for found in judged) > 160  # 20 +- 3 sigma
-
-
-def test_a_pair_of_runs_is_judged_by_the_spread_of_the_others():
-    row, runs = compare.Row(is_mean=True), [{"epochs": 3, "seed": seed} for seed in range(5)]
-    for place, value in enumerate((0.50, 0.52, 0.80, 0.61, 0.60)):
-        row.values[place], row.samples[place] = value, torch.full((50,), value, dtype=torch.float64)
-    judged = false_positives.judge_pairs(row, runs, [[0, 1, 2], [3, 4]])
-    # Of the three pairs of the first recipe only the second one's spread is left, and the other way round.
-    expected = [12.706 * math.sqrt(2) * statistics.stdev([0.61, 0.60])] * 3
-    expected.append(4.303 * math.sqrt(2) * statistics.stdev([0.50, 0.52, 0.80]))
-    assert [found["by_seed"] for found in judged] == pytest.approx(expected)
-    assert [found["bold"] for found in judged] == [False, True, True, False]

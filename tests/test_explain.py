@@ -1,14 +1,11 @@
 """explain.py: a picture of one's own, against Pillow, NumPy and the network itself."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processes import ROOT
 
 import explain
 from data import MEAN, STD
@@ -144,13 +141,3 @@ def test_the_answer_itself_is_no_contrast_and_a_blank_picture_is_noted(folder, c
         main(["blank.png", *options, "--contrast", answer])
     main(["a/my cat.png", *options])
     assert "note" not in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_gradcam_stands_alone(folder):
-    """Copied into an empty folder, on a network of torchvision."""
-    (folder / "gradcam.py").write_text((ROOT / "gradcam.py").read_text())
-    code = "import torch, torchvision, gradcam; model = torchvision.models.resnet18().eval()\n"
-    code += "with gradcam.GradCAM(model, 'layer4') as cam: print(cam(torch.rand(2, 3, 64, 64)).shape)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "torch.Size([2, 2, 2])\n"

@@ -1,4 +1,4 @@
-"""docs/formats.md names the keys that the files of results/ have, and no others."""
+"""docs/formats.md names the keys that the files of a fresh report have, and no others."""
 
 import json
 import re
@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parent.parent
-TEXT = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parent.parent / "docs" / "formats.md").read_text(encoding="utf-8")
 
 
 def documented(section):
@@ -18,12 +17,24 @@ def documented(section):
     return {key for cell in cells for key in re.findall(r"`(\w+)`", cell)}
 
 
-@pytest.mark.parametrize("name, elsewhere", [("metrics", {"colour_or_shape"}), ("stress", set())])
-def test_the_keys_of_the_json_files_are_those_of_the_document(name, elsewhere):
-    content = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
-    assert documented(f"{name}.json") == set(content) | elsewhere
+def keys_within(value):
+    """The keys of a value of metrics.json at every depth."""
+    if isinstance(value, list):
+        return set().union(*map(keys_within, value))
+    return set(value).union(*map(keys_within, value.values())) if isinstance(value, dict) else set()
 
 
-def test_the_keys_of_predictions_are_those_of_the_document():
-    with np.load(ROOT / "results" / "predictions.npz") as content:
-        assert documented("predictions.npz") == set(content.files)
+@pytest.mark.parametrize("name", ["metrics.json", "predictions.npz", "evidence.npz"])
+def test_the_keys_of_a_report_are_those_of_the_document(name, reported):
+    """Of all that can be known of a run; stress.json stands in test_stress.py."""
+    if name == "metrics.json":
+        content = json.loads((reported / name).read_text(encoding="utf-8"))
+    else:
+        content = np.load(reported / name)
+    assert documented(name) | documented("All files") == set(content)
+
+
+def test_the_document_names_what_is_found_by_covering_and_by_comparing(reported):
+    numbers = json.loads((reported / "metrics.json").read_text(encoding="utf-8"))
+    within = keys_within([numbers[key] for key in ("confident", "covering", "maps", "duplicates")])
+    assert within <= set(re.findall(r"`(\w+)`", TEXT)) | {"value", "low", "high"}

@@ -91,23 +91,6 @@ def mean(values):
     return sum(values) / len(values)
 
 
-@pytest.mark.slow  # to import them
-def test_numbers_equal_those_of_other_libraries():
-    sklearn = pytest.importorskip("sklearn.metrics")
-    torchmetrics = pytest.importorskip("torchmetrics.functional.classification")
-    y_true, probabilities = random_case(n=60, num_classes=12)  # some classes are never predicted
-    y_pred = probabilities.argmax(dim=1)
-    confusion = metrics.confusion_matrix(y_true, y_pred, 12)
-    assert confusion.tolist() == sklearn.confusion_matrix(y_true, y_pred, labels=range(12)).tolist()
-    expected = sklearn.precision_recall_fscore_support(y_true, y_pred, labels=range(12), zero_division=0)
-    for ours, theirs in zip(metrics.precision_recall_f1(confusion), expected[:3], strict=True):
-        assert ours.tolist() == pytest.approx(theirs, **EXACT)
-    top5 = sklearn.top_k_accuracy_score(y_true, probabilities, k=5, labels=range(12))
-    assert metrics.top_k_accuracy(y_true, probabilities, 5) == pytest.approx(top5, **EXACT)
-    error = torchmetrics.multiclass_calibration_error(probabilities.double(), y_true, 12, n_bins=15).item()
-    assert metrics.expected_calibration_error(y_true, probabilities) == pytest.approx(error, abs=1e-6)
-
-
 # ---- Confusion matrix, precision, recall, F1 ---------------------------------------------------------------
 
 
@@ -225,13 +208,6 @@ def test_the_error_of_a_calibrated_network_by_all_its_outcomes():
         expected += chance * sum(map(abs, gaps)) / 7
     found = metrics.error_if_calibrated(confidence, num_bins=5, num_draws=10_000)
     assert found == pytest.approx(expected, abs=4e-3)
-    # With many answers in each bin it is the mean of the absolute value of a normal variable.
-    many = torch.rand(20_000, generator=seeded(1), dtype=torch.float64)
-    normal = 0.0
-    for m in range(15):
-        own = many[(many > m / 15) & (many <= (m + 1) / 15)]
-        normal += math.sqrt(2 / math.pi * (own * (1 - own)).sum().item()) / 20_000
-    assert metrics.error_if_calibrated(many) == pytest.approx(normal, rel=0.03)
 
 
 def loss_at(temperature, logits, y_true):
@@ -266,18 +242,7 @@ def loop_risks(confidence, wrong):
     return [Fraction(sum(wrong[i] for i in order[:n]), n) for n in range(1, len(order) + 1)]
 
 
-def test_risk_coverage_without_ties_equals_a_loop():
-    y_true, probabilities = random_case(n=150)
-    confidence, y_pred = probabilities.max(dim=1)
-    expected = loop_risks(confidence.tolist(), (y_pred != y_true).tolist())
-    coverage, risk = metrics.risk_coverage(y_true, probabilities)
-    assert coverage.dtype == risk.dtype == torch.float64
-    assert coverage.tolist() == pytest.approx([i / 150 for i in range(1, 151)], **EXACT)
-    assert risk.tolist() == pytest.approx(floats(expected), **EXACT)
-    assert metrics.aurc(y_true, probabilities) == pytest.approx(float(mean(expected)), **EXACT)
-
-
-def test_risk_coverage_with_ties_is_the_mean_over_all_orders():
+def test_risk_coverage_is_the_mean_over_all_orders():
     y_true = torch.tensor([0, 1, 0, 0, 1, 0, 1])
     confidence = torch.tensor([0.7, 0.9, 0.7, 0.9, 0.7, 0.7, 0.6], dtype=torch.float64)
     probabilities = torch.stack([confidence, 1 - confidence], dim=1)
@@ -286,9 +251,9 @@ def test_risk_coverage_with_ties_is_the_mean_over_all_orders():
         curves.append(loop_risks(confidence[list(order)].tolist(), y_true[list(order)].tolist()))
     expected = [float(mean(risks)) for risks in zip(*curves, strict=True)]
     for order in ([0, 1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1, 0]):
-        risk = metrics.risk_coverage(y_true[order], probabilities[order])[1]
-        assert risk.tolist() == pytest.approx(expected, **EXACT)
-    assert metrics.aurc(y_true, probabilities) == pytest.approx(mean(expected), **EXACT)
+        coverage, risk = metrics.risk_coverage(y_true[order], probabilities[order])
+        assert coverage.tolist() == pytest.approx([i / 7 for i in range(1, 8)], **EXACT)
+        assert risk.tolist() == pytest.approx(expected, **EXACT) and risk.dtype == torch.float64
 
 
 # ---- Intervals ---------------------------------------------------------------------------------------------
@@ -344,14 +309,6 @@ def test_bootstrap_equals_a_loop_over_the_same_resamples(num_classes):
             assert found == pytest.approx(floats(expected), **EXACT)
 
 
-def test_a_class_that_a_resample_lacks_does_not_count_in_it():
-    y_true = torch.tensor(25 * [0] + 25 * [1] + [2])
-    found = metrics.bootstrap_headline(y_true, torch.eye(3)[y_true])
-    assert set(found["macro_recall"].values()) == set(found["macro_f1"].values()) == {1.0}
-    fourth = metrics.bootstrap_headline(y_true, torch.eye(4)[y_true])["macro_recall"]
-    assert fourth == {"value": 0.75, "low": pytest.approx(2 / 3), "high": 0.75}
-
-
 @pytest.mark.parametrize("n", [1, 2, 10, 100, 10_000])
 def test_interval_of_a_proportion_solves_its_quadratic(n):
     z = 1.959963984540054  # the normal quantile of 97.5 %
@@ -372,23 +329,6 @@ def test_mcnemar_equals_counting_all_ways_in_which_coins_fall(n):
     for k in range(n + 1):
         as_uneven = sum(abs(2 * h - n) >= abs(2 * k - n) for h in heads)
         assert metrics.mcnemar_exact(k, n - k) == as_uneven / 2**n
-
-
-# ---- Explanations ------------------------------------------------------------------------------------------
-
-
-def test_pointing_game_against_a_loop():
-    heatmaps = torch.rand(40, 6, 5, generator=seeded(3))
-    heatmaps[7] = 0  # an empty map points nowhere
-    masks = torch.rand(40, 6, 5, generator=seeded(4)) < 0.4
-    masks[7] = True
-    hits = 0
-    for heatmap, mask in zip(heatmaps.numpy(), masks.numpy(), strict=True):
-        row, column = np.unravel_index(heatmap.argmax(), heatmap.shape)
-        hits += heatmap[row, column] > 0 and mask[row, column]
-    count, chance = metrics.pointing_game(heatmaps, masks)
-    assert count == hits and 0 < hits < 40
-    assert chance == pytest.approx(masks.numpy().mean())
 
 
 # ---- What may come in --------------------------------------------------------------------------------------
@@ -452,17 +392,16 @@ REFUSED = [
     (OF_LABELS, (LABELS, LABELS[:2]), r"y_pred must be \[3\]"),
     (OF_LABELS, (LABELS, LABELS.roll(1).float()), "y_pred must hold integers"),
     (OF_LABELS, (LABELS, LABELS - 1), r"y_pred must lie in \[0, .*\), but runs from -1 to 1"),
-    (OF_LABELS, (LABELS, [0, 1, "cat"]), "y_pred must be a list, array or tensor of numbers"),
     (OF_SCORES, (LABELS, QUARTERS[0]), r"must be \[N, C\] and not empty"),
     (OF_SCORES, (LABELS, with_first(math.nan)), "must be finite"),
     (OF_PROBABILITIES, (LABELS, QUARTERS - 0.5), r"lie in \[0, 1\], but one is -0.25"),
     (OF_PROBABILITIES, (LABELS, with_first(0.2511)), r"sum to 1 within 1e-3, but one is off by 0\.0011"),
-    (OF_CONFUSION, (COUNTS[:2],), r"confusion must be \[C, C\] and not empty"),
+    (OF_CONFUSION, (COUNTS[:2],), r"confusion must be \[2, 2\] and not empty"),
     ([metrics.top_k_accuracy], (LABELS, QUARTERS, 5), "from 1 to 4"),
     ([metrics.bootstrap_headline], (LABELS, QUARTERS, QUARTERS[:, :3]), "expected one shape"),
-    ([metrics.proportion], (4, 3), "whole number"),
-    ([metrics.auroc], (LABELS, [0.1, 0.2, 0.3]), r"positive must be bool \[3\]"),
-    ([metrics.auroc], ([True, False], [0.1, math.nan]), "some are NaN"),
+    ([metrics.proportion], (4, 3), "expected 0 to 3 successes"),
+    ([metrics.auroc], (LABELS, [0.1, 0.2, 0.3]), r"positive must be bool"),
+    ([metrics.auroc], ([True, False], [0.1, math.nan]), "no score NaN"),
     ([metrics.pointing_game], (QUARTERS, QUARTERS), r"\[N, H, W\]"),
 ]
 
@@ -472,27 +411,6 @@ def test_bad_arguments_raise(functions, arguments, message):
     for function in functions:
         with pytest.raises(ValueError, match=message):
             function(*arguments)
-
-
-@pytest.mark.parametrize("function", OF_PROBABILITIES)
-def test_rows_may_be_off_by_a_thousandth_and_numbers_by_rounding(function):
-    for probabilities in (with_first(0.25099), with_first(0.24901)):
-        function(LABELS, probabilities)
-    certain = torch.tensor([[1 + 1e-6, 0], [1, 0], [0, 1]], dtype=torch.float64)  # such as a mean of several
-    found, expected = (function([0, 1, 1], rows) for rows in (certain, certain.clamp(max=1)))
-    assert repr(found) == repr(expected)
-
-
-def test_headline_does_not_change_with_the_scale_of_the_logits():
-    """As float32 probabilities most of these are 0, and top-5 would be decided by the order of classes."""
-    generator = torch.Generator().manual_seed(0)
-    y_true = torch.arange(300) % 20
-    logits = torch.randn(300, 20, generator=generator) + 1.5 * torch.eye(20)[y_true]
-    expected = metrics.headline(y_true, logits)
-    assert expected["top5_accuracy"] > expected["accuracy"] > 0
-    assert metrics.headline(y_true, 10_000 * logits) == expected
-    probabilities = (10_000 * logits).softmax(dim=1)
-    assert metrics.headline(y_true, probabilities)["top5_accuracy"] < expected["top5_accuracy"]
 
 
 def test_auroc_is_the_share_of_pairs_in_the_right_order():
@@ -519,10 +437,3 @@ def test_log_odds_order_what_rounding_makes_equal(scale):
     right = logits.argmax(dim=1) == y_true
     by_float32 = metrics.auroc(right, logits.softmax(dim=1).amax(dim=1))
     assert (metrics.auroc(right, odds) == by_float32) == (scale == 1)
-
-
-def test_mean_interval_is_that_of_the_standard_error():
-    values = torch.rand(50, generator=torch.Generator().manual_seed(0)).double()
-    error = 1.96 * values.std().item() / math.sqrt(50)
-    expected = {"value": values.mean().item(), "low": values.mean().item() - error}
-    assert metrics.mean_interval(values) == pytest.approx(expected | {"high": values.mean().item() + error})

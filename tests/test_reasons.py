@@ -2,8 +2,6 @@
 
 import copy
 import math
-import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +12,6 @@ from torch import nn
 import data
 import reasons
 from classifier import from_module
-from experiments import covering
 
 CPU = torch.device("cpu")
 FILL = torch.tensor(data.MEAN)
@@ -246,30 +243,6 @@ def test_the_verdict_needs_all_controls(count, not_above, verdict):
     assert reasons.verdict_on(count, differences) == verdict
 
 
-def test_the_document_names_all_keys_of_covering(small_case, monkeypatch):
-    monkeypatch.setattr(reasons, "NUM_MISTAKES", 3)
-    of_test = small_case.images[:9], small_case.y_true[:9], small_case.logits[:9]
-    found, keys = reasons.measure_covering(small_case.network, *of_test, FILL), set()
-
-    def collect(value):
-        if isinstance(value, dict):
-            keys.update(value)
-            for part in value.values():
-                collect(part)
-
-    collect(found)
-    text = (Path(data.__file__).parent / "docs" / "formats.md").read_text(encoding="utf-8")
-    assert keys <= set(re.findall(r"`(\w+)`", text)) | {"value", "low", "high"}
-
-
-def test_the_experiment_prints_its_table(small_case, capsys):
-    wrong = torch.nonzero(small_case.logits.argmax(dim=1) != small_case.y_true).flatten()[:20]
-    answer = small_case.logits[wrong].argmax(dim=1)
-    images = small_case.images[wrong]
-    covering.measure(small_case.network, images, small_case.y_true[wrong], answer, FILL)
-    assert capsys.readouterr().out.count("\n|") == 11  # rows behind the first
-
-
 # ---- Puzzles ---------------------------------------------------------------------------------------------
 
 
@@ -278,48 +251,47 @@ def test_puzzles_are_those_of_loops(small_case, monkeypatch):
     monkeypatch.setattr(reasons, "NUM_FIRM", 2)
     model, images, y_true = small_case.model, small_case.images, small_case.y_true
     wrong = torch.nonzero(small_case.logits.argmax(dim=1) != y_true).flatten()
-    puzzles = reasons.find_puzzles(small_case.network, images, y_true, wrong, FILL)
+    first = wrong[7].item()
+    found = reasons.find_puzzles(small_case.network, images, y_true, wrong, FILL, first)
     edges, seen = [0, 4, 9, 13, 18], {True: [], False: []}
     squares = [(slice(*edges[r : r + 2]), slice(*edges[c : c + 2])) for r in range(4) for c in range(4)]
     covers = [[], *([a] for a in range(16)), *([a, b] for a in range(16) for b in range(a + 1, 16))]
-    for puzzle in puzzles:
-        image, truth = images[puzzle["index"]].double().numpy() / 255, y_true[puzzle["index"]].item()
-        assert [list(cover) for cover in puzzle["covers"]] == covers
+    assert [[cell for cell in cover if cell >= 0] for cover in found["covers"].tolist()] == covers
+    for n, index in enumerate(found["puzzles"].tolist()):
+        image, truth = images[index].double().numpy() / 255, y_true[index].item()
         sure = []  # of each cover the probability of the truth, if it is the answer
         for place, cover in enumerate(covers):
-            hidden, covered = np.zeros((SIDE, SIDE), bool), image.copy()
+            covered = image.copy()
             for square in cover:
-                hidden[squares[square]] = True
-            covered[:, hidden] = FILL.double().numpy()[:, None]
+                covered[(slice(None), *squares[square])] = FILL.double().numpy()[:, None, None]
             odds = np.exp(logits_of(model, covered))
             order = np.argsort(-odds)[:3]
-            assert puzzle["classes"][place].tolist() == order.tolist()
-            assert puzzle["probabilities"][place].numpy() == pytest.approx(odds[order] / odds.sum(), rel=1e-4)
-            assert np.array_equal(puzzle["hidden"][place].numpy(), hidden)
+            assert found["puzzle_classes"][n, place].tolist() == order.tolist()
+            shares = found["puzzle_probabilities"][n, place].numpy()
+            assert shares == pytest.approx(odds[order] / odds.sum(), rel=1e-4)
             sure.append(odds[truth] / odds.sum() if order[0] == truth else 0)
-        assert puzzle["best"] == (int(np.argmax(sure)) if max(sure) else None)
-        assert puzzle["random"] == pytest.approx(np.mean([p > 0 for p in sure[17:]]))
-        marked = enlarged(map_of(model, image, puzzle["classes"][0, 0], truth))
+        assert found["puzzle_best"][n] == (int(np.argmax(sure)) if max(sure) else -1)
+        assert found["puzzle_random"][n].item() == pytest.approx(np.mean([p > 0 for p in sure[17:]]))
+        marked = enlarged(map_of(model, image, found["puzzle_classes"][n, 0, 0], truth))
         means = [marked[square].mean() for square in squares]
-        assert covers[puzzle["by_map"]] == sorted(np.argsort(means)[-2:].tolist())
+        assert covers[found["puzzle_by_map"][n]] == sorted(np.argsort(means)[-2:].tolist())
         seen[max(sure) > 0].append(sum(p > 0 for p in sure))
     assert len(seen[True]) == 4 and max(seen[True]) > 1  # some can be turned in several ways
-    assert len({puzzle["index"] for puzzle in puzzles}) == len(puzzles) and len(seen[False]) == 2
-    assert sum(puzzle["best"] is None for puzzle in puzzles[: reasons.NUM_EASED - 1]) == 1
-    last = max(puzzle["index"] for puzzle in puzzles[1:] if puzzle["best"] is not None)
+    assert found["puzzles"].unique().numel() == len(found["puzzles"]) and len(seen[False]) == 2
+    assert (found["puzzle_best"][:5] < 0).sum() == 1
+    last = found["puzzles"][1:][found["puzzle_best"][1:] >= 0].max().item()
     opened = reasons.find_puzzles(small_case.network, images, y_true, wrong, FILL, last)
-    assert [puzzle["index"] for puzzle in opened].index(last) == 0 and len(opened) == 6
+    assert opened["puzzles"][0] == last and len(opened["puzzles"]) == 6
     small_case.network.layer = None
-    assert reasons.find_puzzles(small_case.network, images, y_true, wrong, FILL)[0]["by_map"] is None
+    found = reasons.find_puzzles(small_case.network, images, y_true, wrong, FILL, first)
+    assert found["puzzle_by_map"].tolist() == [-1] * 6
 
 
-def test_few_of_the_first_puzzles_cannot_be_turned():
-    firm = "110101001101"  # 1: nothing turns it
-    puzzles = [{"index": i, "best": None if sign == "1" else 5} for i, sign in enumerate(firm)]
-    order = [puzzle["index"] for puzzle in reasons.with_few_firm_first(puzzles)]
-    assert order == [0, 2, 4, 6, 7, 10, 1, 3, 5, 8, 9, 11]
-    order = [puzzle["index"] for puzzle in reasons.with_few_firm_first(puzzles[:4])]
-    assert order == [0, 2, 1, 3]  # the two that can be turned do not suffice
+def test_three_puzzles_that_can_be_turned_come_before_each_that_cannot():
+    firm = "110101001101000"  # 1: nothing turns it
+    puzzles = [(i, sign == "0") for i, sign in enumerate(firm)]
+    order = [i for i, _ in reasons.mixed(puzzles)]
+    assert order == [2, 4, 6, 0, 7, 10, 12, 1, 13, 14, 3, 5, 8, 9, 11]
 
 
 # ---- Random weights, and the pointing game ---------------------------------------------------------------

@@ -56,11 +56,11 @@ def mistakes(reported, reported_sets):
     return sorted((r for r in rows if r["true"] != r["predicted"]), key=lambda row: -row["confidence"])
 
 
-def choose(page, **filter):
+def choose(page, **wanted):
     """Set the fields of the form, as a reader would; return what the page says then."""
     page.click("#filter [type=reset]")
     page.wait_for_timeout(20)
-    for name, value in filter.items():
+    for name, value in wanted.items():
         field = page.locator(f"#filter [name={name}]")
         field.fill(value) if name in ("from", "to") else field.select_option(value)
     return page.inner_text("#found")
@@ -70,8 +70,8 @@ def says(mistakes, count):
     return f"{count} of {len(mistakes)} mistakes" if count else "No mistake on this page fits this choice."
 
 
-def fitting(mistakes, filter):
-    return [row for row in mistakes if all(row[key] == value for key, value in filter.items())]
+def fitting(mistakes, wanted):
+    return [row for row in mistakes if all(row[key] == value for key, value in wanted.items())]
 
 
 def shown_pixels(page, selector, image_type="png"):
@@ -166,8 +166,8 @@ def test_tables_sort_and_commands_are_copied(page):
 
 def test_filters_add_up(page, mistakes, reported):
     for key in KEYS:
-        filter = {key: mistakes[3][key]}
-        assert choose(page, **filter) == says(mistakes, len(fitting(mistakes, filter)))
+        wanted = {key: mistakes[3][key]}
+        assert choose(page, **wanted) == says(mistakes, len(fitting(mistakes, wanted)))
     for low, high in ((0, 20), (20, 55.5), (99.9999, 100)):
         count = sum(low / 100 <= row["confidence"] <= high / 100 for row in mistakes)
         assert choose(page, **{"from": str(low), "to": str(high)}) == says(mistakes, count)
@@ -192,7 +192,7 @@ def test_the_dialog_takes_a_mistake_apart(page, mistakes, reported, reported_set
     words = page.inner_text("#mistake-notes").replace("\N{NO-BREAK SPACE}", " ")
     place_of = "second" if rank == 2 else f"number {rank}"
     said = f"taken for {row['predicted']} with {100 * row['confidence']:.1f} %; {row['true']} is {place_of},"
-    assert said in words and "other <b>run " in words and "With the quarter covered" in words
+    assert said in words and "other <b>run" in words and "With the quarter covered" in words
     address = dict(parse_qsl(page.evaluate("location.hash")[1:]))
     assert address == {"true": row["true"], "open": row["file"]}
     network = load_checkpoint(reported / "checkpoints" / "best.pt", CPU)
@@ -312,7 +312,7 @@ def test_a_puzzle_that_cannot_be_turned_and_one_that_is_shown(game):
         assert [text.split(":")[0] for text in texts(page, "figcaption >> visible=true")[:3]] == [
             "you",
             "the map",
-            "a random pair",
+            "of all pairs turn it",
         ]
         page.tap("#puzzle-next")
         page.tap("#puzzle-show")  # counts for nobody
@@ -389,12 +389,15 @@ def test_a_class_guesses_first(class_page):
 # ---- The viewers ------------------------------------------------------------------------------------------
 
 
-def test_two_buttons_move_both_diagrams(page):
-    points = "[...document.querySelectorAll('[id*=points-]')]"
-    visible = f"{points}.filter(e => e.style.display !== 'none').map(e => e.id)"
+def test_at_the_temperature_everything_is_at_the_temperature(page):
+    chosen = "[id$=-as_trained], [id$=-with_temperature], span.as_trained, span.with_temperature"
+    parts = f"[...document.querySelectorAll('{chosen}')]"
+    visible = f"{parts}.filter(e => getComputedStyle(e).display !== 'none').map(e => e.id || e.className)"
     for name in ("with_temperature", "as_trained"):
         page.click(f"#temperatures [value={name}]")
-        assert page.evaluate(visible) == [f"reliability-{of}-points-{name}" for of in ("clean", "corrupted")]
+        shown = page.evaluate(visible)
+        assert len(shown) == 7 and all(part.endswith(name) for part in shown), shown
+        assert {"histogram-wrong-" + name, "reliability-clean-title-" + name, name} <= set(shown)
 
 
 def test_a_row_of_the_table_sets_the_pictures(page, reported_sets):
@@ -408,6 +411,8 @@ def test_a_row_of_the_table_sets_the_pictures(page, reported_sets):
     answer, probability = results["examples"]["answers"]["contrast/5"][0]
     caption = page.inner_text("#corrupted figcaption >> nth=0")
     assert f"{names[answer]} {100 * probability:.0f}\xa0%" in caption
+    page.click("tr[data-name=contrast] td:nth-child(7)")  # of the mean: the severity stays
+    assert page.input_value("#corruption-choice [name=severity]") == "5"
     page.click("tr[data-name=grey] button")
     assert row_of(page, first) == str(tests.index("grey/0"))
     assert page.locator("#corruption-choice [name=severity]").is_disabled()
@@ -419,6 +424,13 @@ def test_the_slider_of_the_attacks(page, reported_sets):
     for step in (EPSILONS.index(1), 0, len(EPSILONS) - 2):  # it begins at 1/255
         if step != EPSILONS.index(1):
             page.fill("#attack-choice [name=step]", str(step))
+            rules = "[...document.querySelectorAll('[id^=epsilon-rule-]')]"
+            rules += ".filter(e => getComputedStyle(e).display !== 'none')"
+            assert page.evaluate(f"{rules}.map(e => e.id)") == [f"epsilon-rule-{step}"]
+        said = page.inner_text("#attack-says")
+        assert f"enlarged {100 / EPSILONS[step]:g} times" in said and ("8 bits" in said) == (
+            EPSILONS[step] < 1
+        )
         for place, name in enumerate(("pgd", "random")):
             answer, probability = answers[name][f"{EPSILONS[step]:g}"][0]
             row = f".attacked-row >> nth={place}"

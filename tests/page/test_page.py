@@ -12,7 +12,6 @@ import torch
 from jinja2 import UndefinedError
 from pages import decoded, stress_content, text
 
-import reasons
 from page import page, pictures, sections
 
 
@@ -103,8 +102,9 @@ def test_the_puzzles(left, small_sets):
     _, answers, evidence = left
     classes = torch.randint(100, (137, 3), generator=torch.Generator().manual_seed(0))
     probabilities = torch.rand(137, 3, generator=torch.Generator().manual_seed(1))
-    puzzle = {"index": 7, "classes": classes, "probabilities": probabilities, "best": 20, "by_map": None}
-    evidence |= reasons.stack_puzzles([puzzle | {"random": 0.25}])
+    puzzle = {"classes": classes, "probabilities": probabilities, "best": 20, "by_map": -1, "random": 0.25}
+    evidence |= {f"puzzle_{key}": torch.as_tensor(value)[None] for key, value in puzzle.items()}
+    evidence["puzzles"] = torch.tensor([7])
     (row,) = pictures.puzzle_data(answers, evidence)
     assert (row["true"], row["best"], row["by_map"], row["random"]) == (answers["y_true"][7], 20, None, 0.25)
     for place in (0, 136):

@@ -46,9 +46,7 @@ def test_the_opener_is_the_surest_truth_and_its_maps_have_their_signs(left, smal
     evidence["opener"] = torch.tensor(7)
     evidence["maps"][7] = torch.zeros(4, 4)
     evidence["maps"][7, 0, 1], evidence["maps"][7, 3, 2] = 2.0, -2.0
-    one = torch.zeros(137, 3).long()
-    puzzle = {"index": 7, "classes": one, "probabilities": one, "best": 20, "by_map": None, "random": 0.25}
-    evidence |= reasons.stack_puzzles([puzzle])
+    evidence["puzzles"] = torch.tensor([7])
     black = torch.zeros_like(small_sets[1].images)
     opener = sections.one_mistake(answers, evidence, black)["opener"]
     assert opener["true"] == pictures.plain(answers["class_names"][truth[7]])
@@ -126,7 +124,8 @@ def write_folder(folder, left, stress, side):
     for key in ("answers", "answer_probabilities"):
         evidence[key] = evidence[key][:1]
     evidence["covered_pixels"] = reasons.top_pixels(evidence["maps"], 0.25, min(64, side))
-    digests = {key: "a digest" for key in outputs.IDENTITY if key != "class_names"}
+    digests = {key: "a digest" for key in outputs.IDENTITY if key not in ("class_names", "fixed_logits")}
+    digests["fixed_logits"] = None
     numbers |= {
         "network": {"name": "a network"},
         "data": {"name": "pets", "provenance": "pets", "digest": "of"},
@@ -179,7 +178,8 @@ def test_without_pictures_mistakes_are_a_table(left, stress, quick, monkeypatch,
     write_folder(tmp_path, left, stress, 8)
     monkeypatch.setattr(page, "read_stress", lambda folder, whose: None)
     answers_only = {
-        key: left[2][key] for key in ("mistakes", "answers", "answer_probabilities", "probability_true")
+        key: left[2][key]
+        for key in ("mistakes", "answers", "answer_probabilities", "probability_true", "rank_true")
     }
     whose = {key: left[0][key] for key in (*outputs.IDENTITY, "runs")}
     outputs.write_arrays(tmp_path / "evidence.npz", answers_only | whose)

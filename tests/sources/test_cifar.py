@@ -39,11 +39,6 @@ def check_content(datasets, small):
     assert [dataset.digest for dataset in datasets] == small.digests()
 
 
-def dump(change):
-    """Write pickles as today's Python does; `change` is done to the pixels."""
-    return lambda record: pickle.dumps(record | {b"data": change(record[b"data"])})
-
-
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("kind", ["folder", "tar"])
 def test_the_official_files_are_read(name, kind, tmp_path, monkeypatch):
@@ -61,11 +56,10 @@ def test_the_official_files_are_read(name, kind, tmp_path, monkeypatch):
     assert set(os.listdir(tmp_path)) == {FOLDERS[name], *([ARCHIVES[name]] if kind == "tar" else [])}
 
 
-@pytest.mark.parametrize("change", [np.asarray, np.asfortranarray])
-def test_pickles_of_todays_python_are_read(change, tmp_path):
-    """Arrays in Fortran order hold the same pixels in another order of bytes."""
+def test_pickles_of_todays_python_are_read_in_fortran_order_too(tmp_path):
     small = SMALL["cifar100"]
-    check_content(data.load_cifar100(small.write(tmp_path, dump=dump(change))), small)
+    dump = lambda record: pickle.dumps(record | {b"data": np.asfortranarray(record[b"data"])})  # noqa: E731
+    check_content(data.load_cifar100(small.write(tmp_path, dump=dump)), small)
 
 
 # What is official
@@ -140,25 +134,17 @@ def refusal(root):
     return message
 
 
-HOSTILE = {  # these would make a file called `marker`
-    "posix.system": b"cposix\nsystem\n(U\x0ctouch markertR.",
-    "os.mkdir": b"(U\x06markerios\nmkdir\n.",
-}
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_what_a_pickle_asks_for_is_not_called(name, tmp_path, monkeypatch):
+def test_what_a_pickle_asks_for_is_not_called(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    SMALL["cifar100"].write(tmp_path / "data", train=b"\x80\x02" + HOSTILE[name])
-    message = refusal(tmp_path / "data")
-    assert "it names " in message
+    harmful = b"\x80\x02cposix\nsystem\n(U\x0ctouch markertR."
+    SMALL["cifar100"].write(tmp_path / "data", train=harmful)
+    assert "it names " in refusal(tmp_path / "data")
     assert not (tmp_path / "marker").exists()
 
 
 WRONG = {
     "a label too few": {b"fine_labels": [*range(100), *range(99)]},
     "a row of pixels too few": {b"data": np.zeros((199, 3072), np.uint8)},
-    "no array": {b"data": [[0] * 3072] * 200},
     "a label of 100": {b"fine_labels": [*range(100), *range(1, 101)]},
     "fractions": {b"fine_labels": [*range(100), *np.arange(0.5, 100).tolist()]},
 }

@@ -57,7 +57,6 @@ def test_the_numbers_are_those_of_scikit_learn(kind, digits, no_page, tmp_path, 
     expected["accuracy"] = theirs.accuracy_score(y_true, y_pred)
     expected["top5_accuracy"] = theirs.top_k_accuracy_score(y_true, probabilities, k=5)
     assert {key: numbers[key]["value"] for key in expected} == pytest.approx(expected)
-    assert numbers["negative_log_likelihood"] == pytest.approx(theirs.log_loss(y_true, probabilities))
     auroc = theirs.roc_auc_score(y_pred == y_true, probabilities.max(axis=1))
     assert numbers["auroc"] == pytest.approx(auroc)
     recalls = theirs.recall_score(y_true, y_pred, average=None)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
-from networks import Linear, Opposite, Small, Wavy, natural_images, seeded
+from networks import Linear, Small, Wavy, natural_images, seeded
 from torch import nn
 
 from data import STD, Normalize
@@ -84,23 +84,6 @@ def test_pgd_fools_exactly_the_images_within_reach_and_restarts_only_the_others(
     assert torch.equal(stopped[~fooled], attacked[~fooled])
 
 
-@pytest.mark.parametrize("loss", ["ce", "dlr"])
-def test_apgd_is_exact_on_a_linear_model(loss):
-    # As in the test above, with the margin m of one logit over the other. The third class is far below.
-    model, images = of_images(Opposite()), 0.25 + 0.5 * IMAGES
-    logits = model(images).detach()
-    labels, margin = logits.argmax(dim=1), logits[:, 0].abs()
-    reach = (model[1].fc.weight.detach().view(3, 32, 32) / torch.tensor(STD)[:, None, None]).abs().sum()
-    epsilon = (margin.sort().values[11:13].mean() / reach).item()
-    attacked = attacks.apgd(model, images, labels, epsilon, seeded(), steps=10, restarts=2, loss=loss)
-    fooled = model(attacked).argmax(dim=1) != labels
-    assert torch.equal(fooled, margin < epsilon * reach) and fooled.sum() == 12
-    # And of all points of the ball it returns the one with the smallest margin, a corner.
-    direction = model[1].fc.weight.detach().sign().view(3, 32, 32)
-    away = torch.where(labels == 0, -1, 1)[:, None, None, None] * direction
-    torch.testing.assert_close(attacked, images + epsilon * away, atol=1e-6, rtol=0)
-
-
 def test_the_strongest_point_by_hand():
     """Of each image a misclassified point beats any other, and among equals the larger loss."""
     strongest = attacks.Strongest(torch.zeros(3, 1, 1, 1))
@@ -124,19 +107,10 @@ class InFloat64(nn.Module):
         ).double()
 
 
-class Checkpointed(nn.Module):
-    def forward(self, x):
-        return torch.utils.checkpoint.checkpoint(InFloat64(), x, use_reentrant=True)
-
-
-def test_logits_in_float64_are_attacked_and_reentrant_checkpoints_refused():
-    images, labels = IMAGES[:4], torch.zeros(4, dtype=torch.int64)
+def test_logits_in_float64_are_attacked():
     for loss in ("ce", "dlr"):
-        attacked = attacks.apgd(InFloat64(), images, labels, 4 / 255, seeded(), steps=3, loss=loss)
-        assert attacked.dtype == torch.float32 and not torch.equal(attacked, images)
-    attacks.pgd(InFloat64(), images, labels, 4 / 255, seeded(), steps=2)
-    with pytest.raises(attacks.NoGradientError, match=r"cannot be computed: .*checkpoint"):
-        attacks.fgsm(Checkpointed(), images, labels, 4 / 255)
+        attacked = attacks.apgd(InFloat64(), IMAGES[:4], torch.zeros(4).long(), 4 / 255, seeded(), 3, 1, loss)
+        assert attacked.dtype == torch.float32 and not torch.equal(attacked, IMAGES[:4])
 
 
 def test_dlr_loss_by_hand():
@@ -226,19 +200,6 @@ def test_attacks_are_the_same_in_a_batch_as_alone_and_leave_the_model_alone():
         assert not torch.equal(attacks.fgsm(model, IMAGES[:6], labels, 4 / 255), IMAGES[:6])
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-
-
-def test_fgsm_is_that_of_torchattacks_and_apgd_fools_as_many():
-    theirs = pytest.importorskip("torchattacks")
-    model, epsilon = of_images(Wavy(10)).eval(), 0.3 / 255
-    labels = model(IMAGES).argmax(dim=1)
-    expected = theirs.FGSM(model, eps=epsilon)(IMAGES, labels)
-    attacked = attacks.fgsm(model, IMAGES, labels, epsilon)
-    torch.testing.assert_close(attacked, expected, atol=1e-6, rtol=0)
-    expected = theirs.APGD(model, eps=epsilon, steps=20, n_restarts=1, loss="ce")(IMAGES, labels)
-    attacked = attacks.apgd(model, IMAGES, labels, epsilon, seeded(), steps=20)
-    fooled = [(model(images).argmax(dim=1) != labels).sum().item() for images in (attacked, expected)]
-    assert abs(fooled[0] - fooled[1]) <= 1 and 5 < fooled[1] < len(IMAGES) - 5
 
 
 def test_the_checks_find_a_weak_attack():

@@ -13,15 +13,6 @@ from stress_tests import cues
 IMAGES = natural_images(24)
 
 
-def test_worked_example():
-    """Vertical stripes: 2 periods of height 0.3 and 12 of height 0.1 around 0.5 part at a frequency of 7."""
-    x = torch.arange(32) * 2 * math.pi / 32
-    coarse, fine = 0.3 * torch.cos(2 * x), 0.1 * torch.cos(12 * x)
-    image = (0.5 + coarse + fine).expand(1, 3, 32, 32)
-    torch.testing.assert_close(cues.low_pass(image, 7), (0.5 + coarse).expand(1, 3, 32, 32))
-    torch.testing.assert_close(cues.high_pass(image, 7), (0.5 + fine).expand(1, 3, 32, 32))
-
-
 @pytest.mark.parametrize("side", [32, 48])
 def test_the_bands_part_at_a_quarter_of_the_side(side):
     x = torch.arange(side) * 2 * math.pi / side

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import pickle
-import struct
 import tarfile
 
 import numpy as np
@@ -46,9 +45,12 @@ class Small:
 
     def files(self, dump=None):
         """{path in the archive: content}; `dump` makes the pickles."""
-        dump = dump or python2_pickle
-        files = {f"{FOLDERS[self.name]}/{file}": dump(record) for file, record in self.records.items()}
-        if self.name == "cifar10":  # torchvision reads its names of classes
+        dump = dump or as_in_python2
+        records = self.records
+        if self.name == "cifar10":  # which torchvision reads, as texts and with the names of the classes
+            records = {f: {key.decode(): x for key, x in record.items()} for f, record in records.items()}
+        files = {f"{FOLDERS[self.name]}/{file}": dump(record) for file, record in records.items()}
+        if self.name == "cifar10":
             files["cifar-10-batches-py/batches.meta"] = pickle.dumps({"label_names": ["airplane"]})
         return files
 
@@ -72,29 +74,9 @@ def digest(images, labels):
     return hashlib.sha256(b"".join(sorted(records))).hexdigest()
 
 
-def python2_pickle(value):
-    """Write a pickle opcode by opcode as Python 2 did: protocol 2, byte strings, numpy's old module names."""
-
-    def write(value):
-        if value is None:
-            return b"N"
-        if isinstance(value, int):
-            return b"J" + struct.pack("<i", value)
-        if isinstance(value, str | bytes):
-            value = value.encode() if isinstance(value, str) else value
-            return b"T" + struct.pack("<i", len(value)) + value
-        if isinstance(value, list | tuple):
-            items = b"".join(write(item) for item in value)
-            return b"](" + items + b"e" if isinstance(value, list) else b"(" + items + b"t"
-        if isinstance(value, dict):
-            return b"}(" + b"".join(write(key) + write(item) for key, item in value.items()) + b"u"
-        # An array: _reconstruct(ndarray, (0,), "b"), then its state.
-        dtype = b"cnumpy\ndtype\n" + write((value.dtype.str[1:], 0, 1)) + b"R"
-        dtype += write((3, "|", None, None, None, -1, -1, 0)) + b"b"
-        start = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n" + write((0,)) + write("b") + b"tR"
-        return start + b"(" + write(1) + write(value.shape) + dtype + b"\x89" + write(value.tobytes()) + b"tb"
-
-    return b"\x80\x02" + write(value) + b"."
+def as_in_python2(record):
+    """A pickle that has the old names of numpy's modules, as the official ones do."""
+    return pickle.dumps(record, protocol=3).replace(b"cnumpy._core.", b"cnumpy.core.")
 
 
 def tar_gz(files):
