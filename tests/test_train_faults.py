@@ -27,7 +27,7 @@ SHAPES = [*TINY, "--dataset", "shapes"]
 OPTIONS = {
     "--epochs 0": "--epochs 0: expected a number from 1 to",
     "--warmup-epochs 4": r"--warmup-epochs 4\.0: expected a number from 0 to 3$",
-    "--image-sizes 24,200": "--image-sizes 24,200: expected sizes from 8 to 128",
+    "--image-sizes 24,129": "--image-sizes 24,129: expected sizes from 8 to 128, the largest last",
     "--precision fp16": "--precision fp16 needs a CUDA GPU, not cpu",
     "--device meta": "--device meta is not available on this machine",
     "--dataset cifar-100": "--dataset cifar-100: expected cifar100, cifar10, shapes or a folder that",
