@@ -96,7 +96,7 @@ class Classifier:
         return self.contrast(images, [(classes, against)])[0].relu()
 
     def contrast(self, images: Tensor, questions: list[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
-        """Return for each (classes, against) what gradcam.GradCAM.pair does, float32 [N, h, w] on the CPU.
+        """Return for each (classes, against) what gradcam.GradCAM.pairs does, float32 [N, h, w] on the CPU.
 
         images as in explain. One forward pass of an image serves all of its maps.
         """

@@ -142,6 +142,13 @@ def from_arrays(
     filenames = [str(i) for i in range(len(images))] if filenames is None else list(filenames)
     if len(filenames) != len(images):
         raise ValueError(f"there are {len(filenames)} file names for {len(images)} images")
+    of = range(len(superclass_names or ()))
+    if superclass_of is not None and (
+        len(superclass_of) != len(class_names) or not {*superclass_of} <= {*of}
+    ):
+        raise ValueError(
+            f"superclass_of must be the place of each class in superclass_names: {superclass_of}"
+        )
     images = np.require(images, requirements=["C_CONTIGUOUS", "WRITEABLE"])
     return Dataset(
         name=name,

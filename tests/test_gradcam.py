@@ -83,8 +83,8 @@ def test_alpha_against_finite_differences(images, layer):
         expected = (sums[c] - sums[d]).clamp_min(0).float()
         torch.testing.assert_close(compute(model, layer, images, c, d)[0], expected, rtol=1e-4, atol=1e-7)
     with GradCAM(model, layer) as signed:
-        several = [signed.pair(images, [2], [1]), *signed.pairs(images, [([2], None), ([2], [1])])]
-    expected = [(sums[2] - sums[1])[None].float(), sums[2][None].float(), (sums[2] - sums[1])[None].float()]
+        several = signed.pairs(images, [([2], None), ([2], [1])])
+    expected = [sums[2][None].float(), (sums[2] - sums[1])[None].float()]
     torch.testing.assert_close(several, expected, rtol=1e-4, atol=1e-7)
 
 

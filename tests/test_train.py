@@ -1,5 +1,5 @@
-"""train.py: the schedule and the loop against a second one written out in formulas,
-and resuming against not having been interrupted."""
+"""train.py: the schedule and the loop against a second one written out in formulas, and
+resuming against not having been interrupted."""
 
 import json
 import math
