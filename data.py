@@ -24,7 +24,6 @@ from sources import cifar, pictures, shapes
 # that a checkpoint needs nothing but its weights to be applied to a picture.
 MEAN = (0.50707516, 0.48654887, 0.44091784)
 STD = (0.26733429, 0.25643846, 0.27615047)
-# Of the sets that are known by name.
 CLASS_NAMES = {"cifar100": cifar.CLASS_NAMES, "cifar10": cifar.CIFAR10_NAMES, "shapes": shapes.CLASS_NAMES}
 SIZE = 32  # pixels, the side of the images that a network takes unless --size or a checkpoint says another
 SMALLEST, LARGEST = 8, 512  # sides of images
@@ -142,13 +141,8 @@ def from_arrays(
     filenames = [str(i) for i in range(len(images))] if filenames is None else list(filenames)
     if len(filenames) != len(images):
         raise ValueError(f"there are {len(filenames)} file names for {len(images)} images")
-    of = range(len(superclass_names or ()))
-    if superclass_of is not None and (
-        len(superclass_of) != len(class_names) or not {*superclass_of} <= {*of}
-    ):
-        raise ValueError(
-            f"superclass_of must be the place of each class in superclass_names: {superclass_of}"
-        )
+    if superclass_of is not None and not {*superclass_of} <= {*range(len(superclass_names or ()))}:
+        raise ValueError(f"superclass_of must be places in superclass_names, not {[*superclass_of]}")
     images = np.require(images, requirements=["C_CONTIGUOUS", "WRITEABLE"])
     return Dataset(
         name=name,
