@@ -128,7 +128,7 @@ def answers_without_network(
         "class_names": test.class_names,
         "class_order": list(range(len(test.class_names))),
     }
-    network = {"name": "A classifier", "parameters": None, "input": None, "output": "predictions"}
+    network = {"name": "A classifier", "output": "predictions"}
     network |= {"layer_note": "no maps: only the answers are known, not the network", "weights": source}
     about = {"network": network, "environment": environment(torch.device("cpu")), "command": {}}
     return Answers(logits, test, train, validation, whose, about, [])
@@ -139,11 +139,11 @@ def test_set_of(
 ) -> Dataset:
     """Return the test set of answers that came without a network; its images are None if they are unknown."""
     if images is not None:
-        return from_arrays(images, y_true, class_names, "predictions", filenames)
+        return from_arrays(images, y_true, class_names, "test images", filenames)
     names = filenames or [str(i) for i in range(len(y_true))]
     digest = hashlib.sha256(repr((y_true.tolist(), names)).encode()).hexdigest()
     provenance = f"{len(y_true):,} answers without pictures"
-    return Dataset("predictions", None, y_true, class_names, None, None, names, provenance, digest)
+    return Dataset("test images", None, y_true, class_names, None, None, names, provenance, digest)
 
 
 # ---- Evaluate --------------------------------------------------------------------------------------------

@@ -287,8 +287,8 @@ def about(numbers: dict, stress: dict | None) -> dict:
 
 
 def stress_command(options: dict | None) -> str | None:
-    """Return the command that tests what is examined, to be copied; None if no command line made the page."""
-    if options is None:
+    """Return the command that tests what is examined, to be copied, if a command line named a network."""
+    if options is None or options["predictions"] is not None:
         return None
     return command(
         "python stress.py", {k: v for k, v in options.items() if k not in ("against", "overwrite", "page")}

@@ -6,9 +6,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from pages import NO_PLOTS, text
 from processes import assert_one_line, outcome
 
 import report
+from page import sections
 from sources import predictions
 
 
@@ -72,7 +74,8 @@ def test_the_numbers_are_those_of_scikit_learn(kind, digits, no_page, tmp_path, 
     assert_one_line(*outcome(capsys, report.main, other), "of other weights")
 
 
-def test_an_accuracy_that_is_not_the_expected_one_writes_nothing(no_page, tmp_path, capsys):
+def test_an_accuracy_that_is_not_the_expected_one_writes_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sections, "write_plots", NO_PLOTS)
     y_true = np.arange(200) % 4
     logits = np.eye(4)[np.where(np.arange(200) < 150, y_true, (y_true + 1) % 4)]  # 75 % are right
     np.savez(tmp_path / "a.npz", y_true=y_true, logits=logits)
@@ -81,6 +84,8 @@ def test_an_accuracy_that_is_not_the_expected_one_writes_nothing(no_page, tmp_pa
     assert_one_line(*outcome(capsys, report.main, [*argv, "90"]), line)
     assert not (tmp_path / "out").exists()
     assert report.main([*argv, "76"]) == 0
+    page = text((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    assert "50 mistakes" in page and "known by its answers alone" in page
 
 
 GOOD = {"y_true": np.array([0, 1]), "probabilities": np.array([[0.9, 0.1], [0.5, 0.5]])}
