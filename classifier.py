@@ -7,7 +7,6 @@ return a Classifier, and nothing behind it asks where that came from. What is no
 import argparse
 import contextlib
 import copy
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +66,7 @@ class Classifier:
     path: Path | None  # the file of its weights
     class_names: list[str] | None
     input: str  # what the network itself takes, for people
-    digest: str = ""  # sha256 of the checkpoint, or see digest_of
+    digest: str = ""  # sha256 of the checkpoint, or see networks.digest_of
     training: dict | None = None  # config (config.json), epoch, history, val_accuracy of its checkpoint
     validation: tuple[Tensor, Tensor] | None = None  # logits float32 [N, C] and labels int64 [N]
     dataset: str | None = None  # what it was trained on
@@ -278,7 +277,9 @@ def from_module(
         input=f"{said}, of {side}x{side} pixels{of_larger}",
     )
     look_inside(classifier, layer)
-    classifier.digest = digest or digest_of(model)  # after a pass: lazy layers have no weights before it
+    classifier.digest = digest or networks.digest_of(
+        model
+    )  # after a pass: lazy layers have no weights before it
     return classifier
 
 
@@ -290,18 +291,6 @@ def copied(module: nn.Module) -> nn.Module:
             if isinstance(value, Tensor) and value.grad_fn is not None:
                 without_graph[id(value)] = value.detach()
     return copy.deepcopy(module, without_graph)
-
-
-def digest_of(module: nn.Module) -> str:
-    """Return the sha256 of the names, types, shapes and bytes of all weights and buffers.
-
-    That of a FromPixels is also of the numbers that normalise, without which results are others.
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted([*module.named_parameters(), *module.named_buffers()]):
-        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 # ---- What is inside --------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Networks of others: what NAME() in a FILE.py returns, its state dict, and what it computes in."""
 
+import hashlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -99,3 +100,15 @@ def number_formats(module: nn.Module, outputs: list[Tensor]) -> str:
             found.add(weight().dtype)
     found -= {torch.bool, torch.int32, torch.int64}  # of indices and masks
     return ", ".join(sorted(str(kind).removeprefix("torch.") for kind in found)) or "float32"
+
+
+def digest_of(module: nn.Module) -> str:
+    """Return the sha256 of the names, types, shapes and bytes of all weights and buffers.
+
+    That of a FromPixels is also of the numbers that normalise, without which results are others.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted([*module.named_parameters(), *module.named_buffers()]):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -127,10 +127,10 @@ def test_digest_changes_with_one_weight_and_with_what_normalises(theirs):
     found = [load(f"{theirs[0]}:two", None, mean, std) for mean, std in numbers]
     for of in found:
         of.module.load_state_dict(found[0].module.state_dict())
-    digests = [classifier.digest_of(of.model) for of in found]
+    digests = [networks.digest_of(of.model) for of in found]
     with torch.no_grad():
         found[0].module[0].weight[0, 0, 0, 0] += 1e-6
-    assert len({*digests, classifier.digest_of(found[0].model)}) == 4
+    assert len({*digests, networks.digest_of(found[0].model)}) == 4
 
 
 def test_weights_and_normalisation_are_those_of_the_options(theirs):
