@@ -47,7 +47,10 @@ def read_folder(
     if unreadable:
         named = ", ".join(unreadable[:5])
         raise UserError(f"{len(unreadable)} pictures cannot be read, repair or remove them: {named}")
-    return [one_line(name) for name in names], splits, num_others
+    class_names = [one_line(name) for name in names]
+    if len(set(class_names)) < len(names):
+        raise UserError(f"{root}: two classes have one name but for their spaces: rename a folder")
+    return class_names, splits, num_others
 
 
 def is_picture(path: str) -> bool:

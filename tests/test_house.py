@@ -44,7 +44,7 @@ ROOMS = {
     },
     "hubconf": {"resnet_cifar", "running"},
 }
-MOST_LINES = {"data": 750, "train": 1745, "explain": 2081, "report": 5123}
+MOST_LINES = {"data": 753, "train": 1748, "explain": 2084, "report": 5126}
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path
     for path in [*ROOT.glob("*.py"), *(p for room in ROOMS for p in ROOT.glob(f"{room}/*.py"))]

@@ -188,6 +188,12 @@ def test_folders_in_the_folder_of_a_class_are_read_as_by_torchvision(tmp_path):
     assert names == [path.split("train/")[1] for path in expected] and "cat/more/x.png" in names
 
 
+def test_two_classes_of_one_name_but_for_spaces(tmp_path):
+    both = {f"{split}_{name}": ["1.png"] for split in ("train", "test") for name in ("a b", "a  b")}
+    with pytest.raises(UserError, match="two classes have one name but for their spaces"):
+        data.load_folder(write_set(tmp_path, **both))
+
+
 def test_names_that_no_terminal_can_show(tmp_path):
     write_set(tmp_path)
     (tmp_path / "train" / "cat" / "x.png").rename(tmp_path / "train" / "cat" / "\x1b[31m\udcff.png")
