@@ -202,7 +202,7 @@ corruptions.CORRUPTIONS["jpeg_compression"](images, 3, torch.Generator())
 cues.CUES["low_pass"](images, torch.Generator())
 attacks.pgd(model, images, labels, 0.01, torch.Generator(), steps=2)
 examples.answers_under_attack(model, images, labels, seed=0)
-summary.mean_interval(torch.rand(3))
+summary.still_right({"unattacked/0": torch.ones(3).bool()}, [], 1)
 print(*sorted({name.split(".")[0] for name in sys.modules}))
 """
     # Without the project's folder in the path.
