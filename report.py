@@ -312,26 +312,32 @@ def examine(
 
 
 def examine_predictions(
-    y_true: Tensor,
-    logits: Tensor,
+    y_true: np.ndarray | Tensor,
+    logits: np.ndarray | Tensor,
     *,
     out: Path | str,
     class_names: list[str] | None = None,
     filenames: list[str] | None = None,
     images: np.ndarray | Tensor | None = None,
-    validation: tuple[Tensor, Tensor] | None = None,
+    validation: tuple | None = None,
     against: tuple = (),
 ) -> dict:
-    """Report on answers of any framework: logits float [N, C], or logarithms of probabilities, as a tensor.
+    """Report on answers of any framework: logits float [N, C], or logarithms of probabilities.
 
-    y_true int64 [N]. What is known besides: C class_names, N filenames, images uint8 [N, 3, S, S] or
-    [N, S, S, 3], and validation, (logits [V, C], labels [V]), from which the temperature follows. Writes into
-    the folder `out` and returns the content of metrics.json. Raises ValueError for what does not fit.
+    y_true int [N]; arrays of NumPy or tensors on the CPU. What is known besides: C class_names, N filenames,
+    images uint8 [N, 3, S, S] or [N, S, S, 3], and validation, (logits [V, C], labels [V]), from which the
+    temperature follows. Writes into the folder `out` and returns the content of metrics.json. Raises
+    ValueError for what does not fit.
     """
     out, runs = Path(out), [Path(run) for run in against]
-    names = class_names or [f"class {c}" for c in range(logits.shape[1])]
-    test = test_set_of(y_true, names, filenames, images)
-    found = answers_without_network(logits, test, None, validation, "in memory")
+    known = {"class_names": class_names, "filenames": filenames, "images": images}
+    if validation is not None:
+        known |= {"val_logits": validation[0], "val_y_true": validation[1]}
+    arrays = {key: np.asarray(value) for key, value in known.items() if value is not None}
+    given = predictions.checked(arrays | {"y_true": np.asarray(y_true), "logits": np.asarray(logits)})
+    names = given.get("class_names") or [f"class {c}" for c in range(given["logits"].shape[1])]
+    test = test_set_of(given["y_true"], names, given.get("filenames"), given.get("images"))
+    found = answers_without_network(given["logits"], test, None, given.get("validation"), "in memory")
     outputs.check_results(out, found.identity)
     return write_report(found, out, runs)
 

@@ -13,34 +13,36 @@ ROUNDING = 0.01  # how far a sum of probabilities that were rounded may be from 
 
 
 def read(path: Path) -> dict:
-    """Return what a file of predictions holds: y_true int64 [N] and logits float64 [N, C].
-
-    Of probabilities the logits are the logarithms. What else is there: class_names, filenames, images uint8
-    [N, 3, S, S], and validation, (logits [V, C], labels [V]). Raises UserError for what does not fit.
-    """
+    """Return what a file of predictions holds, see checked. Raises UserError for what does not fit."""
     with reading(path, "predictions (docs/your_own_code.md says how to write them)"):
         if path.suffix == ".csv":
             return read_csv(path)
         if path.suffix != ".npz":
             raise ValueError("its name does not end in .npz or .csv")
         with np.load(path) as content:
-            given = {key: content[key] for key in content.files}
-        found = {"logits": logits_in(given, "")}
-        found["y_true"] = labels_in(given, "y_true", *found["logits"].shape)
-        if "val_y_true" in given:
-            logits = logits_in(given, "val_")
-            found["validation"] = logits, labels_in(given, "val_y_true", *logits.shape)
-        for key, count in {
-            "class_names": found["logits"].shape[1],
-            "filenames": len(found["y_true"]),
-        }.items():
-            if key in given:
-                found[key] = [one_line(name) for name in given[key].tolist()]
-                if len(found[key]) != count:
-                    raise ValueError(f"it has {len(found[key])} {key}, expected {count}")
-        if "images" in given:
-            found["images"] = given["images"]
-        return found
+            return checked({key: content[key] for key in content.files})
+
+
+def checked(given: dict[str, np.ndarray]) -> dict:
+    """Return y_true int64 [N] and logits float64 [N, C] of arrays as in an .npz file, and what else is there.
+
+    Of probabilities the logits are the logarithms. Else there may be class_names, filenames, images uint8
+    [N, 3, S, S], and validation, (logits [V, C], labels [V]). Raises ValueError for what does not fit.
+    """
+    found = {"logits": logits_in(given, "")}
+    found["y_true"] = labels_in(given, "y_true", *found["logits"].shape)
+    if "val_y_true" in given:
+        logits = logits_in(given, "val_")
+        found["validation"] = logits, labels_in(given, "val_y_true", *logits.shape)
+    counts = {"class_names": found["logits"].shape[1], "filenames": len(found["y_true"])}
+    for key, count in counts.items():
+        if key in given:
+            found[key] = [one_line(name) for name in given[key].tolist()]
+            if len(found[key]) != count:
+                raise ValueError(f"it has {len(found[key])} {key}, expected {count}")
+    if "images" in given:
+        found["images"] = given["images"]
+    return found
 
 
 def read_csv(path: Path) -> dict:

@@ -130,3 +130,20 @@ def test_labels_of_a_table_are_names_where_a_column_is_called_so(tmp_path):
     found = predictions.read(tmp_path / "a.csv")
     assert found["y_true"].tolist() == [0, 1] and found["class_names"] == ["1", "0"]
     torch.testing.assert_close(found["logits"].exp(), torch.tensor([[0.9, 0.1], [0.5, 0.5]]).double())
+
+
+def test_answers_in_memory_are_those_of_a_file(no_page, tmp_path):
+    logits = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    y_true, names = np.arange(60) % 4, ["a", "b", "c", "d"]
+    np.savez(tmp_path / "a.npz", y_true=y_true, logits=logits, class_names=names)
+    assert report.main(["--predictions", str(tmp_path / "a.npz"), "--out", str(tmp_path / "out")]) == 0
+    known = {"class_names": names, "validation": (logits, y_true)}
+    numbers = report.examine_predictions(
+        torch.tensor(y_true), torch.tensor(logits), out=tmp_path / "b", **known
+    )
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    for key in ("accuracy", "auroc", "classes", "checkpoint_sha256", "images_sha256"):
+        assert numbers[key] == written[key]
+    assert "temperature" in numbers and "temperature" not in written
+    with pytest.raises(ValueError, match="y_true goes from"):
+        report.examine_predictions(y_true + 1, logits, out=tmp_path / "c")
