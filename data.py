@@ -141,8 +141,9 @@ def from_arrays(
     filenames = [str(i) for i in range(len(images))] if filenames is None else list(filenames)
     if len(filenames) != len(images):
         raise ValueError(f"there are {len(filenames)} file names for {len(images)} images")
-    if superclass_of is not None and not {*superclass_of} <= {*range(len(superclass_names or ()))}:
-        raise ValueError(f"superclass_of must be places in superclass_names, not {[*superclass_of]}")
+    of, places = superclass_of, {*range(len(superclass_names or ()))}
+    if of is not None and (len(of) != len(class_names) or not {*of} <= places):
+        raise ValueError(f"superclass_of must be the place of each class in superclass_names, not {[*of]}")
     images = np.require(images, requirements=["C_CONTIGUOUS", "WRITEABLE"])
     return Dataset(
         name=name,
@@ -161,9 +162,8 @@ def make_shapes(per_class: int, seed: int) -> Dataset:
     """Draw `per_class` images of each of 100 classes, 10 shapes (the superclasses) in 10 colours."""
     images, labels, masks = shapes.draw_images(per_class, seed)
     filenames = [f"{name} {i:03d}.png" for name in shapes.CLASS_NAMES for i in range(per_class)]
-    of_shapes = [c // len(shapes.COLOURS) for c in range(100)]
-    names, superclasses = shapes.CLASS_NAMES, list(shapes.SHAPES)
-    dataset = from_arrays(images, labels, names, "shapes", filenames, of_shapes, superclasses)
+    of = [c // len(shapes.COLOURS) for c in range(100)]
+    dataset = from_arrays(images, labels, shapes.CLASS_NAMES, "shapes", filenames, of, list(shapes.SHAPES))
     dataset.provenance = f"the built-in shapes set, {per_class} images of each of 100 classes, seed {seed}"
     dataset.masks = masks
     return dataset

@@ -36,6 +36,10 @@ WRONG = {  # what replaces the images or the labels, and what the message names
     "float images": ({"images": IMAGES / 255}, r"float64 \[6, 3, 32, 32\]"),
     "no square": ({"images": IMAGES[:, :, :28]}, r"uint8 \[6, 3, 28, 32\]"),
     "7 pixels": ({"images": IMAGES[:, :, :7, :7]}, r"S from 8 to 512.*\[6, 3, 7, 7\]"),
+    "two of three": (
+        {"superclass_of": [0, 1], "superclass_names": ["x", "y"]},
+        "superclass_of must be the place",
+    ),
     "superclass 2 of 2": ({"superclass_of": [0, 1, 2], "superclass_names": ["x", "y"]}, "superclass_of must"),
     "too few labels": ({"labels": LABELS[1:]}, r"\[6\].*\[5\]"),
     "labels from 1": ({"labels": [1, 3, 2, 2, 1, 3]}, "0 to 2.*1 to 3"),
