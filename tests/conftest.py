@@ -84,9 +84,10 @@ def reported(tmp_path_factory, finished, reported_sets):
     """
     from pages import NO_PLOTS, stress_content, write_predictions
 
+    import metrics
     import reasons
     import report
-    from page import failures, page, sections
+    from page import failures, page, plots, sections
     from running.checkpoint import read_checkpoint, save_checkpoint
 
     out = tmp_path_factory.mktemp("reported") / "run"
@@ -108,12 +109,30 @@ def reported(tmp_path_factory, finished, reported_sets):
         patch.setattr(page, "read_stress", lambda folder, whose: stress)
         patch.setattr(report, "predict", lambda *some, **more: scores)  # what the network makes of the images
         patch.setattr(sections, "write_plots", NO_PLOTS)
+        patch.setattr(plots, "save_png", lambda *found: None)  # the page holds its own pictures
         patch.setattr(failures, "NUM_FAILURES", 2)
-        patch.setattr(reasons, "NUM_MISTAKES", 5)
-        patch.setattr(reasons, "NUM_RIGHT", 5)
+        patch.setattr(metrics.bootstrap_headline, "__defaults__", (None, 20))  # resamples
+        for name in ("NUM_MISTAKES", "NUM_RIGHT", "NUM_RANDOMIZED", "NUM_POINTED"):
+            patch.setattr(reasons, name, 5)
         patch.setattr(reasons, "MAX_EXAMINED", 3)
         assert report.main(["--run", str(out), "--against", str(other_run)]) == 0
     return out
+
+
+@pytest.fixture
+def few_resamples(monkeypatch):
+    """Twenty in place of a thousand, where no interval is looked at."""
+    import metrics
+
+    monkeypatch.setattr(metrics.bootstrap_headline, "__defaults__", (None, 20))
+
+
+@pytest.fixture
+def no_page(monkeypatch):
+    """Draw nothing, where a test asks for numbers only."""
+    import report
+
+    monkeypatch.setattr(report, "write_page", lambda *found: None)
 
 
 @pytest.fixture
