@@ -7,6 +7,7 @@ import shutil
 import statistics
 
 import false_positives
+import numpy as np
 import pytest
 import torch
 from networks import seeded
@@ -14,7 +15,6 @@ from pages import write_predictions
 
 import agreement
 import compare
-import metrics
 from running.errors import UserError
 from running.outputs import read_predictions, sha256_of, write_stress
 
@@ -47,11 +47,6 @@ def calibration_error(of_images):
 
 
 # ---- agreement.py ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def few_resamples(monkeypatch):
-    monkeypatch.setattr(metrics.bootstrap_headline, "__defaults__", (None, 20))
 
 
 def test_runs_of_the_same_images_are_compared_by_counting(small_sets, few_resamples):
@@ -126,11 +121,10 @@ def test_other_images_labels_classes_or_equal_weights_are_refused(small_sets, tm
     same = tmp_path / "same"
     assert list(agreement.read_runs([same], *network("cd"))) == [str(same)]
     for name in ("renamed", "flipped", "relabelled"):
-        with pytest.raises(
-            UserError, match=f"^--against .*{name} is of other test images, labels or classes"
-        ):
+        refused = f"{name} is of other test images, labels or classes"
+        with pytest.raises(UserError, match=f"^--against .*{refused}"):
             agreement.read_runs([tmp_path / name], *network("cd"))
-        with pytest.raises(UserError, match=f"^/.*{name} is of other test images, labels or classes"):
+        with pytest.raises(UserError, match=f"^/.*{refused}"):
             compare.main([str(same), str(tmp_path / name)])
     with pytest.raises(UserError, match="has the same weights as the network itself"):
         agreement.read_runs([same], *network("same"))
@@ -204,12 +198,6 @@ def loop_calibration(run, temperature):
     return [calibration_error([of_images[i] for i in pick]) for pick in picks]
 
 
-def quantile(values, share):
-    values, place = sorted(values), share * (len(values) - 1)
-    low = min(int(place), len(values) - 2)
-    return values[low] + (place - low) * (values[low + 1] - values[low])
-
-
 def test_every_cell_of_the_table_by_loops(small_sets, tmp_path, capsys):
     test, generator = small_sets[1], seeded(5)
     recipes = {"plain": (3, 0.1, 3), "hard": (2, 0.0, 3), "long": (2, 0.1, 6)}  # seeds, smoothing, epochs
@@ -241,7 +229,7 @@ def test_every_cell_of_the_table_by_loops(small_sets, tmp_path, capsys):
             each = [statistics.mean(a) - statistics.mean(b) for a, b in
                     zip(zip(*(of[run] for run in ours)), zip(*(of[run] for run in theirs)))]  # noqa: B905 # fmt: skip
             if name in errors:
-                return value, quantile(each[1:], 0.025), quantile(each[1:], 0.975)
+                return value, *np.quantile(each[1:], [0.025, 0.975])
             half = 1.96 * statistics.stdev(each) / math.sqrt(len(each))
             return value, value - half, value + half
 
@@ -267,8 +255,9 @@ def test_every_cell_of_the_table_by_loops(small_sets, tmp_path, capsys):
     assert f"{math.sqrt(2 / (1 + 1 / 3)):.2f} times as much" in around
 
 
-def test_runs_without_a_recipe_or_with_other_samples(small_sets, tmp_path, capsys):
+def test_runs_without_a_recipe_or_with_other_samples(small_sets, tmp_path, monkeypatch, capsys):
     """Folders of one name are recipes of their own, and stress tests of two sizes are not compared."""
+    monkeypatch.setattr(compare, "NUM_RESAMPLES", 2)
     test = small_sets[1]
     for place in ("a", "b"):
         folder = tmp_path / place / "net"
