@@ -54,10 +54,14 @@ def load(spec, weights=None, mean=None, std=None, layer=None, class_names=None):
     return load_model(str(spec), weights, mean, std, layer, class_names, CPU)
 
 
+def pool(x):
+    return x.mean(dim=(2, 3))
+
+
 class Applied(nn.Module):
     """A network that is a function of images, behind a convolution that keeps their size."""
 
-    def __init__(self, function, channels=3):
+    def __init__(self, function=pool, channels=3):
         super().__init__()
         self.conv, self.function = nn.Conv2d(channels, 5, 3, padding=1), function
 
@@ -136,21 +140,6 @@ def test_weights_and_normalisation_are_those_of_the_options(theirs):
     torch.testing.assert_close(predict(found.model, pictures(), CPU), expected)
 
 
-def test_predict_restores_frozen_modules_and_changes_nothing(monkeypatch):
-    monkeypatch.setattr(data, "BATCH_SIZE", 2)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(3600, 2)).train()
-    model[1].eval()  # frozen by the caller
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    logits = predict(model, pictures(5), CPU)
-    assert [module.training for module in model] == [True, False, True, True]
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    model.eval()
-    with torch.no_grad():
-        expected = model(pictures(5).float() / 255)
-    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
-    assert predict(model, pictures(5)[:0], CPU).shape == (0, 2)
-
-
 # ---- What is inside --------------------------------------------------------------------------------------
 
 
@@ -190,7 +179,7 @@ def test_copied_cells_are_no_map():
 def test_no_layer_with_cells_and_no_layer_wanted():
     flat = from_module(simple(), None, None, CPU)
     assert flat.layer is None and flat.layer_note.startswith("no maps: no output is [N, K, h, w], [N, h")
-    for function in (lambda x: x.detach().mean(dim=(2, 3)), lambda x: x[:, :, 0, 0]):
+    for function in (lambda x: pool(x.detach()), lambda x: x[:, :, 0, 0]):
         note = from_module(Applied(function), None, None, CPU).layer_note
         assert note == "no maps: no gradient of the scores reaches several cells of conv"
     convolutional = simple(nn.Conv2d(3, 4, 3))
@@ -258,7 +247,7 @@ def test_tokens_of_the_picture_are_the_last_ones(patch, before):
 def test_logits_come_in_the_order_of_the_data_set_by_names_without_case_and_underscores(wanted, given, order):
     """These count where they tell classes apart."""
     test = data.from_arrays(pictures(len(wanted)), torch.arange(len(wanted)), wanted)
-    found = from_module(Applied(lambda x: x.mean(dim=(2, 3))[:, : len(wanted)]), given, None, CPU)
+    found = from_module(Applied(lambda x: pool(x)[:, : len(wanted)]), given, None, CPU)
     if order is None:
         with pytest.raises(UserError, match="are not those of"):
             classifier.fit_classes(found, test)
@@ -273,8 +262,7 @@ def test_logits_come_in_the_order_of_the_data_set_by_names_without_case_and_unde
 def test_pictures_that_are_reduced_and_enlarged_again_are_noted(side, first, noted):
     test = data.from_arrays(pictures(5), torch.arange(5), list("abcde"))
     test.picture_side = side
-    module = nn.Sequential(nn.Upsample(first), Applied(lambda x: x.mean(dim=(2, 3))))
-    found = from_module(module, None, None, CPU)
+    found = from_module(nn.Sequential(nn.Upsample(first), Applied()), None, None, CPU)
     classifier.fit_classes(found, test)
     said = [note for note in found.notes if "are reduced to 32, and" in note and "give --size 64" in note]
     assert len(said) == noted
@@ -333,16 +321,13 @@ def test_weights_that_do_not_fit(theirs, tmp_path, content, message):
     ("function", "message"),
     [
         (lambda x: x, r"makes of 2 images torch.float32 \[2, 5, 32, 32\]"),
-        (lambda x: (x.mean(dim=(2, 3)),), "more than logits wrap it: see docs"),
+        (lambda x: (pool(x),), "more than logits wrap it: see docs"),
         (lambda x: x.view(7, -1), "for another size give --size"),
-        (lambda x: x.mean(dim=(2, 3)).argsort(), r"int64 \[2, 5\], expected float logits"),
-        (lambda x: x.mean(dim=(2, 3)) * torch.nan, "not finite"),
-        (lambda x: x.mean(dim=(2, 3))[:, :3], "3 logits and has 2 class names"),
-        (
-            lambda x: checkpoint(torch.sin, x, use_reentrant=True).mean(dim=(2, 3)),
-            "differentiated: .*use_reentr",
-        ),
-        (lambda x: x.mean(dim=(2, 3)).squeeze().flatten(1), r"one image alone \(.*flatten\(1\) does not"),
+        (lambda x: pool(x).argsort(), r"int64 \[2, 5\], expected float logits"),
+        (lambda x: pool(x) * torch.nan, "not finite"),
+        (lambda x: pool(x)[:, :3], "3 logits and has 2 class names"),
+        (lambda x: pool(checkpoint(torch.sin, x, use_reentrant=True)), "differentiated: .*use_reentr"),
+        (lambda x: pool(x).squeeze().flatten(1), r"one image alone \(.*flatten\(1\) does not"),
     ],
 )
 def test_networks_that_cannot_be_examined_are_named_in_one_line(function, message):
@@ -434,7 +419,7 @@ class Unusual(nn.Module):
         self.auxiliary, self.fc, self.end = nn.Linear(8, 5), nn.Linear(8, 5), end
 
     def forward(self, x):
-        x = self.bn(self.conv(x)).relu().mean(dim=(2, 3))
+        x = pool(self.bn(self.conv(x)).relu())
         self.auxiliary(x)  # a head that is not used
         return self.end(self.fc(x))
 
@@ -444,7 +429,7 @@ NOTES = {
     "logarithms": (Unusual(lambda x: x.log_softmax(dim=1)), None),
     "other images": (Unusual(track_running_stats=False), "depends on the other images of the batch"),
     "random": (Unusual(lambda x: nn.functional.dropout(x, 0.5)), "answers at random"),
-    "softmax": (Unusual(lambda x: x.softmax(dim=1)), "ends in softmax"),
+    "softmax": (Unusual(lambda x: (1000 * x).softmax(dim=1)), "ends in softmax"),  # many of them are 0
     "per cent": (Unusual(lambda x: 100 * x.softmax(dim=1)), "outputs add up to 100: are these prob"),
     "sigmoid": (Unusual(lambda x: x.sigmoid()), "outputs lie in 0 to 1: are these probabilities"),
     "a little noise": (Unusual(lambda x: x + 0.01 * x.abs().max() * torch.randn(x.shape)), "at random"),
@@ -459,25 +444,17 @@ def test_what_makes_all_numbers_mean_less_is_noted(name):
     assert len(found.notes) == (note is not None) and all(note in said for said in found.notes)
     assert (found.fixed_logits is None) == ("random" in (note or ""))
     if name in ("as usual", "softmax"):
-        expected = module.fc(module.bn(module.conv(pictures() / 255)).relu().mean(dim=(2, 3))).softmax(dim=1)
-        torch.testing.assert_close(predict(found.model, pictures(), CPU).softmax(dim=1), expected.detach())
-
-
-def test_a_probability_of_0_has_a_finite_logarithm():
-    module = Unusual(lambda x: (1000 * x).softmax(dim=1))
-    found = from_module(module, None, None, CPU)
-    logits = predict(found.model, pictures(), CPU)
-    probabilities = module(pictures() / 255)
-    assert logits.isfinite().all() and (probabilities == 0).any()
-    torch.testing.assert_close(logits.softmax(dim=1), probabilities.detach())
+        logits, outputs = predict(found.model, pictures(), CPU), module(pictures() / 255).detach()
+        expected = outputs if name == "softmax" else outputs.softmax(dim=1)
+        assert logits.isfinite().all() and (expected == 0).any() == (name == "softmax")
+        torch.testing.assert_close(logits.softmax(dim=1), expected)
 
 
 def test_logits_of_fixed_images_tell_networks_apart_that_have_the_same_weights():
     torch.manual_seed(0)
-    same = Applied(lambda x: x.mean(dim=(2, 3)))
-    found = []
+    same, found = Applied(), []
     for factor in (1.0, 1.1, 1.0):
-        same.function = lambda x, factor=factor: factor * x.mean(dim=(2, 3))
+        same.function = lambda x, factor=factor: factor * pool(x)
         found.append(from_module(same, None, None, CPU))
     logits = [of.fixed_logits for of in found]
     assert found[0].digest == found[1].digest and logits[0].shape == (4, 5)
@@ -486,22 +463,31 @@ def test_logits_of_fixed_images_tell_networks_apart_that_have_the_same_weights()
 
 
 def test_number_formats_of_the_layers():
-    wide = Applied(lambda x: x.mean(dim=(2, 3)).double())
-    found = from_module(wide, None, None, CPU)
+    found = from_module(Applied(lambda x: pool(x).double()), None, None, CPU)
     assert found.computes_in == "float32" and found.fixed_logits.dtype == torch.float32
     half = nn.Sequential(Applied(lambda x: x.bfloat16(), 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     assert from_module(half, None, None, CPU).computes_in == "bfloat16, float32"
 
 
-def test_images_are_predicted_in_a_random_order_and_put_back():
+def test_images_are_predicted_in_a_random_order_and_put_back_and_nothing_is_changed():
     """In the order of their classes a network without running statistics sees one class at a time."""
     images = torch.arange(120, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 32, 32)
-    seen, model = [], from_module(Unusual(), None, None, CPU).model
+    seen, model = [], Unusual().train()
+    model.conv.eval()  # frozen by the caller
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     model.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     logits = predict(model, images, CPU)
     assert [len(batch) for batch in seen] == [50, 50, 20]
     assert seen[0][:, 0, 0, 0].std() > 0.1 and not torch.equal(seen[0], seen[0].sort(dim=0).values)
-    torch.testing.assert_close(logits, model(images / 255).detach(), rtol=1e-4, atol=1e-4)
+    assert [module.training for module in (model, model.conv, model.bn, model.fc)] == [
+        True,
+        False,
+        True,
+        True,
+    ]
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    torch.testing.assert_close(logits, model.eval()(images / 255).detach(), rtol=1e-4, atol=1e-4)
+    assert predict(model, images[:0], CPU).shape == (0, 5)
 
 
 def test_what_works_in_place_and_squeezes():
