@@ -13,7 +13,8 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from pages import NO_PLOTS, text
+from networks import seeded
+from pages import text
 from processes import assert_one_line, outcome
 from torch import nn
 from torchvision.io import decode_image, read_file
@@ -21,10 +22,9 @@ from torchvision.io import decode_image, read_file
 import data
 import evaluate
 import metrics
-import reasons
 import report
 from metrics import expected_calibration_error
-from page import failures, plots, sections
+from page import plots, sections
 from page.plots import save_png
 from page.sections import write_plots
 from running.checkpoint import read_checkpoint
@@ -39,7 +39,7 @@ HEADLINE = ["accuracy", "macro_precision", "macro_recall", "macro_f1", "top5_acc
 @pytest.fixture
 def logits(small_sets, few_resamples):
     """Of a network that is right about half of the test images."""
-    logits = 3 * torch.randn(100, 100, generator=torch.Generator().manual_seed(0))
+    logits = 3 * torch.randn(100, 100, generator=seeded())
     logits[torch.arange(50), small_sets[1].labels[:50]] += 9
     return logits
 
@@ -117,12 +117,6 @@ def test_duplicates_are_counted_and_left_out(small_sets, few_resamples):
     assert numbers["errors_within_superclass"] is None
 
 
-def test_the_mean_colour_is_that_of_the_data(small_sets):
-    images = small_sets[0].images.double() / 255
-    expected = [images[:, channel].mean().item() for channel in range(3)]
-    assert evaluate.mean_colour(small_sets[0]).tolist() == pytest.approx(expected)
-
-
 # ---- A network in memory ---------------------------------------------------------------------------------
 
 
@@ -148,31 +142,9 @@ def pictures(labels, names, seed=0):
     return data.from_arrays(pixels, labels, names, name="my_pictures")
 
 
-def scores_for(labels, wrong, num_classes):
-    """Logits right but for the images `wrong`, which are taken for the next class; more or less sure."""
-    generator = torch.Generator().manual_seed(0)
-    answers = labels.clone()
-    answers[wrong] = (answers[wrong] + 1) % num_classes
-    sureness = 1 + 3 * torch.rand(len(labels), 1, generator=generator)
-    return sureness * torch.eye(num_classes)[answers] + 0.1 * torch.rand(num_classes, generator=generator)
-
-
 @pytest.fixture
 def no_reasons(monkeypatch, no_page):
     monkeypatch.setattr(report, "find_reasons", lambda *found: ({}, {}))
-
-
-@pytest.fixture
-def quick(monkeypatch, few_resamples):
-    """Few images; nothing is drawn for the page, which tests/page looks at."""
-    monkeypatch.setattr(plots, "to_svg", lambda *found: "")
-    monkeypatch.setattr(plots, "save_png", lambda *found: None)
-    monkeypatch.setattr(sections, "write_plots", NO_PLOTS)
-    for name in ("NUM_MISTAKES", "NUM_RIGHT", "NUM_RANDOMIZED", "NUM_POINTED"):
-        monkeypatch.setattr(reasons, name, 3)
-    monkeypatch.setattr(reasons, "NUM_SEEDS", 1)
-    monkeypatch.setattr(reasons, "MAX_EXAMINED", 0)  # but the mistake that the page shows first
-    monkeypatch.setattr(failures, "NUM_FAILURES", 2)
 
 
 LABELS = torch.arange(30)
@@ -189,7 +161,10 @@ CASES = {
 def test_the_page_of_any_set_says_what_holds_for_it(case, quick, tmp_path, monkeypatch, capsys):
     labels, num_classes, wrong = CASES[case]
     names = [f"class_{c}" for c in range(num_classes)]
-    test, logits = pictures(labels, names), scores_for(labels, wrong, num_classes)
+    test, answers = pictures(labels, names), labels.clone()
+    answers[wrong] = (answers[wrong] + 1) % num_classes
+    sureness = 1 + 3 * torch.rand(len(labels), 1, generator=seeded())
+    logits = sureness * torch.eye(num_classes)[answers] + 0.1 * torch.rand(num_classes, generator=seeded(1))
     monkeypatch.setattr(report, "predict", lambda *some, **more: logits)
     numbers = report.examine(Tiny(num_classes), test, out=tmp_path)
     absent = num_classes - len(set(labels.tolist()))
@@ -274,6 +249,8 @@ def test_every_file_is_written(quick, tmp_path, monkeypatch):
     assert written["filenames"].tolist() == test.filenames
     drawn = {path.name for path in (tmp_path / "plots").iterdir()}
     assert drawn == {"headline_metrics.png", "worst_classes.png", "confusion_matrix.png"}
+    fill = np.load(tmp_path / "evidence.npz")["fill"]  # the mean colour of the training set
+    assert fill == pytest.approx((train.images / 255).double().mean(dim=(0, 2, 3)).numpy())
     assert numbers["maps"]["layer"] == "first" and numbers["maps"]["size"] == [8, 8]
 
     wrong = [i for i in range(30) if expected[i].argmax() != test.labels[i]]

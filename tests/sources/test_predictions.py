@@ -6,11 +6,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from pages import NO_PLOTS, text
+from pages import text
 from processes import assert_one_line, outcome
 
 import report
-from page import plots, sections
 from sources import predictions
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
@@ -66,9 +65,7 @@ def test_the_numbers_are_those_of_scikit_learn(kind, digits, no_page, tmp_path, 
     assert_one_line(*outcome(capsys, report.main, other), "of other weights")
 
 
-def test_an_accuracy_that_is_not_the_expected_one_writes_nothing(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sections, "write_plots", NO_PLOTS)
-    monkeypatch.setattr(plots, "to_svg", lambda *found: "")
+def test_an_accuracy_that_is_not_the_expected_one_writes_nothing(quick, tmp_path, capsys):
     y_true = np.arange(200) % 4
     logits = np.eye(4)[np.where(np.arange(200) < 150, y_true, (y_true + 1) % 4)]  # 75 % are right
     np.savez(tmp_path / "a.npz", y_true=y_true, logits=logits)
