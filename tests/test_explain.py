@@ -15,13 +15,6 @@ from gradcam import GradCAM, overlay, to_heatmap
 from resnet_cifar import resnet18
 from running.errors import UserError
 
-
-def photo(height, width, channels=3):
-    """A picture with structure at every scale, uint8 [height, width, channels]."""
-    small = np.random.default_rng(0).integers(0, 256, (7, 9, channels), dtype=np.uint8)
-    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
-
-
 OWN = ["--model", "net.py:net", "--classes", "names.txt"]
 NETWORK = """
 import torch
@@ -38,10 +31,13 @@ def net():
 def folder(tmp_path, monkeypatch):
     """The current folder: two pictures of one name, a small network and the names of its classes."""
     monkeypatch.chdir(tmp_path)
-    noise = np.random.default_rng(1).integers(0, 256, (300, 500, 3), dtype=np.uint8)  # shows antialiasing
+    generator = np.random.default_rng(0)
+    small = Image.fromarray(generator.integers(0, 256, (7, 9, 3), dtype=np.uint8))
+    noise = Image.fromarray(generator.integers(0, 256, (300, 500, 3), dtype=np.uint8))  # shows antialiasing
+    photo = Image.blend(small.resize((500, 300), Image.Resampling.BICUBIC), noise, 0.5)
     for name in ("a", "b"):
         Path(name).mkdir()
-        Image.fromarray(photo(300, 500) // 2 + noise // 2).save(f"{name}/my cat.png")
+        photo.save(f"{name}/my cat.png")
     Path("net.py").write_text(NETWORK)
     Path("names.txt").write_text("ant\n$bee$\na long name\n")
     Path("text.png").write_text("not a picture")
