@@ -16,7 +16,7 @@ def read(path: Path) -> dict:
     """Return what a file of predictions holds, see checked. Raises UserError for what does not fit."""
     with reading(path, "predictions (docs/your_own_code.md says how to write them)"):
         if path.suffix == ".csv":
-            return read_csv(path)
+            return checked(read_csv(path))
         if path.suffix != ".npz":
             raise ValueError("its name does not end in .npz or .csv")
         with np.load(path) as content:
@@ -45,8 +45,8 @@ def checked(given: dict[str, np.ndarray]) -> dict:
     return found
 
 
-def read_csv(path: Path) -> dict:
-    """Return what a .csv file holds: y_true, `filename` if there is one, and a column for each class."""
+def read_csv(path: Path) -> dict[str, np.ndarray]:
+    """Return arrays as in an .npz file: y_true, `filename` if there is one, and a column for each class."""
     with open(path, newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         names = [head for head in rows.fieldnames or [] if head not in ("y_true", "filename")]
@@ -55,12 +55,11 @@ def read_csv(path: Path) -> dict:
         raise ValueError("it has no rows with a y_true")
     # A label that is the head of a column is a name, else a number.
     labels = [names.index(row["y_true"]) if row["y_true"] in names else int(row["y_true"]) for row in table]
-    given = {"probabilities": np.array([[float(row[name]) for name in names] for row in table])}
-    found = {"logits": logits_in(given, ""), "class_names": [one_line(name) for name in names]}
-    found["y_true"] = labels_in({"y_true": np.array(labels)}, "y_true", *found["logits"].shape)
+    probabilities = [[float(row[name]) for name in names] for row in table]
+    given = {"y_true": labels, "probabilities": probabilities, "class_names": names}
     if "filename" in table[0]:
-        found["filenames"] = [one_line(row["filename"]) for row in table]
-    return found
+        given["filenames"] = [row["filename"] for row in table]
+    return {key: np.array(values) for key, values in given.items()}
 
 
 def logits_in(given: dict, prefix: str) -> Tensor:
