@@ -277,9 +277,8 @@ def from_module(
         input=f"{said}, of {side}x{side} pixels{of_larger}",
     )
     look_inside(classifier, layer)
-    classifier.digest = digest or networks.digest_of(
-        model
-    )  # after a pass: lazy layers have no weights before it
+    # After a pass, as lazy layers have no weights before it.
+    classifier.digest = digest or networks.digest_of(model)
     return classifier
 
 
