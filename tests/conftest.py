@@ -82,11 +82,10 @@ def reported(tmp_path_factory, finished, reported_sets):
 
     It is compared with another run, right about other images, and its stress results are made up.
     """
-    from pages import NO_PLOTS, stress_content, write_predictions
+    from pages import stress_content, write_predictions
 
-    import reasons
     import report
-    from page import failures, page, sections
+    from page import page
     from running.checkpoint import read_checkpoint, save_checkpoint
 
     out = tmp_path_factory.mktemp("reported") / "run"
@@ -107,13 +106,51 @@ def reported(tmp_path_factory, finished, reported_sets):
         use_sets(patch, reported_sets)
         patch.setattr(page, "read_stress", lambda folder, whose: stress)
         patch.setattr(report, "predict", lambda *some, **more: scores)  # what the network makes of the images
-        patch.setattr(sections, "write_plots", NO_PLOTS)
-        patch.setattr(failures, "NUM_FAILURES", 2)
-        patch.setattr(reasons, "NUM_MISTAKES", 5)
-        patch.setattr(reasons, "NUM_RIGHT", 5)
-        patch.setattr(reasons, "MAX_EXAMINED", 3)
+        make_quick(patch)
         assert report.main(["--run", str(out), "--against", str(other_run)]) == 0
     return out
+
+
+def make_quick(patch):
+    """Few resamples, mistakes and random networks; nothing is drawn into files."""
+    from pages import NO_PLOTS
+
+    import metrics
+    import reasons
+    from page import failures, plots, sections
+
+    patch.setattr(metrics.bootstrap_headline, "__defaults__", (None, 20))
+    patch.setattr(sections, "write_plots", NO_PLOTS)
+    patch.setattr(plots, "save_png", lambda *found: None)
+    patch.setattr(failures, "NUM_FAILURES", 2)
+    patch.setattr(reasons, "NUM_SEEDS", 1)
+    for name in ("NUM_MISTAKES", "NUM_RIGHT", "NUM_RANDOMIZED", "NUM_POINTED", "MAX_EXAMINED"):
+        patch.setattr(reasons, name, 3)
+
+
+@pytest.fixture
+def few_resamples(monkeypatch):
+    """Twenty in place of a thousand, where no interval is looked at."""
+    import metrics
+
+    monkeypatch.setattr(metrics.bootstrap_headline, "__defaults__", (None, 20))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A report in a moment, whose page has no plots."""
+    from page import plots
+
+    make_quick(monkeypatch)
+    monkeypatch.setattr(plots, "to_svg", lambda *found: "")
+
+
+@pytest.fixture
+def no_page(monkeypatch):
+    """Draw nothing, where a test asks for numbers only."""
+    import report
+
+    monkeypatch.setattr(report, "write_page", lambda *found: None)
 
 
 @pytest.fixture

@@ -6,17 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from pages import NO_PLOTS, text
+from pages import text
 from processes import assert_one_line, outcome
 
 import report
-from page import sections
 from sources import predictions
 
-
-@pytest.fixture
-def no_page(monkeypatch):
-    monkeypatch.setattr(report, "write_page", lambda *found: None)
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +45,8 @@ def test_the_numbers_are_those_of_scikit_learn(kind, digits, no_page, tmp_path, 
                 rows.writerow([f"{i}.png", *row, names[y_true[i]] if i % 2 else y_true[i]])
     assert report.main(["--predictions", str(file), "--out", str(tmp_path / "out")]) == 0
     numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    expected = dict(
-        zip(
-            ("macro_precision", "macro_recall", "macro_f1"),
-            theirs.precision_recall_fscore_support(y_true, y_pred, average="macro", zero_division=0),
-            strict=False,
-        )
-    )
+    macro = theirs.precision_recall_fscore_support(y_true, y_pred, average="macro", zero_division=0)[:3]
+    expected = dict(zip(("macro_precision", "macro_recall", "macro_f1"), macro, strict=True))
     expected["accuracy"] = theirs.accuracy_score(y_true, y_pred)
     expected["top5_accuracy"] = theirs.top_k_accuracy_score(y_true, probabilities, k=5)
     assert {key: numbers[key]["value"] for key in expected} == pytest.approx(expected)
@@ -74,8 +65,7 @@ def test_the_numbers_are_those_of_scikit_learn(kind, digits, no_page, tmp_path, 
     assert_one_line(*outcome(capsys, report.main, other), "of other weights")
 
 
-def test_an_accuracy_that_is_not_the_expected_one_writes_nothing(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sections, "write_plots", NO_PLOTS)
+def test_an_accuracy_that_is_not_the_expected_one_writes_nothing(quick, tmp_path, capsys):
     y_true = np.arange(200) % 4
     logits = np.eye(4)[np.where(np.arange(200) < 150, y_true, (y_true + 1) % 4)]  # 75 % are right
     np.savez(tmp_path / "a.npz", y_true=y_true, logits=logits)
@@ -99,29 +89,24 @@ WRONG = {
     "names": ({"class_names": np.array(["a"])}, "it has 1 class_names, expected 2"),
     "images": ({"images": np.zeros((2, 8, 8))}, "images must be uint8"),
     "validation": ({"val_y_true": np.array([0])}, "no val_probabilities and no val_logits"),
+    "table without labels": ("a,b\n1,0\n", "no rows with a y_true"),
+    "label of a table": ("y_true,a,b\nc,1,0\n", "invalid literal"),
+    "number of a table": ("y_true,a,b\n0,x,0\n", "'x'"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_what_does_not_fit_is_one_line(case, tmp_path, capsys):
-    change, message = WRONG[case]
-    np.savez(tmp_path / "a.npz", **(GOOD | change))
-    argv = ["--predictions", str(tmp_path / "a.npz"), "--out", str(tmp_path / "out")]
+    content, message = WRONG[case]
+    if isinstance(content, str):
+        file = tmp_path / "a.csv"
+        file.write_text(content)
+    else:
+        file = tmp_path / "a.npz"
+        np.savez(file, **(GOOD | content))
+    argv = ["--predictions", str(file), "--out", str(tmp_path / "out")]
     assert_one_line(*outcome(capsys, report.main, argv), message)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("a,b\n1,0\n", "no rows with a y_true"),
-        ("y_true,a,b\nc,1,0\n", "invalid literal"),
-        ("y_true,a,b\n0,x,0\n", "x"),
-    ],
-)
-def test_tables_that_do_not_fit_are_one_line(text, message, tmp_path, capsys):
-    (tmp_path / "a.csv").write_text(text)
-    assert_one_line(*outcome(capsys, report.main, ["--predictions", str(tmp_path / "a.csv")]), message)
 
 
 def test_labels_of_a_table_are_names_where_a_column_is_called_so(tmp_path):
@@ -138,9 +123,7 @@ def test_answers_in_memory_are_those_of_a_file(no_page, tmp_path):
     np.savez(tmp_path / "a.npz", y_true=y_true, logits=logits, class_names=names)
     assert report.main(["--predictions", str(tmp_path / "a.npz"), "--out", str(tmp_path / "out")]) == 0
     known = {"class_names": names, "validation": (logits, y_true)}
-    numbers = report.examine_predictions(
-        torch.tensor(y_true), torch.tensor(logits), out=tmp_path / "b", **known
-    )
+    numbers = report.examine_predictions(torch.tensor(y_true), torch.tensor(logits), out=tmp_path, **known)
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
     for key in ("accuracy", "auroc", "classes", "checkpoint_sha256", "images_sha256"):
         assert numbers[key] == written[key]
