@@ -1,19 +1,11 @@
-"""Training that goes wrong: options, folders and saved runs that are refused, a loss that is not finite, full
-memory."""
+"""Training that goes wrong: what is refused before it begins, a loss that is not finite, full memory."""
 
 import shutil
 from dataclasses import replace
 
 import pytest
 import torch
-from processes import (
-    TINY,
-    assert_one_line,
-    check_invariants,
-    contents,
-    continue_or_begin,
-    outcome,
-)
+from processes import TINY, assert_one_line, check_invariants, contents, continue_or_begin, outcome
 
 import data
 import train
@@ -21,8 +13,6 @@ from resnet_cifar import ResNet
 from running.checkpoint import read_checkpoint, save_checkpoint
 
 SHAPES = [*TINY, "--dataset", "shapes"]
-
-# ---- Options, folders and saved runs that are refused -----------------------------------------------------
 
 OPTIONS = {
     "--epochs 0": "--epochs 0: expected a number from 1 to",
@@ -113,9 +103,6 @@ def test_resuming_with_another_setting_or_on_other_data_is_refused(
     renamed = replace(small_sets[0], images=small_sets[0].images.flip(0), labels=small_sets[0].labels.flip(0))
     monkeypatch.setattr(data, "load", lambda *some: (renamed, small_sets[1]))
     assert_one_line(*outcome(capsys, train.main, argv), "shapes has its training images in another order")
-
-
-# ---- What goes wrong while it trains ----------------------------------------------------------------------
 
 
 def at_forward(number, change):
