@@ -141,7 +141,7 @@ WRONG = {  # files, and what the line says of them
     "cut": ({"train": SMALL["cifar100"].files()["cifar-100-python/train"][:5000]}, "train cannot be used"),
     "a label too few": (second_labels(range(99)), "test cannot be used"),
     "a row of pixels too few": (
-        changed_test(b"data", np.zeros((199, 3072), np.uint8)),
+        changed_test(b"data", np.zeros((199, 3072), "u1")),
         "test cannot be used",
     ),
     "a label of 100": (second_labels(range(1, 101)), "labels must be in 0 to 99"),
