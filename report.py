@@ -32,7 +32,7 @@ from page.page import write_page
 from page.pictures import SIDE
 from page.sections import HEADLINE
 from running import outputs
-from running.console import CommandLine, Progress, run_main
+from running.console import CommandLine, Progress, option, run_main
 from running.device import environment, pick_device
 from running.errors import UserError, reading
 from running.files import write_json
@@ -389,9 +389,10 @@ def answers_of_network(args: argparse.Namespace, device: torch.device) -> tuple[
 
 def answers_in_file(args: argparse.Namespace) -> tuple[Answers, Path]:
     """Return the answers in the file --predictions, and the folder of the results."""
-    for name in ("run", "checkpoint", "model"):
+    of_network = "run checkpoint model weights weights_key mean std classes layer resize"
+    for name in of_network.split():
         if getattr(args, name) is not None:
-            raise UserError(f"--predictions needs no network: leave out --{name}")
+            raise UserError(f"--predictions needs no network: leave out {option(name)}")
     file = args.predictions
     given, train = predictions.read(file), None
     with reading(file, "predictions of test images"):
