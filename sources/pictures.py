@@ -38,6 +38,9 @@ def read_folder(
         raise UserError(f"{root}: train/ and {held_out}/ need the same classes, but only one has {odd[0]!r}")
     if len(names) < 2:
         raise UserError(f"{root / 'train'} has pictures of {len(names)} classes, expected two or more")
+    class_names = [one_line(name) for name in names]
+    if len(set(class_names)) < len(names):
+        raise UserError(f"{root}: two classes have one name but for their spaces: rename a folder")
     print(f"reading {len(train + test):,} pictures of {len(names)} classes in {root}", flush=True)
     files = [name for part in ("train", held_out) for _, _, names in os.walk(root / part) for name in names]
     num_others = len([name for name in files if not is_picture(name) and not name.startswith(".")])
@@ -47,9 +50,6 @@ def read_folder(
     if unreadable:
         named = ", ".join(unreadable[:5])
         raise UserError(f"{len(unreadable)} pictures cannot be read, repair or remove them: {named}")
-    class_names = [one_line(name) for name in names]
-    if len(set(class_names)) < len(names):
-        raise UserError(f"{root}: two classes have one name but for their spaces: rename a folder")
     return class_names, splits, num_others
 
 

@@ -263,6 +263,19 @@ def test_puzzles_are_those_of_loops(small_case, monkeypatch):
     assert found["puzzle_by_map"].tolist() == [-1] * 6
 
 
+@pytest.mark.parametrize("side, most", [(32, 60), (100, 50), (224, 10), (512, 10)])
+def test_of_large_pictures_fewer_mistakes_are_taken_apart(side, most, monkeypatch):
+    """Whether the pictures are large or only the network's input is; nothing turns these."""
+    passes = []
+    network = SimpleNamespace(model=SimpleNamespace(image_size=side), layer=None)
+    answers = torch.zeros(137, 3, dtype=torch.int64), torch.ones(137, 3)
+    monkeypatch.setattr(reasons, "answers_to", lambda *_: passes.append(1) or answers)
+    first = torch.randperm(80, generator=torch.Generator().manual_seed(1))[0].item()
+    mistakes, images = torch.arange(80), torch.zeros(80, 3, 16, 16, dtype=torch.uint8)
+    reasons.find_puzzles(network, images, torch.ones(80).long(), mistakes, FILL, first)
+    assert len(passes) == most
+
+
 def test_three_puzzles_that_can_be_turned_come_before_each_that_cannot():
     firm = "110101001101000"  # 1: nothing turns it
     puzzles = [(i, sign == "0") for i, sign in enumerate(firm)]

@@ -80,18 +80,24 @@ def test_an_accuracy_that_is_not_the_expected_one_writes_nothing(quick, tmp_path
 
 GOOD = {"y_true": np.array([0, 1]), "probabilities": np.array([[0.9, 0.1], [0.5, 0.5]])}
 WRONG = {
-    "sums": ({"probabilities": np.ones((2, 2))}, "no probabilities: give what sums to 1"),
+    "sums": ({"probabilities": np.ones((2, 2))}, "do not sum to 1 in each row"),
     "range": ({"y_true": np.array([0, 2])}, "y_true goes from 0 to 2, expected 0 to 1"),
     "length": ({"y_true": np.array([0])}, r"y_true is int64 \[1\], expected whole numbers \[2\]"),
     "fractions": ({"y_true": np.array([0.0, 1.0])}, "expected whole numbers"),
     "nan": ({"probabilities": np.full((2, 2), np.nan)}, "not all finite"),
     "shape": ({"probabilities": np.ones(2)}, r"expected float \[N, C\]"),
     "names": ({"class_names": np.array(["a"])}, "it has 1 class_names, expected 2"),
+    "twice": ({"class_names": np.array(["a", "a "])}, "two classes have one name"),
     "images": ({"images": np.zeros((2, 8, 8))}, "images must be uint8"),
     "validation": ({"val_y_true": np.array([0])}, "no val_probabilities and no val_logits"),
-    "table without labels": ("a,b\n1,0\n", "no rows with a y_true"),
-    "label of a table": ("y_true,a,b\nc,1,0\n", "invalid literal"),
-    "number of a table": ("y_true,a,b\n0,x,0\n", "'x'"),
+    "no labels": ({"val_logits": np.ones((3, 2))}, "it has no val_y_true"),
+    "others": ({"val_y_true": np.array([0]), "val_logits": np.ones((1, 3))}, "has 3 classes, expected 2"),
+    "table without labels": ("y_true;a;b\n0;1;0\n", "no rows below a head such as y_true,cat,dog"),
+    "label of a table": ("y_true,a,b\na,1,0\nc,1,0\n", "row 2 does not fit its head"),
+    "number of a table": ("y_true,a,b\n0,x,0\n", "row 1 does not fit"),
+    "short row": ("y_true,a,b\n0,1\n", "row 1 does not fit"),
+    "long row": ("y_true,a,b\n0,1,0,0\n", "row 1 does not fit"),
+    "columns": ("y_true,a,a\n0,1,1\n", "two classes have one name"),
 }
 
 
@@ -107,6 +113,12 @@ def test_what_does_not_fit_is_one_line(case, tmp_path, capsys):
     argv = ["--predictions", str(file), "--out", str(tmp_path / "out")]
     assert_one_line(*outcome(capsys, report.main, argv), message)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_belongs_to_a_network_is_refused_beside_answers(tmp_path, capsys):
+    for option in ("--weights", "--weights-key", "--classes", "--layer", "--resize"):
+        argv = ["--predictions", str(tmp_path / "a.npz"), option, "64"]
+        assert_one_line(*outcome(capsys, report.main, argv), f"needs no network: leave out {option}")
 
 
 def test_labels_of_a_table_are_names_where_a_column_is_called_so(tmp_path):
