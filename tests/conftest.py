@@ -16,7 +16,6 @@ import metrics
 import reasons
 import report
 import train
-from data import make_shapes
 from page import failures, page, plots, sections
 from running.checkpoint import read_checkpoint, save_checkpoint
 
@@ -28,7 +27,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(scope="session")
 def small_sets():
     """(train, test) of the shapes set with three and one images of each class, made in a moment."""
-    return make_shapes(3, seed=0), make_shapes(1, seed=1)
+    return data.make_shapes(3, seed=0), data.make_shapes(1, seed=1)
 
 
 @pytest.fixture
@@ -68,7 +67,7 @@ def half_done(tmp_path_factory, small_sets):
 @pytest.fixture(scope="session")
 def reported_sets(small_sets):
     """A test set of 400 images; names of a class and of two files are as an attacker would choose them."""
-    test = make_shapes(4, seed=1)
+    test = data.make_shapes(4, seed=1)
     classes = [HOSTILE_CLASS, *test.class_names[1:]]
     files = [HOSTILE_FILE, "2" + HOSTILE_FILE, *test.filenames[2:]]
     test = dataclasses.replace(test, class_names=classes, filenames=files)

@@ -200,11 +200,7 @@ def test_no_layer_with_cells_and_no_layer_wanted():
 def test_layer_that_cannot_be_explained_is_refused():
     convolution = nn.Conv2d(3, 3, 3, padding=1)
     module = simple(convolution, convolution)  # layer 0 twice; 2 is the flattened output
-    refused = {
-        "nowhere": "is no layer that runs",
-        "0": "runs 2 times",
-        "2": "cannot be explained: no output is",
-    }
+    refused = {"nowhere": "is no layer that runs", "0": "runs 2 times", "2": "cannot be explained: no"}
     for layer, message in refused.items():
         with pytest.raises(UserError, match=f"--layer {layer} {message}"):
             from_module(module, None, layer, CPU)
@@ -310,10 +306,7 @@ def test_models_that_cannot_be_used(theirs, monkeypatch, spec, options, message)
     [
         (lambda state: {"weights": [1, 2]}, "state dict"),
         (lambda state: dict(list(state.items())[1:]), r'Missing key\(s\) in state_dict: "0.weight"'),
-        (
-            lambda state: {f"{net}.{name}": state[name] for net in "ab" for name in state},
-            r"below a\. and b\.:",
-        ),
+        (lambda state: {f"{net}.{key}": state[key] for net in "ab" for key in state}, r"below a\. and b\.:"),
         (lambda state: {"shadow": state}, "only shadow: name its key by --weights-key"),
         (
             lambda state: {f"net.{name}": state.get(name, torch.ones(1)) for name in [*state, "more"]},

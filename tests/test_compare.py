@@ -136,7 +136,7 @@ def test_other_images_labels_classes_or_equal_weights_are_refused(small_sets, tm
 
 def write_run(folder, test, wrong, seed, smoothing=0.1, epochs=3):
     rows = rows_for(test, wrong, seed)
-    write_predictions(folder, test, rows, folder.name)
+    write_predictions(folder, test, rows, str(folder))
     (folder / "metrics.json").write_text(json.dumps({"temperature": 0.8}))
     settings = {"seed": seed, "out": str(folder), "label_smoothing": smoothing, "epochs": epochs}
     (folder / "config.json").write_text(json.dumps({"settings": settings}))
@@ -151,7 +151,7 @@ def write_answers(folder, test, generator, sample="a sample", count=37):
         name: torch.rand(count, generator=generator) < 0.2 + 0.2 * (i % 5) for i, name in enumerate(names)
     }
     answers["fgsm/4"] = torch.zeros(count) > 0  # where APGD was not run
-    results = {"checkpoint_sha256": folder.name, "images_sha256": sha256_of(test.images)}
+    results = {"checkpoint_sha256": str(folder), "images_sha256": sha256_of(test.images)}
     results |= {"labels_sha256": sha256_of(test.labels), "class_names": test.class_names}
     results |= {"sample_sha256": sample, "families": FAMILIES, "attacks": ATTACKS, "epsilons": [0.5, 1, 4]}
     of_tests = {name: {"accuracy": {"value": int(right.sum()) / count}} for name, right in answers.items()}
@@ -259,8 +259,6 @@ def test_runs_without_a_recipe_or_with_other_samples(small_sets, tmp_path, monke
     for place in ("a", "b"):
         folder = tmp_path / place / "net"
         write_run(folder, test, [1], 0)
-        rows = rows_for(test, [2], 0)
-        write_predictions(folder, test, rows, f"of {place}")
         (folder / "config.json").unlink()
     cells, around = table(capsys, [str(tmp_path / place / "net") for place in ("a", "b")])
     assert cells[""][1] == f"run {tmp_path / 'b' / 'net'} (n = 1)" and cells["accuracy"][2] == ""

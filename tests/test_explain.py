@@ -106,10 +106,7 @@ def test_command_with_a_network_of_ones_own(folder, capsys):
         (["absent.png"], "absent.png cannot be used as a picture: No such file"),
         (["text.png"], "text.png cannot be used as a picture"),
         (["a/my cat.png", "--output", "b/../a/my cat.png"], "expected a .png file that is not there yet"),
-        (
-            ["a/my cat.png", *OWN, "--contrast", "a long nme"],
-            "none of the 3 classes: .* a long name or",
-        ),
+        (["a/my cat.png", *OWN, "--contrast", "a long nme"], "none of the 3 classes: .* a long name"),
     ],
 )
 def test_command_refuses(folder, arguments, message):

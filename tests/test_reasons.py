@@ -14,6 +14,7 @@ from torch import nn
 import data
 import reasons
 from classifier import from_module
+from metrics import proportion
 
 CPU = torch.device("cpu")
 FILL = torch.tensor(data.MEAN)
@@ -104,13 +105,6 @@ def centre():
     return np.exp(-(offsets[:, None] ** 2 + offsets**2) / (2 * (SIDE / 4) ** 2))
 
 
-def wilson(hits):
-    n, z = len(hits), 1.959964
-    q = sum(hits) / n
-    middle, half = q + z**2 / (2 * n), z * math.sqrt(q * (1 - q) / n + z**2 / (4 * n**2))
-    return {"value": q, "low": (middle - half) / (1 + z**2 / n), "high": (middle + half) / (1 + z**2 / n)}
-
-
 def standard(values):
     error = 1.96 * np.std(values, ddof=1) / math.sqrt(len(values))
     return {"value": np.mean(values), "low": np.mean(values) - error, "high": np.mean(values) + error}
@@ -177,7 +171,7 @@ def test_covering_is_that_of_loops(small_case, monkeypatch):
     differences, measured = found.pop("differences"), []
     for (group, name, key), of_images in hits.items():
         of_image = np.mean(of_images, axis=1)
-        expected = standard(of_image) if name == "random" else wilson(of_image)
+        expected = standard(of_image) if name == "random" else proportion(of_image.sum(), len(of_image))
         expected["low"] = max(0, expected["low"])
         assert found[group][name].pop(key) == pytest.approx(expected, abs=1e-6), (group, name, key)
         measured.append(expected["value"])
@@ -363,7 +357,7 @@ def test_the_pointing_game_is_that_of_loops(small_case, monkeypatch):
         for i, cells in zip(sample, of_images, strict=True):
             large = enlarged(cells).astype(np.float32)  # so that equal ones are equal
             hits.append(large.max() > 0 and masks[i].flatten()[int(large.argmax())].item())
-        assert game.pop(name) == pytest.approx(wilson(hits), abs=1e-6), name
+        assert game.pop(name) == pytest.approx(proportion(sum(hits), len(hits))), name
     assert game == {"images": 30, "chance": pytest.approx(masks[sample].double().mean().item())}
 
 

@@ -318,10 +318,9 @@ def test_the_command_reports_a_run_and_its_page_is_made_again_of_the_files(
         assert numbers.pop("command") and numbers.pop("network")
         assert numbers.pop("training")["last_cutmix"] == 0
     assert both[0].pop("maps") and both[0].pop("covering") and both[0] == both[1]
-    for folder, options in (
-        ("runs/mine", ["--run runs/mine"]),
-        ("elsewhere", ["--checkpoint 'my weights.pt'", "--layer none", "--out elsewhere"]),
-    ):
+    commands = {"runs/mine": ["--run runs/mine"]}
+    commands["elsewhere"] = ["--checkpoint 'my weights.pt'", "--layer none", "--out elsewhere"]
+    for folder, options in commands.items():
         command = " \\\n    ".join(["<pre>python report.py", *options])  # a line for each
         page = html.unescape((tmp_path / folder / "report.html").read_text())
         assert f"{command}</pre>" in page and "python train.py \\\n    --dataset shapes" in page

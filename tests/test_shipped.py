@@ -33,10 +33,8 @@ def test_accuracy_in_torchvisions_network():
         pytest.skip("CIFAR100_ROOT names no folder with CIFAR-100")
     _, test = data.load("cifar100", os.environ["CIFAR100_ROOT"])
     checkpoint = torch.load(ROOT / WEIGHTS, weights_only=True)
-    ours, theirs = (
-        load_checkpoint(ROOT / WEIGHTS, torch.device("cpu")),
-        torchvision_resnet18(checkpoint["model"]),
-    )
+    ours = load_checkpoint(ROOT / WEIGHTS, torch.device("cpu"))
+    theirs = torchvision_resnet18(checkpoint["model"])
     index = test.labels.argsort(stable=True).view(100, 100)[:, :3].flatten()
     images = test.images[index] / 255
     with torch.no_grad():
