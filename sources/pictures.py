@@ -69,9 +69,8 @@ def read_split(
     folder: Path, pictures: list[tuple[str, int]], size: int, resize: int | None, unreadable: list[str]
 ) -> tuple[Tensor, Tensor, list[str], int]:
     """Return the arrays of pictures in a folder, see read_folder; add to `unreadable` what cannot be read."""
-    images = torch.zeros(
-        len(pictures), 3, size, size, dtype=torch.uint8
-    )  # a list would take the memory twice
+    # At once, as a list would take the memory twice.
+    images = torch.zeros(len(pictures), 3, size, size, dtype=torch.uint8)
     labels, filenames, sides = [], [], []
     for image, (path, label) in zip(images, pictures, strict=True):
         try:
