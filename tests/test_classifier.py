@@ -4,6 +4,7 @@ import argparse
 import os
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,7 +24,13 @@ from sources import networks
 
 CPU = torch.device("cpu")
 THEIRS = """
+    from __future__ import annotations
+    from dataclasses import dataclass
     from torch import nn
+
+    @dataclass
+    class Options:
+        width: int = 4  # looked up in sys.modules
 
     def two():
         convolution, pool = nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1)
@@ -111,7 +118,8 @@ def test_weights_below_a_key_and_with_prefixes(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "weights  taken from the key 'state_dict', beside epoch\n" in said
     assert "weights  'net.' taken off their names, without n_averaged, loss.weight\n" in said
-    several = {"model": network.state_dict(), "shadow": {"weight": torch.ones(2, 2), "bias": torch.ones(2)}}
+    ones = {name: torch.ones_like(value) for name, value in state.items()}
+    several = {"model": network.state_dict(), "shadow": {"state_dict": ones}}
     networks.load_weights(network, several, "shadow")
     assert torch.equal(network.weight, torch.ones(2, 2))
     with pytest.raises(ValueError, match="no state dict below --weights-key ema: it holds model, shadow"):
@@ -127,6 +135,8 @@ def test_digest_changes_with_one_weight_and_with_what_normalises(theirs):
     with torch.no_grad():
         found[0].module[0].weight[0, 0, 0, 0] += 1e-6
     assert len({*digests, networks.digest_of(found[0].model)}) == 4
+    by_name = {networks.digest_of(nn.ModuleDict({name: found[0].module})) for name in "ab"}
+    assert len(by_name) == 2
 
 
 def test_weights_and_normalisation_are_those_of_the_options(theirs):
@@ -208,11 +218,13 @@ class Tokens(nn.Module):
         super().__init__()
         self.patches, self.before = nn.Conv2d(3, 8, patch, patch), nn.Parameter(torch.randn(1, before, 8))
         self.norm, self.mix, self.head = nn.LayerNorm(8), nn.LazyConv1d(8, 1), nn.Linear(8, 5)
+        self.one_cell = nn.Unflatten(1, (8, 1, 1))  # which says nothing of the tokens before it
 
     def forward(self, x):
         tokens = self.patches(x).flatten(2).mT
         tokens = self.norm(torch.cat([self.before.expand(len(x), -1, -1), tokens], dim=1))
-        return self.head(self.mix(tokens.mT).mean(dim=2))
+        mixed = self.mix(tokens.mT).mean(dim=2)
+        return self.head(self.one_cell(mixed).flatten(1))
 
 
 @pytest.mark.parametrize(("patch", "before"), [(8, 0), (8, 1), (8, 2), (8, 5), (16, 5)])
@@ -432,6 +444,7 @@ NOTES = {
     "random": (Unusual(lambda x: nn.functional.dropout(x, 0.5)), "answers at random"),
     "softmax": (Unusual(lambda x: (1000 * x).softmax(dim=1)), "ends in softmax"),  # many of them are 0
     "per cent": (Unusual(lambda x: 100 * x.softmax(dim=1)), "outputs add up to 100: are these prob"),
+    "sums of 1": (Unusual(lambda x: 9 * (x - x.mean(dim=1, keepdim=True)) + 0.2), None),
     "sigmoid": (Unusual(lambda x: x.sigmoid()), "outputs lie in 0 to 1: are these probabilities"),
     "a little noise": (Unusual(lambda x: x + 0.01 * x.abs().max() * torch.randn(x.shape)), "at random"),
     "rounding": (Unusual(lambda x: x + 1e-5 * x.abs().max() * torch.randn(x.shape)), None),
@@ -477,8 +490,9 @@ def test_images_are_predicted_in_a_random_order_and_put_back_and_nothing_is_chan
     model.conv.eval()  # frozen by the caller
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
-    logits = predict(model, images, CPU)
-    assert [len(batch) for batch in seen] == [50, 50, 20]
+    done = []
+    logits = predict(model, images, CPU, SimpleNamespace(update=done.append))
+    assert [len(batch) for batch in seen] == [50, 50, 20] and done == [50, 100, 120]
     assert seen[0][:, 0, 0, 0].std() > 0.1 and not torch.equal(seen[0], seen[0].sort(dim=0).values)
     assert [module.training for module in (model, model.conv, model.bn, model.fc)] == [
         True,

@@ -23,6 +23,7 @@ import data
 import evaluate
 import metrics
 import report
+from gradcam import GradCAM
 from metrics import expected_calibration_error
 from page import plots, sections
 from page.plots import save_png
@@ -55,6 +56,9 @@ def test_numbers_against_loops(small_sets, logits):
         "superclass_accuracy": statistics.mean([float(of[t] == of[p]) for t, p, _ in answers]),
         "errors_within_superclass": statistics.mean([float(of[t] == of[p]) for t, p, _ in answers if t != p]),
         "risk_at_half_coverage": sum(wrong[:50]) / 50,
+        "aurc": statistics.mean(sum(wrong[:n]) / n for n in range(1, 101)),
+        "mean_confidence": statistics.mean(max(row) for _, _, row in answers),
+        "error_if_calibrated": metrics.error_if_calibrated([max(row) for _, _, row in answers]),
         "truth_second": statistics.mean([sorted(row)[-2] == row[t] for t, p, row in answers if t != p]),
     }
     assert {key: numbers[key] for key in expected} == pytest.approx(expected, rel=1e-5)
@@ -65,6 +69,14 @@ def test_numbers_against_loops(small_sets, logits):
     shown = numbers["most_confused_pairs"][0]
     names = [test.class_names.index(shown[key]) for key in ("true", "predicted")]
     assert shown["count"] == count == pairs[tuple(names)]
+    for c, row in enumerate(numbers["classes"]):  # of each there is one image
+        expected = {"num_test": 1, "num_right": sum(t == p == c for t, p, _ in answers)}
+        expected["num_predicted"] = sum(p == c for _, p, _ in answers)
+        expected["precision"] = expected["num_right"] / max(1, expected["num_predicted"])
+        expected |= metrics.proportion(expected["num_right"], 1)
+        expected["recall"] = expected.pop("value")
+        expected["most_confused_with_count"] = 1 - expected["num_right"]
+        assert {key: row[key] for key in expected} == pytest.approx(expected)
     coarse = Counter((of[t], of[p]) for t, p, _ in answers)
     found = evaluated["superclass_confusion"]
     assert all(found[pair] == count for pair, count in coarse.items()) and found.sum() == 100
@@ -154,6 +166,7 @@ CASES = {
     "no mistakes": (LABELS % 7, 7, []),
     "all mistakes": (LABELS % 7, 7, list(range(30))),
     "classes without test images": (LABELS % 3, 9, [1, 2, 5]),
+    "no layer to explain": (LABELS % 3, 3, [1, 2, 5]),
 }
 
 
@@ -166,7 +179,9 @@ def test_the_page_of_any_set_says_what_holds_for_it(case, quick, tmp_path, monke
     sureness = 1 + 3 * torch.rand(len(labels), 1, generator=seeded())
     logits = sureness * torch.eye(num_classes)[answers] + 0.1 * torch.rand(num_classes, generator=seeded(1))
     monkeypatch.setattr(report, "predict", lambda *some, **more: logits)
-    numbers = report.examine(Tiny(num_classes), test, out=tmp_path)
+    explained = case != "no layer to explain"
+    model = Tiny(num_classes) if explained else nn.Sequential(nn.Flatten(), nn.Linear(3072, num_classes))
+    numbers = report.examine(model, test, pictures(labels, names, 1), out=tmp_path)
     absent = num_classes - len(set(labels.tolist()))
     assert (f"note     {absent} classes have no test image" in capsys.readouterr().out) == (absent > 0)
     assert numbers == json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
@@ -174,7 +189,7 @@ def test_the_page_of_any_set_says_what_holds_for_it(case, quick, tmp_path, monke
     written = (tmp_path / "report.html").read_text(encoding="utf-8")
     seen = text(written).replace("None are right", "")
     assert not re.search(r"\b(nan|NaN|None)\b|ResNet|superclass|validation images", seen)
-    assert "Tiny" in seen and "my_pictures" in seen and numbers["checkpoint_sha256"] in seen
+    assert type(model).__name__ in seen and "my_pictures" in seen and numbers["checkpoint_sha256"] in seen
     assert ("first five answers" in seen) == (num_classes > 5)
     assert "python report.py" not in seen and "Training" not in seen
     recalls = metrics.per_class_accuracy(metrics.confusion_matrix(labels, logits.argmax(1), num_classes))
@@ -182,7 +197,13 @@ def test_the_page_of_any_set_says_what_holds_for_it(case, quick, tmp_path, monke
     expected = [f"{100 * r:.1f}\N{NO-BREAK SPACE}%" for r in sorted(recalls[~recalls.isnan()].tolist())]
     assert cells[-num_classes:] == expected + ["–"] * int(recalls.isnan().sum())
     assert ("All are right" in seen) == (not wrong)
-    assert ("mistakes" in numbers["covering"]) == bool(wrong)
+    assert numbers["duplicates"]["test_images_in_train"] == 0
+    assert ("There are no maps" in seen) == (not explained)
+    if explained:
+        assert ("mistakes" in numbers["covering"]) == bool(wrong)
+    else:
+        assert not {"maps", "covering"} & numbers.keys() and "answer rather than truth" not in seen
+        assert "gradcam" not in (tmp_path / "failures" / "failures.csv").read_text(encoding="utf-8")
     assert any("near chance" in note for note in numbers["notes"]) == (case == "all mistakes")
 
 
@@ -202,19 +223,6 @@ def test_other_training_images_are_noted_and_results_of_other_weights_stay_witho
     numbers = json.loads(written.read_text())
     assert "duplicates" not in numbers and "not those" in numbers["notes"][0]
     assert "note     the training images found are not those" in capsys.readouterr().out
-
-
-def test_a_network_without_a_layer_gets_everything_but_the_maps(quick, tmp_path):
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 3))
-    test = pictures(LABELS % 3, ["a", "b", "c"])
-    numbers = report.examine(model, test, train=pictures(LABELS % 3, ["a", "b", "c"], 1), out=tmp_path)
-    assert "maps" not in numbers and "covering" not in numbers
-    assert numbers["duplicates"]["test_images_in_train"] == 0
-    seen = text((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert "There are no maps" in seen and "answer rather than truth" not in seen
-    assert not (tmp_path / "gradcam").exists()
-    with open(tmp_path / "failures" / "failures.csv", newline="", encoding="utf-8") as file:
-        assert "gradcam" not in csv.DictReader(file).fieldnames
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
@@ -249,12 +257,19 @@ def test_every_file_is_written(quick, tmp_path, monkeypatch):
     assert written["filenames"].tolist() == test.filenames
     drawn = {path.name for path in (tmp_path / "plots").iterdir()}
     assert drawn == {"headline_metrics.png", "worst_classes.png", "confusion_matrix.png"}
-    fill = np.load(tmp_path / "evidence.npz")["fill"]  # the mean colour of the training set
-    assert fill == pytest.approx((train.images / 255).double().mean(dim=(0, 2, 3)).numpy())
     assert numbers["maps"]["layer"] == "first" and numbers["maps"]["size"] == [8, 8]
 
     wrong = [i for i in range(30) if expected[i].argmax() != test.labels[i]]
     surest = sorted(wrong, key=lambda i: (-expected[i].max(), i))[:2]
+    found = np.load(tmp_path / "evidence.npz")  # in order of the most confident ones
+    order = expected.argsort(dim=1, descending=True)[found["mistakes"]]
+    assert found["mistakes"][:2].tolist() == surest and (found["answers"][0] == order[:, :3].numpy()).all()
+    ranks = [row.tolist().index(test.labels[i]) + 1 for i, row in zip(found["mistakes"], order, strict=True)]
+    assert found["rank_true"].tolist() == ranks
+    with GradCAM(model, "first") as cam:
+        (maps,) = cam.pairs(test.images[surest] / 255, [(order[:2, 0], test.labels[surest])])
+    torch.testing.assert_close(torch.from_numpy(found["maps"][:2]), maps)
+    assert found["fill"] == pytest.approx((train.images / 255).double().mean(dim=(0, 2, 3)).numpy())
     with open(tmp_path / "failures" / "failures.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["test_index"]) for row in rows] == surest
@@ -300,7 +315,8 @@ def test_the_command_reports_a_run_and_its_page_is_made_again_of_the_files(
     assert report.main(alone) == 0
     both = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("runs/mine", "elsewhere")]
     for numbers in both:
-        assert numbers.pop("command") and numbers.pop("network") and numbers.pop("training")
+        assert numbers.pop("command") and numbers.pop("network")
+        assert numbers.pop("training")["last_cutmix"] == 0
     assert both[0].pop("maps") and both[0].pop("covering") and both[0] == both[1]
     for folder, options in (
         ("runs/mine", ["--run runs/mine"]),
@@ -337,10 +353,10 @@ def test_the_command_reports_a_run_and_its_page_is_made_again_of_the_files(
 
 def test_classes_of_the_training_set_are_found_by_their_names(quick, no_page, tmp_path):
     test = pictures(LABELS % 3, ["a", "b", "c"])
-    train = dataclasses.replace(test, class_names=["c", "b", "a"], labels=2 - test.labels)
+    train = dataclasses.replace(test, class_names=["c", "a", "b"], labels=(test.labels + 1) % 3)
     numbers = report.examine(Tiny(3), test, train, out=tmp_path)
     assert numbers["duplicates"]["test_images_in_train"] == 30
     assert numbers["duplicates"]["with_another_label_there"] == 0
-    other = dataclasses.replace(train, class_names=["x", "b", "a"])
+    other = dataclasses.replace(train, class_names=["x", "a", "b"])
     with pytest.raises(UserError, match="have other classes"):
         report.examine(Tiny(3), test, other, out=tmp_path)

@@ -72,6 +72,14 @@ def folder(tmp_path_factory):
     return root
 
 
+def read_by_torchvision(path, size, resize=None):
+    picture = v2.functional.pil_to_tensor(Image.open(path))
+    steps = (
+        [v2.CenterCrop(min(picture.shape[1:])), v2.Resize(size)] if resize is None else [v2.Resize(resize)]
+    )
+    return v2.Compose([*steps, v2.CenterCrop(size)])(picture)
+
+
 @pytest.mark.parametrize(("size", "resize"), [(32, None), (224, None), (400, None), (224, 256), (48, 56)])
 def test_a_folder_is_read_as_by_torchvision(folder, size, resize):
     """Equal, or one level off where torchvision does not compute in whole numbers."""
@@ -79,11 +87,7 @@ def test_a_folder_is_read_as_by_torchvision(folder, size, resize):
     samples = torchvision.datasets.ImageFolder(folder / "test").samples
     assert test.images.shape == (16, 3, size, size)
     for image, (path, _) in zip(test.images, samples, strict=True):
-        picture = v2.functional.pil_to_tensor(Image.open(path))
-        side = min(picture.shape[1:])
-        steps = [v2.CenterCrop(side), v2.Resize(size)] if resize is None else [v2.Resize(resize)]
-        expected = v2.Compose([*steps, v2.CenterCrop(size)])(picture)
-        assert (image.int() - expected.int()).abs().max() <= 1
+        assert (image.int() - read_by_torchvision(path, size, resize).int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize(("size", "resize"), [(50, None), (24, None), (48, 56)])
@@ -161,15 +165,11 @@ def test_a_report_on_a_network_of_torchvision_at_224_pixels(folder, tmp_path, mo
     argv = ["--model", folder / "net.py:resnet", "--weights", tmp_path / "net.pt", "--out", tmp_path / "out"]
     argv += ["--mean", *mean, "--std", *std, "--size", 224, "--resize", 256, "--dataset", folder]
     assert report.main([str(part) for part in argv]) == 0
-    normalize = v2.Normalize(mean, std)
-    steps = v2.Compose([v2.Resize(256), v2.CenterCrop(224), v2.ToDtype(torch.float32, scale=True), normalize])
-    logits, labels = [], []
-    for path, label in torchvision.datasets.ImageFolder(folder / "test").samples:
-        with torch.no_grad():
-            logits.append(network.eval()(steps(v2.functional.pil_to_tensor(Image.open(path)))[None])[0])
-        labels.append(label)
+    samples = torchvision.datasets.ImageFolder(folder / "test").samples
+    images = torch.stack([read_by_torchvision(path, 224, 256) for path, _ in samples]) / 255
+    with torch.no_grad():
+        expected = network.eval()(v2.functional.normalize(images, mean, std)).softmax(dim=1)
     with np.load(tmp_path / "out" / "predictions.npz") as found:
-        expected = torch.stack(logits).softmax(dim=1).numpy()
         np.testing.assert_allclose(found["probabilities"], expected, rtol=1e-3, atol=1e-4)
-        assert found["y_true"].tolist() == labels
+        assert found["y_true"].tolist() == [label for _, label in samples]
     assert (tmp_path / "out" / "report.html").stat().st_size < 6e6
