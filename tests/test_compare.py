@@ -122,6 +122,9 @@ def test_other_images_labels_classes_or_equal_weights_are_refused(small_sets, tm
             agreement.read_runs([tmp_path / name], *network("cd"))
         with pytest.raises(UserError, match=f"^/.*{refused}"):
             compare.main([str(same), str(tmp_path / name)])
+    (tmp_path / "renamed" / "metrics.json").write_text('{"checkpoint_sha256": "of a later report"}')
+    with pytest.raises(UserError, match=r"metrics\.json is of another report than predictions\.npz"):
+        compare.main([str(same), str(tmp_path / "renamed")])
     with pytest.raises(UserError, match="has the same weights as the network itself"):
         agreement.read_runs([same], *network("same"))
     for twice in (same, tmp_path / "backup"):
