@@ -1,6 +1,7 @@
 """train.py: the schedule and the loop against a second one written out in formulas, and
 resuming against not having been interrupted."""
 
+import itertools
 import json
 import math
 import os
@@ -279,32 +280,25 @@ def test_a_folder_of_pictures(tmp_path, tiny, monkeypatch, capsys):
 # ---- Interrupted and resumed ------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def interrupt(monkeypatch):
-    """interrupt(n): Ctrl-C is pressed in the n-th step from now on, once."""
+def interrupt(monkeypatch, number):
+    """Press Ctrl-C in the n-th step from now on, once."""
+    steps = itertools.count(1)
 
-    def at_step(number):
-        count = 0
+    def counting(*args):
+        for batch in batches(*args):
+            if next(steps) == number:
+                raise KeyboardInterrupt
+            yield batch
 
-        def counting(*args):
-            nonlocal count
-            for batch in batches(*args):
-                count += 1
-                if count == number:
-                    raise KeyboardInterrupt
-                yield batch
-
-        monkeypatch.setattr(data, "batches", counting)
-
-    return at_step
+    monkeypatch.setattr(data, "batches", counting)
 
 
-def test_interrupted_and_resumed_is_the_same_to_the_bit(tmp_path, small, tiny, interrupt, capsys):
+def test_interrupted_and_resumed_is_the_same_to_the_bit(tmp_path, small, tiny, monkeypatch, capsys):
     """Three steps are an epoch: what comes after the last finished one is done again."""
     change = "--corrupt 0.5 --adversarial 2"
     options = f"--clip-norm 0.3 --momentum 0.5 --seed 3 --label-smoothing 0 --cutmix 0.5 {change}"
     run(tmp_path / "whole", options)
-    interrupt(5)
+    interrupt(monkeypatch, 5)
     assert run(tmp_path / "parts", options) == 130
     assert last(tmp_path / "parts")["epoch"] == 1
     torch.manual_seed(5)  # a program that draws other random numbers in between
@@ -317,10 +311,10 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(tmp_path, small, tiny, i
     assert "\nresumed  after 1 epochs\n" in out and "\nnote " not in out
 
 
-def test_resume_keeps_the_settings_and_what_may_change_may(tmp_path, small, tiny, interrupt, monkeypatch):
+def test_resume_keeps_the_settings_and_what_may_change_may(tmp_path, small, tiny, monkeypatch):
     """config.json goes on to say how the run began; the history says in which precision each epoch was."""
     odd = "--momentum 0 --label-smoothing 0 --patience 1 --seed 0 --clip-norm 1 --warmup-epochs 1"
-    interrupt(8)
+    interrupt(monkeypatch, 8)
     assert run(tmp_path / "here", odd) == 130
     expected = asdict(config_of(f"{' '.join(SMALL)} {odd}", "shapes"))
     began = config_json(tmp_path / "here")
@@ -348,9 +342,9 @@ def test_clipping_is_of_the_gradient_and_not_of_the_scaled_one(tmp_path, small, 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_on_cuda(tmp_path, small, interrupt, precision):
+def test_on_cuda(tmp_path, small, monkeypatch, precision):
     options = f"--device cuda --precision {precision} --limit-train 40 --epochs 6"
-    interrupt(12)
+    interrupt(monkeypatch, 12)
     assert run(tmp_path / "run", options) == 130 and go_on(tmp_path / "run") == 0
     losses = [row["train_loss"] for row in read_history(tmp_path / "run")]
     assert losses[-1] < losses[0]
