@@ -47,7 +47,7 @@ def test_grey_is_that_of_pillow():
 
 @pytest.mark.parametrize("side", [8, 16])
 def test_patches_are_the_same_in_another_order(side):
-    shuffled = cues.shuffle_patches(IMAGES, side, seeded())
+    shuffled = cues.CUES[f"patches_{side}"](IMAGES, seeded())
     moves = []
     for image, other in zip(IMAGES, shuffled, strict=True):
         corners = [(y, x) for y in range(0, 32, side) for x in range(0, 32, side)]
