@@ -351,3 +351,27 @@ def test_on_cuda(tmp_path, small, monkeypatch, precision):
     # The weights were saved from the GPU and load on the CPU.
     network = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt", CPU)
     assert network.model(torch.rand(2, 3, 32, 32)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "kind, capability, cpuinfo, expected",
+    [
+        ("cuda", (7, 5), "", "fp16"),  # T4
+        ("cuda", (8, 0), "", "bf16"),  # A100
+        ("cpu", None, "AuthenticAMD avx512_bf16", "bf16"),  # Zen 4
+        ("cpu", None, "AuthenticAMD avx512f", "fp32"),
+        ("cpu", None, "GenuineIntel avx512_bf16 amx_bf16", "bf16"),  # Sapphire Rapids
+        ("cpu", None, "", "fp32"),  # no /proc: macOS, Windows
+    ],
+)
+def test_auto_precision(monkeypatch, kind, capability, cpuinfo, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(train, "cpuinfo", lambda: cpuinfo)
+    assert train.pick_precision("auto", torch.device(kind)) == expected
+    assert train.pick_precision("fp32", torch.device(kind)) == "fp32"
+
+
+def test_autocast_computes_in_that_precision():
+    for precision, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.items():
+        with train.autocast(torch.device("cpu"), precision):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
