@@ -68,9 +68,10 @@ class Small:
         return root
 
 
-def digest(images, labels):
-    """The sha256 over the sorted records: a byte for the label and then the pixels."""
-    records = [bytes([label]) + image.tobytes() for label, image in zip(labels, images, strict=True)]
+def digest(images, labels, size=1):
+    """The sha256 over the sorted records: so many bytes for the label and then the pixels."""
+    firsts = [int(label).to_bytes(size, "big") for label in labels]
+    records = [first + image.tobytes() for first, image in zip(firsts, images, strict=True)]
     return hashlib.sha256(b"".join(sorted(records))).hexdigest()
 
 

@@ -1,5 +1,4 @@
-"""train.py: the schedule and the loop against a second one written out in formulas, and
-resuming against not having been interrupted."""
+"""train.py: the schedule and the loop against formulas, and resuming against no interruption."""
 
 import itertools
 import json
@@ -63,9 +62,6 @@ def tiny(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
-# ---- Settings --------------------------------------------------------------------------------------------
-
-
 def test_defaults_depend_on_the_data_set():
     cifar, shapes = config_of(""), config_of("--dataset shapes", "shapes")
     names = ("epochs", "batch_size", "lr", "width", "cutmix", "warmup_epochs", "patience")
@@ -122,9 +118,6 @@ def test_every_size_has_its_share_of_the_epochs():
 
     assert sides(10, [20, 24, 32]) == [20] * 3 + [24] * 3 + [32] * 4
     assert sides(2, [20, 24, 32]) == [24, 32] and sides(4, [28, 16]) == [28, 28, 16, 16]
-
-
-# ---- The optimizer and the loop, written out --------------------------------------------------------------
 
 
 def normalised(images, size):
@@ -275,9 +268,6 @@ def test_a_folder_of_pictures(tmp_path, tiny, monkeypatch, capsys):
     with pytest.raises(UserError, match=r"--dataset sets/my pictures/: .* or a folder that is there"):
         train.main(resume)
     assert train.main([*resume, "--dataset", "moved"]) == 0
-
-
-# ---- Interrupted and resumed ------------------------------------------------------------------------------
 
 
 def interrupt(monkeypatch, number):
