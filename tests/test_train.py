@@ -68,7 +68,8 @@ def test_defaults_depend_on_the_data_set():
     assert [getattr(cifar, name) for name in names] == [40, 128, 0.15, 64, 0.5, 2, 5]
     assert [getattr(shapes, name) for name in names] == [10, 32, 0.1, 16, 0, 2, 5]
     assert config_of("--epochs 29").cutmix == 0 and config_of("--epochs 30").cutmix == 0.5
-    assert config_of("--epochs 5 --cutmix 0.25").cutmix == 0.25
+    short = config_of("--epochs 5 --cutmix 0.25")
+    assert (short.cutmix, short.warmup_epochs) == (0.25, 1)
     assert config_of("--dataset shapes --epochs 40", "shapes").cutmix == 0
 
 
@@ -204,7 +205,8 @@ def test_early_stopping_ends_a_run_and_it_stays_ended(tmp_path, small, tiny, mon
     monkeypatch.setattr(train, "validate", validated)
     run(tmp_path / "run", "--patience 2 --epochs 8 --limit-train 4 --image-sizes 16,32")
     best = read_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
-    assert last(tmp_path / "run")["epoch"] == 6 and (best["epoch"], best["val_accuracy"]) == (1, 0.5)
+    assert (last(tmp_path / "run")["epoch"], best["epoch"]) == (6, 1)
+    assert last(tmp_path / "run")["val_accuracy"] == best["val_accuracy"] == 0.5
     logits = best["val_logits"]  # which were too large for float16
     assert logits.dtype == torch.float16 and logits.isfinite().all() and logits.abs().max() > 5e4
     before = contents(tmp_path)
