@@ -193,8 +193,8 @@ def test_the_loop_equals_one_written_out_in_formulas(tmp_path, small, tiny, monk
 
 
 def test_early_stopping_ends_a_run_and_it_stays_ended(tmp_path, small, tiny, monkeypatch, capsys):
-    """Four epochs at 16 pixels, the first of them the best; then two at 32 without a better one."""
-    accuracies = iter([0.5] + [0.1] * 7)
+    """Four epochs at 16 pixels do not count; of those at 32 the first is the best, and two follow it."""
+    accuracies = iter([0.4, 0.1, 0.1, 0.1, 0.5, 0.1, 0.1, 0.1])
     validate = train.validate
 
     def validated(training, row):
@@ -205,14 +205,14 @@ def test_early_stopping_ends_a_run_and_it_stays_ended(tmp_path, small, tiny, mon
     monkeypatch.setattr(train, "validate", validated)
     run(tmp_path / "run", "--patience 2 --epochs 8 --limit-train 4 --image-sizes 16,32")
     best = read_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
-    assert (last(tmp_path / "run")["epoch"], best["epoch"]) == (6, 1)
+    assert (last(tmp_path / "run")["epoch"], best["epoch"]) == (7, 5)
     assert last(tmp_path / "run")["val_accuracy"] == best["val_accuracy"] == 0.5
     logits = best["val_logits"]  # which were too large for float16
     assert logits.dtype == torch.float16 and logits.isfinite().all() and logits.abs().max() > 5e4
     before = contents(tmp_path)
     capsys.readouterr()
     assert go_on(tmp_path / "run") == 0
-    assert "after 6 epochs" in capsys.readouterr().out and contents(tmp_path) == before
+    assert "after 7 epochs" in capsys.readouterr().out and contents(tmp_path) == before
 
 
 def test_what_a_run_leaves_behind(tmp_path, small, monkeypatch):
