@@ -161,8 +161,7 @@ def from_arrays(
 def make_shapes(per_class: int, seed: int) -> Dataset:
     """Draw `per_class` images of each of 100 classes, 10 shapes (the superclasses) in 10 colours."""
     images, labels, masks = shapes.draw_images(per_class, seed)
-    places = itertools.product(shapes.CLASS_NAMES, range(per_class))
-    filenames = [f"{name} {i:03d}.png" for name, i in places]
+    filenames = [f"{shapes.CLASS_NAMES[c]} {i % per_class:03d}.png" for i, c in enumerate(labels.tolist())]
     of = [c // len(shapes.COLOURS) for c in range(100)]
     dataset = from_arrays(images, labels, shapes.CLASS_NAMES, "shapes", filenames, of, list(shapes.SHAPES))
     dataset.provenance = f"the built-in shapes set, {per_class} images of each of 100 classes, seed {seed}"

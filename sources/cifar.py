@@ -46,8 +46,7 @@ for number, names in enumerate(SUPERCLASSES.values()):
 CLASS_NAMES = sorted(SUPERCLASS_OF_NAME)
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR10_SUPERCLASSES = ["vehicles", "animals"]
-# The number of the superclass of each class.
-SUPERCLASS_OF = [SUPERCLASS_OF_NAME[name] for name in CLASS_NAMES]
+SUPERCLASS_OF = [SUPERCLASS_OF_NAME[name] for name in CLASS_NAMES]  # its number, of each class
 CIFAR10_SUPERCLASS_OF = [0, 0, 1, 1, 1, 1, 1, 1, 0, 0]
 OFFICIAL_DIGESTS = [  # of the training and the test set of CIFAR-100, see content_digest
     "37a2b72bd30f9438ff20798c661450f58f138c034f556846cd744a56bbb09967",

@@ -28,9 +28,8 @@ class Small:
         for split, per_class in (("train", 3), ("test", 2)):
             labels = rng.permutation(np.repeat(np.arange(num_classes), per_class))
             images = rng.integers(0, 256, (len(labels), 3, 32, 32), dtype=np.uint8)
-            names = [
-                f"{c:02d}_s_{i:06d}.png" for i, c in zip(rng.permutation(len(labels)), labels, strict=True)
-            ]
+            numbers = rng.permutation(len(labels))
+            names = [f"s_{i:06d}_{c:02d}.png" for i, c in zip(numbers, labels, strict=True)]
             self.splits[split] = (images, labels, names)
             parts = np.array_split(np.arange(len(labels)), len(FILES[name][split]))
             for file, part in zip(FILES[name][split], parts, strict=True):
@@ -69,9 +68,10 @@ class Small:
         return root
 
 
-def digest(images, labels):
-    """The sha256 over the sorted records: a byte for the label and then the pixels."""
-    records = [bytes([label]) + image.tobytes() for label, image in zip(labels, images, strict=True)]
+def digest(images, labels, size=1):
+    """The sha256 over the sorted records: so many bytes for the label and then the pixels."""
+    firsts = [int(label).to_bytes(size, "big") for label in labels]
+    records = [first + image.tobytes() for first, image in zip(firsts, images, strict=True)]
     return hashlib.sha256(b"".join(sorted(records))).hexdigest()
 
 

@@ -3,7 +3,6 @@
 import csv
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,12 +21,8 @@ CPU = torch.device("cpu")
 def outcome(capsys, main, argv):
     """Run a command line in this process; return its exit code and what it wrote to stderr."""
     capsys.readouterr()
-    streams = sys.stdout, sys.stderr
-    try:
-        with pytest.raises(SystemExit) as info:
-            run_main(lambda: main(argv))
-    finally:
-        sys.stdout, sys.stderr = streams
+    with pytest.raises(SystemExit) as info:
+        run_main(lambda: main(argv))
     return info.value.code or 0, capsys.readouterr().err
 
 

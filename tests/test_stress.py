@@ -6,7 +6,6 @@ import io
 import json
 import os
 import shutil
-import signal
 import statistics
 from types import SimpleNamespace
 
@@ -141,7 +140,7 @@ def interrupt(monkeypatch, name, at, module=stress):
     def interrupted(*given):
         calls.append(given)
         if len(calls) in at:
-            os.kill(os.getpid(), signal.SIGINT)
+            raise KeyboardInterrupt
         return function(*given)
 
     monkeypatch.setattr(module, name, interrupted)
@@ -272,9 +271,13 @@ def test_each_test_is_of_its_level_and_its_images(few_tests, tmp_path):
 def test_a_fifth_of_the_sample_is_attacked_within_limits(few_tests, monkeypatch, count, attacked):
     monkeypatch.setattr(stress, "MOST_ATTACKED", 40)
     images, labels = few_tests.images.repeat(8, 1, 1, 1), few_tests.labels.repeat(8)
-    sample = stress.draw_sample(dataclasses.replace(few_tests, images=images, labels=labels), count)
+    test = dataclasses.replace(few_tests, images=images, labels=labels)
+    sample = stress.draw_sample(test, count)
     assert len(sample.labels) == min(320, count or 320) and len(sample.attacked) == attacked
     assert torch.equal(sample.labels, labels[sample.index])
+    fewer = sample._replace(attacked=sample.attacked[1:])  # another sample
+    results, others = stress.planned_results(test, sample), stress.planned_results(test, fewer)
+    assert results["sample_sha256"] != others["sample_sha256"]
 
 
 def test_examples_can_be_made_again_from_the_files(few_tests, whole):
@@ -421,6 +424,7 @@ def test_two_classes_few_images_and_no_right_answer(monkeypatch, command, tmp_pa
     results = read_stress(tmp_path, {})
     assert (results["corruption_images"], results["attack_images"]) == (8, 8)
     assert "apgd_ce/1" in results["tests"] and "apgd_dlr/1" not in results["tests"]
+    assert ("apgd_dlr", 1) in stress.planned_tests(3)
     assert results["checks"][-1]["name"] == "apgd_dlr is left out" and "summary" in results
     assert results["tests"]["clean/0"]["accuracy"]["value"] == 0
     assert len(results["examples"]["images"]) == 8

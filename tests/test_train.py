@@ -1,6 +1,6 @@
-"""train.py: the schedule and the loop against a second one written out in formulas, and
-resuming against not having been interrupted."""
+"""train.py: the schedule and the loop against formulas, and resuming against no interruption."""
 
+import itertools
 import json
 import math
 import os
@@ -62,16 +62,14 @@ def tiny(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
-# ---- Settings --------------------------------------------------------------------------------------------
-
-
 def test_defaults_depend_on_the_data_set():
     cifar, shapes = config_of(""), config_of("--dataset shapes", "shapes")
     names = ("epochs", "batch_size", "lr", "width", "cutmix", "warmup_epochs", "patience")
     assert [getattr(cifar, name) for name in names] == [40, 128, 0.15, 64, 0.5, 2, 5]
     assert [getattr(shapes, name) for name in names] == [10, 32, 0.1, 16, 0, 2, 5]
     assert config_of("--epochs 29").cutmix == 0 and config_of("--epochs 30").cutmix == 0.5
-    assert config_of("--epochs 5 --cutmix 0.25").cutmix == 0.25
+    short = config_of("--epochs 5 --cutmix 0.25")
+    assert (short.cutmix, short.warmup_epochs) == (0.25, 1)
     assert config_of("--dataset shapes --epochs 40", "shapes").cutmix == 0
 
 
@@ -121,9 +119,6 @@ def test_every_size_has_its_share_of_the_epochs():
 
     assert sides(10, [20, 24, 32]) == [20] * 3 + [24] * 3 + [32] * 4
     assert sides(2, [20, 24, 32]) == [24, 32] and sides(4, [28, 16]) == [28, 28, 16, 16]
-
-
-# ---- The optimizer and the loop, written out --------------------------------------------------------------
 
 
 def normalised(images, size):
@@ -198,8 +193,8 @@ def test_the_loop_equals_one_written_out_in_formulas(tmp_path, small, tiny, monk
 
 
 def test_early_stopping_ends_a_run_and_it_stays_ended(tmp_path, small, tiny, monkeypatch, capsys):
-    """Four epochs at 16 pixels, the first of them the best; then two at 32 without a better one."""
-    accuracies = iter([0.5] + [0.1] * 7)
+    """Four epochs at 16 pixels do not count; of those at 32 the first is the best, and two follow it."""
+    accuracies = iter([0.4, 0.1, 0.1, 0.1, 0.5, 0.1, 0.1, 0.1])
     validate = train.validate
 
     def validated(training, row):
@@ -210,13 +205,14 @@ def test_early_stopping_ends_a_run_and_it_stays_ended(tmp_path, small, tiny, mon
     monkeypatch.setattr(train, "validate", validated)
     run(tmp_path / "run", "--patience 2 --epochs 8 --limit-train 4 --image-sizes 16,32")
     best = read_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
-    assert last(tmp_path / "run")["epoch"] == 6 and (best["epoch"], best["val_accuracy"]) == (1, 0.5)
+    assert (last(tmp_path / "run")["epoch"], best["epoch"]) == (7, 5)
+    assert last(tmp_path / "run")["val_accuracy"] == best["val_accuracy"] == 0.5
     logits = best["val_logits"]  # which were too large for float16
     assert logits.dtype == torch.float16 and logits.isfinite().all() and logits.abs().max() > 5e4
     before = contents(tmp_path)
     capsys.readouterr()
     assert go_on(tmp_path / "run") == 0
-    assert "after 6 epochs" in capsys.readouterr().out and contents(tmp_path) == before
+    assert "after 7 epochs" in capsys.readouterr().out and contents(tmp_path) == before
 
 
 def test_what_a_run_leaves_behind(tmp_path, small, monkeypatch):
@@ -276,35 +272,25 @@ def test_a_folder_of_pictures(tmp_path, tiny, monkeypatch, capsys):
     assert train.main([*resume, "--dataset", "moved"]) == 0
 
 
-# ---- Interrupted and resumed ------------------------------------------------------------------------------
+def interrupt(monkeypatch, number):
+    """Press Ctrl-C in the n-th step from now on, once."""
+    steps = itertools.count(1)
+
+    def counting(*args):
+        for batch in batches(*args):
+            if next(steps) == number:
+                raise KeyboardInterrupt
+            yield batch
+
+    monkeypatch.setattr(data, "batches", counting)
 
 
-@pytest.fixture
-def interrupt(monkeypatch):
-    """interrupt(n): Ctrl-C is pressed in the n-th step from now on, once."""
-
-    def at_step(number):
-        count = 0
-
-        def counting(*args):
-            nonlocal count
-            for batch in batches(*args):
-                count += 1
-                if count == number:
-                    raise KeyboardInterrupt
-                yield batch
-
-        monkeypatch.setattr(data, "batches", counting)
-
-    return at_step
-
-
-def test_interrupted_and_resumed_is_the_same_to_the_bit(tmp_path, small, tiny, interrupt, capsys):
+def test_interrupted_and_resumed_is_the_same_to_the_bit(tmp_path, small, tiny, monkeypatch, capsys):
     """Three steps are an epoch: what comes after the last finished one is done again."""
     change = "--corrupt 0.5 --adversarial 2"
     options = f"--clip-norm 0.3 --momentum 0.5 --seed 3 --label-smoothing 0 --cutmix 0.5 {change}"
     run(tmp_path / "whole", options)
-    interrupt(5)
+    interrupt(monkeypatch, 5)
     assert run(tmp_path / "parts", options) == 130
     assert last(tmp_path / "parts")["epoch"] == 1
     torch.manual_seed(5)  # a program that draws other random numbers in between
@@ -317,10 +303,10 @@ def test_interrupted_and_resumed_is_the_same_to_the_bit(tmp_path, small, tiny, i
     assert "\nresumed  after 1 epochs\n" in out and "\nnote " not in out
 
 
-def test_resume_keeps_the_settings_and_what_may_change_may(tmp_path, small, tiny, interrupt, monkeypatch):
+def test_resume_keeps_the_settings_and_what_may_change_may(tmp_path, small, tiny, monkeypatch):
     """config.json goes on to say how the run began; the history says in which precision each epoch was."""
     odd = "--momentum 0 --label-smoothing 0 --patience 1 --seed 0 --clip-norm 1 --warmup-epochs 1"
-    interrupt(8)
+    interrupt(monkeypatch, 8)
     assert run(tmp_path / "here", odd) == 130
     expected = asdict(config_of(f"{' '.join(SMALL)} {odd}", "shapes"))
     began = config_json(tmp_path / "here")
@@ -348,9 +334,9 @@ def test_clipping_is_of_the_gradient_and_not_of_the_scaled_one(tmp_path, small, 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_on_cuda(tmp_path, small, interrupt, precision):
+def test_on_cuda(tmp_path, small, monkeypatch, precision):
     options = f"--device cuda --precision {precision} --limit-train 40 --epochs 6"
-    interrupt(12)
+    interrupt(monkeypatch, 12)
     assert run(tmp_path / "run", options) == 130 and go_on(tmp_path / "run") == 0
     losses = [row["train_loss"] for row in read_history(tmp_path / "run")]
     assert losses[-1] < losses[0]

@@ -84,14 +84,6 @@ def test_duration_in_words():
     assert {seconds: console.duration(seconds) for seconds in durations} == durations
 
 
-@pytest.fixture(autouse=True)
-def streams():
-    """run_main puts its own in their place."""
-    before = sys.stdout, sys.stderr
-    yield
-    sys.stdout, sys.stderr = before
-
-
 @pytest.mark.parametrize(
     "raised, code, message",
     [

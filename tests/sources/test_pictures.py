@@ -126,6 +126,8 @@ def test_a_folder_becomes_two_datasets_in_the_order_of_names(tmp_path):
     for other in ("train/.git/x.png", "train/cat/.hidden.png", "train/cat/Thumbs.db", "train/notes.txt"):
         (root / other).parent.mkdir(exist_ok=True)
         (root / other).write_bytes(b"no picture")
+    photograph(40, 20).save(root / "train" / "Zebra" / "b.png")
+    photograph(70, 90).save(root / "train" / "cat" / "x.png")
     train, test = data.load(str(root))
     assert train.class_names == test.class_names == [*CLASSES]
     assert train.labels.tolist() == [0, 0, 1, 2, 2, 2, 2] and test.labels.tolist() == [0, 1, 1, 2]

@@ -169,6 +169,7 @@ def test_apgd_against_a_slow_one(epsilon, steps):
     attacks.apgd(model, images, labels, epsilon, seeded(), steps=steps)
     handle.remove()
     assert len(seen) == steps + 1
+    assert ((seen[0] - images).abs() > epsilon / 2).float().mean() > 0.4  # it starts anywhere in the ball
     halved = 0
     for i in range(6):
         expected = slow_apgd(model, images[i], labels[i], seen[0][i], epsilon, steps)

@@ -22,16 +22,18 @@ IMAGES = natural_images(24)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_shape_type_range_and_the_input_left_alone(name):
-    images = torch.cat([IMAGES[:4], torch.zeros(1, 3, 32, 32), torch.ones(1, 3, 32, 32)])
-    before = images.clone()
-    for severity in (1, 2, 3, 4, 5):
+    given = torch.cat([IMAGES[:4], torch.zeros(1, 3, 32, 32), torch.ones(1, 3, 32, 32)])
+    batches = [(severity, given) for severity in (1, 2, 3, 4, 5)]
+    batches += [(5, torch.rand(1, 3, side, side, generator=seeded())) for side in (8, 47, 65)]
+    for severity, images in batches:
+        before = images.clone()
         corrupted = CORRUPTIONS[name](images, severity, seeded())
         assert corrupted.shape == images.shape and corrupted.dtype == torch.float32
         assert corrupted.min() >= 0 and corrupted.max() <= 1  # false for NaN too
         assert torch.equal(images, before)
 
 
-def test_pictures_of_every_size():
+def test_constants_are_those_of_the_side():
     """A side of 64 has the constants of CIFAR-10-C, from 65 on those of ImageNet-C; a row of five has one."""
     own = corruptions.Corruption(corruptions.contrast, "digital", "own", factor=(1, 0.9, 0.8, 0.7, 0.6))
     for side, factor in ((8, 0.75), (64, 0.75), (65, 0.4)):
@@ -40,10 +42,6 @@ def test_pictures_of_every_size():
         moved = CORRUPTIONS["contrast"](images, 1, seeded()) - mean
         torch.testing.assert_close(moved, factor * (images - mean))
         torch.testing.assert_close(own(images, 5, seeded()) - mean, 0.6 * (images - mean))
-    for name, side in itertools.product(NAMES, (8, 47, 65)):
-        images = torch.rand(1, 3, side, side, generator=seeded())
-        corrupted = CORRUPTIONS[name](images, 5, seeded())
-        assert corrupted.shape == images.shape and corrupted.min() >= 0 and corrupted.max() <= 1, name
 
 
 def test_bad_input_is_refused():
@@ -64,10 +62,6 @@ def test_in_a_batch_as_alone(name):
         generator = seeded()
         alone = torch.cat([corruption(image[None], severity, generator) for image in IMAGES[:6]])
         torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
-        # Nor do the other images matter: the third keeps its result when all others change.
-        others = IMAGES[6:12].clone()
-        others[2] = IMAGES[2]
-        torch.testing.assert_close(corruption(others, severity, seeded())[2], together[2], atol=1e-5, rtol=0)
 
 
 # ---- The published code ----------------------------------------------------------------------------------
