@@ -164,7 +164,7 @@ def reliability(title: str, bins: dict[str, list]) -> Figure:
     options = {"color": GREY, "transform": axes.transAxes}
     axes.text(0.04, 0.92, "underconfident:\nright more often", va="top", **options)
     axes.text(0.97, 0.07, "overconfident:\nright less often", ha="right", **options)
-    ends, ticks = (-0.06, 1.06), np.linspace(0, 1, 6)  # room for a large point at the end
+    ends, ticks = (-0.09, 1.09), np.linspace(0, 1, 6)  # room for a large point at the end
     axes.set(ylabel="accuracy", xlim=ends, ylim=ends, xticks=ticks, yticks=ticks)
     in_percent(axes.xaxis, axes.yaxis)
     return figure
@@ -214,8 +214,6 @@ def dots(title: str, rows: dict[str, dict], x_label: str, chance: dict, chance_l
     figure, axes = small_figure(title, x_label, height=100 + 34 * len(rows))
     axes.axvspan(chance["low"], chance["high"], color=GRID, linewidth=0)
     axes.axvline(chance["value"], color=GREY, linestyle=":", linewidth=1.2, marker="")
-    below = {"color": GREY, "ha": "center", "va": "center", "fontsize": 11}
-    axes.text(chance["value"], len(rows) - 0.25, f"{chance_label} {100 * chance['value']:.1f} %", **below)
     for place, (label, row) in enumerate(rows.items()):
         colour = BLUE if place == 0 else ORANGE
         axes.text(0, place - 0.35, label, transform=axes.get_yaxis_transform(), va="center", color=INK)
@@ -227,6 +225,9 @@ def dots(title: str, rows: dict[str, dict], x_label: str, chance: dict, chance_l
     axes.set_ylim(len(rows), -0.75)
     room = 1.25 * max(row["high"] for row in [*rows.values(), chance]) + 0.02  # for the text behind a point
     axes.set_xlim(0, room)
+    below = {"color": GREY, "ha": "center", "va": "center", "fontsize": 11}
+    middle, said = max(chance["value"], 0.2 * room), f"{chance_label} {100 * chance['value']:.1f} %"
+    axes.text(middle, len(rows) - 0.25, said, **below)
     axes.set_xticks([tick for tick in axes.get_xticks() if tick <= min(1, room)])
     axes.set_yticks([])
     axes.spines.left.set_visible(False)

@@ -89,11 +89,11 @@ def test_dots_have_their_intervals_and_numbers():
     (band,) = axes.patches
     assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((0.2, 0.4))
     chance, *lines = axes.lines
-    assert list(chance.get_xdata()) == [0.3, 0.3] and axes.texts[0].get_text() == "chance 30.0 %"
+    assert list(chance.get_xdata()) == [0.3, 0.3] and axes.texts[-1].get_text() == "chance 30.0 %"
     drawn = [list(line.get_xdata()) for line in lines]
     assert drawn[::2] == [[row["low"], row["high"]] for row in ROWS.values()]
     assert drawn[1::2] == [[row["value"]] for row in ROWS.values()]
-    written = [text.get_text() for text in axes.texts[1:]]
+    written = [text.get_text() for text in axes.texts[:-1]]
     assert written[1::2] == [f"{100 * row['value']:.1f} %" for row in ROWS.values()]
     assert written[::2] == list(ROWS)
 
