@@ -182,7 +182,7 @@ def load_checkpoint(
     size is by default its own. Raises UserError if the file is damaged, or its weights do not fit.
     """
     checkpoint = read_checkpoint(path)
-    with reading(path, "a checkpoint of train.py"):
+    with reading(path, "a checkpoint of train.py (a network of your own is --model, its weights --weights)"):
         config, state = checkpoint["config"], checkpoint["model"]
         width, image_size, dataset = config["width"], config["image_size"], config["dataset"]
         class_names = [one_line(name) for name in checkpoint["class_names"]]
@@ -277,9 +277,8 @@ def from_module(
         input=f"{said}, of {side}x{side} pixels{of_larger}",
     )
     look_inside(classifier, layer)
-    classifier.digest = digest or networks.digest_of(
-        model
-    )  # after a pass: lazy layers have no weights before it
+    # After a pass, as lazy layers have no weights before it.
+    classifier.digest = digest or networks.digest_of(model)
     return classifier
 
 
@@ -495,6 +494,7 @@ def fit_classes(classifier: Classifier, test: Dataset) -> None:
     others = [name for name in given if name not in wanted] or [n for n in given if given.count(n) > 1]
     if others:
         found = f"the classes of {classifier.name} are not those of {test.name}, such as {others[0]!r}"
-        raise UserError(f"{found}: name the data set it was trained on by --dataset")
+        advice = "expected each of those once, name its own by --classes, or the data set by --dataset"
+        raise UserError(f"{found}: {advice}")
     classifier.model.order = torch.tensor([given.index(name) for name in wanted], device=classifier.device)
     classifier.class_names = test.class_names

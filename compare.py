@@ -23,7 +23,7 @@ import metrics
 from agreement import check_alike
 from running.console import CommandLine, run_main
 from running.errors import UserError, reading
-from running.outputs import IDENTITY, read_predictions, read_stress
+from running.outputs import IDENTITY, is_of, read_predictions, read_stress
 from stress_tests.summary import mean_score, still_right
 
 NUM_RESAMPLES = 200
@@ -48,8 +48,14 @@ class Row:
 def read_run(run: Path) -> dict:
     """Return the answers of a run with its recipe, seed, epochs, temperature and stress tests."""
     values = read_predictions(run)
+    whose = {key: values[key] for key in IDENTITY if key in values}
     with reading(run / "metrics.json", "numbers of report.py"):
-        values["temperature"] = json.loads((run / "metrics.json").read_text("utf-8")).get("temperature")
+        numbers = json.loads((run / "metrics.json").read_text("utf-8"))
+        known = {key: whose[key] for key in whose if key in numbers}  # results of earlier versions have few
+        values["temperature"] = numbers.get("temperature")
+    if not is_of(numbers, known):  # killed between the two files, or one of them copied
+        other = f"{run / 'metrics.json'} is of another report than predictions.npz"
+        raise UserError(f"{other}: run report.py again")
     values |= {"recipe": {"run": str(run)}, "seed": None, "epochs": None}
     if (run / "config.json").exists():
         with reading(run / "config.json", "settings of train.py"):
@@ -59,7 +65,6 @@ def read_run(run: Path) -> dict:
             # A setting of 0 or None is the same as one that an earlier version did not have.
             values["recipe"] = {k: v for k, v in recipe.items() if v and k not in NOT_THE_RECIPE}
             values |= {"seed": settings["seed"], "epochs": settings["epochs"]}
-    whose = {key: values[key] for key in IDENTITY if key in values}
     values["stress"] = read_stress(run, whose)
     return values
 

@@ -1,7 +1,7 @@
 """The data set as tensors: loading, the validation split, augmentation and batches.
 
-A data set is one uint8 tensor, whose training part train.py keeps on its device, and augmentation is a few
-tensor operations on a whole batch, so there is no loader with worker processes.
+The images are one uint8 tensor, which train.py keeps on its device, and augmentation is a few tensor
+operations on a whole batch, so there is no loader with worker processes.
 """
 
 import hashlib
@@ -161,7 +161,8 @@ def from_arrays(
 def make_shapes(per_class: int, seed: int) -> Dataset:
     """Draw `per_class` images of each of 100 classes, 10 shapes (the superclasses) in 10 colours."""
     images, labels, masks = shapes.draw_images(per_class, seed)
-    filenames = [f"{name} {i:03d}.png" for name in shapes.CLASS_NAMES for i in range(per_class)]
+    places = itertools.product(shapes.CLASS_NAMES, range(per_class))
+    filenames = [f"{name} {i:03d}.png" for name, i in places]
     of = [c // len(shapes.COLOURS) for c in range(100)]
     dataset = from_arrays(images, labels, shapes.CLASS_NAMES, "shapes", filenames, of, list(shapes.SHAPES))
     dataset.provenance = f"the built-in shapes set, {per_class} images of each of 100 classes, seed {seed}"
@@ -171,7 +172,8 @@ def make_shapes(per_class: int, seed: int) -> Dataset:
 
 def first_copy(*parts: Tensor) -> Tensor:
     """Return int64 [N]: for each image of all parts, uint8 [n, ...], the index of the first equal one."""
-    digests = [hashlib.blake2b(image.tobytes()).digest() for part in parts for image in part.cpu().numpy()]
+    images = itertools.chain(*(part.cpu().numpy() for part in parts))
+    digests = [hashlib.blake2b(image.tobytes()).digest() for image in images]
     first = {}  # setdefault keeps the first index of a digest
     return torch.tensor([first.setdefault(digest, i) for i, digest in enumerate(digests)])
 
@@ -200,8 +202,8 @@ def split_indices(dataset: Dataset, val_fraction: float, seed: int) -> tuple[Ten
 
 def interleave(lists: list[list[int]]) -> Tensor:
     """Return int64 [N]: the first number of every list, then the second of every longer one, and so on."""
-    rounds = itertools.zip_longest(*lists)  # a list that has ended gives None
-    return torch.tensor([i for one in rounds for i in one if i is not None], dtype=torch.int64)
+    in_turn = itertools.chain(*itertools.zip_longest(*lists))  # a list that has ended gives None
+    return torch.tensor([i for i in in_turn if i is not None], dtype=torch.int64)
 
 
 def images_at_once(images: Tensor, network_side: int = 0) -> int:

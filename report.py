@@ -32,7 +32,7 @@ from page.page import write_page
 from page.pictures import SIDE
 from page.sections import HEADLINE
 from running import outputs
-from running.console import CommandLine, Progress, run_main
+from running.console import CommandLine, Progress, option, run_main
 from running.device import environment, pick_device
 from running.errors import UserError, reading
 from running.files import write_json
@@ -110,14 +110,12 @@ def check_data(examined: Classifier, train: Dataset | None, test: Dataset) -> Da
     return replace(train, labels=places[train.labels], class_names=test.class_names)
 
 
-def answers_without_network(
-    logits: Tensor,
-    test: Dataset,
-    train: Dataset | None,
-    validation: tuple[Tensor, Tensor] | None,
-    source: str,
-) -> Answers:
-    """Return answers that came from a file or from memory, `source`; the network is told by its answers."""
+def answers_without_network(given: dict, test: Dataset, train: Dataset | None, source: str) -> Answers:
+    """Return answers that came from a file or from memory, `source`; the network is told by its answers.
+
+    given: see sources.predictions.checked.
+    """
+    logits, validation = given["logits"], given.get("validation")
     whose = {
         "checkpoint_sha256": outputs.sha256_of(logits.double().softmax(dim=1)),
         "fixed_logits": None,
@@ -134,12 +132,15 @@ def answers_without_network(
     return Answers(logits, test, train, validation, whose, about, [])
 
 
-def test_set_of(
-    y_true: Tensor, class_names: list[str], filenames: list[str] | None, images: np.ndarray | Tensor | None
-) -> Dataset:
-    """Return the test set of answers that came without a network; its images are None if they are unknown."""
-    if images is not None:
-        return from_arrays(images, y_true, class_names, "test images", filenames)
+def test_set_of(given: dict) -> Dataset:
+    """Return the test set of answers that came without a network; its images are None if they are unknown.
+
+    given: see sources.predictions.checked.
+    """
+    y_true, filenames = given["y_true"], given.get("filenames")
+    class_names = given.get("class_names") or [f"class {c}" for c in range(given["logits"].shape[1])]
+    if "images" in given:
+        return from_arrays(given["images"], y_true, class_names, "test images", filenames)
     names = filenames or [str(i) for i in range(len(y_true))]
     digest = hashlib.sha256(repr((y_true.tolist(), names)).encode()).hexdigest()
     provenance = f"{len(y_true):,} answers without pictures"
@@ -335,9 +336,7 @@ def examine_predictions(
         known |= {"val_logits": validation[0], "val_y_true": validation[1]}
     arrays = {key: np.asarray(value) for key, value in known.items() if value is not None}
     given = predictions.checked(arrays | {"y_true": np.asarray(y_true), "logits": np.asarray(logits)})
-    names = given.get("class_names") or [f"class {c}" for c in range(given["logits"].shape[1])]
-    test = test_set_of(given["y_true"], names, given.get("filenames"), given.get("images"))
-    found = answers_without_network(given["logits"], test, None, given.get("validation"), "in memory")
+    found = answers_without_network(given, test_set_of(given), None, "in memory")
     outputs.check_results(out, found.identity)
     return write_report(found, out, runs)
 
@@ -390,23 +389,22 @@ def answers_of_network(args: argparse.Namespace, device: torch.device) -> tuple[
 
 def answers_in_file(args: argparse.Namespace) -> tuple[Answers, Path]:
     """Return the answers in the file --predictions, and the folder of the results."""
-    for name in ("run", "checkpoint", "model"):
+    of_network = "run checkpoint model weights weights_key mean std classes layer resize"
+    for name in of_network.split():
         if getattr(args, name) is not None:
-            raise UserError(f"--predictions needs no network: leave out --{name}")
+            raise UserError(f"--predictions needs no network: leave out {option(name)}")
     file = args.predictions
     given, train = predictions.read(file), None
-    logits, names = given["logits"], given.get("class_names")
     with reading(file, "predictions of test images"):
-        if args.dataset is None:
-            names = names or [f"class {c}" for c in range(logits.shape[1])]
-            test = test_set_of(given["y_true"], names, given.get("filenames"), given.get("images"))
-        else:
+        test = test_set_of(given)
+        if args.dataset is not None:
             train, test = load(args.dataset, args.data_dir or "data", args.size or SIZE)
             if not torch.equal(given["y_true"], test.labels):
                 raise ValueError(f"y_true is not that of {args.dataset}: expected its images in their order")
-            if names not in (None, test.class_names) or logits.shape[1] != len(test.class_names):
+            names = given.get("class_names", test.class_names)
+            if names != test.class_names or given["logits"].shape[1] != len(names):
                 raise ValueError(f"its classes are not those of {args.dataset} in their order")
-    found = answers_without_network(logits, test, train, given.get("validation"), str(file))
+    found = answers_without_network(given, test, train, str(file))
     found.about["command"] = {"dataset": args.dataset, "data_dir": args.data_dir}
     out = args.out or Path("runs") / file.stem
     if not args.overwrite:

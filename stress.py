@@ -22,23 +22,13 @@ from torch import Generator, Tensor
 from classifier import Classifier, add_options, from_options, full_float32, load_data, predict
 from data import Dataset, images_at_once, interleave
 from metrics import calibration_bins, fit_temperature, mean_interval, proportion
+from running import outputs
 from running.console import CommandLine, Progress, run_main
 from running.device import pick_device
 from running.errors import UserError
-from running.outputs import (
-    NETWORK,
-    PIXELS,
-    check_results,
-    identity,
-    network_of,
-    read_stress,
-    results_folder,
-    write_stress,
-)
 from sources import cifar_c
-from stress_tests import attacks, cues, examples
+from stress_tests import attacks, cues, examples, summary
 from stress_tests.corruptions import CORRUPTIONS, FAMILIES, FIFTEEN, corrupt
-from stress_tests.summary import SEVERITIES, calibration_of, mean_score, reliability_bins, still_right
 
 SEED = 0  # of the sample and of the attacks; each corruption has its own seed
 CORRUPTION_IMAGES = 200  # with this sample the tests take about four minutes on 2 cores; --full takes all
@@ -55,8 +45,8 @@ class Sample(NamedTuple):
     index: Tensor  # int64 [N], their places in the test split
 
 
-def stratified_sample(labels: Tensor, count: int) -> Tensor:
-    """Return the indices, int64 and ascending, of `count` images, about as many of each class.
+def stratified_sample(labels: Tensor, count: int | None) -> Tensor:
+    """Return the indices, int64 and ascending, of `count` images or all, about as many of each class.
 
     A class with fewer images gives all. A smaller sample is part of a larger one.
     """
@@ -67,9 +57,8 @@ def stratified_sample(labels: Tensor, count: int) -> Tensor:
 
 def draw_sample(test: Dataset, count: int | None) -> Sample:
     """Return so many test images, or all if count is None."""
-    if count is None:
-        count, attack_count = len(test.labels), MOST_ATTACKED
-    else:
+    attack_count = MOST_ATTACKED
+    if count is not None:
         attack_count = max(FEWEST_ATTACKED, min(MOST_ATTACKED, count // 5))
     index = stratified_sample(test.labels, count)
     labels = test.labels[index]
@@ -81,7 +70,7 @@ def planned_tests(num_classes: int, published: tuple[str, ...] = ()) -> list[tup
 
     published: those in the files of CIFAR-100-C. One attack needs three classes.
     """
-    plan = [("clean", 0), *itertools.product([*CORRUPTIONS, *published], SEVERITIES)]
+    plan = [("clean", 0), *itertools.product([*CORRUPTIONS, *published], summary.SEVERITIES)]
     plan += [(name, 0) for name in (*cues.CUES, "unattacked")]
     plan += [("random", epsilon) for epsilon in attacks.EPSILONS]
     for name, attack in attacks.ATTACKS.items():
@@ -116,15 +105,14 @@ def planned_results(test: Dataset, sample: Sample) -> dict:
 def kept_results(folder: Path, new: dict, whose: dict) -> dict:
     """Return the tests in the folder that are of the weights and the images of the `new` results.
 
-    whose: see running.outputs.identity. Raises UserError if it holds results of other weights or of more
-    images.
+    whose: see outputs.identity. Raises UserError if it holds results of other weights or of more images.
     """
-    check_results(folder, {key: new[key] for key in NETWORK})
-    old, path = read_stress(folder, whose), folder / "stress.json"
+    outputs.check_results(folder, {key: new[key] for key in outputs.NETWORK})
+    old, path = outputs.read_stress(folder, whose), folder / "stress.json"
     if old and old["sample_sha256"] == new["sample_sha256"]:
         # Earlier versions took random signs for an attack, of images that are right without.
         counted = {test: row for test, row in old["tests"].items() if "random/" not in test or "won" in row}
-        kept = ["answers", *PIXELS, *PIXELS.values()]
+        kept = ["answers", *outputs.PIXELS, *outputs.PIXELS.values()]
         return {"tests": counted} | {key: old[key] for key in kept if key in old}
     if old and old["corruption_images"] > new["corruption_images"]:
         more = f"give --images {old['corruption_images']}, use another --out, or --overwrite it"
@@ -252,14 +240,14 @@ def run_tests(classifier: Classifier, sample: Sample, published: dict, folder: P
             elif name == "random":
                 tests[test], answers[test] = measure_random(classifier, sample, level, answers["clean/0"])
             elif name in attacks.ATTACKS:
-                left = still_right(answers, attacks.ATTACKS[name].survivors_of, level)
+                left = summary.still_right(answers, attacks.ATTACKS[name].survivors_of, level)
                 answers[test] = attack_images(classifier, sample, name, level, left)
                 tests[test] = {"accuracy": accuracy_of(answers[test])}
             else:
                 pictures, labels = pictures_of(name, level, sample, published)
                 logits = predict(classifier.model, pictures, classifier.device)
                 tests[test], answers[test] = measure(logits, labels, temperature)
-            write_stress(folder, results)
+            outputs.write_stress(folder, results)
 
 
 def add_examples(classifier: Classifier, sample: Sample, test: Dataset, results: dict) -> None:
@@ -294,21 +282,18 @@ def summarise(records: dict, answers: dict[str, Tensor]) -> dict:
 
     The published files of --cifar-c are a group of their own if all fifteen were measured.
     """
-    summary = {"mean_accuracy": {}, "mean_confidence": {}}
+    found = {"mean_accuracy": {}, "mean_confidence": {}}
     for group, prefix in {"fifteen": "", "published": "published "}.items():
         names = [prefix + name for name in FIFTEEN]
-        tests = [f"{name}/{severity}" for name, severity in itertools.product(names, SEVERITIES)]
-        if answers.keys() >= set(tests):
-            summary["mean_accuracy"][group] = mean_interval(mean_score(answers, names))
-            summary["mean_confidence"][group] = calibration_of(records, answers, tests)["mean_confidence"]
-    summary["by_severity"] = [calibration_of(records, answers, ["clean/0"])]
-    for severity in SEVERITIES:
-        tests = [f"{name}/{severity}" for name in FIFTEEN]
-        summary["by_severity"].append(calibration_of(records, answers, tests))
-    tests = [f"{name}/{severity}" for name, severity in itertools.product(FIFTEEN, SEVERITIES)]
-    summary["reliability"] = reliability_bins(records, answers, tests)
-    summary["cues"] = {name: {"accuracy": records[f"{name}/0"]["accuracy"]} for name in cues.CUES}
-    return summary
+        if answers.keys() >= set(summary.tests_of(names)):
+            found["mean_accuracy"][group] = mean_interval(summary.mean_score(answers, names))
+            together = summary.calibration_of(records, answers, summary.tests_of(names))
+            found["mean_confidence"][group] = together["mean_confidence"]
+    by_severity = [["clean/0"], *(summary.tests_of(FIFTEEN, [severity]) for severity in summary.SEVERITIES)]
+    found["by_severity"] = [summary.calibration_of(records, answers, tests) for tests in by_severity]
+    found["reliability"] = summary.reliability_bins(records, answers, summary.tests_of(FIFTEEN))
+    found["cues"] = {name: {"accuracy": records[f"{name}/0"]["accuracy"]} for name in cues.CUES}
+    return found
 
 
 def add_summary(results: dict, sample: Sample, class_names: list[str]) -> None:
@@ -317,7 +302,7 @@ def add_summary(results: dict, sample: Sample, class_names: list[str]) -> None:
     results["summary"] = summarise(tests, answers)
     results["robust_accuracy"] = {}
     for epsilon in attacks.EPSILONS:
-        worst = still_right(answers, attacks.ATTACKS, epsilon)  # image by image, as AutoAttack reports it
+        worst = summary.still_right(answers, attacks.ATTACKS, epsilon)  # image by image, as of AutoAttack
         results["robust_accuracy"][f"{epsilon:g}"] = accuracy_of(worst)
     accuracies = {test: tests[test]["accuracy"]["value"] for test in tests}
     for epsilon in attacks.EPSILONS:  # of the images that are attacked, and without what it wins
@@ -362,9 +347,10 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--images {args.images}: expected at least 1")
     device = pick_device("auto")
     classifier = from_options(args, device)
-    folder = results_folder(classifier, args.out)
+    folder = outputs.results_folder(classifier, args.out)
     if not args.overwrite:
-        check_results(folder, network_of(classifier))  # before the data are read, which takes a while
+        # Before the data are read, which takes a while.
+        outputs.check_results(folder, outputs.network_of(classifier))
     _, test = load_data(classifier, args.dataset, args.data_dir)
     published = {}
     if args.cifar_c:
@@ -380,16 +366,16 @@ def main(argv: list[str] | None = None) -> int:
     print(f"sample   {len(sample.labels):,} images for corruptions, {len(sample.attacked):,} for attacks")
     print(f"compute  {device}, fp32, {torch.get_num_threads()} threads")
 
-    whose = identity(classifier, test)
+    whose = outputs.identity(classifier, test)
     results = whose | planned_results(test, sample)
     with full_float32(device):  # without TF32 an accuracy means the same on every machine
         if not args.overwrite:
             results |= kept_results(folder, results, whose)
-        write_stress(folder, results)  # to both files, so that no old test is taken for a new one
+        outputs.write_stress(folder, results)  # to both files, so that no old test is taken for a new one
         run_tests(classifier, sample, published, folder, results)
         add_examples(classifier, sample, test, results)
         add_summary(results, sample, test.class_names)
-        write_stress(folder, results)
+        outputs.write_stress(folder, results)
     print_summary(results)
     print(f"\nsaved    {folder}/stress.json and stress.npz")
     print("next     report.py with the same options shows them on its page")

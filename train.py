@@ -27,7 +27,7 @@ from resnet_cifar import resnet18
 from running import distributed
 from running.checkpoint import read_checkpoint, save_checkpoint
 from running.console import CommandLine, Progress, duration, option, run_main
-from running.device import autocast, environment, pick_device, pick_precision, rank, world_size
+from running.device import cpuinfo, environment, pick_device, rank, world_size
 from running.errors import UserError, reading
 from running.files import write_csv, write_json
 from running.settings import add_settings, check_ranges, expect, setting
@@ -163,6 +163,30 @@ def make_optimizer(model: nn.Module, lr: float, momentum: float, weight_decay: f
     no_decay = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     groups = [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """Return the precision of a training called `name`, "fp32", "bf16" or "fp16"; "auto" is the fastest.
+
+    CUDA: bf16 from compute capability 8.0 on, which computes it natively, else fp16 with a gradient scaler.
+    CPU: bf16 where it was measured to be faster than fp32, with AMX or with AVX512-BF16 on AMD, else fp32.
+    """
+    if name == "fp16" and device.type != "cuda":
+        raise UserError(f"--precision fp16 needs a CUDA GPU, not {device.type}: use bf16 or fp32")
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+    cpu = cpuinfo()
+    is_fast = "amx_bf16" in cpu or ("avx512_bf16" in cpu and "AuthenticAMD" in cpu)
+    return "bf16" if device.type == "cpu" and is_fast else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context in which the forward pass of a training runs: mixed precision, or float32."""
+    # Without a dtype for fp32: on Apple GPUs torch before 2.10 warns of float32 even where it is not enabled.
+    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return torch.autocast(device.type, dtype, enabled=precision != "fp32")
 
 
 class Training:

@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train
 from data import resize
 from running.console import run_main
-from running.device import autocast
 from running.errors import UserError
 from stress_tests.corruptions import CORRUPTIONS, EXTRA
 
@@ -49,7 +48,7 @@ def attack(
     low, high = (images - epsilon).clamp(min=0), (images + epsilon).clamp(max=1)
     start = (images + epsilon * (2 * uniform - 1)).clamp(low, high).requires_grad_()
     # The plain network: the one shared among processes would wait for gradients of its weights.
-    with autocast(training.device, training.precision):
+    with train.autocast(training.device, training.precision):
         logits = training.model(training.normalize(resize(start, size))).float()
         loss = training.criterion(logits, target)
     (gradient,) = torch.autograd.grad(training.scaler.scale(loss), start)

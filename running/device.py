@@ -1,4 +1,4 @@
-"""The device to compute on, its precision, and a description of it."""
+"""The device to compute on, and a description of it."""
 
 import os
 import platform
@@ -46,34 +46,10 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_precision(name: str, device: torch.device) -> str:
-    """Return the precision of a training called `name`, "fp32", "bf16" or "fp16"; "auto" is the fastest.
-
-    CUDA: bf16 from compute capability 8.0 on, which computes it natively, else fp16 with a gradient scaler.
-    CPU: bf16 where it was measured to be faster than fp32, with AMX or with AVX512-BF16 on AMD, else fp32.
-    """
-    if name == "fp16" and device.type != "cuda":
-        raise UserError(f"--precision fp16 needs a CUDA GPU, not {device.type}: use bf16 or fp32")
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
-    cpu = cpuinfo()
-    is_fast = "amx_bf16" in cpu or ("avx512_bf16" in cpu and "AuthenticAMD" in cpu)
-    return "bf16" if device.type == "cpu" and is_fast else "fp32"
-
-
 def cpuinfo() -> str:
     """Return what Linux says about the processor, and "" elsewhere."""
     path = Path("/proc/cpuinfo")
     return path.read_text(errors="replace") if path.exists() else ""
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return the context in which the forward pass of a training runs: mixed precision, or float32."""
-    # Without a dtype for fp32: on Apple GPUs torch before 2.10 warns of float32 even where it is not enabled.
-    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    return torch.autocast(device.type, dtype, enabled=precision != "fp32")
 
 
 def environment(device: torch.device) -> dict:

@@ -17,6 +17,8 @@ def one_line(error: object) -> str:
     text = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
     if isinstance(error, LookupError | TypeError | AttributeError | ArithmeticError):
         text = f"{type(error).__name__}: {text}"  # such as KeyError: 'epoch', which alone says little
+    if isinstance(error, UnicodeDecodeError):
+        text = "it is not text in UTF-8: save it as that"
     if len(text) > 300:
         text = f"{text[:195]} ... {text[-100:]}"
     return "".join(letter if letter.isprintable() else "?" for letter in text)

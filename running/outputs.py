@@ -91,10 +91,9 @@ def check_results(folder: Path | str, network: dict) -> None:
         if path.is_file():
             with reading(path, "results, which --overwrite replaces"):
                 owner = json.loads(path.read_text(encoding="utf-8"))
-                known = {key: network[key] for key in network if key in owner}
-                if "checkpoint_sha256" not in known:
-                    raise KeyError("checkpoint_sha256")
-            if not is_of(owner, known):
+                known = {key: network[key] for key in network if key in {*owner, "checkpoint_sha256"}}
+                is_same = is_of(owner, known)
+            if not is_same:
                 hint = "use another --out, or replace it by --overwrite"
                 raise UserError(f"{path} is of other weights, or normalised otherwise: {hint}")
 

@@ -40,7 +40,9 @@ SUPERCLASSES = {
     "vehicles_1": "bicycle bus motorcycle pickup_truck train",
     "vehicles_2": "lawn_mower rocket streetcar tank tractor",
 }
-SUPERCLASS_OF_NAME = {name: s for s, names in enumerate(SUPERCLASSES.values()) for name in names.split()}
+SUPERCLASS_OF_NAME = {}
+for number, names in enumerate(SUPERCLASSES.values()):
+    SUPERCLASS_OF_NAME |= dict.fromkeys(names.split(), number)
 CLASS_NAMES = sorted(SUPERCLASS_OF_NAME)
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR10_SUPERCLASSES = ["vehicles", "animals"]
@@ -96,12 +98,9 @@ def read_cifar100(root: Path | str) -> list[tuple[np.ndarray, np.ndarray, list[s
 def read_cifar10(root: Path | str) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return images and labels of CIFAR-10 likewise, as torchvision reads and verifies it, in its order."""
     folder = obtain(Path(root), "cifar10", CIFAR10)
-    splits = []
-    for train in (True, False):
-        with reading(folder, "CIFAR-10"):
-            dataset = CIFAR10(root, train=train)
-        splits.append((dataset.data, np.array(dataset.targets)))
-    return splits
+    with reading(folder, "CIFAR-10"):
+        datasets = [CIFAR10(root, train=train) for train in (True, False)]
+    return [(dataset.data, np.array(dataset.targets)) for dataset in datasets]
 
 
 def obtain(root: Path, name: str, published: type) -> Path:

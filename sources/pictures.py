@@ -38,18 +38,18 @@ def read_folder(
         raise UserError(f"{root}: train/ and {held_out}/ need the same classes, but only one has {odd[0]!r}")
     if len(names) < 2:
         raise UserError(f"{root / 'train'} has pictures of {len(names)} classes, expected two or more")
-    print(f"reading {len(train + test):,} pictures of {len(names)} classes in {root}", flush=True)
-    files = [name for part in ("train", held_out) for _, _, names in os.walk(root / part) for name in names]
-    num_others = len([name for name in files if not is_picture(name) and not name.startswith(".")])
-    splits, unreadable = [], []
-    for folder, found in ((root / "train", train), (root / held_out, test)):
-        splits.append(read_split(folder, found, size, resize, unreadable))
-    if unreadable:
-        named = ", ".join(unreadable[:5])
-        raise UserError(f"{len(unreadable)} pictures cannot be read, repair or remove them: {named}")
     class_names = [one_line(name) for name in names]
     if len(set(class_names)) < len(names):
         raise UserError(f"{root}: two classes have one name but for their spaces: rename a folder")
+    print(f"reading {len(train + test):,} pictures of {len(names)} classes in {root}", flush=True)
+    splits, unreadable, num_others = [], [], 0
+    for folder, found in ((root / "train", train), (root / held_out, test)):
+        splits.append(read_split(folder, found, size, resize, unreadable))
+        for _, _, files in os.walk(folder):
+            num_others += sum(not is_picture(name) and not name.startswith(".") for name in files)
+    if unreadable:
+        named = ", ".join(unreadable[:5])
+        raise UserError(f"{len(unreadable)} pictures cannot be read, repair or remove them: {named}")
     return class_names, splits, num_others
 
 
@@ -69,9 +69,8 @@ def read_split(
     folder: Path, pictures: list[tuple[str, int]], size: int, resize: int | None, unreadable: list[str]
 ) -> tuple[Tensor, Tensor, list[str], int]:
     """Return the arrays of pictures in a folder, see read_folder; add to `unreadable` what cannot be read."""
-    images = torch.zeros(
-        len(pictures), 3, size, size, dtype=torch.uint8
-    )  # a list would take the memory twice
+    # A list would take the memory twice.
+    images = torch.zeros(len(pictures), 3, size, size, dtype=torch.uint8)
     labels, filenames, sides = [], [], []
     for image, (path, label) in zip(images, pictures, strict=True):
         try:

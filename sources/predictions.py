@@ -16,7 +16,7 @@ def read(path: Path) -> dict:
     """Return what a file of predictions holds, see checked. Raises UserError for what does not fit."""
     with reading(path, "predictions (docs/your_own_code.md says how to write them)"):
         if path.suffix == ".csv":
-            return read_csv(path)
+            return checked(read_csv(path))
         if path.suffix != ".npz":
             raise ValueError("its name does not end in .npz or .csv")
         with np.load(path) as content:
@@ -29,38 +29,51 @@ def checked(given: dict[str, np.ndarray]) -> dict:
     Of probabilities the logits are the logarithms. Else there may be class_names, filenames, images uint8
     [N, 3, S, S], and validation, (logits [V, C], labels [V]). Raises ValueError for what does not fit.
     """
+    names = [one_line(name) for name in given.get("class_names", np.array([])).tolist()]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two classes have one name, expected another for each: {names}")
     found = {"logits": logits_in(given, "")}
     found["y_true"] = labels_in(given, "y_true", *found["logits"].shape)
-    if "val_y_true" in given:
+    count, num_classes = found["logits"].shape
+    if any(key.startswith("val_") for key in given):
         logits = logits_in(given, "val_")
+        if logits.shape[1] != num_classes:
+            raise ValueError(f"its validation has {logits.shape[1]} classes, expected {num_classes}")
         found["validation"] = logits, labels_in(given, "val_y_true", *logits.shape)
-    counts = {"class_names": found["logits"].shape[1], "filenames": len(found["y_true"])}
-    for key, count in counts.items():
+    for key, expected in {"class_names": num_classes, "filenames": count}.items():
         if key in given:
             found[key] = [one_line(name) for name in given[key].tolist()]
-            if len(found[key]) != count:
-                raise ValueError(f"it has {len(found[key])} {key}, expected {count}")
+            if len(found[key]) != expected:
+                raise ValueError(f"it has {len(found[key])} {key}, expected {expected}")
     if "images" in given:
         found["images"] = given["images"]
     return found
 
 
-def read_csv(path: Path) -> dict:
-    """Return what a .csv file holds: y_true, `filename` if there is one, and a column for each class."""
+def read_csv(path: Path) -> dict[str, np.ndarray]:
+    """Return arrays as in an .npz file: y_true, `filename` if there is one, and a column for each class."""
     with open(path, newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         names = [head for head in rows.fieldnames or [] if head not in ("y_true", "filename")]
         table = list(rows)
     if not table or "y_true" not in table[0]:
-        raise ValueError("it has no rows with a y_true")
-    # A label that is the head of a column is a name, else a number.
-    labels = [names.index(row["y_true"]) if row["y_true"] in names else int(row["y_true"]) for row in table]
-    given = {"probabilities": np.array([[float(row[name]) for name in names] for row in table])}
-    found = {"logits": logits_in(given, ""), "class_names": [one_line(name) for name in names]}
-    found["y_true"] = labels_in({"y_true": np.array(labels)}, "y_true", *found["logits"].shape)
+        raise ValueError("it has no rows below a head such as y_true,cat,dog with commas")
+    labels, probabilities = [], []
+    for number, row in enumerate(table, start=1):
+        label = row["y_true"]
+        try:
+            # A label that is the head of a column is a name, else a number.
+            labels.append(names.index(label) if label in names else int(label))
+            probabilities.append([float(row[name]) for name in names])
+            if None in row:  # where csv puts what is beyond the head
+                raise ValueError
+        except (TypeError, ValueError) as error:
+            expected = "expected for y_true a class or its number, and for each class a number"
+            raise ValueError(f"row {number} does not fit its head {rows.fieldnames}: {expected}") from error
+    given = {"y_true": labels, "probabilities": probabilities, "class_names": names}
     if "filename" in table[0]:
-        found["filenames"] = [one_line(row["filename"]) for row in table]
-    return found
+        given["filenames"] = [row["filename"] for row in table]
+    return {key: np.array(values) for key, values in given.items()}
 
 
 def logits_in(given: dict, prefix: str) -> Tensor:
@@ -78,12 +91,15 @@ def logits_in(given: dict, prefix: str) -> Tensor:
         return scores
     away = (scores.sum(dim=1) - 1).abs().max().item()
     if scores.min() < 0 or away > ROUNDING:
-        raise ValueError(f"{name} are no probabilities: give what sums to 1 in each row, or call them logits")
+        columns = "of a .csv all columns but y_true and filename"
+        raise ValueError(f"{name} do not sum to 1 in each row ({columns}): mend them, or call them logits")
     return scores.clamp(min=torch.finfo(torch.float64).tiny).log()
 
 
 def labels_in(given: dict, name: str, count: int, num_classes: int) -> Tensor:
     """Return labels, int64 [count], from 0 to num_classes - 1."""
+    if name not in given:
+        raise ValueError(f"it has no {name}")
     labels = given[name]
     if labels.dtype.kind not in "iu" or labels.shape != (count,):
         raise ValueError(f"{name} is {labels.dtype} {list(labels.shape)}, expected whole numbers [{count}]")

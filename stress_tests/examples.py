@@ -5,7 +5,8 @@ functions take a model of images in [0, 1], or a function that predicts with one
 """
 
 import functools
-from collections import Counter
+import itertools
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -15,6 +16,7 @@ from torch import Generator, Tensor, nn
 from .attacks import ATTACKS, EPSILONS, pgd, random_corner
 from .corruptions import CORRUPTIONS, corrupt
 from .cues import CUES, change
+from .summary import SEVERITIES
 
 SHOWN_EPSILONS = EPSILONS[:-1]  # the last one is a check, at which nothing of a picture need be left
 KEPT_SIDE = 64  # pixels, of a picture that is kept, at most
@@ -22,11 +24,8 @@ KEPT_SIDE = 64  # pixels, of a picture that is kept, at most
 
 def turns(keys: Iterable) -> list[int]:
     """Return for each key how many before it are equal to it."""
-    seen, found = Counter(), []
-    for key in keys:
-        found.append(seen[key])
-        seen[key] += 1
-    return found
+    counters = defaultdict(itertools.count)
+    return [next(counters[key]) for key in keys]
 
 
 def choose(right: Tensor, labels: Tensor, superclass_of: Tensor | None, count: int) -> list[int]:
@@ -50,14 +49,14 @@ def top_answers(logits: Tensor) -> list[list]:
     return [[c, round(p, 4)] for c, p in zip(y_pred.tolist(), probability.tolist(), strict=True)]
 
 
-def reduced(images: Tensor) -> Tensor:
+def kept_picture(images: Tensor) -> Tensor:
     """Return images uint8 [N, 3, S, S] as they are kept: wider ones reduced to 64 pixels, antialiased."""
     if images.shape[-1] <= KEPT_SIDE:
         return images
     return F.interpolate(images, KEPT_SIDE, mode="bilinear", antialias=True)
 
 
-def middle(pixels: Tensor) -> Tensor:
+def kept_change(pixels: Tensor) -> Tensor:
     """Return the middle 64x64 of pixels [..., S, S]; all of them if there are fewer."""
     first = max(0, (pixels.shape[-1] - KEPT_SIDE) // 2)
     return pixels[..., first : first + KEPT_SIDE, first : first + KEPT_SIDE]
@@ -66,9 +65,8 @@ def middle(pixels: Tensor) -> Tensor:
 def changed_pictures(images: Tensor) -> Iterator[tuple[str, Tensor]]:
     """Yield images uint8 [N, 3, S, S] under each test without attack: ("fog/3", images), clean ones first."""
     yield "clean/0", images
-    for name in CORRUPTIONS:
-        for severity in range(1, 6):
-            yield f"{name}/{severity}", corrupt(images, name, severity)
+    for name, severity in itertools.product(CORRUPTIONS, SEVERITIES):
+        yield f"{name}/{severity}", corrupt(images, name, severity)
     for name in CUES:
         yield f"{name}/0", change(images, name)
 
@@ -85,7 +83,7 @@ def pictures_and_answers(
     answers, pictures = {}, []
     for test, changed in changed_pictures(images):
         answers[test] = top_answers(predict(changed))
-        pictures.append(reduced(changed))
+        pictures.append(kept_picture(changed))
     return answers, torch.stack(pictures)
 
 
@@ -109,6 +107,6 @@ def answers_under_attack(
         for epsilon in SHOWN_EPSILONS:
             attacked = attack(model, images, labels, epsilon / 255, Generator().manual_seed(seed))
             answers[name][f"{epsilon:g}"] = top_answers(model(attacked))
-            change_of_pixels = middle(attacked - images) / (epsilon / 255)
+            change_of_pixels = kept_change(attacked - images) / (epsilon / 255)
             changes.append((127 * change_of_pixels).round().to(torch.int8).cpu())
     return answers, torch.stack(changes).unflatten(0, (2, -1))

@@ -50,10 +50,14 @@ def reliability_bins(records: dict, answers: dict[str, Tensor], tests: list[str]
     return {"images": len(answers[tests[0]]), "bins": found}
 
 
+def tests_of(names: Iterable[str], severities: Iterable[int] = SEVERITIES) -> list[str]:
+    """Return the names of the tests of corruptions at severities."""
+    return [f"{name}/{severity}" for name, severity in itertools.product(names, severities)]
+
+
 def mean_score(answers: dict[str, Tensor], names: Iterable[str]) -> Tensor:
     """Return the share of corruptions and severities at which each image is right, float64 [N]."""
-    tests = [f"{name}/{severity}" for name, severity in itertools.product(names, SEVERITIES)]
-    return torch.stack([answers[test] for test in tests]).double().mean(dim=0)
+    return torch.stack([answers[test] for test in tests_of(names)]).double().mean(dim=0)
 
 
 def still_right(answers: dict[str, Tensor], names: Iterable[str], epsilon: float) -> Tensor:

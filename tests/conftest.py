@@ -6,6 +6,19 @@ import signal
 
 import pytest
 import torch
+from pages import HOSTILE_CLASS, HOSTILE_FILE, NO_PLOTS, stress_content, write_predictions
+from processes import TINY
+
+import classifier
+import data
+import evaluate
+import metrics
+import reasons
+import report
+import train
+from data import make_shapes
+from page import failures, page, plots, sections
+from running.checkpoint import read_checkpoint, save_checkpoint
 
 torch.set_num_threads(1)  # on a busy machine a second one makes small convolutions many times slower
 # A shell starts background jobs with Ctrl-C ignored, and ignored it would stay in every process below.
@@ -15,8 +28,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(scope="session")
 def small_sets():
     """(train, test) of the shapes set with three and one images of each class, made in a moment."""
-    from data import make_shapes
-
     return make_shapes(3, seed=0), make_shapes(1, seed=1)
 
 
@@ -28,20 +39,12 @@ def small(monkeypatch, small_sets):
 
 
 def use_sets(patch, sets):
-    import classifier
-    import data
-    import report
-
     for module in (data, classifier, report):
         patch.setattr(module, "load", lambda name, root="data", *sides: sets)
 
 
 def small_run(out, sets, epochs=None):
     """Train on those small sets, three epochs or until it is stopped; return the folder."""
-    from processes import TINY
-
-    import train
-
     with pytest.MonkeyPatch.context() as patch:
         use_sets(patch, sets)
         if epochs is not None:
@@ -65,10 +68,6 @@ def half_done(tmp_path_factory, small_sets):
 @pytest.fixture(scope="session")
 def reported_sets(small_sets):
     """A test set of 400 images; names of a class and of two files are as an attacker would choose them."""
-    from pages import HOSTILE_CLASS, HOSTILE_FILE
-
-    from data import make_shapes
-
     test = make_shapes(4, seed=1)
     classes = [HOSTILE_CLASS, *test.class_names[1:]]
     files = [HOSTILE_FILE, "2" + HOSTILE_FILE, *test.filenames[2:]]
@@ -82,13 +81,6 @@ def reported(tmp_path_factory, finished, reported_sets):
 
     It is compared with another run, right about other images, and its stress results are made up.
     """
-    from pages import NO_PLOTS, stress_content, write_predictions
-
-    import reasons
-    import report
-    from page import failures, page, sections
-    from running.checkpoint import read_checkpoint, save_checkpoint
-
     out = tmp_path_factory.mktemp("reported") / "run"
     shutil.copytree(finished, out)
     test = reported_sets[1]
@@ -107,13 +99,39 @@ def reported(tmp_path_factory, finished, reported_sets):
         use_sets(patch, reported_sets)
         patch.setattr(page, "read_stress", lambda folder, whose: stress)
         patch.setattr(report, "predict", lambda *some, **more: scores)  # what the network makes of the images
-        patch.setattr(sections, "write_plots", NO_PLOTS)
-        patch.setattr(failures, "NUM_FAILURES", 2)
-        patch.setattr(reasons, "NUM_MISTAKES", 5)
-        patch.setattr(reasons, "NUM_RIGHT", 5)
-        patch.setattr(reasons, "MAX_EXAMINED", 3)
+        make_quick(patch)
         assert report.main(["--run", str(out), "--against", str(other_run)]) == 0
     return out
+
+
+def make_quick(patch):
+    """Few resamples, mistakes and random networks; nothing is drawn into files."""
+    patch.setattr(metrics.bootstrap_headline, "__defaults__", (None, 20))
+    patch.setattr(sections, "write_plots", NO_PLOTS)
+    patch.setattr(plots, "save_png", lambda *found: None)
+    patch.setattr(failures, "NUM_FAILURES", 2)
+    patch.setattr(reasons, "NUM_SEEDS", 1)
+    for name in ("NUM_MISTAKES", "NUM_RIGHT", "NUM_RANDOMIZED", "NUM_POINTED", "MAX_EXAMINED"):
+        patch.setattr(reasons, name, 3)
+
+
+@pytest.fixture
+def few_resamples(monkeypatch):
+    """Twenty in place of a thousand, where no interval is looked at."""
+    monkeypatch.setattr(metrics.bootstrap_headline, "__defaults__", (None, 20))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A report in a moment, whose page has no plots."""
+    make_quick(monkeypatch)
+    monkeypatch.setattr(plots, "to_svg", lambda *found: "")
+
+
+@pytest.fixture
+def no_page(monkeypatch):
+    """Draw nothing, where a test asks for numbers only."""
+    monkeypatch.setattr(report, "write_page", lambda *found: None)
 
 
 @pytest.fixture
@@ -122,10 +140,6 @@ def left(small_sets):
 
     All that can be known of them is there, but for the covering test.
     """
-    import evaluate
-    import reasons
-    import report
-
     test, generator = small_sets[1], torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(100, 100, generator=generator)
     logits[torch.arange(50), test.labels[:50]] += 9

@@ -7,6 +7,7 @@ import shutil
 import statistics
 
 import false_positives
+import numpy as np
 import pytest
 import torch
 from networks import seeded
@@ -14,7 +15,6 @@ from pages import write_predictions
 
 import agreement
 import compare
-import metrics
 from running.errors import UserError
 from running.outputs import read_predictions, sha256_of, write_stress
 
@@ -23,10 +23,10 @@ ATTACKS = ["fgsm", "random", "apgd_ce"]
 
 
 def rows_for(test, wrong, seed=0):
-    """Probabilities right but for the images `wrong`."""
+    """Probabilities right but for the images `wrong`, for which each seed has another class."""
     scores = torch.rand(100, 100, generator=seeded(seed))
     answers = test.labels.clone()
-    answers[wrong] = (answers[wrong] + 1) % 100
+    answers[wrong] = (answers[wrong] + 1 + seed) % 100
     return (scores + 6 * torch.eye(100)[answers]).softmax(dim=1)
 
 
@@ -47,11 +47,6 @@ def calibration_error(of_images):
 
 
 # ---- agreement.py ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def few_resamples(monkeypatch):
-    monkeypatch.setattr(metrics.bootstrap_headline, "__defaults__", (None, 20))
 
 
 def test_runs_of_the_same_images_are_compared_by_counting(small_sets, few_resamples):
@@ -77,21 +72,17 @@ def test_runs_of_the_same_images_are_compared_by_counting(small_sets, few_resamp
     expected["auroc"] = sum(pairs) / len(pairs)
     assert found["mean_of_probabilities"] == pytest.approx(expected)
 
-    assert [row["run"] for row in found["runs"]] == ["a", "b", "c"]
-    for row, rows, accuracy in zip(found["runs"], probabilities, (0.9, 0.8, 1), strict=True):
-        assert row["accuracy"] == pytest.approx(accuracy)
-        error = calibration_error(surprises(y_true, rows))
-        assert row["expected_calibration_error"] == pytest.approx(error)
+    for row, name, rows, accuracy in zip(found["runs"], "abc", probabilities, (0.9, 0.8, 1), strict=True):
         order = [sorted(range(100), key=lambda c: -row[c]) for row in rows.tolist()]
         in_five = [label in best[:5] for label, best in zip(y_true.tolist(), order, strict=True)]
-        assert row["top5_accuracy"] == pytest.approx(sum(in_five) / 100)
-    first, second = found["differences"]
-    assert (first["run"], second["run"]) == ("b", "c")
-    assert first["accuracy"]["value"] == pytest.approx(0.1)
-    assert second["accuracy"]["value"] == pytest.approx(-0.1)
-    assert first["churn"] == 0.2 and second["churn"] == 0.1
-    assert first["p"] == pytest.approx(2 * sum(math.comb(20, k) for k in range(6)) / 2**20)  # 15 against 5
-    assert second["p"] == pytest.approx(2 / 2**10)  # 0 against 10
+        expected = {"run": name, "accuracy": accuracy, "top5_accuracy": sum(in_five) / 100}
+        expected["expected_calibration_error"] = calibration_error(surprises(y_true, rows))
+        assert {key: row[key] for key in expected} == pytest.approx(expected)
+    p = 2 * sum(math.comb(20, k) for k in range(6)) / 2**20  # 15 against 5; for c 0 against 10
+    expected = {"b": [0.1, 0.25, p], "c": [-0.1, 0.1, 2 / 2**10]}
+    assert [row["run"] for row in found["differences"]] == list(expected)
+    for row in found["differences"]:
+        assert [row["accuracy"]["value"], row["churn"], row["p"]] == pytest.approx(expected[row["run"]])
 
 
 @pytest.mark.parametrize("scale", [1e-9, 30])
@@ -126,12 +117,14 @@ def test_other_images_labels_classes_or_equal_weights_are_refused(small_sets, tm
     same = tmp_path / "same"
     assert list(agreement.read_runs([same], *network("cd"))) == [str(same)]
     for name in ("renamed", "flipped", "relabelled"):
-        with pytest.raises(
-            UserError, match=f"^--against .*{name} is of other test images, labels or classes"
-        ):
+        refused = f"{name} is of other test images, labels or classes"
+        with pytest.raises(UserError, match=f"^--against .*{refused}"):
             agreement.read_runs([tmp_path / name], *network("cd"))
-        with pytest.raises(UserError, match=f"^/.*{name} is of other test images, labels or classes"):
+        with pytest.raises(UserError, match=f"^/.*{refused}"):
             compare.main([str(same), str(tmp_path / name)])
+    (tmp_path / "renamed" / "metrics.json").write_text('{"checkpoint_sha256": "of a later report"}')
+    with pytest.raises(UserError, match=r"metrics\.json is of another report than predictions\.npz"):
+        compare.main([str(same), str(tmp_path / "renamed")])
     with pytest.raises(UserError, match="has the same weights as the network itself"):
         agreement.read_runs([same], *network("same"))
     for twice in (same, tmp_path / "backup"):
@@ -204,12 +197,6 @@ def loop_calibration(run, temperature):
     return [calibration_error([of_images[i] for i in pick]) for pick in picks]
 
 
-def quantile(values, share):
-    values, place = sorted(values), share * (len(values) - 1)
-    low = min(int(place), len(values) - 2)
-    return values[low] + (place - low) * (values[low + 1] - values[low])
-
-
 def test_every_cell_of_the_table_by_loops(small_sets, tmp_path, capsys):
     test, generator = small_sets[1], seeded(5)
     recipes = {"plain": (3, 0.1, 3), "hard": (2, 0.0, 3), "long": (2, 0.1, 6)}  # seeds, smoothing, epochs
@@ -224,24 +211,25 @@ def test_every_cell_of_the_table_by_loops(small_sets, tmp_path, capsys):
     heads = ["the first recipe (n = 3)", "label_smoothing 0 (n = 2)", "epochs 6 (n = 2)", "a seed alone, +-"]
     assert cells.pop("") == heads and cells.pop("---") == ["---"] * 4
 
-    scores = {run: loop_scores(test, run, answers[run]) for run in answers}
-    errors = {"calibration error": {run: loop_calibration(run, 1) for run in answers}}
-    errors["calibration error after temperature"] = {run: loop_calibration(run, 0.8) for run in answers}
-    assert list(cells) == [*scores[folders["plain"][0]], *errors]
+    samples = {}  # of each row and run the scores of images, or the error of all and of the resamples
+    for run in answers:
+        for name, of_images in loop_scores(test, run, answers[run]).items():
+            samples.setdefault(name, {})[run] = of_images
+    errors = {"calibration error": 1, "calibration error after temperature": 0.8}
+    for name, temperature in errors.items():
+        samples[name] = {run: loop_calibration(run, temperature) for run in answers}
+    assert list(cells) == list(samples)
     bold, agreeing = 0, 0
     for name, found in cells.items():
-        if name in errors:
-            values = {run: numbers[0] for run, numbers in errors[name].items()}
-        else:
-            values = {run: statistics.mean(scores[run][name]) for run in scores}
+        of = samples[name]
+        values = {run: of[run][0] if name in errors else statistics.mean(of[run]) for run in of}
 
-        def interval(ours, theirs, name=name, values=values):
+        def interval(ours, theirs, name=name, of=of, values=values):
             value = statistics.mean(values[run] for run in ours) - statistics.mean(values[r] for r in theirs)
-            of = errors[name] if name in errors else {run: scores[run][name] for run in scores}
-            each = [statistics.mean(a) - statistics.mean(b) for a, b in
-                    zip(zip(*(of[run] for run in ours)), zip(*(of[run] for run in theirs)))]  # noqa: B905 # fmt: skip
+            means = [np.mean([of[run] for run in runs], axis=0) for runs in (ours, theirs)]
+            each = (means[0] - means[1]).tolist()
             if name in errors:
-                return value, quantile(each[1:], 0.025), quantile(each[1:], 0.975)
+                return value, *np.quantile(each[1:], [0.025, 0.975])
             half = 1.96 * statistics.stdev(each) / math.sqrt(len(each))
             return value, value - half, value + half
 
@@ -267,8 +255,9 @@ def test_every_cell_of_the_table_by_loops(small_sets, tmp_path, capsys):
     assert f"{math.sqrt(2 / (1 + 1 / 3)):.2f} times as much" in around
 
 
-def test_runs_without_a_recipe_or_with_other_samples(small_sets, tmp_path, capsys):
+def test_runs_without_a_recipe_or_with_other_samples(small_sets, tmp_path, monkeypatch, capsys):
     """Folders of one name are recipes of their own, and stress tests of two sizes are not compared."""
+    monkeypatch.setattr(compare, "NUM_RESAMPLES", 2)
     test = small_sets[1]
     for place in ("a", "b"):
         folder = tmp_path / place / "net"

@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from networks import seeded
 
 import data
 from running.errors import UserError
 from sources import cifar
-
-# Data sets of arrays and by name
 
 
 def toy(images, labels, num_classes):
@@ -36,10 +35,7 @@ WRONG = {  # what replaces the images or the labels, and what the message names
     "float images": ({"images": IMAGES / 255}, r"float64 \[6, 3, 32, 32\]"),
     "no square": ({"images": IMAGES[:, :, :28]}, r"uint8 \[6, 3, 28, 32\]"),
     "7 pixels": ({"images": IMAGES[:, :, :7, :7]}, r"S from 8 to 512.*\[6, 3, 7, 7\]"),
-    "two of three": (
-        {"superclass_of": [0, 1], "superclass_names": ["x", "y"]},
-        "superclass_of must be the place",
-    ),
+    "two of three": ({"superclass_of": [0, 1], "superclass_names": ["x", "y"]}, "superclass_of must be"),
     "superclass 2 of 2": ({"superclass_of": [0, 1, 2], "superclass_names": ["x", "y"]}, "superclass_of must"),
     "too few labels": ({"labels": LABELS[1:]}, r"\[6\].*\[5\]"),
     "labels from 1": ({"labels": [1, 3, 2, 2, 1, 3]}, "0 to 2.*1 to 3"),
@@ -71,17 +67,12 @@ def test_an_unknown_data_set_is_refused_and_nothing_downloaded(tmp_path, monkeyp
             data.load(name, tmp_path)
 
 
-# The split
-
-
 @pytest.fixture
 def with_copies():
     """600 images of 10 classes, 60 each, of which 40 are a copy of another, some with another label."""
-    generator = torch.Generator().manual_seed(5)
-    images = torch.randint(0, 256, (600, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    images = torch.randint(0, 256, (600, 3, 8, 8), generator=seeded(5), dtype=torch.uint8)
     images[torch.arange(40) * 7 + 200] = images[torch.arange(40) * 3]
-    labels = torch.randperm(600, generator=generator) % 10
-    return toy(images, labels, 10)
+    return toy(images, torch.randperm(600, generator=seeded(6)) % 10, 10)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.2, 0.5])
@@ -100,14 +91,14 @@ def test_split_is_stratified_and_disjoint(fraction, with_copies):
 
 
 def test_a_class_of_copies_goes_to_training():
-    images = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8)
+    images = torch.randint(0, 256, (12, 3, 8, 8), dtype=torch.uint8)
     images[:9] = images[0]  # of the ten images of class 0 only one has no copy
     train, val = data.split_indices(toy(images, torch.tensor([0] * 10 + [1] * 2), 2), 0.5, seed=0)
     assert sorted(val.tolist()) in ([9, 10], [9, 11]) and len(train) == 10
 
 
 def test_a_split_has_the_first_of_every_class_then_the_second_and_so_on():
-    images = torch.arange(9, dtype=torch.uint8)[:, None, None, None].repeat(1, 3, 32, 32)
+    images = torch.arange(9, dtype=torch.uint8)[:, None, None, None].repeat(1, 3, 8, 8)
     labels = torch.tensor([0, 2, 0, 1, 0, 1, 0, 1, 0])
     train, val = data.split_indices(toy(images, labels, 3), 0.3, seed=0)
     assert labels[val].tolist() == [0, 1, 0]  # of five, three and one: two, one and none
@@ -115,13 +106,10 @@ def test_a_split_has_the_first_of_every_class_then_the_second_and_so_on():
 
 
 def test_first_copy_against_a_loop(with_copies):
-    images = with_copies.images[:300]
-    assert torch.equal(data.first_copy(images[:120], images[120:]), data.first_copy(images))
-    expected = [next(j for j in range(i + 1) if torch.equal(images[i], images[j])) for i in range(300)]
+    images = with_copies.images[::3]
+    assert torch.equal(data.first_copy(images[:80], images[80:]), data.first_copy(images))
+    expected = [next(j for j in range(i + 1) if torch.equal(images[i], images[j])) for i in range(200)]
     assert data.first_copy(images).tolist() == expected
-
-
-# Batches
 
 
 def slow_crop_and_flip(image, dy, dx, flip):
@@ -136,10 +124,9 @@ def slow_crop_and_flip(image, dy, dx, flip):
 @pytest.mark.parametrize("side", [32, 8, 47])
 def test_crop_and_flip_against_a_loop(side):
     """Every place of the window, mirrored or not."""
-    moves, shape = range(-(side // 8), side // 8 + 1), (side, side)
+    moves = range(-(side // 8), side // 8 + 1)
     places = list(itertools.product(moves, moves, (False, True)))
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (len(places), 3, *shape), generator=generator, dtype=torch.uint8)
+    images = torch.randint(0, 256, (len(places), 3, side, side), generator=seeded(), dtype=torch.uint8)
     dy, dx, flip = (torch.tensor(values) for values in zip(*places, strict=True))
     result = data.crop_and_flip(images, dy, dx, flip)
     assert result.dtype == torch.uint8 and result.shape == images.shape
@@ -151,15 +138,14 @@ def test_crop_and_flip_against_a_loop(side):
 @pytest.fixture
 def numbered():
     """40 images and, as labels, their numbers."""
-    generator = torch.Generator().manual_seed(2)
-    return torch.randint(0, 256, (40, 3, 32, 32), generator=generator, dtype=torch.uint8), torch.arange(40)
+    return torch.randint(0, 256, (40, 3, 16, 16), generator=seeded(2), dtype=torch.uint8), torch.arange(40)
 
 
 def test_batches_hold_each_image_at_most_once_as_the_loop_cuts_it(numbered):
     images, labels = numbered
-    places, seen = list(itertools.product(range(-4, 5), range(-4, 5), (False, True))), []
+    places, seen = list(itertools.product(range(-2, 3), range(-2, 3), (False, True))), []
     for batch, targets in data.batches(images, labels, 16, seed=0, epoch=1):
-        assert batch.shape == (16, 3, 32, 32) and batch.dtype == torch.uint8 and targets.shape == (16,)
+        assert batch.shape == (16, 3, 16, 16) and batch.dtype == torch.uint8 and targets.shape == (16,)
         for image, label in zip(batch.numpy(), targets.tolist(), strict=True):
             cut = [slow_crop_and_flip(images[label].numpy(), *place) for place in places]
             assert sum(np.array_equal(image, one) for one in cut) == 1
@@ -170,14 +156,14 @@ def test_batches_hold_each_image_at_most_once_as_the_loop_cuts_it(numbered):
 def test_half_of_the_images_are_flipped_and_every_place_is_as_frequent():
     """Of a ramp, the middle says where its window was, and the pixel beside it which way round."""
     n = 20_000
-    rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
-    images = torch.stack([rows, columns, columns]).byte().expand(n, 3, 32, 32)
+    rows, columns = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
+    images = torch.stack([rows, columns, columns]).byte().expand(n, 3, 16, 16)
     ((batch, _),) = data.batches(images, torch.zeros(n), n, seed=1, epoch=2)
-    dy = batch[:, 0, 16, 16].int() - 16 + 4
-    column, next_column = batch[:, 1, 16, 16].int(), batch[:, 1, 16, 17].int()
+    dy = batch[:, 0, 8, 8].int() - 8 + 2
+    column, next_column = batch[:, 1, 8, 8].int(), batch[:, 1, 8, 9].int()
     flip = next_column < column
-    dx = column - torch.where(flip, 15, 16) + 4
-    for found, choices in ((flip, 2), (dx, 9), (dy, 9), (18 * dy + 2 * dx + flip, 162)):
+    dx = column - torch.where(flip, 7, 8) + 2
+    for found, choices in ((flip, 2), (dx, 5), (dy, 5), (10 * dy + 2 * dx + flip, 50)):
         counts = found.int().bincount(minlength=choices).double()
         # Pearson's chi-squared has choices - 1 degrees of freedom; its deviation is the root of twice that.
         chi_squared = ((counts - n / choices).square() / (n / choices)).sum().item()
@@ -199,20 +185,13 @@ def test_batches_depend_on_seed_and_epoch_only(numbered):
     assert len({tuple(batches[0][1].tolist()) for batches in [expected, *others]}) == 5
 
 
-# The shapes set
-
-
-@pytest.fixture(scope="module")
-def drawn():
-    return data.make_shapes(per_class=6, seed=0)
-
-
-def test_shapes_is_in_the_format_of_cifar100(drawn):
-    assert drawn.images.shape == (600, 3, 32, 32) and drawn.images.dtype == torch.uint8
-    assert drawn.labels.dtype == torch.int64 and torch.bincount(drawn.labels).tolist() == [6] * 100
-    assert drawn.masks.shape == (600, 32, 32) and drawn.masks.dtype == torch.bool
+def test_shapes_is_in_the_format_of_cifar100(small_sets):
+    drawn, _ = small_sets
+    assert drawn.images.shape == (300, 3, 32, 32) and drawn.images.dtype == torch.uint8
+    assert drawn.labels.dtype == torch.int64 and torch.bincount(drawn.labels).tolist() == [3] * 100
+    assert drawn.masks.shape == (300, 32, 32) and drawn.masks.dtype == torch.bool
     assert torch.bincount(drawn.superclass_of).tolist() == [10] * 10
-    assert len(set(drawn.class_names)) == 100 and len(set(drawn.filenames)) == 600
+    assert len(set(drawn.class_names)) == 100 and len(set(drawn.filenames)) == 300
     assert drawn.name == "shapes"
     for c, name in enumerate(drawn.class_names):
         assert name.endswith(f" {drawn.superclass_names[drawn.superclass_of[c]]}")
@@ -221,19 +200,16 @@ def test_shapes_is_in_the_format_of_cifar100(drawn):
 
 def test_no_image_is_in_both_splits_of_shapes(monkeypatch):
     make = data.make_shapes
-    monkeypatch.setattr(data, "make_shapes", lambda per_class, seed: make(4, seed))
+    monkeypatch.setattr(data, "make_shapes", lambda per_class, seed: make(1, seed))
     pixels = [{image.tobytes() for image in split.images.numpy()} for split in data.load("shapes", None)]
-    assert [len(part) for part in pixels] == [400, 400] and not pixels[0] & pixels[1]
-
-
-# CutMix
+    assert [len(part) for part in pixels] == [100, 100] and not pixels[0] & pixels[1]
 
 
 def test_cutmix_covers_the_drawn_rectangle_and_mixes_the_targets_by_area():
     images = torch.from_numpy(IMAGES)
     for seed in range(200):
-        lam, y, x = torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist()
-        mixed, targets = data.cutmix(images, torch.eye(6), torch.Generator().manual_seed(seed))
+        lam, y, x = torch.rand(3, generator=seeded(seed)).tolist()
+        mixed, targets = data.cutmix(images, torch.eye(6), seeded(seed))
         foreign = (mixed != images).any(dim=(0, 1))
         assert torch.equal(mixed, torch.where(foreign, images.flip(0), images))
         rows, columns = foreign.any(dim=1).nonzero(), foreign.any(dim=0).nonzero()
@@ -255,15 +231,12 @@ def test_the_last_tenth_of_the_epochs_is_without_cutmix():
 
 
 def test_about_the_given_fraction_of_the_batches_is_mixed_and_the_others_stay():
-    images, targets = torch.from_numpy(IMAGES).repeat(200, 1, 1, 1), torch.eye(6).repeat(200, 1)
+    images, targets = torch.from_numpy(IMAGES[..., :8, :8]).repeat(200, 1, 1, 1), torch.eye(6).repeat(200, 1)
     whole, mixed = (list(data.batches(images, targets, 6, 3, 1, fraction)) for fraction in (0, 0.5))
     same = [torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(whole, mixed, strict=True)]
     assert 75 < sum(same) < 125 and same == [set(b.flatten().tolist()) == {0, 1} for _, b in mixed]
     again = list(data.batches(images, targets, 6, 3, 1, 0.5))
     assert all(torch.equal(a, b) for a, b in zip(mixed[7], again[7], strict=True))
-
-
-# CIFAR-100 itself
 
 
 @pytest.fixture(scope="module")
@@ -287,9 +260,8 @@ def test_real_superclasses_are_those_of_the_official_files(real):
     folder = os.path.join(os.environ["CIFAR100_ROOT"], "cifar-100-python")
     if not os.path.isdir(folder):
         pytest.skip("CIFAR100_ROOT holds no official folder")
-    meta, record = (
-        pickle.loads(Path(folder, name).read_bytes(), encoding="latin1") for name in ("meta", "test")
-    )
+    content = [Path(folder, name).read_bytes() for name in ("meta", "test")]
+    meta, record = (pickle.loads(file, encoding="latin1") for file in content)
     assert meta["fine_label_names"] == real[0].class_names
     assert meta["coarse_label_names"] == real[0].superclass_names
     assert [real[0].superclass_of[label] for label in record["fine_labels"]] == record["coarse_labels"]

@@ -1,6 +1,7 @@
 """Who imports whom, how much stands behind a module, and what other packages bring along."""
 
 import ast
+import functools
 import importlib.metadata
 import os
 import re
@@ -51,6 +52,7 @@ FILES = {
 }
 
 
+@functools.cache
 def imports(name: str) -> set[str]:
     """The modules of the project that a module imports, also inside of functions."""
     package, found = name.rpartition(".")[0], set()

@@ -3,10 +3,12 @@
 import itertools
 import math
 from fractions import Fraction
+from statistics import mean
 
 import numpy as np
 import pytest
 import torch
+from networks import seeded
 
 import metrics
 
@@ -45,12 +47,8 @@ def test_worked_example():
     expected["top5_accuracy"] = 1  # there are fewer than five classes
     headline = metrics.headline(y_true, probabilities)
     assert headline == pytest.approx(expected, **EXACT)
-    bootstrap = metrics.bootstrap_headline(y_true, probabilities)
+    bootstrap = metrics.bootstrap_headline(y_true, probabilities, num_resamples=1)
     assert {name: number["value"] for name, number in bootstrap.items()} == headline
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def random_case(n=300, num_classes=7, seed=0):
@@ -75,20 +73,12 @@ def loop_precision_recall_f1(counts):
     for c in range(len(counts)):
         predicted = sum(row[c] for row in counts)
         actual = sum(counts[c])
-        p = Fraction(counts[c][c], predicted) if predicted else Fraction(0)
-        r = Fraction(counts[c][c], actual) if actual else Fraction(0)
+        p = Fraction(counts[c][c], predicted or 1)
+        r = Fraction(counts[c][c], actual or 1)
         precision.append(p)
         recall.append(r)
-        f1.append(2 * p * r / (p + r) if p + r else Fraction(0))
+        f1.append(2 * p * r / (p + r or 1))
     return precision, recall, f1
-
-
-def floats(values):
-    return [float(value) for value in values]
-
-
-def mean(values):
-    return sum(values) / len(values)
 
 
 # ---- Confusion matrix, precision, recall, F1 ---------------------------------------------------------------
@@ -112,8 +102,8 @@ def test_precision_recall_f1_equal_exact_fractions(seed):
     counts = loop_confusion(y_true.tolist(), y_pred.tolist(), 12)
     results = metrics.precision_recall_f1(metrics.confusion_matrix(y_true, y_pred, 12))
     for result, expected in zip(results, loop_precision_recall_f1(counts), strict=True):
-        assert result.tolist() == pytest.approx(floats(expected), **EXACT)
-        assert metrics.macro_average(result) == pytest.approx(float(mean(expected)), **EXACT)
+        assert result.tolist() == pytest.approx(expected, **EXACT)
+        assert metrics.macro_average(result) == pytest.approx(mean(expected), **EXACT)
 
 
 def test_per_class_accuracy_is_nan_without_a_sample_where_recall_is_0():
@@ -155,7 +145,7 @@ def test_chance_within_a_superclass_equals_a_loop():
     for true in range(10):
         others = [of[c] == of[true] for c in range(10) if c != true]
         fractions.append(Fraction(sum(others), 9))
-    assert metrics.chance_within_superclass(of) == pytest.approx(float(mean(fractions)), **EXACT)
+    assert metrics.chance_within_superclass(of) == pytest.approx(mean(fractions), **EXACT)
 
 
 # ---- Calibration -------------------------------------------------------------------------------------------
@@ -177,7 +167,7 @@ def test_calibration_bins_and_error_equal_loops(num_bins):
         assert [confidence, share_right] == pytest.approx(expected, nan_ok=True, **EXACT)
         error += abs(sums[0] - sums[1]) / 200 if member else 0
     found = metrics.expected_calibration_error(y_true, probabilities, num_bins)
-    assert found == pytest.approx(float(error), **EXACT)
+    assert found == pytest.approx(error, **EXACT)
 
 
 def test_bins_are_closed_on_the_right():
@@ -236,35 +226,22 @@ def test_temperature_stays_within_its_limits():
 # ---- Selective prediction ----------------------------------------------------------------------------------
 
 
-def loop_risks(confidence, wrong):
-    """The share of errors among the first 1, 2, ... samples by falling confidence; ties keep their order."""
-    order = sorted(range(len(wrong)), key=lambda i: -confidence[i])
-    return [Fraction(sum(wrong[i] for i in order[:n]), n) for n in range(1, len(order) + 1)]
-
-
 def test_risk_coverage_is_the_mean_over_all_orders():
-    y_true = torch.tensor([0, 1, 0, 0, 1, 0, 1])
-    confidence = torch.tensor([0.7, 0.9, 0.7, 0.9, 0.7, 0.7, 0.6], dtype=torch.float64)
+    y_true = torch.tensor([0, 1, 0, 0, 1, 1])  # 0 is predicted, so 1 is wrong
+    confidence = torch.tensor([0.7, 0.9, 0.7, 0.9, 0.7, 0.6], dtype=torch.float64)
     probabilities = torch.stack([confidence, 1 - confidence], dim=1)
     curves = []
-    for order in itertools.permutations(range(7)):
-        curves.append(loop_risks(confidence[list(order)].tolist(), y_true[list(order)].tolist()))
-    expected = [float(mean(risks)) for risks in zip(*curves, strict=True)]
-    for order in ([0, 1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1, 0]):
+    for order in itertools.permutations(range(6)):
+        surest = sorted(order, key=lambda i: -confidence[i])  # of equal ones in that order
+        curves.append([Fraction(sum(y_true[surest[:n]].tolist()), n) for n in range(1, 7)])
+    expected = [mean(risks) for risks in zip(*curves, strict=True)]
+    for order in ([0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0]):
         coverage, risk = metrics.risk_coverage(y_true[order], probabilities[order])
-        assert coverage.tolist() == pytest.approx([i / 7 for i in range(1, 8)], **EXACT)
+        assert coverage.tolist() == pytest.approx([i / 6 for i in range(1, 7)], **EXACT)
         assert risk.tolist() == pytest.approx(expected, **EXACT) and risk.dtype == torch.float64
 
 
 # ---- Intervals ---------------------------------------------------------------------------------------------
-
-
-def quantile(values, fraction):
-    """The quantile with linear interpolation between the order statistics."""
-    values = sorted(values)
-    position = fraction * (len(values) - 1)
-    left = min(int(position), len(values) - 2)
-    return values[left] + (position - left) * (values[left + 1] - values[left])
 
 
 def loop_headline(labels, rows, samples):
@@ -294,7 +271,7 @@ def test_bootstrap_equals_a_loop_over_the_same_resamples(num_classes):
     for samples in [range(40), *resamples]:
         of_first.append(loop_headline(y_true.tolist(), first.tolist(), samples))
         of_second.append(loop_headline(y_true.tolist(), second.tolist(), samples))
-    of_first, of_second = np.array(of_first), np.array(of_second)
+    of_first, of_second = np.array(of_first, dtype=float), np.array(of_second, dtype=float)
     torch.manual_seed(123)  # the draws come from a generator of their own
     state = torch.get_rng_state()
     bootstrap = metrics.bootstrap_headline(y_true, first, num_resamples=60)
@@ -304,9 +281,8 @@ def test_bootstrap_equals_a_loop_over_the_same_resamples(num_classes):
     for result, numbers in ((bootstrap, of_first), (difference, of_first - of_second)):
         assert list(result) == names
         for name, (value, *resampled) in zip(names, numbers.T, strict=True):
-            expected = value, quantile(resampled, 0.025), quantile(resampled, 0.975)
             found = [result[name][key] for key in ("value", "low", "high")]
-            assert found == pytest.approx(floats(expected), **EXACT)
+            assert found == pytest.approx([value, *np.quantile(resampled, [0.025, 0.975])], **EXACT)
 
 
 @pytest.mark.parametrize("n", [1, 2, 10, 100, 10_000])
@@ -337,14 +313,8 @@ def test_mcnemar_equals_counting_all_ways_in_which_coins_fall(n):
 LABELS = torch.tensor([0, 1, 2])
 QUARTERS = torch.full((3, 4), 0.25)  # probabilities of three samples and four classes
 COUNTS = torch.ones(3, 3, dtype=torch.int64)
-OF_LABELS = [
-    metrics.accuracy,
-    lambda y, p: metrics.confusion_matrix(y, p, 3),
-]
-OF_PROBABILITIES = [
-    metrics.calibration_bins,
-    metrics.risk_coverage,
-]
+OF_LABELS = [metrics.accuracy, lambda y, p: metrics.confusion_matrix(y, p, 3)]
+OF_PROBABILITIES = [metrics.calibration_bins, metrics.risk_coverage]
 OF_SCORES = [
     *OF_PROBABILITIES,
     metrics.headline,
@@ -361,19 +331,18 @@ OF_CONFUSION = [
 
 @pytest.mark.parametrize("function", [*OF_LABELS, *OF_SCORES])
 def test_lists_arrays_and_tensors_of_any_kind_give_the_same(function):
-    y_true = LABELS
     second = LABELS.flip(0) if function in OF_LABELS else QUARTERS.double()
     kinds = [
-        (y_true.tolist(), second.tolist()),
-        (y_true.numpy(), second.numpy()[::-1].copy()[::-1]),  # strides that torch does not have
-        (np.broadcast_to(y_true.numpy(), (2, 3))[0], second.numpy()),  # read-only
-        (y_true.to(torch.uint8), second.t().contiguous().t()),
+        (LABELS.tolist(), second.tolist()),
+        (LABELS.numpy(), second.numpy()[::-1].copy()[::-1]),  # strides that torch does not have
+        (np.broadcast_to(LABELS.numpy(), (2, 3))[0], second.numpy()),  # read-only
+        (LABELS.to(torch.uint8), second.t().contiguous().t()),
     ]
     if second.is_floating_point():
-        kinds.append((y_true, second.clone().requires_grad_()))
+        kinds.append((LABELS, second.clone().requires_grad_()))
     if torch.cuda.is_available():
-        kinds.append((y_true.cuda(), second.cuda()))
-    expected = function(y_true, second)
+        kinds.append((LABELS.cuda(), second.cuda()))
+    expected = function(LABELS, second)
     for arguments in kinds:
         found = function(*arguments)
         torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
@@ -398,7 +367,7 @@ REFUSED = [
     (OF_PROBABILITIES, (LABELS, with_first(0.2511)), r"sum to 1 within 1e-3, but one is off by 0\.0011"),
     (OF_CONFUSION, (COUNTS[:2],), r"confusion must be \[2, 2\] and not empty"),
     ([metrics.top_k_accuracy], (LABELS, QUARTERS, 5), "from 1 to 4"),
-    ([metrics.bootstrap_headline], (LABELS, QUARTERS, QUARTERS[:, :3]), "expected one shape"),
+    ([metrics.bootstrap_headline], (LABELS, QUARTERS, QUARTERS[:, :3], 2), "expected one shape"),
     ([metrics.proportion], (4, 3), "expected 0 to 3 successes"),
     ([metrics.auroc], (LABELS, [0.1, 0.2, 0.3]), r"positive must be bool"),
     ([metrics.auroc], ([True, False], [0.1, math.nan]), "no score NaN"),
@@ -414,7 +383,7 @@ def test_bad_arguments_raise(functions, arguments, message):
 
 
 def test_auroc_is_the_share_of_pairs_in_the_right_order():
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
     positive = torch.rand(60, generator=generator) < 0.3
     scores = (torch.rand(60, generator=generator) + 0.3 * positive).mul(10).round() / 10  # many are equal
     pairs = [(scores[i] > scores[j]) + 0.5 * (scores[i] == scores[j]) for i in range(60) for j in range(60)

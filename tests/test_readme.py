@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,9 +18,6 @@ ROOT = Path(__file__).parent.parent
 TEXTS = {
     path.name: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))
 }
-PROJECT = [*ROOT.glob("*.py"), *[path.parent for path in ROOT.glob("*/__init__.py")]]
-PROJECT += [ROOT / "weights", ROOT / "results"]
-ALONE = {"gradcam", "metrics", "stress_tests"}  # what can be copied into another project as it is
 
 
 def blocks(language):
@@ -73,13 +71,10 @@ def test_a_python_block_runs_as_it_stands(block, tmp_path):
     imported = set(re.findall(r"^\s*(?:from|import) (\w+)", block, re.MULTILINE))
     if absent := [name for name in imported if importlib.util.find_spec(name) is None]:
         pytest.skip(f"needs {absent[0]}")
-    needed = [path for path in PROJECT if path.stem in imported]
-    if not needed or {path.stem for path in needed} - ALONE:
-        needed = PROJECT
-    for path in needed:
-        copy = shutil.copytree if path.is_dir() else shutil.copy
-        copy(path, tmp_path / path.name)
+    for name in ("weights", "results"):
+        shutil.copytree(ROOT / name, tmp_path / name)
     pixels = torch.randint(0, 256, (3, 60, 80), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     write_jpeg(pixels, str(tmp_path / "photo.jpg"))
-    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True)
+    where = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
+    done = subprocess.run([sys.executable, "-c", block], **where, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -6,16 +6,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from networks import seeded
 from torch import nn
 
 from resnet_cifar import resnet18
 
 
-def torchvision_resnet18(num_classes=100):
-    """torchvision's network with the two changes for small images."""
-    model = torchvision.models.resnet18(num_classes=num_classes)
+def torchvision_resnet18(state=None):
+    """torchvision's network with the two changes for small images, in eval mode with these weights."""
+    model = torchvision.models.resnet18(num_classes=100).eval()
     model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     model.maxpool = nn.Identity()
+    if state is not None:
+        model.load_state_dict(state)
     return model
 
 
@@ -37,8 +40,8 @@ def pair():
 
 @pytest.mark.parametrize("training", [False, True])
 def test_outputs_gradients_and_statistics_equal_torchvision(pair, training):
-    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    targets = torch.tensor([0, 17, 17, 99])
+    images = torch.randn(3, 3, 32, 32, generator=seeded(1))
+    targets = torch.tensor([0, 17, 99])
     results = []
     for model in pair:
         model.train(training)
@@ -51,9 +54,9 @@ def test_outputs_gradients_and_statistics_equal_torchvision(pair, training):
     assert results[0][0].std() > 0.1
 
 
-@pytest.mark.parametrize("size", [24, 33, 64])
+@pytest.mark.parametrize("size", [24, 33])
 def test_other_image_sizes_and_strides(pair, size):
-    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(2))
+    images = torch.randn(2, 3, size, size, generator=seeded(2))
     with torch.inference_mode():
         theirs, ours = (model.eval()(images) for model in pair)
     torch.testing.assert_close(ours, theirs)

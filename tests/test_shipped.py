@@ -2,6 +2,9 @@
 
 import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,12 +16,12 @@ import data
 from classifier import load_checkpoint
 from metrics import proportion
 
-RESULTS = Path(data.__file__).parent / "results"
-WEIGHTS = RESULTS.parent / "weights" / "resnet18_cifar100.pt"
+ROOT = Path(data.__file__).parent
+WEIGHTS = "weights/resnet18_cifar100.pt"
 
 
 def test_nothing_in_results_names_a_place_of_one_machine():
-    for path in RESULTS.rglob("*"):
+    for path in (ROOT / "results").rglob("*"):
         if path.suffix in (".json", ".csv", ".md"):
             assert not re.search(r"/(home|root|tmp|work|Users)\b", path.read_text(encoding="utf-8")), path
 
@@ -29,9 +32,11 @@ def test_accuracy_in_torchvisions_network():
     if "CIFAR100_ROOT" not in os.environ:
         pytest.skip("CIFAR100_ROOT names no folder with CIFAR-100")
     _, test = data.load("cifar100", os.environ["CIFAR100_ROOT"])
-    checkpoint = torch.load(WEIGHTS, weights_only=True)
-    ours, theirs = load_checkpoint(WEIGHTS, torch.device("cpu")), torchvision_resnet18().eval()
-    theirs.load_state_dict(checkpoint["model"], strict=True)
+    checkpoint = torch.load(ROOT / WEIGHTS, weights_only=True)
+    ours, theirs = (
+        load_checkpoint(ROOT / WEIGHTS, torch.device("cpu")),
+        torchvision_resnet18(checkpoint["model"]),
+    )
     index = test.labels.argsort(stable=True).view(100, 100)[:, :3].flatten()
     images = test.images[index] / 255
     with torch.no_grad():
@@ -39,3 +44,29 @@ def test_accuracy_in_torchvisions_network():
         torch.testing.assert_close(ours.model(images[:100]), logits[:100], rtol=1e-3, atol=1e-3)
     interval = proportion((logits.argmax(dim=1) == test.labels[index]).sum(), 300)
     assert interval["low"] < checkpoint["test_accuracy"] < interval["high"]
+
+
+LOAD = """
+import sys
+sys.modules["numpy"] = sys.modules["matplotlib"] = sys.modules["torchvision"] = None  # as if not installed
+import torch
+model = torch.hub.load("hub", "resnet18_cifar100", source="local", pretrained=True)
+torch.save([model(torch.load("images.pt")), model.class_names, model.training], "found.pt")
+"""
+
+
+@pytest.mark.slow
+def test_torch_hub_loads_them_from_a_folder_with_no_more_of_the_project_than_it_needs(tmp_path):
+    """In a process of its own, with the logits of torchvision's network."""
+    running = [f"running/{name}.py" for name in ("errors", "files", "checkpoint")]
+    for name in ("hubconf.py", "resnet_cifar.py", *running, WEIGHTS):
+        (tmp_path / "hub" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / "hub" / name)
+    images = torch.linspace(-2, 2, 2 * 3 * 32 * 32).view(2, 3, 32, 32).sin()
+    torch.save(images, tmp_path / "images.pt")
+    subprocess.run([sys.executable, "-W", "ignore", "-c", LOAD], cwd=tmp_path, check=True)
+    checkpoint = torch.load(ROOT / WEIGHTS, weights_only=True)
+    logits, class_names, training = torch.load(tmp_path / "found.pt")
+    expected = torchvision_resnet18(checkpoint["model"])(images)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    assert class_names == checkpoint["class_names"] and not training

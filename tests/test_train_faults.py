@@ -1,19 +1,11 @@
-"""Training that goes wrong: options, folders and saved runs that are refused, a loss that is not finite, full
-memory."""
+"""Training that goes wrong: what is refused before it begins, a loss that is not finite, full memory."""
 
 import shutil
 from dataclasses import replace
 
 import pytest
 import torch
-from processes import (
-    TINY,
-    assert_one_line,
-    check_invariants,
-    contents,
-    continue_or_begin,
-    outcome,
-)
+from processes import TINY, assert_one_line, check_invariants, contents, continue_or_begin, outcome
 
 import data
 import train
@@ -21,8 +13,6 @@ from resnet_cifar import ResNet
 from running.checkpoint import read_checkpoint, save_checkpoint
 
 SHAPES = [*TINY, "--dataset", "shapes"]
-
-# ---- Options, folders and saved runs that are refused -----------------------------------------------------
 
 OPTIONS = {
     "--epochs 0": "--epochs 0: expected a number from 1 to",
@@ -115,65 +105,40 @@ def test_resuming_with_another_setting_or_on_other_data_is_refused(
     assert_one_line(*outcome(capsys, train.main, argv), "shapes has its training images in another order")
 
 
-# ---- What goes wrong while it trains ----------------------------------------------------------------------
-
-
-def at_forward(number, change):
+def at_forward(patch, number, change):
     """Let `change` have the result of the n-th forward pass; the third is the validation of epoch 1."""
+    forward, calls = ResNet.forward, []
 
-    def prepare(patch):
-        forward, calls = ResNet.forward, []
+    def changed(model, images):
+        calls.append(1)
+        return change(forward(model, images)) if len(calls) == number else forward(model, images)
 
-        def changed(model, images):
-            calls.append(1)
-            return change(forward(model, images)) if len(calls) == number else forward(model, images)
-
-        patch.setattr(ResNet, "forward", changed)
-
-    return prepare
+    patch.setattr(ResNet, "forward", changed)
 
 
-def raising(error, number=5):
-    def fail(logits):
-        raise error
-
-    return at_forward(number, fail)
+def infinite_gradient(logits):
+    logits.register_hook(lambda gradient: gradient * float("inf"))
+    return logits
 
 
-def not_finite_gradient(patch):
-    """The last step of epoch 1 is finite and its gradient infinite; validation is the first to see it."""
-    calls = []
-
-    def clip(parameters, norm):
-        calls.append(norm)
-        if len(calls) == 2:
-            next(iter(parameters)).grad.fill_(float("inf"))
-
-    patch.setattr(train.nn.utils, "clip_grad_norm_", clip)
+def out_of_memory(logits):
+    raise MemoryError
 
 
-# What happens, what is said, and the number of epochs saved before.
-WHILE_TRAINING = {
-    "a loss that is not finite": (
-        at_forward(4, lambda logits: logits * float("nan")),
-        r"the loss is not finite in epoch 2, at learning rate 0\.\d+: try a lower --lr, a smaller",
-        1,
-    ),
-    "a gradient that is not finite": (
-        not_finite_gradient,
-        "the scores of the validation images are not finite in epoch 1, at",
-        0,
-    ),
-    "no memory in Python": (raising(MemoryError()), "out of memory: free some", 1),
+NOT_FINITE = r"the loss is not finite in epoch 2, at learning rate 0\.\d+: try a lower --lr, a smaller"
+WHILE_TRAINING = {  # at which forward pass what happens, what is said, and the number of epochs saved before
+    "a loss that is not finite": (4, lambda logits: logits * float("nan"), NOT_FINITE, 1),
+    "a gradient that is not finite": (2, infinite_gradient, "the scores .* are not finite in epoch 1, at", 0),
+    "no memory in Python": (5, out_of_memory, "out of memory: free some", 1),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", WHILE_TRAINING)
 def test_while_training(row, tmp_path, capsys, small, monkeypatch, finished):
-    prepare, message, epoch = WHILE_TRAINING[row]
+    number, change, message, epoch = WHILE_TRAINING[row]
     with monkeypatch.context() as patch:
-        prepare(patch)
+        at_forward(patch, number, change)
         code, err = outcome(capsys, train.main, [*SHAPES, "--out", str(tmp_path)])
     assert_one_line(code, err, message)
     # The checkpoint from before is whole, no half-written file lies about, and the run goes on from there.
@@ -185,6 +150,6 @@ def test_while_training(row, tmp_path, capsys, small, monkeypatch, finished):
 
 def test_a_bug_is_not_hidden_nor_blamed_on_a_file(tmp_path, small, monkeypatch, half_done):
     shutil.copytree(half_done, tmp_path / "run")
-    raising(KeyError("settings"), 1)(monkeypatch)
+    at_forward(monkeypatch, 1, lambda logits: {}["settings"])
     with pytest.raises(KeyError, match="settings"):
         train.main(["--resume", "--out", str(tmp_path / "run")])

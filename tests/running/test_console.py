@@ -16,8 +16,6 @@ from running.errors import UserError
 
 ROOT = Path(console.__file__).parent.parent
 
-# ---- Settings --------------------------------------------------------------------------------------------
-
 
 @dataclasses.dataclass
 class Bread:
@@ -29,14 +27,10 @@ class Bread:
     knead: bool = settings.setting(True, "by hand")
 
 
-def parser():
+def parse(argv):
     line = console.CommandLine("Bake.")
     settings.add_settings(line, Bread, {"wheat": {"minutes": 45, "num_loaves": 4}})
-    return line
-
-
-def parse(argv):
-    return vars(parser().parse_args(argv))
+    return vars(line.parse_args(argv))
 
 
 def test_an_option_that_was_not_given_leaves_the_default_or_the_saved_value():
@@ -64,27 +58,20 @@ def test_an_option_that_is_refused(argv, message):
     assert str(info.value).startswith(message) and "\n" not in str(info.value)
 
 
-# ---- Progress --------------------------------------------------------------------------------------------
-
-
 class Screen(io.StringIO):
     isatty, fileno = lambda self: True, lambda self: 2
 
 
-def progress(monkeypatch, stderr, columns):
-    """Return what is written to stderr by a progress line, as the terminal gets it."""
+@pytest.mark.parametrize("columns", [20, 80])
+def test_progress_never_needs_more_than_the_line_and_uses_no_colour(monkeypatch, columns):
+    screen = Screen()
     monkeypatch.setattr(os, "get_terminal_size", lambda number: os.terminal_size((columns, 24)))
-    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setattr(sys, "stderr", screen)
     with console.Progress("epoch 1/40", 200) as progress:
         for done in (0, 50, 100, 200):
             progress.update(done, loss="2.312", lr="0.0123", rate="1,234 images/s")
             progress.written = 0.0  # or most would be left out: ten a second are enough
-    return stderr.getvalue()
-
-
-@pytest.mark.parametrize("columns", [20, 80])
-def test_progress_never_needs_more_than_the_line_and_uses_no_colour(monkeypatch, columns):
-    written = progress(monkeypatch, Screen(), columns)
+    written = screen.getvalue()
     assert set(re.findall(r"\x1b\[[0-9;]*[A-Za-z]", written)) == {"\x1b[K"}  # erase to the end of the line
     lines = written.replace("\x1b[K", "").split("\r")
     assert all(len(line) < columns for line in lines) and lines[-1] == "" and "\n" not in written
@@ -95,9 +82,6 @@ def test_progress_never_needs_more_than_the_line_and_uses_no_colour(monkeypatch,
 def test_duration_in_words():
     durations = {9.6: "10 s", 59.6: "1 min 0 s", 75.2: "1 min 15 s", 3599.4: "59 min 59 s", 7370: "2 h 3 min"}
     assert {seconds: console.duration(seconds) for seconds in durations} == durations
-
-
-# ---- Errors, exit codes and output that fails ----------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,9 @@
-"""running/device.py: which device and precision are picked, and how they are described."""
+"""running/device.py: which device is picked, and how it is described."""
 
 import pytest
 import torch
 
-from running import device
-from running.device import autocast, environment, pick_device, pick_precision
+from running.device import environment, pick_device
 from running.errors import UserError
 
 CPU = torch.device("cpu")
@@ -46,30 +45,6 @@ def test_each_of_several_processes_has_its_own_gpu(monkeypatch):
     machine(monkeypatch, 2, processes=3, local_rank=2)
     with pytest.raises(UserError, match="there are 2 CUDA GPUs: start as many processes"):
         pick_device("auto")
-
-
-@pytest.mark.parametrize(
-    "kind, capability, cpuinfo, expected",
-    [
-        ("cuda", (7, 5), "", "fp16"),  # T4
-        ("cuda", (8, 0), "", "bf16"),  # A100
-        ("cpu", None, "AuthenticAMD avx512_bf16", "bf16"),  # Zen 4
-        ("cpu", None, "AuthenticAMD avx512f", "fp32"),
-        ("cpu", None, "GenuineIntel avx512_bf16 amx_bf16", "bf16"),  # Sapphire Rapids
-        ("cpu", None, "", "fp32"),  # no /proc: macOS, Windows
-    ],
-)
-def test_auto_precision(monkeypatch, kind, capability, cpuinfo, expected):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(device, "cpuinfo", lambda: cpuinfo)
-    assert pick_precision("auto", torch.device(kind)) == expected
-    assert pick_precision("fp32", torch.device(kind)) == "fp32"
-
-
-def test_autocast_computes_in_that_precision():
-    for precision, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.items():
-        with autocast(CPU, precision):
-            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
 def test_environment_is_plain_also_without_git(tmp_path, monkeypatch):

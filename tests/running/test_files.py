@@ -57,6 +57,7 @@ def test_a_failed_write_leaves_the_old_file_and_names_the_new(tmp_path, raised, 
         (ValueError("its\nends are loose"), "its ends are loose"),
         (KeyError("epoch"), "KeyError: 'epoch'"),
         (OSError(errno.EIO, "Input/output error", "some file"), "Input/output error"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "why"), "it is not text in UTF-8: save it as that"),
     ],
 )
 def test_whatever_fails_while_a_file_is_read_names_it_in_one_line(raised, reason):

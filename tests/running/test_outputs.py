@@ -28,9 +28,9 @@ def test_results_of_other_weights_are_refused(tmp_path):
         else:
             with pytest.raises(UserError, match=r"metrics\.json is of other weights"):
                 outputs.check_results(tmp_path, network)
-    for content in ("[", "[]", "{}"):
+    for content, found in (("[", "cannot be used"), ("[]", "cannot be used"), ("{}", "is of other")):
         (tmp_path / "metrics.json").write_text(content)
-        with pytest.raises(UserError, match=r"metrics\.json cannot be used as results"):
+        with pytest.raises(UserError, match=rf"metrics\.json {found}"):
             outputs.check_results(tmp_path, network)
 
 

@@ -29,17 +29,17 @@ def test_files_are_opened_and_not_read(folder):
 
 
 def test_other_files_are_refused(folder):
-    def refused(match, name, content):
+    fog, labels = np.load(folder / "fog.npy"), np.load(folder / "labels.npy")
+    for name, content, said in (
+        ("fog.npy", fog.transpose(0, 3, 1, 2), "fog.npy cannot be used"),
+        ("labels.npy", np.concatenate([np.roll(labels[:20], 1), labels[20:]]), "labels.npy does not hold"),
+        ("labels.npy", labels % 5, "labels.npy does not hold"),  # other classes, as those of CIFAR-10-C
+    ):
         kept = (folder / name).read_bytes()
         np.save(folder / name, content)
-        with pytest.raises(UserError, match=match):
+        with pytest.raises(UserError, match=said):
             cifar_c.open_files(folder, CLASSES)
         (folder / name).write_bytes(kept)
-
-    fog, labels = np.load(folder / "fog.npy"), np.load(folder / "labels.npy")
-    refused("fog.npy cannot be used", "fog.npy", fog.transpose(0, 3, 1, 2))
-    refused("labels.npy does not hold", "labels.npy", np.concatenate([np.roll(labels[:20], 1), labels[20:]]))
-    refused("labels.npy does not hold", "labels.npy", labels % 5)  # other classes, as those of CIFAR-10-C
     (folder / "labels.npy").unlink()
     with pytest.raises(UserError, match=r"labels\.npy cannot be used .*No such file"):
         cifar_c.open_files(folder, CLASSES)

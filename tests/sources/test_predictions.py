@@ -6,17 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from pages import NO_PLOTS, text
+from pages import text
 from processes import assert_one_line, outcome
 
 import report
-from page import sections
 from sources import predictions
 
-
-@pytest.fixture
-def no_page(monkeypatch):
-    monkeypatch.setattr(report, "write_page", lambda *found: None)
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +36,7 @@ def test_the_numbers_are_those_of_scikit_learn(kind, digits, no_page, tmp_path, 
     file = tmp_path / f"answers.{kind}"
     if kind == "npz":
         content = {"y_true": y_true, "probabilities": probabilities, "class_names": names, "images": images}
-        np.savez(file, **content, val_y_true=y_true, val_logits=np.log(probabilities) * 2)
+        np.savez(file, **content, val_y_true=y_true[::2], val_logits=np.log(probabilities[::2]) * 2)
     else:
         with open(file, "w", newline="") as opened:
             rows = csv.writer(opened)
@@ -49,13 +45,8 @@ def test_the_numbers_are_those_of_scikit_learn(kind, digits, no_page, tmp_path, 
                 rows.writerow([f"{i}.png", *row, names[y_true[i]] if i % 2 else y_true[i]])
     assert report.main(["--predictions", str(file), "--out", str(tmp_path / "out")]) == 0
     numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    expected = dict(
-        zip(
-            ("macro_precision", "macro_recall", "macro_f1"),
-            theirs.precision_recall_fscore_support(y_true, y_pred, average="macro", zero_division=0),
-            strict=False,
-        )
-    )
+    macro = theirs.precision_recall_fscore_support(y_true, y_pred, average="macro", zero_division=0)[:3]
+    expected = dict(zip(("macro_precision", "macro_recall", "macro_f1"), macro, strict=True))
     expected["accuracy"] = theirs.accuracy_score(y_true, y_pred)
     expected["top5_accuracy"] = theirs.top_k_accuracy_score(y_true, probabilities, k=5)
     assert {key: numbers[key]["value"] for key in expected} == pytest.approx(expected)
@@ -74,8 +65,7 @@ def test_the_numbers_are_those_of_scikit_learn(kind, digits, no_page, tmp_path, 
     assert_one_line(*outcome(capsys, report.main, other), "of other weights")
 
 
-def test_an_accuracy_that_is_not_the_expected_one_writes_nothing(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sections, "write_plots", NO_PLOTS)
+def test_an_accuracy_that_is_not_the_expected_one_writes_nothing(quick, tmp_path, capsys):
     y_true = np.arange(200) % 4
     logits = np.eye(4)[np.where(np.arange(200) < 150, y_true, (y_true + 1) % 4)]  # 75 % are right
     np.savez(tmp_path / "a.npz", y_true=y_true, logits=logits)
@@ -90,38 +80,45 @@ def test_an_accuracy_that_is_not_the_expected_one_writes_nothing(tmp_path, capsy
 
 GOOD = {"y_true": np.array([0, 1]), "probabilities": np.array([[0.9, 0.1], [0.5, 0.5]])}
 WRONG = {
-    "sums": ({"probabilities": np.ones((2, 2))}, "no probabilities: give what sums to 1"),
+    "sums": ({"probabilities": np.ones((2, 2))}, "do not sum to 1 in each row"),
     "range": ({"y_true": np.array([0, 2])}, "y_true goes from 0 to 2, expected 0 to 1"),
     "length": ({"y_true": np.array([0])}, r"y_true is int64 \[1\], expected whole numbers \[2\]"),
     "fractions": ({"y_true": np.array([0.0, 1.0])}, "expected whole numbers"),
     "nan": ({"probabilities": np.full((2, 2), np.nan)}, "not all finite"),
     "shape": ({"probabilities": np.ones(2)}, r"expected float \[N, C\]"),
     "names": ({"class_names": np.array(["a"])}, "it has 1 class_names, expected 2"),
+    "twice": ({"class_names": np.array(["a", "a "])}, "two classes have one name"),
     "images": ({"images": np.zeros((2, 8, 8))}, "images must be uint8"),
     "validation": ({"val_y_true": np.array([0])}, "no val_probabilities and no val_logits"),
+    "no labels": ({"val_logits": np.ones((3, 2))}, "it has no val_y_true"),
+    "others": ({"val_y_true": np.array([0]), "val_logits": np.ones((1, 3))}, "has 3 classes, expected 2"),
+    "table without labels": ("y_true;a;b\n0;1;0\n", "no rows below a head such as y_true,cat,dog"),
+    "label of a table": ("y_true,a,b\na,1,0\nc,1,0\n", "row 2 does not fit its head"),
+    "number of a table": ("y_true,a,b\n0,x,0\n", "row 1 does not fit"),
+    "short row": ("y_true,a,b\n0,1\n", "row 1 does not fit"),
+    "long row": ("y_true,a,b\n0,1,0,0\n", "row 1 does not fit"),
+    "columns": ("y_true,a,a\n0,1,1\n", "two classes have one name"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_what_does_not_fit_is_one_line(case, tmp_path, capsys):
-    change, message = WRONG[case]
-    np.savez(tmp_path / "a.npz", **(GOOD | change))
-    argv = ["--predictions", str(tmp_path / "a.npz"), "--out", str(tmp_path / "out")]
+    content, message = WRONG[case]
+    if isinstance(content, str):
+        file = tmp_path / "a.csv"
+        file.write_text(content)
+    else:
+        file = tmp_path / "a.npz"
+        np.savez(file, **(GOOD | content))
+    argv = ["--predictions", str(file), "--out", str(tmp_path / "out")]
     assert_one_line(*outcome(capsys, report.main, argv), message)
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("a,b\n1,0\n", "no rows with a y_true"),
-        ("y_true,a,b\nc,1,0\n", "invalid literal"),
-        ("y_true,a,b\n0,x,0\n", "x"),
-    ],
-)
-def test_tables_that_do_not_fit_are_one_line(text, message, tmp_path, capsys):
-    (tmp_path / "a.csv").write_text(text)
-    assert_one_line(*outcome(capsys, report.main, ["--predictions", str(tmp_path / "a.csv")]), message)
+def test_what_belongs_to_a_network_is_refused_beside_answers(tmp_path, capsys):
+    for option in ("--weights", "--weights-key", "--classes", "--layer", "--resize"):
+        argv = ["--predictions", str(tmp_path / "a.npz"), option, "64"]
+        assert_one_line(*outcome(capsys, report.main, argv), f"needs no network: leave out {option}")
 
 
 def test_labels_of_a_table_are_names_where_a_column_is_called_so(tmp_path):
@@ -135,12 +132,11 @@ def test_labels_of_a_table_are_names_where_a_column_is_called_so(tmp_path):
 def test_answers_in_memory_are_those_of_a_file(no_page, tmp_path):
     logits = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
     y_true, names = np.arange(60) % 4, ["a", "b", "c", "d"]
-    np.savez(tmp_path / "a.npz", y_true=y_true, logits=logits, class_names=names)
+    uniform = np.full((60, 4), 0.25)  # does not count beside logits
+    np.savez(tmp_path / "a.npz", y_true=y_true, logits=logits, probabilities=uniform, class_names=names)
     assert report.main(["--predictions", str(tmp_path / "a.npz"), "--out", str(tmp_path / "out")]) == 0
     known = {"class_names": names, "validation": (logits, y_true)}
-    numbers = report.examine_predictions(
-        torch.tensor(y_true), torch.tensor(logits), out=tmp_path / "b", **known
-    )
+    numbers = report.examine_predictions(torch.tensor(y_true), torch.tensor(logits), out=tmp_path, **known)
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
     for key in ("accuracy", "auroc", "classes", "checkpoint_sha256", "images_sha256"):
         assert numbers[key] == written[key]

@@ -1,20 +1,13 @@
 """The built-in shapes: the masks agree with the colours and forms of the images."""
 
-import pytest
 import torch
 
 from sources import shapes
 
 
-@pytest.fixture(scope="module")
-def drawn():
-    return shapes.draw_images(per_class=6, seed=0)
-
-
-def test_masks_show_where_the_colour_of_the_class_is(drawn):
+def test_masks_show_where_the_colour_of_the_class_is(small_sets):
     """Inside, the mean colour is much nearer to the colour that the class is named for than outside."""
-    images, labels, masks = drawn
-    images = images / 255
+    images, labels, masks = small_sets[0].images / 255, small_sets[0].labels, small_sets[0].masks
     colours = torch.tensor(list(shapes.COLOURS.values())).repeat(10, 1)[labels]  # by shape, then colour
     for i, name in enumerate(shapes.COLOURS):
         assert shapes.CLASS_NAMES[i].startswith(name)

@@ -39,12 +39,17 @@ def of_images(network: nn.Module) -> nn.Module:
     return nn.Sequential(Normalize(), network)
 
 
+class InFloat64(Small):
+    def forward(self, x):
+        return super().forward(x).double()
+
+
 @pytest.mark.parametrize("epsilon", [0.25 / 255, 64 / 255])
 def test_attacks_stay_in_their_ball(epsilon):
     images = torch.cat([IMAGES[:6], torch.rand(6, 3, 32, 32, generator=seeded())])
     images[0], images[1] = 0.0, 1.0
     labels = torch.arange(12) % 10
-    model = of_images(Small())
+    model = of_images(InFloat64())  # whose logits are no reason to leave float32
     for attacked in (
         attacks.fgsm(model, images, labels, epsilon),
         attacks.pgd(model, images, labels, epsilon, seeded(), steps=5, restarts=2),
@@ -89,28 +94,15 @@ def test_the_strongest_point_by_hand():
     strongest = attacks.Strongest(torch.zeros(3, 1, 1, 1))
     points = [  # index, x, loss, misclassified
         ([0, 1, 2], [1, 1, 1], [5, 1, 2], [False, True, False]),
-        ([0, 1], [2, 2], [4, 9, ], [True, False]),  # a smaller loss, but wrong; a larger one, but right
+        ([0, 1], [2, 2], [4, 9], [True, False]),  # a smaller loss, but wrong; a larger one, but right
         ([2, 0], [3, 3], [1, 4.5], [False, True]),
         ([0], [4], [9], [False]),
-    ]  # fmt: skip
+    ]
     for index, x, loss, wrong in points:
         x = torch.tensor(x).view(-1, 1, 1, 1).float()
         strongest.see(torch.tensor(index), x, torch.tensor(loss).float(), torch.tensor(wrong))
     assert strongest.images.flatten().tolist() == [3, 1, 1]
     assert strongest.fooled.tolist() == [True, True, False] and strongest.left().tolist() == [2]
-
-
-class InFloat64(nn.Module):
-    def forward(self, x):
-        return torch.stack(
-            [x.mean(dim=(1, 2, 3)), 1 - x.mean(dim=(1, 2, 3)), x.sum(dim=(1, 2, 3))], dim=1
-        ).double()
-
-
-def test_logits_in_float64_are_attacked():
-    for loss in ("ce", "dlr"):
-        attacked = attacks.apgd(InFloat64(), IMAGES[:4], torch.zeros(4).long(), 4 / 255, seeded(), 3, 1, loss)
-        assert attacked.dtype == torch.float32 and not torch.equal(attacked, IMAGES[:4])
 
 
 def test_dlr_loss_by_hand():
@@ -170,7 +162,7 @@ def slow_apgd(model, image, label, start, epsilon, steps):
 
 @pytest.mark.parametrize(("epsilon", "steps"), [(8 / 255, 50), (16 / 255, 20)])
 def test_apgd_against_a_slow_one(epsilon, steps):
-    model, images = of_images(Wavy(10)).eval(), IMAGES[:12]
+    model, images = of_images(Wavy(10)).eval(), IMAGES[:6]
     labels = (model(images).argmax(dim=1) + 1) % 10  # wrong from the start, so that only the loss counts
     seen = []
     handle = model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
@@ -178,7 +170,7 @@ def test_apgd_against_a_slow_one(epsilon, steps):
     handle.remove()
     assert len(seen) == steps + 1
     halved = 0
-    for i in range(12):
+    for i in range(6):
         expected = slow_apgd(model, images[i], labels[i], seen[0][i], epsilon, steps)
         for ours, theirs in zip(seen, expected, strict=True):
             assert ((ours[i] - theirs).abs() < 1e-5).float().mean() > 0.99

@@ -1,11 +1,11 @@
 """corruptions.py against a worked example, the published code's own outputs and closed forms."""
 
+import itertools
 import os
 import shutil
 import subprocess
 import sys
 import zlib
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,46 +20,40 @@ NAMES = list(CORRUPTIONS)
 IMAGES = natural_images(24)
 
 
-# ---- Every corruption ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_shape_type_range_and_the_input_left_alone(name):
+    images = torch.cat([IMAGES[:4], torch.zeros(1, 3, 32, 32), torch.ones(1, 3, 32, 32)])
+    before = images.clone()
     for severity in (1, 2, 3, 4, 5):
-        for images in (IMAGES[:4], torch.zeros(2, 3, 32, 32), torch.ones(2, 3, 32, 32)):
-            before = images.clone()
-            corrupted = CORRUPTIONS[name](images, severity, seeded())
-            assert corrupted.shape == images.shape and corrupted.dtype == torch.float32
-            assert corrupted.min() >= 0 and corrupted.max() <= 1  # false for NaN too
-            assert torch.equal(images, before)
+        corrupted = CORRUPTIONS[name](images, severity, seeded())
+        assert corrupted.shape == images.shape and corrupted.dtype == torch.float32
+        assert corrupted.min() >= 0 and corrupted.max() <= 1  # false for NaN too
+        assert torch.equal(images, before)
 
 
 def test_pictures_of_every_size():
     """A side of 64 has the constants of CIFAR-10-C, from 65 on those of ImageNet-C; a row of five has one."""
+    own = corruptions.Corruption(corruptions.contrast, "digital", "own", factor=(1, 0.9, 0.8, 0.7, 0.6))
     for side, factor in ((8, 0.75), (64, 0.75), (65, 0.4)):
         images = torch.rand(2, 3, side, side, generator=seeded())
         mean = images.mean(dim=(2, 3), keepdim=True)
-        torch.testing.assert_close(
-            CORRUPTIONS["contrast"](images, 1, seeded()) - mean, factor * (images - mean)
-        )
-        own = corruptions.Corruption(corruptions.contrast, "digital", "own", factor=(1, 0.9, 0.8, 0.7, 0.6))
+        moved = CORRUPTIONS["contrast"](images, 1, seeded()) - mean
+        torch.testing.assert_close(moved, factor * (images - mean))
         torch.testing.assert_close(own(images, 5, seeded()) - mean, 0.6 * (images - mean))
-    for name in NAMES:
-        for side in (8, 47, 65):
-            images = torch.rand(1, 3, side, side, generator=seeded())
-            corrupted = CORRUPTIONS[name](images, 5, seeded())
-            assert corrupted.shape == images.shape and corrupted.min() >= 0 and corrupted.max() <= 1, name
+    for name, side in itertools.product(NAMES, (8, 47, 65)):
+        images = torch.rand(1, 3, side, side, generator=seeded())
+        corrupted = CORRUPTIONS[name](images, 5, seeded())
+        assert corrupted.shape == images.shape and corrupted.min() >= 0 and corrupted.max() <= 1, name
 
 
 def test_bad_input_is_refused():
-    corruption = CORRUPTIONS["fog"]
     for severity in (0, 6, 2.5):
         with pytest.raises(ValueError, match="severity"):
-            corruption(IMAGES[:1], severity, seeded())
+            CORRUPTIONS["fog"](IMAGES[:1], severity, seeded())
     wide, small = torch.rand(1, 3, 32, 40), torch.rand(1, 3, 7, 7)
     for images in (IMAGES[0], IMAGES[:1, :1], IMAGES[:1].double(), wide, small):
         with pytest.raises(ValueError, match="images"):
-            corruption(images, 1, seeded())
+            CORRUPTIONS["fog"](images, 1, seeded())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -137,7 +131,7 @@ def statistics(images: torch.Tensor) -> np.ndarray:
     periods = 224 * torch.hypot(torch.fft.fftfreq(224)[:, None], torch.fft.fftfreq(224))
     power = torch.fft.fft2(images).abs().square().mean(dim=(0, 1)) / 224**4
     edges = (1, 4, 16, 64, 224)
-    bands = [power[(periods >= a) & (periods < b)].sum().sqrt() for a, b in pairwise(edges)]
+    bands = [power[(periods >= a) & (periods < b)].sum().sqrt() for a, b in itertools.pairwise(edges)]
     return torch.stack([distance, gradient, *bands]).numpy()
 
 
@@ -158,11 +152,6 @@ def test_fog_of_a_picture_without_white():
     foggy = CORRUPTIONS["fog"](torch.full((3, 3, 32, 32), 0.5), 5, seeded())
     torch.testing.assert_close(foggy.amin(dim=(1, 2, 3)), torch.full((3,), 0.125))
     torch.testing.assert_close(foggy.amax(dim=(1, 2, 3)), torch.full((3,), 0.5))
-
-
-# ---- The table and the folder ----------------------------------------------------------------------------
-
-FOLDER = Path(corruptions.__file__).parent
 
 
 WHOLE_NUMBERS = ("motion_blur", "pixelate", "jpeg_compression")  # what the published code has as such
@@ -192,7 +181,7 @@ def test_rounding_down_keeps_whole_levels():
 
 @pytest.mark.slow
 def test_the_folder_works_alone_in_another_project(tmp_path):
-    shutil.copytree(FOLDER, tmp_path / "theirs" / "robustness")
+    shutil.copytree(Path(corruptions.__file__).parent, tmp_path / "theirs" / "robustness")
     program = """
 import sys, torch
 from theirs.robustness import attacks, corruptions, cues, examples, summary

@@ -2,6 +2,7 @@
 
 import functools
 
+import pytest
 import torch
 from networks import Wavy, natural_images, seeded
 
@@ -25,56 +26,43 @@ def test_the_choice_by_hand():
     assert examples.choose(torch.ones(9) > 0, torch.arange(9) // 6, None, 4) == [0, 6, 1, 7]
 
 
-def wavy():
-    """A network of images in [0, 1] with four classes, and six images."""
-    return Wavy(4).eval(), natural_images(6)
+MODEL, IMAGES = Wavy(4).eval(), natural_images(6)
 
 
-def answers_by_hand(model, images):
-    """[[class, probability], ...], one image at a time."""
-    found = []
-    for image in images:
-        probability = model(image[None])[0].softmax(dim=0).tolist()
-        found.append([probability.index(max(probability)), max(probability)])
-    return found
-
-
-def assert_answers(found, expected, tolerance=6e-5):
-    assert [c for c, _ in found] == [c for c, _ in expected]
-    torch.testing.assert_close([p for _, p in found], [p for _, p in expected], rtol=0, atol=tolerance)
-    assert all(p == round(p, 4) for _, p in found)
+def assert_answers(found, images):
+    """Compare with [[class, probability], ...], one image at a time."""
+    for (y_pred, p), image in zip(found, images, strict=True):
+        probability = MODEL(image[None])[0].softmax(dim=0).tolist()
+        assert y_pred == probability.index(max(probability))
+        assert p == round(p, 4) == pytest.approx(max(probability), abs=6e-5)
 
 
 @torch.no_grad()
 def test_answers_under_corruptions_and_cues():
-    model, images = wavy()
-    pictures = (images * 255).round().byte()
-    found, pixels = examples.pictures_and_answers(lambda batch: model(batch / 255), pictures)
+    pictures = (IMAGES * 255).round().byte()
+    found, pixels = examples.pictures_and_answers(lambda batch: MODEL(batch / 255), pictures)
     assert next(iter(found)) == "clean/0" and list(found)[-1] == "high_pass/0"
-    for test, changed in {
-        "clean/0": pictures,
-        "gaussian_noise/5": corrupt(pictures, "gaussian_noise", 5),
-        "grey/0": change(pictures, "grey"),
-    }.items():
-        assert torch.equal(pixels[list(found).index(test)], changed), test
-        assert_answers(found[test], answers_by_hand(model, changed / 255))
+    changed = {"clean/0": pictures, "grey/0": change(pictures, "grey")}
+    changed["gaussian_noise/5"] = corrupt(pictures, "gaussian_noise", 5)
+    for test, expected in changed.items():
+        assert torch.equal(pixels[list(found).index(test)], expected), test
+        assert_answers(found[test], expected / 255)
 
 
 @torch.no_grad()
 def test_answers_under_attack_and_the_changes():
-    model, images = wavy()
-    labels = model(images).argmax(dim=1)
-    answers, changes = examples.answers_under_attack(model, images, labels, 3)
+    labels = MODEL(IMAGES).argmax(dim=1)
+    answers, changes = examples.answers_under_attack(MODEL, IMAGES, labels, 3)
     assert changes.shape == (2, len(examples.SHOWN_EPSILONS), 6, 3, 32, 32) and changes.dtype == torch.int8
     ways = {"pgd": functools.partial(attacks.pgd, steps=10, restarts=2), "random": attacks.random_corner}
     for (name, attack), of_attack in zip(ways.items(), changes, strict=True):
         found = answers[name]
         assert list(found) == ["0", *(f"{epsilon:g}" for epsilon in examples.SHOWN_EPSILONS)]
-        assert_answers(found["0"], answers_by_hand(model, images))
+        assert_answers(found["0"], IMAGES)
         for epsilon, moved in zip(examples.SHOWN_EPSILONS, of_attack, strict=True):
-            attacked = attack(model, images, labels, epsilon / 255, seeded(3))
-            assert_answers(found[f"{epsilon:g}"], answers_by_hand(model, attacked))
+            attacked = attack(MODEL, IMAGES, labels, epsilon / 255, seeded(3))
+            assert_answers(found[f"{epsilon:g}"], attacked)
             assert moved.min() == -127 and moved.max() == 127  # never -128: at most epsilon
             given_back = epsilon / 255 * moved / 127
-            assert (given_back - (attacked - images)).abs().max() <= 1.01 * epsilon / 255 / 127 / 2
+            assert (given_back - (attacked - IMAGES)).abs().max() <= 1.01 * epsilon / 255 / 127 / 2
     assert [c for c, _ in answers["pgd"]["8"]] != labels.tolist()
