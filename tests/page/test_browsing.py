@@ -176,8 +176,9 @@ def test_filters_add_up(page, mistakes, reported):
     assert page.inner_text("#mistakes ~ .claim").startswith(claim)
     for row in kinds:
         assert choose(page, kind=row["name"]) == says(mistakes, row["count"])
-    page.click(f"a[href='#kind={kinds[0]['name']}']")
-    said = says(mistakes, kinds[0]["count"])  # in a moment: a changed address is an event of its own
+    most = max(kinds, key=lambda row: row["count"])  # one that does not occur has no link
+    page.click(f"a[href='#kind={most['name']}']")
+    said = says(mistakes, most["count"])  # in a moment: a changed address is an event of its own
     page.wait_for_function("said => document.getElementById('found').innerText === said", arg=said)
 
 
