@@ -71,15 +71,6 @@ def says(mistakes, count):
     return f"{count} of {len(mistakes)} mistakes" if count else "No mistake on this page fits this choice."
 
 
-def fitting(mistakes, wanted):
-    return [row for row in mistakes if all(row[key] == value for key, value in wanted.items())]
-
-
-def shown_pixels(page, selector, image_type="png"):
-    """What a reader sees of an element, int32 [3, H, W]."""
-    return decoded(page.locator(selector).screenshot(type=image_type)).int()
-
-
 def row_of(page, selector):
     return page.eval_on_selector(selector, "e => getComputedStyle(e).getPropertyValue('--row').trim()")
 
@@ -164,8 +155,8 @@ def test_tables_sort_and_show_all_their_rows(page):
 
 def test_filters_add_up(page, mistakes, reported):
     for key in KEYS:
-        wanted = {key: mistakes[3][key]}
-        assert choose(page, **wanted) == says(mistakes, len(fitting(mistakes, wanted)))
+        value = mistakes[3][key]
+        assert choose(page, **{key: value}) == says(mistakes, sum(row[key] == value for row in mistakes))
     for low, high in ((0, 20), (20, 55.5), (99.9999, 100)):
         count = sum(low / 100 <= row["confidence"] <= high / 100 for row in mistakes)
         assert choose(page, **{"from": str(low), "to": str(high)}) == says(mistakes, count)
@@ -209,7 +200,7 @@ def test_the_dialog_takes_a_mistake_apart(page, mistakes, reported, reported_set
         heatmap = F.interpolate((sign * cells).relu(), 32)[:, 0]
         expected.insert(-1, overlay(image / 255, heatmap)[0])
     for k, pixels in enumerate(expected):
-        seen = shown_pixels(page, f"#mistake .sheet >> nth={k}").float()
+        seen = decoded(page.locator(f"#mistake .sheet >> nth={k}").screenshot()).float()
         assert (seen - F.interpolate(pixels[None].float(), seen.shape[1:])[0]).abs().mean() < 14, k
     page.keyboard.press("ArrowRight")
     assert page.inner_text("#mistake-title").startswith(mistakes[place + 1]["true"])
@@ -321,25 +312,17 @@ def test_a_puzzle_that_cannot_be_turned_and_one_that_is_shown(game):
 # ---- Class mode -------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def class_page(reported, reported_sets, tmp_path_factory):
-    """The folder of a page on which all four questions can be asked."""
-    folder = tmp_path_factory.mktemp("class") / "run"
-    shutil.copytree(reported, folder)
+def test_a_class_guesses_first(reported, reported_sets, tmp_path, monkeypatch):
+    """On a page on which all four questions can be asked."""
+    folder = shutil.copytree(reported, tmp_path / "run")
     numbers = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     numbers["covering"]["verdict"] = "no"
     (folder / "metrics.json").write_text(json.dumps(numbers), encoding="utf-8")
     stress = stress_content(reported_sets[1].labels) | {"checks": []}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(page_module, "read_stress", lambda folder, whose: stress)
-        patch.setattr(sections, "write_plots", NO_PLOTS)
-        patch.setattr(failures, "write", lambda *some: None)
-        page_module.write_page(folder, reported_sets[1].images)
-    return folder, numbers, stress
-
-
-def test_a_class_guesses_first(class_page):
-    folder, numbers, stress = class_page
+    monkeypatch.setattr(page_module, "read_stress", lambda folder, whose: stress)
+    monkeypatch.setattr(sections, "write_plots", NO_PLOTS)
+    monkeypatch.setattr(failures, "write", lambda *some: None)
+    page_module.write_page(folder, reported_sets[1].images)
     robust, tests = stress["robust_accuracy"]["1"]["value"], stress["tests"]
     truths = {
         "attacks": robust / tests["unattacked/0"]["accuracy"]["value"],
