@@ -78,16 +78,11 @@ def mistakes_at(**wanted: str) -> str:
 
 
 @functools.cache
-def sources(names: str) -> list[dict]:
-    """Return where functions, classes or modules stand, "metrics.accuracy,data.load", and their source.
-
-    It is read from the files: nothing is imported to be quoted.
-    """
-    return [source(name.strip()) for name in names.split(",")]
-
-
 def source(name: str) -> dict:
-    """Return the `path` of the file in which a dotted name is defined, its first `line` and its `text`."""
+    """Return where a function, class or module such as "metrics.accuracy" stands, and its source.
+
+    `path`, the first `line` and `text` are read from the file: nothing is imported to be quoted.
+    """
     parts, depth = name.split("."), 1
     while not (FOLDER.parent.joinpath(*parts[:depth])).with_suffix(".py").is_file():
         depth += 1
@@ -103,23 +98,14 @@ def source(name: str) -> dict:
     return {"path": path.as_posix(), "line": first, "text": "\n".join(lines).rstrip()}
 
 
-def environment() -> Environment:
+def make_templates() -> Environment:
     """Return what fills the templates."""
-    templates = Environment(
-        loader=FileSystemLoader(FOLDER),
-        undefined=StrictUndefined,
-        autoescape=True,
-        lstrip_blocks=True,
-    )
-    templates.filters |= {
-        "percent": percent,
-        "interval": interval,
-        "points": points,
-        "in_words": in_words,
-        "p_value": p_value,
-        "plain": pictures.plain,
-    }
-    templates.globals |= {"sources": sources, "mistakes_at": mistakes_at}
+    loader = FileSystemLoader(FOLDER)
+    templates = Environment(loader=loader, undefined=StrictUndefined, autoescape=True, lstrip_blocks=True)
+    for function in (percent, interval, points, in_words, p_value, pictures.plain):
+        templates.filters[function.__name__] = function
+    templates.filters["grouped"] = "{:,}".format
+    templates.globals |= {"source": source, "mistakes_at": mistakes_at}
     return templates
 
 
@@ -136,10 +122,8 @@ def write_page(out: Path, images: Tensor | None) -> None:
     maps, layer = evidence.get("maps"), numbers.get("maps", {}).get("layer")
     failures.write(out, failures.describe(answers, evidence), images, maps, layer)
     shown = None if images is None else pictures.reduced(images)
-    context = {"n": numbers, "class_names": answers["class_names"]}
-    context |= {"opener": None, "followed": None, "puzzle_sheet": None}
-    if shown is not None:
-        context |= sections.one_mistake(answers, evidence, shown)
+    context = {"n": numbers, "class_names": answers["class_names"], "folder": out.name}
+    context |= sections.one_mistake(answers, evidence, shown)
     context |= sections.mistakes(answers, evidence, shown)
     context |= sections.classes(numbers, answers, shown)
     context |= sections.maps(numbers)
@@ -148,21 +132,17 @@ def write_page(out: Path, images: Tensor | None) -> None:
     context |= sections.about(numbers, stress)
     context |= sections.training(out / "plots", numbers)
     context |= sections.write_plots(out / "plots", numbers, answers)
-    templates, filled = environment(), []
+    templates, filled = make_templates(), []
     for name, title in SECTIONS.items():
         module = templates.get_template(f"{name}.html").make_module(context)
-        html = Markup(str(module))  # escaped by the template, like the claim
-        claim = Markup(str(module.claim).strip())
-        anchor = name.replace("_", "-")
+        claim = module.claim.strip()  # escaped by the template, like all of it
+        section = {"id": name, "title": title, "claim": claim, "html": Markup(module)}
         if claim:
-            filled.append({"id": anchor, "title": title, "claim": claim, "html": html})
-    game = templates.get_template("game.html").render(context)
+            filled.append(section | {"question": getattr(module, "question", None)})
     side = None if images is None else shown.shape[-1]
     data = pictures.data_for_script(numbers, answers, evidence, stress, side)
     page = templates.get_template("report.html").render(
         context,
-        folder=out.name,
-        game=Markup(game),
         sections=filled,
         style=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),
         script=Markup((FOLDER / "page.js").read_text(encoding="utf-8")),

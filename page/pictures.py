@@ -67,14 +67,9 @@ def sheet(images: Tensor, limit: int = MAX_SHEET, columns: int | None = None) ->
     return {"address": address(content), "columns": width // side, "rows": height // side}
 
 
-def base64_bytes(values: Tensor) -> str:
-    """Return whole numbers from 0 to 255 as the base64 of their bytes."""
-    return base64.b64encode(values.to(torch.uint8).numpy().tobytes()).decode()
-
-
-def base64_bits(values: Tensor) -> str:
-    """Return bool values as the base64 of their bits, eight to a byte, the first the most significant."""
-    return base64.b64encode(np.packbits(values.numpy())).decode()
+def base64_of(values: np.ndarray) -> str:
+    """Return uint8 values as the base64 of their bytes."""
+    return base64.b64encode(values.tobytes()).decode()
 
 
 def plain(name: str) -> str:
@@ -98,7 +93,7 @@ def data_for_script(
         "side": side,
         "classes": [plain(name) for name in answers["class_names"]],
         "kinds": [row["name"] for row in numbers["kinds"]],
-        "inferno": base64_bytes(torch.from_numpy(plots.inferno())),
+        "inferno": base64_of(plots.inferno()),
         "runs": [run_name(run) for run in answers["runs"]],
         "images": [mistake_data(answers, evidence, place) for place in range(len(evidence["mistakes"]))],
         "puzzles": puzzle_data(answers, evidence),
@@ -114,8 +109,8 @@ def data_for_script(
         # A byte for each cell, 128 for 0; more cells than 16x16 would weigh too much.
         maps = F.adaptive_avg_pool2d(evidence["maps"][:, None], min(16, evidence["maps"].shape[-1]))
         scaled = maps / maps.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
-        data["maps"] = base64_bytes((128 + 127 * scaled).round())
-        data["covered_pixels"] = base64_bits(evidence["covered_pixels"])
+        data["maps"] = base64_of((128 + 127 * scaled).round().byte().numpy())
+        data["covered_pixels"] = base64_of(np.packbits(evidence["covered_pixels"].numpy()))
     return data | stress_data(answers, stress)
 
 
@@ -148,28 +143,24 @@ def puzzle_data(answers: dict, evidence: dict) -> list[dict]:
     for place, index in enumerate(evidence.get("puzzles", torch.empty(0)).tolist()):
         percents = (100 * evidence["puzzle_probabilities"][place]).round().int()
         likely = torch.stack([evidence["puzzle_classes"][place].int(), percents], dim=2).flatten(1)
-        row = {"true": answers["y_true"][index].item(), "answers": likely.tolist()}
-        row["file"] = answers["filenames"][index]
+        row = {"true": answers["y_true"][index].item(), "file": answers["filenames"][index]}
+        row |= {"answers": likely.tolist(), "random": round(evidence["puzzle_random"][place].item(), 4)}
         for key in ("best", "by_map"):
             cover = evidence[f"puzzle_{key}"][place].item()
             row[key] = None if cover < 0 else cover
-        rows.append(row | {"random": round(evidence["puzzle_random"][place].item(), 4)})
+        rows.append(row)
     return rows
 
 
 def stress_data(answers: dict, stress: dict | None) -> dict:
     """Return the answers that the two viewers show, those of the rows of their sheets."""
     data = {}
-    if stress is not None and "examples" in stress:
-        shown = stress["examples"]
-        data["corruptions"] = {
-            "true": answers["y_true"][shown["images"]].tolist(),
-            "answers": shown["answers"],
-        }
-    if stress is not None and "attack_examples" in stress:
-        shown = stress["attack_examples"]
-        true = answers["y_true"][shown["images"]].tolist()
-        data["attacks"] = {"true": true, "epsilons": stress["epsilons"][:-1], "answers": shown["answers"]}
+    for viewer, key in (("corruptions", "examples"), ("attacks", "attack_examples")):
+        if stress is not None and key in stress:
+            shown = stress[key]
+            data[viewer] = {"true": answers["y_true"][shown["images"]].tolist(), "answers": shown["answers"]}
+    if "attacks" in data:
+        data["attacks"]["epsilons"] = stress["epsilons"][:-1]
     return data
 
 

@@ -28,7 +28,6 @@ BLUE, ORANGE, GREEN = "#00497a", "#b04c00", "#00785a"  # of three different grey
 # The colours' names in the style sheet of the report.
 CSS_VARIABLES = {INK: "ink", GRID: "grid", GREY: "grey", BLUE: "blue", ORANGE: "orange", GREEN: "green"}
 PIXELS = 72  # to an inch
-WIDTH, HEIGHT = 360 / PIXELS, 250 / PIXELS
 LINE = 15  # pixels that a line of text needs
 
 
@@ -69,9 +68,9 @@ def inferno() -> np.ndarray:
     return matplotlib.colormaps["inferno"](np.arange(256), bytes=True)[:, :3]
 
 
-def small_figure(title: str, x_label: str) -> tuple[Figure, Axes]:
-    """Return a figure of the common size and its axes; the title above them says what the y axis is."""
-    figure = Figure(figsize=(WIDTH, HEIGHT))
+def small_figure(title: str, x_label: str, width: int = 360, height: int = 250) -> tuple[Figure, Axes]:
+    """Return a figure, in pixels, and its axes; the title above them says what the y axis is."""
+    figure = Figure(figsize=(width / PIXELS, height / PIXELS))
     axes = figure.add_subplot()
     axes.set_title(title)
     axes.set_xlabel(x_label)
@@ -103,28 +102,14 @@ def name_lines(axes: Axes, lines: dict[str, tuple[float, float, str]]) -> None:
 # ---- Curves ----------------------------------------------------------------------------------------------
 
 
-def severity_curves(accuracy: list[float], confidence: list[float]) -> Figure:
-    """Mean accuracy and mean confidence at the severities 0, clean, to 5."""
-    figure, axes = small_figure("Accuracy and confidence, mean of the fifteen", "severity (0 is clean)")
+def severity_curves(title: str, curves: dict[str, list[float]]) -> Figure:
+    """Fractions at the severities 0, clean, to 5, {label: values}, means of the fifteen corruptions."""
+    figure, axes = small_figure(f"{title}, mean of the fifteen", "severity (0 is clean)")
     ends = {}
-    for label, values in {"accuracy": accuracy, "confidence": confidence}.items():
+    for label, values in curves.items():
         (line,) = axes.plot(range(6), values)
         ends[label] = (5, values[-1], line.get_color())
-    axes.set(xlim=(0, 5), ylim=(0, 1))
-    in_percent(axes.yaxis)
-    name_lines(axes, ends)
-    return figure
-
-
-def calibration_curves(errors: dict[str, list[float]]) -> Figure:
-    """The expected calibration error at the severities 0, clean, to 5, a line for each of {label: errors}."""
-    figure, axes = small_figure("Calibration error, mean of the fifteen", "severity (0 is clean)")
-    ends = {}
-    for label, values in errors.items():
-        (line,) = axes.plot(range(6), values)
-        ends[label] = (5, values[-1], line.get_color())
-    axes.set_xlim(0, 5)
-    axes.set_ylim(0, 1.1 * max(max(values) for values in errors.values()) + 0.01)
+    axes.set(xlim=(0, 5), ylim=(0, 1.1 * max(map(max, curves.values())) + 0.01))
     in_percent(axes.yaxis)
     name_lines(axes, ends)
     return figure
@@ -152,7 +137,7 @@ def training_curve(
     above.set_xticks(list(changes), list(changes.values()), fontsize=11)
     above.tick_params(length=0)
     above.spines.top.set_visible(False)
-    figure.suptitle(f"{quantity.capitalize()} in training", x=0.01, ha="left", size=12, weight="bold")
+    figure.suptitle(f"{quantity.capitalize()} in training", x=0.01, ha="left")
     if quantity == "accuracy":
         in_percent(axes.yaxis)
         axes.set_ylim(0, 1)
@@ -166,25 +151,21 @@ def reliability(title: str, bins: dict[str, list]) -> Figure:
     bins: {group: [[confidence, accuracy, count], ...]}. The points of a group, and the title with their
     expected calibration error, have ids that end in its name, for the style sheet, which shows one group.
     """
-    figure, axes = small_figure("", "confidence")
-    figure.set_figheight(320 / PIXELS)
+    figure, axes = small_figure("", "confidence", height=320)
     axes.axline((0, 0), (1, 1), color=GREY, linestyle=":", linewidth=1.2)
     for group, rows in bins.items():
         confidence, accuracy, count = np.array(rows).T
         error = (count * abs(accuracy - confidence)).sum() / count.sum()
         sizes = 4 * (2 + 16 * np.sqrt(count / count.sum())) ** 2  # matplotlib: the square of the width
-        points = axes.scatter(confidence, accuracy, s=sizes, color=ORANGE, marker="o", alpha=0.85)
-        points.set_gid(f"points-{group}")
-        options = {"weight": "bold", "va": "bottom", "transform": axes.transAxes}
-        written = axes.text(0, 1.02, f"{title}: calibration error {100 * error:.1f} %", **options)
-        written.set_gid(f"title-{group}")
+        points = {"marker": "o", "alpha": 0.85, "gid": f"points-{group}"}
+        axes.scatter(confidence, accuracy, s=sizes, color=ORANGE, **points)
+        written = {"weight": "bold", "va": "bottom", "gid": f"title-{group}", "transform": axes.transAxes}
+        axes.text(0, 1.02, f"{title}: calibration error {100 * error:.1f} %", **written)
     options = {"color": GREY, "transform": axes.transAxes}
     axes.text(0.04, 0.92, "underconfident:\nright more often", va="top", **options)
     axes.text(0.97, 0.07, "overconfident:\nright less often", ha="right", **options)
-    axes.set(xlim=(-0.06, 1.06), ylim=(-0.06, 1.06))  # room for a large point at the end
-    axes.set_ylabel("accuracy")
-    axes.set_xticks(np.linspace(0, 1, 6))
-    axes.set_yticks(np.linspace(0, 1, 6))
+    ends, ticks = (-0.09, 1.09), np.linspace(0, 1, 6)  # room for a large point at the end
+    axes.set(ylabel="accuracy", xlim=ends, ylim=ends, xticks=ticks, yticks=ticks)
     in_percent(axes.xaxis, axes.yaxis)
     return figure
 
@@ -194,8 +175,7 @@ def reliability(title: str, bins: dict[str, list]) -> Figure:
 
 def headline_bars(numbers: dict[str, dict[str, float]]) -> Figure:
     """One bar for each metric, {name: value, low and high}, and its value written above."""
-    figure, axes = small_figure("Test metrics with 95 % intervals", "")
-    figure.set_figwidth(1.4 * WIDTH)
+    figure, axes = small_figure("Test metrics with 95 % intervals", "", width=504)
     value, low, high = (np.array([row[key] for row in numbers.values()]) for key in ("value", "low", "high"))
     # With few images of a class the value can lie outside its interval, and an error bar cannot be negative.
     errors = np.clip([value - low, high - value], 0, None)
@@ -212,8 +192,7 @@ def headline_bars(numbers: dict[str, dict[str, float]]) -> Figure:
 
 def worst_classes(title: str, recall: dict[str, float]) -> Figure:
     """The recall of each class, {label: fraction}, the first on top."""
-    figure = Figure(figsize=(2 * WIDTH, 0.9 + 0.4 * len(recall)))
-    axes = figure.add_subplot()
+    figure, axes = small_figure("", "accuracy", width=720, height=65 + 29 * len(recall))
     places = range(len(recall))
     bars = axes.barh(places, list(recall.values()), color=ORANGE, height=0.7)
     axes.set_yticks(places, shortened(recall, 60))
@@ -221,9 +200,9 @@ def worst_classes(title: str, recall: dict[str, float]) -> Figure:
     axes.invert_yaxis()
     in_percent(axes.xaxis)
     axes.grid(visible=False, axis="y")
-    axes.set(xlabel="accuracy", xlim=(0, 1.1))
+    axes.set_xlim(0, 1.1)
     # Above the labels too, as these leave the axes little room.
-    figure.suptitle(title, x=0.01, ha="left", size=12, weight="bold")
+    figure.suptitle(title, x=0.01, ha="left")
     return figure
 
 
@@ -232,14 +211,9 @@ def dots(title: str, rows: dict[str, dict], x_label: str, chance: dict, chance_l
 
     chance: likewise, what all of them are compared with, a band behind them.
     """
-    figure = Figure(figsize=(WIDTH, (100 + 34 * len(rows)) / PIXELS))
-    axes = figure.add_subplot()
-    axes.set_title(title)
+    figure, axes = small_figure(title, x_label, height=100 + 34 * len(rows))
     axes.axvspan(chance["low"], chance["high"], color=GRID, linewidth=0)
     axes.axvline(chance["value"], color=GREY, linestyle=":", linewidth=1.2, marker="")
-    said = f"{chance_label} {100 * chance['value']:.1f} %"
-    below = {"color": GREY, "ha": "center", "va": "center", "fontsize": 11}
-    axes.text(chance["value"], len(rows) - 0.25, said, **below)
     for place, (label, row) in enumerate(rows.items()):
         colour = BLUE if place == 0 else ORANGE
         axes.text(0, place - 0.35, label, transform=axes.get_yaxis_transform(), va="center", color=INK)
@@ -251,8 +225,10 @@ def dots(title: str, rows: dict[str, dict], x_label: str, chance: dict, chance_l
     axes.set_ylim(len(rows), -0.75)
     room = 1.25 * max(row["high"] for row in [*rows.values(), chance]) + 0.02  # for the text behind a point
     axes.set_xlim(0, room)
+    below = {"color": GREY, "ha": "center", "va": "center", "fontsize": 11}
+    middle, said = max(chance["value"], 0.2 * room), f"{chance_label} {100 * chance['value']:.1f} %"
+    axes.text(middle, len(rows) - 0.25, said, **below)
     axes.set_xticks([tick for tick in axes.get_xticks() if tick <= min(1, room)])
-    axes.set_xlabel(x_label)
     axes.set_yticks([])
     axes.spines.left.set_visible(False)
     in_percent(axes.xaxis)
@@ -264,17 +240,13 @@ def confidence_histogram(counts: dict[str, list[np.ndarray]]) -> Figure:
 
     The steps of a group have ids that end in its name; see reliability.
     """
-    figure, axes = small_figure("How sure right and wrong answers are, images", "confidence")
-    figure.set_figheight(320 / PIXELS)
+    figure, axes = small_figure("How sure right and wrong answers are, images", "confidence", height=320)
     for group, (right, wrong) in counts.items():
-        edges = np.linspace(0, 1, len(right) + 1)
-        below = axes.stairs(wrong, edges, fill=True, color=ORANGE, linewidth=0)
+        edges, filled = np.linspace(0, 1, len(right) + 1), {"fill": True, "linewidth": 0}
+        axes.stairs(wrong, edges, color=ORANGE, gid=f"wrong-{group}", **filled)
         # Lighter, so that they differ in grey as well.
-        above = axes.stairs(
-            wrong + right, edges, baseline=wrong, fill=True, color=BLUE, alpha=0.4, linewidth=0
-        )
-        below.set_gid(f"wrong-{group}")
-        above.set_gid(f"right-{group}")
+        lighter = {"color": BLUE, "alpha": 0.4, "gid": f"right-{group}"}
+        axes.stairs(wrong + right, edges, baseline=wrong, **lighter, **filled)
     right, wrong = next(iter(counts.values()))
     every = right + wrong
     x = 0.03 if every[len(every) // 2 :].sum() > every.sum() / 2 else 0.7  # where there are fewer bars
@@ -298,11 +270,9 @@ def confusion_matrix(counts: np.ndarray, class_names: list[str], groups: dict[st
     figure = Figure(figsize=(4.5 + 0.1 * count, 3.4 + 0.09 * count))
     axes = figure.add_subplot()
     mesh = axes.imshow(fractions, cmap="cividis", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-    names = shortened(class_names, 24)
-    axes.set_xticks(range(count), names, rotation=90, fontsize=7.4)
-    axes.set_yticks(range(count), names, fontsize=7.4)
-    axes.grid(visible=False)
-    tick_axes = [axes]
+    title = "Share of each true class (row) given each predicted class (column)"
+    label_matrix(axes, shortened(class_names, 24), 7.4, title)
+    axes.set(xlabel="predicted class", ylabel="true class")
     if groups:
         edges = np.cumsum([0, *groups.values()]) - 0.5
         axes.set_xticks(edges, minor=True)
@@ -310,12 +280,7 @@ def confusion_matrix(counts: np.ndarray, class_names: list[str], groups: dict[st
         axes.grid(which="minor", linewidth=0.3)  # between the superclasses, whose names stand on the right
         beside = axes.secondary_yaxis("right")
         beside.set_yticks((edges[1:] + edges[:-1]) / 2, list(groups), fontsize=9)
-        tick_axes.append(beside)
-    for ticked in tick_axes:
-        ticked.tick_params(which="both", length=0, pad=2)
-    title = "Share of each true class (row) given each predicted class (column)"
-    figure.suptitle(title, x=0.01, ha="left", size=12, weight="bold", wrap=True)
-    axes.set(xlabel="predicted class", ylabel="true class")
+        beside.tick_params(length=0, pad=2)
     ticks = [0, 0.01, 0.1, 0.25, 0.5, 1]
     scale = figure.colorbar(mesh, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.01, ticks=ticks)
     in_percent(scale.ax.xaxis)
@@ -326,25 +291,28 @@ def confusion_matrix(counts: np.ndarray, class_names: list[str], groups: dict[st
     return figure
 
 
+def label_matrix(axes: Axes, names: list[str], size: float, title: str) -> None:
+    """Write the names of the rows and columns of a matrix beside it, in letters of a size, and its title."""
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
+    axes.set_yticks(range(len(names)), names, fontsize=size)
+    axes.tick_params(which="both", length=0, pad=2)
+    axes.grid(visible=False)
+    axes.figure.suptitle(title, x=0.01, ha="left", wrap=True)
+
+
 def superclass_matrix(counts: np.ndarray, names: list[str]) -> Figure:
     """The mistakes between superclasses, int [S, S], as shares of the rows; the diagonal is left out."""
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     np.fill_diagonal(shares, np.nan)
-    figure = Figure(figsize=(1.9 * WIDTH, 1.75 * WIDTH))
-    axes = figure.add_subplot()
+    figure, axes = small_figure("", "answer", width=684, height=630)
     axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, max(0.01, np.nanmax(shares))))
     for row, column in zip(*np.nonzero(np.nan_to_num(shares) >= 0.02), strict=True):
         value = shares[row, column]
         colour = "white" if value > 0.3 * np.nanmax(shares) else INK
         axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=9, color=colour)
-    names = shortened(names, 30)
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=10)
-    axes.set_yticks(range(len(names)), names, fontsize=10)
-    axes.grid(visible=False)
-    axes.tick_params(length=0)
     title = "Percent of a superclass (row) answered as another (column), from 2 on"
-    figure.suptitle(title, x=0.01, ha="left", size=12, weight="bold", wrap=True)
-    axes.set(xlabel="answer", ylabel="true superclass")
+    label_matrix(axes, shortened(names, 30), 10, title)
+    axes.set_ylabel("true superclass")
     figure.draw_without_rendering()
     return figure
 
@@ -358,8 +326,8 @@ def stress_epsilon(tests: dict, robust_accuracy: dict[str, dict], epsilons: list
     tests are those of stress.json; robust_accuracy: that under the worst of all attacks, at each epsilon. A
     rule at each epsilon has the id rule-<its place>, for the script, which shows one.
     """
-    title = "Accuracy under attack, 95 % intervals"
-    figure, axes = small_figure(title, "epsilon: largest change of a value, in 1/255")
+    x_label = "epsilon: largest change of a value, in 1/255"
+    figure, axes = small_figure("Accuracy under attack, 95 % intervals", x_label)
     unattacked = tests["unattacked/0"]["accuracy"]["value"]
     for step, epsilon in enumerate(epsilons):
         axes.axvline(epsilon, color=GREY, linewidth=1.2, marker="").set_gid(f"rule-{step}")
@@ -376,9 +344,8 @@ def stress_epsilon(tests: dict, robust_accuracy: dict[str, dict], epsilons: list
         axes.fill_between(epsilons, low, high, color=colours[label], alpha=0.15, linewidth=0)
         ends[label] = (epsilons[-1], value[-1], colours[label])
     axes.set_xscale("log", base=2)
-    axes.set_xlim(epsilons[0] / 1.3, 1.05 * epsilons[-1])
     axes.set_xticks(epsilons, [f"{epsilon:g}" for epsilon in epsilons])
-    axes.set_ylim(0, 1)
+    axes.set(xlim=(epsilons[0] / 1.3, 1.05 * epsilons[-1]), ylim=(0, 1))
     in_percent(axes.yaxis)
     name_lines(axes, ends)
     return figure

@@ -49,14 +49,9 @@ def case(answers: dict, images: Tensor, i: int) -> dict:
     }
 
 
-def hide(image: Tensor, hidden: Tensor, fill: Tensor) -> str:
-    """Return the picture of an image, uint8 [3, S, S], with pixels covered, bool [S, S]."""
-    return picture(torch.where(hidden, fill[:, None, None], image / 255))
-
-
-def one_mistake(answers: dict, evidence: dict, images: Tensor) -> dict:
+def one_mistake(answers: dict, evidence: dict, images: Tensor | None) -> dict:
     """The pictures of the game, what stands there without a script, and the mistake to follow through."""
-    if "opener" not in evidence:
+    if "opener" not in evidence or images is None:
         return {"opener": None, "followed": None, "puzzle_sheet": None}
     place = evidence["opener"].item()
     i = evidence["mistakes"][place].item()
@@ -70,7 +65,8 @@ def one_mistake(answers: dict, evidence: dict, images: Tensor) -> dict:
         opener["for"], opener["against"] = (
             picture(overlay(image[None] / 255, (sign * scaled).relu())[0]) for sign in (1, -1)
         )
-        opener["covered"] = hide(image, evidence["covered_pixels"][place], evidence["fill"])
+        hidden, fill = evidence["covered_pixels"][place], evidence["fill"][:, None, None]
+        opener["covered"] = picture(torch.where(hidden, fill, image / 255))
     indices = evidence["puzzles"].tolist()
     return {
         "opener": opener,
@@ -142,11 +138,10 @@ def maps(numbers: dict) -> dict:
     rows = {label: of_map[name]["to_truth"] for name, label in MAPS.items() if name in of_map}
     rows["contrastive, blurred instead"] = blurred["contrastive"]["to_truth"]
     rows["random cells, blurred instead"] = blurred["random"]["to_truth"]
-    title = "Mistakes that become right"
-    label = "of the mistakes, a quarter covered"
-    figure = plots.dots(title, rows, label, of_map["random"]["to_truth"], "random cells")
+    title, chance = "Mistakes that become right", of_map["random"]["to_truth"]
+    figure = plots.dots(title, rows, "of the mistakes, a quarter covered", chance, "random cells")
     said = ", ".join(f"{label} {100 * row['value']:.0f} %" for label, row in rows.items())
-    said = f"{title}: {said}; random cells {100 * of_map['random']['to_truth']['value']:.0f} %."
+    said = f"{title}: {said}; random cells {100 * chance['value']:.0f} %."
     return {"covering_plot": plots.to_svg(figure, "covering", said)}
 
 
@@ -167,14 +162,13 @@ def confidence(numbers: dict, stress: dict | None) -> dict:
         said = f"{title}: accuracy against confidence, in bins of confidence."
         drawn[name] = plots.to_svg(plots.reliability(title, of_group), f"reliability-{name}", said)
     if "by_severity" in summary:
-        errors = {}
-        for name in bins:
-            if name in summary["by_severity"][0]:
-                errors[name] = [row[name]["ece"] for row in summary["by_severity"]]
-        labels = {"as_trained": "as trained", "with_temperature": "at the temperature"}
-        ends = (f"{labels[name]} {100 * row[0]:.1f} to {100 * row[5]:.1f} %" for name, row in errors.items())
+        errors, rows = {}, summary["by_severity"]
+        for name, label in {"as_trained": "as trained", "with_temperature": "at the temperature"}.items():
+            if name in bins and name in rows[0]:
+                errors[label] = [row[name]["ece"] for row in rows]
+        ends = (f"{label} {100 * error[0]:.1f} to {100 * error[5]:.1f} %" for label, error in errors.items())
         said = f"Calibration error from clean images to severity 5: {', '.join(ends)}."
-        figure = plots.calibration_curves({labels[name]: row for name, row in errors.items()})
+        figure = plots.severity_curves("Calibration error", errors)
         drawn["severity"] = plots.to_svg(figure, "calibration", said)
     said = f"Confidence of right and wrong answers; above 90 % wrong: {numbers['confident']['wrong']}."
     drawn["histogram"] = plots.to_svg(plots.confidence_histogram(histogram), "histogram", said)
@@ -197,9 +191,12 @@ def stress_tests(answers: dict, stress: dict | None, images: Tensor | None) -> d
     shown["corruption_rows"] = rows
     shown["hardest"] = min(rows, key=lambda row: row["values"][2])
     by_severity = stress["summary"]["by_severity"]
-    lines = [[row[key] for row in by_severity] for key in ("accuracy", "mean_confidence")]
-    said = f"Accuracy falls from {100 * lines[0][0]:.1f} % on clean images to {100 * lines[0][5]:.1f} %."
-    shown["severity_plot"] = plots.to_svg(plots.severity_curves(*lines), "severity", said)
+    keys = {"accuracy": "accuracy", "confidence": "mean_confidence"}
+    curves = {label: [row[key] for row in by_severity] for label, key in keys.items()}
+    first, *_, last = curves["accuracy"]
+    said = f"Accuracy falls from {100 * first:.1f} % on clean images to {100 * last:.1f} %."
+    figure = plots.severity_curves("Accuracy and confidence", curves)
+    shown["severity_plot"] = plots.to_svg(figure, "severity", said)
     epsilons = stress["epsilons"][:-1]  # the last is a check, at which a sound attack leaves no image right
     figure = plots.stress_epsilon(tests, stress["robust_accuracy"], epsilons)
     shown["epsilon_plot"] = plots.to_svg(figure, "epsilon", "Accuracy under attack by epsilon.")
@@ -281,8 +278,8 @@ def about(numbers: dict, stress: dict | None) -> dict:
     facts |= {f"report: {name}": value for name, value in numbers["environment"].items()}
     labels = {"images": "input", "output": "output", "maps": "layer_note", "weights": "weights"}
     facts |= {label: network[key] for label, key in labels.items() if key in network}
-    facts |= {"digest of the weights": numbers["checkpoint_sha256"]}
-    facts["digest of the test images"] = numbers["data"]["digest"]
+    digests = {"digest of the weights": numbers["checkpoint_sha256"]}
+    facts |= digests | {"digest of the test images": numbers["data"]["digest"]}
     return {"facts": facts, "commands": commands, "stress_command": stress_command(options)}
 
 
@@ -290,9 +287,8 @@ def stress_command(options: dict | None) -> str | None:
     """Return the command that tests what is examined, to be copied, if a command line named a network."""
     if options is None or options["predictions"] is not None:
         return None
-    return command(
-        "python stress.py", {k: v for k, v in options.items() if k not in ("against", "overwrite", "page")}
-    )
+    kept = {key: value for key, value in options.items() if key not in ("against", "overwrite", "page")}
+    return command("python stress.py", kept)
 
 
 def command(start: str, options: dict) -> str:

@@ -3,25 +3,12 @@
 import copy
 
 import pytest
-from pages import fraction, text
+from pages import COVERING, MAPS, text
 
 from page import page, plots, sections
 
-TO_TRUTH = {"changed": fraction(0.8), "to_truth": fraction(0.27)}
-TO_RUNNER_UP = {"changed": fraction(0.6), "to_runner_up": fraction(0.2)}
-CONTROLS = ["runner_up", "random_class", "usual", "other_image"]
-RANDOM = {"changed": fraction(0.5), "to_truth": fraction(0.14)}
-COVERING = {
-    "images": {"mistakes": 800, "right": 400},
-    "mistakes": {"contrastive": TO_TRUTH, **dict.fromkeys(CONTROLS, TO_TRUTH), "random": RANDOM},
-    "blurred": {"contrastive": TO_TRUTH, "random": RANDOM},
-    "another": {name: {"to_another": fraction(0.3)} for name in ("contrastive", "random")},
-    "differences": dict.fromkeys(["random", "blurred_random", "other_image", "random_class"], fraction(0.1)),
-    "right": dict.fromkeys(["runner_up", "usual", "random", "centre"], TO_RUNNER_UP),
-}
-WEIGHTS = {"images": 40, "seeds": 5, "same_image": fraction(0.2), "other_image": fraction(0.2)}
 CLAIMS = {
-    "specific": "random cells 14 %: they mark what weighs between these two classes.",
+    "specific": "random cells 14 %: they mark what weighs between the classes.",
     "more than chance": "14 %: more than chance, but not shown to be specific to the two classes.",
     "no": "random cells 14 %: not shown to be more than chance.",
     "too few": "7 mistakes: too few to say.",
@@ -31,10 +18,9 @@ CLAIMS = {
 @plots.styled()
 def filled(covering):
     """The claim and the section as a reader sees them, without its details, and all of its plot."""
-    numbers = {"covering": covering, "maps": {"layer": "layer4", "size": [4, 4], "random_weights": WEIGHTS}}
-    shown = sections.maps(numbers)
-    context = {"n": numbers, "followed": None} | shown
-    module = page.environment().get_template("maps.html").make_module(context)
+    shown = sections.maps({"covering": covering})
+    context = {"n": {"covering": covering, "maps": MAPS}, "followed": None} | shown
+    module = page.make_templates().get_template("maps.html").make_module(context)
     html = str(module)
     start, end = html.index("<details><summary>"), html.rindex("</details>")
     without_plot = html.replace(str(shown["covering_plot"]), "")

@@ -9,10 +9,14 @@ from urllib.parse import parse_qsl
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from jinja2 import UndefinedError
-from pages import decoded, stress_content, text
+from pages import COVERING, HOSTILE_FILE, MAPS, NO_PLOTS, decoded, stress_content, text
 
-from page import page, pictures, sections
+import reasons
+from page import failures, page, pictures, sections
+from running import outputs
+from running.files import write_json
 
 
 def cell(sheet, row, column):
@@ -44,19 +48,19 @@ def test_a_share_in_words():
 
 
 def test_a_missing_value_fails_and_every_text_is_escaped():
-    templates = page.environment()
+    templates = page.make_templates()
     with pytest.raises(UndefinedError):
         templates.from_string("{{ n.no_such_value }}").render(n={})
     assert templates.from_string("{{ name }}").render(name="<b>&") == "&lt;b&gt;&amp;"
 
 
 def test_the_code_behind_a_number_is_its_source():
-    (source,) = page.sources("metrics.accuracy")
+    source = page.source("metrics.accuracy")
     lines = (page.FOLDER.parent / "metrics.py").read_text(encoding="utf-8").splitlines()
     assert source["path"] == "metrics.py" and lines[source["line"] - 1] == source["text"].split("\n")[0]
     for template in page.FOLDER.glob("*.html"):
         for names in re.findall(r'code\("(.*?)"\)', template.read_text(encoding="utf-8"), re.DOTALL):
-            assert all(found["text"] for found in page.sources(names))
+            assert all(page.source(name.strip())["text"] for name in names.split(","))
 
 
 def test_the_data_of_the_script(left):
@@ -134,28 +138,81 @@ def test_the_sheets_of_the_viewers(small_sets):
                 assert (cell(sheet, row, column) - image.clamp(0, 255)).abs().mean() < 12
 
 
-def test_the_whole_page(reported, reported_sets):
-    written = (reported / "report.html").read_text(encoding="utf-8")
-    numbers = json.loads((reported / "metrics.json").read_text(encoding="utf-8"))
-    seen = text(written)
+def write_folder(folder, numbers, answers, evidence, stress):
+    """A run folder as report.py leaves it, with pictures of 96 pixels; return them."""
+    coarse = 255 * torch.rand(100, 1, 4, 4, generator=torch.Generator().manual_seed(0)).expand(-1, 3, -1, -1)
+    answers["runs"] = evidence["runs"] = numbers["runs"] = ["this network"]
+    for key in ("answers", "answer_probabilities"):
+        evidence[key] = evidence[key][:1]
+    digests = {key: "a digest" for key in outputs.IDENTITY if key not in ("class_names", "fixed_logits")}
+    numbers |= {"network": {"name": "a network"}, "environment": {}, "command": {}, "notes": []}
+    numbers["data"] = {"name": "pets", "provenance": "pets", "digest": "of"}
+    write_json(folder / "metrics.json", numbers | digests | {"fixed_logits": None})
+    outputs.write_arrays(folder / "predictions.npz", answers | digests)
+    outputs.write_arrays(folder / "evidence.npz", evidence | digests)
+    write_json(folder / "stress.json", digests)  # only so that it is there; see read_stress
+    return F.interpolate(coarse, 96, mode="bilinear").byte()  # smooth, so that JPEG changes little
+
+
+def written_page(folder, images, stress):
+    """The page of the folder, its claims, and the data of its script."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sections, "write_plots", NO_PLOTS)
+        patch.setattr(failures, "NUM_FAILURES", 1)
+        patch.setattr(page, "read_stress", lambda folder, whose: stress)
+        page.write_page(folder, images)
+    written = (folder / "report.html").read_text(encoding="utf-8")
     claims = [text(claim) for claim in re.findall(r'<p class="claim">(.*?)</p>', written, re.DOTALL)]
-    assert len(claims) == 7
-    three = text(re.search(r'<ul class="claims">(.*?)</ul>', written, re.DOTALL).group(1))
+    assert not re.search(r"\b(nan|NaN|None|undefined)\b|Markup", text(written))
+    content = re.search(r'<script type="application/json" id="page-data">(.*?)</script>', written)[1]
+    return written, claims, json.loads(content)
+
+
+def test_the_whole_page(left, tmp_path):
+    """Pictures of 96 pixels are reduced as torchvision reduces them; of attacked ones the middle is shown."""
+    numbers, answers, evidence = left
+    stress, mistakes = stress_content(answers["y_true"]), evidence["mistakes"]
+    evidence["covered_pixels"] = reasons.top_pixels(evidence["maps"], 0.25, 64)
+    evidence |= {"opener": torch.tensor(0), "puzzles": mistakes[:1], "covers": torch.zeros(137, 2)}
+    evidence |= {f"puzzle_{key}": torch.zeros(1) for key in ("best", "by_map", "random")}
+    evidence |= {f"puzzle_{key}": torch.zeros(1, 137, 3) for key in ("classes", "probabilities")}
+    answers["filenames"][mistakes[0]], answers["filenames"][mistakes[1]] = HOSTILE_FILE, "2" + HOSTILE_FILE
+    numbers |= {"covering": COVERING | {"verdict": "specific"}, "maps": MAPS}
+    for name, shape in (("example_pixels", (-1, -1, -1)), ("attack_changes", (-1, -1, -1, -1))):
+        stress[name] = stress[name][..., :1, :1].expand(*shape, 64, 64)
+    images = write_folder(tmp_path, *left, stress)
+    written, claims, data = written_page(tmp_path, images, stress)
+    seen, three = text(written), text(re.search(r'<ul class="claims">(.*?)</ul>', written, re.DOTALL)[1])
+    assert len(claims) == 7 and sum(claim in three for claim in claims) == 3
     for claim in claims:
         assert 0 < len(claim.replace(" %", "%").split()) <= 20 and claim.endswith("."), claim
         assert seen.count(claim) == 1 + (claim in three)  # above its section, and on the first screen
-    assert sum(claim in three for claim in claims) == 3
-    assert f"{100 * numbers['accuracy']['value']:.1f} % (" in seen
-    assert not re.search(r"\b(nan|NaN|None|undefined)\b|Markup", seen) and "<so>" in seen
+    assert f"{100 * numbers['accuracy']['value']:.1f} % (" in seen and "<so>" in seen
     assert not re.search(r"[a-z]\.[A-Z]|\.\d* ?[A-Z][a-z]+ [a-z]+\.[A-Z]", seen.replace("report.html", ""))
     # Each mistake is found by its class and its file, whatever letters are in them.
-    _, test = reported_sets
-    addresses = re.findall(r'href="#(true=[^"]*?open=.*?)"', written)
-    for address in addresses:
-        query = dict(parse_qsl(unescape(address)))
-        index = [i for i, name in enumerate(test.filenames) if name == query["open"]]
-        assert query["true"] in [test.class_names[test.labels[i]].replace("_", " ") for i in index]
-    assert addresses
-    kinds = {row["name"]: row["count"] for row in numbers["kinds"]}
-    share = 100 * kinds["same_in_all"] / sum(kinds.values())
-    assert f"{share:.0f} % of {sum(kinds.values())} mistakes are the same wrong answer in both runs" in seen
+    links = re.findall(r'href="#(true=[^"]*?open=.*?)"', written)
+    addresses = [dict(parse_qsl(unescape(link))) for link in links]
+    names = [pictures.plain(answers["class_names"][c]) for c in answers["y_true"]]
+    known = set(zip(names, answers["filenames"], strict=True))
+    assert {(address["true"], address["open"]) for address in addresses} < known and addresses
+    assert data["images"][0]["file"] == HOSTILE_FILE and data["side"] == 64 and "middle 64x64" in seen
+    sheets = dict(re.findall(r"<style>\.(\w+) \{ --sheet: url\(data:image/jpeg;base64,(.*?)\)", written))
+    sheet, attacked = decoded(sheets["mistakes"]), decoded(sheets["attacked"])
+    assert sheet.shape == (3, 5 * 64, 6 * 64)  # thirty mistakes
+    second = F.interpolate(images[mistakes[1]][None].float(), 64, mode="bilinear", antialias=True)[0]
+    assert (sheet[:, :64, 64:128].float() - second).abs().mean() < 12
+    assert (attacked[:, :64, :64].float() - images[0][:, 16:80, 16:80]).abs().mean() < 12
+    (failure,) = (tmp_path / "failures").glob("*.png")
+    assert decoded(failure.read_bytes()).shape == (3, 192, 192)
+
+
+def test_without_pictures_mistakes_are_a_table(left, tmp_path):
+    for key in ("fill", "maps", "covered_pixels", "covered_answers", "covered_probabilities"):
+        del left[2][key]
+    write_folder(tmp_path, *left, None)
+    written, claims, data = written_page(tmp_path, None, None)
+    assert data["side"] is None and len(data["images"]) == 30 and '<tbody id="thumbnails">' in written
+    assert "<canvas" not in written and "mistakes {" not in written.split("<script>")[0]
+    assert len(claims) == len(re.findall("<section", written)) == 4 and all(claims)
+    rows = (tmp_path / "failures" / "failures.csv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 2 and not list((tmp_path / "failures").glob("*.png"))
