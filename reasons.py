@@ -259,8 +259,9 @@ def find_puzzles(
     are the COVERS, with -1 for no cell.
     """
     hidden = torch.stack([cells_hidden(cells, images.shape[-1]) for cells in COVERS])
-    # Each takes 137 passes, whose time goes with the pixels.
-    most = min(MAX_EXAMINED, 10 * images_at_once(images, classifier.model.image_size))
+    # Each takes 137 passes, whose time goes with the pixels, also those that the network makes itself.
+    side = max(classifier.model.image_size, classifier.largest_side)
+    most = min(MAX_EXAMINED, 10 * images_at_once(images, side))
     order = torch.randperm(len(misclassified), generator=Generator().manual_seed(1))[:most]
     examined = [opener, *(i for i in misclassified[order].tolist() if i != opener)]
     found, left = [], {True: NUM_TURNED, False: NUM_FIRM}

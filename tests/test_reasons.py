@@ -257,11 +257,13 @@ def test_puzzles_are_those_of_loops(small_case, monkeypatch):
     assert found["puzzle_by_map"].tolist() == [-1] * 6
 
 
-@pytest.mark.parametrize("side, most", [(32, 60), (100, 50), (224, 10), (512, 10)])
-def test_of_large_pictures_fewer_mistakes_are_taken_apart(side, most, monkeypatch):
-    """Whether the pictures are large or only the network's input is; nothing turns these."""
+@pytest.mark.parametrize(
+    "side, inside, most", [(32, 32, 60), (100, 50, 50), (224, 112, 10), (512, 9, 10), (32, 224, 10)]
+)
+def test_of_large_pictures_fewer_mistakes_are_taken_apart(side, inside, most, monkeypatch):
+    """Whether the network's input is large or it enlarges its images; nothing turns these."""
     passes = []
-    network = SimpleNamespace(model=SimpleNamespace(image_size=side), layer=None)
+    network = SimpleNamespace(model=SimpleNamespace(image_size=side), largest_side=inside, layer=None)
     answers = torch.zeros(137, 3, dtype=torch.int64), torch.ones(137, 3)
     monkeypatch.setattr(reasons, "answers_to", lambda *_: passes.append(1) or answers)
     first = torch.randperm(80, generator=torch.Generator().manual_seed(1))[0].item()
