@@ -4,8 +4,8 @@
 
 Prints Markdown tables. Nothing is measured again, and what a file does not hold is left out: there are no
 stress tests and no covering of seeds 1 and 2. Covering of earlier versions has 400 mistakes, maps after their
-ReLU, and no other controls; their random signs are of the attacked images and count what is lost only, where
-today's are the change of accuracy on all images of the sample.
+ReLU, and no random class or other image; their random signs are of the attacked images and count what is lost
+only, where today's are the change of accuracy on all images of the sample.
 """
 
 import json
@@ -26,6 +26,8 @@ NETWORKS = {
     "plain0": "plain0",
     "plain1": "plain1",
     "smooth0": "smooth0",
+    "narrow0": "narrow0",
+    "narrow1": "narrow1",
     "corrupt": "corrupt",
     "adversarial": "adversarial",
 }
@@ -52,13 +54,15 @@ def print_table(head: str, rows: list[list[str]]) -> None:
 
 
 def covering_row(numbers: dict) -> list[str]:
-    """Return what becomes the truth by the contrastive map, the usual one, and random cells, or nothing."""
+    """Return what becomes the truth by the contrastive map and its controls, with the verdict, or nothing."""
     if "covering" in numbers:
         of_maps = numbers["covering"]["mistakes"]
-        return [percent(of_maps[name]["to_truth"]) for name in ("contrastive", "usual", "random")]
+        names = ("contrastive", "random_class", "other_image", "usual", "random")
+        return [*(percent(of_maps[name]["to_truth"]) for name in names), numbers["covering"]["verdict"]]
     if "repair" in numbers:  # of earlier versions
         of_maps = numbers["repair"]
-        return [percent(of_maps[name]["mean_colour"]) for name in ("contrastive", "predicted", "random")]
+        found = [percent(of_maps[name]["mean_colour"]) for name in ("contrastive", "predicted", "random")]
+        return [found[0], "", "", *found[1:], ""]
     return []
 
 
@@ -102,7 +106,8 @@ def main() -> None:
         if stress:
             attacks.append([name, *attack_row(stress)])
         temperatures.append([name, *temperature_row(folder, numbers, stress)])
-    print_table("network; epochs, smoothing; right; contrastive map; usual map; random cells", covering)
+    controls = "random class; another image; usual map; random cells; verdict"
+    print_table(f"network; epochs, smoothing; right; contrastive map; {controls}", covering)
     print_table("network; unchanged; all attacks of 1/255; random signs of 1/255", attacks)
     severities = "; ".join(f"severity {s}" for s in SHOWN_SEVERITIES)
     print_table(f"network; temperature; clean; change; {severities}", temperatures)
