@@ -41,12 +41,15 @@ def test_the_verdict_chooses_the_claim(verdict):
     assert "random cells 14.0 %" in shown["covering_plot"]
 
 
-def test_two_classes_and_one_mistake_have_fewer_controls():
+def test_two_classes_and_one_mistake_have_fewer_controls(monkeypatch):
+    """Of so few images maps may be constant: no correlation with those of another image is known then."""
+    monkeypatch.setitem(MAPS["random_weights"]["other_image"], "value", None)
     covering = copy.deepcopy(COVERING) | {"verdict": "too few"}
     for name in ("random_class", "other_image"):
         del covering["mistakes"][name], covering["differences"][name]
     del covering["another"], covering["right"]
     _, _, details, shown = filled(covering)
+    assert "nothing, as maps are constant" in text(details)
     assert "random class" not in shown["covering_plot"] and "another image's map" not in details
     for name in ("mistakes", "blurred", "differences"):
         del covering[name]
