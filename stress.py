@@ -110,8 +110,7 @@ def kept_results(folder: Path, new: dict, whose: dict) -> dict:
     outputs.check_results(folder, {key: new[key] for key in outputs.NETWORK})
     old, path = outputs.read_stress(folder, whose), folder / "stress.json"
     if old and old["sample_sha256"] == new["sample_sha256"]:
-        # Earlier versions took random signs for an attack, of images that are right without.
-        counted = {test: row for test, row in old["tests"].items() if "random/" not in test or "won" in row}
+        counted = {test: row for test, row in old["tests"].items() if is_complete(test, row)}
         kept = ["answers", *outputs.PIXELS, *outputs.PIXELS.values()]
         return {"tests": counted} | {key: old[key] for key in kept if key in old}
     if old and old["corruption_images"] > new["corruption_images"]:
@@ -120,6 +119,16 @@ def kept_results(folder: Path, new: dict, whose: dict) -> dict:
     if path.exists():
         print(f"note     {path} is of other images or classes: all tests run again")
     return {}
+
+
+def is_complete(test: str, record: dict) -> bool:
+    """Return whether a record of stress.json has all that this version asks of it.
+
+    Earlier ones counted in random signs only what is lost, and did not keep the right answers of each bin.
+    """
+    if test.startswith("random/"):
+        return "won" in record
+    return all("right" in bins for bins in record.get("calibration", {}).values())
 
 
 # ---- The tests -------------------------------------------------------------------------------------------

@@ -302,16 +302,17 @@ def test_examples_can_be_made_again_from_the_files(few_tests, whole):
 def test_files_without_examples_are_read_and_completed(done, command, monkeypatch):
     """As a kill between the two files leaves them: of the pixels of examples stress.json does not know.
 
-    Random signs of earlier versions, which took them for an attack, are measured again.
+    Random signs and bins of earlier versions, which counted less, are measured again.
     """
     results, whole = read_json(done), read_json(done)
     del results["examples"], results["attack_examples"], results["tests"]["random/1"]["won"]
+    del results["tests"]["fog/1"]["calibration"]["as_trained"]["right"]
     (done / "stress.json").write_text(json.dumps(results), encoding="utf-8")
     read = read_stress(done, {})
     assert not {"attack_changes", "attack_examples", "examples", "example_pixels"} & read.keys()
     measured = interrupt(monkeypatch, "measure", at={})
     assert stress.main(command(done)) == 0
-    assert read_json(done) == whole and measured == []
+    assert read_json(done) == whole and len(measured) == 1
     assert read_stress(done, {})["attack_changes"].any()
 
 
