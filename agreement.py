@@ -10,7 +10,7 @@ from torch import Tensor
 
 import metrics
 from running.errors import UserError
-from running.outputs import NETWORK, is_of, read_predictions
+from running.outputs import NETWORK, agree, read_predictions
 
 
 def check_alike(name: str, values: dict, first: dict, owners: list[tuple[str, dict]]) -> None:
@@ -21,12 +21,10 @@ def check_alike(name: str, values: dict, first: dict, owners: list[tuple[str, di
     """
     same = values["images_sha256"] == first["images_sha256"]
     same = same and torch.equal(values["y_true"], first["y_true"])
-    if "class_names" in values and "class_names" in first:  # results of earlier versions have none
-        same = same and values["class_names"] == first["class_names"]
-    if not same:
+    if not same or not agree(values, first, ("class_names",)):
         raise UserError(f"{name} is of other test images, labels or classes: leave it out")
     for owner, network in owners:
-        if is_of(values, {key: network[key] for key in NETWORK if key in network and key in values}):
+        if agree(values, network, NETWORK):
             raise UserError(f"{name} has the same weights as {owner}: leave it out")
 
 

@@ -25,6 +25,7 @@ from running.console import Progress, option
 from running.errors import UserError, one_line, reading
 from sources import networks
 
+OF_MODEL = ("weights", "weights_key", "mean", "std", "classes", "resize")  # options that belong to --model
 WRAPPER = "for another size give --size; if it returns more than logits wrap it: see docs/your_own_code.md"
 
 
@@ -262,9 +263,8 @@ def from_module(
     model = model if isinstance(model, FromPixels) else FromPixels(model, size)
     side, of_larger = model.image_size, f", the middle of {model.uncropped}" if model.uncropped else ""
     if not data.SMALLEST <= side <= data.LARGEST or (model.uncropped or side) < side:
-        raise UserError(
-            f"--size {side}{of_larger}: expected {data.SMALLEST} to {data.LARGEST}, --resize above"
-        )
+        expected = f"expected {data.SMALLEST} to {data.LARGEST}, --resize above"
+        raise UserError(f"--size {side}{of_larger}: {expected}")
     name = name or type(model.network).__name__
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise UserError(f"{name} has weights on the meta device, which are none: load them first")
@@ -419,7 +419,7 @@ def best_checkpoint(run: Path | None) -> Path:
 def from_options(args: argparse.Namespace, device: torch.device, default: Path | None = None) -> Classifier:
     """Return the network that the options name; without any the checkpoint `default`, or the newest run's."""
     if args.model is None:
-        for name in ("weights", "weights_key", "mean", "std", "classes", "resize"):
+        for name in OF_MODEL:
             if getattr(args, name) is not None:
                 raise UserError(f"{option(name)} belongs to --model FILE.py:NAME, which is missing")
         path = args.checkpoint

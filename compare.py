@@ -11,6 +11,7 @@ pairs of the same seed whose own interval is on that side of 0. Several runs on 
 --against shows.
 """
 
+import itertools
 import json
 import math
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ import metrics
 from agreement import check_alike
 from running.console import CommandLine, run_main
 from running.errors import UserError, reading
-from running.outputs import IDENTITY, is_of, read_predictions, read_stress
+from running.outputs import IDENTITY, agree, read_predictions, read_stress
 from stress_tests.summary import mean_score, still_right
 
 NUM_RESAMPLES = 200
@@ -48,14 +49,13 @@ class Row:
 def read_run(run: Path) -> dict:
     """Return the answers of a run with its recipe, seed, epochs, temperature and stress tests."""
     values = read_predictions(run)
-    whose = {key: values[key] for key in IDENTITY if key in values}
     with reading(run / "metrics.json", "numbers of report.py"):
         numbers = json.loads((run / "metrics.json").read_text("utf-8"))
-        known = {key: whose[key] for key in whose if key in numbers}  # results of earlier versions have few
         values["temperature"] = numbers.get("temperature")
-    if not is_of(numbers, known):  # killed between the two files, or one of them copied
-        other = f"{run / 'metrics.json'} is of another report than predictions.npz"
-        raise UserError(f"{other}: run report.py again")
+        is_same = agree(values, numbers)
+    if not is_same:  # killed between the two files, or one of them copied
+        found = f"{run / 'metrics.json'} is of another report than predictions.npz"
+        raise UserError(f"{found}: run report.py again")
     values |= {"recipe": {"run": str(run)}, "seed": None, "epochs": None}
     if (run / "config.json").exists():
         with reading(run / "config.json", "settings of train.py"):
@@ -65,6 +65,7 @@ def read_run(run: Path) -> dict:
             # A setting of 0 or None is the same as one that an earlier version did not have.
             values["recipe"] = {k: v for k, v in recipe.items() if v and k not in NOT_THE_RECIPE}
             values |= {"seed": settings["seed"], "epochs": settings["epochs"]}
+    whose = {key: values[key] for key in IDENTITY if key in values}
     values["stress"] = read_stress(run, whose)
     return values
 
@@ -115,14 +116,14 @@ def scores_of(run: dict) -> dict[str, Tensor]:
     if stress is None or "summary" not in stress:
         return scores
     answers, families = stress["answers"], stress["families"]
-    fifteen = [name for names in families.values() for name in names]
+    fifteen = list(itertools.chain(*families.values()))
     scores["fifteen corruptions"] = mean_score(answers, fifteen)
     for family, names in families.items():
         scores[family] = mean_score(answers, names)
-    names = [name for name in stress["attacks"] if name != "random"]  # earlier versions counted it as one
+    attacks = [name for name in stress["attacks"] if name != "random"]  # earlier versions counted it as one
     for epsilon in stress["epsilons"]:
         if f"apgd_ce/{epsilon:g}" in answers:  # elsewhere not all attacks were made
-            right = still_right(answers, names, epsilon)
+            right = still_right(answers, attacks, epsilon)
             scores[f"right under every attack of {epsilon:g}/255"] = right.double()
     return scores
 

@@ -116,20 +116,13 @@ def answers_without_network(given: dict, test: Dataset, train: Dataset | None, s
     given: see sources.predictions.checked.
     """
     logits, validation = given["logits"], given.get("validation")
-    whose = {
-        "checkpoint_sha256": outputs.sha256_of(logits.double().softmax(dim=1)),
-        "fixed_logits": None,
-        "size": None if test.images is None else test.images.shape[-1],
-        "resize": None,
-        "images_sha256": test.digest if test.images is None else outputs.sha256_of(test.images),
-        "labels_sha256": outputs.sha256_of(test.labels),
-        "class_names": test.class_names,
-        "class_order": list(range(len(test.class_names))),
-    }
+    side = None if test.images is None else test.images.shape[-1]
+    digest = outputs.sha256_of(logits.double().softmax(dim=1))
+    whose = {"checkpoint_sha256": digest, "fixed_logits": None, "size": side, "resize": None}
     network = {"name": "A classifier", "output": "predictions"}
     network |= {"layer_note": "no maps: only the answers are known, not the network", "weights": source}
     about = {"network": network, "environment": environment(torch.device("cpu")), "command": {}}
-    return Answers(logits, test, train, validation, whose, about, [])
+    return Answers(logits, test, train, validation, whose | outputs.data_of(test), about, [])
 
 
 def test_set_of(given: dict) -> Dataset:
@@ -389,8 +382,7 @@ def answers_of_network(args: argparse.Namespace, device: torch.device) -> tuple[
 
 def answers_in_file(args: argparse.Namespace) -> tuple[Answers, Path]:
     """Return the answers in the file --predictions, and the folder of the results."""
-    of_network = "run checkpoint model weights weights_key mean std classes layer resize"
-    for name in of_network.split():
+    for name in ("run", "checkpoint", "model", "layer", *classifiers.OF_MODEL):
         if getattr(args, name) is not None:
             raise UserError(f"--predictions needs no network: leave out {option(name)}")
     file = args.predictions

@@ -46,6 +46,12 @@ def percent(row: dict) -> str:
     return f"{value:.1f} ({low:.1f} to {high:.1f})"
 
 
+def points(row: dict) -> str:
+    """Return a difference, {value, low, high}, as "-0.2 (-0.5 to +0.0)", in points."""
+    value, low, high = (100 * row[key] for key in ("value", "low", "high"))
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
 def print_table(head: str, rows: list[list[str]]) -> None:
     columns = head.split(";")
     for row in [columns, ["---"] * len(columns), *rows]:
@@ -72,8 +78,7 @@ def attack_row(stress: dict) -> list[str]:
     random = tests["random/1"]
     signs = f"{100 * random['accuracy']['value']:.1f}"
     if "change" in random:
-        value, low, high = (100 * random["change"][key] for key in ("value", "low", "high"))
-        signs = f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+        signs = points(random["change"])
     return [percent(tests["unattacked/0"]["accuracy"]), percent(stress["robust_accuracy"]["1"]), signs]
 
 
@@ -81,10 +86,10 @@ def temperature_row(folder: Path, numbers: dict, stress: dict | None) -> list[st
     """Return the temperature, and calibration errors before and after it, in percent."""
     rows = compare.tabulate([compare.read_run(folder)])
     before, after = (rows[name] for name in ("calibration error", "calibration error after temperature"))
-    low, high = 100 * (after.samples[0] - before.samples[0]).quantile(torch.tensor([0.025, 0.975]).double())
-    change = 100 * (after.values[0] - before.values[0])
+    low, high = (after.samples[0] - before.samples[0]).quantile(torch.tensor([0.025, 0.975]).double())
+    change = {"value": after.values[0] - before.values[0], "low": low, "high": high}
     cells = [f"{numbers['temperature']:.2f}", f"{100 * before.values[0]:.1f} to {100 * after.values[0]:.1f}"]
-    cells.append(f"{change:+.1f} ({low:+.1f} to {high:+.1f})")
+    cells.append(points(change))
     if stress is None:
         return [*cells, *[""] * len(SHOWN_SEVERITIES)]
     for severity in SHOWN_SEVERITIES:

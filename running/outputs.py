@@ -52,20 +52,29 @@ def network_of(classifier) -> dict:
 
 def identity(classifier, test) -> dict:
     """Return what results are of: network, size, images, labels, and which logit is which class."""
+    sides = {"size": classifier.model.image_size, "resize": classifier.model.uncropped}
     order = classifier.model.order
-    return network_of(classifier) | {
-        "size": classifier.model.image_size,
-        "resize": classifier.model.uncropped,
-        "images_sha256": sha256_of(test.images),
+    return network_of(classifier) | sides | data_of(test, None if order is None else order.tolist())
+
+
+def data_of(test, order: list[int] | None = None) -> dict:
+    """Return the rest of identity: images, labels, and which logit is which class, by default its own."""
+    return {
+        "images_sha256": test.digest if test.images is None else sha256_of(test.images),
         "labels_sha256": sha256_of(test.labels),
         "class_names": test.class_names,
-        "class_order": list(range(classifier.num_classes)) if order is None else order.tolist(),
+        "class_order": order or list(range(len(test.class_names))),
     }
 
 
 def is_of(found: dict, whose: dict) -> bool:
     """Return whether what a file says that it is of is `whose`, some of the keys of identity."""
     return all(same(key, found.get(key), value) for key, value in whose.items())
+
+
+def agree(found: dict, whose: dict, keys: tuple[str, ...] = IDENTITY) -> bool:
+    """Return whether two are of the same by the keys that both have: earlier versions wrote fewer."""
+    return all(same(key, found[key], whose[key]) for key in keys if key in found and key in whose)
 
 
 def same(key: str, a: object, b: object) -> bool:
@@ -91,8 +100,7 @@ def check_results(folder: Path | str, network: dict) -> None:
         if path.is_file():
             with reading(path, "results, which --overwrite replaces"):
                 owner = json.loads(path.read_text(encoding="utf-8"))
-                known = {key: network[key] for key in network if key in {*owner, "checkpoint_sha256"}}
-                is_same = is_of(owner, known)
+                is_same = owner.get("checkpoint_sha256") is not None and agree(owner, network)
             if not is_same:
                 hint = "use another --out, or replace it by --overwrite"
                 raise UserError(f"{path} is of other weights, or normalised otherwise: {hint}")

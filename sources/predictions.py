@@ -29,10 +29,14 @@ def checked(given: dict[str, np.ndarray]) -> dict:
     Of probabilities the logits are the logarithms. Else there may be class_names, filenames, images uint8
     [N, 3, S, S], and validation, (logits [V, C], labels [V]). Raises ValueError for what does not fit.
     """
-    names = [one_line(name) for name in given.get("class_names", np.array([])).tolist()]
+    found = {}
+    for key in ("class_names", "filenames"):
+        if key in given:
+            found[key] = [one_line(name) for name in given[key].tolist()]
+    names = found.get("class_names", ())
     if len(set(names)) < len(names):
         raise ValueError(f"two classes have one name, expected another for each: {names}")
-    found = {"logits": logits_in(given, "")}
+    found["logits"] = logits_in(given, "")
     found["y_true"] = labels_in(given, "y_true", *found["logits"].shape)
     count, num_classes = found["logits"].shape
     if any(key.startswith("val_") for key in given):
@@ -41,10 +45,8 @@ def checked(given: dict[str, np.ndarray]) -> dict:
             raise ValueError(f"its validation has {logits.shape[1]} classes, expected {num_classes}")
         found["validation"] = logits, labels_in(given, "val_y_true", *logits.shape)
     for key, expected in {"class_names": num_classes, "filenames": count}.items():
-        if key in given:
-            found[key] = [one_line(name) for name in given[key].tolist()]
-            if len(found[key]) != expected:
-                raise ValueError(f"it has {len(found[key])} {key}, expected {expected}")
+        if key in found and len(found[key]) != expected:
+            raise ValueError(f"it has {len(found[key])} {key}, expected {expected}")
     if "images" in given:
         found["images"] = given["images"]
     return found
@@ -104,7 +106,6 @@ def labels_in(given: dict, name: str, count: int, num_classes: int) -> Tensor:
     if labels.dtype.kind not in "iu" or labels.shape != (count,):
         raise ValueError(f"{name} is {labels.dtype} {list(labels.shape)}, expected whole numbers [{count}]")
     if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(
-            f"{name} goes from {labels.min()} to {labels.max()}, expected 0 to {num_classes - 1}"
-        )
+        found = f"from {labels.min()} to {labels.max()}"
+        raise ValueError(f"{name} goes {found}, expected 0 to {num_classes - 1}")
     return torch.from_numpy(labels.astype(np.int64))

@@ -45,7 +45,7 @@ ROOMS = {
     },
     "hubconf": {"resnet_cifar", "running"},
 }
-MOST_LINES = {"data": 753, "train": 1748, "explain": 2083, "report": 5059}
+MOST_LINES = {"data": 753, "train": 1748, "explain": 2083, "report": 5058}
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path
     for path in [*ROOT.glob("*.py"), *(p for room in ROOMS for p in ROOT.glob(f"{room}/*.py"))]
