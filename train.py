@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import data
+from augmentation import batches
 from resnet_cifar import resnet18
 from running import distributed
 from running.checkpoint import read_checkpoint, save_checkpoint
@@ -103,8 +104,7 @@ def load_split(config: Config) -> tuple[Config, data.Dataset, Tensor, Tensor]:
     train_index, val_index = data.split_indices(dataset, config.val_fraction, config.seed)
     available, held_out = len(train_index), len(val_index)
     limit = min(config.limit_train or available, available)
-    needed = f"at least one validation image of {available}"
-    expect(held_out > 0, "val_fraction", config.val_fraction, needed)
+    expect(held_out > 0, "val_fraction", config.val_fraction, f"one validation image of {available} or more")
     if config.epochs is None:
         # As many images as the demonstration on shapes sees, 10 epochs of 4,800, but none a thousand times.
         config = replace(config, epochs=min(max(10, round(48_000 / limit)), 100))
@@ -258,7 +258,7 @@ def train_one_epoch(training: Training, epoch: int, change: Callable | None = No
     # Of the loss and of the right answers; MPS has no float64.
     sums = torch.zeros(2, device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
     with Progress(f"epoch {epoch}/{config.epochs}", steps) as progress:
-        drawn = data.batches(training.images, training.targets, config.batch_size, config.seed, epoch, cutmix)
+        drawn = batches(training.images, training.targets, config.batch_size, config.seed, epoch, cutmix)
         for step, (batch, target) in enumerate(drawn):
             # Data: shuffled, cropped and flipped images in [0, 1], of which each process takes its part.
             images = batch.float() / 255

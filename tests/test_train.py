@@ -19,8 +19,9 @@ from torchvision.transforms.functional import resize
 import classifier
 import data
 import train
+from augmentation import batches
 from classifier import load_checkpoint
-from data import MEAN, STD, batches, split_indices
+from data import MEAN, STD, split_indices
 from running.checkpoint import read_checkpoint
 from running.console import CommandLine
 from running.errors import UserError
@@ -282,7 +283,7 @@ def interrupt(monkeypatch, number):
                 raise KeyboardInterrupt
             yield batch
 
-    monkeypatch.setattr(data, "batches", counting)
+    monkeypatch.setattr(train, "batches", counting)
 
 
 def test_interrupted_and_resumed_is_the_same_to_the_bit(tmp_path, small, tiny, monkeypatch, capsys):
