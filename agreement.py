@@ -61,11 +61,10 @@ def compare(runs: dict[str, dict], y_true: Tensor) -> dict:
         else:
             scores[name] = probabilities[name] = values["probabilities"].double()
     right = {name: values["y_pred"] == y_true for name, values in runs.items()}
-    times_right = torch.stack(list(right.values())).sum(dim=0)
     accuracies = torch.stack(list(right.values())).double().mean(dim=1)
+    times_right = torch.stack(list(right.values())).sum(dim=0)
     mean = torch.stack(list(probabilities.values())).mean(dim=0)
     result = {
-        "mean_accuracy": accuracies.mean().item(),
         "standard_deviation": accuracies.std().item(),
         "right_in": times_right.bincount(minlength=len(runs) + 1).tolist(),
         "mean_of_probabilities": {
@@ -86,6 +85,5 @@ def compare(runs: dict[str, dict], y_true: Tensor) -> dict:
         only_first = int((right[first] & ~right[name]).sum())
         only_other = int((right[name] & ~right[first]).sum())
         row["p"] = metrics.mcnemar_exact(only_first, only_other)
-        row["churn"] = (runs[first]["y_pred"] != runs[name]["y_pred"]).double().mean().item()
         result["differences"].append(row)
     return result

@@ -106,17 +106,12 @@ def evaluate_classes(confusion: Tensor, test: Dataset, train: Dataset | None) ->
             row["superclass"] = test.superclass_names[test.superclass_of[c]]
         if train is not None:
             row["num_train"] = int((train.labels == c).sum())
-        ends = {"low": None, "high": None}  # without images
-        if num_test[c]:
-            ends = metrics.proportion(int(confusion[c, c]), int(num_test[c]))
         row |= {
             "num_test": int(num_test[c]),
             "num_right": int(confusion[c, c]),
             "num_predicted": int(confusion[:, c].sum()),
             "precision": precision[c].item(),
             "recall": recall[c].item(),
-            "low": ends["low"],  # of the recall, with 95 % confidence
-            "high": ends["high"],
             "f1": f1[c].item(),
             "most_confused_with": names[wrong[c].argmax()] if wrong[c].any() else "",
             "most_confused_with_count": int(wrong[c].max()),

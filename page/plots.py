@@ -258,7 +258,7 @@ def confidence_histogram(counts: dict[str, list[np.ndarray]]) -> Figure:
     return figure
 
 
-# ---- Matrices --------------------------------------------------------------------------------------------
+# ---- The confusion matrix --------------------------------------------------------------------------------
 
 
 def confusion_matrix(counts: np.ndarray, class_names: list[str], groups: dict[str, int]) -> Figure:
@@ -270,8 +270,13 @@ def confusion_matrix(counts: np.ndarray, class_names: list[str], groups: dict[st
     figure = Figure(figsize=(4.5 + 0.1 * count, 3.4 + 0.09 * count))
     axes = figure.add_subplot()
     mesh = axes.imshow(fractions, cmap="cividis", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    names = shortened(class_names, 24)
+    axes.set_xticks(range(count), names, rotation=90, fontsize=7.4)
+    axes.set_yticks(range(count), names, fontsize=7.4)
+    axes.tick_params(which="both", length=0, pad=2)
+    axes.grid(visible=False)
     title = "Share of each true class (row) given each predicted class (column)"
-    label_matrix(axes, shortened(class_names, 24), 7.4, title)
+    figure.suptitle(title, x=0.01, ha="left", wrap=True)
     axes.set(xlabel="predicted class", ylabel="true class")
     if groups:
         edges = np.cumsum([0, *groups.values()]) - 0.5
@@ -287,32 +292,6 @@ def confusion_matrix(counts: np.ndarray, class_names: list[str], groups: dict[st
     scale.outline.set_visible(False)
     # The first layout of square cells goes by old positions of the labels around them and may cut them off.
     # Saving makes a second one.
-    figure.draw_without_rendering()
-    return figure
-
-
-def label_matrix(axes: Axes, names: list[str], size: float, title: str) -> None:
-    """Write the names of the rows and columns of a matrix beside it, in letters of a size, and its title."""
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
-    axes.set_yticks(range(len(names)), names, fontsize=size)
-    axes.tick_params(which="both", length=0, pad=2)
-    axes.grid(visible=False)
-    axes.figure.suptitle(title, x=0.01, ha="left", wrap=True)
-
-
-def superclass_matrix(counts: np.ndarray, names: list[str]) -> Figure:
-    """The mistakes between superclasses, int [S, S], as shares of the rows; the diagonal is left out."""
-    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-    np.fill_diagonal(shares, np.nan)
-    figure, axes = small_figure("", "answer", width=684, height=630)
-    axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, max(0.01, np.nanmax(shares))))
-    for row, column in zip(*np.nonzero(np.nan_to_num(shares) >= 0.02), strict=True):
-        value = shares[row, column]
-        colour = "white" if value > 0.3 * np.nanmax(shares) else INK
-        axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=9, color=colour)
-    title = "Percent of a superclass (row) answered as another (column), from 2 on"
-    label_matrix(axes, shortened(names, 30), 10, title)
-    axes.set_ylabel("true superclass")
     figure.draw_without_rendering()
     return figure
 

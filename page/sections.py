@@ -216,7 +216,7 @@ def stress_tests(answers: dict, stress: dict | None, images: Tensor | None) -> d
 
 
 def write_plots(folder: Path, numbers: dict, answers: dict) -> dict:
-    """Draw the headline numbers, the classes with the lowest recall and the matrices as files."""
+    """Draw the headline numbers, the classes with the lowest recall and the matrix as files."""
     headline = {name: numbers[key] for key, name in HEADLINE.items()}
     plots.save_png(plots.headline_bars(headline), folder / "headline_metrics.png")
     tested = [row for row in numbers["classes"] if row["num_test"]]
@@ -228,10 +228,6 @@ def write_plots(folder: Path, numbers: dict, answers: dict) -> dict:
     if len(worst) == len(tested):
         title = "The accuracy of each class, the lowest first"
     plots.save_png(plots.worst_classes(title, bars), folder / "worst_classes.png")
-    if "superclass_confusion" in answers:
-        names = [plain(name) for name in answers["superclass_names"]]
-        figure = plots.superclass_matrix(answers["superclass_confusion"].numpy(), names)
-        plots.save_png(figure, folder / "superclasses.png")
     plots.save_png(draw_matrix(answers), folder / "confusion_matrix.png", dpi=110)
     return {"confusion_png": address((folder / "confusion_matrix.png").read_bytes())}
 

@@ -34,7 +34,6 @@ FIGURES = {
     "dots": lambda: plots.dots("Mistakes that become right", ROWS, "of the mistakes", ROWS[CHANCE], "chance"),
     "confidence": lambda: plots.confidence_histogram({"a": [np.arange(50), np.arange(50)[::-1]]}),
     "attacks": lambda: plots.stress_epsilon(TESTS, WORST, EPSILONS),
-    "superclasses": lambda: plots.superclass_matrix(RNG.integers(0, 9, (20, 20)), list(GROUPS)),
 }
 
 
@@ -112,14 +111,6 @@ def test_curves_stand_at_their_places():
     expected = {"no attack": [values[12]] * 2, "FGSM": values[:4], "PGD": values[4:8]}
     worst = [row["value"] for row in WORST.values()]
     assert drawn == expected | {"random signs": values[8:12], "worst of all": worst}
-
-
-def test_the_superclass_matrix_hides_its_diagonal():
-    counts = RNG.integers(1, 9, (20, 20))
-    (axes,) = plots.superclass_matrix(counts, list(GROUPS)).axes
-    shown = np.ma.filled(axes.images[0].get_array(), np.nan)
-    expected = counts / counts.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(shown, np.where(np.eye(20), np.nan, expected))
 
 
 def test_lines_that_end_together_have_names_apart():
