@@ -100,7 +100,7 @@ def load_folder(root: Path | str, size: int = SIZE, resize: int | None = None) -
         datasets.append(from_arrays(images, labels, class_names, name, filenames))
         datasets[-1].picture_side = side
     train, test = datasets
-    others = f", without {num_others} files that are none" if num_others else ""
+    others = f", other files left out: {num_others}" if num_others else ""
     return set_provenance(train, test, f"the folder {root}", others)
 
 

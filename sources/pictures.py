@@ -49,7 +49,7 @@ def read_folder(
             num_others += sum(not is_picture(name) and not name.startswith(".") for name in files)
     if unreadable:
         named = ", ".join(unreadable[:5])
-        raise UserError(f"{len(unreadable)} pictures cannot be read, repair or remove them: {named}")
+        raise UserError(f"pictures to repair or remove, as they cannot be read: {len(unreadable)}, {named}")
     return class_names, splits, num_others
 
 

@@ -46,7 +46,7 @@ ROOMS = {
     },
     "hubconf": {"resnet_cifar", "running"},
 }
-MOST_LINES = {"data": 678, "train": 1750, "explain": 2008, "report": 4951}
+MOST_LINES = {"data": 678, "train": 1750, "explain": 2008, "report": 4955}
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path
     for path in [*ROOT.glob("*.py"), *(p for room in ROOMS for p in ROOT.glob(f"{room}/*.py"))]

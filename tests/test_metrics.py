@@ -285,6 +285,20 @@ def test_bootstrap_equals_a_loop_over_the_same_resamples(num_classes):
             assert found == pytest.approx([value, *np.quantile(resampled, [0.025, 0.975])], **EXACT)
 
 
+@pytest.mark.parametrize("n", [7, 180])
+def test_a_perfect_score_and_one_of_nothing_have_intervals_with_a_width(n):
+    """Wilson's equation has a root in closed form where all are right, n / (n + z^2), and where none is."""
+    y_true = torch.arange(n) % 7
+    right = torch.eye(7)[y_true] + 0.01 * torch.arange(7)
+    end = n / (n + 1.959963984540054**2)
+    for scores, expected in ((right, [1, end, 1]), (-right, [0, 0, 1 - end])):
+        for name, row in metrics.bootstrap_headline(y_true, scores, num_resamples=3).items():
+            found = [row[key] for key in ("value", "low", "high")]
+            assert found == pytest.approx(expected, abs=1e-12), name
+    same = metrics.bootstrap_headline(y_true, right, right, num_resamples=3)
+    assert set(same["accuracy"].values()) == {0.0}
+
+
 @pytest.mark.parametrize("n", [1, 2, 10, 100, 10_000])
 def test_interval_of_a_proportion_solves_its_quadratic(n):
     z = 1.959963984540054  # the normal quantile of 97.5 %

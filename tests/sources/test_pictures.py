@@ -139,7 +139,7 @@ def test_a_folder_becomes_two_datasets_in_the_order_of_names(tmp_path):
     assert train.superclass_of is None and train.superclass_names is None and train.masks is None
     assert train.name == "folder my pets" and train.digest != test.digest
     assert train.provenance == test.provenance and "7" in train.provenance and "4" in train.provenance
-    assert "without 2 files" in train.provenance
+    assert "other files left out: 2" in train.provenance
     # The same again, and the same from val/; beside test/ it is not looked at.
     (root / "test").rename(root / "val")
     assert [split.digest for split in data.load_folder(root)] == [train.digest, test.digest]
@@ -177,7 +177,7 @@ def test_pictures_that_cannot_be_read_are_named_together(tmp_path):
         (root / "train" / "dog" / f"{i}.png").write_bytes(b"<!DOCTYPE html>")
     cut = root / "test" / "cat" / "w.png"
     cut.write_bytes(cut.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"7 pictures cannot be read, .*dog/0\.png.*dog/4\.png ") as caught:
+    with pytest.raises(UserError, match=r"cannot be read: 7, .*dog/0\.png.*dog/4\.png ") as caught:
         data.load_folder(root)
     assert str(caught.value).isprintable()
 
