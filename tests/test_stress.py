@@ -318,9 +318,6 @@ def test_the_command_writes_and_prints_what_it_found(few_tests, whole):
     assert (results["corruption_images"], results["attack_images"]) == (20, 10)
     with np.load(whole / "stress.npz") as arrays:
         assert list(arrays) == [*tests, "example_pixels", "attack_changes"]
-        for test in tests:
-            assert arrays[test].dtype == bool
-            assert arrays[test].mean() == tests[test]["accuracy"]["value"]
         # At each epsilon the worst case counts the images that every attack of this epsilon leaves right.
         for epsilon in epsilons:
             run = [f"{name}/{epsilon:g}" for name in attacks.ATTACKS]
