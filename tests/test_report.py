@@ -117,7 +117,7 @@ def test_duplicates_are_counted_and_left_out(small_sets, few_resamples):
 
 def tiny(num_classes):
     torch.manual_seed(0)
-    return tiny_resnet(num_classes, 16)
+    return tiny_resnet(num_classes, 16).eval()
 
 
 def pictures(labels, names, seed=0):
