@@ -247,7 +247,8 @@ def test_a_folder_of_pictures(tmp_path, tiny, monkeypatch, capsys):
             folder = tmp_path / "sets" / "my pictures" / split / name
             folder.mkdir(parents=True)
             for i in range(count):
-                Image.new("RGB", (20 + i, 40), colour).save(folder / f"{i}.png")
+                one_more = tuple(value + i for value in colour)  # as copies would all go to training
+                Image.new("RGB", (20 + i, 40), one_more).save(folder / f"{i}.png")
     monkeypatch.chdir(tmp_path)
     options = ["--epochs=10", "--patience=0", "--image-sizes=16", "--device=cpu", "--precision=fp32"]
     assert train.main(["--dataset", "sets/my pictures/", *options]) == 0
