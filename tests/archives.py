@@ -43,21 +43,19 @@ class Small:
         """The content digests of both splits, from the definition."""
         return [digest(images, labels) for images, labels, _ in self.splits.values()]
 
-    def files(self, dump=None):
-        """{path in the archive: content}; `dump` makes the pickles."""
-        dump = dump or as_in_python2
+    def files(self):
+        """{path in the archive: content}"""
         records = self.records
         if self.name == "cifar10":  # which torchvision reads, as texts and with the names of the classes
             records = {f: {key.decode(): x for key, x in record.items()} for f, record in records.items()}
-        files = {f"{FOLDERS[self.name]}/{file}": dump(record) for file, record in records.items()}
+        files = {f"{FOLDERS[self.name]}/{file}": as_in_python2(record) for file, record in records.items()}
         if self.name == "cifar10":
             files["cifar-10-batches-py/batches.meta"] = pickle.dumps({"label_names": ["airplane"]})
         return files
 
-    def write(self, root, kind="folder", dump=None, **changes):
-        """Write the files as a folder or as an archive, some of them changed (None: left out)."""
-        files = self.files(dump) | {f"{FOLDERS[self.name]}/{file}": x for file, x in changes.items()}
-        files = {path: content for path, content in files.items() if content is not None}
+    def write(self, root, kind="folder", **changes):
+        """Write the files as a folder or as an archive, some of them changed."""
+        files = self.files() | {f"{FOLDERS[self.name]}/{file}": x for file, x in changes.items()}
         root.mkdir(parents=True, exist_ok=True)
         if kind == "tar":
             (root / ARCHIVES[self.name]).write_bytes(tar_gz(files))

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import classifier
 import train
 from classifier import load_checkpoint
 from running.checkpoint import read_checkpoint
-from running.console import run_main
+from running.console import CommandLine, run_main
 
 ROOT = Path(train.__file__).parent
 TINY = ["--width=16", "--limit-train=8", "--batch-size=4", "--epochs=3", "--device=cpu", "--precision=fp32"]
@@ -24,6 +25,13 @@ def outcome(capsys, main, argv):
     with pytest.raises(SystemExit) as info:
         run_main(lambda: main(argv))
     return info.value.code or 0, capsys.readouterr().err
+
+
+def examined(*argv):
+    """Return the network that these options name."""
+    parser = CommandLine("")
+    classifier.add_options(parser)
+    return classifier.from_options(parser.parse_args([str(part) for part in argv]), CPU)
 
 
 def assert_one_line(code, err, message):

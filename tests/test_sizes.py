@@ -7,7 +7,7 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from processes import TINY
+from processes import CPU, TINY, examined
 from torch import nn
 from torchvision.transforms import v2
 
@@ -17,11 +17,9 @@ import reasons
 import report
 import train
 from metrics import expected_calibration_error
-from running.console import CommandLine
 from running.errors import UserError
 from running.outputs import identity
 
-CPU = torch.device("cpu")
 # What is answered follows from stripes of two pixels, which are gone in pictures of 32 pixels.
 NETWORKS = """
     import torch
@@ -45,12 +43,6 @@ NETWORKS = """
     def resnet():
         return torchvision.models.resnet18(num_classes=2)
 """
-
-
-def examined(*argv):
-    parser = CommandLine("")
-    classifier.add_options(parser)
-    return classifier.from_options(parser.parse_args([str(part) for part in argv]), CPU)
 
 
 @pytest.fixture(scope="module")

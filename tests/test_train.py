@@ -6,7 +6,6 @@ import math
 import os
 from dataclasses import asdict, replace
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -63,11 +62,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
-def test_defaults_depend_on_the_data_set():
-    cifar, shapes = config_of(""), config_of("--dataset shapes", "shapes")
-    names = ("epochs", "batch_size", "lr", "width", "cutmix", "warmup_epochs", "patience")
-    assert [getattr(cifar, name) for name in names] == [40, 128, 0.15, 64, 0.5, 2, 5]
-    assert [getattr(shapes, name) for name in names] == [10, 32, 0.1, 16, 0, 2, 5]
+def test_cutmix_and_warmup_depend_on_the_epochs_and_the_data_set():
     assert config_of("--epochs 29").cutmix == 0 and config_of("--epochs 30").cutmix == 0.5
     short = config_of("--epochs 5 --cutmix 0.25")
     assert (short.cutmix, short.warmup_epochs) == (0.25, 1)
@@ -240,23 +235,20 @@ def test_what_a_run_leaves_behind(tmp_path, small, monkeypatch):
     assert (config["dataset"], config["width"], config["image_size"]) == ("shapes", 16, 20)
     assert config["digest"] == train_set.digest and config["provenance"] == train_set.provenance
     assert config["parameters"] == sum(p.numel() for p in network.module.parameters())
-    assert all(row["precision"] == "fp32" for row in history)
     # Nothing but plain values in config.json, and the same in the checkpoint.
     assert json.loads(json.dumps(best["config"])) == best["config"] == config
 
 
 def test_a_folder_of_pictures(tmp_path, tiny, monkeypatch, capsys):
-    """Three colours, in files of any size and kind, and in unequal numbers; val/ is the test set."""
-    rng = np.random.default_rng(0)
+    """Three colours, in unequal numbers; val/ is the test set."""
     colours = {"röd 1": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
     for split, counts in {"train": (14, 22, 9), "val": (2, 3, 1)}.items():
         for (name, colour), count in zip(colours.items(), counts, strict=True):
             folder = tmp_path / "sets" / "my pictures" / split / name
             folder.mkdir(parents=True)
             for i in range(count):
-                sides = rng.integers(20, 90, 2)
-                pixels = np.clip(rng.normal(colour, 25, (*sides, 3)), 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / f"{i}.{('png', 'jpg')[i % 2]}")
+                one_more = tuple(value + i for value in colour)  # as copies would all go to training
+                Image.new("RGB", (20 + i, 40), one_more).save(folder / f"{i}.png")
     monkeypatch.chdir(tmp_path)
     options = ["--epochs=10", "--patience=0", "--image-sizes=16", "--device=cpu", "--precision=fp32"]
     assert train.main(["--dataset", "sets/my pictures/", *options]) == 0
@@ -354,7 +346,6 @@ def test_on_cuda(tmp_path, small, monkeypatch, precision):
         ("cpu", None, "AuthenticAMD avx512_bf16", "bf16"),  # Zen 4
         ("cpu", None, "AuthenticAMD avx512f", "fp32"),
         ("cpu", None, "GenuineIntel avx512_bf16 amx_bf16", "bf16"),  # Sapphire Rapids
-        ("cpu", None, "", "fp32"),  # no /proc: macOS, Windows
     ],
 )
 def test_auto_precision(monkeypatch, kind, capability, cpuinfo, expected):

@@ -1,9 +1,7 @@
 """running/checkpoint.py: checkpoints that are what they say."""
 
-import argparse
 import hashlib
 import os
-import pickle
 import sys
 
 import pytest
@@ -54,11 +52,8 @@ def with_value(value):
 DAMAGED = {  # what is written in place of a checkpoint, and what is said of it
     "a flipped bit": (flipped_bit, "it is damaged, the checksum of"),
     "cut": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "not written by torch.save, or only in"),
-    "text": (lambda path: path.write_text("hello"), "not written by torch.save, or only in part"),
-    "code": (with_value(Harmful()), "it holds more than tensors and plain values"),
-    "a plain pickle with code": (lambda path: path.write_bytes(pickle.dumps(Harmful())), "not written by"),
+    "code": (with_value(Harmful()), r"it holds more than tensors and plain values, \w+\.mkdir: write"),
     "a bare tensor": (lambda path: torch.save(torch.ones(3), path), "cannot be used as a checkpoint of"),
-    "an object": (with_value(argparse.Namespace(lr=0.1)), r"and plain values, argparse\.Namespace: write"),
     "TorchScript": (
         lambda path: torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path),
         r"it is a TorchScript: let FILE\.py return",

@@ -1,26 +1,12 @@
 """running/files.py: files are whole or absent, also on a full disk, and what fails is named in one line."""
 
-import csv
 import errno
-import json
 import os
 
 import pytest
 
 from running import errors, files
 from running.errors import UserError
-
-
-def test_json_and_csv_round_trip_into_new_folders(tmp_path):
-    content = {"name": "Prüfung", "out": "a\udcff", "values": [1, 2.5, None]}
-    files.write_json(tmp_path / "a" / "b" / "x.json", content)
-    text = (tmp_path / "a" / "b" / "x.json").read_text(encoding="utf-8")
-    assert json.loads(text) == content and "Prüfung" in text and text.endswith("}\n")
-    rows = [{"epoch": 1, "loss": 0.1, "note": 'a, "b"'}, {"epoch": 2, "loss": 1e-9, "note": "ü\nx"}]
-    files.write_csv(tmp_path / "c" / "x.csv", rows)
-    with open(tmp_path / "c" / "x.csv", newline="", encoding="utf-8") as file:
-        assert list(csv.DictReader(file)) == [{k: str(v) for k, v in row.items()} for row in rows]
-    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["x.csv", "x.json"]
 
 
 def test_a_whole_file_takes_its_place_at_the_end(tmp_path):

@@ -94,10 +94,8 @@ WRONG = {
     "others": ({"val_y_true": np.array([0]), "val_logits": np.ones((1, 3))}, "has 3 classes, expected 2"),
     "table without labels": ("y_true;a;b\n0;1;0\n", "no rows below a head such as y_true,cat,dog"),
     "label of a table": ("y_true,a,b\na,1,0\nc,1,0\n", "row 2 does not fit its head"),
-    "number of a table": ("y_true,a,b\n0,x,0\n", "row 1 does not fit"),
     "short row": ("y_true,a,b\n0,1\n", "row 1 does not fit"),
     "long row": ("y_true,a,b\n0,1,0,0\n", "row 1 does not fit"),
-    "columns": ("y_true,a,a\n0,1,1\n", "two classes have one name"),
 }
 
 

@@ -17,7 +17,3 @@ def test_masks_show_where_the_colour_of_the_class_is(small_sets):
         distance[side] = (mean - colours).norm(dim=1)
     assert (distance["inside"] < distance["outside"]).float().mean() > 0.97
     assert distance["inside"].median() < 0.25 < distance["outside"].median()
-    # Turned about, the masks show nothing: the object is not simply everywhere in the middle.
-    other = masks.roll(16, dims=2)
-    mean = (images * other[:, None]).sum(dim=(2, 3)) / other.sum(dim=(1, 2))[:, None]
-    assert (mean - colours).norm(dim=1).median() > 0.35

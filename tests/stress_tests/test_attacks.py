@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
-from networks import Linear, Small, Wavy, natural_images, seeded
+from networks import Linear, Wavy, natural_images, seeded, small_resnet
 from torch import nn
 
 from data import STD, Normalize
@@ -39,7 +39,7 @@ def of_images(network: nn.Module) -> nn.Module:
     return nn.Sequential(Normalize(), network)
 
 
-class InFloat64(Small):
+class InFloat64(Linear):
     def forward(self, x):
         return super().forward(x).double()
 
@@ -49,7 +49,7 @@ def test_attacks_stay_in_their_ball(epsilon):
     images = torch.cat([IMAGES[:6], torch.rand(6, 3, 32, 32, generator=seeded())])
     images[0], images[1] = 0.0, 1.0
     labels = torch.arange(12) % 10
-    model = of_images(InFloat64())  # whose logits are no reason to leave float32
+    model = of_images(InFloat64(10))  # whose logits are no reason to leave float32
     for attacked in (
         attacks.fgsm(model, images, labels, epsilon),
         attacks.pgd(model, images, labels, epsilon, seeded(), steps=5, restarts=2),
@@ -180,7 +180,7 @@ def test_apgd_against_a_slow_one(epsilon, steps):
 
 
 def test_attacks_are_the_same_in_a_batch_as_alone_and_leave_the_model_alone():
-    model, labels = of_images(Small()).eval(), torch.arange(6)
+    model, labels = of_images(small_resnet(10)).eval(), torch.arange(6)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     together = attacks.pgd(model, IMAGES[:6], labels, 4 / 255, seeded(), steps=3, restarts=2)
     generator, alone = seeded(), []
