@@ -83,12 +83,17 @@ def publish(monkeypatch, small):
 
 
 def test_the_content_says_what_is_official(tmp_path, monkeypatch):
-    """CIFAR-10 is taken only as published."""
+    """A changed set is CIFAR-100 that is not verified; CIFAR-10 is taken only as published."""
     monkeypatch.setattr(cifar, "OFFICIAL_DIGESTS", SMALL["cifar100"].digests())
     publish(monkeypatch, SMALL["cifar10"])
     for name in SMALL:
         train, test = data.load(name, SMALL[name].write(tmp_path / name))
         assert ", verified: " in train.provenance == test.provenance
+    for split in ("train", "test"):
+        forged = Small()
+        forged.records[split][b"data"][5, 0] ^= 1
+        for dataset in data.load_cifar100(forged.write(tmp_path / split)):
+            assert ", NOT verified: " in dataset.provenance
     forged = Small("cifar10")
     forged.records["data_batch_3"][b"data"][5, 0] ^= 1
     with pytest.raises(UserError, match="cannot be used as CIFAR-10"):

@@ -68,6 +68,7 @@ def ramp(white):
 DEEP = {
     "16.png": lambda path: Image.fromarray(ramp(65535)[0].astype(np.uint16)).save(path),
     "16.tif": lambda path: Image.fromarray(ramp(65535)[0].astype(np.uint16)).save(path),
+    "12.pgm": lambda path: path.write_bytes(b"P5 64 64 4095\n" + ramp(4095)[0].astype(">u2").tobytes()),
     "float.tif": lambda path: Image.fromarray(ramp(1)[0].astype(np.float32)).save(path),
 }
 

@@ -1,7 +1,10 @@
 """corruptions.py against a worked example, the published code's own outputs and closed forms."""
 
 import itertools
-import re
+import os
+import shutil
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -162,8 +165,24 @@ def test_the_seed_of_a_corruption_follows_from_its_name(monkeypatch):
     assert len(seeds) == len(NAMES)
 
 
-def test_the_folder_works_in_another_project_too():
-    """Its files name each other without its name, and nothing else of this one: see tests/test_house.py."""
-    for path in Path(corruptions.__file__).parent.glob("*.py"):
-        text = path.read_text(encoding="utf-8")
-        assert not re.search(r"^\s*(from|import) stress_tests", text, re.MULTILINE), path
+@pytest.mark.slow
+def test_the_folder_works_alone_in_another_project(tmp_path):
+    shutil.copytree(Path(corruptions.__file__).parent, tmp_path / "theirs" / "robustness")
+    program = """
+import sys, torch
+from theirs.robustness import attacks, corruptions, cues, examples, summary
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 5))
+images, labels = torch.rand(2, 3, 32, 32), torch.tensor([0, 1])
+corruptions.CORRUPTIONS["jpeg_compression"](images, 3, torch.Generator())
+cues.CUES["low_pass"](images, torch.Generator())
+attacks.pgd(model, images, labels, 0.01, torch.Generator(), steps=2)
+examples.answers_under_attack(model, images, labels, seed=0)
+summary.still_right({"unattacked/0": torch.ones(3).bool()}, [], 1)
+print(*sorted({name.split(".")[0] for name in sys.modules}))
+"""
+    # Without the project's folder in the path.
+    command = [sys.executable, "-c", program]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    modules = set(done.stdout.split())
+    assert "theirs" in modules and not modules & {"data", "train", "running", "stress_tests", "matplotlib"}
