@@ -168,19 +168,14 @@ for (const form of all("form.guess")) {
   });
 }
 
-function setClassMode(on) {
-  document.body.classList.toggle("class-mode", on);
-  for (const form of all("form.guess")) coverAnswer(form, on);
-  scrollTo(0, 0);
+function setClassMode() {  // by its addresses; it lasts, whatever else the reader opens
+  const isOn = document.body.classList.contains("class-mode");
+  if (location.hash !== (isOn ? "#top" : "#class")) return;
+  document.body.classList.toggle("class-mode");
+  for (const form of all("form.guess")) coverAnswer(form, !isOn);
 }
-// It lasts, whatever the reader opens.
-const beginClassMode = () => location.hash === "#class" && !document.body.classList.contains("class-mode") && setClassMode(true);
-find("class-end").addEventListener("click", () => {
-  history.replaceState(null, "", location.pathname);
-  setClassMode(false);
-});
-addEventListener("hashchange", beginClassMode);
-beginClassMode();
+addEventListener("hashchange", setClassMode);
+setClassMode();
 
 // ---- Two viewers: the pictures are parts of one sheet, which the style sheet places.
 
