@@ -3,7 +3,7 @@
 "use strict";
 const find = (id) => document.getElementById(id);
 const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
-const make = (tag, text = "", className = "") => Object.assign(document.createElement(tag), { textContent: text, className });
+const make = (tag, properties) => Object.assign(document.createElement(tag), properties);
 const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)}\u00a0%`;
 const bytes = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 const data = JSON.parse(find("page-data").textContent);
@@ -19,18 +19,15 @@ function markSection() {
 }
 addEventListener("scroll", markSection, { passive: true });
 markSection();
-find("sections").addEventListener("click", (event) => {
-  if (event.target.closest("a") && find("sections").matches(":popover-open")) find("sections").hidePopover();
-});
+find("sections").addEventListener("click", () => find("sections").hidePopover());
 addEventListener("beforeprint", () => all("details:not(.code)").forEach((part) => { part.open = true; }));
 
 // ---- Tables: a click on a heading sorts. A grid of links or pictures is one stop of the tabulator.
 
 for (const th of all("table.sortable thead th")) {
-  const button = make("button"), body = th.closest("table").tBodies[0], isNumber = th.classList.contains("number");
-  button.append(...th.childNodes);
-  th.append(button);
-  button.addEventListener("click", () => {
+  const body = th.closest("table").tBodies[0], isNumber = th.classList.contains("number");
+  th.replaceChildren(make("button", { textContent: th.textContent }));
+  th.firstElementChild.addEventListener("click", () => {
     const order = th.ariaSort === "ascending" ? "descending" : "ascending";
     for (const other of th.parentElement.cells) other.ariaSort = other === th ? order : null;
     const value = (row) => row.cells[th.cellIndex].dataset.value ?? row.cells[th.cellIndex].textContent;
@@ -40,10 +37,9 @@ for (const th of all("table.sortable thead th")) {
 }
 
 function moveByArrows(grid) {
-  const items = () => all("button, a", grid).filter((item) => item.offsetParent);
   const stopAt = (stop) => all("button, a", grid).forEach((item) => { item.tabIndex = item === stop ? 0 : -1; });
   grid.addEventListener("keydown", (event) => {
-    const shown = items(), place = shown.indexOf(document.activeElement), [first] = shown;
+    const shown = all("button, a", grid).filter((item) => item.offsetParent), place = shown.indexOf(document.activeElement), [first] = shown;
     const columns = shown.filter((item) => item.offsetTop === first.offsetTop && item.offsetParent === first.offsetParent).length;
     const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
     if (!step || place < 0 || !shown[place + step]) return;
@@ -58,103 +54,93 @@ for (const body of all(".classes tbody")) moveByArrows(body);
 // What a picture is taken for, and whether that is right.
 function showAnswer(caption, before, [answer, probability], truth) {
   const [sign, className] = answer === truth ? ["✓", "right"] : ["✗", "wrong"];
-  caption.replaceChildren(`${before}: `, make("span", `${sign} ${data.classes[answer]} ${percent(probability, 0)}`, className));
+  caption.replaceChildren(`${before}: `, make("span", { textContent: `${sign} ${data.classes[answer]} ${percent(probability, 0)}`, className }));
 }
 
-// ---- The game: all 137 ways to cover one or two of 16 squares, and the answers to them, are in the data.
+// ---- The game: all 137 ways to cover none, one or two of 16 squares, and the answers to them, are in the data:
+// class and percent of the first, of the second, of the third.
 
 function playPuzzles() {
   const part = (name) => find(`puzzle-${name}`), squares = all("button", part("picture")), random = part("random"), fill = `rgb(${data.fill})`;
-  const coverOf = (puzzle, who) => ({ you: puzzle.tried, "the map": data.covers[puzzle.by_map], "the best": data.covers[puzzle.best] })[who];
-  let place = 0, hidden = [];  // `tried` of a puzzle is what the reader committed; [] after "Show me"
+  const coversOf = (puzzle) => ({ you: puzzle.tried, "the map": puzzle.by_map, "the best": puzzle.best });
+  const turns = (puzzle, cover) => puzzle.answers[cover]?.[0] === puzzle.true;
+  const wasPlayed = (puzzle) => puzzle.tried > 0, wasSeen = (puzzle) => puzzle.tried !== undefined;
+  let place = 0, cover = 0;  // `tried` of a puzzle is what the reader committed; 0, which covers nothing, after "Show me"
   part("static").hidden = true;
-  squares.forEach((button, square) => button.addEventListener("click", () => cover(square)));
+  squares.forEach((button, square) => button.addEventListener("click", () => toggle(square)));
   moveByArrows(part("picture"));
 
-  function cover(square) {
-    const others = hidden.filter((other) => other !== square);
+  function toggle(square) {
+    const before = data.covers[cover], others = before.filter((other) => other !== square);
     if (others.length === 2) return draw("Two squares are covered already: uncover one of them first.");
-    hidden = hidden.includes(square) ? others : [...others, square];
+    const cells = before.includes(square) ? others : [...others, square].sort((a, b) => a - b);
+    cover = data.covers.findIndex((other) => other.join() === cells.join());
     draw();
   }
 
-  function answersTo(puzzle, cells) {  // class and percent of the first, of the second, of the third
-    const key = [...cells].sort((a, b) => a - b).join();
-    return puzzle.answers[data.covers.findIndex((cover) => cover.join() === key)];
-  }
-
-  function turns(puzzle, cells) {
-    return Boolean(cells?.length) && answersTo(puzzle, cells)[0] === puzzle.true;
-  }
-
-  function drawResults(puzzle) {  // the picture as each covers it, and what it is taken for
-    const shown = ["you", "the map", "the best"].filter((who) => puzzle.tried && coverOf(puzzle, who)?.length);
-    part("results").replaceChildren(...shown.map((who) => {
-      const figure = make("figure"), picture = make("span", "", "grid4 puzzles"), caption = make("figcaption"), cells = coverOf(puzzle, who);
-      const [answer, share] = answersTo(puzzle, cells);
-      picture.style.setProperty("--column", place);
-      picture.append(...cells.map((square) => {
-        const covered = make("span");
-        covered.style = `grid-area: ${Math.floor(square / 4) + 1} / ${square % 4 + 1}; background: ${fill}`;
-        return covered;
-      }));
-      showAnswer(caption, who, [answer, share / 100], puzzle.true);
-      figure.append(picture, caption);
-      return figure;
-    }), random);
-    random.hidden = !puzzle.tried;
-    random.firstElementChild.textContent = percent(puzzle.random, 0);
+  function drawResult(puzzle, who, covered) {  // the picture as it is covered, and what it is taken for
+    const figure = make("figure"), picture = make("span", { className: "grid4 puzzles" }), caption = make("figcaption");
+    const [answer, share] = puzzle.answers[covered];
+    picture.style.setProperty("--column", place);
+    picture.append(...data.covers[covered].map((square) => {
+      return make("span", { style: `grid-area: ${Math.floor(square / 4) + 1} / ${square % 4 + 1}; background: ${fill}` });
+    }));
+    showAnswer(caption, who, [answer, share / 100], puzzle.true);
+    figure.append(picture, caption);
+    return figure;
   }
 
   function drawTally() {
-    const played = data.puzzles.filter((puzzle) => puzzle.tried?.length);
-    const count = (who) => played.filter((puzzle) => turns(puzzle, coverOf(puzzle, who))).length;
+    const played = data.puzzles.filter(wasPlayed);
+    const count = (who) => played.filter((puzzle) => turns(puzzle, coversOf(puzzle)[who])).length;
     const chance = played.reduce((sum, puzzle) => sum + puzzle.random, 0), ofMap = data.maps ? ` · the map ${count("the map")}` : "";
     part("dots").replaceChildren(...data.puzzles.map((puzzle, i) => {
       const result = turns(puzzle, puzzle.tried) ? "won" : "lost";
-      const state = puzzle.tried?.length ? result : puzzle.tried ? "seen" : "";
-      return make("i", "", i === place ? `${state} now` : state);
+      const state = wasPlayed(puzzle) ? result : wasSeen(puzzle) ? "seen" : "";
+      return make("i", { className: i === place ? `${state} now` : state });
     }));
     part("dots").ariaLabel = `Mistake ${place + 1} of ${data.puzzles.length}; you played ${played.length}`;
     const possible = `possible ${count("the best")} of ${played.length}`;
     part("tally").textContent = played.length ? `you ${count("you")}${ofMap} · chance ${chance.toFixed(1)} · ${possible}` : "";
-    part("end").hidden = !data.puzzles.every((puzzle) => puzzle.tried);
+    part("end").hidden = !data.puzzles.every(wasSeen);
   }
 
   function draw(says = part("says").textContent) {
-    const puzzle = data.puzzles[place], { tried } = puzzle, name = (c) => data.classes[c], answer = answersTo(puzzle, tried ? hidden : []);
+    const puzzle = data.puzzles[place], seen = wasSeen(puzzle), name = (c) => data.classes[c], answer = puzzle.answers[seen ? cover : 0];
     part("picture").style.setProperty("--column", place);
     squares.forEach((button, square) => {
-      button.ariaPressed = hidden.includes(square);
-      button.style.background = hidden.includes(square) ? fill : "";
+      button.ariaPressed = data.covers[cover].includes(square);
+      button.style.background = data.covers[cover].includes(square) ? fill : "";
     });
     part("title").textContent = `In truth ${name(puzzle.true)}. The network says ${name(puzzle.answers[0][0])} (${puzzle.answers[0][1]}\u00a0%).`;
     part("answers").replaceChildren(...[0, 2, 4].filter((k) => k < answer.length).map((k) => {
-      const isTrue = answer[k] === puzzle.true;
-      return make("li", `${isTrue && !k ? "✓ " : ""}${name(answer[k])} ${answer[k + 1]}\u00a0%`, isTrue ? k ? "truth" : "right" : "");
+      const isTrue = answer[k] === puzzle.true, textContent = `${isTrue && !k ? "✓ " : ""}${name(answer[k])} ${answer[k + 1]}\u00a0%`;
+      return make("li", { textContent, className: isTrue ? k ? "truth" : "right" : "" });
     }));
     part("says").textContent = says;
-    part("commit").textContent = hidden.length === 1 ? "I cover this one" : "I cover these two";
-    part("commit").hidden = part("show").hidden = Boolean(tried);
-    part("more").hidden = !tried;
+    part("commit").textContent = data.covers[cover].length === 1 ? "I cover this one" : "I cover these two";
+    part("commit").hidden = part("show").hidden = seen;
+    part("more").hidden = random.hidden = !seen;
     part("more").href = `#${new URLSearchParams({ true: name(puzzle.true), open: puzzle.file })}`;
-    drawResults(puzzle);
+    const results = Object.entries(coversOf(puzzle)).filter(([, covered]) => seen && covered);
+    part("results").replaceChildren(...results.map(([who, covered]) => drawResult(puzzle, who, covered)), random);
+    random.firstElementChild.textContent = percent(puzzle.random, 0);
     drawTally();
   }
 
-  function reveal(cells) {
-    const puzzle = data.puzzles[place], solved = turns(puzzle, cells) ? "Solved: with yours" : "Not turned: with yours";
-    puzzle.tried = cells;
-    const yours = cells.length ? `${solved} it says ${data.classes[answersTo(puzzle, cells)[0]]}. ` : "";
+  function reveal(committed) {
+    const puzzle = data.puzzles[place], solved = turns(puzzle, committed) ? "Solved: with yours" : "Not turned: with yours";
+    puzzle.tried = committed;
+    const yours = committed ? `${solved} it says ${data.classes[puzzle.answers[committed][0]]}. ` : "";
     draw(`${yours}${puzzle.best === null ? "No one or two squares turn it. " : ""}Cover on: the list follows.`);
     part("next").focus();
   }
 
-  part("commit").addEventListener("click", () => hidden.length ? reveal(hidden) : draw("Choose one or two squares first."));
-  part("show").addEventListener("click", () => reveal([]));
+  part("commit").addEventListener("click", () => cover ? reveal(cover) : draw("Choose one or two squares first."));
+  part("show").addEventListener("click", () => reveal(0));
   part("next").addEventListener("click", () => {
     place = (place + 1) % data.puzzles.length;
-    hidden = data.puzzles[place].tried ?? [];
+    cover = data.puzzles[place].tried ?? 0;
     draw("");
   });
   draw("");
@@ -169,37 +155,27 @@ function coverAnswer(form, covered) {
   for (const part of all(`[data-guess='${form.dataset.of}']`)) part.classList.toggle("guessing", covered);
 }
 
-function tellAnswer(form, guess) {
-  const told = form.nextElementSibling, [yours] = told.children;
-  yours.hidden = !guess;
-  yours.textContent = `you said ${guess}`;
-  yours.style.setProperty("--value", guess);
-  coverAnswer(form, false);
-  told.focus();
-}
-
 for (const form of all("form.guess")) {
-  form.guess.addEventListener("input", () => { form.querySelector("output").textContent = form.guess.value; });
-  form.skip.addEventListener("click", () => tellAnswer(form, ""));
+  form.addEventListener("input", () => { form.querySelector("output").value = form.guess.value; });
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    tellAnswer(form, form.guess.value);
+    const told = form.nextElementSibling, [yours] = told.children;
+    yours.hidden = event.submitter === form.skip;
+    yours.textContent = `you said ${form.guess.value}`;
+    yours.style.setProperty("--value", form.guess.value);
+    coverAnswer(form, false);
+    told.focus();
   });
 }
 
-function setClassMode(on) {
-  document.body.classList.toggle("class-mode", on);
-  for (const form of all("form.guess")) coverAnswer(form, on);
-  scrollTo(0, 0);
+function setClassMode() {  // by its addresses; it lasts, whatever else the reader opens
+  const isOn = document.body.classList.contains("class-mode");
+  if (location.hash !== (isOn ? "#top" : "#class")) return;
+  document.body.classList.toggle("class-mode");
+  for (const form of all("form.guess")) coverAnswer(form, !isOn);
 }
-// It lasts, whatever the reader opens.
-const beginClassMode = () => location.hash === "#class" && !document.body.classList.contains("class-mode") && setClassMode(true);
-find("class-end").addEventListener("click", () => {
-  history.replaceState(null, "", location.pathname);
-  setClassMode(false);
-});
-addEventListener("hashchange", beginClassMode);
-beginClassMode();
+addEventListener("hashchange", setClassMode);
+setClassMode();
 
 // ---- Two viewers: the pictures are parts of one sheet, which the style sheet places.
 
@@ -218,7 +194,7 @@ function viewCorruptions() {
     for (const row of all("tr[data-name]", table)) row.classList.toggle("chosen", row.dataset.name === name);
   }
   form.addEventListener("input", draw);
-  for (const th of all("tbody th", table)) th.replaceChildren(make("button", th.textContent));
+  for (const th of all("tbody th", table)) th.replaceChildren(make("button", { textContent: th.textContent }));
   table.addEventListener("click", (event) => {  // a row sets the pictures, a cell also the slider
     const row = event.target.closest("tr[data-name]"), cell = event.target.closest("td[data-value]");
     if (!row) return;
@@ -258,37 +234,34 @@ function browseMistakes() {
   const maps = bytes(data.maps ?? ""), colours = bytes(data.inferno), coveredPixels = bytes(data.covered_pixels ?? "");
   const cells = Math.sqrt(maps.length / data.images.length);  // of a map, in a row
   const columns = Math.ceil(Math.sqrt(data.images.length));  // of the sheet
-  const keys = all("[name]", form).map((field) => field.name);  // of a filter; "open" in the address is the file of a picture
   const atOnce = innerWidth < 600 ? 9 : 20;
   const choice = () => Object.fromEntries(new FormData(form));
   const buttonAt = (place) => list.querySelectorAll("button")[place];
   let chosen = [];  // the mistakes that fit the filter
   let open = 0;  // the one of them in the dialog
-  let pushed = false;  // whether the dialog has an entry of its own in the history
   let closed = false;  // whether this entry is just being left, as the dialog was closed
 
   data.images.forEach((mistake, index) => {
-    const classes = { true: mistake.true, predicted: mistake.answers[0][0][0] }, names = {};  // by which a filter finds it
+    const classes = { true: mistake.true, predicted: mistake.answers[0][0][0] }, names = { kind: data.kinds[mistake.kind] };  // a filter finds it by
     for (const [key, c] of Object.entries(classes)) {
       names[key] = data.classes[c];
       if (data.superclasses) names[key === "true" ? "superclass" : "predicted_superclass"] = data.superclasses[data.superclass_of[c]];
     }
     Object.assign(mistake, { index, names });
   });
-  for (const key of Object.keys(data.images[0].names)) {
-    const names = key.includes("superclass") ? data.superclasses : data.classes;
-    form.elements[key].append(...[...names].sort().map((name) => new Option(name, name)));
+  for (const select of all("select:not([name=kind])", form)) {
+    const names = select.name.includes("superclass") ? data.superclasses : data.classes;
+    select.append(...[...names].sort().map((name) => new Option(name, name)));
   }
 
   function fits(mistake, filter) {
     const confidence = 100 * mistake.confidence;
     return Object.entries(mistake.names).every(([key, name]) => !filter[key] || name === filter[key])
-      && confidence >= Number(filter.from || 0) && confidence <= Number(filter.to || 100)
-      && (!filter.kind || data.kinds[mistake.kind] === filter.kind);
+      && confidence >= Number(filter.from || 0) && confidence <= Number(filter.to || 100);
   }
 
   function addressOf(filter) {
-    const wanted = [...keys, "open"].filter((key) => filter[key]).map((key) => [key, filter[key]]);
+    const wanted = Object.entries(filter).filter(([, value]) => value);
     return wanted.length ? `#${new URLSearchParams(wanted)}` : "#mistakes";
   }
 
@@ -307,11 +280,9 @@ function browseMistakes() {
     more.hidden = list.children.length === chosen.length;
   }
 
-  function placePictures(inside, mistake) {
-    for (const sheet of all(".mistakes", inside)) {
-      sheet.style.setProperty("--column", mistake.index % columns);
-      sheet.style.setProperty("--row", Math.floor(mistake.index / columns));
-    }
+  function placePictures(inside, { index }) {
+    inside.style.setProperty("--column", index % columns);
+    inside.style.setProperty("--row", Math.floor(index / columns));
   }
 
   function drawItem(mistake) {  // a picture of the list, or without pictures a row of the table
@@ -359,45 +330,30 @@ function browseMistakes() {
     });
   }
 
-  // In words: what it is taken for, where the truth stands, what other runs say, and what covering does.
-  function followThrough(mistake) {
-    const [predicted, ...others] = mistake.answers.map(([[c]]) => c), place = mistake.rank === 2 ? "second" : `number ${mistake.rank}`;
-    const { names } = mistake, same = (c, word) => c === predicted ? word : "";
-    const said = [`It is taken for ${names.predicted} with ${percent(mistake.confidence)}; ${names.true} is ${place}, with ${percent(mistake.truth)}.`];
-    others.forEach((c, i) => {
-      said.push(`For ${data.runs[i + 1]} it is ${same(c, "also ")}${data.classes[c]}${c === mistake.true ? ", which is right" : ""}.`);
-    });
-    if (mistake.covered) {
-      const [c, p] = mistake.covered;
-      said.push(`With the quarter covered that favours ${names.predicted}, it ${same(c, "still ")}says ${data.classes[c]} with ${percent(p)}.`);
-    }
-    said.push(`Kind: ${form.elements.kind.options[mistake.kind + 1].text}.`);
-    if (mistake.copied >= 0) said.push(`In the training set these pixels are labelled ${data.classes[mistake.copied]}.`);
-    return said.join(" ");
-  }
-
   function enlarge(index) {
     open = (index + chosen.length) % chosen.length;
-    const mistake = chosen[open], { names } = mistake;
+    const mistake = chosen[open], { names } = mistake, place = mistake.rank === 2 ? "second" : `number ${mistake.rank}`;
     find("mistake-title").textContent = `${names.true}, taken for ${names.predicted}`;
+    const copied = mistake.copied < 0 ? "" : ` In the training set these pixels are labelled ${data.classes[mistake.copied]}.`;
+    find("mistake-notes").textContent = `It is taken for ${names.predicted} with ${percent(mistake.confidence)}; ${names.true} is ${place}, `
+      + `with ${percent(mistake.truth)}. Kind: ${form.elements.kind.options[mistake.kind + 1].text}.${copied}`;
     if (data.side) drawMistake(mistake);
     find("mistake-runs").replaceChildren();
     mistake.answers.forEach((answers, run) => {
       const row = find("mistake-runs").insertRow();
-      row.append(Object.assign(make("th", data.runs[run]), { scope: "row" }));
+      row.append(make("th", { textContent: data.runs[run], scope: "row" }));
       for (const [c, probability] of answers) {
         const said = `${data.classes[c]} ${percent(probability)}`;
-        row.insertCell().append(c === mistake.true ? make("b", `✓ ${said}`) : said);
+        row.insertCell().append(c === mistake.true ? make("b", { textContent: `✓ ${said}` }) : said);
       }
     });
-    find("mistake-notes").textContent = followThrough(mistake);
     find("mistake-file").textContent = mistake.file;
     find("mistake-place").textContent = [open + 1, chosen.length].map((n) => n.toLocaleString("en")).join(" of ");
     // The way back from a picture leads to the list, not from picture to picture.
     const address = addressOf({ ...choice(), true: names.true, open: mistake.file });
     if (address !== `#${new URLSearchParams(location.hash.slice(1))}`) {
-      history[dialog.open ? "replaceState" : "pushState"](null, "", address);
-      pushed ||= !dialog.open;
+      if (dialog.open) history.replaceState(history.state, "", address);
+      else history.pushState("an entry of the dialog", "", address);
     }
     if (!dialog.open) {
       dialog.showModal();
@@ -407,12 +363,11 @@ function browseMistakes() {
   }
 
   function readAddress() {
-    const address = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
-    if (![...keys, "open"].some((key) => key in address)) return false;
-    const { open: file, ...filter } = address;
+    if (!location.hash.includes("=")) return false;
+    const { open: file, ...filter } = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
     // Files of two classes may have one name, so a picture is found by class and file, among all mistakes.
     const amongAll = file && Object.keys(filter).join() === "true";
-    for (const key of keys) form.elements[key].value = amongAll ? "" : filter[key] ?? "";
+    for (const field of all("[name]", form)) field.value = amongAll ? "" : filter[field.name] ?? "";
     show(choice());
     const wanted = chosen.findIndex((mistake) => mistake.file === file && (!filter.true || mistake.names.true === filter.true));
     if (wanted >= 0) {
@@ -430,7 +385,6 @@ function browseMistakes() {
   }
 
   form.addEventListener("input", readForm);
-  form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(readForm));  // the fields are empty only after this event
   more.addEventListener("click", () => {
     const next = list.children.length;
@@ -444,7 +398,6 @@ function browseMistakes() {
   moveByArrows(list);
   find("mistake-previous").addEventListener("click", () => enlarge(open - 1));
   find("mistake-next").addEventListener("click", () => enlarge(open + 1));
-  find("mistake-close").addEventListener("click", () => dialog.close());
   dialog.addEventListener("keydown", (event) => {
     if (event.key === "ArrowLeft") enlarge(open - 1);
     if (event.key === "ArrowRight") enlarge(open + 1);
@@ -452,22 +405,18 @@ function browseMistakes() {
   dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());  // outside of it
   dialog.addEventListener("close", () => {
     if (location.hash.includes("open=")) {
-      closed = pushed;
-      if (pushed) history.back();
+      closed = Boolean(history.state);
+      if (closed) history.back();
       else history.replaceState(null, "", addressOf(choice()));
     }
-    pushed = false;
     // The filter may have changed since, so that there are fewer thumbnails or none.
     while (list.children.length <= open && !more.hidden) showMore();
     buttonAt(open)?.focus({ preventScroll: true });
   });
   addEventListener("hashchange", () => {
-    if (closed) {  // the list stays as it is, with the focus in it
-      closed = false;
-      return;
-    }
     if (!location.hash.includes("open=")) dialog.close();
-    readAddress();
+    if (!closed) readAddress();  // else the list stays as it is, with the focus in it
+    closed = false;
   });
   for (const link of all("main a[href*='=']")) {  // the address that the page has already
     link.addEventListener("click", () => { if (link.hash === location.hash) readAddress(); });

@@ -26,7 +26,7 @@ from running.files import whole_file
 INK, GRID, GREY = "#1a1a1b", "#d8d8d9", "#66666a"
 BLUE, ORANGE, GREEN = "#00497a", "#b04c00", "#00785a"  # of three different greys in a black-and-white print
 # The colours' names in the style sheet of the report.
-CSS_VARIABLES = {INK: "ink", GRID: "grid", GREY: "grey", BLUE: "blue", ORANGE: "orange", GREEN: "green"}
+CSS_VARIABLES = {INK: "ink", GRID: "line", GREY: "grey", BLUE: "blue", ORANGE: "orange", GREEN: "green"}
 PIXELS = 72  # to an inch
 LINE = 15  # pixels that a line of text needs
 

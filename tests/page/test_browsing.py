@@ -185,7 +185,8 @@ def test_the_dialog_takes_a_mistake_apart(page, mistakes, reported, reported_set
     words = page.inner_text("#mistake-notes").replace("\N{NO-BREAK SPACE}", " ")
     place_of = "second" if rank == 2 else f"number {rank}"
     said = f"taken for {row['predicted']} with {100 * row['confidence']:.1f} %; {row['true']} is {place_of},"
-    assert said in words and "other <b>run" in words and "With the quarter covered" in words
+    assert said in words and "other <b>run" in page.inner_text("#mistake-runs")
+    assert f"the quarter that favours {row['predicted']} covered:" in page.inner_text("#mistake .case")
     address = dict(parse_qsl(page.evaluate("location.hash")[1:]))
     assert address == {"true": row["true"], "open": row["file"]}
     network = load_checkpoint(reported / "checkpoints" / "best.pt", CPU)
