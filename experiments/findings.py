@@ -1,11 +1,11 @@
 """The three findings of README.md in every network of which results/ holds something, in percent.
 
-    python experiments/findings.py
+    python experiments/findings.py > results/findings.md
 
-Prints Markdown tables. Nothing is measured again, and what a file does not hold is left out: there are no
-stress tests and no covering of seeds 1 and 2. Covering of earlier versions has 400 mistakes, maps after their
-ReLU, and no random class or other image; their random signs are of the attacked images and count what is lost
-only, where today's are the change of accuracy on all images of the sample.
+Prints Markdown tables and draws results/temperature.png. Nothing is measured again, and what a file does not
+hold is left out: there are no stress tests and no covering of seeds 1 and 2. Covering of earlier versions has
+400 mistakes, maps after their ReLU, and no random class or other image; their random signs are of the
+attacked images and count what is lost only, where today's are the change of accuracy on all of the sample.
 """
 
 import json
@@ -13,10 +13,13 @@ import sys
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import compare
+from page import plots
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 NETWORKS = {
@@ -25,13 +28,18 @@ NETWORKS = {
     "seed 2": "seed2",
     "plain0": "plain0",
     "plain1": "plain1",
+    "plain2": "plain2",
     "smooth0": "smooth0",
+    "smooth1": "smooth1",
+    "smooth2": "smooth2",
     "narrow0": "narrow0",
     "narrow1": "narrow1",
-    "corrupt": "corrupt",
-    "adversarial": "adversarial",
 }
 SHOWN_SEVERITIES = (1, 3, 5)
+RECIPES = {  # of which the seed alone differs
+    "Label smoothing 0.1": ("plain0", "plain1", "plain2"),
+    "No label smoothing": ("smooth0", "smooth1", "smooth2"),
+}
 
 
 def read(folder: Path, name: str) -> dict | None:
@@ -52,7 +60,8 @@ def points(row: dict) -> str:
     return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def print_table(head: str, rows: list[list[str]]) -> None:
+def print_table(title: str, head: str, rows: list[list[str]]) -> None:
+    print(f"## {title}\n")
     columns = head.split(";")
     for row in [columns, ["---"] * len(columns), *rows]:
         print("|", " | ".join(cell.strip() for cell in row), "|")
@@ -99,6 +108,51 @@ def temperature_row(folder: Path, numbers: dict, stress: dict | None) -> list[st
     return cells
 
 
+def errors_by_severity(name: str) -> Tensor:
+    """Return calibration errors of a network, float64 [2, 6]: as trained, and at the temperature.
+
+    The first are of all clean test images, the others of the corrupted ones at severities 1 to 5.
+    """
+    numbers, stress = (read(RESULTS / NETWORKS[name], f"{file}.json") for file in ("metrics", "stress"))
+    errors = []
+    for kind, suffix in {"as_trained": "", "with_temperature": "_after_temperature"}.items():
+        corrupted = [row[kind]["ece"] for row in stress["summary"]["by_severity"][1:]]
+        errors.append([numbers[f"expected_calibration_error{suffix}"], *corrupted])
+    return torch.tensor(errors, dtype=torch.float64)
+
+
+def change_over_seeds(names: tuple[str, ...]) -> list[str]:
+    """Return the mean change at each severity, with its 95 % interval over seeds by Student's t."""
+    errors = torch.stack([errors_by_severity(name) for name in names])
+    change = errors[:, 1] - errors[:, 0]  # [seeds, 6]
+    width = compare.T_QUANTILE[len(names) - 2] * change.std(dim=0) / len(names) ** 0.5
+    cells = []
+    for severity in SHOWN_SEVERITIES:
+        value, reach = change[:, severity].mean().item(), width[severity].item()
+        cells.append(points({"value": value, "low": value - reach, "high": value + reach}))
+    return cells
+
+
+@plots.styled()
+def draw_temperatures(path: Path) -> None:
+    """Draw calibration error against severity, a line for each seed, as trained and at the temperature."""
+    figure = Figure(figsize=(10, 3.6))
+    for axes, (recipe, names) in zip(figure.subplots(1, 2, sharey=True), RECIPES.items(), strict=True):
+        for name in names:
+            as_trained, scaled = errors_by_severity(name)
+            axes.plot(range(6), as_trained, color=plots.ORANGE, marker="o", linestyle="--")
+            axes.plot(range(6), scaled, color=plots.BLUE, marker="s")
+        axes.set_title(recipe)
+        axes.set_xlabel("severity (0 is clean)")
+        axes.set_ylim(0, 0.24)
+        plots.in_percent(axes.yaxis)
+        last = {"as trained": (as_trained, plots.ORANGE), "at the temperature": (scaled, plots.BLUE)}
+        ends = {label: (5, float(values[5]), colour) for label, (values, colour) in last.items()}
+        plots.name_lines(axes, ends)
+    figure.suptitle("Calibration error of three seeds each", x=0.01, ha="left")
+    plots.save_png(figure, path)
+
+
 def main() -> None:
     covering, attacks, temperatures = [], [], []
     for name, place in NETWORKS.items():
@@ -111,11 +165,20 @@ def main() -> None:
         if stress:
             attacks.append([name, *attack_row(stress)])
         temperatures.append([name, *temperature_row(folder, numbers, stress)])
-    controls = "random class; another image; usual map; random cells; verdict"
-    print_table(f"network; epochs, smoothing; right; contrastive map; {controls}", covering)
-    print_table("network; unchanged; all attacks of 1/255; random signs of 1/255", attacks)
+    print("# The three findings in every network, in percent\n")
+    print(
+        "Made by `python experiments/findings.py > results/findings.md`; [README.md](README.md) has the words.\n"
+    )
+    head = "network; epochs, smoothing; right; contrastive map; random class; another image; usual map"
+    print_table("Mistakes that covering makes right", f"{head}; random cells; verdict", covering)
+    head = "network; unchanged; all attacks of 1/255; random signs of 1/255"
+    print_table("Images that changes of 1/255 leave right", head, attacks)
     severities = "; ".join(f"severity {s}" for s in SHOWN_SEVERITIES)
-    print_table(f"network; temperature; clean; change; {severities}", temperatures)
+    head = f"network; temperature; clean; change; {severities}"
+    print_table("Calibration error as trained and at the temperature", head, temperatures)
+    changes = [[recipe, *change_over_seeds(names)] for recipe, names in RECIPES.items()]
+    print_table("Its change, mean of three seeds with Student's t", f"recipe; {severities}", changes)
+    draw_temperatures(RESULTS / "temperature.png")
 
 
 if __name__ == "__main__":
