@@ -60,8 +60,8 @@ def points(row: dict) -> str:
     return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
-def print_table(title: str, head: str, rows: list[list[str]]) -> None:
-    print(f"## {title}\n")
+def print_table(title: str, caption: str, head: str, rows: list[list[str]]) -> None:
+    print(f"## {title}\n\n{caption}\n")
     columns = head.split(";")
     for row in [columns, ["---"] * len(columns), *rows]:
         print("|", " | ".join(cell.strip() for cell in row), "|")
@@ -82,23 +82,25 @@ def covering_row(numbers: dict) -> list[str]:
 
 
 def attack_row(stress: dict) -> list[str]:
-    """Return how many are right without a change, under every attack of 1/255, and under random signs."""
+    """Return how many are attacked, right without a change, under every attack of 1/255, and random signs."""
     tests = stress["tests"]
     random = tests["random/1"]
     signs = f"{100 * random['accuracy']['value']:.1f}"
     if "change" in random:
         signs = points(random["change"])
-    return [percent(tests["unattacked/0"]["accuracy"]), percent(stress["robust_accuracy"]["1"]), signs]
+    attacked = f"{stress['attack_images']:,}"
+    right = percent(tests["unattacked/0"]["accuracy"])
+    return [attacked, right, percent(stress["robust_accuracy"]["1"]), signs]
 
 
 def temperature_row(folder: Path, numbers: dict, stress: dict | None) -> list[str]:
-    """Return the temperature, and calibration errors before and after it, in percent."""
+    """Return how many are corrupted, the temperature, and calibration errors before and after it."""
     rows = compare.tabulate([compare.read_run(folder)])
     before, after = (rows[name] for name in ("calibration error", "calibration error after temperature"))
     low, high = (after.samples[0] - before.samples[0]).quantile(torch.tensor([0.025, 0.975]).double())
     change = {"value": after.values[0] - before.values[0], "low": low, "high": high}
-    cells = [f"{numbers['temperature']:.2f}", f"{100 * before.values[0]:.1f} to {100 * after.values[0]:.1f}"]
-    cells.append(points(change))
+    cells = ["" if stress is None else f"{stress['corruption_images']:,}", f"{numbers['temperature']:.2f}"]
+    cells += [f"{100 * before.values[0]:.1f} to {100 * after.values[0]:.1f}", points(change)]
     if stress is None:
         return [*cells, *[""] * len(SHOWN_SEVERITIES)]
     for severity in SHOWN_SEVERITIES:
@@ -165,19 +167,22 @@ def main() -> None:
         if stress:
             attacks.append([name, *attack_row(stress)])
         temperatures.append([name, *temperature_row(folder, numbers, stress)])
-    print("# The three findings in every network, in percent\n")
-    print(
-        "Made by `python experiments/findings.py > results/findings.md`; [README.md](README.md) has the words.\n"
-    )
+    print("# The three findings, by network, in percent\n")
+    print("By `python experiments/findings.py > results/findings.md`; README.md has the words.\n")
+    caption = "Of 800 mistakes; without a verdict of 400, by maps after their ReLU, an earlier measure."
     head = "network; epochs, smoothing; right; contrastive map; random class; another image; usual map"
-    print_table("Mistakes that covering makes right", f"{head}; random cells; verdict", covering)
-    head = "network; unchanged; all attacks of 1/255; random signs of 1/255"
-    print_table("Images that changes of 1/255 leave right", head, attacks)
+    print_table("Mistakes that covering makes right", caption, f"{head}; random cells; verdict", covering)
+    caption = "Random signs: with a sign the change of accuracy on all images of the sample; without, "
+    caption += "what stays right of the attacked images, as earlier versions counted."
+    head = "network; attacked images; unchanged; all attacks of 1/255; random signs of 1/255"
+    print_table("Images that changes of 1/255 leave right", caption, head, attacks)
     severities = "; ".join(f"severity {s}" for s in SHOWN_SEVERITIES)
-    head = f"network; temperature; clean; change; {severities}"
-    print_table("Calibration error as trained and at the temperature", head, temperatures)
+    caption = "Clean: all 10,000 test images. The fewer are corrupted, the more of a small error is chance."
+    head = f"network; corrupted images; temperature; clean; change; {severities}"
+    print_table("Calibration error as trained and at the temperature", caption, head, temperatures)
     changes = [[recipe, *change_over_seeds(names)] for recipe, names in RECIPES.items()]
-    print_table("Its change, mean of three seeds with Student's t", f"recipe; {severities}", changes)
+    caption = "Means of three seeds, with 95 % intervals over seeds by Student's t."
+    print_table("Its change by the temperature", caption, f"recipe; {severities}", changes)
     draw_temperatures(RESULTS / "temperature.png")
 
 
