@@ -61,11 +61,11 @@ def compare(runs: dict[str, dict], y_true: Tensor) -> dict:
         else:
             scores[name] = probabilities[name] = values["probabilities"].double()
     right = {name: values["y_pred"] == y_true for name, values in runs.items()}
-    accuracies = torch.stack(list(right.values())).double().mean(dim=1)
-    times_right = torch.stack(list(right.values())).sum(dim=0)
+    right_of_runs = torch.stack(list(right.values()))  # [runs, N]
+    times_right = right_of_runs.sum(dim=0)
     mean = torch.stack(list(probabilities.values())).mean(dim=0)
     result = {
-        "standard_deviation": accuracies.std().item(),
+        "standard_deviation": right_of_runs.double().mean(dim=1).std().item(),
         "right_in": times_right.bincount(minlength=len(runs) + 1).tolist(),
         "mean_of_probabilities": {
             "accuracy": metrics.accuracy(y_true, mean.argmax(dim=1)),

@@ -93,29 +93,30 @@ def attack_row(stress: dict) -> list[str]:
     return [attacked, right, percent(stress["robust_accuracy"]["1"]), signs]
 
 
-def temperature_row(folder: Path, numbers: dict, stress: dict | None) -> list[str]:
-    """Return how many are corrupted, the temperature, and calibration errors before and after it."""
+def temperature_row(folder: Path, numbers: dict, stress: dict | None, errors: Tensor | None) -> list[str]:
+    """Return how many are corrupted, the temperature, and calibration errors before and after it.
+
+    errors: see errors_by_severity; None without stress tests.
+    """
     rows = compare.tabulate([compare.read_run(folder)])
     before, after = (rows[name] for name in ("calibration error", "calibration error after temperature"))
     low, high = (after.samples[0] - before.samples[0]).quantile(torch.tensor([0.025, 0.975]).double())
     change = {"value": after.values[0] - before.values[0], "low": low, "high": high}
     cells = ["" if stress is None else f"{stress['corruption_images']:,}", f"{numbers['temperature']:.2f}"]
     cells += [f"{100 * before.values[0]:.1f} to {100 * after.values[0]:.1f}", points(change)]
-    if stress is None:
+    if errors is None:
         return [*cells, *[""] * len(SHOWN_SEVERITIES)]
     for severity in SHOWN_SEVERITIES:
-        row = stress["summary"]["by_severity"][severity]
-        errors = [100 * row[name]["ece"] for name in ("as_trained", "with_temperature")]
-        cells.append(f"{errors[0]:.1f} to {errors[1]:.1f}")
+        as_trained, scaled = (100 * errors[:, severity]).tolist()
+        cells.append(f"{as_trained:.1f} to {scaled:.1f}")
     return cells
 
 
-def errors_by_severity(name: str) -> Tensor:
+def errors_by_severity(numbers: dict, stress: dict) -> Tensor:
     """Return calibration errors of a network, float64 [2, 6]: as trained, and at the temperature.
 
     The first are of all clean test images, the others of the corrupted ones at severities 1 to 5.
     """
-    numbers, stress = (read(RESULTS / NETWORKS[name], f"{file}.json") for file in ("metrics", "stress"))
     errors = []
     for kind, suffix in {"as_trained": "", "with_temperature": "_after_temperature"}.items():
         corrupted = [row[kind]["ece"] for row in stress["summary"]["by_severity"][1:]]
@@ -123,11 +124,10 @@ def errors_by_severity(name: str) -> Tensor:
     return torch.tensor(errors, dtype=torch.float64)
 
 
-def change_over_seeds(names: tuple[str, ...]) -> list[str]:
+def change_over_seeds(errors: list[Tensor]) -> list[str]:
     """Return the mean change at each severity, with its 95 % interval over seeds by Student's t."""
-    errors = torch.stack([errors_by_severity(name) for name in names])
-    change = errors[:, 1] - errors[:, 0]  # [seeds, 6]
-    width = compare.T_QUANTILE[len(names) - 2] * change.std(dim=0) / len(names) ** 0.5
+    change = torch.stack([scaled - as_trained for as_trained, scaled in errors])  # [seeds, 6]
+    width = compare.T_QUANTILE[len(errors) - 2] * change.std(dim=0) / len(errors) ** 0.5
     cells = []
     for severity in SHOWN_SEVERITIES:
         value, reach = change[:, severity].mean().item(), width[severity].item()
@@ -136,12 +136,15 @@ def change_over_seeds(names: tuple[str, ...]) -> list[str]:
 
 
 @plots.styled()
-def draw_temperatures(path: Path) -> None:
-    """Draw calibration error against severity, a line for each seed, as trained and at the temperature."""
+def draw_temperatures(path: Path, errors: dict[str, Tensor]) -> None:
+    """Draw calibration error against severity, a line for each seed, as trained and at the temperature.
+
+    errors: of each network, see errors_by_severity.
+    """
     figure = Figure(figsize=(10, 3.6))
     for axes, (recipe, names) in zip(figure.subplots(1, 2, sharey=True), RECIPES.items(), strict=True):
         for name in names:
-            as_trained, scaled = errors_by_severity(name)
+            as_trained, scaled = errors[name]
             axes.plot(range(6), as_trained, color=plots.ORANGE, marker="o", linestyle="--")
             axes.plot(range(6), scaled, color=plots.BLUE, marker="s")
         axes.set_title(recipe)
@@ -156,7 +159,7 @@ def draw_temperatures(path: Path) -> None:
 
 
 def main() -> None:
-    covering, attacks, temperatures = [], [], []
+    covering, attacks, temperatures, errors = [], [], [], {}
     for name, place in NETWORKS.items():
         folder = RESULTS / place
         numbers, stress = read(folder, "metrics.json"), read(folder, "stress.json")
@@ -166,7 +169,8 @@ def main() -> None:
             covering.append([name, recipe, percent(numbers["accuracy"]), *of_maps])
         if stress:
             attacks.append([name, *attack_row(stress)])
-        temperatures.append([name, *temperature_row(folder, numbers, stress)])
+            errors[name] = errors_by_severity(numbers, stress)
+        temperatures.append([name, *temperature_row(folder, numbers, stress, errors.get(name))])
     print("# The three findings, by network, in percent\n")
     print("By `python experiments/findings.py > results/findings.md`; README.md has the words.\n")
     caption = "Of 800 mistakes; without a verdict of 400, by maps after their ReLU, an earlier measure."
@@ -180,10 +184,12 @@ def main() -> None:
     caption = "Clean: all 10,000 test images. The fewer are corrupted, the more of a small error is chance."
     head = f"network; corrupted images; temperature; clean; change; {severities}"
     print_table("Calibration error as trained and at the temperature", caption, head, temperatures)
-    changes = [[recipe, *change_over_seeds(names)] for recipe, names in RECIPES.items()]
+    changes = []
+    for recipe, names in RECIPES.items():
+        changes.append([recipe, *change_over_seeds([errors[name] for name in names])])
     caption = "Means of three seeds, with 95 % intervals over seeds by Student's t."
     print_table("Its change by the temperature", caption, f"recipe; {severities}", changes)
-    draw_temperatures(RESULTS / "temperature.png")
+    draw_temperatures(RESULTS / "temperature.png", errors)
 
 
 if __name__ == "__main__":

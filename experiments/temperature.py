@@ -16,8 +16,8 @@ from torch import Generator, Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import metrics
 from classifier import Classifier, full_float32, load_checkpoint, load_data, predict
-from metrics import fit_temperature
 from running.console import CommandLine, Progress, run_main
 from running.device import pick_device
 from stress import draw_sample
@@ -29,19 +29,24 @@ NUM_BINS, NUM_RESAMPLES = 15, 1000
 def gaps(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """Return right less confidence of each answer in the column of its bin, float64 [N, 15]; else 0."""
     confidence, y_pred = (logits.double() / temperature).softmax(dim=1).max(dim=1)
-    bin_of = (NUM_BINS * confidence).ceil().long().clamp(1, NUM_BINS) - 1
+    bin_of = metrics._bin_of(confidence, NUM_BINS)
     gap = (y_pred == labels).double() - confidence
     return torch.zeros(len(labels), NUM_BINS, dtype=torch.float64).scatter(1, bin_of[:, None], gap[:, None])
 
 
 def errors_of(
-    classifier: Classifier, images: Tensor, labels: Tensor, severity: int, counts: Tensor
+    classifier: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    severity: int,
+    temperature: float,
+    counts: Tensor,
 ) -> Tensor:
     """Return the calibration errors as trained and at the temperature, float64 [2, resamples + 1].
 
     counts float64 [resamples + 1, N]: how often each image is drawn, in the first row once.
     """
-    temperatures = (1.0, fit_temperature(*classifier.validation))
+    temperatures = (1.0, temperature)
     names = FIFTEEN if severity else ["clean"]
     totals = [0.0, 0.0]  # over the corruptions, [N, 15]
     for name in names:
@@ -75,12 +80,13 @@ def main() -> None:
         count = len(sample.labels)
         drawn = torch.randint(count, (NUM_RESAMPLES, count), generator=Generator().manual_seed(0))
         counts = torch.stack([torch.ones(count).long(), *(row.bincount(minlength=count) for row in drawn)])
-        temperature = fit_temperature(*classifier.validation)
+        temperature = metrics.fit_temperature(*classifier.validation)
         name = path if path.parent.name != "checkpoints" else path.parent.parent.name
         with full_float32(device), Progress(str(name), len(args.severities)) as progress:
             for done, severity in enumerate(args.severities):
                 progress.update(done)
-                errors = errors_of(classifier, sample.images, sample.labels, severity, counts.double())
+                pictures = sample.images, sample.labels
+                errors = errors_of(classifier, *pictures, severity, temperature, counts.double())
                 cells = [said(errors[0]), said(errors[1]), said(errors[1] - errors[0], "+")]
                 print(f"| {name} | {temperature:.2f} | {severity} |", " | ".join(cells), "|", flush=True)
 
