@@ -3,7 +3,7 @@
 import pathlib
 
 import resnet_cifar
-from running.checkpoint import read_checkpoint
+from support.checkpoint import read_checkpoint
 
 dependencies = ["torch"]
 
@@ -15,7 +15,7 @@ def resnet18_cifar100(pretrained: bool = True, width: int = 64) -> resnet_cifar.
     0.44091784) and standard deviation (0.26733429, 0.25643846, 0.27615047), to logits [N, 100]; `class_names`
     of the trained network has the 100 names. Test accuracy: 76.03 % in float32, without test-time
     augmentation. Raises ValueError for a width other than 64 with pretrained=True, and UserError of
-    running/errors.py if the file of the weights is missing or damaged.
+    support/errors.py if the file of the weights is missing or damaged.
     """
     if not pretrained:
         return resnet_cifar.resnet18(100, width)

@@ -22,21 +22,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import agreement
-import classifier as classifiers
-import reasons
-from classifier import Classifier, full_float32, predict
 from data import SIZE, Dataset, cutmix_end, from_arrays, load
 from evaluate import evaluate, mean_colour
-from page.page import write_page
+from lab import agreement, reasons
+from lab import classifier as classifiers
+from lab.any_network import predictions
+from lab.classifier import Classifier, full_float32, predict
 from page.pictures import SIDE
 from page.sections import HEADLINE
-from running import outputs
-from running.console import CommandLine, Progress, option, run_main
-from running.device import environment, pick_device
-from running.errors import UserError, reading
-from running.files import write_json
-from sources import predictions
+from page.write import write_page
+from support import outputs
+from support.console import CommandLine, Progress, option, run_main
+from support.device import environment, pick_device
+from support.errors import UserError, reading
+from support.files import write_json
 
 MAX_BROWSED = 2500  # misclassified images on the page, the most confident ones; fewer of large pictures:
 MAX_BROWSED_PIXELS = 5_000_000  # of all of them together
@@ -50,7 +49,7 @@ class Answers:
     test: Dataset  # its images are None if they are not known
     train: Dataset | None  # what the network was trained on
     validation: tuple[Tensor, Tensor] | None  # logits [V, C] and labels [V]
-    identity: dict  # see running.outputs.identity
+    identity: dict  # see support.outputs.identity
     about: dict  # for metrics.json: network, environment, command, and training if it is known
     notes: list[str]  # what makes the numbers mean less, for people
     examined: Classifier | None = None  # the network itself
@@ -113,7 +112,7 @@ def check_data(examined: Classifier, train: Dataset | None, test: Dataset) -> Da
 def answers_without_network(given: dict, test: Dataset, train: Dataset | None, source: str) -> Answers:
     """Return answers that came from a file or from memory, `source`; the network is told by its answers.
 
-    given: see sources.predictions.checked.
+    given: see lab.any_network.predictions.checked.
     """
     logits, validation = given["logits"], given.get("validation")
     side = None if test.images is None else test.images.shape[-1]
@@ -128,7 +127,7 @@ def answers_without_network(given: dict, test: Dataset, train: Dataset | None, s
 def test_set_of(given: dict) -> Dataset:
     """Return the test set of answers that came without a network; its images are None if they are unknown.
 
-    given: see sources.predictions.checked.
+    given: see lab.any_network.predictions.checked.
     """
     y_true, filenames = given["y_true"], given.get("filenames")
     class_names = given.get("class_names") or [f"class {c}" for c in range(given["logits"].shape[1])]

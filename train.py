@@ -4,7 +4,7 @@
     python train.py --dataset shapes                    a demonstration without download, minutes on a laptop
     python train.py --dataset FOLDER                    pictures FOLDER/train/CLASS/* and FOLDER/test/CLASS/*
     python train.py --resume                            continue after the last finished epoch
-    torchrun --nproc-per-node 2 train.py                on two GPUs, see running/distributed.py
+    torchrun --nproc-per-node 2 train.py                on two GPUs, see support/distributed.py
 
 The recipe: SGD with Nesterov momentum, linear warmup then cosine annealing of the learning rate, label
 smoothing, weight decay, CutMix, gradient clipping, mixed precision, and early stopping on the validation
@@ -23,15 +23,15 @@ import torch
 from torch import Tensor, nn
 
 import data
-from augmentation import batches
+from data import batches
 from resnet_cifar import resnet18
-from running import distributed
-from running.checkpoint import read_checkpoint, save_checkpoint
-from running.console import CommandLine, Progress, duration, option, run_main
-from running.device import cpuinfo, environment, pick_device, rank, world_size
-from running.errors import UserError, reading
-from running.files import write_csv, write_json
-from running.settings import add_settings, check_ranges, expect, setting
+from support import distributed
+from support.checkpoint import read_checkpoint, save_checkpoint
+from support.console import CommandLine, Progress, duration, option, run_main
+from support.device import cpuinfo, environment, pick_device, rank, world_size
+from support.errors import UserError, reading
+from support.files import write_csv, write_json
+from support.settings import add_settings, check_ranges, expect, setting
 
 
 @dataclass

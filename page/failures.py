@@ -9,7 +9,7 @@ from torch import Tensor
 from gradcam import draw, overlay, to_heatmap
 from page import plots
 from page.pictures import plain, png
-from running.files import whole_file, write_csv
+from support.files import whole_file, write_csv
 
 NUM_FAILURES = 20
 LEAST = 256  # pixels, the side of a picture, where whole pixels make it

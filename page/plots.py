@@ -21,7 +21,7 @@ from matplotlib.axis import Axis
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from running.files import whole_file
+from support.files import whole_file
 
 INK, GRID, GREY = "#1a1a1b", "#d8d8d9", "#66666a"
 BLUE, ORANGE, GREEN = "#00497a", "#b04c00", "#00785a"  # of three different greys in a black-and-white print

@@ -17,7 +17,7 @@ from torch import Tensor
 from gradcam import overlay
 from page import plots
 from page.pictures import SIDE, address, attack_sheet, picture, plain, run_name, sheet
-from running.console import duration, option
+from support.console import duration, option
 
 NUM_PAIRS = 8  # of classes, and of superclasses, that are confused most
 MAPS = {  # of covering.mistakes: how the maps are called, in the order of their rows
@@ -284,7 +284,7 @@ def stress_command(options: dict | None) -> str | None:
     if options is None or options["predictions"] is not None:
         return None
     kept = {key: value for key, value in options.items() if key not in ("against", "overwrite", "page")}
-    return command("python stress.py", kept)
+    return command("python -m lab.stress", kept)
 
 
 def command(start: str, options: dict) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import check_integrity, download_and_extract_archive, extract_archive
 
-from running.errors import UserError, one_line, reading
+from support.errors import UserError, one_line, reading
 
 # The 20 superclasses and their classes (Krizhevsky 2009, and the file `meta` of the official archive).
 SUPERCLASSES = {

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.datasets.folder import find_classes, make_dataset
 from torchvision.transforms.v2.functional import center_crop
 
-from running.errors import UserError, one_line, reading
+from support.errors import UserError, one_line, reading
 
 Image.init()
 SUFFIXES = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}

@@ -9,15 +9,14 @@ import torch
 from pages import HOSTILE_CLASS, HOSTILE_FILE, NO_PLOTS, stress_content, write_predictions
 from processes import TINY
 
-import classifier
 import data
 import evaluate
 import metrics
-import reasons
 import report
 import train
-from page import failures, page, plots, sections
-from running.checkpoint import read_checkpoint, save_checkpoint
+from lab import classifier, reasons
+from page import failures, plots, sections, write
+from support.checkpoint import read_checkpoint, save_checkpoint
 
 torch.set_num_threads(1)  # on a busy machine a second one makes small convolutions many times slower
 # A shell starts background jobs with Ctrl-C ignored, and ignored it would stay in every process below.
@@ -96,7 +95,7 @@ def reported(tmp_path_factory, finished, reported_sets):
     stress = stress_content(test.labels)
     with pytest.MonkeyPatch.context() as patch:
         use_sets(patch, reported_sets)
-        patch.setattr(page, "read_stress", lambda folder, whose: stress)
+        patch.setattr(write, "read_stress", lambda folder, whose: stress)
         patch.setattr(report, "predict", lambda *some, **more: scores)  # what the network makes of the images
         make_quick(patch)
         assert report.main(["--run", str(out), "--against", str(other_run)]) == 0

@@ -7,9 +7,9 @@ from html import unescape
 import torch
 from torchvision.io import ImageReadMode, decode_image
 
-from running import outputs
-from stress_tests.corruptions import CORRUPTIONS
-from stress_tests.cues import CUES
+from lab.stress_tests.corruptions import CORRUPTIONS
+from lab.stress_tests.cues import CUES
+from support import outputs
 
 EPSILONS = [0.25, 0.5, 1, 2, 4, 8, 64]
 # In place of sections.write_plots, which draws the files of plots/ and takes most of the time of a page.

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import classifier
 import train
-from classifier import load_checkpoint
-from running.checkpoint import read_checkpoint
-from running.console import CommandLine, run_main
+from lab import classifier
+from lab.classifier import load_checkpoint
+from support.checkpoint import read_checkpoint
+from support.console import CommandLine, run_main
 
 ROOT = Path(train.__file__).parent
 TINY = ["--width=16", "--limit-train=8", "--batch-size=4", "--epochs=3", "--device=cpu", "--precision=fp32"]

@@ -12,8 +12,8 @@ import torch
 from networks import seeded
 
 import data
-from running.errors import UserError
 from sources import cifar
+from support.errors import UserError
 
 
 def toy(images, labels, num_classes):

@@ -55,13 +55,14 @@ def test_a_shell_block_parses(block):
     subprocess.run(["bash", "-n"], input=block, text=True, check=True)
 
 
-@pytest.mark.parametrize("command", ["train", "report", "stress", "explain", "compare"])
+@pytest.mark.parametrize("command", ["train", "report", "lab.stress", "lab.explain", "lab.compare"])
 def test_the_options_of_a_command_exist(command, capsys):
     with pytest.raises(SystemExit):
         importlib.import_module(command).main(["--help"])
     known = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+    typed = rf"-m {command}" if "." in command else rf"{command}\.py"
     for name, text in TEXTS.items():
-        for options in re.findall(rf"python {command}\.py((?:[^`#&\n]|\n(?=--))*)", text):
+        for options in re.findall(rf"python {typed}((?:[^`#&\n]|\n(?=--))*)", text):
             assert set(re.findall(r"--[\w-]+", options)) <= known, name
 
 

@@ -28,8 +28,8 @@ from metrics import expected_calibration_error
 from page import plots, sections
 from page.plots import save_png
 from page.sections import write_plots
-from running.checkpoint import read_checkpoint
-from running.errors import UserError
+from support.checkpoint import read_checkpoint
+from support.errors import UserError
 
 HEADLINE = ["accuracy", "macro_precision", "macro_recall", "macro_f1", "top5_accuracy"]
 
@@ -292,7 +292,9 @@ def test_the_command_reports_a_run_and_its_page_is_made_again_of_the_files(
         command = " \\\n    ".join(["<pre>python report.py", *options])  # a line for each
         page = html.unescape((tmp_path / folder / "report.html").read_text())
         assert f"{command}</pre>" in page and "python train.py \\\n    --dataset shapes" in page
-        tested = " \\\n    ".join(["<pre>python stress.py", *options])  # it was not run: the command to copy
+        tested = " \\\n    ".join(
+            ["<pre>python -m lab.stress", *options]
+        )  # it was not run: the command to copy
         assert f"{tested}</pre>" in page and "It was tested by" not in page
     history = read_checkpoint(finished / "checkpoints" / "best.pt")["history"]
     best = 100 * max(row["val_accuracy"] for row in history)

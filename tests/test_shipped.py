@@ -13,7 +13,7 @@ from test_resnet import torchvision_resnet18
 from torchvision.transforms.functional import normalize
 
 import data
-from classifier import load_checkpoint
+from lab.classifier import load_checkpoint
 from metrics import proportion
 
 ROOT = Path(data.__file__).parent
@@ -56,7 +56,7 @@ torch.save([model(torch.load("images.pt")), model.class_names, model.training], 
 @pytest.mark.slow
 def test_torch_hub_loads_them_from_a_folder_with_no_more_of_the_project_than_it_needs(tmp_path):
     """In a process of its own, with the logits of torchvision's network."""
-    running = [f"running/{name}.py" for name in ("errors", "files", "checkpoint")]
+    running = [f"support/{name}.py" for name in ("errors", "files", "checkpoint")]
     for name in ("hubconf.py", "resnet_cifar.py", *running, WEIGHTS):
         (tmp_path / "hub" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / "hub" / name)

@@ -15,16 +15,15 @@ from PIL import Image
 from processes import CPU, TINY, assert_same_run, contents, read_history
 from torchvision.transforms.functional import resize
 
-import classifier
 import data
 import train
-from augmentation import batches
-from classifier import load_checkpoint
-from data import MEAN, STD, split_indices
-from running.checkpoint import read_checkpoint
-from running.console import CommandLine
-from running.errors import UserError
-from running.settings import add_settings
+from data import MEAN, STD, batches, split_indices
+from lab import classifier
+from lab.classifier import load_checkpoint
+from support.checkpoint import read_checkpoint
+from support.console import CommandLine
+from support.errors import UserError
+from support.settings import add_settings
 
 # Three epochs of three steps, a fraction of a second.
 SMALL = [*TINY, "--dataset=shapes", "--limit-train=12"]

@@ -10,7 +10,7 @@ from processes import TINY, assert_one_line, check_invariants, contents, continu
 import data
 import train
 from resnet_cifar import ResNet
-from running.checkpoint import read_checkpoint, save_checkpoint
+from support.checkpoint import read_checkpoint, save_checkpoint
 
 SHAPES = [*TINY, "--dataset", "shapes"]
 

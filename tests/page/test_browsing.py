@@ -16,12 +16,12 @@ from processes import CPU
 
 import data
 import evaluate
-import reasons
 import report
-from classifier import load_checkpoint
 from gradcam import overlay
+from lab import reasons
+from lab.classifier import load_checkpoint
 from page import failures, sections
-from page import page as page_module
+from page import write as page_module
 
 pytestmark = [pytest.mark.slow, needs_chromium]
 KEYS = ("true", "predicted", "superclass", "predicted_superclass")

@@ -5,7 +5,7 @@ import copy
 import pytest
 from pages import COVERING, MAPS, text
 
-from page import page, plots, sections
+from page import plots, sections, write
 
 CLAIMS = {
     "specific": "random cells 14 %: they mark what weighs between the classes.",
@@ -20,7 +20,7 @@ def filled(covering):
     """The claim and the section as a reader sees them, without its details, and all of its plot."""
     shown = sections.maps({"covering": covering})
     context = {"n": {"covering": covering, "maps": MAPS}, "followed": None} | shown
-    module = page.make_templates().get_template("maps.html").make_module(context)
+    module = write.make_templates().get_template("maps.html").make_module(context)
     html = str(module)
     start, end = html.index("<details><summary>"), html.rindex("</details>")
     without_plot = html.replace(str(shown["covering_plot"]), "")

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from jinja2 import UndefinedError
 from pages import COVERING, HOSTILE_FILE, MAPS, NO_PLOTS, decoded, stress_content, text
 
-import reasons
-from page import failures, page, pictures, sections
-from running import outputs
-from running.files import write_json
+from lab import reasons
+from page import failures, pictures, sections, write
+from support import outputs
+from support.files import write_json
 
 
 def cell(sheet, row, column):
@@ -29,34 +29,34 @@ def stored(content, *shape):
 
 
 def test_words_for_numbers():
-    assert page.percent(0.1234) == "12.3\N{NO-BREAK SPACE}%" and page.percent(None) == "–"
+    assert write.percent(0.1234) == "12.3\N{NO-BREAK SPACE}%" and write.percent(None) == "–"
     row = {"value": 0.5, "low": 0.25, "high": 0.75}
-    assert page.interval(row, 0) == "50\N{NO-BREAK SPACE}% (25–75)"
-    assert page.points(row) == "+50.0 points (+25.0 to +75.0)"
-    assert page.points({key: -value for key, value in row.items()}, 0) == "−50 points (−25 to −75)"
-    assert [page.p_value(p) for p in (0.5, 0.0012, 1e-9)] == ["0.50", "0.0012", "below 0.0001"]
+    assert write.interval(row, 0) == "50\N{NO-BREAK SPACE}% (25–75)"
+    assert write.points(row) == "+50.0 points (+25.0 to +75.0)"
+    assert write.points({key: -value for key, value in row.items()}, 0) == "−50 points (−25 to −75)"
+    assert [write.p_value(p) for p in (0.5, 0.0012, 1e-9)] == ["0.50", "0.0012", "below 0.0001"]
 
 
 def test_a_share_in_words():
     said = {0.76: "three in four", 0.099: "one in ten", 0.665: "two in three", 0.85: "85 in 100", 0: "none"}
     said |= {1: "all", 0.001: "1 in 100", 0.999: "99 in 100", 0.41: "two in five"}
-    assert {share: page.in_words(share) for share in said} == said
+    assert {share: write.in_words(share) for share in said} == said
 
 
 def test_a_missing_value_fails_and_every_text_is_escaped():
-    templates = page.make_templates()
+    templates = write.make_templates()
     with pytest.raises(UndefinedError):
         templates.from_string("{{ n.no_such_value }}").render(n={})
     assert templates.from_string("{{ name }}").render(name="<b>&") == "&lt;b&gt;&amp;"
 
 
 def test_the_code_behind_a_number_is_its_source():
-    source = page.source("metrics.accuracy")
-    lines = (page.FOLDER.parent / "metrics.py").read_text(encoding="utf-8").splitlines()
+    source = write.source("metrics.accuracy")
+    lines = (write.FOLDER.parent / "metrics.py").read_text(encoding="utf-8").splitlines()
     assert source["path"] == "metrics.py" and lines[source["line"] - 1] == source["text"].split("\n")[0]
-    for template in page.FOLDER.glob("*.html"):
+    for template in write.FOLDER.glob("*.html"):
         for names in re.findall(r'code\("(.*?)"\)', template.read_text(encoding="utf-8"), re.DOTALL):
-            assert all(page.source(name.strip())["text"] for name in names.split(","))
+            assert all(write.source(name.strip())["text"] for name in names.split(","))
 
 
 def test_the_data_of_the_script(left):
@@ -143,8 +143,8 @@ def written_page(folder, images, stress):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sections, "write_plots", NO_PLOTS)
         patch.setattr(failures, "NUM_FAILURES", 1)
-        patch.setattr(page, "read_stress", lambda folder, whose: stress)
-        page.write_page(folder, images)
+        patch.setattr(write, "read_stress", lambda folder, whose: stress)
+        write.write_page(folder, images)
     written = (folder / "report.html").read_text(encoding="utf-8")
     claims = [text(claim) for claim in re.findall(r'<p class="claim">(.*?)</p>', written, re.DOTALL)]
     assert not re.search(r"\b(nan|NaN|None|undefined)\b|Markup", text(written))

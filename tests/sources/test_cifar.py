@@ -16,8 +16,8 @@ import torch
 from archives import ARCHIVES, FOLDERS, Small, digest, tar_gz
 
 import data
-from running.errors import UserError
 from sources import cifar
+from support.errors import UserError
 
 SMALL = {name: Small(name) for name in ("cifar100", "cifar10")}
 

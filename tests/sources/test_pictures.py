@@ -8,8 +8,8 @@ import torch
 from PIL import Image, ImageOps
 
 import data
-from running.errors import UserError
 from sources import pictures
+from support.errors import UserError
 
 RNG = np.random.default_rng(0)
 

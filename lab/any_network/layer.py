@@ -1,0 +1,86 @@
+"""Which layer of a network Grad-CAM explains, and how its output is brought to [N, K, h, w]."""
+
+import functools
+import math
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gradcam import channels_last, tokens
+from support.errors import UserError
+
+Reshape = Callable[[Tensor], Tensor]  # takes the output of a layer to [N, K, h, w]; None: it is that
+
+
+def find_layer(
+    outputs: list[tuple[str, object]], logits: Tensor, layer: str | None
+) -> tuple[str | None, Reshape | None, str]:
+    """Return the layer to explain: the named one, none if that is "none", else the last fit one.
+
+    outputs are (name, output) of the modules in the order of one forward pass of two images, logits [2, C]
+    the result. A layer is fit if its output has more than one cell, these differ, it runs once, and the
+    gradient of the score reaches them: behind the last attention of a transformer it reaches the class token
+    only. Returns its name, what takes its output to [N, K, h, w], and a line for people: how it was chosen,
+    or why there is none. Raises UserError if the named one is not fit.
+    """
+    if layer == "none":
+        return None, None, "no maps, by --layer none"
+    runs = Counter(name for name, _ in outputs)
+    if layer is not None and runs[layer] != 1:
+        problem = f"runs {runs[layer]} times in a pass" if runs[layer] else "is no layer that runs"
+        choices = ", ".join(name for name, _ in outputs if runs[name] == 1 and "." not in name)
+        raise UserError(f"--layer {layer} {problem}: expected one such as {choices}, or none")
+    score = logits.amax(dim=1).sum()
+    reasons = []  # why layers with cells are not fit
+    for place in reversed(range(len(outputs))):
+        name, output = outputs[place]
+        layout, reshape = layout_of(output, outputs[:place]) if layer in (None, name) else (None, None)
+        cells = output if reshape is None else reshape(output)
+        if layout is None or not (cells != cells[..., :1, :1]).any():
+            continue
+        if runs[name] != 1:
+            reasons.append(f"{name} and what comes before it runs more than once in a pass")
+        elif not gradient_reaches(score, output, reshape):
+            reasons.append(f"no gradient of the scores reaches several cells of {name}")
+        else:
+            height, width = cells.shape[2:]
+            brought = "" if reshape is None else f", brought from {layout} to [N, K, h, w]"
+            return name, reshape, f"{name}, {height}x{width} cells{brought}"
+    reason = reasons[0] if reasons else "no output is [N, K, h, w], [N, h, w, K] or tokens of several cells"
+    if layer is not None:
+        raise UserError(f"--layer {layer} cannot be explained: {reason}")
+    return None, None, f"no maps: {reason}"
+
+
+def gradient_reaches(score: Tensor, output: Tensor, reshape: Reshape | None) -> bool:
+    """Return whether the gradient of the score reaches more than one cell of a layer's output."""
+    if not score.requires_grad or not output.requires_grad:
+        return False
+    (gradient,) = torch.autograd.grad(score, output, retain_graph=True, materialize_grads=True)
+    cells = gradient if reshape is None else reshape(gradient)
+    reached = (cells != 0).any(dim=1).sum(dim=(1, 2))  # so many cells of each image
+    return bool((reached > 1).any())
+
+
+def layout_of(output: object, earlier: list) -> tuple[str | None, Reshape | None]:
+    """Return how a module's output for two images holds cells, and what takes it to [N, K, h, w].
+
+    (None, None) if it holds none. The images are square, and so are maps: equal sides tell [N, K, h, w] from
+    [N, h, w, K]. Of tokens the last cells among the `earlier` outputs say how many are of the picture, with
+    up to 8 others before these; without cells it is a square, with one class token before it or without.
+    """
+    if not isinstance(output, Tensor) or output.shape[:1] != (2,) or output.ndim not in (3, 4):
+        return None, None
+    if output.ndim == 4 and output.shape[2] == output.shape[3]:
+        return "[N, K, h, w]", None
+    if output.ndim == 4 and output.shape[1] == output.shape[2]:
+        return "[N, h, w, K]", channels_last
+    if output.ndim == 3:
+        sides = [cells.shape[3] for _, cells in earlier if isinstance(cells, Tensor) and cells.ndim == 4]
+        if sides and 0 <= output.shape[1] - sides[-1] ** 2 <= 8:
+            return "tokens [N, T, K]", functools.partial(tokens, side=sides[-1])
+        if output.shape[1] - math.isqrt(output.shape[1]) ** 2 in (0, 1):
+            return "tokens [N, T, K]", tokens
+    return None, None

@@ -1,0 +1,114 @@
+"""Networks of others: what NAME() in a FILE.py returns, its state dict, and what it computes in."""
+
+import hashlib
+import importlib.util
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from support.errors import UserError, one_line, reading
+
+STATE_KEYS = ("state_dict", "model", "model_state_dict", "net", "ema", "model_ema")  # where weights may lie
+
+
+def build(spec: str) -> nn.Module:
+    """Return what NAME() in FILE.py returns, where spec is "FILE.py:NAME"; UserError if it is no network."""
+    file, _, name = spec.rpartition(":")
+    if not file.endswith(".py") or not name:
+        raise UserError(f"--model {spec}: expected FILE.py:NAME, where NAME() returns the network")
+    with reading(spec, "a network"):
+        module = call_by_name(Path(file), name)
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"it returns {type(module).__name__}, expected torch.nn.Module")
+    return module
+
+
+def call_by_name(file: Path, name: str) -> object:
+    """Run a Python file and return what its function or class `name` returns."""
+    # Behind the folders of this project, whose modules have the first right to names such as data.
+    folder, ours = file.resolve().parent, Path(__file__).resolve().parents[2]
+    sys.path.append(str(folder))
+    for path in sorted(folder.glob("*.py")):
+        if folder != ours and (ours / path.name).exists():
+            print(f"note     {file} gets this project's {path.name}, not the one beside it: rename that one")
+    spec = importlib.util.spec_from_file_location(f"examined_{file.stem}", file)
+    python_module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = python_module  # dataclasses and pickles look it up there
+    spec.loader.exec_module(python_module)
+    return getattr(python_module, name)()
+
+
+def load_weights(module: nn.Module, content: object, key: str | None = None) -> None:
+    """Load a state dict, found in the content of a file, into a module; RuntimeError says what does not fit.
+
+    It lies below `key`, or below one of STATE_KEYS, or is all there is. Its names may have one prefix more
+    than the module's own, such as "module." of DataParallel, "_orig_mod." of torch.compile and "net." of
+    Lightning; what has not is left out, such as n_averaged of AveragedModel.
+    """
+    state = find_state(content, key)
+    prefix = find_prefix(state, list(module.state_dict()))
+    inside = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+    if prefix:
+        others = ", ".join(name for name in state if not name.startswith(prefix))
+        left_out = f", without {one_line(others)}" if others else ""
+        print(f"weights  {prefix!r} taken off their names{left_out}")
+    module.load_state_dict(inside)
+
+
+def find_state(content: object, key: str | None) -> dict:
+    """Return the state dict in the content of a file, and print below which key it was."""
+    if not isinstance(content, dict):
+        content = {type(content).__name__: content}
+    held = ", ".join(map(str, content)) or "nothing"
+    if key is not None:
+        if not isinstance(content.get(key), dict):
+            raise ValueError(f"it has no state dict below --weights-key {key}: it holds {held}")
+        return find_state(content[key], None)
+    if content and all(isinstance(value, Tensor) for value in content.values()):
+        return content
+    for name in STATE_KEYS:
+        if isinstance(content.get(name), dict):
+            beside = ", ".join(str(other) for other in content if other != name) or "nothing"
+            print(f"weights  taken from the key {name!r}, beside {one_line(beside)}")
+            return find_state(content[name], None)
+    advice = "name its key by --weights-key, or save one by torch.save(model.state_dict(), FILE)"
+    raise ValueError(f"it holds no state dict, only {held}: {advice}")
+
+
+def find_prefix(state: dict, own: list[str]) -> str:
+    """Return what stands before all of a module's own names in a state dict, "" if they do not fit either.
+
+    Raises ValueError if there are several such prefixes, as of a student and its teacher.
+    """
+    if not own:
+        return ""
+    prefixes = [name[: -len(own[0])] for name in state if name == own[0] or name.endswith(f".{own[0]}")]
+    fit = [prefix for prefix in prefixes if all(prefix + name in state for name in own)]
+    if len(fit) > 1 and "" not in fit:
+        raise ValueError(f"it holds several networks that fit, below {' and '.join(fit)}: save one of them")
+    known = {prefix: sum(prefix + name in state for name in own) for prefix in ["", *prefixes]}
+    return max(known, key=known.get)  # of equal ones the first
+
+
+def number_formats(module: nn.Module, outputs: list[Tensor]) -> str:
+    """Return what the layers of a network compute in, such as "float32" or "bfloat16, float32"."""
+    found = {tensor.dtype for tensor in (*module.parameters(), *outputs)}
+    for part in module.modules():
+        if callable(weight := getattr(part, "weight", None)):  # as in torch's quantised layers
+            found.add(weight().dtype)
+    found -= {torch.bool, torch.int32, torch.int64}  # of indices and masks
+    return ", ".join(sorted(str(kind).removeprefix("torch.") for kind in found)) or "float32"
+
+
+def digest_of(module: nn.Module) -> str:
+    """Return the sha256 of the names, types, shapes and bytes of all weights and buffers.
+
+    That of a FromPixels is also of the numbers that normalise, without which results are others.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted([*module.named_parameters(), *module.named_buffers()]):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

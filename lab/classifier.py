@@ -1,0 +1,500 @@
+"""What is examined: a checkpoint of train.py or anybody's network, as one object.
+
+Everything that comes from outside is read and checked here: load_checkpoint, load_model and from_module
+return a Classifier, and nothing behind it asks where that came from. What is not known of it is None.
+"""
+
+import argparse
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+
+import data
+from data import SIZE, Dataset, Normalize, images_at_once, load, memory_format
+from gradcam import GradCAM
+from lab.any_network import networks
+from lab.any_network.layer import find_layer
+from resnet_cifar import resnet18
+from support.checkpoint import read_checkpoint, read_tensors
+from support.console import Progress, option
+from support.errors import UserError, one_line, reading
+
+OF_MODEL = ("weights", "weights_key", "mean", "std", "classes", "resize")  # options that belong to --model
+WRAPPER = "for another size give --size; if it returns more than logits wrap it: see docs/your_own_code.md"
+
+
+class FromPixels(nn.Module):
+    """A network behind all that is done to an image before it: float images in [0, 1] to logits [N, C].
+
+    Images of another side than image_size, which the network was trained for, are brought to it, by way of
+    `uncropped` if that is given, see data.resize. `order`, int64 [C], brings the logits into the order of the
+    data set's classes. Of a network that `ends_in_softmax` they are the logarithms of its probabilities.
+    """
+
+    def __init__(self, network: nn.Module, image_size: int = SIZE, normalize: nn.Module | None = None):
+        super().__init__()
+        self.network = network
+        self.image_size, self.uncropped = image_size, None
+        self.normalize = normalize or nn.Identity()
+        self.order = None
+        self.ends_in_softmax = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.normalize(data.resize(images, self.image_size, self.uncropped)).contiguous()
+        logits = self.network(x.clone() if x is images else x)  # a copy, for what works in place
+        if logits.ndim == 1 and len(images) == 1:
+            logits = logits[None]  # squeeze() has taken a batch of one away
+        if logits.is_floating_point():
+            logits = logits.float()  # float64 and bfloat16 are not what follows expects
+        if self.ends_in_softmax:
+            logits = logits.clamp(min=torch.finfo(logits.dtype).tiny).log()
+        return logits if self.order is None else logits[:, self.order]
+
+
+@dataclass
+class Classifier:
+    """What is examined."""
+
+    model: FromPixels  # float32 images [N, 3, S, S] in [0, 1] to logits [N, C], in eval mode, on the device
+    device: torch.device
+    name: str
+    path: Path | None  # the file of its weights
+    class_names: list[str] | None
+    input: str  # what the network itself takes, for people
+    digest: str = ""  # sha256 of the checkpoint, or see networks.digest_of
+    training: dict | None = None  # config (config.json), epoch, history, val_accuracy of its checkpoint
+    validation: tuple[Tensor, Tensor] | None = None  # logits float32 [N, C] and labels int64 [N]
+    dataset: str | None = None  # what it was trained on
+    notes: list[str] = field(default_factory=list)  # what makes its numbers mean less, for people
+    # What look_inside finds. Layers are dotted names, or None if there is no such layer.
+    layer: str | None = None  # that Grad-CAM explains
+    reshape: Callable[[Tensor], Tensor] | None = None  # takes the output of the layer to [N, K, h, w]
+    layer_note: str = ""  # how the layer was chosen, or why there is none
+    output: str = "logits"  # what the network itself makes, for people
+    num_classes: int = 0
+    parameters: int = 0
+    computes_in: str = "float32"  # the number formats of its layers, for people
+    largest_side: int = 0  # in pixels, of what goes through it
+    fixed_logits: Tensor | None = None  # float32 [4, C], of four fixed images; None if it answers at random
+
+    @property
+    def module(self) -> nn.Module:
+        """The network itself, without what stands before it."""
+        return self.model.network
+
+    def explain(self, images: Tensor, classes: Tensor, against: Tensor | None = None) -> Tensor:
+        """Return the Grad-CAM maps of images at the layer, float32 [N, h, w] on the CPU.
+
+        images uint8 [N, 3, S, S]; classes and against int64 [N], see gradcam.GradCAM.
+        """
+        return self.contrast(images, [(classes, against)])[0].relu()
+
+    def contrast(self, images: Tensor, questions: list[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
+        """Return for each (classes, against) what gradcam.GradCAM.pairs does, float32 [N, h, w] on the CPU.
+
+        images as in explain. One forward pass of an image serves all of its maps.
+        """
+        maps = []
+        with GradCAM(self.model, f"network.{self.layer}", self.reshape) as cam:
+            for part in torch.arange(len(images)).split(images_at_once(images, self.model.image_size)):
+                asked = [(c[part], None if d is None else d[part]) for c, d in questions]
+                pixels = images[part].to(self.device) / 255
+                maps.append([signed.cpu() for signed in cam.pairs(pixels, asked)])
+        return [torch.cat(parts) for parts in zip(*maps, strict=True)]
+
+
+# ---- Predict ---------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def full_float32(device: torch.device) -> Iterator[None]:
+    """Run a block in float32 and with deterministic algorithms, then restore what the caller had set.
+
+    Without it, a surrounding autocast counts, and cuDNN convolves in TF32 on newer GPUs. Matrix products are
+    in full float32 unless the caller has asked torch for less.
+    """
+    cudnn = torch.backends.cudnn
+    wanted = [(cudnn, "deterministic", True), (cudnn, "benchmark", False)]
+    if hasattr(cudnn, "conv"):  # from torch 2.9 on, where reading allow_tf32 may raise an error
+        wanted.append((cudnn.conv, "fp32_precision", "ieee"))
+    else:
+        wanted.append((cudnn, "allow_tf32", False))
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in wanted]
+    try:
+        for owner, name, value in wanted:
+            setattr(owner, name, value)
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+@contextlib.contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Run a block with the model in eval mode, then give each of its modules the mode back that it had."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module,
+    images: Tensor,
+    device: torch.device,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Return the logits of uint8 images [N, 3, S, S], float32 [N, C] on the CPU, computed in eval mode.
+
+    model takes float32 images in [0, 1]. It computes in the precision of the caller, see full_float32. Test
+    sets come in the order of their classes, which would flatter or spoil a network whose answers depend on
+    the other images of a batch: they are predicted in a random order, always the same, and put back.
+    """
+    batch_size = images_at_once(images, getattr(model, "image_size", 0))
+    logits, order = [], torch.randperm(len(images), generator=Generator().manual_seed(0))
+    with eval_mode(model):
+        for start in range(0, max(len(images), 1), batch_size):  # no images give logits [0, C]
+            batch = images[order[start : start + batch_size]].to(device)
+            logits.append(model(batch / 255).float())
+            if progress:
+                progress.update(min(start + batch_size, len(images)))
+    return torch.cat(logits).cpu()[order.argsort()]
+
+
+# ---- From a file or from memory --------------------------------------------------------------------------
+
+
+def load_checkpoint(
+    path: Path | str, device: torch.device, layer: str | None = None, size: int | None = None
+) -> Classifier:
+    """Return the network of a checkpoint of train.py, in float32; layer as in find_layer.
+
+    size is by default its own. Raises UserError if the file is damaged, or its weights do not fit.
+    """
+    checkpoint = read_checkpoint(path)
+    with reading(path, "a checkpoint of train.py (a network of your own is --model, its weights --weights)"):
+        config, state = checkpoint["config"], checkpoint["model"]
+        width, image_size, dataset = config["width"], config["image_size"], config["dataset"]
+        class_names = [one_line(name) for name in checkpoint["class_names"]]
+        training = {key: checkpoint[key] for key in ("config", "epoch", "history", "val_accuracy")}
+        validation = None
+        if "val_logits" in checkpoint:
+            validation = checkpoint["val_logits"].float(), checkpoint["val_labels"]
+        module = resnet18(len(class_names), width)
+        module.load_state_dict(state)  # float16 in the shipped file, float32 in the network
+    model = FromPixels(module, size or image_size, Normalize())
+    model.to(device, memory_format=memory_format(device))
+    known = f"ResNet-18 of width {width}", "normalised", path, checkpoint["sha256"]
+    classifier = from_module(model, class_names, layer, device, *known)
+    classifier.dataset, classifier.training, classifier.validation = dataset, training, validation
+    return classifier
+
+
+def load_model(
+    spec: str,
+    weights: Path | str | None,
+    mean: tuple | None,
+    std: tuple | None,
+    layer: str | None,
+    class_names: list[str] | None,
+    device: torch.device,
+    *,
+    size: int | None = None,
+    resize: int | None = None,
+    weights_key: str | None = None,
+) -> Classifier:
+    """Return the network that NAME() in FILE.py returns, where spec is "FILE.py:NAME", in float32.
+
+    weights: a file with its state dict, below weights_key if that is given, see networks.load_weights. mean
+    and std, three numbers each, normalise images in [0, 1]. class_names are those of the logits, in their
+    order; layer as in find_layer. size, by default SIZE, is the side in pixels of the images that it takes:
+    the middle of those that are `resize` wide, if that is given. Raises UserError for what cannot be used.
+    """
+    if resize is not None and size is None:
+        raise UserError(f"--resize {resize} belongs to --size, which is missing")
+    module = networks.build(spec)
+    if weights_key is not None and weights is None:
+        raise UserError(f"--weights-key {weights_key} belongs to --weights FILE, which is missing")
+    if weights is not None:
+        content, _ = read_tensors(weights)
+        with reading(weights, f"weights of {spec}"):
+            networks.load_weights(module, content, weights_key)
+    if (mean is None) != (std is None):
+        raise UserError("--mean and --std belong together: give both, or neither for a network of [0, 1]")
+    normalize, said = None, "in [0, 1]"
+    if mean is not None:
+        if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
+            found = f"--mean {list(mean)} --std {list(std)} are not those of images in [0, 1]"
+            raise UserError(f"{found}: expected numbers from 0 to 1, and for --std above 0")
+        normalize = Normalize(mean, std)
+        said = f"normalised by mean {list(mean)} and standard deviation {list(std)}"
+    model = FromPixels(module, size or SIZE, normalize)
+    model.uncropped = resize
+    return from_module(model, class_names, layer, device, spec.rpartition(":")[2], said, weights)
+
+
+def from_module(
+    model: nn.Module,
+    class_names: list[str] | None,
+    layer: str | None,
+    device: torch.device,
+    name: str | None = None,
+    said: str = "in [0, 1]",
+    weights: Path | str | None = None,
+    digest: str | None = None,
+    size: int = SIZE,
+) -> Classifier:
+    """Return a Classifier of any module that takes float images [N, 3, size, size] in [0, 1].
+
+    layer as in find_layer; of a FromPixels its own size counts. The module itself is moved to the device, to
+    float32 and to eval mode. People are told its name, `said` of its input, and the file of its weights.
+    """
+    model = model if isinstance(model, FromPixels) else FromPixels(model, size)
+    side, of_larger = model.image_size, f", the middle of {model.uncropped}" if model.uncropped else ""
+    if not data.SMALLEST <= side <= data.LARGEST or (model.uncropped or side) < side:
+        expected = f"expected {data.SMALLEST} to {data.LARGEST}, --resize above"
+        raise UserError(f"--size {side}{of_larger}: {expected}")
+    name = name or type(model.network).__name__
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise UserError(f"{name} has weights on the meta device, which are none: load them first")
+    classifier = Classifier(
+        model=model.float().to(device).eval(),
+        device=device,
+        name=name,
+        path=None if weights is None else Path(weights),
+        class_names=class_names,
+        input=f"{said}, of {side}x{side} pixels{of_larger}",
+    )
+    look_inside(classifier, layer)
+    # After a pass, as lazy layers have no weights before it.
+    classifier.digest = digest or networks.digest_of(model)
+    return classifier
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """Return a deep copy. What a module keeps of a pass is copied without its graph, which torch refuses."""
+    without_graph = {}  # what stands for a tensor in the copy, by its id
+    for part in module.modules():
+        for value in vars(part).values():
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                without_graph[id(value)] = value.detach()
+    return copy.deepcopy(module, without_graph)
+
+
+# ---- What is inside --------------------------------------------------------------------------------------
+
+
+@torch.enable_grad()
+def look_inside(classifier: Classifier, layer: str | None) -> None:
+    """Check the network by a few forward passes, count its parameters, and find its layers."""
+    names = {module: name for name, module in classifier.module.named_modules()}
+    outputs = []  # (name, output) of every module, in the order in which they end
+
+    def note(module: nn.Module, inputs: tuple, output: object) -> None:
+        if names.get(module):  # the network itself has the name ""
+            outputs.append((names[module], output))
+
+    side = classifier.model.image_size
+    images = torch.rand(2, 3, side, side, generator=Generator().manual_seed(0)).to(classifier.device)
+    try:
+        with register_module_forward_hook(note):
+            logits = classifier.model(images.requires_grad_())
+    except Exception as error:
+        taken = f"{classifier.name} cannot take images {list(images.shape)} ({one_line(error)})"
+        raise UserError(f"{taken}: {WRAPPER}") from error
+    check_logits(classifier, logits)
+    try:
+        if logits.requires_grad:
+            torch.autograd.grad(logits.sum(), images, retain_graph=True, allow_unused=True)
+    except RuntimeError as error:  # such as that of reentrant checkpoints
+        raise UserError(f"{classifier.name} cannot be differentiated: {one_line(error)}") from error
+    classifier.num_classes = logits.shape[1]
+    classifier.parameters = sum(parameter.numel() for parameter in classifier.module.parameters())
+    tensors = [output for _, output in outputs if isinstance(output, Tensor)]
+    classifier.computes_in = networks.number_formats(classifier.module, tensors)
+    classifier.largest_side = max((output.shape[3] for output in tensors if output.ndim == 4), default=0)
+    found = find_layer(outputs, logits, layer)
+    classifier.layer, classifier.reshape, classifier.layer_note = found
+    check_answers(classifier, logits)
+
+
+def check_logits(classifier: Classifier, logits: Tensor) -> None:
+    """Raise UserError unless these are logits of two images, one for each class that has a name."""
+    if not logits.is_floating_point() or logits.ndim != 2 or len(logits) != 2:
+        made = f"{logits.dtype} {list(logits.shape)}, expected float logits [2, C]"
+        raise UserError(f"{classifier.name} makes of 2 images {made}: {WRAPPER}")
+    if not logits.isfinite().all():
+        raise UserError(f"{classifier.name} cannot be used: it makes logits that are not finite")
+    if classifier.class_names is not None and len(classifier.class_names) != logits.shape[1]:
+        named = f"{len(classifier.class_names)} class names"
+        raise UserError(f"{classifier.name} makes {logits.shape[1]} logits and has {named}: expected as many")
+
+
+@torch.no_grad()
+def check_answers(classifier: Classifier, logits: Tensor) -> None:
+    """Note what would make all numbers mean something else: chance, other images, or a softmax at the end."""
+    if (logits >= 0).all() and ((logits.sum(dim=1) - 1).abs() < 1e-4).all():
+        classifier.model.ends_in_softmax = True
+        classifier.output = "probabilities, of which the logarithm is taken"
+        classifier.notes.append("the network ends in softmax: the logarithm of its output is taken as logits")
+    # Images of different brightness, whose statistics differ.
+    light = torch.tensor([1.0, 0.7, 0.4, 0.1]).view(4, 1, 1, 1)
+    side = classifier.model.image_size
+    images = light * torch.rand(4, 3, side, side, generator=Generator().manual_seed(1))
+    images = images.to(classifier.device)
+    with full_float32(classifier.device):
+        first, again = classifier.model(images), classifier.model(images)
+    outputs = torch.cat([logits, first])
+    per_cent = ((outputs.sum(dim=1) - 100).abs() < 0.01).all()
+    if (outputs >= 0).all() and ((outputs <= 1).all() or per_cent):
+        found = "add up to 100" if per_cent else "lie in 0 to 1"
+        classifier.notes.append(f"all outputs {found}: are these probabilities? Logits are expected")
+    if not alike(first, again):
+        note = "it answers at random, twice the same images and other logits: is dropout on?"
+        classifier.notes.append(note)
+        return
+    classifier.fixed_logits = first.cpu()
+    try:
+        depends = not alike(first[:1], classifier.model(images[:1]))
+    except ValueError:  # batch norm without running statistics refuses a single value
+        depends = True
+    except Exception as error:
+        advice = "squeeze() takes a batch of one away, flatten(1) does not"
+        taken = f"{classifier.name} cannot take one image alone ({one_line(error)})"
+        raise UserError(f"{taken}: {advice}") from error
+    if depends:
+        other = "the answer depends on the other images of the batch: has batch norm no running statistics?"
+        classifier.notes.append(other)
+
+
+def alike(a: Tensor, b: Tensor) -> bool:
+    """Return whether logits [N, C] are equal but for rounding."""
+    return bool((a - b).abs().max() <= 1e-3 * (a.abs().max() + 1e-6))
+
+
+# ---- The command line ------------------------------------------------------------------------------------
+
+
+def add_options(parser: argparse.ArgumentParser, default: str = "the newest under runs/") -> None:
+    """Add the options that say what is examined."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--run", type=Path, help=f"run folder of train.py (default: {default})")
+    which.add_argument("--checkpoint", type=Path, metavar="FILE", help="a checkpoint of train.py")
+    text = "any network: NAME() in FILE.py returns a torch.nn.Module of images [N, 3, S, S]"
+    which.add_argument("--model", metavar="FILE.py:NAME", help=text)
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="for --model: its state dict")
+    text = "for --weights: which of several state dicts in the file, such as ema"
+    parser.add_argument("--weights-key", metavar="KEY", help=text)
+    text = "for --model: what normalises its images; without them it takes images in [0, 1]"
+    parser.add_argument("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help=text)
+    parser.add_argument("--std", type=float, nargs=3, metavar=("R", "G", "B"), help="see --mean")
+    text = "for --model: the classes of its logits, a name a line (default: the data set's, in its order)"
+    parser.add_argument("--classes", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--size", type=int, metavar="N", help=f"side of its images (default: {SIZE})")
+    parser.add_argument("--resize", type=int, metavar="M", help="with --size: the middle of pictures of M")
+    text = "what Grad-CAM explains, or none (default: the last layer with more than one cell)"
+    parser.add_argument("--layer", metavar="NAME", help=text)
+
+
+def best_checkpoint(run: Path | None) -> Path:
+    """Return best.pt of a run, by default of that one under runs/ whose best.pt is the newest."""
+    folders = Path("runs").glob("*") if run is None else [run]
+    found = [path for folder in folders if (path := folder / "checkpoints" / "best.pt").is_file()]
+    if not found:
+        raise UserError(f"there is no finished epoch in {run or 'any run under runs/'}: run train.py first")
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def from_options(args: argparse.Namespace, device: torch.device, default: Path | None = None) -> Classifier:
+    """Return the network that the options name; without any the checkpoint `default`, or the newest run's."""
+    if args.model is None:
+        for name in OF_MODEL:
+            if getattr(args, name) is not None:
+                raise UserError(f"{option(name)} belongs to --model FILE.py:NAME, which is missing")
+        path = args.checkpoint
+        if path is None and (args.run is not None or default is None):
+            path = best_checkpoint(args.run)
+        return load_checkpoint(path or default, device, args.layer, args.size)
+    class_names = None
+    if args.classes is not None:
+        with reading(args.classes, "class names, one a line"):
+            class_names = args.classes.read_text(encoding="utf-8-sig").split("\n")
+            class_names = [one_line(name) for name in class_names if name.strip()]
+    of_model = (args.model, args.weights, args.mean, args.std, args.layer, class_names)
+    sides = {"size": args.size, "resize": args.resize}
+    return load_model(*of_model, device, **sides, weights_key=args.weights_key)
+
+
+def find_data(classifier: Classifier, dataset: str | None, data_dir: str | None) -> tuple[str, str]:
+    """Return the name of the data set and the folder in which CIFAR lies, as data.load takes them.
+
+    dataset: by default what the network was trained on, else cifar100. data_dir: by default where the
+    training found it, else data/.
+    """
+    if data_dir is None and classifier.training is not None:
+        saved = classifier.training["config"]["settings"].get("data_dir")
+        data_dir = saved if saved and Path(saved).is_dir() else None
+    return dataset or classifier.dataset or "cifar100", data_dir or "data"
+
+
+def load_data(classifier: Classifier, dataset: str | None, data_dir: str | None) -> tuple[Dataset, Dataset]:
+    """Return the training and the test set for a network, whose logits come in the order of their classes.
+
+    dataset and data_dir: see find_data. Raises UserError if the classes do not fit.
+    """
+    name, root = find_data(classifier, dataset, data_dir)
+    if name in data.CLASS_NAMES:  # before the data are read or drawn
+        check_number_of_classes(classifier, data.CLASS_NAMES[name], name)
+    train, test = load(name, root, classifier.model.image_size, classifier.model.uncropped)
+    fit_classes(classifier, test)
+    return train, test
+
+
+def check_number_of_classes(classifier: Classifier, class_names: list[str], dataset: str) -> None:
+    """Raise UserError unless the network has as many logits as there are classes in the data set."""
+    if classifier.num_classes != len(class_names):
+        logits = f"{classifier.name} has {classifier.num_classes} logits"
+        found = f"{logits}, but {dataset} has {len(class_names)} classes"
+        raise UserError(f"{found}: name the data set it was trained on by --dataset")
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a class as names are compared: "Aquarium_fish" as "aquarium fish"."""
+    return name.replace("_", " ").lower()
+
+
+def fit_classes(classifier: Classifier, test: Dataset) -> None:
+    """Bring the logits into the order of the classes of `test`; raise UserError if they do not fit.
+
+    What the pictures of a folder lose before such a network sees them is noted.
+    Names are compared as they are, else without regard to case and underscores, if that leaves them unique.
+    """
+    wanted, given = test.class_names, classifier.class_names
+    check_number_of_classes(classifier, wanted, test.name)
+    side, inside = classifier.model.image_size, classifier.largest_side
+    if (test.picture_side or 0) > side and inside >= 1.5 * side:
+        reduced = f"the pictures, of about {test.picture_side} pixels, are reduced to {side}, and the network"
+        classifier.notes.append(f"{reduced} enlarges them again: it sees them blurred, give --size {inside}")
+    if given is None or given == wanted:
+        classifier.class_names = wanted
+        return
+    if set(given) != set(wanted):
+        given, wanted = ([plain_name(name) for name in names] for names in (given, wanted))
+    others = [name for name in given if name not in wanted] or [n for n in given if given.count(n) > 1]
+    if others:
+        found = f"the classes of {classifier.name} are not those of {test.name}, such as {others[0]!r}"
+        advice = "expected each of those once, name its own by --classes, or the data set by --dataset"
+        raise UserError(f"{found}: {advice}")
+    classifier.model.order = torch.tensor([given.index(name) for name in wanted], device=classifier.device)
+    classifier.class_names = test.class_names

@@ -1,0 +1,112 @@
+"""Explain a picture of your own: its likeliest classes, and what in it speaks for them.
+
+    python -m lab.explain IMAGE                       by the shipped weights
+    python -m lab.explain IMAGE --contrast seal       what speaks for the answer rather than for a seal
+    python -m lab.explain IMAGE --model net.py:make   by a network of your own
+
+Writes a figure with the picture, what the network gets of it, and two Grad-CAM maps, see gradcam.py.
+"""
+
+import difflib
+import itertools
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gradcam import draw, overlay, to_heatmap
+from lab.classifier import Classifier, add_options, from_options, plain_name, predict
+from sources.pictures import fit, read_picture
+from support.console import CommandLine, run_main
+from support.errors import UserError, reading
+from support.files import whole_file
+
+SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "resnet18_cifar100.pt"
+
+
+def free_name(stem: str) -> Path:
+    """Return <stem>_gradcam.png, or <stem>_gradcam_2.png and so on if there is such a file."""
+    path = Path(f"{stem}_gradcam.png")
+    for number in itertools.count(2):
+        if not path.exists():
+            return path
+        path = Path(f"{stem}_gradcam_{number}.png")
+
+
+def choose_maps(
+    names: list[str], likely: list[int], contrast: str | None
+) -> tuple[list, list, Tensor | None]:
+    """Return the two classes to explain, what the figure calls them, and those they are set against."""
+    if contrast is None:
+        return likely[:2], ["the prediction", "the runner-up"], None
+    plain = [plain_name(name) for name in names]
+    if contrast not in names and plain_name(contrast) not in plain:
+        near = " or ".join(difflib.get_close_matches(contrast, names, 3, 0.0))
+        raise UserError(f"--contrast {contrast} is none of the {len(names)} classes: give one such as {near}")
+    other = names.index(contrast) if contrast in names else plain.index(plain_name(contrast))
+    if other == likely[0]:
+        raise UserError(f"--contrast {contrast} is the answer itself: expected another class")
+    classes = [likely[0], other]
+    return classes, [f"rather than {names[c]}" for c in classes[::-1]], torch.tensor(classes[::-1])
+
+
+def write_figure(square: Tensor, small: Tensor, titles: list[str], maps: Tensor, label: str, output: Path):
+    """Write the picture, what the network gets of it, and its maps, float [M, h, w], to a PNG file."""
+    panels = [("picture\ncentre square", square), (f"network input\n{small.shape[1]} pixels", small)]
+    for title, heatmap in zip(titles, to_heatmap(maps, square.shape[1]), strict=True):
+        found = "evidence" if heatmap.any() else "no evidence"
+        panels.append((f"{found} for {title}", overlay(square[None] / 255, heatmap[None])[0]))
+    with whole_file(output) as temporary:
+        draw(panels, label).savefig(temporary, format="png", bbox_inches="tight")
+
+
+def explain_picture(examined: Classifier, picture: Tensor, contrast: str | None, output: Path) -> None:
+    """Print the likeliest classes of a picture, uint8 [3, H, W], and write the figure."""
+    size, resize = examined.model.image_size, examined.model.uncropped
+    small = fit(picture, size, resize)
+    probabilities = predict(examined.model, small[None], examined.device)[0].softmax(dim=0)
+    names = examined.class_names or [f"class {c}" for c in range(len(probabilities))]
+    likely = probabilities.topk(min(5, len(names))).indices.tolist()
+    classes, roles, against = choose_maps(names, likely, contrast)
+    width = max(len(names[c]) for c in likely)
+    print(f"{'class':{width}}  probability")
+    for c in likely:
+        print(f"{names[c]:{width}}  {100 * probabilities[c]:9.1f} %")
+    if examined.layer is None:
+        print(examined.layer_note)
+        return
+    if (small == small[:, :1, :1]).all():
+        print("note     the picture is of one colour: what the maps show is the network's, not the picture's")
+    images = small.expand(len(classes), -1, -1, -1)
+    maps = examined.explain(images, torch.tensor(classes), against)
+    titles = []
+    for c, role in zip(classes, roles, strict=False):
+        titles.append(f"{names[c]} ({100 * probabilities[c]:.1f} %)\n{role}")
+    # The same part of the picture, large enough to show a heatmap and small enough for a figure.
+    side = min(max(min(picture.shape[1:]), size), 512)
+    square = fit(picture, side, resize and round(side * resize / size))
+    write_figure(square, small, titles, maps, f"Grad-CAM at {examined.layer}", output)
+    print(f"Grad-CAM at {examined.layer_note}\nwrote {output}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Explain one picture; return the exit code."""
+    parser = CommandLine(description=__doc__)
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="picture; its middle square is taken")
+    add_options(parser, default="the weights in weights/")
+    text = "show what speaks for the prediction rather than CLASS, and the other way round"
+    parser.add_argument("--contrast", metavar="CLASS", help=text)
+    text = "PNG file to write (default: <IMAGE's name>_gradcam.png, numbered if that exists)"
+    parser.add_argument("--output", type=Path, metavar="FILE", help=text)
+    args = parser.parse_args(argv)
+    with reading(args.image, "a picture"):
+        picture = read_picture(args.image)
+    output = args.output or free_name(args.image.stem)
+    if output.suffix.lower() != ".png" or output.exists():
+        raise UserError(f"--output {output}: expected a .png file that is not there yet")
+    explain_picture(from_options(args, torch.device("cpu"), SHIPPED), picture, args.contrast, output)
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,87 @@
+"""The command line: progress, and errors in one line."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from support.errors import UserError, one_line
+
+
+class CommandLine(argparse.ArgumentParser):
+    """An argument parser whose errors are UserErrors: one line, without the usage above it."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def option(name: str) -> str:
+    """Return "batch_size" as "--batch-size"."""
+    return "--" + name.replace("_", "-")
+
+
+def duration(seconds: float) -> str:
+    """Return 9.6 as "10 s", 75.2 as "1 min 15 s" and 7370 as "2 h 3 min"."""
+    if round(seconds) >= 3600:
+        hours, minutes = divmod(round(seconds / 60), 60)
+        return f"{hours} h {minutes} min"
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+class Progress:
+    """One line on a terminal, as "epoch 1/40  100/196  loss 2.31  12 s left"; nothing elsewhere.
+
+    with Progress("test", total) as progress: progress.update(done, loss="2.31")
+    """
+
+    def __init__(self, label: str, total: int):
+        self.label, self.total = label, total
+        self.started, self.written = time.monotonic(), 0.0
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def update(self, done: int, **values: str) -> None:
+        """Write how much of the total is done, the given values and the time left, ten times a second."""
+        now = time.monotonic()
+        if now - self.written < 0.1:
+            return
+        self.written = now
+        parts = [self.label, f"{done}/{self.total}", *(f"{key} {value}" for key, value in values.items())]
+        if done:
+            parts.append(f"{duration((now - self.started) / done * (self.total - done))} left")
+        self.show("  ".join(parts))
+
+    def show(self, text: str) -> None:
+        """Put as much of the text as fits in place of the line."""
+        if sys.stderr.isatty():
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns
+            print(f"\r{text[: columns - 1]}", end="\033[K", file=sys.stderr, flush=True)
+
+    def __exit__(self, *exception) -> None:
+        self.show("")
+
+
+def run_main(main: Callable[[], int | None]) -> None:
+    """Run a command and exit: an error that the user can fix is one line and exit code 2, Ctrl-C is 130."""
+    for stream in (sys.stdout, sys.stderr):
+        # Each line at once, also into a file; a letter that the console cannot show becomes a question mark.
+        stream.reconfigure(line_buffering=True, errors="replace")
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except UserError as error:
+        message = str(error)
+    except MemoryError:
+        message = "out of memory: free some, and start the command again"
+    except OSError as error:
+        message = f"{error.filename}: {one_line(error)}" if error.filename else one_line(error)
+    print(one_line(f"error: {message}"), file=sys.stderr)
+    sys.exit(2)

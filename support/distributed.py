@@ -1,0 +1,80 @@
+"""The processes of one training, as torchrun starts them, one for each device:
+
+    torchrun --nproc-per-node 2 train.py
+
+Each of them runs the whole program with its share of every batch. DistributedDataParallel averages their
+gradients, so all take the same step, that of one process with the whole batch, and their weights stay equal.
+Batch norm takes the mean and variance of a process's own share; its running statistics are averaged over the
+processes after each epoch. Rank 0 alone downloads, prints and writes. For one process all this does nothing.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from support.device import rank, world_size
+
+
+@contextlib.contextmanager
+def init_distributed() -> Iterator[None]:
+    """Connect the processes for the length of a with block; what all but rank 0 print goes nowhere."""
+    if world_size() == 1:
+        yield
+        return
+    # On GPUs tensors on the CPU still travel by gloo. The others wait for a download, however slow.
+    nccl = torch.cuda.is_available() and dist.is_nccl_available()  # Windows has none
+    dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=timedelta(days=1))
+    with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
+        if rank() > 0:
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+            stack.enter_context(contextlib.redirect_stderr(nowhere))
+        yield
+        barrier()
+    dist.destroy_process_group()  # after an error this could wait for a process that is gone
+
+
+def barrier() -> None:
+    """Wait until every process has come here."""
+    all_reduce(torch.zeros(1))
+
+
+def shard(rows: Tensor) -> Tensor:
+    """Return the part of `rows` [N, ...] that this process computes: N / processes consecutive ones."""
+    return rows.tensor_split(world_size())[rank()]
+
+
+def all_gather(part: Tensor) -> Tensor:
+    """Return the parts of all processes, on the CPU, as one tensor again: the opposite of shard."""
+    if world_size() == 1:
+        return part
+    parts = [None] * world_size()
+    dist.all_gather_object(parts, part)
+    return torch.cat(parts)
+
+
+def all_reduce(values: Tensor) -> Tensor:
+    """Return the sum of `values` over the processes."""
+    if world_size() == 1:
+        return values
+    values = values.clone()
+    dist.all_reduce(values)
+    return values
+
+
+def data_parallel(model: nn.Module) -> nn.Module:
+    """Return the model so that its gradients are averaged over the processes."""
+    if world_size() == 1:
+        return model
+    return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+
+
+def average_running_statistics(model: nn.Module) -> None:
+    """Give all processes the mean of their running statistics of batch norm."""
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.copy_(all_reduce(buffer) / world_size())

@@ -1,0 +1,222 @@
+"""attacks.py against a worked example, closed forms of linear models, and a slow APGD image by image."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torch.utils.checkpoint
+from networks import Linear, Wavy, natural_images, seeded, small_resnet
+from torch import nn
+
+from data import STD, Normalize
+from lab.stress_tests import attacks
+
+IMAGES = natural_images(24)
+
+
+def test_worked_example():
+    """Two classes, told apart by red minus blue of one pixel: the attack takes red away and adds blue."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3, 2))
+    model[1].load_state_dict({"weight": torch.tensor([[1.0, 0, -1], [-1, 0, 1]]), "bias": torch.zeros(2)})
+    image = torch.tensor([0.6, 0.5, 0.4]).view(1, 3, 1, 1)  # logits 0.2 and -0.2: class 0
+    assert model(image).tolist()[0] == pytest.approx([0.2, -0.2])
+    expected = torch.tensor([0.45, 0.5, 0.55]).view(1, 3, 1, 1)  # logits -0.1 and 0.1: class 1
+    label = torch.tensor([0])
+    for attacked in (
+        attacks.fgsm(model, image, label, 0.15),
+        attacks.pgd(model, image, label, 0.15, seeded(), steps=4, restarts=3),
+        attacks.apgd(model, image, label, 0.15, seeded(), steps=10),
+    ):
+        difference = (attacked - expected).abs()
+        assert difference[:, [0, 2]].max() < 1e-6  # green does not matter, so PGD leaves it at random
+        assert model(attacked).argmax() == 1
+    assert torch.equal(attacks.fgsm(model, image, label, 0.15)[:, 1], image[:, 1])
+
+
+def of_images(network: nn.Module) -> nn.Module:
+    """The model of images in [0, 1] that attacks take."""
+    return nn.Sequential(Normalize(), network)
+
+
+class InFloat64(Linear):
+    def forward(self, x):
+        return super().forward(x).double()
+
+
+@pytest.mark.parametrize("epsilon", [0.25 / 255, 64 / 255])
+def test_attacks_stay_in_their_ball(epsilon):
+    images = torch.cat([IMAGES[:6], torch.rand(6, 3, 32, 32, generator=seeded())])
+    images[0], images[1] = 0.0, 1.0
+    labels = torch.arange(12) % 10
+    model = of_images(InFloat64(10))  # whose logits are no reason to leave float32
+    for attacked in (
+        attacks.fgsm(model, images, labels, epsilon),
+        attacks.pgd(model, images, labels, epsilon, seeded(), steps=5, restarts=2),
+        attacks.random_corner(model, images, labels, epsilon, seeded()),
+        attacks.apgd(model, images, labels, epsilon, seeded(), steps=10, restarts=2, loss="ce"),
+        attacks.apgd(model, images, labels, epsilon, seeded(), steps=10, restarts=2, loss="dlr"),
+    ):
+        assert attacked.dtype == torch.float32 and attacked.shape == images.shape
+        assert attacked.min() >= 0 and attacked.max() <= 1
+        difference = (attacked.double() - images.double()).abs()
+        assert difference.max() <= epsilon + 1e-7  # float32 rounds
+        assert difference.max() > 0.99 * epsilon  # and it is used
+
+
+def test_pgd_fools_exactly_the_images_within_reach_and_restarts_only_the_others():
+    # Two classes, a linear model: fooled if and only if the margin is below epsilon times the L1 norm of the
+    # difference of the weights. Images away from 0 and 1, so that only the ball limits the attack.
+    model, images = of_images(Linear(2)), 0.25 + 0.5 * IMAGES
+    logits = model(images).detach()
+    labels, margin = logits.argmax(dim=1), (logits[:, 0] - logits[:, 1]).abs()
+    weight = (model[1].fc.weight[0] - model[1].fc.weight[1]).detach().view(3, 32, 32)
+    reach = (weight / torch.tensor(STD)[:, None, None]).abs().sum()
+    epsilon = (margin.sort().values[11:13].mean() / reach).item()
+    attacked = attacks.pgd(model, images, labels, epsilon, seeded(), steps=10, restarts=3)
+    fooled = model(attacked).argmax(dim=1) != labels
+    assert torch.equal(fooled, margin < epsilon * reach) and fooled.sum() == 12
+    seen = []
+    model.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    attacks.pgd(model, images, labels, epsilon, seeded(), steps=10, restarts=3)
+    assert seen == 11 * [24] + 22 * [12]
+    # Where it is enough to know who is fooled, each image moves until it is, and no other one is affected.
+    seen.clear()
+    stopped = attacks.pgd(model, images, labels, epsilon, seeded(), 10, 3, until_fooled=True)
+    assert seen[0] == 24 and seen[:11] == sorted(seen[:11], reverse=True) and seen[11:] == 22 * [12]
+    assert sum(seen) < 11 * 24 + 22 * 12
+    assert torch.equal(model(stopped).argmax(dim=1) != labels, fooled)
+    assert torch.equal(stopped[~fooled], attacked[~fooled])
+
+
+def test_the_strongest_point_by_hand():
+    """Of each image a misclassified point beats any other, and among equals the larger loss."""
+    strongest = attacks.Strongest(torch.zeros(3, 1, 1, 1))
+    points = [  # index, x, loss, misclassified
+        ([0, 1, 2], [1, 1, 1], [5, 1, 2], [False, True, False]),
+        ([0, 1], [2, 2], [4, 9], [True, False]),  # a smaller loss, but wrong; a larger one, but right
+        ([2, 0], [3, 3], [1, 4.5], [False, True]),
+        ([0], [4], [9], [False]),
+    ]
+    for index, x, loss, wrong in points:
+        x = torch.tensor(x).view(-1, 1, 1, 1).float()
+        strongest.see(torch.tensor(index), x, torch.tensor(loss).float(), torch.tensor(wrong))
+    assert strongest.images.flatten().tolist() == [3, 1, 1]
+    assert strongest.fooled.tolist() == [True, True, False] and strongest.left().tolist() == [2]
+
+
+def test_dlr_loss_by_hand():
+    logits = torch.tensor([[4.0, 1.0, 3.0, -2.0], [4.0, 1.0, 3.0, -2.0], [4.0, 1.0, 3.0, -2.0]])
+    labels = torch.tensor([0, 2, 3])
+    expected = torch.tensor([(3 - 4) / (4 - 1), (4 - 3) / (4 - 1), (4 + 2) / (4 - 1)])
+    torch.testing.assert_close(attacks.dlr_loss(logits, labels), expected)
+    for shift in (5, -9000):  # also where all logits are negative
+        torch.testing.assert_close(attacks.dlr_loss(1000 * logits + shift, labels), expected)
+    with pytest.raises(ValueError, match="at least 3 classes, not 2"):
+        attacks.dlr_loss(logits[:, :2], labels.clamp(max=1))
+
+
+def test_the_checkpoints_of_apgd_are_those_of_the_paper():
+    p, expected = [0.0, 0.22], []
+    while p[-1] <= 1:
+        expected.append(math.ceil(round(p[-1] * 1000, 6)))
+        p.append(p[-1] + max(p[-1] - p[-2] - 0.03, 0.06))
+    assert attacks.step_checks(1000) == [0, *expected] and expected[:3] == [220, 410, 570]
+    assert attacks.step_checks(10) == [0, 3, 5, 6, 7, 8, 9, 10, 10]
+
+
+def slow_apgd(model, image, label, start, epsilon, steps):
+    """Algorithm 1 of Croce and Hein on one image, with numbers and lists; returns the points visited."""
+
+    def f(x):
+        x = x.detach().requires_grad_()
+        loss = F.cross_entropy(model(x[None]), label[None])
+        return loss.item(), torch.autograd.grad(loss, x)[0].sign()
+
+    def project(x):
+        return torch.maximum(torch.minimum(x, image + epsilon), image - epsilon).clamp(0, 1)
+
+    loss, sign = f(start)
+    x, before, best, best_loss = start, start, start, loss
+    checks = attacks.step_checks(steps)
+    eta, etas, bests, losses, rises, visited = 2 * epsilon, [2 * epsilon], [loss], [loss], [], [start]
+    for k in range(1, steps + 1):
+        z = project(x + eta * sign)
+        before, x = x, z if k == 1 else project(x + 0.75 * (z - x) + 0.25 * (x - before))
+        loss, sign = f(x)
+        visited.append(x)
+        rises.append(loss > losses[-1])
+        if loss > best_loss:
+            best, best_loss = x, loss
+        losses.append(loss)
+        bests.append(best_loss)
+        etas.append(eta)
+        if k in checks:
+            last = max(w for w in checks if w < k)
+            too_few = sum(rises[last:k]) < 0.75 * (k - last)
+            stuck = etas[last] == etas[k] and bests[last] == bests[k]
+            if too_few or stuck:
+                eta, x, losses[-1], sign = eta / 2, best, best_loss, f(best)[1]
+    return visited
+
+
+@pytest.mark.parametrize(("epsilon", "steps"), [(8 / 255, 50), (16 / 255, 20)])
+def test_apgd_against_a_slow_one(epsilon, steps):
+    model, images = of_images(Wavy(10)).eval(), IMAGES[:6]
+    labels = (model(images).argmax(dim=1) + 1) % 10  # wrong from the start, so that only the loss counts
+    seen = []
+    handle = model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+    attacks.apgd(model, images, labels, epsilon, seeded(), steps=steps)
+    handle.remove()
+    assert len(seen) == steps + 1
+    assert ((seen[0] - images).abs() > epsilon / 2).float().mean() > 0.4  # it starts anywhere in the ball
+    halved = 0
+    for i in range(6):
+        expected = slow_apgd(model, images[i], labels[i], seen[0][i], epsilon, steps)
+        for ours, theirs in zip(seen, expected, strict=True):
+            assert ((ours[i] - theirs).abs() < 1e-5).float().mean() > 0.99
+        halved += ((seen[-1][i] - images[i]).abs() < 0.9 * epsilon).float().mean() > 0.05
+    assert halved > 0
+
+
+def test_attacks_are_the_same_in_a_batch_as_alone_and_leave_the_model_alone():
+    model, labels = of_images(small_resnet(10)).eval(), torch.arange(6)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    together = attacks.pgd(model, IMAGES[:6], labels, 4 / 255, seeded(), steps=3, restarts=2)
+    generator, alone = seeded(), []
+    for i in range(6):
+        one, label = IMAGES[i : i + 1], labels[i : i + 1]
+        alone.append(attacks.pgd(model, one, label, 4 / 255, generator, steps=3, restarts=2))
+    # A gradient of about zero may change its sign with the order of summation, so not every pixel must agree.
+    assert ((together - torch.cat(alone)).abs() < 1e-6).float().mean() > 0.999
+    with torch.no_grad():  # gradients are on where they are needed, whatever surrounds the call
+        assert not torch.equal(attacks.fgsm(model, IMAGES[:6], labels, 4 / 255), IMAGES[:6])
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_the_checks_find_a_weak_attack():
+    n = len(attacks.EPSILONS)
+    falling = [0.6 - 0.1 * i for i in range(n - 1)] + [0.0]
+    good = {"fgsm": [v + 0.01 for v in falling], "pgd": falling, "random": [0.7] * n}
+    where = attacks.EPSILONS.index(attacks.MORE_STEPS_EPSILON)
+
+    def failed(clean=0.7, more_steps=falling[where], **changed):
+        accuracy = {"unattacked/0": clean, f"pgd_more_steps/{attacks.MORE_STEPS_EPSILON}": more_steps}
+        for name, values in (good | changed).items():
+            accuracy |= {f"{name}/{e:g}": value for e, value in zip(attacks.EPSILONS, values, strict=True)}
+        checks = attacks.check_attacks(accuracy)
+        assert len(checks) == 5 and all(check["detail"] for check in checks)
+        return [i for i, check in enumerate(checks) if not check["passed"]]
+
+    def with_value(values, i, value):
+        return [*values[:i], value, *values[i + 1 :]]
+
+    assert failed() == []
+    assert failed(clean=0.55) == [0]
+    assert failed(pgd=with_value(falling, 4, 0.35), fgsm=[0.9] * n) == [0]
+    assert failed(fgsm=with_value(good["fgsm"], 2, falling[2] - 0.02)) == []  # an image of fifty
+    assert failed(fgsm=with_value(good["fgsm"], 2, falling[2] - 0.021)) == [1]
+    assert failed(random=with_value(good["random"], 3, 0.2)) == [2]
+    assert failed(pgd=with_value(falling, n - 1, 0.01), fgsm=[0.9] * n) == [3]
+    assert failed(more_steps=falling[where] - 0.03) == [4]

@@ -1,0 +1,486 @@
+"""classifier.py: a checkpoint and a network from outside become one object; layer, counts, classes."""
+
+import os
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torchvision
+from networks import seeded, small_swin, small_vit
+from processes import CPU, examined
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import data
+from data import MEAN, STD
+from lab import classifier
+from lab.any_network import networks
+from lab.classifier import from_module, load_checkpoint, load_model, predict
+from resnet_cifar import resnet18
+from support.errors import UserError
+from support.outputs import results_folder
+
+THEIRS = """
+    from __future__ import annotations
+    from dataclasses import dataclass
+    from torch import nn
+
+    @dataclass
+    class Options:
+        width: int = 4  # looked up in sys.modules
+
+    def two():
+        convolution, pool = nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1)
+        return nn.Sequential(convolution, nn.ReLU(), pool, nn.Flatten(), nn.Linear(4, 2))
+
+    def nothing():
+        return 3
+
+    def broken():
+        raise RuntimeError("no such thing")
+"""
+
+
+def pictures(n: int = 6) -> torch.Tensor:
+    return torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=seeded())
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    """A file of networks, and weights of `two` as a plain state dict."""
+    file, weights = tmp_path / "theirs.py", tmp_path / "weights.pt"
+    file.write_text(textwrap.dedent(THEIRS))
+    torch.save(load(f"{file}:two").module.state_dict(), weights)
+    return file, weights
+
+
+def load(spec, weights=None, mean=None, std=None, layer=None, class_names=None):
+    return load_model(str(spec), weights, mean, std, layer, class_names, CPU)
+
+
+def pool(x):
+    return x.mean(dim=(2, 3))
+
+
+class Applied(nn.Module):
+    """A network that is a function of images, behind a convolution that keeps their size."""
+
+    def __init__(self, function=pool, channels=3):
+        super().__init__()
+        self.conv, self.function = nn.Conv2d(channels, 5, 3, padding=1), function
+
+    def forward(self, x):
+        return self.function(self.conv(x))
+
+
+def simple(*layers: nn.Module) -> nn.Module:
+    module = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(5))
+    module(torch.zeros(1, 3, 32, 32))
+    return module
+
+
+# ---- A checkpoint, and the same weights from outside -----------------------------------------------------
+
+
+def test_a_checkpoint_comes_with_its_validation(finished):
+    path = finished / "checkpoints" / "best.pt"
+    content, found = torch.load(path), load_checkpoint(path, CPU)
+    assert torch.equal(found.validation[0], content["val_logits"].float())
+    assert torch.equal(found.validation[1], content["val_labels"])
+    network = resnet18(100, 16).eval()
+    network.load_state_dict(content["model"])
+    x = torchvision.transforms.functional.normalize(pictures() / 255, MEAN, STD)
+    torch.testing.assert_close(predict(found.model, pictures(), CPU), network(x).detach())
+
+
+def test_weights_below_a_key_and_with_prefixes(tmp_path, capsys):
+    """As DataParallel, torch.compile, Lightning and AveragedModel save them."""
+    torch.manual_seed(0)
+    wrapped, network = nn.Module(), nn.Linear(2, 2)
+    wrapped.module = nn.Linear(2, 2)
+    for own in (wrapped, network):
+        state = {name: value.clone() for name, value in own.state_dict().items()}
+        for prefix in ("", "module.", "_orig_mod.", "_orig_mod.module.", "net."):
+            named = {prefix + name: value for name, value in state.items()}
+            others = {"n_averaged": torch.tensor(3), "loss.weight": torch.ones(2)} if prefix else {}
+            nn.init.zeros_(next(own.parameters()))
+            networks.load_weights(own, {"epoch": 3, "state_dict": named | others})
+            torch.testing.assert_close(dict(own.state_dict()), state)
+    said = capsys.readouterr().out
+    assert "weights  taken from the key 'state_dict', beside epoch\n" in said
+    assert "weights  'net.' taken off their names, without n_averaged, loss.weight\n" in said
+    ones = {name: torch.ones_like(value) for name, value in state.items()}
+    several = {"model": network.state_dict(), "shadow": {"state_dict": ones}}
+    networks.load_weights(network, several, "shadow")
+    assert torch.equal(network.weight, torch.ones(2, 2))
+    with pytest.raises(ValueError, match="no state dict below --weights-key ema: it holds model, shadow"):
+        networks.load_weights(network, several, "ema")
+
+
+def test_digest_changes_with_one_weight_and_with_what_normalises(theirs):
+    numbers = [(None, None), (MEAN, STD), (MEAN, (0.5, 0.5, 0.5))]
+    found = [load(f"{theirs[0]}:two", None, mean, std) for mean, std in numbers]
+    for of in found:
+        of.module.load_state_dict(found[0].module.state_dict())
+    digests = [networks.digest_of(of.model) for of in found]
+    with torch.no_grad():
+        found[0].module[0].weight[0, 0, 0, 0] += 1e-6
+    assert len({*digests, networks.digest_of(found[0].model)}) == 4
+    by_name = {networks.digest_of(nn.ModuleDict({name: found[0].module})) for name in "ab"}
+    assert len(by_name) == 2
+
+
+def test_weights_and_normalisation_are_those_of_the_options(theirs):
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    found = load(f"{theirs[0]}:two", theirs[1], mean, std)
+    assert found.training is None and found.validation is None and found.parameters == 122
+    torch.testing.assert_close(dict(found.module.state_dict()), dict(torch.load(theirs[1])))
+    x = (pictures().double() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    with torch.no_grad():
+        expected = found.module(x.float())
+    torch.testing.assert_close(predict(found.model, pictures(), CPU), expected)
+
+
+# ---- What is inside --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("build", "layer", "side"),
+    [
+        (lambda: torchvision.models.resnet18(num_classes=5), "layer3", 2),  # layer4 has one cell at 32 pixels
+        (small_vit, "encoder.layers.encoder_layer_1.ln_1", 4),
+        (small_swin, "permute", 8),
+        (lambda: simple(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1)), "1", 15),
+    ],
+)
+def test_layer_by_default_is_the_last_that_has_cells(build, layer, side):
+    torch.manual_seed(0)
+    module = build()
+    found = from_module(module, None, None, CPU)
+    maps = found.explain(pictures(3), torch.tensor([0, 1, 2]))
+    assert (found.layer, maps.shape) == (layer, (3, side, side))
+
+
+def test_channels_last_layer_is_reshaped():
+    torch.manual_seed(0)
+    module = small_swin()
+    last = from_module(module, None, "norm", CPU)  # [N, 8, 8, K]
+    first = from_module(module, None, "permute", CPU)  # the same values as [N, K, 8, 8]
+    images, classes = pictures(3), torch.tensor([0, 1, 2])
+    torch.testing.assert_close(last.explain(images, classes), first.explain(images, classes))
+
+
+def test_copied_cells_are_no_map():
+    # As VGG of torchvision at 32 pixels: one cell, spread over 7x7 by the pooling behind it.
+    module = simple(nn.Conv2d(3, 4, 3, 2), nn.MaxPool2d(15), nn.AdaptiveAvgPool2d(7))
+    assert from_module(module, None, None, CPU).layer == "0"
+
+
+def test_no_layer_with_cells_and_no_layer_wanted():
+    flat = from_module(simple(), None, None, CPU)
+    assert flat.layer is None and flat.layer_note.startswith("no maps: no output is [N, K, h, w], [N, h")
+    for function in (lambda x: pool(x.detach()), lambda x: x[:, :, 0, 0]):
+        note = from_module(Applied(function), None, None, CPU).layer_note
+        assert note == "no maps: no gradient of the scores reaches several cells of conv"
+    convolutional = simple(nn.Conv2d(3, 4, 3))
+    assert from_module(convolutional, None, "none", CPU).layer is None
+    assert from_module(convolutional, None, None, CPU).layer == "0"
+
+
+def test_layer_that_cannot_be_explained_is_refused():
+    convolution = nn.Conv2d(3, 3, 3, padding=1)
+    module = simple(convolution, convolution)  # layer 0 twice; 2 is the flattened output
+    refused = {"nowhere": "is no layer that runs", "0": "runs 2 times", "2": "cannot be explained: no"}
+    for layer, message in refused.items():
+        with pytest.raises(UserError, match=f"--layer {layer} {message}"):
+            from_module(module, None, layer, CPU)
+    assert from_module(module, None, None, CPU).layer_note.endswith("runs more than once in a pass")
+
+
+class Tokens(nn.Module):
+    """Patches as tokens behind a few others, mixed once; logits from the first."""
+
+    def __init__(self, patch, before):
+        super().__init__()
+        self.patches, self.before = nn.Conv2d(3, 8, patch, patch), nn.Parameter(torch.randn(1, before, 8))
+        self.norm, self.mix, self.head = nn.LayerNorm(8), nn.LazyConv1d(8, 1), nn.Linear(8, 5)
+        self.one_cell = nn.Unflatten(1, (8, 1, 1))  # which says nothing of the tokens before it
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2).mT
+        tokens = self.norm(torch.cat([self.before.expand(len(x), -1, -1), tokens], dim=1))
+        mixed = self.mix(tokens.mT).mean(dim=2)
+        return self.head(self.one_cell(mixed).flatten(1))
+
+
+@pytest.mark.parametrize(("patch", "before"), [(8, 0), (8, 1), (8, 2), (8, 5), (16, 5)])
+def test_tokens_of_the_picture_are_the_last_ones(patch, before):
+    torch.manual_seed(0)
+    module = Tokens(patch, before)
+    found, side = from_module(module, None, "norm", CPU), 32 // patch
+    images, classes = pictures(2), torch.tensor([1, 3])
+    maps = found.explain(images, classes)
+    outputs = []
+    handle = module.norm.register_forward_hook(lambda layer, inputs, output: outputs.append(output))
+    scores = module(images / 255).gather(1, classes[:, None]).sum()
+    handle.remove()
+    (gradient,) = torch.autograd.grad(scores, outputs[0])
+    cells = [[outputs[0][n, before:] @ gradient[n, before:].mean(dim=0)] for n in range(2)]
+    expected = torch.stack([row[0].view(side, side).relu() for row in cells]).detach()
+    torch.testing.assert_close(maps, expected)
+    assert expected.any() and f"norm, {side}x{side} cells, brought from tokens" in found.layer_note
+
+
+# ---- Classes and data ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given", "order"),
+    [
+        (["lawn_mower", "Sweet pepper", "bee"], ["Bee", "lawn mower", "sweet_pepper"], [1, 2, 0]),
+        (["a", "A", "b_c", "B c"], ["B c", "b_c", "A", "a"], [3, 2, 1, 0]),
+        (["a", "A", "b_c", "B c"], ["A ", "a", "b c", "bc"], None),
+        (["a", "b", "c"], ["a", "b", "b"], None),
+    ],
+)
+def test_logits_come_in_the_order_of_the_data_set_by_names_without_case_and_underscores(wanted, given, order):
+    """These count where they tell classes apart."""
+    test = data.from_arrays(pictures(len(wanted)), torch.arange(len(wanted)), wanted)
+    found = from_module(Applied(lambda x: pool(x)[:, : len(wanted)]), given, None, CPU)
+    if order is None:
+        with pytest.raises(UserError, match=r"are not those of .*each of those once, .*--classes"):
+            classifier.fit_classes(found, test)
+    else:
+        own = predict(found.model, test.images, CPU)
+        classifier.fit_classes(found, test)
+        assert torch.equal(predict(found.model, test.images, CPU), own[:, order])
+        assert found.class_names == wanted
+
+
+@pytest.mark.parametrize(("side", "first", "noted"), [(32, 64, False), (100, 64, True), (100, 32, False)])
+def test_pictures_that_are_reduced_and_enlarged_again_are_noted(side, first, noted):
+    test = data.from_arrays(pictures(5), torch.arange(5), list("abcde"))
+    test.picture_side = side
+    found = from_module(nn.Sequential(nn.Upsample(first), Applied()), None, None, CPU)
+    classifier.fit_classes(found, test)
+    said = [note for note in found.notes if "are reduced to 32, and" in note and "give --size 64" in note]
+    assert len(said) == noted
+    test.class_names.append("another")
+    with pytest.raises(UserError, match="has 5 logits"):
+        classifier.fit_classes(found, test)
+
+
+# ---- What cannot be used ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "message"),
+    [
+        ("theirs.py", {}, "FILE.py:NAME"),
+        ("theirs.py:nothing", {}, "int"),
+        ("theirs.py:broken", {}, "no such thing"),
+        ("theirs.py:two", {"mean": (0.5, 0.5, 0.5)}, "belong together"),
+        ("theirs.py:two", {"mean": (125.3, 123.0, 113.9), "std": (63.0, 62.1, 66.7)}, "0 to 1"),
+        ("theirs.py:two", {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.0, 0.5)}, "above 0"),
+    ],
+)
+def test_models_that_cannot_be_used(theirs, monkeypatch, spec, options, message):
+    monkeypatch.chdir(theirs[0].parent)
+    with pytest.raises(UserError, match=message):
+        load(spec, **options)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda state: dict(list(state.items())[1:]), r'Missing key\(s\) in state_dict: "0.weight"'),
+        (lambda state: {f"{net}.{key}": state[key] for net in "ab" for key in state}, r"below a\. and b\.:"),
+        (lambda state: {"shadow": state}, "only shadow: name its key by --weights-key"),
+    ],
+)
+def test_weights_that_do_not_fit(theirs, tmp_path, content, message):
+    file, weights = theirs
+    torch.save(content(torch.load(weights, weights_only=True)), tmp_path / "other.pt")
+    with pytest.raises(UserError, match=message):
+        load(f"{file}:two", tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: x, r"makes of 2 images torch.float32 \[2, 5, 32, 32\]"),
+        (lambda x: (pool(x),), "more than logits wrap it: see docs"),
+        (lambda x: x.view(7, -1), "for another size give --size"),
+        (lambda x: pool(x).argsort(), r"int64 \[2, 5\], expected float logits"),
+        (lambda x: pool(x) * torch.nan, "not finite"),
+        (lambda x: pool(x)[:, :3], "3 logits and has 2 class names"),
+        (lambda x: pool(checkpoint(torch.sin, x, use_reentrant=True)), "differentiated: .*use_reentr"),
+        (lambda x: pool(x).squeeze().flatten(1), r"one image alone \(.*flatten\(1\) does not"),
+    ],
+)
+def test_networks_that_cannot_be_examined_are_named_in_one_line(function, message):
+    with pytest.raises(UserError, match=message) as info:
+        from_module(Applied(function), ["cat", "dog"] if "names" in message else None, None, CPU)
+    assert "\n" not in str(info.value)
+
+
+# ---- The options -----------------------------------------------------------------------------------------
+
+
+def test_options_of_a_model_without_the_model_are_refused():
+    for name in ("--weights", "--weights-key"):
+        with pytest.raises(UserError, match=f"{name} belongs to --model"):
+            examined(name, "w.pt")
+
+
+def test_the_newest_run_is_the_default(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no finished epoch in any run under runs/"):
+        classifier.best_checkpoint(None)
+    for name, time in [("old", 100), ("new", 300), ("middle", 200)]:
+        path = tmp_path / "runs" / name / "checkpoints" / "best.pt"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (time, time))
+    assert classifier.best_checkpoint(None).parts[-3] == "new"
+    assert classifier.best_checkpoint(tmp_path / "runs" / "old").parts[-3] == "old"
+    with pytest.raises(UserError, match="no finished epoch in begun"):
+        classifier.best_checkpoint(Path("begun"))
+
+
+def test_classes_come_from_a_file(theirs, tmp_path):
+    (tmp_path / "names").write_text("\ufeffcat\n\ndog\r\n", encoding="utf-8")
+    found = examined("--model", f"{theirs[0]}:two", "--classes", tmp_path / "names")
+    assert found.class_names == ["cat", "dog"]
+
+
+def test_results_go_to_the_run_or_to_a_folder_of_the_name(theirs, tmp_path):
+    file, weights = theirs
+    assert str(results_folder(load(f"{file}:two", weights), None)) == "runs/weights"
+    found = load(f"{file}:two")
+    assert str(results_folder(found, None)) == "runs/two"
+    assert results_folder(found, tmp_path) == tmp_path
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/config.json").write_text("{}")
+    found.path = tmp_path / "run/checkpoints/last.pt"
+    assert results_folder(found, None) == tmp_path / "run"
+
+
+# ---- Modes and precision ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["ieee", "tf32"])
+def test_full_float32_whatever_the_caller_has_set(value, monkeypatch):
+    cudnn = torch.backends.cudnn
+    newer = hasattr(cudnn, "conv")  # torch 2.9: beside this setting, reading the older allow_tf32 may raise
+    owner, name = (cudnn.conv, "fp32_precision") if newer else (cudnn, "allow_tf32")
+    value, wanted = (value, "ieee") if newer else (value == "tf32", False)
+    before = getattr(owner, name)
+    try:
+        setattr(owner, name, value)
+        monkeypatch.setattr(cudnn, "benchmark", True)
+        with torch.autocast("cpu", torch.bfloat16), classifier.full_float32(CPU):
+            product = torch.ones(2, 2) @ torch.ones(2, 2)
+            during = (getattr(owner, name), cudnn.deterministic, cudnn.benchmark, product.dtype)
+        assert during == (wanted, True, False, torch.float32)
+        assert (getattr(owner, name), cudnn.benchmark) == (value, True)
+    finally:
+        setattr(owner, name, before)
+
+
+# ---- What is noticed before the numbers ------------------------------------------------------------------
+
+
+class Unusual(nn.Module):
+    """A convolution, a batch norm and a linear layer, with something at the end that changes the numbers."""
+
+    def __init__(self, end=lambda x: x, **of_batch_norm):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.bn = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, **of_batch_norm)
+        self.auxiliary, self.fc, self.end = nn.Linear(8, 5), nn.Linear(8, 5), end
+
+    def forward(self, x):
+        x = pool(self.bn(self.conv(x)).relu())
+        self.auxiliary(x)  # a head that is not used
+        return self.end(self.fc(x))
+
+
+NOTES = {
+    "as usual": (Unusual(), None),
+    "other images": (Unusual(track_running_stats=False), "depends on the other images of the batch"),
+    "softmax": (Unusual(lambda x: (1000 * x).softmax(dim=1)), "ends in softmax"),  # many of them are 0
+    "per cent": (Unusual(lambda x: 100 * x.softmax(dim=1)), "outputs add up to 100: are these prob"),
+    "sums of 1": (Unusual(lambda x: 9 * (x - x.mean(dim=1, keepdim=True)) + 0.2), None),
+    "sigmoid": (Unusual(lambda x: x.sigmoid()), "outputs lie in 0 to 1: are these probabilities"),
+    "a little noise": (Unusual(lambda x: x + 0.01 * x.abs().max() * torch.randn(x.shape)), "at random"),
+    "rounding": (Unusual(lambda x: x + 1e-5 * x.abs().max() * torch.randn(x.shape)), None),
+}
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_what_makes_all_numbers_mean_less_is_noted(name):
+    module, note = NOTES[name]
+    found = from_module(module, None, None, CPU)
+    assert len(found.notes) == (note is not None) and all(note in said for said in found.notes)
+    assert (found.fixed_logits is None) == ("random" in (note or ""))
+    if name in ("as usual", "softmax"):
+        logits, outputs = predict(found.model, pictures(), CPU), module(pictures() / 255).detach()
+        expected = outputs if name == "softmax" else outputs.softmax(dim=1)
+        assert logits.isfinite().all() and (expected == 0).any() == (name == "softmax")
+        torch.testing.assert_close(logits.softmax(dim=1), expected)
+
+
+def test_logits_of_fixed_images_tell_networks_apart_that_have_the_same_weights():
+    torch.manual_seed(0)
+    same, found = Applied(), []
+    for factor in (1.0, 1.1, 1.0):
+        same.function = lambda x, factor=factor: factor * pool(x)
+        found.append(from_module(same, None, None, CPU))
+    logits = [of.fixed_logits for of in found]
+    assert found[0].digest == found[1].digest and logits[0].shape == (4, 5)
+    torch.testing.assert_close(logits[1], 1.1 * logits[0])
+    assert torch.equal(logits[0], logits[2]) and logits[0].dtype == torch.float32
+
+
+def test_number_formats_of_the_layers():
+    found = from_module(Applied(lambda x: pool(x).double()), None, None, CPU)
+    assert found.computes_in == "float32" and found.fixed_logits.dtype == torch.float32
+    half = nn.Sequential(Applied(lambda x: x.bfloat16(), 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert from_module(half, None, None, CPU).computes_in == "bfloat16, float32"
+
+
+def test_images_are_predicted_in_a_random_order_and_put_back_and_nothing_is_changed():
+    """In the order of their classes a network without running statistics sees one class at a time."""
+    images = torch.arange(120, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 32, 32)
+    seen, model = [], Unusual().train()
+    model.conv.eval()  # frozen by the caller
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    done = []
+    logits = predict(model, images, CPU, SimpleNamespace(update=done.append))
+    assert [len(batch) for batch in seen] == [50, 50, 20] and done == [50, 100, 120]
+    assert seen[0][:, 0, 0, 0].std() > 0.1 and not torch.equal(seen[0], seen[0].sort(dim=0).values)
+    modes = [module.training for module in (model, model.conv, model.bn, model.fc)]
+    assert modes == [True, False, True, True]
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    torch.testing.assert_close(logits, model.eval()(images / 255).detach(), rtol=1e-4, atol=1e-4)
+    assert predict(model, images[:0], CPU).shape == (0, 5)
+
+
+def test_what_works_in_place_and_squeezes():
+    convolution = nn.Conv2d(3, 5, 32)
+    network = nn.Sequential(nn.ReLU(inplace=True), convolution, Applied(torch.squeeze, 5))
+    network[2].conv = nn.Identity()
+    images = pictures(51)  # the last batch has one image
+    found = from_module(network, None, "none", CPU)
+    expected = convolution(images / 255).flatten(1).detach()
+    torch.testing.assert_close(predict(found.model, images, CPU), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_module_with_the_name_of_one_of_ours_is_noted(theirs, capsys):
+    (theirs[0].parent / "data.py").write_text("MEAN = 0\n")
+    load(f"{theirs[0]}:two")
+    assert "gets this project's data.py, not the one beside it" in capsys.readouterr().out

@@ -1,0 +1,166 @@
+"""Pictures of any size: how they are read, brought to a network and counted, against torchvision."""
+
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from processes import CPU, TINY, examined
+from torch import nn
+from torchvision.transforms import v2
+
+import data
+import report
+import train
+from lab import classifier, reasons
+from metrics import expected_calibration_error
+from support.errors import UserError
+from support.outputs import identity
+
+# What is answered follows from stripes of two pixels, which are gone in pictures of 32 pixels.
+NETWORKS = """
+    import torch
+    import torch.nn.functional as F
+    import torchvision
+    from torch import nn
+
+    class Stripes(nn.Module):
+        def forward(self, x):
+            if x.shape[-1] < 224:
+                x = F.interpolate(x, 224, mode="bilinear")
+            across = (x[..., 2:] - x[..., :-2]).square().mean(dim=(1, 2, 3))
+            down = (x[..., 2:, :] - x[..., :-2, :]).square().mean(dim=(1, 2, 3))
+            sure = 12 * (across - down).sign()
+            return torch.stack([sure / 2, -sure / 2], dim=1) + 0 * x.mean()
+
+    class Upsampled(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Upsample(224), Stripes())
+
+    def resnet():
+        return torchvision.models.resnet18(num_classes=2)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Pictures of mixed sizes with stripes across or down, on noise, and a file of networks."""
+    root, generator = tmp_path_factory.mktemp("stripes"), np.random.default_rng(0)
+    for i, split in enumerate(["train"] * 12 + ["test"] * 16):
+        height, width = generator.integers(230, 330, 2)
+        if i % 2:
+            stripes = 60 * (np.arange(width) // 2 % 2)[None, :, None]
+        else:
+            stripes = 60 * (np.arange(height) // 2 % 2)[:, None, None]
+        coarse = generator.integers(0, 180, (3, 4, 4), dtype=np.uint8)
+        ground = v2.functional.resize(torch.from_numpy(coarse), [int(height), int(width)]).permute(1, 2, 0)
+        path = root / split / ("down" if i % 2 == 0 else "across") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((ground.numpy() + stripes).astype(np.uint8)).save(path)
+    (root / "net.py").write_text(textwrap.dedent(NETWORKS))
+    return root
+
+
+def read_by_torchvision(path, size, resize=None):
+    picture = v2.functional.pil_to_tensor(Image.open(path))
+    steps = (
+        [v2.CenterCrop(min(picture.shape[1:])), v2.Resize(size)] if resize is None else [v2.Resize(resize)]
+    )
+    return v2.Compose([*steps, v2.CenterCrop(size)])(picture)
+
+
+@pytest.mark.parametrize(("size", "resize"), [(32, None), (224, None), (400, None), (224, 256), (48, 56)])
+def test_a_folder_is_read_as_by_torchvision(folder, size, resize):
+    """Equal, or one level off where torchvision does not compute in whole numbers."""
+    _, test = data.load(str(folder), size=size, resize=resize)
+    samples = torchvision.datasets.ImageFolder(folder / "test").samples
+    assert test.images.shape == (16, 3, size, size)
+    for image, (path, _) in zip(test.images, samples, strict=True):
+        assert (image.int() - read_by_torchvision(path, size, resize).int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize(("size", "resize"), [(50, None), (24, None), (48, 56)])
+def test_images_are_brought_to_the_network_as_by_torchvision(size, resize):
+    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, 4))
+    model = classifier.FromPixels(network, size)
+    model.uncropped = resize
+    steps = v2.Compose([v2.Resize([resize or size] * 2), v2.CenterCrop(size)])
+    expected = network(steps(images / 255)).detach()
+    torch.testing.assert_close(classifier.predict(model, images, CPU), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_that_needs_224_pixels_gets_them(folder):
+    """At 32 pixels it is as sure and answers as by chance, and a note says what is missing."""
+    errors = {}
+    for more in ((), ("--size", 224)):
+        found = examined("--model", f"{folder}/net.py:Upsampled", "--layer", "none", *more)
+        _, test = classifier.load_data(found, str(folder), None)
+        logits = classifier.predict(found.model, test.images, CPU)
+        errors[more] = expected_calibration_error(test.labels, logits.softmax(dim=1))
+        assert any(note.endswith("give --size 224") for note in found.notes) == (not more)
+        assert found.input.endswith("of 224x224 pixels" if more else "of 32x32 pixels")
+        assert identity(found, test)["size"] == test.images.shape[-1]
+    assert errors[()] > 0.3 and errors["--size", 224] < 0.0025
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--size", 7), "--size 7: expected 8 to 512"),
+        (("--size", 513), "--size 513: expected 8 to 512"),
+        (("--size", 224, "--resize", 200), "--size 224, the middle of 200: expected"),
+        (("--resize", 256), "--resize 256 belongs to --size"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(folder, more, message):
+    with pytest.raises(UserError, match=message):
+        examined("--model", f"{folder}/net.py:Stripes", *more)
+
+
+def test_as_many_images_at_once_as_take_the_memory_of_fifty_small_ones():
+    for side, network_side, expected in ((32, 0, 50), (64, 32, 12), (32, 224, 1), (512, 0, 1), (16, 0, 200)):
+        assert data.images_at_once(torch.zeros(3, 3, side, side), network_side) == expected
+    seen = []
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 96 * 96, 2))
+    network.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    found = classifier.from_module(network, None, None, CPU, size=96)
+    seen.clear()
+    classifier.predict(found.model, torch.zeros(12, 3, 32, 32, dtype=torch.uint8), CPU)
+    assert seen == [5, 5, 2]
+
+
+def test_training_reads_a_folder_at_the_largest_size_and_the_checkpoint_says_it(folder, tmp_path):
+    out = tmp_path / "run"
+    train.main([*TINY, "--dataset", str(folder), "--image-sizes", "24,48", "--out", str(out)])
+    found = examined("--run", out)
+    training, test = classifier.load_data(found, None, None)
+    assert found.model.image_size == 48 and test.images.shape[1:] == (3, 48, 48)
+    assert training.digest == found.training["config"]["digest"]
+    assert examined("--run", out, "--size", 64).model.image_size == 64
+    with pytest.raises(UserError, match="the largest last"):
+        train.Config(image_sizes="48,24")
+
+
+@pytest.mark.slow
+def test_a_report_on_a_network_of_torchvision_at_224_pixels(folder, tmp_path, monkeypatch):
+    """Answers by torchvision's transforms from the files, and the page; few mistakes are taken apart."""
+    for name in ("MAX_EXAMINED", "NUM_MISTAKES", "NUM_RIGHT", "NUM_RANDOMIZED"):
+        monkeypatch.setattr(reasons, name, 2)
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18(num_classes=2)
+    torch.save(network.state_dict(), tmp_path / "net.pt")
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    argv = ["--model", folder / "net.py:resnet", "--weights", tmp_path / "net.pt", "--out", tmp_path / "out"]
+    argv += ["--mean", *mean, "--std", *std, "--size", 224, "--resize", 256, "--dataset", folder]
+    assert report.main([str(part) for part in argv]) == 0
+    samples = torchvision.datasets.ImageFolder(folder / "test").samples
+    images = torch.stack([read_by_torchvision(path, 224, 256) for path, _ in samples]) / 255
+    with torch.no_grad():
+        expected = network.eval()(v2.functional.normalize(images, mean, std)).softmax(dim=1)
+    with np.load(tmp_path / "out" / "predictions.npz") as found:
+        np.testing.assert_allclose(found["probabilities"], expected, rtol=1e-3, atol=1e-4)
+        assert found["y_true"].tolist() == [label for _, label in samples]
+    assert (tmp_path / "out" / "report.html").stat().st_size < 6e6

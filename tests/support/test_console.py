@@ -1,0 +1,111 @@
+"""support/console.py: options from settings, progress, and errors in one line."""
+
+import dataclasses
+import errno
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support import console, settings
+from support.errors import UserError
+
+ROOT = Path(console.__file__).parent.parent
+
+
+@dataclasses.dataclass
+class Bread:
+    grain: str = settings.setting("rye", "which flour", choices=["rye", "wheat"])
+    flour: float = settings.setting(500.0, "in grams", low=1, high=5000)
+    num_loaves: int = settings.setting(2, "baked at once", low=1, high=6)
+    minutes: int | None = settings.setting(None, "in the oven", low=1, high=120)
+    baked_by: str | None = settings.setting(None, "name of the baker", metavar="NAME")
+    knead: bool = settings.setting(True, "by hand")
+
+
+def parse(argv):
+    line = console.CommandLine("Bake.")
+    settings.add_settings(line, Bread, {"wheat": {"minutes": 45, "num_loaves": 4}})
+    return vars(line.parse_args(argv))
+
+
+def test_an_option_that_was_not_given_leaves_the_default_or_the_saved_value():
+    given = parse(["--num-loaves", "3", "--baked-by=Ann", "--no-knead", "--flour", "7"])
+    assert given == {"num_loaves": 3, "baked_by": "Ann", "knead": False, "flour": 7.0}
+    assert type(given["flour"]) is float
+    assert parse([]) == {} and parse(["--knead", "--grain", "wheat"]) == {"knead": True, "grain": "wheat"}
+    saved = dataclasses.asdict(Bread(grain="wheat", num_loaves=1))
+    assert Bread(**(saved | given)) == Bread("wheat", 7.0, 3, None, "Ann", False)
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        ("--flour 0", "--flour 0.0: expected a number from 1 to 5000"),
+        ("--flour nan", "--flour nan: expected a number from 1 to 5000"),
+        ("--num-loaves two", "argument --num-loaves: "),
+    ],
+)
+def test_an_option_that_is_refused(argv, message):
+    with pytest.raises(UserError) as info:
+        settings.check_ranges(Bread(**parse(argv.split())))
+    assert str(info.value).startswith(message) and "\n" not in str(info.value)
+
+
+class Screen(io.StringIO):
+    isatty, fileno = lambda self: True, lambda self: 2
+
+
+@pytest.mark.parametrize("columns", [20, 80])
+def test_progress_never_needs_more_than_the_line_and_uses_no_colour(monkeypatch, columns):
+    screen = Screen()
+    monkeypatch.setattr(os, "get_terminal_size", lambda number: os.terminal_size((columns, 24)))
+    monkeypatch.setattr(sys, "stderr", screen)
+    with console.Progress("epoch 1/40", 200) as progress:
+        for done in (0, 50, 100, 200):
+            progress.update(done, loss="2.312", lr="0.0123", rate="1,234 images/s")
+            progress.written = 0.0  # or most would be left out: ten a second are enough
+    written = screen.getvalue()
+    assert set(re.findall(r"\x1b\[[0-9;]*[A-Za-z]", written)) == {"\x1b[K"}  # erase to the end of the line
+    lines = written.replace("\x1b[K", "").split("\r")
+    assert all(len(line) < columns for line in lines) and lines[-1] == "" and "\n" not in written
+    if columns == 80:
+        assert "epoch 1/40" in lines[2] and "100/200  loss 2.312  lr 0.0123  rate 1,234 images/s" in lines[3]
+
+
+def test_duration_in_words():
+    durations = {9.6: "10 s", 59.6: "1 min 0 s", 75.2: "1 min 15 s", 3599.4: "59 min 59 s", 7370: "2 h 3 min"}
+    assert {seconds: console.duration(seconds) for seconds in durations} == durations
+
+
+@pytest.mark.parametrize(
+    "raised, code, message",
+    [
+        (UserError("x: do y"), 2, "error: x: do y\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (PermissionError(errno.EACCES, "No permission", "a/file"), 2, "error: a/file: No permission\n"),
+        (MemoryError(), 2, "error: out of memory"),
+        (SystemExit(7), 7, ""),
+    ],
+)
+def test_run_main_turns_errors_into_one_line(capsys, raised, code, message):
+    def main():
+        raise raised
+
+    with pytest.raises(SystemExit) as info:
+        console.run_main(main)
+    out, err = capsys.readouterr()
+    assert info.value.code == code and out == "" and err.startswith(message)
+    assert len(err) <= 301 and err.count("\n") == bool(message)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a disk that is always full")
+def test_a_full_disk_is_one_line():
+    command = [sys.executable, "-c", "from support.console import *; run_main(lambda: print('a line'))"]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE)
+    assert (ended.returncode, ended.stderr) == (2, b"error: No space left on device\n")
