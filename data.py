@@ -172,6 +172,20 @@ def first_copy(*parts: Tensor) -> Tensor:
     return torch.tensor([first.setdefault(digest, i) for i, digest in enumerate(digests)])
 
 
+def find_copies(train: Dataset, test: Dataset) -> tuple[Tensor, int]:
+    """Find test images that are, pixel by pixel, also training images.
+
+    Returns the label of each test image in the training set, int64 [N], -1 where it is not there, and the
+    number of training images that repeat an earlier one.
+    """
+    copies, count = first_copy(train.images, test.images), len(train.labels)
+    num_repeats = int((copies[:count] != torch.arange(count)).sum())
+    first = copies[count:]
+    training_labels = torch.full_like(test.labels, -1)
+    training_labels[first < count] = train.labels[first[first < count]]
+    return training_labels, num_repeats
+
+
 def split_indices(dataset: Dataset, val_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Split a training set into (training, validation) indices, int64, disjoint; `seed` alone decides.
 

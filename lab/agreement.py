@@ -1,6 +1,6 @@
 """What several runs say of the same test images: how many are right on each, and how much two of them differ.
 
-report.py --against calls it, and compare.py asks it which runs can be compared at all.
+lab.examine --against calls it, and lab.compare asks it which runs can be compared at all.
 """
 
 from pathlib import Path
@@ -9,41 +9,34 @@ import torch
 from torch import Tensor
 
 import metrics
+from lab import more_metrics
 from support.errors import UserError
-from support.outputs import NETWORK, agree, read_predictions
+from support.outputs import read_report
 
 
-def check_alike(name: str, values: dict, first: dict, owners: list[tuple[str, dict]]) -> None:
+def check_alike(name: str, numbers: dict, first: dict, owners: dict[str, str]) -> None:
     """Raise UserError unless a run is of the images, labels and classes of the first and of another network.
 
-    values and first: see read_predictions. owners: the names of those before it, with what
-    support.outputs.network_of says of each.
+    numbers and first: metrics.json of both. owners: of the runs before it {name: digest of its weights}.
     """
-    same = values["images_sha256"] == first["images_sha256"]
-    same = same and torch.equal(values["y_true"], first["y_true"])
-    if not same or not agree(values, first, ("class_names",)):
+    if any(numbers[key] != first[key] for key in ("images_sha256", "labels_sha256", "class_names")):
         raise UserError(f"{name} is of other test images, labels or classes: leave it out")
-    for owner, network in owners:
-        if agree(values, network, NETWORK):
+    for owner, digest in owners.items():
+        if numbers["checkpoint_sha256"] == digest:
             raise UserError(f"{name} has the same weights as {owner}: leave it out")
 
 
-def read_runs(runs: list[Path], y_true: Tensor, whose: dict) -> dict[str, dict]:
-    """Return {name: what read_predictions returns} of runs of the same test images, labelled y_true.
+def read_runs(runs: list[Path], numbers: dict) -> dict[str, dict]:
+    """Return {name: predictions.npz} of runs of the same test images as those of metrics.json, `numbers`.
 
-    whose: support.outputs.identity of the network that they are compared with. Raises UserError, see
-    check_alike.
+    Raises UserError, see check_alike.
     """
-    first = {"images_sha256": whose["images_sha256"], "y_true": y_true, "class_names": whose["class_names"]}
-    found, owners = {}, [("the network itself", whose)]
+    arrays_of, owners = {}, {"the network itself": numbers["checkpoint_sha256"]}
     for run in runs:
-        values = read_predictions(run)
-        check_alike(f"--against {run}", values, first, owners)
-        if values["probabilities"].shape[1] != len(whose["class_names"]):
-            raise UserError(f"--against {run} has {values['probabilities'].shape[1]} classes: leave it out")
-        owners.append((str(run), values))
-        found[str(run)] = values
-    return found
+        of_run, arrays_of[str(run)] = read_report(run)
+        check_alike(f"--against {run}", of_run, numbers, owners)
+        owners[str(run)] = of_run["checkpoint_sha256"]
+    return arrays_of
 
 
 def compare(runs: dict[str, dict], y_true: Tensor) -> dict:
@@ -70,7 +63,7 @@ def compare(runs: dict[str, dict], y_true: Tensor) -> dict:
         "mean_of_probabilities": {
             "accuracy": metrics.accuracy(y_true, mean.argmax(dim=1)),
             "expected_calibration_error": metrics.expected_calibration_error(y_true, mean),
-            "auroc": metrics.auroc(mean.argmax(dim=1) == y_true, mean.amax(dim=1)),
+            "auroc": more_metrics.auroc(mean.argmax(dim=1) == y_true, mean.amax(dim=1)),
         },
         "runs": [],
         "differences": [],
@@ -81,9 +74,9 @@ def compare(runs: dict[str, dict], y_true: Tensor) -> dict:
         result["runs"].append(row | {"expected_calibration_error": error})
     first, *others = runs
     for name in others:
-        row = {"run": name} | metrics.bootstrap_headline(y_true, scores[first], scores[name])
+        row = {"run": name} | more_metrics.paired_headline(y_true, scores[first], scores[name])
         only_first = int((right[first] & ~right[name]).sum())
         only_other = int((right[name] & ~right[first]).sum())
-        row["p"] = metrics.mcnemar_exact(only_first, only_other)
+        row["p"] = more_metrics.mcnemar_exact(only_first, only_other)
         result["differences"].append(row)
     return result

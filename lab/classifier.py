@@ -23,8 +23,11 @@ from lab.any_network.layer import find_layer
 from resnet_cifar import resnet18
 from support.checkpoint import read_checkpoint, read_tensors
 from support.console import Progress, option
+from support.device import full_float32
 from support.errors import UserError, one_line, reading
+from support.outputs import best_checkpoint
 
+SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "resnet18_cifar100.pt"
 OF_MODEL = ("weights", "weights_key", "mean", "std", "classes", "resize")  # options that belong to --model
 WRAPPER = "for another size give --size; if it returns more than logits wrap it: see docs/your_own_code.md"
 
@@ -110,30 +113,6 @@ class Classifier:
 
 
 # ---- Predict ---------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def full_float32(device: torch.device) -> Iterator[None]:
-    """Run a block in float32 and with deterministic algorithms, then restore what the caller had set.
-
-    Without it, a surrounding autocast counts, and cuDNN convolves in TF32 on newer GPUs. Matrix products are
-    in full float32 unless the caller has asked torch for less.
-    """
-    cudnn = torch.backends.cudnn
-    wanted = [(cudnn, "deterministic", True), (cudnn, "benchmark", False)]
-    if hasattr(cudnn, "conv"):  # from torch 2.9 on, where reading allow_tf32 may raise an error
-        wanted.append((cudnn.conv, "fp32_precision", "ieee"))
-    else:
-        wanted.append((cudnn, "allow_tf32", False))
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in wanted]
-    try:
-        for owner, name, value in wanted:
-            setattr(owner, name, value)
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for owner, name, value in before:
-            setattr(owner, name, value)
 
 
 @contextlib.contextmanager
@@ -407,25 +386,20 @@ def add_options(parser: argparse.ArgumentParser, default: str = "the newest unde
     parser.add_argument("--layer", metavar="NAME", help=text)
 
 
-def best_checkpoint(run: Path | None) -> Path:
-    """Return best.pt of a run, by default of that one under runs/ whose best.pt is the newest."""
-    folders = Path("runs").glob("*") if run is None else [run]
-    found = [path for folder in folders if (path := folder / "checkpoints" / "best.pt").is_file()]
-    if not found:
-        raise UserError(f"there is no finished epoch in {run or 'any run under runs/'}: run train.py first")
-    return max(found, key=lambda path: path.stat().st_mtime)
+def from_options(args: argparse.Namespace, device: torch.device, shipped: bool = False) -> Classifier:
+    """Return the network that the options name, without any that of the newest run.
 
-
-def from_options(args: argparse.Namespace, device: torch.device, default: Path | None = None) -> Classifier:
-    """Return the network that the options name; without any the checkpoint `default`, or the newest run's."""
+    If there is no run, or if `shipped` is to be the default, it is that in weights/.
+    """
     if args.model is None:
         for name in OF_MODEL:
             if getattr(args, name) is not None:
                 raise UserError(f"{option(name)} belongs to --model FILE.py:NAME, which is missing")
         path = args.checkpoint
-        if path is None and (args.run is not None or default is None):
+        has_run = not shipped and any(Path("runs").glob("*/checkpoints/best.pt"))
+        if path is None and (args.run is not None or has_run):
             path = best_checkpoint(args.run)
-        return load_checkpoint(path or default, device, args.layer, args.size)
+        return load_checkpoint(path or SHIPPED, device, args.layer, args.size)
     class_names = None
     if args.classes is not None:
         with reading(args.classes, "class names, one a line"):

@@ -21,11 +21,13 @@ import torch
 from torch import Generator, Tensor
 
 import metrics
+from lab import more_metrics
 from lab.agreement import check_alike
+from lab.results import IDENTITY, read_stress
 from lab.stress_tests.summary import mean_score, still_right
 from support.console import CommandLine, run_main
 from support.errors import UserError, reading
-from support.outputs import IDENTITY, agree, read_predictions, read_stress
+from support.outputs import read_report
 
 NUM_RESAMPLES = 200
 # The 97.5 % quantile of Student's t with 1, 2, ... degrees of freedom (Student 1908).
@@ -47,15 +49,9 @@ class Row:
 
 
 def read_run(run: Path) -> dict:
-    """Return the answers of a run with its recipe, seed, epochs, temperature and stress tests."""
-    values = read_predictions(run)
-    with reading(run / "metrics.json", "numbers of report.py"):
-        numbers = json.loads((run / "metrics.json").read_text("utf-8"))
-        values["temperature"] = numbers.get("temperature")
-        is_same = agree(values, numbers)
-    if not is_same:  # killed between the two files, or one of them copied
-        found = f"{run / 'metrics.json'} is of another report than predictions.npz"
-        raise UserError(f"{found}: run report.py again")
+    """Return the answers of a run with its numbers, recipe, seed, epochs, temperature and stress tests."""
+    numbers, values = read_report(run)
+    values |= {"numbers": numbers, "temperature": numbers.get("temperature")}
     values |= {"recipe": {"run": str(run)}, "seed": None, "epochs": None}
     if (run / "config.json").exists():
         with reading(run / "config.json", "settings of train.py"):
@@ -65,8 +61,7 @@ def read_run(run: Path) -> dict:
             # A setting of 0 or None is the same as one that an earlier version did not have.
             values["recipe"] = {k: v for k, v in recipe.items() if v and k not in NOT_THE_RECIPE}
             values |= {"seed": settings["seed"], "epochs": settings["epochs"]}
-    whose = {key: values[key] for key in IDENTITY if key in values}
-    values["stress"] = read_stress(run, whose)
+    values["stress"] = read_stress(run, {key: numbers[key] for key in IDENTITY if key in numbers})
     return values
 
 
@@ -75,11 +70,11 @@ def read_all(folders: list[Path]) -> list[dict]:
 
     Stress tests of another sample of images than those of the first run that has any are left out.
     """
-    runs, owners, sample = [], [], None
+    runs, owners, sample = [], {}, None
     for folder in folders:
         run = read_run(folder)
-        check_alike(str(folder), run, runs[0] if runs else run, owners)
-        owners.append((str(folder), run))
+        check_alike(str(folder), run["numbers"], runs[0]["numbers"] if runs else run["numbers"], owners)
+        owners[str(folder)] = run["numbers"]["checkpoint_sha256"]
         if run["stress"] is not None:
             sample = sample or run["stress"]["sample_sha256"]
             if run["stress"]["sample_sha256"] != sample:
@@ -169,7 +164,7 @@ def difference(row: Row, ours: list[int], theirs: list[int]) -> dict[str, float]
     our_mean = torch.stack([row.samples[place] for place in ours]).mean(dim=0)
     their_mean = torch.stack([row.samples[place] for place in theirs]).mean(dim=0)
     if row.is_mean:
-        return metrics.mean_interval(our_mean - their_mean)
+        return more_metrics.mean_interval(our_mean - their_mean)
     ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
     low, high = (our_mean - their_mean).quantile(ends).tolist()
     our_value = sum(row.values[place] for place in ours) / len(ours)

@@ -21,8 +21,6 @@ from support.console import CommandLine, run_main
 from support.errors import UserError, reading
 from support.files import whole_file
 
-SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "resnet18_cifar100.pt"
-
 
 def free_name(stem: str) -> Path:
     """Return <stem>_gradcam.png, or <stem>_gradcam_2.png and so on if there is such a file."""
@@ -104,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
     output = args.output or free_name(args.image.stem)
     if output.suffix.lower() != ".png" or output.exists():
         raise UserError(f"--output {output}: expected a .png file that is not there yet")
-    explain_picture(from_options(args, torch.device("cpu"), SHIPPED), picture, args.contrast, output)
+    explain_picture(from_options(args, torch.device("cpu"), shipped=True), picture, args.contrast, output)
     return 0
 
 

@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 import metrics
+from data import Dataset
 from gradcam import to_heatmap
+from lab import more_metrics
 from lab.classifier import Classifier, copied, images_at_once
 
 NUM_MISTAKES, NUM_RIGHT = 800, 400  # images whose pixels are covered
@@ -24,6 +26,14 @@ MAPS_AT_ONCE = 50  # to enlarge, which takes memory
 FEWEST = 40  # mistakes for a verdict
 NUM_RANDOMIZED, NUM_SEEDS = 40, 5  # images, and random networks
 NUM_POINTED = 1000  # images for the pointing game
+
+
+def mean_colour(dataset: Dataset) -> Tensor:
+    """Return the mean of all pixels of the images, float32 [3] in [0, 1]."""
+    images = dataset.images  # a sum of all at once would have them in 64 bits
+    sums = torch.stack([part.sum(dim=(0, 2, 3)) for part in images.split(images_at_once(images))])
+    return (sums.sum(dim=0).double() / (255 * len(images) * images.shape[-1] ** 2)).float()
+
 
 # ---- Cover what a map marks ------------------------------------------------------------------------------
 
@@ -172,7 +182,7 @@ def cover_mistakes(
             pairs[name] = (covered["contrastive"], covered[name])
     for name, (claim, control) in pairs.items():
         gain = (claim == truth).double().mean(dim=0) - (control == truth).double().mean(dim=0)
-        result["differences"][name] = metrics.mean_interval(gain)
+        result["differences"][name] = more_metrics.mean_interval(gain)
     return result
 
 
@@ -221,7 +231,7 @@ def share(hits: Tensor) -> dict[str, float]:
     """
     if len(hits) == 1:
         return metrics.proportion(int(hits.sum()), hits.shape[1])
-    row = metrics.mean_interval(hits.double().mean(dim=0))
+    row = more_metrics.mean_interval(hits.double().mean(dim=0))
     return {"value": row["value"], "low": max(0.0, row["low"]), "high": min(1.0, row["high"])}
 
 
@@ -350,7 +360,7 @@ def measure_random_weights(classifier: Classifier, images: Tensor, y_pred: Tenso
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:
     """Return the rank correlation of the rows of a and b [N, K], float64 [N]; NaN for a constant row."""
-    a, b = (metrics.mean_ranks(x.contiguous()) - (x.shape[1] + 1) / 2 for x in (a, b))
+    a, b = (more_metrics.mean_ranks(x.contiguous()) - (x.shape[1] + 1) / 2 for x in (a, b))
     return (a * b).sum(dim=1) / ((a * a).sum(dim=1) * (b * b).sum(dim=1)).sqrt()
 
 

@@ -20,13 +20,14 @@ import torch
 from torch import Generator, Tensor
 
 from data import Dataset, images_at_once, interleave
-from lab.classifier import Classifier, add_options, from_options, full_float32, load_data, predict
+from lab import results as files
+from lab.classifier import Classifier, add_options, from_options, load_data, predict
+from lab.more_metrics import mean_interval
 from lab.stress_tests import attacks, cifar_c, cues, examples, summary
 from lab.stress_tests.corruptions import CORRUPTIONS, FAMILIES, FIFTEEN, corrupt
-from metrics import calibration_bins, fit_temperature, mean_interval, proportion
-from support import outputs
+from metrics import calibration_bins, fit_temperature, proportion
 from support.console import CommandLine, Progress, run_main
-from support.device import pick_device
+from support.device import full_float32, pick_device
 from support.errors import UserError
 
 SEED = 0  # of the sample and of the attacks; each corruption has its own seed
@@ -104,13 +105,13 @@ def planned_results(test: Dataset, sample: Sample) -> dict:
 def kept_results(folder: Path, new: dict, whose: dict) -> dict:
     """Return the tests in the folder that are of the weights and the images of the `new` results.
 
-    whose: see outputs.identity. Raises UserError if it holds results of other weights or of more images.
+    whose: see files.identity. Raises UserError if it holds results of other weights or of more images.
     """
-    outputs.check_results(folder, {key: new[key] for key in outputs.NETWORK})
-    old, path = outputs.read_stress(folder, whose), folder / "stress.json"
+    files.check_results(folder, {key: new[key] for key in files.NETWORK})
+    old, path = files.read_stress(folder, whose), folder / "stress.json"
     if old and old["sample_sha256"] == new["sample_sha256"]:
         counted = {test: row for test, row in old["tests"].items() if is_complete(test, row)}
-        kept = ["answers", *outputs.PIXELS, *outputs.PIXELS.values()]
+        kept = ["answers", *files.PIXELS, *files.PIXELS.values()]
         return {"tests": counted} | {key: old[key] for key in kept if key in old}
     if old and old["corruption_images"] > new["corruption_images"]:
         more = f"give --images {old['corruption_images']}, use another --out, or --overwrite it"
@@ -255,7 +256,7 @@ def run_tests(classifier: Classifier, sample: Sample, published: dict, folder: P
                 pictures, labels = pictures_of(name, level, sample, published)
                 logits = predict(classifier.model, pictures, classifier.device)
                 tests[test], answers[test] = measure(logits, labels, temperature)
-            outputs.write_stress(folder, results)
+            files.write_stress(folder, results)
 
 
 def add_examples(classifier: Classifier, sample: Sample, test: Dataset, results: dict) -> None:
@@ -355,10 +356,10 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--images {args.images}: expected at least 1")
     device = pick_device("auto")
     classifier = from_options(args, device)
-    folder = outputs.results_folder(classifier, args.out)
+    folder = files.results_folder(classifier, args.out)
     if not args.overwrite:
         # Before the data are read, which takes a while.
-        outputs.check_results(folder, outputs.network_of(classifier))
+        files.check_results(folder, files.network_of(classifier))
     _, test = load_data(classifier, args.dataset, args.data_dir)
     published = {}
     if args.cifar_c:
@@ -374,16 +375,16 @@ def main(argv: list[str] | None = None) -> int:
     print(f"sample   {len(sample.labels):,} images for corruptions, {len(sample.attacked):,} for attacks")
     print(f"compute  {device}, fp32, {torch.get_num_threads()} threads")
 
-    whose = outputs.identity(classifier, test)
+    whose = files.identity(classifier, test)
     results = whose | planned_results(test, sample)
     with full_float32(device):  # without TF32 an accuracy means the same on every machine
         if not args.overwrite:
             results |= kept_results(folder, results, whose)
-        outputs.write_stress(folder, results)  # to both files, so that no old test is taken for a new one
+        files.write_stress(folder, results)  # to both files, so that no old test is taken for a new one
         run_tests(classifier, sample, published, folder, results)
         add_examples(classifier, sample, test, results)
         add_summary(results, sample, test.class_names)
-        outputs.write_stress(folder, results)
+        files.write_stress(folder, results)
     print_summary(results)
     print(f"\nsaved    {folder}/stress.json and stress.npz")
     print("next     report.py with the same options shows them on its page")

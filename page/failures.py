@@ -1,4 +1,4 @@
-"""The most confident mistakes as files: pictures and failures.csv in failures/, and gradcam/."""
+"""The most confident mistakes as files: pictures and failures.csv in failures/, their maps in gradcam/."""
 
 import re
 from pathlib import Path
@@ -8,29 +8,29 @@ from torch import Tensor
 
 from gradcam import draw, overlay, to_heatmap
 from page import plots
-from page.pictures import plain, png
+from page.embed import encoded, plain
 from support.files import whole_file, write_csv
 
-NUM_FAILURES = 20
+NUM_FAILURES = 24
 LEAST = 256  # pixels, the side of a picture, where whole pixels make it
 
 
-def describe(answers: dict, evidence: dict) -> list[dict]:
-    """Return the rows of failures.csv for the first of the mistakes; see docs/formats.md of the arrays."""
-    rows, names = [], answers["class_names"]
-    for place, i in enumerate(evidence["mistakes"][:NUM_FAILURES].tolist()):
-        true, predicted = answers["y_true"][i].item(), answers["y_pred"][i].item()
-        copy = answers["training_labels"][i].item() if "training_labels" in answers else -1
+def describe(arrays: dict) -> list[dict]:
+    """Return the rows of failures.csv from predictions.npz, see docs/formats.md."""
+    rows, names = [], arrays["class_names"]
+    for place, i in enumerate(arrays["mistakes"][:NUM_FAILURES].tolist()):
+        true, predicted = arrays["y_true"][i].item(), arrays["y_pred"][i].item()
+        copy = arrays["training_labels"][i].item() if "training_labels" in arrays else -1
         stem = re.sub(r"[^\w.]", "-", f"{place + 1:02d}_{names[true]}_as_{names[predicted]}")[:100]
         rows.append(
             {
                 "rank": place + 1,
                 "test_index": i,
-                "file_name": answers["filenames"][i],
+                "file_name": arrays["filenames"][i],
                 "true_class": names[true],
                 "predicted_class": names[predicted],
-                "probability_predicted": round(evidence["answer_probabilities"][0, place, 0].item(), 6),
-                "probability_true": round(evidence["probability_true"][place].item(), 6),
+                "probability_predicted": round(arrays["probabilities"][i, predicted].item(), 6),
+                "probability_true": round(arrays["probabilities"][i, true].item(), 6),
                 "label_in_training": "" if copy < 0 else names[copy],
                 "picture": f"failures/{stem}.png",
             }
@@ -38,12 +38,11 @@ def describe(answers: dict, evidence: dict) -> list[dict]:
     return rows
 
 
-def write(out: Path, rows: list[dict], images: Tensor | None, maps: Tensor | None, layer: str | None) -> None:
+def write(out: Path, rows: list[dict], images: Tensor | None, arrays: dict, layer: str | None) -> None:
     """Write the rows and their pictures in place of those of an earlier report, which may have had more.
 
-    images uint8 [N, 3, S, S]: the test images, or None, which leaves the table. maps float [m, h, w]: of the
-    predicted class rather than the true one, see GradCAM.pairs, those of the rows first; their negative part
-    marks what weighs for the true class.
+    images uint8 [N, 3, S, S]: the test images, or None, which leaves the table. arrays: predictions.npz with
+    the maps of the rows, if there are any, see report.explain_mistakes.
     """
     for folder in ("failures", "gradcam"):
         for earlier in (out / folder).glob("[0-9][0-9]_*_as_*.png"):
@@ -58,18 +57,17 @@ def write(out: Path, rows: list[dict], images: Tensor | None, maps: Tensor | Non
     pictures = F.interpolate(shown, scale_factor=max(1, LEAST // shown.shape[-1]))  # larger, not blurred
     for row, picture in zip(rows, pictures, strict=True):
         with whole_file(out / row["picture"]) as temporary:
-            temporary.write_bytes(png(picture))
-    overlays = {}
-    if maps is not None:
-        for sign, kind in ((1, "predicted"), (-1, "true")):
-            heatmaps = to_heatmap((sign * maps[: len(rows)]).relu(), pictures.shape[-1])
+            temporary.write_bytes(encoded(picture))
+    if "maps_predicted" in arrays:
+        overlays = {}
+        for kind in ("predicted", "true"):
+            heatmaps = to_heatmap(arrays[f"maps_{kind}"][: len(rows)], pictures.shape[-1])
             overlays[kind] = overlay(pictures / 255, heatmaps)
         for place, row in enumerate(rows):
             row["gradcam"] = row["picture"].replace("failures/", "gradcam/", 1)
             panels = [(row["file_name"], pictures[place])]
-            for kind, laid_over in overlays.items():
-                probability = f"{kind}, {100 * row[f'probability_{kind}']:.1f} %"
-                title = f"for {plain(row[f'{kind}_class'])} rather than the other\n({probability})"
-                panels.append((title, laid_over[place]))
+            for kind, pixels in overlays.items():
+                probability = f"{100 * row[f'probability_{kind}']:.1f} %"
+                panels.append((f"for {plain(row[f'{kind}_class'])}\n({kind}, {probability})", pixels[place]))
             plots.save_png(draw(panels, f"Grad-CAM at {layer}"), out / row["gradcam"])
     write_csv(out / "failures" / "failures.csv", rows)

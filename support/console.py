@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +23,16 @@ class CommandLine(argparse.ArgumentParser):
 def option(name: str) -> str:
     """Return "batch_size" as "--batch-size"."""
     return "--" + name.replace("_", "-")
+
+
+def command_of(start: str, options: dict) -> str:
+    """Return a command with its options, {name: value}, one in each line; None, False and [] are left out."""
+    words = [start]
+    for name, value in options.items():
+        if value is not None and value is not False and value != []:
+            values = value if isinstance(value, list) else [value]
+            words.append(shlex.join([option(name), *(str(value) for value in values if value is not True)]))
+    return " \\\n    ".join(words)
 
 
 def duration(seconds: float) -> str:

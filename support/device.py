@@ -1,9 +1,11 @@
 """The device to compute on, and a description of it."""
 
+import contextlib
 import os
 import platform
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -44,6 +46,30 @@ def pick_device(name: str) -> torch.device:
             raise UserError(f"there are {gpus} CUDA GPUs: start as many processes, or use --device cpu")
         torch.cuda.set_device(device)
     return device
+
+
+@contextlib.contextmanager
+def full_float32(device: torch.device) -> Iterator[None]:
+    """Run a block in float32 and with deterministic algorithms, then restore what the caller had set.
+
+    Without it, a surrounding autocast counts, and cuDNN convolves in TF32 on newer GPUs. Matrix products are
+    in full float32 unless the caller has asked torch for less.
+    """
+    cudnn = torch.backends.cudnn
+    wanted = [(cudnn, "deterministic", True), (cudnn, "benchmark", False)]
+    if hasattr(cudnn, "conv"):  # from torch 2.9 on, where reading allow_tf32 may raise an error
+        wanted.append((cudnn.conv, "fp32_precision", "ieee"))
+    else:
+        wanted.append((cudnn, "allow_tf32", False))
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in wanted]
+    try:
+        for owner, name, value in wanted:
+            setattr(owner, name, value)
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
 
 
 def cpuinfo() -> str:

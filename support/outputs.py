@@ -1,7 +1,7 @@
-"""What the commands leave in a run folder for each other: metrics.json and two .npz files, and stress tests.
+"""What report.py leaves in the folder of a run, and how its readers know that the files belong together.
 
-Each file says of what it is, see identity. `classifier` is a classifier.Classifier, `test` the test split, a
-data.Dataset; digests are of weights.
+predictions.npz is written first, then metrics.json with the digest of that file. Both say of what they are,
+see identity. `test` is the test split, a data.Dataset; digests are sha256.
 """
 
 import csv
@@ -14,14 +14,30 @@ import torch
 from torch import Tensor
 
 from support.errors import UserError, reading
-from support.files import whole_file, write_json
+from support.files import whole_file
 
-NETWORK = ("checkpoint_sha256", "fixed_logits")  # the keys of network_of
-# The keys of identity.
-IDENTITY = (*NETWORK, "size", "resize", "images_sha256", "labels_sha256", "class_names", "class_order")
-RESULTS = ("metrics.json", "stress.json")  # which say of which weights they are
-# The pixels of the examples in stress.npz, and the key of stress.json that says what they are.
-PIXELS = {"example_pixels": "examples", "attack_changes": "attack_examples"}
+HEADLINE = {  # the main numbers, and how they are called
+    "accuracy": "accuracy",
+    "macro_precision": "macro precision",
+    "macro_recall": "macro recall",
+    "macro_f1": "macro F1",
+    "top5_accuracy": "top-5 accuracy",
+}
+
+
+# ---- Folders ---------------------------------------------------------------------------------------------
+
+
+def best_checkpoint(run: Path | None) -> Path:
+    """Return best.pt of a run, by default of the one under runs/ whose best.pt is the newest."""
+    folders = Path("runs").glob("*") if run is None else [run]
+    paths = [path for folder in folders if (path := folder / "checkpoints" / "best.pt").is_file()]
+    if not paths and run is None:
+        shipped = "--checkpoint weights/resnet18_cifar100.pt takes the network that is shipped"
+        raise UserError(f"there is no finished epoch of a run under runs/: run train.py first; {shipped}")
+    if not paths:
+        raise UserError(f"there is no finished epoch in {run}: expected the folder of a run of train.py")
+    return max(paths, key=lambda path: path.stat().st_mtime)
 
 
 def run_of(checkpoint: Path) -> Path | None:
@@ -31,191 +47,121 @@ def run_of(checkpoint: Path) -> Path | None:
     return folder.parent if is_run else None
 
 
-def results_folder(classifier, out: Path | None) -> Path:
-    """Return where results go: `out`, else the checkpoint's run, else runs/<name of weights or model>."""
-    if out is not None:
-        return out
-    if classifier.path is None:
-        return Path("runs") / classifier.name
-    return run_of(classifier.path) or Path("runs") / (classifier.path.stem.strip(".") or "checkpoint")
+def results_folder(checkpoint: Path) -> Path:
+    """Return where the results of a checkpoint go: its run, else runs/<its name>."""
+    return run_of(checkpoint) or Path("runs") / (checkpoint.stem.strip(".") or "checkpoint")
 
 
-def network_of(classifier) -> dict:
-    """Return what tells a network from others: the digest of its weights and its logits of four fixed images.
-
-    The second, of what the digest does not see, differ in their last bits from machine to machine.
-    """
-    logits = classifier.fixed_logits
-    fixed = None if logits is None else [[float(f"{x:.6g}") for x in row] for row in logits.tolist()]
-    return {"checkpoint_sha256": classifier.digest, "fixed_logits": fixed}
+# ---- What results are of ---------------------------------------------------------------------------------
 
 
-def identity(classifier, test) -> dict:
-    """Return what results are of: network, size, images, labels, and which logit is which class."""
-    sides = {"size": classifier.model.image_size, "resize": classifier.model.uncropped}
-    order = classifier.model.order
-    return network_of(classifier) | sides | data_of(test, None if order is None else order.tolist())
+IDENTITY = ("checkpoint_sha256", "images_sha256", "labels_sha256", "class_names")
 
 
-def data_of(test, order: list[int] | None = None) -> dict:
-    """Return the rest of identity: images, labels, and which logit is which class, by default its own."""
+def identity(weights_sha256: str, test) -> dict:
+    """Return what results are of: weights, images, labels, and the names of the classes."""
     return {
+        "checkpoint_sha256": weights_sha256,
         "images_sha256": test.digest if test.images is None else sha256_of(test.images),
         "labels_sha256": sha256_of(test.labels),
         "class_names": test.class_names,
-        "class_order": order or list(range(len(test.class_names))),
     }
 
 
-def is_of(found: dict, whose: dict) -> bool:
-    """Return whether what a file says that it is of is `whose`, some of the keys of identity."""
-    return all(same(key, found.get(key), value) for key, value in whose.items())
+def is_of(numbers: dict, test) -> bool:
+    """Return whether metrics.json is of this test set: images, labels, and the names of the classes."""
+    wanted = identity("", test)
+    return all(numbers[key] == wanted[key] for key in IDENTITY[1:])
 
 
-def agree(found: dict, whose: dict, keys: tuple[str, ...] = IDENTITY) -> bool:
-    """Return whether two are of the same by the keys that both have: earlier versions wrote fewer."""
-    return all(same(key, found[key], whose[key]) for key in keys if key in found and key in whose)
-
-
-def same(key: str, a: object, b: object) -> bool:
-    """Return whether two values of a key of identity are of the same thing."""
-    if key == "fixed_logits" and a is not None and b is not None:
-        a, b = torch.as_tensor(a).double(), torch.as_tensor(b).double()
-        return a.shape == b.shape and bool((a - b).abs().max() <= 1e-3 * b.abs().max())
-    a, b = (value.tolist() if isinstance(value, Tensor) else value for value in (a, b))
-    return a == b
+def data_of(
+    test, dataset: str | None, data_dir: str | None, size: int | None, resize: int | None = None
+) -> dict:
+    """Return what metrics.json says of the test images: what they are, and how they are found again."""
+    where = {"dataset": dataset, "data_dir": data_dir, "size": size, "resize": resize}
+    return where | {"name": test.name, "provenance": test.provenance, "digest": test.digest}
 
 
 def sha256_of(array: Tensor) -> str:
-    """Return the sha256 of the numbers of an array in their order, such as uint8 images [N, 3, S, S]."""
+    """Return the digest of the numbers of an array in their order, such as uint8 images [N, 3, S, S]."""
     return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
 
 
-def check_results(folder: Path | str, network: dict) -> None:
-    """Raise UserError if one of the RESULTS in the folder is of another network.
-
-    network: see network_of; results of earlier versions know the digest alone.
-    """
-    for path in [Path(folder) / name for name in RESULTS]:
-        if path.is_file():
-            with reading(path, "results, which --overwrite replaces"):
-                owner = json.loads(path.read_text(encoding="utf-8"))
-                is_same = owner.get("checkpoint_sha256") is not None and agree(owner, network)
-            if not is_same:
-                hint = "use another --out, or replace it by --overwrite"
-                raise UserError(f"{path} is of other weights, or normalised otherwise: {hint}")
+def file_digest(path: Path) -> str:
+    """Return the digest of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def read_history(folder: Path, known: list[dict]) -> list[dict]:
-    """Return the rows of logs/history.csv in a folder if it continues the `known` ones, else these.
-
-    The checkpoint of the best epoch does not know of the epochs after it.
-    """
-    path, rows = folder / "logs" / "history.csv", []
-    if path.is_file():
-        with reading(path, "the history of train.py"), open(path, newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                rows.append(row | {key: float(row[key]) for key in row if key != "precision"})
-    continues = [row["val_loss"] for row in rows[: len(known)]] == [row["val_loss"] for row in known]
-    return rows if continues else known
+def check_owner(folder: Path, weights_sha256: str) -> None:
+    """Raise UserError if a folder holds the results of other weights."""
+    path = folder / "metrics.json"
+    if path.is_file() and read_json(path, "numbers of report.py").get("checkpoint_sha256") != weights_sha256:
+        raise UserError(f"{path} is of other weights: give another --out, or delete that folder")
 
 
-# ---- metrics.json, predictions.npz and evidence.npz, from report.py ---------------------------------------
+# ---- Reading and writing ---------------------------------------------------------------------------------
 
 
-def write_arrays(path: Path, content: dict) -> None:
-    """Write tensors, texts, and lists of numbers or of texts to an .npz file; None is left out."""
+def write_arrays(path: Path, content: dict) -> str:
+    """Write tensors, texts, and lists of these to an .npz file, but no None; return its digest."""
     arrays = {key: np.asarray(value) for key, value in content.items() if value is not None}
-    with whole_file(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
+    with whole_file(path) as temporary:
+        with open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays)
+        return file_digest(temporary)
 
 
 def read_arrays(path: Path, what: str) -> dict:
     """Return what write_arrays wrote: tensors of numbers, and texts and lists of them as they were."""
-    found = {}
-    with reading(path, what), np.load(path) as content:
-        for key in content.files:
-            array = content[key]
-            found[key] = array.tolist() if array.dtype.kind == "U" else torch.from_numpy(array)
-    return found
+    content = {}
+    with reading(path, what), np.load(path) as file:
+        for key in file.files:
+            array = file[key]
+            content[key] = array.tolist() if array.dtype.kind == "U" else torch.from_numpy(array)
+    return content
 
 
-def read_predictions(run: Path) -> dict:
-    """Return what predictions.npz in the folder of a run holds, see docs/formats.md, tensors on the CPU.
+def read_json(path: Path, what: str) -> dict:
+    """Return the content of a .json file that holds a dict."""
+    with reading(path, what):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
+        return content
 
-    Raises UserError if the file is missing or damaged, or if the run has trained on since.
+
+def read_history(run: Path | None, saved: list[dict]) -> list[dict]:
+    """Return the rows of logs/history.csv of a run if it continues the `saved` ones, else these.
+
+    The checkpoint of the best epoch does not know of the epochs after it.
     """
-    file, best = run / "predictions.npz", run / "checkpoints" / "best.pt"
-    if not file.exists():
-        raise UserError(f"there is no {file}: run python report.py --run {run} first")
-    found = read_arrays(file, "predictions of report.py")
-    with reading(file, "predictions of report.py"):
-        found["probabilities"] = found["probabilities"].float()  # they may be stored in float16
-        checkpoint = found["checkpoint_sha256"]
-    if best.is_file() and hashlib.sha256(best.read_bytes()).hexdigest() != checkpoint:
-        raise UserError(f"{file} is of other weights than {best}: run report.py --run {run} again")
-    return found
+    if run is None:
+        return saved
+    path, rows = run / "logs" / "history.csv", []
+    if path.is_file():
+        with reading(path, "the history of train.py"), open(path, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                rows.append(row | {key: float(row[key]) for key in row if key != "precision"})
+    continues = [row["val_loss"] for row in rows[: len(saved)]] == [row["val_loss"] for row in saved]
+    return rows if continues else saved
 
 
-def read_report(folder: Path) -> tuple[dict, dict, dict]:
-    """Return metrics.json, predictions.npz and evidence.npz of a folder, all of one report.
+def read_report(folder: Path) -> tuple[dict, dict]:
+    """Return metrics.json and predictions.npz of a folder, both of one report; floats are float32.
 
-    Raises UserError if one is missing, damaged, or of another network, other images, labels or runs.
+    Raises UserError if a file is missing or damaged, if they are of two reports, as after a process that was
+    killed between them, or if the run was trained further since.
     """
-    path = folder / "metrics.json"
-    if not path.exists():
-        raise UserError(f"there is no {path}: run report.py without --page first")
-    with reading(path, "numbers of report.py"):
-        numbers = json.loads(path.read_text(encoding="utf-8"))
-        whose = {key: numbers[key] for key in ("runs", *IDENTITY)}
-    found = []
-    for name in ("predictions.npz", "evidence.npz"):
-        arrays = read_arrays(folder / name, "arrays of report.py")
-        if not is_of(arrays, whose):
-            raise UserError(f"{folder / name} is of another report than {path}: run report.py again")
-        found.append(arrays)
-    return numbers, *found
-
-
-# ---- stress.json and stress.npz, from stress.py ----------------------------------------------------------
-
-
-def write_stress(folder: Path, results: dict) -> None:
-    """Write what are tensors to stress.npz and the rest to stress.json.
-
-    Tensors are results["answers"], {test: which are right, bool [N]}, and PIXELS, if they are known.
-    """
-    arrays = {test: right.numpy() for test, right in results["answers"].items()}
-    arrays |= {name: results[name].numpy() for name in PIXELS if name in results}
-    with whole_file(folder / "stress.npz") as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
-    rest = {key: results[key] for key in results if key not in ("answers", *PIXELS)}
-    write_json(folder / "stress.json", rest)
-
-
-def read_stress(folder: Path, whose: dict) -> dict | None:
-    """Return what write_stress wrote to the folder, or None if that is nothing or of another network.
-
-    whose: keys of stress.json and what they have to be, see identity. Raises UserError if a file cannot be
-    used, or if stress.json is not of what stress.npz holds.
-    """
-    path = folder / "stress.json"
-    if not path.exists():
-        return None
-    with reading(path, "results of stress.py, which its --overwrite replaces"):
-        results = json.loads(path.read_text(encoding="utf-8"))
-        if not is_of(results, whose):
-            return None
-        # Killed between the two files, the command has left more in stress.npz than stress.json knows of, or
-        # less, if that was the first save of an --overwrite.
-        with np.load(folder / "stress.npz") as arrays:
-            if not results["tests"].keys() <= set(arrays.files):
-                return None
-            results["answers"] = {test: torch.from_numpy(arrays[test]) for test in results["tests"]}
-            for name, shown in PIXELS.items():
-                if shown in results:
-                    results[name] = torch.from_numpy(arrays[name])
-        for test, right in results["answers"].items():
-            if int(right.sum()) / len(right) != results["tests"][test]["accuracy"]["value"]:
-                raise ValueError(f"its accuracy for {test} is not that of stress.npz")
-    return results
+    path, best = folder / "metrics.json", folder / "checkpoints" / "best.pt"
+    if not path.is_file():
+        raise UserError(f"there is no {path}: run python report.py --run {folder} first")
+    numbers = read_json(path, "numbers of report.py")
+    arrays = read_arrays(folder / "predictions.npz", "predictions of report.py")
+    if numbers.get("predictions_sha256") != file_digest(folder / "predictions.npz"):
+        raise UserError(f"{folder / 'predictions.npz'} is of another report than {path}: run report.py again")
+    if best.is_file() and file_digest(best) != numbers["checkpoint_sha256"]:
+        raise UserError(f"{path} is of other weights than {best}: run python report.py --run {folder} again")
+    for key, value in arrays.items():
+        if isinstance(value, Tensor) and value.dtype == torch.float16:  # as results/ keeps them
+            arrays[key] = value.float()
+    return numbers, arrays

@@ -104,7 +104,7 @@ def reported(tmp_path_factory, finished, reported_sets):
 
 def make_quick(patch):
     """Few resamples, mistakes and random networks; nothing is drawn into files."""
-    patch.setattr(metrics.bootstrap_headline, "__defaults__", (None, 20))
+    patch.setattr(metrics.bootstrap_headline, "__defaults__", (20,))
     patch.setattr(sections, "write_plots", NO_PLOTS)
     patch.setattr(plots, "save_png", lambda *found: None)
     patch.setattr(failures, "NUM_FAILURES", 2)
@@ -116,7 +116,7 @@ def make_quick(patch):
 @pytest.fixture
 def few_resamples(monkeypatch):
     """Twenty in place of a thousand, where no interval is looked at."""
-    monkeypatch.setattr(metrics.bootstrap_headline, "__defaults__", (None, 20))
+    monkeypatch.setattr(metrics.bootstrap_headline, "__defaults__", (20,))
 
 
 @pytest.fixture

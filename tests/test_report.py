@@ -24,6 +24,7 @@ import evaluate
 import metrics
 import report
 from gradcam import GradCAM
+from lab import more_metrics
 from metrics import expected_calibration_error
 from page import plots, sections
 from page.plots import save_png
@@ -58,7 +59,9 @@ def test_numbers_against_loops(small_sets, logits):
         "risk_at_half_coverage": sum(wrong[:50]) / 50,
         "aurc": statistics.mean(sum(wrong[:n]) / n for n in range(1, 101)),
         "mean_confidence": statistics.mean(max(row) for _, _, row in answers),
-        "error_if_calibrated": metrics.error_if_calibrated([max(row) for _, _, row in answers]),
+        "calibration_error_by_chance": more_metrics.calibration_error_by_chance(
+            [max(row) for _, _, row in answers]
+        ),
         "truth_second": statistics.mean([sorted(row)[-2] == row[t] for t, p, row in answers if t != p]),
     }
     assert {key: numbers[key] for key in expected} == pytest.approx(expected, rel=1e-5)

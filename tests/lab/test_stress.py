@@ -19,8 +19,9 @@ from test_formats import documented
 import data
 from lab import classifier, stress
 from lab.classifier import FromPixels, predict
+from lab.more_metrics import mean_interval
 from lab.stress_tests import attacks, cifar_c, corruptions, cues, examples
-from metrics import calibration_bins, expected_calibration_error, fit_temperature, mean_interval, proportion
+from metrics import calibration_bins, expected_calibration_error, fit_temperature, proportion
 from support import outputs
 from support.errors import UserError
 from support.outputs import read_stress

@@ -1,7 +1,7 @@
-"""Pictures of the page, and what its script needs to know.
+"""What the script of explore.html needs to know, and the sheets of pictures that it shows.
 
 All pictures of a kind are one file, a sheet of squares of at most 64 pixels each, of which the page shows
-parts. Arguments are called as in sections.py.
+parts. Arguments are called as in story.py.
 """
 
 import base64
@@ -12,22 +12,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.io import encode_jpeg, encode_png
-from torchvision.utils import make_grid
 
-from page import plots
+from lab.explore import charts
+from page.embed import SIDE, address, encoded, plain
 
-SIDE = 64  # pixels, of a picture on the page, at most
 MAX_SHEET = 600_000  # bytes of a sheet, whose quality falls until it fits; more for more pixels:
 BYTES_PER_PIXEL = 0.25
-
-
-def reduced(images: Tensor) -> Tensor:
-    """Return images uint8 [N, 3, S, S] as the page shows them: wide ones reduced to 64, antialiased."""
-    if images.shape[-1] <= SIDE:
-        return images
-    parts = (F.interpolate(part, SIDE, mode="bilinear", antialias=True) for part in images.split(100))
-    return torch.cat(list(parts))
 
 
 def middle(images: Tensor) -> Tensor:
@@ -36,45 +26,31 @@ def middle(images: Tensor) -> Tensor:
     return images[..., first : first + SIDE, first : first + SIDE]
 
 
-def png(pixels: Tensor) -> bytes:
-    """Return uint8 [3, H, W] as the content of a PNG file."""
-    return encode_png(pixels).numpy().tobytes()
-
-
-def address(content: bytes) -> str:
-    """Return the content of a PNG or JPEG file as an address that holds it."""
-    kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def picture(image: Tensor) -> str:
-    """Return an image, float [3, H, W] in [0, 1] or uint8, as an address."""
-    return address(png(image if image.dtype == torch.uint8 else (255 * image).round().to(torch.uint8)))
-
-
 def sheet(images: Tensor, limit: int = MAX_SHEET, columns: int | None = None) -> dict:
     """Return images, uint8 [N, 3, S, S], as one JPEG file: `address`, `columns` and `rows`.
 
     Its quality falls until the file has `limit` bytes, or 0.25 a pixel. columns: by default a square.
     """
     columns, side = columns or math.ceil(math.sqrt(max(1, len(images)))), images.shape[-1]
-    pixels = make_grid(images, columns, padding=0) if len(images) else torch.zeros(3, side, side).byte()
+    rows = max(1, math.ceil(len(images) / columns))
+    squares = torch.zeros(rows * columns, 3, side, side, dtype=torch.uint8)
+    squares[: len(images)] = images
+    pixels = (
+        squares.view(rows, columns, 3, side, side)
+        .permute(2, 0, 3, 1, 4)
+        .reshape(3, rows * side, columns * side)
+    )
     height, width = pixels.shape[1:]
     for quality in range(95, 15, -10):
-        content = encode_jpeg(pixels, quality=quality).numpy().tobytes()
+        content = encoded(pixels, "JPEG", quality)
         if len(content) <= max(limit, BYTES_PER_PIXEL * height * width):
             break
-    return {"address": address(content), "columns": width // side, "rows": height // side}
+    return {"address": address(content), "columns": columns, "rows": rows}
 
 
 def base64_of(values: np.ndarray) -> str:
     """Return uint8 values as the base64 of their bytes."""
     return base64.b64encode(values.tobytes()).decode()
-
-
-def plain(name: str) -> str:
-    """Return a class name as people write it: those of CIFAR-100 have underscores in place of spaces."""
-    return name.replace("_", " ")
 
 
 def run_name(run: str) -> str:
@@ -83,7 +59,7 @@ def run_name(run: str) -> str:
 
 
 def data_for_script(
-    numbers: dict, answers: dict, evidence: dict, stress: dict | None, side: int | None = None
+    numbers: dict, answers: dict, evidence: dict | None, stress: dict | None, side: int | None = None
 ) -> dict:
     """Return what the script shows of the misclassified images, of the puzzles and of the stress tests.
 
@@ -93,11 +69,15 @@ def data_for_script(
         "side": side,
         "classes": [plain(name) for name in answers["class_names"]],
         "kinds": [row["name"] for row in numbers["kinds"]],
-        "inferno": base64_of(plots.inferno()),
-        "runs": [run_name(run) for run in answers["runs"]],
-        "images": [mistake_data(answers, evidence, place) for place in range(len(evidence["mistakes"]))],
-        "puzzles": puzzle_data(answers, evidence),
+        "inferno": base64_of(charts.inferno()),
+        "runs": [run_name(run) for run in numbers["runs"]],
+        "images": [],
+        "puzzles": [],
     }
+    if evidence is None:
+        return data | stress_data(answers, stress)
+    data["images"] = [mistake_data(answers, evidence, place) for place in range(len(evidence["mistakes"]))]
+    data["puzzles"] = puzzle_data(answers, evidence)
     if "fill" in evidence:
         data["fill"] = (255 * evidence["fill"]).round().int().tolist()
     if "covers" in evidence:
@@ -112,6 +92,25 @@ def data_for_script(
         data["maps"] = base64_of((128 + 127 * scaled).round().byte().numpy())
         data["covered_pixels"] = base64_of(np.packbits(evidence["covered_pixels"].numpy()))
     return data | stress_data(answers, stress)
+
+
+def answers_to_mistakes(mistakes: Tensor, y_true: Tensor, runs: list[Tensor]) -> dict:
+    """Return what each run answers to the mistakes, int64 [m]: of evidence.npz.
+
+    runs: probabilities float32 [N, C] of this network and of others. `answers` and `answer_probabilities`,
+    [R, m, 3], are the three likeliest classes; `probability_true` and `rank_true`, [m], are this network's
+    probability of the true class, and its place in the order of the answers, from 1.
+    """
+    of_mistakes = torch.stack([probabilities[mistakes] for probabilities in runs])
+    order = of_mistakes.argsort(dim=2, descending=True, stable=True)
+    is_true = order[0] == y_true[mistakes, None]
+    return {
+        "mistakes": mistakes,
+        "answers": order[..., :3],
+        "answer_probabilities": of_mistakes.gather(2, order[..., :3]),
+        "probability_true": runs[0][mistakes, y_true[mistakes]],
+        "rank_true": is_true.int().argmax(dim=1) + 1,
+    }
 
 
 def mistake_data(answers: dict, evidence: dict, place: int) -> dict:
@@ -129,7 +128,7 @@ def mistake_data(answers: dict, evidence: dict, place: int) -> dict:
         "answers": likely,
         "file": answers["filenames"][i],
         "copied": answers["training_labels"][i].item() if "training_labels" in answers else -1,
-        "kind": answers["kinds"][i].item(),
+        "kind": evidence["kinds"][place].item(),
     }
     if "covered_answers" in evidence:
         probability = evidence["covered_probabilities"][place].item()

@@ -1,0 +1,503 @@
+"""Examine any classifier: all numbers, the reasons of its mistakes with their controls, and both pages.
+
+    python -m lab.examine                                           the newest run under runs/
+    python -m lab.examine --run runs/a --against runs/b runs/c      compared with runs that were examined
+    python -m lab.examine --model net.py:make --weights net.pt      a network of your own
+    python -m lab.examine --predictions answers.npz                 answers of any framework, no network
+    python -m lab.examine --run runs/a --page                       both pages again, from the files
+
+The answers and their numbers are those of report.py, in predictions.npz and metrics.json; if a run has its
+report they are taken from there. The laboratory adds reasons.json, evidence.npz and explore.html. `examine`
+and `examine_predictions` do the same for what is in memory.
+"""
+
+import argparse
+import hashlib
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+if __name__ == "__main__":  # from any folder, and without lab/ before a user's own modules
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import report
+from data import SIZE, Dataset, from_arrays, load
+from lab import agreement, more_metrics, reasons, results
+from lab import classifier as classifiers
+from lab.any_network import predictions
+from lab.classifier import Classifier
+from lab.explore.compose import write_explore
+from lab.explore.script_data import answers_to_mistakes
+from page.embed import SIDE
+from page.write import write_page
+from support import outputs
+from support.console import CommandLine, Progress, option, run_main
+from support.device import environment, full_float32, pick_device
+from support.errors import UserError, reading
+
+MAX_BROWSED = 2500  # mistakes on the page, the most confident ones; fewer of large pictures:
+MAX_BROWSED_PIXELS = 5_000_000  # of all of them together
+
+
+# ---- Numbers ---------------------------------------------------------------------------------------------
+
+
+def numbers_of_run(
+    examined: Classifier, out: Path, data_dir: str | None, expected: float | None
+) -> tuple[dict, dict, Dataset | None, Dataset]:
+    """Return what report.measure does of a checkpoint of train.py, from its report if there is one.
+
+    Else the report is written.
+    """
+    config = examined.training["config"]
+    try:
+        numbers, arrays = outputs.read_report(out)
+    except UserError:  # there is none, or it is damaged
+        numbers = {}
+    if (
+        numbers.get("checkpoint_sha256") == examined.digest
+        and numbers["data"]["size"] == config["image_size"]
+    ):
+        dataset, root = report.find_data(config, data_dir)
+        train, test, _ = report.load_images(
+            {"config": config, "class_names": examined.class_names}, dataset, root
+        )
+        if outputs.is_of(numbers, test):
+            print(f"answers  those of {out / 'metrics.json'}")
+            check_accuracy(numbers, expected)
+            return numbers, arrays, train, test
+    numbers, arrays, train, test = report.measure(examined.path, data_dir, examined.device)
+    check_accuracy(numbers, expected)
+    numbers["command"] = command_line()
+    return report.write_results(out, numbers, arrays), arrays, train, test
+
+
+def numbers_of_network(examined: Classifier, train: Dataset | None, test: Dataset) -> tuple[dict, dict]:
+    """Let a network answer the test images; return numbers and arrays as report.measure does.
+
+    Raises UserError for scores that are not finite.
+    """
+    with Progress("test images", len(test.labels)) as progress:
+        logits = classifiers.predict(examined.model, test.images, examined.device, progress=progress)
+    if not logits.isfinite().all():
+        raise UserError(f"{examined.name} cannot be used: its scores of the test images are not finite")
+    numbers, arrays = report.evaluate(logits, test, train, examined.validation)
+    if examined.layer is not None and len(arrays["mistakes"]):
+        chosen = arrays["mistakes"][: report.NUM_MAPS]
+        for key, classes in (("maps_predicted", arrays["y_pred"]), ("maps_true", test.labels)):
+            arrays[key] = examined.explain(test.images[chosen], classes[chosen])
+        numbers["layer"] = examined.layer
+    numbers |= {
+        "network": {
+            "name": examined.name if examined.training else type(examined.module).__name__,
+            "parameters": examined.parameters,
+            "input": examined.input,
+            "output": examined.output,
+            "maps": examined.layer_note,
+            "weights": str(examined.path or "in memory"),
+        },
+        "data": outputs.data_of(test, None, None, examined.model.image_size, examined.model.uncropped),
+        "environment": environment(examined.device),
+        "notes": [*examined.notes, *notes_on(numbers, test)],
+    }
+    return numbers | results.identity(examined, test), arrays
+
+
+def numbers_of_answers(answers: dict, test: Dataset, train: Dataset | None, source: str) -> tuple[dict, dict]:
+    """Return numbers and arrays of answers that came from a file or from memory, the `source`.
+
+    answers: see predictions.checked. What stands for the weights is the digest of the probabilities.
+    """
+    logits = answers["logits"]
+    numbers, arrays = report.evaluate(logits, test, train, answers.get("validation"))
+    numbers |= {
+        "network": {"name": "A classifier", "maps": "no maps: only the answers are known", "weights": source},
+        "data": outputs.data_of(test, None, None, None if test.images is None else test.images.shape[-1]),
+        "environment": environment(torch.device("cpu")),
+        "notes": [*answers.get("notes", ()), *notes_on(numbers, test)],
+    }
+    digest = outputs.sha256_of(logits.double().softmax(dim=1))
+    return numbers | outputs.identity(digest, test), arrays
+
+
+def notes_on(numbers: dict, test: Dataset) -> list[str]:
+    """Return what makes the numbers mean less, for people."""
+    notes, absent = [], len(test.class_names) - len(test.labels.unique())
+    if absent:
+        notes.append(f"{absent} classes have no test image and count as 0 in the macro averages")
+    value, chance = 100 * numbers["accuracy"]["value"], 100 / len(test.class_names)
+    if value < chance + 0.1 * (100 - chance):
+        notes.append(
+            f"an accuracy of {value:.1f} % is near chance: are images and classes as it expects them?"
+        )
+    return notes
+
+
+def test_set_of(answers: dict) -> Dataset:
+    """Return the test set of answers that came without a network; its images are None if they are unknown.
+
+    answers: see predictions.checked.
+    """
+    y_true, filenames = answers["y_true"], answers.get("filenames")
+    class_names = answers.get("class_names") or [f"class {c}" for c in range(answers["logits"].shape[1])]
+    if "images" in answers:
+        return from_arrays(answers["images"], y_true, class_names, "test images", filenames)
+    names = filenames or [str(i) for i in range(len(y_true))]
+    digest = hashlib.sha256(repr((y_true.tolist(), names)).encode()).hexdigest()
+    provenance = f"{len(y_true):,} answers without pictures"
+    return Dataset("test images", None, y_true, class_names, None, None, names, provenance, digest)
+
+
+def check_accuracy(numbers: dict, expected: float | None) -> None:
+    """Raise UserError unless an accuracy that was measured elsewhere, in percent, lies in the interval."""
+    if expected is None:
+        return
+    value, low, high = (100 * numbers["accuracy"][key] for key in ("value", "low", "high"))
+    if not low <= expected <= high:
+        measured = f"{value:.2f} % ({low:.2f} to {high:.2f})"
+        meant = f" Did you mean {100 * expected:g}?" if expected <= 1 else ""
+        raise UserError(
+            f"the accuracy is {measured}, not the expected {expected:g} %.{meant} "
+            "Check --mean, --std, --classes, --size and --weights-key"
+        )
+
+
+# ---- Reasons ---------------------------------------------------------------------------------------------
+
+
+def more_numbers(
+    arrays: dict, test: Dataset, temperature: float | None, others: dict[str, dict]
+) -> tuple[dict, Tensor]:
+    """Return the numbers of reasons.json that follow from the answers alone, and the kinds, int64 [N].
+
+    others: see agreement.read_runs; kinds: see reasons.kinds_of_mistakes.
+    """
+    logits, y_true, y_pred = arrays["logits"], arrays["y_true"], arrays["y_pred"]
+    wrong, second = y_pred != y_true, logits.argsort(dim=1, descending=True, stable=True)[:, 1] == y_true
+    numbers = {"truth_second": second[wrong].double().mean().item() if wrong.any() else None}
+    for suffix, divisor in {"": 1.0, "_after_temperature": temperature}.items():
+        if divisor is None:
+            continue
+        scaled = logits.double() / divisor
+        probabilities = scaled.softmax(dim=1)
+        _, risk = more_metrics.risk_coverage(y_true, probabilities)
+        by_chance = more_metrics.calibration_error_by_chance(probabilities.amax(dim=1))
+        numbers[f"calibration_error_by_chance{suffix}"] = by_chance
+        numbers[f"aurc{suffix}"] = risk.mean().item()
+        numbers[f"risk_at_half_coverage{suffix}"] = risk[(len(risk) - 1) // 2].item()
+        numbers[f"auroc{suffix}"] = more_metrics.auroc(~wrong, more_metrics.log_odds(scaled))
+    answers_of_others = [values["y_pred"] for values in others.values()]
+    kinds, numbers["kinds"] = reasons.kinds_of_mistakes(y_true, logits, test.superclass_of, answers_of_others)
+    if others:
+        numbers["against"] = agreement.compare({"this network": arrays, **others}, y_true)
+    return numbers, kinds
+
+
+def find_reasons(
+    examined: Classifier, test: Dataset, arrays: dict, browsed: Tensor, fill: Tensor
+) -> tuple[dict, dict]:
+    """Return what covering does, as numbers of reasons.json and arrays of evidence.npz; see lab/reasons.py.
+
+    browsed int64 [m]: the mistakes of the page, the most confident first; fill float32 [3] in [0, 1] covers
+    pixels. `opener` is the row of the mistake that covering turns to the truth with the highest probability.
+    """
+    y_pred, numbers, evidence, opener = arrays["y_pred"], {}, {"fill": fill}, 0
+    if len(browsed) and examined.layer is not None:
+        images = test.images[browsed]
+        (maps,) = examined.contrast(images, [(y_pred[browsed], test.labels[browsed])])
+        hidden = reasons.top_pixels(maps, reasons.COVERED, images.shape[-1])
+        classes, probabilities = reasons.answers_to(examined, images, hidden, fill)
+        # Kept at the side of the pictures on the page: the same quarter of the same maps.
+        shown = reasons.top_pixels(maps, reasons.COVERED, min(SIDE, images.shape[-1]))
+        evidence |= {"maps": maps, "covered_pixels": shown}
+        evidence |= {"covered_answers": classes[:, 0], "covered_probabilities": probabilities[:, 0]}
+        turned = classes[:, 0] == test.labels[browsed]
+        opener = int((turned * probabilities[:, 0]).argmax())
+    if len(browsed):
+        evidence["opener"] = torch.tensor(opener)
+        first = browsed[opener].item()
+        evidence |= reasons.find_puzzles(examined, test.images, test.labels, browsed, fill, first)
+    if examined.layer is None:
+        return numbers, evidence
+    numbers["covering"] = reasons.measure_covering(examined, test.images, test.labels, arrays["logits"], fill)
+    (a_map,) = examined.explain(test.images[:1], y_pred[:1])
+    numbers["maps"] = {"layer": examined.layer, "size": list(a_map.shape)}
+    numbers["maps"]["random_weights"] = reasons.measure_random_weights(examined, test.images, y_pred)
+    return numbers, evidence
+
+
+def write_all(
+    out: Path,
+    numbers: dict,
+    arrays: dict,
+    test: Dataset,
+    train: Dataset | None,
+    examined: Classifier | None,
+    runs: list[Path],
+    quick: bool,
+) -> dict:
+    """Find reasons and write them, then both pages; return metrics.json and reasons.json in one dict.
+
+    numbers: metrics.json, which is written. examined is None where only answers are known. runs: folders of
+    other runs to compare with. quick: without covering and maps.
+    """
+    others = agreement.read_runs(runs, numbers)
+    found, kinds = more_numbers(arrays, test, numbers.get("temperature"), others)
+    evidence = None
+    if not quick:
+        side = SIDE if test.images is None else min(SIDE, test.images.shape[-1])
+        browsed = arrays["mistakes"][: min(MAX_BROWSED, MAX_BROWSED_PIXELS // side**2)]
+        probabilities = [arrays["probabilities"], *(values["probabilities"] for values in others.values())]
+        evidence = answers_to_mistakes(browsed, arrays["y_true"], probabilities) | {"kinds": kinds[browsed]}
+        if examined is not None:
+            fill = reasons.mean_colour(test if train is None else train)
+            with Progress("reasons", 1) as progress:
+                progress.update(0)
+                covering, of_mistakes = find_reasons(examined, test, arrays, browsed, fill)
+            found |= covering
+            evidence |= of_mistakes
+    owner = {key: numbers[key] for key in outputs.IDENTITY}
+    if examined is not None:
+        owner = results.identity(examined, test)
+    found |= owner | {"runs": ["this network", *others], "predictions_sha256": numbers["predictions_sha256"]}
+    found = results.write_reasons(out, found, evidence)
+    write_explore(out, test.images)
+    write_page(out, test.images)
+    return numbers | found
+
+
+def command_line() -> str:
+    """Return the command that runs, as one types it."""
+    return shlex.join(["python", "-m", "lab.examine", *sys.argv[1:]])
+
+
+# ---- From Python -----------------------------------------------------------------------------------------
+
+
+def examine(
+    model: nn.Module | Classifier,
+    test: Dataset,
+    train: Dataset | None = None,
+    *,
+    out: Path | str,
+    layer: str | None = None,
+    class_names: list[str] | None = None,
+    against: tuple = (),
+) -> dict:
+    """Examine a network in memory, of float images [N, 3, S, S] in [0, 1] to logits, on its device.
+
+    train: the training set, a Dataset, if it is known. layer is what Grad-CAM explains, found if it is None;
+    "none" makes no maps. class_names are those of the logits, in their order, if it is not that of `test`;
+    against: folders of other runs. `test` should have images of every class: one without any counts as 0
+    in macro precision, recall and F1, as a note says. A copy of a module is examined, in float32 and eval
+    mode. Writes into the folder `out`; returns the content of metrics.json and reasons.json. Raises UserError
+    for what does not fit.
+    """
+    out = Path(out)
+    if not isinstance(model, Classifier):
+        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        copied, side = classifiers.copied(model), test.images.shape[-1]
+        model = classifiers.from_module(copied, class_names, layer, device, size=side)
+    with full_float32(model.device):
+        classifiers.fit_classes(model, test)
+        results.check_results(out, results.network_of(model))
+        train = checked_training_set(model, train, test)
+        numbers, arrays = numbers_of_network(model, train, test)
+        numbers = report.write_results(out, numbers, arrays)
+        return write_all(out, numbers, arrays, test, train, model, [Path(run) for run in against], False)
+
+
+def examine_predictions(
+    y_true: np.ndarray | Tensor,
+    logits: np.ndarray | Tensor,
+    *,
+    out: Path | str,
+    class_names: list[str] | None = None,
+    filenames: list[str] | None = None,
+    images: np.ndarray | Tensor | None = None,
+    validation: tuple | None = None,
+    against: tuple = (),
+) -> dict:
+    """Examine answers of any framework: logits float [N, C], or probabilities, which are recognised.
+
+    y_true int [N]; arrays of NumPy or tensors on the CPU. What is known besides: C class_names, N filenames,
+    images uint8 [N, 3, S, S] or [N, S, S, 3], and validation, (logits [V, C], labels [V]), from which the
+    temperature follows. Writes into the folder `out`; returns the content of metrics.json and reasons.json.
+    Raises ValueError for what does not fit.
+    """
+    out = Path(out)
+    optional = {"class_names": class_names, "filenames": filenames, "images": images}
+    if validation is not None:
+        optional |= {"val_logits": validation[0], "val_y_true": validation[1]}
+    arrays = {key: np.asarray(value) for key, value in optional.items() if value is not None}
+    answers = predictions.checked(arrays | {"y_true": np.asarray(y_true), "logits": np.asarray(logits)})
+    test = test_set_of(answers)
+    numbers, arrays = numbers_of_answers(answers, test, None, "in memory")
+    results.check_results(out, numbers)
+    numbers = report.write_results(out, numbers, arrays)
+    return write_all(out, numbers, arrays, test, None, None, [Path(run) for run in against], False)
+
+
+def checked_training_set(examined: Classifier, train: Dataset | None, test: Dataset) -> Dataset | None:
+    """Return the training set, its classes in the order of `test`, if it is what the network was trained on.
+
+    Notes if it is not; raises UserError if the two sets have other classes.
+    """
+    if train is None:
+        return None
+    trained_on = examined.training["config"].get("digest") if examined.training is not None else None
+    if trained_on not in (None, train.digest):
+        examined.notes.append("the training images found are not those of the training: no duplicates")
+        return None
+    if train.class_names == test.class_names:
+        return train
+    if sorted(train.class_names) != sorted(test.class_names):
+        raise UserError("the training set and the test set have other classes: expected the same names")
+    places = torch.tensor([test.class_names.index(name) for name in train.class_names])
+    return replace(train, labels=places[train.labels], class_names=test.class_names)
+
+
+# ---- The command -----------------------------------------------------------------------------------------
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = CommandLine(description=__doc__)
+    classifiers.add_options(parser)
+    text = "in place of a network its answers, .npz or .csv, see docs/your_own_code.md"
+    parser.add_argument("--predictions", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--data-dir", help="where CIFAR lies (default: as in training, else data)")
+    text = "cifar100, cifar10, shapes or a folder (default: what the network was trained on, else cifar100)"
+    parser.add_argument("--dataset", help=text)
+    text = "folder of the results (default: the run, else runs/<name of the weights, model or predictions>)"
+    parser.add_argument("--out", type=Path, metavar="DIR", help=text)
+    text = "compare with other runs that have their reports"
+    parser.add_argument("--against", type=Path, nargs="+", default=[], metavar="RUN", help=text)
+    parser.add_argument("--overwrite", action="store_true", help="replace the results of other weights")
+    parser.add_argument("--quick", action="store_true", help="without covering and maps, a third of the time")
+    text = "make both pages of --out or of the run again from the files, without the network"
+    parser.add_argument("--page", action="store_true", help=text)
+    text = "end before anything is written unless this accuracy lies in the interval of the measured one"
+    parser.add_argument("--expect-accuracy", type=float, metavar="PERCENT", help=text)
+    parser.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (default: auto)")
+    return parser.parse_args(argv)
+
+
+def examine_network(args: argparse.Namespace) -> tuple[Path, dict]:
+    """Examine the network that the options name; return the folder of the results and the numbers."""
+    device = pick_device(args.device)
+    examined = classifiers.from_options(args, device)
+    out = results.results_folder(examined, args.out)
+    if not args.overwrite and (examined.path is None or out != outputs.run_of(examined.path)):
+        results.check_results(out, results.network_of(examined))
+    source = examined.path or f"weights as {args.model} made them"
+    print(f"network  {examined.name}, {examined.parameters:,} parameters, {source}")
+    print(f"images   {examined.input}")
+    print(f"output   {examined.output}")
+    print(f"maps     {examined.layer_note}")
+    is_run = examined.training is not None and args.size is None and args.dataset in (None, examined.dataset)
+    if is_run:
+        numbers, arrays, train, test = numbers_of_run(examined, out, args.data_dir, args.expect_accuracy)
+    else:
+        train, test = classifiers.load_data(examined, args.dataset, args.data_dir)
+        print(f"data     {test.provenance}\ncompute  {device}, {examined.computes_in}")
+        train = checked_training_set(examined, train, test)
+        numbers, arrays = numbers_of_network(examined, train, test)
+        check_accuracy(numbers, args.expect_accuracy)
+        name, root = classifiers.find_data(examined, args.dataset, args.data_dir)
+        numbers["data"] |= {"dataset": name, "data_dir": root}
+        numbers["command"] = command_line()
+        numbers = report.write_results(out, numbers, arrays)
+    return out, write_all(out, numbers, arrays, test, train, examined, args.against, args.quick)
+
+
+def examine_file(args: argparse.Namespace) -> tuple[Path, dict]:
+    """Examine the answers in the file --predictions; return the folder of the results and the numbers."""
+    for name in ("run", "checkpoint", "model", "layer", *classifiers.OF_MODEL):
+        if getattr(args, name) is not None:
+            raise UserError(f"--predictions needs no network: leave out {option(name)}")
+    answers, train = predictions.read(args.predictions), None
+    with reading(args.predictions, "predictions of test images"):
+        test = test_set_of(answers)
+        if args.dataset is not None:
+            train, test = load(args.dataset, args.data_dir or "data", args.size or SIZE)
+            predictions.check_dataset(answers, test, args.dataset)
+    out = args.out or Path("runs") / args.predictions.stem
+    if args.predictions.resolve().parent == out.resolve():
+        raise UserError(
+            f"--out {out} holds {args.predictions.name}, which would be replaced: give another one"
+        )
+    print(f"data     {test.provenance}")
+    numbers, arrays = numbers_of_answers(answers, test, train, str(args.predictions))
+    if not args.overwrite:
+        results.check_results(out, numbers)
+    check_accuracy(numbers, args.expect_accuracy)
+    numbers["data"] |= {"dataset": args.dataset, "data_dir": args.data_dir}
+    numbers["command"] = command_line()
+    numbers = report.write_results(out, numbers, arrays)
+    return out, write_all(out, numbers, arrays, test, train, None, args.against, args.quick)
+
+
+def page_again(args: argparse.Namespace) -> Path:
+    """Make both pages of a folder from its files and the test images; return the folder.
+
+    Raises UserError if the files or the images are not there, or are others.
+    """
+    for name in (
+        "checkpoint",
+        "model",
+        "layer",
+        "size",
+        "predictions",
+        "expect_accuracy",
+        *classifiers.OF_MODEL,
+    ):
+        if getattr(args, name) is not None:
+            raise UserError(f"--page measures nothing: leave out {option(name)}")
+    if args.against or args.quick or args.overwrite:
+        raise UserError("--page measures nothing: leave out --against, --quick and --overwrite")
+    out = args.out or args.run or outputs.run_of(outputs.best_checkpoint(None))
+    images = test_images_of(out, args.dataset, args.data_dir)
+    write_explore(out, images)
+    write_page(out, images)
+    return out
+
+
+def test_images_of(out: Path, dataset: str | None, data_dir: str | None) -> Tensor | None:
+    """Return the test images of the results in a folder, uint8 [N, 3, S, S], None if they had none."""
+    numbers, _ = outputs.read_report(out)
+    data = numbers["data"]
+    name = dataset or data["dataset"]
+    if name is None and data["digest"] == numbers["images_sha256"]:
+        return None  # there never were pictures
+    if name is None and Path(numbers["network"]["weights"]).is_file():
+        answers = predictions.read(Path(numbers["network"]["weights"]))
+        if "images" in answers:
+            return test_set_of(answers).images
+    if name is None:
+        raise UserError(f"{out} is of images in memory: its page needs --dataset and --data-dir")
+    _, test = load(name, data_dir or data["data_dir"] or "data", data["size"] or SIZE, data["resize"])
+    return test.images
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Examine one classifier and write everything; return the exit code."""
+    args = parse(argv)
+    if args.page:
+        out = page_again(args)
+    else:
+        with full_float32(pick_device(args.device)):  # a number means the same on every machine
+            out, numbers = examine_file(args) if args.predictions else examine_network(args)
+        report.print_headline(numbers)
+        print(f"\nsaved    {out}: the files of report.py, reasons.json, evidence.npz, explore.html")
+    print(f"next     open {out / 'explore.html'} and report.html in a browser")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)

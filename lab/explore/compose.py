@@ -1,0 +1,114 @@
+"""Make explore.html, the page that one plays with, from the files of a run folder and the test images.
+
+A template is a section. It sets `claim`, what the section says in one sentence, and shows what the sentence
+stands on. All texts are escaped, and a missing value is an error. Nothing is measured here.
+"""
+
+import ast
+import functools
+import json
+from pathlib import Path
+from urllib.parse import urlencode
+
+from markupsafe import Markup
+from torch import Tensor
+
+from lab import results
+from lab.explore import script_data, story
+from page import plots, write
+from page.embed import reduced
+from support.errors import UserError
+from support.files import write_text
+from support.outputs import read_report, sha256_of
+
+FOLDER = Path(__file__).resolve().parent
+ROOT = FOLDER.parent.parent
+SECTIONS = {
+    "mistakes": "Which mistakes",
+    "maps": "What the maps mark",
+    "confidence": "Confidence",
+    "corruptions": "Corruptions",
+    "attacks": "Attacks",
+}
+
+
+def points(row: dict, digits: int = 1) -> str:
+    """Return a difference with its interval as "+1.2 points (0.3 to 2.1)"."""
+    value, low, high = (f"{100 * row[key]:+.{digits}f}" for key in ("value", "low", "high"))
+    return f"{value} points ({low} to {high})".replace("-", "\N{MINUS SIGN}")
+
+
+def p_value(p: float) -> str:
+    """Return p with as many digits as mean something."""
+    if p < 0.0001:
+        return "below 0.0001"
+    return f"{p:.2f}" if p >= 0.01 else f"{p:.4f}"
+
+
+def mistakes_at(**wanted: str) -> str:
+    """Return the address of the mistakes that fit, such as true="otter", predicted="seal"."""
+    return f"#{urlencode(wanted)}"
+
+
+@functools.cache
+def source(name: str) -> dict:
+    """Return where a function, class or module such as "metrics.accuracy" stands, and its source.
+
+    `path`, the first `line` and `text` are read from the file: nothing is imported to be quoted.
+    """
+    parts, depth = name.split("."), 1
+    while not (ROOT.joinpath(*parts[:depth])).with_suffix(".py").is_file():
+        depth += 1
+    path = Path(*parts[:depth]).with_suffix(".py")
+    text = (ROOT / path).read_text(encoding="utf-8")
+    node, first = ast.parse(text), 1
+    for part in parts[depth:]:
+        (node,) = (inner for inner in node.body if getattr(inner, "name", None) == part)
+    lines = text.splitlines()
+    if parts[depth:]:
+        first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+        lines = lines[first - 1 : node.end_lineno]
+    return {"path": path.as_posix(), "line": first, "text": "\n".join(lines).rstrip()}
+
+
+@plots.styled()
+def write_explore(out: Path, images: Tensor | None) -> None:
+    """Write explore.html into the run folder `out`, of what it holds; see page.write.write_page.
+
+    What is not of the same predictions is left out with a note, and so is a section that has nothing to say.
+    """
+    numbers, arrays = read_report(out)
+    if images is not None and sha256_of(images) != numbers["images_sha256"]:
+        raise UserError(f"the test images are not those of {out / 'metrics.json'}: give their --data-dir")
+    reasons, evidence = results.read_reasons(out, numbers["predictions_sha256"])
+    if reasons is None:
+        raise UserError(f"there are no reasons in {out}: run lab.examine without --page")
+    numbers = numbers | reasons
+    stress = results.read_stress(out, {key: numbers[key] for key in results.IDENTITY if key in numbers})
+    shown = None if images is None else reduced(images)
+    context = {"n": numbers, "class_names": arrays["class_names"], "folder": out.name}
+    context |= story.one_mistake(arrays, evidence, shown)
+    context |= story.mistakes(numbers, arrays, evidence, shown)
+    context |= story.maps(numbers)
+    context |= story.confidence(numbers, stress)
+    context |= story.stress_tests(arrays, stress, images)
+    templates = write.make_templates([FOLDER, write.FOLDER], (points, p_value))
+    templates.globals |= {"source": source, "mistakes_at": mistakes_at}
+    sections = []
+    for name, title in SECTIONS.items():
+        module = templates.get_template(f"{name}.html").make_module(context)
+        claim = module.claim.strip()  # escaped by the template, like all of it
+        if claim:
+            section = {"id": name, "title": title, "claim": claim, "html": Markup(module)}
+            sections.append(section | {"question": getattr(module, "question", None)})
+    side = None if images is None else shown.shape[-1]
+    data = script_data.data_for_script(numbers, arrays, evidence, stress, side)
+    page = templates.get_template("explore.html").render(
+        context,
+        sections=sections,
+        explore_style=Markup((FOLDER / "explore.css").read_text(encoding="utf-8")),
+        script=Markup((FOLDER / "page.js").read_text(encoding="utf-8")),
+        # With this escape no name can end the script element; JSON.parse reads it as the sign itself.
+        data=Markup(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")),
+    )
+    write_text(out / "explore.html", page + "\n")
