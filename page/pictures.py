@@ -5,15 +5,15 @@ parts. Arguments are called as in sections.py.
 """
 
 import base64
+import io
 import math
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
-from torchvision.io import encode_jpeg, encode_png
-from torchvision.utils import make_grid
 
 from page import plots
 
@@ -38,7 +38,14 @@ def middle(images: Tensor) -> Tensor:
 
 def png(pixels: Tensor) -> bytes:
     """Return uint8 [3, H, W] as the content of a PNG file."""
-    return encode_png(pixels).numpy().tobytes()
+    return file_of(pixels, "PNG")
+
+
+def file_of(pixels: Tensor, kind: str, **options: int) -> bytes:
+    """Return uint8 [3, H, W] as the content of a picture file of a kind that Pillow writes."""
+    file = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(file, kind, **options)
+    return file.getvalue()
 
 
 def address(content: bytes) -> str:
@@ -57,14 +64,19 @@ def sheet(images: Tensor, limit: int = MAX_SHEET, columns: int | None = None) ->
 
     Its quality falls until the file has `limit` bytes, or 0.25 a pixel. columns: by default a square.
     """
-    columns, side = columns or math.ceil(math.sqrt(max(1, len(images)))), images.shape[-1]
-    pixels = make_grid(images, columns, padding=0) if len(images) else torch.zeros(3, side, side).byte()
-    height, width = pixels.shape[1:]
+    count, side = max(1, len(images)), images.shape[-1]
+    columns = min(columns or math.ceil(math.sqrt(count)), count)
+    rows = math.ceil(count / columns)
+    height, width = rows * side, columns * side
+    squares = torch.zeros(rows * columns, 3, side, side, dtype=torch.uint8)
+    squares[: len(images)] = images
+    # To [3, row, line of the square, column, pixel of the line].
+    pixels = squares.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4).reshape(3, height, width)
     for quality in range(95, 15, -10):
-        content = encode_jpeg(pixels, quality=quality).numpy().tobytes()
+        content = file_of(pixels, "JPEG", quality=quality)
         if len(content) <= max(limit, BYTES_PER_PIXEL * height * width):
             break
-    return {"address": address(content), "columns": width // side, "rows": height // side}
+    return {"address": address(content), "columns": columns, "rows": rows}
 
 
 def base64_of(values: np.ndarray) -> str:
