@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import center_crop
 
 from sources import cifar, pictures, shapes
 from support.errors import UserError, reading
@@ -234,7 +233,7 @@ def resize(images: Tensor, side: int, uncropped: int | None = None) -> Tensor:
     if device.type == "mps" and images.requires_grad:
         images = images.cpu()  # Apple GPUs cannot differentiate this (torch 2.13), as attacks must.
     images = F.interpolate(images, uncropped or side, mode="bilinear", antialias=True).to(device)
-    return center_crop(images, [side, side])
+    return pictures.center_crop(images, side)
 
 
 class Normalize(nn.Module):

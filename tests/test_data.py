@@ -3,6 +3,8 @@
 import os
 import pickle
 import random
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from networks import seeded
+from processes import ROOT
 
 import data
 from sources import cifar
@@ -109,6 +112,14 @@ def test_no_image_is_in_both_splits_of_shapes(monkeypatch):
 def test_the_last_tenth_of_the_epochs_is_without_cutmix():
     for epochs in range(1, 300):
         assert data.cutmix_end(epochs) == max(e for e in range(epochs + 1) if 10 * e <= 9 * epochs)
+
+
+@pytest.mark.slow
+def test_the_core_starts_without_torchvision_and_matplotlib():
+    """In a process of its own: torchvision takes as long to import as torch."""
+    program = "import sys, data, train, gradcam; print({'torchvision', 'matplotlib'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "set()\n", done.stderr
 
 
 @pytest.fixture(scope="module")
