@@ -14,6 +14,7 @@ Conventions, for all functions below:
 import math
 import statistics
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -51,7 +52,14 @@ def check_integers(name: str, values: Values, *shape: str | int, limit: float = 
 
 def check_counts(confusion: Values) -> Tensor:
     """Return a confusion matrix as int64 [C, C] on the CPU, or raise ValueError."""
+    confusion = check_tensor("confusion", confusion, "C", "C")
     return check_integers("confusion", confusion, len(confusion), len(confusion))
+
+
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Raise ValueError unless a value is a whole number of at least `least`."""
+    if not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
 
 
 def check_scores(y_true: Values, scores: Values, name: str = "scores") -> tuple[Tensor, Tensor]:
@@ -82,6 +90,7 @@ def confusion_matrix(y_true: Values, y_pred: Values, num_classes: int) -> Tensor
 
     y_true and y_pred are integers [N]. Returns int64 [C, C] with C = num_classes; all entries together are N.
     """
+    check_count("num_classes", num_classes)
     y_true = check_integers("y_true", y_true, "N", limit=num_classes)
     y_pred = check_integers("y_pred", y_pred, len(y_true), limit=num_classes)
     # Sample (t, p) falls into entry t * C + p of the matrix read row by row, so counting is one histogram.
@@ -131,6 +140,7 @@ def most_confused_pairs(confusion: Values, n: int) -> list[tuple[int, int, int]]
 
     Equal counts are in row-major order. Pairs that never occurred are left out, so there may be fewer than n.
     """
+    check_count("n", n, least=0)
     confusion = check_counts(confusion)
     errors = confusion - confusion.diagonal().diag()
     entries = errors.flatten().argsort(descending=True, stable=True)
@@ -189,6 +199,7 @@ def chance_within_superclass(superclass_of: Values) -> float:
 
 def bin_of(confidence: Tensor, num_bins: int) -> Tensor:
     """Return the bin of each confidence, int64 [N]; one that equals an edge is in the bin on its left."""
+    check_count("num_bins", num_bins)
     edges = torch.arange(1, num_bins, dtype=torch.float64) / num_bins
     return torch.bucketize(confidence, edges)
 
@@ -226,7 +237,7 @@ def expected_calibration_error(y_true: Values, probabilities: Values, num_bins: 
 
 
 def confidence_histogram(y_true: Values, probabilities: Values, num_bins: int = 50) -> tuple[Tensor, Tensor]:
-    """Count the right and the wrong answers in each of num_bins equal bins of confidence, two int64 [num_bins].
+    """Count right and wrong answers in each of num_bins equal bins of confidence, two int64 [num_bins].
 
     Bin m holds the confidences in [m / num_bins, (m + 1) / num_bins), the last one also 1.
     """
@@ -248,8 +259,11 @@ def fit_temperature(logits: Values, y_true: Values) -> float:
 
     NLL'' is a mean of variances, so NLL' never falls, and bisection finds its zero with T in [0.01, 100] or
     the nearer limit (0.01 if every prediction is right). T is 1 if each of the rows [N, C] is constant.
+    Probabilities, rows of numbers from 0 that sum to 1 within 1e-3, raise ValueError: they are no logits.
     """
     y_true, logits = check_scores(y_true, logits, "logits")
+    if logits.min() >= 0 and (logits.sum(dim=1) - 1).abs().max() <= 1e-3:
+        raise ValueError("logits are probabilities, as their rows sum to 1: expected their logarithms")
     margins = logits - logits.gather(1, y_true[:, None])
     if not margins.any():
         return 1.0  # every temperature gives the same probabilities
@@ -292,6 +306,7 @@ def headline(y_true: Values, scores: Values) -> dict[str, float]:
 def resampled_headline(y_true: Values, scores: Values, num_resamples: int) -> Tensor:
     """Return the numbers of `headline`, float64 [num_resamples, 5]; for the same N of the same resamples."""
     y_true, scores = check_scores(y_true, scores)
+    check_count("num_resamples", num_resamples)
     n, num_classes = scores.shape
     y_pred, in_top5 = scores.argmax(dim=1), _in_top_k(y_true, scores, 5)
     count = y_true.bincount(minlength=num_classes)
@@ -319,17 +334,23 @@ def bootstrap_headline(
     The interval describes the choice of test samples, not the randomness of training. A class that is missing
     from a resample is left out of its macro averages; one without any sample counts as 0 in all of them. With
     2, 5 and 100 samples of each class the interval of macro recall held the true value in 89, 95 and 93 % of
-    1,000 made-up test sets, that of macro F1, which few samples make too low, in 88, 90 and 94 %. Where
-    all or none of the answers count, resamples are all alike, and the interval is that of `proportion`.
+    1,000 made-up test sets, that of macro F1, which few samples make too low, in 88, 90 and 94 %.
+
+    Where all or none of the answers count, resamples are all alike, and the interval is that of `proportion`,
+    of N samples for the accuracies. A macro average may lose most in the smallest class, so it counts as of
+    as many samples in each class as that one has: if classes are of one size these are N too.
     """
     value, resampled = headline(y_true, scores), resampled_headline(y_true, scores, num_resamples)
     low, high = resampled.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).tolist()
+    class_sizes = check_integers("y_true", y_true, "N").unique(return_counts=True)[1]
     intervals = {}
     for column, name in enumerate(value):
         intervals[name] = {"value": value[name], "low": low[column], "high": high[column]}
         is_certain = name == "top5_accuracy" and np.shape(scores)[1] <= 5  # it is 1 whatever the scores
-        if value[name] in (0, 1) and not is_certain:
-            intervals[name] = proportion(len(y_true) * int(value[name]), len(y_true))
+        is_macro = name.startswith("macro")
+        if value[name] in (0, 1) and not is_certain and (is_macro or name.endswith("accuracy")):
+            n = len(class_sizes) * int(class_sizes.min()) if is_macro else len(y_true)
+            intervals[name] = proportion(n * int(value[name]), n)
     return intervals
 
 

@@ -18,7 +18,7 @@ from torch.nn.modules.module import register_module_forward_hook
 import data
 from data import SIZE, Dataset, Normalize, images_at_once, load, memory_format
 from gradcam import GradCAM
-from lab.any_network import networks
+from lab.any_network import networks, predictions
 from lab.any_network.layer import find_layer
 from resnet_cifar import resnet18
 from support.checkpoint import read_checkpoint, read_tensors
@@ -37,7 +37,7 @@ class FromPixels(nn.Module):
 
     Images of another side than image_size, which the network was trained for, are brought to it, by way of
     `uncropped` if that is given, see data.resize. `order`, int64 [C], brings the logits into the order of the
-    data set's classes. Of a network that `ends_in_softmax` they are the logarithms of its probabilities.
+    data set's classes. Of a network that `ends_in_softmax` they are the logarithms of what it makes.
     """
 
     def __init__(self, network: nn.Module, image_size: int = SIZE, normalize: nn.Module | None = None):
@@ -323,22 +323,21 @@ def check_logits(classifier: Classifier, logits: Tensor) -> None:
 @torch.no_grad()
 def check_answers(classifier: Classifier, logits: Tensor) -> None:
     """Note what would make all numbers mean something else: chance, other images, or a softmax at the end."""
-    if (logits >= 0).all() and ((logits.sum(dim=1) - 1).abs() < 1e-4).all():
-        classifier.model.ends_in_softmax = True
-        classifier.output = "probabilities, of which the logarithm is taken"
-        classifier.notes.append("the network ends in softmax: the logarithm of its output is taken as logits")
     # Images of different brightness, whose statistics differ.
     light = torch.tensor([1.0, 0.7, 0.4, 0.1]).view(4, 1, 1, 1)
     side = classifier.model.image_size
     images = light * torch.rand(4, 3, side, side, generator=Generator().manual_seed(1))
     images = images.to(classifier.device)
     with full_float32(classifier.device):
+        outputs = torch.cat([logits, classifier.model(images)])
+        kind = predictions.kind_of(outputs)
+        if kind != "logits":
+            classifier.model.ends_in_softmax = True
+            classifier.output = f"{kind}, of which the logarithm is taken"
+            classifier.notes.append(f"the network makes {kind}: their logarithms are taken as logits")
+        elif ((outputs >= 0) & (outputs <= 1)).all():
+            classifier.notes.append("all outputs lie in 0 to 1: are these probabilities? Logits are expected")
         first, again = classifier.model(images), classifier.model(images)
-    outputs = torch.cat([logits, first])
-    per_cent = ((outputs.sum(dim=1) - 100).abs() < 0.01).all()
-    if (outputs >= 0).all() and ((outputs <= 1).all() or per_cent):
-        found = "add up to 100" if per_cent else "lie in 0 to 1"
-        classifier.notes.append(f"all outputs {found}: are these probabilities? Logits are expected")
     if not alike(first, again):
         note = "it answers at random, twice the same images and other logits: is dropout on?"
         classifier.notes.append(note)

@@ -6,7 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metrics import Values, bin_of, check_probabilities, check_tensor, headline, resampled_headline
+from metrics import (
+    Values,
+    bin_of,
+    check_count,
+    check_probabilities,
+    check_tensor,
+    headline,
+    resampled_headline,
+)
 
 # ---- Is the most confident answer right more often? ------------------------------------------------------
 
@@ -75,6 +83,7 @@ def calibration_error_by_chance(confidence: Values, num_bins: int = 15, num_draw
     """
     confidence = check_tensor("confidence", confidence, "N").double()
     place, generator, total = bin_of(confidence, num_bins), torch.Generator().manual_seed(0), 0.0
+    check_count("num_draws", num_draws)
     for _ in range(num_draws):
         right = torch.rand(len(confidence), generator=generator, dtype=torch.float64) < confidence
         gaps = torch.bincount(place, weights=right.double() - confidence, minlength=num_bins)
@@ -124,5 +133,7 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     McNemar 1947; Dietterich, "Approximate Statistical Tests for Comparing Supervised Classification Learning
     Algorithms", 1998, section 3.1.
     """
+    check_count("only_first", only_first, least=0)
+    check_count("only_second", only_second, least=0)
     n, fewer = only_first + only_second, min(only_first, only_second)
     return min(1.0, 2 * sum(math.comb(n, i) for i in range(fewer + 1)) / 2**n)

@@ -70,7 +70,7 @@ class OfficialUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> type:
         if f"{module}.{name}" not in ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, as no file of CIFAR-100 does")
+            raise pickle.UnpicklingError(f"it names {module}.{name}: only data are read")
         return super().find_class(module, name)
 
 

@@ -1,15 +1,22 @@
-"""Answers without a network: a file of what any framework predicted, .npz or .csv."""
+"""Answers without a network: a file of what any framework predicted, .npz or .csv.
+
+In messages rows, columns and classes count from 1, but labels that are numbers from 0.
+"""
 
 import csv
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from data import Dataset
+from sources.cifar import OfficialUnpickler
 from support.errors import one_line, reading
 
-ROUNDING = 0.01  # how far a sum of probabilities that were rounded may be from 1
+ROUNDING = 0.01  # how far a row of probabilities may sum from 1, and each be from the softmax of its logits
+TOLERANCE = 1e-6  # of float32
 
 
 def read(path: Path) -> dict:
@@ -19,93 +26,258 @@ def read(path: Path) -> dict:
             return checked(read_csv(path))
         if path.suffix != ".npz":
             raise ValueError("its name does not end in .npz or .csv")
-        with np.load(path) as content:
-            return checked({key: content[key] for key in content.files})
+        return checked(read_npz(path))
 
 
-def checked(given: dict[str, np.ndarray]) -> dict:
+def checked(arrays: dict[str, np.ndarray]) -> dict:
     """Return y_true int64 [N] and logits float64 [N, C] of arrays as in an .npz file, and what else is there.
 
-    Of probabilities the logits are the logarithms. Else there may be class_names, filenames, images uint8
-    [N, 3, S, S], and validation, (logits [V, C], labels [V]). Raises ValueError for what does not fit.
+    `notes` are lines for people, such as that logits turned out to be probabilities, see as_logits. Else
+    there may be class_names, filenames, images uint8 [N, 3, S, S], and validation, (logits [V, C], labels
+    [V]). Arrays of Python objects are taken as texts. Raises ValueError for what does not fit.
     """
-    found = {}
+    arrays = {key: array.astype(str) if array.dtype.kind in "OS" else array for key, array in arrays.items()}
+    answers = {"notes": []}
     for key in ("class_names", "filenames"):
-        if key in given:
-            found[key] = [one_line(name) for name in given[key].tolist()]
-    names = found.get("class_names", ())
+        if key in arrays:
+            answers[key] = [one_line(name) for name in arrays[key].tolist()]
+    names = answers.get("class_names", [])
     if len(set(names)) < len(names):
         raise ValueError(f"two classes have one name, expected another for each: {names}")
-    found["logits"] = logits_in(given, "")
-    found["y_true"] = labels_in(given, "y_true", *found["logits"].shape)
-    count, num_classes = found["logits"].shape
-    if any(key.startswith("val_") for key in given):
-        logits = logits_in(given, "val_")
+    answers["logits"] = logits_in(arrays, "", answers["notes"])
+    count, num_classes = answers["logits"].shape
+    for key, expected in {"class_names": num_classes, "filenames": count}.items():
+        if key in answers and len(answers[key]) != expected:
+            raise ValueError(f"it has {len(answers[key])} {key}, expected {expected}")
+    answers["y_true"] = labels_in(arrays, "y_true", names, count, num_classes)
+    if any(key.startswith("val_") for key in arrays):
+        logits = logits_in(arrays, "val_", answers["notes"])
         if logits.shape[1] != num_classes:
             raise ValueError(f"its validation has {logits.shape[1]} classes, expected {num_classes}")
-        found["validation"] = logits, labels_in(given, "val_y_true", *logits.shape)
-    for key, expected in {"class_names": num_classes, "filenames": count}.items():
-        if key in found and len(found[key]) != expected:
-            raise ValueError(f"it has {len(found[key])} {key}, expected {expected}")
-    if "images" in given:
-        found["images"] = given["images"]
-    return found
+        answers["validation"] = logits, labels_in(arrays, "val_y_true", names, *logits.shape)
+    if "images" in arrays:
+        answers["images"] = arrays["images"]
+    return answers
+
+
+def check_dataset(answers: dict, test: Dataset, name: str) -> None:
+    """Raise ValueError, in one line, unless answers, see checked, are to the images of `test` in their order.
+
+    name: what people call the data set. All labels and the classes are compared, and where both have them the
+    file names, of which one may begin with folders that the other leaves out.
+    """
+    labels, names = answers["y_true"], answers.get("class_names", test.class_names)
+    if names != test.class_names or answers["logits"].shape[1] != len(names):
+        raise ValueError(f"its classes are not those of {name} in their order")
+    if len(labels) != len(test.labels):
+        raise ValueError(f"it has {len(labels)} answers, but {name} has {len(test.labels)} test images")
+    if not torch.equal(labels, test.labels):
+        row = (labels != test.labels).nonzero()[0].item()
+        raise ValueError(
+            f"y_true of row {row + 1} is {names[labels[row]]!r}, but that image of {name} is of "
+            f"{names[test.labels[row]]!r}: expected its images in their order"
+        )
+    numbers = [str(i) for i in range(len(labels))]  # which stand for file names where there are none
+    if numbers in (answers.get("filenames", numbers), test.filenames):
+        return
+    for row, (ours, theirs) in enumerate(zip(answers["filenames"], test.filenames, strict=True), start=1):
+        path, other = f"/{ours}".replace("\\", "/"), f"/{theirs}"
+        if not path.endswith(other) and not other.endswith(path):
+            raise ValueError(
+                f"the file name of row {row} is {ours!r}, but that image of {name} is {theirs!r}: "
+                f"expected its images in their order"
+            )
+
+
+# ---- Logits or probabilities? ----------------------------------------------------------------------------
+
+
+def kind_of(scores: Tensor) -> str:
+    """Return what scores, float [N, C], are: "probabilities", "percent", or else "logits".
+
+    Probabilities are from 0 to 1, and each row sums to 1 within 0.01; if all are given to two or more
+    decimals, within C / 2 units of the last one, which is what rounding can do. Percent are 100 times that.
+    All rows are so, or none is.
+    """
+    for kind, whole in (("probabilities", 1), ("percent", 100)):
+        shares = scores.double() / whole
+        sums = shares.sum(dim=1)
+        if shares.min() < -TOLERANCE or shares.max() > 1 + TOLERANCE or sums.min() <= 0:
+            continue
+        off = (sums - 1).abs().max().item() - TOLERANCE
+        if off <= ROUNDING or off <= largest_rounding_error(shares):
+            return kind
+    return "logits"
+
+
+def largest_rounding_error(shares: Tensor) -> float:
+    """Return how far rounding can bring the sum of a row from 1; 0 unless all have two to five decimals."""
+    for decimals in range(1, 6):
+        if (shares - shares.round(decimals=decimals)).abs().max() < TOLERANCE:
+            return shares.shape[1] / 2 / 10**decimals if decimals > 1 else 0.0
+    return 0.0
+
+
+def as_logits(scores: Tensor, name: str = "the scores") -> tuple[Tensor, str | None]:
+    """Return the logits of scores, float64 [N, C], and a note for people if these were none, else None.
+
+    Of probabilities and percent, see kind_of, they are the logarithms, each row divided by its sum before.
+    """
+    kind = kind_of(scores)
+    if kind == "logits":
+        return scores, None
+    shares = scores / scores.sum(dim=1, keepdim=True)
+    logits = shares.clamp(min=torch.finfo(torch.float64).tiny).log()
+    return logits, f"{name} are {kind}: each row is divided by its sum, and the logarithm is taken"
+
+
+def why_logits(scores: Tensor) -> str:
+    """Return the row or the cell for which scores [N, C] are neither probabilities nor percent."""
+    if scores.min() < 0:
+        row, column = divmod(scores.argmin().item(), scores.shape[1])
+        return f"column {column + 1} of row {row + 1} is {scores.min():g}"
+    sums = scores.sum(dim=1)
+    whole = 100 if sums.median() > 10 else 1
+    row = (sums - whole).abs().argmax().item()
+    return f"row {row + 1} sums to {sums[row]:g}"
+
+
+def logits_in(arrays: dict, prefix: str, notes: list[str]) -> Tensor:
+    """Return the logits, float64 [N, C], of arrays whose names have a prefix; add a note on what they were.
+
+    They are those of `logits`, with which `probabilities` have to agree if both are there.
+    """
+    keys = [key for key in (f"{prefix}logits", f"{prefix}probabilities") if key in arrays]
+    if not keys:
+        raise ValueError(f"it has no {prefix}probabilities and no {prefix}logits")
+    tables = [scores_in(arrays, key) for key in keys]
+    kinds = [kind_of(table) for table in tables]
+    if keys[-1].endswith("probabilities") and kinds[-1] == "logits":
+        reason = why_logits(tables[-1])
+        raise ValueError(f"{keys[-1]} do not sum to 1 in each row, {reason}: mend them, or call them logits")
+    logits, note = as_logits(tables[0], keys[0])
+    if keys[0] != f"{prefix}{kinds[0]}":
+        notes.append(note)
+    if len(keys) == 2:
+        shares = tables[1] / (100 if kinds[1] == "percent" else 1)
+        if logits.shape != shares.shape or (logits.softmax(dim=1) - shares).abs().max() > ROUNDING:
+            raise ValueError(f"{keys[0]} and {keys[1]} disagree: leave out the wrong ones")
+    return logits
+
+
+def scores_in(arrays: dict, key: str) -> Tensor:
+    """Return an array of scores as float64 [N, C]."""
+    scores = arrays[key]
+    if scores.dtype.kind != "f" or scores.ndim != 2 or min(scores.shape) == 0 or scores.shape[1] < 2:
+        raise ValueError(f"{key} are {scores.dtype} {list(scores.shape)}, expected float [N, C]")
+    scores = torch.from_numpy(scores.astype(np.float64))
+    if not scores.isfinite().all():
+        row, column = (~scores.isfinite()).nonzero()[0].tolist()
+        raise ValueError(f"{key} are not all finite: column {column + 1} of row {row + 1} is not")
+    return scores
+
+
+# ---- Labels ----------------------------------------------------------------------------------------------
+
+
+def labels_in(arrays: dict, key: str, names: list[str], count: int, num_classes: int) -> Tensor:
+    """Return labels, int64 [count]: an array of numbers, or of texts that are all names or all numbers."""
+    if key not in arrays:
+        raise ValueError(f"it has no {key}")
+    labels = arrays[key]
+    if labels.dtype.kind not in "iufU" or labels.shape != (count,):
+        expected = f"expected whole numbers or names [{count}]"
+        raise ValueError(f"{key} is {labels.dtype} {list(labels.shape)}, {expected}")
+    labels = labels.tolist()
+    readings = [[class_number(label, num_classes) for label in labels]]
+    if isinstance(labels[0], str):
+        class_of = {name: c for c, name in enumerate(names)}
+        readings.append([class_of.get(one_line(label)) for label in labels])
+    complete = [classes for classes in readings if None not in classes]
+    if len(complete) == 2 and complete[0] != complete[1]:
+        advice = "use names that are no numbers, or whole numbers in an .npz"
+        raise ValueError(f"{key} fits the names of the classes and their numbers from 0: {advice}")
+    if not complete:
+        row = min(readings, key=lambda classes: classes.count(None)).index(None)
+        expected = f"expected in each row a number from 0 to {num_classes - 1}"
+        expected += f", or in each row a name such as {names[0]!r}" if names else ""
+        raise ValueError(f"row {row + 1} of {key} is {labels[row]!r}, {expected}")
+    return torch.tensor(complete[0])
+
+
+def class_number(label: str | float, num_classes: int) -> int | None:
+    """Return the class that a label such as 3, 3.0 or "3" is as a number, or None."""
+    try:
+        number = float(label)
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() and 0 <= number < num_classes else None
+
+
+# ---- Files -----------------------------------------------------------------------------------------------
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of an .npz file. Of Python objects only texts, numbers and containers are read."""
+    arrays = {}
+    with np.load(path) as content:
+        for key in content.files:
+            try:
+                arrays[key] = content[key]
+            except ValueError:  # Python objects, such as class_names=table.columns, lie there as a pickle
+                with content.zip.open(f"{key}.npy") as file:
+                    np.lib.format.read_magic(file)
+                    np.lib.format.read_array_header_1_0(file)
+                    arrays[key] = OfficialUnpickler(file).load()
+    return arrays
 
 
 def read_csv(path: Path) -> dict[str, np.ndarray]:
     """Return arrays as in an .npz file: y_true, `filename` if there is one, and a column for each class."""
     with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        names = [head for head in rows.fieldnames or [] if head not in ("y_true", "filename")]
-        table = list(rows)
-    if not table or "y_true" not in table[0]:
+        head, *rows = [row for row in csv.reader(file, skipinitialspace=True) if row] or [[]]
+    head = [cell.strip() for cell in head]
+    if not rows or "y_true" not in head:
         raise ValueError("it has no rows below a head such as y_true,cat,dog with commas")
-    labels, probabilities = [], []
-    for number, row in enumerate(table, start=1):
-        label = row["y_true"]
+    if len(set(head)) < len(head):
+        raise ValueError(f"two columns have one name, expected another for each: {head}")
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(head):
+            raise ValueError(f"row {number} has {len(row)} cells, expected {len(head)} for its head {head}")
+    columns = dict(zip(head, zip(*rows, strict=True), strict=True))
+    arrays = {"y_true": columns.pop("y_true")}
+    if "filename" in columns:
+        arrays["filenames"] = columns.pop("filename")
+    arrays["class_names"] = list(columns)
+    arrays["probabilities"] = probabilities_in(columns, arrays["y_true"])
+    return {key: np.array(values) for key, values in arrays.items()}
+
+
+def probabilities_in(columns: dict[str, tuple[str, ...]], labels: tuple[str, ...]) -> np.ndarray:
+    """Return the probabilities in the columns of a table, float64 [N, C]; none may be something else."""
+    names = list(columns)
+    numbers = [numbers_of_column(name, cells) for name, cells in columns.items()]
+    if len(numbers) < 2:
+        raise ValueError(f"it takes {names} for classes, expected a column for each of two or more")
+    table = torch.tensor(numbers, dtype=torch.float64).T
+    if kind_of(table) == "logits":
+        expected = "expected probabilities that sum to 1, and no other columns"
+        raise ValueError(f"it takes {names} for classes, but {why_logits(table)}: {expected}")
+    for name, column in zip(names, numbers, strict=True):
+        if not any(column) and name not in labels:
+            advice = "leave it out if it is no class, else save an .npz"
+            raise ValueError(f"it takes {names} for classes, but {name!r} is 0 in each row: {advice}")
+    return table.numpy()
+
+
+def numbers_of_column(name: str, cells: tuple[str, ...]) -> list[float]:
+    """Return the finite numbers in a column of a table."""
+    numbers = []
+    for row, cell in enumerate(cells, start=1):
         try:
-            # A label that is the head of a column is a name, else a number.
-            labels.append(names.index(label) if label in names else int(label))
-            probabilities.append([float(row[name]) for name in names])
-            if None in row:  # where csv puts what is beyond the head
-                raise ValueError
-        except (TypeError, ValueError) as error:
-            expected = "expected for y_true a class or its number, and for each class a number"
-            raise ValueError(f"row {number} does not fit its head {rows.fieldnames}: {expected}") from error
-    given = {"y_true": labels, "probabilities": probabilities, "class_names": names}
-    if "filename" in table[0]:
-        given["filenames"] = [row["filename"] for row in table]
-    return {key: np.array(values) for key, values in given.items()}
-
-
-def logits_in(given: dict, prefix: str) -> Tensor:
-    """Return `logits`, or the logarithms of `probabilities`, of arrays whose names have a prefix."""
-    name = next((f"{prefix}{key}" for key in ("logits", "probabilities") if f"{prefix}{key}" in given), None)
-    if name is None:
-        raise ValueError(f"it has no {prefix}probabilities and no {prefix}logits")
-    scores = given[name]
-    if scores.dtype.kind != "f" or scores.ndim != 2 or min(scores.shape) == 0 or scores.shape[1] < 2:
-        raise ValueError(f"{name} are {scores.dtype} {list(scores.shape)}, expected float [N, C]")
-    scores = torch.from_numpy(scores.astype(np.float64))
-    if not scores.isfinite().all():
-        raise ValueError(f"{name} are not all finite")
-    if name.endswith("logits"):
-        return scores
-    away = (scores.sum(dim=1) - 1).abs().max().item()
-    if scores.min() < 0 or away > ROUNDING:
-        columns = "of a .csv all columns but y_true and filename"
-        raise ValueError(f"{name} do not sum to 1 in each row ({columns}): mend them, or call them logits")
-    return scores.clamp(min=torch.finfo(torch.float64).tiny).log()
-
-
-def labels_in(given: dict, name: str, count: int, num_classes: int) -> Tensor:
-    """Return labels, int64 [count], from 0 to num_classes - 1."""
-    if name not in given:
-        raise ValueError(f"it has no {name}")
-    labels = given[name]
-    if labels.dtype.kind not in "iu" or labels.shape != (count,):
-        raise ValueError(f"{name} is {labels.dtype} {list(labels.shape)}, expected whole numbers [{count}]")
-    if labels.min() < 0 or labels.max() >= num_classes:
-        found = f"from {labels.min()} to {labels.max()}"
-        raise ValueError(f"{name} goes {found}, expected 0 to {num_classes - 1}")
-    return torch.from_numpy(labels.astype(np.int64))
+            numbers.append(float(cell))
+        except ValueError:
+            numbers.append(math.nan)
+        if not math.isfinite(numbers[-1]):
+            raise ValueError(f"column {name!r} of row {row} is {cell!r}, expected a number")
+    return numbers

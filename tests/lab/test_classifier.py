@@ -411,8 +411,10 @@ class Unusual(nn.Module):
 NOTES = {
     "as usual": (Unusual(), None),
     "other images": (Unusual(track_running_stats=False), "depends on the other images of the batch"),
-    "softmax": (Unusual(lambda x: (1000 * x).softmax(dim=1)), "ends in softmax"),  # many of them are 0
-    "per cent": (Unusual(lambda x: 100 * x.softmax(dim=1)), "outputs add up to 100: are these prob"),
+    "softmax": (Unusual(lambda x: (1000 * x).softmax(dim=1)), "makes probabilities"),  # many of them are 0
+    "per cent": (Unusual(lambda x: 100 * x.softmax(dim=1)), "makes percent"),
+    "half precision": (Unusual(lambda x: x.softmax(dim=1).bfloat16()), "makes probabilities"),
+    "three digits": (Unusual(lambda x: x.softmax(dim=1).round(decimals=3)), "makes probabilities"),
     "sums of 1": (Unusual(lambda x: 9 * (x - x.mean(dim=1, keepdim=True)) + 0.2), None),
     "sigmoid": (Unusual(lambda x: x.sigmoid()), "outputs lie in 0 to 1: are these probabilities"),
     "a little noise": (Unusual(lambda x: x + 0.01 * x.abs().max() * torch.randn(x.shape)), "at random"),
@@ -426,9 +428,9 @@ def test_what_makes_all_numbers_mean_less_is_noted(name):
     found = from_module(module, None, None, CPU)
     assert len(found.notes) == (note is not None) and all(note in said for said in found.notes)
     assert (found.fixed_logits is None) == ("random" in (note or ""))
-    if name in ("as usual", "softmax"):
-        logits, outputs = predict(found.model, pictures(), CPU), module(pictures() / 255).detach()
-        expected = outputs if name == "softmax" else outputs.softmax(dim=1)
+    if name == "as usual" or "makes" in (note or ""):
+        logits, outputs = predict(found.model, pictures(), CPU), module(pictures() / 255).detach().float()
+        expected = outputs.softmax(dim=1) if note is None else outputs / outputs.sum(dim=1, keepdim=True)
         assert logits.isfinite().all() and (expected == 0).any() == (name == "softmax")
         torch.testing.assert_close(logits.softmax(dim=1), expected)
 

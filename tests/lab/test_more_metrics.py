@@ -97,3 +97,5 @@ def test_bad_arguments_raise():
         more_metrics.auroc([0, 1, 2], [0.1, 0.2, 0.3])
     with pytest.raises(ValueError, match="no score NaN"):
         more_metrics.auroc([True, False], [0.1, math.nan])
+    with pytest.raises(ValueError, match="only_first must be a whole number of at least 0"):
+        more_metrics.mcnemar_exact(-1, 3)
