@@ -262,9 +262,7 @@ def about(numbers: dict, stress: dict | None) -> dict:
         options = config["settings"] | {key: config[key] for key in ("device", "precision")}
         processes = config["environment"].get("processes", 1)
         start = "python" if processes == 1 else f"torchrun --nproc-per-node {processes}"
-        changed = f"experiments/train_changed.py {config.get('change')}"
-        script = changed if "change" in config else "train.py"
-        commands.append(("The network was trained by", command(f"{start} {script}", options)))
+        commands.append(("The network was trained by", command(f"{start} train.py", options)))
     options = numbers["command"].get("options")
     if options is not None:
         if stress is not None:

@@ -131,11 +131,16 @@ def write_arrays(path: Path, content: dict) -> None:
 
 
 def read_arrays(path: Path, what: str) -> dict:
-    """Return what write_arrays wrote: tensors of numbers, and texts and lists of them as they were."""
+    """Return what write_arrays wrote: tensors of numbers, and texts and lists of them as they were.
+
+    What is stored in float16, as in results/, comes in float32.
+    """
     found = {}
     with reading(path, what), np.load(path) as content:
         for key in content.files:
             array = content[key]
+            if array.dtype == np.float16:
+                array = array.astype(np.float32)
             found[key] = array.tolist() if array.dtype.kind == "U" else torch.from_numpy(array)
     return found
 
@@ -150,7 +155,6 @@ def read_predictions(run: Path) -> dict:
         raise UserError(f"there is no {file}: run python report.py --run {run} first")
     found = read_arrays(file, "predictions of report.py")
     with reading(file, "predictions of report.py"):
-        found["probabilities"] = found["probabilities"].float()  # they may be stored in float16
         checkpoint = found["checkpoint_sha256"]
     if best.is_file() and hashlib.sha256(best.read_bytes()).hexdigest() != checkpoint:
         raise UserError(f"{file} is of other weights than {best}: run report.py --run {run} again")
