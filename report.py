@@ -156,9 +156,6 @@ def evaluate_answers(found: Answers, others: dict[str, dict], name: str) -> tupl
     of_others = [values["y_pred"] for values in others.values()]
     kinds = reasons.kinds_of_mistakes(y_true, logits, test.superclass_of, of_others)
     answers["kinds"], numbers["kinds"] = kinds
-    if test.name == "shapes":
-        of_shapes = test.class_names, test.superclass_of, y_true, y_pred
-        numbers["colour_or_shape"] = reasons.colour_or_shape(*of_shapes)
     absent = len(test.class_names) - len(y_true.unique())
     if absent:
         found.notes.append(f"{absent} classes have no test image and count as 0 in the macro averages")
@@ -229,8 +226,6 @@ def find_reasons(
     (a_map,) = examined.explain(test.images[:1], y_pred[:1])
     numbers["maps"] = {"layer": examined.layer, "size": list(a_map.shape)}
     numbers["maps"]["random_weights"] = reasons.measure_random_weights(examined, test.images, y_pred)
-    if test.masks is not None:
-        numbers["maps"]["pointing_game"] = reasons.measure_pointing(examined, test.images, test.masks, y_pred)
     return numbers, evidence
 
 

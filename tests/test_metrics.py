@@ -376,7 +376,6 @@ REFUSED = [
     ([metrics.proportion], (4, 3), "expected 0 to 3 successes"),
     ([metrics.auroc], (LABELS, [0.1, 0.2, 0.3]), r"positive must be bool"),
     ([metrics.auroc], ([True, False], [0.1, math.nan]), "no score NaN"),
-    ([metrics.pointing_game], (QUARTERS, QUARTERS), r"\[N, H, W\]"),
 ]
 
 
