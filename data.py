@@ -38,7 +38,6 @@ class Dataset:
     provenance: str  # one line for people: what these images are, and whether that was verified
     digest: str  # sha256 of the content, see cifar.content_digest
     picture_side: int | None = None  # the median of the shorter sides of the pictures of a folder, in pixels
-    masks: Tensor | None = None  # bool [N, S, S], where the object is; only the shapes set knows
 
 
 def load(
@@ -154,12 +153,11 @@ def from_arrays(
 
 def make_shapes(per_class: int, seed: int) -> Dataset:
     """Draw `per_class` images of each of 100 classes, 10 shapes (the superclasses) in 10 colours."""
-    images, labels, masks = shapes.draw_images(per_class, seed)
+    images, labels = shapes.draw_images(per_class, seed)
     filenames = [f"{shapes.CLASS_NAMES[c]} {i % per_class:03d}.png" for i, c in enumerate(labels.tolist())]
     of = [c // len(shapes.COLOURS) for c in range(100)]
     dataset = from_arrays(images, labels, shapes.CLASS_NAMES, "shapes", filenames, of, list(shapes.SHAPES))
     dataset.provenance = f"the built-in shapes set, {per_class} images of each of 100 classes, seed {seed}"
-    dataset.masks = masks
     return dataset
 
 

@@ -370,21 +370,3 @@ def proportion(successes: int, n: int) -> dict[str, float]:
     low = (centre - half_width) / (1 + z**2 / n)
     high = (centre + half_width) / (1 + z**2 / n)
     return {"value": q, "low": max(0.0, min(q, low)), "high": min(1.0, max(q, high))}  # against rounding
-
-
-# ---- Do explanations point at the object? ----------------------------------------------------------------
-
-
-def pointing_game(heatmaps: Values, masks: Values) -> tuple[int, float]:
-    """Return how often the maximum of a heatmap falls on the object, and how often a random pixel would.
-
-    heatmaps float [N, H, W]; masks bool [N, H, W], where the object is. Returns the number of hits, and the
-    mean fraction of the picture that the object covers, in [0, 1]. Of several maxima the first in row-major
-    order counts; an empty map (0 everywhere) is never a hit. Source: Zhang et al., "Top-down Neural Attention
-    by Excitation Backprop", 2016 (arXiv 1608.00507), section 4, without their tolerance of 15 pixels.
-    """
-    heatmaps = check_tensor("heatmaps", heatmaps, "N", "H", "W")
-    masks = check_tensor("masks", masks, *heatmaps.shape).bool()
-    peak, pixel = heatmaps.flatten(1).max(dim=1)
-    on_object = masks.flatten(1).gather(1, pixel[:, None])[:, 0] & (peak > 0)
-    return int(on_object.sum()), masks.double().mean().item()

@@ -15,7 +15,6 @@ import hashlib
 import math
 import shlex
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -238,14 +237,13 @@ def check_finite(what: str, values: Tensor, epoch: int, lr: float) -> None:
         raise UserError(f"{what} not finite in epoch {epoch}, at learning rate {lr:.4g}: {advice}")
 
 
-def train_one_epoch(training: Training, epoch: int, change: Callable | None = None) -> dict:
+def train_one_epoch(training: Training, epoch: int) -> dict:
     """Train the network once on all images; return the row of this epoch, counted from 1.
 
     The images left over from whole batches, other ones in each epoch, are not used. The row holds epoch,
     image_size, precision, lr (of the last step), and the means train_loss and train_accuracy, in [0, 1], over
     the images as they were trained on. Where CutMix mixed two images, an answer counts as right if it is the
-    class of the larger part. change(training, epoch) returns what an experiment does to each batch, a
-    function of images in [0, 1] and targets that returns images. Raises UserError if the loss is not finite.
+    class of the larger part. Raises UserError if the loss is not finite.
     """
     config, device, steps = training.config, training.device, training.steps
     optimizer, scaler = training.optimizer, training.scaler
@@ -254,17 +252,13 @@ def train_one_epoch(training: Training, epoch: int, change: Callable | None = No
     model = training.network.train()
     # CutMix keeps the network from learning its images by heart; results/log.md says what it gained.
     cutmix = config.cutmix if epoch <= data.cutmix_end(config.epochs) else 0.0
-    changed = change(training, epoch) if change else None
     # Of the loss and of the right answers; MPS has no float64.
     sums = torch.zeros(2, device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
     with Progress(f"epoch {epoch}/{config.epochs}", steps) as progress:
         drawn = batches(training.images, training.targets, config.batch_size, config.seed, epoch, cutmix)
         for step, (batch, target) in enumerate(drawn):
             # Data: shuffled, cropped and flipped images in [0, 1], of which each process takes its part.
-            images = batch.float() / 255
-            if changed:
-                images = changed(images, target)
-            images, target = distributed.shard(images), distributed.shard(target)
+            images, target = distributed.shard(batch.float() / 255), distributed.shard(target)
 
             # Schedule: every step has its own learning rate. That of the very first is 0, so it trains
             # nothing. Counted from 1 it would be the last one that has 0, for nothing gained.
@@ -384,9 +378,6 @@ def restore(training: Training, last: dict) -> None:
     if record.get("images_sha256", ours["images_sha256"]) != ours["images_sha256"]:
         order = "has its training images in another order, as of renamed files, and so another split"
         raise UserError(f"{config.dataset} {order}: name them as they were, or begin another run")
-    if record.get("change") != ours.get("change"):
-        began = record.get("change", "no change of its images")
-        raise UserError(f"{config.out} was started with {began}: resume it by the same command")
     with reading(Path(config.out) / "checkpoints" / "last.pt", "a checkpoint to resume from"):
         training.model.load_state_dict(last["model"])
         training.optimizer.load_state_dict(last["optimizer"])
@@ -405,16 +396,14 @@ def time_left(row: dict, config: Config) -> str:
     return duration(row["seconds"] * sum(side**2 for side in sides) / row["image_size"] ** 2)
 
 
-def fit(config: Config, last: dict | None = None, change: Callable | None = None) -> None:
-    """Train epoch by epoch; last: the checkpoint of a run that is resumed; change: see train_one_epoch."""
+def fit(config: Config, last: dict | None = None) -> None:
+    """Train epoch by epoch; last: the checkpoint of a run that is resumed."""
     if rank() > 0:
         distributed.barrier()  # rank 0 loads first, which may be a download
     config, dataset, train_index, val_index = load_split(config)
     if rank() == 0:
         distributed.barrier()
     training = Training(config, dataset, train_index, val_index)
-    if change:
-        training.record["change"] = str(change)
     if last is not None:
         restore(training, last)
     record, history = training.record, training.history
@@ -429,7 +418,7 @@ def fit(config: Config, last: dict | None = None, change: Callable | None = None
 
     while not should_stop(history, config):
         started = time.perf_counter()
-        row = train_one_epoch(training, len(history) + 1, change)
+        row = train_one_epoch(training, len(history) + 1)
         seconds = time.perf_counter() - started
         distributed.average_running_statistics(training.model)
         val_logits = validate(training, row)
@@ -461,8 +450,8 @@ def check_folder(run: Path) -> None:
             raise UserError(f"{run} is not empty: {hint}")
 
 
-def main(argv: list[str] | None = None, change: Callable | None = None) -> int:
-    """Train as the command line says; return the exit code. change: see fit."""
+def main(argv: list[str] | None = None) -> int:
+    """Train as the command line says; return the exit code."""
     parser = CommandLine(description=__doc__)
     add_settings(parser, Config, PRESETS)
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
@@ -480,7 +469,7 @@ def main(argv: list[str] | None = None, change: Callable | None = None) -> int:
                 config, last = read_last(run / "checkpoints" / "last.pt", given)
             elif rank() == 0:
                 check_folder(run)
-            fit(config, last, change)
+            fit(config, last)
         return 0
     except KeyboardInterrupt:
         print("interrupted; the same command with --resume goes on after the last finished epoch")

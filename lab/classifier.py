@@ -5,9 +5,8 @@ return a Classifier, and nothing behind it asks where that came from. What is no
 """
 
 import argparse
-import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -115,18 +114,6 @@ class Classifier:
 # ---- Predict ---------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Run a block with the model in eval mode, then give each of its modules the mode back that it had."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
 @torch.inference_mode()
 def predict(
     model: nn.Module,
@@ -134,20 +121,20 @@ def predict(
     device: torch.device,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Return the logits of uint8 images [N, 3, S, S], float32 [N, C] on the CPU, computed in eval mode.
+    """Return the logits of uint8 images [N, 3, S, S], float32 [N, C] on the CPU.
 
-    model takes float32 images in [0, 1]. It computes in the precision of the caller, see full_float32. Test
-    sets come in the order of their classes, which would flatter or spoil a network whose answers depend on
-    the other images of a batch: they are predicted in a random order, always the same, and put back.
+    model takes float32 images in [0, 1] and is in eval mode, as that of a Classifier is. It computes in the
+    precision of the caller, see full_float32. Test sets come in the order of their classes, which would
+    flatter or spoil a network whose answers depend on the other images of a batch: they are predicted in a
+    random order, always the same, and put back.
     """
     batch_size = images_at_once(images, getattr(model, "image_size", 0))
     logits, order = [], torch.randperm(len(images), generator=Generator().manual_seed(0))
-    with eval_mode(model):
-        for start in range(0, max(len(images), 1), batch_size):  # no images give logits [0, C]
-            batch = images[order[start : start + batch_size]].to(device)
-            logits.append(model(batch / 255).float())
-            if progress:
-                progress.update(min(start + batch_size, len(images)))
+    for start in range(0, max(len(images), 1), batch_size):  # no images give logits [0, C]
+        batch = images[order[start : start + batch_size]].to(device)
+        logits.append(model(batch / 255).float())
+        if progress:
+            progress.update(min(start + batch_size, len(images)))
     return torch.cat(logits).cpu()[order.argsort()]
 
 

@@ -15,7 +15,6 @@ from torch import Generator, Tensor, nn
 
 import metrics
 from data import Dataset
-from gradcam import to_heatmap
 from lab import more_metrics
 from lab.classifier import Classifier, copied, images_at_once
 
@@ -25,7 +24,6 @@ NUM_DRAWS = 3  # of random maps
 MAPS_AT_ONCE = 50  # to enlarge, which takes memory
 FEWEST = 40  # mistakes for a verdict
 NUM_RANDOMIZED, NUM_SEEDS = 40, 5  # images, and random networks
-NUM_POINTED = 1000  # images for the pointing game
 
 
 def mean_colour(dataset: Dataset) -> Tensor:
@@ -391,28 +389,6 @@ def randomize(module: nn.Module, seed: int) -> None:
     module.load_state_dict(fresh.state_dict())
 
 
-def measure_pointing(classifier: Classifier, images: Tensor, masks: Tensor, y_pred: Tensor) -> dict:
-    """Return how often the maximum of a map falls on the object, of the usual map and of controls.
-
-    images uint8 [N, 3, S, S]; masks bool [N, S, S], where the object is; y_pred int64 [N], the classes that
-    are explained. A seeded sample of them is taken; see metrics.pointing_game.
-    """
-    generator = Generator().manual_seed(0)
-    sample = torch.randperm(len(images), generator=generator)[:NUM_POINTED]
-    side, game = images.shape[-1], {"images": len(sample)}
-    maps = classifier.explain(images[sample], y_pred[sample])
-    compared = {
-        "gradcam": maps,
-        "random": torch.rand(maps.shape, generator=generator),
-        "centre": centre_maps(len(sample), side),
-        "other_image": maps.roll(1, 0),
-    }
-    for name, of_images in compared.items():
-        hits, game["chance"] = metrics.pointing_game(to_heatmap(of_images, side), masks[sample])
-        game[name] = metrics.proportion(hits, len(sample))
-    return game
-
-
 # ---- What kind of mistake? -------------------------------------------------------------------------------
 
 
@@ -447,24 +423,3 @@ def kinds_of_mistakes(
         row = {"name": name, "count": count, "share": count / max(1, num_wrong)}
         rows.append(row | {"accuracy_if_right": (num_right + count) / len(wrong)})
     return kind, rows
-
-
-def colour_or_shape(
-    class_names: list[str], superclass_of: Tensor, y_true: Tensor, y_pred: Tensor
-) -> dict[str, int]:
-    """Return of the mistakes on the shapes set how many have the right colour, the right shape, or neither.
-
-    class_names are "purple circle" and so on; superclass_of int64 [C] is the shape; y_true and y_pred int64
-    [N].
-    """
-    colours = [name.split()[0] for name in class_names]
-    colour_of = torch.tensor([colours.index(colour) for colour in colours])
-    mistakes = y_pred != y_true
-    right_colour = mistakes & (colour_of[y_pred] == colour_of[y_true])
-    right_shape = mistakes & (superclass_of[y_pred] == superclass_of[y_true])
-    return {
-        "mistakes": int(mistakes.sum()),
-        "right_colour": int(right_colour.sum()),
-        "right_shape": int(right_shape.sum()),
-        "neither": int((mistakes & ~right_colour & ~right_shape).sum()),
-    }

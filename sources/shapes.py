@@ -1,4 +1,4 @@
-"""The built-in data set: coloured shapes in the format of CIFAR-100, drawn with masks of where they are."""
+"""The built-in data set: coloured shapes in the format of CIFAR-100."""
 
 import itertools
 import math
@@ -48,20 +48,19 @@ SHAPES = {
 CLASS_NAMES = [f"{colour} {shape}" for shape, colour in itertools.product(SHAPES, COLOURS)]
 
 
-def draw_images(per_class: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def draw_images(per_class: int, seed: int) -> tuple[Tensor, Tensor]:
     """Draw `per_class` images of each of 100 classes, 10 shapes in 10 colours.
 
-    Returns, class by class, images uint8 [N, 3, 32, 32], labels int64 [N] as in CLASS_NAMES, and masks bool
-    [N, 32, 32] of where the object is. `seed` alone decides.
+    Returns, class by class, images uint8 [N, 3, 32, 32] and labels int64 [N] as in CLASS_NAMES. `seed` alone
+    decides.
     """
     generator = torch.Generator().manual_seed(seed)
-    drawn = [draw_shape(inside, per_class, generator) for inside in SHAPES.values()]
-    images, masks = (torch.cat(parts) for parts in zip(*drawn, strict=True))
-    return images, torch.arange(100).repeat_interleave(per_class), masks
+    images = torch.cat([draw_shape(inside, per_class, generator) for inside in SHAPES.values()])
+    return images, torch.arange(100).repeat_interleave(per_class)
 
 
-def draw_shape(inside: Callable, per_class: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Draw one shape in every colour; return images uint8 [10 per_class, 3, 32, 32] and masks bool.
+def draw_shape(inside: Callable, per_class: int, generator: Generator) -> Tensor:
+    """Draw one shape in every colour; return images uint8 [10 per_class, 3, 32, 32].
 
     The object's place, size (radius 6 to 11 pixels), tilt (up to 35 degrees), shade and exact colour vary.
     The background is a smooth blend of random colours, with small discs of other colours scattered over it.
@@ -86,11 +85,9 @@ def draw_shape(inside: Callable, per_class: int, generator: Generator) -> tuple[
     centre_x, centre_y = between(11, 21, n, 1, 1), between(11, 21, n, 1, 1)
     x, y = (grid_x - centre_x) / radius, (centre_y - grid_y) / radius
     x, y = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
-    covered = inside(x, y)
     palette = torch.tensor(list(COLOURS.values())).repeat_interleave(per_class, dim=0)
     colour = (palette + between(-0.07, 0.07, n, 3))[:, :, None, None]
     shade = between(0.75, 1.05, n, 1, 1) + between(-0.15, 0.15, n, 1, 1) * x
-    picture = torch.where(covered[:, None], colour * shade[:, None], picture)
+    picture = torch.where(inside(x, y)[:, None], colour * shade[:, None], picture)
     picture = F.avg_pool2d(picture, 3) + 0.03 * torch.randn(n, 3, 32, 32, generator=generator)
-    masks = F.avg_pool2d(covered.float()[:, None], 3)[:, 0] > 0.5
-    return (picture.clamp(0, 1) * 255).round().to(torch.uint8), masks
+    return (picture.clamp(0, 1) * 255).round().to(torch.uint8)

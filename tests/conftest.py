@@ -109,7 +109,7 @@ def make_quick(patch):
     patch.setattr(plots, "save_png", lambda *found: None)
     patch.setattr(failures, "NUM_FAILURES", 2)
     patch.setattr(reasons, "NUM_SEEDS", 1)
-    for name in ("NUM_MISTAKES", "NUM_RIGHT", "NUM_RANDOMIZED", "NUM_POINTED", "MAX_EXAMINED"):
+    for name in ("NUM_MISTAKES", "NUM_RIGHT", "NUM_RANDOMIZED", "MAX_EXAMINED"):
         patch.setattr(reasons, name, 3)
 
 

@@ -331,7 +331,6 @@ REFUSED = [
     ([metrics.fit_temperature], (with_first(math.nan), LABELS), "logits must be finite"),
     ([metrics.top_k_accuracy], (LABELS, QUARTERS, 5), "from 1 to 4"),
     ([metrics.proportion], (4, 3), "expected 0 to 3 successes"),
-    ([metrics.pointing_game], (QUARTERS, QUARTERS), r"\[N, H, W\]"),
 ]
 
 

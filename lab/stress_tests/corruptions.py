@@ -535,7 +535,6 @@ PIXELS_AT_ONCE = 512_000  # of 500 images of CIFAR, or of 10 of ImageNet: bounds
 
 CORRUPTIONS = {corruption.name: corruption for corruption in TABLE}
 FIFTEEN = tuple(corruption.name for corruption in TABLE if corruption.origin == "fifteen")
-EXTRA = tuple(corruption.name for corruption in TABLE if corruption.origin == "extra")
 FAMILIES: dict[str, list[str]] = {}  # the names of each family, in the order of TABLE
 for row in TABLE:
     FAMILIES.setdefault(row.family, []).append(row.name)

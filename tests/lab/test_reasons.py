@@ -279,7 +279,7 @@ def test_three_puzzles_that_can_be_turned_come_before_each_that_cannot():
     assert order == [2, 4, 6, 0, 7, 10, 12, 1, 13, 14, 3, 5, 8, 9, 11]
 
 
-# ---- Random weights, and the pointing game ---------------------------------------------------------------
+# ---- Random weights --------------------------------------------------------------------------------------
 
 
 def test_random_weights_are_those_of_loops(small_case, monkeypatch):
@@ -342,27 +342,6 @@ def test_all_parameters_are_drawn_anew():
     assert (after["norm.running_mean"] == 0).all() and (after["norm.weight"] == 1).all()
 
 
-def test_the_pointing_game_is_that_of_loops(small_case, monkeypatch):
-    monkeypatch.setattr(reasons, "NUM_POINTED", 30)
-    generator = seeded()
-    y_pred = small_case.logits.argmax(dim=1)
-    masks = in_pixels(torch.rand(240, 3, 3, generator=seeded(5)) < 0.4)
-    game = reasons.measure_pointing(small_case.network, small_case.images, masks, y_pred)
-    sample = torch.randperm(240, generator=generator)[:30].tolist()
-    random = torch.rand(30, 3, 3, generator=generator).double().numpy()
-    pixels = small_case.images.double().numpy() / 255
-    usual = [np.maximum(0, map_of(small_case.model, pixels[i], y_pred[i])) for i in sample]
-    maps = {"gradcam": usual, "other_image": [usual[-1], *usual[:-1]], "random": random}
-    maps["centre"] = [centre()] * 30
-    for name, of_images in maps.items():
-        hits = []
-        for i, cells in zip(sample, of_images, strict=True):
-            large = enlarged(cells).astype(np.float32)  # so that equal ones are equal
-            hits.append(large.max() > 0 and masks[i].flatten()[int(large.argmax())].item())
-        assert game.pop(name) == pytest.approx(proportion(sum(hits), len(hits))), name
-    assert game == {"images": 30, "chance": pytest.approx(masks[sample].double().mean().item())}
-
-
 # ---- Kinds of mistakes -----------------------------------------------------------------------------------
 
 PLACE = {1: "second", 2: "in_first_five", 3: "in_first_five", 4: "in_first_five"}
@@ -405,14 +384,3 @@ def test_kinds_are_those_of_a_slow_loop_and_add_up(way):
     for row in rows:
         assert row["count"] == expected.count(row["name"]) > 0
         assert row["accuracy_if_right"] == pytest.approx((right + row["count"]) / 600)
-
-
-def test_colour_or_shape_of_mistakes_on_shapes():
-    test = data.make_shapes(1, seed=0)
-    purple_circle = test.class_names.index("purple circle")
-    y_pred = test.labels.clone()
-    y_pred[purple_circle] = test.class_names.index("purple half disc")
-    y_pred[:2] = torch.tensor([test.class_names.index("pink circle"), test.class_names.index("white circle")])
-    y_pred[99] = purple_circle
-    counts = {"mistakes": 4, "right_colour": 1, "right_shape": 2, "neither": 1}
-    assert reasons.colour_or_shape(test.class_names, test.superclass_of, test.labels, y_pred) == counts

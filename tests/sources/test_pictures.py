@@ -131,7 +131,7 @@ def test_a_folder_becomes_two_datasets_in_the_order_of_names(tmp_path):
     assert train.picture_side == test.picture_side == 36
     difference = test.images[1].numpy().astype(int) - expected(root / "test" / "cat" / "w.png")
     assert np.abs(difference).max() <= 1
-    assert train.superclass_of is None and train.superclass_names is None and train.masks is None
+    assert train.superclass_of is None and train.superclass_names is None
     assert train.name == "folder my pets" and train.digest != test.digest
     assert train.provenance == test.provenance and "7" in train.provenance and "4" in train.provenance
     assert "other files left out: 2" in train.provenance
