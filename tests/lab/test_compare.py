@@ -10,8 +10,8 @@ import false_positives
 import numpy as np
 import pytest
 import torch
+from lab_pages import write_run
 from networks import seeded
-from pages import write_predictions
 
 from lab import agreement, compare
 from support.errors import UserError

@@ -11,7 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from jinja2 import UndefinedError
-from pages import COVERING, HOSTILE_FILE, MAPS, NO_PLOTS, decoded, stress_content, text
+from lab_pages import COVERING, HOSTILE_FILE, MAPS, stress_content
+from pages import decoded, text
 
 from lab import reasons
 from page import failures, pictures, sections, write

@@ -6,16 +6,17 @@ import shutil
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
+import evaluate
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from chromium import needs_chromium, opened_page
-from pages import EPSILONS, NO_PLOTS, decoded, stress_content
+from lab_pages import EPSILONS, stress_content
+from pages import decoded
 from processes import CPU
 
 import data
-import evaluate
 import report
 from gradcam import overlay
 from lab import reasons

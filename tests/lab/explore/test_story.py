@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from pages import decoded, fraction, stress_content
+from lab_pages import stress_content
+from pages import decoded, fraction
 
 from page import pictures, plots, sections
 

@@ -3,7 +3,8 @@
 import copy
 
 import pytest
-from pages import COVERING, MAPS, text
+from lab_pages import COVERING, MAPS
+from pages import text
 
 from page import plots, sections, write
 

@@ -10,6 +10,7 @@ import shutil
 import statistics
 from collections import Counter
 
+import evaluate
 import numpy as np
 import pytest
 import torch
@@ -20,7 +21,6 @@ from torch import nn
 from torchvision.io import decode_image, read_file
 
 import data
-import evaluate
 import metrics
 import report
 from gradcam import GradCAM
