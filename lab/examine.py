@@ -412,6 +412,7 @@ def examine_network(args: argparse.Namespace) -> tuple[Path, dict]:
         name, root = classifiers.find_data(examined, args.dataset, args.data_dir)
         numbers["data"] |= {"dataset": name, "data_dir": root}
         numbers["command"] = command_line()
+        results.remove_others(out, numbers)
         numbers = report.write_results(out, numbers, arrays)
     return out, write_all(out, numbers, arrays, test, train, examined, args.against, args.quick)
 
@@ -439,6 +440,7 @@ def examine_file(args: argparse.Namespace) -> tuple[Path, dict]:
     check_accuracy(numbers, args.expect_accuracy)
     numbers["data"] |= {"dataset": args.dataset, "data_dir": args.data_dir}
     numbers["command"] = command_line()
+    results.remove_others(out, numbers)
     numbers = report.write_results(out, numbers, arrays)
     return out, write_all(out, numbers, arrays, test, train, None, args.against, args.quick)
 
