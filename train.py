@@ -412,9 +412,7 @@ def fit(config: Config, last: dict | None = None) -> None:
     print(f"data     {record['provenance']}")
     print(f"         {record['num_train']:,} images to train on, {record['num_val']:,} to validate")
     print(f"network  ResNet-18, width {config.width}, {record['parameters']:,} parameters")
-    print(
-        f"recipe   {config.epochs} epochs, {config.batch_size} images in a step, of {config.image_sizes} pixels"
-    )
+    print(f"recipe   {config.epochs} epochs, {config.batch_size} images a step, {config.image_sizes} pixels")
     threads = f"threads: {torch.get_num_threads()}"
     print(f"compute  {training.device}, {training.precision}, processes: {world_size()}, {threads}")
 
