@@ -212,7 +212,7 @@ def find_reasons(
         images = test.images[browsed]
         (maps,) = examined.contrast(images, [(y_pred[browsed], test.labels[browsed])])
         hidden = reasons.top_pixels(maps, reasons.COVERED, images.shape[-1])
-        classes, probabilities = reasons.answers_to(examined, images, hidden, fill)
+        classes, probabilities = reasons.answers_under_covering(examined, images, hidden, fill)
         # Kept at the side of the pictures on the page: the same quarter of the same maps.
         shown = reasons.top_pixels(maps, reasons.COVERED, min(SIDE, images.shape[-1]))
         evidence |= {"maps": maps, "covered_pixels": shown}

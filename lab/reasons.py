@@ -54,7 +54,7 @@ def blurred(images: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def answers_to(
+def answers_under_covering(
     classifier: Classifier, images: Tensor, hidden: Tensor, fill: Tensor | Callable
 ) -> tuple[Tensor, Tensor]:
     """Return the three likeliest classes, int64 [N, 3], and their probabilities where pixels are hidden.
@@ -116,7 +116,7 @@ def answers_without_top(
     answers = []
     for of_draw in maps:
         hidden = top_pixels(of_draw, fraction, images.shape[-1])
-        classes, _ = answers_to(classifier, images, hidden, fill)
+        classes, _ = answers_under_covering(classifier, images, hidden, fill)
         answers.append(classes[:, 0])
     return torch.stack(answers)
 
@@ -269,7 +269,7 @@ def find_puzzles(
         if not any(left.values()):
             break
         image = images[i].expand(len(COVERS), -1, -1, -1)
-        classes, probabilities = answers_to(classifier, image, hidden, fill)
+        classes, probabilities = answers_under_covering(classifier, image, hidden, fill)
         turned = bool((classes[:, 0] == y_true[i]).any())
         if left[turned]:
             left[turned] -= 1

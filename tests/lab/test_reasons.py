@@ -265,7 +265,7 @@ def test_of_large_pictures_fewer_mistakes_are_taken_apart(side, inside, most, mo
     passes = []
     network = SimpleNamespace(model=SimpleNamespace(image_size=side), largest_side=inside, layer=None)
     answers = torch.zeros(137, 3, dtype=torch.int64), torch.ones(137, 3)
-    monkeypatch.setattr(reasons, "answers_to", lambda *_: passes.append(1) or answers)
+    monkeypatch.setattr(reasons, "answers_under_covering", lambda *_: passes.append(1) or answers)
     first = torch.randperm(80, generator=torch.Generator().manual_seed(1))[0].item()
     mistakes, images = torch.arange(80), torch.zeros(80, 3, 16, 16, dtype=torch.uint8)
     reasons.find_puzzles(network, images, torch.ones(80).long(), mistakes, FILL, first)
