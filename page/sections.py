@@ -26,6 +26,7 @@ MAPS = {  # of covering.mistakes: how the maps are called, in the order of their
     "random_class": "answer rather than a random class",
     "usual": "usual: the answer alone",
     "other_image": "contrastive, of another image",
+    "centre": "the centre of the picture",
 }
 HEADLINE = {
     "accuracy": "accuracy",

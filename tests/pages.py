@@ -37,16 +37,18 @@ def decoded(content):
     return decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
 
 
-TO_TRUTH = {"changed": fraction(0.8), "to_truth": fraction(0.27)}
+OF_CHANGED = {"to_truth_of_changed": None, "by_rank": dict.fromkeys(["second", "third", "later"])}
+TO_TRUTH = {"changed": fraction(0.8), "to_truth": fraction(0.27), **OF_CHANGED}
 TO_RUNNER_UP = {"changed": fraction(0.6), "to_runner_up": fraction(0.2)}
-CONTROLS = ["runner_up", "random_class", "usual", "other_image"]
-RANDOM = {"changed": fraction(0.5), "to_truth": fraction(0.14)}
+CONTROLS = ["random_class", "usual", "other_image", "centre"]
+RANDOM = {"changed": fraction(0.5), "to_truth": fraction(0.14), **OF_CHANGED}
 COVERING = {  # of metrics.json, but for its verdict
     "images": {"mistakes": 800, "right": 400},
-    "mistakes": {"contrastive": TO_TRUTH, **dict.fromkeys(CONTROLS, TO_TRUTH), "random": RANDOM},
+    "mistakes": dict.fromkeys(["contrastive", "runner_up", *CONTROLS], TO_TRUTH) | {"random": RANDOM},
     "blurred": {"contrastive": TO_TRUTH, "random": RANDOM},
     "another": {name: {"to_another": fraction(0.3)} for name in ("contrastive", "random")},
-    "differences": dict.fromkeys(["random", "blurred_random", "other_image", "random_class"], fraction(0.1)),
+    "differences": dict.fromkeys(["random", "blurred_random", *CONTROLS], fraction(0.1)),
+    "usual_less": dict.fromkeys(["random", "centre"], fraction(0.1)),
     "right": dict.fromkeys(["runner_up", "usual", "random", "centre"], TO_RUNNER_UP),
 }
 WEIGHTS = {"images": 40, "seeds": 5, "same_image": fraction(0.2), "other_image": fraction(0.2)}
