@@ -40,6 +40,7 @@ from support.console import CommandLine, Progress, option, run_main
 from support.device import environment, full_float32, pick_device
 from support.errors import UserError, reading
 
+NUM_USUAL = 9  # mistakes whose usual maps are covered as well
 MAX_BROWSED = 2500  # mistakes on the page, the most confident ones; fewer of large pictures:
 MAX_BROWSED_PIXELS = 5_000_000  # of all of them together
 
@@ -211,11 +212,13 @@ def find_reasons(
         images = test.images[browsed]
         (maps,) = examined.contrast(images, [(y_pred[browsed], test.labels[browsed])])
         hidden = reasons.top_pixels(maps, reasons.COVERED, images.shape[-1])
-        classes, probabilities = reasons.answers_to(examined, images, hidden, fill)
+        classes, probabilities = reasons.answers_under_covering(examined, images, hidden, fill)
         # Kept at the side of the pictures on the page: the same quarter of the same maps.
         shown = reasons.top_pixels(maps, reasons.COVERED, min(SIDE, images.shape[-1]))
         evidence |= {"maps": maps, "covered_pixels": shown}
         evidence |= {"covered_answers": classes[:, 0], "covered_probabilities": probabilities[:, 0]}
+        first = browsed[:NUM_USUAL]
+        evidence |= reasons.cover_usual(examined, test.images[first], y_pred[first], fill, shown.shape[-1])
         turned = classes[:, 0] == test.labels[browsed]
         opener = int((turned * probabilities[:, 0]).argmax())
     if len(browsed):

@@ -98,6 +98,7 @@ def covering_again(network, images, y_true, logits, fill, num_mistakes, num_righ
 
     pictures, truth = images[wrong] / 255, y_true[wrong]
     first, second = logits[wrong].topk(2).indices.T
+    hits["rank"] = (logits[wrong] > logits[wrong].gather(1, truth[:, None])).sum(1)
     taken = F.one_hot(first, 100) + F.one_hot(truth, 100)
     other = (logits[wrong] - 1e9 * taken).argmax(1)
     drawn = (torch.rand(len(wrong), 100, generator=generator) - 9 * taken).argmax(1)
@@ -111,6 +112,7 @@ def covering_again(network, images, y_true, logits, fill, num_mistakes, num_righ
         "random_class": [to_drawn],
         "usual": [usual],
         "other_image": [torch.cat([to_truth[-1:], to_truth[:-1]])],
+        "centre": [centre().expand(len(wrong), 32, 32)],
         "random": draws,
         "another": [to_other],
     }.items():
@@ -149,7 +151,7 @@ def test_covering_of_the_shipped_network(monkeypatch):
     for group, names, goal in (
         (
             "mistakes",
-            ["contrastive", "runner_up", "random_class", "usual", "other_image", "random"],
+            ["contrastive", "runner_up", "random_class", "usual", "other_image", "random", "centre"],
             "to_truth",
         ),
         ("right", ["runner_up", "usual", "random", "centre"], "to_runner_up"),
@@ -166,13 +168,25 @@ def test_covering_of_the_shipped_network(monkeypatch):
         one_image = 1.01 / len(of_images)  # may fall on the other side by rounding
         value = found[group][name][key]["value"]
         assert value == pytest.approx(of_images.mean().item(), abs=one_image), (group, name, key)
-    low = []
-    for name, row in found["differences"].items():
+    for name, row in found["mistakes"].items():
+        to_truth, rank = hits[f"{name} to_truth"], hits["rank"]
+        of_changed = to_truth.sum().item() / hits[f"{name} changed"].sum().item()
+        assert row["to_truth_of_changed"]["value"] == pytest.approx(of_changed, abs=0.02), name
+        for place, members in {"second": rank == 1, "third": rank == 2, "later": rank > 2}.items():
+            share, one_image = to_truth[members].mean().item(), 1.01 / int(members.sum())
+            assert row["by_rank"][place]["value"] == pytest.approx(share, abs=one_image), (name, place)
+    low, values = [], []
+    differences = [("contrastive", name, row) for name, row in found["differences"].items()]
+    differences += [("usual", name, row) for name, row in found["usual_less"].items()]
+    for claim, name, row in differences:
         blur = "blurred " if name.startswith("blurred") else ""
         control = hits[f"{blur}{name.removeprefix('blurred_')} to_truth"]
-        gain = hits[f"{blur}contrastive to_truth"] - control
+        gain = hits[f"{blur}{claim} to_truth"] - control
         assert row["value"] == pytest.approx(gain.mean().item(), abs=0.021), name
         error = 1.96 * gain.std().item() / math.sqrt(len(gain))
         assert row["high"] - row["low"] == pytest.approx(2 * error, abs=0.02), name
-        low.append(row["low"])
-    assert len(low) == 4 and (found["verdict"] == "specific") == (min(low) > 0)
+        if claim == "contrastive":
+            low.append(row["low"])
+            values.append(row["value"])
+    specific = min(low) > 0 and min(values) >= 0.03
+    assert len(low) == 6 and (found["verdict"] == "specific") == specific
