@@ -98,12 +98,14 @@ def temperature_row(folder: Path, numbers: dict, stress: dict | None, errors: Te
 
     errors: see errors_by_severity; None without stress tests.
     """
-    rows = compare.tabulate([compare.read_run(folder)])
-    before, after = (rows[name] for name in ("calibration error", "calibration error after temperature"))
-    low, high = (after.samples[0] - before.samples[0]).quantile(torch.tensor([0.025, 0.975]).double())
-    change = {"value": after.values[0] - before.values[0], "low": low, "high": high}
+    answers, _, _ = compare.read_run(folder)
+    gaps = compare.gaps_of(answers, numbers["temperature"]).values()
+    before, after = (compare.calibration_error(*of_images) for of_images in gaps)
+    resamples = [compare.resampled_errors(*of_images) for of_images in gaps]
+    low, high = (resamples[1] - resamples[0]).quantile(torch.tensor([0.025, 0.975]).double())
+    change = {"value": after - before, "low": low, "high": high}
     cells = ["" if stress is None else f"{stress['corruption_images']:,}", f"{numbers['temperature']:.2f}"]
-    cells += [f"{100 * before.values[0]:.1f} to {100 * after.values[0]:.1f}", points(change)]
+    cells += [f"{100 * before:.1f} to {100 * after:.1f}", points(change)]
     if errors is None:
         return [*cells, *[""] * len(SHOWN_SEVERITIES)]
     for severity in SHOWN_SEVERITIES:
