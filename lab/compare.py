@@ -139,7 +139,7 @@ def read_recipe(folder: Path, numbers: dict) -> dict:
         return {"folder": str(folder)}
     with reading(path, "settings of train.py"):
         config = json.loads(path.read_text(encoding="utf-8"))
-        # What is 0 or not set does nothing, as a setting does that there is not.
+        # A setting of 0 or None does nothing, like one that is absent.
         settings = {name: value for name, value in config["settings"].items() if value}
         recipe = {name: settings[name] for name in settings if name not in NOT_THE_RECIPE}
         return recipe | {"training images": config["digest"][:12], "size": numbers["data"]["size"]}
