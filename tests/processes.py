@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import report
 import train
-from lab import classifier
-from lab.classifier import load_checkpoint
 from support.checkpoint import read_checkpoint
-from support.console import CommandLine, run_main
+from support.console import run_main
 
 ROOT = Path(train.__file__).parent
 TINY = ["--width=16", "--limit-train=8", "--batch-size=4", "--epochs=3", "--device=cpu", "--precision=fp32"]
@@ -25,13 +24,6 @@ def outcome(capsys, main, argv):
     with pytest.raises(SystemExit) as info:
         run_main(lambda: main(argv))
     return info.value.code or 0, capsys.readouterr().err
-
-
-def examined(*argv):
-    """Return the network that these options name."""
-    parser = CommandLine("")
-    classifier.add_options(parser)
-    return classifier.from_options(parser.parse_args([str(part) for part in argv]), CPU)
 
 
 def assert_one_line(code, err, message):
@@ -89,8 +81,8 @@ def check_invariants(run):
     # An epoch writes best.pt, history.csv and last.pt in this order, so the first two may be one ahead.
     assert epoch == 0 or ((checkpoints / "best.pt").exists() and csv_file.exists())
     if (checkpoints / "best.pt").exists():
-        best = load_checkpoint(checkpoints / "best.pt", CPU)
-        assert best.training["epoch"] in (best_epoch, epoch + 1)
+        _, best = report.load_network(checkpoints / "best.pt")
+        assert best["epoch"] in (best_epoch, epoch + 1)
     if csv_file.exists():
         history = read_history(run)
         assert len(history) in (epoch, epoch + 1) and history[:epoch] == saved

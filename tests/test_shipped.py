@@ -13,7 +13,7 @@ from test_resnet import torchvision_resnet18
 from torchvision.transforms.functional import normalize
 
 import data
-from lab.classifier import load_checkpoint
+import report
 from metrics import proportion
 
 ROOT = Path(data.__file__).parent
@@ -33,13 +33,14 @@ def test_accuracy_in_torchvisions_network():
         pytest.skip("CIFAR100_ROOT names no folder with CIFAR-100")
     _, test = data.load("cifar100", os.environ["CIFAR100_ROOT"])
     checkpoint = torch.load(ROOT / WEIGHTS, weights_only=True)
-    ours = load_checkpoint(ROOT / WEIGHTS, torch.device("cpu"))
+    network, _ = report.load_network(ROOT / WEIGHTS)
+    ours = report.FromPixels(network, 32, data.Normalize())
     theirs = torchvision_resnet18(checkpoint["model"])
     index = test.labels.argsort(stable=True).view(100, 100)[:, :3].flatten()
     images = test.images[index] / 255
     with torch.no_grad():
         logits = theirs(normalize(images, data.MEAN, data.STD))
-        torch.testing.assert_close(ours.model(images[:100]), logits[:100], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(ours(images[:100]), logits[:100], rtol=1e-3, atol=1e-3)
     interval = proportion((logits.argmax(dim=1) == test.labels[index]).sum(), 300)
     assert interval["low"] < checkpoint["test_accuracy"] < interval["high"]
 

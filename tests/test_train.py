@@ -11,14 +11,13 @@ import torch
 import torch.nn.functional as F
 from networks import seeded, tiny_resnet
 from PIL import Image
-from processes import CPU, TINY, assert_same_run, contents, read_history
+from processes import TINY, assert_same_run, contents, read_history
 from torchvision.transforms.functional import resize
 
 import data
+import report
 import train
 from data import MEAN, STD, batches, split_indices
-from lab import classifier
-from lab.classifier import load_checkpoint
 from support.checkpoint import read_checkpoint
 from support.console import CommandLine
 from support.errors import UserError
@@ -55,7 +54,7 @@ def config_json(out):
 @pytest.fixture
 def tiny(monkeypatch):
     """One residual block in place of eight."""
-    for module in (train, classifier):
+    for module in (train, report):
         monkeypatch.setattr(module, "resnet18", tiny_resnet)
     monkeypatch.setattr(os, "fsync", lambda file: None)
 
@@ -216,12 +215,12 @@ def test_what_a_run_leaves_behind(tmp_path, small, monkeypatch):
     history, config = read_history(tmp_path), config_json(tmp_path)
     # The validation numbers again, from the checkpoint alone.
     best = read_checkpoint(tmp_path / "checkpoints" / "best.pt")
-    network = load_checkpoint(tmp_path / "checkpoints" / "best.pt", CPU)
+    network, _ = report.load_network(tmp_path / "checkpoints" / "best.pt")
     _, val_index = split_indices(train_set, 0.4, 0)
     assert len(val_index) == 120 and (config["num_train"], config["num_val"]) == (20, 13)
     images, labels = train_set.images[val_index[:13]], train_set.labels[val_index[:13]]
     with torch.no_grad():
-        logits = network.module(normalised(images / 255, 20))
+        logits = network(normalised(images / 255, 20))
     expected = (logits.argmax(dim=1) == labels).sum().item() / 13
     assert best["val_accuracy"] == expected == max(row["val_accuracy"] for row in history)
     row = history[best["epoch"] - 1]
@@ -232,7 +231,7 @@ def test_what_a_run_leaves_behind(tmp_path, small, monkeypatch):
     assert torch.equal(best["val_labels"], labels) and best["class_names"] == train_set.class_names
     assert (config["dataset"], config["width"], config["image_size"]) == ("shapes", 16, 20)
     assert config["digest"] == train_set.digest and config["provenance"] == train_set.provenance
-    assert config["parameters"] == sum(p.numel() for p in network.module.parameters())
+    assert config["parameters"] == sum(p.numel() for p in network.parameters())
     # Nothing but plain values in config.json, and the same in the checkpoint.
     assert json.loads(json.dumps(best["config"])) == best["config"] == config
 
@@ -251,11 +250,12 @@ def test_a_folder_of_pictures(tmp_path, tiny, monkeypatch, capsys):
     options = ["--epochs=10", "--patience=0", "--image-sizes=16", "--device=cpu", "--precision=fp32"]
     assert train.main(["--dataset", "sets/my pictures/", *options]) == 0
     assert "36 images to train on, 9 to validate" in capsys.readouterr().out
-    network = load_checkpoint("runs/my pictures/checkpoints/best.pt", CPU)
-    assert network.class_names == ["blue", "green", "röd 1"] and network.dataset == "sets/my pictures/"
-    settings = network.training["config"]["settings"]
+    _, best = report.load_network("runs/my pictures/checkpoints/best.pt")
+    assert best["class_names"] == ["blue", "green", "röd 1"]
+    assert best["config"]["dataset"] == "sets/my pictures/"
+    settings = best["config"]["settings"]
     assert (settings["batch_size"], settings["width"], settings["lr"]) == (32, 16, 0.1)
-    assert network.training["val_accuracy"] >= 7 / 9
+    assert best["val_accuracy"] >= 7 / 9
     (tmp_path / "sets" / "my pictures").rename(tmp_path / "moved")
     resume = ["--resume", "--out", "runs/my pictures"]
     with pytest.raises(UserError, match=r"--dataset sets/my pictures/: .* or a folder that is there"):
@@ -329,8 +329,8 @@ def test_on_cuda(tmp_path, small, monkeypatch, precision):
     losses = [row["train_loss"] for row in read_history(tmp_path / "run")]
     assert losses[-1] < losses[0]
     # The weights were saved from the GPU and load on the CPU.
-    network = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt", CPU)
-    assert network.model(torch.rand(2, 3, 32, 32)).isfinite().all()
+    network, _ = report.load_network(tmp_path / "run" / "checkpoints" / "best.pt")
+    assert network(torch.rand(2, 3, 32, 32)).isfinite().all()
 
 
 @pytest.mark.parametrize(

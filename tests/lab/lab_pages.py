@@ -1,12 +1,15 @@
-"""For tests of the laboratory: made-up results, and names that would be markup if they were not escaped."""
+"""For tests of the laboratory: a network by its options, made-up results, and names that would be markup."""
 
 import torch
 from pages import fraction
+from processes import CPU
 
 import report
+from lab import classifier
 from lab.stress_tests.corruptions import CORRUPTIONS
 from lab.stress_tests.cues import CUES
 from support import outputs
+from support.console import CommandLine
 
 EPSILONS = [0.25, 0.5, 1, 2, 4, 8, 64]
 HOSTILE_CLASS = "<img src=x onerror=alert(1)>&"
@@ -25,6 +28,13 @@ COVERING = {  # of metrics.json, but for its verdict
 }
 WEIGHTS = {"images": 40, "seeds": 5, "same_image": fraction(0.2), "other_image": fraction(0.2)}
 MAPS = {"layer": "layer4", "size": [4, 4], "random_weights": WEIGHTS}
+
+
+def examined(*argv):
+    """Return the network that these options name."""
+    parser = CommandLine("")
+    classifier.add_options(parser)
+    return classifier.from_options(parser.parse_args([str(part) for part in argv]), CPU)
 
 
 def write_run(folder, test, probabilities, digest, **numbers):

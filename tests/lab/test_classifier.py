@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torchvision
+from lab_pages import examined
 from networks import seeded, small_swin, small_vit
-from processes import CPU, examined
+from processes import CPU
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from lab_pages import examined
 from PIL import Image
-from processes import CPU, TINY, examined
+from processes import CPU, TINY
 from torch import nn
 from torchvision.transforms import v2
 

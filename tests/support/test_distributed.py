@@ -28,7 +28,7 @@ ENV = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 def command(folder, processes, before):
     """The command of the README, on the CPU, with a few lines that change train.py before it runs."""
-    main = "import train, support.console\nrunning.console.run_main(train.main)\n"
+    main = "import train, support.console\nsupport.console.run_main(train.main)\n"
     (folder / "changed.py").write_text(f"{before}\n{main}")
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
     options = f"--dataset shapes --limit-train 96 --epochs 2 --device cpu --precision fp32 --out {processes}"
