@@ -17,21 +17,12 @@ def documented(section):
     return {key for cell in cells for key in re.findall(r"`(\w+)`", cell)}
 
 
-def keys_within(value):
-    """The keys of a value of metrics.json at every depth."""
-    if isinstance(value, list):
-        return set().union(*map(keys_within, value))
-    return set(value).union(*map(keys_within, value.values())) if isinstance(value, dict) else set()
-
-
 @pytest.mark.parametrize("name", ["metrics.json", "predictions.npz", "evidence.npz"])
 def test_the_keys_of_a_report_are_those_of_the_document(name, reported):
     """Of all that can be known of a run; stress.json stands in test_stress.py."""
     keys = documented(name) | documented("All files")
     if name == "metrics.json":
         content = json.loads((reported / name).read_text(encoding="utf-8"))
-        within = keys_within([content[key] for key in ("confident", "covering", "maps", "duplicates")])
-        assert within <= set(re.findall(r"`(\w+)`", TEXT)) | {"value", "low", "high"}
     else:
         content = np.load(reported / name)
         keys.remove("resize")  # an .npz cannot hold null

@@ -1,7 +1,6 @@
-"""README.md and docs/: blocks run or parse as they stand, links and options exist, accuracies are right."""
+"""README.md and docs/: Python blocks run as they stand, links and options exist."""
 
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -9,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torchvision.io import write_jpeg
@@ -20,23 +18,12 @@ TEXTS = {
 }
 
 
-def blocks(language):
+def python_blocks():
     found = []
     for name, text in TEXTS.items():
-        for block in re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        for block in re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
             found.append(pytest.param(block, id=f"{name}-{len(found)}"))
     return found
-
-
-def test_the_stated_accuracies_are_those_of_the_predictions():
-    accuracies = []
-    for folder in ("results", "results/seed1", "results/seed2"):
-        with np.load(ROOT / folder / "predictions.npz") as file:
-            accuracies.append(100 * np.mean(file["probabilities"].argmax(axis=1) == file["y_true"]))
-        stated = json.loads((ROOT / folder / "metrics.json").read_text())["accuracy"]["value"]
-        assert stated == pytest.approx(accuracies[-1] / 100)
-    for number in (*[f"{accuracy:.2f} %" for accuracy in accuracies], f"{np.mean(accuracies):.1f} %"):
-        assert number in TEXTS["README.md"]
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -48,11 +35,6 @@ def test_links_to_files_lead_somewhere(name):
 
 def test_readme_has_the_two_shell_blocks_that_ci_runs():
     assert len(re.findall("^```bash$", TEXTS["README.md"], re.MULTILINE)) == 2
-
-
-@pytest.mark.parametrize("block", blocks("bash"))
-def test_a_shell_block_parses(block):
-    subprocess.run(["bash", "-n"], input=block, text=True, check=True)
 
 
 @pytest.mark.parametrize("command", ["train", "report", "lab.stress", "lab.explain", "lab.compare"])
@@ -67,7 +49,7 @@ def test_the_options_of_a_command_exist(command, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", blocks("python"))
+@pytest.mark.parametrize("block", python_blocks())
 def test_a_python_block_runs_as_it_stands(block, tmp_path):
     imported = set(re.findall(r"^\s*(?:from|import) (\w+)", block, re.MULTILINE))
     if absent := [name for name in imported if importlib.util.find_spec(name) is None]:
