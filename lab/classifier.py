@@ -266,10 +266,14 @@ def look_inside(classifier: Classifier, layer: str | None) -> None:
     """Check the network by a few forward passes, count its parameters, and find its layers."""
     names = {module: name for name, module in classifier.module.named_modules()}
     outputs = []  # (name, output) of every module, in the order in which they end
+    projections = {}  # the name of a linear layer to that of the layer whose output it takes
 
     def note(module: nn.Module, inputs: tuple, output: object) -> None:
-        if names.get(module):  # the network itself has the name ""
-            outputs.append((names[module], output))
+        if not names.get(module):  # the network itself has the name ""
+            return
+        if isinstance(module, nn.Linear) and inputs:
+            projections.update({names[module]: name for name, made in outputs if made is inputs[0]})
+        outputs.append((names[module], output))
 
     side = classifier.model.image_size
     images = torch.rand(2, 3, side, side, generator=Generator().manual_seed(0)).to(classifier.device)
@@ -290,7 +294,7 @@ def look_inside(classifier: Classifier, layer: str | None) -> None:
     tensors = [output for _, output in outputs if isinstance(output, Tensor)]
     classifier.computes_in = networks.number_formats(classifier.module, tensors)
     classifier.largest_side = max((output.shape[3] for output in tensors if output.ndim == 4), default=0)
-    found = find_layer(outputs, logits, layer)
+    found = find_layer(outputs, logits, layer, projections)
     classifier.layer, classifier.reshape, classifier.layer_note = found
     check_answers(classifier, logits)
 

@@ -200,26 +200,29 @@ def test_layer_that_cannot_be_explained_is_refused():
 
 
 class Tokens(nn.Module):
-    """Patches as tokens behind a few others, mixed once; logits from the first."""
+    """Patches as tokens behind a few others; logits from what the first token attends to."""
 
     def __init__(self, patch, before):
         super().__init__()
         self.patches, self.before = nn.Conv2d(3, 8, patch, patch), nn.Parameter(torch.randn(1, before, 8))
-        self.norm, self.mix, self.head = nn.LayerNorm(8), nn.LazyConv1d(8, 1), nn.Linear(8, 5)
-        self.one_cell = nn.Unflatten(1, (8, 1, 1))  # which says nothing of the tokens before it
+        self.norm, self.values, self.head = nn.LayerNorm(8), nn.Linear(8, 8), nn.Linear(8, 5)
+        self.q_norm, self.attn_drop = nn.Identity(), nn.Dropout()  # whose outputs hold no cells
+        self.one_cell = nn.Unflatten(1, (8, 1, 1))  # nor does this
 
     def forward(self, x):
         tokens = self.patches(x).flatten(2).mT
         tokens = self.norm(torch.cat([self.before.expand(len(x), -1, -1), tokens], dim=1))
-        mixed = self.mix(tokens.mT).mean(dim=2)
+        queries, values = self.q_norm(tokens[:, None]), self.values(tokens)[:, None]  # [N, 1, T, 8]
+        attention = self.attn_drop((queries @ queries.mT).softmax(dim=3))  # [N, 1, T, T]
+        mixed = (attention @ values)[:, 0, 0]
         return self.head(self.one_cell(mixed).flatten(1))
 
 
-@pytest.mark.parametrize(("patch", "before"), [(8, 0), (8, 1), (8, 2), (8, 5), (16, 5)])
-def test_tokens_of_the_picture_are_the_last_ones(patch, before):
+@pytest.mark.parametrize(("patch", "before"), [(8, 0), (8, 1), (8, 2), (8, 5), (4, 5), (16, 5)])
+def test_tokens_of_the_picture_are_the_last_ones_and_explained_before_they_are_projected(patch, before):
     torch.manual_seed(0)
     module = Tokens(patch, before)
-    found, side = from_module(module, None, "norm", CPU), 32 // patch
+    found, side = from_module(module, None, None, CPU), 32 // patch
     images, classes = pictures(2), torch.tensor([1, 3])
     maps = found.explain(images, classes)
     outputs = []
@@ -230,7 +233,39 @@ def test_tokens_of_the_picture_are_the_last_ones(patch, before):
     cells = [[outputs[0][n, before:] @ gradient[n, before:].mean(dim=0)] for n in range(2)]
     expected = torch.stack([row[0].view(side, side).relu() for row in cells]).detach()
     torch.testing.assert_close(maps, expected)
-    assert expected.any() and f"norm, {side}x{side} cells, brought from tokens" in found.layer_note
+    assert expected.any() and found.layer_note.startswith(f"norm, {side}x{side} cells, brought from tokens")
+    assert from_module(module, None, "values", CPU).layer == "values"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "before"),
+    [
+        ("deit_tiny_distilled_patch16_224", {}, 2),
+        ("vit_tiny_patch16_224", {"reg_tokens": 4}, 5),
+        ("vit_small_patch14_reg4_dinov2", {"patch_size": 16}, 5),
+    ],
+)
+def test_transformers_of_timm_against_pytorch_grad_cam(name, options, before):
+    timm = pytest.importorskip("timm", reason="needs: pip install timm grad-cam")
+    theirs = pytest.importorskip("pytorch_grad_cam", reason="needs: pip install timm grad-cam")
+    torch.manual_seed(0)
+    module = timm.create_model(name, num_classes=5, img_size=64, depth=3, **options)
+    nn.init.normal_(module.head.weight)
+    found = from_module(module, None, None, CPU, size=64)
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=seeded())
+    targets = [theirs.utils.model_targets.ClassifierOutputTarget(c) for c in (1, 3)]
+
+    def cells(tokens):
+        return tokens[:, before:].unflatten(1, (4, 4)).movedim(3, 1)
+
+    with theirs.GradCAM(module, [module.blocks[2].norm1], cells) as cam:
+        cam(images / 255, targets)
+        kept = cam.activations_and_grads
+        arrays = [values[0].numpy() for values in (kept.activations, kept.gradients)]
+        expected = cam.get_cam_image(None, None, targets, *arrays, False).clip(min=0)
+    maps = found.explain(images, torch.tensor([1, 3]))
+    torch.testing.assert_close(maps / maps.max(), torch.tensor(expected / expected.max()), atol=1e-5, rtol=0)
+    assert found.layer == "blocks.2.norm1" and 0.1 < (maps > 0).double().mean() < 1
 
 
 # ---- Classes and data ------------------------------------------------------------------------------------
