@@ -36,7 +36,8 @@ class FromPixels(nn.Module):
 
     Images of another side than image_size, which the network was trained for, are brought to it, by way of
     `uncropped` if that is given, see data.resize. `order`, int64 [C], brings the logits into the order of the
-    data set's classes. Of a network that `ends_in_softmax` they are the logarithms of what it makes.
+    data set's classes. Where a network makes one logit z for an image, they are [0, z]; where it
+    `ends_in_softmax`, they are the logarithms of what it makes.
     """
 
     def __init__(self, network: nn.Module, image_size: int = SIZE, normalize: nn.Module | None = None):
@@ -50,10 +51,13 @@ class FromPixels(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = self.normalize(data.resize(images, self.image_size, self.uncropped)).contiguous()
         logits = self.network(x.clone() if x is images else x)  # a copy, for what works in place
-        if logits.ndim == 1 and len(images) == 1:
-            logits = logits[None]  # squeeze() has taken a batch of one away
+        if logits.ndim < 2 and len(images) == 1:
+            logits = logits.reshape(1, -1)  # squeeze() has taken a batch of one away
         if logits.is_floating_point():
             logits = logits.float()  # float64 and bfloat16 are not what follows expects
+            if logits.shape in ((len(images),), (len(images), 1)):
+                one = logits.flatten()
+                logits = torch.stack([torch.zeros_like(one), one], dim=1)
         if self.ends_in_softmax:
             logits = logits.clamp(min=torch.finfo(logits.dtype).tiny).log()
         return logits if self.order is None else logits[:, self.order]
@@ -266,13 +270,14 @@ def look_inside(classifier: Classifier, layer: str | None) -> None:
     """Check the network by a few forward passes, count its parameters, and find its layers."""
     names = {module: name for name, module in classifier.module.named_modules()}
     outputs = []  # (name, output) of every module, in the order in which they end
-    projections = {}  # the name of a linear layer to that of the layer whose output it takes
+    projections = {}  # the name of a linear layer to that of the layer whose output it takes, if there is one
 
     def note(module: nn.Module, inputs: tuple, output: object) -> None:
-        if not names.get(module):  # the network itself has the name ""
+        if module not in names:
             return
         if isinstance(module, nn.Linear) and inputs:
-            projections.update({names[module]: name for name, made in outputs if made is inputs[0]})
+            before = (name for name, output_before in reversed(outputs) if output_before is inputs[0])
+            projections[names[module]] = next(before, None)
         outputs.append((names[module], output))
 
     side = classifier.model.image_size
@@ -284,6 +289,10 @@ def look_inside(classifier: Classifier, layer: str | None) -> None:
         taken = f"{classifier.name} cannot take images {list(images.shape)} ({one_line(error)})"
         raise UserError(f"{taken}: {WRAPPER}") from error
     check_logits(classifier, logits)
+    _, own_output = outputs.pop()  # of the network itself, which ends last
+    if own_output.numel() == 2:
+        classifier.output = "one logit z, as the two logits 0 and z"
+        classifier.notes.append("the network makes one logit: it is the second class's, the first has 0")
     try:
         if logits.requires_grad:
             torch.autograd.grad(logits.sum(), images, retain_graph=True, allow_unused=True)

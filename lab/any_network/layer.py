@@ -15,7 +15,7 @@ Reshape = Callable[[Tensor], Tensor]  # takes the output of a layer to [N, K, h,
 
 
 def find_layer(
-    outputs: list[tuple[str, object]], logits: Tensor, layer: str | None, projections: dict[str, str]
+    outputs: list[tuple[str, object]], logits: Tensor, layer: str | None, projections: dict[str, str | None]
 ) -> tuple[str | None, Reshape | None, str]:
     """Return the layer to explain: the named one, none if that is "none", else the last fit one.
 

@@ -189,6 +189,22 @@ def test_no_layer_with_cells_and_no_layer_wanted():
     assert from_module(convolutional, None, None, CPU).layer == "0"
 
 
+def with_zero(z):
+    return torch.cat([torch.zeros_like(z), z], dim=1)
+
+
+@pytest.mark.parametrize("end", [lambda z: z, lambda z: z[:, 0], torch.squeeze, with_zero])
+def test_one_logit_is_two_classes_and_has_a_layer_also_where_noise_falls_to_the_constant_class(end):
+    for seed in range(5):
+        torch.manual_seed(seed)
+        module = Applied(lambda x: end(99 * pool(x)[:, :1]))
+        network = from_module(module, ["no", "yes"], None, CPU)
+        assert network.layer == "conv" and len(network.notes) == (end is not with_zero)
+        for images in (pictures(3), pictures(1)):
+            expected = with_zero(99 * pool(module.conv(images / 255))[:, :1]).detach()
+            torch.testing.assert_close(predict(network.model, images, CPU), expected)
+
+
 def test_layer_that_cannot_be_explained_is_refused():
     convolution = nn.Conv2d(3, 3, 3, padding=1)
     module = simple(convolution, convolution)  # layer 0 twice; 2 is the flattened output
