@@ -28,6 +28,7 @@ from support.outputs import best_checkpoint
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "resnet18_cifar100.pt"
 OF_MODEL = ("weights", "weights_key", "mean", "std", "classes", "resize")  # options that belong to --model
+MUCH_LARGER = 1.5  # times the side of the images are pictures of which too much may be lost
 WRAPPER = "for another size give --size; if it returns more than logits wrap it: see docs/your_own_code.md"
 
 
@@ -447,18 +448,32 @@ def plain_name(name: str) -> str:
     return name.replace("_", " ").lower()
 
 
+def note_small_size(classifier: Classifier, picture_side: int | None) -> None:
+    """Note that pictures, of picture_side pixels, are reduced although the network may want larger images.
+
+    It may where --size was left at its default, and where it enlarges them again. A network of train.py says
+    itself what it wants.
+    """
+    side, inside = classifier.model.image_size, classifier.largest_side
+    enlarges = inside >= MUCH_LARGER * side
+    if classifier.training is not None or (picture_side or 0) <= MUCH_LARGER * side:
+        return
+    if enlarges or side == SIZE:
+        wanted = inside if enlarges else min(picture_side, data.LARGEST)
+        classifier.notes.append(
+            f"the pictures, of about {picture_side} pixels, are reduced to {side}: if the network was "
+            f"trained on larger ones, give their side, such as --size {wanted}"
+        )
+
+
 def fit_classes(classifier: Classifier, test: Dataset) -> None:
     """Bring the logits into the order of the classes of `test`; raise UserError if they do not fit.
 
-    What the pictures of a folder lose before such a network sees them is noted.
     Names are compared as they are, else without regard to case and underscores, if that leaves them unique.
     """
     wanted, given = test.class_names, classifier.class_names
     check_number_of_classes(classifier, wanted, test.name)
-    side, inside = classifier.model.image_size, classifier.largest_side
-    if (test.picture_side or 0) > side and inside >= 1.5 * side:
-        reduced = f"the pictures, of about {test.picture_side} pixels, are reduced to {side}, and the network"
-        classifier.notes.append(f"{reduced} enlarges them again: it sees them blurred, give --size {inside}")
+    note_small_size(classifier, test.picture_side)
     if given is None or given == wanted:
         classifier.class_names = wanted
         return

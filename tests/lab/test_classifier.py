@@ -310,17 +310,30 @@ def test_logits_come_in_the_order_of_the_data_set_by_names_without_case_and_unde
         assert found.class_names == wanted
 
 
-@pytest.mark.parametrize(("side", "first", "noted"), [(32, 64, False), (100, 64, True), (100, 32, False)])
-def test_pictures_that_are_reduced_and_enlarged_again_are_noted(side, first, noted):
+@pytest.mark.parametrize(
+    ("pictures_of", "size", "enlarged_to", "advice"),
+    [
+        (48, 32, 32, None),
+        (49, 32, 32, 49),
+        (9999, 32, 32, 512),
+        (100, 64, 64, None),  # it was given: 32 is the default
+        (100, 32, 64, 64),
+        (100, 40, 64, 64),
+        (32, 32, 64, None),
+        (None, 32, 64, None),  # no pictures of a folder
+    ],
+)
+def test_pictures_that_may_be_reduced_too_much_are_noted(pictures_of, size, enlarged_to, advice):
     test = data.from_arrays(pictures(5), torch.arange(5), list("abcde"))
-    test.picture_side = side
-    found = from_module(nn.Sequential(nn.Upsample(first), Applied()), None, None, CPU)
-    classifier.fit_classes(found, test)
-    said = [note for note in found.notes if "are reduced to 32, and" in note and "give --size 64" in note]
-    assert len(said) == noted
+    test.picture_side = pictures_of
+    network = from_module(nn.Sequential(nn.Upsample(enlarged_to), Applied()), None, None, CPU, size=size)
+    classifier.fit_classes(network, test)
+    assert [note.partition("such as ")[2] for note in network.notes] == (
+        [f"--size {advice}"] if advice else []
+    )
     test.class_names.append("another")
     with pytest.raises(UserError, match="has 5 logits"):
-        classifier.fit_classes(found, test)
+        classifier.fit_classes(network, test)
 
 
 # ---- What cannot be used ---------------------------------------------------------------------------------
