@@ -1,6 +1,7 @@
 """classifier.py: a checkpoint and a network from outside become one object; layer, counts, classes."""
 
 import os
+import sys
 import textwrap
 from pathlib import Path
 from types import SimpleNamespace
@@ -541,7 +542,26 @@ def test_what_works_in_place_and_squeezes():
     torch.testing.assert_close(predict(found.model, images, CPU), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_module_with_the_name_of_one_of_ours_is_noted(theirs, capsys):
-    (theirs[0].parent / "data.py").write_text("MEAN = 0\n")
-    load(f"{theirs[0]}:two")
-    assert "gets this project's data.py, not the one beside it" in capsys.readouterr().out
+def test_modules_beside_the_file_come_before_ours_and_ours_are_back_afterwards(tmp_path):
+    """A data.py and a helper beside each of two files, which are also imported when a function is called."""
+    for folder, width in (("a", 4), ("b", 6)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "data.py").write_text("from helper import width\n")
+        (tmp_path / folder / "helper.py").write_text(f"width = {width}\n")
+        (tmp_path / folder / f"only_{folder}.py").write_text("scale = 2.0\n")
+        lines = [
+            "from torch import nn",
+            "import data, resnet_cifar",  # theirs and ours
+            "class Scaled(nn.Linear):",
+            "    def forward(self, x):",
+            f"        from only_{folder} import scale",
+            "        return scale * super().forward(x.mean(dim=(2, 3)))",
+            "def make():",
+            "    import train  # ours again",
+            "    return Scaled(3, data.width)",
+        ]
+        (tmp_path / folder / "net.py").write_text("\n".join(lines))
+    ours = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in ("data", "lab")}
+    networks_made = [load(tmp_path / folder / "net.py:make") for folder in "ab"]
+    assert [network.num_classes for network in networks_made] == [4, 6]
+    assert all(sys.modules[name] is module for name, module in ours.items())
