@@ -28,6 +28,7 @@ from support.outputs import best_checkpoint
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "resnet18_cifar100.pt"
 OF_MODEL = ("weights", "weights_key", "mean", "std", "classes", "resize")  # options that belong to --model
+MUCH_LARGER = 1.5  # times the side of the images are pictures of which too much may be lost
 WRAPPER = "for another size give --size; if it returns more than logits wrap it: see docs/your_own_code.md"
 
 
@@ -36,7 +37,8 @@ class FromPixels(nn.Module):
 
     Images of another side than image_size, which the network was trained for, are brought to it, by way of
     `uncropped` if that is given, see data.resize. `order`, int64 [C], brings the logits into the order of the
-    data set's classes. Of a network that `ends_in_softmax` they are the logarithms of what it makes.
+    data set's classes. Where a network makes one logit z for an image, they are [0, z]; where it
+    `ends_in_softmax`, they are the logarithms of what it makes.
     """
 
     def __init__(self, network: nn.Module, image_size: int = SIZE, normalize: nn.Module | None = None):
@@ -50,10 +52,13 @@ class FromPixels(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = self.normalize(data.resize(images, self.image_size, self.uncropped)).contiguous()
         logits = self.network(x.clone() if x is images else x)  # a copy, for what works in place
-        if logits.ndim == 1 and len(images) == 1:
-            logits = logits[None]  # squeeze() has taken a batch of one away
+        if logits.ndim < 2 and len(images) == 1:
+            logits = logits.reshape(1, -1)  # squeeze() has taken a batch of one away
         if logits.is_floating_point():
             logits = logits.float()  # float64 and bfloat16 are not what follows expects
+            if logits.shape in ((len(images),), (len(images), 1)):
+                one = logits.flatten()
+                logits = torch.stack([torch.zeros_like(one), one], dim=1)
         if self.ends_in_softmax:
             logits = logits.clamp(min=torch.finfo(logits.dtype).tiny).log()
         return logits if self.order is None else logits[:, self.order]
@@ -266,10 +271,15 @@ def look_inside(classifier: Classifier, layer: str | None) -> None:
     """Check the network by a few forward passes, count its parameters, and find its layers."""
     names = {module: name for name, module in classifier.module.named_modules()}
     outputs = []  # (name, output) of every module, in the order in which they end
+    projections = {}  # the name of a linear layer to that of the layer whose output it takes, if there is one
 
     def note(module: nn.Module, inputs: tuple, output: object) -> None:
-        if names.get(module):  # the network itself has the name ""
-            outputs.append((names[module], output))
+        if module not in names:
+            return
+        if isinstance(module, nn.Linear) and inputs:
+            before = (name for name, output_before in reversed(outputs) if output_before is inputs[0])
+            projections[names[module]] = next(before, None)
+        outputs.append((names[module], output))
 
     side = classifier.model.image_size
     images = torch.rand(2, 3, side, side, generator=Generator().manual_seed(0)).to(classifier.device)
@@ -280,6 +290,10 @@ def look_inside(classifier: Classifier, layer: str | None) -> None:
         taken = f"{classifier.name} cannot take images {list(images.shape)} ({one_line(error)})"
         raise UserError(f"{taken}: {WRAPPER}") from error
     check_logits(classifier, logits)
+    _, own_output = outputs.pop()  # of the network itself, which ends last
+    if own_output.numel() == 2:
+        classifier.output = "one logit z, as the two logits 0 and z"
+        classifier.notes.append("the network makes one logit: it is the second class's, the first has 0")
     try:
         if logits.requires_grad:
             torch.autograd.grad(logits.sum(), images, retain_graph=True, allow_unused=True)
@@ -290,7 +304,7 @@ def look_inside(classifier: Classifier, layer: str | None) -> None:
     tensors = [output for _, output in outputs if isinstance(output, Tensor)]
     classifier.computes_in = networks.number_formats(classifier.module, tensors)
     classifier.largest_side = max((output.shape[3] for output in tensors if output.ndim == 4), default=0)
-    found = find_layer(outputs, logits, layer)
+    found = find_layer(outputs, logits, layer, projections)
     classifier.layer, classifier.reshape, classifier.layer_note = found
     check_answers(classifier, logits)
 
@@ -434,18 +448,32 @@ def plain_name(name: str) -> str:
     return name.replace("_", " ").lower()
 
 
+def note_small_size(classifier: Classifier, picture_side: int | None) -> None:
+    """Note that pictures, of picture_side pixels, are reduced although the network may want larger images.
+
+    It may where --size was left at its default, and where it enlarges them again. A network of train.py says
+    itself what it wants.
+    """
+    side, inside = classifier.model.image_size, classifier.largest_side
+    enlarges = inside >= MUCH_LARGER * side
+    if classifier.training is not None or (picture_side or 0) <= MUCH_LARGER * side:
+        return
+    if enlarges or side == SIZE:
+        wanted = inside if enlarges else min(picture_side, data.LARGEST)
+        classifier.notes.append(
+            f"the pictures, of about {picture_side} pixels, are reduced to {side}: if the network was "
+            f"trained on larger ones, give their side, such as --size {wanted}"
+        )
+
+
 def fit_classes(classifier: Classifier, test: Dataset) -> None:
     """Bring the logits into the order of the classes of `test`; raise UserError if they do not fit.
 
-    What the pictures of a folder lose before such a network sees them is noted.
     Names are compared as they are, else without regard to case and underscores, if that leaves them unique.
     """
     wanted, given = test.class_names, classifier.class_names
     check_number_of_classes(classifier, wanted, test.name)
-    side, inside = classifier.model.image_size, classifier.largest_side
-    if (test.picture_side or 0) > side and inside >= 1.5 * side:
-        reduced = f"the pictures, of about {test.picture_side} pixels, are reduced to {side}, and the network"
-        classifier.notes.append(f"{reduced} enlarges them again: it sees them blurred, give --size {inside}")
+    note_small_size(classifier, test.picture_side)
     if given is None or given == wanted:
         classifier.class_names = wanted
         return
