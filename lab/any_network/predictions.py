@@ -105,29 +105,35 @@ def kind_of(scores: Tensor) -> str:
         if shares.min() < -TOLERANCE or shares.max() > 1 + TOLERANCE or sums.min() <= 0:
             continue
         off = (sums - 1).abs().max().item() - TOLERANCE
-        if off <= ROUNDING or off <= largest_rounding_error(shares):
+        if off <= max(ROUNDING, scores.shape[1] / 2 * last_decimal(shares)):
             return kind
     return "logits"
 
 
-def largest_rounding_error(shares: Tensor) -> float:
-    """Return how far rounding can bring the sum of a row from 1; 0 unless all have two to five decimals."""
+def last_decimal(shares: Tensor) -> float:
+    """Return 0.01 where all numbers are given to two decimals, down to 0.00001; 0 for more or fewer."""
     for decimals in range(1, 6):
         if (shares - shares.round(decimals=decimals)).abs().max() < TOLERANCE:
-            return shares.shape[1] / 2 / 10**decimals if decimals > 1 else 0.0
+            return 10**-decimals if decimals > 1 else 0.0
     return 0.0
 
 
 def as_logits(scores: Tensor, name: str = "the scores") -> tuple[Tensor, str | None]:
     """Return the logits of scores, float64 [N, C], and a note for people if these were none, else None.
 
-    Of probabilities and percent, see kind_of, they are the logarithms, each row divided by its sum before.
+    Of probabilities and percent, see kind_of, they are the logarithms after each row is divided by its sum.
+    What rounding to two to five decimals took from the sum of a row is shared by what it made 0, so that one
+    right answer of "probability 0" does not alone set the temperature.
     """
     kind = kind_of(scores)
     if kind == "logits":
         return scores, None
-    shares = scores / scores.sum(dim=1, keepdim=True)
-    logits = shares.clamp(min=torch.finfo(torch.float64).tiny).log()
+    shares = scores / (100 if kind == "percent" else 1)
+    unit, zeros = last_decimal(shares), shares <= 0
+    lost = (1 - shares.sum(dim=1, keepdim=True)) / zeros.sum(dim=1, keepdim=True).clamp(min=1)
+    lost = lost.clamp(unit / shares.shape[1], unit / 2).clamp(min=torch.finfo(torch.float64).tiny)
+    shares = torch.where(zeros, lost, shares)
+    logits = (shares / shares.sum(dim=1, keepdim=True)).log()
     return logits, f"{name} are {kind}: each row is divided by its sum, and the logarithm is taken"
 
 
@@ -137,8 +143,7 @@ def why_logits(scores: Tensor) -> str:
         row, column = divmod(scores.argmin().item(), scores.shape[1])
         return f"column {column + 1} of row {row + 1} is {scores.min():g}"
     sums = scores.sum(dim=1)
-    whole = 100 if sums.median() > 10 else 1
-    row = (sums - whole).abs().argmax().item()
+    row = torch.minimum((sums - 1).abs(), (sums - 100).abs()).argmax().item()
     return f"row {row + 1} sums to {sums[row]:g}"
 
 
