@@ -43,7 +43,7 @@ def test_the_numbers_are_those_of_scikit_learn(kind, digits, no_page, tmp_path, 
         content = {"y_true": y_true, "probabilities": probabilities, "class_names": names, "images": images}
         np.savez(file, **content, val_y_true=y_true[::2], val_logits=validation)
     elif kind == "called logits":  # as who passes on what predict_proba returns
-        content = {"y_true": y_true.astype(str), "class_names": np.array(names, dtype=object)}
+        content = {"y_true": y_true.astype(str).astype(object), "class_names": np.array(names, dtype=object)}
         content |= {"val_y_true": y_true[::2].astype(float), "val_logits": 100 * probabilities[::2]}
         np.savez(file, logits=probabilities, images=images, **content)
     else:
@@ -187,7 +187,7 @@ KINDS = {
     "an empty row": (torch.cat([softmax(9, 200), torch.zeros(1, 200)]).round(decimals=2), "logits"),
     "zeros": (torch.zeros(3, 200), "logits"),
     "sigmoids": (ROWS.logit().sigmoid() * 1.5, "logits"),
-    "sums of 1": (ROWS - 0.3 * torch.tensor([1.0, -1.0] * 5), "logits"),
+    "sums of 1": (torch.tensor([[1.0, 0.2, -0.2]]), "logits"),
     "logarithms": (ROWS.log(), "logits"),
 }
 
@@ -202,7 +202,22 @@ def test_probabilities_are_told_from_logits_by_their_rows(name):
     else:
         assert note.startswith(f"these are {kind}")
         expected = scores.double() / scores.double().sum(dim=1, keepdim=True)
-        torch.testing.assert_close(logits.softmax(dim=1), expected)
+        if expected.all():
+            torch.testing.assert_close(logits.exp(), expected)
+
+
+def test_rounded_probabilities_have_the_temperature_and_error_of_those_before():
+    generator = seeded()
+    logits = 2 * torch.randn(3000, 100, generator=generator).double()
+    y_true = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)[:, 0]
+    probabilities = (1.5 * logits).softmax(dim=1)  # too sure of themselves
+    rounded = probabilities.round(decimals=2)
+    assert (rounded.gather(1, y_true[:, None]) == 0).any() and rounded.sum(dim=1).min() < 0.95
+    answers, _ = predictions.as_logits(rounded)
+    assert metrics.fit_temperature(answers, y_true) == pytest.approx(1.5, rel=0.15)  # 99 of tiny for 0
+    torch.testing.assert_close(predictions.as_logits(100 * rounded)[0], answers)
+    errors = [metrics.expected_calibration_error(y_true, p) for p in (probabilities, answers.softmax(dim=1))]
+    assert errors[1] == pytest.approx(errors[0], abs=2e-3)
 
 
 def test_logits_count_where_probabilities_agree_with_them():
@@ -219,7 +234,7 @@ def test_logits_count_where_probabilities_agree_with_them():
 IMAGES, CAT_AND_DOG = np.zeros((4, 8, 8, 3), dtype=np.uint8), ["cat", "dog"]
 OTHERS = {
     "the same": ({}, None),
-    "only its own folder": ({"filenames": ["x/b/1.png", "test\\b\\2.png", "c.png", "d.png"]}, None),
+    "other folders": ({"filenames": ["1.png", "test\\b\\2.png", "c.png", "d.png"]}, None),
     "no names": ({"filenames": ["0", "1", "2", "3"]}, None),
     "order": ({"filenames": ["2.png", "b/1.png", "c.png", "d.png"]}, "row 1 is '2.png', .* is 'b/1.png'"),
     "half of a name": ({"filenames": ["b/1.png", "b/2.png", "cc.png", "d.png"]}, "row 3 is 'cc.png'"),
