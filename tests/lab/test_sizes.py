@@ -101,7 +101,7 @@ def test_a_network_that_needs_224_pixels_gets_them(folder):
         _, test = classifier.load_data(found, str(folder), None)
         logits = classifier.predict(found.model, test.images, CPU)
         errors[more] = expected_calibration_error(test.labels, logits.softmax(dim=1))
-        assert any(note.endswith("give --size 224") for note in found.notes) == (not more)
+        assert any(note.endswith("such as --size 224") for note in found.notes) == (not more)
         assert found.input.endswith("of 224x224 pixels" if more else "of 32x32 pixels")
         assert identity(found, test)["size"] == test.images.shape[-1]
     assert errors[()] > 0.3 and errors["--size", 224] < 0.0025
