@@ -210,7 +210,7 @@ def find_reasons(
     y_pred, numbers, evidence, opener = arrays["y_pred"], {}, {"fill": fill}, 0
     if len(browsed) and examined.layer is not None:
         images = test.images[browsed]
-        (maps,) = examined.contrast(images, [(y_pred[browsed], test.labels[browsed])])
+        (maps,) = examined.pairs(images, [(y_pred[browsed], test.labels[browsed])])
         hidden = reasons.top_pixels(maps, reasons.COVERED, images.shape[-1])
         classes, probabilities = reasons.answers_under_covering(examined, images, hidden, fill)
         # Kept at the side of the pictures on the page: the same quarter of the same maps.
