@@ -262,10 +262,22 @@ def interleave(lists: list[list[int]]) -> Tensor:
 # ---- What a network is given -----------------------------------------------------------------------------
 
 
-def images_at_once(images: Tensor, network_side: int = 0) -> int:
-    """Return how many images [N, 3, S, S], enlarged to network_side, have the pixels of BATCH_SIZE, or 1."""
+def images_at_once(
+    images: Tensor,
+    network_side: int = 0,
+    device: torch.device | str = "cpu",
+    batch_size: int | None = None,
+) -> int:
+    """Return how many images [N, 3, S, S], enlarged to network_side, to compute at once: batch_size if given.
+
+    By default as many as have the pixels of BATCH_SIZE, but at least 4 (of 224 pixels a ResNet-18 answers 4
+    at once 1.4 times as fast as one by one); on an accelerator 32 times as many.
+    """
+    if batch_size is not None:
+        return batch_size
     side = max(images.shape[-1], network_side)
-    return max(1, BATCH_SIZE * SIZE**2 // side**2)
+    count = max(4, BATCH_SIZE * SIZE**2 // side**2)
+    return count if torch.device(device).type == "cpu" else 32 * count
 
 
 def resize(images: Tensor, side: int, uncropped: int | None = None) -> Tensor:
