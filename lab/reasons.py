@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 import metrics
-from data import Dataset
+from data import SIZE, Dataset
 from lab import more_metrics
 from lab.classifier import Classifier, copied, images_at_once
 
@@ -306,8 +306,8 @@ def find_puzzles(
     """
     hidden = torch.stack([cells_hidden(cells, images.shape[-1]) for cells in COVERS])
     # Each takes 137 passes, whose time goes with the pixels, also those that the network makes itself.
-    side = max(classifier.model.image_size, classifier.largest_side)
-    most = min(MAX_EXAMINED, 10 * images_at_once(images, side))
+    side = max(images.shape[-1], classifier.model.image_size, classifier.largest_side)
+    most = min(MAX_EXAMINED, 10 * max(1, 50 * SIZE**2 // side**2))
     order = torch.randperm(len(misclassified), generator=Generator().manual_seed(1))[:most]
     puzzles, left = [], {True: NUM_TURNED, False: NUM_FIRM}
     for i in [opener, *(i for i in misclassified[order].tolist() if i != opener)]:

@@ -32,7 +32,7 @@ def small(monkeypatch, small_sets):
 
 def use_sets(patch, sets):
     for module in (data, report):
-        patch.setattr(module, "load", lambda name, root="data", *sides: sets)
+        patch.setattr(module, "load", lambda name, root="data", *sides, **more: sets)
 
 
 def small_run(out, sets, epochs=None):

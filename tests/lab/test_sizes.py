@@ -122,8 +122,11 @@ def test_sizes_that_do_not_fit_are_refused(folder, more, message):
 
 
 def test_as_many_images_at_once_as_take_the_memory_of_fifty_small_ones():
-    for side, network_side, expected in ((32, 0, 50), (64, 32, 12), (32, 224, 1), (512, 0, 1), (16, 0, 200)):
-        assert data.images_at_once(torch.zeros(3, 3, side, side), network_side) == expected
+    for side, network_side, expected in ((32, 0, 50), (64, 32, 12), (32, 224, 4), (512, 0, 4), (16, 0, 200)):
+        images = torch.zeros(3, 3, side, side)
+        assert data.images_at_once(images, network_side) == expected
+        assert data.images_at_once(images, network_side, torch.device("cuda")) == 32 * expected
+        assert data.images_at_once(images, network_side, "cuda", batch_size=7) == 7
     seen = []
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 96 * 96, 2))
     network.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
