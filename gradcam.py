@@ -95,7 +95,7 @@ class GradCAM:
         One forward pass serves all of them.
         """
         if self.handle is None:
-            raise ValueError("the hook exists only in a block: with GradCAM(model, layer) as cam: cam(images)")
+            raise ValueError("call it in a block: with GradCAM(model, layer) as cam: cam(images)")
         if images.ndim != 4 or not images.is_floating_point():
             raise ValueError(f"images must be float [N, 3, H, W], not {images.dtype} {list(images.shape)}")
         like = next((p for p in self.model.parameters() if p.is_floating_point()), images)

@@ -162,10 +162,7 @@ def check_accuracy(numbers: dict, expected: float | None) -> None:
     if not low <= expected <= high:
         measured = f"{value:.2f} % ({low:.2f} to {high:.2f})"
         meant = f" Did you mean {100 * expected:g}?" if expected <= 1 else ""
-        raise UserError(
-            f"the accuracy is {measured}, not the expected {expected:g} %.{meant} "
-            "Check --mean, --std, --classes, --size and --weights-key"
-        )
+        raise UserError(f"the accuracy is {measured}, not the expected {expected:g} %.{meant}")
 
 
 # ---- Reasons ---------------------------------------------------------------------------------------------
