@@ -1,4 +1,4 @@
-"""Answers without a network: report.py --predictions, on scikit-learn's digits, and files that do not fit."""
+"""Answers without a network: those of scikit-learn to its digits, and files that do not fit."""
 
 import csv
 import json
@@ -53,7 +53,8 @@ def test_the_numbers_are_those_of_scikit_learn(kind, digits, no_page, tmp_path, 
             for i, row in enumerate(probabilities):
                 rows.writerow([f"{i}.png", *row, names[y_true[i]]])
     assert examine.main(["--predictions", str(file), "--out", str(tmp_path / "out")]) == 0
-    numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    files = [tmp_path / "out" / name for name in ("metrics.json", "reasons.json")]
+    numbers = json.loads(files[0].read_text()) | json.loads(files[1].read_text())
     macro = theirs.precision_recall_fscore_support(y_true, y_pred, average="macro", zero_division=0)[:3]
     expected = dict(zip(("macro_precision", "macro_recall", "macro_f1"), macro, strict=True))
     expected["accuracy"] = theirs.accuracy_score(y_true, y_pred)
@@ -88,7 +89,7 @@ def test_an_accuracy_that_is_not_the_expected_one_writes_nothing(quick, tmp_path
     assert not (tmp_path / "out").exists()
     assert examine.main([*argv, "76"]) == 0
     page = text((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
-    assert "50 of 200 images are misclassified" in page
+    assert "50 of 200 images are misclassified" in page and "Note: logits are probabilities" in page
 
 
 GOOD = {"y_true": np.array([0, 1]), "probabilities": np.array([[0.9, 0.1], [0.5, 0.5]])}
@@ -266,7 +267,7 @@ def test_answers_in_memory_are_those_of_a_file(no_page, tmp_path):
     known = {"class_names": names, "validation": (logits, y_true)}
     numbers = examine.examine_predictions(torch.tensor(y_true), torch.tensor(logits), out=tmp_path, **known)
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    for key in ("accuracy", "classes", "checkpoint_sha256", "images_sha256"):
+    for key in ("accuracy", "calibration_bins", "classes", "checkpoint_sha256", "images_sha256"):
         assert numbers[key] == written[key]
     assert "temperature" in numbers and "temperature" not in written
     with pytest.raises(ValueError, match="of y_true is 4"):
