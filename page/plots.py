@@ -22,7 +22,6 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from support.files import whole_file
-from support.outputs import HEADLINE
 
 INK, GRID, GREY = "#1a1a1b", "#d8d8d9", "#66666a"
 BLUE, ORANGE, GREEN = "#00497a", "#b04c00", "#00785a"  # of three different greys in a black-and-white print
@@ -170,14 +169,12 @@ def confidence_histogram(title: str, right: np.ndarray, wrong: np.ndarray) -> Fi
 
 
 def headline_bars(numbers: dict[str, dict[str, float]]) -> Figure:
-    """One bar for each of the headline numbers, each value, low and high, and its value written above."""
+    """One bar for each number, {name: value, low and high}, and its value written above."""
     figure, axes = small_figure("Test metrics with 95 % intervals", "", width=504)
-    value, low, high = (
-        np.array([numbers[name][key] for name in HEADLINE]) for key in ("value", "low", "high")
-    )
+    value, low, high = (np.array([row[key] for row in numbers.values()]) for key in ("value", "low", "high"))
     # With few images of a class the value can lie outside its interval, and an error bar cannot be negative.
     errors = np.clip([value - low, high - value], 0, None)
-    names = [name.replace(" ", "\n") for name in HEADLINE.values()]
+    names = [name.replace(" ", "\n") for name in numbers]
     bars = axes.bar(names, value, color=BLUE, width=0.6, yerr=errors, ecolor=INK, capsize=4)
     axes.bar_label(bars, [f"{100 * v:.2f} %" for v in value], padding=2)
     top = np.maximum(value, high).max()
