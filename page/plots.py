@@ -29,7 +29,7 @@ BLUE, ORANGE, GREEN = "#00497a", "#b04c00", "#00785a"  # of three different grey
 # The colours' names in the style sheet of the report.
 CSS_VARIABLES = {INK: "ink", GRID: "line", GREY: "grey", BLUE: "blue", ORANGE: "orange", GREEN: "green"}
 PIXELS = 72  # to an inch
-LINE = 15  # pixels that a line of text needs
+LINE = 17  # pixels that a line of text needs
 
 
 def styled() -> contextlib.AbstractContextManager:
@@ -91,7 +91,7 @@ def name_lines(axes: Axes, lines: dict[str, tuple[float, float, str]]) -> None:
     below = low - gap
     for label, (x, y, colour) in sorted(lines.items(), key=lambda line: line[1][1]):
         below = max(y, below + gap)
-        options = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "fontsize": 11}
+        options = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
         axes.annotate(label, (x, below), color=colour, annotation_clip=False, **options)
 
 
@@ -117,7 +117,7 @@ def training_curve(
     for epoch in changes:
         axes.axvline(epoch, color=GREY, linewidth=0.7, marker="")
     above = axes.secondary_xaxis("top")
-    above.set_xticks(list(changes), list(changes.values()), fontsize=11)
+    above.set_xticks(list(changes), list(changes.values()))
     above.tick_params(length=0)
     above.spines.top.set_visible(False)
     figure.suptitle(f"{quantity.capitalize()} in training", x=0.01, ha="left")
@@ -151,7 +151,7 @@ def reliability(title: str, bins: list[list[float]]) -> Figure:
 
 def confidence_histogram(title: str, right: np.ndarray, wrong: np.ndarray) -> Figure:
     """How many right and wrong answers have a confidence in each of the bins, int [B] each."""
-    figure, axes = small_figure(f"{title}: how sure right and wrong answers are", "confidence", height=320)
+    figure, axes = small_figure(f"{title}: how sure answers are", "confidence", height=320)
     edges, filled = np.linspace(0, 1, len(right) + 1), {"fill": True, "linewidth": 0}
     axes.stairs(wrong, edges, color=ORANGE, **filled)
     # Lighter, so that they differ in grey as well.
@@ -162,7 +162,7 @@ def confidence_histogram(title: str, right: np.ndarray, wrong: np.ndarray) -> Fi
     axes.text(x, 0.84, f"wrong: {wrong.sum():,}", color=ORANGE, transform=axes.transAxes)
     in_percent(axes.xaxis)
     axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.set_xlim(0, 1)
+    axes.set(xlim=(0, 1), ylim=(0, 1.03 * max(1, every.max())))
     return figure
 
 
