@@ -65,10 +65,10 @@ def to_svg(figure: Figure, name: str, description: str) -> Markup:
 
 
 def small_figure(title: str, x_label: str, width: int = 360, height: int = 250) -> tuple[Figure, Axes]:
-    """Return a figure, in pixels, and its axes; the title above them says what the y axis is."""
+    """Return a figure, in pixels, and its axes; the title, above the labels too, says what y is."""
     figure = Figure(figsize=(width / PIXELS, height / PIXELS))
     axes = figure.add_subplot()
-    axes.set_title(title)
+    figure.suptitle(title, x=0.01, ha="left")
     axes.set_xlabel(x_label)
     return figure, axes
 
@@ -106,7 +106,7 @@ def training_curve(
     history: a column for each of epoch, train_loss, val_loss and so on. changes: {epoch: what is different in
     training from there on}, named above a vertical line.
     """
-    figure, axes = small_figure("", "epoch (dotted: the weights examined)")
+    figure, axes = small_figure(f"{quantity.capitalize()} in training", "epoch (dotted: the weights examined)")
     ends, epochs = {}, history["epoch"]
     for split, label in {"train": "training", "val": "validation"}.items():
         values = history[f"{split}_{quantity}"]
@@ -120,7 +120,6 @@ def training_curve(
     above.set_xticks(list(changes), list(changes.values()))
     above.tick_params(length=0)
     above.spines.top.set_visible(False)
-    figure.suptitle(f"{quantity.capitalize()} in training", x=0.01, ha="left")
     if quantity == "accuracy":
         in_percent(axes.yaxis)
         axes.set_ylim(0, 1)
@@ -133,13 +132,13 @@ def training_curve(
 
 def reliability(title: str, bins: list[list[float]]) -> Figure:
     """Accuracy against confidence, [[confidence, accuracy, count], ...]; a point's area is its count."""
-    figure, axes = small_figure("", "confidence", height=320)
-    axes.axline((0, 0), (1, 1), color=GREY, linestyle=":", linewidth=1.2)
     confidence, accuracy, count = np.array(bins).T
     error = (count * abs(accuracy - confidence)).sum() / count.sum()
+    title = f"{title}: calibration error {100 * error:.1f} %"
+    figure, axes = small_figure(title, "confidence", height=320)
+    axes.axline((0, 0), (1, 1), color=GREY, linestyle=":", linewidth=1.2)
     sizes = 4 * (2 + 16 * np.sqrt(count / count.sum())) ** 2  # matplotlib: the square of the width
     axes.scatter(confidence, accuracy, s=sizes, color=BLUE, marker="o", alpha=0.85)
-    axes.set_title(f"{title}: calibration error {100 * error:.1f} %")
     options = {"color": GREY, "transform": axes.transAxes}
     axes.text(0.04, 0.92, "underconfident:\nright more often", va="top", **options)
     axes.text(0.97, 0.07, "overconfident:\nright less often", ha="right", **options)
@@ -190,7 +189,7 @@ def headline_bars(numbers: dict[str, dict[str, float]]) -> Figure:
 
 def worst_classes(title: str, recall: dict[str, float]) -> Figure:
     """The recall of each class, {label: fraction}, the first on top."""
-    figure, axes = small_figure("", "accuracy", width=720, height=65 + 29 * len(recall))
+    figure, axes = small_figure(title, "accuracy", width=720, height=65 + 29 * len(recall))
     places = range(len(recall))
     bars = axes.barh(places, list(recall.values()), color=ORANGE, height=0.7)
     axes.set_yticks(places, shortened(recall, 60))
@@ -199,8 +198,6 @@ def worst_classes(title: str, recall: dict[str, float]) -> Figure:
     in_percent(axes.xaxis)
     axes.grid(visible=False, axis="y")
     axes.set_xlim(0, 1.1)
-    # Above the labels too, as these leave the axes little room.
-    figure.suptitle(title, x=0.01, ha="left")
     return figure
 
 

@@ -44,7 +44,7 @@ for (const matrix of all(".matrix-table")) moveByArrows(matrix);
 // What a picture is taken for, and whether that is right.
 function showAnswer(caption, before, [answer, probability], truth) {
   const [sign, className] = answer === truth ? ["✓", "right"] : ["✗", "wrong"];
-  caption.replaceChildren(before, make("span", { textContent: `${sign} ${data.classes[answer]} ${percent(probability, 0)}`, className }));
+  caption.replaceChildren(before, make("span", { textContent: `${sign}\u00a0${data.classes[answer]} ${percent(probability, 0)}`, className }));
 }
 
 // ---- Maps of mistakes: a byte for each cell, 128 for 0, and a bit for each pixel that was covered.
@@ -86,6 +86,7 @@ function coverLive() {
   for (const button of buttons) {
     button.addEventListener("click", () => show(button.ariaPressed === "true" ? "none" : button.dataset.covers));
   }
+  find("live").className = "playing";
   show("none");
 }
 if (find("live")) coverLive();
@@ -169,7 +170,7 @@ function playGame() {
     const ofMap = data.maps ? `, the map's squares in ${map}` : "", notPossible = refused ? `, and you saw ${refused} times that it cannot be done` : "";
     const moral = `Of ${length} pictures you changed its mind in ${you}${ofMap}, two squares by luck in ${luck}; the best squares do it in ${possible}${notPossible}.`;
     part("tally").textContent = length ? moral : "";
-    part("end").hidden = length < Math.min(5, puzzles.length);
+    part("end").style.visibility = length < Math.min(5, puzzles.length) ? "hidden" : "";
     part("line").textContent = `I changed its mind ${you} times in ${length}${data.maps ? `, the map ${map}` : ""}. You?`;
   }
 
@@ -263,7 +264,7 @@ function askFirst(form) {
   show.addEventListener("click", () => {
     section.classList.remove("guessing");
     mark("b", { low, high });
-    mark("strong", { at: truth }, `it is ${Math.round(truth)}`);
+    mark("strong", { at: truth }, `it is ${Math.round(truth)}${low === high ? "" : ` (${Math.round(low)} to ${Math.round(high)})`}`);
     for (const element of form.elements) element.disabled = true;
     section.querySelector("h2").focus();
   });

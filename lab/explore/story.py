@@ -126,7 +126,7 @@ def maps(numbers: dict, answers: dict, evidence: dict, images: Tensor | None) ->
     if images is not None and "maps" in evidence:
         shown = mistakes_with_maps(answers, evidence, images)
     # Large is one that covering by the contrastive map turns and by the usual one does not, if there is one.
-    shown.sort(key=lambda row: not (row["turned"]["contrastive"] and not row["turned"].get("usual")))
+    shown.sort(key=lambda row: row["turned"]["contrastive"] and not row["turned"].get("usual"), reverse=True)
     return {"covering_plots": drawn, "cases": shown}
 
 
@@ -177,7 +177,7 @@ def mistakes_with_maps(answers: dict, evidence: dict, images: Tensor) -> list[di
 def confidence(numbers: dict, stress: dict | None) -> dict:
     """Reliability as trained and at the temperature, calibration by severity, and how sure answers are."""
     drawn, rows = {}, [] if stress is None else stress.get("summary", {}).get("by_severity", [])
-    labels = {"as_trained": "as trained", "with_temperature": "at the temperature"}
+    labels = {"as_trained": "as trained", "with_temperature": "temperature"}
     errors = {labels[key]: [row[key]["ece"] for row in rows] for key in labels if rows and key in rows[0]}
     for label, suffix in {"as trained": "", "at the temperature": "_after_temperature"}.items():
         if f"calibration_bins{suffix}" in numbers:
@@ -188,7 +188,7 @@ def confidence(numbers: dict, stress: dict | None) -> dict:
     if errors:
         ends = (f"{label} {100 * error[0]:.1f} to {100 * error[5]:.1f} %" for label, error in errors.items())
         text = f"Calibration error from clean images to severity 5: {', '.join(ends)}."
-        figure = charts.severity_curves("Calibration error", errors)
+        figure = charts.severity_curves("Calibration error", errors, height=320)
         drawn["severity"] = plots.to_svg(figure, "calibration", text)
     counts = {side: torch.tensor(values).numpy() for side, values in numbers["confidence_histogram"].items()}
     text = f"Confidence of right and wrong answers; above 90 % {numbers['confident']['wrong']} are wrong."
