@@ -9,6 +9,7 @@ from processes import TINY, use_sets
 
 import data
 import metrics
+import report
 import train
 from page import failures
 
