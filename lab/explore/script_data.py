@@ -53,15 +53,6 @@ def base64_of(values: np.ndarray) -> str:
     return base64.b64encode(values.tobytes()).decode()
 
 
-def shown_with_maps(opener: int, count: int) -> Tensor:
-    """Return which of `count` mistakes the page shows with maps: the opener, then up to eight by chance.
-
-    int64, places in `mistakes` of evidence.npz, whose arrays usual_* are of these.
-    """
-    order = torch.randperm(count, generator=Generator().manual_seed(0))
-    return torch.cat([torch.tensor([opener]), order[order != opener][:8].sort().values])
-
-
 def puzzle_order(answers: dict, evidence: dict) -> list[int]:
     """Return the places of the puzzles in the order in which they are played.
 
