@@ -1,6 +1,7 @@
 """Command lines for the tests, run in this process, and what holds of the run that is left."""
 
 import csv
+import os
 import re
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import data
 import report
 import train
 from support.checkpoint import read_checkpoint
@@ -16,6 +18,12 @@ from support.console import run_main
 ROOT = Path(train.__file__).parent
 TINY = ["--width=16", "--limit-train=8", "--batch-size=4", "--epochs=3", "--device=cpu", "--precision=fp32"]
 CPU = torch.device("cpu")
+
+
+def use_sets(patch, sets, *more):
+    """Let data, report and `more` modules find these sets, (train, test), under every name."""
+    for module in (data, report, *more):
+        patch.setattr(module, "load", lambda name, root="data", *sides: sets)
 
 
 def outcome(capsys, main, argv):
@@ -88,3 +96,34 @@ def check_invariants(run):
         assert len(history) in (epoch, epoch + 1) and history[:epoch] == saved
         assert all(None not in row.values() and len(row) == 10 for row in history)
     return epoch
+
+
+class KilledError(BaseException):
+    """Nothing more is done to files once it is raised, also by what cleans up."""
+
+
+def die_at(number, patch):
+    """Kill a command before its n-th change to files; of a file half is written by then."""
+    count = 0
+
+    def counting(function, changes=lambda *args: True, half=lambda *args: None):
+        def counted(*args, **kwargs):
+            nonlocal count
+            count += changes(*args)
+            if count == number:
+                half(*args)
+            if count >= number:
+                raise KilledError
+            return function(*args, **kwargs)
+
+        return counted
+
+    def half_bytes(path, content):
+        with open(path, "wb") as file:
+            file.write(content[: len(content) // 2])
+
+    for name in ("fsync", "replace"):
+        patch.setattr(os, name, counting(getattr(os, name)))
+    patch.setattr(Path, "mkdir", counting(Path.mkdir, changes=lambda path, *args: not path.exists()))
+    patch.setattr(Path, "unlink", counting(Path.unlink, changes=Path.exists))
+    patch.setattr(Path, "write_bytes", counting(Path.write_bytes, half=half_bytes))
