@@ -106,7 +106,9 @@ def training_curve(
     history: a column for each of epoch, train_loss, val_loss and so on. changes: {epoch: what is different in
     training from there on}, named above a vertical line.
     """
-    figure, axes = small_figure(f"{quantity.capitalize()} in training", "epoch (dotted: the weights examined)")
+    figure, axes = small_figure(
+        f"{quantity.capitalize()} in training", "epoch (dotted: the weights examined)"
+    )
     ends, epochs = {}, history["epoch"]
     for split, label in {"train": "training", "val": "validation"}.items():
         values = history[f"{split}_{quantity}"]

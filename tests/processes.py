@@ -1,6 +1,7 @@
 """Command lines for the tests, run in this process, and what holds of the run that is left."""
 
 import csv
+import os
 import re
 import shutil
 from pathlib import Path
@@ -97,3 +98,34 @@ def check_invariants(run):
         assert len(history) in (epoch, epoch + 1) and history[:epoch] == saved
         assert all(None not in row.values() and len(row) == 10 for row in history)
     return epoch
+
+
+class KilledError(BaseException):
+    """Nothing more is done to files once it is raised, also by what cleans up."""
+
+
+def die_at(number, patch):
+    """Kill a command before its n-th change to files; of a file half is written by then."""
+    count = 0
+
+    def counting(function, changes=lambda *args: True, half=lambda *args: None):
+        def counted(*args, **kwargs):
+            nonlocal count
+            count += changes(*args)
+            if count == number:
+                half(*args)
+            if count >= number:
+                raise KilledError
+            return function(*args, **kwargs)
+
+        return counted
+
+    def half_bytes(path, content):
+        with open(path, "wb") as file:
+            file.write(content[: len(content) // 2])
+
+    for name in ("fsync", "replace"):
+        patch.setattr(os, name, counting(getattr(os, name)))
+    patch.setattr(Path, "mkdir", counting(Path.mkdir, changes=lambda path, *args: not path.exists()))
+    patch.setattr(Path, "unlink", counting(Path.unlink, changes=Path.exists))
+    patch.setattr(Path, "write_bytes", counting(Path.write_bytes, half=half_bytes))

@@ -246,7 +246,9 @@ def test_what_cannot_be_done_scores_and_five_rounds_have_a_moral(game):
             page.tap("#puzzle-next")
         assert page.inner_text("#puzzle-line") == "I changed its mind 0 times in 5, the map 0. You?"
         assert "you saw 4 times that it cannot be done" in page.inner_text("#puzzle-tally")
-        classes = page.evaluate("[...document.querySelectorAll('#puzzle-dots i')].map(dot => dot.className.trim())")
+        classes = page.evaluate(
+            "[...document.querySelectorAll('#puzzle-dots i')].map(dot => dot.className.trim())"
+        )
         assert classes == ["now", "won", "won", "lost", "won", "won"] and page.errors == []
 
 
