@@ -67,7 +67,7 @@ def make_quick(patch):
     patch.setattr(metrics.bootstrap_headline, "__defaults__", (20,))
     patch.setattr(more_metrics.paired_headline, "__defaults__", (20,))
     patch.setattr(sections, "write_plots", lambda *arguments: None)
-    patch.setattr(plots, "save_png", lambda *arguments: None)
+    patch.setattr(plots, "save_png", lambda *arguments, **options: None)
     patch.setattr(failures, "NUM_FAILURES", 2)
     patch.setattr(reasons, "NUM_SEEDS", 1)
     for name in ("NUM_MISTAKES", "NUM_RIGHT", "NUM_RANDOMIZED", "MAX_EXAMINED"):
