@@ -298,7 +298,7 @@ def validate(training: Training, row: dict[str, float | str]) -> Tensor:
     images, labels, logits = distributed.shard(training.val_images), training.val_labels, []
     model, size = training.network.eval(), training.config.sizes()[-1]
     with Progress("validation", len(images)) as progress, autocast(training.device, training.precision):
-        for part in images.split(data.images_at_once(images, size)):
+        for part in images.split(data.images_at_once(images, size, training.device)):
             pixels = part.to(training.device).float() / 255
             logits.append(model(training.normalize(data.resize(pixels, size))).float())
             progress.update(len(part) * len(logits))
@@ -412,7 +412,7 @@ def fit(config: Config, last: dict | None = None) -> None:
     print(f"data     {record['provenance']}")
     print(f"         {record['num_train']:,} images to train on, {record['num_val']:,} to validate")
     print(f"network  ResNet-18, width {config.width}, {record['parameters']:,} parameters")
-    print(f"recipe   {config.epochs} epochs, {config.batch_size} images in a step")
+    print(f"recipe   {config.epochs} epochs, {config.batch_size} images a step, {config.image_sizes} pixels")
     threads = f"threads: {torch.get_num_threads()}"
     print(f"compute  {training.device}, {training.precision}, processes: {world_size()}, {threads}")
 
@@ -444,8 +444,10 @@ def fit(config: Config, last: dict | None = None) -> None:
 
 def check_folder(run: Path) -> None:
     """Raise UserError if the folder of a new run holds more than a training that has saved no epoch."""
+    config = run / "config.json"
+    is_ours = config.is_file() and '"settings"' in config.read_text(encoding="utf-8", errors="replace")
     for path in run.rglob("*"):
-        if path.is_file() and path.name != "config.json" and path.suffix != ".tmp":
+        if path.is_file() and path.suffix != ".tmp" and not (path == config and is_ours):
             hint = "continue a run there with --resume, delete the folder, or use another --out"
             raise UserError(f"{run} is not empty: {hint}")
 

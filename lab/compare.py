@@ -1,21 +1,24 @@
-"""Compare runs on the same test images: what differs between recipes, and is it more than another seed does?
+"""Compare recipes on the same test images: is a difference more than another seed makes?
 
-    python -m lab.compare RUN RUN [RUN ...]        the first against each of the others
+    python -m lab.compare RUN RUN [RUN ...]        each recipe less that of the first run
 
-Each RUN holds what report.py and stress.py have written. Runs of one recipe, which differ in the seed alone
-by their config.json, make one column, the mean of them; the first run's recipe is what the others are
-compared with. A cell is a number and the difference from the first recipe in points with its 95 % interval
-over the images. It is bold if it is more than a seed does: 0 is outside of the interval, and the difference
-is larger than the yardstick, which follows from the spread between the seeds of each recipe. "k of n" are the
-pairs of the same seed whose own interval is on that side of 0. Several runs on one page is what report.py
---against shows.
+Each RUN is a folder with what report.py and lab.stress have written. Runs are of one recipe if only the seed
+differs: they share the settings and the training images of config.json, and --size. The command prints in
+Markdown the mean of each recipe with the standard deviation over its seeds, and its difference from the first
+recipe: with Welch's interval over seeds if both have several, with a paired interval over images if both are
+single runs, which knows nothing of other seeds, and without one if only one of them has several.
 """
 
 import itertools
 import json
 import math
-from dataclasses import dataclass, field
+import statistics
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+
+if __name__ == "__main__":  # from any folder, and without lab/ before a user's own modules
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
 from torch import Generator, Tensor
@@ -29,262 +32,301 @@ from support.console import CommandLine, run_main
 from support.errors import UserError, reading
 from support.outputs import read_report
 
+NUM_BINS = 15  # of the calibration error
 NUM_RESAMPLES = 200
-# The 97.5 % quantile of Student's t with 1, 2, ... degrees of freedom (Student 1908).
+# The 97.5 % quantile of Student's t with 1, 2, ... degrees of freedom: Fisher, "Statistical Methods for
+# Research Workers", 1925, table IV. With more of them the last one is at most 10 % too large.
 T_QUANTILE = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160)
-# Settings in which runs of one recipe may differ.
+HEAD_OF_KIND = {
+    "seeds": "95 % over seeds",
+    "images": "other images only; another seed: not known",
+    "none": "one run beside several, no interval",
+}
+MEANING_OF_KIND = {
+    "seeds": """
+Over seeds: Welch's 95 % interval for the difference of the recipes on these test images, by the spread of
+their seeds. Few seeds say little of a spread: with n = 2 in both recipes the interval reaches 12.7 standard
+errors to either side, with n = 3 still 3.2 or 4.3, with many seeds 2. Bold leaves out 0, as one interval of
+twenty does by chance. Where one run alone has a number, or no seed changes it, there is no interval.""",
+    "images": """
+Other images only: the paired 95 % interval over the choice of test images, for these two trainings. The same
+recipe may differ as much with another seed; two seeds or more of each would tell.""",
+    "none": """
+One run beside several: whether its seed is a lucky one is not known, so there is no interval. Give two runs
+or more of that recipe, or begin with a recipe of several.""",
+}
+# Settings in which runs of one recipe may differ. The training images are compared by their digest.
 NOT_THE_RECIPE = {"seed", "out", "data_dir", "device", "precision", "compile", "dataset"}
 
 
 @dataclass
-class Row:
-    """One row of the table: what the runs have that have it, by their places among the runs."""
+class Run:
+    """What is compared of one run; single images are kept for the interval over them."""
 
-    is_mean: bool  # of one score for each image
-    values: dict[int, float] = field(default_factory=dict)
-    samples: dict[int, Tensor] = field(default_factory=dict)  # these scores, or the numbers of resamples
+    folder: str
+    recipe: dict  # what runs that differ in the seed alone have in common
+    values: dict[str, float]  # the numbers of the run by their names
+    scores: dict[str, Tensor]  # float64 [N]: the value is the mean of one score for each image
+    gaps: dict[str, tuple[Tensor, Tensor]]  # the value is the calibration error of these (bins, gaps)
+
+
+# ---- The numbers of a run --------------------------------------------------------------------------------
+
+
+def scores_of(answers: dict, stress: dict | None) -> dict[str, Tensor]:
+    """Return scores of single images, float64 [N] or [M], whose means are numbers of a run."""
+    scores = {"accuracy": (answers["y_pred"] == answers["y_true"]).double()}
+    if stress is None or "summary" not in stress:
+        return scores
+    right, families = stress["answers"], stress["families"]
+    scores["fifteen corruptions"] = mean_score(right, itertools.chain(*families.values()))
+    for family, names in families.items():
+        scores[family] = mean_score(right, names)
+    for epsilon in stress["epsilons"]:
+        if f"apgd_ce/{epsilon:g}" in right:  # elsewhere not all attacks were made
+            survived = still_right(right, stress["attacks"], epsilon)
+            scores[f"right under every attack of {epsilon:g}/255"] = survived.double()
+    return scores
+
+
+def gaps_of(answers: dict, temperature: float | None) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return what the calibration errors of a run are made of, {name: (bins int64 [N], gaps float64 [N])}.
+
+    The bin of an image is that of its confidence, the gap is 1 if the answer is right, else 0, less the
+    confidence.
+    """
+    probabilities = answers["probabilities"].double()
+    scaled = {"calibration error": probabilities}
+    if temperature:
+        logits = probabilities.clamp(min=1e-30).log()
+        scaled["calibration error after temperature"] = (logits / temperature).softmax(dim=1)
+    gaps = {}
+    for name, rows in scaled.items():
+        confidence = rows.amax(dim=1).clamp(max=1)
+        right = (rows.argmax(dim=1) == answers["y_true"]).double()
+        gaps[name] = metrics.bin_of(confidence, NUM_BINS), right - confidence
+    return gaps
+
+
+def calibration_error(bins: Tensor, gaps: Tensor) -> float:
+    """Return metrics.expected_calibration_error of images in these bins with these gaps, see gaps_of."""
+    of_bins = torch.bincount(bins, weights=gaps, minlength=NUM_BINS)
+    return of_bins.abs().sum().item() / len(gaps)
+
+
+def resampled_errors(bins: Tensor, gaps: Tensor) -> Tensor:
+    """Return the calibration errors of resamples, float64 [NUM_RESAMPLES], the same images for all runs."""
+    generator, errors = Generator().manual_seed(0), []
+    for _ in range(NUM_RESAMPLES):
+        drawn = torch.randint(len(bins), (len(bins),), generator=generator)
+        errors.append(calibration_error(bins[drawn], gaps[drawn]))
+    return torch.tensor(errors, dtype=torch.float64)
 
 
 # ---- The runs --------------------------------------------------------------------------------------------
 
 
-def read_run(run: Path) -> dict:
-    """Return the answers of a run with its numbers, recipe, seed, epochs, temperature and stress tests."""
-    numbers, values = read_report(run)
-    values |= {"numbers": numbers, "temperature": numbers.get("temperature")}
-    values |= {"recipe": {"run": str(run)}, "seed": None, "epochs": None}
-    if (run / "config.json").exists():
-        with reading(run / "config.json", "settings of train.py"):
-            config = json.loads((run / "config.json").read_text("utf-8"))
-            settings = config["settings"]
-            recipe = settings | {"change": config.get("change")}
-            # A setting of 0 or None is the same as one that an earlier version did not have.
-            values["recipe"] = {k: v for k, v in recipe.items() if v and k not in NOT_THE_RECIPE}
-            values |= {"seed": settings["seed"], "epochs": settings["epochs"]}
-    values["stress"] = read_stress(run, {key: numbers[key] for key in IDENTITY if key in numbers})
-    return values
+def read_run(folder: Path) -> tuple[dict, dict, dict | None]:
+    """Return the answers of a run, the numbers of metrics.json, and its stress tests, if there are any."""
+    numbers, answers = read_report(folder)
+    return answers, numbers, read_stress(folder, {key: numbers[key] for key in IDENTITY if key in numbers})
 
 
-def read_all(folders: list[Path]) -> list[dict]:
-    """Return what read_run does of each; raises UserError if two of them cannot be compared.
+def read_recipe(folder: Path, numbers: dict) -> dict:
+    """Return what makes the recipe of a run; without config.json it is a recipe of its own."""
+    path = folder / "config.json"
+    if not path.exists():
+        return {"folder": str(folder)}
+    with reading(path, "settings of train.py"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        # A setting of 0 or None does nothing, like one that is absent.
+        settings = {name: value for name, value in config["settings"].items() if value}
+        recipe = {name: settings[name] for name in settings if name not in NOT_THE_RECIPE}
+        return recipe | {"training images": config["digest"][:12], "size": numbers["data"]["size"]}
+
+
+def read_all(folders: list[Path]) -> list[Run]:
+    """Return the runs; raises UserError if two of them cannot be compared.
 
     Stress tests of another sample of images than those of the first run that has any are left out.
     """
-    runs, owners, sample = [], {}, None
+    runs, owners, first, sample, left_out = [], {}, None, None, []
     for folder in folders:
-        run = read_run(folder)
-        check_alike(str(folder), run["numbers"], runs[0]["numbers"] if runs else run["numbers"], owners)
-        owners[str(folder)] = run["numbers"]["checkpoint_sha256"]
-        if run["stress"] is not None:
-            sample = sample or run["stress"]["sample_sha256"]
-            if run["stress"]["sample_sha256"] != sample:
-                print(f"note     the stress tests of {folder} are of other images and left out")
-                run["stress"] = None
-        runs.append(run)
+        answers, numbers, stress = read_run(folder)
+        first = first or numbers
+        check_alike(str(folder), numbers, first, owners)
+        owners[str(folder)] = numbers["checkpoint_sha256"]
+        if stress is not None:
+            sample = sample or stress["sample_sha256"]
+            if stress["sample_sha256"] != sample:
+                left_out.append(str(folder))
+                stress = None
+        scores = scores_of(answers, stress)
+        gaps = gaps_of(answers, numbers.get("temperature"))
+        values = {name: score.mean().item() for name, score in scores.items()}
+        values |= {name: calibration_error(*of_images) for name, of_images in gaps.items()}
+        runs.append(Run(str(folder), read_recipe(folder, numbers), values, scores, gaps))
+    if left_out:
+        print(f"Stress tests of other images than the first ones are left out: {', '.join(left_out)}\n")
     return runs
 
 
-def places_by_recipe(runs: list[dict]) -> list[list[int]]:
-    """Return the places of the runs of each recipe, in the order in which the recipes come."""
-    recipes = [run["recipe"] for run in runs]
-    firsts = [place for place, recipe in enumerate(recipes) if recipes.index(recipe) == place]
-    return [[p for p, recipe in enumerate(recipes) if recipe == recipes[first]] for first in firsts]
+def by_recipe(runs: list[Run]) -> list[list[Run]]:
+    """Return the runs of each recipe, in the order in which the recipes come."""
+    recipes = {}
+    for run in runs:
+        recipes.setdefault(json.dumps(run.recipe, sort_keys=True), []).append(run)
+    return list(recipes.values())
 
 
-def differs(recipe: dict, first: dict) -> str:
-    """Name a recipe by what differs from the first one."""
-    words = []
-    for name in {**first, **recipe}:
-        value = recipe.get(name, 0)
-        if value != first.get(name, 0):
-            words.append(str(value) if name == "change" else f"{name} {value}")
-    return ", ".join(words) or "the first recipe"
+def recipe_name(run: Run, first: Run) -> str:
+    """Name the recipe of a run by what differs from the recipe of the first run."""
+    if run.recipe == first.recipe:
+        return "the first recipe"
+    if "folder" in run.recipe or "folder" in first.recipe:
+        return run.folder
+    names = dict.fromkeys([*first.recipe, *run.recipe])
+    values = {name: run.recipe.get(name, 0) for name in names}
+    return ", ".join(f"{name} {values[name]}" for name in names if values[name] != first.recipe.get(name, 0))
 
 
-# ---- Their numbers ---------------------------------------------------------------------------------------
+# ---- Differences -----------------------------------------------------------------------------------------
 
 
-def scores_of(run: dict) -> dict[str, Tensor]:
-    """Return scores of single images, float64 [N] or [M], whose means are rows of the table."""
-    scores = {"accuracy": (run["y_pred"] == run["y_true"]).double()}
-    stress = run["stress"]
-    if stress is None or "summary" not in stress:
-        return scores
-    answers, families = stress["answers"], stress["families"]
-    fifteen = list(itertools.chain(*families.values()))
-    scores["fifteen corruptions"] = mean_score(answers, fifteen)
-    for family, names in families.items():
-        scores[family] = mean_score(answers, names)
-    attacks = [name for name in stress["attacks"] if name != "random"]  # earlier versions counted it as one
-    for epsilon in stress["epsilons"]:
-        if f"apgd_ce/{epsilon:g}" in answers:  # elsewhere not all attacks were made
-            right = still_right(answers, attacks, epsilon)
-            scores[f"right under every attack of {epsilon:g}/255"] = right.double()
-    return scores
+def welch_interval(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    """Return the mean of n numbers less that of m others, with its 95 % interval over seeds.
 
+        value +- t sqrt(v + w),  v = s^2 / n,  w = s'^2 / m
 
-def probabilities_of(run: dict) -> dict[str, Tensor]:
-    """Return probabilities, float64 [N, C], whose calibration errors are rows of the table."""
-    probabilities = run["probabilities"].double()
-    found = {"calibration error": probabilities}
-    if run["temperature"]:
-        logits = probabilities.clamp(min=1e-30).log()
-        found["calibration error after temperature"] = (logits / run["temperature"]).softmax(dim=1)
-    return found
+    s and s' are the two standard deviations, t is the 97.5 % quantile of Student's t with
 
+        (v + w)^2 / (v^2 / (n - 1) + w^2 / (m - 1))
 
-def tabulate(runs: list[dict]) -> dict[str, Row]:
-    """Return the rows of the table, {name: Row}; the resamples are of the same images for all runs."""
-    y_true, generator = runs[0]["y_true"], Generator().manual_seed(0)
-    resamples = torch.randint(len(y_true), (NUM_RESAMPLES, len(y_true)), generator=generator)
-    rows = {}
-    for place, run in enumerate(runs):
-        for name, scores in scores_of(run).items():
-            row = rows.setdefault(name, Row(is_mean=True))
-            row.values[place] = scores.mean().item()
-            row.samples[place] = scores
-        for name, probabilities in probabilities_of(run).items():
-            row = rows.setdefault(name, Row(is_mean=False))
-            row.values[place] = metrics.expected_calibration_error(y_true, probabilities)
-            errors = [metrics.expected_calibration_error(y_true[i], probabilities[i]) for i in resamples]
-            row.samples[place] = torch.tensor(errors, dtype=torch.float64)
-    return rows
-
-
-# ---- More than images and seeds? -------------------------------------------------------------------------
-
-
-def difference(row: Row, ours: list[int], theirs: list[int]) -> dict[str, float] | None:
-    """Return the mean of some runs less that of others with its interval over the images.
-
-    None if one of them lacks the number.
+    degrees of freedom, rounded down. If n or m is 1, or both deviations are 0, there is the value alone.
+    Sources: Welch, "The generalization of 'Student's' problem when several different population variances are
+    involved", 1947; Satterthwaite, "An approximate distribution of estimates of variance components", 1946.
     """
-    if not row.values.keys() >= {*ours, *theirs}:
-        return None
-    our_mean = torch.stack([row.samples[place] for place in ours]).mean(dim=0)
-    their_mean = torch.stack([row.samples[place] for place in theirs]).mean(dim=0)
-    if row.is_mean:
-        return more_metrics.mean_interval(our_mean - their_mean)
-    ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    low, high = (our_mean - their_mean).quantile(ends).tolist()
-    our_value = sum(row.values[place] for place in ours) / len(ours)
-    their_value = sum(row.values[place] for place in theirs) / len(theirs)
-    return {"value": our_value - their_value, "low": low, "high": high}
+    value = statistics.mean(ours) - statistics.mean(theirs)
+    if min(len(ours), len(theirs)) < 2:
+        return {"value": value}
+    v, w = (statistics.variance(values) / len(values) for values in (ours, theirs))
+    if v + w == 0:
+        return {"value": value}
+    freedom = (v + w) ** 2 / (v**2 / (len(ours) - 1) + w**2 / (len(theirs) - 1))
+    whole = max(1, math.floor(freedom + 1e-9))  # where it is a whole number, rounding may leave a little less
+    reach = T_QUANTILE[min(whole, len(T_QUANTILE)) - 1] * math.sqrt(v + w)
+    return {"value": value, "low": value - reach, "high": value + reach}
 
 
-def seed_variance(row: Row, runs: list[dict], recipes: list[list[int]], epochs: int) -> tuple[float, int]:
-    """Return the variance between seeds, pooled over recipes, and its degrees of freedom.
+def paired_interval(name: str, ours: Run, theirs: Run) -> dict[str, float]:
+    """Return a number of one run less that of another with its 95 % interval over the images.
 
-    Only recipes of so many epochs count: how far two seeds end apart depends on how long they are trained.
+    Scores by the normal distribution, calibration errors by resamples of images with the answers of both.
     """
-    squares, freedom = 0.0, 0
-    for places in recipes:
-        values = [row.values[p] for p in places if p in row.values and runs[p]["epochs"] == epochs]
-        if len(values) > 1:
-            mean = sum(values) / len(values)
-            squares += sum((value - mean) ** 2 for value in values)
-            freedom += len(values) - 1
-    return squares / max(1, freedom), freedom
+    if name in ours.scores:
+        return more_metrics.mean_interval(ours.scores[name] - theirs.scores[name])
+    resampled = resampled_errors(*ours.gaps[name]) - resampled_errors(*theirs.gaps[name])
+    low, high = resampled.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return {"value": ours.values[name] - theirs.values[name], "low": low, "high": high}
 
 
-def yardstick(
-    row: Row, runs: list[dict], recipes: list[list[int]], ours: list[int], theirs: list[int]
-) -> float | None:
-    """Return how far the means of the n runs `ours` and the m runs `theirs` differ by their seeds, with 95 %.
-
-        t sqrt(s^2 / n + s'^2 / m)
-
-    s^2 and s'^2 are the seed_variance of as many epochs as ours and theirs, from the `recipes`; t is that of
-    Student, by the fewer of their degrees of freedom. None if no recipe has several seeds.
-    """
-    variance, fewest = 0.0, len(T_QUANTILE)
-    for places in (ours, theirs):
-        of_one, freedom = seed_variance(row, runs, recipes, runs[places[0]]["epochs"])
-        variance += of_one / len(places)
-        fewest = min(fewest, freedom)
-    return None if fewest == 0 else T_QUANTILE[fewest - 1] * math.sqrt(variance)
+def values_of(name: str, recipe: list[Run]) -> list[float]:
+    """Return a number of those runs of a recipe that have it."""
+    return [run.values[name] for run in recipe if name in run.values]
 
 
-def judge(
-    row: Row, runs: list[dict], recipes: list[list[int]], ours: list[int], theirs: list[int]
-) -> dict | None:
-    """Return the difference of two means of runs, its yardstick `by_seed`, and whether it is `bold`.
-
-    None if one of the runs lacks the number. recipes: those from which the yardstick is.
-    """
-    found = difference(row, ours, theirs)
-    if found is None:
-        return None
-    by_seed = yardstick(row, runs, recipes, ours, theirs)
-    beyond_images = found["low"] * found["high"] > 0
-    bold = beyond_images and by_seed is not None and abs(found["value"]) > by_seed
-    return found | {"by_seed": by_seed, "beyond_images": beyond_images, "bold": bold}
+def kind_of_interval(ours: list[Run], theirs: list[Run]) -> str:
+    """Return over what the difference of two recipes has an interval: "seeds", "images" or "none"."""
+    if len(ours) == len(theirs) == 1:
+        return "images"
+    return "none" if 1 in (len(ours), len(theirs)) else "seeds"
 
 
-def pairs_that_agree(row: Row, runs: list[dict], ours: list[int], theirs: list[int], value: float) -> str:
-    """Return "k of n": of n pairs of the same seed the k whose own interval is on the side of the value.
-
-    Empty if there are fewer than two pairs.
-    """
-    agree, count = 0, 0
-    for a in ours:
-        for b in theirs:
-            if runs[a]["seed"] is not None and runs[a]["seed"] == runs[b]["seed"]:
-                single = difference(row, [a], [b])
-                agree += single["low"] > 0 if value > 0 else single["high"] < 0
-                count += 1
-    return f"{agree} of {count}" if count > 1 else ""
+def difference(name: str, ours: list[Run], theirs: list[Run]) -> dict[str, float]:
+    """Return a number of one recipe less that of another, empty if one of them lacks it."""
+    our_values, their_values = values_of(name, ours), values_of(name, theirs)
+    if not our_values or not their_values:
+        return {}
+    if kind_of_interval(ours, theirs) == "images":
+        return paired_interval(name, ours[0], theirs[0])
+    return welch_interval(our_values, their_values)
 
 
 # ---- The command -----------------------------------------------------------------------------------------
 
 
-def cell(row: Row, runs: list[dict], ours: list[int], theirs: list[int], found: dict | None) -> str:
-    """Return the number of a recipe and what was `found`, see judge, as text."""
-    known = [row.values[place] for place in ours if place in row.values]
-    if not known:
+def mean_cell(values: list[float], count: int) -> str:
+    """Return "66.12 +- 0.36", mean and spread in percent, and how many values if they are not `count`."""
+    if not values:
         return ""
-    text = f"{100 * sum(known) / len(known):.1f} %"
-    if found is None:
+    text = f"{100 * statistics.mean(values):.2f}"
+    if len(values) > 1:
+        text += f" +- {100 * statistics.stdev(values):.2f}"
+    return text if len(values) == count else f"{text} (n = {len(values)})"
+
+
+def difference_cell(interval: dict[str, float], bold: bool) -> str:
+    """Return "-0.14 (-1.08 to +0.79)" in points; bold: mark an interval that leaves out 0."""
+    if not interval:
+        return ""
+    text = f"{100 * interval['value']:+.2f}"
+    if "low" not in interval:
         return text
-    value, low, high = (100 * found[key] for key in ("value", "low", "high"))
-    text += f", {value:+.1f} ({low:+.1f} to {high:+.1f})"
-    if found["bold"]:
-        text = f"**{text}**"
-    agree = pairs_that_agree(row, runs, ours, theirs, value)
-    return f"{text}, {agree}" if agree else text
+    text += f" ({100 * interval['low']:+.2f} to {100 * interval['high']:+.2f})"
+    return f"**{text}**" if bold and interval["low"] * interval["high"] > 0 else text
+
+
+def print_table(heads: list[str], rows: dict[str, list[str]]) -> None:
+    """Print rows of cells by their names as Markdown; rows without any text are left out."""
+    print(f"| | {' | '.join(heads)} |")
+    print(f"| --- |{' --- |' * len(heads)}")
+    for name, cells in rows.items():
+        if any(cells):
+            print(f"| {name} | {' | '.join(cells)} |")
+
+
+def print_means(recipes: list[list[Run]], heads: list[str], names: list[str]) -> None:
+    """Print the runs of each recipe, and the means of the recipes."""
+    print("## Recipes, in percent\n")
+    for head, recipe in zip(heads, recipes, strict=True):
+        print(f"- {head}: {', '.join(run.folder for run in recipe)}")
+    rows = {}
+    for name in names:
+        rows[name] = [mean_cell(values_of(name, recipe), len(recipe)) for recipe in recipes]
+    print()
+    print_table(heads, rows)
+    print("\nA number is the mean over the n seeds of a recipe, +- is their standard deviation.")
+
+
+def print_differences(recipes: list[list[Run]], heads: list[str], names: list[str]) -> None:
+    """Print the other recipes less the first one, and how that is to be read."""
+    first, *others = recipes
+    kinds = [kind_of_interval(other, first) for other in others]
+    rows = {name: [] for name in names}
+    for name in names:
+        for other, kind in zip(others, kinds, strict=True):
+            rows[name].append(difference_cell(difference(name, other, first), bold=kind == "seeds"))
+    print(f"\n## Less {heads[0]}, in points\n")
+    heads = [f"{head}: {HEAD_OF_KIND[kind]}" for head, kind in zip(heads[1:], kinds, strict=True)]
+    print_table(heads, rows)
+    for kind in dict.fromkeys(kinds):
+        print(MEANING_OF_KIND[kind])
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the table of differences in Markdown; return the exit code."""
+    """Print the tables in Markdown; return the exit code."""
     parser = CommandLine(description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run, two or more")
     folders = parser.parse_args(argv).runs
     if len(folders) < 2:
         raise UserError(f"only {folders[0]} is given: expected two runs or more")
     runs = read_all(folders)
-    recipes = places_by_recipe(runs)
-    first, *others = recipes
-    names = [differs(runs[places[0]]["recipe"], runs[0]["recipe"]) for places in recipes]
-    heads = [f"{name} (n = {len(places)})" for name, places in zip(names, recipes, strict=True)]
-    print(f"| | {' | '.join(heads)} | a seed alone, +- |")
-    print(f"| --- |{' --- |' * (len(heads) + 1)}")
-    tested = 0
-    for name, row in tabulate(runs).items():
-        cells = [cell(row, runs, first, first, None)]
-        for places in others:
-            found = judge(row, runs, recipes, places, first)
-            tested += found is not None and found["by_seed"] is not None
-            cells.append(cell(row, runs, places, first, found))
-        alone = yardstick(row, runs, recipes, first[:1], first)
-        cells.append("" if alone is None else f"{100 * alone:.1f}")
-        print(f"| {name} | {' | '.join(cells)} |")
-    print("\nBold: more than images and a seed explain. The last column: one run against the first recipe;")
-    times = math.sqrt(2 / (1 + 1 / len(first)))
-    print(f"by their seeds alone two runs may differ by {times:.2f} times as much.")
-    print(f"{tested} differences were tested; by chance at most {0.05 * tested:.1f} of them would be bold.")
-    if tested == 0:
-        print("No recipe has two seeds here: a difference cannot be told from that of another seed.")
+    recipes = by_recipe(runs)
+    heads = [f"{recipe_name(recipe[0], runs[0])} (n = {len(recipe)})" for recipe in recipes]
+    names = list(dict.fromkeys(name for run in runs for name in run.values))
+    print_means(recipes, heads, names)
+    if len(recipes) > 1:
+        print_differences(recipes, heads, names)
     return 0
 
 

@@ -9,7 +9,11 @@ Writes a figure with the picture, what the network gets of it, and two Grad-CAM 
 
 import difflib
 import itertools
+import sys
 from pathlib import Path
+
+if __name__ == "__main__":  # from any folder, and without lab/ before a user's own modules
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
 from torch import Tensor
@@ -18,6 +22,7 @@ from gradcam import draw, overlay, to_heatmap
 from lab.classifier import Classifier, add_options, from_options, plain_name, predict
 from sources.pictures import fit, read_picture
 from support.console import CommandLine, run_main
+from support.device import pick_device
 from support.errors import UserError, reading
 from support.files import whole_file
 
@@ -96,13 +101,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--contrast", metavar="CLASS", help=text)
     text = "PNG file to write (default: <IMAGE's name>_gradcam.png, numbered if that exists)"
     parser.add_argument("--output", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps or auto (default: cpu)")
     args = parser.parse_args(argv)
     with reading(args.image, "a picture"):
         picture = read_picture(args.image)
     output = args.output or free_name(args.image.stem)
     if output.suffix.lower() != ".png" or output.exists():
         raise UserError(f"--output {output}: expected a .png file that is not there yet")
-    explain_picture(from_options(args, torch.device("cpu"), shipped=True), picture, args.contrast, output)
+    explain_picture(
+        from_options(args, pick_device(args.device), shipped=True), picture, args.contrast, output
+    )
     return 0
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 import metrics
-from data import Dataset
+from data import SIZE, Dataset
 from lab import more_metrics
 from lab.classifier import Classifier, copied, images_at_once
 
@@ -22,7 +22,8 @@ NUM_MISTAKES, NUM_RIGHT = 800, 400  # images whose pixels are covered
 COVERED = 0.25  # of the pixels
 NUM_DRAWS = 3  # of random maps
 MAPS_AT_ONCE = 50  # to enlarge, which takes memory
-FEWEST = 40  # mistakes for a verdict
+FEWEST, LEAD = 40, 0.03  # mistakes for a verdict, and what "specific" needs over each of the CONTROLS
+CONTROLS = ("random", "blurred_random", "other_image", "random_class", "usual", "centre")
 NUM_RANDOMIZED, NUM_SEEDS = 40, 5  # images, and random networks
 
 
@@ -62,13 +63,13 @@ def blurred(images: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def answers_to(
+def answers_under_covering(
     classifier: Classifier, images: Tensor, hidden: Tensor, fill: Tensor | Callable
 ) -> tuple[Tensor, Tensor]:
-    """Return the three likeliest classes, int64 [N, 3], and their probabilities where pixels are hidden.
+    """Return the three likeliest classes, int64 [N, 3], and their probabilities, with hidden pixels replaced.
 
     images uint8 [N, 3, S, S]; hidden bool [N, S, S]; fill, float32 [3] or [N, 3, S, S] in [0, 1], is what
-    stands in their place, or a function of images in [0, 1] that returns it, such as `blurred`.
+    replaces them, or a function that makes it from images in [0, 1], such as `blurred`.
     """
     classes, probabilities = [], []
     for part in torch.arange(len(images)).split(images_at_once(images, classifier.model.image_size)):
@@ -99,19 +100,17 @@ def measure_covering(
 
     One point of the deletion curve of Petsiuk, Das and Saenko, "RISE", 2018 (arXiv 1806.07421), section 4.
     images uint8 [N, 3, S, S]; y_true int64 [N]; logits float32 [N, C]; fill float32 [3] in [0, 1], the mean
-    colour. Returns what cover_mistakes and cover_right find in seeded samples, absent where there are none,
-    and the verdict on the mistakes.
+    colour. Returns `covering` of docs/formats.md, of seeded samples of the mistakes and the right answers.
     """
     generator = Generator().manual_seed(0)
     is_right = logits.argmax(dim=1) == y_true
-    mistakes, right = torch.nonzero(~is_right).flatten(), torch.nonzero(is_right).flatten()
-    mistakes = mistakes[torch.randperm(len(mistakes), generator=generator)[:NUM_MISTAKES]]
+    wrong, right = torch.nonzero(~is_right).flatten(), torch.nonzero(is_right).flatten()
+    wrong = wrong[torch.randperm(len(wrong), generator=generator)[:NUM_MISTAKES]]
     right = right[torch.randperm(len(right), generator=generator)[:NUM_RIGHT]]
-    result = {"images": {"mistakes": len(mistakes), "right": len(right)}, "covered": COVERED}
-    if len(mistakes):
-        of_mistakes = images[mistakes], y_true[mistakes], logits[mistakes]
-        result |= cover_mistakes(classifier, *of_mistakes, fill, generator)
-    result["verdict"] = verdict_on(len(mistakes), result.get("differences", {}))
+    result = {"images": {"mistakes": len(wrong), "right": len(right)}, "covered": COVERED}
+    if len(wrong):
+        result |= cover_mistakes(classifier, images[wrong], y_true[wrong], logits[wrong], fill, generator)
+    result["verdict"] = verdict_on(len(wrong), result.get("differences", {}))
     if len(right):
         result["right"] = cover_right(classifier, images[right], logits[right], fill, generator)
     return result
@@ -122,9 +121,9 @@ def answers_without_top(
 ) -> Tensor:
     """Return the answers, int64 [D, N], where the fraction that maps float [D, N, h, w] mark is covered."""
     answers = []
-    for of_draw in maps:
-        hidden = top_pixels(of_draw, fraction, images.shape[-1])
-        classes, _ = answers_to(classifier, images, hidden, fill)
+    for draw in maps:
+        hidden = top_pixels(draw, fraction, images.shape[-1])
+        classes, _ = answers_under_covering(classifier, images, hidden, fill)
         answers.append(classes[:, 0])
     return torch.stack(answers)
 
@@ -132,83 +131,108 @@ def answers_without_top(
 def cover_mistakes(
     classifier: Classifier, images: Tensor, truth: Tensor, logits: Tensor, fill: Tensor, generator: Generator
 ) -> dict:
-    """Return of mistakes what `changed` and what became the truth, with a quarter covered.
+    """Cover what maps mark in mistakes: how many answers change, and how many become the truth?
 
-    The claim is that the contrastive map, of the answer rather than the truth (GradCAM.pairs), finds what
-    weighs between these two. Its controls: the map of the answer rather than the runner-up, for which nobody
-    has to know the truth; rather than a random third class; the usual map, of the answer alone; the
-    contrastive map of another image; and random cells, the mean of three draws. `blurred` is with the blurred
-    image in place of the mean colour, and `another` by a map of the answer rather than the likeliest other
-    wrong class, and what became that class. `differences` are the claim less a control, paired. What needs a
-    third class, or another image, is absent where there is none.
+    images uint8 [N, 3, S, S]; truth int64 [N]; logits float32 [N, C]; fill float32 [3] in [0, 1].
+
+        name                 map of                                          target      covered by
+        contrastive          the answer rather than the truth                truth       fill
+        usual                the answer alone                                truth       fill
+        random               random cells, three draws                       truth       fill
+        centre               a Gaussian in the centre                        truth       fill
+        other_image          as contrastive, but of the image before it      truth       fill
+        random_class         the answer rather than a random third class     truth       fill
+        another_contrastive  the answer rather than the likeliest third one  that third  fill
+        blurred_contrastive  as contrastive                                  truth       the blurred image
+        blurred_random       as random                                       truth       the blurred image
+
+    Two classes have no third one, and a single image has none before it: their rows are left out.
     """
     likely = logits.argsort(dim=1, descending=True, stable=True)
-    answer, runner_up = likely[:, 0], likely[:, 1]
-    questions = {"contrastive": (answer, truth), "usual": (answer, None)}
+    answer = likely[:, 0]
+    questions = [(answer, truth), (answer, None)]
     if logits.shape[1] > 2:
         pair = torch.stack([answer, truth], dim=1)
-        another = logits.scatter(1, pair, -math.inf).argmax(dim=1)
-        random_class = torch.rand(logits.shape, generator=generator).scatter(1, pair, -1).argmax(dim=1)
-        questions |= {"another": (answer, another), "random_class": (answer, random_class)}
-    signed = classifier.contrast(images, list(questions.values()))
-    maps = {name: of_question[None] for name, of_question in zip(questions, signed, strict=True)}
+        third = logits.scatter(1, pair, -math.inf).argmax(dim=1)
+        random_third = torch.rand(logits.shape, generator=generator).scatter(1, pair, -1).argmax(dim=1)
+        questions += [(answer, random_third), (answer, third)]
+    contrastive, usual, *thirds = (signed[None] for signed in classifier.pairs(images, questions))
+    random = torch.rand(NUM_DRAWS, *usual.shape[1:], generator=generator)
+    tests = [
+        ("contrastive", contrastive, truth, fill),
+        ("usual", usual, truth, fill),
+        ("random", random, truth, fill),
+        ("centre", centre_maps(len(images), images.shape[-1])[None], truth, fill),
+        ("blurred_contrastive", contrastive, truth, blurred),
+        ("blurred_random", random, truth, blurred),
+    ]
     if len(images) > 1:
-        maps["other_image"] = maps["contrastive"].roll(1, dims=1)
-    maps["random"] = torch.rand(NUM_DRAWS, *signed[0].shape, generator=generator)
+        tests.append(("other_image", contrastive.roll(1, dims=1), truth, fill))
+    if thirds:
+        tests += [("random_class", thirds[0], truth, fill), ("another_contrastive", thirds[1], third, fill)]
+    answers, hits = {}, {}
+    for name, maps, target, filling in tests:
+        answers[name] = answers_without_top(classifier, images, maps, filling)
+        hits[name] = answers[name] == target
+    # The runner-up is the truth or the likeliest third class: both maps have been covered.
+    of_third = answers["another_contrastive" if thirds else "contrastive"]
+    answers["runner_up"] = torch.where(likely[:, 1] == truth, answers["contrastive"], of_third)
+    if thirds:
+        hits["another_random"] = answers["random"] == third
+    return summarise_mistakes(answers, hits, likely, truth)
 
-    covered = {}  # the answers, int64 [draws, N]
-    for name, of_name in maps.items():
-        covered[name] = answers_without_top(classifier, images, of_name, fill)
-    # The runner-up is the truth or the likeliest other wrong class: its map is one of those.
-    to_another = covered.pop("another", covered["contrastive"])
-    covered["runner_up"] = torch.where(runner_up == truth, covered["contrastive"], to_another)
-    of_blur = {}
-    for name in ("contrastive", "random"):
-        of_blur[name] = answers_without_top(classifier, images, maps[name], blurred)
 
-    result = {"mistakes": {}, "blurred": {}, "differences": {}}
-    for name, answers in covered.items():
-        result["mistakes"][name] = {"changed": share(answers != answer), "to_truth": share(answers == truth)}
-    for name, answers in of_blur.items():
-        result["blurred"][name] = {"to_truth": share(answers == truth)}
-    if "another" in questions:
-        by = {"contrastive": to_another, "random": covered["random"]}
-        result["another"] = {name: {"to_another": share(by[name] == another)} for name in by}
-    pairs = {"blurred_random": (of_blur["contrastive"], of_blur["random"])}
-    for name in ("random", "other_image", "random_class"):
-        if name in covered:
-            pairs[name] = (covered["contrastive"], covered[name])
-    for name, (claim, control) in pairs.items():
-        gain = (claim == truth).double().mean(dim=0) - (control == truth).double().mean(dim=0)
-        result["differences"][name] = more_metrics.mean_interval(gain)
-    return result
+def summarise_mistakes(answers: dict, hits: dict, likely: Tensor, truth: Tensor) -> dict:
+    """Return the shares of cover_mistakes, and paired differences of those that become the truth.
+
+    answers int64 [D, N], of D draws, and hits bool [D, N], whether they are the target, of each name there;
+    likely int64 [N, C]: the classes in the order of the logits without a cover; truth int64 [N].
+    """
+    result, pair = {"mistakes": {}, "differences": {}}, ("contrastive", "random")
+    rank = (likely == truth[:, None]).int().argmax(dim=1)
+    ranks = {"second": rank == 1, "third": rank == 2, "later": rank > 2}
+    for name in [name for name in answers if not name.startswith(("another", "blurred"))]:
+        changed, hit = answers[name] != likely[:, 0], answers[name] == truth
+        row = {"changed": share(changed), "to_truth": share(hit), "to_truth_of_changed": share(hit, changed)}
+        row["by_rank"] = {place: share(hit, members.expand_as(hit)) for place, members in ranks.items()}
+        result["mistakes"][name] = row
+    result["blurred"] = {name: {"to_truth": share(hits[f"blurred_{name}"])} for name in pair}
+    if "another_random" in hits:
+        result["another"] = {name: {"to_another": share(hits[f"another_{name}"])} for name in pair}
+    means = {name: draws.double().mean(dim=0) for name, draws in hits.items()}  # of each image
+    for control in [name for name in CONTROLS if name in means]:
+        claim = means["blurred_contrastive" if control == "blurred_random" else "contrastive"]
+        result["differences"][control] = more_metrics.mean_interval(claim - means[control])
+    usual_less = {c: more_metrics.mean_interval(means["usual"] - means[c]) for c in ("random", "centre")}
+    return result | {"usual_less": usual_less}
 
 
 def verdict_on(count: int, differences: dict[str, dict]) -> str:
     """Return what the contrastive map was shown to find in `count` mistakes, see cover_mistakes.
 
-    "specific" to the two classes if the intervals of its differences to all controls lie above 0; "more than
-    chance" if those to random cells do, with both fills; else "no". Of fewer than 40 it is "too few".
+    "specific" to the two classes if it leads each control by 3 points or more, with an interval above 0;
+    "more than chance" if its intervals over random cells lie above 0, with both fills; else "no". A control
+    that cannot exist is not passed. Fewer than 40 mistakes are "too few".
     """
     if count < FEWEST:
         return "too few"
-    beaten = {name for name, difference in differences.items() if difference["low"] > 0}
-    if not beaten >= {"random", "blurred_random"}:
+    above = {name for name, difference in differences.items() if difference["low"] > 0}
+    if not above >= {"random", "blurred_random"}:
         return "no"
-    return "specific" if beaten >= {"other_image", "random_class"} else "more than chance"
+    far = {name for name in above if differences[name]["value"] >= LEAD}
+    return "specific" if far == set(CONTROLS) else "more than chance"
 
 
 def cover_right(
     classifier: Classifier, images: Tensor, logits: Tensor, fill: Tensor, generator: Generator
 ) -> dict:
-    """Return of right answers what `changed` and what became the runner-up, with a quarter covered.
+    """Cover what maps mark in right answers: how many change, and how many become the runner-up?
 
-    By the map of the answer rather than the runner-up, the usual one, random cells, and the centre, where
-    most objects are.
+    The maps are of the answer rather than the runner-up, of the answer alone, of random cells and the centre.
     """
     likely = logits.argsort(dim=1, descending=True, stable=True)
     answer, runner_up = likely[:, 0], likely[:, 1]
-    to_runner_up, usual = classifier.contrast(images, [(answer, runner_up), (answer, None)])
+    to_runner_up, usual = classifier.pairs(images, [(answer, runner_up), (answer, None)])
     maps = {
         "runner_up": to_runner_up[None],
         "usual": usual[None],
@@ -216,21 +240,40 @@ def cover_right(
         "centre": centre_maps(len(images), images.shape[-1])[None],
     }
     result = {}
-    for name, of_name in maps.items():
-        answers = answers_without_top(classifier, images, of_name, fill)
+    for name, draws in maps.items():
+        answers = answers_without_top(classifier, images, draws, fill)
         result[name] = {"changed": share(answers != answer), "to_runner_up": share(answers == runner_up)}
     return result
 
 
-def share(hits: Tensor) -> dict[str, float]:
+def share(hits: Tensor, among: Tensor | None = None) -> dict[str, float] | None:
     """Return the share of True in bool [D, N], of D draws, with its interval over the N images.
 
-    It is Wilson's for one draw, and for more 1.96 standard errors of the mean of each image's own share.
+    With `among`, bool [D, N], it is the share of these, or None if there are none. The interval is Wilson's
+    for one draw, and for more 1.96 standard errors of a ratio of means over the images, linearised.
     """
+    among = torch.ones_like(hits) if among is None else among
+    if not among.any():
+        return None
+    part, base = (hits & among).double().mean(dim=0), among.double().mean(dim=0)
     if len(hits) == 1:
-        return metrics.proportion(int(hits.sum()), hits.shape[1])
-    row = more_metrics.mean_interval(hits.double().mean(dim=0))
+        return metrics.proportion(int(part.sum()), int(base.sum()))
+    ratio = part.mean() / base.mean()
+    row = more_metrics.mean_interval((part - ratio * (base - base.mean())) / base.mean())
     return {"value": row["value"], "low": max(0.0, row["low"]), "high": min(1.0, row["high"])}
+
+
+def cover_usual(classifier: Classifier, images: Tensor, answers: Tensor, fill: Tensor, side: int) -> dict:
+    """Return what a page shows of usual maps: the maps, the pixels they mark, and the answers without these.
+
+    images uint8 [N, 3, S, S]; answers int64 [N]; fill float32 [3]. Returns `usual_maps` float32 [N, h, w],
+    `usual_covered_pixels` bool [N, side, side], `usual_answers` int64 and `usual_probabilities` float32 [N].
+    """
+    (maps,) = classifier.pairs(images, [(answers, None)])
+    hidden = top_pixels(maps, COVERED, images.shape[-1])
+    classes, probabilities = answers_under_covering(classifier, images, hidden, fill)
+    shown = {"usual_maps": maps, "usual_covered_pixels": top_pixels(maps, COVERED, side)}
+    return shown | {"usual_answers": classes[:, 0], "usual_probabilities": probabilities[:, 0]}
 
 
 # ---- Cover one or two cells --------------------------------------------------------------------------------
@@ -254,38 +297,30 @@ def cells_hidden(cells: tuple[int, ...], side: int) -> Tensor:
 def find_puzzles(
     classifier: Classifier, images: Tensor, y_true: Tensor, misclassified: Tensor, fill: Tensor, opener: int
 ) -> dict[str, Tensor]:
-    """Return mistakes to take apart: what the network answers with one or two of the 4x4 squares covered.
+    """Cover one or two of the 4x4 squares of mistakes, and return what the network answers then.
 
-    images uint8 [N, 3, S, S]; y_true int64 [N]; misclassified int64 [M], at least one. The image `opener`,
-    then the others in a seeded order: the first 15 that some of COVERS turn to the truth and the first 5 that
-    none does, in the order of `mixed`. At most 60 are examined, fewer of more than 90 pixels, at 224 only 10.
-
-    Of these P images: `puzzles`, which they are, int64 [P]; the three likeliest classes under each cover,
-    `puzzle_classes` int64 [P, 137, 3], and their `puzzle_probabilities`, float32; `puzzle_best`, int64 [P],
-    the place in COVERS of the surest true answer or -1; `puzzle_by_map`, see choices_of_maps; and
-    `puzzle_random`, float64 [P], the share of pairs of squares that make it true. `covers`, int64 [137, 2],
-    are the COVERS, with -1 for no cell.
+    images uint8 [N, 3, S, S]; y_true int64 [N]; misclassified int64 [M], at least one. Examines the image
+    `opener`, then the others in a seeded order: at most 60, fewer if they are wider than 90 pixels, 10 at
+    224. Keeps the first 15 that one of COVERS turns to the truth and the first 5 that none does, see mixed.
+    Returns the arrays of evidence.npz from `puzzles` to `puzzle_random`, see docs/formats.md.
     """
     hidden = torch.stack([cells_hidden(cells, images.shape[-1]) for cells in COVERS])
     # Each takes 137 passes, whose time goes with the pixels, also those that the network makes itself.
-    side = max(classifier.model.image_size, classifier.largest_side)
-    most = min(MAX_EXAMINED, 10 * images_at_once(images, side))
+    side = max(images.shape[-1], classifier.model.image_size, classifier.largest_side)
+    most = min(MAX_EXAMINED, 10 * max(1, 50 * SIZE**2 // side**2))
     order = torch.randperm(len(misclassified), generator=Generator().manual_seed(1))[:most]
-    examined = [opener, *(i for i in misclassified[order].tolist() if i != opener)]
-    found, left = [], {True: NUM_TURNED, False: NUM_FIRM}
-    for i in examined:
-        if not any(left.values()):
-            break
+    puzzles, left = [], {True: NUM_TURNED, False: NUM_FIRM}
+    for i in [opener, *(i for i in misclassified[order].tolist() if i != opener)]:
         image = images[i].expand(len(COVERS), -1, -1, -1)
-        classes, probabilities = answers_to(classifier, image, hidden, fill)
+        classes, probabilities = answers_under_covering(classifier, image, hidden, fill)
         turned = bool((classes[:, 0] == y_true[i]).any())
         if left[turned]:
             left[turned] -= 1
-            found.append((i, turned, classes, probabilities))
-    found = mixed(found)
-    index = torch.tensor([i for i, *_ in found])
-    classes = torch.stack([of_image for _, _, of_image, _ in found])
-    probabilities = torch.stack([of_image for *_, of_image in found])
+            puzzles.append((i, turned, classes, probabilities))
+        if not any(left.values()):
+            break
+    indices, _, classes, probabilities = zip(*mixed(puzzles), strict=True)
+    index, classes, probabilities = torch.tensor(indices), torch.stack(classes), torch.stack(probabilities)
     is_true = classes[:, :, 0] == y_true[index, None]
     surest = (is_true * probabilities[:, :, 0]).argmax(dim=1)
     return {
@@ -299,17 +334,16 @@ def find_puzzles(
     }
 
 
-def mixed(found: list[tuple]) -> list[tuple]:
+def mixed(puzzles: list[tuple]) -> list[tuple]:
     """Return puzzles (index, whether a cover turns it, ...), three that are turned before each that is not.
 
     Else they stay in their order. Whoever begins should not meet one after another that cannot be done.
     """
-    turned = [puzzle for puzzle in found if puzzle[1]]
-    firm = [puzzle for puzzle in found if not puzzle[1]]
+    turned = [puzzle for puzzle in puzzles if puzzle[1]]
+    firm = [puzzle for puzzle in puzzles if not puzzle[1]]
     result = []
-    while turned or firm:
-        result += turned[:3] + firm[:1]
-        turned, firm = turned[3:], firm[1:]
+    for i in range(len(puzzles)):  # behind the end of a list its slices are empty
+        result += turned[3 * i : 3 * i + 3] + firm[i : i + 1]
     return result
 
 
@@ -321,7 +355,7 @@ def choices_of_maps(classifier: Classifier, images: Tensor, answers: Tensor, tru
     if classifier.layer is None:
         return torch.full_like(answers, -1)
     side = images.shape[-1]
-    (signed,) = classifier.contrast(images, [(answers, truth)])
+    (signed,) = classifier.pairs(images, [(answers, truth)])
     large = F.interpolate(signed[:, None], side, mode="bilinear", align_corners=False)[:, 0]
     marked = [large[:, cells_hidden((cell,), side)].mean(dim=1) for cell in range(CELLS**2)]
     pairs = torch.stack(marked, dim=1).topk(2).indices.sort().values

@@ -80,6 +80,15 @@ def check_results(folder: Path | str, network: dict) -> None:
                 raise UserError(f"{path} is of other weights, or normalised otherwise: {hint}")
 
 
+def remove_others(folder: Path, network: dict) -> None:
+    """Remove the results of another network from a folder, each file with its arrays; see network_of."""
+    for name, arrays in (("metrics", "predictions"), ("reasons", "evidence"), ("stress", "stress")):
+        path = folder / f"{name}.json"
+        if path.is_file() and not agree(outputs.read_json(path, "results"), network, NETWORK):
+            path.unlink()
+            (folder / f"{arrays}.npz").unlink(missing_ok=True)
+
+
 # ---- reasons.json and evidence.npz -----------------------------------------------------------------------
 
 

@@ -12,9 +12,13 @@ After a change of a test, of your own FILE.py or of torch, --overwrite runs all 
 import functools
 import hashlib
 import itertools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+if __name__ == "__main__":  # from any folder, and without lab/ before a user's own modules
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
 from torch import Generator, Tensor
@@ -82,8 +86,8 @@ def planned_tests(num_classes: int, published: tuple[str, ...] = ()) -> list[tup
 # ---- What is kept ----------------------------------------------------------------------------------------
 
 
-def planned_results(test: Dataset, sample: Sample) -> dict:
-    """Return what stress.json says of the tests before any has run."""
+def planned_results(test: Dataset, sample: Sample, published: dict) -> dict:
+    """Return what stress.json says of the tests before any has run; published: see run_tests."""
     digest = hashlib.sha256(sample.images.numpy())
     for part in (sample.labels, sample.attacked):
         digest.update(part.numpy())
@@ -97,36 +101,47 @@ def planned_results(test: Dataset, sample: Sample) -> dict:
         "epsilons": attacks.EPSILONS,
         "families": {family: [n for n in names if n in FIFTEEN] for family, names in FAMILIES.items()},
         "attacks": list(attacks.ATTACKS),
+        "published_sha256": {
+            name: hashlib.sha256(array).hexdigest() for name, (array, _) in published.items()
+        },
         "tests": {},
         "answers": {},
     }
 
 
-def kept_results(folder: Path, new: dict, whose: dict) -> dict:
+def kept_results(folder: Path, new: dict, identity: dict) -> dict:
     """Return the tests in the folder that are of the weights and the images of the `new` results.
 
-    whose: see files.identity. Raises UserError if it holds results of other weights or of more images.
+    identity: see lab.results.identity. Says what is kept and what is measured again; nothing is written
+    before the first new test is done. Raises UserError if the folder holds results of other weights or of
+    more images.
     """
     files.check_results(folder, {key: new[key] for key in files.NETWORK})
-    old, path = files.read_stress(folder, whose), folder / "stress.json"
-    if old and old["sample_sha256"] == new["sample_sha256"]:
-        counted = {test: row for test, row in old["tests"].items() if is_complete(test, row)}
-        kept = ["answers", *files.PIXELS, *files.PIXELS.values()]
-        return {"tests": counted} | {key: old[key] for key in kept if key in old}
+    path = folder / "stress.json"
+    if not path.exists():
+        return {}
+    old = files.read_stress(folder, identity)
     if old and old["corruption_images"] > new["corruption_images"]:
         more = f"give --images {old['corruption_images']}, use another --out, or --overwrite it"
         raise UserError(f"{path} is of more images: {more}")
-    if path.exists():
+    if not old or old["sample_sha256"] != new["sample_sha256"]:
         print(f"note     {path} is of other images or classes: all tests run again")
-    return {}
+        return {}
+    tests = {test: row for test, row in old["tests"].items() if is_complete(test, row, old, new)}
+    again = len(old["tests"]) - len(tests)
+    print(
+        f"kept     {len(tests)} tests of {path}" + (f"; {again} lack a number and run again" if again else "")
+    )
+    kept = ["answers", *files.PIXELS, *files.PIXELS.values()]
+    return {"tests": tests} | {key: old[key] for key in kept if key in old}
 
 
-def is_complete(test: str, record: dict) -> bool:
-    """Return whether a record of stress.json has all that this version asks of it.
-
-    Earlier ones counted in random signs only what is lost, and did not keep the right answers of each bin.
-    """
-    if test.startswith("random/"):
+def is_complete(test: str, record: dict, old: dict, new: dict) -> bool:
+    """Return whether a record of the old stress.json has all that the summary needs, of the same files."""
+    name = test.split("/")[0]
+    if name in new["published_sha256"]:
+        return old.get("published_sha256", {}).get(name) == new["published_sha256"][name]
+    if name == "random":
         return "won" in record
     return all("right" in bins for bins in record.get("calibration", {}).values())
 
@@ -324,7 +339,7 @@ def add_summary(results: dict, sample: Sample, class_names: list[str]) -> None:
 
 
 def print_summary(results: dict) -> None:
-    """Print the main results; the page of report.py shows all of them."""
+    """Print the main results; explore.html shows all of them."""
     rows = {"clean images": results["tests"]["clean/0"]["accuracy"]}
     for group, accuracy in results["summary"]["mean_accuracy"].items():
         rows[f"corruptions, mean of {group}"] = accuracy
@@ -346,15 +361,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dataset", help="cifar100, cifar10, shapes or a folder (default: that of training)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: the run)")
     size = parser.add_mutually_exclusive_group()
-    said = "how many test images (default: %(default)s); a fifth of them, 100 to 1,000, are attacked"
-    size.add_argument("--images", type=int, default=CORRUPTION_IMAGES, metavar="N", help=said)
+    text = "how many test images (default: %(default)s); a fifth of them, 100 to 1,000, are attacked"
+    size.add_argument("--images", type=int, default=CORRUPTION_IMAGES, metavar="N", help=text)
     size.add_argument("--full", action="store_true", help="all images, 1,000 for attacks; hours on a CPU")
     parser.add_argument("--cifar-c", type=Path, metavar="DIR", help="also measure CIFAR-100-C's files in DIR")
     parser.add_argument("--overwrite", action="store_true", help="replace what stress.json holds")
+    parser.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (default: auto)")
     args = parser.parse_args(argv)
     if args.images < 1:
         raise UserError(f"--images {args.images}: expected at least 1")
-    device = pick_device("auto")
+    device = pick_device(args.device)
     classifier = from_options(args, device)
     folder = files.results_folder(classifier, args.out)
     if not args.overwrite:
@@ -375,19 +391,24 @@ def main(argv: list[str] | None = None) -> int:
     print(f"sample   {len(sample.labels):,} images for corruptions, {len(sample.attacked):,} for attacks")
     print(f"compute  {device}, fp32, {torch.get_num_threads()} threads")
 
-    whose = files.identity(classifier, test)
-    results = whose | planned_results(test, sample)
+    identity = files.identity(classifier, test)
+    results = identity | planned_results(test, sample, published)
     with full_float32(device):  # without TF32 an accuracy means the same on every machine
         if not args.overwrite:
-            results |= kept_results(folder, results, whose)
-        files.write_stress(folder, results)  # to both files, so that no old test is taken for a new one
+            results |= kept_results(folder, results, identity)
         run_tests(classifier, sample, published, folder, results)
         add_examples(classifier, sample, test, results)
         add_summary(results, sample, test.class_names)
         files.write_stress(folder, results)
     print_summary(results)
     print(f"\nsaved    {folder}/stress.json and stress.npz")
-    print("next     report.py with the same options shows them on its page")
+    if (folder / "explore.html").is_file():
+        from lab.explore.compose import write_explore
+
+        write_explore(folder, test.images)
+        print(f"next     open {folder / 'explore.html'} in a browser")
+    else:
+        print("next     python -m lab.examine with the same options shows them on its page")
     return 0
 
 

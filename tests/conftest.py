@@ -5,7 +5,7 @@ import signal
 
 import pytest
 import torch
-from processes import TINY
+from processes import TINY, use_sets
 
 import data
 import metrics
@@ -29,11 +29,6 @@ def small(monkeypatch, small_sets):
     """Let train.py and report.py find those small sets under every name."""
     use_sets(monkeypatch, small_sets)
     return small_sets
-
-
-def use_sets(patch, sets):
-    for module in (data, report):
-        patch.setattr(module, "load", lambda name, root="data", *sides: sets)
 
 
 def small_run(out, sets, epochs=None):

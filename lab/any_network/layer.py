@@ -15,15 +15,17 @@ Reshape = Callable[[Tensor], Tensor]  # takes the output of a layer to [N, K, h,
 
 
 def find_layer(
-    outputs: list[tuple[str, object]], logits: Tensor, layer: str | None
+    outputs: list[tuple[str, object]], logits: Tensor, layer: str | None, projections: dict[str, str | None]
 ) -> tuple[str | None, Reshape | None, str]:
     """Return the layer to explain: the named one, none if that is "none", else the last fit one.
 
     outputs are (name, output) of the modules in the order of one forward pass of two images, logits [2, C]
     the result. A layer is fit if its output has more than one cell, these differ, it runs once, and the
-    gradient of the score reaches them: behind the last attention of a transformer it reaches the class token
-    only. Returns its name, what takes its output to [N, K, h, w], and a line for people: how it was chosen,
-    or why there is none. Raises UserError if the named one is not fit.
+    gradient of the scores reaches them: behind the last attention of a transformer it reaches the class token
+    only. projections: the name of a linear layer to that of the layer whose output it takes; the map of that
+    one is the same but for a constant, so by default it is explained: norm1 of a block rather than qkv.
+    Returns its name, what takes its output to [N, K, h, w], and a line for people: how it was chosen, or why
+    there is none. Raises UserError if the named one is not fit.
     """
     if layer == "none":
         return None, None, "no maps, by --layer none"
@@ -32,11 +34,13 @@ def find_layer(
         problem = f"runs {runs[layer]} times in a pass" if runs[layer] else "is no layer that runs"
         choices = ", ".join(name for name, _ in outputs if runs[name] == 1 and "." not in name)
         raise UserError(f"--layer {layer} {problem}: expected one such as {choices}, or none")
-    score = logits.amax(dim=1).sum()
+    # A difference, as one of the logits may be constant.
+    score = (logits.amax(dim=1) - logits.amin(dim=1)).sum()
     reasons = []  # why layers with cells are not fit
     for place in reversed(range(len(outputs))):
         name, output = outputs[place]
-        layout, reshape = layout_of(output, outputs[:place]) if layer in (None, name) else (None, None)
+        passed_over = runs[projections.get(name)] == 1 if layer is None else name != layer
+        layout, reshape = (None, None) if passed_over else layout_of(output, outputs[:place])
         cells = output if reshape is None else reshape(output)
         if layout is None or not (cells != cells[..., :1, :1]).any():
             continue
@@ -64,23 +68,32 @@ def gradient_reaches(score: Tensor, output: Tensor, reshape: Reshape | None) -> 
     return bool((reached > 1).any())
 
 
-def layout_of(output: object, earlier: list) -> tuple[str | None, Reshape | None]:
+def layout_of(output: object, earlier: list[tuple[str, object]]) -> tuple[str | None, Reshape | None]:
     """Return how a module's output for two images holds cells, and what takes it to [N, K, h, w].
 
-    (None, None) if it holds none. The images are square, and so are maps: equal sides tell [N, K, h, w] from
-    [N, h, w, K]. Of tokens the last cells among the `earlier` outputs say how many are of the picture, with
-    up to 8 others before these; without cells it is a square, with one class token before it or without.
+    (None, None) if it holds none. The images are square, and so are their cells: equal sides tell
+    [N, K, h, w] from [N, h, w, K], and both from queries [N, heads, T, K]; but sides as long as a row of
+    tokens are those of attention between tokens. The side of tokens is that of the last cells among the
+    `earlier` outputs that leaves up to 8 others before them, such as registers; without such cells T is a
+    square, with one class token before it or without.
     """
     if not isinstance(output, Tensor) or output.shape[:1] != (2,) or output.ndim not in (3, 4):
         return None, None
-    if output.ndim == 4 and output.shape[2] == output.shape[3]:
-        return "[N, K, h, w]", None
-    if output.ndim == 4 and output.shape[1] == output.shape[2]:
-        return "[N, h, w, K]", channels_last
-    if output.ndim == 3:
-        sides = [cells.shape[3] for _, cells in earlier if isinstance(cells, Tensor) and cells.ndim == 4]
-        if sides and 0 <= output.shape[1] - sides[-1] ** 2 <= 8:
-            return "tokens [N, T, K]", functools.partial(tokens, side=sides[-1])
-        if output.shape[1] - math.isqrt(output.shape[1]) ** 2 in (0, 1):
-            return "tokens [N, T, K]", tokens
-    return None, None
+    shapes = [made.shape for _, made in reversed(earlier) if isinstance(made, Tensor)]
+    if output.ndim == 4:
+        _, first, second, third = output.shape
+        if second == third and second != next((shape[1] for shape in shapes if len(shape) == 3), None):
+            return "[N, K, h, w]", None
+        return ("[N, h, w, K]", channels_last) if first == second != third else (None, None)
+    count, sides = output.shape[1], [cells_side(shape) for shape in shapes]
+    side = next((side for side in sides if side > 1 and 0 <= count - side**2 <= 8), None)
+    if side is None and count - math.isqrt(count) ** 2 > 1:
+        return None, None
+    return "tokens [N, T, K]", functools.partial(tokens, side=side)
+
+
+def cells_side(shape: torch.Size) -> int:
+    """Return the side of the cells of an output [N, K, h, w] or [N, h, w, K], 0 if they are not square."""
+    if len(shape) != 4 or shape[2] not in (shape[1], shape[3]):
+        return 0
+    return shape[2]

@@ -1,8 +1,10 @@
 """Networks of others: what NAME() in a FILE.py returns, its state dict, and what it computes in."""
 
+import contextlib
 import hashlib
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from support.errors import UserError, one_line, reading
 
+ROOT = Path(__file__).resolve().parents[2]
 STATE_KEYS = ("state_dict", "model", "model_state_dict", "net", "ema", "model_ema")  # where weights may lie
 
 
@@ -27,17 +30,36 @@ def build(spec: str) -> nn.Module:
 
 def call_by_name(file: Path, name: str) -> object:
     """Run a Python file and return what its function or class `name` returns."""
-    # Behind the folders of this project, whose modules have the first right to names such as data.
-    folder, ours = file.resolve().parent, Path(__file__).resolve().parents[2]
-    sys.path.append(str(folder))
-    for path in sorted(folder.glob("*.py")):
-        if folder != ours and (ours / path.name).exists():
-            print(f"note     {file} gets this project's {path.name}, not the one beside it: rename that one")
     spec = importlib.util.spec_from_file_location(f"examined_{file.stem}", file)
     python_module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = python_module  # dataclasses and pickles look it up there
-    spec.loader.exec_module(python_module)
-    return getattr(python_module, name)()
+    with leading(file.resolve().parent):
+        spec.loader.exec_module(python_module)
+        return getattr(python_module, name)()
+
+
+@contextlib.contextmanager
+def leading(folder: Path) -> Iterator[None]:
+    """Let the modules of a folder come before all others while a block runs.
+
+    Modules with the same names, of this project or of another FILE.py, are taken out of sys.modules and put
+    back behind the block. What the block has imported goes on working; the folder stays at the end of
+    sys.path, for what functions import when they are called.
+    """
+    names, path = set(), str(folder)
+    if folder != ROOT:
+        files = [*folder.glob("*.py"), *(file.parent for file in folder.glob("*/__init__.py"))]
+        names = {file.stem for file in files} - sys.stdlib_module_names
+    before = {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition(".")[0] in names}
+    sys.path.insert(0, path)
+    try:
+        yield
+    finally:
+        sys.path.remove(path)
+        sys.path.append(path)
+        for name in names & {file.stem for file in ROOT.iterdir()}:
+            sys.modules.pop(name, None)
+        sys.modules.update(before)
 
 
 def load_weights(module: nn.Module, content: object, key: str | None = None) -> None:

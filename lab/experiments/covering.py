@@ -46,7 +46,7 @@ def measure(
 ) -> None:
     """Print the table of mistakes: images uint8 [N, 3, S, S]; truth and answer int64 [N]."""
     generator = Generator().manual_seed(0)
-    (contrastive,) = classifier.contrast(images, [(answer, truth)])
+    (contrastive,) = classifier.pairs(images, [(answer, truth)])
     random = torch.rand(reasons.NUM_DRAWS, *contrastive.shape, generator=generator)
 
     def row(name: str, fraction: float, fill: Tensor | Callable) -> None:
@@ -71,7 +71,7 @@ def measure(
     turned = reasons.answers_without_top(classifier, images, -contrastive[None], mean_colour)
     print(f"| a quarter, the sign turned: what speaks for the truth | {said(turned == truth)} | |")
     hidden = best_cells(classifier, images, truth, answer, mean_colour)
-    ceiling, _ = reasons.answers_to(classifier, images, hidden, mean_colour)
+    ceiling, _ = reasons.answers_under_covering(classifier, images, hidden, mean_colour)
     print(
         f"| the four of 4x4 cells that are best when covered alone | {said(ceiling[None, :, 0] == truth)} | |"
     )

@@ -27,6 +27,17 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 from torchvision.io import decode_jpeg, encode_jpeg
 
+
+def check_range(images: Tensor) -> None:
+    """Raise ValueError unless all values of images are in [0, 1]."""
+    if not ((images >= 0) & (images <= 1)).all():
+        low, high = images.min().item(), images.max().item()
+        raise ValueError(
+            f"images must be in [0, 1], not from {low} to {high}: "
+            f"bytes are divided by 255, and the model normalises"
+        )
+
+
 # ---- Random numbers --------------------------------------------------------------------------------------
 
 
@@ -454,8 +465,8 @@ class Corruption:
     def __call__(self, images: Tensor, severity: int, generator: Generator) -> Tensor:
         """Corrupt images float32 [N, 3, S, S] in [0, 1]; returns new ones of the same kind.
 
-        On the CPU. Takes one number for each image from `generator`. Raises ValueError for other images, for
-        S below 8 and for a severity that is not 1, 2, 3, 4 or 5.
+        On the CPU. Takes one number for each image from `generator`. Raises ValueError for other images or
+        values, for S below 8 and for a severity that is not 1, 2, 3, 4 or 5.
         """
         side = images.shape[-1] if images.ndim else 0
         if images.dtype != torch.float32 or images.shape[1:] != (3, side, side) or side < 8:
@@ -463,6 +474,7 @@ class Corruption:
             raise ValueError(f"images must be {expected}, not {images.dtype} {[*images.shape]}")
         if severity not in (1, 2, 3, 4, 5):
             raise ValueError(f"severity must be 1, 2, 3, 4 or 5, not {severity}")
+        check_range(images)
         constants = {name: values[side > 64][severity - 1] for name, values in self.constants.items()}
         return self.function(images, spawn(generator, len(images)), **constants).clamp(0, 1)
 

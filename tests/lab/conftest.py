@@ -3,7 +3,7 @@
 import dataclasses
 import shutil
 
-import conftest
+import processes
 import pytest
 import torch
 from lab_pages import HOSTILE_CLASS, HOSTILE_FILE, stress_content, write_run
@@ -19,9 +19,7 @@ from support.checkpoint import read_checkpoint, save_checkpoint
 
 def use_sets(patch, sets):
     """Let all commands find these sets under every name."""
-    conftest.use_sets(patch, sets)
-    for module in (classifier, examine):
-        patch.setattr(module, "load", lambda name, root="data", *sides: sets)
+    processes.use_sets(patch, sets, classifier, examine)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """classifier.py: a checkpoint and a network from outside become one object; layer, counts, classes."""
 
 import os
+import sys
 import textwrap
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,9 +20,9 @@ from data import MEAN, STD
 from lab import classifier
 from lab.any_network import networks
 from lab.classifier import from_module, load_checkpoint, load_model, predict
+from lab.results import results_folder
 from resnet_cifar import resnet18
 from support.errors import UserError
-from support.outputs import results_folder
 
 THEIRS = """
     from __future__ import annotations
@@ -190,6 +191,22 @@ def test_no_layer_with_cells_and_no_layer_wanted():
     assert from_module(convolutional, None, None, CPU).layer == "0"
 
 
+def with_zero(z):
+    return torch.cat([torch.zeros_like(z), z], dim=1)
+
+
+@pytest.mark.parametrize("end", [lambda z: z, lambda z: z[:, 0], torch.squeeze, with_zero])
+def test_one_logit_is_two_classes_and_has_a_layer_also_where_noise_falls_to_the_constant_class(end):
+    for seed in range(5):
+        torch.manual_seed(seed)
+        module = Applied(lambda x: end(99 * pool(x)[:, :1]))
+        network = from_module(module, ["no", "yes"], None, CPU)
+        assert network.layer == "conv" and len(network.notes) == (end is not with_zero)
+        for images in (pictures(3), pictures(1)):
+            expected = with_zero(99 * pool(module.conv(images / 255))[:, :1]).detach()
+            torch.testing.assert_close(predict(network.model, images, CPU), expected)
+
+
 def test_layer_that_cannot_be_explained_is_refused():
     convolution = nn.Conv2d(3, 3, 3, padding=1)
     module = simple(convolution, convolution)  # layer 0 twice; 2 is the flattened output
@@ -201,26 +218,29 @@ def test_layer_that_cannot_be_explained_is_refused():
 
 
 class Tokens(nn.Module):
-    """Patches as tokens behind a few others, mixed once; logits from the first."""
+    """Patches as tokens behind a few others; logits from what the first token attends to."""
 
     def __init__(self, patch, before):
         super().__init__()
         self.patches, self.before = nn.Conv2d(3, 8, patch, patch), nn.Parameter(torch.randn(1, before, 8))
-        self.norm, self.mix, self.head = nn.LayerNorm(8), nn.LazyConv1d(8, 1), nn.Linear(8, 5)
-        self.one_cell = nn.Unflatten(1, (8, 1, 1))  # which says nothing of the tokens before it
+        self.norm, self.values, self.head = nn.LayerNorm(8), nn.Linear(8, 8), nn.Linear(8, 5)
+        self.q_norm, self.attn_drop = nn.Identity(), nn.Dropout()  # whose outputs hold no cells
+        self.one_cell = nn.Unflatten(1, (8, 1, 1))  # nor does this
 
     def forward(self, x):
         tokens = self.patches(x).flatten(2).mT
         tokens = self.norm(torch.cat([self.before.expand(len(x), -1, -1), tokens], dim=1))
-        mixed = self.mix(tokens.mT).mean(dim=2)
+        queries, values = self.q_norm(tokens[:, None]), self.values(tokens)[:, None]  # [N, 1, T, 8]
+        attention = self.attn_drop((queries @ queries.mT).softmax(dim=3))  # [N, 1, T, T]
+        mixed = (attention @ values)[:, 0, 0]
         return self.head(self.one_cell(mixed).flatten(1))
 
 
-@pytest.mark.parametrize(("patch", "before"), [(8, 0), (8, 1), (8, 2), (8, 5), (16, 5)])
-def test_tokens_of_the_picture_are_the_last_ones(patch, before):
+@pytest.mark.parametrize(("patch", "before"), [(8, 0), (8, 1), (8, 2), (8, 5), (4, 5), (16, 5)])
+def test_tokens_of_the_picture_are_the_last_ones_and_explained_before_they_are_projected(patch, before):
     torch.manual_seed(0)
     module = Tokens(patch, before)
-    found, side = from_module(module, None, "norm", CPU), 32 // patch
+    found, side = from_module(module, None, None, CPU), 32 // patch
     images, classes = pictures(2), torch.tensor([1, 3])
     maps = found.explain(images, classes)
     outputs = []
@@ -231,7 +251,61 @@ def test_tokens_of_the_picture_are_the_last_ones(patch, before):
     cells = [[outputs[0][n, before:] @ gradient[n, before:].mean(dim=0)] for n in range(2)]
     expected = torch.stack([row[0].view(side, side).relu() for row in cells]).detach()
     torch.testing.assert_close(maps, expected)
-    assert expected.any() and f"norm, {side}x{side} cells, brought from tokens" in found.layer_note
+    assert expected.any() and found.layer_note.startswith(f"norm, {side}x{side} cells, brought from tokens")
+    assert from_module(module, None, "values", CPU).layer == "values"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "before"),
+    [
+        ("deit_tiny_distilled_patch16_224", {}, 2),
+        ("vit_tiny_patch16_224", {"reg_tokens": 4}, 5),
+        ("vit_small_patch14_reg4_dinov2", {"patch_size": 16}, 5),
+    ],
+)
+def test_transformers_of_timm_against_pytorch_grad_cam(name, options, before):
+    timm = pytest.importorskip("timm", reason="needs: pip install timm grad-cam")
+    theirs = pytest.importorskip("pytorch_grad_cam", reason="needs: pip install timm grad-cam")
+    torch.manual_seed(0)
+    module = timm.create_model(name, num_classes=5, img_size=64, depth=3, **options)
+    nn.init.normal_(module.head.weight)
+    found = from_module(module, None, None, CPU, size=64)
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=seeded())
+    targets = [theirs.utils.model_targets.ClassifierOutputTarget(c) for c in (1, 3)]
+
+    def cells(tokens):
+        return tokens[:, before:].unflatten(1, (4, 4)).movedim(3, 1)
+
+    with theirs.GradCAM(module, [module.blocks[2].norm1], cells) as cam:
+        cam(images / 255, targets)
+        kept = cam.activations_and_grads
+        arrays = [values[0].numpy() for values in (kept.activations, kept.gradients)]
+        expected = cam.get_cam_image(None, None, targets, *arrays, False).clip(min=0)
+    maps = found.explain(images, torch.tensor([1, 3]))
+    torch.testing.assert_close(maps / maps.max(), torch.tensor(expected / expected.max()), atol=1e-5, rtol=0)
+    assert found.layer == "blocks.2.norm1" and 0.1 < (maps > 0).double().mean() < 1
+
+
+def test_a_classifier_predicts_and_explains_by_itself_on_a_device_that_is_a_text(theirs):
+    torch.manual_seed(0)
+    network = from_module(Applied(), device="cpu")
+    images = pictures(60)  # more than are computed at once
+    images[::2] //= 8
+    logits = network.predict(images)
+    torch.testing.assert_close(logits, predict(network.model, images, "cpu"))
+    answers = logits.argmax(dim=1)
+    assert len(answers.unique()) > 1
+    expected = network.explain(images, answers, 2)
+    for classes in (None, answers.tolist(), answers.int()):
+        torch.testing.assert_close(network.explain(images, classes, torch.tensor(2)), expected)
+    assert torch.equal(network.explain(images, 3), network.explain(images, [3] * 60))
+    with pytest.raises(ValueError, match=r"60 of them, not torch.int64 \[61\]"):
+        network.explain(images, [3] * 61)
+    with pytest.raises(ValueError, match="no maps, by --layer none"):
+        from_module(Applied(), layer="none").explain(images)
+    line = "Classifier(Applied, 5 classes, 140 parameters, images in [0, 1], of 32x32 pixels, layer conv, on "
+    assert repr(network) == line + "cpu)"
+    assert repr(load_model(f"{theirs[0]}:two", device="cpu")).startswith("Classifier(two, 2 classes")
 
 
 # ---- Classes and data ------------------------------------------------------------------------------------
@@ -260,17 +334,30 @@ def test_logits_come_in_the_order_of_the_data_set_by_names_without_case_and_unde
         assert found.class_names == wanted
 
 
-@pytest.mark.parametrize(("side", "first", "noted"), [(32, 64, False), (100, 64, True), (100, 32, False)])
-def test_pictures_that_are_reduced_and_enlarged_again_are_noted(side, first, noted):
+@pytest.mark.parametrize(
+    ("pictures_of", "size", "enlarged_to", "advice"),
+    [
+        (48, 32, 32, None),
+        (49, 32, 32, 49),
+        (9999, 32, 32, 512),
+        (100, 64, 64, None),  # it was given: 32 is the default
+        (100, 32, 64, 64),
+        (100, 40, 64, 64),
+        (32, 32, 64, None),
+        (None, 32, 64, None),  # no pictures of a folder
+    ],
+)
+def test_pictures_that_may_be_reduced_too_much_are_noted(pictures_of, size, enlarged_to, advice):
     test = data.from_arrays(pictures(5), torch.arange(5), list("abcde"))
-    test.picture_side = side
-    found = from_module(nn.Sequential(nn.Upsample(first), Applied()), None, None, CPU)
-    classifier.fit_classes(found, test)
-    said = [note for note in found.notes if "are reduced to 32, and" in note and "give --size 64" in note]
-    assert len(said) == noted
+    test.picture_side = pictures_of
+    network = from_module(nn.Sequential(nn.Upsample(enlarged_to), Applied()), None, None, CPU, size=size)
+    classifier.fit_classes(network, test)
+    assert [note.partition("such as ")[2] for note in network.notes] == (
+        [f"--size {advice}"] if advice else []
+    )
     test.class_names.append("another")
     with pytest.raises(UserError, match="has 5 logits"):
-        classifier.fit_classes(found, test)
+        classifier.fit_classes(network, test)
 
 
 # ---- What cannot be used ---------------------------------------------------------------------------------
@@ -338,7 +425,7 @@ def test_options_of_a_model_without_the_model_are_refused():
 
 def test_the_newest_run_is_the_default(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="no finished epoch in any run under runs/"):
+    with pytest.raises(UserError, match=r"no finished epoch of a run under runs/.*weights/resnet18_cifar100"):
         classifier.best_checkpoint(None)
     for name, time in [("old", 100), ("new", 300), ("middle", 200)]:
         path = tmp_path / "runs" / name / "checkpoints" / "best.pt"
@@ -478,7 +565,26 @@ def test_what_works_in_place_and_squeezes():
     torch.testing.assert_close(predict(found.model, images, CPU), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_module_with_the_name_of_one_of_ours_is_noted(theirs, capsys):
-    (theirs[0].parent / "data.py").write_text("MEAN = 0\n")
-    load(f"{theirs[0]}:two")
-    assert "gets this project's data.py, not the one beside it" in capsys.readouterr().out
+def test_modules_beside_the_file_come_before_ours_and_ours_are_back_afterwards(tmp_path):
+    """A data.py and a helper beside each of two files, which are also imported when a function is called."""
+    for folder, width in (("a", 4), ("b", 6)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "data.py").write_text("from helper import width\n")
+        (tmp_path / folder / "helper.py").write_text(f"width = {width}\n")
+        (tmp_path / folder / f"only_{folder}.py").write_text("scale = 2.0\n")
+        lines = [
+            "from torch import nn",
+            "import data, resnet_cifar",  # theirs and ours
+            "class Scaled(nn.Linear):",
+            "    def forward(self, x):",
+            f"        from only_{folder} import scale",
+            "        return scale * super().forward(x.mean(dim=(2, 3)))",
+            "def make():",
+            "    import train  # ours again",
+            "    return Scaled(3, data.width)",
+        ]
+        (tmp_path / folder / "net.py").write_text("\n".join(lines))
+    ours = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in ("data", "lab")}
+    networks_made = [load(tmp_path / folder / "net.py:make") for folder in "ab"]
+    assert [network.num_classes for network in networks_made] == [4, 6]
+    assert all(sys.modules[name] is module for name, module in ours.items())

@@ -1,24 +1,26 @@
-"""compare.py and agreement.py: every number by loops, and differences that are more than those of seeds."""
+"""compare.py and agreement.py: every number by loops."""
 
 import dataclasses
 import json
 import math
 import shutil
 import statistics
+from pathlib import Path
 
-import false_positives
+import lab_pages
 import numpy as np
 import pytest
 import torch
-from lab_pages import write_run
 from networks import seeded
 
 from lab import agreement, compare
+from lab.results import write_stress
+from support import outputs
 from support.errors import UserError
-from support.outputs import read_predictions, sha256_of, write_stress
+from support.outputs import read_report, sha256_of
 
 FAMILIES = {"noise": ["grain", "salt"], "blur": ["defocus"]}
-ATTACKS = ["fgsm", "random", "apgd_ce"]
+ATTACKS = ["fgsm", "apgd_ce"]
 
 
 def rows_for(test, wrong, seed=0):
@@ -103,44 +105,43 @@ def test_other_images_labels_classes_or_equal_weights_are_refused(small_sets, tm
     sets = {"same": test, "renamed": dataclasses.replace(test, class_names=[*test.class_names[1:], "x"])}
     sets["flipped"] = dataclasses.replace(test, images=test.images.flip(0))
     sets["relabelled"] = dataclasses.replace(test, labels=test.labels.flip(0))
-    for name, of in sets.items():
-        write_predictions(tmp_path / name, of, rows, name)
-        (tmp_path / name / "metrics.json").write_text("{}")
+    for name, of_name in sets.items():
+        lab_pages.write_run(tmp_path / name, of_name, rows, name, data={"size": 32})
     shutil.copytree(tmp_path / "same", tmp_path / "backup")
 
     def network(digest):
-        whose = {"images_sha256": sha256_of(test.images), "class_names": test.class_names}
-        return test.labels, whose | {"checkpoint_sha256": digest, "fixed_logits": None}
+        return outputs.identity(digest, test)
 
     same = tmp_path / "same"
-    assert list(agreement.read_runs([same], *network("cd"))) == [str(same)]
+    assert list(agreement.read_runs([same], network("cd"))) == [str(same)]
     for name in ("renamed", "flipped", "relabelled"):
         refused = f"{name} is of other test images, labels or classes"
         with pytest.raises(UserError, match=f"^--against .*{refused}"):
-            agreement.read_runs([tmp_path / name], *network("cd"))
+            agreement.read_runs([tmp_path / name], network("cd"))
         with pytest.raises(UserError, match=f"^/.*{refused}"):
             compare.main([str(same), str(tmp_path / name)])
-    (tmp_path / "renamed" / "metrics.json").write_text('{"checkpoint_sha256": "of a later report"}')
-    with pytest.raises(UserError, match=r"metrics\.json is of another report than predictions\.npz"):
-        compare.main([str(same), str(tmp_path / "renamed")])
+    shutil.copy(tmp_path / "renamed" / "metrics.json", tmp_path / "flipped")
+    with pytest.raises(UserError, match=r"predictions\.npz is of another report than .*metrics\.json"):
+        compare.main([str(same), str(tmp_path / "flipped")])
     with pytest.raises(UserError, match="has the same weights as the network itself"):
-        agreement.read_runs([same], *network("same"))
+        agreement.read_runs([same], network("same"))
     for twice in (same, tmp_path / "backup"):
         with pytest.raises(UserError, match=f"{twice} has the same weights as .*same"):
             compare.main([str(same), str(twice)])
         with pytest.raises(UserError, match="has the same weights as"):
-            agreement.read_runs([same, twice], *network("cd"))
+            agreement.read_runs([same, twice], network("cd"))
 
 
 # ---- compare.py ------------------------------------------------------------------------------------------
 
 
-def write_run(folder, test, wrong, seed, smoothing=0.1, epochs=3):
+def write_run(folder, test, wrong, seed, smoothing=0.1, digest="of a set", numbers=None):
     rows = rows_for(test, wrong, seed)
-    write_predictions(folder, test, rows, str(folder))
-    (folder / "metrics.json").write_text(json.dumps({"temperature": 0.8}))
-    settings = {"seed": seed, "out": str(folder), "label_smoothing": smoothing, "epochs": epochs}
-    (folder / "config.json").write_text(json.dumps({"settings": settings}))
+    lab_pages.write_run(
+        folder, test, rows, str(folder), **({"temperature": 0.8, "data": {"size": 32}} | (numbers or {}))
+    )
+    settings = {"seed": seed, "out": str(folder), "label_smoothing": smoothing, "epochs": 3}
+    (folder / "config.json").write_text(json.dumps({"settings": settings, "digest": digest}))
     return str(folder)
 
 
@@ -160,124 +161,178 @@ def write_answers(folder, test, generator, sample="a sample", count=37):
     return {name: right.tolist() for name, right in answers.items()}
 
 
-def table(capsys, runs):
-    """The cells of what compare.py prints, {row: [cell, ...]}, and the lines around it."""
-    assert compare.main(runs) == 0
-    lines = capsys.readouterr().out.splitlines()
-    rows = [line.strip("|").split("|") for line in lines if line[:1] == "|"]
-    return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in rows}, "\n".join(
-        line for line in lines if line[:1] != "|"
-    )
+def tables(capsys, runs):
+    """What compare.py prints: the cells of its tables, [{row: [cell, ...]}, ...], and all of it."""
+    assert compare.main([str(run) for run in runs]) == 0
+    text, found = capsys.readouterr().out, []
+    for line in text.splitlines():
+        if line.startswith("| | "):
+            found.append({})
+        if line.startswith("|") and not line.startswith("| ---"):
+            name, *cells = (cell.strip() for cell in line[1:-1].split("|"))
+            found[-1][name] = cells
+    return found, text
 
 
-def loop_scores(test, run, answers):
+def loop_scores(run, answers):
     """What the rows of the table are means of, {name: [score of each image]}."""
-    values = read_predictions(run)
+    values = read_report(Path(run))[1]
     right = [int(a == b) for a, b in zip(values["y_true"].tolist(), values["y_pred"].tolist(), strict=True)]
     found = {"accuracy": right}
     groups = {"fifteen corruptions": [name for names in FAMILIES.values() for name in names]} | FAMILIES
-    for group, names in groups.items():
+    for group, names in groups.items() if answers else ():
         tests = [f"{name}/{severity}" for name in names for severity in (1, 2, 3, 4, 5)]
         found[group] = [sum(answers[t][i] for t in tests) / len(tests) for i in range(37)]
-    for epsilon in ("0.5", "1"):
-        tests = ["unattacked/0", f"fgsm/{epsilon}", f"apgd_ce/{epsilon}"]  # random signs do not count
+    for epsilon in ("0.5", "1") if answers else ():
+        tests = ["unattacked/0", f"fgsm/{epsilon}", f"apgd_ce/{epsilon}"]
         of_images = [int(all(answers[t][i] for t in tests)) for i in range(37)]
         found[f"right under every attack of {epsilon}/255"] = of_images
     return found
 
 
-def loop_calibration(run, temperature):
-    """The calibration error of all images, then of compare.py's resamples."""
-    values = read_predictions(run)
-    rows = values["probabilities"].double().pow(1 / temperature)
-    of_images = surprises(values["y_true"], rows / rows.sum(dim=1, keepdim=True))
+def loop_errors(run):
+    """The two calibration errors of a run, {name: [of all images, of the first resample, ...]}."""
+    values = read_report(Path(run))[1]
     picks = [range(100), *torch.randint(100, (200, 100), generator=seeded()).tolist()]
-    return [calibration_error([of_images[i] for i in pick]) for pick in picks]
+    found = {}
+    for name, temperature in {"calibration error": 1, "calibration error after temperature": 0.8}.items():
+        rows = values["probabilities"].double().pow(1 / temperature)
+        of_images = surprises(values["y_true"], rows / rows.sum(dim=1, keepdim=True))
+        found[name] = [calibration_error([of_images[i] for i in pick]) for pick in picks]
+    return found
 
 
-def test_every_cell_of_the_table_by_loops(small_sets, tmp_path, capsys):
+def loop_welch(ours, theirs):
+    """The cell of a difference over seeds."""
+    means, parts = [], []
+    for values in (ours, theirs):
+        mean = sum(values) / len(values)
+        means.append(mean)
+        parts.append(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+    value, text = means[0] - means[1], f"{100 * (means[0] - means[1]):+.2f}"
+    if max(parts) < 1e-30:
+        return text
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(ours) - 1) + parts[1] ** 2 / (len(theirs) - 1))
+    reach = {1: 12.706, 2: 4.303, 3: 3.182}[int(freedom)] * math.sqrt(sum(parts))
+    text += f" ({100 * (value - reach):+.2f} to {100 * (value + reach):+.2f})"
+    return f"**{text}**" if abs(value) > reach else text
+
+
+def test_every_cell_of_recipes_of_several_seeds_by_loops(small_sets, tmp_path, capsys):
+    """The first has three runs, of which one has no stress tests; two have two, and one has one."""
     test, generator = small_sets[1], seeded(5)
-    recipes = {"plain": (3, 0.1, 3), "hard": (2, 0.0, 3), "long": (2, 0.1, 6)}  # seeds, smoothing, epochs
-    folders, runs = {}, []
-    for name, (seeds, smoothing, epochs) in recipes.items():
-        folders[name] = [tmp_path / f"{name}{seed}" for seed in range(seeds)]
-        for seed, folder in enumerate(folders[name]):
-            wrong = list(range({"plain": 12, "hard": 55, "long": 20}[name] + 2 * seed * seed))
-            runs.append(write_run(folder, test, wrong, seed, smoothing, epochs))
-    answers = {run: write_answers(run, test, generator) for of in folders.values() for run in of}
-    cells, around = table(capsys, runs)
-    heads = ["the first recipe (n = 3)", "label_smoothing 0 (n = 2)", "epochs 6 (n = 2)", "a seed alone, +-"]
-    assert cells.pop("") == heads and cells.pop("---") == ["---"] * 4
+    wrong = {"plain": (12, 12, 12), "hard": (55, 55), "mild": (30, 31), "one": (20,)}
+    smoothings = {"plain": 0.1, "hard": 0.0, "mild": 0.2, "one": 0.3}
+    samples, seeds = {}, {}  # of each run the values of its rows; the runs of each recipe
+    for name, counts in wrong.items():
+        seeds[name] = [str(tmp_path / f"{name}{seed}") for seed in range(len(counts))]
+        for seed, run in enumerate(seeds[name]):
+            write_run(tmp_path / f"{name}{seed}", test, list(range(counts[seed])), seed, smoothings[name])
+            folder = tmp_path / f"{name}{seed}"
+            answers = None if (name, seed) == ("plain", 1) else write_answers(folder, test, generator)
+            scores = {row: statistics.mean(of) for row, of in loop_scores(folder, answers).items()}
+            samples[run] = scores | {row: errors[0] for row, errors in loop_errors(folder).items()}
+    (means, differences), text = tables(capsys, samples)
 
-    samples = {}  # of each row and run the scores of images, or the error of all and of the resamples
-    for run in answers:
-        for name, of_images in loop_scores(test, run, answers[run]).items():
-            samples.setdefault(name, {})[run] = of_images
-    errors = {"calibration error": 1, "calibration error after temperature": 0.8}
-    for name, temperature in errors.items():
-        samples[name] = {run: loop_calibration(run, temperature) for run in answers}
-    assert list(cells) == list(samples)
-    bold, agreeing = 0, 0
-    for name, found in cells.items():
-        of = samples[name]
-        values = {run: of[run][0] if name in errors else statistics.mean(of[run]) for run in of}
-
-        def interval(ours, theirs, name=name, of=of, values=values):
-            value = statistics.mean(values[run] for run in ours) - statistics.mean(values[r] for r in theirs)
-            means = [np.mean([of[run] for run in runs], axis=0) for runs in (ours, theirs)]
-            each = (means[0] - means[1]).tolist()
-            if name in errors:
-                return value, *np.quantile(each[1:], [0.025, 0.975])
-            half = 1.96 * statistics.stdev(each) / math.sqrt(len(each))
-            return value, value - half, value + half
-
-        spread = {key: statistics.variance(values[run] for run in of) for key, of in folders.items()}
-        of_three_epochs = (2 * spread["plain"] + spread["hard"]) / 3  # degrees of freedom 2 and 1
-        yardsticks = {"hard": 3.182 * math.sqrt(of_three_epochs * (1 / 2 + 1 / 3))}
-        yardsticks["long"] = 12.706 * math.sqrt(spread["long"] / 2 + of_three_epochs / 3)
-        alone = 3.182 * math.sqrt(of_three_epochs * (1 + 1 / 3))
-        expected = [f"{100 * statistics.mean(values[run] for run in folders['plain']):.1f} %"]
-        for key, yardstick in yardsticks.items():
-            value, low, high = interval(folders[key], folders["plain"])
-            text = f"{100 * statistics.mean(values[run] for run in folders[key]):.1f} %"
-            text += f", {100 * value:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
-            if low * high > 0 and abs(value) > yardstick:
-                text, bold = f"**{text}**", bold + 1
-            pairs = [interval([a], [b]) for a, b in zip(folders[key], folders["plain"], strict=False)]
-            agree = sum(pair[1] > 0 if value > 0 else pair[2] < 0 for pair in pairs)
-            expected.append(f"{text}, {agree} of 2")
-            agreeing += agree
-        assert found == [*expected, f"{100 * alone:.1f}"], name
-    assert bold > 1 and agreeing > 3
-    assert f"{2 * len(cells)} differences were tested; by chance at most {0.1 * len(cells):.1f} of" in around
-    assert f"{math.sqrt(2 / (1 + 1 / 3)):.2f} times as much" in around
+    heads = [
+        "the first recipe (n = 3)",
+        *(f"label_smoothing {s} (n = {n})" for s, n in ((0, 2), (0.2, 2), (0.3, 1))),
+    ]
+    assert means.pop("") == heads
+    kinds = ["95 % over seeds", "95 % over seeds", "one run beside several, no interval"]
+    assert differences.pop("") == [f"{head}: {kind}" for head, kind in zip(heads[1:], kinds, strict=True)]
+    assert f"- {heads[0]}: {', '.join(seeds['plain'])}\n" in text
+    assert set(means) == set(differences) == set(samples[seeds["plain"][0]])
+    for row in means:
+        values = {
+            name: [samples[run][row] for run in runs if row in samples[run]] for name, runs in seeds.items()
+        }
+        cells = []
+        for name, of in values.items():
+            cells.append(f"{100 * sum(of) / len(of):.2f}")
+            if len(of) > 1:
+                cells[-1] += f" +- {100 * statistics.stdev(of):.2f}"
+            if len(of) < len(seeds[name]):
+                cells[-1] += f" (n = {len(of)})"
+        assert means[row] == cells, row
+        cells = [loop_welch(values[name], values["plain"]) for name in ("hard", "mild")]
+        one = f"{100 * (values['one'][0] - statistics.mean(values['plain'])):+.2f}"
+        assert differences[row] == [*cells, one], row
+    assert differences["accuracy"][:2] == [
+        "-43.00",
+        "**-18.50 (-24.85 to -12.15)**",
+    ]  # spreads of 0; 1 degree
 
 
-def test_runs_without_a_recipe_or_with_other_samples(small_sets, tmp_path, monkeypatch, capsys):
+def test_two_single_runs_have_an_interval_over_images_only(small_sets, tmp_path, capsys):
+    test, generator = small_sets[1], seeded(5)
+    folders = [tmp_path / "a", tmp_path / "b"]
+    samples = []
+    for seed, folder in enumerate(folders):
+        write_run(folder, test, list(range(10 + 20 * seed)), seed, smoothing=seed)
+        samples.append([loop_scores(folder, write_answers(folder, test, generator)), loop_errors(folder)])
+    (_, differences), _ = tables(capsys, folders)
+    head = "label_smoothing 1 (n = 1): other images only; another seed: not known"
+    expected = {"": [head]}
+    for row in samples[0][0]:
+        each = [b - a for a, b in zip(samples[0][0][row], samples[1][0][row], strict=True)]
+        half = 1.96 * statistics.stdev(each) / math.sqrt(len(each))
+        ends = statistics.mean(each) - half, statistics.mean(each) + half
+        expected[row] = [f"{100 * statistics.mean(each):+.2f} ({100 * ends[0]:+.2f} to {100 * ends[1]:+.2f})"]
+    for row in samples[0][1]:
+        value, *resampled = np.subtract(samples[1][1][row], samples[0][1][row])
+        low, high = np.quantile(resampled, [0.025, 0.975])
+        expected[row] = [f"{100 * value:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"]
+    assert differences == expected
+
+
+def test_welchs_interval_is_that_of_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    quantiles = [stats.t.ppf(0.975, freedom) for freedom in range(1, len(compare.T_QUANTILE) + 1)]
+    assert list(compare.T_QUANTILE) == pytest.approx(quantiles, abs=5e-4)
+    for n, m, scale in ((2, 2, 1), (2, 5, 0.01), (3, 3, 4), (7, 8, 1)):
+        ours = torch.randn(n, generator=seeded(n), dtype=torch.float64).tolist()
+        theirs = (scale * torch.randn(m, generator=seeded(m + 9), dtype=torch.float64)).tolist()
+        test = stats.ttest_ind(ours, theirs, equal_var=False)
+        value = statistics.mean(ours) - statistics.mean(theirs)
+        reach = stats.t.ppf(0.975, max(1, math.floor(test.df))) * value / test.statistic
+        expected = {"value": value, "low": value - abs(reach), "high": value + abs(reach)}
+        assert compare.welch_interval(ours, theirs) == pytest.approx(expected, rel=1e-3)
+
+
+def test_degrees_of_freedom_that_are_whole_are_not_rounded_down():
+    alike = compare.welch_interval([0.1, 0.3, 0.5], [0.2, 0.4, 0.6])  # 4
+    assert alike["high"] - alike["value"] == pytest.approx(2.776 * math.sqrt(0.08 / 3))
+
+
+def test_training_images_and_size_belong_to_the_recipe(small_sets, tmp_path, capsys):
+    test, wrong = small_sets[1], [1]
+    runs = [write_run(tmp_path / "a", test, wrong, 0), write_run(tmp_path / "b", test, wrong, 1)]
+    runs.append(write_run(tmp_path / "c", test, wrong, 2, digest="of others"))
+    runs.append(write_run(tmp_path / "d", test, wrong, 3, numbers={"data": {"size": 24}}))
+    runs.append(write_run(tmp_path / "e", test, wrong, 4, numbers={"data": {"size": 24}}))
+    (means, _), _ = tables(capsys, runs)
+    others = ["training images of others (n = 1)", "size 24 (n = 2)"]
+    assert means[""] == ["the first recipe (n = 2)", *others]
+
+
+def test_runs_without_a_recipe_or_with_other_samples(small_sets, tmp_path, capsys):
     """Folders of one name are recipes of their own, and stress tests of two sizes are not compared."""
-    monkeypatch.setattr(compare, "NUM_RESAMPLES", 2)
     test = small_sets[1]
-    for place in ("a", "b"):
-        folder = tmp_path / place / "net"
+    folders = [tmp_path / place / "net" for place in ("a", "b")]
+    for folder in folders:
         write_run(folder, test, [1], 0)
         (folder / "config.json").unlink()
-    cells, around = table(capsys, [str(tmp_path / place / "net") for place in ("a", "b")])
-    assert cells[""][1] == f"run {tmp_path / 'b' / 'net'} (n = 1)" and cells["accuracy"][2] == ""
-    assert "No recipe has two seeds here" in around and "0 differences were tested" in around
+    (means, _), _ = tables(capsys, folders)
+    assert means[""] == ["the first recipe (n = 1)", f"{folders[1]} (n = 1)"]
     runs = [write_run(tmp_path / name, test, [3], seed) for seed, name in enumerate("cd")]
     write_answers(tmp_path / "c", test, seeded())
     write_answers(tmp_path / "d", test, seeded(), "another sample", 60)
-    cells, around = table(capsys, runs)
-    assert "noise" in cells and "the stress tests of" in around and "are of other images" in around
+    (means,), text = tables(capsys, runs)
+    assert means["noise"][0].endswith("(n = 1)")
+    assert f"of other images than the first ones are left out: {tmp_path / 'd'}\n" in text
     for name in "cd":  # stress tests of other images than the answers
         write_answers(tmp_path / name, dataclasses.replace(test, images=test.images.flip(0)), seeded())
-    assert "noise" not in table(capsys, runs)[0]
+    assert "noise" not in tables(capsys, runs)[0][0]
     with pytest.raises(UserError, match="expected two runs or more"):
         compare.main(runs[:1])
-
-
-def test_seeds_that_do_not_differ_are_seldom_called_an_effect():
-    """In a simulation, by compare.py's rule in at most 5 %; by the images alone in many."""
-    judged = false_positives.simulate(400, seed_spread=0.2)
-    bold = sum(found["bold"] for found in judged)
-    assert 4 <= bold <= 32 and sum(found["beyond_images"] for found in judged) > 160  # 20 +- 3 sigma

@@ -73,10 +73,10 @@ def map_of(model, image, c, d=None):
     return np.einsum("k,kij->ij", alpha / 9, cells_of(model, image))
 
 
-def enlarged(cells):
-    """Enlarge [h, h] bilinearly to [18, 18]: pixel i lies at (i + 0.5) h / 18 - 0.5 of the cells."""
+def enlarged(cells, side=SIDE):
+    """Enlarge [h, h] bilinearly to [side, side]: pixel i lies at (i + 0.5) h / side - 0.5 of the cells."""
     h = len(cells)
-    place = np.clip((np.arange(SIDE) + 0.5) * h / SIDE - 0.5, 0, h - 1)
+    place = np.clip((np.arange(side) + 0.5) * h / side - 0.5, 0, h - 1)
     weights = np.maximum(0, 1 - np.abs(place[:, None] - np.arange(h)))
     return weights @ np.asarray(cells, dtype=np.float64) @ weights.T
 
@@ -92,12 +92,15 @@ def blurred(image):
     return result
 
 
+def top_quarter(heatmap):
+    """Where the quarter of the pixels with the largest values is, bool [S, S]."""
+    top = np.argsort(-heatmap.ravel(), kind="stable")[: heatmap.size // 4]
+    return np.isin(np.arange(heatmap.size), top).reshape(heatmap.shape)
+
+
 def answer_without_top(model, image, cells, fill):
-    """The answer where a quarter of the 324 pixels, the 81 with the largest values, is replaced."""
-    top = np.argsort(-enlarged(cells).ravel(), kind="stable")[:81]
-    covered = image.reshape(3, -1).copy()
-    covered[:, top] = fill.reshape(3, -1)[:, top]
-    return int(np.argmax(logits_of(model, covered.reshape(image.shape))))
+    """The answer where a quarter of the pixels is replaced."""
+    return int(np.argmax(logits_of(model, np.where(top_quarter(enlarged(cells)), fill, image))))
 
 
 def centre():
@@ -119,10 +122,13 @@ def test_covering_is_that_of_loops(small_case, monkeypatch):
     monkeypatch.setattr(reasons, "NUM_MISTAKES", 60)
     monkeypatch.setattr(reasons, "NUM_RIGHT", 20)
     model, images, y_true = small_case.model, small_case.images, small_case.y_true
+    pixels = images.double().numpy() / 255
+    likely = [np.argsort(-logits_of(model, image)).tolist() for image in pixels]
+    for i in range(1, 240, 9):
+        y_true[i] = likely[i][5]
     found = reasons.measure_covering(small_case.network, images, y_true, small_case.logits, FILL)
 
-    generator, pixels = seeded(), images.double().numpy() / 255
-    likely = [np.argsort(-logits_of(model, image)).tolist() for image in pixels]
+    generator = seeded()
     wrong = [i for i in range(240) if likely[i][0] != y_true[i]]
     right = [i for i in range(240) if likely[i][0] == y_true[i]]
     mistakes = [wrong[i] for i in torch.randperm(len(wrong), generator=generator)[:60]]
@@ -151,6 +157,7 @@ def test_covering_is_that_of_loops(small_case, monkeypatch):
             "random_class": [map_of(model, image, answer, drawn)],
             "usual": [map_of(model, image, answer)],
             "other_image": [contrastive[n - 1]],
+            "centre": [centre()],
         }
         count("mistakes", i, two | more, grey, "to_truth", truth)
         count("blurred", i, two, blurred(image), "to_truth", truth)
@@ -168,7 +175,23 @@ def test_covering_is_that_of_loops(small_case, monkeypatch):
 
     assert found.pop("images") == {"mistakes": 60, "right": 20} and found.pop("covered") == 0.25
     assert found.pop("verdict") == reasons.verdict_on(60, found["differences"])
-    differences, measured = found.pop("differences"), []
+    differences, usual_less, measured = found.pop("differences"), found.pop("usual_less"), []
+    rank = np.array([[likely[i].index(y_true[i])] for i in mistakes])
+    for name, row in found["mistakes"].items():
+        changed, hit = (np.array(hits["mistakes", name, key]) for key in ("changed", "to_truth"))
+        ranks = {"second": rank == 1, "third": rank == 2, "later": rank > 2}
+        pairs = [(row["by_rank"].pop(place), members) for place, members in ranks.items()]
+        assert row.pop("by_rank") == {}
+        for share, among in [*pairs, (row.pop("to_truth_of_changed"), changed)]:
+            among = np.broadcast_to(among, hit.shape)
+            part = among & hit
+            expected = proportion(part.sum(), among.sum())
+            if name == "random":  # Taylor's first order of the ratio of two means over images
+                error = (part - expected["value"] * among).mean(axis=1) / among.mean()
+                expected = {key: expected["value"] + value for key, value in standard(error).items()}
+                expected["low"] = max(0, expected["low"])
+            assert share == pytest.approx(expected, abs=1e-6), name
+            measured.append(expected["value"])
     for (group, name, key), of_images in hits.items():
         of_image = np.mean(of_images, axis=1)
         expected = standard(of_image) if name == "random" else proportion(of_image.sum(), len(of_image))
@@ -176,13 +199,14 @@ def test_covering_is_that_of_loops(small_case, monkeypatch):
         assert found[group][name].pop(key) == pytest.approx(expected, abs=1e-6), (group, name, key)
         measured.append(expected["value"])
     assert not any(row for group in found.values() for row in group.values())  # there is nothing else
-    assert len(set(measured)) > 15  # so that one cannot be taken for another
-    assert differences.keys() == {"random", "blurred_random", "other_image", "random_class"}
-    for name, difference in differences.items():
+    assert len(set(measured)) > 25  # so that one cannot be taken for another
+    assert differences.keys() == set(reasons.CONTROLS) and usual_less.keys() == {"random", "centre"}
+    pairs = [("contrastive", name, row) for name, row in differences.items()]
+    for claim, name, difference in [*pairs, *(("usual", name, row) for name, row in usual_less.items())]:
         group = "blurred" if name == "blurred_random" else "mistakes"
-        pair = [hits[group, of, "to_truth"] for of in ("contrastive", name.removeprefix("blurred_"))]
+        pair = [hits[group, of, "to_truth"] for of in (claim, name.removeprefix("blurred_"))]
         gain = np.mean(pair[0], axis=1) - np.mean(pair[1], axis=1)
-        assert difference == pytest.approx(standard(gain), abs=1e-6), name
+        assert difference == pytest.approx(standard(gain), abs=1e-6), (claim, name)
 
 
 def test_what_needs_a_third_class_or_another_image_is_absent_without(small_case):
@@ -191,8 +215,9 @@ def test_what_needs_a_third_class_or_another_image_is_absent_without(small_case)
     images, y_true, logits = two.images, two.y_true, two.logits
     wrong = logits.argmax(dim=1) != y_true
     found = reasons.measure_covering(two.network, images[wrong], y_true[wrong], logits[wrong], FILL)
-    assert set(found) == {"images", "covered", "verdict", "mistakes", "blurred", "differences"}
-    assert set(found["differences"]) == {"random", "blurred_random", "other_image"}
+    keys = {"images", "covered", "verdict", "mistakes", "blurred", "differences", "usual_less"}
+    assert set(found) == keys and found["mistakes"]["usual"]["by_rank"]["third"] is None
+    assert set(found["differences"]) == {"random", "blurred_random", "other_image", "usual", "centre"}
     assert found["mistakes"]["runner_up"] == found["mistakes"]["contrastive"]
     one = [values[:1] for values in (small_case.images, 1 - small_case.y_true.clamp(0, 1), small_case.logits)]
     found = reasons.measure_covering(small_case.network, *one, FILL)
@@ -204,13 +229,29 @@ def test_what_needs_a_third_class_or_another_image_is_absent_without(small_case)
 
 def test_the_verdict_needs_all_controls():
     verdicts = {"random": "no", "blurred_random": "no"}
-    verdicts |= {"other_image": "more than chance", "random_class": "more than chance"}
+    verdicts |= dict.fromkeys(["other_image", "random_class", "usual", "centre"], "more than chance")
     for missed, verdict in {**verdicts, "none": "specific"}.items():
-        differences = {name: {"value": 0.1, "low": 0.0 if name == missed else 0.01} for name in verdicts}
+        differences = {name: {"value": 0.03, "low": 0.0 if name == missed else 0.01} for name in verdicts}
         assert reasons.verdict_on(40, differences) == verdict
         assert reasons.verdict_on(39, differences) == "too few"
+        near = {name: {"value": 0.029 if name == missed else 0.03, "low": 0.01} for name in verdicts}
+        assert reasons.verdict_on(40, near) == ("specific" if missed == "none" else "more than chance")
         differences.pop(missed, None)  # a control that does not exist is not passed
         assert reasons.verdict_on(40, differences) == verdict
+
+
+def test_the_usual_map_covered_is_that_of_loops(small_case):
+    images, answers = small_case.images[:9], small_case.logits[:9].argmax(dim=1)
+    shown = reasons.cover_usual(small_case.network, images, answers, FILL, 6)
+    assert shown.keys() == {f"usual_{key}" for key in ("maps", "covered_pixels", "answers", "probabilities")}
+    for i, image in enumerate(images.double().numpy() / 255):
+        cells = map_of(small_case.model, image, answers[i])
+        assert shown["usual_maps"][i].numpy() == pytest.approx(cells, abs=1e-4)
+        image[:, top_quarter(enlarged(cells))] = FILL.double().numpy()[:, None]
+        odds = np.exp(logits_of(small_case.model, image))
+        assert shown["usual_answers"][i] == odds.argmax()
+        assert shown["usual_probabilities"][i].item() == pytest.approx(odds.max() / odds.sum(), rel=1e-4)
+        assert (shown["usual_covered_pixels"][i].numpy() == top_quarter(enlarged(cells, 6))).all()
 
 
 # ---- Puzzles ---------------------------------------------------------------------------------------------
@@ -265,7 +306,7 @@ def test_of_large_pictures_fewer_mistakes_are_taken_apart(side, inside, most, mo
     passes = []
     network = SimpleNamespace(model=SimpleNamespace(image_size=side), largest_side=inside, layer=None)
     answers = torch.zeros(137, 3, dtype=torch.int64), torch.ones(137, 3)
-    monkeypatch.setattr(reasons, "answers_to", lambda *_: passes.append(1) or answers)
+    monkeypatch.setattr(reasons, "answers_under_covering", lambda *_: passes.append(1) or answers)
     first = torch.randperm(80, generator=torch.Generator().manual_seed(1))[0].item()
     mistakes, images = torch.arange(80), torch.zeros(80, 3, 16, 16, dtype=torch.uint8)
     reasons.find_puzzles(network, images, torch.ones(80).long(), mistakes, FILL, first)

@@ -64,6 +64,16 @@ def test_attacks_stay_in_their_ball(epsilon):
         assert difference.max() > 0.99 * epsilon  # and it is used
 
 
+@pytest.mark.parametrize("attack", [attacks.fgsm, attacks.pgd, attacks.apgd, attacks.random_corner])
+def test_images_in_bytes_or_normalised_and_an_epsilon_in_bytes_are_refused(attack):
+    model, labels = of_images(Linear(10)), torch.zeros(2, dtype=torch.int64)
+    for images in (255 * IMAGES[:2], IMAGES[:2] - 0.5):
+        with pytest.raises(ValueError, match=r"images must be in \[0, 1\], not from"):
+            attack(model, images, labels, 8 / 255, seeded())
+    with pytest.raises(ValueError, match=r"epsilon must be in \[0, 1\] .* not 8"):
+        attack(model, IMAGES[:2], labels, 8, seeded())
+
+
 def test_pgd_fools_exactly_the_images_within_reach_and_restarts_only_the_others():
     # Two classes, a linear model: fooled if and only if the margin is below epsilon times the L1 norm of the
     # difference of the weights. Images away from 0 and 1, so that only the ball limits the attack.

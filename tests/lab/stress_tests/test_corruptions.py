@@ -49,7 +49,8 @@ def test_bad_input_is_refused():
         with pytest.raises(ValueError, match="severity"):
             CORRUPTIONS["fog"](IMAGES[:1], severity, seeded())
     wide, small = torch.rand(1, 3, 32, 40), torch.rand(1, 3, 7, 7)
-    for images in (IMAGES[0], IMAGES[:1, :1], IMAGES[:1].double(), wide, small):
+    outside = 255 * IMAGES[:1], IMAGES[:1] - 0.5, torch.full_like(IMAGES[:1], torch.nan)
+    for images in (IMAGES[0], IMAGES[:1, :1], IMAGES[:1].double(), wide, small, *outside):
         with pytest.raises(ValueError, match="images"):
             CORRUPTIONS["fog"](images, 1, seeded())
 
