@@ -12,7 +12,6 @@ and `examine_predictions` do the same for what is in memory.
 """
 
 import argparse
-import hashlib
 import shlex
 import sys
 from dataclasses import replace
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 import report
-from data import SIZE, Dataset, from_arrays, load
+from data import SIZE, Dataset, load
 from lab import agreement, more_metrics, reasons, results
 from lab import classifier as classifiers
 from lab.any_network import predictions
@@ -49,33 +48,22 @@ MAX_BROWSED_PIXELS = 5_000_000  # of all of them together
 
 
 def numbers_of_run(
-    examined: Classifier, out: Path, data_dir: str | None, expected: float | None
+    examined: Classifier, out: Path, data_dir: str | None
 ) -> tuple[dict, dict, Dataset | None, Dataset]:
-    """Return what report.measure does of a checkpoint of train.py, from its report if there is one.
-
-    Else the report is written.
-    """
-    config = examined.training["config"]
+    """Return what report.measure does of a checkpoint of train.py, from the report in `out` if any."""
     try:
         numbers, arrays = outputs.read_report(out)
     except UserError:  # there is none, or it is damaged
-        numbers = {}
-    if (
-        numbers.get("checkpoint_sha256") == examined.digest
-        and numbers["data"]["size"] == config["image_size"]
-    ):
-        dataset, root = report.find_data(config, data_dir)
-        train, test, _ = report.load_images(
-            {"config": config, "class_names": examined.class_names}, dataset, root
-        )
-        if outputs.is_of(numbers, test):
-            print(f"answers  those of {out / 'metrics.json'}")
-            check_accuracy(numbers, expected)
-            return numbers, arrays, train, test
-    numbers, arrays, train, test = report.measure(examined.path, data_dir, examined.device)
-    check_accuracy(numbers, expected)
-    numbers["command"] = command_line()
-    return report.write_results(out, numbers, arrays), arrays, train, test
+        return report.measure(examined.path, data_dir, examined.device)
+    config = examined.training["config"]
+    dataset, root = report.find_data(config, data_dir)
+    checkpoint = {"config": config, "class_names": examined.class_names}
+    train, test, _ = report.load_images(checkpoint, dataset, root)
+    is_same = numbers["checkpoint_sha256"] == examined.digest and outputs.is_of(numbers, test)
+    if not is_same or "training" not in numbers:  # numbers_of_network writes none
+        return report.measure(examined.path, data_dir, examined.device)
+    print(f"answers  those of {out / 'metrics.json'}")
+    return numbers, arrays, train, test
 
 
 def numbers_of_network(examined: Classifier, train: Dataset | None, test: Dataset) -> tuple[dict, dict]:
@@ -120,7 +108,7 @@ def numbers_of_answers(answers: dict, test: Dataset, train: Dataset | None, sour
         "network": {"name": "A classifier", "maps": "no maps: only the answers are known", "weights": source},
         "data": outputs.data_of(test, None, None, None if test.images is None else test.images.shape[-1]),
         "environment": environment(torch.device("cpu")),
-        "notes": [*answers.get("notes", ()), *notes_on(numbers, test)],
+        "notes": [*answers["notes"], *notes_on(numbers, test)],
     }
     digest = outputs.sha256_of(logits.double().softmax(dim=1))
     return numbers | outputs.identity(digest, test), arrays
@@ -137,21 +125,6 @@ def notes_on(numbers: dict, test: Dataset) -> list[str]:
             f"an accuracy of {value:.1f} % is near chance: are images and classes as it expects them?"
         )
     return notes
-
-
-def test_set_of(answers: dict) -> Dataset:
-    """Return the test set of answers that came without a network; its images are None if they are unknown.
-
-    answers: see predictions.checked.
-    """
-    y_true, filenames = answers["y_true"], answers.get("filenames")
-    class_names = answers.get("class_names") or [f"class {c}" for c in range(answers["logits"].shape[1])]
-    if "images" in answers:
-        return from_arrays(answers["images"], y_true, class_names, "test images", filenames)
-    names = filenames or [str(i) for i in range(len(y_true))]
-    digest = hashlib.sha256(repr((y_true.tolist(), names)).encode()).hexdigest()
-    provenance = f"{len(y_true):,} answers without pictures"
-    return Dataset("test images", None, y_true, class_names, None, None, names, provenance, digest)
 
 
 def check_accuracy(numbers: dict, expected: float | None) -> None:
@@ -238,16 +211,18 @@ def write_all(
     test: Dataset,
     train: Dataset | None,
     examined: Classifier | None,
-    runs: list[Path],
-    quick: bool,
+    others: dict[str, dict],
+    quick: bool = False,
 ) -> dict:
-    """Find reasons and write them, then both pages; return metrics.json and reasons.json in one dict.
+    """Write the numbers, find reasons and write them, then both pages; return both .json files in one dict.
 
-    numbers: metrics.json, which is written. examined is None where only answers are known. runs: folders of
-    other runs to compare with. quick: without covering and maps.
+    numbers and arrays: for metrics.json and predictions.npz, which stay if they are already there. examined
+    is None where only answers are known. others: runs to compare with, see agreement.read_runs. quick:
+    without covering and maps.
     """
-    others = agreement.read_runs(runs, numbers)
-    found, kinds = more_numbers(arrays, test, numbers.get("temperature"), others)
+    if "predictions_sha256" not in numbers:
+        numbers = report.write_results(out, numbers, arrays)
+    written, kinds = more_numbers(arrays, test, numbers.get("temperature"), others)
     evidence = None
     if not quick:
         side = SIDE if test.images is None else min(SIDE, test.images.shape[-1])
@@ -259,21 +234,19 @@ def write_all(
             with Progress("reasons", 1) as progress:
                 progress.update(0)
                 covering, of_mistakes = find_reasons(examined, test, arrays, browsed, fill)
-            found |= covering
+            written |= covering
             evidence |= of_mistakes
     owner = {key: numbers[key] for key in outputs.IDENTITY}
     if examined is not None:
         owner = results.identity(examined, test)
-    found |= owner | {"runs": ["this network", *others], "predictions_sha256": numbers["predictions_sha256"]}
-    found = results.write_reasons(out, found, evidence)
+    written |= owner | {
+        "runs": ["this network", *others],
+        "predictions_sha256": numbers["predictions_sha256"],
+    }
+    written = results.write_reasons(out, written, evidence)
     write_explore(out, test.images)
     write_page(out, test.images)
-    return numbers | found
-
-
-def command_line() -> str:
-    """Return the command that runs, as one types it."""
-    return shlex.join(["python", "-m", "lab.examine", *sys.argv[1:]])
+    return numbers | written
 
 
 # ---- From Python -----------------------------------------------------------------------------------------
@@ -303,13 +276,14 @@ def examine(
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         copied, side = classifiers.copied(model), test.images.shape[-1]
         model = classifiers.from_module(copied, class_names, layer, device, size=side)
+    model = replace(model, notes=[*model.notes])  # which grow by what holds for these images
     with full_float32(model.device):
         classifiers.fit_classes(model, test)
         results.check_results(out, results.network_of(model))
         train = checked_training_set(model, train, test)
         numbers, arrays = numbers_of_network(model, train, test)
-        numbers = report.write_results(out, numbers, arrays)
-        return write_all(out, numbers, arrays, test, train, model, [Path(run) for run in against], False)
+        others = agreement.read_runs([Path(run) for run in against], numbers)
+        return write_all(out, numbers, arrays, test, train, model, others)
 
 
 def examine_predictions(
@@ -336,11 +310,11 @@ def examine_predictions(
         optional |= {"val_logits": validation[0], "val_y_true": validation[1]}
     arrays = {key: np.asarray(value) for key, value in optional.items() if value is not None}
     answers = predictions.checked(arrays | {"y_true": np.asarray(y_true), "logits": np.asarray(logits)})
-    test = test_set_of(answers)
+    test = predictions.test_set_of(answers)
     numbers, arrays = numbers_of_answers(answers, test, None, "in memory")
     results.check_results(out, numbers)
-    numbers = report.write_results(out, numbers, arrays)
-    return write_all(out, numbers, arrays, test, None, None, [Path(run) for run in against], False)
+    others = agreement.read_runs([Path(run) for run in against], numbers)
+    return write_all(out, numbers, arrays, test, None, None, others)
 
 
 def checked_training_set(examined: Classifier, train: Dataset | None, test: Dataset) -> Dataset | None:
@@ -388,10 +362,21 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def examine_network(args: argparse.Namespace) -> tuple[Path, dict]:
-    """Examine the network that the options name; return the folder of the results and the numbers."""
-    device = pick_device(args.device)
-    examined = classifiers.from_options(args, device)
+def refuse(args: argparse.Namespace, names: tuple[str, ...], reason: str) -> None:
+    """Raise UserError, with the reason, if one of these options is there."""
+    for name in names:
+        if getattr(args, name) not in (None, False, []):
+            raise UserError(f"{reason}: leave out {option(name)}")
+
+
+def answers_of_network(
+    args: argparse.Namespace,
+) -> tuple[Path, Classifier, dict, dict, Dataset | None, Dataset]:
+    """Let the network that the options name answer.
+
+    Returns the folder of the results, the network, numbers, arrays, training and test set.
+    """
+    examined = classifiers.from_options(args, pick_device(args.device))
     out = results.results_folder(examined, args.out)
     if not args.overwrite and (examined.path is None or out != outputs.run_of(examined.path)):
         results.check_results(out, results.network_of(examined))
@@ -400,49 +385,38 @@ def examine_network(args: argparse.Namespace) -> tuple[Path, dict]:
     print(f"images   {examined.input}")
     print(f"output   {examined.output}")
     print(f"maps     {examined.layer_note}")
-    is_run = examined.training is not None and args.size is None and args.dataset in (None, examined.dataset)
-    if is_run:
-        numbers, arrays, train, test = numbers_of_run(examined, out, args.data_dir, args.expect_accuracy)
-    else:
-        train, test = classifiers.load_data(examined, args.dataset, args.data_dir)
-        print(f"data     {test.provenance}\ncompute  {device}, {examined.computes_in}")
-        train = checked_training_set(examined, train, test)
-        numbers, arrays = numbers_of_network(examined, train, test)
-        check_accuracy(numbers, args.expect_accuracy)
-        name, root = classifiers.find_data(examined, args.dataset, args.data_dir)
-        numbers["data"] |= {"dataset": name, "data_dir": root}
-        numbers["command"] = command_line()
-        results.remove_others(out, numbers)
-        numbers = report.write_results(out, numbers, arrays)
-    return out, write_all(out, numbers, arrays, test, train, examined, args.against, args.quick)
+    if examined.training is not None and args.size is None and args.dataset in (None, examined.dataset):
+        return out, examined, *numbers_of_run(examined, out, args.data_dir)
+    train, test = classifiers.load_data(examined, args.dataset, args.data_dir)
+    print(f"data     {test.provenance}\ncompute  {examined.device}, {examined.computes_in}")
+    train = checked_training_set(examined, train, test)
+    numbers, arrays = numbers_of_network(examined, train, test)
+    name, root = classifiers.find_data(examined, args.dataset, args.data_dir)
+    numbers["data"] |= {"dataset": name, "data_dir": root}
+    return out, examined, numbers, arrays, train, test
 
 
-def examine_file(args: argparse.Namespace) -> tuple[Path, dict]:
-    """Examine the answers in the file --predictions; return the folder of the results and the numbers."""
-    for name in ("run", "checkpoint", "model", "layer", *classifiers.OF_MODEL):
-        if getattr(args, name) is not None:
-            raise UserError(f"--predictions needs no network: leave out {option(name)}")
-    answers, train = predictions.read(args.predictions), None
-    with reading(args.predictions, "predictions of test images"):
-        test = test_set_of(answers)
-        if args.dataset is not None:
-            train, test = load(args.dataset, args.data_dir or "data", args.size or SIZE)
-            predictions.check_dataset(answers, test, args.dataset)
+def answers_of_file(args: argparse.Namespace) -> tuple[Path, None, dict, dict, Dataset | None, Dataset]:
+    """Read the answers in the file --predictions; return what answers_of_network does, without a network."""
+    options = ("run", "checkpoint", "model", "layer", *classifiers.OF_MODEL)
+    refuse(args, options, "--predictions needs no network")
     out = args.out or Path("runs") / args.predictions.stem
     if args.predictions.resolve().parent == out.resolve():
         raise UserError(
             f"--out {out} holds {args.predictions.name}, which would be replaced: give another one"
         )
+    answers, train = predictions.read(args.predictions), None
+    with reading(args.predictions, "predictions of test images"):
+        test = predictions.test_set_of(answers)
+        if args.dataset is not None:
+            train, test = load(args.dataset, args.data_dir or "data", args.size or SIZE)
+            predictions.check_dataset(answers, test, args.dataset)
     print(f"data     {test.provenance}")
     numbers, arrays = numbers_of_answers(answers, test, train, str(args.predictions))
     if not args.overwrite:
         results.check_results(out, numbers)
-    check_accuracy(numbers, args.expect_accuracy)
     numbers["data"] |= {"dataset": args.dataset, "data_dir": args.data_dir}
-    numbers["command"] = command_line()
-    results.remove_others(out, numbers)
-    numbers = report.write_results(out, numbers, arrays)
-    return out, write_all(out, numbers, arrays, test, train, None, args.against, args.quick)
+    return out, None, numbers, arrays, train, test
 
 
 def page_again(args: argparse.Namespace) -> Path:
@@ -450,7 +424,7 @@ def page_again(args: argparse.Namespace) -> Path:
 
     Raises UserError if the files or the images are not there, or are others.
     """
-    for name in (
+    options = (
         "checkpoint",
         "model",
         "layer",
@@ -458,12 +432,9 @@ def page_again(args: argparse.Namespace) -> Path:
         "predictions",
         "expect_accuracy",
         *classifiers.OF_MODEL,
-    ):
-        if getattr(args, name) is not None:
-            raise UserError(f"--page measures nothing: leave out {option(name)}")
-    if args.against or args.quick or args.overwrite:
-        raise UserError("--page measures nothing: leave out --against, --quick and --overwrite")
-    out = args.out or args.run or outputs.run_of(outputs.best_checkpoint(None))
+    )
+    refuse(args, (*options, "against", "quick", "overwrite"), "--page measures nothing")
+    out = args.out or args.run or outputs.results_folder(outputs.best_checkpoint(None))
     images = test_images_of(out, args.dataset, args.data_dir)
     write_explore(out, images)
     write_page(out, images)
@@ -480,7 +451,7 @@ def test_images_of(out: Path, dataset: str | None, data_dir: str | None) -> Tens
     if name is None and Path(numbers["network"]["weights"]).is_file():
         answers = predictions.read(Path(numbers["network"]["weights"]))
         if "images" in answers:
-            return test_set_of(answers).images
+            return predictions.test_set_of(answers).images
     if name is None:
         raise UserError(f"{out} is of images in memory: its page needs --dataset and --data-dir")
     _, test = load(name, data_dir or data["data_dir"] or "data", data["size"] or SIZE, data["resize"])
@@ -494,7 +465,16 @@ def main(argv: list[str] | None = None) -> int:
         out = page_again(args)
     else:
         with full_float32(pick_device(args.device)):  # a number means the same on every machine
-            out, numbers = examine_file(args) if args.predictions else examine_network(args)
+            answers_of = answers_of_network if args.predictions is None else answers_of_file
+            out, examined, numbers, arrays, train, test = answers_of(args)
+            check_accuracy(numbers, args.expect_accuracy)
+            others = agreement.read_runs(args.against, numbers)
+            if args.overwrite:
+                results.remove_others(out, numbers)
+            if "command" not in numbers:
+                command = ["python", "-m", "lab.examine", *(sys.argv[1:] if argv is None else argv)]
+                numbers["command"] = shlex.join(command)
+            numbers = write_all(out, numbers, arrays, test, train, examined, others, args.quick)
         report.print_headline(numbers)
         print(f"\nsaved    {out}: the files of report.py, reasons.json, evidence.npz, explore.html")
     print(f"next     open {out / 'explore.html'} and report.html in a browser")

@@ -17,6 +17,7 @@ from support.files import whole_file, write_json
 
 NETWORK = ("checkpoint_sha256", "fixed_logits")  # the keys of network_of
 IDENTITY = (*NETWORK, "size", "resize", "images_sha256", "labels_sha256", "class_names", "class_order")
+ARRAYS = {"metrics": "predictions", "reasons": "evidence", "stress": "stress"}  # the .npz to each .json
 # The pixels of the examples in stress.npz, and the key of stress.json that says what they are.
 PIXELS = {"example_pixels": "examples", "attack_changes": "attack_examples"}
 
@@ -70,21 +71,30 @@ def same(key: str, a: object, b: object) -> bool:
     return a == b
 
 
+def is_of(path: Path, network: dict) -> bool:
+    """Return whether a .json file is of a network, see network_of. Raises UserError if it is damaged."""
+    content = outputs.read_json(path, "results, which --overwrite replaces")
+    return "checkpoint_sha256" in content and agree(content, network, NETWORK)
+
+
 def check_results(folder: Path | str, network: dict) -> None:
-    """Raise UserError if a file in the folder is of another network, see network_of."""
-    for path in [Path(folder) / name for name in ("metrics.json", "reasons.json", "stress.json")]:
-        if path.is_file():
-            content = outputs.read_json(path, "results, which --overwrite replaces")
-            if "checkpoint_sha256" not in content or not agree(content, network, NETWORK):
-                hint = "use another --out, or replace it by --overwrite"
-                raise UserError(f"{path} is of other weights, or normalised otherwise: {hint}")
+    """Raise UserError if a file in the folder is of another network, see network_of, or damaged."""
+    for name in ARRAYS:
+        path = Path(folder) / f"{name}.json"
+        if path.is_file() and not is_of(path, network):
+            hint = "use another --out, or replace it by --overwrite"
+            raise UserError(f"{path} is of other weights, or normalised otherwise: {hint}")
 
 
 def remove_others(folder: Path, network: dict) -> None:
-    """Remove the results of another network from a folder, each file with its arrays; see network_of."""
-    for name, arrays in (("metrics", "predictions"), ("reasons", "evidence"), ("stress", "stress")):
+    """Remove results of another network, see network_of, and damaged ones, each file with its arrays."""
+    for name, arrays in ARRAYS.items():
         path = folder / f"{name}.json"
-        if path.is_file() and not agree(outputs.read_json(path, "results"), network, NETWORK):
+        try:
+            keep = not path.is_file() or is_of(path, network)
+        except UserError:
+            keep = False
+        if not keep:
             path.unlink()
             (folder / f"{arrays}.npz").unlink(missing_ok=True)
 

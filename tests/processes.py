@@ -1,6 +1,7 @@
 """Command lines for the tests, run in this process, and what holds of the run that is left."""
 
 import csv
+import os
 import re
 import shutil
 from pathlib import Path
@@ -34,9 +35,11 @@ def outcome(capsys, main, argv):
 
 
 def assert_one_line(code, err, message):
-    """Exit code 2, and one line of at most 300 letters that begins with error: and has `message` in it."""
-    assert code == 2 and err.count("\n") == 1 and err.startswith("error: ") and len(err) <= 301, err
-    assert re.search(message, err), err
+    """Exit code 2, and after lines of stages one of at most 300 letters: error: and `message` in it."""
+    *stages, line = err.splitlines()
+    assert code == 2 and line.startswith("error: ") and len(line) <= 300, err
+    assert all(re.search(r" \.\.\.$| in [\d hmins]+$", stage) for stage in stages), err
+    assert re.search(message, line), err
 
 
 def contents(folder):
@@ -95,3 +98,34 @@ def check_invariants(run):
         assert len(history) in (epoch, epoch + 1) and history[:epoch] == saved
         assert all(None not in row.values() and len(row) == 10 for row in history)
     return epoch
+
+
+class KilledError(BaseException):
+    """Nothing more is done to files once it is raised, also by what cleans up."""
+
+
+def die_at(number, patch):
+    """Kill a command before its n-th change to files; of a file half is written by then."""
+    count = 0
+
+    def counting(function, changes=lambda *args: True, half=lambda *args: None):
+        def counted(*args, **kwargs):
+            nonlocal count
+            count += changes(*args)
+            if count == number:
+                half(*args)
+            if count >= number:
+                raise KilledError
+            return function(*args, **kwargs)
+
+        return counted
+
+    def half_bytes(path, content):
+        with open(path, "wb") as file:
+            file.write(content[: len(content) // 2])
+
+    for name in ("fsync", "replace"):
+        patch.setattr(os, name, counting(getattr(os, name)))
+    patch.setattr(Path, "mkdir", counting(Path.mkdir, changes=lambda path, *args: not path.exists()))
+    patch.setattr(Path, "unlink", counting(Path.unlink, changes=Path.exists))
+    patch.setattr(Path, "write_bytes", counting(Path.write_bytes, half=half_bytes))

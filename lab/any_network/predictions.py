@@ -4,6 +4,7 @@ In messages rows, columns and classes count from 1, but labels that are numbers 
 """
 
 import csv
+import hashlib
 import math
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import Dataset
+from data import Dataset, from_arrays
 from sources.cifar import OfficialUnpickler
 from support.errors import one_line, reading
 
@@ -58,6 +59,21 @@ def checked(arrays: dict[str, np.ndarray]) -> dict:
     if "images" in arrays:
         answers["images"] = arrays["images"]
     return answers
+
+
+def test_set_of(answers: dict) -> Dataset:
+    """Return the test set of answers that came without a network; its images are None if they are unknown.
+
+    answers: see checked.
+    """
+    y_true, filenames = answers["y_true"], answers.get("filenames")
+    class_names = answers.get("class_names") or [f"class {c}" for c in range(answers["logits"].shape[1])]
+    if "images" in answers:
+        return from_arrays(answers["images"], y_true, class_names, "test images", filenames)
+    names = filenames or [str(i) for i in range(len(y_true))]
+    digest = hashlib.sha256(repr((y_true.tolist(), names)).encode()).hexdigest()
+    provenance = f"{len(y_true):,} answers without pictures"
+    return Dataset("test images", None, y_true, class_names, None, None, names, provenance, digest)
 
 
 def check_dataset(answers: dict, test: Dataset, name: str) -> None:

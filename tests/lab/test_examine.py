@@ -1,121 +1,31 @@
-"""report.py: what it finds, against a second computation in plain loops, and pages of unusual sets."""
+"""lab/examine.py: numbers against plain loops, and what is written and refused."""
 
-import csv
+import contextlib
 import dataclasses
 import html
 import json
 import math
 import re
 import shutil
-import statistics
-from collections import Counter
 
-import evaluate
 import numpy as np
 import pytest
 import torch
 from networks import seeded, tiny_resnet
 from pages import text
-from processes import assert_one_line, outcome
+from processes import CPU, KilledError, assert_one_line, contents, die_at, outcome
 from torch import nn
-from torchvision.io import decode_image, read_file
 
 import data
-import metrics
 import report
 from gradcam import GradCAM
-from lab import more_metrics
-from metrics import expected_calibration_error
-from page import plots, sections
-from page.plots import save_png
+from lab import classifier, examine
+from page import sections
 from page.sections import write_plots
-from support.checkpoint import read_checkpoint
+from support import outputs
 from support.errors import UserError
 
-HEADLINE = ["accuracy", "macro_precision", "macro_recall", "macro_f1", "top5_accuracy"]
-
-
-# ---- The numbers -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def logits(small_sets, few_resamples):
-    """Of a network that is right about half of the test images."""
-    logits = 3 * torch.randn(100, 100, generator=seeded())
-    logits[torch.arange(50), small_sets[1].labels[:50]] += 9
-    return logits
-
-
-def test_numbers_against_loops(small_sets, logits):
-    train, test = small_sets
-    numbers, evaluated = evaluate.evaluate(logits, test, train, (2.5 * logits, test.labels))
-    rows, of = logits.double().softmax(dim=1).tolist(), test.superclass_of.tolist()
-    answers = [(t, row.index(max(row)), row) for t, row in zip(test.labels.tolist(), rows, strict=True)]
-    surest = sorted(answers, key=lambda answer: -max(answer[2]))
-    wrong = [t != p for t, p, _ in surest]
-    expected = {
-        "superclass_accuracy": statistics.mean([float(of[t] == of[p]) for t, p, _ in answers]),
-        "errors_within_superclass": statistics.mean([float(of[t] == of[p]) for t, p, _ in answers if t != p]),
-        "risk_at_half_coverage": sum(wrong[:50]) / 50,
-        "aurc": statistics.mean(sum(wrong[:n]) / n for n in range(1, 101)),
-        "mean_confidence": statistics.mean(max(row) for _, _, row in answers),
-        "calibration_error_by_chance": more_metrics.calibration_error_by_chance(
-            [max(row) for _, _, row in answers]
-        ),
-        "truth_second": statistics.mean([sorted(row)[-2] == row[t] for t, p, row in answers if t != p]),
-    }
-    assert {key: numbers[key] for key in expected} == pytest.approx(expected, rel=1e-5)
-    sure = [t != p for t, p, row in answers if max(row) > 0.9]
-    assert numbers["confident"] == {"answers": len(sure), "wrong": sum(sure)}
-    pairs = Counter((t, p) for t, p, _ in answers if t != p)
-    count = pairs.most_common(1)[0][1]
-    shown = numbers["most_confused_pairs"][0]
-    names = [test.class_names.index(shown[key]) for key in ("true", "predicted")]
-    assert shown["count"] == count == pairs[tuple(names)]
-    for c, row in enumerate(numbers["classes"]):  # of each there is one image
-        expected = {"num_train": 3, "num_test": 1, "num_right": sum(t == p == c for t, p, _ in answers)}
-        expected["num_predicted"] = sum(p == c for _, p, _ in answers)
-        expected["precision"] = expected["num_right"] / max(1, expected["num_predicted"])
-        expected["recall"] = expected["num_right"]
-        expected["most_confused_with_count"] = 1 - expected["num_right"]
-        assert {key: row[key] for key in expected} == pytest.approx(expected)
-    coarse = Counter((of[t], of[p]) for t, p, _ in answers)
-    found = evaluated["superclass_confusion"]
-    assert all(found[pair] == count for pair, count in coarse.items()) and found.sum() == 100
-    right = [[max(row) for t, p, row in answers if (t == p) == is_right] for is_right in (True, False)]
-    counts = [[sum(int(50 * p) == b for p in group) for b in range(50)] for group in right]
-    assert list(numbers["confidence_histogram"].values()) == counts
-    # The temperature of the validation logits divides those of the test.
-    scaled = (logits / metrics.fit_temperature(2.5 * logits, test.labels)).softmax(dim=1)
-    after = expected_calibration_error(test.labels, scaled)
-    assert numbers["expected_calibration_error_after_temperature"] == pytest.approx(after)
-    counts = numbers["confidence_histogram_after_temperature"]["right"]
-    assert counts[49] == ((scaled.amax(dim=1) >= 0.98) & (logits.argmax(dim=1) == test.labels)).sum()
-
-
-def test_duplicates_are_counted_and_left_out(small_sets, few_resamples):
-    def split(values, labels):
-        pixels = torch.tensor(values, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 32, 32)
-        return dataclasses.replace(small_sets[1], images=pixels, labels=torch.tensor(labels))
-
-    train, test = split([0, 1, 1, 2], [7, 1, 1, 0]), split([1, 3, 3, 4, 2], [1, 0, 0, 0, 5])
-    counts, labels = evaluate.audit_duplicates(train, test, torch.tensor([2, 0, 1, 1, 0]))
-    assert labels.tolist() == [1, -1, -1, -1, 0]
-    assert counts == {
-        "train_images_that_repeat_another": 1,
-        "test_images_in_train": 2,
-        "with_another_label_there": 1,
-        "misclassified_as_labelled_there": 1,
-        "accuracy_without_them": 1 / 3,
-    }
-    # All of them are in training and all are right: of nothing there is no number.
-    test = small_sets[1]
-    numbers, _ = evaluate.evaluate(torch.eye(100)[test.labels], test, test, None)
-    assert numbers["duplicates"]["accuracy_without_them"] is None
-    assert numbers["errors_within_superclass"] is None
-
-
-# ---- A network in memory ---------------------------------------------------------------------------------
+LABELS = torch.arange(30)
 
 
 def tiny(num_classes):
@@ -129,12 +39,55 @@ def pictures(labels, names, seed=0):
     return data.from_arrays(pixels, labels, names, name="my_pictures")
 
 
+def both_files(out):
+    """The content of metrics.json and reasons.json."""
+    return json.loads((out / "metrics.json").read_text()) | json.loads((out / "reasons.json").read_text())
+
+
 @pytest.fixture
-def no_reasons(monkeypatch, no_page):
-    monkeypatch.setattr(report, "find_reasons", lambda *found: ({}, {}))
+def no_reasons(monkeypatch, no_page, few_resamples):
+    monkeypatch.setattr(examine, "find_reasons", lambda *some: ({}, {}))
 
 
-LABELS = torch.arange(30)
+# ---- Numbers ---------------------------------------------------------------------------------------------
+
+
+def test_more_numbers_against_loops(small_sets):
+    test = small_sets[1]
+    logits = 3 * torch.randn(100, 100, generator=seeded())
+    logits[torch.arange(50), test.labels[:50]] += 9
+    arrays = {"logits": logits, "y_true": test.labels, "y_pred": logits.argmax(dim=1)}
+    numbers, kinds = examine.more_numbers(arrays, test, 2.0, {})
+    for suffix, divisor in {"": 1, "_after_temperature": 2}.items():
+        rows = (logits.double() / divisor).softmax(dim=1).tolist()
+        wrong = (arrays["y_pred"] != test.labels).tolist()
+        answers = list(zip(map(max, rows), wrong, strict=True))
+        wrong = [is_wrong for _, is_wrong in sorted(answers, reverse=True)]
+        risks = [sum(wrong[:n]) / n for n in range(1, 101)]
+        pairs = [(p > q) + (p == q) / 2 for p, a in answers for q, b in answers if b and not a]
+        rng, errors = np.random.default_rng(0), []
+        for _ in range(1000):
+            gaps = [0.0] * 15
+            for (p, _), draw in zip(answers, rng.random(100), strict=True):
+                gaps[min(int(15 * p), 14)] += (draw < p) - p
+            errors.append(sum(abs(gap) for gap in gaps) / 100)
+        expected = {"aurc": sum(risks) / 100, "risk_at_half_coverage": risks[49]}
+        expected["auroc"] = sum(pairs) / len(pairs)
+        assert {key: numbers[f"{key}{suffix}"] for key in expected} == pytest.approx(expected, rel=1e-6)
+        by_chance = numbers[f"calibration_error_by_chance{suffix}"]
+        assert by_chance == pytest.approx(sum(errors) / 1000, abs=4 * np.std(errors) / 1000**0.5)
+    mistakes = [i for i in range(100) if arrays["y_pred"][i] != test.labels[i]]
+    ranks = [int((logits[i] > logits[i, test.labels[i]]).sum()) for i in mistakes]
+    assert numbers["truth_second"] == ranks.count(1) / len(mistakes)
+    assert (kinds >= 0).nonzero().flatten().tolist() == mistakes
+    rows = [numbers["kinds"][k] for k in kinds[mistakes]]
+    assert [rank > 4 for rank in ranks] == [row["name"] == "further_down" for row in rows]
+    assert all(rows.count(row) == row["count"] for row in numbers["kinds"])
+
+
+# ---- A network in memory ---------------------------------------------------------------------------------
+
+
 # {case: (labels, number of classes, images that are taken for the next class)}
 CASES = {
     "two unequal classes": ((LABELS > 21).long(), 2, [3, 25]),
@@ -146,189 +99,279 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_page_of_any_set_says_what_holds_for_it(case, quick, tmp_path, monkeypatch, capsys):
+def test_any_set_has_both_pages_and_one_dict_of_its_files(case, quick, tmp_path, monkeypatch, capsys):
     labels, num_classes, wrong = CASES[case]
     names = [f"class_{c}" for c in range(num_classes)]
-    test, answers = pictures(labels, names), labels.clone()
+    answers = labels.clone()
     answers[wrong] = (answers[wrong] + 1) % num_classes
     sureness = 1 + 3 * torch.rand(len(labels), 1, generator=seeded())
     logits = sureness * torch.eye(num_classes)[answers] + 0.1 * torch.rand(num_classes, generator=seeded(1))
-    monkeypatch.setattr(report, "predict", lambda *some, **more: logits)
+    monkeypatch.setattr(classifier, "predict", lambda *some, **more: logits)
     explained = case != "no layer to explain"
     model = tiny(num_classes) if explained else nn.Sequential(nn.Flatten(), nn.Linear(3072, num_classes))
-    numbers = report.examine(model, test, pictures(labels, names, 1), out=tmp_path)
-    absent = num_classes - len(set(labels.tolist()))
-    assert (f"note     {absent} classes have no test image" in capsys.readouterr().out) == (absent > 0)
-    assert numbers == json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    numbers = examine.examine(model, pictures(labels, names), pictures(labels, names, 1), out=tmp_path)
+    assert numbers == both_files(tmp_path)
     assert numbers["accuracy"]["value"] == pytest.approx(1 - len(wrong) / len(labels))
-    written = (tmp_path / "report.html").read_text(encoding="utf-8")
-    seen = text(written).replace("None are right", "")
-    assert not re.search(r"\b(nan|NaN|None)\b|ResNet|superclass|validation images", seen)
-    assert type(model).__name__ in seen and "my_pictures" in seen and numbers["checkpoint_sha256"] in seen
-    assert ("first five answers" in seen) == (num_classes > 5)
-    assert "python report.py" not in seen and "Training" not in seen
-    recalls = metrics.per_class_accuracy(metrics.confusion_matrix(labels, logits.argmax(1), num_classes))
-    cells = re.findall(r"<tr><td><a [^>]*>class \d+</a></td>\s*<td [^>]*>(.*?)</td>", written)
-    expected = [f"{100 * r:.1f}\N{NO-BREAK SPACE}%" for r in sorted(recalls[~recalls.isnan()].tolist())]
-    assert cells[-num_classes:] == expected + ["–"] * int(recalls.isnan().sum())
-    assert ("All are right" in seen) == (not wrong)
-    assert ("There are no maps" in seen) == (not explained)
+    assert ("maps" in numbers) == ("covering" in numbers) == explained
     if explained:
         assert ("mistakes" in numbers["covering"]) == bool(wrong)
-    else:
-        assert not {"maps", "covering"} & numbers.keys() and "answer rather than truth" not in seen
-        assert "gradcam" not in (tmp_path / "failures" / "failures.csv").read_text(encoding="utf-8")
-    assert any("near chance" in note for note in numbers["notes"]) == (case == "all mistakes")
+    absent = num_classes - len(set(labels.tolist()))
+    notes = [f"{absent} classes have no test image and count as 0"] if absent else []
+    notes += ["an accuracy of 0.0 % is near chance"] if case == "all mistakes" else []
+    assert [note[: len(start)] for note, start in zip(numbers["notes"], notes, strict=True)] == notes
+    for name in ("report.html", "explore.html"):
+        seen = text((tmp_path / name).read_text(encoding="utf-8"))
+        assert not re.search(
+            r"\b(nan|NaN|None)\b(?! (test images )?are right)|superclass|validation images", seen
+        )
+        assert type(model).__name__ in seen and all(note in html.unescape(seen) for note in numbers["notes"])
 
 
-def test_other_training_images_are_noted_and_results_of_other_weights_stay_without_overwrite(
-    no_reasons, few_resamples, finished, small, tmp_path, monkeypatch, capsys
-):
-    """With another picture added to the training set it is not known any more which ones were trained on."""
-    run = shutil.copytree(finished, tmp_path / "run")
-    argv, written = ["--run", str(run)], run / "metrics.json"
-    assert report.main(argv) == 0
-    numbers = json.loads(written.read_text())
-    assert "duplicates" in numbers and numbers["notes"] == []
-    written.write_text('{"checkpoint_sha256": "of another --mean"}')
-    assert_one_line(*outcome(capsys, report.main, argv), "is of other weights.*by --overwrite")
-    monkeypatch.setattr(small[0], "digest", "of other images")
-    assert report.main([*argv, "--overwrite"]) == 0
-    numbers = json.loads(written.read_text())
-    assert "duplicates" not in numbers and "not those" in numbers["notes"][0]
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
-def test_a_model_stays_as_it_was(quick, no_page, dtype, tmp_path):
-    model = tiny(3).to(dtype).train()
+def test_a_module_and_its_classifier_give_the_same_and_stay_as_they_were(quick, no_page, tmp_path):
+    model, test = tiny(3).train(), pictures(LABELS % 3, ["b", "c", "a"])
     model[3].eval()  # frozen by the caller
     seen = model.seen = 2 * model[0].weight  # with its graph, as after a pass
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
-    report.examine(model, pictures(LABELS % 3, ["a", "b", "c"]), out=tmp_path)
+    train = dataclasses.replace(test, class_names=["a", "b", "c"], labels=(test.labels + 1) % 3)
+    options = {"class_names": ["a", "b", "c"], "out": tmp_path / "module"}
+    numbers = examine.examine(model, test, train, **options)
     assert [module.training for module in model.modules()] == modes and model.seen is seen
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
-
-
-def test_every_file_is_written(quick, tmp_path, monkeypatch):
-    monkeypatch.setattr(plots, "save_png", save_png)
-    monkeypatch.setattr(sections, "write_plots", write_plots)
-    for name in ("failures/03_apple_as_pear.png", "gradcam/20_b_as_c.png", "failures/my notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("of an earlier report, or not")
-    names = ["a/b", "../c", "c*/d", "é/"]
-    test, train = pictures(LABELS % 4, names), pictures(LABELS % 4, names, 1)
-    train.images[5], train.labels[5] = test.images[0], 3
-    model = tiny(4)
-    numbers = report.examine(model, test, train, out=tmp_path, layer="3")
-    with torch.no_grad():
-        expected = model(test.images / 255).softmax(dim=1)
-    written = np.load(tmp_path / "predictions.npz")
-    torch.testing.assert_close(torch.from_numpy(written["probabilities"]), expected)
-    assert (written["y_true"] == test.labels.numpy()).all() and written["y_true"].dtype == np.int64
-    assert (written["y_pred"] == expected.argmax(dim=1).numpy()).all() and written["y_pred"].dtype == np.int64
-    assert written["filenames"].tolist() == test.filenames
-    drawn = {path.name for path in (tmp_path / "plots").iterdir()}
-    assert drawn == {"headline_metrics.png", "worst_classes.png", "confusion_matrix.png"}
-    assert numbers["maps"]["layer"] == "3" and numbers["maps"]["size"] == [8, 8]
-
-    wrong = [i for i in range(30) if expected[i].argmax() != test.labels[i]]
-    surest = sorted(wrong, key=lambda i: (-expected[i].max(), i))[:2]
-    found = np.load(tmp_path / "evidence.npz")  # in order of the most confident ones
-    assert found["mistakes"][:2].tolist() == surest
-    answers = expected[surest].argmax(dim=1)
-    with GradCAM(model, "3") as cam:
-        (maps,) = cam.pairs(test.images[surest] / 255, [(answers, test.labels[surest])])
-    torch.testing.assert_close(torch.from_numpy(found["maps"][:2]), maps)
-    assert found["fill"] == pytest.approx((train.images / 255).double().mean(dim=(0, 2, 3)).numpy())
-    with open(tmp_path / "failures" / "failures.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert [int(row["test_index"]) for row in rows] == surest
-    for row, i in zip(rows, surest, strict=True):
-        assert (row["true_class"], row["file_name"]) == (names[test.labels[i]], test.filenames[i])
-        assert float(row["probability_true"]) == pytest.approx(expected[i, test.labels[i]].item(), abs=1e-6)
-        assert row["label_in_training"] == ("é/" if i == 0 else "")
-        large = decode_image(read_file(str(tmp_path / row["picture"])))
-        assert torch.equal(large[:, ::8, ::8], test.images[i])
-        assert decode_image(read_file(str(tmp_path / row["gradcam"]))).shape[-1] > 1000
-    pictures_there = {path.name for path in (tmp_path / "failures").iterdir()}
-    assert pictures_there == {"failures.csv", "my notes.txt", *(row["picture"][9:] for row in rows)}
-    assert not list(tmp_path.rglob("*.tmp"))
-
-
-def test_results_of_other_weights_and_scores_that_are_not_finite_are_refused(quick, no_reasons, tmp_path):
-    test, model = pictures(LABELS % 3, ["a", "b", "c"]), tiny(3)
-    report.examine(model, test, out=tmp_path)
-    report.examine(model, test, out=tmp_path)  # the same weights replace their own
-    nn.init.constant_(model[-1].bias, 1)
-    with pytest.raises(UserError, match="of other weights"):
-        report.examine(model, test, out=tmp_path)
-    assert report.examine(model, test, out=tmp_path / "new")
-    nn.init.constant_(model[-1].bias, math.inf)
-    with pytest.raises(UserError, match="not finite"):
-        report.examine(model, test, out=tmp_path / "other")
-    assert not (tmp_path / "other" / "metrics.json").exists()
-
-
-# ---- The command -----------------------------------------------------------------------------------------
-
-
-def test_the_command_reports_a_run_and_its_page_is_made_again_of_the_files(
-    quick, finished, small, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    run = shutil.copytree(finished, tmp_path / "runs" / "mine")
-    shutil.copy(finished / "checkpoints" / "best.pt", tmp_path / "my weights.pt")
-    assert report.main([]) == 0
-    printed = capsys.readouterr().out
-    assert "best.pt" in printed and "parameters" in printed and "layer4" in printed
-    alone = ["--checkpoint", "my weights.pt", "--out", "elsewhere", "--layer", "none"]
-    assert report.main(alone) == 0
-    both = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("runs/mine", "elsewhere")]
-    for numbers in both:
-        assert numbers.pop("command") and numbers.pop("network")
-        assert numbers.pop("training")["last_cutmix"] == 0
-    assert both[0].pop("maps") and both[0].pop("covering") and both[0] == both[1]
-    commands = {"runs/mine": ["--run runs/mine"]}
-    commands["elsewhere"] = ["--checkpoint 'my weights.pt'", "--layer none", "--out elsewhere"]
-    for folder, options in commands.items():
-        command = " \\\n    ".join(["<pre>python report.py", *options])  # a line for each
-        page = html.unescape((tmp_path / folder / "report.html").read_text())
-        assert f"{command}</pre>" in page and "python train.py \\\n    --dataset shapes" in page
-        tested = " \\\n    ".join(
-            ["<pre>python -m lab.stress", *options]
-        )  # it was not run: the command to copy
-        assert f"{tested}</pre>" in page and "It was tested by" not in page
-    history = read_checkpoint(finished / "checkpoints" / "best.pt")["history"]
-    best = 100 * max(row["val_accuracy"] for row in history)
-    assert f"the best of {len(history)} on validation images ({best:.1f} %)" in text(page)
-
-    # From here on there is no network any more.
-    made = (run / "report.html").read_bytes()
-    for name in ("report.html", "checkpoints/best.pt"):
-        (run / name).unlink()
-    shutil.rmtree(run / "failures")
-    again = ["--run", "runs/mine", "--page"]
-    assert report.main(again) == 0
-    assert (run / "report.html").read_bytes() == made and (run / "failures" / "failures.csv").is_file()
-    # Files of two reports are not mixed: such a folder is left by a report that was killed between two files.
-    numbers = json.loads((run / "metrics.json").read_text())
-    for key in ("checkpoint_sha256", "labels_sha256", "runs", "class_names"):
-        other = {"other": 1} if key == "runs" else "another"
-        (run / "metrics.json").write_text(json.dumps(numbers | {key: other}))
-        assert_one_line(*outcome(capsys, report.main, again), r"predictions\.npz is of another report")
-    (run / "metrics.json").write_text(json.dumps(numbers))
-    monkeypatch.setattr(report, "load", lambda *some: (small[1], small[0]))
-    assert_one_line(*outcome(capsys, report.main, again), "are not those of .*--dataset")
-    assert_one_line(*outcome(capsys, report.main, ["--out", "no", "--page"]), "there is no")
-
-
-def test_classes_of_the_training_set_are_found_by_their_names(quick, no_page, tmp_path):
-    test = pictures(LABELS % 3, ["a", "b", "c"])
-    train = dataclasses.replace(test, class_names=["c", "a", "b"], labels=(test.labels + 1) % 3)
-    numbers = report.examine(tiny(3), test, train, out=tmp_path)
+    logits = model.eval()(test.images / 255)[:, [1, 2, 0]]
+    assert numbers["accuracy"]["value"] == (logits.argmax(dim=1) == test.labels).double().mean()
+    # The classes of the training images are found by their names.
     assert numbers["duplicates"]["test_images_in_train"] == 30
     assert numbers["duplicates"]["with_another_label_there"] == 0
-    other = dataclasses.replace(train, class_names=["x", "a", "b"])
+    examined = classifier.from_module(classifier.copied(model), ["a", "b", "c"], None, CPU)
+    examined.training = {"config": {"digest": "of other images"}}
+    for name in ("first", "second"):  # no note stands there twice
+        again = examine.examine(examined, test, train, out=tmp_path / name)
+        note = "the training images found are not those of the training: no duplicates"
+        assert again["notes"] == [note, *numbers["notes"]]
+    assert examined.notes == []
+    for key in ("duplicates", "notes", "network", "predictions_sha256", "evidence_sha256", "classes"):
+        del numbers[key]
+    assert {key: again[key] for key in numbers} == numbers
     with pytest.raises(UserError, match="have other classes"):
-        report.examine(tiny(3), test, other, out=tmp_path)
+        others = dataclasses.replace(train, class_names=["x", "a", "b"])
+        examine.examine(model, test, others, out=tmp_path / "other")
+
+
+def test_evidence_is_of_the_surest_mistakes_and_their_maps(quick, no_page, tmp_path):
+    test, train = pictures(LABELS % 4, ["a", "b", "c", "d"]), pictures(LABELS % 4, ["a", "b", "c", "d"], 1)
+    model = tiny(4)
+    numbers = examine.examine(model, test, train, out=tmp_path, layer="3")
+    assert numbers["maps"]["layer"] == numbers["layer"] == "3" and numbers["maps"]["size"] == [8, 8]
+    with torch.no_grad():
+        expected = model(test.images / 255).softmax(dim=1)
+    answers = expected.argmax(dim=1)
+    wrong = [i for i in range(30) if answers[i] != test.labels[i]]
+    surest = sorted(wrong, key=lambda i: (-expected[i].max(), i))
+    evidence = np.load(tmp_path / "evidence.npz")
+    assert evidence["mistakes"].tolist() == surest
+    with GradCAM(model, "3") as cam:
+        (maps,) = cam.pairs(test.images[surest] / 255, [(answers[surest], test.labels[surest])])
+    torch.testing.assert_close(torch.from_numpy(evidence["maps"]), maps)
+    assert evidence["fill"] == pytest.approx((train.images / 255).double().mean(dim=(0, 2, 3)).numpy())
+    assert len([key for key in evidence if key.startswith("usual_")]) >= 3
+    assert all(len(evidence[key]) == min(9, len(surest)) for key in evidence if key.startswith("usual_"))
+    written = np.load(tmp_path / "predictions.npz")
+    with GradCAM(model, "3") as cam:
+        usual = cam(test.images[surest[:24]] / 255, answers[surest[:24]])
+    torch.testing.assert_close(torch.from_numpy(written["maps_predicted"]), usual)
+
+
+def test_results_of_other_weights_and_scores_that_are_not_finite_are_refused(no_reasons, tmp_path):
+    test, model = pictures(LABELS % 3, ["a", "b", "c"]), tiny(3)
+    examine.examine(model, test, out=tmp_path)
+    examine.examine(model, test, out=tmp_path)  # the same weights replace their own
+    nn.init.constant_(model[-1].bias, 1)
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match="of other weights"):
+        examine.examine(model, test, out=tmp_path)
+    nn.init.constant_(model[-1].bias, math.inf)
+    with pytest.raises(UserError, match="not finite"):
+        examine.examine(model, test, out=tmp_path / "other")
+    assert contents(tmp_path) == before
+
+
+# ---- The command for a run -------------------------------------------------------------------------------
+
+
+def test_the_numbers_of_a_run_are_those_of_report_py_and_are_taken_from_its_report(
+    quick, finished, small, tmp_path, monkeypatch, capsys
+):
+    run, argv = shutil.copytree(finished, tmp_path / "run"), ["--run", str(tmp_path / "run")]
+    assert report.main(argv) == 0
+    numbers, arrays = outputs.read_json(run / "metrics.json", ""), (run / "predictions.npz").read_bytes()
+    (run / "metrics.json").unlink()
+    assert examine.main(argv) == 0
+    again = outputs.read_json(run / "metrics.json", "")
+    assert "lab.examine" in again.pop("command") and "report.py" in numbers.pop("command")
+    assert again == numbers and (run / "predictions.npz").read_bytes() == arrays
+
+    def fail(*some, **more):
+        raise AssertionError("it predicts again")
+
+    before = contents(run)
+    for module in (report, classifier):
+        monkeypatch.setattr(module, "predict", fail)
+    assert examine.main(argv) == 0
+    assert contents(run) == before
+    assert {"maps", "covering"} < both_files(run).keys()
+    assert examine.main([*argv, "--layer", "none"]) == 0
+    assert not {"maps", "covering"} & both_files(run).keys()
+    assert "maps" not in np.load(run / "evidence.npz") and "puzzles" in np.load(run / "evidence.npz")
+    assert examine.main([*argv, "--quick"]) == 0
+    assert not {"maps", "covering"} & both_files(run).keys() and not (run / "evidence.npz").exists()
+    # A report of other images is not taken.
+    monkeypatch.setattr(small[1], "labels", small[1].labels.flip(0))
+    with pytest.raises(AssertionError, match="predicts again"):
+        examine.main(argv)
+
+
+def test_overwrite_removes_all_of_another_network(quick, finished, small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sections, "write_plots", write_plots)
+    out, net = tmp_path / "out", tmp_path / "net.py"
+    network = "nn.Sequential(nn.Flatten(), nn.Linear(3072, 100))"
+    net.write_text(f"from torch import nn\ndef make(): return {network}\n")
+    assert examine.main(["--run", str(finished), "--out", str(out)]) == 0
+    (out / "stress.json").write_text('{"checkpoint_sha256": "of the run"}')
+    for name in ("stress.npz", "plots/loss.png"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_bytes(b"of the run")
+    argv = ["--model", f"{net}:make", "--out", str(out)]
+    before = contents(out)
+    assert_one_line(*outcome(capsys, examine.main, argv), "is of other weights.*by --overwrite")
+    assert contents(out) == before
+    (out / "reasons.json").write_text("[")
+    assert_one_line(*outcome(capsys, examine.main, argv), "cannot be used as .*--overwrite replaces")
+    assert examine.main([*argv, "--overwrite", "--quick"]) == 0
+    left = {path.name for path in out.rglob("*")}
+    assert not left & {"stress.json", "stress.npz", "evidence.npz", "loss.png"}
+    numbers = both_files(out)
+    assert numbers["network"]["name"] == "Sequential" and "training" not in numbers
+    assert numbers["command"].startswith("python -m lab.examine --model")
+    assert numbers["data"]["dataset"] == "cifar100"  # of the name by which the small set is found
+
+
+# ---- The pages again -------------------------------------------------------------------------------------
+
+
+def test_pages_are_made_again_from_the_files(quick, finished, small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run, again = shutil.copytree(finished, tmp_path / "runs" / "mine"), ["--run", "runs/mine", "--page"]
+    assert examine.main([]) == 0
+    made = contents(run)
+    shutil.rmtree(run / "failures")
+    for name in ("report.html", "explore.html"):
+        (run / name).unlink()
+    assert examine.main(["--page"]) == 0
+    assert contents(run) == made
+    (run / "checkpoints" / "best.pt").unlink()  # it needs no network
+    assert examine.main(again) == 0
+    for option in ("--layer=1", "--size=32", "--predictions=a.npz", "--expect-accuracy=9", "--overwrite"):
+        refused = outcome(capsys, examine.main, [*again, option])
+        assert_one_line(*refused, f"--page measures nothing: leave out {option.split('=')[0]}")
+    assert_one_line(*outcome(capsys, examine.main, [*again, "--against", "a"]), "leave out --against")
+    numbers = outputs.read_json(run / "metrics.json", "")
+    written = outputs.read_json(run / "reasons.json", "")
+    with monkeypatch.context() as patch:
+        patch.setattr(examine, "load", lambda *some: (small[1], small[0]))
+        assert_one_line(*outcome(capsys, examine.main, again), "are not those of .*--data-dir")
+    for name, content in {"reasons": written, "metrics": numbers}.items():  # of two examinations
+        (run / f"{name}.json").write_text(json.dumps(content | {"predictions_sha256": "of others"}))
+        assert_one_line(*outcome(capsys, examine.main, again), "no reasons in|of another report")
+        (run / f"{name}.json").write_text(json.dumps(content))
+    (run / "evidence.npz").write_bytes(b"of others")
+    capsys.readouterr()
+    with pytest.raises(UserError, match="no reasons"):
+        examine.main(again)
+    assert "evidence.npz is not that of" in capsys.readouterr().out
+    assert_one_line(*outcome(capsys, examine.main, ["--out", "no", "--page"]), "there is no")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("second", ["other answers", "other reasons"])
+def test_killed_between_two_files_the_pages_show_one_examination(second, quick, tmp_path, capsys):
+    """Whatever change of files it dies before, --page afterwards refuses, or shows all of one of the two."""
+    first, other = answers_of(LABELS % 5, 0), answers_of(LABELS % 5, 1)
+    np.savez(tmp_path / "first.npz", **first)
+    np.savez(tmp_path / "second.npz", **(other if second == "other answers" else first))
+    examine.examine_predictions(**other, out=tmp_path / "against")
+    options = [f"--predictions={tmp_path / 'second.npz'}", "--overwrite"]
+    if second == "other reasons":
+        options += ["--against", str(tmp_path / "against")]
+
+    def pages():
+        seen = [(out / name).read_text(encoding="utf-8") for name in ("explore.html", "report.html")]
+        return [re.sub("<pre>.*?</pre>|(first|second).npz", "", page, flags=re.DOTALL) for page in seen]
+
+    ends, number, ended = [], 0, False
+    out = tmp_path / "run"
+    for argv in (options, [f"--predictions={tmp_path / 'first.npz'}", "--overwrite"]):
+        assert examine.main([*argv, f"--out={out}"]) == 0
+        ends.append(pages())
+    assert ends[0] != ends[1]
+    whole, shown = contents(out), []
+    while not ended:
+        number += 1
+        shutil.rmtree(out)
+        for path, content in whole.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir() if content is None else path.write_bytes(content)
+        with pytest.MonkeyPatch.context() as patch:
+            die_at(number, patch)
+            with contextlib.suppress(KilledError):
+                ended = examine.main([*options, f"--out={out}"]) == 0
+        code, err = outcome(capsys, examine.main, ["--page", f"--out={out}"])
+        if code:
+            assert_one_line(code, err, "there is no|another report|no reasons")
+        else:
+            shown.append(ends.index(pages()))
+    assert number > 12 and len(shown) < number
+    assert set(shown) == {0, 1} and shown == sorted(shown, reverse=True)  # the old one, then the new one
+
+
+# ---- Answers without a network ---------------------------------------------------------------------------
+
+
+def answers_of(labels, seed):
+    """y_true and logits of ten classes, half of them right."""
+    logits = torch.randn(len(labels), 10, generator=seeded(seed))
+    logits[torch.arange(len(labels)), labels] += 1.5
+    return {"y_true": labels.numpy(), "logits": logits.double().numpy()}
+
+
+def test_answers_in_a_file_and_in_memory(quick, tmp_path, monkeypatch, capsys):
+    names = [f"c{c}" for c in range(10)]
+    test, train = pictures(LABELS % 10, names), pictures(LABELS % 10, names, 1)
+    monkeypatch.setattr(examine, "load", lambda *some: (train, test))
+    answers = answers_of(test.labels, 0) | {"class_names": names, "images": test.images.numpy()}
+    file, out = tmp_path / "mine.npz", tmp_path / "out"
+    np.savez(file, **answers)
+    argv = ["--predictions", str(file), "--out", str(out)]
+    for expected, meant in (("0.95", "Did you mean 95"), ("3", "not the expected 3 %")):
+        assert_one_line(*outcome(capsys, examine.main, [*argv, "--expect-accuracy", expected]), meant)
+    inside = ["--predictions", str(file), "--out", str(tmp_path)]
+    assert_one_line(*outcome(capsys, examine.main, inside), "holds mine.npz, which would be replaced")
+    assert_one_line(*outcome(capsys, examine.main, [*argv, "--layer", "1"]), "leave out --layer")
+    assert contents(tmp_path).keys() == {file}  # nothing is written yet
+    right = 100 * (answers["logits"].argmax(axis=1) == answers["y_true"]).mean()
+    assert examine.main([*argv, "--expect-accuracy", str(right)]) == 0
+    numbers = both_files(out)
+    assert numbers["data"]["dataset"] is None and "duplicates" not in numbers
+    made = contents(out)
+    for name in ("report.html", "explore.html"):
+        (out / name).unlink()
+    assert examine.main(["--out", str(out), "--page"]) == 0  # the pictures are those of the file
+    assert contents(out) == made
+    in_memory = examine.examine_predictions(**answers, out=tmp_path / "memory")
+    same = numbers.keys() - {"network", "command", "data"}
+    assert {key: in_memory[key] for key in same} == {key: numbers[key] for key in same}
+    # With --dataset they are compared, and its training set counts the copies.
+    assert examine.main([*argv, "--dataset", "mine"]) == 0
+    assert both_files(out)["duplicates"]["test_images_in_train"] == 0
+    np.savez(file, **answers | {"y_true": answers["y_true"][::-1]})
+    assert_one_line(*outcome(capsys, examine.main, [*argv, "--dataset", "mine"]), "y_true of row 1 is 'c9'")

@@ -117,6 +117,14 @@ def test_confusion_matrix():
     assert list(beside.get_yticks()) == list(range(2, 100, 5))
 
 
+def test_a_matrix_of_very_many_classes_has_no_names_and_4_megapixels():
+    for count in (200, 201, 400):
+        figure = plots.confusion_matrix(np.eye(count, dtype=int), ["x"] * count, {})
+        width, height = 110 * figure.get_size_inches()
+        labels = figure.axes[0].get_xticklabels() + figure.axes[0].get_yticklabels()
+        assert len(labels) == 2 * count if count == 200 else not labels and width * height <= 4e6
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 7, 100])
 def test_no_label_of_the_largest_plots_is_cut_off(count, tmp_path):
