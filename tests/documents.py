@@ -1,4 +1,4 @@
-"""For tests of README.md and docs/: their blocks, their tables, and what has to hold of these."""
+"""For tests of README.md and docs/: their Python blocks, links, options and tables."""
 
 import importlib
 import importlib.util
@@ -17,15 +17,13 @@ FILES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in FILES}
 
 
-def blocks(language, of_lab):
-    """The blocks of a language, those that import lab/ or the others, as parameters of a test."""
+def python_blocks(of_lab):
+    """The blocks that import lab/, or the others, as parameters of a test."""
     chosen = []
     for name, text in TEXTS.items():
-        for place, block in enumerate(
-            re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-        ):
+        for block in re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
             if bool(re.search(r"^\s*(from|import) lab\b", block, re.MULTILINE)) == of_lab:
-                chosen.append(pytest.param(block, id=f"{name}-{place}"))
+                chosen.append(pytest.param(block, id=f"{name}-{len(chosen)}"))
     return chosen
 
 
@@ -64,16 +62,3 @@ def documented(section):
     rows = re.search(rf"^## {section}.*?(?=^## |\Z)", TEXTS["formats.md"], re.DOTALL | re.MULTILINE).group()
     cells = [row.split("|")[1] for row in rows.splitlines() if row.startswith("| `")]
     return {key for cell in cells for key in re.findall(r"`(\w+)`", cell)}
-
-
-def keys_within(value):
-    """The keys of a value of a .json file at every depth."""
-    if isinstance(value, list):
-        return set().union(*map(keys_within, value))
-    return set(value).union(*map(keys_within, value.values())) if isinstance(value, dict) else set()
-
-
-def assert_named(content, keys):
-    """All keys within these values of a .json file stand in docs/formats.md."""
-    inner = keys_within([content[key] for key in keys]) - {"value", "low", "high"}
-    assert inner <= set(re.findall(r"`(\w+)`", TEXTS["formats.md"]))

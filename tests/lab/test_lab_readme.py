@@ -1,7 +1,7 @@
 """What README.md and docs/ say of the laboratory: blocks run as they stand, links and options exist."""
 
 import pytest
-from documents import blocks, broken_links, run_python, wrong_options
+from documents import broken_links, python_blocks, run_python, wrong_options
 
 
 def test_links_to_files_lead_somewhere():
@@ -14,6 +14,6 @@ def test_the_options_of_a_command_exist(command, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", blocks("python", of_lab=True))
+@pytest.mark.parametrize("block", python_blocks(of_lab=True))
 def test_a_python_block_runs_as_it_stands(block, tmp_path):
     run_python(block, tmp_path)

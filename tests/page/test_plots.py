@@ -64,7 +64,7 @@ def test_the_points_of_the_reliability_diagram():
     radius = np.sqrt(drawn.get_sizes()) / 2
     np.testing.assert_allclose(radius, [2 + 16 * share**0.5 for share in (0.6, 0.2, 0.2)])
     # 300 x 0.25, 100 x 0.25 and 100 x 0.5, of 500; unweighted it would be a third of 1.
-    assert axes.get_title(loc="left") == "a title: calibration error 30.0 %"
+    assert axes.figure.get_suptitle() == "a title: calibration error 30.0 %"
 
 
 def test_right_answers_stand_on_wrong_ones():
