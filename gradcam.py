@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Classes = int | list[int] | Tensor | None  # one class for all images, or int64 [N]; None: the predicted ones
+Classes = int | list[int] | Tensor | None  # one class for all images, or N of them; None: the predicted ones
 
 
 class GradCAM:
@@ -49,6 +49,7 @@ class GradCAM:
             raise ValueError(f"no layer {layer!r}; choose from {', '.join(filter(None, modules))}")
         self.layer = modules[layer] if isinstance(layer, str) else layer
         self.model, self.reshape = model, reshape
+        self.handle = None  # of the hook, inside of the with block
         self.activations = self.gradients = None  # lists during a call, None otherwise
 
     def __enter__(self) -> "GradCAM":
@@ -57,6 +58,7 @@ class GradCAM:
 
     def __exit__(self, *exception) -> None:
         self.handle.remove()
+        self.handle = None
 
     def _forward_hook(self, layer: nn.Module, inputs: tuple, output: Tensor) -> Tensor | None:
         if self.activations is None:
@@ -74,8 +76,9 @@ class GradCAM:
         """Return the map of each image, float32 [N, h, w], 0 or more, at the layer's resolution, not scaled.
 
         images: float [N, 3, H, W], as the model takes them; they are brought to its device and precision.
-        classes: the class to explain, one int for all images or N of them (list or int64 tensor [N]); None
-        explains the class predicted for each image. against: likewise the class whose score is subtracted.
+        classes: the class to explain, one int for all images or N of them (a list or a tensor [N] of whole
+        numbers); None explains the class predicted for each image. against: likewise the class whose score is
+        subtracted.
 
         The model runs in eval mode and in the precision of its own parameters, also inside torch.autocast,
         torch.no_grad() or torch.inference_mode(). Whether the call returns or raises, it leaves .grad,
@@ -91,6 +94,8 @@ class GradCAM:
         Its positive part speaks for `classes` rather than `against`, its negative part the other way round.
         One forward pass serves all of them.
         """
+        if self.handle is None:
+            raise ValueError("call it in a block: with GradCAM(model, layer) as cam: cam(images)")
         if images.ndim != 4 or not images.is_floating_point():
             raise ValueError(f"images must be float [N, 3, H, W], not {images.dtype} {list(images.shape)}")
         like = next((p for p in self.model.parameters() if p.is_floating_point()), images)
@@ -103,7 +108,7 @@ class GradCAM:
                 # A copy, as autograd refuses tensors that were created in inference mode.
                 logits = self.model(images.to(like.device, like.dtype, copy=True))
                 if (runs := len(self.activations)) != 1:
-                    raise ValueError(f"the layer must run once in a pass of a with block, not {runs} times")
+                    raise ValueError(f"the layer must run once in a pass, not {runs} times")
                 return [self._weighted_sum(logits, *question) for question in questions]
         finally:
             self.activations = self.gradients = None
@@ -113,9 +118,9 @@ class GradCAM:
     def _weighted_sum(self, logits: Tensor, classes: Classes, against: Classes) -> Tensor:
         """Go backward from the scores, and return sum_k alpha_k A^k of each image, float32 [N, h, w]."""
         self.gradients = []
-        score = logits.gather(1, _check_classes(classes, logits))
+        score = scores_of(logits, logits.argmax(dim=1) if classes is None else classes)
         if against is not None:
-            score = score - logits.gather(1, _check_classes(against, logits))
+            score = score - scores_of(logits, against)
         # In eval mode the score of an image does not depend on the others, so the gradient of the sum of the
         # scores holds, for each image, the gradient of its own score.
         if score.requires_grad:
@@ -143,17 +148,21 @@ class GradCAM:
         return cells
 
 
-def _check_classes(classes: Classes, logits: Tensor) -> Tensor:
-    """Return the class to explain for each row of `logits`, int64 [N, 1]."""
-    count, num_classes = logits.shape
-    if classes is None:
-        return logits.argmax(dim=1, keepdim=True)
-    classes = torch.as_tensor(classes, device=logits.device)
-    if classes.dtype != torch.int64 or list(classes.shape) not in ([], [count]):
-        raise ValueError(f"classes must be int or int64 [{count}], not {classes.dtype} {list(classes.shape)}")
+def scores_of(logits: Tensor, classes: int | list[int] | Tensor) -> Tensor:
+    """Return the score of its class for each row of `logits` [N, C], float [N, 1]."""
+    return logits.gather(1, check_classes(classes, *logits.shape).to(logits.device)[:, None])
+
+
+def check_classes(classes: int | list[int] | Tensor, count: int, num_classes: int) -> Tensor:
+    """Return the class of each of `count` images, int64 [count]; raise ValueError for what does not fit."""
+    classes = torch.as_tensor(classes)
+    is_whole = not classes.is_floating_point() and classes.dtype != torch.bool
+    if not is_whole or list(classes.shape) not in ([], [count]):
+        shape = list(classes.shape)
+        raise ValueError(f"classes must be one whole number or {count} of them, not {classes.dtype} {shape}")
     if ((classes < 0) | (classes >= num_classes)).any():
         raise ValueError(f"classes must be in 0 to {num_classes - 1}, not {classes.tolist()}")
-    return classes.expand(count).clone()[:, None]  # a copy, for the same reason as the images
+    return classes.long().expand(count).clone()  # a copy, as autograd refuses tensors of inference mode
 
 
 def channels_last(output: Tensor) -> Tensor:

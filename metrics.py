@@ -111,8 +111,12 @@ def precision_recall_f1(confusion: Values) -> tuple[Tensor, Tensor, Tensor]:
     Lapalme, "A systematic analysis of performance measures for classification tasks", 2009, table 2.
     """
     confusion = check_counts(confusion)
-    true_positives = confusion.diagonal().double()
-    predicted, actual = confusion.sum(dim=0), confusion.sum(dim=1)
+    return _rates(confusion.diagonal(), confusion.sum(dim=0), confusion.sum(dim=1))
+
+
+def _rates(true_positives: Tensor, predicted: Tensor, actual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return precision, recall and F1 from TP, TP + FP and TP + FN of each class, three int64 [C]."""
+    true_positives = true_positives.double()
     # Where a denominator is 0, TP is 0 too, so dividing by 1 instead gives 0.
     precision = true_positives / predicted.clamp(min=1)
     recall = true_positives / actual.clamp(min=1)
@@ -281,26 +285,21 @@ def fit_temperature(logits: Values, y_true: Values) -> float:
 # ---- How sure are the numbers themselves? ----------------------------------------------------------------
 
 
-def _headline(y_true: Tensor, y_pred: Tensor, in_top5: Tensor, counted: Tensor) -> dict[str, float]:
-    """Return the numbers of `headline`; in_top5: bool [N]; counted: bool [C], in the macro averages."""
-    precision, recall, f1 = precision_recall_f1(confusion_matrix(y_true, y_pred, len(counted)))
-    return {
-        "accuracy": accuracy(y_true, y_pred),
-        "macro_precision": macro_average(precision[counted]),
-        "macro_recall": macro_average(recall[counted]),
-        "macro_f1": macro_average(f1[counted]),
-        "top5_accuracy": in_top5.sum().item() / len(in_top5),
-    }
-
-
 def headline(y_true: Values, scores: Values) -> dict[str, float]:
     """Return the headline numbers of the report, each in [0, 1]; top-5 is 1 with 5 classes or fewer.
 
     scores [N, C]: logits rather than probabilities, of which many are 0 in float32 where logits are large.
     """
     y_true, scores = check_scores(y_true, scores)
-    all_classes = torch.ones(scores.shape[1], dtype=torch.bool)
-    return _headline(y_true, scores.argmax(dim=1), _in_top_k(y_true, scores, 5), all_classes)
+    y_pred = scores.argmax(dim=1)
+    precision, recall, f1 = precision_recall_f1(confusion_matrix(y_true, y_pred, scores.shape[1]))
+    return {
+        "accuracy": accuracy(y_true, y_pred),
+        "macro_precision": macro_average(precision),
+        "macro_recall": macro_average(recall),
+        "macro_f1": macro_average(f1),
+        "top5_accuracy": _in_top_k(y_true, scores, 5).sum().item() / len(y_true),
+    }
 
 
 def resampled_headline(y_true: Values, scores: Values, num_resamples: int) -> Tensor:
@@ -314,10 +313,14 @@ def resampled_headline(y_true: Values, scores: Values, num_resamples: int) -> Te
     numbers = []
     for _ in range(num_resamples):
         sample = torch.randint(n, (n,), generator=generator)
-        drawn = y_true[sample].bincount(minlength=num_classes)
-        counted = (count == 0) | (drawn > 0)
-        row = _headline(y_true[sample], y_pred[sample], in_top5[sample], counted)
-        numbers.append(list(row.values()))
+        true, predicted = y_true[sample], y_pred[sample]
+        # The counts of each class that the numbers follow from: a matrix would have C^2.
+        kinds = (true[true == predicted], predicted, true)
+        true_positives, num_predicted, actual = (labels.bincount(minlength=num_classes) for labels in kinds)
+        counted = (count == 0) | (actual > 0)
+        rates = _rates(true_positives, num_predicted, actual)
+        macros = [macro_average(rate[counted]) for rate in rates]
+        numbers.append([true_positives.sum().item() / n, *macros, in_top5[sample].sum().item() / n])
     return torch.tensor(numbers, dtype=torch.float64)
 
 

@@ -325,10 +325,9 @@ def print_headline(numbers: dict) -> None:
     """Print the main numbers with their intervals, and what makes them mean less."""
     for note in numbers["notes"]:
         print(f"note     {note}")
-    for key, name in outputs.HEADLINE.items():
-        if key != "top5_accuracy" or len(numbers["classes"]) > 5:
-            value, low, high = (100 * numbers[key][end] for end in ("value", "low", "high"))
-            print(f"{name:20}{value:6.2f} %   95 % interval {low:.2f} to {high:.2f} %")
+    for name, row in outputs.headline(numbers).items():
+        value, low, high = (100 * row[key] for key in ("value", "low", "high"))
+        print(f"{name:20}{value:6.2f} %   95 % interval {low:.2f} to {high:.2f} %")
     print(f"{'calibration error':20}{100 * numbers['expected_calibration_error']:6.2f} %")
 
 

@@ -298,7 +298,7 @@ def validate(training: Training, row: dict[str, float | str]) -> Tensor:
     images, labels, logits = distributed.shard(training.val_images), training.val_labels, []
     model, size = training.network.eval(), training.config.sizes()[-1]
     with Progress("validation", len(images)) as progress, autocast(training.device, training.precision):
-        for part in images.split(data.images_at_once(images, size)):
+        for part in images.split(data.images_at_once(images, size, training.device)):
             pixels = part.to(training.device).float() / 255
             logits.append(model(training.normalize(data.resize(pixels, size))).float())
             progress.update(len(part) * len(logits))

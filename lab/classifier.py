@@ -15,8 +15,9 @@ from torch import Generator, Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 import data
+import report
 from data import SIZE, Dataset, Normalize, images_at_once, load, memory_format
-from gradcam import GradCAM
+from gradcam import Classes, GradCAM, check_classes
 from lab.any_network import networks, predictions
 from lab.any_network.layer import find_layer
 from resnet_cifar import resnet18
@@ -95,22 +96,39 @@ class Classifier:
         """The network itself, without what stands before it."""
         return self.model.network
 
-    def explain(self, images: Tensor, classes: Tensor, against: Tensor | None = None) -> Tensor:
-        """Return the Grad-CAM maps of images at the layer, float32 [N, h, w] on the CPU.
+    def __repr__(self) -> str:
+        what = f"{self.name}, {self.num_classes} classes, {self.parameters:,} parameters"
+        return f"Classifier({what}, images {self.input}, layer {self.layer}, on {self.device})"
 
-        images uint8 [N, 3, S, S]; classes and against int64 [N], see gradcam.GradCAM.
+    def predict(self, images: Tensor) -> Tensor:
+        """Return the logits of uint8 images [N, 3, S, S], float32 [N, C] on the CPU; see predict below."""
+        with full_float32(self.device):
+            return predict(self.model, images, self.device)
+
+    def explain(self, images: Tensor, classes: Classes = None, against: Classes = None) -> Tensor:
+        """Return the Grad-CAM maps of images at the layer, float32 [N, h, w], 0 or more, on the CPU.
+
+        images uint8 [N, 3, S, S]; classes and against as gradcam.GradCAM takes them: None explains the
+        predicted classes.
         """
-        return self.contrast(images, [(classes, against)])[0].relu()
+        return self.pairs(images, [(classes, against)])[0].relu()
 
-    def contrast(self, images: Tensor, questions: list[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
-        """Return for each (classes, against) what gradcam.GradCAM.pairs does, float32 [N, h, w] on the CPU.
+    def pairs(self, images: Tensor, questions: list[tuple[Classes, Classes]]) -> list[Tensor]:
+        """Return for each (classes, against) what GradCAM.pairs does, float32 [N, h, w] on the CPU.
 
-        images as in explain. One forward pass of an image serves all of its maps.
+        images as in explain. One forward pass of an image serves all of its maps. Raises ValueError if no
+        layer can be explained, see layer_note.
         """
-        maps = []
+        if self.layer is None:
+            raise ValueError(self.layer_note)
+        count, maps = len(images), []
+        chosen = [
+            [None if c is None else check_classes(c, count, self.num_classes) for c in question]
+            for question in questions
+        ]
         with GradCAM(self.model, f"network.{self.layer}", self.reshape) as cam:
-            for part in torch.arange(len(images)).split(images_at_once(images, self.model.image_size)):
-                asked = [(c[part], None if d is None else d[part]) for c, d in questions]
+            for part in torch.arange(count).split(images_at_once(images, self.model.image_size)):
+                asked = [[None if c is None else c[part] for c in question] for question in chosen]
                 pixels = images[part].to(self.device) / 255
                 maps.append([signed.cpu() for signed in cam.pairs(pixels, asked)])
         return [torch.cat(parts) for parts in zip(*maps, strict=True)]
@@ -119,35 +137,28 @@ class Classifier:
 # ---- Predict ---------------------------------------------------------------------------------------------
 
 
-@torch.inference_mode()
 def predict(
-    model: nn.Module,
-    images: Tensor,
-    device: torch.device,
-    progress: Progress | None = None,
+    model: nn.Module, images: Tensor, device: torch.device | str, progress: Progress | None = None
 ) -> Tensor:
-    """Return the logits of uint8 images [N, 3, S, S], float32 [N, C] on the CPU.
+    """Return what report.predict does, but of images in a random order, always the same, and put back.
 
-    model takes float32 images in [0, 1] and is in eval mode, as that of a Classifier is. It computes in the
-    precision of the caller, see full_float32. Test sets come in the order of their classes, which would
-    flatter or spoil a network whose answers depend on the other images of a batch: they are predicted in a
-    random order, always the same, and put back.
+    Test sets come in the order of their classes, which would flatter or spoil a network whose answers depend
+    on the other images of a batch. It computes in the precision of the caller, see full_float32.
     """
-    batch_size = images_at_once(images, getattr(model, "image_size", 0))
-    logits, order = [], torch.randperm(len(images), generator=Generator().manual_seed(0))
-    for start in range(0, max(len(images), 1), batch_size):  # no images give logits [0, C]
-        batch = images[order[start : start + batch_size]].to(device)
-        logits.append(model(batch / 255).float())
+    order = torch.randperm(len(images), generator=Generator().manual_seed(0))
+    logits = []
+    for part in order.split(images_at_once(images, getattr(model, "image_size", 0))):
+        logits.append(report.predict(model, images[part], device))  # one batch: a copy of all may be large
         if progress:
-            progress.update(min(start + batch_size, len(images)))
-    return torch.cat(logits).cpu()[order.argsort()]
+            progress.update(sum(map(len, logits)))
+    return torch.cat(logits)[order.argsort()]
 
 
 # ---- From a file or from memory --------------------------------------------------------------------------
 
 
 def load_checkpoint(
-    path: Path | str, device: torch.device, layer: str | None = None, size: int | None = None
+    path: Path | str, device: torch.device | str = "cpu", layer: str | None = None, size: int | None = None
 ) -> Classifier:
     """Return the network of a checkpoint of train.py, in float32; layer as in find_layer.
 
@@ -164,6 +175,7 @@ def load_checkpoint(
             validation = checkpoint["val_logits"].float(), checkpoint["val_labels"]
         module = resnet18(len(class_names), width)
         module.load_state_dict(state)  # float16 in the shipped file, float32 in the network
+    device = torch.device(device)
     model = FromPixels(module, size or image_size, Normalize())
     model.to(device, memory_format=memory_format(device))
     known = f"ResNet-18 of width {width}", "normalised", path, checkpoint["sha256"]
@@ -174,12 +186,12 @@ def load_checkpoint(
 
 def load_model(
     spec: str,
-    weights: Path | str | None,
-    mean: tuple | None,
-    std: tuple | None,
-    layer: str | None,
-    class_names: list[str] | None,
-    device: torch.device,
+    weights: Path | str | None = None,
+    mean: tuple | None = None,
+    std: tuple | None = None,
+    layer: str | None = None,
+    class_names: list[str] | None = None,
+    device: torch.device | str = "cpu",
     *,
     size: int | None = None,
     resize: int | None = None,
@@ -217,9 +229,9 @@ def load_model(
 
 def from_module(
     model: nn.Module,
-    class_names: list[str] | None,
-    layer: str | None,
-    device: torch.device,
+    class_names: list[str] | None = None,
+    layer: str | None = None,
+    device: torch.device | str = "cpu",
     name: str | None = None,
     said: str = "in [0, 1]",
     weights: Path | str | None = None,
@@ -231,7 +243,7 @@ def from_module(
     layer as in find_layer; of a FromPixels its own size counts. The module itself is moved to the device, to
     float32 and to eval mode. People are told its name, `said` of its input, and the file of its weights.
     """
-    model = model if isinstance(model, FromPixels) else FromPixels(model, size)
+    device, model = torch.device(device), model if isinstance(model, FromPixels) else FromPixels(model, size)
     side, of_larger = model.image_size, f", the middle of {model.uncropped}" if model.uncropped else ""
     if not data.SMALLEST <= side <= data.LARGEST or (model.uncropped or side) < side:
         expected = f"expected {data.SMALLEST} to {data.LARGEST}, --resize above"

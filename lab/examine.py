@@ -135,10 +135,7 @@ def check_accuracy(numbers: dict, expected: float | None) -> None:
     if not low <= expected <= high:
         measured = f"{value:.2f} % ({low:.2f} to {high:.2f})"
         meant = f" Did you mean {100 * expected:g}?" if expected <= 1 else ""
-        raise UserError(
-            f"the accuracy is {measured}, not the expected {expected:g} %.{meant} "
-            "Check --mean, --std, --classes, --size and --weights-key"
-        )
+        raise UserError(f"the accuracy is {measured}, not the expected {expected:g} %.{meant}")
 
 
 # ---- Reasons ---------------------------------------------------------------------------------------------
@@ -183,7 +180,7 @@ def find_reasons(
     y_pred, numbers, evidence, opener = arrays["y_pred"], {}, {"fill": fill}, 0
     if len(browsed) and examined.layer is not None:
         images = test.images[browsed]
-        (maps,) = examined.contrast(images, [(y_pred[browsed], test.labels[browsed])])
+        (maps,) = examined.pairs(images, [(y_pred[browsed], test.labels[browsed])])
         hidden = reasons.top_pixels(maps, reasons.COVERED, images.shape[-1])
         classes, probabilities = reasons.answers_under_covering(examined, images, hidden, fill)
         # Kept at the side of the pictures on the page: the same quarter of the same maps.

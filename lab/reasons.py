@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 import metrics
-from data import Dataset
+from data import SIZE, Dataset
 from lab import more_metrics
 from lab.classifier import Classifier, copied, images_at_once
 
@@ -156,7 +156,7 @@ def cover_mistakes(
         third = logits.scatter(1, pair, -math.inf).argmax(dim=1)
         random_third = torch.rand(logits.shape, generator=generator).scatter(1, pair, -1).argmax(dim=1)
         questions += [(answer, random_third), (answer, third)]
-    contrastive, usual, *thirds = (signed[None] for signed in classifier.contrast(images, questions))
+    contrastive, usual, *thirds = (signed[None] for signed in classifier.pairs(images, questions))
     random = torch.rand(NUM_DRAWS, *usual.shape[1:], generator=generator)
     tests = [
         ("contrastive", contrastive, truth, fill),
@@ -232,7 +232,7 @@ def cover_right(
     """
     likely = logits.argsort(dim=1, descending=True, stable=True)
     answer, runner_up = likely[:, 0], likely[:, 1]
-    to_runner_up, usual = classifier.contrast(images, [(answer, runner_up), (answer, None)])
+    to_runner_up, usual = classifier.pairs(images, [(answer, runner_up), (answer, None)])
     maps = {
         "runner_up": to_runner_up[None],
         "usual": usual[None],
@@ -269,7 +269,7 @@ def cover_usual(classifier: Classifier, images: Tensor, answers: Tensor, fill: T
     images uint8 [N, 3, S, S]; answers int64 [N]; fill float32 [3]. Returns `usual_maps` float32 [N, h, w],
     `usual_covered_pixels` bool [N, side, side], `usual_answers` int64 and `usual_probabilities` float32 [N].
     """
-    (maps,) = classifier.contrast(images, [(answers, None)])
+    (maps,) = classifier.pairs(images, [(answers, None)])
     hidden = top_pixels(maps, COVERED, images.shape[-1])
     classes, probabilities = answers_under_covering(classifier, images, hidden, fill)
     shown = {"usual_maps": maps, "usual_covered_pixels": top_pixels(maps, COVERED, side)}
@@ -306,8 +306,8 @@ def find_puzzles(
     """
     hidden = torch.stack([cells_hidden(cells, images.shape[-1]) for cells in COVERS])
     # Each takes 137 passes, whose time goes with the pixels, also those that the network makes itself.
-    side = max(classifier.model.image_size, classifier.largest_side)
-    most = min(MAX_EXAMINED, 10 * images_at_once(images, side))
+    side = max(images.shape[-1], classifier.model.image_size, classifier.largest_side)
+    most = min(MAX_EXAMINED, 10 * max(1, 50 * SIZE**2 // side**2))
     order = torch.randperm(len(misclassified), generator=Generator().manual_seed(1))[:most]
     puzzles, left = [], {True: NUM_TURNED, False: NUM_FIRM}
     for i in [opener, *(i for i in misclassified[order].tolist() if i != opener)]:
@@ -355,7 +355,7 @@ def choices_of_maps(classifier: Classifier, images: Tensor, answers: Tensor, tru
     if classifier.layer is None:
         return torch.full_like(answers, -1)
     side = images.shape[-1]
-    (signed,) = classifier.contrast(images, [(answers, truth)])
+    (signed,) = classifier.pairs(images, [(answers, truth)])
     large = F.interpolate(signed[:, None], side, mode="bilinear", align_corners=False)[:, 0]
     marked = [large[:, cells_hidden((cell,), side)].mean(dim=1) for cell in range(CELLS**2)]
     pairs = torch.stack(marked, dim=1).topk(2).indices.sort().values

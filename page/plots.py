@@ -22,14 +22,13 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from support.files import whole_file
-from support.outputs import HEADLINE
 
 INK, GRID, GREY = "#1a1a1b", "#d8d8d9", "#66666a"
 BLUE, ORANGE, GREEN = "#00497a", "#b04c00", "#00785a"  # of three different greys in a black-and-white print
 # The colours' names in the style sheet of the report.
 CSS_VARIABLES = {INK: "ink", GRID: "line", GREY: "grey", BLUE: "blue", ORANGE: "orange", GREEN: "green"}
 PIXELS = 72  # to an inch
-LINE = 15  # pixels that a line of text needs
+LINE = 17  # pixels that a line of text needs
 
 
 def styled() -> contextlib.AbstractContextManager:
@@ -65,10 +64,10 @@ def to_svg(figure: Figure, name: str, description: str) -> Markup:
 
 
 def small_figure(title: str, x_label: str, width: int = 360, height: int = 250) -> tuple[Figure, Axes]:
-    """Return a figure, in pixels, and its axes; the title above them says what the y axis is."""
+    """Return a figure, in pixels, and its axes; the title, above the labels too, says what y is."""
     figure = Figure(figsize=(width / PIXELS, height / PIXELS))
     axes = figure.add_subplot()
-    axes.set_title(title)
+    figure.suptitle(title, x=0.01, ha="left")
     axes.set_xlabel(x_label)
     return figure, axes
 
@@ -91,7 +90,7 @@ def name_lines(axes: Axes, lines: dict[str, tuple[float, float, str]]) -> None:
     below = low - gap
     for label, (x, y, colour) in sorted(lines.items(), key=lambda line: line[1][1]):
         below = max(y, below + gap)
-        options = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "fontsize": 11}
+        options = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
         axes.annotate(label, (x, below), color=colour, annotation_clip=False, **options)
 
 
@@ -106,7 +105,7 @@ def training_curve(
     history: a column for each of epoch, train_loss, val_loss and so on. changes: {epoch: what is different in
     training from there on}, named above a vertical line.
     """
-    figure, axes = small_figure("", "epoch (dotted: the weights examined)")
+    figure, axes = small_figure(f"{quantity.capitalize()} in training", "epoch (dotted: the weights examined)")
     ends, epochs = {}, history["epoch"]
     for split, label in {"train": "training", "val": "validation"}.items():
         values = history[f"{split}_{quantity}"]
@@ -117,10 +116,9 @@ def training_curve(
     for epoch in changes:
         axes.axvline(epoch, color=GREY, linewidth=0.7, marker="")
     above = axes.secondary_xaxis("top")
-    above.set_xticks(list(changes), list(changes.values()), fontsize=11)
+    above.set_xticks(list(changes), list(changes.values()))
     above.tick_params(length=0)
     above.spines.top.set_visible(False)
-    figure.suptitle(f"{quantity.capitalize()} in training", x=0.01, ha="left")
     if quantity == "accuracy":
         in_percent(axes.yaxis)
         axes.set_ylim(0, 1)
@@ -133,13 +131,13 @@ def training_curve(
 
 def reliability(title: str, bins: list[list[float]]) -> Figure:
     """Accuracy against confidence, [[confidence, accuracy, count], ...]; a point's area is its count."""
-    figure, axes = small_figure("", "confidence", height=320)
-    axes.axline((0, 0), (1, 1), color=GREY, linestyle=":", linewidth=1.2)
     confidence, accuracy, count = np.array(bins).T
     error = (count * abs(accuracy - confidence)).sum() / count.sum()
+    title = f"{title}: calibration error {100 * error:.1f} %"
+    figure, axes = small_figure(title, "confidence", height=320)
+    axes.axline((0, 0), (1, 1), color=GREY, linestyle=":", linewidth=1.2)
     sizes = 4 * (2 + 16 * np.sqrt(count / count.sum())) ** 2  # matplotlib: the square of the width
     axes.scatter(confidence, accuracy, s=sizes, color=BLUE, marker="o", alpha=0.85)
-    axes.set_title(f"{title}: calibration error {100 * error:.1f} %")
     options = {"color": GREY, "transform": axes.transAxes}
     axes.text(0.04, 0.92, "underconfident:\nright more often", va="top", **options)
     axes.text(0.97, 0.07, "overconfident:\nright less often", ha="right", **options)
@@ -151,7 +149,7 @@ def reliability(title: str, bins: list[list[float]]) -> Figure:
 
 def confidence_histogram(title: str, right: np.ndarray, wrong: np.ndarray) -> Figure:
     """How many right and wrong answers have a confidence in each of the bins, int [B] each."""
-    figure, axes = small_figure(f"{title}: how sure right and wrong answers are", "confidence", height=320)
+    figure, axes = small_figure(f"{title}: how sure answers are", "confidence", height=320)
     edges, filled = np.linspace(0, 1, len(right) + 1), {"fill": True, "linewidth": 0}
     axes.stairs(wrong, edges, color=ORANGE, **filled)
     # Lighter, so that they differ in grey as well.
@@ -162,7 +160,7 @@ def confidence_histogram(title: str, right: np.ndarray, wrong: np.ndarray) -> Fi
     axes.text(x, 0.84, f"wrong: {wrong.sum():,}", color=ORANGE, transform=axes.transAxes)
     in_percent(axes.xaxis)
     axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.set_xlim(0, 1)
+    axes.set(xlim=(0, 1), ylim=(0, 1.03 * max(1, every.max())))
     return figure
 
 
@@ -170,14 +168,12 @@ def confidence_histogram(title: str, right: np.ndarray, wrong: np.ndarray) -> Fi
 
 
 def headline_bars(numbers: dict[str, dict[str, float]]) -> Figure:
-    """One bar for each of the headline numbers, each value, low and high, and its value written above."""
+    """One bar for each number, {name: value, low and high}, and its value written above."""
     figure, axes = small_figure("Test metrics with 95 % intervals", "", width=504)
-    value, low, high = (
-        np.array([numbers[name][key] for name in HEADLINE]) for key in ("value", "low", "high")
-    )
+    value, low, high = (np.array([row[key] for row in numbers.values()]) for key in ("value", "low", "high"))
     # With few images of a class the value can lie outside its interval, and an error bar cannot be negative.
     errors = np.clip([value - low, high - value], 0, None)
-    names = [name.replace(" ", "\n") for name in HEADLINE.values()]
+    names = [name.replace(" ", "\n") for name in numbers]
     bars = axes.bar(names, value, color=BLUE, width=0.6, yerr=errors, ecolor=INK, capsize=4)
     axes.bar_label(bars, [f"{100 * v:.2f} %" for v in value], padding=2)
     top = np.maximum(value, high).max()
@@ -190,7 +186,7 @@ def headline_bars(numbers: dict[str, dict[str, float]]) -> Figure:
 
 def worst_classes(title: str, recall: dict[str, float]) -> Figure:
     """The recall of each class, {label: fraction}, the first on top."""
-    figure, axes = small_figure("", "accuracy", width=720, height=65 + 29 * len(recall))
+    figure, axes = small_figure(title, "accuracy", width=720, height=65 + 29 * len(recall))
     places = range(len(recall))
     bars = axes.barh(places, list(recall.values()), color=ORANGE, height=0.7)
     axes.set_yticks(places, shortened(recall, 60))
@@ -199,8 +195,6 @@ def worst_classes(title: str, recall: dict[str, float]) -> Figure:
     in_percent(axes.xaxis)
     axes.grid(visible=False, axis="y")
     axes.set_xlim(0, 1.1)
-    # Above the labels too, as these leave the axes little room.
-    figure.suptitle(title, x=0.01, ha="left")
     return figure
 
 

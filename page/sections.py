@@ -15,6 +15,7 @@ from gradcam import overlay, to_heatmap
 from page import plots
 from page.embed import address, encoded, picture, plain, reduced
 from support.console import command_of, duration
+from support.outputs import headline
 
 NUM_PAIRS, NUM_THUMBNAILS = 12, 4  # of classes that are confused most, and the pictures of each
 MAP_SIDE = 128  # pixels, of a picture with a map over it
@@ -169,7 +170,7 @@ def about(numbers: dict) -> dict:
 
 def write_plots(folder: Path, numbers: dict, arrays: dict) -> None:
     """Draw headline numbers, worst classes, matrix and training as files, in place of earlier ones."""
-    figures = {"headline_metrics": plots.headline_bars(numbers)}
+    figures = {"headline_metrics": plots.headline_bars(headline(numbers))}
     tested = [row for row in numbers["classes"] if row["num_test"]]
     bars, worst = {}, sorted(tested, key=lambda row: row["recall"])[:10]
     for row in worst:

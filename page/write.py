@@ -14,7 +14,7 @@ from torch import Tensor
 from page import embed, failures, plots, sections
 from support.errors import UserError
 from support.files import write_text
-from support.outputs import read_report, sha256_of
+from support.outputs import headline, read_report, sha256_of
 
 FOLDER = Path(__file__).resolve().parent
 NUMBER_END = "\N{NO-BREAK SPACE}%"  # no line ends between a number and its sign
@@ -71,7 +71,7 @@ def write_page(out: Path, images: Tensor | None) -> None:
     failures.write(out, failures.describe(arrays), images, arrays, numbers.get("layer"))
     sections.write_plots(out / "plots", numbers, arrays)
     context = {"n": numbers, "folder": out.name, "explore": (out / "explore.html").is_file()}
-    context |= sections.mistakes(arrays, images)
+    context |= {"headline": headline(numbers)} | sections.mistakes(arrays, images)
     context |= sections.classes(numbers, arrays, images)
     context |= sections.confidence(numbers)
     context |= sections.training(numbers)

@@ -1,6 +1,11 @@
 """A folder of pictures as arrays, train/<class>/* and test/<class>/*, as by torchvision's ImageFolder."""
 
+import math
 import os
+import shutil
+import statistics
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,43 +17,60 @@ from torch import Tensor
 from support.errors import UserError, one_line, reading
 
 Image.init()
+IN_MEMORY = 2**30  # bytes of a split; more lie in a temporary file, of which the system keeps what it can
 SUFFIXES = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 
 def read_folder(
-    root: Path | str, size: int, resize: int | None = None
+    root: Path | str,
+    size: int,
+    resize: int | None = None,
+    with_train: bool = True,
+    workers: int | None = None,
 ) -> tuple[list[str], list[tuple[Tensor, Tensor, list[str], int]], int]:
     """Return the class names, the arrays of training and of test pictures, and the number of other files.
 
     The arrays are images uint8 [N, 3, size, size], see fit, labels int64 [N] and N file names, those in the
     folder of the class, in the order of class and file name; then the median of the shorter sides of the
-    pictures in pixels. val/ is taken where there is no test/. Raises UserError if there are fewer than two
-    classes, if train/ and test/ do not have pictures of the same ones, or if pictures cannot be read.
+    pictures in pixels. with_train=False leaves out train/ and its arrays. workers: threads that decode, by
+    default one for each core. Raises UserError if there are fewer than two classes, if train/ and test/ do
+    not have pictures of the same ones, or if pictures cannot be read.
     """
     root = Path(root)
-    if not (root / "train").is_dir():
+    if with_train and not (root / "train").is_dir():
         raise UserError(f"{root} has no train/: docs/data.md says how to split folders of the classes")
-    held_out = "test" if (root / "test").exists() or not (root / "val").exists() else "val"
-    names, train = find_pictures(root / "train")
-    test_names, test = find_pictures(root / held_out)
-    if names != test_names:
-        odd = sorted(set(names) ^ set(test_names))
-        raise UserError(f"{root}: train/ and {held_out}/ need the same classes, but only one has {odd[0]!r}")
+    held_out = held_out_folder(root)
+    folders = [root / "train", held_out] if with_train else [held_out]
+    found = [find_pictures(folder) for folder in folders]
+    names = found[0][0]
+    odd = sorted(set(names) ^ set(found[-1][0]))
+    if odd:
+        both = f"{root}: train/ and {held_out.name}/ need the same classes"
+        raise UserError(f"{both}, but only one has {odd[0]!r}")
     if len(names) < 2:
-        raise UserError(f"{root / 'train'} has pictures of {len(names)} classes, expected two or more")
+        raise UserError(f"{folders[0]} has pictures of {len(names)} classes, expected two or more")
     class_names = [one_line(name) for name in names]
     if len(set(class_names)) < len(names):
         raise UserError(f"{root}: two classes have one name but for their spaces: rename a folder")
-    print(f"reading {len(train + test):,} pictures of {len(names)} classes in {root}", flush=True)
+    count = sum(len(paths) for _, paths in found)
+    print(f"reading {count:,} pictures of {len(names)} classes in {root}", flush=True)
     splits, unreadable, num_others = [], [], 0
-    for folder, found in ((root / "train", train), (root / held_out, test)):
-        splits.append(read_split(folder, found, size, resize, unreadable))
+    for folder, (_, paths) in zip(folders, found, strict=True):
+        splits.append(read_split(folder, paths, size, resize, workers, unreadable))
         for _, _, files in os.walk(folder):
             num_others += sum(not is_picture(name) and not name.startswith(".") for name in files)
     if unreadable:
         named = ", ".join(unreadable[:5])
         raise UserError(f"pictures to repair or remove, as they cannot be read: {len(unreadable)}, {named}")
     return class_names, splits, num_others
+
+
+def held_out_folder(root: Path) -> Path:
+    """Return test/, val/ where there is no test/, or `root` itself where it holds folders of classes."""
+    for name in ("test", "val"):
+        if (root / name).exists():
+            return root / name
+    return root / "test" if (root / "train").exists() else root
 
 
 def is_picture(path: str) -> bool:
@@ -66,39 +88,87 @@ def find_pictures(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:
 
 
 def read_split(
-    folder: Path, pictures: list[tuple[str, int]], size: int, resize: int | None, unreadable: list[str]
+    folder: Path,
+    paths: list[tuple[str, int]],
+    size: int,
+    resize: int | None,
+    workers: int | None,
+    unreadable: list[str],
 ) -> tuple[Tensor, Tensor, list[str], int]:
     """Return the arrays of pictures in a folder, see read_folder; add to `unreadable` what cannot be read."""
-    # A list would take the memory twice.
-    images = torch.zeros(len(pictures), 3, size, size, dtype=torch.uint8)
-    labels, filenames, sides = [], [], []
-    for image, (path, label) in zip(images, pictures, strict=True):
+    images = empty_images(len(paths), size)
+
+    def read(place: int) -> tuple[int, str | None]:
+        """Read one picture into its place; return its shorter side, and what is wrong with it."""
+        path, _ = paths[place]
         try:
             picture = read_picture(path)
         except Exception as error:
-            unreadable.append(f"{path} ({one_line(error)})")
-            continue
-        image.copy_(fit(picture, size, resize))
-        labels.append(label)
-        sides.append(min(picture.shape[1:]))
-        filenames.append(one_line("/".join(Path(path).relative_to(folder).parts[1:])))
-    return images, torch.tensor(labels), filenames, sorted(sides)[len(sides) // 2] if sides else 0
+            return 0, f"{path} ({one_line(error)})"
+        images[place] = fit(picture, size, resize)
+        return min(picture.shape[1:]), None
+
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:  # Pillow decodes outside of Python's lock
+        rows = list(pool.map(read, range(len(paths))))
+    unreadable += [error for _, error in rows if error]
+    filenames = [one_line("/".join(Path(path).relative_to(folder).parts[1:])) for path, _ in paths]
+    labels = torch.tensor([label for _, label in paths])
+    return images, labels, filenames, statistics.median_high(side for side, _ in rows)
+
+
+def empty_images(count: int, size: int) -> Tensor:
+    """Return room for uint8 [count, 3, size, size]; above IN_MEMORY bytes it is a temporary file.
+
+    The file has no name and goes with the tensor. Raises UserError if the disk has no room for it.
+    """
+    shape = count, 3, size, size
+    length = math.prod(shape)
+    if length <= IN_MEMORY:
+        return torch.empty(shape, dtype=torch.uint8)
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if free < length:
+        needed = f"the pictures need {length / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free"
+        raise UserError(f"{needed}: set TMPDIR to a folder with more, or give a smaller --size")
+    with tempfile.TemporaryFile() as file:
+        return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=shape))
 
 
 def read_picture(path: Path | str) -> Tensor:
-    """Return a picture file, uint8 [3, H, W].
+    """Return a picture file, uint8 [3, H, W], as to_pixels does; of an animation the first frame.
 
-    Whatever Pillow opens: upright by its EXIF tag, on white where it is transparent, of an animation the
-    first frame. Raises OSError, ValueError and others of Pillow if it cannot be read.
+    Raises OSError, ValueError and others of Pillow if it cannot be read.
     """
     with Image.open(path) as file:
-        picture = ImageOps.exif_transpose(file)
-        if picture.mode == "F" or picture.mode.startswith("I"):
-            picture = in_bytes(np.array(picture, dtype=np.float64), file)
-        picture = picture.convert("RGBA")
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        ImageOps.exif_transpose(file, in_place=True)  # a copy takes a third of the time of decoding
+        return to_pixels(file)
+
+
+def to_pixels(picture: Image.Image) -> Tensor:
+    """Return a picture of Pillow, uint8 [3, H, W], on white where it is transparent.
+
+    Raises ValueError if its values have no known range, see in_bytes.
+    """
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        picture = in_bytes(np.array(picture, dtype=np.float64), picture)
+    if picture.mode in ("1", "L", "CMYK", "YCbCr") and "transparency" not in picture.info:
+        picture = picture.convert("RGB")
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return copy_pixels(picture).permute(2, 0, 1)
+    # Of a photograph this would take ten times as long as decoding.
+    pixels = torch.from_numpy(np.array(picture.convert("RGBA"))).permute(2, 0, 1)
     alpha = pixels[3:] / 255
     return (pixels[:3] * alpha + 255 * (1 - alpha)).round().to(torch.uint8)
+
+
+def copy_pixels(picture: Image.Image) -> Tensor:
+    """Return an RGB picture, uint8 [H, W, 3], as np.array does in four times the time: strips stay cached."""
+    width, height = picture.size
+    pixels = np.empty((height, width, 3), dtype=np.uint8)
+    for top in range(0, height, 64):
+        strip = picture.crop((0, top, width, min(top + 64, height)))
+        pixels[top : top + 64] = strip
+    return torch.from_numpy(pixels)
 
 
 def in_bytes(values: np.ndarray, file: Image.Image) -> Image.Image:

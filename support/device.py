@@ -49,7 +49,7 @@ def pick_device(name: str) -> torch.device:
 
 
 @contextlib.contextmanager
-def full_float32(device: torch.device) -> Iterator[None]:
+def full_float32(device: torch.device | str) -> Iterator[None]:
     """Run a block in float32 and with deterministic algorithms, then restore what the caller had set.
 
     Without it, a surrounding autocast counts, and cuDNN convolves in TF32 on newer GPUs. Matrix products are
@@ -65,7 +65,7 @@ def full_float32(device: torch.device) -> Iterator[None]:
     try:
         for owner, name, value in wanted:
             setattr(owner, name, value)
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(torch.device(device).type, enabled=False):
             yield
     finally:
         for owner, name, value in before:

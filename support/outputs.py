@@ -25,6 +25,12 @@ HEADLINE = {  # the main numbers, and how they are called
 }
 
 
+def headline(numbers: dict) -> dict[str, dict]:
+    """Return the main numbers of metrics.json by their names; top-5 accuracy only of more than five classes."""
+    shown = [key for key in HEADLINE if key != "top5_accuracy" or len(numbers["classes"]) > 5]
+    return {HEADLINE[key]: numbers[key] for key in shown}
+
+
 # ---- Folders ---------------------------------------------------------------------------------------------
 
 
@@ -37,14 +43,21 @@ def best_checkpoint(run: Path | None) -> Path:
         raise UserError(f"there is no finished epoch of a run under runs/: run train.py first; {shipped}")
     if not paths:
         raise UserError(f"there is no finished epoch in {run}: expected the folder of a run of train.py")
-    return max(paths, key=lambda path: path.stat().st_mtime)
+    newest = max(paths, key=lambda path: path.stat().st_mtime)
+    if run_of(newest) is None:
+        config = newest.parent.parent / "config.json"
+        raise UserError(f"there is no {config}, as a run of train.py has: give --checkpoint {newest}")
+    return newest
 
 
 def run_of(checkpoint: Path) -> Path | None:
-    """Return the run folder that a checkpoint lies in, or None if it lies elsewhere."""
+    """Return the run folder whose best.pt a checkpoint is, or None if it lies elsewhere or is another one.
+
+    The results in a run folder are those of best.pt.
+    """
     folder = checkpoint.parent
     is_run = folder.name == "checkpoints" and (folder.parent / "config.json").is_file()
-    return folder.parent if is_run else None
+    return folder.parent if is_run and checkpoint.name == "best.pt" else None
 
 
 def results_folder(checkpoint: Path) -> Path:

@@ -1,5 +1,6 @@
 """What several test files share: small runs, their report and small data sets."""
 
+import shutil
 import signal
 
 import pytest
@@ -8,8 +9,9 @@ from processes import TINY, use_sets
 
 import data
 import metrics
+import report
 import train
-from page import plots, sections
+from page import failures
 
 torch.set_num_threads(1)  # on a busy machine a second one makes small convolutions many times slower
 # A shell starts background jobs with Ctrl-C ignored, and ignored it would stay in every process below.
@@ -51,15 +53,22 @@ def half_done(tmp_path_factory, small_sets):
     return small_run(tmp_path_factory.mktemp("half done") / "run", small_sets, epochs=1)
 
 
+@pytest.fixture(scope="session")
+def run_with_report(tmp_path_factory, finished, small_sets):
+    """The run of three epochs with its report, which shows three mistakes, in a folder that had another."""
+    out = shutil.copytree(finished, tmp_path_factory.mktemp("with report") / "run")
+    for name in ("failures/03_apple_as_pear.png", "gradcam/20_b_as_c.png", "failures/my notes.txt"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("of an earlier report, or not")
+    with pytest.MonkeyPatch.context() as patch:
+        use_sets(patch, small_sets)
+        patch.setattr(report, "NUM_MAPS", 3)
+        patch.setattr(failures, "NUM_FAILURES", 3)
+        assert report.main(["--run", str(out)]) == 0
+    return out
+
+
 @pytest.fixture
 def few_resamples(monkeypatch):
     """Twenty in place of a thousand, where no interval is looked at."""
     monkeypatch.setattr(metrics.bootstrap_headline, "__defaults__", (20,))
-
-
-@pytest.fixture
-def no_plots(monkeypatch, few_resamples):
-    """A report in a moment: few resamples, and no plots."""
-    monkeypatch.setattr(sections, "write_plots", lambda *arguments: None)
-    monkeypatch.setattr(plots, "save_png", lambda *arguments: None)
-    monkeypatch.setattr(plots, "to_svg", lambda *arguments: "")

@@ -20,10 +20,10 @@ TINY = ["--width=16", "--limit-train=8", "--batch-size=4", "--epochs=3", "--devi
 CPU = torch.device("cpu")
 
 
-def use_sets(patch, sets, *more):
-    """Let data, report and `more` modules find these sets, (train, test), under every name."""
-    for module in (data, report, *more):
-        patch.setattr(module, "load", lambda name, root="data", *sides: sets)
+def use_sets(patch, sets, *modules):
+    """Let train.py, report.py and some modules of the laboratory find these sets under every name."""
+    for module in (data, report, *modules):
+        patch.setattr(module, "load", lambda name, root="data", *sides, **more: sets)
 
 
 def outcome(capsys, main, argv):

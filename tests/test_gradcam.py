@@ -90,7 +90,7 @@ def test_alpha_against_finite_differences(images, layer):
 def test_classes_in_every_form(model, images):
     predicted = model(images).argmax(dim=1)
     alone = [compute(model, "layer3", images[i : i + 1], int(c)) for i, c in enumerate(predicted)]
-    for classes in (None, predicted, predicted.tolist()):
+    for classes in (None, predicted, predicted.tolist(), predicted.int(), predicted.byte()):
         maps = compute(model, "layer3", images, classes)
         torch.testing.assert_close(maps, torch.cat(alone), rtol=1e-4, atol=1e-6)
     two = compute(model, "layer3", images, torch.tensor(2))
@@ -186,11 +186,12 @@ def failing(model, images):
 ATTENTION = "encoder.layers.encoder_layer_0.self_attention"
 REFUSED = [
     (lambda model, images: compute(model, "layer3", images, [0, 6, 1]), r"0 to 5, not \[0, 6, 1\]"),
-    (lambda model, images: compute(model, "layer3", images, [0, 1]), r"int64 \[3\].*not torch.int64 \[2\]"),
+    (lambda model, images: compute(model, "layer3", images, [0, 1]), r"or 3 of them, not torch.int64 \[2\]"),
+    (lambda model, images: compute(model, "layer3", images, [0.0] * 3), r"not torch.float32 \[3\]"),
     (lambda model, images: compute(model, "layer3", images.byte()), r"float \[N, 3, H, W\], not torch.uint8"),
     (lambda model, images: compute(model, "layer3.0.relu", images), "not 2 times"),
     (lambda model, images: compute(model, "fc", images), r"\[3, 6\] is not.* give a reshape"),
-    (lambda model, images: GradCAM(model, "layer3")(images), "of a with block, not 0 times"),
+    (lambda model, images: GradCAM(model, "layer3")(images), r"with GradCAM\(model, layer\) as cam"),
     (lambda model, images: GradCAM(model, "layer9"), r"choose from conv1, .*layer4\.1\.conv2"),
     (lambda model, images: compute(small_vit(), ATTENTION, images), "float tensor, not tuple"),
     (behind_a_detached_layer, "no gradient"),

@@ -121,29 +121,35 @@ def kind_of(scores: Tensor) -> str:
         if shares.min() < -TOLERANCE or shares.max() > 1 + TOLERANCE or sums.min() <= 0:
             continue
         off = (sums - 1).abs().max().item() - TOLERANCE
-        if off <= ROUNDING or off <= largest_rounding_error(shares):
+        if off <= max(ROUNDING, scores.shape[1] / 2 * last_decimal(shares)):
             return kind
     return "logits"
 
 
-def largest_rounding_error(shares: Tensor) -> float:
-    """Return how far rounding can bring the sum of a row from 1; 0 unless all have two to five decimals."""
+def last_decimal(shares: Tensor) -> float:
+    """Return 0.01 where all numbers are given to two decimals, down to 0.00001; 0 for more or fewer."""
     for decimals in range(1, 6):
         if (shares - shares.round(decimals=decimals)).abs().max() < TOLERANCE:
-            return shares.shape[1] / 2 / 10**decimals if decimals > 1 else 0.0
+            return 10**-decimals if decimals > 1 else 0.0
     return 0.0
 
 
 def as_logits(scores: Tensor, name: str = "the scores") -> tuple[Tensor, str | None]:
     """Return the logits of scores, float64 [N, C], and a note for people if these were none, else None.
 
-    Of probabilities and percent, see kind_of, they are the logarithms, each row divided by its sum before.
+    Of probabilities and percent, see kind_of, they are the logarithms after each row is divided by its sum.
+    What rounding to two to five decimals took from the sum of a row is shared by what it made 0, so that one
+    true class of "probability 0" does not set the temperature alone.
     """
     kind = kind_of(scores)
     if kind == "logits":
         return scores, None
-    shares = scores / scores.sum(dim=1, keepdim=True)
-    logits = shares.clamp(min=torch.finfo(torch.float64).tiny).log()
+    shares = scores / (100 if kind == "percent" else 1)
+    unit, zeros = last_decimal(shares), shares <= 0
+    lost = (1 - shares.sum(dim=1, keepdim=True)) / zeros.sum(dim=1, keepdim=True).clamp(min=1)
+    lost = lost.clamp(unit / shares.shape[1], unit / 2).clamp(min=torch.finfo(torch.float64).tiny)
+    shares = torch.where(zeros, lost, shares)
+    logits = (shares / shares.sum(dim=1, keepdim=True)).log()
     return logits, f"{name} are {kind}: each row is divided by its sum, and the logarithm is taken"
 
 
@@ -153,8 +159,7 @@ def why_logits(scores: Tensor) -> str:
         row, column = divmod(scores.argmin().item(), scores.shape[1])
         return f"column {column + 1} of row {row + 1} is {scores.min():g}"
     sums = scores.sum(dim=1)
-    whole = 100 if sums.median() > 10 else 1
-    row = (sums - whole).abs().argmax().item()
+    row = torch.minimum((sums - 1).abs(), (sums - 100).abs()).argmax().item()
     return f"row {row + 1} sums to {sums[row]:g}"
 
 
@@ -169,8 +174,10 @@ def logits_in(arrays: dict, prefix: str, notes: list[str]) -> Tensor:
     tables = [scores_in(arrays, key) for key in keys]
     kinds = [kind_of(table) for table in tables]
     if keys[-1].endswith("probabilities") and kinds[-1] == "logits":
-        reason = why_logits(tables[-1])
-        raise ValueError(f"{keys[-1]} do not sum to 1 in each row, {reason}: mend them, or call them logits")
+        raise ValueError(
+            f"{keys[-1]} do not sum to 1 in each row, {why_logits(tables[-1])}: "
+            f"mend them, or call them {prefix}logits"
+        )
     logits, note = as_logits(tables[0], keys[0])
     if keys[0] != f"{prefix}{kinds[0]}":
         notes.append(note)
@@ -202,8 +209,9 @@ def labels_in(arrays: dict, key: str, names: list[str], count: int, num_classes:
         raise ValueError(f"it has no {key}")
     labels = arrays[key]
     if labels.dtype.kind not in "iufU" or labels.shape != (count,):
-        expected = f"expected whole numbers or names [{count}]"
-        raise ValueError(f"{key} is {labels.dtype} {list(labels.shape)}, {expected}")
+        raise ValueError(
+            f"{key} is {labels.dtype} {list(labels.shape)}, expected whole numbers or names [{count}]"
+        )
     labels = labels.tolist()
     readings = [[class_number(label, num_classes) for label in labels]]
     if isinstance(labels[0], str):
@@ -211,13 +219,17 @@ def labels_in(arrays: dict, key: str, names: list[str], count: int, num_classes:
         readings.append([class_of.get(one_line(label)) for label in labels])
     complete = [classes for classes in readings if None not in classes]
     if len(complete) == 2 and complete[0] != complete[1]:
-        advice = "use names that are no numbers, or whole numbers in an .npz"
-        raise ValueError(f"{key} fits the names of the classes and their numbers from 0: {advice}")
+        raise ValueError(
+            f"{key} fits the names of the classes and their numbers from 0: "
+            f"use names that are no numbers, or whole numbers in an .npz"
+        )
     if not complete:
         row = min(readings, key=lambda classes: classes.count(None)).index(None)
-        expected = f"expected in each row a number from 0 to {num_classes - 1}"
-        expected += f", or in each row a name such as {names[0]!r}" if names else ""
-        raise ValueError(f"row {row + 1} of {key} is {labels[row]!r}, {expected}")
+        or_a_name = f", or in each row a name such as {names[0]!r}" if names else ""
+        raise ValueError(
+            f"row {row + 1} of {key} is {labels[row]!r}, "
+            f"expected in each row a number from 0 to {num_classes - 1}{or_a_name}"
+        )
     return torch.tensor(complete[0])
 
 
@@ -277,12 +289,16 @@ def probabilities_in(columns: dict[str, tuple[str, ...]], labels: tuple[str, ...
         raise ValueError(f"it takes {names} for classes, expected a column for each of two or more")
     table = torch.tensor(numbers, dtype=torch.float64).T
     if kind_of(table) == "logits":
-        expected = "expected probabilities that sum to 1, and no other columns"
-        raise ValueError(f"it takes {names} for classes, but {why_logits(table)}: {expected}")
+        raise ValueError(
+            f"it takes {names} for classes, but {why_logits(table)}: "
+            f"expected probabilities that sum to 1, and no other columns"
+        )
     for name, column in zip(names, numbers, strict=True):
         if not any(column) and name not in labels:
-            advice = "leave it out if it is no class, else save an .npz"
-            raise ValueError(f"it takes {names} for classes, but {name!r} is 0 in each row: {advice}")
+            raise ValueError(
+                f"it takes {names} for classes, but {name!r} is 0 in each row: "
+                f"leave it out if it is no class, else save an .npz"
+            )
     return table.numpy()
 
 

@@ -46,7 +46,7 @@ def measure(
 ) -> None:
     """Print the table of mistakes: images uint8 [N, 3, S, S]; truth and answer int64 [N]."""
     generator = Generator().manual_seed(0)
-    (contrastive,) = classifier.contrast(images, [(answer, truth)])
+    (contrastive,) = classifier.pairs(images, [(answer, truth)])
     random = torch.rand(reasons.NUM_DRAWS, *contrastive.shape, generator=generator)
 
     def row(name: str, fraction: float, fill: Tensor | Callable) -> None:

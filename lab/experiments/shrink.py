@@ -4,8 +4,8 @@
 
 Brings to float16 the probabilities and logits in predictions.npz, what evidence.npz has in float32, and the
 weights in checkpoints/best.pt. metrics.json and reasons.json get the new digests of the arrays; their numbers
-stay those of full precision. Rounded weights are another network, if hardly: of the shipped one 4 of 10,000
-answers changed. So shrink a run, report on it again, and then shrink its arrays as well.
+stay those of full precision. Rounded weights make another network, if only just: it changed 4 of 10,000
+answers of the shipped one. So shrink a run, report on it again, and then shrink its arrays as well.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from support.checkpoint import read_checkpoint, save_checkpoint
 from support.console import CommandLine, run_main
-from support.errors import reading
+from support.errors import UserError, reading
 from support.files import write_text
 from support.outputs import write_arrays
 
@@ -50,6 +50,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = CommandLine(__doc__)
     parser.add_argument("run", type=Path, help="a folder of train.py or of a report")
     run = parser.parse_args(argv).run
+    if not run.is_dir():
+        raise UserError(f"there is no folder {run}: give that of a run or of a report")
     records = {run / name: (run / name).read_text("utf-8") for name in RECORDS if (run / name).is_file()}
     for name, keys in ARRAYS.items():
         if (run / name).is_file():

@@ -7,6 +7,7 @@ stands on. All texts are escaped, and a missing value is an error. Nothing is me
 import ast
 import functools
 import json
+import re
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -23,13 +24,19 @@ from support.outputs import read_report, sha256_of
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent.parent
-SECTIONS = {
-    "mistakes": "Which mistakes",
-    "maps": "What the maps mark",
-    "confidence": "Confidence",
-    "corruptions": "Corruptions",
-    "attacks": "Attacks",
+SECTIONS = {  # id: how the navigation calls it, and what leads to it at the end of the section before
+    "accuracy": ("Accuracy", ""),
+    "mistakes": ("Confusions", "The rest is wrong: what does it take for what?"),
+    "maps": ("Heat maps", "Naming a confusion does not explain it: can a heat map show why?"),
+    "confidence": ("Confidence", "With or without a reason, a warning would help: does it know when it errs?"),
+    "corruptions": ("Corruptions", "All these pictures were clean: what happens when the world changes?"),
+    "attacks": ("Attacks", "Noise and fog do not aim: what happens when somebody wants it wrong?"),
 }
+
+
+def interval(row: dict, digits: int = 1) -> str:
+    """Return write.interval of a fraction; no line ends at its dash."""
+    return write.interval(row, digits).replace("–", "\N{WORD JOINER}–\N{WORD JOINER}")
 
 
 def points(row: dict, digits: int = 1) -> str:
@@ -38,11 +45,12 @@ def points(row: dict, digits: int = 1) -> str:
     return f"{value} points ({low} to {high})".replace("-", "\N{MINUS SIGN}")
 
 
-def p_value(p: float) -> str:
-    """Return p with as many digits as mean something."""
-    if p < 0.0001:
-        return "below 0.0001"
-    return f"{p:.2f}" if p >= 0.01 else f"{p:.4f}"
+@functools.cache
+def glossary() -> dict[str, str]:
+    """Return what the words of docs/exercises.md mean, {word in small letters: meaning}."""
+    text = (ROOT / "docs" / "exercises.md").read_text(encoding="utf-8").split("## Glossary")[1]
+    entries = re.findall(r"^- \*\*(.+?):\*\* (.+?)(?=^- |\Z)", text, re.MULTILINE | re.DOTALL)
+    return {word.lower(): " ".join(meaning.split()) for word, meaning in entries}
 
 
 def mistakes_at(**wanted: str) -> str:
@@ -83,23 +91,24 @@ def write_explore(out: Path, images: Tensor | None) -> None:
     reasons, evidence = results.read_reasons(out, numbers["predictions_sha256"])
     if reasons is None:
         raise UserError(f"there are no reasons in {out}: run lab.examine without --page")
-    numbers = numbers | reasons
+    numbers, evidence = numbers | reasons, evidence or {}
     stress = results.read_stress(out, {key: numbers[key] for key in results.IDENTITY if key in numbers})
     shown = None if images is None else reduced(images)
     context = {"n": numbers, "class_names": arrays["class_names"], "folder": out.name}
-    context |= story.one_mistake(arrays, evidence, shown)
-    context |= story.mistakes(numbers, arrays, evidence, shown)
-    context |= story.maps(numbers)
+    context |= story.game(arrays, evidence, shown)
+    context |= story.matrix(arrays)
+    context |= story.confusions(numbers, arrays, evidence, shown)
+    context |= story.maps(numbers, arrays, evidence, shown)
     context |= story.confidence(numbers, stress)
     context |= story.stress_tests(arrays, stress, images)
-    templates = write.make_templates([FOLDER, write.FOLDER], (points, p_value))
-    templates.globals |= {"source": source, "mistakes_at": mistakes_at}
+    templates = write.make_templates([FOLDER, write.FOLDER], (interval, points))
+    templates.globals |= {"source": source, "mistakes_at": mistakes_at, "glossary": glossary()}
     sections = []
-    for name, title in SECTIONS.items():
+    for name, (title, lead) in SECTIONS.items():
         module = templates.get_template(f"{name}.html").make_module(context)
         claim = module.claim.strip()  # escaped by the template, like all of it
         if claim:
-            section = {"id": name, "title": title, "claim": claim, "html": Markup(module)}
+            section = {"id": name, "title": title, "lead": lead, "claim": claim, "html": Markup(module)}
             sections.append(section | {"question": getattr(module, "question", None)})
     side = None if images is None else shown.shape[-1]
     data = script_data.data_for_script(numbers, arrays, evidence, stress, side)

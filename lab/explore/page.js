@@ -1,4 +1,4 @@
-// What this script adds is convenience: without it the page is complete, only not interactive.
+// What this script adds is convenience: without it every text, picture and chart of the page can be read.
 // Names of classes and files become text (textContent), never HTML.
 "use strict";
 const find = (id) => document.getElementById(id);
@@ -14,229 +14,330 @@ for (const element of all(".script[hidden]")) element.hidden = false;
 const headings = all("section h2");
 function markSection() {
   const end = innerHeight + scrollY > document.documentElement.scrollHeight - 2;
-  const reached = end ? headings.at(-1) : headings.filter((h2) => h2.getBoundingClientRect().top < 120).at(-1);
+  const reached = end ? headings.at(-1) : headings.filter((h2) => h2.getBoundingClientRect().top < innerHeight / 3).at(-1);
   for (const link of all("nav a")) link.ariaCurrent = link.hash === `#${reached?.id}`;
 }
 addEventListener("scroll", markSection, { passive: true });
 markSection();
 find("sections").addEventListener("click", () => find("sections").hidePopover());
-addEventListener("beforeprint", () => all("details:not(.code)").forEach((part) => { part.open = true; }));
 
-// ---- Tables: a click on a heading sorts. A grid of links or pictures is one stop of the tabulator.
-
-for (const th of all("table.sortable thead th")) {
-  const body = th.closest("table").tBodies[0], isNumber = th.classList.contains("number");
-  th.replaceChildren(make("button", { textContent: th.textContent }));
-  th.firstElementChild.addEventListener("click", () => {
-    const order = th.ariaSort === "ascending" ? "descending" : "ascending";
-    for (const other of th.parentElement.cells) other.ariaSort = other === th ? order : null;
-    const value = (row) => row.cells[th.cellIndex].dataset.value ?? row.cells[th.cellIndex].textContent;
-    const rows = [...body.rows].sort((a, b) => isNumber ? value(a) - value(b) : value(a).localeCompare(value(b)));
-    body.append(...(order === "ascending" ? rows : rows.reverse()));
-  });
-}
-
+// A grid of buttons is one stop of the tabulator, in which the arrow keys move.
 function moveByArrows(grid) {
   const stopAt = (stop) => all("button, a", grid).forEach((item) => { item.tabIndex = item === stop ? 0 : -1; });
   grid.addEventListener("keydown", (event) => {
-    const shown = all("button, a", grid).filter((item) => item.offsetParent), place = shown.indexOf(document.activeElement), [first] = shown;
-    const columns = shown.filter((item) => item.offsetTop === first.offsetTop && item.offsetParent === first.offsetParent).length;
-    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
-    if (!step || place < 0 || !shown[place + step]) return;
+    const items = all("button, a", grid), at = document.activeElement.getBoundingClientRect();
+    const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [0, 0];
+    if (!dx && !dy) return;
     event.preventDefault();
-    shown[place + step].focus();
+    const away = (item) => {  // how far it lies in the direction of the key
+      const box = item.getBoundingClientRect(), [x, y] = [box.left - at.left, box.top - at.top];
+      return dx * x + dy * y < 1 || Math.abs(dx ? y : x) > 1 ? Infinity : Math.abs(x + y);
+    };
+    const next = items.reduce((best, item) => away(item) < away(best) ? item : best, document.activeElement);
+    next.focus();
   });
   grid.addEventListener("focusin", (event) => stopAt(event.target));
   stopAt(grid.querySelector("button, a"));
 }
-for (const body of all(".classes tbody")) moveByArrows(body);
+for (const matrix of all(".matrix-table")) moveByArrows(matrix);
 
 // What a picture is taken for, and whether that is right.
 function showAnswer(caption, before, [answer, probability], truth) {
   const [sign, className] = answer === truth ? ["✓", "right"] : ["✗", "wrong"];
-  caption.replaceChildren(`${before}: `, make("span", { textContent: `${sign} ${data.classes[answer]} ${percent(probability, 0)}`, className }));
+  caption.replaceChildren(before, make("span", { textContent: `${sign}\u00a0${data.classes[answer]} ${percent(probability, 0)}`, className }));
 }
 
-// ---- The game: all 137 ways to cover none, one or two of 16 squares, and the answers to them, are in the data:
-// class and percent of the first, of the second, of the third.
+// ---- Maps of mistakes: a byte for each cell, 128 for 0, and a bit for each pixel that was covered.
 
-function playPuzzles() {
-  const part = (name) => find(`puzzle-${name}`), squares = all("button", part("picture")), random = part("random"), fill = `rgb(${data.fill})`;
-  const coversOf = (puzzle) => ({ you: puzzle.tried, "the map": puzzle.by_map, "the best": puzzle.best });
-  const turns = (puzzle, cover) => puzzle.answers[cover]?.[0] === puzzle.true;
-  const wasPlayed = (puzzle) => puzzle.tried > 0, wasSeen = (puzzle) => puzzle.tried !== undefined;
-  let place = 0, cover = 0;  // `tried` of a puzzle is what the reader committed; 0, which covers nothing, after "Show me"
-  part("static").hidden = true;
-  squares.forEach((button, square) => button.addEventListener("click", () => toggle(square)));
+const maps = bytes(data.maps ?? ""), colours = bytes(data.inferno), coveredPixels = bytes(data.covered_pixels ?? "");
+const cells = Math.sqrt(maps.length / data.images.length);  // of a map, in a row
+
+function paint(canvas, side, colourOf) {  // side x side squares
+  const context = canvas.getContext("2d");
+  canvas.width = canvas.height = side;  // this empties it
+  for (let i = 0; i < side ** 2; i++) {
+    context.fillStyle = colourOf(i);
+    context.fillRect(i % side, Math.floor(i / side), 1, 1);
+  }
+}
+
+// The light of a map, which the style sheet lays over the grey picture: as gradcam.overlay.
+function paintMap(canvas, mistake, sign) {
+  paint(canvas, cells, (cell) => {
+    const value = Math.max(0, sign * (maps[mistake * cells ** 2 + cell] - 128)) / 127, level = 3 * Math.round(255 * value);
+    return `rgb(${colours.subarray(level, level + 3)})`;
+  });
+}
+
+function paintCover(canvas, mistake) {
+  paint(canvas, data.side, (pixel) => {
+    const bit = data.side ** 2 * mistake + pixel;
+    return coveredPixels[bit >> 3] >> (7 - bit % 8) & 1 ? `rgb(${data.fill})` : "transparent";
+  });
+}
+
+// One mistake in the section on maps, of which a button covers a quarter.
+function coverLive() {
+  const states = all("#live [data-state]"), buttons = all("[data-covers]");
+  const show = (name) => {
+    for (const state of states) state.hidden = state.dataset.state !== name;
+    for (const button of buttons) button.ariaPressed = button.dataset.covers === name;
+  };
+  for (const button of buttons) {
+    button.addEventListener("click", () => show(button.ariaPressed === "true" ? "none" : button.dataset.covers));
+  }
+  find("live").className = "playing";
+  show("none");
+}
+if (find("live")) coverLive();
+
+// ---- The game: all 137 ways to cover none, one or two of 16 squares, and the answers to them, are in the data:
+// class and percent of the first, of the second, of the third. `tried` of a puzzle is the cover that the reader
+// committed, 0 if that was "It cannot be done".
+
+function playGame() {
+  const part = (name) => find(`puzzle-${name}`), squares = all("button", part("picture")), { puzzles } = data;
+  const isTrue = (puzzle, cover) => puzzle.answers[cover]?.[0] === puzzle.true;
+  const isWon = (puzzle) => puzzle.tried ? isTrue(puzzle, puzzle.tried) : puzzle.best === null;
+  const isPlayed = (puzzle) => puzzle.tried !== undefined;
+  const answerTo = (puzzle, cover) => data.classes[puzzle.answers[cover][0]];
+  let place = 0, cover = 0;
   moveByArrows(part("picture"));
 
   function toggle(square) {
     const before = data.covers[cover], others = before.filter((other) => other !== square);
-    if (others.length === 2) return draw("Two squares are covered already: uncover one of them first.");
-    const cells = before.includes(square) ? others : [...others, square].sort((a, b) => a - b);
-    cover = data.covers.findIndex((other) => other.join() === cells.join());
+    if (others.length === 2) return draw("Two squares are the most: uncover one of them first.");
+    const chosen = before.includes(square) ? others : [...others, square].sort((a, b) => a - b);
+    cover = data.covers.findIndex((other) => other.join() === chosen.join());
     draw();
   }
 
-  function drawResult(puzzle, who, covered) {  // the picture as it is covered, and what it is taken for
+  function message(puzzle) {  // true of what is seen now
+    const now = `it answers ${answerTo(puzzle, cover)}`, never = puzzle.best === null ? " No one or two squares change its mind." : "";
+    if (!isPlayed(puzzle)) {
+      return ["Choose one or two squares.", "One square is chosen: a second one may be, too.", "Two squares are chosen."][data.covers[cover].length];
+    }
+    if (cover !== puzzle.tried) return `With what is covered now, ${now}.`;
+    if (isWon(puzzle)) return cover ? `Solved: ${now}.` : `Right.${never}`;
+    return cover ? `Not solved: ${now}.${never}` : "It can be done: see the best squares.";
+  }
+
+  function drawResult(puzzle, who, covered) {  // the picture as it is covered, or the map, and what it is taken for
     const figure = make("figure"), picture = make("span", { className: "grid4 puzzles" }), caption = make("figcaption");
-    const [answer, share] = puzzle.answers[covered];
-    picture.style.setProperty("--column", place);
-    picture.append(...data.covers[covered].map((square) => {
-      return make("span", { style: `grid-area: ${Math.floor(square / 4) + 1} / ${square % 4 + 1}; background: ${fill}` });
-    }));
-    showAnswer(caption, who, [answer, share / 100], puzzle.true);
     figure.append(picture, caption);
+    picture.style.setProperty("--column", place);
+    if (who === "the map") {
+      const canvas = make("canvas");
+      canvas.style.gridArea = "1 / 1 / 5 / 5";
+      picture.classList.add("map");
+      picture.append(canvas);
+      paintMap(canvas, puzzle.mistake, 1);
+    }
+    for (const square of data.covers[covered]) {
+      const span = make("span", { className: who === "the map" ? "outline" : "" });
+      span.style = `grid-area: ${Math.floor(square / 4) + 1} / ${square % 4 + 1}; ${who === "the map" ? "" : `background: rgb(${data.fill})`}`;
+      picture.append(span);
+    }
+    const [answer, share] = puzzle.answers[covered];
+    showAnswer(caption, `${who}: `, [answer, share / 100], puzzle.true);
     return figure;
   }
 
-  function drawTally() {
-    const played = data.puzzles.filter(wasPlayed);
-    const count = (who) => played.filter((puzzle) => turns(puzzle, coversOf(puzzle)[who])).length;
-    const chance = played.reduce((sum, puzzle) => sum + puzzle.random, 0), ofMap = data.maps ? ` · the map ${count("the map")}` : "";
-    part("dots").replaceChildren(...data.puzzles.map((puzzle, i) => {
-      const result = turns(puzzle, puzzle.tried) ? "won" : "lost";
-      const state = wasPlayed(puzzle) ? result : wasSeen(puzzle) ? "seen" : "";
-      return make("i", { className: i === place ? `${state} now` : state });
-    }));
-    part("dots").ariaLabel = `Mistake ${place + 1} of ${data.puzzles.length}; you played ${played.length}`;
-    const possible = `possible ${count("the best")} of ${played.length}`;
-    part("tally").textContent = played.length ? `you ${count("you")}${ofMap} · chance ${chance.toFixed(1)} · ${possible}` : "";
-    part("end").hidden = !data.puzzles.every(wasSeen);
+  function drawResults(puzzle) {
+    const covers = { you: puzzle.tried, "the map": puzzle.by_map, "the best": puzzle.best };
+    const figures = Object.entries(covers).filter(([who]) => who !== "the map" || data.maps).map(([who, covered]) => {
+      if (isPlayed(puzzle) && covered) return drawResult(puzzle, who, covered);
+      const caption = make("figcaption", { textContent: !isPlayed(puzzle) ? who : who === "you" ? "you: it cannot be done" : `${who}: none does it` });
+      const figure = make("figure");
+      figure.append(make("span", { className: "unseen", textContent: "?" }), caption);
+      return figure;
+    });
+    const luck = make("figure");
+    luck.append(make("span", { className: "luck", textContent: isPlayed(puzzle) ? percent(puzzle.random, 0) : "?" }),
+      make("figcaption", { textContent: "luck: of all pairs do it" }));
+    part("results").replaceChildren(...figures, luck);
   }
 
-  function draw(says = part("says").textContent) {
-    const puzzle = data.puzzles[place], seen = wasSeen(puzzle), name = (c) => data.classes[c], answer = puzzle.answers[seen ? cover : 0];
+  function drawTally() {
+    const played = puzzles.filter(isPlayed), { length } = played, possible = played.filter((puzzle) => puzzle.best !== null).length;
+    const you = played.filter((puzzle) => isTrue(puzzle, puzzle.tried)).length, map = played.filter((puzzle) => isTrue(puzzle, puzzle.by_map)).length;
+    const refused = played.filter((puzzle) => puzzle.tried === 0 && isWon(puzzle)).length;
+    const luck = played.reduce((sum, puzzle) => sum + puzzle.random, 0).toFixed(1);
+    part("dots").replaceChildren(...puzzles.map((puzzle, i) => {
+      return make("i", { className: `${isPlayed(puzzle) ? isWon(puzzle) ? "won" : "lost" : ""} ${i === place ? "now" : ""}` });
+    }));
+    part("dots").ariaLabel = `Picture ${place + 1} of ${puzzles.length}; you played ${length}, rightly ${played.filter(isWon).length}`;
+    const ofMap = data.maps ? `, the map's squares in ${map}` : "", notPossible = refused ? `, and you saw ${refused} times that it cannot be done` : "";
+    const moral = `Of ${length} pictures you changed its mind in ${you}${ofMap}, two squares by luck in ${luck}; the best squares do it in ${possible}${notPossible}.`;
+    part("tally").textContent = length ? moral : "";
+    part("end").style.visibility = length < Math.min(5, puzzles.length) ? "hidden" : "";
+    part("line").textContent = `I changed its mind ${you} times in ${length}${data.maps ? `, the map ${map}` : ""}. You?`;
+  }
+
+  function draw(says) {
+    const puzzle = puzzles[place], played = isPlayed(puzzle), truth = data.classes[puzzle.true];
     part("picture").style.setProperty("--column", place);
     squares.forEach((button, square) => {
       button.ariaPressed = data.covers[cover].includes(square);
-      button.style.background = data.covers[cover].includes(square) ? fill : "";
+      button.style.background = data.covers[cover].includes(square) ? `rgb(${data.fill})` : "";
     });
-    part("title").textContent = `In truth ${name(puzzle.true)}. The network says ${name(puzzle.answers[0][0])} (${puzzle.answers[0][1]}\u00a0%).`;
+    part("task").textContent = `True class: ${truth}. Cover one or two squares, so that it answers ${truth}.`;
+    const answer = puzzle.answers[played ? cover : 0];
     part("answers").replaceChildren(...[0, 2, 4].filter((k) => k < answer.length).map((k) => {
-      const isTrue = answer[k] === puzzle.true, textContent = `${isTrue && !k ? "✓ " : ""}${name(answer[k])} ${answer[k + 1]}\u00a0%`;
-      return make("li", { textContent, className: isTrue ? k ? "truth" : "right" : "" });
+      const isTruth = answer[k] === puzzle.true, textContent = `${isTruth && !k ? "✓ " : ""}${data.classes[answer[k]]} ${answer[k + 1]}\u00a0%`;
+      return make("li", { textContent, className: isTruth ? k ? "truth" : "right" : k ? "" : "wrong" });
     }));
-    part("says").textContent = says;
-    part("commit").textContent = data.covers[cover].length === 1 ? "I cover this one" : "I cover these two";
-    part("commit").hidden = part("show").hidden = seen;
-    part("more").hidden = random.hidden = !seen;
-    part("more").href = `#${new URLSearchParams({ true: name(puzzle.true), open: puzzle.file })}`;
-    const results = Object.entries(coversOf(puzzle)).filter(([, covered]) => seen && covered);
-    part("results").replaceChildren(...results.map(([who, covered]) => drawResult(puzzle, who, covered)), random);
-    random.firstElementChild.textContent = percent(puzzle.random, 0);
+    part("says").textContent = says ?? message(puzzle);
+    part("commit").disabled = played || !cover;
+    part("impossible").disabled = played;
+    part("more").hidden = !played;
+    const { true: c, file } = data.images[puzzle.mistake];
+    part("more").href = `#${new URLSearchParams({ true: data.classes[c], open: file })}`;
+    drawResults(puzzle);
     drawTally();
   }
 
-  function reveal(committed) {
-    const puzzle = data.puzzles[place], solved = turns(puzzle, committed) ? "Solved: with yours" : "Not turned: with yours";
-    puzzle.tried = committed;
-    const yours = committed ? `${solved} it says ${data.classes[puzzle.answers[committed][0]]}. ` : "";
-    draw(`${yours}${puzzle.best === null ? "No one or two squares turn it. " : ""}Cover on: the list follows.`);
+  function commit(tried) {
+    puzzles[place].tried = cover = tried;
+    draw();
     part("next").focus();
   }
 
-  part("commit").addEventListener("click", () => cover ? reveal(cover) : draw("Choose one or two squares first."));
-  part("show").addEventListener("click", () => reveal(0));
-  part("next").addEventListener("click", () => {
-    place = (place + 1) % data.puzzles.length;
-    cover = data.puzzles[place].tried ?? 0;
-    draw("");
+  function open(next) {
+    place = next % puzzles.length;
+    cover = puzzles[place].tried ?? 0;
+    draw();
+  }
+
+  function readAddress() {
+    const number = Number(location.hash.match(/^#puzzle=(\d+)$/)?.[1]);
+    if (!puzzles[number - 1]) return;
+    open(number - 1);
+    find("puzzle").scrollIntoView();
+  }
+
+  squares.forEach((button, square) => button.addEventListener("click", () => toggle(square)));
+  part("picture").addEventListener("keydown", (event) => {
+    if (event.key !== "Enter") return;
+    event.preventDefault();
+    if (!part("commit").disabled) commit(cover);
   });
-  draw("");
+  part("commit").addEventListener("click", () => commit(cover));
+  part("impossible").addEventListener("click", () => commit(0));
+  part("next").addEventListener("click", () => {
+    open(place + 1);
+    history.replaceState(null, "", `#puzzle=${place + 1}`);
+    squares[0].focus({ preventScroll: true });
+    part("task").scrollIntoView({ block: "nearest" });
+  });
+  part("copy").addEventListener("click", () => navigator.clipboard.writeText(part("line").textContent));
+  addEventListener("hashchange", readAddress);
+  all("#game .static").forEach((fallback) => { fallback.hidden = true; });
+  open(0);
+  readAddress();
 }
-if (find("puzzle")) playPuzzles();
+if (find("puzzle")) playGame();
 
-// ---- Class mode: what answers a question is covered until the reader has guessed it by a slider.
+// ---- Class mode, by ?class in the address: what answers a question is hidden until votes were taken for it.
 
-function coverAnswer(form, covered) {
-  form.hidden = !covered;
-  form.nextElementSibling.hidden = covered;
-  for (const part of all(`[data-guess='${form.dataset.of}']`)) part.classList.toggle("guessing", covered);
-}
-
-for (const form of all("form.guess")) {
-  form.addEventListener("input", () => { form.querySelector("output").value = form.guess.value; });
+function askFirst(form) {
+  const section = form.closest("section"), votes = form.querySelector(".votes"), { truth, low, high } = form.dataset, { vote, show } = form.elements;
+  form.hidden = false;
+  section.classList.add("guessing");
+  const mark = (tag, values, textContent = "") => {
+    const element = votes.appendChild(make(tag, { textContent }));
+    for (const [name, value] of Object.entries(values)) element.style.setProperty(`--${name}`, value);
+  };
+  const levels = {};  // how many votes lie over each place
+  const add = () => {
+    const at = 2 * Math.round(vote.value / 2), level = levels[at] ?? 0;
+    levels[at] = level + 1;
+    mark("i", { at, level });
+    votes.ariaLabel = `${all("i", votes).length} votes`;
+  };
+  form.addEventListener("input", () => { form.querySelector("output").value = vote.value; });
+  vote.addEventListener("click", add);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    const told = form.nextElementSibling, [yours] = told.children;
-    yours.hidden = event.submitter === form.skip;
-    yours.textContent = `you said ${form.guess.value}`;
-    yours.style.setProperty("--value", form.guess.value);
-    coverAnswer(form, false);
-    told.focus();
+    add();
+  });
+  show.addEventListener("click", () => {
+    section.classList.remove("guessing");
+    mark("b", { low, high });
+    mark("strong", { at: truth }, `it is ${Math.round(truth)}${low === high ? "" : ` (${Math.round(low)} to ${Math.round(high)})`}`);
+    for (const element of form.elements) element.disabled = true;
+    section.querySelector("h2").focus();
   });
 }
 
-function setClassMode() {  // by its addresses; it lasts, whatever else the reader opens
-  const isOn = document.body.classList.contains("class-mode");
-  if (location.hash !== (isOn ? "#top" : "#class")) return;
-  document.body.classList.toggle("class-mode");
-  for (const form of all("form.guess")) coverAnswer(form, !isOn);
+if (new URLSearchParams(location.search).has("class")) {
+  document.body.classList.add("class-mode");
+  all("form.guess").forEach(askFirst);
 }
-addEventListener("hashchange", setClassMode);
-setClassMode();
 
 // ---- Two viewers: the pictures are parts of one sheet, which the style sheet places.
 
 function viewCorruptions() {
   const form = find("corruption-choice"), { answers, true: truths } = data.corruptions, tests = Object.keys(answers);
-  const slider = form.elements.severity, table = find("corruption-table");
+  const { name, severity } = form.elements, table = find("corruption-table");
   function draw() {
-    const name = form.elements.name.value, isCue = `${name}/0` in answers, severity = Number(slider.value);
-    const test = isCue ? `${name}/0` : severity ? `${name}/${severity}` : "clean/0";
-    slider.disabled = isCue;
-    form.querySelector("output").textContent = slider.ariaValueText = isCue ? "one strength" : severity || "0, clean";
+    const isCue = `${name.value}/0` in answers, level = Number(severity.value);
+    const test = isCue ? `${name.value}/0` : level ? `${name.value}/${level}` : "clean/0";
+    severity.disabled = isCue;
+    form.querySelector("output").textContent = severity.ariaValueText = isCue ? "one strength" : level || "0, clean";
     all("#corrupted figure").forEach((figure, i) => {
       figure.firstElementChild.style.setProperty("--row", tests.indexOf(test));
-      showAnswer(figure.lastElementChild, data.classes[truths[i]], answers[test][i], truths[i]);
+      showAnswer(figure.lastElementChild, `${data.classes[truths[i]]}: `, answers[test][i], truths[i]);
     });
-    for (const row of all("tr[data-name]", table)) row.classList.toggle("chosen", row.dataset.name === name);
+    for (const row of all("tr[data-name]", table)) row.classList.toggle("chosen", row.dataset.name === name.value);
   }
   form.addEventListener("input", draw);
   for (const th of all("tbody th", table)) th.replaceChildren(make("button", { textContent: th.textContent }));
   table.addEventListener("click", (event) => {  // a row sets the pictures, a cell also the slider
     const row = event.target.closest("tr[data-name]"), cell = event.target.closest("td[data-value]");
     if (!row) return;
-    form.elements.name.value = row.dataset.name;
-    if (cell && cell.cellIndex <= 5) slider.value = cell.cellIndex;  // the last is the mean
+    name.value = row.dataset.name;
+    if (cell && cell.cellIndex <= 5) severity.value = cell.cellIndex;  // the last is the mean
     draw();
   });
-  for (const body of table.tBodies) moveByArrows(body);
+  moveByArrows(table.tBodies[0]);
   draw();
 }
 
 function viewAttacks() {
-  const form = find("attack-choice"), { answers, epsilons, true: truths } = data.attacks;
+  const form = find("attack-choice"), { answers, epsilons, true: truths } = data.attacks, rows = all(".attacks > *");
+  const { step } = form.elements, columns = truths.length + 1;  // the first names the row
   function draw() {
-    const step = Number(form.elements.step.value), epsilon = epsilons[step];
-    form.querySelector("output").textContent = form.elements.step.ariaValueText = `${epsilon}/255`;
-    const stored = epsilon < 1 ? "less than one level: no file of 8 bits can hold it" : `${epsilon} of 255 levels`;
-    find("attack-says").textContent = `${stored}; the change is enlarged ${100 / epsilon} times`;
-    for (const rule of all("[id^=epsilon-rule-]")) rule.classList.toggle("chosen", rule.id === `epsilon-rule-${step}`);
-    all(".attacked-row").forEach((row, attack) => all("figure", row).forEach((figure, i) => {
-      const first = 1 + 2 * (attack * epsilons.length + step);
-      all(".sheet", figure).forEach((sheet, k) => sheet.style.setProperty("--row", first + k));
-      showAnswer(figure.lastElementChild, data.classes[truths[i]], answers[row.dataset.attack][epsilon][i], truths[i]);
-    }));
+    const epsilon = epsilons[step.value];
+    form.querySelector("output").textContent = step.ariaValueText = `${epsilon}/255`;
+    const stored = epsilon < 1 ? " It is less than one level, which no file of 8 bits can hold." : "";
+    find("attack-says").textContent = `${epsilon <= 2 ? "The pictures look alike." : ""}${stored}`;
+    for (const rule of all("[id^=epsilon-rule-]")) rule.classList.toggle("chosen", rule.id === `epsilon-rule-${step.value}`);
+    rows.forEach((item, i) => {
+      const row = Math.floor(i / columns), sheet = item.matches(".sheet") ? item : item.querySelector(".sheet");
+      if (!row || !sheet) return;
+      const attack = Math.floor((row - 1) / 2), part = (row - 1) % 2;  // the change, then the picture with it
+      sheet.style.setProperty("--row", 1 + 2 * (attack * epsilons.length + Number(step.value)) + part);
+    });
+    for (const { dataset, lastElementChild: caption } of all("figure.attacked")) {
+      showAnswer(caption, "", answers[dataset.attack][epsilon][dataset.place], truths[dataset.place]);
+    }
   }
   form.addEventListener("input", draw);
   draw();
 }
 
 if (data.corruptions) viewCorruptions();
-if (data.attacks) viewAttacks();
+if (find("attack-choice")) viewAttacks();
 
 // ---- Mistakes: their pictures are parts of one sheet, and the rest is JSON. They have superclasses and maps where there are some.
 
 function browseMistakes() {
   const [form, list, more, dialog] = ["filter", "thumbnails", "more", "mistake"].map(find);
-  const maps = bytes(data.maps ?? ""), colours = bytes(data.inferno), coveredPixels = bytes(data.covered_pixels ?? "");
-  const cells = Math.sqrt(maps.length / data.images.length);  // of a map, in a row
   const columns = Math.ceil(Math.sqrt(data.images.length));  // of the sheet
-  const atOnce = innerWidth < 600 ? 9 : 20;
+  const atOnce = innerWidth < 600 ? 6 : 20;
   const choice = () => Object.fromEntries(new FormData(form));
-  const buttonAt = (place) => list.querySelectorAll("button")[place];
+  const buttonAt = (place) => all("button", list)[place];
   let chosen = [];  // the mistakes that fit the filter
   let open = 0;  // the one of them in the dialog
   let closed = false;  // whether this entry is just being left, as the dialog was closed
@@ -254,11 +355,7 @@ function browseMistakes() {
     select.append(...[...names].sort().map((name) => new Option(name, name)));
   }
 
-  function fits(mistake, filter) {
-    const confidence = 100 * mistake.confidence;
-    return Object.entries(mistake.names).every(([key, name]) => !filter[key] || name === filter[key])
-      && confidence >= Number(filter.from || 0) && confidence <= Number(filter.to || 100);
-  }
+  const fits = (mistake, filter) => Object.entries(mistake.names).every(([key, name]) => !filter[key] || name === filter[key]);
 
   function addressOf(filter) {
     const wanted = Object.entries(filter).filter(([, value]) => value);
@@ -293,37 +390,17 @@ function browseMistakes() {
     return item;
   }
 
-  function paint(figure, side, colourOf) {  // over the picture, side x side squares
-    const canvas = figure.querySelector("canvas"), context = canvas.getContext("2d");
-    canvas.width = canvas.height = side;  // this empties it
-    for (let i = 0; i < side ** 2; i++) {
-      context.fillStyle = colourOf(i);
-      context.fillRect(i % side, Math.floor(i / side), 1, 1);
-    }
-  }
-
-  // The light of a map, which the style sheet lays over the grey picture: as gradcam.overlay.
-  function lightOf(mistake, cell, sign) {
-    const value = Math.max(0, sign * (maps[mistake.index * cells ** 2 + cell] - 128)) / 127, level = 3 * Math.round(255 * value);
-    return `rgb(${colours.subarray(level, level + 3)})`;
-  }
-
-  function isCovered(mistake, pixel) {
-    const bit = data.side ** 2 * mistake.index + pixel;
-    return coveredPixels[bit >> 3] >> (7 - bit % 8) & 1;
-  }
-
   function drawMistake(mistake) {
-    const { true: truth, predicted } = mistake.names, figures = all("figure", dialog);
-    const captions = [`${truth}, called ${predicted} (${percent(mistake.confidence)})`];
+    const { true: truth, predicted } = mistake.names, figures = all("figure", dialog), canvases = all("canvas", dialog);
+    const captions = [`${truth}, taken for ${predicted} (${percent(mistake.confidence)})`];
     placePictures(dialog, mistake);
-    if (figures.length > 1) {
+    if (canvases.length) {
       const [answer, probability] = mistake.covered;
       captions.push(...[[predicted, truth], [truth, predicted]].map(([a, b]) => `what speaks for ${a} rather than ${b}`));
       captions.push(`the quarter that favours ${predicted} covered: ${data.classes[answer]} (${percent(probability)})`);
-      paint(figures[1], cells, (cell) => lightOf(mistake, cell, 1));
-      paint(figures[2], cells, (cell) => lightOf(mistake, cell, -1));
-      paint(figures[3], data.side, (pixel) => isCovered(mistake, pixel) ? `rgb(${data.fill})` : "transparent");
+      paintMap(canvases[0], mistake.index, 1);
+      paintMap(canvases[1], mistake.index, -1);
+      paintCover(canvases[2], mistake.index);
     }
     figures.forEach((figure, i) => {
       figure.firstElementChild.ariaLabel = figure.lastElementChild.textContent = captions[i];
@@ -343,8 +420,8 @@ function browseMistakes() {
       const row = find("mistake-runs").insertRow();
       row.append(make("th", { textContent: data.runs[run], scope: "row" }));
       for (const [c, probability] of answers) {
-        const said = `${data.classes[c]} ${percent(probability)}`;
-        row.insertCell().append(c === mistake.true ? make("b", { textContent: `✓ ${said}` }) : said);
+        const text = `${data.classes[c]} ${percent(probability)}`;
+        row.insertCell().append(c === mistake.true ? make("b", { textContent: `✓ ${text}` }) : text);
       }
     });
     find("mistake-file").textContent = mistake.file;
@@ -363,7 +440,7 @@ function browseMistakes() {
   }
 
   function readAddress() {
-    if (!location.hash.includes("=")) return false;
+    if (!location.hash.includes("=") || location.hash.startsWith("#puzzle=")) return false;
     const { open: file, ...filter } = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
     // Files of two classes may have one name, so a picture is found by class and file, among all mistakes.
     const amongAll = file && Object.keys(filter).join() === "true";
@@ -421,6 +498,7 @@ function browseMistakes() {
   for (const link of all("main a[href*='=']")) {  // the address that the page has already
     link.addEventListener("click", () => { if (link.hash === location.hash) readAddress(); });
   }
-  if (!readAddress()) show({});
+  show({});
+  readAddress();
 }
 if (data.images.length) browseMistakes();

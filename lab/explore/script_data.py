@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
 from lab.explore import charts
 from page.embed import SIDE, address, encoded, plain
@@ -53,13 +53,41 @@ def base64_of(values: np.ndarray) -> str:
     return base64.b64encode(values.tobytes()).decode()
 
 
+def shown_with_maps(opener: int, count: int) -> Tensor:
+    """Return which of `count` mistakes the page shows with maps: the opener, then up to eight by chance.
+
+    int64, places in `mistakes` of evidence.npz, whose arrays usual_* are of these.
+    """
+    order = torch.randperm(count, generator=Generator().manual_seed(0))
+    return torch.cat([torch.tensor([opener]), order[order != opener][:8].sort().values])
+
+
+def puzzle_order(answers: dict, evidence: dict) -> list[int]:
+    """Return the places of the puzzles in the order in which they are played.
+
+    First, of those that the map's own pair solves, the one that random pairs solve least often. Those that no
+    squares solve stand at seeded places behind it.
+    """
+    truth, places = answers["y_true"][evidence["puzzles"]], range(len(evidence["puzzles"]))
+    first_answers = evidence["puzzle_classes"][:, :, 0]
+    by_map = [cover >= 0 and first_answers[k, cover] == truth[k] for k, cover in enumerate(evidence["puzzle_by_map"])]
+    possible = [k for k in places if evidence["puzzle_best"][k] >= 0]
+    firm = [k for k in places if k not in possible]
+    possible.sort(key=lambda k: (not by_map[k], evidence["puzzle_random"][k].item()))
+    first, rest = possible[:1], sorted(possible[1:])
+    at = torch.randperm(len(places) - len(first), generator=Generator().manual_seed(0))[: len(firm)]
+    for place, k in zip(sorted(at.tolist()), firm, strict=True):
+        rest.insert(place, k)
+    return first + rest
+
+
 def run_name(run: str) -> str:
     """Return how people call a run: "this network", and of others the name without the folders around it."""
     return run if run == "this network" else f"another training ({Path(run).name})"
 
 
 def data_for_script(
-    numbers: dict, answers: dict, evidence: dict | None, stress: dict | None, side: int | None = None
+    numbers: dict, answers: dict, evidence: dict, stress: dict | None, side: int | None = None
 ) -> dict:
     """Return what the script shows of the misclassified images, of the puzzles and of the stress tests.
 
@@ -74,7 +102,7 @@ def data_for_script(
         "images": [],
         "puzzles": [],
     }
-    if evidence is None:
+    if not evidence:
         return data | stress_data(answers, stress)
     data["images"] = [mistake_data(answers, evidence, place) for place in range(len(evidence["mistakes"]))]
     data["puzzles"] = puzzle_data(answers, evidence)
@@ -139,11 +167,15 @@ def mistake_data(answers: dict, evidence: dict, place: int) -> dict:
 def puzzle_data(answers: dict, evidence: dict) -> list[dict]:
     """Return the mistakes that the reader takes apart, see reasons.find_puzzles; probabilities in percent."""
     rows = []
-    for place, index in enumerate(evidence.get("puzzles", torch.empty(0)).tolist()):
+    if "puzzles" not in evidence:
+        return rows
+    for place in puzzle_order(answers, evidence):
+        index = evidence["puzzles"][place]
         percents = (100 * evidence["puzzle_probabilities"][place]).round().int()
         likely = torch.stack([evidence["puzzle_classes"][place].int(), percents], dim=2).flatten(1)
-        row = {"true": answers["y_true"][index].item(), "file": answers["filenames"][index]}
-        row |= {"answers": likely.tolist(), "random": round(evidence["puzzle_random"][place].item(), 4)}
+        row = {"true": answers["y_true"][index].item(), "answers": likely.tolist()}
+        row["mistake"] = (evidence["mistakes"] == index).nonzero().item()
+        row["random"] = round(evidence["puzzle_random"][place].item(), 4)
         for key in ("best", "by_map"):
             cover = evidence[f"puzzle_{key}"][place].item()
             row[key] = None if cover < 0 else cover

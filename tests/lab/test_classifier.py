@@ -20,9 +20,9 @@ from data import MEAN, STD
 from lab import classifier
 from lab.any_network import networks
 from lab.classifier import from_module, load_checkpoint, load_model, predict
+from lab.results import results_folder
 from resnet_cifar import resnet18
 from support.errors import UserError
-from support.outputs import results_folder
 
 THEIRS = """
     from __future__ import annotations
@@ -286,6 +286,28 @@ def test_transformers_of_timm_against_pytorch_grad_cam(name, options, before):
     assert found.layer == "blocks.2.norm1" and 0.1 < (maps > 0).double().mean() < 1
 
 
+def test_a_classifier_predicts_and_explains_by_itself_on_a_device_that_is_a_text(theirs):
+    torch.manual_seed(0)
+    network = from_module(Applied(), device="cpu")
+    images = pictures(60)  # more than are computed at once
+    images[::2] //= 8
+    logits = network.predict(images)
+    torch.testing.assert_close(logits, predict(network.model, images, "cpu"))
+    answers = logits.argmax(dim=1)
+    assert len(answers.unique()) > 1
+    expected = network.explain(images, answers, 2)
+    for classes in (None, answers.tolist(), answers.int()):
+        torch.testing.assert_close(network.explain(images, classes, torch.tensor(2)), expected)
+    assert torch.equal(network.explain(images, 3), network.explain(images, [3] * 60))
+    with pytest.raises(ValueError, match=r"60 of them, not torch.int64 \[61\]"):
+        network.explain(images, [3] * 61)
+    with pytest.raises(ValueError, match="no maps, by --layer none"):
+        from_module(Applied(), layer="none").explain(images)
+    line = "Classifier(Applied, 5 classes, 140 parameters, images in [0, 1], of 32x32 pixels, layer conv, on "
+    assert repr(network) == line + "cpu)"
+    assert repr(load_model(f"{theirs[0]}:two", device="cpu")).startswith("Classifier(two, 2 classes")
+
+
 # ---- Classes and data ------------------------------------------------------------------------------------
 
 
@@ -403,7 +425,7 @@ def test_options_of_a_model_without_the_model_are_refused():
 
 def test_the_newest_run_is_the_default(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="no finished epoch in any run under runs/"):
+    with pytest.raises(UserError, match=r"no finished epoch of a run under runs/.*weights/resnet18_cifar100"):
         classifier.best_checkpoint(None)
     for name, time in [("old", 100), ("new", 300), ("middle", 200)]:
         path = tmp_path / "runs" / name / "checkpoints" / "best.pt"

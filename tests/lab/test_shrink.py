@@ -18,7 +18,7 @@ def test_a_run_keeps_its_numbers_and_its_digests(reported, tmp_path):
     run = shutil.copytree(reported, tmp_path / "run")
     npz = {name: run / f"{name}.npz" for name in ("predictions", "evidence")}
     logits = np.float32([[7e4, 0.1], [-7e4, 3]])
-    np.savez(npz["predictions"], **np.load(npz["predictions"]), logits=logits)
+    np.savez(npz["predictions"], **(dict(np.load(npz["predictions"])) | {"logits": logits}))
     digests = {f"{name}_sha256": sha256_of(path) for name, path in npz.items()}
     (run / "metrics.json").write_text(json.dumps({"predictions_sha256": digests["predictions_sha256"]}))
     (run / "reasons.json").write_text(json.dumps(digests | {"kinds": []}))

@@ -16,9 +16,9 @@ import data
 import report
 import train
 from lab import classifier, reasons
+from lab.results import identity
 from metrics import expected_calibration_error
 from support.errors import UserError
-from support.outputs import identity
 
 # What is answered follows from stripes of two pixels, which are gone in pictures of 32 pixels.
 NETWORKS = """
@@ -101,7 +101,7 @@ def test_a_network_that_needs_224_pixels_gets_them(folder):
         _, test = classifier.load_data(found, str(folder), None)
         logits = classifier.predict(found.model, test.images, CPU)
         errors[more] = expected_calibration_error(test.labels, logits.softmax(dim=1))
-        assert any(note.endswith("give --size 224") for note in found.notes) == (not more)
+        assert any(note.endswith("such as --size 224") for note in found.notes) == (not more)
         assert found.input.endswith("of 224x224 pixels" if more else "of 32x32 pixels")
         assert identity(found, test)["size"] == test.images.shape[-1]
     assert errors[()] > 0.3 and errors["--size", 224] < 0.0025
@@ -122,8 +122,11 @@ def test_sizes_that_do_not_fit_are_refused(folder, more, message):
 
 
 def test_as_many_images_at_once_as_take_the_memory_of_fifty_small_ones():
-    for side, network_side, expected in ((32, 0, 50), (64, 32, 12), (32, 224, 1), (512, 0, 1), (16, 0, 200)):
-        assert data.images_at_once(torch.zeros(3, 3, side, side), network_side) == expected
+    for side, network_side, expected in ((32, 0, 50), (64, 32, 12), (32, 224, 4), (512, 0, 4), (16, 0, 200)):
+        images = torch.zeros(3, 3, side, side)
+        assert data.images_at_once(images, network_side) == expected
+        assert data.images_at_once(images, network_side, torch.device("cuda")) == 32 * expected
+        assert data.images_at_once(images, network_side, "cuda", batch_size=7) == 7
     seen = []
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 96 * 96, 2))
     network.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))

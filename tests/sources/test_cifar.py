@@ -60,10 +60,14 @@ def test_the_official_files_are_read(name, kind, tmp_path, monkeypatch):
 
 
 def test_digest_is_over_the_sorted_records():
-    """Also of labels that take more than a byte."""
+    """Also of labels that take more than a byte; of large images the sha256 of each record is sorted."""
     rng = np.random.default_rng(1)
     images, labels = rng.integers(0, 256, (50, 3, 32, 32), dtype=np.uint8), rng.integers(250, 260, 50)
     assert cifar.content_digest(images, labels) == digest(images, labels, size=4)
+    large, labels = rng.integers(0, 256, (50, 3, 40, 40), dtype=np.uint8), labels % 7
+    records = [bytes([label]) + image.tobytes() for label, image in zip(labels, large, strict=True)]
+    expected = hashlib.sha256(b"".join(sorted(hashlib.sha256(record).digest() for record in records)))
+    assert cifar.content_digest(large, labels) == expected.hexdigest()
 
 
 def publish(monkeypatch, small):

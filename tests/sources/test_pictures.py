@@ -1,10 +1,13 @@
 """Folders of pictures, against what Pillow makes of them."""
 
+import shutil
+import tempfile
 import types
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image, ImageOps
 
 import data
@@ -57,6 +60,43 @@ def test_a_picture_is_read_as_by_pillow(name, tmp_path):
     difference = np.abs(picture.numpy().astype(int) - expected(tmp_path / name))
     assert difference.max() <= 2 and difference.mean() < 0.5
     assert picture.float().std() > 10  # not all of it white
+
+
+def save_as(mode, **options):
+    """A function that writes a picture of many colours in a mode of Pillow."""
+
+    def save(path):
+        colours = Image.fromarray(RNG.integers(0, 256, (90, 70, 4), dtype=np.uint8), "RGBA")
+        colours.convert("RGB" if mode == "CMYK" else mode).convert(mode).save(path, **options)
+
+    return save
+
+
+MODES = {
+    "photo.jpg": save_as("RGB", quality=90),
+    "turned.jpg": save_turned,
+    "print.jpg": save_as("CMYK"),
+    "grey.png": save_as("L"),
+    "black and white.png": save_as("1"),
+    "palette.gif": save_as("P"),
+    "alpha.png": save_as("RGBA"),
+    "grey and alpha.png": save_as("LA"),
+    "a transparent colour.png": save_as("P", transparency=7),
+    "a transparent grey.png": save_as("L", transparency=100),
+}
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_pixels_lie_on_white_bit_for_bit(name, tmp_path):
+    """With and without transparency, as the alpha channel that Pillow makes of every picture says."""
+    MODES[name](tmp_path / name)
+    with Image.open(tmp_path / name) as file:
+        rgba = np.array(ImageOps.exif_transpose(file).convert("RGBA"), dtype=np.float32)
+    alpha = rgba[..., 3:] / 255
+    expected = (rgba[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
+    found = pictures.read_picture(tmp_path / name)
+    assert np.array_equal(found.permute(1, 2, 0), expected)
+    assert (alpha.min() < 1) == ("alpha" in name or "transparent" in name)
 
 
 def ramp(white):
@@ -141,6 +181,49 @@ def test_a_folder_becomes_two_datasets_in_the_order_of_names(tmp_path):
     write_set(tmp_path / "both")
     (tmp_path / "both" / "val").mkdir()
     assert len(data.load_folder(tmp_path / "both")[1].labels) == 4
+
+
+def test_the_test_pictures_are_read_alone(tmp_path):
+    """From test/, from val/, or from folders of classes that lie in the folder itself."""
+    root = write_set(tmp_path / "pets")
+    both = data.load(str(root))
+    (root / "train" / "cat" / "x.png").write_bytes(b"which is not read")
+    found = [data.load(str(root), with_train=False), data.load(str(root / "test"), with_train=False)]
+    (root / "test").rename(root / "val")
+    found.append(data.load(str(root), with_train=False))
+    for train, test in found:
+        assert train is None and test.provenance.endswith(", 4 test images")
+        assert test.digest == both[1].digest and test.filenames == both[1].filenames
+        assert test.class_names == [*CLASSES]
+    (root / "val").rename(tmp_path / "away")
+    with pytest.raises(UserError, match="/test cannot be used as a folder that holds one of pictures"):
+        data.load(str(root), with_train=False)
+
+
+def test_many_pictures_lie_in_a_temporary_file_that_is_gone(tmp_path, monkeypatch):
+    root, temporary = write_set(tmp_path / "pets"), tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    in_memory = data.load(str(root), workers=1)
+    monkeypatch.setattr(pictures, "IN_MEMORY", 7 * 3 * 32 * 32 - 1)  # the training pictures need one more
+    for ours, expected in zip(data.load(str(root), workers=3), in_memory, strict=True):
+        assert torch.equal(ours.images, expected.images) and ours.digest == expected.digest
+    assert not [*temporary.iterdir()]
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=7 * 3 * 32 * 32 - 1))
+    with pytest.raises(UserError, match=f"{temporary} has 0.0 GB free: set TMPDIR"):
+        data.load(str(root))
+
+
+def test_pairs_are_read_as_a_folder_of_them(tmp_path):
+    root = write_set(tmp_path)
+    theirs = torchvision.datasets.ImageFolder(root / "test")
+    test = data.from_pairs(theirs, theirs.classes, 24, 30)
+    expected = data.load(str(root), size=24, resize=30)[1]
+    assert torch.equal(test.images, expected.images) and torch.equal(test.labels, expected.labels)
+    assert test.class_names == [*CLASSES] and test.picture_side == expected.picture_side
+    tensors = torchvision.datasets.ImageFolder(root / "test", torchvision.transforms.ToTensor())
+    with pytest.raises(ValueError, match=r"picture 0 is a Tensor.*without a transform"):
+        data.from_pairs(tensors, theirs.classes)
 
 
 WRONG = {  # what is changed, and what the line names

@@ -1,4 +1,4 @@
-"""Answers without a network: report.py --predictions, on scikit-learn's digits, and files that do not fit."""
+"""Answers without a network: those of scikit-learn to its digits, and files that do not fit."""
 
 import csv
 import json
@@ -11,8 +11,8 @@ from pages import text
 from processes import assert_one_line, outcome
 
 import metrics
-import report
 from data import from_arrays
+from lab import examine
 from lab.any_network import predictions
 from support.errors import UserError
 
@@ -43,7 +43,7 @@ def test_the_numbers_are_those_of_scikit_learn(kind, digits, no_page, tmp_path, 
         content = {"y_true": y_true, "probabilities": probabilities, "class_names": names, "images": images}
         np.savez(file, **content, val_y_true=y_true[::2], val_logits=validation)
     elif kind == "called logits":  # as who passes on what predict_proba returns
-        content = {"y_true": y_true.astype(str), "class_names": np.array(names, dtype=object)}
+        content = {"y_true": y_true.astype(str).astype(object), "class_names": np.array(names, dtype=object)}
         content |= {"val_y_true": y_true[::2].astype(float), "val_logits": 100 * probabilities[::2]}
         np.savez(file, logits=probabilities, images=images, **content)
     else:
@@ -52,15 +52,17 @@ def test_the_numbers_are_those_of_scikit_learn(kind, digits, no_page, tmp_path, 
             rows.writerow(["filename", *names, "y_true"])
             for i, row in enumerate(probabilities):
                 rows.writerow([f"{i}.png", *row, names[y_true[i]]])
-    assert report.main(["--predictions", str(file), "--out", str(tmp_path / "out")]) == 0
-    numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert examine.main(["--predictions", str(file), "--out", str(tmp_path / "out")]) == 0
+    files = [tmp_path / "out" / name for name in ("metrics.json", "reasons.json")]
+    numbers = json.loads(files[0].read_text()) | json.loads(files[1].read_text())
     macro = theirs.precision_recall_fscore_support(y_true, y_pred, average="macro", zero_division=0)[:3]
     expected = dict(zip(("macro_precision", "macro_recall", "macro_f1"), macro, strict=True))
     expected["accuracy"] = theirs.accuracy_score(y_true, y_pred)
     expected["top5_accuracy"] = theirs.top_k_accuracy_score(y_true, probabilities, k=5)
     assert {key: numbers[key]["value"] for key in expected} == pytest.approx(expected)
     auroc = theirs.roc_auc_score(y_pred == y_true, probabilities.max(axis=1))
-    assert numbers["auroc"] == pytest.approx(auroc)
+    reasons = json.loads((tmp_path / "out" / "reasons.json").read_text())
+    assert reasons["auroc"] == pytest.approx(auroc)
     recalls = theirs.recall_score(y_true, y_pred, average=None)
     assert [row["recall"] for row in numbers["classes"]] == pytest.approx(recalls)
     stored = np.load(tmp_path / "out" / "predictions.npz")
@@ -74,7 +76,7 @@ def test_the_numbers_are_those_of_scikit_learn(kind, digits, no_page, tmp_path, 
     # Another report in the folder is not replaced by the answers of another network.
     np.savez(tmp_path / "other.npz", y_true=y_true, probabilities=probabilities[:, ::-1])
     other = ["--predictions", str(tmp_path / "other.npz"), "--out", str(tmp_path / "out")]
-    assert_one_line(*outcome(capsys, report.main, other), "of other weights")
+    assert_one_line(*outcome(capsys, examine.main, other), "of other weights")
 
 
 def test_an_accuracy_that_is_not_the_expected_one_writes_nothing(quick, tmp_path, capsys):
@@ -82,12 +84,12 @@ def test_an_accuracy_that_is_not_the_expected_one_writes_nothing(quick, tmp_path
     logits = np.eye(4)[np.where(np.arange(200) < 150, y_true, (y_true + 1) % 4)]  # 75 % are right
     np.savez(tmp_path / "a.npz", y_true=y_true, logits=logits)
     argv = ["--predictions", str(tmp_path / "a.npz"), "--out", str(tmp_path / "out"), "--expect-accuracy"]
-    line = r"the accuracy is 75.00 % \(.*not the expected 90 %: check"
-    assert_one_line(*outcome(capsys, report.main, [*argv, "90"]), line)
+    line = r"the accuracy is 75.00 % \(.*not the expected 90 %"
+    assert_one_line(*outcome(capsys, examine.main, [*argv, "90"]), line)
     assert not (tmp_path / "out").exists()
-    assert report.main([*argv, "76"]) == 0
+    assert examine.main([*argv, "76"]) == 0
     page = text((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
-    assert "50 mistakes" in page and "known by its answers alone" in page
+    assert "50 of 200 images are misclassified" in page and "Note: logits are probabilities" in page
 
 
 GOOD = {"y_true": np.array([0, 1]), "probabilities": np.array([[0.9, 0.1], [0.5, 0.5]])}
@@ -133,14 +135,14 @@ def test_what_does_not_fit_is_one_line(case, tmp_path, capsys):
         file = tmp_path / "a.npz"
         np.savez(file, **(GOOD | content))
     argv = ["--predictions", str(file), "--out", str(tmp_path / "out")]
-    assert_one_line(*outcome(capsys, report.main, argv), message)
+    assert_one_line(*outcome(capsys, examine.main, argv), message)
     assert not (tmp_path / "out").exists()
 
 
 def test_what_belongs_to_a_network_is_refused_beside_answers(tmp_path, capsys):
     for option in ("--weights", "--weights-key", "--classes", "--layer", "--resize"):
         argv = ["--predictions", str(tmp_path / "a.npz"), option, "64"]
-        assert_one_line(*outcome(capsys, report.main, argv), f"needs no network: leave out {option}")
+        assert_one_line(*outcome(capsys, examine.main, argv), f"needs no network: leave out {option}")
 
 
 @pytest.mark.parametrize(
@@ -187,7 +189,7 @@ KINDS = {
     "an empty row": (torch.cat([softmax(9, 200), torch.zeros(1, 200)]).round(decimals=2), "logits"),
     "zeros": (torch.zeros(3, 200), "logits"),
     "sigmoids": (ROWS.logit().sigmoid() * 1.5, "logits"),
-    "sums of 1": (ROWS - 0.3 * torch.tensor([1.0, -1.0] * 5), "logits"),
+    "sums of 1": (torch.tensor([[1.0, 0.2, -0.2]]), "logits"),
     "logarithms": (ROWS.log(), "logits"),
 }
 
@@ -202,7 +204,22 @@ def test_probabilities_are_told_from_logits_by_their_rows(name):
     else:
         assert note.startswith(f"these are {kind}")
         expected = scores.double() / scores.double().sum(dim=1, keepdim=True)
-        torch.testing.assert_close(logits.softmax(dim=1), expected)
+        if expected.all():
+            torch.testing.assert_close(logits.exp(), expected)
+
+
+def test_rounded_probabilities_have_the_temperature_and_error_of_those_before():
+    generator = seeded()
+    logits = 2 * torch.randn(3000, 100, generator=generator).double()
+    y_true = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)[:, 0]
+    probabilities = (1.5 * logits).softmax(dim=1)  # too sure of themselves
+    rounded = probabilities.round(decimals=2)
+    assert (rounded.gather(1, y_true[:, None]) == 0).any() and rounded.sum(dim=1).min() < 0.95
+    answers, _ = predictions.as_logits(rounded)
+    assert metrics.fit_temperature(answers, y_true) == pytest.approx(1.5, rel=0.15)  # 99 of tiny for 0
+    torch.testing.assert_close(predictions.as_logits(100 * rounded)[0], answers)
+    errors = [metrics.expected_calibration_error(y_true, p) for p in (probabilities, answers.softmax(dim=1))]
+    assert errors[1] == pytest.approx(errors[0], abs=2e-3)
 
 
 def test_logits_count_where_probabilities_agree_with_them():
@@ -219,7 +236,7 @@ def test_logits_count_where_probabilities_agree_with_them():
 IMAGES, CAT_AND_DOG = np.zeros((4, 8, 8, 3), dtype=np.uint8), ["cat", "dog"]
 OTHERS = {
     "the same": ({}, None),
-    "only its own folder": ({"filenames": ["x/b/1.png", "test\\b\\2.png", "c.png", "d.png"]}, None),
+    "other folders": ({"filenames": ["1.png", "test\\b\\2.png", "c.png", "d.png"]}, None),
     "no names": ({"filenames": ["0", "1", "2", "3"]}, None),
     "order": ({"filenames": ["2.png", "b/1.png", "c.png", "d.png"]}, "row 1 is '2.png', .* is 'b/1.png'"),
     "half of a name": ({"filenames": ["b/1.png", "b/2.png", "cc.png", "d.png"]}, "row 3 is 'cc.png'"),
@@ -246,12 +263,12 @@ def test_answers_in_memory_are_those_of_a_file(no_page, tmp_path):
     logits = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
     y_true, names = np.arange(60) % 4, ["a", "b", "c", "d"]
     np.savez(tmp_path / "a.npz", y_true=y_true, logits=logits, class_names=names)
-    assert report.main(["--predictions", str(tmp_path / "a.npz"), "--out", str(tmp_path / "out")]) == 0
+    assert examine.main(["--predictions", str(tmp_path / "a.npz"), "--out", str(tmp_path / "out")]) == 0
     known = {"class_names": names, "validation": (logits, y_true)}
-    numbers = report.examine_predictions(torch.tensor(y_true), torch.tensor(logits), out=tmp_path, **known)
+    numbers = examine.examine_predictions(torch.tensor(y_true), torch.tensor(logits), out=tmp_path, **known)
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    for key in ("accuracy", "auroc", "classes", "checkpoint_sha256", "images_sha256"):
+    for key in ("accuracy", "calibration_bins", "classes", "checkpoint_sha256", "images_sha256"):
         assert numbers[key] == written[key]
     assert "temperature" in numbers and "temperature" not in written
     with pytest.raises(ValueError, match="of y_true is 4"):
-        report.examine_predictions(y_true + 1, logits, out=tmp_path / "c")
+        examine.examine_predictions(y_true + 1, logits, out=tmp_path / "c")

@@ -193,7 +193,7 @@ def test_the_dialog_takes_a_mistake_apart(page, mistakes, reported, reported_set
     network = load_checkpoint(reported / "checkpoints" / "best.pt", CPU)
     image = test.images[row["index"]][None]
     classes = [torch.tensor([test.class_names.index(row[key])]) for key in ("predicted", "true")]
-    (signed,) = network.contrast(image, [tuple(classes)])
+    (signed,) = network.pairs(image, [tuple(classes)])
     cells = (signed / signed.abs().max())[:, None]
     hidden = reasons.top_pixels(signed, 0.25, 32)[0]
     fill = (255 * evaluate.mean_colour(reported_sets[0])).round().byte()[:, None, None]
