@@ -1,0 +1,111 @@
+"""lab/results.py: files that know what they are of; see also tests/lab/test_stress.py."""
+
+import json
+
+import pytest
+import torch
+from lab_pages import stress_content
+
+from lab import results
+from support import outputs
+from support.errors import UserError
+
+NETWORK = {"checkpoint_sha256": "ab", "fixed_logits": [[1.0, -2.0]]}
+
+
+def write(folder, name, content):
+    (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_results_of_another_network_are_refused_and_removed(tmp_path):
+    arrays = {"metrics": "predictions", "reasons": "evidence", "stress": "stress"}
+    for name, npz in arrays.items():
+        write(tmp_path, name, {"checkpoint_sha256": "ab"})  # which is all that report.py says
+        (tmp_path / f"{npz}.npz").touch()
+    results.check_results(tmp_path, NETWORK)
+    results.check_results(tmp_path / "nowhere", NETWORK)
+    damaged = {"[": "cannot be used as results, which --overwrite replaces", "{}": "is of other weights"}
+    for content, message in {'{"checkpoint_sha256": "cd"}': "is of other weights", **damaged}.items():
+        for name in arrays:
+            kept = (tmp_path / f"{name}.json").read_text()
+            (tmp_path / f"{name}.json").write_text(content)
+            with pytest.raises(UserError, match=rf"{name}\.json {message}"):
+                results.check_results(tmp_path, NETWORK)
+            (tmp_path / f"{name}.json").write_text(kept)
+    results.remove_others(tmp_path, NETWORK)
+    assert len(list(tmp_path.iterdir())) == 6
+    for name in ("reasons", "stress"):
+        write(tmp_path, name, {"checkpoint_sha256": "cd"})
+    results.remove_others(tmp_path, NETWORK)
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "predictions.npz"}
+    (tmp_path / "metrics.json").write_text("[")
+    results.remove_others(tmp_path, NETWORK)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "logits, same",
+    [
+        ([[1.001, -2.0]], True),  # rounding, as of another machine
+        ([[1.0, -2.1]], False),
+        ([[1.0, -2.0, 0.0]], False),
+        (None, True),  # it answers at random
+    ],
+)
+def test_networks_with_one_digest_differ_by_their_logits_of_fixed_images(logits, same, tmp_path):
+    """Such as quantised ones, whose weights no state dict holds."""
+    write(tmp_path, "reasons", NETWORK | {"fixed_logits": logits})
+    assert results.agree(NETWORK, NETWORK | {"fixed_logits": logits}) == same
+    if same:
+        return results.check_results(tmp_path, NETWORK)
+    with pytest.raises(UserError, match=r"reasons\.json is of other weights, or normalised otherwise"):
+        results.check_results(tmp_path, NETWORK)
+
+
+def test_reasons_are_read_with_the_evidence_they_were_written_with(tmp_path, capsys):
+    assert results.read_reasons(tmp_path, "of these") == (None, None)
+    content = {"predictions_sha256": "of these", "kinds": []}
+    maps = torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(0))
+    written = results.write_reasons(tmp_path, content, {"maps": maps.half(), "opener": torch.tensor(1)})
+    reasons, evidence = results.read_reasons(tmp_path, "of these")
+    assert reasons == written and content.items() < reasons.items() and evidence["opener"] == 1
+    assert torch.equal(evidence["maps"], maps.half().float())  # float16, as results/ keeps it
+    assert results.read_reasons(tmp_path, "of others") == (None, None)
+    assert "reasons.json is about other predictions and left out" in capsys.readouterr().out
+    outputs.write_arrays(tmp_path / "evidence.npz", {"maps": maps})
+    assert results.read_reasons(tmp_path, "of these") == (None, None)
+    (tmp_path / "evidence.npz").unlink()
+    assert results.read_reasons(tmp_path, "of these") == (None, None)
+    assert capsys.readouterr().out.count("evidence.npz is not that of") == 2
+    outputs.write_arrays(tmp_path / "evidence.npz", {"maps": maps})
+    results.write_reasons(tmp_path, content, None)  # those of --quick remove an older one
+    assert results.read_reasons(tmp_path, "of these") == (content, None)
+    assert not (tmp_path / "evidence.npz").exists()
+
+
+def test_stress_tests_of_another_network_or_other_images_are_no_results(small_sets, tmp_path):
+    right = torch.arange(100) % 4 == 0
+    tests = {"clean/0": {"accuracy": {"value": 0.25}}}
+    owner = NETWORK | {"images_sha256": "of the images", "size": 32}
+    made_up = stress_content(small_sets[1].labels)
+    pixels = {key: made_up[key] for pair in results.PIXELS.items() for key in pair}
+    results.write_stress(tmp_path, owner | pixels | {"tests": tests, "answers": {"clean/0": right}})
+    for known in (owner, {"checkpoint_sha256": "ab"}):
+        read = results.read_stress(tmp_path, known)
+        assert torch.equal(read["answers"]["clean/0"], right) and read["tests"] == tests
+        assert all(torch.equal(read[name], pixels[name]) for name in results.PIXELS)
+    for key, value in {
+        "checkpoint_sha256": "cd",
+        "images_sha256": "x",
+        "size": 64,
+        "fixed_logits": [[9.0, 9]],
+    }.items():
+        assert results.read_stress(tmp_path, owner | {key: value}) is None
+    results.write_stress(tmp_path / "less", owner | {"tests": {}, "answers": {}})
+    (tmp_path / "less" / "stress.npz").replace(
+        tmp_path / "stress.npz"
+    )  # killed in a first save of --overwrite
+    assert results.read_stress(tmp_path, owner) is None
+    results.write_stress(tmp_path, owner | {"tests": tests, "answers": {"clean/0": ~right}})
+    with pytest.raises(UserError, match=r"its accuracy for clean/0 is not that of stress\.npz"):
+        results.read_stress(tmp_path, owner)
