@@ -254,7 +254,7 @@ def train_one_epoch(training: Training, epoch: int) -> dict:
     cutmix = config.cutmix if epoch <= data.cutmix_end(config.epochs) else 0.0
     # Of the loss and of the right answers; MPS has no float64.
     sums = torch.zeros(2, device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
-    with Progress(f"epoch {epoch}/{config.epochs}", steps) as progress:
+    with Progress(f"epoch {epoch}/{config.epochs}", steps, in_log=False) as progress:
         drawn = batches(training.images, training.targets, config.batch_size, config.seed, epoch, cutmix)
         for step, (batch, target) in enumerate(drawn):
             # Data: shuffled, cropped and flipped images in [0, 1], of which each process takes its part.
@@ -297,7 +297,8 @@ def validate(training: Training, row: dict[str, float | str]) -> Tensor:
     """Add val_loss and val_accuracy to the row of an epoch; return the logits, float32 [N, C]."""
     images, labels, logits = distributed.shard(training.val_images), training.val_labels, []
     model, size = training.network.eval(), training.config.sizes()[-1]
-    with Progress("validation", len(images)) as progress, autocast(training.device, training.precision):
+    progress = Progress("validation", len(images), in_log=False)  # each epoch prints its own line
+    with progress, autocast(training.device, training.precision):
         for part in images.split(data.images_at_once(images, size, training.device)):
             pixels = part.to(training.device).float() / 255
             logits.append(model(training.normalize(data.resize(pixels, size))).float())

@@ -147,7 +147,7 @@ def predict(
     """
     order = torch.randperm(len(images), generator=Generator().manual_seed(0))
     logits = []
-    for part in order.split(images_at_once(images, getattr(model, "image_size", 0))):
+    for part in order.split(images_at_once(images, getattr(model, "image_size", 0), device)):
         logits.append(report.predict(model, images[part], device))  # one batch: a copy of all may be large
         if progress:
             progress.update(sum(map(len, logits)))
@@ -305,7 +305,7 @@ def look_inside(classifier: Classifier, layer: str | None) -> None:
     _, own_output = outputs.pop()  # of the network itself, which ends last
     if own_output.numel() == 2:
         classifier.output = "one logit z, as the two logits 0 and z"
-        classifier.notes.append("the network makes one logit: it is the second class's, the first has 0")
+        classifier.notes.append("the network makes one logit z: it is taken as two, [0, z], of two classes")
     try:
         if logits.requires_grad:
             torch.autograd.grad(logits.sum(), images, retain_graph=True, allow_unused=True)

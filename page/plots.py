@@ -29,6 +29,7 @@ BLUE, ORANGE, GREEN = "#00497a", "#b04c00", "#00785a"  # of three different grey
 CSS_VARIABLES = {INK: "ink", GRID: "line", GREY: "grey", BLUE: "blue", ORANGE: "orange", GREEN: "green"}
 PIXELS = 72  # to an inch
 LINE = 17  # pixels that a line of text needs
+MOST_LABELLED = 200  # classes: of more of them the matrix is a picture without names
 
 
 def styled() -> contextlib.AbstractContextManager:
@@ -105,7 +106,9 @@ def training_curve(
     history: a column for each of epoch, train_loss, val_loss and so on. changes: {epoch: what is different in
     training from there on}, named above a vertical line.
     """
-    figure, axes = small_figure(f"{quantity.capitalize()} in training", "epoch (dotted: the weights examined)")
+    figure, axes = small_figure(
+        f"{quantity.capitalize()} in training", "epoch (dotted: the weights examined)"
+    )
     ends, epochs = {}, history["epoch"]
     for split, label in {"train": "training", "val": "validation"}.items():
         values = history[f"{split}_{quantity}"]
@@ -212,15 +215,20 @@ def matrix_colours(shares: np.ndarray) -> np.ndarray:
 def confusion_matrix(counts: np.ndarray, class_names: list[str], groups: dict[str, int]) -> Figure:
     """The confusion matrix [C, C] as shares of its rows, in the order of `groups`, {name: size}, if any.
 
-    The colour scale is a square root, so that confusions of a few percent show beside the diagonal.
+    The colour scale is a square root, so that confusions of a few percent show beside the diagonal. More than
+    MOST_LABELLED classes have no names beside them, and take the space of 145: 4 megapixels at 110 dpi.
     """
     count, fractions = len(counts), counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-    figure = Figure(figsize=(4.5 + 0.1 * count, 3.4 + 0.09 * count))
+    has_names = count <= MOST_LABELLED
+    cells = count if has_names else 145
+    figure = Figure(figsize=(4.5 + 0.1 * cells, 3.4 + 0.09 * cells))
     axes = figure.add_subplot()
     mesh = axes.imshow(fractions, cmap="cividis", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-    names = shortened(class_names, 24)
-    axes.set_xticks(range(count), names, rotation=90, fontsize=7.4)
-    axes.set_yticks(range(count), names, fontsize=7.4)
+    names, places = shortened(class_names, 24), range(count)
+    if not has_names:
+        names, places = [], []
+    axes.set_xticks(places, names, rotation=90, fontsize=7.4)
+    axes.set_yticks(places, names, fontsize=7.4)
     axes.tick_params(which="both", length=0, pad=2)
     axes.grid(visible=False)
     title = "Share of each true class (row) given each predicted class (column)"

@@ -19,7 +19,6 @@ from support.outputs import headline
 
 NUM_PAIRS, NUM_THUMBNAILS = 12, 4  # of classes that are confused most, and the pictures of each
 MAP_SIDE = 128  # pixels, of a picture with a map over it
-MOST_LABELLED = 200  # classes: of more of them the matrix is a picture without names
 
 
 def mistakes(arrays: dict, images: Tensor | None) -> dict:
@@ -91,7 +90,7 @@ def matrix(counts: Tensor, names: list[str], groups: list, keys: tuple[str, str]
     shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     pixels = torch.from_numpy(plots.matrix_colours(shares.numpy())).permute(2, 0, 1)
     entries = []
-    if len(names) <= MOST_LABELLED:
+    if len(names) <= plots.MOST_LABELLED:
         for row, column in torch.nonzero(counts.clone().fill_diagonal_(0)).tolist():
             link = {keys[0]: names[row], keys[1]: names[column]}
             entries.append({"row": row, "column": column, "count": counts[row, column].item(), "link": link})

@@ -45,7 +45,10 @@ def read_tensors(path: Path | str) -> tuple[object, str]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if damaged := archive.testzip():  # torch.load itself does not compare the checksums
                 raise ValueError(f"it is damaged, the checksum of {damaged} is wrong")
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            inside = {Path(name).name for name in archive.namelist()}
+            if "data.pkl" not in inside:
+                raise ValueError("it was not written by torch.save: it is another archive, such as .npz")
+            if "constants.pkl" in inside:
                 raise ValueError("it is a TorchScript: let FILE.py return torch.jit.load(FILE)")
         try:
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

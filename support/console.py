@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from support.errors import UserError, one_line
+from support.errors import UserError, is_out_of_memory, one_line
 
 
 class CommandLine(argparse.ArgumentParser):
@@ -45,17 +45,28 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """One line on a terminal, as "epoch 1/40  100/196  loss 2.31  12 s left"; nothing elsewhere.
+    """One line on a terminal, as "epoch 1/40  100/196  loss 2.31  12 s left".
 
-    with Progress("test", total) as progress: progress.update(done, loss="2.31")
+    Elsewhere, as in a log, a line where it begins, "test images: 10,000 ...", and one where it ends, "test
+    images: 10,000 in 58 s", unless in_log is False.
+
+    with Progress("test images", total) as progress: progress.update(done, loss="2.31")
     """
 
-    def __init__(self, label: str, total: int):
+    def __init__(self, label: str, total: int, in_log: bool = True):
         self.label, self.total = label, total
+        self.in_log = in_log and not sys.stderr.isatty()
         self.started, self.written = time.monotonic(), 0.0
 
     def __enter__(self) -> "Progress":
+        self.log("...")
         return self
+
+    def log(self, text: str) -> None:
+        """Write a line to a log: the label, the total if it says more than one, and the text."""
+        if self.in_log:
+            count = f": {self.total:,}" if self.total > 1 else ""
+            print(f"{self.label}{count} {text}", file=sys.stderr)
 
     def update(self, done: int, **values: str) -> None:
         """Write how much of the total is done, the given values and the time left, ten times a second."""
@@ -74,8 +85,10 @@ class Progress:
             columns = os.get_terminal_size(sys.stderr.fileno()).columns
             print(f"\r{text[: columns - 1]}", end="\033[K", file=sys.stderr, flush=True)
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, error: type | None, *rest) -> None:
         self.show("")
+        if error is None:
+            self.log(f"in {duration(time.monotonic() - self.started)}")
 
 
 def run_main(main: Callable[[], int | None]) -> None:
@@ -90,7 +103,9 @@ def run_main(main: Callable[[], int | None]) -> None:
         sys.exit(130)
     except UserError as error:
         message = str(error)
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         message = "out of memory: free some, and start the command again"
     except OSError as error:
         message = f"{error.filename}: {one_line(error)}" if error.filename else one_line(error)

@@ -24,6 +24,13 @@ def one_line(error: object) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether there was no memory left; torch says that by a RuntimeError of many lines."""
+    return (
+        isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error) or "out of memory" in str(error)
+    )
+
+
 @contextlib.contextmanager
 def reading(path: Path | str, what: str) -> Iterator[None]:
     """Raise UserError, "{path} cannot be used as {what}: {reason}", for whatever the block raises.
@@ -33,7 +40,7 @@ def reading(path: Path | str, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, MemoryError):
-        raise
     except Exception as error:
+        if isinstance(error, UserError) or is_out_of_memory(error):
+            raise
         raise UserError(f"{path} cannot be used as {what}: {one_line(error)}") from error

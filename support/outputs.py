@@ -26,7 +26,7 @@ HEADLINE = {  # the main numbers, and how they are called
 
 
 def headline(numbers: dict) -> dict[str, dict]:
-    """Return the main numbers of metrics.json by their names; top-5 accuracy only of more than five classes."""
+    """Return the main numbers of metrics.json by name; top-5 accuracy only of more than five classes."""
     shown = [key for key in HEADLINE if key != "top5_accuracy" or len(numbers["classes"]) > 5]
     return {HEADLINE[key]: numbers[key] for key in shown}
 

@@ -35,9 +35,11 @@ def outcome(capsys, main, argv):
 
 
 def assert_one_line(code, err, message):
-    """Exit code 2, and one line of at most 300 letters that begins with error: and has `message` in it."""
-    assert code == 2 and err.count("\n") == 1 and err.startswith("error: ") and len(err) <= 301, err
-    assert re.search(message, err), err
+    """Exit code 2, and after lines of stages one of at most 300 letters: error: and `message` in it."""
+    *stages, line = err.splitlines()
+    assert code == 2 and line.startswith("error: ") and len(line) <= 300, err
+    assert all(re.search(r" \.\.\.$| in [\d hmins]+$", stage) for stage in stages), err
+    assert re.search(message, line), err
 
 
 def contents(folder):

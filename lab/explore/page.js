@@ -340,7 +340,6 @@ function browseMistakes() {
   const buttonAt = (place) => all("button", list)[place];
   let chosen = [];  // the mistakes that fit the filter
   let open = 0;  // the one of them in the dialog
-  let closed = false;  // whether this entry is just being left, as the dialog was closed
 
   data.images.forEach((mistake, index) => {
     const classes = { true: mistake.true, predicted: mistake.answers[0][0][0] }, names = { kind: data.kinds[mistake.kind] };  // a filter finds it by
@@ -426,12 +425,7 @@ function browseMistakes() {
     });
     find("mistake-file").textContent = mistake.file;
     find("mistake-place").textContent = [open + 1, chosen.length].map((n) => n.toLocaleString("en")).join(" of ");
-    // The way back from a picture leads to the list, not from picture to picture.
-    const address = addressOf({ ...choice(), true: names.true, open: mistake.file });
-    if (address !== `#${new URLSearchParams(location.hash.slice(1))}`) {
-      if (dialog.open) history.replaceState(history.state, "", address);
-      else history.pushState("an entry of the dialog", "", address);
-    }
+    history.replaceState(null, "", addressOf({ ...choice(), true: names.true, open: mistake.file }));
     if (!dialog.open) {
       dialog.showModal();
       find("mistake-next").focus();
@@ -479,22 +473,12 @@ function browseMistakes() {
     if (event.key === "ArrowLeft") enlarge(open - 1);
     if (event.key === "ArrowRight") enlarge(open + 1);
   });
-  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());  // outside of it
   dialog.addEventListener("close", () => {
-    if (location.hash.includes("open=")) {
-      closed = Boolean(history.state);
-      if (closed) history.back();
-      else history.replaceState(null, "", addressOf(choice()));
-    }
-    // The filter may have changed since, so that there are fewer thumbnails or none.
+    history.replaceState(null, "", addressOf(choice()));
     while (list.children.length <= open && !more.hidden) showMore();
     buttonAt(open)?.focus({ preventScroll: true });
   });
-  addEventListener("hashchange", () => {
-    if (!location.hash.includes("open=")) dialog.close();
-    if (!closed) readAddress();  // else the list stays as it is, with the focus in it
-    closed = false;
-  });
+  addEventListener("hashchange", readAddress);
   for (const link of all("main a[href*='=']")) {  // the address that the page has already
     link.addEventListener("click", () => { if (link.hash === location.hash) readAddress(); });
   }

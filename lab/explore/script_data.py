@@ -53,15 +53,6 @@ def base64_of(values: np.ndarray) -> str:
     return base64.b64encode(values.tobytes()).decode()
 
 
-def shown_with_maps(opener: int, count: int) -> Tensor:
-    """Return which of `count` mistakes the page shows with maps: the opener, then up to eight by chance.
-
-    int64, places in `mistakes` of evidence.npz, whose arrays usual_* are of these.
-    """
-    order = torch.randperm(count, generator=Generator().manual_seed(0))
-    return torch.cat([torch.tensor([opener]), order[order != opener][:8].sort().values])
-
-
 def puzzle_order(answers: dict, evidence: dict) -> list[int]:
     """Return the places of the puzzles in the order in which they are played.
 
@@ -70,7 +61,10 @@ def puzzle_order(answers: dict, evidence: dict) -> list[int]:
     """
     truth, places = answers["y_true"][evidence["puzzles"]], range(len(evidence["puzzles"]))
     first_answers = evidence["puzzle_classes"][:, :, 0]
-    by_map = [cover >= 0 and first_answers[k, cover] == truth[k] for k, cover in enumerate(evidence["puzzle_by_map"])]
+    by_map = [
+        cover >= 0 and first_answers[k, cover] == truth[k]
+        for k, cover in enumerate(evidence["puzzle_by_map"])
+    ]
     possible = [k for k in places if evidence["puzzle_best"][k] >= 0]
     firm = [k for k in places if k not in possible]
     possible.sort(key=lambda k: (not by_map[k], evidence["puzzle_random"][k].item()))

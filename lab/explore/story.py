@@ -26,6 +26,7 @@ MAPS = {  # of covering: how the maps are called, in the order of their rows, wh
     "random": "random cells",
 }
 LARGEST_MATRIX = 30  # classes: report.html has those of more
+NUM_WITH_MAPS = 9  # mistakes, the most confident ones, whose usual maps evidence.npz holds
 NUM_PAIRS, NUM_THUMBNAILS = 6, 3  # of classes that are confused most, and the pictures of each
 
 
@@ -143,14 +144,13 @@ def mistakes_with_maps(answers: dict, evidence: dict, images: Tensor) -> list[di
     and in `kinds` the map, the covered picture, the `answer` and its `probability`.
     """
     names, rows = [plain(name) for name in answers["class_names"]], []
-    places = script_data.shown_with_maps(evidence["opener"].item(), len(evidence["mistakes"]))
-    kinds = {"contrastive": {"maps": evidence["maps"][places]}}
+    kinds = {"contrastive": {"maps": evidence["maps"][:NUM_WITH_MAPS]}}
     for key in ("covered_pixels", "covered_answers", "covered_probabilities"):
-        kinds["contrastive"][key.removeprefix("covered_")] = evidence[key][places]
+        kinds["contrastive"][key.removeprefix("covered_")] = evidence[key][:NUM_WITH_MAPS]
     if "usual_maps" in evidence:
         kinds["usual"] = {key: evidence[f"usual_{key}"] for key in ("maps", "answers", "probabilities")}
         kinds["usual"]["pixels"] = evidence["usual_covered_pixels"]
-    index = evidence["mistakes"][places]
+    index = evidence["mistakes"][:NUM_WITH_MAPS]
     large = F.interpolate(images[index].float(), MAP_SIDE, mode="nearest") / 255
     for of_kind in kinds.values():
         of_kind["drawn"] = overlay(large, to_heatmap(of_kind["maps"].relu(), MAP_SIDE))

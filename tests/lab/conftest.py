@@ -3,10 +3,10 @@
 import dataclasses
 import shutil
 
-import processes
 import pytest
 import torch
 from lab_pages import HOSTILE_CLASS, HOSTILE_FILE, stress_content, write_run
+from processes import use_sets
 
 import data
 import metrics
@@ -17,15 +17,10 @@ from page import failures, plots, sections
 from support.checkpoint import read_checkpoint, save_checkpoint
 
 
-def use_sets(patch, sets):
-    """Let all commands find these sets under every name."""
-    processes.use_sets(patch, sets, classifier, examine)
-
-
 @pytest.fixture
 def small(monkeypatch, small_sets):
     """Let all commands find the small sets under every name."""
-    use_sets(monkeypatch, small_sets)
+    use_sets(monkeypatch, small_sets, classifier, examine)
     return small_sets
 
 
@@ -59,7 +54,7 @@ def reported(tmp_path_factory, finished, reported_sets):
     other_run = write_run(out.parent / "other <b>run", test, other.softmax(dim=1), "of other weights")
     stress = stress_content(test.labels)
     with pytest.MonkeyPatch.context() as patch:
-        use_sets(patch, reported_sets)
+        use_sets(patch, reported_sets, classifier, examine)
         patch.setattr(results, "read_stress", lambda folder, owner: stress)
         patch.setattr(report, "predict", lambda *some, **more: scores)  # what the network makes of the images
         make_quick(patch)
@@ -72,7 +67,7 @@ def make_quick(patch):
     patch.setattr(metrics.bootstrap_headline, "__defaults__", (20,))
     patch.setattr(more_metrics.paired_headline, "__defaults__", (20,))
     patch.setattr(sections, "write_plots", lambda *arguments: None)
-    patch.setattr(plots, "save_png", lambda *arguments: None)
+    patch.setattr(plots, "save_png", lambda *arguments, **options: None)
     patch.setattr(failures, "NUM_FAILURES", 2)
     patch.setattr(reasons, "NUM_SEEDS", 1)
     for name in ("NUM_MISTAKES", "NUM_RIGHT", "NUM_RANDOMIZED", "MAX_EXAMINED"):

@@ -293,6 +293,8 @@ def test_a_classifier_predicts_and_explains_by_itself_on_a_device_that_is_a_text
     images[::2] //= 8
     logits = network.predict(images)
     torch.testing.assert_close(logits, predict(network.model, images, "cpu"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(network.predict(images), logits)
     answers = logits.argmax(dim=1)
     assert len(answers.unique()) > 1
     expected = network.explain(images, answers, 2)

@@ -4,6 +4,7 @@ import hashlib
 import os
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -45,6 +46,11 @@ def flipped_bit(path):
     path.write_bytes(content)
 
 
+def saved_by_numpy(path):
+    with path.open("wb") as file:
+        np.savez(file, weight=np.ones(3))
+
+
 def with_value(value):
     return lambda path: torch.save(CHECKPOINT | {"more": [{"deep": (value,)}]}, path)
 
@@ -52,6 +58,7 @@ def with_value(value):
 DAMAGED = {  # what is written in place of a checkpoint, and what is said of it
     "a flipped bit": (flipped_bit, "it is damaged, the checksum of"),
     "cut": (lambda path: path.write_bytes(path.read_bytes()[:-100]), "not written by torch.save, or only in"),
+    "npz": (saved_by_numpy, r"it was not written by torch\.save: it is another archive, such as \.npz$"),
     "code": (with_value(Harmful()), r"it holds more than tensors and plain values, \w+\.mkdir: write"),
     "a bare tensor": (lambda path: torch.save(torch.ones(3), path), "cannot be used as a checkpoint of"),
     "TorchScript": (

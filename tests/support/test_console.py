@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from support import console, settings
-from support.errors import UserError
+from support.errors import UserError, reading
 
 ROOT = Path(console.__file__).parent.parent
 
@@ -77,6 +78,19 @@ def test_progress_never_needs_more_than_the_line_and_uses_no_colour(monkeypatch,
         assert "epoch 1/40" in lines[2] and "100/200  loss 2.312  lr 0.0123  rate 1,234 images/s" in lines[3]
 
 
+def test_a_log_says_that_a_stage_begins_and_that_it_ends(capsys, monkeypatch):
+    now = iter([0.0, 75.2, 0.0, 0.0, 9.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(now))
+    with console.Progress("test images", 10000):
+        pass
+    with pytest.raises(ZeroDivisionError), console.Progress("reasons", 1):
+        raise ZeroDivisionError
+    with console.Progress("epoch 1/40", 200, in_log=False):
+        pass
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "test images: 10,000 ...\ntest images: 10,000 in 1 min 15 s\nreasons ...\n")
+
+
 def test_duration_in_words():
     durations = {9.6: "10 s", 59.6: "1 min 0 s", 75.2: "1 min 15 s", 3599.4: "59 min 59 s", 7370: "2 h 3 min"}
     assert {seconds: console.duration(seconds) for seconds in durations} == durations
@@ -101,6 +115,18 @@ def test_run_main_turns_errors_into_one_line(capsys, raised, code, message):
     out, err = capsys.readouterr()
     assert info.value.code == code and out == "" and err.startswith(message)
     assert len(err) <= 301 and err.count("\n") == bool(message)
+
+
+def test_torch_without_memory_is_one_line_and_another_runtime_error_shows_where_it_was(capsys):
+    with pytest.raises(SystemExit) as info:
+        console.run_main(lambda: torch.empty(10**15))
+    assert (info.value.code, capsys.readouterr().err[:21]) == (2, "error: out of memory:")
+    with pytest.raises(MemoryError), reading("x.pt", "weights"):
+        raise MemoryError
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator"), reading("x.pt", "weights"):
+        torch.empty(10**15)
+    with pytest.raises(RuntimeError, match="shape"):
+        console.run_main(lambda: torch.ones(3).view(2, 2))
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a disk that is always full")

@@ -9,7 +9,7 @@ import shutil
 import pytest
 import torch
 from networks import seeded
-from test_killed import KilledError, die_at
+from processes import KilledError, die_at
 
 import report
 from support import outputs

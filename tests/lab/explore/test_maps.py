@@ -1,59 +1,60 @@
-"""The section on maps: what it claims is chosen by the verdict, and its plot has the controls that exist."""
+"""The section on maps: its title follows from verdict and intervals, and its plots have the controls there are."""
 
 import copy
 
 import pytest
 from lab_pages import COVERING, MAPS
-from pages import text
+from pages import fraction, text
 
-from page import plots, sections, write
+from lab.explore import compose, story
+from page import plots, write
 
-CLAIMS = {
-    "specific": "random cells 14 %: they mark what weighs between the classes.",
-    "more than chance": "14 %: more than chance, but not shown to be specific to the two classes.",
-    "no": "random cells 14 %: not shown to be more than chance.",
-    "too few": "7 mistakes: too few to say.",
-}
+ABOVE, LITTLE, AROUND = fraction(0.2), fraction(0.02, 0.01), fraction(0.02)  # differences to chance
+TITLES = {
+    ("specific", "above"): "The usual heat map beats chance (27 against 14 %), and so does one that is told the truth (27 %).",
+    ("specific", "around"): "The usual heat map is not shown to beat chance (27 against 14 %); one that is told the truth does (27 %).",
+    ("more than chance", "little"): "The usual heat map barely beats chance (27 against 14 %), and so does one that is told the truth (27 %).",
+    ("no", "above"): "The usual heat map beats chance (27 against 14 %); one that is told the truth is not shown to (27 %).",
+    ("no", "around"): "The usual heat map is not shown to beat chance (27 against 14 %), nor is one that is told the truth (27 %).",
+}  # fmt: skip
+LESS = {"above": ABOVE, "little": LITTLE, "around": AROUND}
 
 
 @plots.styled()
 def filled(covering):
-    """The claim and the section as a reader sees them, without its details, and all of its plot."""
-    shown = sections.maps({"covering": covering})
-    context = {"n": {"covering": covering, "maps": MAPS}, "followed": None} | shown
-    module = write.make_templates().get_template("maps.html").make_module(context)
-    html = str(module)
-    start, end = html.index("<details><summary>"), html.rindex("</details>")
-    without_plot = html.replace(str(shown["covering_plot"]), "")
-    return text(str(module.claim)), text(without_plot.split("<details><summary>")[0]), html[start:end], shown
+    """The title, the section as a reader sees it, and what story.py drew for it."""
+    shown = story.maps({"covering": covering}, {}, {}, None)
+    templates = write.make_templates([compose.FOLDER, write.FOLDER], (compose.interval, compose.points))
+    templates.globals |= {"source": compose.source, "glossary": compose.glossary()}
+    context = {"n": {"covering": covering, "maps": MAPS}} | shown
+    module = templates.get_template("maps.html").make_module(context)
+    return text(str(module.claim)), text(str(module)), shown["covering_plots"]
 
 
-@pytest.mark.parametrize("verdict", CLAIMS)
-def test_the_verdict_chooses_the_claim(verdict):
-    covering = copy.deepcopy(COVERING) | {"verdict": verdict}
-    if verdict == "too few":
-        covering["images"]["mistakes"] = 7
-    claim, said, details, shown = filled(covering)
-    assert claim.endswith(CLAIMS[verdict])
-    assert len(said.split()) <= 60, said
-    assert "400 right answers" in text(details) and "Random weights" in details
-    for name in sections.MAPS.values():
-        assert f"{name} 27 %" in shown["covering_plot"], name
-    assert "random cells 14.0 %" in shown["covering_plot"]
+@pytest.mark.parametrize(("verdict", "usual"), TITLES)
+def test_the_title_follows_from_verdict_and_intervals(verdict, usual):
+    covering = copy.deepcopy(COVERING) | {"verdict": verdict, "usual_less": {"random": LESS[usual]}}
+    title, words, drawn = filled(covering)
+    assert title == TITLES[verdict, usual]
+    assert "400 right answers covering the centre changes 60 %, the usual map 60 %" in words
+    for name in ("told the truth", "told the runner-up", "the usual map", "random cells"):
+        assert name in drawn["mistakes"], name
 
 
 def test_two_classes_and_one_mistake_have_fewer_controls(monkeypatch):
     """Of so few images maps may be constant: no correlation with those of another image is known then."""
     monkeypatch.setitem(MAPS["random_weights"]["other_image"], "value", None)
     covering = copy.deepcopy(COVERING) | {"verdict": "too few"}
+    covering["images"]["mistakes"] = 7
     for name in ("random_class", "other_image"):
         del covering["mistakes"][name], covering["differences"][name]
     del covering["another"], covering["right"]
-    _, _, details, shown = filled(covering)
-    assert "nothing, as maps are constant" in text(details)
-    assert "random class" not in shown["covering_plot"] and "another image's map" not in details
+    title, words, drawn = filled(covering)
+    assert title == "7 mistakes: too few to say whether the maps mark what matters."
+    assert "nothing, as maps are constant" in words
+    assert "random class" not in drawn["mistakes"] and "right" not in drawn
     for name in ("mistakes", "blurred", "differences"):
         del covering[name]
     covering["images"]["mistakes"] = 0
-    claim, said, _, shown = filled(covering)
-    assert claim == "No mistakes: too few to say." and said == "" and shown["covering_plot"] is None
+    title, _, drawn = filled(covering)
+    assert title.startswith("No mistakes: too few") and drawn == {}

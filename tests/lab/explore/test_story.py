@@ -1,4 +1,4 @@
-"""page/sections.py puts numbers together: signs, sides, the hardest row, epsilons, pictures of any size."""
+"""What explore.html shows of made-up files, against loops over them: rows, pictures, orders."""
 
 import numpy as np
 import pytest
@@ -6,92 +6,146 @@ import torch
 from lab_pages import stress_content
 from pages import decoded, fraction
 
-from page import pictures, plots, sections
+from lab.explore import script_data, story
+from page import plots
+from page.embed import plain
 
 
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that a section draws, {name: Figure}."""
     drawn = {}
-    monkeypatch.setattr(plots, "to_svg", lambda figure, name, said: drawn.setdefault(name, figure) and name)
+    monkeypatch.setattr(plots, "to_svg", lambda figure, name, text: drawn.setdefault(name, figure) and name)
     return drawn
 
 
 @pytest.fixture
-def stress(left):
-    return stress_content(left[1]["y_true"])
+def puzzles(left):
+    """Six puzzles, of the first six mistakes; which squares turn them, and what the map's do, is made up."""
+    _, answers, evidence = left
+    mistakes = evidence["mistakes"][:6]
+    truth = answers["y_true"][mistakes]
+    classes = ((truth + 1) % 100)[:, None, None].expand(6, 137, 3).clone()
+    best, by_map = torch.tensor([-1, 20, 20, -1, 20, 20]), torch.tensor([30, 30, 20, 30, 20, 20])
+    for k in range(6):
+        if best[k] >= 0:
+            classes[k, best[k], 0] = truth[k]
+    evidence |= {"puzzles": mistakes, "puzzle_classes": classes, "puzzle_best": best, "puzzle_by_map": by_map}
+    evidence["puzzle_random"] = torch.tensor([0.0, 0.01, 0.3, 0.0, 0.1, 0.2], dtype=torch.float64)
+    evidence["puzzle_probabilities"] = torch.rand(6, 137, 3, generator=torch.Generator().manual_seed(1))
+    cells = [(), *((a,) for a in range(16)), *((a, b) for a in range(16) for b in range(a + 1, 16))]
+    evidence["covers"] = torch.tensor([(*pair, -1, -1)[:2] for pair in cells])
+    return left
 
 
-def brightness(picture, row, column):
-    """Of one of the 4x4 cells of a picture in an address."""
-    size = decoded(picture.split(",")[1]).float()
-    side = size.shape[-1] // 4
-    return size[:, side * row : side * (row + 1), side * column : side * (column + 1)].mean().item()
+def test_the_game_opens_with_what_the_map_solves_and_luck_seldom(puzzles, small_sets):
+    _, answers, evidence = puzzles
+    order = script_data.puzzle_order(answers, evidence)
+    assert order[0] == 4  # puzzle 1 is rarer, but the map's squares do not solve it
+    assert sorted(order) == list(range(6)) and [k for k in order if k not in (0, 3)] == [4, 1, 2, 5]
+    assert order == script_data.puzzle_order(answers, evidence)
+    shown = story.game(answers, evidence, small_sets[1].images)
+    index = evidence["mistakes"][4]
+    true, predicted = (plain(answers["class_names"][answers[key][index]]) for key in ("y_true", "y_pred"))
+    assert shown["opener"]["title"] in {f"It calls this {true} {a} {predicted}." for a in ("a", "an")}
+    assert shown["opener"]["answer"] == true and shown["opener"]["cells"] == evidence["covers"][20].tolist()
+    sheet = decoded(shown["puzzle_sheet"]["address"].split(",")[1]).float()
+    for column, k in enumerate(order):
+        image = small_sets[1].images[evidence["mistakes"][k]]
+        assert (sheet[:, :, 32 * column : 32 * column + 32] - image).abs().mean() < 12
+    assert story.with_article("apple") == "an apple" and story.with_article("lamp") == "a lamp"
 
 
-def test_the_opener_is_the_surest_truth_and_its_maps_have_their_signs(left, small_sets):
+def test_a_puzzle_in_the_data_of_the_script(puzzles):
+    _, answers, evidence = puzzles
+    rows = script_data.puzzle_data(answers, evidence)
+    for row, k in zip(rows, script_data.puzzle_order(answers, evidence), strict=True):
+        assert row["mistake"] == k and row["true"] == answers["y_true"][evidence["mistakes"][k]]
+        assert row["best"] == (None if k in (0, 3) else 20)
+        classes, probabilities = evidence["puzzle_classes"][k, 136], evidence["puzzle_probabilities"][k, 136]
+        pairs = zip(classes.tolist(), probabilities.tolist(), strict=True)
+        assert row["answers"][136] == [number for c, p in pairs for number in (c, round(100 * p))]
+
+
+def test_the_matrix_of_the_superclasses_and_the_groups_confused_most(left):
+    _, answers, _ = left
+    group, counts, inside = answers["superclass_of"].tolist(), {}, {}
+    for true, predicted in zip(answers["y_true"].tolist(), answers["y_pred"].tolist(), strict=True):
+        pair = group[true], group[predicted]
+        counts[pair] = counts.get(pair, 0) + 1
+        if true != predicted and pair[0] == pair[1]:
+            inside[pair[0]] = inside.get(pair[0], 0) + 1
+    names = [plain(name) for name in answers["superclass_names"]]
+    shown = story.matrix(answers)
+    assert shown["of_superclasses"] and [row["name"] for row in shown["matrix"]] == names
+    for i, row in enumerate(shown["matrix"]):
+        assert [cell["count"] for cell in row["cells"]] == [counts.get((i, j), 0) for j in range(len(names))]
+        assert [cell["right"] for cell in row["cells"]] == [i == j for j in range(len(names))]
+        assert row["cells"][0]["link"] == {"superclass": names[i], "predicted_superclass": names[0]}
+    sizes = {i: sum(counts.get((i, j), 0) for j in range(len(names))) for i in range(len(names))}
+    shares = sorted((inside.get(i, 0) / sizes[i] for i in sizes), reverse=True)
+    assert [row["value"] for row in story.groups(answers)] == pytest.approx(shares[:2])
+
+
+def test_a_hundred_classes_without_superclasses_have_no_matrix_here(left):
+    _, answers, _ = left
+    del answers["superclass_of"]
+    assert story.matrix(answers)["matrix"] is None and story.groups(answers) == []
+
+
+def test_mistakes_with_maps_show_what_was_covered(left, small_sets):
     _, answers, evidence = left
     truth = answers["y_true"][evidence["mistakes"]]
-    evidence["covered_answers"] = (truth + 1) % 100
-    evidence["covered_probabilities"][:] = torch.linspace(0.9, 0.1, 30)
-    evidence["covered_answers"][[3, 7]] = truth[[3, 7]]
-    evidence["covered_probabilities"][7] = 0.85
-    evidence["opener"] = torch.tensor(7)
-    evidence["maps"][7] = torch.zeros(4, 4)
-    evidence["maps"][7, 0, 1], evidence["maps"][7, 3, 2] = 2.0, -2.0
-    evidence["puzzles"] = torch.tensor([7])
-    black = torch.zeros_like(small_sets[1].images)
-    opener = sections.one_mistake(answers, evidence, black)["opener"]
-    assert opener["true"] == pictures.plain(answers["class_names"][truth[7]])
-    assert opener["probability"] == pytest.approx(0.85) and opener["answer"] == opener["true"]
-    assert brightness(opener["for"], 0, 1) > 100 > 5 > brightness(opener["for"], 3, 2)
-    assert brightness(opener["against"], 3, 2) > 100 > 5 > brightness(opener["against"], 0, 1)
+    evidence["covered_answers"][2] = truth[2]
+    usual = {"maps": evidence["maps"][:9].flip(0), "covered_pixels": evidence["covered_pixels"][:9].flip(0)}
+    usual |= {"answers": (truth[:9] + 1) % 100, "probabilities": torch.linspace(0.1, 0.9, 9)}
+    evidence |= {f"usual_{key}": value for key, value in usual.items()}
+    cases = story.maps({}, answers, evidence, small_sets[1].images)["cases"]
+    assert len(cases) == 9 and cases[0]["turned"] == {
+        "usual": False,
+        "contrastive": True,
+    }  # the third is large
+    rest = [row["file"] for row in cases[1:]]
+    expected = [answers["filenames"][i] for i in evidence["mistakes"][:9].tolist()]
+    assert rest == [file for k, file in enumerate(expected) if k != 2]
+    image = small_sets[1].images[evidence["mistakes"][2]]
+    hidden = {"contrastive": evidence["covered_pixels"][2], "usual": evidence["covered_pixels"][6]}
+    for kind, pixels in hidden.items():
+        seen = decoded(cases[0]["kinds"][kind]["covered"].split(",")[1])
+        assert torch.equal(seen[:, ~pixels], image[:, ~pixels])
+        assert (seen[:, pixels] - 255 * evidence["fill"][:, None]).abs().max() <= 0.5
+    assert cases[0]["kinds"]["usual"]["probability"] == pytest.approx(0.3)
+    for key in ("maps", "covered_pixels", "answers", "probabilities"):
+        del evidence[f"usual_{key}"]
+    cases = story.maps({}, answers, evidence, small_sets[1].images)["cases"]
+    assert all(list(row["kinds"]) == ["contrastive"] for row in cases)
 
 
-def test_the_histogram_has_right_and_wrong_answers_on_their_sides(left, stress, figures):
-    numbers, answers, _ = left
-    sections.confidence(numbers, stress)
-    logits, is_right = answers["probabilities"].log(), answers["y_pred"] == answers["y_true"]
-    steps = {part.get_gid(): part.get_data() for part in figures["histogram"].axes[0].patches}
-    for group, temperature in (("as_trained", 1.0), ("with_temperature", numbers["temperature"])):
-        sure = (logits / temperature).softmax(dim=1).amax(dim=1)
-        for side, members in (("right", is_right), ("wrong", ~is_right)):
-            values, edges, baseline = steps[f"{side}-{group}"]
-            expected = np.histogram(sure[members].numpy(), edges)[0]
-            assert abs(values - baseline - expected).sum() <= 2, side  # of values at the edge of a bin
-    (axes,) = figures["calibration"].axes
-    drawn = [list(line.get_ydata()) for line in axes.lines]
-    rows = stress["summary"]["by_severity"]
-    assert drawn == [[row[key]["ece"] for row in rows] for key in ("as_trained", "with_temperature")]
-
-
-def test_the_hardest_corruption_and_every_epsilon(left, stress, figures, small_sets):
-    tests, answers = stress["tests"], left[1]
+def test_the_hardest_corruption_and_every_epsilon(left, figures, small_sets):
+    _, answers, _ = left
+    stress = stress_content(answers["y_true"])
+    tests = stress["tests"]
     for name, values in {"frost": (0.1, 0.1, 0.19, 0.1, 0.1), "snow": (0.5, 0.5, 0.18, 0.5, 0.5)}.items():
         for severity, value in enumerate(values, 1):
             tests[f"{name}/{severity}"]["accuracy"] = fraction(value)
-    shown = sections.stress_tests(answers, stress, small_sets[1].images)
-    assert shown["hardest"]["name"] == "snow"  # the lowest at severity 3, not on average
+    shown = story.stress_tests(answers, stress, small_sets[1].images)
+    assert shown["hardest"] == "snow"  # the lowest at severity 3, not on average
     for row in shown["corruption_rows"]:
         values = [tests[f"{row['name']}/{severity}"]["accuracy"]["value"] for severity in range(1, 6)]
         assert row["values"] == pytest.approx([*values, np.mean(values)])
     (axes,) = figures["epsilon"].axes
     curves = [list(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) > 2]
     assert curves == [stress["epsilons"][:-1]] * 4
-    assert pictures.stress_data(answers, stress)["attacks"]["epsilons"] == stress["epsilons"][:-1]
-    right = [c == answers["y_true"][i] for i, (c, _) in enumerate(stress["examples"]["answers"]["clean/0"])]
-    assert shown["clean_right"] == sum(right)
+    assert script_data.stress_data(answers, stress)["attacks"]["epsilons"] == stress["epsilons"][:-1]
 
 
-def test_superclasses_that_are_confused_most(left):
-    _, answers, _ = left
-    pairs, of = sections.superclass_pairs(answers), answers["superclass_of"].tolist()
-    rows = zip(answers["y_true"].tolist(), answers["y_pred"].tolist(), strict=True)
-    counts = {}
-    for true, predicted in rows:
-        if of[true] != of[predicted]:
-            pair = tuple(pictures.plain(answers["superclass_names"][of[c]]) for c in (true, predicted))
-            counts[pair] = counts.get(pair, 0) + 1
-    assert [pair["count"] for pair in pairs] == sorted(counts.values(), reverse=True)[:8]
-    for pair in pairs:
-        assert pair["count"] == counts[pair["true"], pair["predicted"]] == round(10 * pair["share"])
+def test_the_sheet_of_the_attacks(small_sets):
+    images, stress = small_sets[1].images, stress_content(small_sets[1].labels)
+    sheet = decoded(script_data.attack_sheet(images, stress)["address"].split(",")[1]).float()
+    step = stress["epsilons"].index(4)
+    for attack in (0, 1):
+        for column, change in enumerate(stress["attack_changes"][attack, step] / 127):
+            first = 1 + 2 * (6 * attack + step)
+            for row, image in ((first, 128 + 100 * change), (first + 1, images[column] + 4 * change)):
+                seen = sheet[:, 32 * row : 32 * row + 32, 32 * column : 32 * column + 32]
+                assert (seen - image.clamp(0, 255)).abs().mean() < 12
