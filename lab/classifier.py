@@ -496,5 +496,7 @@ def fit_classes(classifier: Classifier, test: Dataset) -> None:
         found = f"the classes of {classifier.name} are not those of {test.name}, such as {others[0]!r}"
         advice = "expected each of those once, name its own by --classes, or the data set by --dataset"
         raise UserError(f"{found}: {advice}")
-    classifier.model.order = torch.tensor([given.index(name) for name in wanted], device=classifier.device)
+    order = torch.tensor([given.index(name) for name in wanted], device=classifier.device)
+    before = classifier.model.order  # where it has been fitted to another data set
+    classifier.model.order = order if before is None else before[order]
     classifier.class_names = test.class_names

@@ -334,6 +334,10 @@ def test_logits_come_in_the_order_of_the_data_set_by_names_without_case_and_unde
         classifier.fit_classes(found, test)
         assert torch.equal(predict(found.model, test.images, CPU), own[:, order])
         assert found.class_names == wanted
+        # Fitted to a second data set, the logits come in the order of that one.
+        second = data.from_arrays(test.images, test.labels, wanted[::-1])
+        classifier.fit_classes(found, second)
+        assert torch.equal(predict(found.model, test.images, CPU), own[:, order[::-1]])
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,11 @@ def test_the_numbers_of_a_run_are_those_of_report_py_and_are_taken_from_its_repo
     assert "maps" not in np.load(run / "evidence.npz") and "puzzles" in np.load(run / "evidence.npz")
     assert examine.main([*argv, "--quick"]) == 0
     assert not {"maps", "covering"} & both_files(run).keys() and not (run / "evidence.npz").exists()
-    # A report of other images is not taken.
+    # A report of other images is not taken, and none that knows of no training, as with --size.
+    (run / "metrics.json").write_text(json.dumps({key: again[key] for key in again if key != "training"}))
+    with pytest.raises(AssertionError, match="predicts again"):
+        examine.main(argv)
+    (run / "metrics.json").write_text(json.dumps(again))
     monkeypatch.setattr(small[1], "labels", small[1].labels.flip(0))
     with pytest.raises(AssertionError, match="predicts again"):
         examine.main(argv)
