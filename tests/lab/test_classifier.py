@@ -433,6 +433,7 @@ def test_the_newest_run_is_the_default(tmp_path, monkeypatch):
         path = tmp_path / "runs" / name / "checkpoints" / "best.pt"
         path.parent.mkdir(parents=True)
         path.touch()
+        (path.parent.parent / "config.json").write_text("{}")
         os.utime(path, (time, time))
     assert classifier.best_checkpoint(None).parts[-3] == "new"
     assert classifier.best_checkpoint(tmp_path / "runs" / "old").parts[-3] == "old"
@@ -454,7 +455,7 @@ def test_results_go_to_the_run_or_to_a_folder_of_the_name(theirs, tmp_path):
     assert results_folder(found, tmp_path) == tmp_path
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     (tmp_path / "run/config.json").write_text("{}")
-    found.path = tmp_path / "run/checkpoints/last.pt"
+    found.path = tmp_path / "run/checkpoints/best.pt"
     assert results_folder(found, None) == tmp_path / "run"
 
 
