@@ -106,7 +106,9 @@ def training_curve(
     history: a column for each of epoch, train_loss, val_loss and so on. changes: {epoch: what is different in
     training from there on}, named above a vertical line.
     """
-    figure, axes = small_figure(f"{quantity.capitalize()} in training", "epoch (dotted: the weights examined)")
+    figure, axes = small_figure(
+        f"{quantity.capitalize()} in training", "epoch (dotted: the weights examined)"
+    )
     ends, epochs = {}, history["epoch"]
     for split, label in {"train": "training", "val": "validation"}.items():
         values = history[f"{split}_{quantity}"]
@@ -191,7 +193,7 @@ def worst_classes(title: str, recall: dict[str, float]) -> Figure:
     """The recall of each class, {label: fraction}, the first on top."""
     figure, axes = small_figure(title, "accuracy", width=720, height=65 + 29 * len(recall))
     places = range(len(recall))
-    bars = axes.barh(places, list(recall.values()), color=ORANGE, height=0.7)
+    bars = axes.barh(places, list(recall.values()), color=BLUE, height=0.7)
     axes.set_yticks(places, shortened(recall, 60))
     axes.bar_label(bars, [f"{100 * value:.0f} %" for value in recall.values()], padding=4)
     axes.invert_yaxis()

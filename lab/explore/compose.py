@@ -28,7 +28,10 @@ SECTIONS = {  # id: how the navigation calls it, and what leads to it at the end
     "accuracy": ("Accuracy", ""),
     "mistakes": ("Confusions", "The rest is wrong: what does it take for what?"),
     "maps": ("Heat maps", "Naming a confusion does not explain it: can a heat map show why?"),
-    "confidence": ("Confidence", "With or without a reason, a warning would help: does it know when it errs?"),
+    "confidence": (
+        "Confidence",
+        "With or without a reason a warning would help: does it know when it errs?",
+    ),
     "corruptions": ("Corruptions", "All these pictures were clean: what happens when the world changes?"),
     "attacks": ("Attacks", "Noise and fog do not aim: what happens when somebody wants it wrong?"),
 }

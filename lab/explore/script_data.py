@@ -61,7 +61,10 @@ def puzzle_order(answers: dict, evidence: dict) -> list[int]:
     """
     truth, places = answers["y_true"][evidence["puzzles"]], range(len(evidence["puzzles"]))
     first_answers = evidence["puzzle_classes"][:, :, 0]
-    by_map = [cover >= 0 and first_answers[k, cover] == truth[k] for k, cover in enumerate(evidence["puzzle_by_map"])]
+    by_map = [
+        cover >= 0 and first_answers[k, cover] == truth[k]
+        for k, cover in enumerate(evidence["puzzle_by_map"])
+    ]
     possible = [k for k in places if evidence["puzzle_best"][k] >= 0]
     firm = [k for k in places if k not in possible]
     possible.sort(key=lambda k: (not by_map[k], evidence["puzzle_random"][k].item()))

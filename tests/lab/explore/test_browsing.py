@@ -71,8 +71,8 @@ def test_no_error_no_request_and_nothing_is_cut_off(page):
         return a.width && !(inside && a.top > b.top - 2 && a.bottom < b.bottom + 2);
     }).map(text => text.textContent)"""
     assert page.evaluate(cut_off) == [] and page.locator("svg text").count() > 50
-    sizes = """new Set([...document.querySelectorAll('main *')].filter(e => e.offsetParent && !e.closest('svg')
-        && [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()))
+    sizes = """new Set([...document.querySelectorAll('main *')].filter(e => e.offsetParent
+        && !e.closest('svg') && [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()))
         .map(e => getComputedStyle(e).fontSize)).size"""
     assert page.evaluate(sizes) <= 6  # three of text and three of titles
 
@@ -246,7 +246,9 @@ def test_what_cannot_be_done_scores_and_five_rounds_have_a_moral(game):
             page.tap("#puzzle-next")
         assert page.inner_text("#puzzle-line") == "I changed its mind 0 times in 5, the map 0. You?"
         assert "you saw 4 times that it cannot be done" in page.inner_text("#puzzle-tally")
-        classes = page.evaluate("[...document.querySelectorAll('#puzzle-dots i')].map(dot => dot.className.trim())")
+        classes = page.evaluate(
+            "[...document.querySelectorAll('#puzzle-dots i')].map(dot => dot.className.trim())"
+        )
         assert classes == ["now", "won", "won", "lost", "won", "won"] and page.errors == []
 
 

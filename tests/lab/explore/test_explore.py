@@ -1,4 +1,4 @@
-"""The page as a whole: its words for numbers, its claims and links, and what it has of little that is known."""
+"""The page as a whole: words for numbers, claims and links, and a page of which little is known."""
 
 import json
 import re
@@ -74,7 +74,10 @@ def written_page(folder, numbers, answers, evidence, stress, images):
     digests |= {"class_names": answers["class_names"]}
     digests["images_sha256"] = "a digest" if images is None else outputs.sha256_of(images)
     numbers |= {"network": {"name": "a network"}, "environment": {}, "command": "", "notes": []}
-    numbers |= digests | {"data": {"name": "pets", "provenance": "pets", "digest": "of"}, "fixed_logits": None}
+    numbers |= digests | {
+        "data": {"name": "pets", "provenance": "pets", "digest": "of"},
+        "fixed_logits": None,
+    }
     numbers["predictions_sha256"] = outputs.write_arrays(folder / "predictions.npz", answers)
     write_json(folder / "metrics.json", numbers)
     results.write_reasons(folder, numbers, evidence)
@@ -82,7 +85,9 @@ def written_page(folder, numbers, answers, evidence, stress, images):
         patch.setattr(results, "read_stress", lambda folder, owner: stress)
         compose.write_explore(folder, images)
     written = (folder / "explore.html").read_text(encoding="utf-8")
-    claims = [text(claim) for claim in re.findall(r'<span class="claim">(.*?)</span></h2>', written, re.DOTALL)]
+    claims = [
+        text(claim) for claim in re.findall(r'<span class="claim">(.*?)</span></h2>', written, re.DOTALL)
+    ]
     assert not re.search(r"\b(nan|NaN|None|undefined)\b|Markup", text(written))
     content = re.search(r'<script type="application/json" id="page-data">(.*?)</script>', written)[1]
     return written, claims, json.loads(content)

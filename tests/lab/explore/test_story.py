@@ -101,7 +101,10 @@ def test_mistakes_with_maps_show_what_was_covered(left, small_sets):
     usual |= {"answers": (truth[:9] + 1) % 100, "probabilities": torch.linspace(0.1, 0.9, 9)}
     evidence |= {f"usual_{key}": value for key, value in usual.items()}
     cases = story.maps({}, answers, evidence, small_sets[1].images)["cases"]
-    assert len(cases) == 9 and cases[0]["turned"] == {"usual": False, "contrastive": True}  # the third is large
+    assert len(cases) == 9 and cases[0]["turned"] == {
+        "usual": False,
+        "contrastive": True,
+    }  # the third is large
     rest = [row["file"] for row in cases[1:]]
     expected = [answers["filenames"][i] for i in evidence["mistakes"][:9].tolist()]
     assert rest == [file for k, file in enumerate(expected) if k != 2]
