@@ -42,6 +42,7 @@ def dots(title: str, rows: dict[str, dict], x_label: str) -> Figure:
     axes.spines.left.set_visible(False)
     room = 1.2 * max(row["high"] for row in rows.values()) + 0.03  # for the text behind a point
     axes.set(xlim=(0, room), ylim=(len(rows) - 0.5, -0.5))
+    axes.locator_params(axis="x", nbins=5)
     axes.set_xticks([tick for tick in axes.get_xticks() if tick <= min(1, room)])
     in_percent(axes.xaxis)
     return figure

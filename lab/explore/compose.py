@@ -30,7 +30,7 @@ SECTIONS = {  # id: how the navigation calls it, and what leads to it at the end
     "maps": ("Heat maps", "Naming a confusion does not explain it: can a heat map show why?"),
     "confidence": (
         "Confidence",
-        "With or without a reason, a warning would help: does it know when it errs?",
+        "With or without a reason a warning would help: does it know when it errs?",
     ),
     "corruptions": ("Corruptions", "All these pictures were clean: what happens when the world changes?"),
     "attacks": ("Attacks", "Noise and fog do not aim: what happens when somebody wants it wrong?"),

@@ -168,7 +168,7 @@ function playGame() {
     }));
     part("dots").ariaLabel = `Picture ${place + 1} of ${puzzles.length}; you played ${length}, rightly ${played.filter(isWon).length}`;
     const ofMap = data.maps ? `, the map's squares in ${map}` : "", notPossible = refused ? `, and you saw ${refused} times that it cannot be done` : "";
-    const moral = `Of ${length} pictures you changed its mind in ${you}${ofMap}, two squares by luck in ${luck}; the best squares do it in ${possible}${notPossible}.`;
+    const moral = `Played ${length}: you changed its mind in ${you}${ofMap}, two squares by luck in ${luck}; the best squares do it in ${possible}${notPossible}.`;
     part("tally").textContent = length ? moral : "";
     part("end").style.visibility = length < Math.min(5, puzzles.length) ? "hidden" : "";
     part("line").textContent = `I changed its mind ${you} times in ${length}${data.maps ? `, the map ${map}` : ""}. You?`;

@@ -71,8 +71,8 @@ def test_no_error_no_request_and_nothing_is_cut_off(page):
         return a.width && !(inside && a.top > b.top - 2 && a.bottom < b.bottom + 2);
     }).map(text => text.textContent)"""
     assert page.evaluate(cut_off) == [] and page.locator("svg text").count() > 50
-    sizes = """new Set([...document.querySelectorAll('main *')].filter(e => e.offsetParent && !e.closest('svg')
-        && [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()))
+    sizes = """new Set([...document.querySelectorAll('main *')].filter(e => e.offsetParent
+        && !e.closest('svg') && [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()))
         .map(e => getComputedStyle(e).fontSize)).size"""
     assert page.evaluate(sizes) <= 6  # three of text and three of titles
 

@@ -1,4 +1,4 @@
-"""The page as a whole: its words for numbers, its claims and links, and what it has of little that is known."""
+"""The page as a whole: words for numbers, claims and links, and a page of which little is known."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The section on maps: its title follows from verdict and intervals, and its plots have the controls there are."""
+"""The section on maps: a title by verdict and intervals, and plots of the controls that there are."""
 
 import copy
 
@@ -11,12 +11,19 @@ from page import plots, write
 
 ABOVE, LITTLE, AROUND = fraction(0.2), fraction(0.02, 0.01), fraction(0.02)  # differences to chance
 TITLES = {
-    ("specific", "above"): "The usual heat map beats chance (27 against 14 %), and so does one that is told the truth (27 %).",
-    ("specific", "around"): "The usual heat map is not shown to beat chance (27 against 14 %); one that is told the truth does (27 %).",
-    ("more than chance", "little"): "The usual heat map barely beats chance (27 against 14 %), and so does one that is told the truth (27 %).",
-    ("no", "above"): "The usual heat map beats chance (27 against 14 %); one that is told the truth is not shown to (27 %).",
-    ("no", "around"): "The usual heat map is not shown to beat chance (27 against 14 %), nor is one that is told the truth (27 %).",
-}  # fmt: skip
+    ("specific", "above"): "beats chance (27 against 14 %), and so does one that is told the truth (27 %).",
+    (
+        "specific",
+        "around",
+    ): "is not shown to beat chance (27 against 14 %); one that is told the truth does (27 %).",
+    ("more than chance", "little"): "barely beats chance (27 against 14 %), and so does one that is told the "
+    "truth (27 %).",
+    ("no", "above"): "beats chance (27 against 14 %); one that is told the truth is not shown to (27 %).",
+    (
+        "no",
+        "around",
+    ): "is not shown to beat chance (27 against 14 %), nor is one that is told the truth (27 %).",
+}
 LESS = {"above": ABOVE, "little": LITTLE, "around": AROUND}
 
 
@@ -35,7 +42,7 @@ def filled(covering):
 def test_the_title_follows_from_verdict_and_intervals(verdict, usual):
     covering = copy.deepcopy(COVERING) | {"verdict": verdict, "usual_less": {"random": LESS[usual]}}
     title, words, drawn = filled(covering)
-    assert title == TITLES[verdict, usual]
+    assert title == f"The usual heat map {TITLES[verdict, usual]}"
     assert "400 right answers covering the centre changes 60 %, the usual map 60 %" in words
     for name in ("told the truth", "told the runner-up", "the usual map", "random cells"):
         assert name in drawn["mistakes"], name
