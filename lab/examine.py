@@ -277,7 +277,7 @@ def examine(
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         copied, side = classifiers.copied(model), test.images.shape[-1]
         model = classifiers.from_module(copied, class_names, layer, device, size=side)
-    # What holds for these images, the order of the classes and notes, does not stay with the caller's network.
+    # What holds for these images, the order of classes and notes, does not stay with the caller's network.
     model = replace(model, model=copy.copy(model.model), notes=[*model.notes])
     with full_float32(model.device):
         classifiers.fit_classes(model, test)
