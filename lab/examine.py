@@ -12,6 +12,7 @@ and `examine_predictions` do the same for what is in memory.
 """
 
 import argparse
+import copy
 import shlex
 import sys
 from dataclasses import replace
@@ -276,7 +277,8 @@ def examine(
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         copied, side = classifiers.copied(model), test.images.shape[-1]
         model = classifiers.from_module(copied, class_names, layer, device, size=side)
-    model = replace(model, notes=[*model.notes])  # which grow by what holds for these images
+    # What holds for these images, the order of classes and notes, does not stay with the caller's network.
+    model = replace(model, model=copy.copy(model.model), notes=[*model.notes])
     with full_float32(model.device):
         classifiers.fit_classes(model, test)
         results.check_results(out, results.network_of(model))
