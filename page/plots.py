@@ -191,7 +191,7 @@ def worst_classes(title: str, recall: dict[str, float]) -> Figure:
     """The recall of each class, {label: fraction}, the first on top."""
     figure, axes = small_figure(title, "accuracy", width=720, height=65 + 29 * len(recall))
     places = range(len(recall))
-    bars = axes.barh(places, list(recall.values()), color=BLUE, height=0.7)
+    bars = axes.barh(places, list(recall.values()), color=ORANGE, height=0.7)
     axes.set_yticks(places, shortened(recall, 60))
     axes.bar_label(bars, [f"{100 * value:.0f} %" for value in recall.values()], padding=4)
     axes.invert_yaxis()
