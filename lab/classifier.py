@@ -20,8 +20,7 @@ from data import SIZE, Dataset, Normalize, images_at_once, load, memory_format
 from gradcam import Classes, GradCAM, check_classes
 from lab.any_network import networks, predictions
 from lab.any_network.layer import find_layer
-from resnet_cifar import resnet18
-from support.checkpoint import read_checkpoint, read_tensors
+from support.checkpoint import read_tensors
 from support.console import Progress, option
 from support.device import full_float32
 from support.errors import UserError, one_line, reading
@@ -33,21 +32,18 @@ MUCH_LARGER = 1.5  # times the side of the images are pictures of which too much
 WRAPPER = "for another size give --size; if it returns more than logits wrap it: see docs/your_own_code.md"
 
 
-class FromPixels(nn.Module):
-    """A network behind all that is done to an image before it: float images in [0, 1] to logits [N, C].
+class FromPixels(report.FromPixels):
+    """That of report.py for any network: float images in [0, 1] to logits [N, C].
 
-    Images of another side than image_size, which the network was trained for, are brought to it, by way of
-    `uncropped` if that is given, see data.resize. `order`, int64 [C], brings the logits into the order of the
-    data set's classes. Where a network makes one logit z for an image, they are [0, z]; where it
-    `ends_in_softmax`, they are the logarithms of what it makes.
+    Images of another side than image_size are brought to it by way of `uncropped` if that is given, see
+    data.resize. `order`, int64 [C], brings the logits into the order of the data set's classes. Where a
+    network makes one logit z for an image, they are [0, z]; where it `ends_in_softmax`, they are the
+    logarithms of what it makes. `batch_size`: so many images are computed at once, see data.images_at_once.
     """
 
     def __init__(self, network: nn.Module, image_size: int = SIZE, normalize: nn.Module | None = None):
-        super().__init__()
-        self.network = network
-        self.image_size, self.uncropped = image_size, None
-        self.normalize = normalize or nn.Identity()
-        self.order = None
+        super().__init__(network, image_size, normalize or nn.Identity())
+        self.uncropped = self.order = self.batch_size = None
         self.ends_in_softmax = False
 
     def forward(self, images: Tensor) -> Tensor:
@@ -164,23 +160,17 @@ def load_checkpoint(
 
     size is by default its own. Raises UserError if the file is damaged, or its weights do not fit.
     """
-    checkpoint = read_checkpoint(path)
-    with reading(path, "a checkpoint of train.py (a network of your own is --model, its weights --weights)"):
-        config, state = checkpoint["config"], checkpoint["model"]
-        width, image_size, dataset = config["width"], config["image_size"], config["dataset"]
-        class_names = [one_line(name) for name in checkpoint["class_names"]]
-        training = {key: checkpoint[key] for key in ("config", "epoch", "history", "val_accuracy")}
-        validation = None
-        if "val_logits" in checkpoint:
-            validation = checkpoint["val_logits"].float(), checkpoint["val_labels"]
-        module = resnet18(len(class_names), width)
-        module.load_state_dict(state)  # float16 in the shipped file, float32 in the network
-    device = torch.device(device)
-    model = FromPixels(module, size or image_size, Normalize())
+    try:
+        network, checkpoint = report.load_network(path)
+    except UserError as error:
+        raise UserError(f"{error} (a network of your own is --model, its weights --weights)") from error
+    config, device = checkpoint["config"], torch.device(device)
+    model = FromPixels(network, size or config["image_size"], Normalize())
     model.to(device, memory_format=memory_format(device))
-    known = f"ResNet-18 of width {width}", "normalised", path, checkpoint["sha256"]
-    classifier = from_module(model, class_names, layer, device, *known)
-    classifier.dataset, classifier.training, classifier.validation = dataset, training, validation
+    known = f"ResNet-18 of width {config['width']}", "normalised", path, checkpoint["sha256"]
+    classifier = from_module(model, checkpoint["class_names"], layer, device, *known)
+    classifier.dataset, classifier.validation = config["dataset"], checkpoint["validation"]
+    classifier.training = {key: checkpoint[key] for key in ("config", "epoch", "history", "val_accuracy")}
     return classifier
 
 
