@@ -4,7 +4,6 @@ Everything that comes from outside is read and checked here: load_checkpoint, lo
 return a Classifier, and nothing behind it asks where that came from. What is not known of it is None.
 """
 
-import argparse
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,13 +20,10 @@ from gradcam import Classes, GradCAM, check_classes
 from lab.any_network import networks, predictions
 from lab.any_network.layer import find_layer
 from support.checkpoint import read_tensors
-from support.console import Progress, option
+from support.console import Progress
 from support.device import full_float32
 from support.errors import UserError, one_line, reading
-from support.outputs import best_checkpoint
 
-SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "resnet18_cifar100.pt"
-OF_MODEL = ("weights", "weights_key", "mean", "std", "classes", "resize")  # options that belong to --model
 MUCH_LARGER = 1.5  # times the side of the images are pictures of which too much may be lost
 WRAPPER = "for another size give --size; if it returns more than logits wrap it: see docs/your_own_code.md"
 
@@ -96,6 +92,10 @@ class Classifier:
         what = f"{self.name}, {self.num_classes} classes, {self.parameters:,} parameters"
         return f"Classifier({what}, images {self.input}, layer {self.layer}, on {self.device})"
 
+    def images_at_once(self, images: Tensor) -> int:
+        """Return how many images [N, 3, S, S] to compute at once, see data.images_at_once."""
+        return images_at_once(images, self.model.image_size, self.device, self.model.batch_size)
+
     def predict(self, images: Tensor) -> Tensor:
         """Return the logits of uint8 images [N, 3, S, S], float32 [N, C] on the CPU; see predict below."""
         with full_float32(self.device):
@@ -123,7 +123,7 @@ class Classifier:
             for question in questions
         ]
         with GradCAM(self.model, f"network.{self.layer}", self.reshape) as cam:
-            for part in torch.arange(count).split(images_at_once(images, self.model.image_size)):
+            for part in torch.arange(count).split(self.images_at_once(images)):
                 asked = [[None if c is None else c[part] for c in question] for question in chosen]
                 pixels = images[part].to(self.device) / 255
                 maps.append([signed.cpu() for signed in cam.pairs(pixels, asked)])
@@ -143,7 +143,8 @@ def predict(
     """
     order = torch.randperm(len(images), generator=Generator().manual_seed(0))
     logits = []
-    for part in order.split(images_at_once(images, getattr(model, "image_size", 0), device)):
+    side, batch_size = (getattr(model, name, None) for name in ("image_size", "batch_size"))
+    for part in order.split(images_at_once(images, side or 0, device, batch_size)):
         logits.append(report.predict(model, images[part], device))  # one batch: a copy of all may be large
         if progress:
             progress.update(sum(map(len, logits)))
@@ -364,52 +365,7 @@ def alike(a: Tensor, b: Tensor) -> bool:
     return bool((a - b).abs().max() <= 1e-3 * (a.abs().max() + 1e-6))
 
 
-# ---- The command line ------------------------------------------------------------------------------------
-
-
-def add_options(parser: argparse.ArgumentParser, default: str = "the newest under runs/") -> None:
-    """Add the options that say what is examined."""
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--run", type=Path, help=f"run folder of train.py (default: {default})")
-    which.add_argument("--checkpoint", type=Path, metavar="FILE", help="a checkpoint of train.py")
-    text = "any network: NAME() in FILE.py returns a torch.nn.Module of images [N, 3, S, S]"
-    which.add_argument("--model", metavar="FILE.py:NAME", help=text)
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="for --model: its state dict")
-    text = "for --weights: which of several state dicts in the file, such as ema"
-    parser.add_argument("--weights-key", metavar="KEY", help=text)
-    text = "for --model: what normalises its images; without them it takes images in [0, 1]"
-    parser.add_argument("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help=text)
-    parser.add_argument("--std", type=float, nargs=3, metavar=("R", "G", "B"), help="see --mean")
-    text = "for --model: the classes of its logits, a name a line (default: the data set's, in its order)"
-    parser.add_argument("--classes", type=Path, metavar="FILE", help=text)
-    parser.add_argument("--size", type=int, metavar="N", help=f"side of its images (default: {SIZE})")
-    parser.add_argument("--resize", type=int, metavar="M", help="with --size: the middle of pictures of M")
-    text = "what Grad-CAM explains, or none (default: the last layer with more than one cell)"
-    parser.add_argument("--layer", metavar="NAME", help=text)
-
-
-def from_options(args: argparse.Namespace, device: torch.device, shipped: bool = False) -> Classifier:
-    """Return the network that the options name, without any that of the newest run.
-
-    If there is no run, or if `shipped` is to be the default, it is that in weights/.
-    """
-    if args.model is None:
-        for name in OF_MODEL:
-            if getattr(args, name) is not None:
-                raise UserError(f"{option(name)} belongs to --model FILE.py:NAME, which is missing")
-        path = args.checkpoint
-        has_run = not shipped and any(Path("runs").glob("*/checkpoints/best.pt"))
-        if path is None and (args.run is not None or has_run):
-            path = best_checkpoint(args.run)
-        return load_checkpoint(path or SHIPPED, device, args.layer, args.size)
-    class_names = None
-    if args.classes is not None:
-        with reading(args.classes, "class names, one a line"):
-            class_names = args.classes.read_text(encoding="utf-8-sig").split("\n")
-            class_names = [one_line(name) for name in class_names if name.strip()]
-    of_model = (args.model, args.weights, args.mean, args.std, args.layer, class_names)
-    sides = {"size": args.size, "resize": args.resize}
-    return load_model(*of_model, device, **sides, weights_key=args.weights_key)
+# ---- Its images and their classes --------------------------------------------------------------------------
 
 
 def find_data(classifier: Classifier, dataset: str | None, data_dir: str | None) -> tuple[str, str]:
@@ -424,15 +380,18 @@ def find_data(classifier: Classifier, dataset: str | None, data_dir: str | None)
     return dataset or classifier.dataset or "cifar100", data_dir or "data"
 
 
-def load_data(classifier: Classifier, dataset: str | None, data_dir: str | None) -> tuple[Dataset, Dataset]:
+def load_data(
+    classifier: Classifier, dataset: str | None, data_dir: str | None, workers: int | None = None
+) -> tuple[Dataset, Dataset]:
     """Return the training and the test set for a network, whose logits come in the order of their classes.
 
-    dataset and data_dir: see find_data. Raises UserError if the classes do not fit.
+    dataset and data_dir: see find_data; workers: see data.load. Raises UserError if the classes do not fit.
     """
     name, root = find_data(classifier, dataset, data_dir)
     if name in data.CLASS_NAMES:  # before the data are read or drawn
         check_number_of_classes(classifier, data.CLASS_NAMES[name], name)
-    train, test = load(name, root, classifier.model.image_size, classifier.model.uncropped)
+    sides = classifier.model.image_size, classifier.model.uncropped
+    train, test = load(name, root, *sides, workers=workers)
     fit_classes(classifier, test)
     return train, test
 

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from gradcam import draw, overlay, to_heatmap
-from lab.classifier import Classifier, add_options, from_options, plain_name, predict
+from lab.classifier import Classifier, plain_name, predict
+from lab.options import add_options, from_options
 from sources.pictures import fit, read_picture
 from support.console import CommandLine, run_main
 from support.device import pick_device

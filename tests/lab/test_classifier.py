@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 import data
 from data import MEAN, STD
-from lab import classifier
+from lab import classifier, options
 from lab.any_network import networks
 from lab.classifier import from_module, load_checkpoint, load_model, predict
 from lab.results import results_folder
@@ -433,16 +433,16 @@ def test_options_of_a_model_without_the_model_are_refused():
 def test_the_newest_run_is_the_default(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"no finished epoch of a run under runs/.*weights/resnet18_cifar100"):
-        classifier.best_checkpoint(None)
+        options.best_checkpoint(None)
     for name, time in [("old", 100), ("new", 300), ("middle", 200)]:
         path = tmp_path / "runs" / name / "checkpoints" / "best.pt"
         path.parent.mkdir(parents=True)
         path.touch()
         os.utime(path, (time, time))
-    assert classifier.best_checkpoint(None).parts[-3] == "new"
-    assert classifier.best_checkpoint(tmp_path / "runs" / "old").parts[-3] == "old"
+    assert options.best_checkpoint(None).parts[-3] == "new"
+    assert options.best_checkpoint(tmp_path / "runs" / "old").parts[-3] == "old"
     with pytest.raises(UserError, match="no finished epoch in begun"):
-        classifier.best_checkpoint(Path("begun"))
+        options.best_checkpoint(Path("begun"))
 
 
 def test_classes_come_from_a_file(theirs, tmp_path):

@@ -8,14 +8,14 @@ import torch
 import torchvision
 from lab_pages import examined
 from PIL import Image
-from processes import CPU, TINY
+from processes import CPU, TINY, assert_one_line, outcome
 from torch import nn
 from torchvision.transforms import v2
 
 import data
 import report
 import train
-from lab import classifier, reasons
+from lab import classifier, examine, options, reasons, stress
 from lab.results import identity
 from metrics import expected_calibration_error
 from support.errors import UserError
@@ -128,12 +128,36 @@ def test_as_many_images_at_once_as_take_the_memory_of_fifty_small_ones():
         assert data.images_at_once(images, network_side, torch.device("cuda")) == 32 * expected
         assert data.images_at_once(images, network_side, "cuda", batch_size=7) == 7
     seen = []
-    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 96 * 96, 2))
+    network = nn.Sequential(nn.Conv2d(3, 1, 9, 3), nn.Flatten(), nn.Linear(900, 2))
     network.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     found = classifier.from_module(network, None, None, CPU, size=96)
-    seen.clear()
-    classifier.predict(found.model, torch.zeros(12, 3, 32, 32, dtype=torch.uint8), CPU)
-    assert seen == [5, 5, 2]
+    images, labels = torch.zeros(12, 3, 32, 32, dtype=torch.uint8), torch.zeros(12, dtype=torch.int64)
+    hidden, black = torch.ones(12, 32, 32, dtype=torch.bool), torch.zeros(3)
+    ways = [
+        lambda: classifier.predict(found.model, images, CPU),
+        lambda: report.predict(found.model, images, CPU),
+        lambda: found.explain(images),
+        lambda: reasons.answers_under_covering(found, images, hidden, black),
+        lambda: stress.under_change(found, images, labels, lambda model, x, *more: x, 1),
+    ]
+    for batch_size, expected in ((None, [5, 5, 2]), (7, [7, 5])):
+        found.model.batch_size = batch_size
+        for number, way in enumerate(ways):
+            seen.clear()
+            way()
+            assert seen == ([10, 2] if number == 4 and batch_size is None else expected)
+
+
+@pytest.mark.parametrize("command", [examine, stress])
+def test_a_wrong_batch_size_or_number_of_workers_is_refused_before_anything_is_read(
+    command, capsys, monkeypatch
+):
+    monkeypatch.delattr(classifier, "load")
+    monkeypatch.delattr(options, "load_checkpoint")
+    for wrong in (["-b", "0"], ["--batch-size=-3"], ["-j", "0"], ["--workers", "1.5"]):
+        assert_one_line(
+            *outcome(capsys, command.main, wrong), "(batch-size|workers): .*: expected .* from 1 on"
+        )
 
 
 def test_training_reads_a_folder_at_the_largest_size_and_the_checkpoint_says_it(folder, tmp_path):
