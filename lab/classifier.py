@@ -382,16 +382,17 @@ def find_data(classifier: Classifier, dataset: str | None, data_dir: str | None)
 
 def load_data(
     classifier: Classifier, dataset: str | None, data_dir: str | None, workers: int | None = None
-) -> tuple[Dataset, Dataset]:
+) -> tuple[Dataset | None, Dataset]:
     """Return the training and the test set for a network, whose logits come in the order of their classes.
 
-    dataset and data_dir: see find_data; workers: see data.load. Raises UserError if the classes do not fit.
+    Of a folder of pictures only a network of train.py has a training set. dataset and data_dir: see
+    find_data; workers: see data.load. Raises UserError if the classes do not fit.
     """
     name, root = find_data(classifier, dataset, data_dir)
     if name in data.CLASS_NAMES:  # before the data are read or drawn
         check_number_of_classes(classifier, data.CLASS_NAMES[name], name)
     sides = classifier.model.image_size, classifier.model.uncropped
-    train, test = load(name, root, *sides, workers=workers)
+    train, test = load(name, root, *sides, with_train=classifier.training is not None, workers=workers)
     fit_classes(classifier, test)
     return train, test
 

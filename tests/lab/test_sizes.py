@@ -18,6 +18,7 @@ import train
 from lab import classifier, examine, options, reasons, stress
 from lab.results import identity
 from metrics import expected_calibration_error
+from support import outputs
 from support.errors import UserError
 
 # What is answered follows from stripes of two pixels, which are gone in pictures of 32 pixels.
@@ -158,6 +159,22 @@ def test_a_wrong_batch_size_or_number_of_workers_is_refused_before_anything_is_r
         assert_one_line(
             *outcome(capsys, command.main, wrong), "(batch-size|workers): .*: expected .* from 1 on"
         )
+
+
+def test_of_a_folder_a_network_of_ones_own_gets_the_test_pictures_alone(folder, tmp_path, quick, no_page):
+    """Then the mean colour of those covers, and nothing is said of training images."""
+    (tmp_path / "only").symlink_to(folder / "test")
+    argv = ["--model", f"{folder}/net.py:resnet", "--size=64", "--layer=none"]
+    for name, dataset in {"both": folder, "alone": tmp_path / "only"}.items():
+        out = tmp_path / name
+        assert examine.main([*argv, "--dataset", str(dataset), "--out", str(out)]) == 0
+        numbers = outputs.read_json(out / "metrics.json", "")
+        assert "duplicates" not in numbers and "num_train" not in numbers["classes"][0]
+        samples = torchvision.datasets.ImageFolder(folder / "test").samples
+        images = torch.stack([read_by_torchvision(path, 64) for path, _ in samples]).double() / 255
+        with np.load(out / "evidence.npz") as arrays:
+            np.testing.assert_allclose(arrays["fill"], images.mean(dim=(0, 2, 3)), atol=1e-3)
+        assert examine.main(["--page", "--out", str(out)]) == 0
 
 
 def test_training_reads_a_folder_at_the_largest_size_and_the_checkpoint_says_it(folder, tmp_path):
