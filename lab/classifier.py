@@ -71,6 +71,7 @@ class Classifier:
     training: dict | None = None  # config (config.json), epoch, history, val_accuracy of its checkpoint
     validation: tuple[Tensor, Tensor] | None = None  # logits float32 [N, C] and labels int64 [N]
     dataset: str | None = None  # what it was trained on
+    transform: str | None = None  # FILE.py:NAME of what brings pictures of a folder to it, see read_transform
     notes: list[str] = field(default_factory=list)  # what makes its numbers mean less, for people
     # What look_inside finds. Layers are dotted names, or None if there is no such layer.
     layer: str | None = None  # that Grad-CAM explains
@@ -187,14 +188,18 @@ def load_model(
     size: int | None = None,
     resize: int | None = None,
     weights_key: str | None = None,
+    transform: str | None = None,
 ) -> Classifier:
     """Return the network that NAME() in FILE.py returns, where spec is "FILE.py:NAME", in float32.
 
     weights: a file with its state dict, below weights_key if that is given, see networks.load_weights. mean
     and std, three numbers each, normalise images in [0, 1]. class_names are those of the logits, in their
     order; layer as in find_layer. size, by default SIZE, is the side in pixels of the images that it takes:
-    the middle of those that are `resize` wide, if that is given. Raises UserError for what cannot be used.
+    the middle of those that are `resize` wide, if that is given. transform: NAME in FILE.py of what brings
+    pictures of a folder to it, see networks.read_transform. Raises UserError for what cannot be used.
     """
+    if resize is not None and transform is not None:
+        raise UserError(f"--transform {transform} takes the place of --resize {resize}: leave one out")
     if resize is not None and size is None:
         raise UserError(f"--resize {resize} belongs to --size, which is missing")
     module = networks.build(spec)
@@ -215,7 +220,12 @@ def load_model(
         said = f"normalised by mean {list(mean)} and standard deviation {list(std)}"
     model = FromPixels(module, size or SIZE, normalize)
     model.uncropped = resize
-    return from_module(model, class_names, layer, device, spec.rpartition(":")[2], said, weights)
+    file, _, name = spec.rpartition(":")
+    classifier = from_module(model, class_names, layer, device, name, said, weights)
+    if transform is not None:
+        classifier.transform = f"{file}:{transform}"
+        classifier.input += f", by {transform}"
+    return classifier
 
 
 def from_module(
@@ -389,10 +399,14 @@ def load_data(
     find_data; workers: see data.load. Raises UserError if the classes do not fit.
     """
     name, root = find_data(classifier, dataset, data_dir)
+    if classifier.transform is not None and name in data.CLASS_NAMES:
+        raise UserError(f"--transform is for a folder of pictures, and {name} is none: give --dataset FOLDER")
     if name in data.CLASS_NAMES:  # before the data are read or drawn
         check_number_of_classes(classifier, data.CLASS_NAMES[name], name)
-    sides = classifier.model.image_size, classifier.model.uncropped
-    train, test = load(name, root, *sides, with_train=classifier.training is not None, workers=workers)
+    how = {"with_train": classifier.training is not None, "workers": workers}
+    if classifier.transform is not None:
+        how["transform"] = networks.read_transform(classifier.transform)
+    train, test = load(name, root, classifier.model.image_size, classifier.model.uncropped, **how)
     fit_classes(classifier, test)
     return train, test
 

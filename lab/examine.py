@@ -28,7 +28,7 @@ import report
 from data import SIZE, Dataset, load
 from lab import agreement, more_metrics, options, reasons, results
 from lab import classifier as classifiers
-from lab.any_network import predictions
+from lab.any_network import networks, predictions
 from lab.classifier import Classifier
 from lab.explore.compose import write_explore
 from lab.explore.script_data import answers_to_mistakes
@@ -394,7 +394,7 @@ def answers_of_network(
     train = checked_training_set(examined, train, test)
     numbers, arrays = numbers_of_network(examined, train, test)
     name, root = classifiers.find_data(examined, args.dataset, args.data_dir)
-    numbers["data"] |= {"dataset": name, "data_dir": root}
+    numbers["data"] |= {"dataset": name, "data_dir": root, "transform": examined.transform}
     return out, examined, numbers, arrays, train, test
 
 
@@ -457,8 +457,10 @@ def test_images_of(out: Path, args: argparse.Namespace) -> Tensor | None:
             return predictions.test_set_of(answers).images
     if name is None:
         raise UserError(f"{out} is of images in memory: its page needs --dataset and --data-dir")
-    sides = data["size"] or SIZE, data["resize"]
-    _, test = load(name, root, *sides, with_train=False, workers=args.workers)
+    how = {"with_train": False, "workers": args.workers}
+    if data.get("transform"):
+        how["transform"] = networks.read_transform(data["transform"])
+    _, test = load(name, root, data["size"] or SIZE, data["resize"], **how)
     return test.images
 
 

@@ -12,7 +12,7 @@ from support.errors import UserError, one_line, reading
 from support.outputs import best_checkpoint
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "resnet18_cifar100.pt"
-OF_MODEL = ("weights", "weights_key", "mean", "std", "classes", "resize")  # options that belong to --model
+OF_MODEL = ("weights", "weights_key", "mean", "std", "classes", "resize", "transform")  # options of --model
 
 
 def add_options(parser: argparse.ArgumentParser, default: str = "the newest under runs/") -> None:
@@ -32,6 +32,8 @@ def add_options(parser: argparse.ArgumentParser, default: str = "the newest unde
     parser.add_argument("--classes", type=Path, metavar="FILE", help=text)
     parser.add_argument("--size", type=int, metavar="N", help=f"side of its images (default: {SIZE})")
     parser.add_argument("--resize", type=int, metavar="M", help="with --size: the middle of pictures of M")
+    text = "for --model: a function in FILE.py, of pictures of Pillow to float [3, N, N] in [0, 1], to resize"
+    parser.add_argument("--transform", metavar="NAME", help=text)
     text = "what Grad-CAM explains, or none (default: the last layer with more than one cell)"
     parser.add_argument("--layer", metavar="NAME", help=text)
 
@@ -72,5 +74,5 @@ def from_options(args: argparse.Namespace, device: torch.device, shipped: bool =
             class_names = args.classes.read_text(encoding="utf-8-sig").split("\n")
             class_names = [one_line(name) for name in class_names if name.strip()]
     of_model = (args.model, args.weights, args.mean, args.std, args.layer, class_names)
-    sides = {"size": args.size, "resize": args.resize}
-    return load_model(*of_model, device, **sides, weights_key=args.weights_key)
+    more = {key: getattr(args, key) for key in ("size", "resize", "weights_key", "transform")}
+    return load_model(*of_model, device, **more)
