@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 import data
 from data import MEAN, STD
-from lab import classifier
+from lab import classifier, options
 from lab.any_network import networks
 from lab.classifier import from_module, load_checkpoint, load_model, predict
 from lab.results import results_folder
@@ -95,6 +95,11 @@ def test_a_checkpoint_comes_with_its_validation(finished):
     network.load_state_dict(content["model"])
     x = torchvision.transforms.functional.normalize(pictures() / 255, MEAN, STD)
     torch.testing.assert_close(predict(found.model, pictures(), CPU), network(x).detach())
+
+
+def test_weights_for_a_checkpoint_are_refused_with_what_they_are_for(theirs):
+    with pytest.raises(UserError, match=r"as a checkpoint of train\.py: KeyError.*is --model, its weights"):
+        load_checkpoint(theirs[1])
 
 
 def test_weights_below_a_key_and_with_prefixes(tmp_path, capsys):
@@ -432,17 +437,17 @@ def test_options_of_a_model_without_the_model_are_refused():
 def test_the_newest_run_is_the_default(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"no finished epoch of a run under runs/.*weights/resnet18_cifar100"):
-        classifier.best_checkpoint(None)
+        options.best_checkpoint(None)
     for name, time in [("old", 100), ("new", 300), ("middle", 200)]:
         path = tmp_path / "runs" / name / "checkpoints" / "best.pt"
         path.parent.mkdir(parents=True)
         path.touch()
         (path.parent.parent / "config.json").write_text("{}")
         os.utime(path, (time, time))
-    assert classifier.best_checkpoint(None).parts[-3] == "new"
-    assert classifier.best_checkpoint(tmp_path / "runs" / "old").parts[-3] == "old"
+    assert options.best_checkpoint(None).parts[-3] == "new"
+    assert options.best_checkpoint(tmp_path / "runs" / "old").parts[-3] == "old"
     with pytest.raises(UserError, match="no finished epoch in begun"):
-        classifier.best_checkpoint(Path("begun"))
+        options.best_checkpoint(Path("begun"))
 
 
 def test_classes_come_from_a_file(theirs, tmp_path):

@@ -79,7 +79,7 @@ def use_few_tests(monkeypatch, num_classes=10):
 
 
 def use_set(monkeypatch, test):
-    monkeypatch.setattr(classifier, "load", lambda *some: (None, test))
+    monkeypatch.setattr(classifier, "load", lambda *some, **more: (None, test))
 
 
 @pytest.fixture
