@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,7 @@ def load(
     *,
     with_train: bool = True,
     workers: int | None = None,
+    transform: Callable[[Image.Image], Tensor] | None = None,
 ) -> tuple[Dataset | None, Dataset]:
     """Return (train, test) of "cifar100" or "cifar10" in `root`, of "shapes", or of a folder of pictures.
 
@@ -63,7 +64,7 @@ def load(
     if name == "shapes":
         return make_shapes(60, seed=0), make_shapes(20, seed=1)  # which have no image in common
     if Path(name).is_dir():
-        return load_folder(name, size, resize, with_train, workers)
+        return load_folder(name, size, resize, with_train, workers, transform)
     raise UserError(f"there is no data set or folder {name}: give cifar100, cifar10, shapes or a folder")
 
 
@@ -109,13 +110,15 @@ def load_folder(
     resize: int | None = None,
     with_train: bool = True,
     workers: int | None = None,
+    transform: Callable[[Image.Image], Tensor] | None = None,
 ) -> tuple[Dataset | None, Dataset]:
     """Return (train, test) of a folder of pictures, see read_folder and fit of sources/pictures.py.
 
     with_train=False: the test pictures alone, in test/, val/ or else folders of classes in `root`; train is
-    None.
+    None. transform: takes the place of fit, see transformed there.
     """
-    class_names, splits, num_others = pictures.read_folder(root, size, resize, with_train, workers)
+    options = size, resize, with_train, workers, transform
+    class_names, splits, num_others = pictures.read_folder(root, *options)
     name = f"folder {Path(root).resolve().name}"
     datasets = []
     for images, labels, filenames, side in splits:

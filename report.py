@@ -89,14 +89,16 @@ def find_data(config: dict, data_dir: str | None) -> tuple[str, str]:
     return dataset, data_dir or (recorded if Path(recorded).is_dir() else "data")
 
 
-def load_images(checkpoint: dict, dataset: str, root: str) -> tuple[Dataset | None, Dataset, list[str]]:
+def load_images(
+    checkpoint: dict, dataset: str, root: str, workers: int | None = None
+) -> tuple[Dataset | None, Dataset, list[str]]:
     """Return the training and the test set of a checkpoint, see find_data, and notes for people.
 
     The training set is None if the images found are not those of the training. Raises UserError if the
     classes are others.
     """
     config = checkpoint["config"]
-    train, test = load(dataset, root, config["image_size"])
+    train, test = load(dataset, root, config["image_size"], workers=workers)
     if test.class_names != checkpoint["class_names"]:
         raise UserError(f"the classes of {test.name} are not those of the checkpoint: give its --data-dir")
     if train.digest == config["digest"]:
@@ -113,12 +115,14 @@ def predict(
 ) -> Tensor:
     """Return the logits of uint8 images [N, 3, S, S], float32 [N, C] on the CPU, in the order of the images.
 
-    model, on the device and in eval mode, takes float32 images in [0, 1]. Raises ValueError for other images.
+    model, on the device and in eval mode, takes float32 images in [0, 1]; if it has a batch_size, so many at
+    once. Raises ValueError for other images.
     """
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise ValueError(f"images must be uint8 [N, 3, S, S], not {images.dtype} {list(images.shape)}")
     logits, done = [], 0
-    for part in images.split(images_at_once(images, getattr(model, "image_size", 0))):
+    side, batch_size = (getattr(model, name, None) for name in ("image_size", "batch_size"))
+    for part in images.split(images_at_once(images, side or 0, device, batch_size)):
         logits.append(model(part.to(device) / 255).float().cpu())
         done += len(part)
         if progress:
@@ -283,17 +287,23 @@ def write_results(out: Path, numbers: dict, arrays: dict) -> dict:
 
 
 def measure(
-    path: Path, data_dir: str | None, device: torch.device
+    path: Path,
+    data_dir: str | None,
+    device: torch.device,
+    batch_size: int | None = None,
+    workers: int | None = None,
 ) -> tuple[dict, dict, Dataset | None, Dataset]:
     """Examine a checkpoint of train.py; return numbers, arrays, and its training and test set.
 
-    data_dir: see find_data. Raises UserError if the checkpoint or its data cannot be used.
+    data_dir: see find_data; batch_size and workers: see data.images_at_once and load. Raises UserError if the
+    checkpoint or its data cannot be used.
     """
     network, checkpoint = load_network(path)
     config, settings = checkpoint["config"], checkpoint["config"]["settings"]
     dataset, root = find_data(config, data_dir)
-    train, test, notes = load_images(checkpoint, dataset, root)
+    train, test, notes = load_images(checkpoint, dataset, root, workers)
     model = FromPixels(network, config["image_size"], Normalize())
+    model.batch_size = batch_size
     model.to(device, memory_format=memory_format(device)).eval()
     print(f"data     {test.provenance}\ncompute  {device}, float32")
     with full_float32(device):  # a number means the same on every machine

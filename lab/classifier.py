@@ -4,7 +4,6 @@ Everything that comes from outside is read and checked here: load_checkpoint, lo
 return a Classifier, and nothing behind it asks where that came from. What is not known of it is None.
 """
 
-import argparse
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,34 +19,27 @@ from data import SIZE, Dataset, Normalize, images_at_once, load, memory_format
 from gradcam import Classes, GradCAM, check_classes
 from lab.any_network import networks, predictions
 from lab.any_network.layer import find_layer
-from resnet_cifar import resnet18
-from support.checkpoint import read_checkpoint, read_tensors
-from support.console import Progress, option
+from support.checkpoint import read_tensors
+from support.console import Progress
 from support.device import full_float32
 from support.errors import UserError, one_line, reading
-from support.outputs import best_checkpoint
 
-SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "resnet18_cifar100.pt"
-OF_MODEL = ("weights", "weights_key", "mean", "std", "classes", "resize")  # options that belong to --model
 MUCH_LARGER = 1.5  # times the side of the images are pictures of which too much may be lost
 WRAPPER = "for another size give --size; if it returns more than logits wrap it: see docs/your_own_code.md"
 
 
-class FromPixels(nn.Module):
-    """A network behind all that is done to an image before it: float images in [0, 1] to logits [N, C].
+class FromPixels(report.FromPixels):
+    """That of report.py for any network: float images in [0, 1] to logits [N, C].
 
-    Images of another side than image_size, which the network was trained for, are brought to it, by way of
-    `uncropped` if that is given, see data.resize. `order`, int64 [C], brings the logits into the order of the
-    data set's classes. Where a network makes one logit z for an image, they are [0, z]; where it
-    `ends_in_softmax`, they are the logarithms of what it makes.
+    Images of another side than image_size are brought to it by way of `uncropped` if that is given, see
+    data.resize. `order`, int64 [C], brings the logits into the order of the data set's classes. Where a
+    network makes one logit z for an image, they are [0, z]; where it `ends_in_softmax`, they are the
+    logarithms of what it makes. `batch_size`: so many images are computed at once, see data.images_at_once.
     """
 
     def __init__(self, network: nn.Module, image_size: int = SIZE, normalize: nn.Module | None = None):
-        super().__init__()
-        self.network = network
-        self.image_size, self.uncropped = image_size, None
-        self.normalize = normalize or nn.Identity()
-        self.order = None
+        super().__init__(network, image_size, normalize or nn.Identity())
+        self.uncropped = self.order = self.batch_size = None
         self.ends_in_softmax = False
 
     def forward(self, images: Tensor) -> Tensor:
@@ -79,6 +71,7 @@ class Classifier:
     training: dict | None = None  # config (config.json), epoch, history, val_accuracy of its checkpoint
     validation: tuple[Tensor, Tensor] | None = None  # logits float32 [N, C] and labels int64 [N]
     dataset: str | None = None  # what it was trained on
+    transform: str | None = None  # FILE.py:NAME of what brings pictures of a folder to it, see read_transform
     notes: list[str] = field(default_factory=list)  # what makes its numbers mean less, for people
     # What look_inside finds. Layers are dotted names, or None if there is no such layer.
     layer: str | None = None  # that Grad-CAM explains
@@ -99,6 +92,10 @@ class Classifier:
     def __repr__(self) -> str:
         what = f"{self.name}, {self.num_classes} classes, {self.parameters:,} parameters"
         return f"Classifier({what}, images {self.input}, layer {self.layer}, on {self.device})"
+
+    def images_at_once(self, images: Tensor) -> int:
+        """Return how many images [N, 3, S, S] to compute at once, see data.images_at_once."""
+        return images_at_once(images, self.model.image_size, self.device, self.model.batch_size)
 
     def predict(self, images: Tensor) -> Tensor:
         """Return the logits of uint8 images [N, 3, S, S], float32 [N, C] on the CPU; see predict below."""
@@ -127,7 +124,7 @@ class Classifier:
             for question in questions
         ]
         with GradCAM(self.model, f"network.{self.layer}", self.reshape) as cam:
-            for part in torch.arange(count).split(images_at_once(images, self.model.image_size)):
+            for part in torch.arange(count).split(self.images_at_once(images)):
                 asked = [[None if c is None else c[part] for c in question] for question in chosen]
                 pixels = images[part].to(self.device) / 255
                 maps.append([signed.cpu() for signed in cam.pairs(pixels, asked)])
@@ -147,7 +144,8 @@ def predict(
     """
     order = torch.randperm(len(images), generator=Generator().manual_seed(0))
     logits = []
-    for part in order.split(images_at_once(images, getattr(model, "image_size", 0), device)):
+    side, batch_size = (getattr(model, name, None) for name in ("image_size", "batch_size"))
+    for part in order.split(images_at_once(images, side or 0, device, batch_size)):
         logits.append(report.predict(model, images[part], device))  # one batch: a copy of all may be large
         if progress:
             progress.update(sum(map(len, logits)))
@@ -164,23 +162,17 @@ def load_checkpoint(
 
     size is by default its own. Raises UserError if the file is damaged, or its weights do not fit.
     """
-    checkpoint = read_checkpoint(path)
-    with reading(path, "a checkpoint of train.py (a network of your own is --model, its weights --weights)"):
-        config, state = checkpoint["config"], checkpoint["model"]
-        width, image_size, dataset = config["width"], config["image_size"], config["dataset"]
-        class_names = [one_line(name) for name in checkpoint["class_names"]]
-        training = {key: checkpoint[key] for key in ("config", "epoch", "history", "val_accuracy")}
-        validation = None
-        if "val_logits" in checkpoint:
-            validation = checkpoint["val_logits"].float(), checkpoint["val_labels"]
-        module = resnet18(len(class_names), width)
-        module.load_state_dict(state)  # float16 in the shipped file, float32 in the network
-    device = torch.device(device)
-    model = FromPixels(module, size or image_size, Normalize())
+    try:
+        network, checkpoint = report.load_network(path)
+    except UserError as error:
+        raise UserError(f"{error} (a network of your own is --model, its weights --weights)") from error
+    config, device = checkpoint["config"], torch.device(device)
+    model = FromPixels(network, size or config["image_size"], Normalize())
     model.to(device, memory_format=memory_format(device))
-    known = f"ResNet-18 of width {width}", "normalised", path, checkpoint["sha256"]
-    classifier = from_module(model, class_names, layer, device, *known)
-    classifier.dataset, classifier.training, classifier.validation = dataset, training, validation
+    known = f"ResNet-18 of width {config['width']}", "normalised", path, checkpoint["sha256"]
+    classifier = from_module(model, checkpoint["class_names"], layer, device, *known)
+    classifier.dataset, classifier.validation = config["dataset"], checkpoint["validation"]
+    classifier.training = {key: checkpoint[key] for key in ("config", "epoch", "history", "val_accuracy")}
     return classifier
 
 
@@ -196,14 +188,18 @@ def load_model(
     size: int | None = None,
     resize: int | None = None,
     weights_key: str | None = None,
+    transform: str | None = None,
 ) -> Classifier:
     """Return the network that NAME() in FILE.py returns, where spec is "FILE.py:NAME", in float32.
 
     weights: a file with its state dict, below weights_key if that is given, see networks.load_weights. mean
     and std, three numbers each, normalise images in [0, 1]. class_names are those of the logits, in their
     order; layer as in find_layer. size, by default SIZE, is the side in pixels of the images that it takes:
-    the middle of those that are `resize` wide, if that is given. Raises UserError for what cannot be used.
+    the middle of those that are `resize` wide, if that is given. transform: NAME in FILE.py of what brings
+    pictures of a folder to it, see networks.read_transform. Raises UserError for what cannot be used.
     """
+    if resize is not None and transform is not None:
+        raise UserError(f"--transform {transform} takes the place of --resize {resize}: leave one out")
     if resize is not None and size is None:
         raise UserError(f"--resize {resize} belongs to --size, which is missing")
     module = networks.build(spec)
@@ -224,7 +220,12 @@ def load_model(
         said = f"normalised by mean {list(mean)} and standard deviation {list(std)}"
     model = FromPixels(module, size or SIZE, normalize)
     model.uncropped = resize
-    return from_module(model, class_names, layer, device, spec.rpartition(":")[2], said, weights)
+    file, _, name = spec.rpartition(":")
+    classifier = from_module(model, class_names, layer, device, name, said, weights)
+    if transform is not None:
+        classifier.transform = f"{file}:{transform}"
+        classifier.input += f", by {transform}"
+    return classifier
 
 
 def from_module(
@@ -374,52 +375,7 @@ def alike(a: Tensor, b: Tensor) -> bool:
     return bool((a - b).abs().max() <= 1e-3 * (a.abs().max() + 1e-6))
 
 
-# ---- The command line ------------------------------------------------------------------------------------
-
-
-def add_options(parser: argparse.ArgumentParser, default: str = "the newest under runs/") -> None:
-    """Add the options that say what is examined."""
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--run", type=Path, help=f"run folder of train.py (default: {default})")
-    which.add_argument("--checkpoint", type=Path, metavar="FILE", help="a checkpoint of train.py")
-    text = "any network: NAME() in FILE.py returns a torch.nn.Module of images [N, 3, S, S]"
-    which.add_argument("--model", metavar="FILE.py:NAME", help=text)
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="for --model: its state dict")
-    text = "for --weights: which of several state dicts in the file, such as ema"
-    parser.add_argument("--weights-key", metavar="KEY", help=text)
-    text = "for --model: what normalises its images; without them it takes images in [0, 1]"
-    parser.add_argument("--mean", type=float, nargs=3, metavar=("R", "G", "B"), help=text)
-    parser.add_argument("--std", type=float, nargs=3, metavar=("R", "G", "B"), help="see --mean")
-    text = "for --model: the classes of its logits, a name a line (default: the data set's, in its order)"
-    parser.add_argument("--classes", type=Path, metavar="FILE", help=text)
-    parser.add_argument("--size", type=int, metavar="N", help=f"side of its images (default: {SIZE})")
-    parser.add_argument("--resize", type=int, metavar="M", help="with --size: the middle of pictures of M")
-    text = "what Grad-CAM explains, or none (default: the last layer with more than one cell)"
-    parser.add_argument("--layer", metavar="NAME", help=text)
-
-
-def from_options(args: argparse.Namespace, device: torch.device, shipped: bool = False) -> Classifier:
-    """Return the network that the options name, without any that of the newest run.
-
-    If there is no run, or if `shipped` is to be the default, it is that in weights/.
-    """
-    if args.model is None:
-        for name in OF_MODEL:
-            if getattr(args, name) is not None:
-                raise UserError(f"{option(name)} belongs to --model FILE.py:NAME, which is missing")
-        path = args.checkpoint
-        has_run = not shipped and any(Path("runs").glob("*/checkpoints/best.pt"))
-        if path is None and (args.run is not None or has_run):
-            path = best_checkpoint(args.run)
-        return load_checkpoint(path or SHIPPED, device, args.layer, args.size)
-    class_names = None
-    if args.classes is not None:
-        with reading(args.classes, "class names, one a line"):
-            class_names = args.classes.read_text(encoding="utf-8-sig").split("\n")
-            class_names = [one_line(name) for name in class_names if name.strip()]
-    of_model = (args.model, args.weights, args.mean, args.std, args.layer, class_names)
-    sides = {"size": args.size, "resize": args.resize}
-    return load_model(*of_model, device, **sides, weights_key=args.weights_key)
+# ---- Its images and their classes --------------------------------------------------------------------------
 
 
 def find_data(classifier: Classifier, dataset: str | None, data_dir: str | None) -> tuple[str, str]:
@@ -434,15 +390,23 @@ def find_data(classifier: Classifier, dataset: str | None, data_dir: str | None)
     return dataset or classifier.dataset or "cifar100", data_dir or "data"
 
 
-def load_data(classifier: Classifier, dataset: str | None, data_dir: str | None) -> tuple[Dataset, Dataset]:
+def load_data(
+    classifier: Classifier, dataset: str | None, data_dir: str | None, workers: int | None = None
+) -> tuple[Dataset | None, Dataset]:
     """Return the training and the test set for a network, whose logits come in the order of their classes.
 
-    dataset and data_dir: see find_data. Raises UserError if the classes do not fit.
+    Of a folder of pictures only a network of train.py has a training set. dataset and data_dir: see
+    find_data; workers: see data.load. Raises UserError if the classes do not fit.
     """
     name, root = find_data(classifier, dataset, data_dir)
+    if classifier.transform is not None and name in data.CLASS_NAMES:
+        raise UserError(f"--transform is for a folder of pictures, and {name} is none: give --dataset FOLDER")
     if name in data.CLASS_NAMES:  # before the data are read or drawn
         check_number_of_classes(classifier, data.CLASS_NAMES[name], name)
-    train, test = load(name, root, classifier.model.image_size, classifier.model.uncropped)
+    how = {"with_train": classifier.training is not None, "workers": workers}
+    if classifier.transform is not None:
+        how["transform"] = networks.read_transform(classifier.transform)
+    train, test = load(name, root, classifier.model.image_size, classifier.model.uncropped, **how)
     fit_classes(classifier, test)
     return train, test
 

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 
 import report
 from data import SIZE, Dataset, load
-from lab import agreement, more_metrics, reasons, results
+from lab import agreement, more_metrics, options, reasons, results
 from lab import classifier as classifiers
-from lab.any_network import predictions
+from lab.any_network import networks, predictions
 from lab.classifier import Classifier
 from lab.explore.compose import write_explore
 from lab.explore.script_data import answers_to_mistakes
@@ -49,20 +49,21 @@ MAX_BROWSED_PIXELS = 5_000_000  # of all of them together
 
 
 def numbers_of_run(
-    examined: Classifier, out: Path, data_dir: str | None
+    examined: Classifier, out: Path, data_dir: str | None, workers: int | None = None
 ) -> tuple[dict, dict, Dataset | None, Dataset]:
     """Return what report.measure does of a checkpoint of train.py, from the report in `out` if any."""
+    how = examined.path, data_dir, examined.device, examined.model.batch_size, workers
     try:
         numbers, arrays = outputs.read_report(out)
     except UserError:  # there is none, or it is damaged
-        return report.measure(examined.path, data_dir, examined.device)
+        return report.measure(*how)
     config = examined.training["config"]
     dataset, root = report.find_data(config, data_dir)
     checkpoint = {"config": config, "class_names": examined.class_names}
-    train, test, _ = report.load_images(checkpoint, dataset, root)
+    train, test, _ = report.load_images(checkpoint, dataset, root, workers)
     is_same = numbers["checkpoint_sha256"] == examined.digest and outputs.is_of(numbers, test)
     if not is_same or "training" not in numbers:  # numbers_of_network writes none
-        return report.measure(examined.path, data_dir, examined.device)
+        return report.measure(*how)
     print(f"answers  those of {out / 'metrics.json'}")
     return numbers, arrays, train, test
 
@@ -344,7 +345,7 @@ def checked_training_set(examined: Classifier, train: Dataset | None, test: Data
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = CommandLine(description=__doc__)
-    classifiers.add_options(parser)
+    options.add_options(parser)
     text = "in place of a network its answers, .npz or .csv, see docs/your_own_code.md"
     parser.add_argument("--predictions", type=Path, metavar="FILE", help=text)
     parser.add_argument("--data-dir", help="where CIFAR lies (default: as in training, else data)")
@@ -360,7 +361,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--page", action="store_true", help=text)
     text = "end before anything is written unless this accuracy lies in the interval of the measured one"
     parser.add_argument("--expect-accuracy", type=float, metavar="PERCENT", help=text)
-    parser.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (default: auto)")
+    options.add_computing_options(parser)
     return parser.parse_args(argv)
 
 
@@ -378,7 +379,8 @@ def answers_of_network(
 
     Returns the folder of the results, the network, numbers, arrays, training and test set.
     """
-    examined = classifiers.from_options(args, pick_device(args.device))
+    examined = options.from_options(args, pick_device(args.device))
+    examined.model.batch_size = args.batch_size
     out = results.results_folder(examined, args.out)
     if not args.overwrite and (examined.path is None or out != outputs.run_of(examined.path)):
         results.check_results(out, results.network_of(examined))
@@ -388,20 +390,20 @@ def answers_of_network(
     print(f"output   {examined.output}")
     print(f"maps     {examined.layer_note}")
     if examined.training is not None and args.size is None and args.dataset in (None, examined.dataset):
-        return out, examined, *numbers_of_run(examined, out, args.data_dir)
-    train, test = classifiers.load_data(examined, args.dataset, args.data_dir)
+        return out, examined, *numbers_of_run(examined, out, args.data_dir, args.workers)
+    train, test = classifiers.load_data(examined, args.dataset, args.data_dir, args.workers)
     print(f"data     {test.provenance}\ncompute  {examined.device}, {examined.computes_in}")
     train = checked_training_set(examined, train, test)
     numbers, arrays = numbers_of_network(examined, train, test)
     name, root = classifiers.find_data(examined, args.dataset, args.data_dir)
-    numbers["data"] |= {"dataset": name, "data_dir": root}
+    numbers["data"] |= {"dataset": name, "data_dir": root, "transform": examined.transform}
     return out, examined, numbers, arrays, train, test
 
 
 def answers_of_file(args: argparse.Namespace) -> tuple[Path, None, dict, dict, Dataset | None, Dataset]:
     """Read the answers in the file --predictions; return what answers_of_network does, without a network."""
-    options = ("run", "checkpoint", "model", "layer", *classifiers.OF_MODEL)
-    refuse(args, options, "--predictions needs no network")
+    of_network = ("run", "checkpoint", "model", "layer", "batch_size", *options.OF_MODEL)
+    refuse(args, of_network, "--predictions needs no network")
     out = args.out or Path("runs") / args.predictions.stem
     if args.predictions.resolve().parent == out.resolve():
         raise UserError(
@@ -411,7 +413,7 @@ def answers_of_file(args: argparse.Namespace) -> tuple[Path, None, dict, dict, D
     with reading(args.predictions, "predictions of test images"):
         test = predictions.test_set_of(answers)
         if args.dataset is not None:
-            train, test = load(args.dataset, args.data_dir or "data", args.size or SIZE)
+            train, test = load(args.dataset, args.data_dir or "data", args.size or SIZE, workers=args.workers)
             predictions.check_dataset(answers, test, args.dataset)
     print(f"data     {test.provenance}")
     numbers, arrays = numbers_of_answers(answers, test, train, str(args.predictions))
@@ -426,28 +428,29 @@ def page_again(args: argparse.Namespace) -> Path:
 
     Raises UserError if the files or the images are not there, or are others.
     """
-    options = (
+    others = (
         "checkpoint",
         "model",
         "layer",
         "size",
+        "batch_size",
         "predictions",
         "expect_accuracy",
-        *classifiers.OF_MODEL,
+        *options.OF_MODEL,
     )
-    refuse(args, (*options, "against", "quick", "overwrite"), "--page measures nothing")
+    refuse(args, (*others, "against", "quick", "overwrite"), "--page measures nothing")
     out = args.out or args.run or outputs.results_folder(outputs.best_checkpoint(None))
-    images = test_images_of(out, args.dataset, args.data_dir)
+    images = test_images_of(out, args)
     write_explore(out, images)
     write_page(out, images)
     return out
 
 
-def test_images_of(out: Path, dataset: str | None, data_dir: str | None) -> Tensor | None:
+def test_images_of(out: Path, args: argparse.Namespace) -> Tensor | None:
     """Return the test images of the results in a folder, uint8 [N, 3, S, S], None if they had none."""
     numbers, _ = outputs.read_report(out)
     data = numbers["data"]
-    name = dataset or data["dataset"]
+    name, root = args.dataset or data["dataset"], args.data_dir or data["data_dir"] or "data"
     if name is None and data["digest"] == numbers["images_sha256"]:
         return None  # there never were pictures
     if name is None and Path(numbers["network"]["weights"]).is_file():
@@ -456,7 +459,10 @@ def test_images_of(out: Path, dataset: str | None, data_dir: str | None) -> Tens
             return predictions.test_set_of(answers).images
     if name is None:
         raise UserError(f"{out} is of images in memory: its page needs --dataset and --data-dir")
-    _, test = load(name, data_dir or data["data_dir"] or "data", data["size"] or SIZE, data["resize"])
+    how = {"with_train": False, "workers": args.workers}
+    if data.get("transform"):
+        how["transform"] = networks.read_transform(data["transform"])
+    _, test = load(name, root, data["size"] or SIZE, data["resize"], **how)
     return test.images
 
 

@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from gradcam import draw, overlay, to_heatmap
-from lab.classifier import Classifier, add_options, from_options, plain_name, predict
-from sources.pictures import fit, read_picture
+from lab.any_network.networks import read_transform
+from lab.classifier import Classifier, plain_name, predict
+from lab.options import add_options, from_options
+from sources.pictures import fit, read_picture, transformed
 from support.console import CommandLine, run_main
 from support.device import pick_device
 from support.errors import UserError, reading
@@ -53,9 +55,18 @@ def choose_maps(
     return classes, [f"rather than {names[c]}" for c in classes[::-1]], torch.tensor(classes[::-1])
 
 
-def write_figure(square: Tensor, small: Tensor, titles: list[str], maps: Tensor, label: str, output: Path):
-    """Write the picture, what the network gets of it, and its maps, float [M, h, w], to a PNG file."""
-    panels = [("picture\ncentre square", square), (f"network input\n{small.shape[1]} pixels", small)]
+def write_figure(
+    square: Tensor | None, small: Tensor, titles: list[str], maps: Tensor, label: str, output: Path
+) -> None:
+    """Write the picture, what the network gets of it, and its maps, float [M, h, w], to a PNG file.
+
+    Without `square` what the network gets stands for the picture.
+    """
+    panels = [(f"network input\n{small.shape[1]} pixels", small)]
+    if square is None:
+        square = small
+    else:
+        panels.insert(0, ("picture\ncentre square", square))
     for title, heatmap in zip(titles, to_heatmap(maps, square.shape[1]), strict=True):
         found = "evidence" if heatmap.any() else "no evidence"
         panels.append((f"{found} for {title}", overlay(square[None] / 255, heatmap[None])[0]))
@@ -66,7 +77,11 @@ def write_figure(square: Tensor, small: Tensor, titles: list[str], maps: Tensor,
 def explain_picture(examined: Classifier, picture: Tensor, contrast: str | None, output: Path) -> None:
     """Print the likeliest classes of a picture, uint8 [3, H, W], and write the figure."""
     size, resize = examined.model.image_size, examined.model.uncropped
-    small = fit(picture, size, resize)
+    if examined.transform is None:
+        small = fit(picture, size, resize)
+    else:
+        with reading(examined.transform, "a --transform of the picture"):
+            small = transformed(picture, size, read_transform(examined.transform))
     probabilities = predict(examined.model, small[None], examined.device)[0].softmax(dim=0)
     names = examined.class_names or [f"class {c}" for c in range(len(probabilities))]
     likely = probabilities.topk(min(5, len(names))).indices.tolist()
@@ -87,7 +102,9 @@ def explain_picture(examined: Classifier, picture: Tensor, contrast: str | None,
         titles.append(f"{names[c]} ({100 * probabilities[c]:.1f} %)\n{role}")
     # The same part of the picture, large enough to show a heatmap and small enough for a figure.
     side = min(max(min(picture.shape[1:]), size), 512)
-    square = fit(picture, side, resize and round(side * resize / size))
+    square = None  # of a transform nobody knows what it would make at another side
+    if examined.transform is None:
+        square = fit(picture, side, resize and round(side * resize / size))
     write_figure(square, small, titles, maps, f"Grad-CAM at {examined.layer}", output)
     print(f"Grad-CAM at {examined.layer_note}\nwrote {output}")
 

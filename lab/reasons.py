@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 import metrics
-from data import SIZE, Dataset
+from data import SIZE, Dataset, images_at_once
 from lab import more_metrics
-from lab.classifier import Classifier, copied, images_at_once
+from lab.classifier import Classifier, copied
 
 NUM_MISTAKES, NUM_RIGHT = 800, 400  # images whose pixels are covered
 COVERED = 0.25  # of the pixels
@@ -72,7 +72,7 @@ def answers_under_covering(
     replaces them, or a function that makes it from images in [0, 1], such as `blurred`.
     """
     classes, probabilities = [], []
-    for part in torch.arange(len(images)).split(images_at_once(images, classifier.model.image_size)):
+    for part in torch.arange(len(images)).split(classifier.images_at_once(images)):
         pixels = images[part] / 255
         if callable(fill):
             instead = fill(pixels)

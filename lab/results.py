@@ -16,7 +16,8 @@ from support.errors import UserError, reading
 from support.files import whole_file, write_json
 
 NETWORK = ("checkpoint_sha256", "fixed_logits")  # the keys of network_of
-IDENTITY = (*NETWORK, "size", "resize", "images_sha256", "labels_sha256", "class_names", "class_order")
+INPUT = ("size", "resize", "transform", "class_order")
+IDENTITY = (*NETWORK, *INPUT, "images_sha256", "labels_sha256", "class_names")
 ARRAYS = {"metrics": "predictions", "reasons": "evidence", "stress": "stress"}  # the .npz to each .json
 # The pixels of the examples in stress.npz, and the key of stress.json that says what they are.
 PIXELS = {"example_pixels": "examples", "attack_changes": "attack_examples"}
@@ -52,8 +53,17 @@ def identity(classifier, test) -> dict:
         **network_of(classifier),
         "size": classifier.model.image_size,
         "resize": classifier.model.uncropped,
+        "transform": transform_of(classifier),
         "class_order": list(range(len(test.class_names))) if order is None else order.tolist(),
     }
+
+
+def transform_of(classifier) -> str | None:
+    """Return "FILE.py:NAME" of its --transform and the digest of that file, or None."""
+    if classifier.transform is None:
+        return None
+    path = Path(classifier.transform.rpartition(":")[0])
+    return f"{Path(classifier.transform).name}, {outputs.file_digest(path)}"
 
 
 def agree(first: dict, second: dict, keys: tuple[str, ...] = IDENTITY) -> bool:

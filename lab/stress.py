@@ -25,8 +25,9 @@ from torch import Generator, Tensor
 
 from data import Dataset, images_at_once, interleave
 from lab import results as files
-from lab.classifier import Classifier, add_options, from_options, load_data, predict
+from lab.classifier import Classifier, load_data, predict
 from lab.more_metrics import mean_interval
+from lab.options import add_computing_options, add_options, from_options
 from lab.stress_tests import attacks, cifar_c, cues, examples, summary
 from lab.stress_tests.corruptions import CORRUPTIONS, FAMILIES, FIFTEEN, corrupt
 from metrics import calibration_bins, fit_temperature, proportion
@@ -199,7 +200,8 @@ def under_change(
     change(model, images, labels, epsilon, generator) is a function of lab/stress_tests/attacks.py.
     """
     generator, right = Generator().manual_seed(SEED), []
-    count = 2 * images_at_once(images, classifier.model.image_size)
+    # By default the same on every device: in batches of another size random starts are others.
+    count = classifier.model.batch_size or 2 * images_at_once(images, classifier.model.image_size)
     for batch, y_true in zip(images.split(count), labels.split(count), strict=True):
         x, y = batch.to(classifier.device) / 255, y_true.to(classifier.device)
         x = change(classifier.model, x, y, epsilon / 255, generator)
@@ -366,17 +368,18 @@ def main(argv: list[str] | None = None) -> int:
     size.add_argument("--full", action="store_true", help="all images, 1,000 for attacks; hours on a CPU")
     parser.add_argument("--cifar-c", type=Path, metavar="DIR", help="also measure CIFAR-100-C's files in DIR")
     parser.add_argument("--overwrite", action="store_true", help="replace what stress.json holds")
-    parser.add_argument("--device", default="auto", help="auto, cuda, mps or cpu (default: auto)")
+    add_computing_options(parser)
     args = parser.parse_args(argv)
     if args.images < 1:
         raise UserError(f"--images {args.images}: expected at least 1")
     device = pick_device(args.device)
     classifier = from_options(args, device)
+    classifier.model.batch_size = args.batch_size
     folder = files.results_folder(classifier, args.out)
     if not args.overwrite:
         # Before the data are read, which takes a while.
         files.check_results(folder, files.network_of(classifier))
-    _, test = load_data(classifier, args.dataset, args.data_dir)
+    _, test = load_data(classifier, args.dataset, args.data_dir, args.workers)
     published = {}
     if args.cifar_c:
         if test.name not in ("cifar100", "cifar10"):

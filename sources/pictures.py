@@ -5,6 +5,7 @@ import os
 import shutil
 import statistics
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from support.errors import UserError, one_line, reading
 
 Image.init()
 IN_MEMORY = 2**30  # bytes of a split; more lie in a temporary file, of which the system keeps what it can
+Transform = Callable[[Image.Image], Tensor]  # takes a picture to float [3, size, size] in [0, 1]
 SUFFIXES = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 
@@ -27,14 +29,16 @@ def read_folder(
     resize: int | None = None,
     with_train: bool = True,
     workers: int | None = None,
+    transform: Transform | None = None,
 ) -> tuple[list[str], list[tuple[Tensor, Tensor, list[str], int]], int]:
     """Return the class names, the arrays of training and of test pictures, and the number of other files.
 
-    The arrays are images uint8 [N, 3, size, size], see fit, labels int64 [N] and N file names, those in the
-    folder of the class, in the order of class and file name; then the median of the shorter sides of the
-    pictures in pixels. with_train=False leaves out train/ and its arrays. workers: threads that decode, by
-    default one for each core. Raises UserError if there are fewer than two classes, if train/ and test/ do
-    not have pictures of the same ones, or if pictures cannot be read.
+    The arrays are images uint8 [N, 3, size, size], labels int64 [N] and N file names, those in the folder of
+    the class, in the order of class and file name; then the median of the shorter sides of the pictures in
+    pixels. with_train=False leaves out train/ and its arrays. workers: threads that decode, by default one
+    for each core. A picture is brought to the size by `fit`, or by the transform, see transformed. Raises
+    UserError if there are fewer than two classes, if train/ and test/ do not have pictures of the same ones,
+    or if pictures cannot be read.
     """
     root = Path(root)
     if with_train and not (root / "train").is_dir():
@@ -56,7 +60,7 @@ def read_folder(
     print(f"reading {count:,} pictures of {len(names)} classes in {root}", flush=True)
     splits, unreadable, num_others = [], [], 0
     for folder, (_, paths) in zip(folders, found, strict=True):
-        splits.append(read_split(folder, paths, size, resize, workers, unreadable))
+        splits.append(read_split(folder, paths, size, resize, workers, transform, unreadable))
         for _, _, files in os.walk(folder):
             num_others += sum(not is_picture(name) and not name.startswith(".") for name in files)
     if unreadable:
@@ -93,6 +97,7 @@ def read_split(
     size: int,
     resize: int | None,
     workers: int | None,
+    transform: Transform | None,
     unreadable: list[str],
 ) -> tuple[Tensor, Tensor, list[str], int]:
     """Return the arrays of pictures in a folder, see read_folder; add to `unreadable` what cannot be read."""
@@ -105,7 +110,11 @@ def read_split(
             picture = read_picture(path)
         except Exception as error:
             return 0, f"{path} ({one_line(error)})"
-        images[place] = fit(picture, size, resize)
+        if transform is None:
+            images[place] = fit(picture, size, resize)
+        else:
+            with reading(path, "a picture for --transform"):
+                images[place] = transformed(picture, size, transform)
         return min(picture.shape[1:]), None
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:  # Pillow decodes outside of Python's lock
@@ -207,6 +216,27 @@ def fit(picture: Tensor, size: int, resize: int | None = None) -> Tensor:
     # Of bytes, this calculates with whole numbers, and so gives the same on every processor.
     picture = F.interpolate(picture[None], sides, mode="bilinear", antialias=True)[0]
     return center_crop(picture, size)
+
+
+def transformed(picture: Tensor, size: int, transform: Transform) -> Tensor:
+    """Return what a transform makes of a picture, uint8 [3, H, W], as uint8 [3, size, size].
+
+    It gets the picture as one of Pillow in RGB, upright. Raises ValueError unless it returns float [3, size,
+    size] in [0, 1]; of what stood in bytes before, as after resizing by Pillow, nothing is lost.
+    """
+    values = transform(Image.fromarray(picture.permute(1, 2, 0).numpy()))
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        made = str(getattr(values, "dtype", type(values).__name__))
+        raise ValueError(f"it makes {made}, expected a float tensor [3, {size}, {size}] in [0, 1]")
+    if values.shape != (3, size, size):
+        raise ValueError(
+            f"it makes {list(values.shape)}, expected [3, {size}, {size}], the side that --size says"
+        )
+    low, high = values.min().item(), values.max().item()
+    if not (low >= 0 and high <= 1):
+        advice = "normalising is left to --mean and --std"
+        raise ValueError(f"it makes values from {low:.4g} to {high:.4g}, expected 0 to 1: {advice}")
+    return (255 * values.detach()).round().to(torch.uint8)
 
 
 def center_crop(images: Tensor, side: int) -> Tensor:

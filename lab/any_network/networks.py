@@ -4,10 +4,12 @@ import contextlib
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from support.errors import UserError, one_line, reading
@@ -30,12 +32,27 @@ def build(spec: str) -> nn.Module:
 
 def call_by_name(file: Path, name: str) -> object:
     """Run a Python file and return what its function or class `name` returns."""
+    with leading(file.resolve().parent):
+        return getattr(run_file(file), name)()
+
+
+def read_transform(spec: str) -> Callable[[Image.Image], Tensor]:
+    """Return the function NAME of FILE.py, where spec is "FILE.py:NAME"."""
+    file, _, name = spec.rpartition(":")
+    with reading(spec, "a --transform"), leading(Path(file).resolve().parent):
+        function = getattr(run_file(Path(file)), name)
+        if not callable(function):
+            raise ValueError(f"it is {type(function).__name__}, expected a function of a Pillow picture")
+    return function
+
+
+def run_file(file: Path) -> ModuleType:
+    """Run a Python file, whose folder is to be leading, and return it as a module."""
     spec = importlib.util.spec_from_file_location(f"examined_{file.stem}", file)
     python_module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = python_module  # dataclasses and pickles look it up there
-    with leading(file.resolve().parent):
-        spec.loader.exec_module(python_module)
-        return getattr(python_module, name)()
+    spec.loader.exec_module(python_module)
+    return python_module
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data import MEAN, STD
 from lab import reasons
-from lab.classifier import Classifier, full_float32, images_at_once, load_checkpoint, load_data, predict
+from lab.classifier import Classifier, full_float32, load_checkpoint, load_data, predict
 from support.console import CommandLine, run_main
 from support.device import pick_device
 
@@ -87,7 +87,7 @@ def best_cells(classifier: Classifier, images: Tensor, truth: Tensor, answer: Te
         for cell in range(reasons.CELLS**2):
             hidden = reasons.cells_hidden((cell,), side)
             covered, logits = torch.where(hidden, fill[:, None, None], images / 255), []
-            for part in covered.split(images_at_once(covered)):
+            for part in covered.split(classifier.images_at_once(covered)):
                 logits.append(classifier.model(part.to(classifier.device)).float().cpu())
             logits = torch.cat(logits)
             margins.append(logits.gather(1, answer[:, None]) - logits.gather(1, truth[:, None]))

@@ -5,7 +5,7 @@ from pages import fraction
 from processes import CPU
 
 import report
-from lab import classifier
+from lab import options
 from lab.stress_tests.corruptions import CORRUPTIONS
 from lab.stress_tests.cues import CUES
 from support import outputs
@@ -33,8 +33,8 @@ MAPS = {"layer": "layer4", "size": [4, 4], "random_weights": WEIGHTS}
 def examined(*argv):
     """Return the network that these options name."""
     parser = CommandLine("")
-    classifier.add_options(parser)
-    return classifier.from_options(parser.parse_args([str(part) for part in argv]), CPU)
+    options.add_options(parser)
+    return options.from_options(parser.parse_args([str(part) for part in argv]), CPU)
 
 
 def write_run(folder, test, probabilities, digest, **numbers):

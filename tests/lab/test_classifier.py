@@ -95,6 +95,11 @@ def test_a_checkpoint_comes_with_its_validation(finished):
     torch.testing.assert_close(predict(found.model, pictures(), CPU), network(x).detach())
 
 
+def test_weights_for_a_checkpoint_are_refused_with_what_they_are_for(theirs):
+    with pytest.raises(UserError, match=r"as a checkpoint of train\.py: KeyError.*is --model, its weights"):
+        load_checkpoint(theirs[1])
+
+
 def test_weights_below_a_key_and_with_prefixes(tmp_path, capsys):
     """As DataParallel, torch.compile, Lightning and AveragedModel save them."""
     torch.manual_seed(0)

@@ -281,7 +281,7 @@ def test_pages_are_made_again_from_the_files(quick, finished, small, tmp_path, m
     numbers = outputs.read_json(run / "metrics.json", "")
     written = outputs.read_json(run / "reasons.json", "")
     with monkeypatch.context() as patch:
-        patch.setattr(examine, "load", lambda *some: (small[1], small[0]))
+        patch.setattr(examine, "load", lambda *some, **more: (small[1], small[0]))
         assert_one_line(*outcome(capsys, examine.main, again), "are not those of .*--data-dir")
     for name, content in {"reasons": written, "metrics": numbers}.items():  # of two examinations
         (run / f"{name}.json").write_text(json.dumps(content | {"predictions_sha256": "of others"}))
@@ -350,7 +350,7 @@ def answers_of(labels, seed):
 def test_answers_in_a_file_and_in_memory(quick, tmp_path, monkeypatch, capsys):
     names = [f"c{c}" for c in range(10)]
     test, train = pictures(LABELS % 10, names), pictures(LABELS % 10, names, 1)
-    monkeypatch.setattr(examine, "load", lambda *some: (train, test))
+    monkeypatch.setattr(examine, "load", lambda *some, **more: (train, test))
     answers = answers_of(test.labels, 0) | {"class_names": names, "images": test.images.numpy()}
     file, out = tmp_path / "mine.npz", tmp_path / "out"
     np.savez(file, **answers)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from data import MEAN, STD
 from gradcam import GradCAM, overlay, to_heatmap
-from lab import classifier, explain
+from lab import explain, options
 from lab.explain import main
 from resnet_cifar import resnet18
 from support.errors import UserError
@@ -56,7 +56,7 @@ def test_command(folder, drawn, capsys):
     main(["a/my cat.png"])
     lines = capsys.readouterr().out.splitlines()
     # The same with Pillow, NumPy and the network itself.
-    checkpoint = torch.load(classifier.SHIPPED)
+    checkpoint = torch.load(options.SHIPPED)
     network = resnet18()
     network.load_state_dict(checkpoint["model"])
     network.float().eval()

@@ -1,5 +1,6 @@
 """Pictures of any size: how they are read, brought to a network and counted, against torchvision."""
 
+import hashlib
 import textwrap
 
 import numpy as np
@@ -8,16 +9,18 @@ import torch
 import torchvision
 from lab_pages import examined
 from PIL import Image
-from processes import CPU, TINY
+from processes import CPU, TINY, assert_one_line, outcome
 from torch import nn
 from torchvision.transforms import v2
 
 import data
 import report
 import train
-from lab import classifier, reasons
+from lab import classifier, examine, options, reasons, stress
+from lab.any_network import networks
 from lab.results import identity
 from metrics import expected_calibration_error
+from support import outputs
 from support.errors import UserError
 
 # What is answered follows from stripes of two pixels, which are gone in pictures of 32 pixels.
@@ -26,6 +29,7 @@ NETWORKS = """
     import torch.nn.functional as F
     import torchvision
     from torch import nn
+    from torchvision.transforms import v2
 
     class Stripes(nn.Module):
         def forward(self, x):
@@ -41,7 +45,24 @@ NETWORKS = """
             super().__init__(nn.Upsample(224), Stripes())
 
     def resnet():
+        torch.manual_seed(0)
         return torchvision.models.resnet18(num_classes=2)
+
+    def preset(picture):
+        picture = v2.functional.center_crop(v2.functional.resize(picture, 256), 224)
+        return v2.functional.pil_to_tensor(picture) / 255
+
+    def text(picture):
+        return "a picture"
+
+    def in_bytes(picture):
+        return v2.functional.pil_to_tensor(picture)
+
+    def uncut(picture):
+        return v2.functional.pil_to_tensor(picture) / 255
+
+    def normalised(picture):
+        return preset(picture) - 0.5
 """
 
 
@@ -128,12 +149,122 @@ def test_as_many_images_at_once_as_take_the_memory_of_fifty_small_ones():
         assert data.images_at_once(images, network_side, torch.device("cuda")) == 32 * expected
         assert data.images_at_once(images, network_side, "cuda", batch_size=7) == 7
     seen = []
-    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 96 * 96, 2))
+    network = nn.Sequential(nn.Conv2d(3, 1, 9, 3), nn.Flatten(), nn.Linear(900, 2))
     network.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     found = classifier.from_module(network, None, None, CPU, size=96)
-    seen.clear()
-    classifier.predict(found.model, torch.zeros(12, 3, 32, 32, dtype=torch.uint8), CPU)
-    assert seen == [5, 5, 2]
+    images, labels = torch.zeros(12, 3, 32, 32, dtype=torch.uint8), torch.zeros(12, dtype=torch.int64)
+    hidden, black = torch.ones(12, 32, 32, dtype=torch.bool), torch.zeros(3)
+    ways = [
+        lambda: classifier.predict(found.model, images, CPU),
+        lambda: report.predict(found.model, images, CPU),
+        lambda: found.explain(images),
+        lambda: reasons.answers_under_covering(found, images, hidden, black),
+        lambda: stress.under_change(found, images, labels, lambda model, x, *more: x, 1),
+    ]
+    for batch_size, expected in ((None, [5, 5, 2]), (7, [7, 5])):
+        found.model.batch_size = batch_size
+        for number, way in enumerate(ways):
+            seen.clear()
+            way()
+            assert seen == ([10, 2] if number == 4 and batch_size is None else expected)
+
+
+@pytest.mark.parametrize("command", [examine, stress])
+def test_a_wrong_batch_size_or_number_of_workers_is_refused_before_anything_is_read(
+    command, capsys, monkeypatch
+):
+    monkeypatch.delattr(classifier, "load")
+    monkeypatch.delattr(options, "load_checkpoint")
+    for wrong in (["-b", "0"], ["--batch-size=-3"], ["-j", "0"], ["--workers", "1.5"]):
+        assert_one_line(
+            *outcome(capsys, command.main, wrong), "(batch-size|workers): .*: expected .* from 1 on"
+        )
+
+
+def test_of_a_folder_a_network_of_ones_own_gets_the_test_pictures_alone(folder, tmp_path, quick, no_page):
+    """Then the mean colour of those covers, and nothing is said of training images."""
+    (tmp_path / "only").symlink_to(folder / "test")
+    argv = ["--model", f"{folder}/net.py:resnet", "--size=64", "--layer=none"]
+    for name, dataset in {"both": folder, "alone": tmp_path / "only"}.items():
+        out = tmp_path / name
+        assert examine.main([*argv, "--dataset", str(dataset), "--out", str(out)]) == 0
+        numbers = outputs.read_json(out / "metrics.json", "")
+        assert "duplicates" not in numbers and "num_train" not in numbers["classes"][0]
+        samples = torchvision.datasets.ImageFolder(folder / "test").samples
+        images = torch.stack([read_by_torchvision(path, 64) for path, _ in samples]).double() / 255
+        with np.load(out / "evidence.npz") as arrays:
+            np.testing.assert_allclose(arrays["fill"], images.mean(dim=(0, 2, 3)), atol=1e-3)
+        assert examine.main(["--page", "--out", str(out)]) == 0
+
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+
+
+def test_a_transform_gives_what_the_one_of_torchvision_does_to_the_last_digit(
+    folder, tmp_path, few_resamples, no_page
+):
+    out, model = tmp_path / "out", f"{folder}/net.py:resnet"
+    argv = ["--model", model, "--transform=preset", "--size=224", "--mean", *MEAN, "--std", *STD]
+    argv = [str(part) for part in (*argv, "--layer=none", "--dataset", folder)]
+    assert examine.main([*argv, "--quick", "-b=4", "--out", str(out)]) == 0
+    theirs = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.transforms()
+    samples = torchvision.datasets.ImageFolder(folder / "test").samples
+    images = torch.stack([theirs(Image.open(path)) for path, _ in samples])
+    numbers, arrays = outputs.read_report(out)
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(0))  # as predict has it
+    network = networks.build(model).eval()
+    with torch.no_grad():
+        logits = torch.cat([network(part) for part in images[order].split(4)])[order.argsort()]
+    assert torch.equal(arrays["logits"], logits)
+    digest = hashlib.sha256((folder / "net.py").read_bytes()).hexdigest()
+    assert numbers["transform"] == f"net.py:preset, {digest}"
+    assert numbers["network"]["input"].endswith("of 224x224 pixels, by preset")
+    assert examine.main(["--page", "--out", str(out)]) == 0
+    _, test = data.load(
+        str(folder), size=224, with_train=False, transform=networks.read_transform(f"{folder}/net.py:preset")
+    )
+    assert examine.test_images_of(out, examine.parse([])).equal(test.images)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "message"),
+    [
+        (
+            "text",
+            (),
+            r"/\d+\.png cannot be used as a picture for --transform: it makes str, expected a float",
+        ),
+        ("in_bytes", (), r"/\d+\.png .* it makes torch.uint8, expected a float tensor \[3, 224, 224\]"),
+        ("uncut", (), r"/\d+\.png .* it makes \[3, \d+, \d+\], expected \[3, 224, 224\], .* --size"),
+        ("normalised", (), r"/\d+\.png .* values from -0.\d+ to .* expected 0 to 1: .*--mean and --std"),
+        ("preset", ("--size", "64"), r"/\d+\.png .* it makes \[3, 224, 224\], expected \[3, 64, 64\]"),
+        ("none", (), "net.py:none cannot be used as a --transform: AttributeError"),
+        ("preset", ("--resize", "256"), "--transform preset takes the place of --resize 256"),
+        ("preset", ("--dataset", "shapes"), "for a folder of pictures, and shapes is none"),
+    ],
+)
+def test_a_transform_that_does_not_fit_is_one_line(
+    folder, name, more, message, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(data.CLASS_NAMES, "shapes", ["across", "down"])
+    argv = [
+        "--model",
+        f"{folder}/net.py:Stripes",
+        "--size",
+        "224",
+        "--dataset",
+        str(folder),
+        "--transform",
+        name,
+    ]
+    for command in (examine, stress):
+        assert_one_line(*outcome(capsys, command.main, [*argv, *more]), message)
+
+
+def test_a_transform_without_a_network_of_ones_own_is_refused():
+    with pytest.raises(UserError, match="--transform belongs to --model"):
+        examined("--transform", "preset")
 
 
 def test_training_reads_a_folder_at_the_largest_size_and_the_checkpoint_says_it(folder, tmp_path):
@@ -156,14 +287,13 @@ def test_a_report_on_a_network_of_torchvision_at_224_pixels(folder, tmp_path, mo
     torch.manual_seed(0)
     network = torchvision.models.resnet18(num_classes=2)
     torch.save(network.state_dict(), tmp_path / "net.pt")
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     argv = ["--model", folder / "net.py:resnet", "--weights", tmp_path / "net.pt", "--out", tmp_path / "out"]
-    argv += ["--mean", *mean, "--std", *std, "--size", 224, "--resize", 256, "--dataset", folder]
+    argv += ["--mean", *MEAN, "--std", *STD, "--size", 224, "--resize", 256, "--dataset", folder]
     assert report.main([str(part) for part in argv]) == 0
     samples = torchvision.datasets.ImageFolder(folder / "test").samples
     images = torch.stack([read_by_torchvision(path, 224, 256) for path, _ in samples]) / 255
     with torch.no_grad():
-        expected = network.eval()(v2.functional.normalize(images, mean, std)).softmax(dim=1)
+        expected = network.eval()(v2.functional.normalize(images, MEAN, STD)).softmax(dim=1)
     with np.load(tmp_path / "out" / "predictions.npz") as found:
         np.testing.assert_allclose(found["probabilities"], expected, rtol=1e-3, atol=1e-4)
         assert found["y_true"].tolist() == [label for _, label in samples]

@@ -47,25 +47,21 @@ class Colours(nn.Module):
 
 
 def pictures():
-    """Red is on the left, green on the right, blue everywhere; the logits are close to those returned."""
-    sure, margin = itertools.count(), itertools.count(1)
-    logits = torch.zeros(len(ANSWERS), 3)
-    for row, (t, p) in zip(logits, ANSWERS, strict=True):
-        row[p] = 4.5 if t != p else 2 + next(sure) / 8
-        if t != p:
-            row[t] = 4.5 - 0.4 * next(margin)
-    images = torch.zeros(len(ANSWERS), 3, 32, 32)
-    images[:, 0, :, :16] = 2 * logits[:, 0, None, None] / 10
-    images[:, 1, :, 16:] = 2 * logits[:, 1, None, None] / 10
-    images[:, 2] = logits[:, 2, None, None] / 10
+    """What gets these answers, each with another confidence: red on the left, green on the right, or blue."""
+    scores = torch.zeros(len(ANSWERS), 3, 1, 1)
+    for i, (t, p) in enumerate(ANSWERS):
+        scores[i, t] = 4.5 - 0.3 * (i - 5)
+        scores[i, p] = 4.5 if t != p else 2 + i / 12
+    images = (scores / 10).repeat(1, 1, 32, 32)
+    images[:, 0] *= 2 * (torch.arange(32) < 16)
+    images[:, 1] *= 2 * (torch.arange(32) >= 16)
     return (255 * images).round().byte()
 
 
 def write_report(out, test, logits, train=None, model=None):
     """What report.main writes before the page, of these scores."""
-    numbers, arrays = report.evaluate(
-        logits, test, train, None if train is None else (2 * logits, test.labels)
-    )
+    validation = None if train is None else (2 * logits, test.labels)
+    numbers, arrays = report.evaluate(logits, test, train, validation)
     if model:
         arrays |= report.explain_mistakes(model.network, model, test.images, arrays)
     numbers |= {"network": {"name": "Colours", "parameters": 12345}, "layer": "layer4", "notes": ["<so>"]}
@@ -94,8 +90,9 @@ def percent(value):
 
 
 def page_of(folder):
+    """The elements of report.html, of which none runs or loads anything."""
     page = Elements((folder / "report.html").read_text(encoding="utf-8"))
-    assert page.open == [] and not page.all("script") and not page.all("b", id="x")
+    assert page.open == [] and not page.all("script")
     for element in page.found:
         assert not [name for name in element.attributes if name.startswith("on")], element
         for key in ("src", "href", "xlink:href"):
@@ -106,6 +103,12 @@ def page_of(folder):
 
 def texts(elements):
     return [element.text for element in elements]
+
+
+def pixels_of(image):
+    """The pixels uint8 [3, H, W] of an <img>, or of the <image> of a matrix."""
+    address = image.attributes.get("src") or image.attributes["href"]
+    return decoded(address.split(",")[1])
 
 
 def surest(rows):
@@ -149,8 +152,14 @@ def test_the_numbers_of_a_page(whole):
     # The letters of the plots are text.
     plotted = " ".join(texts(page.all("svg")))
     after = 100 * numbers["expected_calibration_error_after_temperature"]
-    assert f"As trained: calibration error {100 * error:.1f} %" in plotted
-    assert f"At the temperature: calibration error {after:.1f} %" in plotted and abs(after - 100 * error) > 1
+    described = " ".join(svg.attributes["aria-label"] for svg in page.all("svg"))
+    assert abs(after - 100 * error) > 1
+    for title, value in (("As trained", 100 * error), ("At the temperature", after)):
+        assert f"{title}: calibration error {value:.1f} %" in plotted
+        assert (
+            f"{title}: accuracy against confidence in bins; the calibration error is {value:.1f} %"
+            in described
+        )
     assert plotted.count("right: 16") == plotted.count("wrong: 7") == 2
     prose = " ".join(texts(page.all("div", class_="p")))
     num_sure = sum(max(row) > 0.9 for row in rows)
@@ -165,7 +174,7 @@ def test_the_mistakes_and_their_maps(whole):
     out, test, rows, _ = whole
     page = page_of(out)
     articles = page.all("article")
-    images = [image.attributes for image in page.all("img") if image.attributes["alt"]]
+    images = [image for image in page.all("img") if image.attributes["alt"]]
     captions = texts(page.all("figcaption"))
     with open(out / "failures" / "failures.csv", newline="", encoding="utf-8") as file:
         failures = list(csv.DictReader(file))
@@ -173,8 +182,9 @@ def test_the_mistakes_and_their_maps(whole):
     for place, i in enumerate(surest(rows)):
         t, p = ANSWERS[i]
         assert page.all("h3")[place].text == f"{SHOWN[t]}, taken for {SHOWN[p]}"
-        picture, *maps = (decoded(image["src"].split(",")[1]) for image in images[3 * place : 3 * place + 3])
-        assert torch.equal(picture, test.images[i]) and images[3 * place]["alt"] == test.filenames[i]
+        picture, *maps = map(pixels_of, images[3 * place : 3 * place + 3])
+        assert torch.equal(picture, test.images[i])
+        assert images[3 * place].attributes["alt"] == test.filenames[i]
         said = [f"true class: {SHOWN[t]}", *(f"map for {SHOWN[c]}, {percent(rows[i][c])}" for c in (p, t))]
         assert captions[3 * place : 3 * place + 3] == said
         row = failures[place]
@@ -201,9 +211,11 @@ def is_lit(c, pixels):
 
 
 def colours(counts):
-    """The colours uint8 [C, C, 3] of a matrix whose rows are true classes, by square roots of the shares."""
+    """The colours uint8 [3, C, C] of a matrix whose rows are true classes, by square roots of the shares."""
     shares = [[math.sqrt(count / max(1, sum(row))) for count in row] for row in counts]
-    return torch.from_numpy(matplotlib.colormaps["cividis"](np.array(shares), bytes=True)[..., :3])
+    return torch.from_numpy(matplotlib.colormaps["cividis"](np.array(shares), bytes=True)[..., :3]).movedim(
+        2, 0
+    )
 
 
 def test_rows_of_the_matrix_are_true_classes(whole):
@@ -211,7 +223,7 @@ def test_rows_of_the_matrix_are_true_classes(whole):
     out, test, _, _ = whole
     page, expected = page_of(out), colours(MATRIX)
     (image,) = page.all("image")
-    assert torch.equal(decoded(image.attributes["href"].split(",")[1]).permute(1, 2, 0), expected)
+    assert torch.equal(pixels_of(image), expected)
     left, top, side = (float(image.attributes[key]) for key in ("x", "y", "width"))
 
     def in_cells(elements):
@@ -230,14 +242,14 @@ def test_rows_of_the_matrix_are_true_classes(whole):
     listed = page.all("div", class_="pair")
     order = [(0, 1), (1, 2), (2, 0), (0, 2)]
     assert texts(listed) == [f"{SHOWN[t]} taken for {SHOWN[p]}: {pairs[t, p]}" for t, p in order]
-    thumbnails = [decoded(image.attributes["src"].split(",")[1]) for image in page.all("img", width="56")]
     confused = [i for pair in order for i, answer in enumerate(ANSWERS) if answer == pair]
-    assert all(torch.equal(picture, test.images[i]) for picture, i in zip(thumbnails, confused, strict=True))
+    for thumbnail, i in zip(page.all("img", width="56"), confused, strict=True):
+        assert torch.equal(pixels_of(thumbnail), test.images[i])
     plot = np.asarray(Image.open(out / "plots" / "confusion_matrix.png").convert("RGB"))
     places = {}
     for t, p in itertools.product(range(3), range(3)):
         if MATRIX[t][p]:
-            places[t, p] = np.median(np.argwhere((plot == expected[t, p].numpy()).all(axis=2)), axis=0)
+            places[t, p] = np.median(np.argwhere((plot == expected[:, t, p].numpy()).all(axis=2)), axis=0)
     for (one, (y, x)), (other, (b, a)) in itertools.product(places.items(), places.items()):
         for first, second, here, there in zip(one, other, (y, x), (b, a), strict=True):
             assert (here < there - 20) == (first < second), (one, other)
@@ -310,17 +322,15 @@ def test_all_right_ties_and_a_class_without_images(whole, no_files, tmp_path):
 
 
 def test_the_page_of_a_run(run_with_report, small_sets):
-    """Of a hundred classes in ten superclasses, in whose order the matrix stands; with the training."""
+    """Of a hundred classes in ten superclasses, with the training."""
     test, page = small_sets[1], page_of(run_with_report)
     y_pred = np.load(run_with_report / "predictions.npz")["y_pred"].tolist()
-    group = test.superclass_of.tolist()
-    order = sorted(range(100), key=lambda c: (group[c], c))
     coarse, fine = np.zeros((10, 10), int), np.zeros((100, 100), int)
     for t, p in zip(test.labels.tolist(), y_pred, strict=True):
-        coarse[group[t], group[p]] += 1
-        fine[order.index(t), order.index(p)] += 1
-    drawn = [decoded(image.attributes["href"].split(",")[1]).permute(1, 2, 0) for image in page.all("image")]
-    assert torch.equal(drawn[0], colours(coarse)) and torch.equal(drawn[1], colours(fine))
+        coarse[test.superclass_of[t], test.superclass_of[p]] += 1
+        fine[t, p] += 1
+    for image, counts in zip(page.all("image"), (coarse, fine), strict=True):
+        assert torch.equal(pixels_of(image), colours(counts))
     numbers = json.loads((run_with_report / "metrics.json").read_text(encoding="utf-8"))
     best, history = numbers["training"]["epoch"], numbers["training"]["history"]
     accuracy = max(row["val_accuracy"] for row in history)
@@ -328,10 +338,8 @@ def test_the_page_of_a_run(run_with_report, small_sets):
     assert said[-1] == f"Epoch {best} of 3 is examined, the best on validation images ({percent(accuracy)})."
     assert re.fullmatch(r"\d\d classes tie at the lowest recall, 0\.0 %\.", said[1])
     assert sum(f"{percent(numbers['top5_accuracy']['value'])} " in dd for dd in texts(page.all("dd"))) == 1
-    commands = texts(page.all("pre"))
-    assert (
-        commands[0].startswith("python train.py \\ --dataset shapes \\") and numbers["command"] == commands[1]
-    )
+    trained, reported = texts(page.all("pre"))
+    assert trained.startswith("python train.py \\ --dataset shapes \\") and reported == numbers["command"]
 
 
 def test_the_command_of_several_processes_and_the_sizes_of_a_training(run_with_report, monkeypatch):
@@ -357,13 +365,21 @@ def test_each_histogram_is_of_its_own_temperature(whole, monkeypatch):
 # ---- Parts -----------------------------------------------------------------------------------------------
 
 
+def test_the_matrix_is_in_the_order_of_the_superclasses():
+    arrays = {"class_names": ["a", "b", "c"], "confusion": torch.tensor(MATRIX)}
+    arrays |= {"superclass_of": torch.tensor([1, 0, 1]), "superclass_names": ["x", "y"]}
+    (shown,) = sections.matrices(arrays)
+    assert shown["names"] == ["b", "a", "c"] and shown["groups"] == [("x", 0, 1), ("y", 1, 2)]
+    for entry in shown["entries"]:
+        t, p = ("abc".index(shown["names"][entry[key]]) for key in ("row", "column"))
+        assert entry["count"] == MATRIX[t][p]
+
+
 def test_the_ten_worst_classes_are_drawn_the_worst_on_top(tmp_path):
     """Of twelve, one of them without images: the lengths of the bars in the picture."""
-    right = torch.tensor([3, 9, 5, 10, 1, 8, 0, 4, 2, 6, 7, 0])
-    labels = torch.arange(11).repeat_interleave(10)
-    y_pred = torch.cat([torch.arange(10) < n for n in right[:11]]).long()
-    y_pred = torch.where(y_pred == 1, labels, (labels + 1) % 11)
-    logits = torch.eye(12)[y_pred]
+    right, labels = [3, 9, 5, 10, 1, 8, 0, 4, 2, 6, 7], torch.arange(11).repeat_interleave(10)
+    is_right = torch.cat([torch.arange(10) < n for n in right])
+    logits = torch.eye(12)[torch.where(is_right, labels, (labels + 1) % 11)]
     dataset = data.from_arrays(torch.zeros(110, 3, 8, 8).byte(), labels, [f"c{c}" for c in range(12)])
     numbers, arrays = report.evaluate(logits, dataset, None, None)
     sections.write_plots(tmp_path, numbers, arrays | {"class_names": dataset.class_names})
