@@ -36,7 +36,7 @@ def read_folder(
     The arrays are images uint8 [N, 3, size, size], labels int64 [N] and N file names, those in the folder of
     the class, in the order of class and file name; then the median of the shorter sides of the pictures in
     pixels. with_train=False leaves out train/ and its arrays. workers: threads that decode, by default one
-    for each core. A picture is brought to the size by `fit`, or by the transform, see transformed. Raises
+    for each core. `fit` brings pictures to the size, or `transformed` does if there is a transform. Raises
     UserError if there are fewer than two classes, if train/ and test/ do not have pictures of the same ones,
     or if pictures cannot be read.
     """

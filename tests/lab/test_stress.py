@@ -314,7 +314,7 @@ def test_files_without_examples_are_read_and_completed(done, command, monkeypatc
 
 def test_the_command_writes_and_prints_what_it_found(few_tests, whole):
     results = read_json(whole)
-    assert documented("What results are of") | documented("stress.json") == set(results)
+    assert documented("What results are of") | documented("stress.json") <= set(results)
     tests, epsilons = results["tests"], attacks.EPSILONS
     assert len(tests) == 1 + 2 * 5 + len(cues.CUES) + 1 + 3 * len(epsilons) + 1 + 2
     assert (results["corruption_images"], results["attack_images"]) == (20, 10)
