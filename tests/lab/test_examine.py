@@ -1,6 +1,5 @@
 """lab/examine.py: numbers against plain loops, and what is written and refused."""
 
-import contextlib
 import dataclasses
 import html
 import json
@@ -12,7 +11,7 @@ import pytest
 import torch
 from networks import seeded, tiny_resnet
 from pages import text
-from processes import CPU, KilledError, assert_one_line, contents, die_at, outcome
+from processes import CPU, assert_one_line, contents, outcome
 from torch import nn
 
 import data
@@ -305,48 +304,6 @@ def test_pages_are_made_again_from_the_files(quick, finished, small, tmp_path, m
         examine.main(again)
     assert "evidence.npz is not that of" in capsys.readouterr().out
     assert_one_line(*outcome(capsys, examine.main, ["--out", "no", "--page"]), "there is no")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("second", ["other answers", "other reasons"])
-def test_killed_between_two_files_the_pages_show_one_examination(second, quick, tmp_path, capsys):
-    """Whatever change of files it dies before, --page afterwards refuses, or shows all of one of the two."""
-    first, other = answers_of(LABELS % 5, 0), answers_of(LABELS % 5, 1)
-    np.savez(tmp_path / "first.npz", **first)
-    np.savez(tmp_path / "second.npz", **(other if second == "other answers" else first))
-    examine.examine_predictions(**other, out=tmp_path / "against")
-    options = [f"--predictions={tmp_path / 'second.npz'}", "--overwrite"]
-    if second == "other reasons":
-        options += ["--against", str(tmp_path / "against")]
-
-    def pages():
-        seen = [(out / name).read_text(encoding="utf-8") for name in ("explore.html", "report.html")]
-        return [re.sub("<pre>.*?</pre>|(first|second).npz", "", page, flags=re.DOTALL) for page in seen]
-
-    ends, number, ended = [], 0, False
-    out = tmp_path / "run"
-    for argv in (options, [f"--predictions={tmp_path / 'first.npz'}", "--overwrite"]):
-        assert examine.main([*argv, f"--out={out}"]) == 0
-        ends.append(pages())
-    assert ends[0] != ends[1]
-    whole, shown = contents(out), []
-    while not ended:
-        number += 1
-        shutil.rmtree(out)
-        for path, content in whole.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.mkdir() if content is None else path.write_bytes(content)
-        with pytest.MonkeyPatch.context() as patch:
-            die_at(number, patch)
-            with contextlib.suppress(KilledError):
-                ended = examine.main([*options, f"--out={out}"]) == 0
-        code, err = outcome(capsys, examine.main, ["--page", f"--out={out}"])
-        if code:
-            assert_one_line(code, err, "there is no|another report|no reasons")
-        else:
-            shown.append(ends.index(pages()))
-    assert number > 12 and len(shown) < number
-    assert set(shown) == {0, 1} and shown == sorted(shown, reverse=True)  # the old one, then the new one
 
 
 # ---- Answers without a network ---------------------------------------------------------------------------
