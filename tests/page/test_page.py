@@ -17,10 +17,11 @@ from jinja2 import UndefinedError
 from pages import Elements, decoded, fraction
 from PIL import Image
 from torch import nn
+from torchvision.transforms.functional import resize
 
 import data
 import report
-from page import plots, sections, write
+from page import embed, plots, sections, write
 from support import outputs
 from support.errors import UserError
 
@@ -188,6 +189,8 @@ def test_the_mistakes_and_their_maps(whole):
         assert captions[3 * place : 3 * place + 3] == said
         row = failures[place]
         assert (row["file_name"], row["true_class"]) == (test.filenames[i], NAMES[t])
+        for kind, c in (("true", t), ("predicted", p)):
+            assert float(row[f"probability_{kind}"]) == pytest.approx(rows[i][c], abs=1e-5)
         assert row["label_in_training"] == {7: NAMES[2], 8: NAMES[1], 9: NAMES[0]}.get(i, "")
         for c, pixels in zip((p, t), maps, strict=True):
             assert is_lit(c, pixels)
@@ -222,13 +225,20 @@ def test_rows_of_the_matrix_are_true_classes(whole):
     (image,) = page.all("image")
     assert torch.equal(pixels_of(image), expected)
     left, top, side = (float(image.attributes[key]) for key in ("x", "y", "width"))
-    entries = {}
-    for rect in page.all("rect"):
-        if rect.text:
-            x, y = float(rect.attributes["x"]), float(rect.attributes["y"])
-            entries[3 * (y - top) / side, 3 * (x - left) / side] = rect.text
+
+    def in_cells(elements):
+        cells = {}
+        for element in elements:
+            x, y = (float(element.attributes[key]) for key in ("x", "y"))
+            cells[3 * (y - top) // side, 3 * (x - left) // side] = element.text
+        return cells
+
     pairs = {(t, p): MATRIX[t][p] for t in range(3) for p in range(3) if t != p and MATRIX[t][p]}
-    assert entries == {(t, p): f"{SHOWN[t]} taken for {SHOWN[p]}: {n}" for (t, p), n in pairs.items()}
+    assert in_cells(rect for rect in page.all("rect") if rect.text) == {
+        (t, p): f"{SHOWN[t]} taken for {SHOWN[p]}: {n}" for (t, p), n in pairs.items()
+    }
+    assert in_cells(page.all("text", class_="on-dark")) == {pair: str(n) for pair, n in pairs.items()}
+    assert in_cells(page.all("text", class_="on-light")) == {(c, c): str(MATRIX[c][c]) for c in range(3)}
     listed = page.all("div", class_="pair")
     order = [(0, 1), (1, 2), (2, 0), (0, 2)]
     assert texts(listed) == [f"{SHOWN[t]} taken for {SHOWN[p]}: {pairs[t, p]}" for t, p in order]
@@ -256,12 +266,15 @@ def test_links_lead_to_explore_html_if_it_is_there(whole, no_files, tmp_path):
     out, test = shutil.copytree(whole[0], tmp_path / "copy"), whole[1]
     assert not page_of(out).all("a")
     (out / "explore.html").touch()
+    for folder in ("failures", "gradcam"):  # of an earlier report, which had more
+        (out / folder / "08_a_as_b.png").touch()
     write.write_page(out, test.images)
     first, *links = (link.attributes["href"] for link in page_of(out).all("a"))
     asked = [parse_qs(link.removeprefix("explore.html#"), strict_parsing=True) for link in links]
     pairs = [(SHOWN[t], SHOWN[p]) for t in range(3) for p in range(3) if t != p and MATRIX[t][p]]
     assert first == "explore.html"  # of each pair one in the matrix and one in the list
     assert sorted((*row["true"], *row["predicted"]) for row in asked) == sorted(2 * pairs)
+    assert not list(out.rglob("08_a_as_b.png"))
     with pytest.raises(UserError, match="the test images are not those of"):
         write.write_page(out, test.images.flip(0))
 
@@ -285,8 +298,9 @@ def test_all_right_ties_and_a_class_without_images(whole, no_files, tmp_path):
     _, test, _, _ = whole
     labels, names = torch.arange(12) % 3, [*"abcd"]
     dataset = data.from_arrays(test.images[:12], labels, names)
-    page, answers = {}, {"right": labels, "ties": labels.clone(), "wrong": (labels + 1) % 3}
+    page, answers = {}, {"right": labels, "ties": labels.clone()}
     answers["ties"][:2] = torch.tensor([1, 2])
+    answers["never b, c"] = torch.zeros_like(labels)
     for name, y_pred in answers.items():
         write_report(tmp_path, dataset, 5 * torch.eye(4)[y_pred])
         write.write_page(tmp_path, dataset.images)
@@ -302,8 +316,9 @@ def test_all_right_ties_and_a_class_without_images(whole, no_files, tmp_path):
         "Every image of every class is right.",
     ]
     assert said["ties"][2] == "2 classes tie at the lowest recall, 75.0 %."
-    assert said["wrong"][0] == "None of the test images are right."
-    assert said["wrong"][2] == "3 classes tie at the lowest recall, 0.0 %."
+    assert said["never b, c"][0] == "One in three of the test images are right."
+    assert said["never b, c"][2] == "2 classes tie at the lowest recall, 0.0 %."
+    assert texts(page["never b, c"].all("td"))[:5] == ["b", "0.0 %", "–", "0.0 %", "a (4)"]
 
 
 def test_the_page_of_a_run(run_with_report, small_sets):
@@ -325,6 +340,26 @@ def test_the_page_of_a_run(run_with_report, small_sets):
     assert sum(f"{percent(numbers['top5_accuracy']['value'])} " in dd for dd in texts(page.all("dd"))) == 1
     trained, reported = texts(page.all("pre"))
     assert trained.startswith("python train.py \\ --dataset shapes \\") and reported == numbers["command"]
+
+
+def test_the_command_of_several_processes_and_the_sizes_of_a_training(run_with_report, monkeypatch):
+    numbers = json.loads((run_with_report / "metrics.json").read_text(encoding="utf-8"))
+    numbers["training"]["config"]["environment"]["processes"] = 2
+    (_, command), _ = sections.about(numbers)["commands"]
+    assert command.startswith("torchrun --nproc-per-node 2 train.py \\\n")
+    for row, size in zip(numbers["training"]["history"], (24, 24, 32), strict=True):
+        row["image_size"] = size
+    figure = sections.training_curves(numbers)["loss"]
+    assert [label.get_text() for label in figure.axes[0].child_axes[0].get_xticklabels()] == ["32 px"]
+
+
+def test_each_histogram_is_of_its_own_temperature(whole, monkeypatch):
+    monkeypatch.setattr(plots, "to_svg", lambda figure, *texts: figure)
+    numbers, drawn = whole[3], []
+    for figure in sections.confidence(numbers)["confidence_plots"][1::2]:
+        drawn.append(list(figure.axes[0].patches[0].get_data().values))
+    names = ("confidence_histogram", "confidence_histogram_after_temperature")
+    assert drawn == [numbers[name]["wrong"] for name in names] and drawn[0] != drawn[1]
 
 
 # ---- Parts -----------------------------------------------------------------------------------------------
@@ -353,6 +388,12 @@ def test_the_ten_worst_classes_are_drawn_the_worst_on_top(tmp_path):
     rows = np.flatnonzero(orange > 5)
     lengths = [orange[part[len(part) // 2]] for part in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)]
     np.testing.assert_allclose(np.array(lengths) / lengths[-1], np.arange(1, 10) / 9, atol=0.02)
+
+
+def test_large_pictures_are_reduced_as_by_torchvision():
+    images = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
+    assert (embed.reduced(images).int() - resize(images, [64, 64]).int()).abs().max() <= 1
+    assert embed.reduced(images[..., :64, :64]).shape == (2, 3, 64, 64)
 
 
 def test_words_for_numbers():

@@ -94,7 +94,7 @@ def test_lines_that_end_together_have_names_apart():
 
 def test_every_metric_has_its_bar():
     """Also one whose value lies outside of its interval."""
-    rows = {f"macro {i}": fraction(0.4 + i / 10) for i in range(4)}
+    rows = {f"macro {v}": {"value": v, "low": v - 0.1, "high": v + 0.03} for v in (0.4, 0.5, 0.6, 0.7)}
     rows["outside"] = {"value": 0.5, "low": 0.3, "high": 0.4}
     (axes,) = plots.headline_bars(rows).axes
     assert [bar.get_height() for bar in axes.patches] == [row["value"] for row in rows.values()]

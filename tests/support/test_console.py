@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import io
+import itertools
 import os
 import re
 import subprocess
@@ -66,16 +67,17 @@ def test_progress_never_needs_more_than_the_line_and_uses_no_colour(monkeypatch,
     screen = Screen()
     monkeypatch.setattr(os, "get_terminal_size", lambda number: os.terminal_size((columns, 24)))
     monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(console.time, "monotonic", itertools.count(0, 10).__next__)  # every ten seconds
     with console.Progress("epoch 1/40", 200) as progress:
         for done in (0, 50, 100, 200):
             progress.update(done, loss="2.312", lr="0.0123", rate="1,234 images/s")
-            progress.written = 0.0  # or most would be left out: ten a second are enough
     written = screen.getvalue()
     assert set(re.findall(r"\x1b\[[0-9;]*[A-Za-z]", written)) == {"\x1b[K"}  # erase to the end of the line
     lines = written.replace("\x1b[K", "").split("\r")
     assert all(len(line) < columns for line in lines) and lines[-1] == "" and "\n" not in written
     if columns == 80:
-        assert "epoch 1/40" in lines[2] and "100/200  loss 2.312  lr 0.0123  rate 1,234 images/s" in lines[3]
+        shown = "epoch 1/40  100/200  loss 2.312  lr 0.0123  rate 1,234 images/s  30 s left"
+        assert lines[3] == shown  # half of it took thirty seconds
 
 
 def test_a_log_says_that_a_stage_begins_and_that_it_ends(capsys, monkeypatch):
@@ -89,6 +91,15 @@ def test_a_log_says_that_a_stage_begins_and_that_it_ends(capsys, monkeypatch):
         pass
     out, err = capsys.readouterr()
     assert (out, err) == ("", "test images: 10,000 ...\ntest images: 10,000 in 1 min 15 s\nreasons ...\n")
+
+
+def test_a_command_with_what_was_given_and_the_help_with_the_defaults(capsys):
+    options = {"num_loaves": 3, "names": ["a b", "c"], "knead": True, "cut": False, "to": None, "more": []}
+    lines = console.command_of("python bake.py", options).split(" \\\n    ")
+    assert lines == ["python bake.py", "--num-loaves 3", "--names 'a b' c", "--knead"]
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    assert "baked at once (1 to 6, default: 2, wheat: 4)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_duration_in_words():

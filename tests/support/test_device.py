@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from support.device import environment, pick_device
+from support.device import environment, full_float32, pick_device
 from support.errors import UserError
 
 CPU = torch.device("cpu")
@@ -45,6 +45,26 @@ def test_each_of_several_processes_has_its_own_gpu(monkeypatch):
     machine(monkeypatch, 2, processes=3, local_rank=2)
     with pytest.raises(UserError, match="there are 2 CUDA GPUs: start as many processes"):
         pick_device("auto")
+
+
+@pytest.mark.parametrize("value", ["ieee", "tf32"])
+def test_full_float32_whatever_the_caller_has_set(value, monkeypatch):
+    cudnn = torch.backends.cudnn
+    newer = hasattr(cudnn, "conv")  # torch 2.9: beside this setting, reading the older allow_tf32 may raise
+    owner, name = (cudnn.conv, "fp32_precision") if newer else (cudnn, "allow_tf32")
+    value, wanted = (value, "ieee") if newer else (value == "tf32", False)
+    before = getattr(owner, name)
+    monkeypatch.setattr(cudnn, "benchmark", True)
+    monkeypatch.setattr(cudnn, "deterministic", False)
+    try:
+        setattr(owner, name, value)
+        with torch.autocast("cpu", torch.bfloat16), full_float32(CPU):
+            product = torch.ones(2, 2) @ torch.ones(2, 2)
+            during = (getattr(owner, name), cudnn.deterministic, cudnn.benchmark, product.dtype)
+        assert during == (wanted, True, False, torch.float32)
+        assert (getattr(owner, name), cudnn.deterministic, cudnn.benchmark) == (value, False, True)
+    finally:
+        setattr(owner, name, before)
 
 
 def test_environment_is_plain_also_without_git(tmp_path, monkeypatch):

@@ -51,6 +51,8 @@ def test_whatever_fails_while_a_file_is_read_names_it_in_one_line(raised, reason
         raise raised
     assert str(info.value) == f"a.pt cannot be used as a checkpoint: {reason}"
     assert info.value.__cause__ is raised
+    with pytest.raises(UserError, match=r"^it says what to do$"), errors.reading("a.pt", "a checkpoint"):
+        raise UserError("it says what to do")
 
 
 def test_one_line_has_at_most_300_characters_and_no_control_among_them():

@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,6 +91,27 @@ def test_a_folder_belongs_to_the_weights_of_its_numbers(tmp_path):
         (tmp_path / "metrics.json").write_text(text)
         with pytest.raises(UserError, match=rf"metrics\.json {message}"):
             outputs.check_owner(tmp_path, "ab")
+
+
+def test_the_newest_run_is_the_default_and_only_results_of_its_best_pt_go_into_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, time in (("old", 100), ("new", 300), ("middle", 200)):
+        path = Path("runs", name, "checkpoints", "best.pt")
+        path.parent.mkdir(parents=True)
+        for file in (path, Path("runs", name, "config.json")):
+            file.touch()
+        os.utime(path, (time, time))
+    best = outputs.best_checkpoint(None)
+    assert best == Path("runs/new/checkpoints/best.pt") and outputs.results_folder(best) == Path("runs/new")
+    assert outputs.results_folder(best.with_name("last.pt")) == Path("runs/last")
+    Path("runs/new/config.json").unlink()
+    assert outputs.results_folder(best) == Path("runs/best")
+
+
+def test_top_5_accuracy_is_a_main_number_of_more_than_five_classes():
+    for count in (5, 6):
+        numbers = dict.fromkeys(outputs.HEADLINE, 1.0) | {"classes": [{}] * count}
+        assert ("top-5 accuracy" in outputs.headline(numbers)) == (count == 6)
 
 
 def test_results_are_of_images_labels_and_names_in_their_order(small_sets):
