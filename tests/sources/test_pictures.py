@@ -181,7 +181,7 @@ def test_the_test_pictures_are_read_alone(tmp_path):
 def test_a_transform_gets_the_upright_picture_of_pillow_and_its_values_are_rounded(tmp_path):
     for split, name in (("a", "turned.jpg"), ("b", "grey and alpha.png")):
         (tmp_path / split).mkdir()
-        PICTURES[name](tmp_path / split / name)
+        MODES[name](tmp_path / split / name)
     seen = {}
 
     def transform(picture):
@@ -190,7 +190,7 @@ def test_a_transform_gets_the_upright_picture_of_pillow_and_its_values_are_round
 
     _, test = data.load(str(tmp_path), with_train=False, transform=transform)
     assert torch.equal(test.images[0].flatten().double(), (torch.linspace(0, 255, 3072)).round().double())
-    assert {size: picture.mode for size, picture in seen.items()} == {(60, 90): "RGB", (50, 40): "RGB"}
+    assert {size: picture.mode for size, picture in seen.items()} == {(60, 90): "RGB", (70, 90): "RGB"}
     with Image.open(tmp_path / "a" / "turned.jpg") as file:
         assert np.array_equal(seen[60, 90], ImageOps.exif_transpose(file))
 
