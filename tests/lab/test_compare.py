@@ -135,12 +135,10 @@ def test_other_images_labels_classes_or_equal_weights_are_refused(small_sets, tm
 # ---- compare.py ------------------------------------------------------------------------------------------
 
 
-def write_run(folder, test, wrong, seed, smoothing=0.1, digest="of a set", numbers=None):
-    rows = rows_for(test, wrong, seed)
-    lab_pages.write_run(
-        folder, test, rows, str(folder), **({"temperature": 0.8, "data": {"size": 32}} | (numbers or {}))
-    )
-    settings = {"seed": seed, "out": str(folder), "label_smoothing": smoothing, "epochs": 3}
+def write_run(folder, test, wrong, seed, smoothing=0.1, digest="of a set", size=32, **settings):
+    numbers = {"temperature": 0.8, "data": {"size": size}}
+    lab_pages.write_run(folder, test, rows_for(test, wrong, seed), str(folder), **numbers)
+    settings |= {"seed": seed, "out": str(folder), "label_smoothing": smoothing, "epochs": 3}
     (folder / "config.json").write_text(json.dumps({"settings": settings, "digest": digest}))
     return str(folder)
 
@@ -300,19 +298,12 @@ def test_welchs_interval_is_that_of_scipy():
         assert compare.welch_interval(ours, theirs) == pytest.approx(expected, rel=1e-3)
 
 
-def test_degrees_of_freedom_that_are_whole_are_not_rounded_down():
-    alike = compare.welch_interval([0.1, 0.3, 0.5], [0.2, 0.4, 0.6])  # 4
-    assert alike["high"] - alike["value"] == pytest.approx(2.776 * math.sqrt(0.08 / 3))
-
-
-def test_training_images_and_size_belong_to_the_recipe(small_sets, tmp_path, capsys):
-    test, wrong = small_sets[1], [1]
-    runs = [write_run(tmp_path / "a", test, wrong, 0), write_run(tmp_path / "b", test, wrong, 1)]
-    runs.append(write_run(tmp_path / "c", test, wrong, 2, digest="of others"))
-    runs.append(write_run(tmp_path / "d", test, wrong, 3, numbers={"data": {"size": 24}}))
-    runs.append(write_run(tmp_path / "e", test, wrong, 4, numbers={"data": {"size": 24}}))
+def test_settings_training_images_and_size_belong_to_the_recipe(small_sets, tmp_path, capsys):
+    changes, runs = [{}, {}, {"lr": 0.2}, {"digest": "of others"}, {"size": 24}, {"size": 24}], []
+    for seed, change in enumerate(changes):
+        runs.append(write_run(tmp_path / str(seed), small_sets[1], [1], seed, **change))
     (means, _), _ = tables(capsys, runs)
-    others = ["training images of others (n = 1)", "size 24 (n = 2)"]
+    others = ["lr 0.2 (n = 1)", "training images of others (n = 1)", "size 24 (n = 2)"]
     assert means[""] == ["the first recipe (n = 2)", *others]
 
 

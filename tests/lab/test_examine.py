@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import html
 import json
-import math
 import re
 import shutil
 
@@ -159,6 +158,9 @@ def test_a_module_and_its_classifier_give_the_same_and_stay_as_they_were(quick, 
 def test_evidence_is_of_the_surest_mistakes_and_their_maps(quick, no_page, tmp_path):
     test, train = pictures(LABELS % 4, ["a", "b", "c", "d"]), pictures(LABELS % 4, ["a", "b", "c", "d"], 1)
     model = tiny(4)
+    with torch.no_grad():  # each class is answered, and some mistakes are turned
+        model[-1].weight *= 20
+        model[-1].bias -= model(test.images / 255).mean(dim=0)
     numbers = examine.examine(model, test, train, out=tmp_path, layer="3")
     assert numbers["maps"]["layer"] == numbers["layer"] == "3" and numbers["maps"]["size"] == [8, 8]
     with torch.no_grad():
@@ -171,6 +173,8 @@ def test_evidence_is_of_the_surest_mistakes_and_their_maps(quick, no_page, tmp_p
     with GradCAM(model, "3") as cam:
         (maps,) = cam.pairs(test.images[surest] / 255, [(answers[surest], test.labels[surest])])
     torch.testing.assert_close(torch.from_numpy(evidence["maps"]), maps)
+    turned = (evidence["covered_answers"] == test.labels[surest].numpy()) * evidence["covered_probabilities"]
+    assert turned.any() and evidence["opener"] == turned.argmax()
     assert evidence["fill"] == pytest.approx((train.images / 255).double().mean(dim=(0, 2, 3)).numpy())
     assert len([key for key in evidence if key.startswith("usual_")]) >= 3
     assert all(len(evidence[key]) == min(9, len(surest)) for key in evidence if key.startswith("usual_"))
@@ -188,8 +192,11 @@ def test_results_of_other_weights_and_scores_that_are_not_finite_are_refused(no_
     before = contents(tmp_path)
     with pytest.raises(UserError, match="of other weights"):
         examine.examine(model, test, out=tmp_path)
-    nn.init.constant_(model[-1].bias, math.inf)
-    with pytest.raises(UserError, match="not finite"):
+    test.images[7] = 255  # of which alone the scores are not finite
+    model.register_forward_hook(
+        lambda _, inputs, output: output / (inputs[0].amin((1, 2, 3), True) < 1)[:, 0, 0]
+    )
+    with pytest.raises(UserError, match="its scores of the test images are not finite"):
         examine.examine(model, test, out=tmp_path / "other")
     assert contents(tmp_path) == before
 
@@ -283,6 +290,11 @@ def test_pages_are_made_again_from_the_files(quick, finished, small, tmp_path, m
     with monkeypatch.context() as patch:
         patch.setattr(examine, "load", lambda *some, **more: (small[1], small[0]))
         assert_one_line(*outcome(capsys, examine.main, again), "are not those of .*--data-dir")
+    asked, sides = [], {"size": 24, "resize": 28}
+    (run / "metrics.json").write_text(json.dumps(numbers | {"data": numbers["data"] | sides}))
+    with monkeypatch.context() as patch:
+        patch.setattr(examine, "load", lambda *some, **more: asked.append(some) or small)
+        assert examine.main(again) == 0 and asked[0][2:] == (24, 28)
     for name, content in {"reasons": written, "metrics": numbers}.items():  # of two examinations
         (run / f"{name}.json").write_text(json.dumps(content | {"predictions_sha256": "of others"}))
         assert_one_line(*outcome(capsys, examine.main, again), "no reasons in|of another report")
@@ -362,7 +374,7 @@ def test_answers_in_a_file_and_in_memory(quick, tmp_path, monkeypatch, capsys):
     assert_one_line(*outcome(capsys, examine.main, [*argv, "--layer", "1"]), "leave out --layer")
     assert contents(tmp_path).keys() == {file}  # nothing is written yet
     right = 100 * (answers["logits"].argmax(axis=1) == answers["y_true"]).mean()
-    assert examine.main([*argv, "--expect-accuracy", str(right)]) == 0
+    assert examine.main([*argv, "--expect-accuracy", str(right + 1)]) == 0
     numbers = both_files(out)
     assert numbers["data"]["dataset"] is None and "duplicates" not in numbers
     made = contents(out)

@@ -86,6 +86,8 @@ def test_command(folder, drawn, capsys):
             with GradCAM(network, "layer4") as cam:
                 heatmap = to_heatmap(cam(x, explained, against), 300)
             assert checkpoint["class_names"][explained] in title
+            if against is not None:
+                assert title.endswith(f"rather than {checkpoint['class_names'][against]}")
             assert title.startswith("evidence" if heatmap.any() else "no evidence")
             square = torch.tensor(np.asarray(picture)).permute(2, 0, 1)[None] / 255
             difference = shown.int() - overlay(square, heatmap)[0].int()
