@@ -17,21 +17,22 @@ from torch import Tensor, nn
 from sources import cifar, pictures, shapes
 from support.errors import UserError, reading
 
-# Of CIFAR-100's training images in [0, 1], and of the other sets too: a checkpoint needs only its weights.
+# Mean and standard deviation of CIFAR-100's training images in [0, 1]. They normalise all data sets, so that
+# a checkpoint needs nothing but its weights.
 MEAN = (0.50707516, 0.48654887, 0.44091784)
 STD = (0.26733429, 0.25643846, 0.27615047)
 CLASS_NAMES = {"cifar100": cifar.CLASS_NAMES, "cifar10": cifar.CIFAR10_NAMES, "shapes": shapes.CLASS_NAMES}
-SIZE = 32  # pixels, the side of the images that a network takes unless --size or a checkpoint says another
+SIZE = 32  # pixels: the side of a network's images, unless --size or a checkpoint says otherwise
 SMALLEST, LARGEST = 8, 512  # sides of images
-BATCH_SIZE = 50  # images of that side to answer at once, whose activations stay in the cache of a CPU
+BATCH_SIZE = 50  # images of SIZE pixels to answer at once: their activations stay in the cache of a CPU
 
 
 @dataclass
 class Dataset:
     """One split of a data set: N images of C classes."""
 
-    name: str  # "cifar100", "cifar10", "shapes", "folder pets" of pictures in a folder pets, or from_arrays's
-    images: Tensor | None  # uint8 [N, 3, S, S], S from 8 to 512; None where only answers are known
+    name: str  # "cifar100", "cifar10", "shapes", "folder pets" for a folder pets, or the name in from_arrays
+    images: Tensor | None  # uint8 [N, 3, S, S], S from 8 to 512; None where there are only answers
     labels: Tensor  # int64 [N]
     class_names: list[str]  # C names
     superclass_of: Tensor | None  # int64 [C]; None if there are no superclasses
@@ -39,7 +40,7 @@ class Dataset:
     filenames: list[str]  # N names
     provenance: str  # one line for people: what these images are, and whether that was verified
     digest: str  # sha256 of the content, see cifar.content_digest
-    picture_side: int | None = None  # the median of the shorter sides of the pictures of a folder, in pixels
+    picture_side: int | None = None  # pixels: the median of the shorter sides of a folder's pictures
 
 
 def load(
@@ -54,15 +55,15 @@ def load(
 ) -> tuple[Dataset | None, Dataset]:
     """Return (train, test) of "cifar100" or "cifar10" in `root`, of "shapes", or of a folder of pictures.
 
-    Only a folder knows more, see load_folder; the other sets are as they are, and small. Only CIFAR is ever
-    downloaded. Raises UserError if there is no such set, or its files cannot be used.
+    The other arguments count for a folder only, see load_folder. Only CIFAR is ever downloaded. Raises
+    UserError if there is no such set, or its files cannot be used.
     """
     if name == "cifar100":
         return load_cifar100(root)
     if name == "cifar10":
         return load_cifar10(root)
     if name == "shapes":
-        return make_shapes(60, seed=0), make_shapes(20, seed=1)  # which have no image in common
+        return make_shapes(60, seed=0), make_shapes(20, seed=1)  # they have no image in common
     if Path(name).is_dir():
         return load_folder(name, size, resize, with_train, workers, transform)
     raise UserError(f"there is no data set or folder {name}: give cifar100, cifar10, shapes or a folder")
@@ -73,15 +74,15 @@ def load_cifar100(root: Path | str = "data") -> tuple[Dataset, Dataset]:
 
     A part of CIFAR-100 or a changed set is taken too, and the provenance says that it is not verified.
     """
-    names, of, superclasses = cifar.CLASS_NAMES, cifar.SUPERCLASS_OF, list(cifar.SUPERCLASSES)
-    splits = []
+    names, splits = cifar.CLASS_NAMES, []
+    superclasses = cifar.SUPERCLASS_OF, list(cifar.SUPERCLASSES)
     for images, labels, filenames in cifar.read_cifar100(root):
         with reading(root, "a folder with CIFAR-100"):
-            splits.append(from_arrays(images, labels, names, "cifar100", filenames, of, superclasses))
+            splits.append(from_arrays(images, labels, names, "cifar100", filenames, *superclasses))
     train, test = splits
     official = [train.digest, test.digest] == cifar.OFFICIAL_DIGESTS
-    found = "verified: the content digest is" if official else "NOT verified: the content digest is not"
-    return set_provenance(train, test, "CIFAR-100", f", {found} the official one")
+    verdict = "verified: the content digest is" if official else "NOT verified: the content digest is not"
+    return set_provenance(train, test, "CIFAR-100", f", {verdict} the official one")
 
 
 def load_cifar10(root: Path | str = "data") -> tuple[Dataset, Dataset]:
@@ -93,14 +94,14 @@ def load_cifar10(root: Path | str = "data") -> tuple[Dataset, Dataset]:
 
 
 def set_provenance(
-    train: Dataset | None, test: Dataset, what: str, found: str
+    train: Dataset | None, test: Dataset, what: str, ending: str
 ) -> tuple[Dataset | None, Dataset]:
-    """Return both splits with one line that says where they come from."""
+    """Return both splits with one line that says where they come from: what, how many images, the ending."""
     counts = f"{len(test.labels):,} test images"
     if train is not None:
         counts = f"{len(train.labels):,} training and {counts}"
-        train.provenance = f"{what}, {counts}{found}"
-    test.provenance = f"{what}, {counts}{found}"
+        train.provenance = f"{what}, {counts}{ending}"
+    test.provenance = f"{what}, {counts}{ending}"
     return train, test
 
 
@@ -112,10 +113,10 @@ def load_folder(
     workers: int | None = None,
     transform: Callable[[Image.Image], Tensor] | None = None,
 ) -> tuple[Dataset | None, Dataset]:
-    """Return (train, test) of a folder of pictures, see read_folder and fit of sources/pictures.py.
+    """Return (train, test) of a folder of pictures, see read_folder and fit in sources/pictures.py.
 
-    with_train=False: the test pictures alone, in test/, val/ or else folders of classes in `root`; train is
-    None. transform: takes the place of fit, see transformed there.
+    with_train=False reads the test pictures alone, from test/, val/ or else folders of classes in `root`;
+    train is then None. transform takes the place of fit, see transformed there.
     """
     options = size, resize, with_train, workers, transform
     class_names, splits, num_others = pictures.read_folder(root, *options)
@@ -149,20 +150,30 @@ def from_arrays(
         images = images.transpose(0, 3, 1, 2)
     side = images.shape[-1] if len(images) else 0
     if images.dtype != np.uint8 or images.shape[1:] != (3, side, side) or not SMALLEST <= side <= LARGEST:
-        found = f"S from {SMALLEST} to {LARGEST}, not {images.dtype} {list(images.shape)}"
-        raise ValueError(f"images must be uint8 [N, 3, S, S] or [N, S, S, 3], {found}")
+        raise ValueError(
+            f"images must be uint8 [N, 3, S, S] or [N, S, S, 3], S from {SMALLEST} to {LARGEST}, "
+            f"not {images.dtype} {list(images.shape)}"
+        )
     if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
-        found = f"{labels.dtype} {list(labels.shape)}"
-        raise ValueError(f"labels must be whole numbers [{len(images)}], one for each image, not {found}")
+        raise ValueError(
+            f"labels must be whole numbers [{len(images)}], one for each image, "
+            f"not {labels.dtype} {list(labels.shape)}"
+        )
     if labels.min() < 0 or labels.max() >= len(class_names):
-        found = f"{labels.min()} to {labels.max()}"
-        raise ValueError(f"labels must be in 0 to {len(class_names) - 1}, for that many names, not {found}")
+        raise ValueError(
+            f"labels must be in 0 to {len(class_names) - 1}, for that many names, "
+            f"not {labels.min()} to {labels.max()}"
+        )
     filenames = [str(i) for i in range(len(images))] if filenames is None else list(filenames)
     if len(filenames) != len(images):
         raise ValueError(f"there are {len(filenames)} file names for {len(images)} images")
-    of, places = superclass_of, {*range(len(superclass_names or ()))}
-    if of is not None and (len(of) != len(class_names) or not {*of} <= places):
-        raise ValueError(f"superclass_of must be the place of each class in superclass_names, not {[*of]}")
+    if superclass_of is not None:
+        places = range(len(superclass_names or ()))
+        if len(superclass_of) != len(class_names) or not {*superclass_of} <= {*places}:
+            raise ValueError(
+                f"superclass_of must be the place of each class's superclass in superclass_names, "
+                f"not {[*superclass_of]}"
+            )
     images = np.require(images, requirements=["C_CONTIGUOUS", "WRITEABLE"])
     return Dataset(
         name=name,
@@ -185,14 +196,16 @@ def from_pairs(
 ) -> Dataset:
     """Make a data set of pairs of a picture of Pillow and its label, such as a data set of torchvision.
 
-    class_names, size and resize: as of a folder, see load_folder. Raises ValueError for other pairs.
+    class_names, size and resize: as for a folder, see load_folder. Raises ValueError for other pairs.
     """
     images, labels, sides = pictures.empty_images(len(pairs), size), [], []
     for i in range(len(pairs)):
         picture, label = pairs[i]
         if not isinstance(picture, Image.Image):
-            found = f"picture {i} is a {type(picture).__name__}"
-            raise ValueError(f"{found}, expected one of Pillow: give the data set without a transform")
+            raise ValueError(
+                f"picture {i} is a {type(picture).__name__}, expected one of Pillow: "
+                f"give the data set without a transform"
+            )
         pixels = pictures.to_pixels(ImageOps.exif_transpose(picture))
         images[i] = pictures.fit(pixels, size, resize)
         labels.append(label)
@@ -206,14 +219,15 @@ def make_shapes(per_class: int, seed: int) -> Dataset:
     """Draw `per_class` images of each of 100 classes, 10 shapes (the superclasses) in 10 colours."""
     images, labels = shapes.draw_images(per_class, seed)
     filenames = [f"{shapes.CLASS_NAMES[c]} {i % per_class:03d}.png" for i, c in enumerate(labels.tolist())]
-    of = [c // len(shapes.COLOURS) for c in range(100)]
-    dataset = from_arrays(images, labels, shapes.CLASS_NAMES, "shapes", filenames, of, list(shapes.SHAPES))
+    shape_of = [c // len(shapes.COLOURS) for c in range(100)]
+    superclasses = shape_of, list(shapes.SHAPES)
+    dataset = from_arrays(images, labels, shapes.CLASS_NAMES, "shapes", filenames, *superclasses)
     dataset.provenance = f"the built-in shapes set, {per_class} images of each of 100 classes, seed {seed}"
     return dataset
 
 
 def first_copy(*parts: Tensor) -> Tensor:
-    """Return int64 [N]: for each image of all parts, uint8 [n, ...], the index of the first equal one."""
+    """Return for each image of all parts, uint8 [n, ...], the index of the first equal image, int64 [N]."""
     images = itertools.chain(*(part.cpu().numpy() for part in parts))
     digests = [hashlib.blake2b(image.tobytes()).digest() for image in images]
     first = {}  # setdefault keeps the first index of a digest
@@ -223,7 +237,7 @@ def first_copy(*parts: Tensor) -> Tensor:
 def find_copies(train: Dataset, test: Dataset) -> tuple[Tensor, int]:
     """Find test images that are, pixel by pixel, also training images.
 
-    Returns the label of each test image in the training set, int64 [N], -1 where it is not there, and the
+    Returns the label that each test image has in the training set, int64 [N], -1 if it is not there, and the
     number of training images that repeat an earlier one.
     """
     copies, count = first_copy(train.images, test.images), len(train.labels)
@@ -237,15 +251,16 @@ def find_copies(train: Dataset, test: Dataset) -> tuple[Tensor, int]:
 def split_indices(dataset: Dataset, val_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Split a training set into (training, validation) indices, int64, disjoint; `seed` alone decides.
 
-    The split is stratified: of a class with n images, round(val_fraction * n) go to validation, or all that
-    have no copy if those are fewer. Images that have an exact copy go to training, so that no image is on
-    both sides. In each result the first image of every class comes first, then the second of every class, and
-    so on; so the first k indices are a balanced sample for any k. val_fraction is in [0, 1).
+    The split is stratified: from a class with n images round(val_fraction * n) go to validation. Images that
+    have an exact copy all go to training, so that no image is on both sides; if the rest is smaller than that
+    number, all of the rest goes to validation. Each result begins with one image of every class, then has a
+    second one of every class, and so on, so for any k the first k indices are a balanced sample. val_fraction
+    is in [0, 1).
     """
     generator = torch.Generator().manual_seed(seed)
     copies = first_copy(dataset.images)
     has_copy = torch.bincount(copies, minlength=len(copies))[copies] > 1
-    train, val = [], []  # of each class a list of indices
+    train, val = [], []  # a list of indices for each class
     for c in range(len(dataset.class_names)):
         members = torch.nonzero(dataset.labels == c).flatten()
         members = members[torch.randperm(len(members), generator=generator)]
@@ -258,11 +273,11 @@ def split_indices(dataset: Dataset, val_fraction: float, seed: int) -> tuple[Ten
 
 def interleave(lists: list[list[int]]) -> Tensor:
     """Return int64 [N]: the first number of every list, then the second of every longer one, and so on."""
-    in_turn = itertools.chain(*itertools.zip_longest(*lists))  # a list that has ended gives None
+    in_turn = itertools.chain(*itertools.zip_longest(*lists))  # None stands for a list that has ended
     return torch.tensor([i for i in in_turn if i is not None], dtype=torch.int64)
 
 
-# ---- What a network is given -----------------------------------------------------------------------------
+# ---- What a network takes --------------------------------------------------------------------------------
 
 
 def images_at_once(
@@ -271,10 +286,10 @@ def images_at_once(
     device: torch.device | str = "cpu",
     batch_size: int | None = None,
 ) -> int:
-    """Return how many images [N, 3, S, S], enlarged to network_side, to compute at once: batch_size if given.
+    """Return how many images [N, 3, S, S], enlarged to network_side, to compute at once: batch_size, if any.
 
-    By default as many as have the pixels of BATCH_SIZE, but at least 4 (of 224 pixels a ResNet-18 answers 4
-    at once 1.4 times as fast as one by one); on an accelerator 32 times as many.
+    By default so many that they have as many pixels as BATCH_SIZE images of SIZE, and at least 4 (a ResNet-18
+    answers four pictures of 224 pixels 1.4 times as fast as one by one); on an accelerator 32 times as many.
     """
     if batch_size is not None:
         return batch_size
@@ -292,7 +307,7 @@ def resize(images: Tensor, side: int, uncropped: int | None = None) -> Tensor:
         return images
     device = images.device
     if device.type == "mps" and images.requires_grad:
-        images = images.cpu()  # Apple GPUs cannot differentiate this (torch 2.13), as attacks must.
+        images = images.cpu()  # attacks differentiate this, and Apple GPUs cannot (torch 2.13)
     images = F.interpolate(images, uncropped or side, mode="bilinear", antialias=True).to(device)
     return pictures.center_crop(images, side)
 
@@ -302,7 +317,7 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: Sequence[float] = MEAN, std: Sequence[float] = STD):
         super().__init__()
-        # Not persistent: a state dict is that of the network alone.
+        # Not persistent: a state dict holds the network's own weights alone.
         mean, std = (torch.tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (mean, std))
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
@@ -318,11 +333,11 @@ def memory_format(device: torch.device) -> torch.memory_format:
 
 # ---- Batches to train on -----------------------------------------------------------------------------------
 
-# A few operations on a whole batch in memory, so there is no loader with workers.
+# Each of these takes a few operations on a whole batch in memory, so no loader with workers is needed.
 
 
 def cutmix_end(epochs: int) -> int:
-    """Return the last epoch with CutMix: then come whole images, as those of the test split are."""
+    """Return the last epoch with CutMix: the epochs after it see whole images, as the test split has them."""
     return int(0.9 * epochs)
 
 
@@ -330,8 +345,8 @@ def crop_and_flip(images: Tensor, dy: Tensor, dx: Tensor, flip: Tensor) -> Tenso
     """Pad each image by reflection, cut a window of the image's size out of it, and mirror some of them.
 
     images [N, 3, H, W] of any dtype; dy and dx int64 [N], by how many pixels the window is moved; flip bool
-    [N]. Padding, crop and flip only say which pixel goes where, so one gather does all three: row r of the
-    result is row dy + r of the image, reflected at the border: row -1 is row 1.
+    [N]. Padding, crop and flip only say which pixel goes where, so one gather does all three. Row r of the
+    result is row dy + r of the image. The border reflects: row -1 is row 1.
     """
     n, channels, height, width = images.shape
     rows = dy[:, None] + torch.arange(height, device=images.device)
@@ -350,10 +365,10 @@ def cutmix(images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple
     """Cover a rectangle of each image by that of another image of the batch, and mix the targets likewise.
 
     images [B, 3, H, W] of any dtype; targets float [B, C], the probability of each class. The rectangle is
-    the same for the whole batch. Its share of the area is 1 - lambda with lambda uniform in [0, 1], its
-    centre is uniform in the image, and what lies outside of the image is cut off (Yun et al. 2019, arXiv
-    1905.04899, section 3.1, equations 1 and 2 with alpha = 1). As a batch is in random order, image i is
-    covered by image B - 1 - i.
+    the same for the whole batch. Its share of the area is 1 - lambda, where lambda is uniform in [0, 1]. Its
+    centre is uniform in the image, and the part outside the image is cut off (Yun et al. 2019, arXiv
+    1905.04899, section 3.1, equations 1 and 2 with alpha = 1). A batch is in random order, so image B - 1 - i
+    can cover image i.
     """
     height, width = images.shape[-2:]
     lam, y, x = torch.rand(3, generator=generator).tolist()
@@ -373,10 +388,10 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (images, targets) of one epoch in batches: shuffled, cropped and flipped.
 
-    images uint8 [N, 3, S, S]; targets int64 [N] or float [N, C]. Each batch is mixed by `cutmix` with
-    probability `cutmix_probability`; above 0 that needs float targets. All choices come from a generator on
-    the CPU that is seeded by (seed, epoch), so the batches are the same on every device and in a resumed run.
-    The last incomplete batch is left out, because its batch-norm statistics would be noisy.
+    images uint8 [N, 3, S, S]; targets int64 [N] or float [N, C]. `cutmix` mixes a batch with the probability
+    cutmix_probability; if that is above 0, targets have to be float. A generator on the CPU, seeded by (seed,
+    epoch), makes all choices, so the batches are the same on every device and in a resumed run. The last
+    incomplete batch is left out, because its batch-norm statistics would be noisy.
     """
     n = len(images)
     entropy = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]

@@ -3,22 +3,22 @@
 Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", 2017
 (arXiv 1610.02391), section 3. A^k is channel k of the feature maps of one convolutional layer, Z pixels, and
 y^c the score of class c before the softmax. A backward pass from y^c says how much each activation matters
-for class c; averaged over the pixels it gives the weight of channel k, equation (1),
+for class c. The mean of that over the pixels is the weight of channel k, equation (1),
 
     alpha_k^c = 1/Z sum_i sum_j  dy^c / dA^k_ij
 
-and the map is the weighted sum of the channels, of which only the positive part speaks for c, equation (2),
+The map is the weighted sum of the channels. Only its positive part speaks for c, equation (2),
 
     L^c = ReLU( sum_k alpha_k^c A^k )
 
-With y^c - y^d in place of y^c the map shows what speaks for c rather than d, and minus the same sum what
-speaks for d rather than c: a contrastive map (Prabhushankar et al. 2020, arXiv 2008.00178, who differentiate
-a loss between the two classes instead).
+A contrastive map has y^c - y^d in place of y^c: the positive part of the sum speaks for c rather than d, the
+negative part for d rather than c (Prabhushankar et al. 2020, arXiv 2008.00178, differentiate a loss between
+the two classes instead).
 
-A forward hook on the layer reads A^k, and a backward hook on its output dy^c / dA^k_ij. As in the paper the
-layer is the last convolutional one, layer4. Behind it this network has only global average pooling and a
-linear classifier, y^c = b_c + 1/Z sum_k w_ck sum_ij A^k_ij, so alpha_k^c = w_ck / Z whatever the picture.
-That is CAM (Zhou et al. 2016, arXiv 1512.04150) but for ReLU, without which the pixels add up to y^c - b_c.
+A forward hook on the layer reads A^k, and a backward hook on its output reads dy^c / dA^k_ij. As in the paper
+the layer is the last convolutional one, layer4. Behind it this network has only global average pooling and a
+linear classifier, y^c = b_c + 1/Z sum_k w_ck sum_ij A^k_ij, so alpha_k^c is w_ck / Z for every picture. This
+is CAM (Zhou et al. 2016, arXiv 1512.04150) with a ReLU. Before the ReLU the pixels add up to y^c - b_c.
 """
 
 import math
@@ -37,10 +37,10 @@ class GradCAM:
         with GradCAM(model, "layer4") as cam:
             maps = cam(images)  # float32 [N, h, w]
 
-    `layer` is a module of the model or its dotted name ("layer4", "layer4.1.conv2"), else ValueError is
-    raised. Unless its output is [N, K, h, w], `reshape` takes it there: channels_last, tokens, or a function
-    of your own that only moves and drops values, for the gradient goes through it as well. The hook exists
-    only inside the with block, and acts only on the passes of `cam` itself.
+    `layer` is a module of the model or its dotted name ("layer4", "layer4.1.conv2"); another name raises
+    ValueError. If the layer's output is not [N, K, h, w], `reshape` makes it so: channels_last, tokens, or
+    your own function. It may only move and drop values, for the gradient goes through it as well. The hook
+    exists only inside the with block, and acts only on the passes of `cam` itself.
     """
 
     def __init__(self, model: nn.Module, layer: nn.Module | str, reshape: Callable | None = None):
@@ -49,7 +49,7 @@ class GradCAM:
             raise ValueError(f"no layer {layer!r}; choose from {', '.join(filter(None, modules))}")
         self.layer = modules[layer] if isinstance(layer, str) else layer
         self.model, self.reshape = model, reshape
-        self.handle = None  # of the hook, inside of the with block
+        self.handle = None  # inside the with block: what removes the hook
         self.activations = self.gradients = None  # lists during a call, None otherwise
 
     def __enter__(self) -> "GradCAM":
@@ -62,37 +62,37 @@ class GradCAM:
 
     def _forward_hook(self, layer: nn.Module, inputs: tuple, output: Tensor) -> Tensor | None:
         if self.activations is None:
-            return None  # a forward pass that is not ours stays as it is
+            return None  # somebody else's forward pass stays as it is
         if not isinstance(output, Tensor) or not output.is_floating_point():
             raise ValueError(f"the layer must return a float tensor, not {type(output).__name__}")
-        # y^c is differentiated with respect to A. Detached, A is a leaf of the graph: autograd records what
-        # comes after the layer, even if all parameters are frozen, and nothing that comes before it.
+        # The backward pass has to end at A. Detached from what comes before the layer, A is a leaf of the
+        # graph: autograd records only what comes after the layer, even if all parameters are frozen.
         activation = output.detach().requires_grad_()
         activation.register_hook(lambda gradient: self.gradients.append(gradient))  # the backward hook
         self.activations.append(activation)
-        return activation.clone()  # what follows may work in place, which torch refuses on a leaf
+        return activation.clone()  # the next module may work in place, and torch refuses that on a leaf
 
     def __call__(self, images: Tensor, classes: Classes = None, against: Classes = None) -> Tensor:
         """Return the map of each image, float32 [N, h, w], 0 or more, at the layer's resolution, not scaled.
 
         images: float [N, 3, H, W], as the model takes them; they are brought to its device and precision.
         classes: the class to explain, one int for all images or N of them (a list or a tensor [N] of whole
-        numbers); None explains the class predicted for each image. against: likewise the class whose score is
-        subtracted.
+        numbers); None explains the class predicted for each image. against: the class, in the same form, that
+        has its score subtracted; None subtracts nothing.
 
         The model runs in eval mode and in the precision of its own parameters, also inside torch.autocast,
         torch.no_grad() or torch.inference_mode(). Whether the call returns or raises, it leaves .grad,
         requires_grad, the running statistics and the modes as they were. Raises ValueError for images or
-        classes of a wrong shape, type or range, and for a layer that does not run exactly once, whose output
-        is not [N, K, h, w], or on which no score depends.
+        classes of a wrong shape, type or range. Raises it also for a layer that does not run exactly once,
+        has another output than [N, K, h, w], or does not influence the scores.
         """
         return self.pairs(images, [(classes, against)])[0].relu_()  # equation (2)
 
     def pairs(self, images: Tensor, questions: list[tuple[Classes, Classes]]) -> list[Tensor]:
-        """Return for each (classes, against) the sum inside of equation (2), without ReLU, float32 [N, h, w].
+        """Return for each (classes, against) the sum of equation (2) before the ReLU, float32 [N, h, w].
 
-        Its positive part speaks for `classes` rather than `against`, its negative part the other way round.
-        One forward pass serves all of them.
+        The positive part speaks for `classes` rather than `against`, the negative part for `against`. One
+        forward pass serves all questions.
         """
         if self.handle is None:
             raise ValueError("call it in a block: with GradCAM(model, layer) as cam: cam(images)")
@@ -121,10 +121,10 @@ class GradCAM:
         score = scores_of(logits, logits.argmax(dim=1) if classes is None else classes)
         if against is not None:
             score = score - scores_of(logits, against)
-        # In eval mode the score of an image does not depend on the others, so the gradient of the sum of the
-        # scores holds, for each image, the gradient of its own score.
+        # In eval mode the score of an image does not depend on the other images. So the gradient of the sum
+        # of all scores holds for each image the gradient of its own score.
         if score.requires_grad:
-            # To A only: no parameter's .grad changes. The graph stays, for the next question.
+            # Differentiate by A alone: no parameter's .grad changes. Keep the graph for the next question.
             score.sum().backward(inputs=self.activations, retain_graph=True)
         if not self.gradients:
             raise ValueError("no gradient of the scores reaches the layer: choose one they depend on")
@@ -138,8 +138,8 @@ class GradCAM:
         cells = output if self.reshape is None else self.reshape(output)
         fits = cells.ndim == 4 and len(cells) == count
         if fits and self.reshape is None:
-            # Maps are mostly square, so an output [N, s, s, K] has its channels last. Read as [N, K, h, w] it
-            # would give a map of s x K cells that means nothing, and nobody would notice.
+            # Maps are mostly square, so an output [N, s, s, K] has its channels last. If it were read as
+            # [N, K, h, w], a map of s x K cells without meaning would come out, and nobody would notice.
             _, first, second, third = cells.shape
             fits = first != second or second == third
         if not fits:
@@ -149,7 +149,7 @@ class GradCAM:
 
 
 def scores_of(logits: Tensor, classes: int | list[int] | Tensor) -> Tensor:
-    """Return the score of its class for each row of `logits` [N, C], float [N, 1]."""
+    """Return for each row of `logits` [N, C] the score of its class, float [N, 1]."""
     return logits.gather(1, check_classes(classes, *logits.shape).to(logits.device)[:, None])
 
 
@@ -173,10 +173,10 @@ def channels_last(output: Tensor) -> Tensor:
 def tokens(output: Tensor, side: int | None = None) -> Tensor:
     """Return [N, T, K], as in vision transformers, as [N, K, side, side]: a `reshape` for GradCAM.
 
-    The last side * side tokens are those of the picture; before them stand tokens of the class, of
-    distillation, or registers. Without a side T is a square or, with a class token, one more. Raises
-    ValueError for another output. Behind the last attention scores depend on the class token only: the layer
-    has to come before it.
+    The last side * side tokens are those of the picture; class and distillation tokens and registers stand
+    before them. If no side is given, T is a square or, with a class token, one more. Raises ValueError for
+    another output. Behind the last attention the scores depend on the class token only, so the layer has to
+    come before it.
     """
     if output.ndim != 3:
         raise ValueError(f"expected [N, T, K], not {list(output.shape)}")
@@ -191,9 +191,9 @@ def tokens(output: Tensor, side: int | None = None) -> Tensor:
 def to_heatmap(maps: Tensor, size: int | tuple[int, int]) -> Tensor:
     """Enlarge Grad-CAM maps [N, h, w] bilinearly to `size`, a side or (H, W), each scaled by its own maximum.
 
-    Returns float32 [N, H, W] in [0, 1]. The maximum of each heatmap is 1, except that an empty map, 0
-    everywhere, stays empty. The minimum is not moved to 0, so a map that is the same everywhere stays the
-    same everywhere. Raises ValueError for maps of a wrong shape, below 0 or not finite.
+    Returns float32 [N, H, W] in [0, 1]. The maximum of each heatmap is 1, but a map of zeros stays zero. The
+    minimum is not moved to 0, so a constant map stays constant. Raises ValueError for maps of a wrong shape,
+    below 0 or not finite.
     """
     if maps.ndim != 3 or not ((maps >= 0) & maps.isfinite()).all():
         raise ValueError(f"maps must be finite [N, h, w], 0 or more; this has shape {list(maps.shape)}")
@@ -210,7 +210,7 @@ def overlay(images: Tensor, heatmaps: Tensor) -> Tensor:
     inferno rises from 0 to 0.97, so on every picture more evidence is brighter. Returns uint8 [N, 3, H, W]
     on the images' device. Raises ValueError for values outside [0, 1].
     """
-    import matplotlib  # here, as whoever wants only maps does not need it
+    import matplotlib  # here, as maps alone do not need it
 
     if not all(((values >= 0) & (values <= 1)).all() for values in (images, heatmaps)):
         raise ValueError("images and heatmaps must be in [0, 1]")

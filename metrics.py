@@ -2,13 +2,13 @@
 
 Conventions, for all functions below:
 
-- N samples, C classes, S superclasses. Labels are 1-D, of any integer dtype, values 0 to C - 1.
-- `scores` are any finite numbers [N, C], larger meaning more likely; `probabilities` are scores of at least
-  0 whose rows sum to 1 within 1e-3; what rounding lifts above 1 counts as 1. Where classes tie, the lowest
-  index is predicted, as in torch.argmax.
+- There are N samples, C classes and S superclasses. Labels are 1-D integers of any dtype, from 0 to C - 1.
+- `scores` are any finite numbers [N, C]; a larger score means a more likely class. `probabilities` are scores
+  from 0 on, and each row sums to 1 within 1e-3. A probability that rounding lifts above 1 counts as 1.
+- Where classes tie, the lowest index is predicted, as in torch.argmax.
 - Inputs may be lists, NumPy arrays, and tensors on any device. The arithmetic runs in int64 and float64 on
   the CPU, so a number does not depend on the device, and returned tensors are on the CPU.
-- Bad input raises ValueError: types, shapes, labels, scores, probabilities and counts not as described.
+- Other types, shapes, labels, scores, probabilities and counts raise ValueError.
 """
 
 import math
@@ -24,7 +24,10 @@ Values = Tensor | np.ndarray | Sequence
 
 
 def check_tensor(name: str, values: Values, *shape: str | int) -> Tensor:
-    """Return values of a shape, where a letter is any length, as a tensor on the CPU, or raise ValueError."""
+    """Return the values as a tensor on the CPU, or raise ValueError if they do not have this shape.
+
+    In `shape` a letter stands for any length.
+    """
     if not isinstance(values, Tensor):
         try:
             values = torch.from_numpy(np.array(values))  # a copy: an array may be read-only or run backwards
@@ -57,7 +60,7 @@ def check_counts(confusion: Values) -> Tensor:
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:
-    """Raise ValueError unless a value is a whole number of at least `least`."""
+    """Raise ValueError unless the value is a whole number that is not below `least`."""
     if not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
 
@@ -88,7 +91,7 @@ def check_probabilities(y_true: Values, probabilities: Values) -> tuple[Tensor, 
 def confusion_matrix(y_true: Values, y_pred: Values, num_classes: int) -> Tensor:
     """Count the samples of each true class (row) that were given each predicted class (column).
 
-    y_true and y_pred are integers [N]. Returns int64 [C, C] with C = num_classes; all entries together are N.
+    y_true and y_pred are integers [N]. Returns int64 [C, C] with C = num_classes; the entries sum to N.
     """
     check_count("num_classes", num_classes)
     y_true = check_integers("y_true", y_true, "N", limit=num_classes)
@@ -104,11 +107,11 @@ def precision_recall_f1(confusion: Values) -> tuple[Tensor, Tensor, Tensor]:
     With TP on the diagonal, TP + FP the column sum (how often the class was predicted) and TP + FN the row
     sum (how often it occurred):
 
-        precision = TP / (TP + FP),   recall = TP / (TP + FN),   F1 = 2 TP / (2 TP + FP + FN),
+        precision = TP / (TP + FP),   recall = TP / (TP + FN),   F1 = 2 TP / (2 TP + FP + FN).
 
-    the last of which is the harmonic mean of the first two. A class that was never predicted has precision 0,
-    a class with no sample recall 0 (zero_division=0 in other libraries' terms). Source: Sokolova and
-    Lapalme, "A systematic analysis of performance measures for classification tasks", 2009, table 2.
+    F1 is the harmonic mean of precision and recall. A class that was never predicted has precision 0, and a
+    class without samples recall 0 (zero_division=0 in other libraries' terms). Source: Sokolova and Lapalme,
+    "A systematic analysis of performance measures for classification tasks", 2009, table 2.
     """
     confusion = check_counts(confusion)
     return _rates(confusion.diagonal(), confusion.sum(dim=0), confusion.sum(dim=1))
@@ -168,7 +171,7 @@ def accuracy(y_true: Values, y_pred: Values) -> float:
 
 
 def _in_top_k(y_true: Tensor, scores: Tensor, k: int) -> Tensor:
-    """Return bool [N]: is the true class one of the k best? Of equal scores the lower index comes first."""
+    """Return bool [N]: is the true class one of the k best? Where scores tie, the lower index comes first."""
     # The rank of the true class is the number of classes before it. torch.topk does not define ties.
     true_score = scores.gather(1, y_true[:, None])
     lower_index = torch.arange(scores.shape[1]) < y_true[:, None]
@@ -177,10 +180,10 @@ def _in_top_k(y_true: Tensor, scores: Tensor, k: int) -> Tensor:
 
 
 def top_k_accuracy(y_true: Values, scores: Values, k: int) -> float:
-    """Return the fraction of samples, in [0, 1], whose true class is among the k with the largest scores.
+    """Return the fraction of samples, in [0, 1], with the true class among the k classes of largest score.
 
-    scores [N, C] may be logits or probabilities, 1 <= k <= C. Exactly k classes count for each sample,
-    also where scores tie; k = 1 is the accuracy of scores.argmax(dim=1).
+    scores [N, C] may be logits or probabilities, 1 <= k <= C. Exactly k classes count for each sample, also
+    where scores tie. With k = 1 it is the accuracy of scores.argmax(dim=1).
     """
     y_true, scores = check_scores(y_true, scores)
     if not 1 <= k <= scores.shape[1]:
@@ -189,9 +192,10 @@ def top_k_accuracy(y_true: Values, scores: Values, k: int) -> float:
 
 
 def chance_within_superclass(superclass_of: Values) -> float:
-    """Return the fraction of errors inside the superclass if they were uniform over the other C - 1 classes.
+    """Return the fraction of errors that would stay in the superclass if errors hit all classes alike.
 
-    superclass_of: integers [C]. With m classes in each it is (m - 1) / (C - 1): 4.04 % on CIFAR-100.
+    superclass_of: integers [C]. With m classes in each superclass it is (m - 1) / (C - 1): on CIFAR-100
+    4 of the 99 other classes, or 4.04 %.
     """
     superclass_of = check_integers("superclass_of", superclass_of, "C")
     sizes = superclass_of.bincount()[superclass_of].double()
@@ -202,7 +206,7 @@ def chance_within_superclass(superclass_of: Values) -> float:
 
 
 def bin_of(confidence: Tensor, num_bins: int) -> Tensor:
-    """Return the bin of each confidence, int64 [N]; one that equals an edge is in the bin on its left."""
+    """Return the bin of each confidence, int64 [N]; a confidence on an edge is in the bin to its left."""
     check_count("num_bins", num_bins)
     edges = torch.arange(1, num_bins, dtype=torch.float64) / num_bins
     return torch.bucketize(confidence, edges)
@@ -213,10 +217,10 @@ def calibration_bins(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sort the samples by confidence into bins of equal width, for the reliability diagram.
 
-    The confidence of a sample is its largest probability. Bin m of M = num_bins holds the confidences in
-    ((m - 1) / M, m / M]. Returns mean confidence and accuracy, float64 [M] and NaN in an empty bin, and the
-    count, int64 [M]. Source: Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks",
-    2017 (arXiv 1706.04599), section 2, acc(B_m) and conf(B_m).
+    The confidence of a sample is its largest probability. With M = num_bins, bin m holds the confidences in
+    ((m - 1) / M, m / M]. Returns for each bin the mean confidence and the accuracy, float64 [M], NaN where
+    the bin is empty, and the count, int64 [M]. They are conf(B_m), acc(B_m) and |B_m| in Guo, Pleiss, Sun and
+    Weinberger, "On Calibration of Modern Neural Networks", 2017 (arXiv 1706.04599), section 2.
     """
     y_true, probabilities = check_probabilities(y_true, probabilities)
     confidence = probabilities.amax(dim=1)
@@ -236,14 +240,14 @@ def expected_calibration_error(y_true: Values, probabilities: Values, num_bins: 
     with the bins of calibration_bins. Source: Guo et al. 2017 (arXiv 1706.04599), equation (3).
     """
     mean_confidence, bin_accuracy, count = calibration_bins(y_true, probabilities, num_bins)
-    gap = (bin_accuracy - mean_confidence).abs().nan_to_num()  # NaN in an empty bin, which has no weight
+    gap = (bin_accuracy - mean_confidence).abs().nan_to_num()  # an empty bin has NaN, and no weight
     return ((count * gap).sum() / count.sum()).item()
 
 
 def confidence_histogram(y_true: Values, probabilities: Values, num_bins: int = 50) -> tuple[Tensor, Tensor]:
     """Count right and wrong answers in each of num_bins equal bins of confidence, two int64 [num_bins].
 
-    Bin m holds the confidences in [m / num_bins, (m + 1) / num_bins), the last one also 1.
+    Bin m holds the confidences in [m / num_bins, (m + 1) / num_bins), and the last bin also 1.
     """
     y_true, probabilities = check_probabilities(y_true, probabilities)
     confidence, y_pred = probabilities.max(dim=1)
@@ -254,16 +258,16 @@ def confidence_histogram(y_true: Values, probabilities: Values, num_bins: int = 
 def fit_temperature(logits: Values, y_true: Values) -> float:
     """Return the temperature T for which softmax(logits / T) has the least negative log-likelihood.
 
-    Source: temperature scaling, Guo et al. 2017 (arXiv 1706.04599), section 4.2. Fit it on validation data.
-    It changes the confidence and not the prediction; T > 1 says that the network is overconfident on these
-    samples. With b = 1 / T and the differences m_ic = z_ic - z_iy of the logits from that of the true class,
+    Source: temperature scaling, Guo et al. 2017 (arXiv 1706.04599), section 4.2. Fit T on validation data.
+    T changes the confidence and not the prediction; T > 1 says that the network is overconfident on these
+    samples. Let b = 1 / T, and m_ic = z_ic - z_iy the logit of class c less the logit of the true class y:
 
         NLL(b)  = mean over i of log(sum over c of exp(b m_ic))
         NLL'(b) = mean over i of sum over c of softmax(b m_i)_c m_ic.
 
-    NLL'' is a mean of variances, so NLL' never falls, and bisection finds its zero with T in [0.01, 100] or
-    the nearer limit (0.01 if every prediction is right). T is 1 if each of the rows [N, C] is constant.
-    Probabilities, rows of numbers from 0 that sum to 1 within 1e-3, raise ValueError: they are no logits.
+    NLL'' is a mean of variances, so NLL' never falls. Bisection finds the zero of NLL' with T in [0.01, 100],
+    or the nearer limit (0.01 if every prediction is right). T is 1 if each row [C] of logits is constant.
+    Rows of numbers from 0 on that sum to 1 within 1e-3 raise ValueError: they are probabilities.
     """
     y_true, logits = check_scores(y_true, logits, "logits")
     if logits.min() >= 0 and (logits.sum(dim=1) - 1).abs().max() <= 1e-3:
@@ -285,10 +289,11 @@ def fit_temperature(logits: Values, y_true: Values) -> float:
 # ---- How sure are the numbers themselves? ----------------------------------------------------------------
 
 
-def headline(y_true: Values, scores: Values) -> dict[str, float]:
+def headline_values(y_true: Values, scores: Values) -> dict[str, float]:
     """Return the headline numbers of the report, each in [0, 1]; top-5 is 1 with 5 classes or fewer.
 
-    scores [N, C]: logits rather than probabilities, of which many are 0 in float32 where logits are large.
+    scores [N, C] are better logits than probabilities: where logits are large, many probabilities are 0 in
+    float32, and then classes tie.
     """
     y_true, scores = check_scores(y_true, scores)
     y_pred = scores.argmax(dim=1)
@@ -303,7 +308,10 @@ def headline(y_true: Values, scores: Values) -> dict[str, float]:
 
 
 def resampled_headline(y_true: Values, scores: Values, num_resamples: int) -> Tensor:
-    """Return the numbers of `headline`, float64 [num_resamples, 5]; for the same N of the same resamples."""
+    """Return the numbers of headline_values for each resample, float64 [num_resamples, 5].
+
+    The same N draws the same resamples, whatever the scores, so that two networks can be paired.
+    """
     y_true, scores = check_scores(y_true, scores)
     check_count("num_resamples", num_resamples)
     n, num_classes = scores.shape
@@ -314,7 +322,7 @@ def resampled_headline(y_true: Values, scores: Values, num_resamples: int) -> Te
     for _ in range(num_resamples):
         sample = torch.randint(n, (n,), generator=generator)
         true, predicted = y_true[sample], y_pred[sample]
-        # The counts of each class that the numbers follow from: a matrix would have C^2.
+        # The numbers follow from three counts for each class: a confusion matrix would have C^2.
         kinds = (true[true == predicted], predicted, true)
         true_positives, num_predicted, actual = (labels.bincount(minlength=num_classes) for labels in kinds)
         counted = (count == 0) | (actual > 0)
@@ -327,29 +335,30 @@ def resampled_headline(y_true: Values, scores: Values, num_resamples: int) -> Te
 def bootstrap_headline(
     y_true: Values, scores: Values, num_resamples: int = 1000
 ) -> dict[str, dict[str, float]]:
-    """Return the numbers of `headline`, each as a dict of `value`, `low` and `high`, as fractions.
+    """Return the numbers of headline_values, each as a dict of `value`, `low` and `high`, as fractions.
 
     `low` and `high` are the 95 % percentile interval of Efron and Tibshirani, "An Introduction to the
     Bootstrap", 1993, section 13.3: draw N of the N samples with replacement, num_resamples times, compute the
-    number for each, and cut 2.5 % off either end. The draws come from a generator of their own: resample r is
-    row r of torch.randint(N, (num_resamples, N), generator=torch.Generator().manual_seed(0)).
+    number for each draw, and cut 2.5 % off either end. The draws have their own generator: resample r is row
+    r of torch.randint(N, (num_resamples, N), generator=torch.Generator().manual_seed(0)).
 
     The interval describes the choice of test samples, not the randomness of training. A class that is missing
-    from a resample is left out of its macro averages; one without any sample counts as 0 in all of them. With
-    2, 5 and 100 samples of each class the interval of macro recall held the true value in 89, 95 and 93 % of
-    1,000 made-up test sets, that of macro F1, which few samples make too low, in 88, 90 and 94 %.
+    from a resample is left out of its macro averages; a class without any sample counts as 0 in all of them.
+    With 2, 5 and 100 samples in each class the interval of macro recall held the true value in 89, 95 and
+    93 % of 1,000 made-up test sets. Few samples make macro F1 too low: its interval held it in 88, 90 and
+    94 %.
 
-    Where all or none of the answers count, resamples are all alike, and the interval is that of `proportion`,
-    of N samples for the accuracies. A macro average may lose most in the smallest class, so it counts as of
-    as many samples in each class as that one has: if classes are of one size these are N too.
+    If all answers are right, or none is, all resamples are alike. The interval is then that of `proportion`,
+    for the accuracies with N samples. A macro average may lose most in the smallest class, so it counts as if
+    each class had as many samples as the smallest one; with classes of one size these are N samples too.
     """
-    value, resampled = headline(y_true, scores), resampled_headline(y_true, scores, num_resamples)
+    value, resampled = headline_values(y_true, scores), resampled_headline(y_true, scores, num_resamples)
     low, high = resampled.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).tolist()
     class_sizes = check_integers("y_true", y_true, "N").unique(return_counts=True)[1]
     intervals = {}
     for column, name in enumerate(value):
         intervals[name] = {"value": value[name], "low": low[column], "high": high[column]}
-        is_certain = name == "top5_accuracy" and np.shape(scores)[1] <= 5  # it is 1 whatever the scores
+        is_certain = name == "top5_accuracy" and np.shape(scores)[1] <= 5  # then it is always 1
         is_macro = name.startswith("macro")
         if value[name] in (0, 1) and not is_certain and (is_macro or name.endswith("accuracy")):
             n = len(class_sizes) * int(class_sizes.min()) if is_macro else len(y_true)
@@ -358,11 +367,12 @@ def bootstrap_headline(
 
 
 def proportion(successes: int, n: int) -> dict[str, float]:
-    """Return successes / n as `value`, with `low` and `high`, its 95 % Wilson score interval, in [0, 1].
+    """Return successes / n as `value`, and its 95 % Wilson score interval as `low` and `high`, in [0, 1].
 
-    The ends are the two p from which the observed fraction q = successes / n lies z standard errors away,
-    (q - p)^2 = z^2 p (1 - p) / n, with z = 1.96, the normal quantile of 97.5 %. It has a width even if all or
-    none of the samples are right. Source: Wilson, "Probable Inference, the Law of Succession", 1927.
+    The observed fraction q = successes / n lies z standard errors away from both ends p of the interval,
+    (q - p)^2 = z^2 p (1 - p) / n, with z = 1.96, the normal quantile of 97.5 %. The interval has a width even
+    if all or none of the samples are right. Source: Wilson, "Probable Inference, the Law of Succession",
+    1927.
     """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"expected 0 to {n} successes of at least one sample, not {successes}")

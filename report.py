@@ -37,8 +37,8 @@ from support.device import environment, full_float32, pick_device
 from support.errors import UserError, one_line, reading
 from support.files import write_json
 
-LAYER = "layer4"  # which Grad-CAM explains: the last convolutional stage
-NUM_MAPS = 24  # mistakes whose maps are made
+LAYER = "layer4"  # the last convolutional stage, which Grad-CAM explains
+NUM_MAPS = 24  # how many mistakes get maps
 CONFIDENT = 0.9
 
 
@@ -46,9 +46,9 @@ CONFIDENT = 0.9
 
 
 class FromPixels(nn.Module):
-    """A network behind what is done to an image before it: float images in [0, 1] to logits [N, C].
+    """A network that takes float images in [0, 1] to logits [N, C]: it resizes and normalises them first.
 
-    Images of another side than image_size are brought to it; `normalize` is any module of images.
+    Images with another side are brought to image_size; `normalize` is any module from images to images.
     """
 
     def __init__(self, network: nn.Module, image_size: int, normalize: nn.Module):
@@ -62,8 +62,9 @@ class FromPixels(nn.Module):
 def load_network(path: Path | str) -> tuple[ResNet, dict]:
     """Return the network of a checkpoint of train.py, in eval mode, and what else the checkpoint holds.
 
-    That is config, epoch, history, val_accuracy, class_names, sha256 of the file, and `validation`, logits
-    float32 [V, C] and labels int64 [V], or None. Raises UserError if the file is damaged or does not fit.
+    The rest is config, epoch, history, val_accuracy, class_names, the sha256 of the file, and `validation`:
+    logits float32 [V, C] and labels int64 [V], or None. Raises UserError if the file is damaged or does not
+    fit.
     """
     checkpoint = read_checkpoint(path)
     with reading(path, "a checkpoint of train.py"):
@@ -78,10 +79,10 @@ def load_network(path: Path | str) -> tuple[ResNet, dict]:
 
 
 def find_data(config: dict, data_dir: str | None) -> tuple[str, str]:
-    """Return the name of the data set of a training, and the folder in which CIFAR lies.
+    """Return the name of a training's data set, and the folder that holds CIFAR.
 
-    config: config.json. data_dir: the folder of the pictures, if those were the data set, else the one of
-    CIFAR; by default where the training found it, or data/ where that is gone.
+    config: config.json. data_dir: the folder with the pictures if the network was trained on a folder, else
+    the folder with CIFAR. By default it is where the training found it, or data/ if that folder is gone.
     """
     dataset, recorded = config["dataset"], config["settings"]["data_dir"]
     if dataset not in CLASS_NAMES:
@@ -94,8 +95,8 @@ def load_images(
 ) -> tuple[Dataset | None, Dataset, list[str]]:
     """Return the training and the test set of a checkpoint, see find_data, and notes for people.
 
-    The training set is None if the images found are not those of the training. Raises UserError if the
-    classes are others.
+    The training set is None if its images are not those of the training. Raises UserError if the classes
+    differ.
     """
     config = checkpoint["config"]
     train, test = load(dataset, root, config["image_size"], workers=workers)
@@ -138,8 +139,8 @@ def evaluate(
 ) -> tuple[dict, dict]:
     """Return the numbers of metrics.json and the arrays of predictions.npz that follow from the logits.
 
-    logits float32 [N, C] of the test split. train: the training set; validation: logits [V, C] and labels
-    [V]; None where they are not known.
+    logits float32 [N, C] answer the test split. train is the training set and validation (logits [V, C],
+    labels [V]); each is None if it is not available.
     """
     probabilities, y_pred, y_true = logits.softmax(dim=1), logits.argmax(dim=1), test.labels
     confidence = probabilities.amax(dim=1)
@@ -170,7 +171,7 @@ def evaluate(
 
 
 def evaluate_confidence(logits: Tensor, y_true: Tensor, validation: tuple[Tensor, Tensor] | None) -> dict:
-    """Return how well confidence says which answers are right, as trained and `_after_temperature`."""
+    """Return how well confidence tells right answers from wrong, as trained and `_after_temperature`."""
     numbers = evaluate_at(1.0, logits, y_true)
     if validation is not None:
         numbers["temperature"] = metrics.fit_temperature(*validation)
@@ -180,9 +181,9 @@ def evaluate_confidence(logits: Tensor, y_true: Tensor, validation: tuple[Tensor
 
 
 def evaluate_at(temperature: float, logits: Tensor, y_true: Tensor) -> dict:
-    """Return what the probabilities at a temperature say of which answers are right.
+    """Return how well the confidence at a temperature tells right answers from wrong.
 
-    `calibration_bins` are [confidence, accuracy, number of answers] of each bin that has any.
+    `calibration_bins` holds [confidence, accuracy, number of answers] for each bin that has answers.
     """
     probabilities = (logits.double() / temperature).softmax(dim=1)  # in float32 large logits round to 1
     confidence, right = probabilities.amax(dim=1), logits.argmax(dim=1) == y_true
@@ -199,7 +200,7 @@ def evaluate_at(temperature: float, logits: Tensor, y_true: Tensor) -> dict:
 
 
 def evaluate_classes(confusion: Tensor, test: Dataset, train: Dataset | None) -> dict:
-    """Return the numbers of each class, what it is mistaken for most often, and the pairs confused most."""
+    """Return the numbers of each class, the class it is most often taken for, and the most confused pairs."""
     precision, recall, f1 = metrics.precision_recall_f1(confusion)
     wrong = confusion.clone().fill_diagonal_(0)
     classes, names, num_test = [], test.class_names, confusion.sum(dim=1)
@@ -228,7 +229,7 @@ def evaluate_classes(confusion: Tensor, test: Dataset, train: Dataset | None) ->
 
 
 def evaluate_superclasses(test: Dataset, y_pred: Tensor) -> dict:
-    """Return how many superclasses are right, and what share of the mistakes stays inside of one."""
+    """Return how often the superclass is right, and which share of the mistakes stays inside it."""
     group, wrong = test.superclass_of, y_pred != test.labels
     true, predicted = group[test.labels], group[y_pred]
     return {
@@ -258,9 +259,9 @@ def count_duplicates(training_labels: Tensor, num_repeats: int, y_true: Tensor, 
 
 
 def explain_mistakes(network: ResNet, model: FromPixels, images: Tensor, arrays: dict) -> dict:
-    """Return the Grad-CAM maps of the most confident mistakes, of the answer and of the true class.
+    """Return Grad-CAM maps of the most confident mistakes, for the answer and for the true class.
 
-    Two float32 [m, h, w]; none if there is no mistake.
+    They are two float32 [m, h, w]; without a mistake the dict is empty.
     """
     chosen = arrays["mistakes"][:NUM_MAPS]
     if not len(chosen):
@@ -278,7 +279,7 @@ def explain_mistakes(network: ResNet, model: FromPixels, images: Tensor, arrays:
 def write_results(out: Path, numbers: dict, arrays: dict) -> dict:
     """Write predictions.npz, then metrics.json with its digest; return the content of metrics.json.
 
-    numbers: with what they are of, see support.outputs.identity, which both files say.
+    numbers include support.outputs.identity, which goes into both files.
     """
     arrays = arrays | {key: numbers[key] for key in outputs.IDENTITY}
     numbers = numbers | {"predictions_sha256": outputs.write_arrays(out / "predictions.npz", arrays)}
@@ -332,7 +333,7 @@ def measure(
 
 
 def print_headline(numbers: dict) -> None:
-    """Print the main numbers with their intervals, and what makes them mean less."""
+    """Print the notes, and the main numbers with their intervals."""
     for note in numbers["notes"]:
         print(f"note     {note}")
     for name, row in outputs.headline(numbers).items():

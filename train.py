@@ -35,7 +35,7 @@ from support.settings import add_settings, check_ranges, expect, setting
 
 @dataclass
 class Config:
-    """Each setting with its default, its help, and its range, outside of which a value is a UserError."""
+    """Each setting with its default, its help, and its range; a value outside it raises UserError."""
 
     dataset: str = setting("cifar100", "cifar100, cifar10, shapes, or a folder with train/ and test/")
     data_dir: str = setting("data", "folder with CIFAR, or to download it to")
@@ -51,7 +51,7 @@ class Config:
     image_sizes: str = setting("24,28,32", "8 to 128 pixels, for equal parts of the run", metavar="S,..")
     # In a run of 20 epochs CutMix cost 1.3 points of validation accuracy; see results/log.md.
     cutmix: float | None = setting(None, "share of batches with CutMix; default: 0.5 from 30 epochs on", 0, 1)
-    # Counted are epochs of full-size images after the best one.
+    # It counts the epochs of full-size images after the best one.
     patience: int | None = setting(None, "epochs to wait, 0: no limit; default: an eighth, >= 5", 0, 100_000)
     val_fraction: float = setting(0.2, "share of the training images held out for validation", 0.001, 0.9)
     limit_train: int | None = setting(None, "train on N images only", 1, 1_000_000, metavar="N")
@@ -64,8 +64,8 @@ class Config:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        known = self.dataset in data.CLASS_NAMES or Path(self.dataset).is_dir()
-        expect(known, "dataset", self.dataset, f"{', '.join(data.CLASS_NAMES)} or a folder that is there")
+        is_there = self.dataset in data.CLASS_NAMES or Path(self.dataset).is_dir()
+        expect(is_there, "dataset", self.dataset, f"{', '.join(data.CLASS_NAMES)} or a folder that is there")
         right = all(size.isdecimal() and 8 <= int(size) <= 128 for size in self.image_sizes.split(","))
         right = right and self.sizes()[-1] == max(self.sizes())
         expect(right, "image_sizes", self.image_sizes, "sizes from 8 to 128, the largest last, as 24,28,32")
@@ -85,7 +85,7 @@ class Config:
         return [int(size) for size in self.image_sizes.split(",")]
 
 
-# What differs from the defaults above, which are those for CIFAR. None: load_split looks at the images.
+# The defaults above are those for CIFAR; these differ. For None load_split chooses by the number of images.
 PRESETS = {
     "shapes": {"epochs": 10, "batch_size": 32, "lr": 0.1, "width": 16, "cutmix": 0.0},
     "folder": {"epochs": None, "batch_size": None, "lr": 0.1, "width": 16, "cutmix": 0.0},
@@ -95,7 +95,7 @@ MAY_CHANGE = {"dataset", "data_dir", "out", "device", "precision", "compile"}
 
 
 def load_split(config: Config) -> tuple[Config, data.Dataset, Tensor, Tensor]:
-    """Return the settings, now complete, the training set, and the indices to train on and to validate on.
+    """Return the completed settings, the training set, and the indices of training and validation images.
 
     Raises UserError if the settings do not fit the number of images.
     """
@@ -105,7 +105,7 @@ def load_split(config: Config) -> tuple[Config, data.Dataset, Tensor, Tensor]:
     limit = min(config.limit_train or available, available)
     expect(held_out > 0, "val_fraction", config.val_fraction, f"one validation image of {available} or more")
     if config.epochs is None:
-        # As many images as the demonstration on shapes sees, 10 epochs of 4,800, but none a thousand times.
+        # The demonstration on shapes sees 48,000 images, 10 epochs of 4,800. See as many, but none too often.
         config = replace(config, epochs=min(max(10, round(48_000 / limit)), 100))
     if config.batch_size is None:
         config = replace(config, batch_size=max(2, min(32, limit)))
@@ -123,10 +123,10 @@ def warmup_cosine(
 ) -> float:
     """Return the learning rate of one step, counted from 0.
 
-    Linear from 0 at step 0 to peak_lr at step warmup_steps (gradual warmup, Goyal et al. 2017, arXiv
-    1706.02677, section 2.2; they start above 0), then half a cosine to final_lr at step total_steps and
-    beyond (Loshchilov and Hutter 2017, arXiv 1608.03983, equation 5, without restarts). Raises ValueError
-    unless step >= 0, total_steps > 0 and 0 <= warmup_steps <= total_steps.
+    It rises linearly from 0 at step 0 to peak_lr at step warmup_steps (gradual warmup, Goyal et al. 2017,
+    arXiv 1706.02677, section 2.2, who start above 0). Then it falls by half a cosine to final_lr at step
+    total_steps, and stays there (Loshchilov and Hutter 2017, arXiv 1608.03983, equation 5, without restarts).
+    Raises ValueError unless step >= 0, total_steps > 0 and 0 <= warmup_steps <= total_steps.
     """
     if step < 0 or total_steps < 1 or not 0 <= warmup_steps <= total_steps:
         raise ValueError(f"no schedule: step {step}, total_steps {total_steps}, warmup_steps {warmup_steps}")
@@ -141,20 +141,21 @@ def warmup_cosine(
 def image_size(epoch: int, epochs: int, sizes: list[int]) -> int:
     """Return the side in pixels of the training images in epoch 1..epochs.
 
-    Progressive resizing: each size has an equal share of the epochs. The first learn coarse features, for
-    which smaller and so cheaper images will do; the last need the full size, because what is learned at one
-    apparent size of objects is worth less at another (Touvron et al. 2019, arXiv 1906.06423, section 3).
+    Progressive resizing: each size has an equal share of the epochs. The first epochs learn coarse features,
+    and smaller, cheaper images suffice for that. The last epochs need the full size, because what a network
+    learns at one apparent size of objects is worth less at another (Touvron et al. 2019, arXiv 1906.06423,
+    section 3).
     """
-    steps_back = (epochs - epoch) * len(sizes) // epochs  # 0 for the last size, 1 for the one before it
+    steps_back = (epochs - epoch) * len(sizes) // epochs  # 0 for the last size, 1 for the size before it
     return sizes[-1 - steps_back]
 
 
 def make_optimizer(model: nn.Module, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
     """Return SGD with Nesterov momentum (Sutskever et al. 2013) and weight decay on the weights of layers.
 
-    Biases and batch norm are not decayed (He et al. 2019, arXiv 1812.01187, section 3.1). Smaller weights in
-    a convolution do not change the function, as batch norm follows it; but the larger they are, the less a
-    step turns them, and decay keeps them from growing (van Laarhoven 2017, arXiv 1706.05350). Each step
+    Biases and batch norm are not decayed (He et al. 2019, arXiv 1812.01187, section 3.1). Batch norm follows
+    each convolution, so smaller weights there do not change the function. But a step turns large weights less
+    than small ones, and decay keeps them from growing (van Laarhoven 2017, arXiv 1706.05350). Each step
     shrinks the weights by about the fraction lr * weight_decay / (1 - momentum), so a shorter run needs a
     stronger decay.
     """
@@ -165,10 +166,10 @@ def make_optimizer(model: nn.Module, lr: float, momentum: float, weight_decay: f
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """Return the precision of a training called `name`, "fp32", "bf16" or "fp16"; "auto" is the fastest.
+    """Return the precision to train in, "fp32", "bf16" or "fp16"; for the name "auto" the fastest one.
 
-    CUDA: bf16 from compute capability 8.0 on, which computes it natively, else fp16 with a gradient scaler.
-    CPU: bf16 where it was measured to be faster than fp32, with AMX or with AVX512-BF16 on AMD, else fp32.
+    CUDA takes bf16 from compute capability 8.0 on, where it is native, else fp16 with a gradient scaler. A
+    CPU takes bf16 where it was measured to be faster (AMX, or AVX512-BF16 on AMD), else fp32.
     """
     if name == "fp16" and device.type != "cuda":
         raise UserError(f"--precision fp16 needs a CUDA GPU, not {device.type}: use bf16 or fp32")
@@ -183,13 +184,13 @@ def pick_precision(name: str, device: torch.device) -> str:
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Return the context in which the forward pass of a training runs: mixed precision, or float32."""
-    # Without a dtype for fp32: on Apple GPUs torch before 2.10 warns of float32 even where it is not enabled.
+    # fp32 has no dtype: on Apple GPUs torch before 2.10 warns of float32 even where autocast is off.
     dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     return torch.autocast(device.type, dtype, enabled=precision != "fp32")
 
 
 class Training:
-    """What every epoch needs, as the settings say: data, network, optimizer, precision, and the history."""
+    """What every epoch needs, made by the settings: data, network, optimizer, precision, and the history."""
 
     def __init__(self, config: Config, dataset: data.Dataset, train_index: Tensor, val_index: Tensor):
         torch.manual_seed(config.seed)
@@ -233,17 +234,19 @@ class Training:
 def check_finite(what: str, values: Tensor, epoch: int, lr: float) -> None:
     """Raise UserError if a value is not finite."""
     if not values.isfinite().all():
-        advice = "try a lower --lr, a smaller --clip-norm or --precision fp32; earlier checkpoints are kept"
-        raise UserError(f"{what} not finite in epoch {epoch}, at learning rate {lr:.4g}: {advice}")
+        raise UserError(
+            f"{what} not finite in epoch {epoch}, at learning rate {lr:.4g}: try a lower --lr, a smaller "
+            f"--clip-norm or --precision fp32; earlier checkpoints are kept"
+        )
 
 
 def train_one_epoch(training: Training, epoch: int) -> dict:
     """Train the network once on all images; return the row of this epoch, counted from 1.
 
-    The images left over from whole batches, other ones in each epoch, are not used. The row holds epoch,
-    image_size, precision, lr (of the last step), and the means train_loss and train_accuracy, in [0, 1], over
-    the images as they were trained on. Where CutMix mixed two images, an answer counts as right if it is the
-    class of the larger part. Raises UserError if the loss is not finite.
+    Images that do not fill a batch are left out, other ones in each epoch. The row holds epoch, image_size,
+    precision, lr (of the last step), and the means train_loss and train_accuracy, in [0, 1], over the
+    augmented images. Where CutMix mixed two images, the class of the larger part counts as right. Raises
+    UserError if the loss is not finite.
     """
     config, device, steps = training.config, training.device, training.steps
     optimizer, scaler = training.optimizer, training.scaler
@@ -252,16 +255,16 @@ def train_one_epoch(training: Training, epoch: int) -> dict:
     model = training.network.train()
     # CutMix keeps the network from learning its images by heart; results/log.md says what it gained.
     cutmix = config.cutmix if epoch <= data.cutmix_end(config.epochs) else 0.0
-    # Of the loss and of the right answers; MPS has no float64.
+    # The sums of the loss and of the right answers; MPS has no float64.
     sums = torch.zeros(2, device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
     with Progress(f"epoch {epoch}/{config.epochs}", steps, in_log=False) as progress:
         drawn = batches(training.images, training.targets, config.batch_size, config.seed, epoch, cutmix)
         for step, (batch, target) in enumerate(drawn):
-            # Data: shuffled, cropped and flipped images in [0, 1], of which each process takes its part.
+            # Data: shuffled, cropped and flipped images in [0, 1]; each process takes its part.
             images, target = distributed.shard(batch.float() / 255), distributed.shard(target)
 
-            # Schedule: every step has its own learning rate. That of the very first is 0, so it trains
-            # nothing. Counted from 1 it would be the last one that has 0, for nothing gained.
+            # Schedule: every step has its own learning rate. The very first has 0: it changes no weight, but
+            # fills the momentum and moves the running statistics of batch norm.
             lr = warmup_cosine((epoch - 1) * steps + step, total_steps, warmup_steps, config.lr)
             for group in optimizer.param_groups:
                 group["lr"] = lr
@@ -271,7 +274,7 @@ def train_one_epoch(training: Training, epoch: int) -> dict:
                 logits = model(training.normalize(data.resize(images, size))).float()
                 loss = training.criterion(logits, target)
 
-            # Backward, clip, step. The norm to clip is that of the gradient, not of the scaled one.
+            # Backward, clip, step. Unscale first, as the gradient's own norm is to be clipped.
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
             if config.clip_norm:
@@ -282,7 +285,7 @@ def train_one_epoch(training: Training, epoch: int) -> dict:
 
             right = logits.argmax(dim=1) == target.argmax(dim=1)
             sums += torch.stack([loss.detach() * len(target), right.sum()])
-            # On a GPU, reading a value makes the program wait, so there it is read at every tenth step only.
+            # To read a value from a GPU makes the program wait, so there every tenth step reads it.
             if device.type == "cpu" or (step + 1) % 10 == 0 or step + 1 == steps:
                 totals = distributed.all_reduce(sums)
                 check_finite("the loss is", totals, epoch, lr)
@@ -311,15 +314,15 @@ def validate(training: Training, row: dict[str, float | str]) -> Tensor:
 
 
 def best_row(history: list[dict]) -> dict:
-    """Return the row with the highest validation accuracy, the first of equal ones."""
+    """Return the row with the highest validation accuracy, the first one if rows tie."""
     return max(history, key=lambda row: row["val_accuracy"])
 
 
 def should_stop(history: list[dict], config: Config) -> bool:
-    """Return whether all epochs have ended, or early stopping has ended the run.
+    """Return whether the run is over: after all epochs, or by early stopping.
 
-    Early stopping counts the epochs at the last image size that came after the best epoch. At smaller sizes
-    the validation images look unlike those of training, and an accuracy that stands still says little.
+    Early stopping counts the epochs after the best one that have the last image size. At smaller sizes the
+    validation images look unlike the training images, and an accuracy that stands still says little.
     """
     after_best = history[history.index(best_row(history)) + 1 :] if history else []
     without_best = sum(row["image_size"] == config.sizes()[-1] for row in after_best)
@@ -341,8 +344,8 @@ def save(training: Training, val_logits: Tensor) -> None:
         "history": training.history,
     }
     if training.history[-1] is best:
-        # With the validation logits report.py fits a temperature without another pass over the images. After
-        # an unstable first epoch they may exceed 65,504, the largest float16.
+        # report.py fits a temperature on the validation logits, without another pass over the images. After
+        # an unstable first epoch logits may exceed 65,504, the largest float16.
         validation = {"val_logits": val_logits.clamp(-6e4, 6e4).half(), "val_labels": training.val_labels}
         save_checkpoint(run / "checkpoints" / "best.pt", checkpoint | validation)
     write_csv(run / "logs" / "history.csv", training.history)
@@ -350,21 +353,23 @@ def save(training: Training, val_logits: Tensor) -> None:
     save_checkpoint(run / "checkpoints" / "last.pt", checkpoint | to_resume)
 
 
-def read_last(path: Path, given: dict) -> tuple[Config, dict]:
-    """Return the saved settings, overlaid with those given on the command line, and the content of last.pt.
+def read_last(path: Path, options: dict) -> tuple[Config, dict]:
+    """Return the saved settings, overlaid with the options of the command line, and the content of last.pt.
 
-    Raises UserError if these change what the run computes, or if the file cannot be used.
+    Raises UserError if an option changes what the run computes, or if the file cannot be used.
     """
     if not path.is_file():
-        advice = "give the --out of that run, or begin one without --resume"
-        raise UserError(f"there is no run to resume, {path} is missing: {advice}")
+        raise UserError(
+            f"there is no run to resume, {path} is missing: "
+            f"give the --out of that run, or begin one without --resume"
+        )
     last = read_checkpoint(path)
     with reading(path, "a checkpoint to resume from"):
         saved = last["config"]["settings"]
         if saved.keys() != {field.name for field in fields(Config)}:
             raise ValueError("another version of train.py wrote it: finish the run with that one")
-        config = Config(**(saved | given))
-    changed = [name for name in given if name not in MAY_CHANGE and given[name] != saved[name]]
+        config = Config(**(saved | options))
+    changed = [name for name in options if name not in MAY_CHANGE and options[name] != saved[name]]
     if changed:
         started = ", ".join(f"{option(name)} {saved[name]}" for name in changed)
         raise UserError(f"{config.out} was started with {started}: resume it without changing that")
@@ -372,19 +377,21 @@ def read_last(path: Path, given: dict) -> tuple[Config, dict]:
 
 
 def restore(training: Training, last: dict) -> None:
-    """Load what last.pt holds of a training; UserError if it is of other data or does not fit the network."""
+    """Continue a training from last.pt; raise UserError if it has other data or does not fit the network."""
     config, ours, record = training.config, training.record, last["config"]
     if record["digest"] != ours["digest"]:
         raise UserError(f"{config.out} was trained on other data than those found ({ours['provenance']})")
     if record.get("images_sha256", ours["images_sha256"]) != ours["images_sha256"]:
-        order = "has its training images in another order, as of renamed files, and so another split"
-        raise UserError(f"{config.dataset} {order}: name them as they were, or begin another run")
+        raise UserError(
+            f"{config.dataset} has its training images in another order, as of renamed files, and so another "
+            f"split: name them as they were, or begin another run"
+        )
     with reading(Path(config.out) / "checkpoints" / "last.pt", "a checkpoint to resume from"):
         training.model.load_state_dict(last["model"])
         training.optimizer.load_state_dict(last["optimizer"])
         if last["scaler"]:  # it is empty if the run was not in float16
             training.scaler.load_state_dict(last["scaler"])
-    # config.json goes on to say how the run began, but for where its files are.
+    # config.json keeps saying how the run began; only the places of its files may be new.
     places = {"dataset": config.dataset, "data_dir": config.data_dir, "out": config.out}
     training.record = record | {"dataset": config.dataset, "settings": record["settings"] | places}
     training.history = last["history"]
@@ -392,13 +399,13 @@ def restore(training: Training, last: dict) -> None:
 
 
 def time_left(row: dict, config: Config) -> str:
-    """Return how long the epochs after that of the row will take: time goes with the pixels of an image."""
+    """Return how long the epochs after this row will take: time grows with the pixels of an image."""
     sides = [image_size(e, config.epochs, config.sizes()) for e in range(row["epoch"] + 1, config.epochs + 1)]
     return duration(row["seconds"] * sum(side**2 for side in sides) / row["image_size"] ** 2)
 
 
 def fit(config: Config, last: dict | None = None) -> None:
-    """Train epoch by epoch; last: the checkpoint of a run that is resumed."""
+    """Train epoch by epoch; `last` is the content of last.pt if the run is resumed."""
     if rank() > 0:
         distributed.barrier()  # rank 0 loads first, which may be a download
     config, dataset, train_index, val_index = load_split(config)
@@ -444,13 +451,15 @@ def fit(config: Config, last: dict | None = None) -> None:
 
 
 def check_folder(run: Path) -> None:
-    """Raise UserError if the folder of a new run holds more than a training that has saved no epoch."""
+    """Raise UserError unless the folder of a new run is empty or holds a training without a saved epoch."""
     config = run / "config.json"
     is_ours = config.is_file() and '"settings"' in config.read_text(encoding="utf-8", errors="replace")
     for path in run.rglob("*"):
         if path.is_file() and path.suffix != ".tmp" and not (path == config and is_ours):
-            hint = "continue a run there with --resume, delete the folder, or use another --out"
-            raise UserError(f"{run} is not empty: {hint}")
+            raise UserError(
+                f"{run} is not empty: continue a run there with --resume, delete the folder, or use another "
+                f"--out"
+            )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -458,18 +467,18 @@ def main(argv: list[str] | None = None) -> int:
     parser = CommandLine(description=__doc__)
     add_settings(parser, Config, PRESETS)
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
-    given = vars(parser.parse_args(argv))
-    resume, last = given.pop("resume"), None
-    dataset = given.get("dataset", Config.dataset)
-    run = Path(given.setdefault("out", f"runs/{Path(dataset).resolve().name}"))
+    options = vars(parser.parse_args(argv))
+    resume, last = options.pop("resume"), None
+    dataset = options.get("dataset", Config.dataset)
+    run = Path(options.setdefault("out", f"runs/{Path(dataset).resolve().name}"))
     try:
         if not resume:
             preset = PRESETS.get(dataset if dataset in data.CLASS_NAMES else "folder", {})
-            config = Config(**(preset | given))
+            config = Config(**(preset | options))
             pick_precision(config.precision, pick_device(config.device))  # before anything is downloaded
         with distributed.init_distributed():
             if resume:
-                config, last = read_last(run / "checkpoints" / "last.pt", given)
+                config, last = read_last(run / "checkpoints" / "last.pt", options)
             elif rank() == 0:
                 check_folder(run)
             fit(config, last)

@@ -1,4 +1,4 @@
-"""What several runs say of the same test images: how many are right on each, and how much two of them differ.
+"""Compare several runs on the same test images: how many are right on each image, how much do two differ?
 
 lab.examine --against calls it, and lab.compare asks it which runs can be compared at all.
 """
@@ -15,9 +15,9 @@ from support.outputs import read_report
 
 
 def check_alike(name: str, numbers: dict, first: dict, owners: dict[str, str]) -> None:
-    """Raise UserError unless a run is of the images, labels and classes of the first and of another network.
+    """Raise UserError unless a run has the images, labels and classes of the first run, and other weights.
 
-    numbers and first: metrics.json of both. owners: of the runs before it {name: digest of its weights}.
+    numbers and first: metrics.json of both. owners: {name: digest of its weights} for the runs before it.
     """
     if any(numbers[key] != first[key] for key in ("images_sha256", "labels_sha256", "class_names")):
         raise UserError(f"{name} is of other test images, labels or classes: leave it out")
@@ -27,24 +27,24 @@ def check_alike(name: str, numbers: dict, first: dict, owners: dict[str, str]) -
 
 
 def read_runs(runs: list[Path], numbers: dict) -> dict[str, dict]:
-    """Return {name: predictions.npz} of runs of the same test images as those of metrics.json, `numbers`.
+    """Return {name: predictions.npz} of runs on the same test images as `numbers`, which is metrics.json.
 
     Raises UserError, see check_alike.
     """
-    arrays_of, owners = {}, {"the network itself": numbers["checkpoint_sha256"]}
+    arrays_by_run, owners = {}, {"the network itself": numbers["checkpoint_sha256"]}
     for run in runs:
-        of_run, arrays_of[str(run)] = read_report(run)
-        check_alike(f"--against {run}", of_run, numbers, owners)
-        owners[str(run)] = of_run["checkpoint_sha256"]
-    return arrays_of
+        numbers_there, arrays_by_run[str(run)] = read_report(run)
+        check_alike(f"--against {run}", numbers_there, numbers, owners)
+        owners[str(run)] = numbers_there["checkpoint_sha256"]
+    return arrays_by_run
 
 
 def compare(runs: dict[str, dict], y_true: Tensor) -> dict:
-    """Compare runs, {name: y_pred with probabilities or logits}, of which the first is the one to report.
+    """Compare runs, {name: predictions.npz}; the first is the run to report on.
 
-    Logits are better where they are known: probabilities of large ones are 0 or 1, by which classes tie.
-    Returns how many images are right in 0, 1, ... of the runs, the numbers of each, those of the mean of
-    their probabilities, and the differences of the first from each of the others on the same images.
+    Logits are taken where there are any: large logits make probabilities of 0 and 1, and then classes tie.
+    Returns how many images are right in 0, 1, ... of the runs, the numbers of each run, the numbers of the
+    mean of their probabilities, and how the first run differs from each other run on the same images.
     """
     scores, probabilities = {}, {}
     for name, values in runs.items():
@@ -54,11 +54,11 @@ def compare(runs: dict[str, dict], y_true: Tensor) -> dict:
         else:
             scores[name] = probabilities[name] = values["probabilities"].double()
     right = {name: values["y_pred"] == y_true for name, values in runs.items()}
-    right_of_runs = torch.stack(list(right.values()))  # [runs, N]
-    times_right = right_of_runs.sum(dim=0)
+    stacked = torch.stack(list(right.values()))  # [runs, N]
+    times_right = stacked.sum(dim=0)
     mean = torch.stack(list(probabilities.values())).mean(dim=0)
     result = {
-        "standard_deviation": right_of_runs.double().mean(dim=1).std().item(),
+        "standard_deviation": stacked.double().mean(dim=1).std().item(),
         "right_in": times_right.bincount(minlength=len(runs) + 1).tolist(),
         "mean_of_probabilities": {
             "accuracy": metrics.accuracy(y_true, mean.argmax(dim=1)),
@@ -69,7 +69,7 @@ def compare(runs: dict[str, dict], y_true: Tensor) -> dict:
         "differences": [],
     }
     for name in runs:
-        row = {"run": name} | metrics.headline(y_true, scores[name])
+        row = {"run": name} | metrics.headline_values(y_true, scores[name])
         error = metrics.expected_calibration_error(y_true, probabilities[name])
         result["runs"].append(row | {"expected_calibration_error": error})
     first, *others = runs

@@ -44,7 +44,7 @@ def test_worked_example():
     probabilities = 0.7 * torch.nn.functional.one_hot(torch.tensor(y_pred), 3) + 0.1
     expected = {"accuracy": 6 / 10, "macro_precision": 43 / 60, "macro_recall": 7 / 12, "macro_f1": 7 / 12}
     expected["top5_accuracy"] = 1  # there are fewer than five classes
-    headline = metrics.headline(y_true, probabilities)
+    headline = metrics.headline_values(y_true, probabilities)
     assert headline == pytest.approx(expected, **EXACT)
     bootstrap = metrics.bootstrap_headline(y_true, probabilities, num_resamples=1)
     assert {name: number["value"] for name, number in bootstrap.items()} == headline
@@ -181,7 +181,7 @@ def test_bins_are_closed_on_the_right():
 def test_a_tied_prediction_is_the_lowest_class_everywhere():
     y_true, probabilities = [0, 1, 2, 3], torch.full((4, 4), 0.25)
     assert metrics.calibration_bins(y_true, probabilities, 4)[1].tolist()[0] == 0.25
-    assert metrics.headline(y_true, probabilities)["accuracy"] == 0.25
+    assert metrics.headline_values(y_true, probabilities)["accuracy"] == 0.25
 
 
 def loss_at(temperature, logits, y_true):
@@ -280,7 +280,7 @@ OF_LABELS = [metrics.accuracy, lambda y, p: metrics.confusion_matrix(y, p, 3)]
 OF_PROBABILITIES = [metrics.calibration_bins, metrics.confidence_histogram]
 OF_SCORES = [
     *OF_PROBABILITIES,
-    metrics.headline,
+    metrics.headline_values,
     lambda y, p: metrics.bootstrap_headline(y, p, num_resamples=2),
     lambda y, scores: metrics.top_k_accuracy(y, scores, 1),
 ]

@@ -19,11 +19,15 @@ OWN = ["--model", "net.py:net", "--classes", "names.txt"]
 NETWORK = """
 import torch
 from torch import nn
+from torchvision.transforms.functional import to_tensor
 
 def net():
     torch.manual_seed(0)
     head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), *head)
+
+def squash(picture):
+    return to_tensor(picture.resize((32, 32)))  # by Pillow's default, which is bicubic
 """
 
 
@@ -100,11 +104,21 @@ def test_command_with_a_network_of_ones_own(folder, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 5 and not Path("out/two.png").exists()
 
 
+def test_a_transform_brings_the_picture_to_the_network(folder, drawn):
+    main(["a/my cat.png", *OWN, "--transform", "squash"])
+    ((panels, _),) = drawn
+    expected = Image.open("a/my cat.png").resize((32, 32), Image.Resampling.BICUBIC)
+    assert panels[0][0] == "network input\n32 pixels"
+    assert np.array_equal(panels[0][1].permute(1, 2, 0), expected)
+    assert [shown.shape for _, shown in panels] == 3 * [(3, 32, 32)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["text.png"], "text.png cannot be used as a picture"),
         (["a/my cat.png", "--output", "b/../a/my cat.png"], "expected a .png file that is not there yet"),
+        (["a/my cat.png", *OWN, "--transform", "net"], "net.py:net cannot be used as a --transform of the"),
         (["a/my cat.png", *OWN, "--contrast", "a long nme"], "none of the 3 classes: .* a long name"),
     ],
 )
