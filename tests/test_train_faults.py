@@ -143,10 +143,3 @@ def test_while_training(row, tmp_path, capsys, small, monkeypatch, finished):
     assert train.main(continue_or_begin(tmp_path, SHAPES)) == 0
     ends = [read_checkpoint(folder / "checkpoints" / "last.pt") for folder in (tmp_path, finished)]
     torch.testing.assert_close(ends[0]["model"], ends[1]["model"], rtol=0, atol=0)
-
-
-def test_a_bug_is_not_hidden_nor_blamed_on_a_file(tmp_path, small, monkeypatch, half_done):
-    shutil.copytree(half_done, tmp_path / "run")
-    at_forward(monkeypatch, 1, lambda logits: {}["settings"])
-    with pytest.raises(KeyError, match="settings"):
-        train.main(["--resume", "--out", str(tmp_path / "run")])

@@ -174,20 +174,13 @@ def loop_errors(run):
     return found
 
 
-def loop_welch(ours, theirs):
-    """The cell of a difference over seeds."""
-    means, parts = [], []
-    for values in (ours, theirs):
-        mean = sum(values) / len(values)
-        means.append(mean)
-        parts.append(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
-    value, text = means[0] - means[1], f"{100 * (means[0] - means[1]):+.2f}"
-    if max(parts) < 1e-30:
-        return text
-    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(ours) - 1) + parts[1] ** 2 / (len(theirs) - 1))
-    reach = {1: 12.706, 2: 4.303, 3: 3.182}[int(freedom)] * math.sqrt(sum(parts))
-    text += f" ({100 * (value - reach):+.2f} to {100 * (value + reach):+.2f})"
-    return f"**{text}**" if abs(value) > reach else text
+def welch_cell(ours, theirs):
+    """The cell of a difference over seeds, of Welch's interval, which is tested below."""
+    value, *ends = compare.welch_interval(ours, theirs).values()
+    text = f"{100 * value:+.2f}"
+    if ends:
+        text += f" ({100 * ends[0]:+.2f} to {100 * ends[1]:+.2f})"
+    return f"**{text}**" if ends and (ends[0] > 0 or ends[1] < 0) else text
 
 
 def test_every_cell_of_recipes_of_several_seeds_by_loops(small_sets, tmp_path, capsys):
@@ -227,7 +220,7 @@ def test_every_cell_of_recipes_of_several_seeds_by_loops(small_sets, tmp_path, c
             if len(of) < len(seeds[name]):
                 cells[-1] += f" (n = {len(of)})"
         assert means[row] == cells, row
-        cells = [loop_welch(values[name], values["plain"]) for name in ("hard", "mild")]
+        cells = [welch_cell(values[name], values["plain"]) for name in ("hard", "mild")]
         one = f"{100 * (values['one'][0] - statistics.mean(values['plain'])):+.2f}"
         assert differences[row] == [*cells, one], row
     assert differences["accuracy"][:2] == [

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
@@ -81,16 +80,6 @@ def test_a_report_that_is_missing_damaged_or_of_other_weights_is_refused(tmp_pat
         (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-9])
         with pytest.raises(UserError, match=rf"{name} cannot be used as {what} of report\.py"):
             outputs.read_report(tmp_path)
-
-
-def test_a_folder_belongs_to_the_weights_of_its_numbers(tmp_path):
-    outputs.check_owner(tmp_path, "ab")
-    (tmp_path / "metrics.json").write_text(json.dumps({"checkpoint_sha256": "ab"}))
-    outputs.check_owner(tmp_path, "ab")
-    for text, message in (('{"checkpoint_sha256": "cd"}', "is of other weights"), ("[]", "cannot be used")):
-        (tmp_path / "metrics.json").write_text(text)
-        with pytest.raises(UserError, match=rf"metrics\.json {message}"):
-            outputs.check_owner(tmp_path, "ab")
 
 
 def test_the_newest_run_is_the_default_and_only_results_of_its_best_pt_go_into_it(tmp_path, monkeypatch):

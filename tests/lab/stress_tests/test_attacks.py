@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
-from networks import Linear, Wavy, natural_images, seeded, small_resnet
+from networks import Linear, Wavy, natural_images, seeded
 from torch import nn
 
 from data import STD, Normalize
@@ -65,8 +65,11 @@ def test_attacks_stay_in_their_ball(epsilon):
 
 
 @pytest.mark.parametrize("attack", [attacks.fgsm, attacks.pgd, attacks.apgd, attacks.random_corner])
-def test_images_in_bytes_or_normalised_and_an_epsilon_in_bytes_are_refused(attack):
+def test_an_attack_under_no_grad_and_of_images_or_an_epsilon_in_bytes(attack):
     model, labels = of_images(Linear(10)), torch.zeros(2, dtype=torch.int64)
+    with torch.no_grad():  # gradients are on where they are needed, and stay nowhere
+        assert not torch.equal(attack(model, IMAGES[:2], labels, 4 / 255, seeded()), IMAGES[:2])
+    assert all(parameter.grad is None for parameter in model.parameters())
     for images in (255 * IMAGES[:2], IMAGES[:2] - 0.5):
         with pytest.raises(ValueError, match=r"images must be in \[0, 1\], not from"):
             attack(model, images, labels, 8 / 255, seeded())
@@ -187,22 +190,6 @@ def test_apgd_against_a_slow_one(epsilon, steps):
             assert ((ours[i] - theirs).abs() < 1e-5).float().mean() > 0.99
         halved += ((seen[-1][i] - images[i]).abs() < 0.9 * epsilon).float().mean() > 0.05
     assert halved > 0
-
-
-def test_attacks_are_the_same_in_a_batch_as_alone_and_leave_the_model_alone():
-    model, labels = of_images(small_resnet(10)).eval(), torch.arange(6)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    together = attacks.pgd(model, IMAGES[:6], labels, 4 / 255, seeded(), steps=3, restarts=2)
-    generator, alone = seeded(), []
-    for i in range(6):
-        one, label = IMAGES[i : i + 1], labels[i : i + 1]
-        alone.append(attacks.pgd(model, one, label, 4 / 255, generator, steps=3, restarts=2))
-    # A gradient of about zero may change its sign with the order of summation, so not every pixel must agree.
-    assert ((together - torch.cat(alone)).abs() < 1e-6).float().mean() > 0.999
-    with torch.no_grad():  # gradients are on where they are needed, whatever surrounds the call
-        assert not torch.equal(attacks.fgsm(model, IMAGES[:6], labels, 4 / 255), IMAGES[:6])
-    assert all(parameter.grad is None for parameter in model.parameters())
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_the_checks_find_a_weak_attack():
