@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sources import cifar, pictures, shapes
 from support.errors import UserError, reading
 
-# Mean and standard deviation of CIFAR-100's training images in [0, 1]. They normalise all data sets, so that a
+# Mean and standard deviation of CIFAR-100's training images in [0, 1]. They normalise all data sets, so a
 # checkpoint needs nothing but its weights.
 MEAN = (0.50707516, 0.48654887, 0.44091784)
 STD = (0.26733429, 0.25643846, 0.27615047)
