@@ -413,8 +413,9 @@ def test_networks_that_cannot_be_examined_are_named_in_one_line(function, messag
 
 
 def test_options_of_a_model_without_the_model_are_refused():
-    with pytest.raises(UserError, match="--weights-key belongs to --model"):
-        examined("--weights-key", "w.pt")
+    for name in ("--weights-key", "--transform"):
+        with pytest.raises(UserError, match=f"{name} belongs to --model"):
+            examined(name, "x")
 
 
 def test_classes_come_from_a_file(theirs, tmp_path):

@@ -1,6 +1,5 @@
 """lab/examine.py: numbers against plain loops, and what is written and refused."""
 
-import contextlib
 import dataclasses
 import html
 import json
@@ -12,13 +11,13 @@ import pytest
 import torch
 from networks import seeded, tiny_resnet
 from pages import text
-from processes import CPU, KilledError, assert_one_line, contents, die_at, outcome
+from processes import CPU, assert_one_line, contents, outcome
 from torch import nn
 
 import data
 import report
 from gradcam import GradCAM
-from lab import classifier, examine
+from lab import classifier, examine, more_metrics
 from page import plots, sections
 from page.sections import write_plots
 from support import outputs
@@ -51,30 +50,19 @@ def no_reasons(monkeypatch, no_page, few_resamples):
 # ---- Numbers ---------------------------------------------------------------------------------------------
 
 
-def test_more_numbers_against_loops(small_sets):
+def test_more_numbers_are_of_the_logits_as_trained_and_at_the_temperature(small_sets):
     test = small_sets[1]
     logits = 3 * torch.randn(100, 100, generator=seeded())
     logits[torch.arange(50), test.labels[:50]] += 9
     arrays = {"logits": logits, "y_true": test.labels, "y_pred": logits.argmax(dim=1)}
     numbers, kinds = examine.more_numbers(arrays, test, 2.0, {})
     for suffix, divisor in {"": 1, "_after_temperature": 2}.items():
-        rows = (logits.double() / divisor).softmax(dim=1).tolist()
-        wrong = (arrays["y_pred"] != test.labels).tolist()
-        answers = list(zip(map(max, rows), wrong, strict=True))
-        wrong = [is_wrong for _, is_wrong in sorted(answers, reverse=True)]
-        risks = [sum(wrong[:n]) / n for n in range(1, 101)]
-        pairs = [(p > q) + (p == q) / 2 for p, a in answers for q, b in answers if b and not a]
-        rng, errors = np.random.default_rng(0), []
-        for _ in range(1000):
-            gaps = [0.0] * 15
-            for (p, _), draw in zip(answers, rng.random(100), strict=True):
-                gaps[min(int(15 * p), 14)] += (draw < p) - p
-            errors.append(sum(abs(gap) for gap in gaps) / 100)
-        expected = {"aurc": sum(risks) / 100, "risk_at_half_coverage": risks[49]}
-        expected["auroc"] = sum(pairs) / len(pairs)
-        assert {key: numbers[f"{key}{suffix}"] for key in expected} == pytest.approx(expected, rel=1e-6)
-        by_chance = numbers[f"calibration_error_by_chance{suffix}"]
-        assert by_chance == pytest.approx(sum(errors) / 1000, abs=4 * np.std(errors) / 1000**0.5)
+        rows = (logits.double() / divisor).softmax(dim=1)
+        confidence, risks = rows.amax(dim=1), more_metrics.risk_coverage(test.labels, rows)[1]
+        expected = {"aurc": risks.mean().item(), "risk_at_half_coverage": risks[49].item()}
+        expected["auroc"] = more_metrics.auroc(arrays["y_pred"] == test.labels, confidence)
+        expected["calibration_error_by_chance"] = more_metrics.calibration_error_by_chance(confidence)
+        assert {key: numbers[f"{key}{suffix}"] for key in expected} == pytest.approx(expected)
     mistakes = [i for i in range(100) if arrays["y_pred"][i] != test.labels[i]]
     ranks = [int((logits[i] > logits[i, test.labels[i]]).sum()) for i in mistakes]
     assert numbers["truth_second"] == ranks.count(1) / len(mistakes)
@@ -305,48 +293,6 @@ def test_pages_are_made_again_from_the_files(quick, finished, small, tmp_path, m
         examine.main(again)
     assert "evidence.npz is not that of" in capsys.readouterr().out
     assert_one_line(*outcome(capsys, examine.main, ["--out", "no", "--page"]), "there is no")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("second", ["other answers", "other reasons"])
-def test_killed_between_two_files_the_pages_show_one_examination(second, quick, tmp_path, capsys):
-    """Whatever change of files it dies before, --page afterwards refuses, or shows all of one of the two."""
-    first, other = answers_of(LABELS % 5, 0), answers_of(LABELS % 5, 1)
-    np.savez(tmp_path / "first.npz", **first)
-    np.savez(tmp_path / "second.npz", **(other if second == "other answers" else first))
-    examine.examine_predictions(**other, out=tmp_path / "against")
-    options = [f"--predictions={tmp_path / 'second.npz'}", "--overwrite"]
-    if second == "other reasons":
-        options += ["--against", str(tmp_path / "against")]
-
-    def pages():
-        seen = [(out / name).read_text(encoding="utf-8") for name in ("explore.html", "report.html")]
-        return [re.sub("<pre>.*?</pre>|(first|second).npz", "", page, flags=re.DOTALL) for page in seen]
-
-    ends, number, ended = [], 0, False
-    out = tmp_path / "run"
-    for argv in (options, [f"--predictions={tmp_path / 'first.npz'}", "--overwrite"]):
-        assert examine.main([*argv, f"--out={out}"]) == 0
-        ends.append(pages())
-    assert ends[0] != ends[1]
-    whole, shown = contents(out), []
-    while not ended:
-        number += 1
-        shutil.rmtree(out)
-        for path, content in whole.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.mkdir() if content is None else path.write_bytes(content)
-        with pytest.MonkeyPatch.context() as patch:
-            die_at(number, patch)
-            with contextlib.suppress(KilledError):
-                ended = examine.main([*options, f"--out={out}"]) == 0
-        code, err = outcome(capsys, examine.main, ["--page", f"--out={out}"])
-        if code:
-            assert_one_line(code, err, "there is no|another report|no reasons")
-        else:
-            shown.append(ends.index(pages()))
-    assert number > 12 and len(shown) < number
-    assert set(shown) == {0, 1} and shown == sorted(shown, reverse=True)  # the old one, then the new one
 
 
 # ---- Answers without a network ---------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import torch
+from processes import contents
 
 from lab.experiments import shrink
 
@@ -36,11 +37,10 @@ def test_a_run_keeps_its_numbers_and_its_digests(reported, tmp_path):
             np.testing.assert_array_equal(after[key], expected)
     now = {f"{name}_sha256": sha256_of(path) for name, path in npz.items()}
     assert json.loads((run / "reasons.json").read_text()) == now | {"kinds": []}
-    assert json.loads((run / "metrics.json").read_text())["predictions_sha256"] == now["predictions_sha256"]
     rounded = torch.load(run / "checkpoints" / "best.pt", weights_only=True)["model"]
     for name, values in weights.items():
         assert torch.equal(rounded[name], values.half() if values.is_floating_point() else values)
     # A second time nothing is left to do, so a report on the rounded weights stays a report on them.
-    files = {path: sha256_of(path) for path in run.rglob("*") if path.is_file()}
+    files = contents(run)
     shrink.main([str(run)])
-    assert files == {path: sha256_of(path) for path in run.rglob("*") if path.is_file()}
+    assert files == contents(run)

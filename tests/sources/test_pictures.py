@@ -68,10 +68,10 @@ def test_pixels_lie_on_white_bit_for_bit(name, tmp_path):
 
 
 @pytest.mark.parametrize(("size", "resize"), [(32, None), (224, None), (96, 112)])
-@pytest.mark.parametrize("shape", [(300, 421), (90, 60), (7, 9), (263, 263)])
+@pytest.mark.parametrize("shape", [(430, 300), (60, 90), (9, 7), (263, 263)])
 def test_a_picture_is_cut_and_resized_as_by_torchvision(shape, size, resize):
     """Equal, or one level off where torchvision does not compute in whole numbers."""
-    picture = torch.from_numpy(np.array(photograph(*shape))).permute(2, 0, 1)
+    picture = torch.from_numpy(RNG.integers(0, 256, (3, *shape), dtype=np.uint8))
     steps = [v2.Resize(resize)] if resize else [v2.CenterCrop(min(shape)), v2.Resize(size)]
     expected = v2.Compose([*steps, v2.CenterCrop(size)])(picture)
     assert (pictures.fit(picture, size, resize).int() - expected.int()).abs().max() <= 1
