@@ -40,9 +40,9 @@ from support.console import CommandLine, Progress, option, run_main
 from support.device import environment, full_float32, pick_device
 from support.errors import UserError, reading
 
-NUM_USUAL = 9  # mistakes whose usual maps are covered as well
-MAX_BROWSED = 2500  # mistakes on the page, the most confident ones; fewer of large pictures:
-MAX_BROWSED_PIXELS = 5_000_000  # of all of them together
+NUM_USUAL = 9  # mistakes that are covered by the usual map as well
+MAX_BROWSED = 2500  # mistakes on the page, the most confident ones; fewer if the pictures are large:
+MAX_BROWSED_PIXELS = 5_000_000  # pixels of all these pictures together
 
 
 # ---- Numbers ---------------------------------------------------------------------------------------------
@@ -69,9 +69,9 @@ def numbers_of_run(
 
 
 def numbers_of_network(examined: Classifier, train: Dataset | None, test: Dataset) -> tuple[dict, dict]:
-    """Let a network answer the test images; return numbers and arrays as report.measure does.
+    """Let a network answer the test images; return numbers and arrays like report.measure.
 
-    Raises UserError for scores that are not finite.
+    Raises UserError if scores are not finite.
     """
     with Progress("test images", len(test.labels)) as progress:
         logits = classifiers.predict(examined.model, test.images, examined.device, progress=progress)
@@ -100,9 +100,9 @@ def numbers_of_network(examined: Classifier, train: Dataset | None, test: Datase
 
 
 def numbers_of_answers(answers: dict, test: Dataset, train: Dataset | None, source: str) -> tuple[dict, dict]:
-    """Return numbers and arrays of answers that came from a file or from memory, the `source`.
+    """Return numbers and arrays for answers from a file or from memory; `source` says which.
 
-    answers: see predictions.checked. What stands for the weights is the digest of the probabilities.
+    answers: see predictions.checked. The digest of the probabilities stands for that of the weights.
     """
     logits = answers["logits"]
     numbers, arrays = report.evaluate(logits, test, train, answers.get("validation"))
@@ -130,7 +130,7 @@ def notes_on(numbers: dict, test: Dataset) -> list[str]:
 
 
 def check_accuracy(numbers: dict, expected: float | None) -> None:
-    """Raise UserError unless an accuracy that was measured elsewhere, in percent, lies in the interval."""
+    """Raise UserError unless the expected accuracy, in percent, lies in the measured interval."""
     if expected is None:
         return
     value, low, high = (100 * numbers["accuracy"][key] for key in ("value", "low", "high"))
@@ -148,7 +148,7 @@ def more_numbers(
 ) -> tuple[dict, Tensor]:
     """Return the numbers of reasons.json that follow from the answers alone, and the kinds, int64 [N].
 
-    others: see agreement.read_runs; kinds: see reasons.kinds_of_mistakes.
+    others: see agreement.read_runs. The kinds are those of reasons.kinds_of_mistakes.
     """
     logits, y_true, y_pred = arrays["logits"], arrays["y_true"], arrays["y_pred"]
     wrong, second = y_pred != y_true, logits.argsort(dim=1, descending=True, stable=True)[:, 1] == y_true
@@ -161,7 +161,7 @@ def more_numbers(
         _, risk = more_metrics.risk_coverage(y_true, probabilities)
         by_chance = more_metrics.calibration_error_by_chance(probabilities.amax(dim=1))
         numbers[f"calibration_error_by_chance{suffix}"] = by_chance
-        numbers[f"aurc{suffix}"] = risk.mean().item()
+        numbers[f"aurc{suffix}"] = risk.mean().item()  # the area under the curve is the mean risk
         numbers[f"risk_at_half_coverage{suffix}"] = risk[(len(risk) - 1) // 2].item()
         numbers[f"auroc{suffix}"] = more_metrics.auroc(~wrong, more_metrics.log_odds(scaled))
     answers_of_others = [values["y_pred"] for values in others.values()]
@@ -176,8 +176,8 @@ def find_reasons(
 ) -> tuple[dict, dict]:
     """Return what covering does, as numbers of reasons.json and arrays of evidence.npz; see lab/reasons.py.
 
-    browsed int64 [m]: the mistakes of the page, the most confident first; fill float32 [3] in [0, 1] covers
-    pixels. `opener` is the row of the mistake that covering turns to the truth with the highest probability.
+    browsed int64 [m]: the mistakes on the page, the most confident first. fill float32 [3] in [0, 1] covers
+    pixels. `opener` is the mistake that covering turns to the truth with the highest probability.
     """
     y_pred, numbers, evidence, opener = arrays["y_pred"], {}, {"fill": fill}, 0
     if len(browsed) and examined.layer is not None:
@@ -185,7 +185,7 @@ def find_reasons(
         (maps,) = examined.pairs(images, [(y_pred[browsed], test.labels[browsed])])
         hidden = reasons.top_pixels(maps, reasons.COVERED, images.shape[-1])
         classes, probabilities = reasons.answers_under_covering(examined, images, hidden, fill)
-        # Kept at the side of the pictures on the page: the same quarter of the same maps.
+        # The same quarter of the same maps, at the size of the pictures on the page.
         shown = reasons.top_pixels(maps, reasons.COVERED, min(SIDE, images.shape[-1]))
         evidence |= {"maps": maps, "covered_pixels": shown}
         evidence |= {"covered_answers": classes[:, 0], "covered_probabilities": probabilities[:, 0]}
@@ -218,9 +218,9 @@ def write_all(
 ) -> dict:
     """Write the numbers, find reasons and write them, then both pages; return both .json files in one dict.
 
-    numbers and arrays: for metrics.json and predictions.npz, which stay if they are already there. examined
-    is None where only answers are known. others: runs to compare with, see agreement.read_runs. quick:
-    without covering and maps.
+    numbers and arrays go into metrics.json and predictions.npz, unless these are already there. examined is
+    None if there are only answers. others: runs to compare with, see agreement.read_runs. quick leaves out
+    covering and maps.
     """
     if "predictions_sha256" not in numbers:
         numbers = report.write_results(out, numbers, arrays)
@@ -235,9 +235,9 @@ def write_all(
             fill = reasons.mean_colour(test if train is None else train)
             with Progress("reasons", 1) as progress:
                 progress.update(0)
-                covering, of_mistakes = find_reasons(examined, test, arrays, browsed, fill)
+                covering, maps = find_reasons(examined, test, arrays, browsed, fill)
             written |= covering
-            evidence |= of_mistakes
+            evidence |= maps
     owner = {key: numbers[key] for key in outputs.IDENTITY}
     if examined is not None:
         owner = results.identity(examined, test)
@@ -266,12 +266,12 @@ def examine(
 ) -> dict:
     """Examine a network in memory, of float images [N, 3, S, S] in [0, 1] to logits, on its device.
 
-    train: the training set, a Dataset, if it is known. layer is what Grad-CAM explains, found if it is None;
-    "none" makes no maps. class_names are those of the logits, in their order, if it is not that of `test`;
-    against: folders of other runs. `test` should have images of every class: one without any counts as 0
-    in macro precision, recall and F1, as a note says. A copy of a module is examined, in float32 and eval
-    mode. Writes into the folder `out`; returns the content of metrics.json and reasons.json. Raises UserError
-    for what does not fit.
+    train: the training set, a Dataset, if it is available. Grad-CAM explains the layer; None finds one, and
+    "none" makes no maps. class_names name the logits in their order, if it is not that of `test`. against:
+    folders of other runs. `test` should have images of every class: a class without any counts as 0 in macro
+    precision, recall and F1, and a note says so. A copy of the module is examined, in float32 and eval mode.
+    Writes into the folder `out`; returns the content of metrics.json and reasons.json. Raises UserError for
+    what does not fit.
     """
     out = Path(out)
     if not isinstance(model, Classifier):
@@ -302,10 +302,10 @@ def examine_predictions(
 ) -> dict:
     """Examine answers of any framework: logits float [N, C], or probabilities, which are recognised.
 
-    y_true int [N]; arrays of NumPy or tensors on the CPU. What is known besides: C class_names, N filenames,
-    images uint8 [N, 3, S, S] or [N, S, S, 3], and validation, (logits [V, C], labels [V]), from which the
-    temperature follows. Writes into the folder `out`; returns the content of metrics.json and reasons.json.
-    Raises ValueError for what does not fit.
+    y_true int [N]. All are NumPy arrays or tensors on the CPU. Where known: C class_names, N filenames, images
+    uint8 [N, 3, S, S] or [N, S, S, 3], and validation, (logits [V, C], labels [V]), to fit the temperature.
+    Writes into the folder `out`; returns the content of metrics.json and reasons.json. Raises ValueError for
+    what does not fit.
     """
     out = Path(out)
     optional = {"class_names": class_names, "filenames": filenames, "images": images}
@@ -321,9 +321,9 @@ def examine_predictions(
 
 
 def checked_training_set(examined: Classifier, train: Dataset | None, test: Dataset) -> Dataset | None:
-    """Return the training set, its classes in the order of `test`, if it is what the network was trained on.
+    """Return the training set with its classes in the order of `test`, or None if the network saw another.
 
-    Notes if it is not; raises UserError if the two sets have other classes.
+    In that case it adds a note. Raises UserError if the two sets have different classes.
     """
     if train is None:
         return None
@@ -426,7 +426,7 @@ def answers_of_file(args: argparse.Namespace) -> tuple[Path, None, dict, dict, D
 def page_again(args: argparse.Namespace) -> Path:
     """Make both pages of a folder from its files and the test images; return the folder.
 
-    Raises UserError if the files or the images are not there, or are others.
+    Raises UserError if the files or the images are missing, or do not belong together.
     """
     others = (
         "checkpoint",

@@ -1,7 +1,7 @@
 """What mistakes have in common, each finding with a control, and whether maps can be believed.
 
-Which pixels weigh between the answer and another class, and does a map know that, or would any map do? Are
-maps those of this network? Is another training wrong too? Which of the two halves of a name is wrong?
+Does covering what a map marks change the answer, or would any map do? Do maps depend on what this network has
+learned? What kinds of mistakes are there, and does another training make the same ones?
 """
 
 import dataclasses
@@ -19,17 +19,17 @@ from lab import more_metrics
 from lab.classifier import Classifier, copied
 
 NUM_MISTAKES, NUM_RIGHT = 800, 400  # images whose pixels are covered
-COVERED = 0.25  # of the pixels
-NUM_DRAWS = 3  # of random maps
-MAPS_AT_ONCE = 50  # to enlarge, which takes memory
-FEWEST, LEAD = 40, 0.03  # mistakes for a verdict, and what "specific" needs over each of the CONTROLS
+COVERED = 0.25  # share of the pixels
+NUM_DRAWS = 3  # random maps
+MAPS_AT_ONCE = 50  # maps that are enlarged together; more would need much memory
+FEWEST, LEAD = 40, 0.03  # mistakes that a verdict needs, and the lead over each control that "specific" needs
 CONTROLS = ("random", "blurred_random", "other_image", "random_class", "usual", "centre")
 NUM_RANDOMIZED, NUM_SEEDS = 40, 5  # images, and random networks
 
 
 def mean_colour(dataset: Dataset) -> Tensor:
     """Return the mean of all pixels of the images, float32 [3] in [0, 1]."""
-    images = dataset.images  # a sum of all at once would have them in 64 bits
+    images = dataset.images  # summed in parts, as a sum takes them to 64 bits
     sums = torch.stack([part.sum(dim=(0, 2, 3)) for part in images.split(images_at_once(images))])
     return (sums.sum(dim=0).double() / (255 * len(images) * images.shape[-1] ** 2)).float()
 
@@ -38,9 +38,10 @@ def mean_colour(dataset: Dataset) -> Tensor:
 
 
 def top_pixels(maps: Tensor, fraction: float, side: int) -> Tensor:
-    """Return where the maps float [N, h, w] are largest, once they are enlarged bilinearly to side x side.
+    """Enlarge maps float [N, h, w] bilinearly to side x side, and return where they are largest.
 
-    bool [N, side, side]: of each map round(fraction side^2) pixels. Equal ones go in reading order.
+    The result is bool [N, side, side], True at round(fraction side^2) pixels of each map. Where pixels tie,
+    the first ones in reading order are taken.
     """
     hidden = torch.zeros(len(maps), side * side, dtype=torch.bool)
     for part in torch.arange(len(maps)).split(MAPS_AT_ONCE):
@@ -51,13 +52,13 @@ def top_pixels(maps: Tensor, fraction: float, side: int) -> Tensor:
 
 
 def blurred(images: Tensor) -> Tensor:
-    """Return images [N, 3, S, S] under a Gaussian blur whose standard deviation is an eighth of the side.
+    """Return images [N, 3, S, S] under a Gaussian blur with a standard deviation of S / 8.
 
-    At the border the weights of the pixels that are there are scaled to a sum of 1.
+    At the border the weights of the pixels inside the image are scaled to a sum of 1.
     """
     places = torch.arange(images.shape[-1])
     sigma = len(places) / 8
-    weights = torch.exp(-((places[:, None] - places) ** 2) / (2 * sigma**2))  # of a row, or of a column
+    weights = torch.exp(-((places[:, None] - places) ** 2) / (2 * sigma**2))  # for rows and for columns
     weights /= weights.sum(dim=1, keepdim=True)
     return weights @ images @ weights.T
 
@@ -66,10 +67,10 @@ def blurred(images: Tensor) -> Tensor:
 def answers_under_covering(
     classifier: Classifier, images: Tensor, hidden: Tensor, fill: Tensor | Callable
 ) -> tuple[Tensor, Tensor]:
-    """Return the three likeliest classes, int64 [N, 3], and their probabilities, with hidden pixels replaced.
+    """Replace the hidden pixels; return the three likeliest classes, int64 [N, 3], and their probabilities.
 
-    images uint8 [N, 3, S, S]; hidden bool [N, S, S]; fill, float32 [3] or [N, 3, S, S] in [0, 1], is what
-    replaces them, or a function that makes it from images in [0, 1], such as `blurred`.
+    images uint8 [N, 3, S, S]; hidden bool [N, S, S]. fill, float32 [3] or [N, 3, S, S] in [0, 1], replaces
+    the pixels; it may also be a function that makes it from images in [0, 1], such as `blurred`.
     """
     classes, probabilities = [], []
     for part in torch.arange(len(images)).split(classifier.images_at_once(images)):
@@ -96,11 +97,12 @@ def centre_maps(count: int, side: int) -> Tensor:
 def measure_covering(
     classifier: Classifier, images: Tensor, y_true: Tensor, logits: Tensor, fill: Tensor
 ) -> dict:
-    """Cover the quarter of the pixels that a map marks most: what becomes of the answer?
+    """Cover the quarter of the pixels that a map marks most: does the answer change, and to what?
 
     One point of the deletion curve of Petsiuk, Das and Saenko, "RISE", 2018 (arXiv 1806.07421), section 4.
     images uint8 [N, 3, S, S]; y_true int64 [N]; logits float32 [N, C]; fill float32 [3] in [0, 1], the mean
-    colour. Returns `covering` of docs/formats.md, of seeded samples of the mistakes and the right answers.
+    colour. Seeded samples of the mistakes and of the right answers are covered. Returns `covering` of
+    docs/formats.md; cover_mistakes, summarise_mistakes, cover_right and verdict_on explain its keys.
     """
     generator = Generator().manual_seed(0)
     is_right = logits.argmax(dim=1) == y_true
@@ -119,7 +121,7 @@ def measure_covering(
 def answers_without_top(
     classifier: Classifier, images: Tensor, maps: Tensor, fill: Tensor | Callable, fraction: float = COVERED
 ) -> Tensor:
-    """Return the answers, int64 [D, N], where the fraction that maps float [D, N, h, w] mark is covered."""
+    """Cover the fraction that maps float [D, N, h, w] mark most; return the answers, int64 [D, N]."""
     answers = []
     for draw in maps:
         hidden = top_pixels(draw, fraction, images.shape[-1])
@@ -174,19 +176,28 @@ def cover_mistakes(
     for name, maps, target, filling in tests:
         answers[name] = answers_without_top(classifier, images, maps, filling)
         hits[name] = answers[name] == target
-    # The runner-up is the truth or the likeliest third class: both maps have been covered.
-    of_third = answers["another_contrastive" if thirds else "contrastive"]
-    answers["runner_up"] = torch.where(likely[:, 1] == truth, answers["contrastive"], of_third)
+    # The runner-up is the truth or the likeliest third class, and both maps have been covered.
+    third_covered = answers["another_contrastive" if thirds else "contrastive"]
+    answers["runner_up"] = torch.where(likely[:, 1] == truth, answers["contrastive"], third_covered)
     if thirds:
         hits["another_random"] = answers["random"] == third
     return summarise_mistakes(answers, hits, likely, truth)
 
 
 def summarise_mistakes(answers: dict, hits: dict, likely: Tensor, truth: Tensor) -> dict:
-    """Return the shares of cover_mistakes, and paired differences of those that become the truth.
+    """Return the numbers of cover_mistakes, as shares with their intervals.
 
-    answers int64 [D, N], of D draws, and hits bool [D, N], whether they are the target, of each name there;
-    likely int64 [N, C]: the classes in the order of the logits without a cover; truth int64 [N].
+    answers, {name: int64 [D, N]}, are the answers of D draws, and hits, {name: bool [D, N]}, say which are
+    the target. likely int64 [N, C] has the classes by falling logit without a cover; truth int64 [N].
+
+        mistakes     {name: changed     the answer is another one
+                            to_truth    it is the truth
+                            to_truth_of_changed    the share of the changed answers that are the truth
+                            by_rank     to_truth where the truth was the second, third or a later class}
+        blurred      {contrastive, random: to_truth}, with the blurred image for the mean colour
+        another      {contrastive, random: to_another}, the likeliest third class
+        differences  {control: to_truth by the contrastive map less that by the control, paired}
+        usual_less   {random, centre: to_truth by the usual map less that by the control, paired}
     """
     result, pair = {"mistakes": {}, "differences": {}}, ("contrastive", "random")
     rank = (likely == truth[:, None]).int().argmax(dim=1)
@@ -208,11 +219,12 @@ def summarise_mistakes(answers: dict, hits: dict, likely: Tensor, truth: Tensor)
 
 
 def verdict_on(count: int, differences: dict[str, dict]) -> str:
-    """Return what the contrastive map was shown to find in `count` mistakes, see cover_mistakes.
+    """Return what the covering test has shown about the contrastive map, see cover_mistakes.
 
-    "specific" to the two classes if it leads each control by 3 points or more, with an interval above 0;
-    "more than chance" if its intervals over random cells lie above 0, with both fills; else "no". A control
-    that cannot exist is not passed. Fewer than 40 mistakes are "too few".
+    count: the number of mistakes; fewer than 40 are "too few". differences: the lead of the map over each
+    control. The map is "specific" to the two classes if it leads every one of the CONTROLS by at least 3
+    points, with an interval above 0. It finds "more than chance" if both intervals over random cells, with
+    either fill, lie above 0. Otherwise the verdict is "no". A control that cannot exist counts as not passed.
     """
     if count < FEWEST:
         return "too few"
@@ -226,9 +238,10 @@ def verdict_on(count: int, differences: dict[str, dict]) -> str:
 def cover_right(
     classifier: Classifier, images: Tensor, logits: Tensor, fill: Tensor, generator: Generator
 ) -> dict:
-    """Cover what maps mark in right answers: how many change, and how many become the runner-up?
+    """Cover what maps mark in right answers: how many `changed`, and how many came `to_runner_up`?
 
-    The maps are of the answer rather than the runner-up, of the answer alone, of random cells and the centre.
+    The maps are `runner_up`, the answer rather than the runner-up, `usual`, the answer alone, `random` cells,
+    and the `centre`.
     """
     likely = logits.argsort(dim=1, descending=True, stable=True)
     answer, runner_up = likely[:, 0], likely[:, 1]
@@ -247,10 +260,10 @@ def cover_right(
 
 
 def share(hits: Tensor, among: Tensor | None = None) -> dict[str, float] | None:
-    """Return the share of True in bool [D, N], of D draws, with its interval over the N images.
+    """Return the share of True in hits, bool [D, N], of D draws, with its interval over the N images.
 
-    With `among`, bool [D, N], it is the share of these, or None if there are none. The interval is Wilson's
-    for one draw, and for more 1.96 standard errors of a ratio of means over the images, linearised.
+    With `among`, bool [D, N], it is the share among its True entries, or None if there are none. One draw has
+    Wilson's interval. More draws have 1.96 standard errors of a ratio of means over the images, linearised.
     """
     among = torch.ones_like(hits) if among is None else among
     if not among.any():
@@ -264,7 +277,7 @@ def share(hits: Tensor, among: Tensor | None = None) -> dict[str, float] | None:
 
 
 def cover_usual(classifier: Classifier, images: Tensor, answers: Tensor, fill: Tensor, side: int) -> dict:
-    """Return what a page shows of usual maps: the maps, the pixels they mark, and the answers without these.
+    """Return usual maps for the page, the pixels that they mark, and the answers with these pixels covered.
 
     images uint8 [N, 3, S, S]; answers int64 [N]; fill float32 [3]. Returns `usual_maps` float32 [N, h, w],
     `usual_covered_pixels` bool [N, side, side], `usual_answers` int64 and `usual_probabilities` float32 [N].
@@ -280,12 +293,12 @@ def cover_usual(classifier: Classifier, images: Tensor, answers: Tensor, fill: T
 
 CELLS = 4  # the picture as 4x4 squares
 COVERS = [(), *((a,) for a in range(CELLS**2)), *itertools.combinations(range(CELLS**2), 2)]
-NUM_TURNED, NUM_FIRM = 15, 5  # mistakes to take apart that become the truth, and that do not
-MAX_EXAMINED = 60
+NUM_TURNED, NUM_FIRM = 15, 5  # puzzles that some cover turns to the truth, and puzzles that none turns
+MAX_EXAMINED = 60  # mistakes
 
 
 def cells_hidden(cells: tuple[int, ...], side: int) -> Tensor:
-    """Return where some of the 4x4 squares of a picture are, bool [side, side]; in reading order."""
+    """Return bool [side, side], True in these of the 4x4 squares of a picture, numbered in reading order."""
     hidden = torch.zeros(side, side, dtype=torch.bool)
     edges = [i * side // CELLS for i in range(CELLS + 1)]
     for cell in cells:
@@ -297,15 +310,15 @@ def cells_hidden(cells: tuple[int, ...], side: int) -> Tensor:
 def find_puzzles(
     classifier: Classifier, images: Tensor, y_true: Tensor, misclassified: Tensor, fill: Tensor, opener: int
 ) -> dict[str, Tensor]:
-    """Cover one or two of the 4x4 squares of mistakes, and return what the network answers then.
+    """Cover one or two of the 4x4 squares of mistakes, and return what the network then answers.
 
-    images uint8 [N, 3, S, S]; y_true int64 [N]; misclassified int64 [M], at least one. Examines the image
-    `opener`, then the others in a seeded order: at most 60, fewer if they are wider than 90 pixels, 10 at
-    224. Keeps the first 15 that one of COVERS turns to the truth and the first 5 that none does, see mixed.
-    Returns the arrays of evidence.npz from `puzzles` to `puzzle_random`, see docs/formats.md.
+    images uint8 [N, 3, S, S]; y_true int64 [N]; misclassified int64 [M], at least one. The image `opener` is
+    examined first, then the others in a seeded order: at most 60, fewer if they are wider than 90 pixels, and
+    10 at 224. The first 15 that some cover turns to the truth are kept, and the first 5 that none turns, see
+    mixed. Returns the arrays of evidence.npz from `puzzles` to `puzzle_random`, see docs/formats.md.
     """
     hidden = torch.stack([cells_hidden(cells, images.shape[-1]) for cells in COVERS])
-    # Each takes 137 passes, whose time goes with the pixels, also those that the network makes itself.
+    # Each takes 137 passes, and their time grows with the pixels, also if the network enlarges the image.
     side = max(images.shape[-1], classifier.model.image_size, classifier.largest_side)
     most = min(MAX_EXAMINED, 10 * max(1, 50 * SIZE**2 // side**2))
     order = torch.randperm(len(misclassified), generator=Generator().manual_seed(1))[:most]
@@ -335,9 +348,9 @@ def find_puzzles(
 
 
 def mixed(puzzles: list[tuple]) -> list[tuple]:
-    """Return puzzles (index, whether a cover turns it, ...), three that are turned before each that is not.
+    """Return puzzles (index, whether a cover turns it, ...), three solvable ones before each unsolvable one.
 
-    Else they stay in their order. Whoever begins should not meet one after another that cannot be done.
+    Otherwise the order stays. A beginner should not meet one after another that cannot be solved.
     """
     turned = [puzzle for puzzle in puzzles if puzzle[1]]
     firm = [puzzle for puzzle in puzzles if not puzzle[1]]
@@ -348,9 +361,9 @@ def mixed(puzzles: list[tuple]) -> list[tuple]:
 
 
 def choices_of_maps(classifier: Classifier, images: Tensor, answers: Tensor, truth: Tensor) -> Tensor:
-    """Return the place in COVERS of the two squares that each contrastive map marks most, int64 [N].
+    """Return for each contrastive map the place in COVERS of the two squares that it marks most, int64 [N].
 
-    images uint8 [N, 3, S, S]; answers and truth int64 [N]. -1 without a layer to explain.
+    images uint8 [N, 3, S, S]; answers and truth int64 [N]. Without a layer to explain all places are -1.
     """
     if classifier.layer is None:
         return torch.full_like(answers, -1)
@@ -362,16 +375,17 @@ def choices_of_maps(classifier: Classifier, images: Tensor, answers: Tensor, tru
     return torch.tensor([COVERS.index(tuple(pair)) for pair in pairs.tolist()])
 
 
-# ---- Are maps those of this network, and do they point at the object? -----------------------------------
+# ---- Do maps depend on what the network has learned? -----------------------------------------------------
 
 
 def measure_random_weights(classifier: Classifier, images: Tensor, y_pred: Tensor) -> dict:
-    """Compare the maps with those of the same network with random weights, and with another image's map.
+    """Correlate the maps with those of random weights, for the same image and, as a control, for another.
 
     A map that stays when the network forgets what it has learned does not explain it: Adebayo et al., "Sanity
     Checks for Saliency Maps", 2018 (arXiv 1810.03292), section 3. images uint8 [N, 3, S, S]; y_pred int64
-    [N], the classes that are explained. Returns the mean |rank correlation| over a seeded sample of the
-    images, the mean, lowest and highest over five random networks; None where all maps are constant.
+    [N], the classes that are explained. For each of five random networks the |rank correlation| is averaged
+    over a seeded sample of the images. Returns the mean, the lowest and the highest of these five, or None
+    where all maps are constant.
     """
     sample = torch.randperm(len(images), generator=Generator().manual_seed(0))[:NUM_RANDOMIZED]
     images, classes = images[sample], y_pred[sample]
@@ -383,11 +397,11 @@ def measure_random_weights(classifier: Classifier, images: Tensor, y_pred: Tenso
         maps = untrained.explain(images, classes).flatten(1)
         same.append(spearman(trained, maps).abs().nanmean())
         other.append(spearman(trained.roll(1, 0), maps).abs().nanmean())
-    found = {"images": len(images), "seeds": NUM_SEEDS}
+    result = {"images": len(images), "seeds": NUM_SEEDS}
     for name, values in {"same_image": torch.stack(same), "other_image": torch.stack(other)}.items():
         row = {"value": values.mean().item(), "low": values.min().item(), "high": values.max().item()}
-        found[name] = {key: None if math.isnan(number) else number for key, number in row.items()}
-    return found
+        result[name] = {key: None if math.isnan(number) else number for key, number in row.items()}
+    return result
 
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:
@@ -400,10 +414,10 @@ def spearman(a: Tensor, b: Tensor) -> Tensor:
 def randomize(module: nn.Module, seed: int) -> None:
     """Give a module random weights and fresh statistics; torch's random generators stay as they are.
 
-    Convolutions are drawn as in He et al. 2015 (arXiv 1502.01852); modules that can reset their parameters,
-    such as linear, normalising and attention layers, do so. Parameters that are then still the old ones, such
-    as class tokens and position embeddings, are drawn from a normal distribution with their own mean and
-    standard deviation, so that activations keep their scale. All is drawn on the CPU, the same everywhere.
+    Convolutions are drawn as in He et al. 2015 (arXiv 1502.01852). Modules that can reset their parameters,
+    such as linear, normalising and attention layers, do so. Class tokens, position embeddings and other
+    parameters that are still unchanged are drawn from a normal distribution with their own mean and standard
+    deviation, so that activations keep their scale. All numbers are drawn on the CPU, the same everywhere.
     """
     fresh = copied(module).cpu().to(memory_format=torch.contiguous_format)
     with torch.random.fork_rng(devices=[]):  # saves and restores the CPU's generator alone
@@ -432,10 +446,11 @@ def kinds_of_mistakes(
     """Return the kind of each mistake, int64 [N] and -1 for right answers, and a row for each kind.
 
     y_true int64 [N]; logits float32 [N, C]; superclass_of int64 [C]; others: the answers int64 [N] of other
-    runs. A mistake is of the first kind that fits, so the rows, in the order of the kinds, add up to all
-    mistakes: `name`, `count`, `share` of the mistakes, and what accuracy would be if all of them were right.
+    runs. The first kind that fits gets a mistake, so the rows add up to all mistakes. A row has the `name`,
+    the `count`, the `share` of the mistakes, and `accuracy_if_right`, the accuracy if all mistakes of the
+    kind were right.
     """
-    order = logits.argsort(dim=1, descending=True, stable=True)  # of equal ones the lower class first
+    order = logits.argsort(dim=1, descending=True, stable=True)  # where logits tie, the lower class first
     y_pred, second = order[:, 0], order[:, 1] == y_true
     wrong, always = y_pred != y_true, torch.ones_like(second)
     if len(others):
@@ -443,7 +458,7 @@ def kinds_of_mistakes(
         fits = {"same_in_all": (answers == y_pred).all(dim=0), "wrong_in_all": (answers != y_true).all(dim=0)}
         fits["right_in_another"] = always
     else:
-        fits = {}  # of each kind, bool [N]
+        fits = {}  # {kind: bool [N]}
         if superclass_of is not None:
             fits["second_within_superclass"] = second & (superclass_of[y_pred] == superclass_of[y_true])
         fits |= {"second": second, "in_first_five": (order[:, :5] == y_true[:, None]).any(dim=1)}

@@ -35,10 +35,10 @@ from support.console import CommandLine, Progress, run_main
 from support.device import full_float32, pick_device
 from support.errors import UserError
 
-SEED = 0  # of the sample and of the attacks; each corruption has its own seed
+SEED = 0  # for the sample and the attacks; each corruption has its own seed
 CORRUPTION_IMAGES = 200  # with this sample the tests take about four minutes on 2 cores; --full takes all
 FEWEST_ATTACKED, MOST_ATTACKED = 100, 1000  # between these a fifth of the sample is attacked
-CORRUPTED_EXAMPLES, ATTACKED_EXAMPLES = 8, 6  # images whose answers are kept, for the page
+CORRUPTED_EXAMPLES, ATTACKED_EXAMPLES = 8, 6  # images that the page shows with their answers
 
 
 class Sample(NamedTuple):
@@ -51,9 +51,9 @@ class Sample(NamedTuple):
 
 
 def stratified_sample(labels: Tensor, count: int | None) -> Tensor:
-    """Return the indices, int64 and ascending, of `count` images or all, about as many of each class.
+    """Return the indices of `count` images or all, int64 and ascending, with about as many from each class.
 
-    A class with fewer images gives all. A smaller sample is part of a larger one.
+    A class with fewer images gives all of them. A smaller sample is part of a larger one.
     """
     order = torch.randperm(len(labels), generator=Generator().manual_seed(SEED))
     by_class = [order[labels[order] == c].tolist() for c in labels.unique()]
@@ -73,7 +73,7 @@ def draw_sample(test: Dataset, count: int | None) -> Sample:
 def planned_tests(num_classes: int, published: tuple[str, ...] = ()) -> list[tuple[str, float]]:
     """Return (name, level) of all tests; the level is a severity, an epsilon in 1/255, or 0 for neither.
 
-    published: those in the files of CIFAR-100-C. One attack needs three classes.
+    published: the names of the corruptions in the files of CIFAR-100-C. One attack needs three classes.
     """
     plan = [("clean", 0), *itertools.product([*CORRUPTIONS, *published], summary.SEVERITIES)]
     plan += [(name, 0) for name in (*cues.CUES, "unattacked")]
@@ -88,7 +88,7 @@ def planned_tests(num_classes: int, published: tuple[str, ...] = ()) -> list[tup
 
 
 def planned_results(test: Dataset, sample: Sample, published: dict) -> dict:
-    """Return what stress.json says of the tests before any has run; published: see run_tests."""
+    """Return the content of stress.json before any test has run; published: see run_tests."""
     digest = hashlib.sha256(sample.images.numpy())
     for part in (sample.labels, sample.attacked):
         digest.update(part.numpy())
@@ -111,10 +111,10 @@ def planned_results(test: Dataset, sample: Sample, published: dict) -> dict:
 
 
 def kept_results(folder: Path, new: dict, identity: dict) -> dict:
-    """Return the tests in the folder that are of the weights and the images of the `new` results.
+    """Return the tests in the folder that have the weights and images of the `new` results.
 
-    identity: see lab.results.identity. Says what is kept and what is measured again; nothing is written
-    before the first new test is done. Raises UserError if the folder holds results of other weights or of
+    identity: see lab.results.identity. Prints what is kept and what is measured again; nothing is written
+    before the first new test is done. Raises UserError if the folder holds results for other weights or for
     more images.
     """
     files.check_results(folder, {key: new[key] for key in files.NETWORK})
@@ -123,8 +123,10 @@ def kept_results(folder: Path, new: dict, identity: dict) -> dict:
         return {}
     old = files.read_stress(folder, identity)
     if old and old["corruption_images"] > new["corruption_images"]:
-        more = f"give --images {old['corruption_images']}, use another --out, or --overwrite it"
-        raise UserError(f"{path} is of more images: {more}")
+        raise UserError(
+            f"{path} is of more images: give --images {old['corruption_images']}, use another --out, "
+            f"or --overwrite it"
+        )
     if not old or old["sample_sha256"] != new["sample_sha256"]:
         print(f"note     {path} is of other images or classes: all tests run again")
         return {}
@@ -138,7 +140,7 @@ def kept_results(folder: Path, new: dict, identity: dict) -> dict:
 
 
 def is_complete(test: str, record: dict, old: dict, new: dict) -> bool:
-    """Return whether a record of the old stress.json has all that the summary needs, of the same files."""
+    """Return whether the summary finds all it needs in a record of the old stress.json."""
     name = test.split("/")[0]
     if name in new["published_sha256"]:
         return old.get("published_sha256", {}).get(name) == new["published_sha256"][name]
@@ -156,7 +158,7 @@ def accuracy_of(right: Tensor) -> dict[str, float]:
 
 
 def pictures_of(name: str, severity: int, sample: Sample, published: dict) -> tuple[Tensor, Tensor]:
-    """Return images, uint8 [N, 3, S, S], and labels, int64 [N], of a test without attack; see run_tests."""
+    """Return images, uint8 [N, 3, S, S], and labels, int64 [N], for a test without attack; see run_tests."""
     if name in published:
         array, labels = published[name]
         index = stratified_sample(labels, len(sample.labels))
@@ -172,9 +174,10 @@ def pictures_of(name: str, severity: int, sample: Sample, published: dict) -> tu
 def measure(logits: Tensor, labels: Tensor, temperature: float | None = None) -> tuple[dict, Tensor]:
     """Return the record of a test, and whether each answer is right, bool [N].
 
-    logits float32 [N, C], labels int64 [N]. "calibration" has for each bin of the expected calibration error
-    the number of answers, of right ones, and that less the sum of the confidences, from which the bins of
-    several tests together follow; as trained and, if known, at the temperature.
+    logits float32 [N, C], labels int64 [N]. "calibration" holds three numbers for each bin of the expected
+    calibration error: the answers (`count`), the `right` answers, and the right answers less the sum of the
+    confidences (`gaps`). They can be added up over several tests. There are those as trained and, if there is
+    a temperature, those at it.
     """
     if not logits.isfinite().all():
         raise UserError("the network's outputs are not finite: it cannot be tested")
@@ -195,7 +198,9 @@ def measure(logits: Tensor, labels: Tensor, temperature: float | None = None) ->
 def under_change(
     classifier: Classifier, images: Tensor, labels: Tensor, change: Callable[..., Tensor], epsilon: float
 ) -> Tensor:
-    """Return which of images, uint8 [M, 3, S, S], are right after a change within epsilon / 255, bool [M].
+    """Return which answers are right after a change of the images within epsilon / 255, bool [M].
+
+    images uint8 [M, 3, S, S]; labels int64 [M].
 
     change(model, images, labels, epsilon, generator) is a function of lab/stress_tests/attacks.py.
     """
@@ -213,10 +218,11 @@ def under_change(
 def measure_random(
     classifier: Classifier, sample: Sample, epsilon: float, clean: Tensor
 ) -> tuple[dict, Tensor]:
-    """Return the record of random signs, and whether each answer is right, bool [N]; clean: without them.
+    """Return the record of random signs, and whether each answer is right, bool [N].
 
-    "lost" is the share of images that are right only without, "won" of those that are right only with them;
-    "change" is the accuracy less that without, paired.
+    clean, bool [N]: which answers are right without the signs. "lost" is the share of images that are right
+    only without them, "won" the share that are right only with them. "change" is the accuracy with the signs
+    less that without, paired.
     """
     right = under_change(classifier, sample.images, sample.labels, attacks.random_corner, epsilon)
     record = {"accuracy": accuracy_of(right), "change": mean_interval(right.double() - clean.double())}
@@ -226,9 +232,9 @@ def measure_random(
 
 
 def attack_images(classifier: Classifier, sample: Sample, name: str, epsilon: float, left: Tensor) -> Tensor:
-    """Return which of the attacked images are right under an attack, bool [M]; epsilon in 1/255.
+    """Return which of the M images are right under an attack, bool [M]; epsilon is in 1/255.
 
-    Only those `left`, bool [M], are attacked; the others count as wrong.
+    left, bool [M], says which are attacked; the others count as wrong.
     """
     attack, index = attacks.ATTACKS[name], sample.attacked[left]
     change = functools.partial(attack.function, **attack.settings)
@@ -238,8 +244,9 @@ def attack_images(classifier: Classifier, sample: Sample, name: str, epsilon: fl
     try:
         right[left] = under_change(classifier, sample.images[index], sample.labels[index], change, epsilon)
     except attacks.NoGradientError as error:
-        kept = "the tests before the attacks are kept"
-        raise UserError(f"{classifier.name} cannot be attacked: {error}; {kept}") from error
+        raise UserError(
+            f"{classifier.name} cannot be attacked: {error}; the tests before the attacks are kept"
+        ) from error
     return right
 
 
@@ -247,7 +254,7 @@ def attack_images(classifier: Classifier, sample: Sample, name: str, epsilon: fl
 
 
 def run_tests(classifier: Classifier, sample: Sample, published: dict, folder: Path, results: dict) -> None:
-    """Run the tests that `results` lacks, put them there, and save after each.
+    """Run the tests that `results` lacks, put them there, and save after each test.
 
     published: {"published fog": (array, labels int64 [10000]), ...}, see lab/stress_tests/cifar_c.py.
     """
@@ -277,10 +284,10 @@ def run_tests(classifier: Classifier, sample: Sample, published: dict, folder: P
 
 
 def add_examples(classifier: Classifier, sample: Sample, test: Dataset, results: dict) -> None:
-    """Add what `results` lacks of the answers to a few images, see lab/stress_tests/examples.py.
+    """Add the answers to a few images, as far as `results` lacks them, see lab/stress_tests/examples.py.
 
-    "examples" are under every corruption and cue. "attack_examples" are under PGD and random signs, of images
-    that are right without; they and "attack_changes" are left out if none is.
+    "examples" shows images under every corruption and cue. "attack_examples" shows images that are right
+    under PGD and random signs; it and "attack_changes" are left out if no image is right.
     """
     right = results["answers"]["clean/0"]
     if "examples" not in results:
@@ -308,18 +315,18 @@ def summarise(records: dict, answers: dict[str, Tensor]) -> dict:
 
     The published files of --cifar-c are a group of their own if all fifteen were measured.
     """
-    found = {"mean_accuracy": {}, "mean_confidence": {}}
+    means = {"mean_accuracy": {}, "mean_confidence": {}}
     for group, prefix in {"fifteen": "", "published": "published "}.items():
         names = [prefix + name for name in FIFTEEN]
         if answers.keys() >= set(summary.tests_of(names)):
-            found["mean_accuracy"][group] = mean_interval(summary.mean_score(answers, names))
+            means["mean_accuracy"][group] = mean_interval(summary.mean_score(answers, names))
             together = summary.calibration_of(records, answers, summary.tests_of(names))
-            found["mean_confidence"][group] = together["mean_confidence"]
+            means["mean_confidence"][group] = together["mean_confidence"]
     by_severity = [["clean/0"], *(summary.tests_of(FIFTEEN, [severity]) for severity in summary.SEVERITIES)]
-    found["by_severity"] = [summary.calibration_of(records, answers, tests) for tests in by_severity]
-    found["reliability"] = summary.reliability_bins(records, answers, summary.tests_of(FIFTEEN))
-    found["cues"] = {name: {"accuracy": records[f"{name}/0"]["accuracy"]} for name in cues.CUES}
-    return found
+    means["by_severity"] = [summary.calibration_of(records, answers, tests) for tests in by_severity]
+    means["reliability"] = summary.reliability_bins(records, answers, summary.tests_of(FIFTEEN))
+    means["cues"] = {name: {"accuracy": records[f"{name}/0"]["accuracy"]} for name in cues.CUES}
+    return means
 
 
 def add_summary(results: dict, sample: Sample, class_names: list[str]) -> None:
@@ -331,7 +338,7 @@ def add_summary(results: dict, sample: Sample, class_names: list[str]) -> None:
         worst = summary.still_right(answers, attacks.ATTACKS, epsilon)  # image by image, as of AutoAttack
         results["robust_accuracy"][f"{epsilon:g}"] = accuracy_of(worst)
     accuracies = {test: tests[test]["accuracy"]["value"] for test in tests}
-    for epsilon in attacks.EPSILONS:  # of the images that are attacked, and without what it wins
+    for epsilon in attacks.EPSILONS:  # on the attacked images alone, and without what random signs win
         right = answers[f"random/{epsilon:g}"][sample.attacked] & answers["unattacked/0"]
         accuracies[f"random/{epsilon:g}"] = right.double().mean().item()
     results["checks"] = attacks.check_attacks(accuracies)

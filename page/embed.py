@@ -7,30 +7,30 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-SIDE = 64  # pixels, of a picture on a page, at most
+SIDE = 64  # pixels: the largest side of a picture on a page
 
 
 def plain(name: str) -> str:
-    """Return a class name as people write it: those of CIFAR-100 have underscores in place of spaces."""
+    """Return a class name as people write it: CIFAR-100's have underscores in place of spaces."""
     return name.replace("_", " ")
 
 
 def reduced(images: Tensor) -> Tensor:
-    """Return images uint8 [N, 3, S, S] as a page shows them: wide ones reduced to 64 pixels, antialiased."""
+    """Return images uint8 [N, 3, S, S] as a page shows them, reduced to 64 pixels if they are wider."""
     if images.shape[-1] <= SIDE:
         return images
     return F.interpolate(images, SIDE, mode="bilinear", antialias=True)
 
 
 def encoded(pixels: Tensor, kind: str = "PNG", quality: int = 90) -> bytes:
-    """Return uint8 [3, H, W] as the content of a PNG or JPEG file; the quality is that of a JPEG."""
+    """Return uint8 [3, H, W] as the content of a PNG or JPEG file; only a JPEG uses the quality."""
     file = io.BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(file, kind, quality=quality)
     return file.getvalue()
 
 
 def address(content: bytes) -> str:
-    """Return the content of a PNG or JPEG file as an address that holds it."""
+    """Return an address for <img> that holds the content of a PNG or JPEG file."""
     kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 

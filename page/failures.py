@@ -12,7 +12,7 @@ from page.embed import encoded, plain
 from support.files import whole_file, write_csv
 
 NUM_FAILURES = 24
-LEAST = 256  # pixels, the side of a picture, where whole pixels make it
+LEAST = 256  # pixels: small pictures are enlarged by a whole factor to at most this side
 
 
 def describe(arrays: dict) -> list[dict]:
@@ -39,10 +39,10 @@ def describe(arrays: dict) -> list[dict]:
 
 
 def write(out: Path, rows: list[dict], images: Tensor | None, arrays: dict, layer: str | None) -> None:
-    """Write the rows and their pictures in place of those of an earlier report, which may have had more.
+    """Write the rows and their pictures, and remove the pictures of an earlier report.
 
-    images uint8 [N, 3, S, S]: the test images, or None, which leaves the table. arrays: predictions.npz with
-    the maps of the rows, if there are any, see report.explain_mistakes.
+    images uint8 [N, 3, S, S]: the test images; with None only the table is written. arrays: predictions.npz,
+    if there are maps with those of the rows, see report.explain_mistakes.
     """
     for folder in ("failures", "gradcam"):
         for earlier in (out / folder).glob("[0-9][0-9]_*_as_*.png"):

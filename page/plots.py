@@ -1,8 +1,8 @@
 """The plots of a page: functions of plain arrays and dicts that return a matplotlib Figure.
 
-`save_png` writes a Figure to a file; `to_svg` returns it as an element for the report, whose style sheet sets
-the colours, so that one plot serves a light and a dark page. plots.mplstyle says how they look. A figure of
-the page is designed at the width of a phone and grows with its column; lines carry their names.
+`save_png` writes a Figure to a file, and `to_svg` returns it as an element for a page. The page's style sheet
+sets the colours of that element, so one plot serves a light and a dark page. plots.mplstyle says how plots
+look. A figure is designed at the width of a phone and grows with its column; lines carry their names.
 """
 
 import contextlib
@@ -24,12 +24,12 @@ from matplotlib.figure import Figure
 from support.files import whole_file
 
 INK, GRID, GREY = "#1a1a1b", "#d8d8d9", "#66666a"
-BLUE, ORANGE, GREEN = "#00497a", "#b04c00", "#00785a"  # of three different greys in a black-and-white print
-# The colours' names in the style sheet of the report.
+BLUE, ORANGE, GREEN = "#00497a", "#b04c00", "#00785a"  # a black-and-white print shows three different greys
+# The names of the colours in the style sheet of the report.
 CSS_VARIABLES = {INK: "ink", GRID: "line", GREY: "grey", BLUE: "blue", ORANGE: "orange", GREEN: "green"}
-PIXELS = 72  # to an inch
+PIXELS = 72  # pixels in an inch
 LINE = 17  # pixels that a line of text needs
-MOST_LABELLED = 200  # classes: of more of them the matrix is a picture without names
+MOST_LABELLED = 200  # classes: with more of them the matrix is a picture without names
 
 
 def styled() -> contextlib.AbstractContextManager:
@@ -44,10 +44,10 @@ def save_png(figure: Figure, path: Path, dpi: int = 160) -> None:
 
 
 def to_svg(figure: Figure, name: str, description: str) -> Markup:
-    """Return the figure as an <svg> element in pixels, whose colours are CSS variables.
+    """Return the figure as an <svg> element in pixels, with CSS variables for colours.
 
-    `name` begins every id in it, so that ids are unique on a page. `description` says what is seen, for those
-    who do not see it.
+    Every id in it begins with `name`, so that ids are unique on a page. `description` tells people who cannot
+    see the figure what it shows.
     """
     file = io.StringIO()
     matplotlib.rcParams["svg.hashsalt"] = name
@@ -65,7 +65,7 @@ def to_svg(figure: Figure, name: str, description: str) -> Markup:
 
 
 def small_figure(title: str, x_label: str, width: int = 360, height: int = 250) -> tuple[Figure, Axes]:
-    """Return a figure, in pixels, and its axes; the title, above the labels too, says what y is."""
+    """Return a figure of width x height pixels and its axes; the title says what y is."""
     figure = Figure(figsize=(width / PIXELS, height / PIXELS))
     axes = figure.add_subplot()
     figure.suptitle(title, x=0.01, ha="left")
@@ -74,7 +74,7 @@ def small_figure(title: str, x_label: str, width: int = 360, height: int = 250) 
 
 
 def shortened(names: Iterable[str], length: int) -> list[str]:
-    """Return the names, those longer than `length` letters cut off, so that they leave room for the plot."""
+    """Return the names, cut to `length` letters, so that they leave room for the plot."""
     return [name if len(name) <= length else f"{name[: length - 1]}…" for name in names]
 
 
@@ -85,7 +85,7 @@ def in_percent(*several: Axis) -> None:
 
 
 def name_lines(axes: Axes, lines: dict[str, tuple[float, float, str]]) -> None:
-    """Write beside the end of each line, {label: (x, y, colour)}, what it is, so that no two labels touch."""
+    """Write its label beside the end of each line, {label: (x, y, colour)}, so that no two labels touch."""
     low, high = axes.get_ylim()
     gap = LINE * (high - low) / 170  # about the pixels of the axes' height
     below = low - gap
@@ -101,10 +101,10 @@ def name_lines(axes: Axes, lines: dict[str, tuple[float, float, str]]) -> None:
 def training_curve(
     history: dict[str, np.ndarray], quantity: str, best_epoch: float, changes: dict[float, str]
 ) -> Figure:
-    """The "loss" or the "accuracy" of both splits over the epochs, with the best epoch marked.
+    """Draw the "loss" or the "accuracy" of both splits over the epochs, and mark the best epoch.
 
-    history: a column for each of epoch, train_loss, val_loss and so on. changes: {epoch: what is different in
-    training from there on}, named above a vertical line.
+    history: the columns epoch, train_loss, val_loss and so on. changes: {epoch: what changes in the training
+    there}, written above a vertical line.
     """
     figure, axes = small_figure(
         f"{quantity.capitalize()} in training", "epoch (dotted: the weights examined)"
@@ -133,7 +133,7 @@ def training_curve(
 
 
 def reliability(title: str, bins: list[list[float]]) -> Figure:
-    """Accuracy against confidence, [[confidence, accuracy, count], ...]; a point's area is its count."""
+    """Draw accuracy against confidence, [[confidence, accuracy, count], ...]; a point's area is its count."""
     confidence, accuracy, count = np.array(bins).T
     error = (count * abs(accuracy - confidence)).sum() / count.sum()
     title = f"{title}: calibration error {100 * error:.1f} %"
@@ -151,11 +151,11 @@ def reliability(title: str, bins: list[list[float]]) -> Figure:
 
 
 def confidence_histogram(title: str, right: np.ndarray, wrong: np.ndarray) -> Figure:
-    """How many right and wrong answers have a confidence in each of the bins, int [B] each."""
+    """Draw how many right and wrong answers, int [B] each, have their confidence in each of the B bins."""
     figure, axes = small_figure(f"{title}: how sure answers are", "confidence", height=320)
     edges, filled = np.linspace(0, 1, len(right) + 1), {"fill": True, "linewidth": 0}
     axes.stairs(wrong, edges, color=ORANGE, **filled)
-    # Lighter, so that they differ in grey as well.
+    # Lighter, so that the two differ in grey as well.
     axes.stairs(wrong + right, edges, baseline=wrong, color=BLUE, alpha=0.4, **filled)
     every = right + wrong
     x = 0.03 if every[len(every) // 2 :].sum() > every.sum() / 2 else 0.7  # where there are fewer bars
@@ -171,10 +171,10 @@ def confidence_histogram(title: str, right: np.ndarray, wrong: np.ndarray) -> Fi
 
 
 def headline_bars(numbers: dict[str, dict[str, float]]) -> Figure:
-    """One bar for each number, {name: value, low and high}, and its value written above."""
+    """Draw one bar for each number, {name: value, low and high}, with its value above."""
     figure, axes = small_figure("Test metrics with 95 % intervals", "", width=504)
     value, low, high = (np.array([row[key] for row in numbers.values()]) for key in ("value", "low", "high"))
-    # With few images of a class the value can lie outside its interval, and an error bar cannot be negative.
+    # With few images in a class the value can lie outside its interval, and an error bar cannot be negative.
     errors = np.clip([value - low, high - value], 0, None)
     names = [name.replace(" ", "\n") for name in numbers]
     bars = axes.bar(names, value, color=BLUE, width=0.6, yerr=errors, ecolor=INK, capsize=4)
@@ -188,7 +188,7 @@ def headline_bars(numbers: dict[str, dict[str, float]]) -> Figure:
 
 
 def worst_classes(title: str, recall: dict[str, float]) -> Figure:
-    """The recall of each class, {label: fraction}, the first on top."""
+    """Draw the recall of each class, {label: fraction}, the first on top."""
     figure, axes = small_figure(title, "accuracy", width=720, height=65 + 29 * len(recall))
     places = range(len(recall))
     bars = axes.barh(places, list(recall.values()), color=ORANGE, height=0.7)
@@ -205,7 +205,7 @@ def worst_classes(title: str, recall: dict[str, float]) -> Figure:
 
 
 def matrix_colours(shares: np.ndarray) -> np.ndarray:
-    """Return the colours, uint8 [C, C, 3], of shares of the rows of a confusion matrix [C, C].
+    """Return a colour for each entry of a confusion matrix, as a share of its row: uint8 [C, C, 3].
 
     The scale is a square root, so that confusions of a few percent show beside the diagonal.
     """
@@ -213,10 +213,10 @@ def matrix_colours(shares: np.ndarray) -> np.ndarray:
 
 
 def confusion_matrix(counts: np.ndarray, class_names: list[str], groups: dict[str, int]) -> Figure:
-    """The confusion matrix [C, C] as shares of its rows, in the order of `groups`, {name: size}, if any.
+    """Draw the confusion matrix [C, C] as shares of its rows, with lines between `groups`, {name: size}.
 
-    The colour scale is a square root, so that confusions of a few percent show beside the diagonal. More than
-    MOST_LABELLED classes have no names beside them, and take the space of 145: 4 megapixels at 110 dpi.
+    See matrix_colours. More than MOST_LABELLED classes have no names beside them, and take the space of 145
+    classes: 4 megapixels at 110 dpi.
     """
     count, fractions = len(counts), counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     has_names = count <= MOST_LABELLED
@@ -238,7 +238,7 @@ def confusion_matrix(counts: np.ndarray, class_names: list[str], groups: dict[st
         edges = np.cumsum([0, *groups.values()]) - 0.5
         axes.set_xticks(edges, minor=True)
         axes.set_yticks(edges, minor=True)
-        axes.grid(which="minor", linewidth=0.3)  # between the superclasses, whose names stand on the right
+        axes.grid(which="minor", linewidth=0.3)  # between the superclasses; their names stand on the right
         beside = axes.secondary_yaxis("right")
         beside.set_yticks((edges[1:] + edges[:-1]) / 2, list(groups), fontsize=9)
         beside.tick_params(length=0, pad=2)
@@ -246,7 +246,6 @@ def confusion_matrix(counts: np.ndarray, class_names: list[str], groups: dict[st
     scale = figure.colorbar(mesh, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.01, ticks=ticks)
     in_percent(scale.ax.xaxis)
     scale.outline.set_visible(False)
-    # The first layout of square cells goes by old positions of the labels around them and may cut them off.
-    # Saving makes a second one.
+    # The first layout uses old positions of the labels and may cut them off. Saving makes a second one.
     figure.draw_without_rendering()
     return figure

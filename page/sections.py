@@ -1,7 +1,7 @@
-"""What the templates show besides the numbers of metrics.json: pictures, plots and rows.
+"""Pictures, plots and rows, which the templates show besides the numbers of metrics.json.
 
-Each function returns a part of their context. numbers is metrics.json, arrays is predictions.npz, see
-docs/formats.md; images are the test images, uint8 [N, 3, S, S], or None. What is not known is None.
+Each function returns a part of the templates' context. numbers is metrics.json and arrays predictions.npz,
+see docs/formats.md. images are the test images, uint8 [N, 3, S, S], or None if they are not available.
 """
 
 from pathlib import Path
@@ -17,12 +17,12 @@ from page.embed import address, encoded, picture, plain, reduced
 from support.console import command_of, duration
 from support.outputs import headline
 
-NUM_PAIRS, NUM_THUMBNAILS = 12, 4  # of classes that are confused most, and the pictures of each
-MAP_SIDE = 128  # pixels, of a picture with a map over it
+NUM_PAIRS, NUM_THUMBNAILS = 12, 4  # most confused pairs of classes, and pictures of each pair
+MAP_SIDE = 128  # pixels: the side of a picture with a map over it
 
 
 def mistakes(arrays: dict, images: Tensor | None) -> dict:
-    """The most confident mistakes with their maps, as many as maps are stored."""
+    """Return the most confident mistakes with their maps, as many as there are maps."""
     rows, names = [], [plain(name) for name in arrays["class_names"]]
     has_maps = images is not None and "maps_predicted" in arrays
     chosen = arrays["mistakes"][: len(arrays["maps_predicted"]) if has_maps else 24]
@@ -46,7 +46,7 @@ def mistakes(arrays: dict, images: Tensor | None) -> dict:
 
 
 def classes(numbers: dict, arrays: dict, images: Tensor | None) -> dict:
-    """All classes, the pairs of them that are confused most, and the matrices."""
+    """Return all classes, the most confused pairs, and the matrices."""
     rows = sorted(numbers["classes"], key=lambda row: (row["num_test"] == 0, row["recall"]))
     pairs, names = [], arrays["class_names"]
     for pair in numbers["most_confused_pairs"][:NUM_PAIRS]:
@@ -58,10 +58,10 @@ def classes(numbers: dict, arrays: dict, images: Tensor | None) -> dict:
 
 
 def matrices(arrays: dict) -> list[dict]:
-    """The confusion matrix, and of more than 30 classes that of the superclasses before it, if there are any.
+    """Return the confusion matrix; with more than 30 classes that of the superclasses, if any, comes first.
 
-    Of each its `size`, `names`, `groups` [name, first row, number of rows], the `picture`, a pixel for each
-    entry, and `entries` off the diagonal: `row`, `column`, `count`, and the `link` to its mistakes.
+    Each has `size`, `names`, `groups` [name, first row, number of rows], a `picture` with a pixel for each
+    entry, and `entries` off the diagonal: `row`, `column`, `count`, and the `link` to the mistakes.
     """
     names = [plain(name) for name in arrays["class_names"]]
     if "superclass_of" not in arrays:
@@ -77,7 +77,7 @@ def matrices(arrays: dict) -> list[dict]:
 
 
 def order_of(arrays: dict) -> tuple[list[int], list[tuple[str, int, int]]]:
-    """Return the classes in the order of their superclasses, and (name, first, number) of each of these."""
+    """Return the classes in the order of their superclasses, and (name, first, number) of each superclass."""
     group = arrays["superclass_of"]
     sizes = group.bincount(minlength=len(arrays["superclass_names"])).tolist()
     firsts = np.cumsum([0, *sizes[:-1]]).tolist()
@@ -86,7 +86,7 @@ def order_of(arrays: dict) -> tuple[list[int], list[tuple[str, int, int]]]:
 
 
 def matrix(counts: Tensor, names: list[str], groups: list, keys: tuple[str, str]) -> dict:
-    """One matrix, int64 [C, C], see matrices; keys: how explore.html calls the row and the column."""
+    """Return one matrix, int64 [C, C], see matrices; keys: how explore.html calls its row and column."""
     shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     pixels = torch.from_numpy(plots.matrix_colours(shares.numpy())).permute(2, 0, 1)
     entries = []
@@ -106,7 +106,7 @@ def matrix(counts: Tensor, names: list[str], groups: list, keys: tuple[str, str]
 
 
 def confidence(numbers: dict) -> dict:
-    """Reliability and how sure answers are, as trained and at the temperature."""
+    """Return the reliability diagrams and the histograms of confidence, as trained and at the temperature."""
     drawn = []
     for title, suffix in {"As trained": "", "At the temperature": "_after_temperature"}.items():
         if f"calibration_bins{suffix}" not in numbers:
@@ -123,7 +123,7 @@ def confidence(numbers: dict) -> dict:
 
 
 def training_curves(numbers: dict) -> dict:
-    """The figures of loss and accuracy by epoch, {"loss": Figure, "accuracy": Figure}."""
+    """Draw loss and accuracy by epoch; return {"loss": Figure, "accuracy": Figure}."""
     history, last_cutmix = numbers["training"]["history"], numbers["training"]["last_cutmix"]
     column = {key: np.array([row[key] for row in history]) for key in history[0]}
     changes = {}
@@ -137,7 +137,7 @@ def training_curves(numbers: dict) -> dict:
 
 
 def training(numbers: dict) -> dict:
-    """The curves of the training."""
+    """Return the curves of the training and how long it took."""
     if "training" not in numbers:
         return {"training": None}
     drawn = []
@@ -148,11 +148,11 @@ def training(numbers: dict) -> dict:
 
 
 def about(numbers: dict) -> dict:
-    """The commands that made the network and this page, versions and digests."""
+    """Return the commands that made the network and this page, versions and digests."""
     facts, commands = {}, []
     if "training" in numbers:
         config = numbers["training"]["config"]
-        # It has the device and the precision that "auto" became.
+        # The device and the precision that "auto" became.
         settings = config["settings"] | {key: config[key] for key in ("device", "precision")}
         processes = config["environment"].get("processes", 1)
         start = "python" if processes == 1 else f"torchrun --nproc-per-node {processes}"

@@ -1,4 +1,4 @@
-"""Make report.html, plots/, failures/ and gradcam/ of a run folder, from its files and the test images.
+"""Make report.html, plots/, failures/ and gradcam/ from the files of a run folder and the test images.
 
 Each template is a section. All texts are escaped, and a missing value is an error. Nothing is measured here.
 """
@@ -48,7 +48,7 @@ def in_words(share: float) -> str:
 
 
 def make_templates(folders: list[Path], functions: tuple[Callable, ...] = ()) -> Environment:
-    """Return what fills the templates in some folders; the functions are filters besides those here."""
+    """Return the Jinja2 environment of the templates in these folders; functions become more filters."""
     loader = FileSystemLoader(folders)
     templates = Environment(loader=loader, undefined=StrictUndefined, autoescape=True, lstrip_blocks=True)
     for function in (percent, interval, in_words, embed.plain, *functions):
@@ -62,8 +62,8 @@ def make_templates(folders: list[Path], functions: tuple[Callable, ...] = ()) ->
 def write_page(out: Path, images: Tensor | None) -> None:
     """Write report.html, plots/, failures/ and gradcam/ into the run folder `out`, from what it holds.
 
-    images uint8 [N, 3, S, S]: the test images, or None, which makes a page without pictures. Raises UserError
-    if the files are not of one report, or the images not those of the report.
+    images uint8 [N, 3, S, S]: the test images; None makes a page without pictures. Raises UserError if the
+    files are not of one report, or the images not those of the report.
     """
     numbers, arrays = read_report(out)
     if images is not None and sha256_of(images) != numbers["images_sha256"]:

@@ -44,9 +44,9 @@ for number, names in enumerate(SUPERCLASSES.values()):
 CLASS_NAMES = sorted(SUPERCLASS_OF_NAME)
 CIFAR10_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR10_SUPERCLASSES = ["vehicles", "animals"]
-SUPERCLASS_OF = [SUPERCLASS_OF_NAME[name] for name in CLASS_NAMES]  # its number, of each class
+SUPERCLASS_OF = [SUPERCLASS_OF_NAME[name] for name in CLASS_NAMES]  # number of each class's superclass
 CIFAR10_SUPERCLASS_OF = [0, 0, 1, 1, 1, 1, 1, 1, 0, 0]
-OFFICIAL_DIGESTS = [  # of the training and the test set of CIFAR-100, see content_digest
+OFFICIAL_DIGESTS = [  # the content_digest of CIFAR-100's training and test set
     "37a2b72bd30f9438ff20798c661450f58f138c034f556846cd744a56bbb09967",
     "b9ad4d741ee82873becf8846c246715e789a57766586a9677a8bbe26c8b30279",
 ]
@@ -57,16 +57,16 @@ MIRRORS = (
     "https://dataset.bj.bcebos.com/cifar/{filename}",
     "https://www.cs.toronto.edu/~kriz/{filename}",
 )
-TIMEOUT = 60  # seconds without a byte, after which the next mirror is asked
+TIMEOUT = 60  # seconds without a byte, then the next mirror is asked
 
-# All that a pickle of a NumPy array names; "core" was renamed to "_core" in NumPy 2.
+# The only names that the pickle of a NumPy array needs; NumPy 2 renamed "core" to "_core".
 ALLOWED = {"numpy.ndarray", "numpy.dtype", "_codecs.encode"}
 for core in ("numpy.core", "numpy._core"):
     ALLOWED |= {f"{core}.multiarray._reconstruct", f"{core}.numeric._frombuffer"}
 
 
 class OfficialUnpickler(pickle.Unpickler):
-    """Read containers, numbers, strings and NumPy arrays; a pickle that names anything else is refused."""
+    """Read containers, numbers, strings and NumPy arrays; refuse a pickle that names anything else."""
 
     def find_class(self, module: str, name: str) -> type:
         if f"{module}.{name}" not in ALLOWED:
@@ -78,7 +78,7 @@ def read_cifar100(root: Path | str) -> list[tuple[np.ndarray, np.ndarray, list[s
     """Return the arrays of the training and of the test set of CIFAR-100 from the folder `root`.
 
     They are images uint8 [N, 3, 32, 32], labels int64 [N] and N file names, in the order of class and file
-    name. Raises UserError if a file is damaged, or if none is there and no mirror delivers.
+    name. Raises UserError if a file is damaged, or if it is missing and no mirror delivers it.
     """
     folder = obtain(Path(root), "cifar100")
     splits = []
@@ -94,7 +94,7 @@ def read_cifar100(root: Path | str) -> list[tuple[np.ndarray, np.ndarray, list[s
 
 
 def read_cifar10(root: Path | str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return images and labels of CIFAR-10 likewise, as torchvision reads and verifies it, in its order."""
+    """Return images and labels of CIFAR-10, in the order in which torchvision reads and verifies them."""
     from torchvision.datasets import CIFAR10
 
     folder = obtain(Path(root), "cifar10")
@@ -104,27 +104,29 @@ def read_cifar10(root: Path | str) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def obtain(root: Path, name: str) -> Path:
-    """Return the folder of the official files in `root`, unpacked or downloaded first if necessary.
+    """Return the folder of the official files in `root`; unpack or download it first if necessary.
 
     Raises UserError if there is neither the folder nor the archive, and no mirror delivers it.
     """
     folder = root / FOLDERS[name]
     if folder.is_dir():
         return folder
-    # Here and not at the head, as torchvision takes as long to import as torch.
+    # Imported here, as torchvision takes as long to import as torch.
     from torchvision.datasets import CIFAR10, CIFAR100
     from torchvision.datasets.utils import check_integrity, extract_archive
 
-    published = {"cifar100": CIFAR100, "cifar10": CIFAR10}[name]  # which hold the names and MD5 sums
+    published = {"cifar100": CIFAR100, "cifar10": CIFAR10}[name]  # this class holds names and MD5 sums
     packed = root / published.filename
     part = root / f".{folder.name}.part"  # the folder appears once it is complete
     try:
         part.mkdir(parents=True, exist_ok=True)
         if packed.exists():
-            # Below Python 3.14 any other archive could write wherever its names say.
+            # Below Python 3.14 another archive could write anywhere, wherever its names point.
             if not check_integrity(str(packed), published.tgz_md5):
-                advice = "unpack it yourself if you trust it, or remove it"
-                raise UserError(f"{packed} is not the official archive, its MD5 sum is another: {advice}")
+                raise UserError(
+                    f"{packed} is not the official archive, its MD5 sum is another: "
+                    f"unpack it yourself if you trust it, or remove it"
+                )
             extract_archive(str(packed), str(part))
         else:
             download(name, published, part)
@@ -152,16 +154,18 @@ def download(name: str, published: type, folder: Path) -> None:
                 print(f"note     {address}: {one_line(error)}", flush=True)
     finally:
         socket.setdefaulttimeout(before)
-    by_hand = f"put {published.filename} into {folder.parent} by hand"
-    raise UserError(f"no mirror delivered {name}: {by_hand}, or take the built-in --dataset shapes")
+    raise UserError(
+        f"no mirror delivered {name}: put {published.filename} into {folder.parent} by hand, "
+        f"or take the built-in --dataset shapes"
+    )
 
 
 def content_digest(images: np.ndarray, labels: np.ndarray) -> str:
-    """Return the sha256 over the sorted records of a split, which does not depend on their order.
+    """Return the sha256 over the sorted records of a split, so that the order of the images does not matter.
 
-    images: uint8 [N, 3, S, S]; labels: int [N]. A record is the label as one byte (as four, the highest
+    images: uint8 [N, 3, S, S]; labels: int [N]. A record is the label as one byte (four bytes, the highest
     first, where there are labels above 255) and then the bytes of the image, channels first. Above 32 pixels
-    the sha256 of each record takes its place, as sorting takes the memory of all that is sorted.
+    the sha256 of each record stands for the record, as large records would need too much memory to sort.
     """
     size, digest = 1 if labels.max() < 256 else 4, hashlib.sha256()
     if images.shape[-1] > 32:

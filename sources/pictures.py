@@ -45,21 +45,22 @@ def read_folder(
         raise UserError(f"{root} has no train/: docs/data.md says how to split folders of the classes")
     held_out = held_out_folder(root)
     folders = [root / "train", held_out] if with_train else [held_out]
-    found = [find_pictures(folder) for folder in folders]
-    names = found[0][0]
-    odd = sorted(set(names) ^ set(found[-1][0]))
+    listed = [find_pictures(folder) for folder in folders]  # (class names, paths) of each folder
+    names = listed[0][0]
+    odd = sorted(set(names) ^ set(listed[-1][0]))
     if odd:
-        both = f"{root}: train/ and {held_out.name}/ need the same classes"
-        raise UserError(f"{both}, but only one has {odd[0]!r}")
+        raise UserError(
+            f"{root}: train/ and {held_out.name}/ need the same classes, but only one has {odd[0]!r}"
+        )
     if len(names) < 2:
         raise UserError(f"{folders[0]} has pictures of {len(names)} classes, expected two or more")
     class_names = [one_line(name) for name in names]
     if len(set(class_names)) < len(names):
         raise UserError(f"{root}: two classes have one name but for their spaces: rename a folder")
-    count = sum(len(paths) for _, paths in found)
+    count = sum(len(paths) for _, paths in listed)
     print(f"reading {count:,} pictures of {len(names)} classes in {root}", flush=True)
     splits, unreadable, num_others = [], [], 0
-    for folder, (_, paths) in zip(folders, found, strict=True):
+    for folder, (_, paths) in zip(folders, listed, strict=True):
         splits.append(read_split(folder, paths, size, resize, workers, transform, unreadable))
         for _, _, files in os.walk(folder):
             num_others += sum(not is_picture(name) and not name.startswith(".") for name in files)
@@ -70,7 +71,7 @@ def read_folder(
 
 
 def held_out_folder(root: Path) -> Path:
-    """Return test/, val/ where there is no test/, or `root` itself where it holds folders of classes."""
+    """Return test/, else val/, or `root` itself if it holds neither these nor train/."""
     for name in ("test", "val"):
         if (root / name).exists():
             return root / name
@@ -78,13 +79,13 @@ def held_out_folder(root: Path) -> Path:
 
 
 def is_picture(path: str) -> bool:
-    """Return whether a file's name is that of a picture that Pillow opens."""
+    """Return whether Pillow opens files with such a name."""
     return Path(path).suffix.lower() in SUFFIXES and not Path(path).name.startswith(".")
 
 
 def find_pictures(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:
     """Return the names of the classes and (path, class) of each picture, as ImageFolder finds them."""
-    from torchvision.datasets.folder import find_classes, make_dataset  # which takes as long as torch
+    from torchvision.datasets.folder import find_classes, make_dataset  # here, as it takes as long as torch
 
     with reading(folder, "a folder that holds one of pictures for each class"):
         names = [name for name in find_classes(folder)[0] if not name.startswith(".")]
@@ -100,7 +101,7 @@ def read_split(
     transform: Transform | None,
     unreadable: list[str],
 ) -> tuple[Tensor, Tensor, list[str], int]:
-    """Return the arrays of pictures in a folder, see read_folder; add to `unreadable` what cannot be read."""
+    """Return the arrays of a folder's pictures, see read_folder; note in `unreadable` what cannot be read."""
     images = empty_images(len(paths), size)
 
     def read(place: int) -> tuple[int, str | None]:
@@ -126,9 +127,9 @@ def read_split(
 
 
 def empty_images(count: int, size: int) -> Tensor:
-    """Return room for uint8 [count, 3, size, size]; above IN_MEMORY bytes it is a temporary file.
+    """Return an empty tensor uint8 [count, 3, size, size]; above IN_MEMORY bytes it lies in a temporary file.
 
-    The file has no name and goes with the tensor. Raises UserError if the disk has no room for it.
+    The file has no name and is deleted with the tensor. Raises UserError if the disk has no room for it.
     """
     shape = count, 3, size, size
     length = math.prod(shape)
@@ -137,16 +138,18 @@ def empty_images(count: int, size: int) -> Tensor:
     folder = tempfile.gettempdir()
     free = shutil.disk_usage(folder).free
     if free < length:
-        needed = f"the pictures need {length / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free"
-        raise UserError(f"{needed}: set TMPDIR to a folder with more, or give a smaller --size")
+        raise UserError(
+            f"the pictures need {length / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free: "
+            f"set TMPDIR to a folder with more, or give a smaller --size"
+        )
     with tempfile.TemporaryFile() as file:
         return torch.from_numpy(np.memmap(file, np.uint8, "w+", shape=shape))
 
 
 def read_picture(path: Path | str) -> Tensor:
-    """Return a picture file, uint8 [3, H, W], as to_pixels does; of an animation the first frame.
+    """Return a picture file, uint8 [3, H, W], as to_pixels does; an animation gives its first frame.
 
-    Raises OSError, ValueError and others of Pillow if it cannot be read.
+    If it cannot be read, Pillow raises OSError, ValueError or others.
     """
     with Image.open(path) as file:
         ImageOps.exif_transpose(file, in_place=True)  # a copy takes a third of the time of decoding
@@ -164,14 +167,14 @@ def to_pixels(picture: Image.Image) -> Tensor:
         picture = picture.convert("RGB")
     if picture.mode == "RGB" and "transparency" not in picture.info:
         return copy_pixels(picture).permute(2, 0, 1)
-    # Of a photograph this would take ten times as long as decoding.
+    # For a photograph this would take ten times as long as decoding, hence the two ways above.
     pixels = torch.from_numpy(np.array(picture.convert("RGBA"))).permute(2, 0, 1)
     alpha = pixels[3:] / 255
     return (pixels[:3] * alpha + 255 * (1 - alpha)).round().to(torch.uint8)
 
 
 def copy_pixels(picture: Image.Image) -> Tensor:
-    """Return an RGB picture, uint8 [H, W, 3], as np.array does in four times the time: strips stay cached."""
+    """Return an RGB picture, uint8 [H, W, 3]; strips stay cached, so np.array takes four times as long."""
     width, height = picture.size
     pixels = np.empty((height, width, 3), dtype=np.uint8)
     for top in range(0, height, 64):
@@ -183,37 +186,39 @@ def copy_pixels(picture: Image.Image) -> Tensor:
 def in_bytes(values: np.ndarray, file: Image.Image) -> Image.Image:
     """Return grey values of more than 8 bits, float64 [H, W], in 8 bits by the range of their file.
 
-    Pillow itself would cut them off at 255. Whole numbers go from 0 to the largest of their bits, floats from
-    0 to 1. Raises ValueError where the range is not known, or where values lie out of it.
+    Pillow itself would cut them off at 255. Whole numbers range from 0 to the largest that their bits can
+    hold, floats from 0 to 1. Raises ValueError if the file tells no range, or values lie outside it.
     """
-    tags = getattr(file, "tag_v2", {})  # of a TIFF: 258 are the bits of a sample, 339 its kind
+    tags = getattr(file, "tag_v2", {})  # a TIFF has in 258 the bits of a sample, in 339 its kind
     white = None
     if file.mode == "F":
         white = 1.0
     elif file.format in ("PNG", "PPM", "JPEG2000"):
-        white = 2.0**16 - 1  # to which Pillow scales them
+        white = 2.0**16 - 1  # Pillow scales them to that
     elif tags.get(339, (1,))[0] == 1 and 258 in tags:
         bits = tags[258][0]
         white = 2.0**bits - 1
         values = values % 2**bits  # Pillow reads 32 bits with a sign
     if white is None or not (values.min() >= 0 and values.max() <= white):
-        found = f"{file.mode} from {values.min():g} to {values.max():g}"
-        raise ValueError(f"its values, {found}, have no known range: save it with 8 bits, or as 0 to 1")
+        raise ValueError(
+            f"its values, {file.mode} from {values.min():g} to {values.max():g}, have no known range: "
+            f"save it with 8 bits, or as 0 to 1"
+        )
     return Image.fromarray((255 * values / white).round().astype(np.uint8))
 
 
 def fit(picture: Tensor, size: int, resize: int | None = None) -> Tensor:
     """Return the middle of a picture, uint8 [3, H, W], at size x size pixels, bilinear and antialiased.
 
-    Its largest square is reduced or enlarged to that. With `resize` the shorter side is so many
-    pixels first, and the middle is cut out of that, as networks for ImageNet are evaluated.
+    By default its largest square is reduced or enlarged to that size. With `resize` the shorter side is first
+    brought to `resize` pixels, and the middle is cut out, as is usual for networks on ImageNet.
     """
     shorter, sides = min(picture.shape[1:]), [size, size]
     if resize is None:
         picture = center_crop(picture, shorter)
     else:
         sides = [int(resize * side / shorter) for side in picture.shape[1:]]  # as torchvision's v2.Resize
-    # Of bytes, this calculates with whole numbers, and so gives the same on every processor.
+    # On bytes this calculates with whole numbers, so the result is the same on every processor.
     picture = F.interpolate(picture[None], sides, mode="bilinear", antialias=True)[0]
     return center_crop(picture, size)
 

@@ -24,14 +24,14 @@ COLOURS = {  # red, green and blue in [0, 1]
 
 def inside_star(x: Tensor, y: Tensor) -> Tensor:
     """Return whether (x, y) is in a star of five points at radius 1 with notches at radius 0.42."""
-    # By symmetry one edge is enough, seen from the fifth of the plane around it.
+    # The five edges are alike: turn the point into the fifth of the plane around one edge, and test that.
     angle = (torch.atan2(y, x) % (2 * math.pi / 5) - math.pi / 5).abs()
     u, v = x.hypot(y) * angle.cos(), x.hypot(y) * angle.sin()
     tip_u, tip_v = math.cos(math.pi / 5), math.sin(math.pi / 5)
     return (tip_u - 0.42) * v - tip_v * (u - 0.42) > 0
 
 
-# Whether (x, y) is in the shape. Each shape about fills the unit circle; y points upwards.
+# Each function tells whether (x, y) lies in the shape. A shape about fills the unit circle; y points upwards.
 SHAPES = {
     "circle": lambda x, y: x.hypot(y) < 0.9,
     "ring": lambda x, y: (x.hypot(y) < 1) & (x.hypot(y) > 0.55),
@@ -51,8 +51,8 @@ CLASS_NAMES = [f"{colour} {shape}" for shape, colour in itertools.product(SHAPES
 def draw_images(per_class: int, seed: int) -> tuple[Tensor, Tensor]:
     """Draw `per_class` images of each of 100 classes, 10 shapes in 10 colours.
 
-    Returns, class by class, images uint8 [N, 3, 32, 32] and labels int64 [N] as in CLASS_NAMES. `seed` alone
-    decides.
+    Returns images uint8 [N, 3, 32, 32] and labels int64 [N], class by class in the order of CLASS_NAMES. Only
+    the seed decides.
     """
     generator = torch.Generator().manual_seed(seed)
     images = torch.cat([draw_shape(inside, per_class, generator) for inside in SHAPES.values()])
@@ -70,7 +70,7 @@ def draw_shape(inside: Callable, per_class: int, generator: Generator) -> Tensor
         return low + (high - low) * torch.rand(*shape, generator=generator)
 
     n = 10 * per_class
-    # Pixel centres of a grid three times as fine as the image; the mean over 3x3 of them antialiases edges.
+    # The pixel centres of a grid three times as fine as the image; means over 3x3 pixels smooth the edges.
     grid_x = (torch.arange(96) + 0.5) / 3
     grid_y = grid_x[:, None]
     # Background: 3x3 random colours of low saturation, blended smoothly.

@@ -1,4 +1,4 @@
-"""Checkpoints: what torch.save writes, whole or not at all, and read without running what is in it."""
+"""Checkpoints: torch.save writes them whole or not at all, and reading one runs no code that is in it."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ from support.files import whole_file
 
 
 def save_checkpoint(path: Path | str, checkpoint: dict) -> None:
-    """Write a checkpoint, whole or not at all, and remove what a killed training left of the same one."""
+    """Write a checkpoint, whole or not at all, and remove temporary files that a killed training left."""
     content = io.BytesIO()
     torch.save(checkpoint, content)
     with whole_file(path) as temporary:
@@ -24,7 +24,7 @@ def save_checkpoint(path: Path | str, checkpoint: dict) -> None:
 
 
 def read_checkpoint(path: Path | str) -> dict:
-    """Return what a checkpoint of train.py holds, and the `sha256` of its file besides; see read_tensors."""
+    """Return the content of a checkpoint of train.py, with the `sha256` of its file; see read_tensors."""
     content, sha256 = read_tensors(path)
     with reading(path, "a checkpoint of train.py"):
         return {**content, "sha256": sha256}
@@ -33,7 +33,7 @@ def read_checkpoint(path: Path | str) -> dict:
 def read_tensors(path: Path | str) -> tuple[object, str]:
     """Return what torch.save wrote to a file, with all tensors on the CPU, and the sha256 of the file.
 
-    No code in the file is run. Raises UserError if the file is damaged or holds more than plain values.
+    It runs no code in the file. Raises UserError if the file is damaged or holds more than plain values.
     """
     with reading(path, "a checkpoint"):
         data = Path(path).read_bytes()  # once: a training may put another file in its place at any moment
@@ -55,8 +55,10 @@ def read_tensors(path: Path | str) -> tuple[object, str]:
         except pickle.UnpicklingError as error:
             named = re.search(r"GLOBAL (\S+)", str(error))
             what = f", {named[1]}" if named else ""
-            instead = "write its weights by torch.save(model.state_dict(), 'weights.pt')"
-            raise ValueError(f"it holds more than tensors and plain values{what}: {instead}") from error
+            raise ValueError(
+                f"it holds more than tensors and plain values{what}: "
+                f"write its weights by torch.save(model.state_dict(), 'weights.pt')"
+            ) from error
         return content, sha256
 
 

@@ -11,7 +11,7 @@ from support.errors import UserError, is_out_of_memory, one_line
 
 
 class CommandLine(argparse.ArgumentParser):
-    """An argument parser whose errors are UserErrors: one line, without the usage above it."""
+    """An argument parser that raises UserError: its errors are one line, without the usage above it."""
 
     def __init__(self, description: str):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -26,7 +26,7 @@ def option(name: str) -> str:
 
 
 def command_of(start: str, options: dict) -> str:
-    """Return a command with its options, {name: value}, one in each line; None, False and [] are left out."""
+    """Return a command with its options, {name: value}, one on each line; None, False and [] are left out."""
     words = [start]
     for name, value in options.items():
         if value is not None and value is not False and value != []:
@@ -47,8 +47,8 @@ def duration(seconds: float) -> str:
 class Progress:
     """One line on a terminal, as "epoch 1/40  100/196  loss 2.31  12 s left".
 
-    Elsewhere, as in a log, a line where it begins, "test images: 10,000 ...", and one where it ends, "test
-    images: 10,000 in 58 s", unless in_log is False.
+    In a log it writes one line at the beginning, "test images: 10,000 ...", and one at the end, "test images:
+    10,000 in 58 s", unless in_log is False.
 
     with Progress("test images", total) as progress: progress.update(done, loss="2.31")
     """
@@ -63,13 +63,13 @@ class Progress:
         return self
 
     def log(self, text: str) -> None:
-        """Write a line to a log: the label, the total if it says more than one, and the text."""
+        """Write a line to a log: the label, the total if it is above 1, and the text."""
         if self.in_log:
             count = f": {self.total:,}" if self.total > 1 else ""
             print(f"{self.label}{count} {text}", file=sys.stderr)
 
     def update(self, done: int, **values: str) -> None:
-        """Write how much of the total is done, the given values and the time left, ten times a second."""
+        """Write how much is done, the values and the time left, at most ten times a second."""
         now = time.monotonic()
         if now - self.written < 0.1:
             return
@@ -80,7 +80,7 @@ class Progress:
         self.show("  ".join(parts))
 
     def show(self, text: str) -> None:
-        """Put as much of the text as fits in place of the line."""
+        """Replace the line on the terminal by the text, cut to its width."""
         if sys.stderr.isatty():
             columns = os.get_terminal_size(sys.stderr.fileno()).columns
             print(f"\r{text[: columns - 1]}", end="\033[K", file=sys.stderr, flush=True)
@@ -92,9 +92,9 @@ class Progress:
 
 
 def run_main(main: Callable[[], int | None]) -> None:
-    """Run a command and exit: an error that the user can fix is one line and exit code 2, Ctrl-C is 130."""
+    """Run a command and exit: with one line and code 2 for an error the user can fix, with 130 for Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
-        # Each line at once, also into a file; a letter that the console cannot show becomes a question mark.
+        # Write each line at once, also to a file, and a question mark for letters that a console cannot show.
         stream.reconfigure(line_buffering=True, errors="replace")
     try:
         sys.exit(main())

@@ -26,7 +26,7 @@ def rank() -> int:
 def pick_device(name: str) -> torch.device:
     """Return the device called `name`; "auto" is the first available of cuda, mps and cpu.
 
-    With several processes it is this one's own: the GPU of number LOCAL_RANK, or the only one that it sees.
+    With several processes each has its own: the GPU of number LOCAL_RANK, or the only GPU that it sees.
     """
     several, gpus = world_size() > 1, torch.cuda.device_count()
     mps = torch.backends.mps.is_available() and not several
@@ -52,12 +52,12 @@ def pick_device(name: str) -> torch.device:
 def full_float32(device: torch.device | str) -> Iterator[None]:
     """Run a block in float32 and with deterministic algorithms, then restore what the caller had set.
 
-    Without it, a surrounding autocast counts, and cuDNN convolves in TF32 on newer GPUs. Matrix products are
-    in full float32 unless the caller has asked torch for less.
+    Without it a surrounding autocast would count, and cuDNN would convolve in TF32 on newer GPUs. Matrix
+    products are in full float32 unless the caller has asked torch for less.
     """
     cudnn = torch.backends.cudnn
     wanted = [(cudnn, "deterministic", True), (cudnn, "benchmark", False)]
-    if hasattr(cudnn, "conv"):  # from torch 2.9 on, where reading allow_tf32 may raise an error
+    if hasattr(cudnn, "conv"):  # torch 2.9 and later, where reading allow_tf32 may raise an error
         wanted.append((cudnn.conv, "fp32_precision", "ieee"))
     else:
         wanted.append((cudnn, "allow_tf32", False))
@@ -91,7 +91,7 @@ def environment(device: torch.device) -> dict:
         commit = b"unknown"
     return {
         "python": platform.python_version(),
-        "torch": str(torch.__version__),  # its own type is not a plain string
+        "torch": str(torch.__version__),  # a plain string, not torch's own type
         "system": platform.platform(),
         "hardware": hardware,
         "threads": torch.get_num_threads(),

@@ -2,10 +2,11 @@
 
     torchrun --nproc-per-node 2 train.py
 
-Each of them runs the whole program with its share of every batch. DistributedDataParallel averages their
-gradients, so all take the same step, that of one process with the whole batch, and their weights stay equal.
-Batch norm takes the mean and variance of a process's own share; its running statistics are averaged over the
-processes after each epoch. Rank 0 alone downloads, prints and writes. For one process all this does nothing.
+Each process runs the whole program with its share of every batch. DistributedDataParallel averages the
+gradients, so all processes take the step that one process would take with the whole batch, and the weights
+stay equal. Batch norm takes the mean and variance of a process's own share; its running statistics are
+averaged over the processes after each epoch. Rank 0 alone downloads, prints and writes. With one process all
+this does nothing.
 """
 
 import contextlib
@@ -22,11 +23,11 @@ from support.device import rank, world_size
 
 @contextlib.contextmanager
 def init_distributed() -> Iterator[None]:
-    """Connect the processes for the length of a with block; what all but rank 0 print goes nowhere."""
+    """Connect the processes for the length of a with block; only rank 0 prints."""
     if world_size() == 1:
         yield
         return
-    # On GPUs tensors on the CPU still travel by gloo. The others wait for a download, however slow.
+    # On GPUs tensors on the CPU still travel by gloo. The timeout is long, as rank 0 may have to download.
     nccl = torch.cuda.is_available() and dist.is_nccl_available()  # Windows has none
     dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=timedelta(days=1))
     with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
@@ -35,7 +36,7 @@ def init_distributed() -> Iterator[None]:
             stack.enter_context(contextlib.redirect_stderr(nowhere))
         yield
         barrier()
-    dist.destroy_process_group()  # after an error this could wait for a process that is gone
+    dist.destroy_process_group()  # not after an error, as it could wait for a process that is gone
 
 
 def barrier() -> None:
@@ -67,7 +68,7 @@ def all_reduce(values: Tensor) -> Tensor:
 
 
 def data_parallel(model: nn.Module) -> nn.Module:
-    """Return the model so that its gradients are averaged over the processes."""
+    """Return the model, wrapped so that gradients are averaged over the processes."""
     if world_size() == 1:
         return model
     return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)

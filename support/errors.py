@@ -12,7 +12,7 @@ class UserError(Exception):
 def one_line(error: object) -> str:
     """Return what an exception or a text says in one line of at most 300 printable characters.
 
-    Files, servers and users can put anything into it. Of a longer one the beginning and the end are kept.
+    Files, servers and users can put anything into it. A longer text keeps its beginning and its end.
     """
     text = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
     if isinstance(error, LookupError | TypeError | AttributeError | ArithmeticError):
@@ -25,7 +25,7 @@ def one_line(error: object) -> str:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether there was no memory left; torch says that by a RuntimeError of many lines."""
+    """Return whether memory ran out; torch then raises a RuntimeError of many lines."""
     return (
         isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error) or "out of memory" in str(error)
     )
@@ -35,8 +35,8 @@ def is_out_of_memory(error: Exception) -> bool:
 def reading(path: Path | str, what: str) -> Iterator[None]:
     """Raise UserError, "{path} cannot be used as {what}: {reason}", for whatever the block raises.
 
-    Only for a block that reads this one file and turns it into plain values: it may be damaged, or of another
-    program, and so fail anywhere on its way. An error after that is a bug, and shows its traceback.
+    The block should only read this one file and turn it into plain values. The file may be damaged, or of
+    another program, and so fail anywhere on the way. An error after the block is a bug, with a traceback.
     """
     try:
         yield

@@ -27,8 +27,9 @@ def whole_file(path: Path | str) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        reason = f"{path} cannot be written ({one_line(error)}); a previous file is unchanged"
-        raise UserError(reason) from error
+        raise UserError(
+            f"{path} cannot be written ({one_line(error)}); a previous file is unchanged"
+        ) from error
     finally:
         with contextlib.suppress(OSError):  # it is not there
             temporary.unlink()
@@ -37,7 +38,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
 def write_text(path: Path | str, text: str) -> None:
     """Write `text` to the file `path` as UTF-8; see whole_file."""
     with whole_file(path) as temporary:
-        # File names may hold bytes that are no text, such as "\udcff" in Python; JSON reads this form of it.
+        # File names may hold bytes that are no text, "\udcff" in Python; JSON can read the escaped form.
         temporary.write_bytes(text.encode("utf-8", errors="backslashreplace"))
 
 

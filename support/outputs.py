@@ -1,7 +1,8 @@
 """What report.py leaves in the folder of a run, and how its readers know that the files belong together.
 
-predictions.npz is written first, then metrics.json with the digest of that file. Both say of what they are,
-see identity. `test` is the test split, a data.Dataset; digests are sha256.
+predictions.npz is written first, then metrics.json with its digest. Both files hold `identity`: the weights,
+images, labels and class names that they were made from. `test` is the test split, a data.Dataset; digests
+are sha256.
 """
 
 import csv
@@ -16,7 +17,7 @@ from torch import Tensor
 from support.errors import UserError, reading
 from support.files import whole_file
 
-HEADLINE = {  # the main numbers, and how they are called
+HEADLINE = {  # the keys of the main numbers, and their names for people
     "accuracy": "accuracy",
     "macro_precision": "macro precision",
     "macro_recall": "macro recall",
@@ -26,7 +27,7 @@ HEADLINE = {  # the main numbers, and how they are called
 
 
 def headline(numbers: dict) -> dict[str, dict]:
-    """Return the main numbers of metrics.json by name; top-5 accuracy only of more than five classes."""
+    """Return the main numbers of metrics.json by name; with five classes or fewer without top-5 accuracy."""
     shown = [key for key in HEADLINE if key != "top5_accuracy" or len(numbers["classes"]) > 5]
     return {HEADLINE[key]: numbers[key] for key in shown}
 
@@ -35,12 +36,14 @@ def headline(numbers: dict) -> dict[str, dict]:
 
 
 def best_checkpoint(run: Path | None) -> Path:
-    """Return best.pt of a run, by default of the one under runs/ whose best.pt is the newest."""
+    """Return best.pt of a run, by default the newest best.pt of the runs under runs/."""
     folders = Path("runs").glob("*") if run is None else [run]
     paths = [path for folder in folders if (path := folder / "checkpoints" / "best.pt").is_file()]
     if not paths and run is None:
-        shipped = "--checkpoint weights/resnet18_cifar100.pt takes the network that is shipped"
-        raise UserError(f"there is no finished epoch of a run under runs/: run train.py first; {shipped}")
+        raise UserError(
+            "there is no finished epoch of a run under runs/: run train.py first; "
+            "--checkpoint weights/resnet18_cifar100.pt takes the network that is shipped"
+        )
     if not paths:
         raise UserError(f"there is no finished epoch in {run}: expected the folder of a run of train.py")
     newest = max(paths, key=lambda path: path.stat().st_mtime)
@@ -51,7 +54,7 @@ def best_checkpoint(run: Path | None) -> Path:
 
 
 def run_of(checkpoint: Path) -> Path | None:
-    """Return the run folder whose best.pt a checkpoint is, or None if it lies elsewhere or is another one.
+    """Return the run folder of a checkpoint if it is the best.pt of a run, else None.
 
     The results in a run folder are those of best.pt.
     """
@@ -72,7 +75,7 @@ IDENTITY = ("checkpoint_sha256", "images_sha256", "labels_sha256", "class_names"
 
 
 def identity(weights_sha256: str, test) -> dict:
-    """Return what results are of: weights, images, labels, and the names of the classes."""
+    """Return the identity of results: the weights, images, labels and class names they were made from."""
     return {
         "checkpoint_sha256": weights_sha256,
         "images_sha256": test.digest if test.images is None else sha256_of(test.images),
@@ -82,7 +85,7 @@ def identity(weights_sha256: str, test) -> dict:
 
 
 def is_of(numbers: dict, test) -> bool:
-    """Return whether metrics.json is of this test set: images, labels, and the names of the classes."""
+    """Return whether metrics.json was made from the images, labels and class names of this test set."""
     wanted = identity("", test)
     return all(numbers[key] == wanted[key] for key in IDENTITY[1:])
 
@@ -90,13 +93,13 @@ def is_of(numbers: dict, test) -> bool:
 def data_of(
     test, dataset: str | None, data_dir: str | None, size: int | None, resize: int | None = None
 ) -> dict:
-    """Return what metrics.json says of the test images: what they are, and how they are found again."""
+    """Return what metrics.json says about the test images: what they are, and where to find them again."""
     where = {"dataset": dataset, "data_dir": data_dir, "size": size, "resize": resize}
     return where | {"name": test.name, "provenance": test.provenance, "digest": test.digest}
 
 
 def sha256_of(array: Tensor) -> str:
-    """Return the digest of the numbers of an array in their order, such as uint8 images [N, 3, S, S]."""
+    """Return the digest of an array, such as uint8 images [N, 3, S, S]; it depends on their order."""
     return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
 
 
@@ -116,7 +119,7 @@ def check_owner(folder: Path, weights_sha256: str) -> None:
 
 
 def write_arrays(path: Path, content: dict) -> str:
-    """Write tensors, texts, and lists of these to an .npz file, but no None; return its digest."""
+    """Write tensors, texts, and lists of these to an .npz file, and skip None; return its digest."""
     arrays = {key: np.asarray(value) for key, value in content.items() if value is not None}
     with whole_file(path) as temporary:
         with open(temporary, "wb") as file:
@@ -125,7 +128,7 @@ def write_arrays(path: Path, content: dict) -> str:
 
 
 def read_arrays(path: Path, what: str) -> dict:
-    """Return what write_arrays wrote: tensors of numbers, and texts and lists of them as they were."""
+    """Return what write_arrays wrote: numbers as tensors, texts and lists of texts as they were."""
     content = {}
     with reading(path, what), np.load(path) as file:
         for key in file.files:
@@ -144,9 +147,9 @@ def read_json(path: Path, what: str) -> dict:
 
 
 def read_history(run: Path | None, saved: list[dict]) -> list[dict]:
-    """Return the rows of logs/history.csv of a run if it continues the `saved` ones, else these.
+    """Return the rows of a run's logs/history.csv if they continue the `saved` rows, else the saved rows.
 
-    The checkpoint of the best epoch does not know of the epochs after it.
+    The checkpoint of the best epoch holds no row of the epochs after it.
     """
     if run is None:
         return saved
@@ -162,8 +165,8 @@ def read_history(run: Path | None, saved: list[dict]) -> list[dict]:
 def read_report(folder: Path) -> tuple[dict, dict]:
     """Return metrics.json and predictions.npz of a folder, both of one report; floats are float32.
 
-    Raises UserError if a file is missing or damaged, if they are of two reports, as after a process that was
-    killed between them, or if the run was trained further since.
+    Raises UserError if a file is missing or damaged, if the files are of two reports, as after a process that
+    was killed between them, or if the run was trained further since.
     """
     path, best = folder / "metrics.json", folder / "checkpoints" / "best.pt"
     if not path.is_file():

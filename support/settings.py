@@ -11,8 +11,8 @@ from support.errors import UserError
 def setting(default: Any, about: str, low: Any = None, high: Any = None, **options: Any) -> Any:
     """Return a field of a dataclass, `lr: float = setting(0.15, "peak rate", low=0, high=1)`.
 
-    Option, help and check follow from it. Its type is int, float, str or bool, or one of these `| None`; a
-    range includes both its ends; options are those of argparse, such as choices.
+    The option, its help and its check follow from the field. Its type is int, float, str or bool, or one of
+    these `| None`. The range includes low and high. `options` go to argparse, such as choices.
     """
     metadata = {"about": about, "low": low, "high": high, "options": options}
     return dataclasses.field(default=default, metadata=metadata)
@@ -21,25 +21,25 @@ def setting(default: Any, about: str, low: Any = None, high: Any = None, **optio
 def add_settings(parser: argparse.ArgumentParser, settings: type, presets: dict | None = None) -> None:
     """Add an option for each field of the dataclass `settings`, and for a bool also its opposite, --no-...
 
-    An option that was not given is absent from what parse_args returns. The help names the default of the
-    dataclass, and those of `presets`, {data set: {field: value}}.
+    parse_args returns only the options that were typed. The help names the default of the dataclass, and the
+    defaults in `presets`, {data set: {field: value}}.
     """
     for field in dataclasses.fields(settings):
-        known = field.metadata
+        metadata = field.metadata
         notes = []
-        if known["low"] is not None:
-            notes.append(f"{known['low']:.10g} to {known['high']:.10g}")
+        if metadata["low"] is not None:
+            notes.append(f"{metadata['low']:.10g} to {metadata['high']:.10g}")
         if field.default is not None:
             notes.append(f"default: {field.default}")
         for dataset, preset in (presets or {}).items():
             if preset.get(field.name) is not None:
                 notes.append(f"{dataset}: {preset[field.name]}")
-        text = f"{known['about']} ({', '.join(notes)})" if notes else known["about"]
+        text = f"{metadata['about']} ({', '.join(notes)})" if notes else metadata["about"]
         kind = (get_args(field.type) or (field.type,))[0]  # int, also for int | None
         if kind is bool:
             how = {"action": argparse.BooleanOptionalAction}
         else:
-            how = {"type": kind} | known["options"]
+            how = {"type": kind} | metadata["options"]
         parser.add_argument(option(field.name), help=text, **how).default = argparse.SUPPRESS
 
 
@@ -50,7 +50,7 @@ def expect(holds: bool, name: str, value: object, expected: str) -> None:
 
 
 def check_ranges(settings: Any) -> None:
-    """Raise UserError if a value of the dataclass object is out of the range of its field; None is in it."""
+    """Raise UserError if a value of the dataclass object lies outside its field's range; None is allowed."""
     for field in dataclasses.fields(settings):
         value, low, high = getattr(settings, field.name), field.metadata["low"], field.metadata["high"]
         if low is not None and value is not None:
