@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from lab_pages import stress_content
 from networks import seeded, tiny_resnet
 from pages import text
 from processes import CPU, assert_one_line, contents, outcome
@@ -18,6 +19,7 @@ import data
 import report
 from gradcam import GradCAM
 from lab import classifier, examine, more_metrics
+from lab.results import write_stress
 from page import plots, sections
 from page.sections import write_plots
 from support import outputs
@@ -260,8 +262,13 @@ def test_overwrite_removes_all_of_another_network(quick, finished, small, tmp_pa
 def test_pages_are_made_again_from_the_files(quick, finished, small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run, again = shutil.copytree(finished, tmp_path / "runs" / "mine"), ["--run", "runs/mine", "--page"]
+    stress = stress_content(small[1].labels) | {"checkpoint_sha256": "of others"}
+    shares = {name: row["accuracy"]["value"] for name, row in stress["tests"].items()}
+    answers = {name: torch.arange(20) < round(20 * share) for name, share in shares.items()}
+    write_stress(run, stress | {"answers": answers})
     assert examine.main(["--layer", "none"]) == 0
     made = contents(run)
+    assert b'"corruptions":{"true"' not in made[run / "explore.html"]
     shutil.rmtree(run / "failures")
     for name in ("report.html", "explore.html"):
         (run / name).unlink()

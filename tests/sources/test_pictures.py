@@ -224,7 +224,7 @@ def test_pairs_are_read_as_a_folder_of_them(tmp_path):
 WRONG = {  # what is changed, and what the line names
     "no train": ({f"train_{name}": None for name in CLASSES}, "no train/"),
     "no test": ({f"test_{name}": None for name in CLASSES}, "test"),
-    "a class in train only": ({"train_dog": ["1.png"]}, "the same classes, but only one has 'dog'"),
+    "another class": ({"train_dog": ["1.png"], "train_cat": None}, "same classes, but only one has 'cat'"),
     "an empty class": ({"train_dog": [], "test_dog": ["1.png"]}, "for the classes dog"),
     "one class": (
         {f"{split}_{name}": None for split in ("train", "test") for name in CLASSES[:2]},
