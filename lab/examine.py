@@ -302,7 +302,7 @@ def examine_predictions(
 ) -> dict:
     """Examine answers of any framework: logits float [N, C], or probabilities, which are recognised.
 
-    y_true int [N]. All are NumPy arrays or tensors on the CPU. Where known: C class_names, N filenames, images
+    y_true int [N]. All are NumPy arrays or tensors on the CPU. If known: C class_names, N filenames, images
     uint8 [N, 3, S, S] or [N, S, S, 3], and validation, (logits [V, C], labels [V]), to fit the temperature.
     Writes into the folder `out`; returns the content of metrics.json and reasons.json. Raises ValueError for
     what does not fit.
