@@ -103,7 +103,7 @@ def test_a_command_with_what_was_given_and_the_help_with_the_defaults(capsys):
 
 
 def test_duration_in_words():
-    durations = {9.6: "10 s", 59.6: "1 min 0 s", 75.2: "1 min 15 s", 3599.4: "59 min 59 s", 7370: "2 h 3 min"}
+    durations = {9.6: "10 s", 59.6: "1 min 0 s", 75.2: "1 min 15 s", 3599.4: "59 min 59 s", 3600: "1 h 0 min"}
     assert {seconds: console.duration(seconds) for seconds in durations} == durations
 
 
