@@ -50,7 +50,7 @@ MAX_BROWSED_PIXELS = 5_000_000  # pixels of all these pictures together
 def numbers_of_run(
     examined: Classifier, out: Path, data_dir: str | None
 ) -> tuple[dict, dict, Dataset | None, Dataset]:
-    """Return what report.measure returns for a checkpoint of train.py, from the report in `out` if any."""
+    """Return what report.measure does of a checkpoint of train.py, from the report in `out` if any."""
     try:
         numbers, arrays = outputs.read_report(out)
     except UserError:  # there is none, or it is damaged
@@ -299,10 +299,10 @@ def examine_predictions(
 ) -> dict:
     """Examine answers of any framework: logits float [N, C], or probabilities, which are recognised.
 
-    y_true int [N]. All are NumPy arrays or tensors on the CPU. If available: C class_names, N filenames,
-    images uint8 [N, 3, S, S] or [N, S, S, 3], and validation, (logits [V, C], labels [V]), for the
-    temperature. Writes into the folder `out`; returns the content of metrics.json and reasons.json. Raises
-    ValueError for what does not fit.
+    y_true int [N]. All are NumPy arrays or tensors on the CPU. If known: C class_names, N filenames, images
+    uint8 [N, 3, S, S] or [N, S, S, 3], and validation, (logits [V, C], labels [V]), to fit the temperature.
+    Writes into the folder `out`; returns the content of metrics.json and reasons.json. Raises ValueError for
+    what does not fit.
     """
     out = Path(out)
     optional = {"class_names": class_names, "filenames": filenames, "images": images}
@@ -318,7 +318,7 @@ def examine_predictions(
 
 
 def checked_training_set(examined: Classifier, train: Dataset | None, test: Dataset) -> Dataset | None:
-    """Return the training set with its classes in the order of `test`, or None if it was another one.
+    """Return the training set with its classes in the order of `test`, or None if the network saw another.
 
     If the network was trained on another one it adds a note. Raises UserError if the two sets have different
     classes.

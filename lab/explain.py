@@ -54,7 +54,7 @@ def choose_maps(
 
 
 def write_figure(square: Tensor, small: Tensor, titles: list[str], maps: Tensor, label: str, output: Path):
-    """Write the picture, the network's input, and the maps, float [M, h, w], to a PNG file."""
+    """Write the picture, what the network gets of it, and its maps, float [M, h, w], to a PNG file."""
     panels = [("picture\ncentre square", square), (f"network input\n{small.shape[1]} pixels", small)]
     for title, heatmap in zip(titles, to_heatmap(maps, square.shape[1]), strict=True):
         evidence = "evidence" if heatmap.any() else "no evidence"

@@ -348,7 +348,7 @@ def find_puzzles(
 
 
 def mixed(puzzles: list[tuple]) -> list[tuple]:
-    """Return puzzles (index, whether a cover turns it, ...), three that can be solved before one that cannot.
+    """Return puzzles (index, whether a cover turns it, ...), three solvable ones before each unsolvable one.
 
     Otherwise the order stays. A beginner should not meet one after another that cannot be solved.
     """

@@ -17,12 +17,8 @@ from support.files import whole_file, write_json
 
 NETWORK = ("checkpoint_sha256", "fixed_logits")  # the keys of network_of
 IDENTITY = (*NETWORK, "size", "resize", "images_sha256", "labels_sha256", "class_names", "class_order")
-ARRAYS = {
-    "metrics": "predictions",
-    "reasons": "evidence",
-    "stress": "stress",
-}  # the .npz beside each .json
-# {pixels of examples in stress.npz: the key of stress.json that says what they are}
+ARRAYS = {"metrics": "predictions", "reasons": "evidence", "stress": "stress"}  # the .npz to each .json
+# The pixels of the examples in stress.npz, and the key of stress.json that says what they are.
 PIXELS = {"example_pixels": "examples", "attack_changes": "attack_examples"}
 
 
