@@ -29,7 +29,7 @@ from support.outputs import best_checkpoint
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "resnet18_cifar100.pt"
 OF_MODEL = ("weights", "weights_key", "mean", "std", "classes", "resize")  # options that belong to --model
-MUCH_LARGER = 1.5  # pictures that many times as wide as the images may lose too much
+MUCH_LARGER = 1.5  # times the side of the images are pictures of which too much may be lost
 WRAPPER = "for another size give --size; if it returns more than logits wrap it: see docs/your_own_code.md"
 
 
@@ -266,7 +266,7 @@ def from_module(
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """Return a deep copy of a module. Tensors it keeps of a pass lose their graph, as torch copies no graph."""
+    """Return a deep copy of a module. Tensors that it keeps of a pass lose their graph: torch copies none."""
     without_graph = {}  # {id of a tensor: what the copy has in its place}
     for part in module.modules():
         for value in vars(part).values():
@@ -323,7 +323,7 @@ def look_inside(classifier: Classifier, layer: str | None) -> None:
 
 
 def check_logits(classifier: Classifier, logits: Tensor) -> None:
-    """Raise UserError unless these are logits [2, C] of two images, with C the number of class names, if any."""
+    """Raise UserError unless these are logits [2, C] of two images, one for each of the class names, if any."""
     if not logits.is_floating_point() or logits.ndim != 2 or len(logits) != 2:
         raise UserError(
             f"{classifier.name} makes of 2 images {logits.dtype} {list(logits.shape)}, "
