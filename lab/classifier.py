@@ -218,8 +218,10 @@ def load_model(
     normalize, said = None, "in [0, 1]"
     if mean is not None:
         if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
-            found = f"--mean {list(mean)} --std {list(std)} are not those of images in [0, 1]"
-            raise UserError(f"{found}: expected numbers from 0 to 1, and for --std above 0")
+            raise UserError(
+                f"--mean {list(mean)} --std {list(std)} are not those of images in [0, 1]: "
+                f"expected numbers from 0 to 1, and for --std above 0"
+            )
         normalize = Normalize(mean, std)
         said = f"normalised by mean {list(mean)} and standard deviation {list(std)}"
     model = FromPixels(module, size or SIZE, normalize)
@@ -233,21 +235,22 @@ def from_module(
     layer: str | None = None,
     device: torch.device | str = "cpu",
     name: str | None = None,
-    said: str = "in [0, 1]",
+    takes: str = "in [0, 1]",
     weights: Path | str | None = None,
     digest: str | None = None,
     size: int = SIZE,
 ) -> Classifier:
     """Return a Classifier of any module that takes float images [N, 3, size, size] in [0, 1].
 
-    layer as in find_layer; of a FromPixels its own size counts. The module itself is moved to the device, to
-    float32 and to eval mode. People are told its name, `said` of its input, and the file of its weights.
+    layer as in find_layer; a FromPixels keeps its own size. The module itself is moved to the device, to
+    float32 and to eval mode. name, takes (how its input is normalised) and weights (their file) are for people.
     """
     device, model = torch.device(device), model if isinstance(model, FromPixels) else FromPixels(model, size)
     side, of_larger = model.image_size, f", the middle of {model.uncropped}" if model.uncropped else ""
     if not data.SMALLEST <= side <= data.LARGEST or (model.uncropped or side) < side:
-        expected = f"expected {data.SMALLEST} to {data.LARGEST}, --resize above"
-        raise UserError(f"--size {side}{of_larger}: {expected}")
+        raise UserError(
+            f"--size {side}{of_larger}: expected {data.SMALLEST} to {data.LARGEST}, --resize above"
+        )
     name = name or type(model.network).__name__
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise UserError(f"{name} has weights on the meta device, which are none: load them first")
@@ -257,10 +260,10 @@ def from_module(
         name=name,
         path=None if weights is None else Path(weights),
         class_names=class_names,
-        input=f"{said}, of {side}x{side} pixels{of_larger}",
+        input=f"{takes}, of {side}x{side} pixels{of_larger}",
     )
     look_inside(classifier, layer)
-    # After a pass, as lazy layers have no weights before it.
+    # After look_inside, as lazy layers have no weights before their first pass.
     classifier.digest = digest or networks.digest_of(model)
     return classifier
 
@@ -323,7 +326,7 @@ def look_inside(classifier: Classifier, layer: str | None) -> None:
 
 
 def check_logits(classifier: Classifier, logits: Tensor) -> None:
-    """Raise UserError unless these are logits [2, C] of two images, one for each of the class names, if any."""
+    """Raise UserError unless these are logits [2, C] of two images, C the number of class names, if any."""
     if not logits.is_floating_point() or logits.ndim != 2 or len(logits) != 2:
         raise UserError(
             f"{classifier.name} makes of 2 images {logits.dtype} {list(logits.shape)}, "
