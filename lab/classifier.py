@@ -243,7 +243,7 @@ def from_module(
     """Return a Classifier of any module that takes float images [N, 3, size, size] in [0, 1].
 
     layer as in find_layer; a FromPixels keeps its own size. The module itself is moved to the device, to
-    float32 and to eval mode. name, takes (how its input is normalised) and weights (their file) are for people.
+    float32 and to eval mode. name, takes (how images are normalised) and weights (a file) are for people.
     """
     device, model = torch.device(device), model if isinstance(model, FromPixels) else FromPixels(model, size)
     side, of_larger = model.image_size, f", the middle of {model.uncropped}" if model.uncropped else ""
