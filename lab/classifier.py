@@ -1,7 +1,8 @@
 """What is examined: a checkpoint of train.py or anybody's network, as one object.
 
 Everything that comes from outside is read and checked here: load_checkpoint, load_model and from_module
-return a Classifier, and nothing behind it asks where that came from. What is not known of it is None.
+return a Classifier, and the rest of the laboratory need not ask where it came from. What is not available is
+None.
 """
 
 import copy
@@ -111,7 +112,7 @@ class Classifier:
         return self.pairs(images, [(classes, against)])[0].relu()
 
     def pairs(self, images: Tensor, questions: list[tuple[Classes, Classes]]) -> list[Tensor]:
-        """Return for each (classes, against) what GradCAM.pairs does, float32 [N, h, w] on the CPU.
+        """Return for each (classes, against) the map of GradCAM.pairs, float32 [N, h, w] on the CPU.
 
         images as in explain. One forward pass of an image serves all of its maps. Raises ValueError if no
         layer can be explained, see layer_note.
@@ -137,10 +138,10 @@ class Classifier:
 def predict(
     model: nn.Module, images: Tensor, device: torch.device | str, progress: Progress | None = None
 ) -> Tensor:
-    """Return what report.predict does, but of images in a random order, always the same, and put back.
+    """Return what report.predict returns, but compute the images in a random order, always the same one.
 
-    Test sets come in the order of their classes, which would flatter or spoil a network whose answers depend
-    on the other images of a batch. It computes in the precision of the caller, see full_float32.
+    Test sets come in the order of their classes. That would flatter or spoil a network that lets the other
+    images of a batch influence an answer. The precision is the caller's, see full_float32.
     """
     order = torch.randperm(len(images), generator=Generator().manual_seed(0))
     logits = []
