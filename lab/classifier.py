@@ -1,7 +1,8 @@
 """What is examined: a checkpoint of train.py or anybody's network, as one object.
 
 Everything that comes from outside is read and checked here: load_checkpoint, load_model and from_module
-return a Classifier, and nothing behind it asks where that came from. What is not known of it is None.
+return a Classifier, and the rest of the laboratory need not ask where it came from. What is not available is
+None.
 """
 
 import copy
@@ -73,8 +74,8 @@ class Classifier:
     dataset: str | None = None  # what it was trained on
     transform: str | None = None  # FILE.py:NAME of what brings pictures of a folder to it, see read_transform
     notes: list[str] = field(default_factory=list)  # what makes its numbers mean less, for people
-    # What look_inside finds. Layers are dotted names, or None if there is no such layer.
-    layer: str | None = None  # that Grad-CAM explains
+    # The following is what look_inside finds.
+    layer: str | None = None  # dotted name of the layer that Grad-CAM explains, if there is one
     reshape: Callable[[Tensor], Tensor] | None = None  # takes the output of the layer to [N, K, h, w]
     layer_note: str = ""  # how the layer was chosen, or why there is none
     output: str = "logits"  # what the network itself makes, for people
@@ -111,7 +112,7 @@ class Classifier:
         return self.pairs(images, [(classes, against)])[0].relu()
 
     def pairs(self, images: Tensor, questions: list[tuple[Classes, Classes]]) -> list[Tensor]:
-        """Return for each (classes, against) what GradCAM.pairs does, float32 [N, h, w] on the CPU.
+        """Return for each (classes, against) the map of GradCAM.pairs, float32 [N, h, w] on the CPU.
 
         images as in explain. One forward pass of an image serves all of its maps. Raises ValueError if no
         layer can be explained, see layer_note.
@@ -137,10 +138,10 @@ class Classifier:
 def predict(
     model: nn.Module, images: Tensor, device: torch.device | str, progress: Progress | None = None
 ) -> Tensor:
-    """Return what report.predict does, but of images in a random order, always the same, and put back.
+    """Return what report.predict returns, but compute the images in a random order, always the same one.
 
-    Test sets come in the order of their classes, which would flatter or spoil a network whose answers depend
-    on the other images of a batch. It computes in the precision of the caller, see full_float32.
+    Test sets come in the order of their classes. That would flatter or spoil a network that lets the other
+    images of a batch influence an answer. The precision is the caller's, see full_float32.
     """
     order = torch.randperm(len(images), generator=Generator().manual_seed(0))
     logits = []
@@ -214,8 +215,10 @@ def load_model(
     normalize, said = None, "in [0, 1]"
     if mean is not None:
         if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
-            found = f"--mean {list(mean)} --std {list(std)} are not those of images in [0, 1]"
-            raise UserError(f"{found}: expected numbers from 0 to 1, and for --std above 0")
+            raise UserError(
+                f"--mean {list(mean)} --std {list(std)} are not those of images in [0, 1]: "
+                f"expected numbers from 0 to 1, and for --std above 0"
+            )
         normalize = Normalize(mean, std)
         said = f"normalised by mean {list(mean)} and standard deviation {list(std)}"
     model = FromPixels(module, size or SIZE, normalize)
@@ -234,21 +237,22 @@ def from_module(
     layer: str | None = None,
     device: torch.device | str = "cpu",
     name: str | None = None,
-    said: str = "in [0, 1]",
+    takes: str = "in [0, 1]",
     weights: Path | str | None = None,
     digest: str | None = None,
     size: int = SIZE,
 ) -> Classifier:
     """Return a Classifier of any module that takes float images [N, 3, size, size] in [0, 1].
 
-    layer as in find_layer; of a FromPixels its own size counts. The module itself is moved to the device, to
-    float32 and to eval mode. People are told its name, `said` of its input, and the file of its weights.
+    layer as in find_layer; a FromPixels keeps its own size. The module itself is moved to the device, to
+    float32 and to eval mode. name, takes (how images are normalised) and weights (a file) are for people.
     """
     device, model = torch.device(device), model if isinstance(model, FromPixels) else FromPixels(model, size)
     side, of_larger = model.image_size, f", the middle of {model.uncropped}" if model.uncropped else ""
     if not data.SMALLEST <= side <= data.LARGEST or (model.uncropped or side) < side:
-        expected = f"expected {data.SMALLEST} to {data.LARGEST}, --resize above"
-        raise UserError(f"--size {side}{of_larger}: {expected}")
+        raise UserError(
+            f"--size {side}{of_larger}: expected {data.SMALLEST} to {data.LARGEST}, --resize above"
+        )
     name = name or type(model.network).__name__
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise UserError(f"{name} has weights on the meta device, which are none: load them first")
@@ -258,17 +262,17 @@ def from_module(
         name=name,
         path=None if weights is None else Path(weights),
         class_names=class_names,
-        input=f"{said}, of {side}x{side} pixels{of_larger}",
+        input=f"{takes}, of {side}x{side} pixels{of_larger}",
     )
     look_inside(classifier, layer)
-    # After a pass, as lazy layers have no weights before it.
+    # After look_inside, as lazy layers have no weights before their first pass.
     classifier.digest = digest or networks.digest_of(model)
     return classifier
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """Return a deep copy. What a module keeps of a pass is copied without its graph, which torch refuses."""
-    without_graph = {}  # what stands for a tensor in the copy, by its id
+    """Return a deep copy of a module. Tensors that it keeps of a pass lose their graph: torch copies none."""
+    without_graph = {}  # {id of a tensor: what the copy has in its place}
     for part in module.modules():
         for value in vars(part).values():
             if isinstance(value, Tensor) and value.grad_fn is not None:
@@ -284,7 +288,7 @@ def look_inside(classifier: Classifier, layer: str | None) -> None:
     """Check the network by a few forward passes, count its parameters, and find its layers."""
     names = {module: name for name, module in classifier.module.named_modules()}
     outputs = []  # (name, output) of every module, in the order in which they end
-    projections = {}  # the name of a linear layer to that of the layer whose output it takes, if there is one
+    projections = {}  # {name of a linear layer: name of the layer before it, or None}
 
     def note(module: nn.Module, inputs: tuple, output: object) -> None:
         if module not in names:
@@ -300,10 +304,11 @@ def look_inside(classifier: Classifier, layer: str | None) -> None:
         with register_module_forward_hook(note):
             logits = classifier.model(images.requires_grad_())
     except Exception as error:
-        taken = f"{classifier.name} cannot take images {list(images.shape)} ({one_line(error)})"
-        raise UserError(f"{taken}: {WRAPPER}") from error
+        raise UserError(
+            f"{classifier.name} cannot take images {list(images.shape)} ({one_line(error)}): {WRAPPER}"
+        ) from error
     check_logits(classifier, logits)
-    _, own_output = outputs.pop()  # of the network itself, which ends last
+    _, own_output = outputs.pop()  # the network itself ends last
     if own_output.numel() == 2:
         classifier.output = "one logit z, as the two logits 0 and z"
         classifier.notes.append("the network makes one logit z: it is taken as two, [0, z], of two classes")
@@ -317,27 +322,31 @@ def look_inside(classifier: Classifier, layer: str | None) -> None:
     tensors = [output for _, output in outputs if isinstance(output, Tensor)]
     classifier.computes_in = networks.number_formats(classifier.module, tensors)
     classifier.largest_side = max((output.shape[3] for output in tensors if output.ndim == 4), default=0)
-    found = find_layer(outputs, logits, layer, projections)
-    classifier.layer, classifier.reshape, classifier.layer_note = found
+    chosen = find_layer(outputs, logits, layer, projections)
+    classifier.layer, classifier.reshape, classifier.layer_note = chosen
     check_answers(classifier, logits)
 
 
 def check_logits(classifier: Classifier, logits: Tensor) -> None:
-    """Raise UserError unless these are logits of two images, one for each class that has a name."""
+    """Raise UserError unless these are logits [2, C] of two images, C the number of class names, if any."""
     if not logits.is_floating_point() or logits.ndim != 2 or len(logits) != 2:
-        made = f"{logits.dtype} {list(logits.shape)}, expected float logits [2, C]"
-        raise UserError(f"{classifier.name} makes of 2 images {made}: {WRAPPER}")
+        raise UserError(
+            f"{classifier.name} makes of 2 images {logits.dtype} {list(logits.shape)}, "
+            f"expected float logits [2, C]: {WRAPPER}"
+        )
     if not logits.isfinite().all():
         raise UserError(f"{classifier.name} cannot be used: it makes logits that are not finite")
     if classifier.class_names is not None and len(classifier.class_names) != logits.shape[1]:
-        named = f"{len(classifier.class_names)} class names"
-        raise UserError(f"{classifier.name} makes {logits.shape[1]} logits and has {named}: expected as many")
+        raise UserError(
+            f"{classifier.name} makes {logits.shape[1]} logits and has {len(classifier.class_names)} class "
+            f"names: expected as many"
+        )
 
 
 @torch.no_grad()
 def check_answers(classifier: Classifier, logits: Tensor) -> None:
-    """Note what would make all numbers mean something else: chance, other images, or a softmax at the end."""
-    # Images of different brightness, whose statistics differ.
+    """Add a note if the network answers at random, depends on other images, or makes probabilities."""
+    # Images of different brightness have different statistics.
     light = torch.tensor([1.0, 0.7, 0.4, 0.1]).view(4, 1, 1, 1)
     side = classifier.model.image_size
     images = light * torch.rand(4, 3, side, side, generator=Generator().manual_seed(1))
@@ -353,8 +362,9 @@ def check_answers(classifier: Classifier, logits: Tensor) -> None:
             classifier.notes.append("all outputs lie in 0 to 1: are these probabilities? Logits are expected")
         first, again = classifier.model(images), classifier.model(images)
     if not alike(first, again):
-        note = "it answers at random, twice the same images and other logits: is dropout on?"
-        classifier.notes.append(note)
+        classifier.notes.append(
+            "it answers at random, twice the same images and other logits: is dropout on?"
+        )
         return
     classifier.fixed_logits = first.cpu()
     try:
@@ -362,12 +372,14 @@ def check_answers(classifier: Classifier, logits: Tensor) -> None:
     except ValueError:  # batch norm without running statistics refuses a single value
         depends = True
     except Exception as error:
-        advice = "squeeze() takes a batch of one away, flatten(1) does not"
-        taken = f"{classifier.name} cannot take one image alone ({one_line(error)})"
-        raise UserError(f"{taken}: {advice}") from error
+        raise UserError(
+            f"{classifier.name} cannot take one image alone ({one_line(error)}): "
+            f"squeeze() takes a batch of one away, flatten(1) does not"
+        ) from error
     if depends:
-        other = "the answer depends on the other images of the batch: has batch norm no running statistics?"
-        classifier.notes.append(other)
+        classifier.notes.append(
+            "the answer depends on the other images of the batch: has batch norm no running statistics?"
+        )
 
 
 def alike(a: Tensor, b: Tensor) -> bool:
@@ -414,9 +426,10 @@ def load_data(
 def check_number_of_classes(classifier: Classifier, class_names: list[str], dataset: str) -> None:
     """Raise UserError unless the network has as many logits as there are classes in the data set."""
     if classifier.num_classes != len(class_names):
-        logits = f"{classifier.name} has {classifier.num_classes} logits"
-        found = f"{logits}, but {dataset} has {len(class_names)} classes"
-        raise UserError(f"{found}: name the data set it was trained on by --dataset")
+        raise UserError(
+            f"{classifier.name} has {classifier.num_classes} logits, but {dataset} has {len(class_names)} "
+            f"classes: name the data set it was trained on by --dataset"
+        )
 
 
 def plain_name(name: str) -> str:
@@ -425,10 +438,10 @@ def plain_name(name: str) -> str:
 
 
 def note_small_size(classifier: Classifier, picture_side: int | None) -> None:
-    """Note that pictures, of picture_side pixels, are reduced although the network may want larger images.
+    """Add a note if pictures of picture_side pixels are reduced, but the network may want larger images.
 
-    It may where --size was left at its default, and where it enlarges them again. A network of train.py says
-    itself what it wants.
+    It may if --size was left at its default, or if the network enlarges the images again. The checkpoint of a
+    network of train.py says what it wants.
     """
     side, inside = classifier.model.image_size, classifier.largest_side
     enlarges = inside >= MUCH_LARGER * side
@@ -447,20 +460,21 @@ def fit_classes(classifier: Classifier, test: Dataset) -> None:
 
     Names are compared as they are, else without regard to case and underscores, if that leaves them unique.
     """
-    wanted, given = test.class_names, classifier.class_names
+    wanted, own = test.class_names, classifier.class_names
     check_number_of_classes(classifier, wanted, test.name)
     note_small_size(classifier, test.picture_side)
-    if given is None or given == wanted:
+    if own is None or own == wanted:
         classifier.class_names = wanted
         return
-    if set(given) != set(wanted):
-        given, wanted = ([plain_name(name) for name in names] for names in (given, wanted))
-    others = [name for name in given if name not in wanted] or [n for n in given if given.count(n) > 1]
+    if set(own) != set(wanted):
+        own, wanted = ([plain_name(name) for name in names] for names in (own, wanted))
+    others = [name for name in own if name not in wanted] or [n for n in own if own.count(n) > 1]
     if others:
-        found = f"the classes of {classifier.name} are not those of {test.name}, such as {others[0]!r}"
-        advice = "expected each of those once, name its own by --classes, or the data set by --dataset"
-        raise UserError(f"{found}: {advice}")
-    order = torch.tensor([given.index(name) for name in wanted], device=classifier.device)
+        raise UserError(
+            f"the classes of {classifier.name} are not those of {test.name}, such as {others[0]!r}: "
+            f"expected each of those once, name its own by --classes, or the data set by --dataset"
+        )
+    order = torch.tensor([own.index(name) for name in wanted], device=classifier.device)
     before = classifier.model.order  # where it has been fitted to another data set
     classifier.model.order = order if before is None else before[order]
     classifier.class_names = test.class_names

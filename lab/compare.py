@@ -5,8 +5,8 @@
 Each RUN is a folder with what report.py and lab.stress have written. Runs are of one recipe if only the seed
 differs: they share the settings and the training images of config.json, and --size. The command prints in
 Markdown the mean of each recipe with the standard deviation over its seeds, and its difference from the first
-recipe: with Welch's interval over seeds if both have several, with a paired interval over images if both are
-single runs, which knows nothing of other seeds, and without one if only one of them has several.
+recipe. If both recipes have several runs, the difference has Welch's interval over seeds. If both are single
+runs, it has a paired interval over images, which says nothing about other seeds. Otherwise it has none.
 """
 
 import itertools
@@ -35,7 +35,7 @@ from support.outputs import read_report
 NUM_BINS = 15  # of the calibration error
 NUM_RESAMPLES = 200
 # The 97.5 % quantile of Student's t with 1, 2, ... degrees of freedom: Fisher, "Statistical Methods for
-# Research Workers", 1925, table IV. With more of them the last one is at most 10 % too large.
+# Research Workers", 1925, table IV. For more degrees the last value is at most 10 % too large.
 T_QUANTILE = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160)
 HEAD_OF_KIND = {
     "seeds": "95 % over seeds",
@@ -61,20 +61,20 @@ NOT_THE_RECIPE = {"seed", "out", "data_dir", "device", "precision", "compile", "
 
 @dataclass
 class Run:
-    """What is compared of one run; single images are kept for the interval over them."""
+    """The numbers of one run, with those of single images for the interval over images."""
 
     folder: str
-    recipe: dict  # what runs that differ in the seed alone have in common
+    recipe: dict  # the settings but for the seed, and the digest of the training images
     values: dict[str, float]  # the numbers of the run by their names
-    scores: dict[str, Tensor]  # float64 [N]: the value is the mean of one score for each image
-    gaps: dict[str, tuple[Tensor, Tensor]]  # the value is the calibration error of these (bins, gaps)
+    scores: dict[str, Tensor]  # float64 [N], a score for each image; their mean is the value of that name
+    gaps: dict[str, tuple[Tensor, Tensor]]  # (bins, gaps); their calibration error is the value of that name
 
 
 # ---- The numbers of a run --------------------------------------------------------------------------------
 
 
 def scores_of(answers: dict, stress: dict | None) -> dict[str, Tensor]:
-    """Return scores of single images, float64 [N] or [M], whose means are numbers of a run."""
+    """Return a score for each image, float64 [N] or [M], by name; the means are the numbers of a run."""
     scores = {"accuracy": (answers["y_pred"] == answers["y_true"]).double()}
     if stress is None or "summary" not in stress:
         return scores
@@ -92,8 +92,8 @@ def scores_of(answers: dict, stress: dict | None) -> dict[str, Tensor]:
 def gaps_of(answers: dict, temperature: float | None) -> dict[str, tuple[Tensor, Tensor]]:
     """Return what the calibration errors of a run are made of, {name: (bins int64 [N], gaps float64 [N])}.
 
-    The bin of an image is that of its confidence, the gap is 1 if the answer is right, else 0, less the
-    confidence.
+    An image is in the bin of its confidence. Its gap is 1 less the confidence if the answer is right, and 0
+    less the confidence if it is wrong.
     """
     probabilities = answers["probabilities"].double()
     scaled = {"calibration error": probabilities}
@@ -109,13 +109,13 @@ def gaps_of(answers: dict, temperature: float | None) -> dict[str, tuple[Tensor,
 
 
 def calibration_error(bins: Tensor, gaps: Tensor) -> float:
-    """Return metrics.expected_calibration_error of images in these bins with these gaps, see gaps_of."""
-    of_bins = torch.bincount(bins, weights=gaps, minlength=NUM_BINS)
-    return of_bins.abs().sum().item() / len(gaps)
+    """Return metrics.expected_calibration_error for images in these bins with these gaps, see gaps_of."""
+    sums = torch.bincount(bins, weights=gaps, minlength=NUM_BINS)
+    return sums.abs().sum().item() / len(gaps)
 
 
 def resampled_errors(bins: Tensor, gaps: Tensor) -> Tensor:
-    """Return the calibration errors of resamples, float64 [NUM_RESAMPLES], the same images for all runs."""
+    """Return the calibration error of each resample, float64 [NUM_RESAMPLES]; runs share the draws."""
     generator, errors = Generator().manual_seed(0), []
     for _ in range(NUM_RESAMPLES):
         drawn = torch.randint(len(bins), (len(bins),), generator=generator)
@@ -133,7 +133,7 @@ def read_run(folder: Path) -> tuple[dict, dict, dict | None]:
 
 
 def read_recipe(folder: Path, numbers: dict) -> dict:
-    """Return what makes the recipe of a run; without config.json it is a recipe of its own."""
+    """Return the recipe of a run; a run without config.json has a recipe of its own."""
     path = folder / "config.json"
     if not path.exists():
         return {"folder": str(folder)}
@@ -146,9 +146,9 @@ def read_recipe(folder: Path, numbers: dict) -> dict:
 
 
 def read_all(folders: list[Path]) -> list[Run]:
-    """Return the runs; raises UserError if two of them cannot be compared.
+    """Return the runs; raise UserError if two of them cannot be compared.
 
-    Stress tests of another sample of images than those of the first run that has any are left out.
+    The first run with stress tests sets the sample of images; stress tests on another sample are left out.
     """
     runs, owners, first, sample, left_out = [], {}, None, None, []
     for folder in folders:
@@ -164,7 +164,7 @@ def read_all(folders: list[Path]) -> list[Run]:
         scores = scores_of(answers, stress)
         gaps = gaps_of(answers, numbers.get("temperature"))
         values = {name: score.mean().item() for name, score in scores.items()}
-        values |= {name: calibration_error(*of_images) for name, of_images in gaps.items()}
+        values |= {name: calibration_error(*bins_and_gaps) for name, bins_and_gaps in gaps.items()}
         runs.append(Run(str(folder), read_recipe(folder, numbers), values, scores, gaps))
     if left_out:
         print(f"Stress tests of other images than the first ones are left out: {', '.join(left_out)}\n")
@@ -198,11 +198,12 @@ def welch_interval(ours: list[float], theirs: list[float]) -> dict[str, float]:
 
         value +- t sqrt(v + w),  v = s^2 / n,  w = s'^2 / m
 
-    s and s' are the two standard deviations, t is the 97.5 % quantile of Student's t with
+    s and s' are the two standard deviations, and t is the 97.5 % quantile of Student's t. Its degrees of
+    freedom are, rounded down,
 
-        (v + w)^2 / (v^2 / (n - 1) + w^2 / (m - 1))
+        (v + w)^2 / (v^2 / (n - 1) + w^2 / (m - 1)).
 
-    degrees of freedom, rounded down. If n or m is 1, or both deviations are 0, there is the value alone.
+    If n or m is 1, or both deviations are 0, only the value is returned.
     Sources: Welch, "The generalization of 'Student's' problem when several different population variances are
     involved", 1947; Satterthwaite, "An approximate distribution of estimates of variance components", 1946.
     """
@@ -213,15 +214,16 @@ def welch_interval(ours: list[float], theirs: list[float]) -> dict[str, float]:
     if v + w == 0:
         return {"value": value}
     freedom = (v + w) ** 2 / (v**2 / (len(ours) - 1) + w**2 / (len(theirs) - 1))
-    whole = max(1, math.floor(freedom + 1e-9))  # where it is a whole number, rounding may leave a little less
+    whole = max(1, math.floor(freedom + 1e-9))  # rounding may leave a whole number a little too small
     reach = T_QUANTILE[min(whole, len(T_QUANTILE)) - 1] * math.sqrt(v + w)
     return {"value": value, "low": value - reach, "high": value + reach}
 
 
 def paired_interval(name: str, ours: Run, theirs: Run) -> dict[str, float]:
-    """Return a number of one run less that of another with its 95 % interval over the images.
+    """Return a number of one run less that of another, with its 95 % interval over the images.
 
-    Scores by the normal distribution, calibration errors by resamples of images with the answers of both.
+    For scores the interval follows from the normal distribution, for calibration errors from resamples of the
+    images with the answers of both runs.
     """
     if name in ours.scores:
         return more_metrics.mean_interval(ours.scores[name] - theirs.scores[name])
@@ -231,19 +233,19 @@ def paired_interval(name: str, ours: Run, theirs: Run) -> dict[str, float]:
 
 
 def values_of(name: str, recipe: list[Run]) -> list[float]:
-    """Return a number of those runs of a recipe that have it."""
+    """Return the number `name` from each run of a recipe that has it."""
     return [run.values[name] for run in recipe if name in run.values]
 
 
 def kind_of_interval(ours: list[Run], theirs: list[Run]) -> str:
-    """Return over what the difference of two recipes has an interval: "seeds", "images" or "none"."""
+    """Return what the interval of two recipes' difference is taken over: "seeds", "images" or "none"."""
     if len(ours) == len(theirs) == 1:
         return "images"
     return "none" if 1 in (len(ours), len(theirs)) else "seeds"
 
 
 def difference(name: str, ours: list[Run], theirs: list[Run]) -> dict[str, float]:
-    """Return a number of one recipe less that of another, empty if one of them lacks it."""
+    """Return a number of one recipe less that of another; the dict is empty if one recipe lacks it."""
     our_values, their_values = values_of(name, ours), values_of(name, theirs)
     if not our_values or not their_values:
         return {}
@@ -256,7 +258,7 @@ def difference(name: str, ours: list[Run], theirs: list[Run]) -> dict[str, float
 
 
 def mean_cell(values: list[float], count: int) -> str:
-    """Return "66.12 +- 0.36", mean and spread in percent, and how many values if they are not `count`."""
+    """Return "66.12 +- 0.36", mean and spread in percent, with "(n = 2)" if there are not `count` values."""
     if not values:
         return ""
     text = f"{100 * statistics.mean(values):.2f}"
@@ -266,7 +268,7 @@ def mean_cell(values: list[float], count: int) -> str:
 
 
 def difference_cell(interval: dict[str, float], bold: bool) -> str:
-    """Return "-0.14 (-1.08 to +0.79)" in points; bold: mark an interval that leaves out 0."""
+    """Return "-0.14 (-1.08 to +0.79)" in points; `bold` marks an interval that leaves out 0."""
     if not interval:
         return ""
     text = f"{100 * interval['value']:+.2f}"
@@ -299,7 +301,7 @@ def print_means(recipes: list[list[Run]], heads: list[str], names: list[str]) ->
 
 
 def print_differences(recipes: list[list[Run]], heads: list[str], names: list[str]) -> None:
-    """Print the other recipes less the first one, and how that is to be read."""
+    """Print each other recipe less the first one, and how to read the differences."""
     first, *others = recipes
     kinds = [kind_of_interval(other, first) for other in others]
     rows = {name: [] for name in names}

@@ -323,7 +323,8 @@ def examine_predictions(
 def checked_training_set(examined: Classifier, train: Dataset | None, test: Dataset) -> Dataset | None:
     """Return the training set with its classes in the order of `test`, or None if the network saw another.
 
-    In that case it adds a note. Raises UserError if the two sets have different classes.
+    If the network was trained on another one it adds a note. Raises UserError if the two sets have different
+    classes.
     """
     if train is None:
         return None

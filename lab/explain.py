@@ -4,7 +4,7 @@
     python -m lab.explain IMAGE --contrast seal       what speaks for the answer rather than for a seal
     python -m lab.explain IMAGE --model net.py:make   by a network of your own
 
-Writes a figure with the picture, what the network gets of it, and two Grad-CAM maps, see gradcam.py.
+It writes a figure with the picture, the network's input, and two Grad-CAM maps, see gradcam.py.
 """
 
 import difflib
@@ -41,7 +41,7 @@ def free_name(stem: str) -> Path:
 def choose_maps(
     names: list[str], likely: list[int], contrast: str | None
 ) -> tuple[list, list, Tensor | None]:
-    """Return the two classes to explain, what the figure calls them, and those they are set against."""
+    """Return the two classes to explain, their titles in the figure, and the class that each is against."""
     if contrast is None:
         return likely[:2], ["the prediction", "the runner-up"], None
     plain = [plain_name(name) for name in names]
@@ -68,8 +68,8 @@ def write_figure(
     else:
         panels.insert(0, ("picture\ncentre square", square))
     for title, heatmap in zip(titles, to_heatmap(maps, square.shape[1]), strict=True):
-        found = "evidence" if heatmap.any() else "no evidence"
-        panels.append((f"{found} for {title}", overlay(square[None] / 255, heatmap[None])[0]))
+        evidence = "evidence" if heatmap.any() else "no evidence"
+        panels.append((f"{evidence} for {title}", overlay(square[None] / 255, heatmap[None])[0]))
     with whole_file(output) as temporary:
         draw(panels, label).savefig(temporary, format="png", bbox_inches="tight")
 

@@ -1,8 +1,8 @@
 """What the laboratory leaves in a folder beside the files of report.py.
 
-reasons.json and evidence.npz come from lab.examine, stress.json and stress.npz from lab.stress. Each says of
-what it is, see identity; a file of something else is refused or left out. `classifier` is a
-lab.classifier.Classifier, `test` the test split, a data.Dataset.
+reasons.json and evidence.npz come from lab.examine, stress.json and stress.npz from lab.stress. Each holds
+the identity of the network and the images that it was made from; a file with another identity is refused or
+left out. `classifier` is a lab.classifier.Classifier, `test` the test split, a data.Dataset.
 """
 
 import json
@@ -30,15 +30,15 @@ def results_folder(classifier, out: Path | None) -> Path:
     """Return where results go: `out`, else the checkpoint's run, else runs/<name of weights or model>."""
     if out is not None:
         return out
-    return (
-        Path("runs") / classifier.name if classifier.path is None else outputs.results_folder(classifier.path)
-    )
+    if classifier.path is None:
+        return Path("runs") / classifier.name
+    return outputs.results_folder(classifier.path)
 
 
 def network_of(classifier) -> dict:
     """Return what tells a network from others: the digest of its weights and its logits of four fixed images.
 
-    The second, of what the digest does not see, differ in their last bits from machine to machine.
+    The logits show what the digest does not see, such as other code. Their last bits depend on the machine.
     """
     logits = classifier.fixed_logits
     fixed = None if logits is None else [[float(f"{x:.6g}") for x in row] for row in logits.tolist()]
@@ -46,7 +46,7 @@ def network_of(classifier) -> dict:
 
 
 def identity(classifier, test) -> dict:
-    """Return what results are of: network, size, images, labels, and which logit is which class."""
+    """Return the identity of results: network, size, images, labels, and which logit is which class."""
     order = classifier.model.order
     return {
         **outputs.identity(classifier.digest, test),
@@ -67,14 +67,14 @@ def transform_of(classifier) -> str | None:
 
 
 def agree(first: dict, second: dict, keys: tuple[str, ...] = IDENTITY) -> bool:
-    """Return whether two files are of the same by the keys that both have."""
+    """Return whether two files agree in all of the keys that both have."""
     return all(same(key, first[key], second[key]) for key in keys if key in first and key in second)
 
 
 def same(key: str, a: object, b: object) -> bool:
-    """Return whether two values of a key of identity are of the same thing."""
+    """Return whether two values of a key of identity are the same; logits may differ by rounding."""
     if key == "fixed_logits":
-        if a is None or b is None:  # of answers without a network, or of one that answers at random
+        if a is None or b is None:  # there is no network, or it answers at random
             return True
         a, b = torch.as_tensor(a).double(), torch.as_tensor(b).double()
         return a.shape == b.shape and bool((a - b).abs().max() <= 1e-3 * b.abs().max())
@@ -82,22 +82,24 @@ def same(key: str, a: object, b: object) -> bool:
 
 
 def is_of(path: Path, network: dict) -> bool:
-    """Return whether a .json file is of a network, see network_of. Raises UserError if it is damaged."""
+    """Return whether a .json file belongs to a network, see network_of; raise UserError if it is damaged."""
     content = outputs.read_json(path, "results, which --overwrite replaces")
     return "checkpoint_sha256" in content and agree(content, network, NETWORK)
 
 
 def check_results(folder: Path | str, network: dict) -> None:
-    """Raise UserError if a file in the folder is of another network, see network_of, or damaged."""
+    """Raise UserError if a file in the folder belongs to another network, see network_of, or is damaged."""
     for name in ARRAYS:
         path = Path(folder) / f"{name}.json"
         if path.is_file() and not is_of(path, network):
-            hint = "use another --out, or replace it by --overwrite"
-            raise UserError(f"{path} is of other weights, or normalised otherwise: {hint}")
+            raise UserError(
+                f"{path} is of other weights, or normalised otherwise: "
+                f"use another --out, or replace it by --overwrite"
+            )
 
 
 def remove_others(folder: Path, network: dict) -> None:
-    """Remove results of another network, see network_of, and damaged ones, each file with its arrays."""
+    """Remove results of another network, see network_of, and damaged ones, both .json and .npz."""
     for name, arrays in ARRAYS.items():
         path = folder / f"{name}.json"
         try:
@@ -113,7 +115,7 @@ def remove_others(folder: Path, network: dict) -> None:
 
 
 def write_reasons(folder: Path, reasons: dict, evidence: dict | None) -> dict:
-    """Write evidence.npz, or remove an older one, then reasons.json with its digest; return that content."""
+    """Write evidence.npz, or remove an old one, then reasons.json with its digest; return reasons.json."""
     path = folder / "evidence.npz"
     if evidence is None:
         path.unlink(missing_ok=True)
@@ -124,10 +126,10 @@ def write_reasons(folder: Path, reasons: dict, evidence: dict | None) -> dict:
 
 
 def read_reasons(folder: Path, predictions_sha256: str) -> tuple[dict | None, dict | None]:
-    """Return reasons.json and evidence.npz of a folder, None where there is none.
+    """Return reasons.json and evidence.npz of a folder, None for a file that is not there.
 
-    They are left out with a note if they are about other predictions, or of two processes, as after one that
-    was killed between the files.
+    Both are left out with a note if they are about other predictions, or do not belong together, as after a
+    process that was killed between the two files.
     """
     path, arrays = folder / "reasons.json", folder / "evidence.npz"
     if not path.is_file():
@@ -154,7 +156,7 @@ def read_reasons(folder: Path, predictions_sha256: str) -> tuple[dict | None, di
 def write_stress(folder: Path, results: dict) -> None:
     """Write what are tensors to stress.npz and the rest to stress.json.
 
-    Tensors are results["answers"], {test: which are right, bool [N]}, and PIXELS, if they are known.
+    The tensors are results["answers"], {test: which are right, bool [N]}, and PIXELS, if there are any.
     """
     arrays = {test: right.numpy() for test, right in results["answers"].items()}
     arrays |= {name: results[name].numpy() for name in PIXELS if name in results}
@@ -165,10 +167,10 @@ def write_stress(folder: Path, results: dict) -> None:
 
 
 def read_stress(folder: Path, owner: dict) -> dict | None:
-    """Return what write_stress wrote to the folder, or None if that is nothing or of another network.
+    """Return what write_stress wrote to the folder, or None if there is nothing, or it has another owner.
 
-    owner: what stress.json has to be of, as many of the keys of identity as are known. Raises UserError if a
-    file cannot be used, or if stress.json is not of what stress.npz holds.
+    owner: the identity that stress.json should have, or some of its keys. Raises UserError if a file cannot
+    be used, or if stress.json and stress.npz disagree.
     """
     path = folder / "stress.json"
     if not path.exists():
@@ -177,8 +179,8 @@ def read_stress(folder: Path, owner: dict) -> dict | None:
         results = json.loads(path.read_text(encoding="utf-8"))
         if not agree(results, owner):
             return None
-        # Killed between the two files, the command has left more in stress.npz than stress.json knows of, or
-        # less, if that was the first save of an --overwrite.
+        # A command that was killed between the two files has left more tests in stress.npz than in
+        # stress.json, or fewer, if it was the first save of an --overwrite.
         with np.load(folder / "stress.npz") as arrays:
             if not results["tests"].keys() <= set(arrays.files):
                 return None

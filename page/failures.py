@@ -29,7 +29,7 @@ def describe(arrays: dict) -> list[dict]:
                 "file_name": arrays["filenames"][i],
                 "true_class": names[true],
                 "predicted_class": names[predicted],
-                "probability_predicted": round(arrays["probabilities"][i, predicted].item(), 6),
+                "probability_predicted": round(arrays["confidence"][i].item(), 6),
                 "probability_true": round(arrays["probabilities"][i, true].item(), 6),
                 "label_in_training": "" if copy < 0 else names[copy],
                 "picture": f"failures/{stem}.png",

@@ -35,7 +35,7 @@ def mistakes(arrays: dict, images: Tensor | None) -> dict:
         true, predicted = arrays["y_true"][i].item(), arrays["y_pred"][i].item()
         row = {"true": names[true], "predicted": names[predicted], "file": arrays["filenames"][i]}
         row["probability_true"] = arrays["probabilities"][i, true].item()
-        row["probability_predicted"] = arrays["probabilities"][i, predicted].item()
+        row["probability_predicted"] = arrays["confidence"][i].item()
         if images is not None:
             row["picture"] = picture(reduced(images[i : i + 1])[0])
         if has_maps:

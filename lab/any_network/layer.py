@@ -1,4 +1,4 @@
-"""Which layer of a network Grad-CAM explains, and how its output is brought to [N, K, h, w]."""
+"""Choose the layer of a network that Grad-CAM explains, and bring its output to [N, K, h, w]."""
 
 import functools
 import math
@@ -11,21 +11,21 @@ from torch import Tensor
 from gradcam import channels_last, tokens
 from support.errors import UserError
 
-Reshape = Callable[[Tensor], Tensor]  # takes the output of a layer to [N, K, h, w]; None: it is that
+Reshape = Callable[[Tensor], Tensor]  # takes the output of a layer to [N, K, h, w]; None: it has that shape
 
 
 def find_layer(
     outputs: list[tuple[str, object]], logits: Tensor, layer: str | None, projections: dict[str, str | None]
 ) -> tuple[str | None, Reshape | None, str]:
-    """Return the layer to explain: the named one, none if that is "none", else the last fit one.
+    """Return the layer to explain: the named one, none if the name is "none", by default the last fit one.
 
-    outputs are (name, output) of the modules in the order of one forward pass of two images, logits [2, C]
-    the result. A layer is fit if its output has more than one cell, these differ, it runs once, and the
-    gradient of the scores reaches them: behind the last attention of a transformer it reaches the class token
-    only. projections: the name of a linear layer to that of the layer whose output it takes; the map of that
-    one is the same but for a constant, so by default it is explained: norm1 of a block rather than qkv.
-    Returns its name, what takes its output to [N, K, h, w], and a line for people: how it was chosen, or why
-    there is none. Raises UserError if the named one is not fit.
+    outputs are (name, output) of the modules in the order of one forward pass of two images, and logits
+    [2, C] the result. A layer is fit if it runs once, its output has several cells, the cells differ, and the
+    gradient of the scores reaches them; behind the last attention of a transformer it reaches the class token
+    only. projections: {name of a linear layer: name of the layer before it}. The maps of the two are the same
+    but for a constant, so by default the layer before it is explained, norm1 of a block rather than qkv.
+    Returns the layer's name, what takes its output to [N, K, h, w], and a line for people that says how it
+    was chosen, or why there is none. Raises UserError if the named layer is not fit.
     """
     if layer == "none":
         return None, None, "no maps, by --layer none"
@@ -34,7 +34,7 @@ def find_layer(
         problem = f"runs {runs[layer]} times in a pass" if runs[layer] else "is no layer that runs"
         choices = ", ".join(name for name, _ in outputs if runs[name] == 1 and "." not in name)
         raise UserError(f"--layer {layer} {problem}: expected one such as {choices}, or none")
-    # A difference, as one of the logits may be constant.
+    # The score is a difference, as one of the logits may be constant.
     score = (logits.amax(dim=1) - logits.amin(dim=1)).sum()
     reasons = []  # why layers with cells are not fit
     for place in reversed(range(len(outputs))):
@@ -64,18 +64,18 @@ def gradient_reaches(score: Tensor, output: Tensor, reshape: Reshape | None) -> 
         return False
     (gradient,) = torch.autograd.grad(score, output, retain_graph=True, materialize_grads=True)
     cells = gradient if reshape is None else reshape(gradient)
-    reached = (cells != 0).any(dim=1).sum(dim=(1, 2))  # so many cells of each image
+    reached = (cells != 0).any(dim=1).sum(dim=(1, 2))  # number of cells in each image
     return bool((reached > 1).any())
 
 
 def layout_of(output: object, earlier: list[tuple[str, object]]) -> tuple[str | None, Reshape | None]:
-    """Return how a module's output for two images holds cells, and what takes it to [N, K, h, w].
+    """Return the layout of the cells in a module's output for two images, and what takes it to [N, K, h, w].
 
-    (None, None) if it holds none. The images are square, and so are their cells: equal sides tell
-    [N, K, h, w] from [N, h, w, K], and both from queries [N, heads, T, K]; but sides as long as a row of
-    tokens are those of attention between tokens. The side of tokens is that of the last cells among the
-    `earlier` outputs that leaves up to 8 others before them, such as registers; without such cells T is a
-    square, with one class token before it or without.
+    (None, None) stands for an output without cells. The images are square, and so are their cells. Equal
+    sides therefore tell [N, K, h, w] from [N, h, w, K], and both from queries [N, heads, T, K]. But equal
+    sides as long as a row of tokens belong to attention between tokens. Tokens have the side of the last
+    cells among the `earlier` outputs, if that leaves at most 8 other tokens before them, such as registers.
+    Without such cells T is a square, or a square and one class token before it.
     """
     if not isinstance(output, Tensor) or output.shape[:1] != (2,) or output.ndim not in (3, 4):
         return None, None

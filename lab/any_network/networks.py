@@ -1,4 +1,4 @@
-"""Networks of others: what NAME() in a FILE.py returns, its state dict, and what it computes in."""
+"""Somebody's own network: what NAME() in a FILE.py returns, its state dict, and its number formats."""
 
 import contextlib
 import hashlib
@@ -19,7 +19,7 @@ STATE_KEYS = ("state_dict", "model", "model_state_dict", "net", "ema", "model_em
 
 
 def build(spec: str) -> nn.Module:
-    """Return what NAME() in FILE.py returns, where spec is "FILE.py:NAME"; UserError if it is no network."""
+    """Return the network that NAME() in FILE.py returns; spec is "FILE.py:NAME". UserError if it is none."""
     file, _, name = spec.rpartition(":")
     if not file.endswith(".py") or not name:
         raise UserError(f"--model {spec}: expected FILE.py:NAME, where NAME() returns the network")
@@ -60,8 +60,8 @@ def leading(folder: Path) -> Iterator[None]:
     """Let the modules of a folder come before all others while a block runs.
 
     Modules with the same names, of this project or of another FILE.py, are taken out of sys.modules and put
-    back behind the block. What the block has imported goes on working; the folder stays at the end of
-    sys.path, for what functions import when they are called.
+    back after the block. What the block has imported keeps working. The folder stays at the end of sys.path,
+    as functions may import something when they are called.
     """
     names, path = set(), str(folder)
     if folder != ROOT:
@@ -80,11 +80,11 @@ def leading(folder: Path) -> Iterator[None]:
 
 
 def load_weights(module: nn.Module, content: object, key: str | None = None) -> None:
-    """Load a state dict, found in the content of a file, into a module; RuntimeError says what does not fit.
+    """Load the state dict in the content of a file into a module; RuntimeError says what does not fit.
 
-    It lies below `key`, or below one of STATE_KEYS, or is all there is. Its names may have one prefix more
-    than the module's own, such as "module." of DataParallel, "_orig_mod." of torch.compile and "net." of
-    Lightning; what has not is left out, such as n_averaged of AveragedModel.
+    The state dict lies below `key`, or below one of STATE_KEYS, or is all of the content. Its names may have
+    one more prefix than the module's own, such as "module." of DataParallel, "_orig_mod." of torch.compile or
+    "net." of Lightning. Names without that prefix are left out, such as n_averaged of AveragedModel.
     """
     state = find_state(content, key)
     prefix = find_prefix(state, list(module.state_dict()))
@@ -97,7 +97,7 @@ def load_weights(module: nn.Module, content: object, key: str | None = None) -> 
 
 
 def find_state(content: object, key: str | None) -> dict:
-    """Return the state dict in the content of a file, and print below which key it was."""
+    """Return the state dict in the content of a file, and print the key that it lies below."""
     if not isinstance(content, dict):
         content = {type(content).__name__: content}
     held = ", ".join(map(str, content)) or "nothing"
@@ -112,14 +112,16 @@ def find_state(content: object, key: str | None) -> dict:
             beside = ", ".join(str(other) for other in content if other != name) or "nothing"
             print(f"weights  taken from the key {name!r}, beside {one_line(beside)}")
             return find_state(content[name], None)
-    advice = "name its key by --weights-key, or save one by torch.save(model.state_dict(), FILE)"
-    raise ValueError(f"it holds no state dict, only {held}: {advice}")
+    raise ValueError(
+        f"it holds no state dict, only {held}: name its key by --weights-key, or save one by "
+        f"torch.save(model.state_dict(), FILE)"
+    )
 
 
 def find_prefix(state: dict, own: list[str]) -> str:
-    """Return what stands before all of a module's own names in a state dict, "" if they do not fit either.
+    """Return the prefix of all of a module's own names in a state dict, or else that of most names.
 
-    Raises ValueError if there are several such prefixes, as of a student and its teacher.
+    Raises ValueError if several prefixes fit all names, as those of a student and its teacher.
     """
     if not own:
         return ""
@@ -127,24 +129,24 @@ def find_prefix(state: dict, own: list[str]) -> str:
     fit = [prefix for prefix in prefixes if all(prefix + name in state for name in own)]
     if len(fit) > 1 and "" not in fit:
         raise ValueError(f"it holds several networks that fit, below {' and '.join(fit)}: save one of them")
-    known = {prefix: sum(prefix + name in state for name in own) for prefix in ["", *prefixes]}
-    return max(known, key=known.get)  # of equal ones the first
+    matches = {prefix: sum(prefix + name in state for name in own) for prefix in ["", *prefixes]}
+    return max(matches, key=matches.get)  # the first one if several tie
 
 
 def number_formats(module: nn.Module, outputs: list[Tensor]) -> str:
-    """Return what the layers of a network compute in, such as "float32" or "bfloat16, float32"."""
-    found = {tensor.dtype for tensor in (*module.parameters(), *outputs)}
+    """Return the number formats in which a network computes, such as "float32" or "bfloat16, float32"."""
+    dtypes = {tensor.dtype for tensor in (*module.parameters(), *outputs)}
     for part in module.modules():
         if callable(weight := getattr(part, "weight", None)):  # as in torch's quantised layers
-            found.add(weight().dtype)
-    found -= {torch.bool, torch.int32, torch.int64}  # of indices and masks
-    return ", ".join(sorted(str(kind).removeprefix("torch.") for kind in found)) or "float32"
+            dtypes.add(weight().dtype)
+    dtypes -= {torch.bool, torch.int32, torch.int64}  # these belong to indices and masks
+    return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes)) or "float32"
 
 
 def digest_of(module: nn.Module) -> str:
     """Return the sha256 of the names, types, shapes and bytes of all weights and buffers.
 
-    That of a FromPixels is also of the numbers that normalise, without which results are others.
+    For a FromPixels it includes the numbers that normalise, as other numbers make other results.
     """
     digest = hashlib.sha256()
     for name, value in sorted([*module.named_parameters(), *module.named_buffers()]):

@@ -1,6 +1,6 @@
-"""Answers without a network: a file of what any framework predicted, .npz or .csv.
+"""Answers without a network: a .npz or .csv file with the predictions of any framework.
 
-In messages rows, columns and classes count from 1, but labels that are numbers from 0.
+Messages count rows, columns and classes from 1, but labels that are numbers from 0.
 """
 
 import csv
@@ -16,12 +16,12 @@ from data import Dataset, from_arrays
 from sources.cifar import OfficialUnpickler
 from support.errors import one_line, reading
 
-ROUNDING = 0.01  # how far a row of probabilities may sum from 1, and each be from the softmax of its logits
-TOLERANCE = 1e-6  # of float32
+ROUNDING = 0.01  # largest distance of a row's sum from 1, and of a probability from the softmax of its logits
+TOLERANCE = 1e-6  # rounding in float32
 
 
 def read(path: Path) -> dict:
-    """Return what a file of predictions holds, see checked. Raises UserError for what does not fit."""
+    """Return the answers in a file of predictions, see checked. Raises UserError for what does not fit."""
     with reading(path, "predictions (docs/your_own_code.md says how to write them)"):
         if path.suffix == ".csv":
             return checked(read_csv(path))
@@ -31,11 +31,12 @@ def read(path: Path) -> dict:
 
 
 def checked(arrays: dict[str, np.ndarray]) -> dict:
-    """Return y_true int64 [N] and logits float64 [N, C] of arrays as in an .npz file, and what else is there.
+    """Check arrays as in an .npz file; return y_true int64 [N], logits float64 [N, C] and `notes` in a dict.
 
-    `notes` are lines for people, such as that logits turned out to be probabilities, see as_logits. Else
-    there may be class_names, filenames, images uint8 [N, 3, S, S], and validation, (logits [V, C], labels
-    [V]). Arrays of Python objects are taken as texts. Raises ValueError for what does not fit.
+    A note is a line for people, such as that logits turned out to be probabilities, see as_logits. If the
+    arrays hold them, there are also class_names, filenames, images uint8 [N, 3, S, S], and validation,
+    (logits [V, C], labels [V]). Arrays of Python objects count as texts. Raises ValueError for what does not
+    fit.
     """
     arrays = {key: array.astype(str) if array.dtype.kind in "OS" else array for key, array in arrays.items()}
     answers = {"notes": []}
@@ -62,10 +63,7 @@ def checked(arrays: dict[str, np.ndarray]) -> dict:
 
 
 def test_set_of(answers: dict) -> Dataset:
-    """Return the test set of answers that came without a network; its images are None if they are unknown.
-
-    answers: see checked.
-    """
+    """Return the test set of answers, see checked; its images are None if there are none."""
     y_true, filenames = answers["y_true"], answers.get("filenames")
     class_names = answers.get("class_names") or [f"class {c}" for c in range(answers["logits"].shape[1])]
     if "images" in answers:
@@ -77,10 +75,10 @@ def test_set_of(answers: dict) -> Dataset:
 
 
 def check_dataset(answers: dict, test: Dataset, name: str) -> None:
-    """Raise ValueError, in one line, unless answers, see checked, are to the images of `test` in their order.
+    """Raise ValueError, in one line, unless the answers are to the images of `test` in their order.
 
-    name: what people call the data set. All labels and the classes are compared, and where both have them the
-    file names, of which one may begin with folders that the other leaves out.
+    answers: see checked; name: what people call the data set. The classes and all labels are compared, and
+    the file names where both have them; one of two names may begin with folders that the other leaves out.
     """
     labels, names = answers["y_true"], answers.get("class_names", test.class_names)
     if names != test.class_names or answers["logits"].shape[1] != len(names):
@@ -93,7 +91,7 @@ def check_dataset(answers: dict, test: Dataset, name: str) -> None:
             f"y_true of row {row + 1} is {names[labels[row]]!r}, but that image of {name} is of "
             f"{names[test.labels[row]]!r}: expected its images in their order"
         )
-    numbers = [str(i) for i in range(len(labels))]  # which stand for file names where there are none
+    numbers = [str(i) for i in range(len(labels))]  # these stand for missing file names
     if numbers in (answers.get("filenames", numbers), test.filenames):
         return
     for row, (ours, theirs) in enumerate(zip(answers["filenames"], test.filenames, strict=True), start=1):
@@ -109,11 +107,11 @@ def check_dataset(answers: dict, test: Dataset, name: str) -> None:
 
 
 def kind_of(scores: Tensor) -> str:
-    """Return what scores, float [N, C], are: "probabilities", "percent", or else "logits".
+    """Return whether all scores, float [N, C], are "probabilities", "percent", or else "logits".
 
-    Probabilities are from 0 to 1, and each row sums to 1 within 0.01; if all are given to two or more
-    decimals, within C / 2 units of the last one, which is what rounding can do. Percent are 100 times that.
-    All rows are so, or none is.
+    Probabilities are from 0 to 1, and each row sums to 1 within 0.01. If all have two decimals or more, and
+    no more than five, a sum may be off by C / 2 units of the last decimal, as far as rounding can take it.
+    Percent are 100 times that.
     """
     for kind, whole in (("probabilities", 1), ("percent", 100)):
         shares = scores.double() / whole
@@ -127,7 +125,7 @@ def kind_of(scores: Tensor) -> str:
 
 
 def last_decimal(shares: Tensor) -> float:
-    """Return 0.01 where all numbers are given to two decimals, down to 0.00001; 0 for more or fewer."""
+    """Return 0.01 if all numbers have two decimals, down to 0.00001 for five; 0 for fewer or more."""
     for decimals in range(1, 6):
         if (shares - shares.round(decimals=decimals)).abs().max() < TOLERANCE:
             return 10**-decimals if decimals > 1 else 0.0
@@ -135,11 +133,11 @@ def last_decimal(shares: Tensor) -> float:
 
 
 def as_logits(scores: Tensor, name: str = "the scores") -> tuple[Tensor, str | None]:
-    """Return the logits of scores, float64 [N, C], and a note for people if these were none, else None.
+    """Return scores as logits, float64 [N, C], and a note for people if they were something else, else None.
 
-    Of probabilities and percent, see kind_of, they are the logarithms after each row is divided by its sum.
-    What rounding to two to five decimals took from the sum of a row is shared by what it made 0, so that one
-    true class of "probability 0" does not set the temperature alone.
+    Probabilities and percent, see kind_of, are divided by the sum of their row, and the logarithm is taken.
+    Rounding makes small probabilities 0. They share what it took from the sum of their row, so that a single
+    true class of "probability 0" does not decide the temperature.
     """
     kind = kind_of(scores)
     if kind == "logits":
@@ -154,7 +152,7 @@ def as_logits(scores: Tensor, name: str = "the scores") -> tuple[Tensor, str | N
 
 
 def why_logits(scores: Tensor) -> str:
-    """Return the row or the cell for which scores [N, C] are neither probabilities nor percent."""
+    """Return the cell or the row that keeps scores [N, C] from being probabilities or percent, in words."""
     if scores.min() < 0:
         row, column = divmod(scores.argmin().item(), scores.shape[1])
         return f"column {column + 1} of row {row + 1} is {scores.min():g}"
@@ -164,9 +162,9 @@ def why_logits(scores: Tensor) -> str:
 
 
 def logits_in(arrays: dict, prefix: str, notes: list[str]) -> Tensor:
-    """Return the logits, float64 [N, C], of arrays whose names have a prefix; add a note on what they were.
+    """Return the logits, float64 [N, C], from the arrays with a prefix; add a note if they were others.
 
-    They are those of `logits`, with which `probabilities` have to agree if both are there.
+    They are those in `logits`; if there are `probabilities` as well, the two have to agree.
     """
     keys = [key for key in (f"{prefix}logits", f"{prefix}probabilities") if key in arrays]
     if not keys:
@@ -234,7 +232,7 @@ def labels_in(arrays: dict, key: str, names: list[str], count: int, num_classes:
 
 
 def class_number(label: str | float, num_classes: int) -> int | None:
-    """Return the class that a label such as 3, 3.0 or "3" is as a number, or None."""
+    """Return a label such as 3, 3.0 or "3" as the number of a class, or None."""
     try:
         number = float(label)
     except ValueError:
@@ -246,7 +244,7 @@ def class_number(label: str | float, num_classes: int) -> int | None:
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of an .npz file. Of Python objects only texts, numbers and containers are read."""
+    """Return the arrays of an .npz file; in Python objects only texts, numbers and containers are read."""
     arrays = {}
     with np.load(path) as content:
         for key in content.files:
@@ -282,7 +280,7 @@ def read_csv(path: Path) -> dict[str, np.ndarray]:
 
 
 def probabilities_in(columns: dict[str, tuple[str, ...]], labels: tuple[str, ...]) -> np.ndarray:
-    """Return the probabilities in the columns of a table, float64 [N, C]; none may be something else."""
+    """Return the columns of a table as probabilities, float64 [N, C]; raise ValueError if they are others."""
     names = list(columns)
     numbers = [numbers_of_column(name, cells) for name, cells in columns.items()]
     if len(numbers) < 2:

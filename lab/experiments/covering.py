@@ -1,10 +1,10 @@
-"""How much the covering test depends on fill and size, what the sign means, and what could be reached.
+"""Does the covering test depend on fill and size, what does the sign mean, and what could be reached?
 
-    python experiments/covering.py weights/resnet18_cifar100.pt --data-dir data
+    python lab/experiments/covering.py weights/resnet18_cifar100.pt --data-dir data
 
-Prints a Markdown table: of all mistakes, or of a random sample of them, the share that becomes the truth when
-what the contrastive map marks is covered, and when random cells are, the mean of three draws. Each row has
-95 % intervals over the images. What is measured in every report stands in reasons.py.
+Prints a Markdown table for all mistakes, or for a random sample of them: the share that becomes the truth
+under the cover of the contrastive map, and under that of random cells, the mean of three draws. Each row has
+95 % intervals over the images. lab/reasons.py has the measurements of every report.
 """
 
 import sys

@@ -1,9 +1,9 @@
-"""The three findings of README.md in every network of which results/ holds something, in percent.
+"""The three findings of README.md in every network that has files in results/, in percent.
 
     python lab/experiments/findings.py > results/findings.md
 
-Prints Markdown tables and draws results/temperature.png. Nothing is measured again, and what a file does not
-hold is left out: there are no stress tests and no covering of seeds 1 and 2.
+Prints Markdown tables and draws results/temperature.png. It measures nothing again, and leaves out what a
+file does not hold: seeds 1 and 2 have no stress tests and no covering.
 """
 
 import json

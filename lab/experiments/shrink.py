@@ -2,10 +2,10 @@
 
     python lab/experiments/shrink.py runs/cifar100
 
-Brings to float16 the probabilities and logits in predictions.npz, what evidence.npz has in float32, and the
-weights in checkpoints/best.pt. metrics.json and reasons.json get the new digests of the arrays; their numbers
-stay those of full precision. Rounded weights make another network, if only just: it changed 4 of 10,000
-answers of the shipped one. So shrink a run, report on it again, and then shrink its arrays as well.
+Rounds to float16 the probabilities and logits in predictions.npz, the float32 arrays of evidence.npz, and
+the weights in checkpoints/best.pt. metrics.json and reasons.json get the new digests of the arrays; their
+numbers stay those of full precision. Rounded weights make a slightly different network: 4 of 10,000 answers
+of the shipped one changed. So shrink a run, report on it again, and then shrink its arrays as well.
 """
 
 import hashlib

@@ -1,11 +1,11 @@
 """What a temperature does to the calibration error as corruptions get stronger, with intervals over images.
 
-    python experiments/temperature.py weights/resnet18_cifar100.pt --data-dir data
+    python lab/experiments/temperature.py weights/resnet18_cifar100.pt --data-dir data
 
-Takes any number of checkpoints and prints a Markdown table: of the answers to the fifteen corruptions
-together, the calibration error as trained, at the temperature of the validation images, and the difference.
-An image is drawn with all its corruptions, as their answers are alike: 95 % intervals by a bootstrap of 1,000
-resamples. stress.py keeps bins instead of answers, from which no such interval follows.
+Takes any number of checkpoints and prints a Markdown table. It has the calibration error of all answers to
+the fifteen corruptions together: as trained, at the temperature of the validation images, and the difference.
+The 95 % intervals come from a bootstrap of 1,000 resamples. An image is drawn with all its corruptions, as
+their answers are alike. lab.stress keeps bins instead of answers, and bins give no such interval.
 """
 
 import sys

@@ -101,6 +101,7 @@ function playGame() {
   const isWon = (puzzle) => puzzle.tried ? isTrue(puzzle, puzzle.tried) : puzzle.best === null;
   const isPlayed = (puzzle) => puzzle.tried !== undefined;
   const answerTo = (puzzle, cover) => data.classes[puzzle.answers[cover][0]];
+  const theMap = "the contrastive map", times = (n) => n === 1 ? "once" : `${n} times`;
   let place = 0, cover = 0;
   moveByArrows(part("picture"));
 
@@ -113,7 +114,7 @@ function playGame() {
   }
 
   function message(puzzle) {  // true of what is seen now
-    const now = `it answers ${answerTo(puzzle, cover)}`, never = puzzle.best === null ? " No one or two squares change its mind." : "";
+    const now = `it answers ${answerTo(puzzle, cover)}`, never = puzzle.best === null ? ` No one or two squares make it answer ${data.classes[puzzle.true]}.` : "";
     if (!isPlayed(puzzle)) {
       return ["Choose one or two squares.", "One square is chosen: a second one may be, too.", "Two squares are chosen."][data.covers[cover].length];
     }
@@ -126,7 +127,7 @@ function playGame() {
     const figure = make("figure"), picture = make("span", { className: "grid4 puzzles" }), caption = make("figcaption");
     figure.append(picture, caption);
     picture.style.setProperty("--column", place);
-    if (who === "the map") {
+    if (who === theMap) {
       const canvas = make("canvas");
       canvas.style.gridArea = "1 / 1 / 5 / 5";
       picture.classList.add("map");
@@ -134,8 +135,8 @@ function playGame() {
       paintMap(canvas, puzzle.mistake, 1);
     }
     for (const square of data.covers[covered]) {
-      const span = make("span", { className: who === "the map" ? "outline" : "" });
-      span.style = `grid-area: ${Math.floor(square / 4) + 1} / ${square % 4 + 1}; ${who === "the map" ? "" : `background: rgb(${data.fill})`}`;
+      const span = make("span", { className: who === theMap ? "outline" : "" });
+      span.style = `grid-area: ${Math.floor(square / 4) + 1} / ${square % 4 + 1}; ${who === theMap ? "" : `background: rgb(${data.fill})`}`;
       picture.append(span);
     }
     const [answer, share] = puzzle.answers[covered];
@@ -144,8 +145,8 @@ function playGame() {
   }
 
   function drawResults(puzzle) {
-    const covers = { you: puzzle.tried, "the map": puzzle.by_map, "the best": puzzle.best };
-    const figures = Object.entries(covers).filter(([who]) => who !== "the map" || data.maps).map(([who, covered]) => {
+    const covers = { you: puzzle.tried, [theMap]: puzzle.by_map, "the best": puzzle.best };
+    const figures = Object.entries(covers).filter(([who]) => who !== theMap || data.maps).map(([who, covered]) => {
       if (isPlayed(puzzle) && covered) return drawResult(puzzle, who, covered);
       const caption = make("figcaption", { textContent: !isPlayed(puzzle) ? who : who === "you" ? "you: it cannot be done" : `${who}: none does it` });
       const figure = make("figure");
@@ -167,11 +168,11 @@ function playGame() {
       return make("i", { className: `${isPlayed(puzzle) ? isWon(puzzle) ? "won" : "lost" : ""} ${i === place ? "now" : ""}` });
     }));
     part("dots").ariaLabel = `Picture ${place + 1} of ${puzzles.length}; you played ${length}, rightly ${played.filter(isWon).length}`;
-    const ofMap = data.maps ? `, the map's squares in ${map}` : "", notPossible = refused ? `, and you saw ${refused} times that it cannot be done` : "";
-    const moral = `Played ${length}: you changed its mind in ${you}${ofMap}, two squares by luck in ${luck}; the best squares do it in ${possible}${notPossible}.`;
+    const ofMap = data.maps ? `, the contrastive map's squares in ${map}` : "", notPossible = refused ? `, and you saw ${times(refused)} that it cannot be done` : "";
+    const moral = `Played ${length}: you made it right in ${you}${ofMap}, two squares by luck in ${luck}; the best squares do it in ${possible}${notPossible}.`;
     part("tally").textContent = length ? moral : "";
     part("end").style.visibility = length < Math.min(5, puzzles.length) ? "hidden" : "";
-    part("line").textContent = `I changed its mind ${you} times in ${length}${data.maps ? `, the map ${map}` : ""}. You?`;
+    part("line").textContent = `I made it right ${times(you)} in ${length}${data.maps ? `, its contrastive map ${times(map)}` : ""}. You?`;
   }
 
   function draw(says) {
@@ -205,7 +206,9 @@ function playGame() {
 
   function open(next) {
     place = next % puzzles.length;
-    cover = puzzles[place].tried ?? 0;
+    const { true: truth, answers, tried } = puzzles[place], answer = data.classes[answers[0][0]];
+    cover = tried ?? 0;
+    document.querySelector("h1").textContent = `It calls this ${data.classes[truth]} ${/^[aeiou]/i.test(answer) ? "an" : "a"} ${answer}. Can you change its mind?`;
     draw();
   }
 
@@ -253,6 +256,7 @@ function askFirst(form) {
     const at = 2 * Math.round(vote.value / 2), level = levels[at] ?? 0;
     levels[at] = level + 1;
     mark("i", { at, level });
+    votes.style.setProperty("--most", Math.max(...Object.values(levels)));
     votes.ariaLabel = `${all("i", votes).length} votes`;
   };
   form.addEventListener("input", () => { form.querySelector("output").value = vote.value; });

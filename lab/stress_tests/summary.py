@@ -1,9 +1,9 @@
-"""What many tests say together: means over corruptions and severities, and what survives several attacks.
+"""Sum up many tests: means over corruptions and severities, and the images that survive several attacks.
 
-All functions take what stress.py measured, under names such as "fog/3", a corruption and its severity, or
-"clean/0" and "grey/0", where there is none:
+All functions take what lab.stress measured. The name of a test is a corruption with its severity, such as
+"fog/3"; without a severity it is "clean/0" or "grey/0":
 
-    records    {test: {"accuracy": ..., "mean_confidence": ..., "calibration": ...}}, see stress.measure
+    records    {test: {"accuracy": ..., "mean_confidence": ..., "calibration": ...}}, see lab.stress.measure
     answers    {test: whether each answer is right, bool [N]}
 """
 
@@ -15,39 +15,39 @@ import torch
 from torch import Tensor
 
 SEVERITIES = range(1, 6)
-BIN_KEYS = ("gaps", "right", "count")  # of each bin of the calibration error
+BIN_KEYS = ("gaps", "right", "count")  # for each bin of the calibration error
 
 
 def calibration_of(records: dict, answers: dict[str, Tensor], tests: list[str]) -> dict:
-    """Return accuracy, mean confidence and calibration error of several tests of as many images each.
+    """Return accuracy, mean confidence and calibration error of several tests with equally many images.
 
-    "ece", as trained and at the temperature if one is known, is that of all their answers together, where
-    gaps of opposite sign cancel.
+    "ece" is the calibration error of all answers together, so gaps of opposite sign cancel. It is there as
+    trained and, if there is one, at the temperature.
     """
     rows = [records[test] for test in tests]
     count = sum(len(answers[test]) for test in tests)
-    found = {
+    result = {
         "accuracy": float(np.mean([row["accuracy"]["value"] for row in rows])),
         "mean_confidence": float(np.mean([row["mean_confidence"] for row in rows])),
     }
     for name in rows[0]["calibration"]:
         gaps = np.array([row["calibration"][name]["gaps"] for row in rows])  # [tests, bins]
-        found[name] = {"ece": float(np.abs(gaps.sum(axis=0)).sum() / count)}
-    return found
+        result[name] = {"ece": float(np.abs(gaps.sum(axis=0)).sum() / count)}
+    return result
 
 
 def reliability_bins(records: dict, answers: dict[str, Tensor], tests: list[str]) -> dict:
-    """Return the bins of several tests together: `images` of each test, and `bins`.
+    """Return the bins of several tests together: the number of `images` in each test, and `bins`.
 
-    Those are {"as_trained": [[confidence, accuracy, count], ...], ...}, without empty ones.
+    `bins` is {"as_trained": [[confidence, accuracy, count], ...], ...}, without empty bins.
     """
-    found = {}
+    bins = {}
     for name in records[tests[0]]["calibration"]:
         parts = [records[test]["calibration"][name] for test in tests]
         gaps, right, count = (np.array([part[key] for part in parts]).sum(axis=0) for key in BIN_KEYS)
         rows = zip(gaps, right, count, strict=True)
-        found[name] = [[(r - gap) / n, r / n, int(n)] for gap, r, n in rows if n]
-    return {"images": len(answers[tests[0]]), "bins": found}
+        bins[name] = [[(r - gap) / n, r / n, int(n)] for gap, r, n in rows if n]
+    return {"images": len(answers[tests[0]]), "bins": bins}
 
 
 def tests_of(names: Iterable[str], severities: Iterable[int] = SEVERITIES) -> list[str]:
@@ -61,9 +61,9 @@ def mean_score(answers: dict[str, Tensor], names: Iterable[str]) -> Tensor:
 
 
 def still_right(answers: dict[str, Tensor], names: Iterable[str], epsilon: float) -> Tensor:
-    """Return which of the attacked images are right without an attack and under all of `names`, bool [N].
+    """Return which of the attacked images are right unattacked and under each attack in names, bool [N].
 
-    Attacks that were not run at this epsilon do not count.
+    An attack that was not run at this epsilon does not count.
     """
     tests = ["unattacked/0", *(f"{name}/{epsilon:g}" for name in names)]
     return torch.stack([answers[test] for test in tests if test in answers]).all(dim=0)

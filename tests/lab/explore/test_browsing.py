@@ -218,7 +218,7 @@ def test_a_round_by_keyboard(page, game):
     assert texts(page, "#puzzle-answers li") == [f"{wrong} 60 %", f"{truth} 30 %", f"{other} 10 %"]
     page.keyboard.press("Enter")
     assert page.inner_text("#puzzle-says") == f"Solved: it answers {truth}."
-    captions = [f"you: ✓ {truth} 71 %", f"the map: ✓ {truth} 70 %", f"the best: ✓ {truth} 71 %"]
+    captions = [f"you: ✓ {truth} 71 %", f"the contrastive map: ✓ {truth} 70 %", f"the best: ✓ {truth} 71 %"]
     assert texts(page, "#puzzle-results figcaption")[:3] == captions
     assert texts(page, ".luck") == ["2 %"] and page.locator("#puzzle-results canvas").count() == 1
     page.click("#puzzle-picture button >> nth=5")  # the list and the message follow
@@ -238,13 +238,16 @@ def test_what_cannot_be_done_scores_and_five_rounds_have_a_moral(game):
             if k == 2:
                 page.tap("#puzzle-picture button >> nth=2")
                 page.tap("#puzzle-commit")
-                assert "No one or two squares change its mind." in page.inner_text("#puzzle-says")
+                assert "No one or two squares make it answer" in page.inner_text("#puzzle-says")
             else:
                 page.tap("#puzzle-impossible")
                 assert page.inner_text("#puzzle-says").startswith("Right.")
             assert page.locator("#puzzle-line").is_visible() == (k == 4)
             page.tap("#puzzle-next")
-        assert page.inner_text("#puzzle-line") == "I changed its mind 0 times in 5, the map 0. You?"
+        assert (
+            page.inner_text("#puzzle-line")
+            == "I made it right 0 times in 5, its contrastive map 0 times. You?"
+        )
         assert "you saw 4 times that it cannot be done" in page.inner_text("#puzzle-tally")
         classes = page.evaluate(
             "[...document.querySelectorAll('#puzzle-dots i')].map(dot => dot.className.trim())"
