@@ -175,7 +175,7 @@ def slow_apgd(model, image, label, start, epsilon, steps):
 
 @pytest.mark.parametrize(("epsilon", "steps"), [(8 / 255, 50), (16 / 255, 20)])
 def test_apgd_against_a_slow_one(epsilon, steps):
-    model, images = of_images(Wavy(10)).eval(), IMAGES[:6]
+    model, images = of_images(Wavy(10)).eval().double(), IMAGES[:6].double()  # rounding decides nothing
     labels = (model(images).argmax(dim=1) + 1) % 10  # wrong from the start, so that only the loss counts
     seen = []
     handle = model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
