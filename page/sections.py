@@ -129,7 +129,7 @@ def training_curves(numbers: dict) -> dict:
     changes = {}
     for i in range(1, len(history)):
         if column["image_size"][i] != column["image_size"][i - 1]:
-            changes[i + 0.5] = f"{column['image_size'][i]:.0f} px"
+            changes[i + 0.5] = f"images of {column['image_size'][i]:.0f} px"
     if 0 < last_cutmix < len(history):
         changes[last_cutmix + 0.5] = "no CutMix"
     best = numbers["training"]["epoch"]
@@ -173,7 +173,7 @@ def write_plots(folder: Path, numbers: dict, arrays: dict) -> None:
     tested = [row for row in numbers["classes"] if row["num_test"]]
     bars, worst = {}, sorted(tested, key=lambda row: row["recall"])[:10]
     for row in worst:
-        other = f" (mostly taken for {row['most_confused_with']})" if row["most_confused_with"] else ""
+        other = f" (most often taken for {row['most_confused_with']})" if row["most_confused_with"] else ""
         bars[plain(row["name"] + other)] = row["recall"]
     title = f"The {len(worst)} classes with the lowest accuracy"
     if len(worst) == len(tested):

@@ -155,7 +155,7 @@ function playGame() {
     });
     const luck = make("figure");
     luck.append(make("span", { className: "luck", textContent: isPlayed(puzzle) ? percent(puzzle.random, 0) : "?" }),
-      make("figcaption", { textContent: "luck: of all pairs do it" }));
+      make("figcaption", { textContent: "luck: the share of all pairs that do it" }));
     part("results").replaceChildren(...figures, luck);
   }
 

@@ -17,9 +17,9 @@ from page.embed import SIDE, address, encoded, picture, plain
 from page.sections import MAP_SIDE
 
 MAPS = {  # of covering: how the maps are called, in the order of their rows, which ends with chance
-    "contrastive": "told the truth",
-    "runner_up": "told the runner-up",
-    "random_class": "told a random class",
+    "contrastive": "contrastive map",
+    "runner_up": "rather than runner-up",
+    "random_class": "rather than random class",
     "usual": "the usual map",
     "other_image": "another picture's",
     "centre": "the centre",
