@@ -18,8 +18,8 @@ from page.sections import MAP_SIDE
 
 MAPS = {  # of covering: how the maps are called, in the order of their rows, which ends with chance
     "contrastive": "contrastive map",
-    "runner_up": "rather than runner-up",
-    "random_class": "rather than random class",
+    "runner_up": "against runner-up",
+    "random_class": "against random",
     "usual": "the usual map",
     "other_image": "another picture's",
     "centre": "the centre",

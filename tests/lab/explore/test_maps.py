@@ -44,7 +44,7 @@ def test_the_title_follows_from_verdict_and_intervals(verdict, usual):
     title, words, drawn = filled(covering)
     assert title == f"The usual heat map {TITLES[verdict, usual]}"
     assert "400 right answers covering the centre changes 60 %, the usual map 60 %" in words
-    for name in ("contrastive map", "rather than runner-up", "the usual map", "random cells"):
+    for name in ("contrastive map", "against runner-up", "the usual map", "random cells"):
         assert name in drawn["mistakes"], name
 
 
