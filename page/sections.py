@@ -129,7 +129,7 @@ def training_curves(numbers: dict) -> dict:
     changes = {}
     for i in range(1, len(history)):
         if column["image_size"][i] != column["image_size"][i - 1]:
-            changes[i + 0.5] = f"images of {column['image_size'][i]:.0f} px"
+            changes[i + 0.5] = f"{column['image_size'][i]:.0f} px"
     if 0 < last_cutmix < len(history):
         changes[last_cutmix + 0.5] = "no CutMix"
     best = numbers["training"]["epoch"]
