@@ -359,7 +359,7 @@ def test_the_command_of_several_processes_and_the_sizes_of_a_training(run_with_r
         row["image_size"] = size
     figure = sections.training_curves(numbers)["loss"]
     assert [label.get_text() for label in figure.axes[0].child_axes[0].get_xticklabels()] == [
-        "images of 32 px"
+        "32 px"
     ]
 
 
