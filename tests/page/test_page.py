@@ -358,9 +358,7 @@ def test_the_command_of_several_processes_and_the_sizes_of_a_training(run_with_r
     for row, size in zip(numbers["training"]["history"], (24, 24, 32), strict=True):
         row["image_size"] = size
     figure = sections.training_curves(numbers)["loss"]
-    assert [label.get_text() for label in figure.axes[0].child_axes[0].get_xticklabels()] == [
-        "32 px"
-    ]
+    assert [label.get_text() for label in figure.axes[0].child_axes[0].get_xticklabels()] == ["32 px"]
 
 
 def test_each_histogram_is_of_its_own_temperature(whole, monkeypatch):
