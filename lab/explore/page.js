@@ -339,7 +339,7 @@ if (find("attack-choice")) viewAttacks();
 function browseMistakes() {
   const [form, list, more, dialog] = ["filter", "thumbnails", "more", "mistake"].map(find);
   const columns = Math.ceil(Math.sqrt(data.images.length));  // of the sheet
-  const atOnce = innerWidth < 600 ? 6 : 20;
+  const atOnce = innerWidth < 600 ? 3 : 20;
   const choice = () => Object.fromEntries(new FormData(form));
   const buttonAt = (place) => all("button", list)[place];
   let chosen = [];  // the mistakes that fit the filter
