@@ -143,11 +143,7 @@ def read_reasons(folder: Path, predictions_sha256: str) -> tuple[dict | None, di
     if not arrays.is_file() or outputs.file_digest(arrays) != reasons["evidence_sha256"]:
         print(f"note     {arrays} is not that of {path}, and both are left out: run lab.examine again")
         return None, None
-    evidence = outputs.read_arrays(arrays, "evidence of lab.examine")
-    for key, value in evidence.items():
-        if value.dtype == torch.float16:  # as results/ keeps them
-            evidence[key] = value.float()
-    return reasons, evidence
+    return reasons, outputs.read_arrays(arrays, "evidence of lab.examine")
 
 
 # ---- stress.json and stress.npz --------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from torch import Tensor
 from gradcam import overlay, to_heatmap
 from page import plots
 from page.embed import address, encoded, picture, plain, reduced
+from page.failures import NUM_FAILURES
 from support.console import command_of, duration
 from support.outputs import headline
 
@@ -25,7 +26,7 @@ def mistakes(arrays: dict, images: Tensor | None) -> dict:
     """Return the most confident mistakes with their maps, as many as there are maps."""
     rows, names = [], [plain(name) for name in arrays["class_names"]]
     has_maps = images is not None and "maps_predicted" in arrays
-    chosen = arrays["mistakes"][: len(arrays["maps_predicted"]) if has_maps else 24]
+    chosen = arrays["mistakes"][: len(arrays["maps_predicted"]) if has_maps else NUM_FAILURES]
     if has_maps:
         large = F.interpolate(reduced(images[chosen]), MAP_SIDE, mode="nearest") / 255
         maps = {}

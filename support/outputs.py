@@ -128,11 +128,16 @@ def write_arrays(path: Path, content: dict) -> str:
 
 
 def read_arrays(path: Path, what: str) -> dict:
-    """Return what write_arrays wrote: numbers as tensors, texts and lists of texts as they were."""
+    """Return what write_arrays wrote: numbers as tensors, texts and lists of texts as they were.
+
+    float16, as results/ keeps arrays, becomes float32.
+    """
     content = {}
     with reading(path, what), np.load(path) as file:
         for key in file.files:
             array = file[key]
+            if array.dtype == np.float16:
+                array = array.astype(np.float32)
             content[key] = array.tolist() if array.dtype.kind == "U" else torch.from_numpy(array)
     return content
 
@@ -177,7 +182,4 @@ def read_report(folder: Path) -> tuple[dict, dict]:
         raise UserError(f"{folder / 'predictions.npz'} is of another report than {path}: run report.py again")
     if best.is_file() and file_digest(best) != numbers["checkpoint_sha256"]:
         raise UserError(f"{path} is of other weights than {best}: run python report.py --run {folder} again")
-    for key, value in arrays.items():
-        if isinstance(value, Tensor) and value.dtype == torch.float16:  # as results/ keeps them
-            arrays[key] = value.float()
     return numbers, arrays
