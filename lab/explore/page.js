@@ -206,9 +206,8 @@ function playGame() {
 
   function open(next) {
     place = next % puzzles.length;
-    const { true: truth, answers, tried } = puzzles[place], answer = data.classes[answers[0][0]];
-    cover = tried ?? 0;
-    document.querySelector("h1").textContent = `It calls this ${data.classes[truth]} ${/^[aeiou]/i.test(answer) ? "an" : "a"} ${answer}. Can you change its mind?`;
+    cover = puzzles[place].tried ?? 0;
+    document.querySelector("h1").textContent = puzzles[place].title;
     draw();
   }
 

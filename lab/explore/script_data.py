@@ -158,9 +158,15 @@ def mistake_data(answers: dict, evidence: dict, place: int) -> dict:
     return mistake
 
 
+def title_of(true: str, predicted: str) -> str:
+    """Return the title of a puzzle, such as "It calls this lobster a lamp. Can you change its mind?"."""
+    article = "an" if predicted[0].lower() in "aeiou" else "a"
+    return f"It calls this {true} {article} {predicted}. Can you change its mind?"
+
+
 def puzzle_data(answers: dict, evidence: dict) -> list[dict]:
     """Return the mistakes that the reader takes apart, see reasons.find_puzzles; probabilities in percent."""
-    rows = []
+    rows, names = [], [plain(name) for name in answers["class_names"]]
     if "puzzles" not in evidence:
         return rows
     for place in puzzle_order(answers, evidence):
@@ -168,6 +174,7 @@ def puzzle_data(answers: dict, evidence: dict) -> list[dict]:
         percents = (100 * evidence["puzzle_probabilities"][place]).round().int()
         likely = torch.stack([evidence["puzzle_classes"][place].int(), percents], dim=2).flatten(1)
         row = {"true": answers["y_true"][index].item(), "answers": likely.tolist()}
+        row["title"] = title_of(names[row["true"]], names[answers["y_pred"][index]])
         row["mistake"] = (evidence["mistakes"] == index).nonzero().item()
         row["random"] = round(evidence["puzzle_random"][place].item(), 4)
         for key in ("best", "by_map"):

@@ -30,11 +30,6 @@ NUM_WITH_MAPS = 9  # mistakes, the most confident ones, whose usual maps evidenc
 NUM_PAIRS, NUM_THUMBNAILS = 6, 3  # of classes that are confused most, and the pictures of each
 
 
-def with_article(name: str) -> str:
-    """Return "an apple" or "a lamp"."""
-    return f"a{'n' if name[0].lower() in 'aeiou' else ''} {name}"
-
-
 def game(answers: dict, evidence: dict, images: Tensor | None) -> dict:
     """The puzzle that the game opens with, and the sheet of all of them in their order."""
     if images is None or "puzzles" not in evidence:
@@ -43,7 +38,7 @@ def game(answers: dict, evidence: dict, images: Tensor | None) -> dict:
     names, first = [plain(name) for name in answers["class_names"]], places[0]
     index = evidence["puzzles"][places]
     opener = {"true": names[answers["y_true"][index[0]]], "predicted": names[answers["y_pred"][index[0]]]}
-    opener["title"] = f"It calls this {opener['true']} {with_article(opener['predicted'])}."
+    opener["title"] = script_data.title_of(opener["true"], opener["predicted"])
     opener["confidence"] = evidence["puzzle_probabilities"][first, 0, 0].item()
     opener["picture"] = picture(images[index[0]])
     cover = max(evidence["puzzle_by_map"][first].item(), 0)

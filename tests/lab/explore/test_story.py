@@ -47,13 +47,19 @@ def test_the_game_opens_with_what_the_map_solves_and_luck_seldom(puzzles, small_
     shown = story.game(answers, evidence, small_sets[1].images)
     index = evidence["mistakes"][4]
     true, predicted = (plain(answers["class_names"][answers[key][index]]) for key in ("y_true", "y_pred"))
-    assert shown["opener"]["title"] in {f"It calls this {true} {a} {predicted}." for a in ("a", "an")}
+    assert shown["opener"]["title"] in {
+        f"It calls this {true} {a} {predicted}. Can you change its mind?" for a in ("a", "an")
+    }
     assert shown["opener"]["answer"] == true and shown["opener"]["cells"] == evidence["covers"][20].tolist()
     sheet = decoded(shown["puzzle_sheet"]["address"].split(",")[1]).float()
     for column, k in enumerate(order):
         image = small_sets[1].images[evidence["mistakes"][k]]
         assert (sheet[:, :, 32 * column : 32 * column + 32] - image).abs().mean() < 12
-    assert story.with_article("apple") == "an apple" and story.with_article("lamp") == "a lamp"
+    for name in ("an apple", "a lamp"):
+        title = f"It calls this crab {name}. Can you change its mind?"
+        assert script_data.title_of("crab", name.split()[1]) == title
+    titles = [row["title"] for row in script_data.puzzle_data(answers, evidence)]
+    assert titles[0] == shown["opener"]["title"] and len(titles) == 6
 
 
 def test_a_puzzle_in_the_data_of_the_script(puzzles):
