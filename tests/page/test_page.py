@@ -343,7 +343,10 @@ def test_the_page_of_a_run(run_with_report, small_sets):
     best, history = numbers["training"]["epoch"], numbers["training"]["history"]
     accuracy = max(row["val_accuracy"] for row in history)
     said = texts(page.all("p", class_="claim"))
-    assert said[-1] == f"Epoch {best} of 3 is examined, the best on validation images ({percent(accuracy)})."
+    assert (
+        said[-1]
+        == f"Epoch {best} of at most 3 is examined, the best on validation images ({percent(accuracy)})."
+    )
     assert re.fullmatch(r"\d\d classes tie at the lowest recall, 0\.0 %\.", said[1])
     assert sum(f"{percent(numbers['top5_accuracy']['value'])} " in dd for dd in texts(page.all("dd"))) == 1
     trained, reported = texts(page.all("pre"))
