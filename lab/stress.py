@@ -330,13 +330,17 @@ def summarise(records: dict, answers: dict[str, Tensor]) -> dict:
 
 
 def add_summary(results: dict, sample: Sample, class_names: list[str]) -> None:
-    """Add what the tests say together: summary, the worst case of all attacks, and checks of the attacks."""
+    """Add what the tests say together: summary, the worst case of all attacks, and checks of the attacks.
+
+    random_signs is the accuracy under them on the attacked images, the control of robust_accuracy.
+    """
     tests, answers = results["tests"], results["answers"]
     results["summary"] = summarise(tests, answers)
-    results["robust_accuracy"] = {}
+    results["robust_accuracy"], results["random_signs"] = {}, {}
     for epsilon in attacks.EPSILONS:
         worst = summary.still_right(answers, attacks.ATTACKS, epsilon)  # image by image, as of AutoAttack
         results["robust_accuracy"][f"{epsilon:g}"] = accuracy_of(worst)
+        results["random_signs"][f"{epsilon:g}"] = accuracy_of(answers[f"random/{epsilon:g}"][sample.attacked])
     accuracies = {test: tests[test]["accuracy"]["value"] for test in tests}
     for epsilon in attacks.EPSILONS:  # on the attacked images alone, and without what random signs win
         right = answers[f"random/{epsilon:g}"][sample.attacked] & answers["unattacked/0"]

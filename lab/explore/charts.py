@@ -26,7 +26,7 @@ def dots(title: str, rows: dict[str, dict], x_label: str) -> Figure:
 
     The first row stands out.
     """
-    figure, axes = small_figure(title, x_label, height=90 + 27 * len(rows))
+    figure, axes = small_figure(title, x_label, height=85 + 24 * len(rows))
     chance = list(rows.values())[-1]
     axes.axvspan(chance["low"], chance["high"], color=GRID, linewidth=0)
     for place, row in enumerate(rows.values()):
@@ -48,21 +48,22 @@ def dots(title: str, rows: dict[str, dict], x_label: str) -> Figure:
     return figure
 
 
-def stress_epsilon(tests: dict, robust_accuracy: dict[str, dict], epsilons: list[float]) -> Figure:
+def stress_epsilon(tests: dict, robust: dict, random_signs: dict, epsilons: list[float]) -> Figure:
     """Accuracy against the epsilon of the attack, in 1/255, with 95 % intervals.
 
-    tests are those of stress.json; robust_accuracy: that under the worst of all attacks, at each epsilon. A
-    rule at each epsilon has the id rule-<its place>, for the script, which shows one.
+    tests are those of stress.json. robust is the accuracy under the worst of all attacks at each epsilon, and
+    random_signs that under random signs. A rule at each epsilon has the id rule-<its place>, for the script,
+    which shows one.
     """
     figure, axes = small_figure("Right under attack", "epsilon, in 1/255; bands: 95 % intervals", height=290)
     unattacked = tests["unattacked/0"]["accuracy"]["value"]
     for step, epsilon in enumerate(epsilons):
         axes.axvline(epsilon, color=GREY, linewidth=1.2, marker="").set_gid(f"rule-{step}")
     axes.axhline(unattacked, color=GREY, linestyle="--", linewidth=1)
-    lines, labels = {}, {"random": "random signs", "fgsm": "FGSM", "pgd": "PGD"}
-    for name, label in labels.items():
+    lines = {"random signs": [random_signs[f"{epsilon:g}"] for epsilon in epsilons]}
+    for name, label in {"fgsm": "FGSM", "pgd": "PGD"}.items():
         lines[label] = [tests[f"{name}/{epsilon:g}"]["accuracy"] for epsilon in epsilons]
-    lines["worst of all"] = [robust_accuracy[f"{epsilon:g}"] for epsilon in epsilons]
+    lines["worst of all"] = [robust[f"{epsilon:g}"] for epsilon in epsilons]
     ends = {"no attack": (epsilons[-1], unattacked, GREY)}
     for (label, points), colour in zip(lines.items(), (GREEN, BLUE, GREY, INK), strict=True):
         value, low, high = ([point[key] for point in points] for key in ("value", "low", "high"))

@@ -269,6 +269,7 @@ function askFirst(form) {
     mark("b", { low, high });
     mark("strong", { at: truth }, `it is ${Math.round(truth)}${low === high ? "" : ` (${Math.round(low)} to ${Math.round(high)})`}`);
     for (const element of form.elements) element.disabled = true;
+    form.querySelector(".soft").hidden = true;
     section.querySelector("h2").focus();
   });
 }

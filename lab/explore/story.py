@@ -19,7 +19,7 @@ from page.sections import MAP_SIDE
 MAPS = {  # of covering: how the maps are called, in the order of their rows, which ends with chance
     "contrastive": "contrastive map",
     "runner_up": "against runner-up",
-    "random_class": "against random",
+    "random_class": "against a random class",
     "usual": "the usual map",
     "other_image": "another picture's",
     "centre": "the centre",
@@ -123,7 +123,9 @@ def maps(numbers: dict, answers: dict, evidence: dict, images: Tensor | None) ->
         shown = mistakes_with_maps(answers, evidence, images)
     # Large is one that covering by the contrastive map turns and by the usual one does not, if there is one.
     shown.sort(key=lambda row: row["turned"]["contrastive"] and not row["turned"].get("usual"), reverse=True)
-    return {"covering_plots": drawn, "cases": shown}
+    controls = {"random": MAPS["random"], "blurred_random": "random cells, blurred instead"}
+    controls |= {name: MAPS[name] for name in ("random_class", "usual", "other_image", "centre")}
+    return {"covering_plots": drawn, "cases": shown, "control_names": controls}
 
 
 def to_dots(title: str, rows: dict, x_label: str, name: str) -> str:
@@ -212,7 +214,9 @@ def stress_tests(answers: dict, stress: dict | None, images: Tensor | None) -> d
     figure = charts.severity_curves("Accuracy and confidence", curves)
     shown["severity_plot"] = plots.to_svg(figure, "severity", text)
     epsilons = stress["epsilons"][:-1]  # the last is a check, at which a sound attack leaves no image right
-    figure = charts.stress_epsilon(tests, stress["robust_accuracy"], epsilons)
+    random_signs = {f"{epsilon:g}": tests[f"random/{epsilon:g}"]["accuracy"] for epsilon in epsilons}
+    shown["random_signs"] = stress.get("random_signs", random_signs)  # older files have all images only
+    figure = charts.stress_epsilon(tests, stress["robust_accuracy"], shown["random_signs"], epsilons)
     at_one = 100 * stress["robust_accuracy"]["1"]["value"]
     text = f"Accuracy under attack by epsilon: at 1/255 the worst attack leaves {at_one:.1f} %."
     shown["epsilon_plot"] = plots.to_svg(figure, "epsilon", text)

@@ -325,6 +325,11 @@ def test_the_command_writes_and_prints_what_it_found(few_tests, whole):
             run = [f"{name}/{epsilon:g}" for name in attacks.ATTACKS]
             worst = np.min([arrays[test] for test in run if test in tests], axis=0)
             assert results["robust_accuracy"][f"{epsilon:g}"]["value"] == worst.mean()
+            attacked = stress.draw_sample(few_tests, 20).attacked.numpy()
+            assert (
+                results["random_signs"][f"{epsilon:g}"]["value"]
+                == arrays[f"random/{epsilon:g}"][attacked].mean()
+            )
     printed = (whole / "printed.txt").read_text()
     assert f"{100 * tests['clean/0']['accuracy']['value']:.1f} %" in printed
     for check in results["checks"]:

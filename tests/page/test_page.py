@@ -141,14 +141,15 @@ def test_the_numbers_of_a_page(whole):
 
     claims = texts(page.all("p", class_="claim"))
     assert claims[0].startswith("7 of 23 images are misclassified")
-    assert claims[1] == f"The hardest class is {HOSTILE_CLASS}: 3 of 5 images are right."
+    assert claims[1] == f"The hardest class is {HOSTILE_CLASS}: 3 of 5 images are right, 60 % (23–88)."
     mean = np.mean([max(row) for row in rows])
     assert claims[2] == f"It is {percent(mean)} sure on average, and {percent(16 / 23)} are right."
     mostly = ["right half (2)", f"{HOSTILE_CLASS} (2)", "left half (2)"]
     cells = texts(page.all("td"))
+    wilson = ["40–89", "41–93", "23–88"]  # of 7 / 10, 6 / 8 and 3 / 5
     for row, c in enumerate((2, 0, 1)):  # the hardest first
-        expected = [SHOWN[c], percent(recall[c]), percent(precision[c]), percent(f1[c]), mostly[c]]
-        assert cells[5 * row : 5 * row + 5] == expected
+        expected = [SHOWN[c], percent(recall[c]), wilson[c], percent(precision[c]), percent(f1[c]), mostly[c]]
+        assert cells[6 * row : 6 * row + 6] == expected
     # The letters of the plots are text.
     plotted = " ".join(texts(page.all("svg")))
     after = 100 * numbers["expected_calibration_error_after_temperature"]
@@ -316,7 +317,7 @@ def test_all_right_ties_and_a_class_without_images(whole, no_files, tmp_path):
         assert len(list((tmp_path / "failures").glob("*.png"))) == (y_pred != labels).sum()
         cells = texts(page[name].all("td"))
         last = cells.index("d")
-        assert cells[last : last + 5] == ["d", "–", "–", "0.0 %", "none"]
+        assert cells[last : last + 6] == ["d", "–", "", "–", "0.0 %", "none"]
     said = {name: texts([*page[name].all("h1"), *page[name].all("p", class_="claim")]) for name in page}
     assert said["right"][:3] == [
         "All of the test images are right.",
@@ -326,7 +327,7 @@ def test_all_right_ties_and_a_class_without_images(whole, no_files, tmp_path):
     assert said["ties"][2] == "2 classes tie at the lowest recall, 75.0 %."
     assert said["never b, c"][0] == "One in three of the test images are right."
     assert said["never b, c"][2] == "2 classes tie at the lowest recall, 0.0 %."
-    assert texts(page["never b, c"].all("td"))[:5] == ["b", "0.0 %", "–", "0.0 %", "a (4)"]
+    assert texts(page["never b, c"].all("td"))[:6] == ["b", "0.0 %", "0–49", "–", "0.0 %", "a (4)"]
 
 
 def test_the_page_of_a_run(run_with_report, small_sets):

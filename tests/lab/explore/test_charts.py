@@ -9,13 +9,14 @@ from page import plots
 ROWS = {f"a row with a name, {i}": fraction(0.1 + i / 5) for i in range(4)}
 EPSILONS = [0.25, 0.5, 1, 2]
 ATTACKS = [f"{name}/{epsilon:g}" for name in ("fgsm", "pgd", "random") for epsilon in EPSILONS]
+SIGNS = {f"{epsilon:g}": fraction(0.9 - epsilon / 99) for epsilon in EPSILONS}
 TESTS = {name: {"accuracy": fraction(0.1 + i / 20)} for i, name in enumerate([*ATTACKS, "unattacked/0"])}
 WORST = {f"{epsilon:g}": fraction(0.1 + epsilon / 99) for epsilon in EPSILONS}
 CURVES = {"a curve": [0.1 * severity for severity in range(6)], "one more": [0.5] * 6}
 FIGURES = {
     "severity": lambda: charts.severity_curves("Calibration error", CURVES, height=320),
     "dots": lambda: charts.dots("Mistakes that become right", ROWS, "a quarter covered"),
-    "attacks": lambda: charts.stress_epsilon(TESTS, WORST, EPSILONS),
+    "attacks": lambda: charts.stress_epsilon(TESTS, WORST, SIGNS, EPSILONS),
 }
 
 
@@ -59,6 +60,6 @@ def test_dots_have_their_intervals_and_the_last_is_a_band():
 def test_attacks_stand_at_their_places():
     drawn = ends(FIGURES["attacks"]().axes[0])
     values = [row["accuracy"]["value"] for row in TESTS.values()]
-    expected = {"FGSM": values[:4], "random signs": values[8:12]}
+    expected = {"FGSM": values[:4], "random signs": [row["value"] for row in SIGNS.values()]}
     expected["worst of all"] = [row["value"] for row in WORST.values()]
     assert {name: drawn[name] for name in expected} == expected
