@@ -217,9 +217,14 @@ def evaluate_classes(confusion: Tensor, test: Dataset, train: Dataset | None) ->
             "precision": precision[c].item(),
             "recall": recall[c].item(),
             "f1": f1[c].item(),
+            "recall_low": None,  # of its 95 % interval, if there are test images
+            "recall_high": None,
             "most_confused_with": names[wrong[c].argmax()] if wrong[c].any() else "",
             "most_confused_with_count": int(wrong[c].max()),
         }
+        if row["num_test"]:
+            recalled = metrics.proportion(row["num_right"], row["num_test"])
+            row |= {"recall_low": recalled["low"], "recall_high": recalled["high"]}
         classes.append(row)
     pairs = metrics.most_confused_pairs(confusion, 20)
     return {

@@ -85,14 +85,20 @@ def in_percent(*several: Axis) -> None:
 
 
 def name_lines(axes: Axes, lines: dict[str, tuple[float, float, str]]) -> None:
-    """Write its label beside the end of each line, {label: (x, y, colour)}, so that no two labels touch."""
+    """Write its label beside the end of each line, {label: (x, y, colour)}, so that no two labels touch.
+
+    A label that had to move is joined to its line.
+    """
     low, high = axes.get_ylim()
     gap = LINE * (high - low) / 170  # about the pixels of the axes' height
     below = low - gap
     for label, (x, y, colour) in sorted(lines.items(), key=lambda line: line[1][1]):
         below = max(y, below + gap)
-        options = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
-        axes.annotate(label, (x, below), color=colour, annotation_clip=False, **options)
+        options = {"textcoords": ("offset points", "data"), "va": "center", "annotation_clip": False}
+        if below > y:
+            options["arrowprops"] = {"arrowstyle": "-", "color": colour, "linewidth": 0.7, "relpos": (0, 0.5)}
+            options["arrowprops"] |= {"shrinkA": 0, "shrinkB": 3}
+        axes.annotate(label, (x, y), (14 if below > y else 6, below), color=colour, **options)
 
 
 # ---- Curves ----------------------------------------------------------------------------------------------

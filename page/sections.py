@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gradcam import overlay, to_heatmap
-from metrics import proportion
 from page import plots
 from page.embed import address, encoded, picture, plain, reduced
 from page.failures import NUM_FAILURES
@@ -44,13 +43,13 @@ def mistakes(arrays: dict, images: Tensor | None) -> dict:
             for kind, pictures in maps.items():
                 row[f"map_{kind}"] = address(encoded(pictures[place], "JPEG"))
         rows.append(row)
-    return {"mistakes": rows, "num_mistakes": len(arrays["mistakes"]), "has_maps": has_maps}
+    shown = {"mistakes": rows, "num_mistakes": len(arrays["mistakes"]), "has_maps": has_maps}
+    return shown | {"map_size": "x".join(map(str, arrays["maps_predicted"].shape[1:])) if has_maps else ""}
 
 
 def classes(numbers: dict, arrays: dict, images: Tensor | None) -> dict:
     """Return all classes, the most confused pairs, and the matrices."""
     rows = sorted(numbers["classes"], key=lambda row: (row["num_test"] == 0, row["recall"]))
-    rows = [row | (proportion(row["num_right"], row["num_test"]) if row["num_test"] else {}) for row in rows]
     pairs, names = [], arrays["class_names"]
     for pair in numbers["most_confused_pairs"][:NUM_PAIRS]:
         true, predicted = (names.index(pair[key]) for key in ("true", "predicted"))

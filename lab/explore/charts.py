@@ -12,7 +12,7 @@ def severity_curves(title: str, curves: dict[str, list[float]], height: int = 25
     figure, axes = small_figure(title, "severity, mean of fifteen corruptions", height=height)
     ends = {}
     for (label, values), colour in zip(curves.items(), (BLUE, GREEN), strict=False):
-        axes.plot(range(6), values, color=colour)
+        axes.plot(range(6), values, color=colour, clip_on=False)
         ends[label] = (5, values[-1], colour)
     axes.set(xlim=(0, 5), ylim=(0, 1.1 * max(map(max, curves.values())) + 0.01))
     axes.set_xticks(range(6), ["clean", *"12345"])
@@ -21,16 +21,16 @@ def severity_curves(title: str, curves: dict[str, list[float]], height: int = 25
     return figure
 
 
-def dots(title: str, rows: dict[str, dict], x_label: str) -> Figure:
+def dots(title: str, rows: dict[str, dict], x_label: str, marked: str) -> Figure:
     """Fractions with their intervals, {label: value, low, high}; the last row is chance, a band behind all.
 
-    The first row stands out.
+    The row `marked` stands out.
     """
     figure, axes = small_figure(title, x_label, height=85 + 24 * len(rows))
     chance = list(rows.values())[-1]
     axes.axvspan(chance["low"], chance["high"], color=GRID, linewidth=0)
-    for place, row in enumerate(rows.values()):
-        colour = INK if place else BLUE
+    for place, (label, row) in enumerate(rows.items()):
+        colour = BLUE if label == marked else INK
         axes.plot([row["low"], row["high"]], [place, place], color=colour, marker="", linestyle="-")
         axes.plot(row["value"], place, color=colour, marker="o", markersize=7)
         options = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "color": colour}
@@ -61,13 +61,13 @@ def stress_epsilon(tests: dict, robust: dict, random_signs: dict, epsilons: list
         axes.axvline(epsilon, color=GREY, linewidth=1.2, marker="").set_gid(f"rule-{step}")
     axes.axhline(unattacked, color=GREY, linestyle="--", linewidth=1)
     lines = {"random signs": [random_signs[f"{epsilon:g}"] for epsilon in epsilons]}
+    lines["worst of all"] = [robust[f"{epsilon:g}"] for epsilon in epsilons]
     for name, label in {"fgsm": "FGSM", "pgd": "PGD"}.items():
         lines[label] = [tests[f"{name}/{epsilon:g}"]["accuracy"] for epsilon in epsilons]
-    lines["worst of all"] = [robust[f"{epsilon:g}"] for epsilon in epsilons]
     ends = {"no attack": (epsilons[-1], unattacked, GREY)}
-    for (label, points), colour in zip(lines.items(), (GREEN, BLUE, GREY, INK), strict=True):
+    for (label, points), colour in zip(lines.items(), (GREEN, INK, BLUE, GREY), strict=True):
         value, low, high = ([point[key] for point in points] for key in ("value", "low", "high"))
-        axes.plot(epsilons, value, color=colour)
+        axes.plot(epsilons, value, color=colour, clip_on=False)
         axes.fill_between(epsilons, low, high, color=colour, alpha=0.15, linewidth=0)
         ends[label] = (epsilons[-1], value[-1], colour)
     axes.set_xscale("log", base=2)

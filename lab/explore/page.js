@@ -368,7 +368,8 @@ function browseMistakes() {
   function show(filter) {
     chosen = data.images.filter((mistake) => fits(mistake, filter));
     const [count, every] = [chosen, data.images].map((images) => images.length.toLocaleString("en"));
-    find("found").textContent = chosen.length ? `${count} of ${every} mistakes` : "No mistake on this page fits this choice.";
+    const wanted = Object.keys(filter).filter((key) => filter[key]).join(), scores = wanted === "true" ? `; ${data.scores[data.classes.indexOf(filter.true)]}` : "";
+    find("found").textContent = (chosen.length ? `${count} of ${every} mistakes` : "No mistake on this page fits this choice") + scores;
     list.replaceChildren();
     showMore();
     if (chosen.length) buttonAt(0).tabIndex = 0;
@@ -398,9 +399,9 @@ function browseMistakes() {
     const captions = [`${truth}, taken for ${predicted} (${percent(mistake.confidence)})`];
     placePictures(dialog, mistake);
     if (canvases.length) {
-      const [answer, probability] = mistake.covered;
+      const [answer, probability] = mistake.covered, sign = answer === mistake.true ? "✓" : "✗";
       captions.push(...[[predicted, truth], [truth, predicted]].map(([a, b]) => `what speaks for ${a} rather than ${b}`));
-      captions.push(`the quarter that favours ${predicted} covered: ${data.classes[answer]} (${percent(probability)})`);
+      captions.push(`the quarter that favours ${predicted} covered: ${sign} ${data.classes[answer]} (${percent(probability)})`);
       paintMap(canvases[0], mistake.index, 1);
       paintMap(canvases[1], mistake.index, -1);
       paintCover(canvases[2], mistake.index);

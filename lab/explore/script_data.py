@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+import metrics
 from lab.explore import charts
 from page.embed import SIDE, address, encoded, plain
+from page.write import interval, percent
 
 MAX_SHEET = 600_000  # bytes of a sheet, whose quality falls until it fits; more for more pixels:
 BYTES_PER_PIXEL = 0.25
@@ -80,6 +82,14 @@ def run_name(run: str) -> str:
     return run if run == "this network" else f"another training ({Path(run).name})"
 
 
+def scores_of(row: dict) -> str:
+    """Return the scores of a row of the classes of metrics.json in words."""
+    if not row["num_test"]:
+        return "no test image"
+    recall, precision = metrics.proportion(row["num_right"], row["num_test"]), percent(row["precision"])
+    return f"recall {interval(recall, 0)}, precision {precision if row['num_predicted'] else '–'}"
+
+
 def data_for_script(
     numbers: dict, answers: dict, evidence: dict, stress: dict | None, side: int | None = None
 ) -> dict:
@@ -90,6 +100,7 @@ def data_for_script(
     data = {
         "side": side,
         "classes": [plain(name) for name in answers["class_names"]],
+        "scores": [scores_of(row) for row in numbers["classes"]],
         "kinds": [row["name"] for row in numbers["kinds"]],
         "inferno": base64_of(charts.inferno()),
         "runs": [run_name(run) for run in numbers["runs"]],

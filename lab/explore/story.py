@@ -45,6 +45,7 @@ def game(answers: dict, evidence: dict, images: Tensor | None) -> dict:
     opener["cells"] = [cell for cell in evidence["covers"][cover].int().tolist() if cell >= 0]
     opener["answer"] = names[evidence["puzzle_classes"][first, cover, 0].int()]
     opener["probability"] = evidence["puzzle_probabilities"][first, cover, 0].item()
+    opener |= {"count": len(places), "possible": (evidence["puzzle_best"] >= 0).sum().item()}
     opener["fill"] = (255 * evidence["fill"]).round().int().tolist()
     return {"opener": opener, "puzzle_sheet": script_data.sheet(images[index], columns=len(index))}
 
@@ -52,7 +53,8 @@ def game(answers: dict, evidence: dict, images: Tensor | None) -> dict:
 def matrix(answers: dict) -> dict:
     """The rows of the confusion matrix, that of the superclasses if there are any and more than 30 classes.
 
-    Of each its `name` and `cells`: `count`, its `share` of the row, and the `link` to the mistakes.
+    Of each its `name` and `cells`: `count`, its `share` of the row, and the `link` to the mistakes;
+    `on_diagonal` is the share of all images.
     """
     names, counts, keys = answers["class_names"], answers["confusion"], ("true", "predicted")
     if "superclass_of" in answers and len(names) > LARGEST_MATRIX:
@@ -60,14 +62,18 @@ def matrix(answers: dict) -> dict:
         keys = ("superclass", "predicted_superclass")
     if len(names) > LARGEST_MATRIX:
         return {"matrix": None}
-    names, rows = [plain(name) for name in names], []
+    names, rows, right = [plain(name) for name in names], [], counts.trace().item()
     for true, of_row in zip(names, counts.tolist(), strict=True):
         total, cells = max(1, sum(of_row)), []
         for predicted, count in zip(names, of_row, strict=True):
             link = {keys[0]: true, keys[1]: predicted}
             cells.append({"count": count, "share": count / total, "link": link, "right": true == predicted})
         rows.append({"name": true, "cells": cells})
-    return {"matrix": rows, "of_superclasses": keys[0] == "superclass"}
+    return {
+        "matrix": rows,
+        "of_superclasses": keys[0] == "superclass",
+        "on_diagonal": right / counts.sum().item(),
+    }
 
 
 def confusions(numbers: dict, answers: dict, evidence: dict, images: Tensor | None) -> dict:
@@ -113,11 +119,11 @@ def maps(numbers: dict, answers: dict, evidence: dict, images: Tensor | None) ->
     if "mistakes" in covering:
         of_maps = covering["mistakes"]
         rows = {label: of_maps[name]["to_truth"] for name, label in MAPS.items() if name in of_maps}
-        drawn["mistakes"] = to_dots("Mistakes that become right", rows, "a quarter covered", "covering")
+        drawn["mistakes"] = to_dots("Mistakes that become right", rows, "covering")
     if "right" in covering:
         of_right = covering["right"]
         rows = {MAPS[name]: of_right[name]["changed"] for name in ("centre", "usual", "runner_up", "random")}
-        drawn["right"] = to_dots("Right answers that change", rows, "a quarter covered", "covering-right")
+        drawn["right"] = to_dots("Right answers that change", rows, "covering-right")
     shown = []
     if images is not None and "maps" in evidence:
         shown = mistakes_with_maps(answers, evidence, images)
@@ -128,10 +134,11 @@ def maps(numbers: dict, answers: dict, evidence: dict, images: Tensor | None) ->
     return {"covering_plots": drawn, "cases": shown, "control_names": controls}
 
 
-def to_dots(title: str, rows: dict, x_label: str, name: str) -> str:
+def to_dots(title: str, rows: dict, name: str) -> str:
     """One plot of the covering test as an element."""
     values = ", ".join(f"{label} {100 * row['value']:.0f} %" for label, row in rows.items())
-    return plots.to_svg(charts.dots(title, rows, x_label), name, f"{title}: {values}.")
+    figure = charts.dots(title, rows, "a quarter covered", MAPS["contrastive"])
+    return plots.to_svg(figure, name, f"{title}: {values}.")
 
 
 def mistakes_with_maps(answers: dict, evidence: dict, images: Tensor) -> list[dict]:

@@ -6,7 +6,7 @@ from processes import CPU
 
 import report
 from lab import options
-from lab.stress_tests.corruptions import CORRUPTIONS
+from lab.stress_tests.corruptions import CORRUPTIONS, FIFTEEN
 from lab.stress_tests.cues import CUES
 from support import outputs
 from support.console import CommandLine
@@ -82,9 +82,11 @@ def stress_content(labels):
         "corruption_images": 200,
         "attack_images": 100,
         "epsilons": EPSILONS,
+        "families": {"all": list(FIFTEEN)},
         "tests": tests,
         "summary": summary,
         "robust_accuracy": {f"{e:g}": low for e in EPSILONS},
+        "random_signs": {f"{e:g}": fraction(0.6) for e in EPSILONS},
         "checks": [{"name": "a check", "passed": passed, "detail": "<so>"} for passed in (True, False)],
         "examples": {"images": list(range(8)), "answers": shown},
         "example_pixels": pixels.expand(-1, -1, -1, 32, 32),

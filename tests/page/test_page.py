@@ -143,7 +143,7 @@ def test_the_numbers_of_a_page(whole):
     assert claims[0].startswith("7 of 23 images are misclassified")
     assert claims[1] == f"The hardest class is {HOSTILE_CLASS}: 3 of 5 images are right, 60 % (23–88)."
     mean = np.mean([max(row) for row in rows])
-    assert claims[2] == f"It is {percent(mean)} sure on average, and {percent(16 / 23)} are right."
+    assert claims[2] == f"It is too sure: {percent(mean)} sure on average, and {percent(16 / 23)} are right."
     mostly = ["right half (2)", f"{HOSTILE_CLASS} (2)", "left half (2)"]
     cells = texts(page.all("td"))
     wilson = ["40–89", "41–93", "23–88"]  # of 7 / 10, 6 / 8 and 3 / 5

@@ -5,6 +5,7 @@ from html import escape
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from pages import assert_letters_inside, fraction
 from PIL import Image  # a dependency of matplotlib
 
@@ -88,7 +89,7 @@ def test_lines_that_end_together_have_names_apart():
     history = HISTORY | {"val_accuracy": HISTORY["train_accuracy"]}
     axes = plots.training_curve(history, "accuracy", 17, {}).axes[0]
     axes.figure.draw_without_rendering()
-    low, high = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
+    low, high = sorted((Text.get_window_extent(text) for text in axes.texts), key=lambda box: box.y0)
     assert low.y1 <= high.y0 + 2
 
 

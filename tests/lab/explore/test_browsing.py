@@ -49,7 +49,7 @@ def mistakes(reported, reported_sets):
 
 
 def says(mistakes, count):
-    return f"{count} of {len(mistakes)} mistakes" if count else "No mistake on this page fits this choice."
+    return f"{count} of {len(mistakes)} mistakes" if count else "No mistake on this page fits this choice"
 
 
 def row_of(page, selector):
@@ -116,7 +116,11 @@ def test_a_page_of_which_little_is_known(tmp_path):
     with opened_page() as page:
         page.goto(f"{(tmp_path / 'explore.html').as_uri()}#true=a+b")
         page.wait_for_selector(LIST)
-        assert page.inner_text("#found") == says(wrong, sum(wrong % 2 == 0))
+        count = sum(wrong % 2 == 0)
+        of_all, scores = page.inner_text("#found").split("; ")  # of the class that is chosen
+        assert of_all == says(wrong, count) and scores.startswith(
+            f"recall {100 * (15 - count) / 15:.0f}\u00a0% ("
+        )
         page.locator(LIST).first.click()
         shown = {"#mistake .sheet": 1, "#mistake-runs tr": 1, ".matrix-table tbody tr": 2}
         assert {query: page.locator(query).count() for query in shown} == shown
@@ -137,7 +141,7 @@ def test_a_cell_of_the_matrix_opens_its_mistakes_and_filters_add_up(page, mistak
     page.wait_for_timeout(20)
     page.locator("#filter [name=true]").select_option(mistakes[3]["true"])
     expected = sum(row["true"] == mistakes[3]["true"] for row in mistakes)
-    assert page.inner_text("#found") == says(mistakes, expected)
+    assert page.inner_text("#found").split("; ")[0] == says(mistakes, expected)
     kinds = json.loads((reported / "reasons.json").read_text(encoding="utf-8"))["kinds"]
     for row in kinds:
         page.click("#filter [type=reset]")

@@ -15,7 +15,9 @@ WORST = {f"{epsilon:g}": fraction(0.1 + epsilon / 99) for epsilon in EPSILONS}
 CURVES = {"a curve": [0.1 * severity for severity in range(6)], "one more": [0.5] * 6}
 FIGURES = {
     "severity": lambda: charts.severity_curves("Calibration error", CURVES, height=320),
-    "dots": lambda: charts.dots("Mistakes that become right", ROWS, "a quarter covered"),
+    "dots": lambda: charts.dots(
+        "Mistakes that become right", ROWS, "a quarter covered", "a row with a name, 1"
+    ),
     "attacks": lambda: charts.stress_epsilon(TESTS, WORST, SIGNS, EPSILONS),
 }
 

@@ -33,7 +33,7 @@ def filled(covering):
     shown = story.maps({"covering": covering}, {}, {}, None)
     templates = write.make_templates([compose.FOLDER, write.FOLDER], (compose.interval, compose.points))
     templates.globals |= {"source": compose.source, "glossary": compose.glossary()}
-    context = {"n": {"covering": covering, "maps": MAPS}} | shown
+    context = {"n": {"covering": covering, "maps": MAPS, "truth_second": 0.4}} | shown
     module = templates.get_template("maps.html").make_module(context)
     return text(str(module.claim)), text(str(module)), shown["covering_plots"]
 
@@ -43,7 +43,7 @@ def test_the_title_follows_from_verdict_and_intervals(verdict, usual):
     covering = copy.deepcopy(COVERING) | {"verdict": verdict, "usual_less": {"random": LESS[usual]}}
     title, words, drawn = filled(covering)
     assert title == f"The usual heat map {TITLES[verdict, usual]}"
-    assert "400 right answers covering the centre changes 60 %, the usual map 60 %" in words
+    assert "400 right answers covering the centre changes 60 %, the usual map's quarter 60 %" in words
     for name in ("contrastive map", "against runner-up", "the usual map", "random cells"):
         assert name in drawn["mistakes"], name
 
@@ -58,7 +58,7 @@ def test_two_classes_and_one_mistake_have_fewer_controls(monkeypatch):
     del covering["another"], covering["right"]
     title, words, drawn = filled(covering)
     assert title == "7 mistakes: too few to say whether the maps mark what matters."
-    assert "nothing, as maps are constant" in words
+    assert "The maps are constant" in words
     assert "random class" not in drawn["mistakes"] and "right" not in drawn
     for name in ("mistakes", "blurred", "differences"):
         del covering[name]
