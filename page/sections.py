@@ -62,8 +62,9 @@ def classes(numbers: dict, arrays: dict, images: Tensor | None) -> dict:
 def matrices(arrays: dict) -> list[dict]:
     """Return the confusion matrix; with more than 30 classes that of the superclasses, if any, comes first.
 
-    Each has `size`, `names`, `groups` [name, first row, number of rows], a `picture` with a pixel for each
-    entry, and `entries` off the diagonal: `row`, `column`, `count`, and the `link` to the mistakes.
+    Each has `size`, `kind` (class or superclass), `names`, `groups` [name, first row, number of rows], a
+    `picture` with a pixel for each entry, and `entries` off the diagonal: `row`, `column`, `count`, and the
+    `link` to the mistakes.
     """
     names = [plain(name) for name in arrays["class_names"]]
     if "superclass_of" not in arrays:
@@ -99,6 +100,7 @@ def matrix(counts: Tensor, names: list[str], groups: list, keys: tuple[str, str]
     diagonal = counts.diagonal().tolist()
     return {
         "size": len(names),
+        "kind": "class" if keys[0] == "true" else keys[0],
         "names": names,
         "groups": groups,
         "diagonal": diagonal,
@@ -128,10 +130,9 @@ def training_curves(numbers: dict) -> dict:
     """Draw loss and accuracy by epoch; return {"loss": Figure, "accuracy": Figure}."""
     history, last_cutmix = numbers["training"]["history"], numbers["training"]["last_cutmix"]
     column = {key: np.array([row[key] for row in history]) for key in history[0]}
-    changes = {}
-    for i in range(1, len(history)):
-        if column["image_size"][i] != column["image_size"][i - 1]:
-            changes[i + 0.5] = f"{column['image_size'][i]:.0f} px"
+    sizes = column["image_size"]
+    starts = [i for i in range(len(sizes)) if i == 0 or sizes[i] != sizes[i - 1]]
+    changes = {i + 0.5: f"{sizes[i]:.0f} px" for i in starts if len(starts) > 1}
     if 0 < last_cutmix < len(history):
         changes[last_cutmix + 0.5] = "no CutMix"
     best = numbers["training"]["epoch"]

@@ -119,7 +119,7 @@ function playGame() {
       return ["Choose one or two squares.", "One square is chosen: a second one may be, too.", "Two squares are chosen."][data.covers[cover].length];
     }
     if (cover !== puzzle.tried) return `With what is covered now, ${now}.`;
-    if (isWon(puzzle)) return cover ? `Solved: ${now}.` : `Right.${never}`;
+    if (isWon(puzzle)) return cover ? `Solved: ${now}. So it does for ${percent(puzzle.random, 0)} of all pairs.` : `Right.${never}`;
     return cover ? `Not solved: ${now}.${never}` : "It can be done: see the best squares.";
   }
 
@@ -150,7 +150,7 @@ function playGame() {
       if (isPlayed(puzzle) && covered) return drawResult(puzzle, who, covered);
       const caption = make("figcaption", { textContent: !isPlayed(puzzle) ? who : who === "you" ? "you: it cannot be done" : `${who}: none does it` });
       const figure = make("figure");
-      figure.append(make("span", { className: "unseen", textContent: "?" }), caption);
+      figure.append(make("span", { className: "unseen", textContent: isPlayed(puzzle) ? "–" : "?" }), caption);
       return figure;
     });
     const luck = make("figure");
@@ -314,7 +314,7 @@ function viewAttacks() {
   function draw() {
     const epsilon = epsilons[step.value];
     form.querySelector("output").textContent = step.ariaValueText = `${epsilon}/255`;
-    const stored = epsilon < 1 ? " It is less than one level, which no file of 8 bits can hold." : "";
+    const stored = epsilon < 1 ? " It is less than one level of 8 bits." : "";
     find("attack-says").textContent = `${epsilon <= 2 ? "The pictures look alike." : ""}${stored}`;
     for (const rule of all("[id^=epsilon-rule-]")) rule.classList.toggle("chosen", rule.id === `epsilon-rule-${step.value}`);
     rows.forEach((item, i) => {
@@ -400,7 +400,10 @@ function browseMistakes() {
     placePictures(dialog, mistake);
     if (canvases.length) {
       const [answer, probability] = mistake.covered, sign = answer === mistake.true ? "✓" : "✗";
-      captions.push(...[[predicted, truth], [truth, predicted]].map(([a, b]) => `what speaks for ${a} rather than ${b}`));
+      const marks = [...maps.subarray(mistake.index * cells ** 2, (mistake.index + 1) * cells ** 2)].map((value) => value - 128);
+      for (const [a, b, sign] of [[predicted, truth, 1], [truth, predicted, -1]]) {
+        captions.push(`${marks.some((mark) => sign * mark > 0) ? "what" : "nothing"} speaks for ${a} rather than ${b}`);
+      }
       captions.push(`the quarter that favours ${predicted} covered: ${sign} ${data.classes[answer]} (${percent(probability)})`);
       paintMap(canvases[0], mistake.index, 1);
       paintMap(canvases[1], mistake.index, -1);

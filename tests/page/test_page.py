@@ -165,7 +165,10 @@ def test_the_numbers_of_a_page(whole):
     prose = " ".join(texts(page.all("div", class_="p")))
     num_sure = sum(max(row) > 0.9 for row in rows)
     num_wrong = sum(max(row) > 0.9 and t != p for (t, p), row in zip(ANSWERS, rows, strict=True))
-    assert f"As trained {num_wrong} of {num_sure} answers above 90 % confidence are wrong." in prose
+    assert (
+        f"As trained {num_wrong} of {num_sure} answers above 90 % confidence are wrong ({percent(num_wrong / num_sure)})."
+        in prose
+    )
     assert "3 test images are, pixel by pixel, also training images, 2 of them with another label" in prose
     assert "Without all 3 the accuracy is 80.00 % instead of 69.57" in prose
 
@@ -362,7 +365,10 @@ def test_the_command_of_several_processes_and_the_sizes_of_a_training(run_with_r
     for row, size in zip(numbers["training"]["history"], (24, 24, 32), strict=True):
         row["image_size"] = size
     figure = sections.training_curves(numbers)["loss"]
-    assert [label.get_text() for label in figure.axes[0].child_axes[0].get_xticklabels()] == ["32 px"]
+    assert [label.get_text() for label in figure.axes[0].child_axes[0].get_xticklabels()] == [
+        "24 px",
+        "32 px",
+    ]
 
 
 def test_each_histogram_is_of_its_own_temperature(whole, monkeypatch):

@@ -221,7 +221,10 @@ def test_a_round_by_keyboard(page, game):
     assert "Two squares are the most" in page.inner_text("#puzzle-says")
     assert texts(page, "#puzzle-answers li") == [f"{wrong} 60 %", f"{truth} 30 %", f"{other} 10 %"]
     page.keyboard.press("Enter")
-    assert page.inner_text("#puzzle-says") == f"Solved: it answers {truth}."
+    luck = page.inner_text("#puzzle-results .luck")
+    assert (
+        page.inner_text("#puzzle-says") == f"Solved: it answers {truth}. So it does for {luck} of all pairs."
+    )
     captions = [f"you: ✓ {truth} 71 %", f"the contrastive map: ✓ {truth} 70 %", f"the best: ✓ {truth} 71 %"]
     assert texts(page, "#puzzle-results figcaption")[:3] == captions
     assert texts(page, ".luck") == ["2 %"] and page.locator("#puzzle-results canvas").count() == 1
