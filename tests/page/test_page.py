@@ -165,10 +165,8 @@ def test_the_numbers_of_a_page(whole):
     prose = " ".join(texts(page.all("div", class_="p")))
     num_sure = sum(max(row) > 0.9 for row in rows)
     num_wrong = sum(max(row) > 0.9 and t != p for (t, p), row in zip(ANSWERS, rows, strict=True))
-    assert (
-        f"As trained {num_wrong} of {num_sure} answers above 90 % confidence are wrong ({percent(num_wrong / num_sure)})."
-        in prose
-    )
+    share = percent(num_wrong / num_sure)
+    assert f"As trained {num_wrong} of {num_sure} answers above 90 % confidence are wrong ({share})." in prose
     assert "3 test images are, pixel by pixel, also training images, 2 of them with another label" in prose
     assert "Without all 3 the accuracy is 80.00 % instead of 69.57" in prose
 
