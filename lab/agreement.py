@@ -57,13 +57,15 @@ def compare(runs: dict[str, dict], y_true: Tensor) -> dict:
     stacked = torch.stack(list(right.values()))  # [runs, N]
     times_right = stacked.sum(dim=0)
     mean = torch.stack(list(probabilities.values())).mean(dim=0)
+    right_by_mean = mean.argmax(dim=1) == y_true
     result = {
         "standard_deviation": stacked.double().mean(dim=1).std().item(),
         "right_in": times_right.bincount(minlength=len(runs) + 1).tolist(),
         "mean_of_probabilities": {
             "accuracy": metrics.accuracy(y_true, mean.argmax(dim=1)),
             "expected_calibration_error": metrics.expected_calibration_error(y_true, mean),
-            "auroc": more_metrics.auroc(mean.argmax(dim=1) == y_true, mean.amax(dim=1)),
+            "auroc": more_metrics.auroc(right_by_mean, mean.amax(dim=1)),
+            "difference": more_metrics.mean_interval(stacked[0].double() - right_by_mean.double()),
         },
         "runs": [],
         "differences": [],

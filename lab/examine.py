@@ -23,7 +23,7 @@ if __name__ == "__main__":  # from any folder, and without lab/ before a user's 
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 import report
 from data import SIZE, Dataset, load
@@ -40,7 +40,7 @@ from support.console import CommandLine, Progress, option, run_main
 from support.device import environment, full_float32, pick_device
 from support.errors import UserError, reading
 
-NUM_USUAL = 9  # mistakes that are covered by the usual map as well
+NUM_DRAWN = 100  # mistakes that are covered by the usual map as well, of which the page shows nine
 MAX_BROWSED = 2500  # mistakes on the page, the most confident ones; fewer if the pictures are large:
 MAX_BROWSED_PIXELS = 5_000_000  # pixels of all these pictures together
 
@@ -190,9 +190,11 @@ def find_reasons(
         shown = reasons.top_pixels(maps, reasons.COVERED, min(SIDE, images.shape[-1]))
         evidence |= {"maps": maps, "covered_pixels": shown}
         evidence |= {"covered_answers": classes[:, 0], "covered_probabilities": probabilities[:, 0]}
-        first = browsed[:NUM_USUAL]
-        evidence |= reasons.cover_usual(examined, test.images[first], y_pred[first], fill, shown.shape[-1])
         turned = classes[:, 0] == test.labels[browsed]
+        drawn = torch.randperm(len(browsed), generator=Generator().manual_seed(2))[:NUM_DRAWN]
+        index = browsed[drawn]
+        usual = reasons.cover_usual(examined, test.images[index], y_pred[index], fill, shown.shape[-1])
+        evidence |= reasons.choose_shown(drawn, test.labels[index], turned[drawn], shown[drawn], usual)
         opener = int((turned * probabilities[:, 0]).argmax())
     if len(browsed):
         evidence["opener"] = torch.tensor(opener)

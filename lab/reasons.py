@@ -21,6 +21,7 @@ from lab.classifier import Classifier, copied
 NUM_MISTAKES, NUM_RIGHT = 800, 400  # images whose pixels are covered
 COVERED = 0.25  # share of the pixels
 NUM_DRAWS = 3  # random maps
+NUM_SHOWN = 9  # mistakes that the page shows with both maps
 MAPS_AT_ONCE = 50  # maps that are enlarged together; more would need much memory
 FEWEST, LEAD = 40, 0.03  # mistakes that a verdict needs, and the lead over each control that "specific" needs
 CONTROLS = ("random", "blurred_random", "other_image", "random_class", "usual", "centre")
@@ -289,6 +290,21 @@ def cover_usual(classifier: Classifier, images: Tensor, answers: Tensor, fill: T
     return shown | {"usual_answers": classes[:, 0], "usual_probabilities": probabilities[:, 0]}
 
 
+def choose_shown(drawn: Tensor, truth: Tensor, turned: Tensor, covered: Tensor, usual: dict) -> dict:
+    """Choose the mistakes that the page shows with both maps: their places, `shown`, and what `usual` holds.
+
+    drawn int64 [N]: places of mistakes in a random order; truth int64 [N]; usual: see cover_usual. turned,
+    bool [N], says whether covering by the contrastive map makes the answer right, and covered, bool
+    [N, side, side], what it covers. First stands a mistake that the contrastive map alone turns, the one
+    whose maps mark the fewest pixels in common. The others follow as they were drawn, nine in all.
+    """
+    alone = turned & (usual["usual_answers"] != truth)
+    common = (covered & usual["usual_covered_pixels"]).flatten(1).sum(dim=1)
+    first = int(torch.where(alone, common, covered[0].numel() + 1).argmin())
+    order = [first, *(k for k in range(len(drawn)) if k != first)][:NUM_SHOWN]
+    return {"shown": drawn[order]} | {key: values[order] for key, values in usual.items()}
+
+
 # ---- Cover one or two cells --------------------------------------------------------------------------------
 
 CELLS = 4  # the picture as 4x4 squares
@@ -315,18 +331,19 @@ def find_puzzles(
     images uint8 [N, 3, S, S]; y_true int64 [N]; misclassified int64 [M], at least one. The image `opener` is
     examined first, then the others in a seeded order: at most 60, fewer if they are wider than 90 pixels, and
     10 at 224. The first 15 that some cover turns to the truth are kept, and the first 5 that none turns, see
-    mixed. Returns the arrays of evidence.npz from `puzzles` to `puzzle_random`, see docs/formats.md.
+    mixed. Returns the arrays of evidence.npz from `puzzles` to `puzzles_drawn`, see docs/formats.md.
     """
     hidden = torch.stack([cells_hidden(cells, images.shape[-1]) for cells in COVERS])
     # Each takes 137 passes, and their time grows with the pixels, also if the network enlarges the image.
     side = max(images.shape[-1], classifier.model.image_size, classifier.largest_side)
     most = min(MAX_EXAMINED, 10 * max(1, 50 * SIZE**2 // side**2))
     order = torch.randperm(len(misclassified), generator=Generator().manual_seed(1))[:most]
-    puzzles, left = [], {True: NUM_TURNED, False: NUM_FIRM}
+    puzzles, left, drawn = [], {True: NUM_TURNED, False: NUM_FIRM}, []
     for i in [opener, *(i for i in misclassified[order].tolist() if i != opener)]:
         image = images[i].expand(len(COVERS), -1, -1, -1)
         classes, probabilities = answers_under_covering(classifier, image, hidden, fill)
         turned = bool((classes[:, 0] == y_true[i]).any())
+        drawn += [turned] * (i != opener)
         if left[turned]:
             left[turned] -= 1
             puzzles.append((i, turned, classes, probabilities))
@@ -344,6 +361,7 @@ def find_puzzles(
         "puzzle_by_map": choices_of_maps(classifier, images[index], classes[:, 0, 0], y_true[index]),
         "puzzle_random": is_true[:, -math.comb(CELLS**2, 2) :].double().mean(dim=1),
         "covers": torch.tensor([(*cells, -1, -1)[:2] for cells in COVERS]),
+        "puzzles_drawn": torch.tensor([len(drawn), sum(drawn)]),
     }
 
 

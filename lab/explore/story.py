@@ -26,7 +26,6 @@ MAPS = {  # of covering: how the maps are called, in the order of their rows, wh
     "random": "random cells",
 }
 LARGEST_MATRIX = 30  # classes: report.html has those of more
-NUM_WITH_MAPS = 9  # mistakes, the most confident ones, whose usual maps evidence.npz holds
 NUM_PAIRS, NUM_THUMBNAILS = 6, 3  # of classes that are confused most, and the pictures of each
 
 
@@ -46,6 +45,7 @@ def game(answers: dict, evidence: dict, images: Tensor | None) -> dict:
     opener["answer"] = names[evidence["puzzle_classes"][first, cover, 0].int()]
     opener["probability"] = evidence["puzzle_probabilities"][first, cover, 0].item()
     opener |= {"count": len(places), "possible": (evidence["puzzle_best"] >= 0).sum().item()}
+    opener["drawn"] = evidence["puzzles_drawn"].tolist() if "puzzles_drawn" in evidence else [0, 0]
     opener["fill"] = (255 * evidence["fill"]).round().int().tolist()
     return {"opener": opener, "puzzle_sheet": script_data.sheet(images[index], columns=len(index))}
 
@@ -125,10 +125,8 @@ def maps(numbers: dict, answers: dict, evidence: dict, images: Tensor | None) ->
         rows = {MAPS[name]: of_right[name]["changed"] for name in ("centre", "usual", "runner_up", "random")}
         drawn["right"] = to_dots("Right answers that change", rows, "covering-right")
     shown = []
-    if images is not None and "maps" in evidence:
+    if images is not None and "shown" in evidence:
         shown = mistakes_with_maps(answers, evidence, images)
-    # Large is one that covering by the contrastive map turns and by the usual one does not, if there is one.
-    shown.sort(key=lambda row: row["turned"]["contrastive"] and not row["turned"].get("usual"), reverse=True)
     controls = {"random": MAPS["random"], "blurred_random": "random cells, blurred instead"}
     controls |= {name: MAPS[name] for name in ("random_class", "usual", "other_image", "centre")}
     return {"covering_plots": drawn, "cases": shown, "control_names": controls}
@@ -142,19 +140,19 @@ def to_dots(title: str, rows: dict, name: str) -> str:
 
 
 def mistakes_with_maps(answers: dict, evidence: dict, images: Tensor) -> list[dict]:
-    """The mistakes that stand large on the page: picture, maps, and what covering them does.
+    """The mistakes that the page shows: picture, both maps, and what covering them does; the first is large.
 
-    Of each kind of map, `usual` if it is known and `contrastive`: whether the answer `turned` to the truth,
+    Of each kind of map, `usual` and `contrastive`: whether the answer `turned` to the truth,
     and in `kinds` the map, the covered picture, the `answer` and its `probability`.
     """
     names, rows = [plain(name) for name in answers["class_names"]], []
-    kinds = {"contrastive": {"maps": evidence["maps"][:NUM_WITH_MAPS]}}
+    kinds = {"usual": {key: evidence[f"usual_{key}"] for key in ("maps", "answers", "probabilities")}}
+    kinds["usual"]["pixels"] = evidence["usual_covered_pixels"]
+    places = evidence["shown"]
+    kinds["contrastive"] = {"maps": evidence["maps"][places]}
     for key in ("covered_pixels", "covered_answers", "covered_probabilities"):
-        kinds["contrastive"][key.removeprefix("covered_")] = evidence[key][:NUM_WITH_MAPS]
-    if "usual_maps" in evidence:
-        kinds["usual"] = {key: evidence[f"usual_{key}"] for key in ("maps", "answers", "probabilities")}
-        kinds["usual"]["pixels"] = evidence["usual_covered_pixels"]
-    index = evidence["mistakes"][:NUM_WITH_MAPS]
+        kinds["contrastive"][key.removeprefix("covered_")] = evidence[key][places]
+    index = evidence["mistakes"][places]
     large = F.interpolate(images[index].float(), MAP_SIDE, mode="nearest") / 255
     for of_kind in kinds.values():
         of_kind["drawn"] = overlay(large, to_heatmap(of_kind["maps"].relu(), MAP_SIDE))
@@ -162,10 +160,7 @@ def mistakes_with_maps(answers: dict, evidence: dict, images: Tensor) -> list[di
         row = {"true": names[answers["y_true"][i]], "predicted": names[answers["y_pred"][i]]}
         row |= {"confidence": answers["confidence"][i].item(), "picture": picture(images[i])}
         row |= {"file": answers["filenames"][i], "kinds": {}, "turned": {}}
-        for kind in ("usual", "contrastive"):
-            if kind not in kinds:
-                continue
-            of_kind = kinds[kind]
+        for kind, of_kind in kinds.items():
             covered = torch.where(of_kind["pixels"][k], evidence["fill"][:, None, None], images[i] / 255)
             row["turned"][kind] = bool(of_kind["answers"][k] == answers["y_true"][i])
             row["kinds"][kind] = {

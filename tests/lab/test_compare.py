@@ -52,6 +52,12 @@ def test_runs_of_the_same_images_are_compared_by_counting(small_sets, few_resamp
     right = mean.argmax(dim=1) == y_true
     expected = {"accuracy": right.double().mean().item(), "auroc": auroc(right, mean.amax(dim=1))}
     expected["expected_calibration_error"] = expected_calibration_error(y_true, mean)
+    changes = (probabilities[0].argmax(dim=1) == y_true).double().numpy() - right.double().numpy()
+    half = 1.96 * changes.std(ddof=1) / len(changes) ** 0.5
+    difference = found["mean_of_probabilities"].pop("difference")
+    assert [difference[key] for key in ("low", "high")] == pytest.approx(
+        [changes.mean() - half, changes.mean() + half]
+    )
     assert found["mean_of_probabilities"] == pytest.approx(expected)
 
     for row, name, rows, accuracy in zip(found["runs"], "abc", probabilities, (0.9, 0.8, 1), strict=True):

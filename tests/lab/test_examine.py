@@ -167,7 +167,11 @@ def test_evidence_is_of_the_surest_mistakes_and_their_maps(quick, no_page, tmp_p
     assert turned.any() and evidence["opener"] == turned.argmax()
     assert evidence["fill"] == pytest.approx((train.images / 255).double().mean(dim=(0, 2, 3)).numpy())
     assert len([key for key in evidence if key.startswith("usual_")]) >= 3
-    assert all(len(evidence[key]) == min(9, len(surest)) for key in evidence if key.startswith("usual_"))
+    keys = ["shown", *(key for key in evidence if key.startswith("usual_"))]
+    assert all(len(evidence[key]) == min(9, len(surest)) for key in keys)
+    first = evidence["shown"][0]  # turned by the contrastive map alone, if there is such a mistake
+    truth = test.labels[surest].numpy()
+    assert evidence["usual_answers"][0] != truth[first] or not turned.any()
     written = np.load(tmp_path / "predictions.npz")
     with GradCAM(model, "3") as cam:
         usual = cam(test.images[surest[:24]] / 255, answers[surest[:24]])

@@ -240,6 +240,22 @@ def test_the_verdict_needs_all_controls():
         assert reasons.verdict_on(40, differences) == verdict
 
 
+def test_the_first_mistake_shown_is_turned_by_one_map_alone_with_quarters_far_apart():
+    drawn, truth = torch.tensor([7, 3, 9, 0, *range(20, 30)]), torch.ones(14, dtype=torch.int64)
+    turned = torch.tensor([True] * 4 + [False] * 10)
+    covered, usual = torch.zeros(14, 4, 4, dtype=torch.bool), torch.zeros(14, 4, 4, dtype=torch.bool)
+    covered[:, 0], usual[:, 1] = True, True
+    usual[1, 0, :3] = usual[2, 0, :1] = True  # the quarters of 3 share three pixels, those of 9 one
+    answers = torch.zeros(14, dtype=torch.int64)
+    answers[[0, 3]] = 1  # the usual map turns these, too
+    kept = {"usual_answers": answers, "usual_covered_pixels": usual, "usual_maps": torch.arange(14)}
+    shown = reasons.choose_shown(drawn, truth, turned, covered, kept)
+    assert shown["shown"].tolist() == [9, 7, 3, 0, 20, 21, 22, 23, 24]
+    assert shown["usual_maps"].tolist() == [2, 0, 1, 3, 4, 5, 6, 7, 8]
+    shown = reasons.choose_shown(drawn, truth, torch.zeros(14, dtype=torch.bool), covered, kept)
+    assert shown["shown"].tolist() == drawn[:9].tolist()  # none is turned
+
+
 def test_the_usual_map_covered_is_that_of_loops(small_case):
     images, answers = small_case.images[:9], small_case.logits[:9].argmax(dim=1)
     shown = reasons.cover_usual(small_case.network, images, answers, FILL, 6)
