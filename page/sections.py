@@ -56,7 +56,12 @@ def classes(numbers: dict, arrays: dict, images: Tensor | None) -> dict:
         confused = torch.nonzero((arrays["y_true"] == true) & (arrays["y_pred"] == predicted)).flatten()
         shown = [] if images is None else reduced(images[confused[:NUM_THUMBNAILS]])
         pairs.append(pair | {"pictures": [picture(image) for image in shown]})
-    return {"class_rows": rows, "pairs": pairs, "matrices": matrices(arrays)}
+    wrong = arrays["confusion"].clone().fill_diagonal_(0)
+    tied = (wrong == wrong.amax(dim=1, keepdim=True)).sum(dim=1)  # classes that it is taken for most often
+    rows = [row | {"tied": tied[names.index(row["name"])].item()} for row in rows]
+    left = numbers["most_confused_pairs"][NUM_PAIRS:]
+    shown = {"class_rows": rows, "pairs": pairs, "matrices": matrices(arrays)}
+    return shown | {"cut_at": left[0]["count"] if left and left[0]["count"] == pairs[-1]["count"] else None}
 
 
 def matrices(arrays: dict) -> list[dict]:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from page.plots import BLUE, GREEN, GREY, GRID, INK, in_percent, name_lines, small_figure
 
 
-def severity_curves(title: str, curves: dict[str, list[float]], height: int = 250) -> Figure:
+def severity_curves(title: str, curves: dict[str, list[float]], height: int) -> Figure:
     """Fractions at the severities 0, clean, to 5, {label: values}, means of the fifteen corruptions."""
     figure, axes = small_figure(title, "severity, mean of fifteen corruptions", height=height)
     ends = {}

@@ -114,7 +114,7 @@ function playGame() {
   }
 
   function message(puzzle) {  // true of what is seen now
-    const now = `it answers ${answerTo(puzzle, cover)}`, never = puzzle.best === null ? ` No one or two squares make it answer ${data.classes[puzzle.true]}.` : "";
+    const now = `it answers ${answerTo(puzzle, cover)}`, never = puzzle.best === null ? ` No cover of one or two squares makes it answer ${data.classes[puzzle.true]}.` : "";
     if (!isPlayed(puzzle)) {
       return ["Choose one or two squares.", "One square is chosen: a second one may be, too.", "Two squares are chosen."][data.covers[cover].length];
     }
@@ -314,8 +314,8 @@ function viewAttacks() {
   function draw() {
     const epsilon = epsilons[step.value];
     form.querySelector("output").textContent = step.ariaValueText = `${epsilon}/255`;
-    const stored = epsilon < 1 ? " It is less than one level of 8 bits." : "";
-    find("attack-says").textContent = `${epsilon <= 2 ? "The pictures look alike." : ""}${stored}`;
+    const stored = epsilon < 1 ? "; it is less than a level of 8 bits" : "";
+    find("attack-says").textContent = `${epsilon <= 2 ? "The pictures look alike" : ""}${stored}`;
     for (const rule of all("[id^=epsilon-rule-]")) rule.classList.toggle("chosen", rule.id === `epsilon-rule-${step.value}`);
     rows.forEach((item, i) => {
       const row = Math.floor(i / columns), sheet = item.matches(".sheet") ? item : item.querySelector(".sheet");
@@ -428,7 +428,7 @@ function browseMistakes() {
       row.append(make("th", { textContent: data.runs[run], scope: "row" }));
       for (const [c, probability] of answers) {
         const text = `${data.classes[c]} ${percent(probability)}`;
-        row.insertCell().append(c === mistake.true ? make("b", { textContent: `✓ ${text}` }) : text);
+        row.insertCell().append(c === mistake.true ? make("span", { className: "truth", textContent: text }) : text);
       }
     });
     find("mistake-file").textContent = mistake.file;
@@ -449,12 +449,9 @@ function browseMistakes() {
     for (const field of all("[name]", form)) field.value = amongAll ? "" : filter[field.name] ?? "";
     show(choice());
     const wanted = chosen.findIndex((mistake) => mistake.file === file && (!filter.true || mistake.names.true === filter.true));
-    if (wanted >= 0) {
-      enlarge(wanted);
-    } else {
-      find("all-mistakes").focus();
-      find("all-mistakes").scrollIntoView();
-    }
+    find("all-mistakes").focus();
+    find("all-mistakes").scrollIntoView();
+    if (wanted >= 0) enlarge(wanted);
     return true;
   }
 

@@ -213,7 +213,7 @@ def stress_tests(answers: dict, stress: dict | None, images: Tensor | None) -> d
     first, *_, last = curves["accuracy"]
     text = f"Accuracy falls from {100 * first:.1f} % on clean images to {100 * last:.1f} % at severity 5, "
     text += f"confidence from {100 * curves['confidence'][0]:.1f} to {100 * curves['confidence'][5]:.1f} %."
-    figure = charts.severity_curves("Accuracy and confidence", curves)
+    figure = charts.severity_curves("Accuracy and confidence", curves, height=225)
     shown["severity_plot"] = plots.to_svg(figure, "severity", text)
     epsilons = stress["epsilons"][:-1]  # the last is a check, at which a sound attack leaves no image right
     random_signs = {f"{epsilon:g}": tests[f"random/{epsilon:g}"]["accuracy"] for epsilon in epsilons}

@@ -245,7 +245,7 @@ def test_what_cannot_be_done_scores_and_five_rounds_have_a_moral(game):
             if k == 2:
                 page.tap("#puzzle-picture button >> nth=2")
                 page.tap("#puzzle-commit")
-                assert "No one or two squares make it answer" in page.inner_text("#puzzle-says")
+                assert "No cover of one or two squares makes it answer" in page.inner_text("#puzzle-says")
             else:
                 page.tap("#puzzle-impossible")
                 assert page.inner_text("#puzzle-says").startswith("Right.")
