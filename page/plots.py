@@ -158,7 +158,7 @@ def reliability(title: str, bins: list[list[float]]) -> Figure:
 
 def confidence_histogram(title: str, right: np.ndarray, wrong: np.ndarray) -> Figure:
     """Draw how many right and wrong answers, int [B] each, have their confidence in each of the B bins."""
-    figure, axes = small_figure(f"{title}: how sure answers are", "confidence", height=320)
+    figure, axes = small_figure(f"{title}: how sure answers are, stacked", "confidence", height=320)
     edges, filled = np.linspace(0, 1, len(right) + 1), {"fill": True, "linewidth": 0}
     axes.stairs(wrong, edges, color=ORANGE, **filled)
     # Lighter, so that the two differ in grey as well.

@@ -157,7 +157,9 @@ def training(numbers: dict) -> dict:
 
 def about(numbers: dict) -> dict:
     """Return the commands that made the network and this page, versions and digests."""
-    facts, commands = {}, []
+    commands = []
+    facts = {"SHA-256 of the weights": numbers["checkpoint_sha256"]}
+    facts["SHA-256 of the test images (cifar.content_digest)"] = numbers["data"]["digest"]
     if "training" in numbers:
         config = numbers["training"]["config"]
         # The device and the precision that "auto" became.
@@ -170,8 +172,6 @@ def about(numbers: dict) -> dict:
         commands.append(("This page was made by", numbers["command"]))
     facts |= {f"report: {name}": value for name, value in numbers["environment"].items()}
     facts |= {f"network: {name}": value for name, value in numbers["network"].items()}
-    facts["digest of the weights"] = numbers["checkpoint_sha256"]
-    facts["digest of the test images"] = numbers["data"]["digest"]
     return {"facts": facts, "commands": commands}
 
 

@@ -119,7 +119,9 @@ function playGame() {
       return ["Choose one or two squares.", "One square is chosen: a second one may be, too.", "Two squares are chosen."][data.covers[cover].length];
     }
     if (cover !== puzzle.tried) return `With what is covered now, ${now}.`;
-    if (isWon(puzzle)) return cover ? `Solved: ${now}. So it does for ${percent(puzzle.random, 0)} of all pairs.` : `Right.${never}`;
+    if (isWon(puzzle) && !cover) return `Right.${never}`;
+    const easy = puzzle.random >= 0.25 ? "your squares need not be the reason" : "a hint";
+    if (isWon(puzzle)) return `Solved: ${now}. Of all pairs ${percent(puzzle.random, 0)} do it: ${easy}.`;
     return cover ? `Not solved: ${now}.${never}` : "It can be done: see the best squares.";
   }
 

@@ -127,7 +127,7 @@ def maps(numbers: dict, answers: dict, evidence: dict, images: Tensor | None) ->
     shown = []
     if images is not None and "shown" in evidence:
         shown = mistakes_with_maps(answers, evidence, images)
-    controls = {"random": MAPS["random"], "blurred_random": "random cells, blurred instead"}
+    controls = {"random": MAPS["random"], "blurred_random": "random cells, both blurred"}
     controls |= {name: MAPS[name] for name in ("random_class", "usual", "other_image", "centre")}
     return {"covering_plots": drawn, "cases": shown, "control_names": controls}
 
@@ -177,7 +177,11 @@ def confidence(numbers: dict, stress: dict | None) -> dict:
     """Reliability as trained and at the temperature, calibration by severity, and how sure answers are."""
     drawn, rows = {}, [] if stress is None else stress.get("summary", {}).get("by_severity", [])
     labels = {"as_trained": "as trained", "with_temperature": "temperature"}
-    errors = {labels[key]: [row[key]["ece"] for row in rows] for key in labels if rows and key in rows[0]}
+    errors = {
+        labels[key]: [row[key].get("mean_ece", row[key]["ece"]) for row in rows]
+        for key in labels
+        if rows and key in rows[0]
+    }
     for label, suffix in {"as trained": "", "at the temperature": "_after_temperature"}.items():
         if f"calibration_bins{suffix}" in numbers:
             error = numbers[f"expected_calibration_error{suffix}"]

@@ -189,6 +189,10 @@ def test_the_summary_by_loops_over_the_images(monkeypatch):
         for name, divisor in {"as_trained": 1, "with_temperature": 1.7}.items():
             error = expected_calibration_error(labels.repeat(len(own)), (together / divisor).softmax(dim=1))
             assert row[name]["ece"] == pytest.approx(error, abs=1e-6)
+            errors = [
+                expected_calibration_error(labels, (rows[test] / divisor).softmax(dim=1)) for test in own
+            ]
+            assert row[name]["mean_ece"] == pytest.approx(statistics.mean(errors), abs=1e-6)
     together = torch.cat([rows[test] for test in tests[:10]]).softmax(dim=1)
     bins = calibration_bins(labels.repeat(10), together)
     expected = [list(row) for row in zip(*map(torch.Tensor.tolist, bins), strict=True) if row[2]]

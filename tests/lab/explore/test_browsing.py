@@ -223,7 +223,7 @@ def test_a_round_by_keyboard(page, game):
     page.keyboard.press("Enter")
     luck = page.inner_text("#puzzle-results .luck")
     assert (
-        page.inner_text("#puzzle-says") == f"Solved: it answers {truth}. So it does for {luck} of all pairs."
+        page.inner_text("#puzzle-says") == f"Solved: it answers {truth}. Of all pairs {luck} do it: a hint."
     )
     captions = [f"you: ✓ {truth} 71 %", f"the contrastive map: ✓ {truth} 70 %", f"the best: ✓ {truth} 71 %"]
     assert texts(page, "#puzzle-results figcaption")[:3] == captions
