@@ -199,6 +199,7 @@ def summarise_mistakes(answers: dict, hits: dict, likely: Tensor, truth: Tensor)
         another      {contrastive, random: to_another}, the likeliest third class
         differences  {control: to_truth by the contrastive map less that by the control, paired}
         usual_less   {random, centre: to_truth by the usual map less that by the control, paired}
+        runner_up_less    {random: the same of the answer rather than the runner-up}
     """
     result, pair = {"mistakes": {}, "differences": {}}, ("contrastive", "random")
     rank = (likely == truth[:, None]).int().argmax(dim=1)
@@ -216,7 +217,9 @@ def summarise_mistakes(answers: dict, hits: dict, likely: Tensor, truth: Tensor)
         claim = means["blurred_contrastive" if control == "blurred_random" else "contrastive"]
         result["differences"][control] = more_metrics.mean_interval(claim - means[control])
     usual_less = {c: more_metrics.mean_interval(means["usual"] - means[c]) for c in ("random", "centre")}
-    return result | {"usual_less": usual_less}
+    by_runner_up = (answers["runner_up"] == truth).double().mean(dim=0)
+    runner_up_less = {"random": more_metrics.mean_interval(by_runner_up - means["random"])}
+    return result | {"usual_less": usual_less, "runner_up_less": runner_up_less}
 
 
 def verdict_on(count: int, differences: dict[str, dict]) -> str:

@@ -32,7 +32,7 @@ SECTIONS = {  # id: how the navigation calls it, and what leads to it at the end
         "Confidence",
         "With or without a reason a warning would help: does it know when it errs?",
     ),
-    "corruptions": ("Corruptions", "The world changes: which corruption costs most?"),
+    "corruptions": ("Corruptions", "The world changes: how much stays right?"),
     "attacks": ("Attacks", "Noise and fog do not aim: what happens when somebody wants it wrong?"),
 }
 

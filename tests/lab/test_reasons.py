@@ -176,6 +176,7 @@ def test_covering_is_that_of_loops(small_case, monkeypatch):
     assert found.pop("images") == {"mistakes": 60, "right": 20} and found.pop("covered") == 0.25
     assert found.pop("verdict") == reasons.verdict_on(60, found["differences"])
     differences, usual_less, measured = found.pop("differences"), found.pop("usual_less"), []
+    runner_up_less = found.pop("runner_up_less")
     rank = np.array([[likely[i].index(y_true[i])] for i in mistakes])
     for name, row in found["mistakes"].items():
         changed, hit = (np.array(hits["mistakes", name, key]) for key in ("changed", "to_truth"))
@@ -202,7 +203,9 @@ def test_covering_is_that_of_loops(small_case, monkeypatch):
     assert len(set(measured)) > 25  # so that one cannot be taken for another
     assert differences.keys() == set(reasons.CONTROLS) and usual_less.keys() == {"random", "centre"}
     pairs = [("contrastive", name, row) for name, row in differences.items()]
-    for claim, name, difference in [*pairs, *(("usual", name, row) for name, row in usual_less.items())]:
+    pairs += [("usual", name, row) for name, row in usual_less.items()]
+    pairs += [("runner_up", name, row) for name, row in runner_up_less.items()]
+    for claim, name, difference in pairs:
         group = "blurred" if name == "blurred_random" else "mistakes"
         pair = [hits[group, of, "to_truth"] for of in (claim, name.removeprefix("blurred_"))]
         gain = np.mean(pair[0], axis=1) - np.mean(pair[1], axis=1)
@@ -215,7 +218,8 @@ def test_what_needs_a_third_class_or_another_image_is_absent_without(small_case)
     images, y_true, logits = two.images, two.y_true, two.logits
     wrong = logits.argmax(dim=1) != y_true
     found = reasons.measure_covering(two.network, images[wrong], y_true[wrong], logits[wrong], FILL)
-    keys = {"images", "covered", "verdict", "mistakes", "blurred", "differences", "usual_less"}
+    keys = {"images", "covered", "verdict", "mistakes", "blurred", "differences"}
+    keys |= {"usual_less", "runner_up_less"}
     assert set(found) == keys and found["mistakes"]["usual"]["by_rank"]["third"] is None
     assert set(found["differences"]) == {"random", "blurred_random", "other_image", "usual", "centre"}
     assert found["mistakes"]["runner_up"] == found["mistakes"]["contrastive"]

@@ -120,7 +120,7 @@ def surest(rows):
 def test_the_numbers_of_a_page(whole):
     out, _, rows, numbers = whole
     page = page_of(out)
-    assert texts(page.all("h1")) == ["Seven in ten of the test images are right."]
+    assert texts(page.all("h1")) == ["Seven in ten of the answers are right."]
     (lead,) = page.all("p", class_="lead")
     assert lead.text == "Colours, 12,345 parameters, on my_pictures: 3 classes, 23 test images."
     recall, precision, f1 = [7 / 10, 6 / 8, 3 / 5], [7 / 9, 6 / 8, 3 / 6], [14 / 19, 12 / 16, 6 / 11]
@@ -165,8 +165,8 @@ def test_the_numbers_of_a_page(whole):
     prose = " ".join(texts(page.all("div", class_="p")))
     num_sure = sum(max(row) > 0.9 for row in rows)
     num_wrong = sum(max(row) > 0.9 and t != p for (t, p), row in zip(ANSWERS, rows, strict=True))
-    share = percent(num_wrong / num_sure)
-    assert f"As trained {num_wrong} of {num_sure} answers above 90 % confidence are wrong ({share})." in prose
+    sure = f"{num_wrong} of {num_sure} answers above 90 % confidence are wrong"
+    assert f"As trained the error is {percent(error)}. {sure} ({percent(num_wrong / num_sure)})." in prose
     assert "3 test images are, pixel by pixel, also training images, 2 of them with another label" in prose
     assert "Without all 3 the accuracy is 80.00 % instead of 69.57" in prose
 
@@ -321,12 +321,12 @@ def test_all_right_ties_and_a_class_without_images(whole, no_files, tmp_path):
         assert cells[last : last + 6] == ["d", "–", "", "–", "0.0 %", "none"]
     said = {name: texts([*page[name].all("h1"), *page[name].all("p", class_="claim")]) for name in page}
     assert said["right"][:3] == [
-        "All of the test images are right.",
+        "All of the answers are right.",
         "There is no mistake.",
         "Every image of every class is right.",
     ]
     assert said["ties"][2] == "2 classes tie at the lowest recall, 75.0 %."
-    assert said["never b, c"][0] == "One in three of the test images are right."
+    assert said["never b, c"][0] == "One in three of the answers are right."
     assert said["never b, c"][2] == "2 classes tie at the lowest recall, 0.0 %."
     assert texts(page["never b, c"].all("td"))[:6] == ["b", "0.0 %", "0–49", "–", "0.0 %", "a (4)"]
 

@@ -10,19 +10,17 @@ from lab.explore import compose, story
 from page import plots, write
 
 ABOVE, LITTLE, AROUND = fraction(0.2), fraction(0.02, 0.01), fraction(0.02)  # differences to chance
+HALF = "against 14 % of mistakes become right)"
 TITLES = {
-    ("specific", "above"): "beats chance (27 against 14 %), and so does one that is told the truth (27 %).",
+    ("specific", "above"): f"beats chance (27 {HALF}, and so does one that is told the truth (27 %).",
     (
         "specific",
         "around",
-    ): "is not shown to beat chance (27 against 14 %); one that is told the truth does (27 %).",
-    ("more than chance", "little"): "barely beats chance (27 against 14 %), and so does one that is told the "
-    "truth (27 %).",
-    ("no", "above"): "beats chance (27 against 14 %); one that is told the truth is not shown to (27 %).",
-    (
-        "no",
-        "around",
-    ): "is not shown to beat chance (27 against 14 %), nor is one that is told the truth (27 %).",
+    ): f"is not shown to beat chance (27 {HALF}; one that is told the truth does (27 %).",
+    ("more than chance", "little"): f"barely beats chance (27 {HALF}, and so does one that is told the truth "
+    "(27 %).",
+    ("no", "above"): f"beats chance (27 {HALF}; one that is told the truth is not shown to (27 %).",
+    ("no", "around"): f"is not shown to beat chance (27 {HALF}, nor is one that is told the truth (27 %).",
 }
 LESS = {"above": ABOVE, "little": LITTLE, "around": AROUND}
 
@@ -43,7 +41,7 @@ def test_the_title_follows_from_verdict_and_intervals(verdict, usual):
     covering = copy.deepcopy(COVERING) | {"verdict": verdict, "usual_less": {"random": LESS[usual]}}
     title, words, drawn = filled(covering)
     assert title == f"The usual heat map {TITLES[verdict, usual]}"
-    assert "400 right answers covering the centre changes 60 %, the usual map's quarter 60 %" in words
+    assert "quarter 60 %, and the bare centre 60 %" in words
     for name in ("contrastive map", "against runner-up", "the usual map", "random cells"):
         assert name in drawn["mistakes"], name
 
