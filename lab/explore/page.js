@@ -316,7 +316,7 @@ function viewAttacks() {
   function draw() {
     const epsilon = epsilons[step.value];
     form.querySelector("output").textContent = step.ariaValueText = `${epsilon}/255`;
-    const stored = epsilon < 1 ? "; it is less than a level of 8 bits" : "";
+    const stored = epsilon < 1 ? "; less than a level of 8 bits" : "";
     find("attack-says").textContent = `${epsilon <= 2 ? "The pictures look alike" : ""}${stored}`;
     for (const rule of all("[id^=epsilon-rule-]")) rule.classList.toggle("chosen", rule.id === `epsilon-rule-${step.value}`);
     rows.forEach((item, i) => {
@@ -357,7 +357,8 @@ function browseMistakes() {
   });
   for (const select of all("select:not([name=kind])", form)) {
     const names = select.name.includes("superclass") ? data.superclasses : data.classes;
-    select.append(...[...names].sort().map((name) => new Option(name, name)));
+    const recallOf = (name) => select.name === "true" ? `: ${data.scores[names.indexOf(name)].split(",")[0]}` : "";
+    select.append(...[...names].sort().map((name) => new Option(name + recallOf(name), name)));
   }
 
   const fits = (mistake, filter) => Object.entries(mistake.names).every(([key, name]) => !filter[key] || name === filter[key]);
@@ -371,7 +372,7 @@ function browseMistakes() {
     chosen = data.images.filter((mistake) => fits(mistake, filter));
     const [count, every] = [chosen, data.images].map((images) => images.length.toLocaleString("en"));
     const wanted = Object.keys(filter).filter((key) => filter[key]).join(), scores = wanted === "true" ? `; ${data.scores[data.classes.indexOf(filter.true)]}` : "";
-    find("found").textContent = (chosen.length ? `${count} of ${every} mistakes` : "No mistake on this page fits this choice") + scores;
+    find("found").textContent = (chosen.length ? `${count} of ${every} mistakes` : "No mistake on this page fits all choices") + scores;
     list.replaceChildren();
     showMore();
     if (chosen.length) buttonAt(0).tabIndex = 0;

@@ -119,23 +119,27 @@ def maps(numbers: dict, answers: dict, evidence: dict, images: Tensor | None) ->
     if "mistakes" in covering:
         of_maps = covering["mistakes"]
         rows = {label: of_maps[name]["to_truth"] for name, label in MAPS.items() if name in of_maps}
-        drawn["mistakes"] = to_dots("Mistakes that become right", rows, "covering")
+        drawn["mistakes"] = to_dots(
+            "Mistakes that become right, a quarter covered", rows, "share of mistakes", "covering"
+        )
     if "right" in covering:
         of_right = covering["right"]
         rows = {MAPS[name]: of_right[name]["changed"] for name in ("centre", "usual", "runner_up", "random")}
-        drawn["right"] = to_dots("Right answers that change", rows, "covering-right")
+        drawn["right"] = to_dots(
+            "Right answers that change, a quarter covered", rows, "share of answers", "covering-right"
+        )
     shown = []
     if images is not None and "shown" in evidence:
         shown = mistakes_with_maps(answers, evidence, images)
-    controls = {"random": MAPS["random"], "blurred_random": "random cells, both blurred"}
+    controls = {"random": MAPS["random"], "blurred_random": "random cells, blurred instead of grey"}
     controls |= {name: MAPS[name] for name in ("random_class", "usual", "other_image", "centre")}
     return {"covering_plots": drawn, "cases": shown, "control_names": controls}
 
 
-def to_dots(title: str, rows: dict, name: str) -> str:
+def to_dots(title: str, rows: dict, x_label: str, name: str) -> str:
     """One plot of the covering test as an element."""
     values = ", ".join(f"{label} {100 * row['value']:.0f} %" for label, row in rows.items())
-    figure = charts.dots(title, rows, "a quarter covered", MAPS["contrastive"])
+    figure = charts.dots(title, rows, x_label, MAPS["contrastive"])
     return plots.to_svg(figure, name, f"{title}: {values}.")
 
 
