@@ -156,8 +156,11 @@ def reliability(title: str, bins: list[list[float]]) -> Figure:
     return figure
 
 
-def confidence_histogram(title: str, right: np.ndarray, wrong: np.ndarray) -> Figure:
-    """Draw how many right and wrong answers, int [B] each, have their confidence in each of the B bins."""
+def confidence_histogram(title: str, right: np.ndarray, wrong: np.ndarray, top: int = 0) -> Figure:
+    """Draw how many right and wrong answers, int [B] each, have their confidence in each of the B bins.
+
+    top: the highest bin of several histograms that are to have one scale.
+    """
     figure, axes = small_figure(f"{title}: how sure answers are, stacked", "confidence", height=320)
     edges, filled = np.linspace(0, 1, len(right) + 1), {"fill": True, "linewidth": 0}
     axes.stairs(wrong, edges, color=ORANGE, **filled)
@@ -169,7 +172,7 @@ def confidence_histogram(title: str, right: np.ndarray, wrong: np.ndarray) -> Fi
     axes.text(x, 0.84, f"wrong: {wrong.sum():,}", color=ORANGE, transform=axes.transAxes)
     in_percent(axes.xaxis)
     axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.set(xlim=(0, 1), ylim=(0, 1.03 * max(1, every.max())))
+    axes.set(xlim=(0, 1), ylim=(0, 1.03 * max(1, top or every.max())))
     return figure
 
 

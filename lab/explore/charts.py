@@ -55,7 +55,7 @@ def stress_epsilon(tests: dict, robust: dict, random_signs: dict, epsilons: list
     random_signs that under random signs. A rule at each epsilon has the id rule-<its place>, for the script,
     which shows one.
     """
-    figure, axes = small_figure("Right under attack", "epsilon, in 1/255; bands: 95 % intervals", height=290)
+    figure, axes = small_figure("Right under attack", "epsilon, in 1/255; bands: 95 % intervals", height=265)
     unattacked = tests["unattacked/0"]["accuracy"]["value"]
     for step, epsilon in enumerate(epsilons):
         axes.axvline(epsilon, color=GREY, linewidth=1.2, marker="").set_gid(f"rule-{step}")

@@ -463,7 +463,11 @@ function browseMistakes() {
     show(choice());
   }
 
-  form.addEventListener("input", readForm);
+  form.addEventListener("input", ({ target }) => {  // a class may lie outside of the superclass that was chosen
+    const wider = { true: "superclass", predicted: "predicted_superclass" }[target.name];
+    if (target.value && form.elements[wider]) form.elements[wider].value = "";
+    readForm();
+  });
   form.addEventListener("reset", () => setTimeout(readForm));  // the fields are empty only after this event
   more.addEventListener("click", () => {
     const next = list.children.length;

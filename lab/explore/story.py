@@ -12,6 +12,7 @@ from torch import Tensor
 import metrics
 from gradcam import overlay, to_heatmap
 from lab.explore import charts, script_data
+from lab.stress_tests.attacks import PGD_STEPS
 from page import plots
 from page.embed import SIDE, address, encoded, picture, plain
 from page.sections import MAP_SIDE
@@ -45,7 +46,9 @@ def game(answers: dict, evidence: dict, images: Tensor | None) -> dict:
     opener["answer"] = names[evidence["puzzle_classes"][first, cover, 0].int()]
     opener["probability"] = evidence["puzzle_probabilities"][first, cover, 0].item()
     opener |= {"count": len(places), "possible": (evidence["puzzle_best"] >= 0).sum().item()}
-    opener["drawn"] = evidence["puzzles_drawn"].tolist() if "puzzles_drawn" in evidence else [0, 0]
+    if "puzzles_drawn" in evidence and evidence["puzzles_drawn"][0]:
+        drawn, turned = evidence["puzzles_drawn"].tolist()
+        opener["drawn"] = {"count": drawn, "turned": turned} | metrics.proportion(turned, drawn)
     opener["fill"] = (255 * evidence["fill"]).round().int().tolist()
     return {"opener": opener, "puzzle_sheet": script_data.sheet(images[index], columns=len(index))}
 
@@ -208,12 +211,18 @@ def stress_tests(answers: dict, stress: dict | None, images: Tensor | None) -> d
     """What lab.stress measured: tables, plots, and sheets for the two viewers."""
     if stress is None or "summary" not in stress:
         return {"stress": None}
-    shown, tests, rows = {"stress": stress}, stress["tests"], []
+    shown, tests, rows = {"stress": stress, "pgd_steps": PGD_STEPS}, stress["tests"], []
     names = [name for name in dict.fromkeys(test.split("/")[0] for test in tests) if f"{name}/5" in tests]
     for name in names:
         values = [tests[f"{name}/{severity}"]["accuracy"]["value"] for severity in range(1, 6)]
         rows.append({"name": name, "values": [*values, sum(values) / 5]})  # the last is the mean
     shown["corruption_rows"] = rows
+    means = {row["name"]: row["values"][-1] for row in rows}
+    families = {
+        family: sum(means[n] for n in members) / len(members)
+        for family, members in stress["families"].items()
+    }
+    shown["families"] = sorted(families.items(), key=lambda item: item[1])  # the hardest first
     shown["hardest"] = min(rows, key=lambda row: row["values"][2])["name"]
     by_severity = stress["summary"]["by_severity"]
     keys = {"accuracy": "accuracy", "confidence": "mean_confidence"}
@@ -221,7 +230,7 @@ def stress_tests(answers: dict, stress: dict | None, images: Tensor | None) -> d
     first, *_, last = curves["accuracy"]
     text = f"Accuracy falls from {100 * first:.1f} % on clean images to {100 * last:.1f} % at severity 5, "
     text += f"confidence from {100 * curves['confidence'][0]:.1f} to {100 * curves['confidence'][5]:.1f} %."
-    figure = charts.severity_curves("Accuracy and confidence", curves, height=225)
+    figure = charts.severity_curves("Accuracy and confidence", curves, height=205)
     shown["severity_plot"] = plots.to_svg(figure, "severity", text)
     epsilons = stress["epsilons"][:-1]  # the last is a check, at which a sound attack leaves no image right
     random_signs = {f"{epsilon:g}": tests[f"random/{epsilon:g}"]["accuracy"] for epsilon in epsilons}
