@@ -110,7 +110,7 @@ def test_any_set_has_both_pages_and_one_dict_of_its_files(case, quick, tmp_path,
     assert [note[: len(start)] for note, start in zip(numbers["notes"], notes, strict=True)] == notes
     for name in ("report.html", "explore.html"):
         seen = text((tmp_path / name).read_text(encoding="utf-8"))
-        assert not re.search(r"\b(nan|NaN|None)\b(?! (of the )?(test images )?are right)", seen)
+        assert not re.search(r"\b(nan|NaN|None)\b(?! (of the answers )?are right)", seen)
         assert type(model).__name__ in seen and all(note in html.unescape(seen) for note in numbers["notes"])
 
 
