@@ -50,10 +50,11 @@ data.resize = lambda images, side: resize(images.double(), side)
 def test_two_processes_compute_what_one_does(tmp_path):
     for processes in (1, 2):
         argv = command(tmp_path, processes, EXACT)
-        done = subprocess.run(argv, cwd=tmp_path, env=ENV, capture_output=True, text=True)
-        if "terminate called without an active exception" in done.stderr:  # a rare abort within torch's gloo
-            shutil.rmtree(tmp_path / str(processes))
+        for _ in range(3):
             done = subprocess.run(argv, cwd=tmp_path, env=ENV, capture_output=True, text=True)
+            if "terminate called without an active exception" not in done.stderr:
+                break
+            shutil.rmtree(tmp_path / str(processes))  # a rare abort within torch's gloo
         assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
         assert done.stdout.count("\nepoch ") == check_invariants(tmp_path / str(processes)) == 2
     one, two = tmp_path / "1", tmp_path / "2"
