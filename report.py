@@ -205,6 +205,9 @@ def evaluate_classes(confusion: Tensor, test: Dataset, train: Dataset | None) ->
     wrong = confusion.clone().fill_diagonal_(0)
     classes, names, num_test = [], test.class_names, confusion.sum(dim=1)
     for c, name in enumerate(names):
+        recalled = {"low": None, "high": None}
+        if num_test[c]:
+            recalled = metrics.proportion(int(confusion[c, c]), int(num_test[c]))
         row = {"name": name}
         if test.superclass_of is not None:
             row["superclass"] = test.superclass_names[test.superclass_of[c]]
@@ -217,14 +220,11 @@ def evaluate_classes(confusion: Tensor, test: Dataset, train: Dataset | None) ->
             "precision": precision[c].item(),
             "recall": recall[c].item(),
             "f1": f1[c].item(),
-            "recall_low": None,  # of its 95 % interval, if there are test images
-            "recall_high": None,
+            "recall_low": recalled["low"],
+            "recall_high": recalled["high"],
             "most_confused_with": names[wrong[c].argmax()] if wrong[c].any() else "",
             "most_confused_with_count": int(wrong[c].max()),
         }
-        if row["num_test"]:
-            recalled = metrics.proportion(row["num_right"], row["num_test"])
-            row |= {"recall_low": recalled["low"], "recall_high": recalled["high"]}
         classes.append(row)
     pairs = metrics.most_confused_pairs(confusion, 20)
     return {

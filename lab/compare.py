@@ -325,10 +325,12 @@ def main(argv: list[str] | None = None) -> int:
     runs = read_all(folders)
     recipes = by_recipe(runs)
     heads = [f"{recipe_name(recipe[0], runs[0])} (n = {len(recipe)})" for recipe in recipes]
-    names = list(dict.fromkeys(name for run in runs for name in run.values))
-    print_means(recipes, heads, names)
+    names = {}  # of the numbers, in the order in which the runs have them
+    for run in runs:
+        names |= dict.fromkeys(run.values)
+    print_means(recipes, heads, list(names))
     if len(recipes) > 1:
-        print_differences(recipes, heads, names)
+        print_differences(recipes, heads, list(names))
     return 0
 
 

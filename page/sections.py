@@ -116,18 +116,22 @@ def matrix(counts: Tensor, names: list[str], groups: list, keys: tuple[str, str]
 
 def confidence(numbers: dict) -> dict:
     """Return the reliability diagrams and the histograms of confidence, as trained and at the temperature."""
-    drawn, variants = [], {"As trained": "", "At the temperature": "_after_temperature"}
-    variants = {title: key for title, key in variants.items() if f"calibration_bins{key}" in numbers}
-    histograms = [numbers[f"confidence_histogram{suffix}"] for suffix in variants.values()]
-    top = max(right + wrong for h in histograms for right, wrong in zip(h["right"], h["wrong"], strict=True))
-    for title, suffix in variants.items():
-        bins, counts = numbers[f"calibration_bins{suffix}"], numbers[f"confidence_histogram{suffix}"]
-        error = 100 * numbers[f"expected_calibration_error{suffix}"]
+    titles = {"": "As trained", "_after_temperature": "At the temperature"}
+    counts = {}
+    for suffix in titles:
+        if f"calibration_bins{suffix}" in numbers:
+            histogram = numbers[f"confidence_histogram{suffix}"]
+            counts[suffix] = np.array(histogram["right"]), np.array(histogram["wrong"])
+    top = max((right + wrong).max() for right, wrong in counts.values())  # one scale for all histograms
+    drawn = []
+    for suffix, (right, wrong) in counts.items():
+        title, error = titles[suffix], 100 * numbers[f"expected_calibration_error{suffix}"]
         text = f"{title}: accuracy against confidence in bins; the calibration error is {error:.1f} %."
-        drawn.append(plots.to_svg(plots.reliability(title, bins), f"reliability{suffix}", text))
-        wrong = numbers[f"confident{suffix}"]["wrong"]
-        text = f"{title}: confidence of right and wrong answers; above 90 % {wrong} are wrong."
-        figure = plots.confidence_histogram(title, np.array(counts["right"]), np.array(counts["wrong"]), top)
+        figure = plots.reliability(title, numbers[f"calibration_bins{suffix}"])
+        drawn.append(plots.to_svg(figure, f"reliability{suffix}", text))
+        sure = numbers[f"confident{suffix}"]["wrong"]
+        text = f"{title}: confidence of right and wrong answers; above 90 % {sure} are wrong."
+        figure = plots.confidence_histogram(title, right, wrong, top)
         drawn.append(plots.to_svg(figure, f"histogram{suffix}", text))
     return {"confidence_plots": drawn}
 

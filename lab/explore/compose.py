@@ -42,10 +42,10 @@ def interval(row: dict, digits: int = 1) -> str:
     return write.interval(row, digits).replace("–", "\N{WORD JOINER}–\N{WORD JOINER}")
 
 
-def points(row: dict, digits: int = 1) -> str:
-    """Return a difference with its interval as "+1.2 points (0.3 to 2.1)"."""
+def points(row: dict, digits: int = 1, unit: str = " points") -> str:
+    """Return a difference with its interval as "+1.2 points (+0.3 to +2.1)"."""
     value, low, high = (f"{100 * row[key]:+.{digits}f}" for key in ("value", "low", "high"))
-    return f"{value} points ({low} to {high})".replace("-", "\N{MINUS SIGN}")
+    return f"{value}{unit} ({low} to {high})".replace("-", "\N{MINUS SIGN}")
 
 
 @functools.cache

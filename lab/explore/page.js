@@ -357,7 +357,7 @@ function browseMistakes() {
   });
   for (const select of all("select:not([name=kind])", form)) {
     const names = select.name.includes("superclass") ? data.superclasses : data.classes;
-    const recallOf = (name) => select.name === "true" ? `: ${data.scores[names.indexOf(name)].split(",")[0]}` : "";
+    const recallOf = (name) => select.name === "true" ? `: ${data.scores[names.indexOf(name)][0]}` : "";
     select.append(...[...names].sort().map((name) => new Option(name + recallOf(name), name)));
   }
 
@@ -371,7 +371,7 @@ function browseMistakes() {
   function show(filter) {
     chosen = data.images.filter((mistake) => fits(mistake, filter));
     const [count, every] = [chosen, data.images].map((images) => images.length.toLocaleString("en"));
-    const wanted = Object.keys(filter).filter((key) => filter[key]).join(), scores = wanted === "true" ? `; ${data.scores[data.classes.indexOf(filter.true)]}` : "";
+    const wanted = Object.keys(filter).filter((key) => filter[key]).join(), scores = wanted === "true" ? `; ${data.scores[data.classes.indexOf(filter.true)].join(", ")}` : "";
     find("found").textContent = (chosen.length ? `${count} of ${every} mistakes` : "No mistake on this page fits all choices") + scores;
     list.replaceChildren();
     showMore();

@@ -82,12 +82,12 @@ def run_name(run: str) -> str:
     return run if run == "this network" else f"another training ({Path(run).name})"
 
 
-def scores_of(row: dict) -> str:
-    """Return the scores of a row of the classes of metrics.json in words."""
+def scores_of(row: dict) -> list[str]:
+    """Return recall and precision of a row of the classes of metrics.json in words."""
     if not row["num_test"]:
-        return "no test image"
+        return ["no test image"]
     recall, precision = metrics.proportion(row["num_right"], row["num_test"]), percent(row["precision"])
-    return f"recall {interval(recall, 0)}, precision {precision if row['num_predicted'] else '–'}"
+    return [f"recall {interval(recall, 0)}", f"precision {precision if row['num_predicted'] else '–'}"]
 
 
 def data_for_script(
