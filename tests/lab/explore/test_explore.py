@@ -102,6 +102,7 @@ def test_the_whole_page(left, tmp_path):
     evidence |= {f"puzzle_{key}": torch.zeros(1) for key in ("best", "by_map", "random")}
     evidence |= {f"puzzle_{key}": torch.zeros(1, 137, 3) for key in ("classes", "probabilities")}
     evidence["puzzle_by_map"] = evidence["puzzle_best"] = torch.zeros(1, dtype=torch.int64)
+    answers["filenames"] = list(answers["filenames"])  # other tests read the list of the test set
     answers["filenames"][mistakes[0]], answers["filenames"][mistakes[1]] = HOSTILE_FILE, "2" + HOSTILE_FILE
     numbers |= {"covering": COVERING | {"verdict": "specific"}, "maps": MAPS}
     for name, shape in (("example_pixels", (-1, -1, -1)), ("attack_changes", (-1, -1, -1, -1))):
