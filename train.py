@@ -206,9 +206,7 @@ class Training:
         self.steps = len(train_index) // config.batch_size  # in an epoch
         self.normalize = data.Normalize().to(device)
         self.model = resnet18(num_classes, config.width).to(device, memory_format=data.memory_format(device))
-        # The same network, shared among the processes and compiled.
-        network = distributed.data_parallel(self.model)
-        self.network = torch.compile(network) if config.compile else network
+        self.network = torch.compile(self.model) if config.compile else self.model
         self.criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
         self.optimizer = make_optimizer(self.model, config.lr, config.momentum, config.weight_decay)
         # Small gradients would be 0 in float16, so the loss is multiplied by a scale that adapts itself.
@@ -277,6 +275,7 @@ def train_one_epoch(training: Training, epoch: int) -> dict:
             # Backward, clip, step. Unscale first, as the gradient's own norm is to be clipped.
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(loss).backward()
+            distributed.average_gradients(training.model)
             if config.clip_norm:
                 scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)

@@ -2,14 +2,15 @@
 
     torchrun --nproc-per-node 2 train.py
 
-Each process runs the whole program with its share of every batch. DistributedDataParallel averages the
-gradients, so all processes take the step that one process would take with the whole batch, and the weights
-stay equal. Batch norm takes the mean and variance of a process's own share; its running statistics are
-averaged over the processes after each epoch. Rank 0 alone downloads, prints and writes. With one process all
-this does nothing.
+Each process runs the whole program with its share of every batch. The gradients are averaged over the
+processes after each backward pass, so all take the step that one process would take with the whole batch, and
+the weights, which begin equal, stay equal. Batch norm takes the mean and variance of a process's own share;
+its running statistics are averaged over the processes after each epoch. Rank 0 alone downloads, prints and
+writes. With one process all this does nothing.
 """
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterator
 from datetime import timedelta
@@ -27,6 +28,9 @@ def init_distributed() -> Iterator[None]:
     if world_size() == 1:
         yield
         return
+    # The optimizer imports this module, whose default arguments hold the group of the time. With a group in
+    # them destroy_process_group leaves the threads of gloo behind, which may abort Python when it ends.
+    importlib.import_module("torch.distributed.nn")
     # On GPUs tensors on the CPU still travel by gloo. The timeout is long, as rank 0 may have to download.
     nccl = torch.cuda.is_available() and dist.is_nccl_available()  # Windows has none
     dist.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo", timeout=timedelta(days=1))
@@ -67,11 +71,15 @@ def all_reduce(values: Tensor) -> Tensor:
     return values
 
 
-def data_parallel(model: nn.Module) -> nn.Module:
-    """Return the model, wrapped so that gradients are averaged over the processes."""
+def average_gradients(model: nn.Module) -> None:
+    """Give all processes the mean of their gradients."""
     if world_size() == 1:
-        return model
-    return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+        return
+    gradients = [parameter.grad for parameter in model.parameters()]
+    mean = all_reduce(torch.cat([gradient.flatten() for gradient in gradients])) / world_size()
+    parts = mean.split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 def average_running_statistics(model: nn.Module) -> None:
