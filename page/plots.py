@@ -221,6 +221,15 @@ def matrix_colours(shares: np.ndarray) -> np.ndarray:
     return matplotlib.colormaps["cividis"](PowerNorm(0.5, 0, 1)(shares), bytes=True)[..., :3]
 
 
+def matrix_key() -> dict[float, str]:
+    """Return a few shares of a row and their colours in matrix_colours, as CSS writes them."""
+    shares = [0.0, 0.01, 0.05, 0.25, 1.0]
+    return {
+        share: f"rgb{tuple(colour)}"
+        for share, colour in zip(shares, matrix_colours(shares).tolist(), strict=True)
+    }
+
+
 def confusion_matrix(counts: np.ndarray, class_names: list[str], groups: dict[str, int]) -> Figure:
     """Draw the confusion matrix [C, C] as shares of its rows, with lines between `groups`, {name: size}.
 

@@ -60,7 +60,12 @@ def classes(numbers: dict, arrays: dict, images: Tensor | None) -> dict:
     tied = (wrong == wrong.amax(dim=1, keepdim=True)).sum(dim=1)  # classes that it is taken for most often
     rows = [row | {"tied": tied[names.index(row["name"])].item()} for row in rows]
     left = numbers["most_confused_pairs"][NUM_PAIRS:]
-    shown = {"class_rows": rows, "pairs": pairs, "matrices": matrices(arrays)}
+    shown = {
+        "class_rows": rows,
+        "pairs": pairs,
+        "matrices": matrices(arrays),
+        "matrix_key": plots.matrix_key(),
+    }
     return shown | {"cut_at": left[0]["count"] if left and left[0]["count"] == pairs[-1]["count"] else None}
 
 

@@ -18,6 +18,7 @@ from support.outputs import headline, read_report, sha256_of
 
 FOLDER = Path(__file__).resolve().parent
 NUMBER_END = "\N{NO-BREAK SPACE}%"  # no line ends between a number and its sign
+DASH = "\N{WORD JOINER}–\N{WORD JOINER}"  # nor at this one
 
 
 def percent(value: float | dict | None, digits: int = 1) -> str:
@@ -32,7 +33,7 @@ def percent(value: float | dict | None, digits: int = 1) -> str:
 def interval(row: dict, digits: int = 1) -> str:
     """Return a fraction with its interval, value, low and high, as "12.3 % (9.9–15.1)"."""
     low, high = 100 * row["low"], 100 * row["high"]
-    return f"{percent(row['value'], digits)} ({low:.{digits}f}–{high:.{digits}f})"
+    return f"{percent(row['value'], digits)} ({low:.{digits}f}{DASH}{high:.{digits}f})"
 
 
 def in_words(share: float) -> str:

@@ -37,11 +37,6 @@ SECTIONS = {  # id: how the navigation calls it, and what leads to it at the end
 }
 
 
-def interval(row: dict, digits: int = 1) -> str:
-    """Return write.interval of a fraction; no line ends at its dash."""
-    return write.interval(row, digits).replace("–", "\N{WORD JOINER}–\N{WORD JOINER}")
-
-
 def points(row: dict, digits: int = 1, unit: str = " points") -> str:
     """Return a difference with its interval as "+1.2 points (+0.3 to +2.1)"."""
     value, low, high = (f"{100 * row[key]:+.{digits}f}" for key in ("value", "low", "high"))
@@ -104,7 +99,7 @@ def write_explore(out: Path, images: Tensor | None) -> None:
     context |= story.maps(numbers, arrays, evidence, shown)
     context |= story.confidence(numbers, stress)
     context |= story.stress_tests(arrays, stress, images)
-    templates = write.make_templates([FOLDER, write.FOLDER], (interval, points))
+    templates = write.make_templates([FOLDER, write.FOLDER], (points,))
     templates.globals |= {"source": source, "mistakes_at": mistakes_at, "glossary": glossary()}
     sections = []
     for name, (title, lead) in SECTIONS.items():

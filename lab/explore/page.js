@@ -361,6 +361,11 @@ function browseMistakes() {
     select.append(...[...names].sort().map((name) => new Option(name + recallOf(name), name)));
   }
 
+  const anyClass = find("any-class");  // a second way to a class, beside the accuracy
+  anyClass.append(...[...form.elements.true.options].slice(1).map((option) => option.cloneNode(true)));
+  anyClass.addEventListener("input", () => { location.hash = addressOf({ true: anyClass.value }); });
+  anyClass.closest("label").hidden = false;
+
   const fits = (mistake, filter) => Object.entries(mistake.names).every(([key, name]) => !filter[key] || name === filter[key]);
 
   function addressOf(filter) {
@@ -405,7 +410,8 @@ function browseMistakes() {
       const [answer, probability] = mistake.covered, sign = answer === mistake.true ? "✓" : "✗";
       const marks = [...maps.subarray(mistake.index * cells ** 2, (mistake.index + 1) * cells ** 2)].map((value) => value - 128);
       for (const [a, b, sign] of [[predicted, truth, 1], [truth, predicted, -1]]) {
-        captions.push(`${marks.some((mark) => sign * mark > 0) ? "what" : "nothing"} speaks for ${a} rather than ${b}`);
+        const most = Math.max(...marks.map((mark) => sign * mark));  // of 127, in both maps together
+        captions.push(`${most > 12 ? "what" : most > 0 ? "what little" : "nothing"} speaks for ${a} rather than ${b}`);
       }
       captions.push(`the quarter that favours ${predicted} covered: ${sign} ${data.classes[answer]} (${percent(probability)})`);
       paintMap(canvases[0], mistake.index, 1);

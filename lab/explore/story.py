@@ -12,7 +12,7 @@ from torch import Tensor
 import metrics
 from gradcam import overlay, to_heatmap
 from lab.explore import charts, script_data
-from lab.stress_tests.attacks import PGD_STEPS
+from lab.stress_tests.attacks import APGD_STEPS, PGD_STEPS
 from page import plots
 from page.embed import SIDE, address, encoded, picture, plain
 from page.sections import MAP_SIDE
@@ -136,7 +136,17 @@ def maps(numbers: dict, answers: dict, evidence: dict, images: Tensor | None) ->
         shown = mistakes_with_maps(answers, evidence, images)
     controls = {"random": MAPS["random"], "blurred_random": "random cells, blurred instead of grey"}
     controls |= {name: MAPS[name] for name in ("random_class", "usual", "other_image", "centre")}
-    return {"covering_plots": drawn, "cases": shown, "control_names": controls}
+    drawn = {"covering_plots": drawn, "cases": shown, "control_names": controls}
+    return drawn | {"turned_of_all": turned_of_all(answers, evidence)}
+
+
+def turned_of_all(answers: dict, evidence: dict) -> dict | None:
+    """The `count` of all mistakes, if the page holds all, and the `share` that the contrastive map turns."""
+    mistakes = evidence.get("mistakes", ())
+    if "covered_answers" not in evidence or len(mistakes) < (answers["y_pred"] != answers["y_true"]).sum():
+        return None
+    turned = evidence["covered_answers"] == answers["y_true"][mistakes]
+    return {"count": len(mistakes), "share": turned.double().mean().item()}
 
 
 def to_dots(title: str, rows: dict, x_label: str, name: str) -> str:
@@ -211,7 +221,11 @@ def stress_tests(answers: dict, stress: dict | None, images: Tensor | None) -> d
     """What lab.stress measured: tables, plots, and sheets for the two viewers."""
     if stress is None or "summary" not in stress:
         return {"stress": None}
-    shown, tests, rows = {"stress": stress, "pgd_steps": PGD_STEPS}, stress["tests"], []
+    shown, tests, rows = (
+        {"stress": stress, "pgd_steps": PGD_STEPS, "apgd_steps": APGD_STEPS},
+        stress["tests"],
+        [],
+    )
     names = [name for name in dict.fromkeys(test.split("/")[0] for test in tests) if f"{name}/5" in tests]
     for name in names:
         values = [tests[f"{name}/{severity}"]["accuracy"]["value"] for severity in range(1, 6)]

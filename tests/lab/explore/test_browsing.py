@@ -144,6 +144,9 @@ def test_a_cell_of_the_matrix_opens_its_mistakes_and_filters_add_up(page, mistak
     page.locator("#filter [name=true]").select_option(mistakes[3]["true"])
     expected = sum(row["true"] == mistakes[3]["true"] for row in mistakes)
     assert page.inner_text("#found").split("; ")[0] == says(mistakes, expected)
+    page.click("#filter [type=reset]")
+    page.locator("#any-class").select_option(mistakes[3]["true"])
+    page.wait_for_function("text => found.innerText.startsWith(text)", arg=says(mistakes, expected))
     kinds = json.loads((reported / "reasons.json").read_text(encoding="utf-8"))["kinds"]
     for row in kinds:
         page.click("#filter [type=reset]")
@@ -278,8 +281,9 @@ def test_a_class_votes_before_it_sees(page, reported, reported_sets):
     assert page.locator("form.guess:visible").count() == len(truths)
     for name, truth in truths.items():
         section = f"section[aria-labelledby={name}]"
-        hidden = page.locator(f"{section} :is(.claim, .body)")
+        hidden = page.locator(f"{section} :is(.claim, .body :is(p, .p, table, svg, form, figcaption))")
         assert hidden.filter(visible=True).count() == 0
+        assert page.locator("#corrupted .sheet").first.is_visible()  # pictures without answers are no secret
         strip = page.locator(f"{section} [name=vote]")
         strip.scroll_into_view_if_needed()
         box = strip.bounding_box()
@@ -288,7 +292,7 @@ def test_a_class_votes_before_it_sees(page, reported, reported_sets):
         assert page.locator(f"{section} .votes").get_attribute("aria-label") == "30 votes"
         page.click(f"{section} [name=show]")
         assert page.inner_text(f"{section} .votes strong").startswith(f"it is {round(100 * truth)}")
-        assert hidden.filter(visible=True).count() == 2
+        assert hidden.filter(visible=True).count() > 3
 
 
 # ---- The viewers ------------------------------------------------------------------------------------------

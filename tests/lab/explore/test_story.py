@@ -107,7 +107,10 @@ def test_mistakes_with_maps_show_what_was_covered(left, small_sets):
     usual = {"maps": evidence["maps"][:9], "covered_pixels": evidence["covered_pixels"][:9]}
     usual |= {"answers": (truth[places] + 1) % 100, "probabilities": torch.linspace(0.1, 0.9, 9)}
     evidence |= {f"usual_{key}": value for key, value in usual.items()}
-    cases = story.maps({}, answers, evidence, small_sets[1].images)["cases"]
+    shown = story.maps({}, answers, evidence, small_sets[1].images)
+    cases, turned = shown["cases"], shown["turned_of_all"]
+    pairs = list(zip(evidence["covered_answers"].tolist(), truth.tolist(), strict=True))
+    assert turned == {"count": len(pairs), "share": pytest.approx(sum(a == b for a, b in pairs) / len(pairs))}
     assert len(cases) == 9 and cases[0]["turned"] == {"usual": False, "contrastive": True}
     index = evidence["mistakes"][places].tolist()
     assert [row["file"] for row in cases] == [answers["filenames"][i] for i in index]
