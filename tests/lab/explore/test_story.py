@@ -107,10 +107,7 @@ def test_mistakes_with_maps_show_what_was_covered(left, small_sets):
     usual = {"maps": evidence["maps"][:9], "covered_pixels": evidence["covered_pixels"][:9]}
     usual |= {"answers": (truth[places] + 1) % 100, "probabilities": torch.linspace(0.1, 0.9, 9)}
     evidence |= {f"usual_{key}": value for key, value in usual.items()}
-    shown = story.maps({}, answers, evidence, small_sets[1].images)
-    cases, turned = shown["cases"], shown["turned_of_all"]
-    pairs = list(zip(evidence["covered_answers"].tolist(), truth.tolist(), strict=True))
-    assert turned == {"count": len(pairs), "share": pytest.approx(sum(a == b for a, b in pairs) / len(pairs))}
+    cases = story.maps({}, answers, evidence, small_sets[1].images)["cases"]
     assert len(cases) == 9 and cases[0]["turned"] == {"usual": False, "contrastive": True}
     index = evidence["mistakes"][places].tolist()
     assert [row["file"] for row in cases] == [answers["filenames"][i] for i in index]
@@ -121,6 +118,19 @@ def test_mistakes_with_maps_show_what_was_covered(left, small_sets):
         assert torch.equal(seen[:, ~pixels], image[:, ~pixels])
         assert (seen[:, pixels] - 255 * evidence["fill"][:, None]).abs().max() <= 0.5
     assert cases[2]["kinds"]["usual"]["probability"] == pytest.approx(0.3)
+
+
+def test_the_contrastive_map_on_all_mistakes_only_if_the_page_holds_all(left):
+    _, answers, evidence = left
+    truth, places = answers["y_true"], evidence["mistakes"]
+    evidence["covered_answers"][:2] = truth[places[:2]]
+    pairs = list(zip(evidence["covered_answers"].tolist(), truth[places].tolist(), strict=True))
+    share = pytest.approx(sum(answer == true for answer, true in pairs) / len(pairs))
+    only_these = truth.index_add(0, places, torch.ones_like(places))
+    shown = story.turned_of_all(answers | {"y_pred": only_these}, evidence)
+    assert shown == {"count": len(pairs), "share": share}
+    only_these[[i for i in range(len(truth)) if i not in places.tolist()][0]] += 1
+    assert story.turned_of_all(answers | {"y_pred": only_these}, evidence) is None
 
 
 def test_the_hardest_corruption_and_every_epsilon(left, figures, small_sets):
