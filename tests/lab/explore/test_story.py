@@ -129,7 +129,7 @@ def test_the_contrastive_map_on_all_mistakes_only_if_the_page_holds_all(left):
     only_these = truth.index_add(0, places, torch.ones_like(places))
     shown = story.turned_of_all(answers | {"y_pred": only_these}, evidence)
     assert shown == {"count": len(pairs), "share": share}
-    only_these[[i for i in range(len(truth)) if i not in places.tolist()][0]] += 1
+    only_these[next(i for i in range(len(truth)) if i not in places.tolist())] += 1
     assert story.turned_of_all(answers | {"y_pred": only_these}, evidence) is None
 
 
