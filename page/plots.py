@@ -145,7 +145,7 @@ def reliability(title: str, bins: list[list[float]]) -> Figure:
     title = f"{title}: calibration error {100 * error:.1f} %"
     figure, axes = small_figure(title, "confidence", height=320)
     axes.axline((0, 0), (1, 1), color=GREY, linestyle=":", linewidth=1.2)
-    sizes = 4 * (2 + 16 * np.sqrt(count / count.sum())) ** 2  # matplotlib: the square of the width
+    sizes = np.maximum(9, 1300 * count / count.sum())  # so that a bin of few answers is seen
     axes.scatter(confidence, accuracy, s=sizes, color=BLUE, marker="o", alpha=0.85)
     options = {"color": GREY, "transform": axes.transAxes}
     axes.text(0.04, 0.92, "underconfident:\nright more often", va="top", **options)

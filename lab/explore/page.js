@@ -262,6 +262,13 @@ function askFirst(form) {
   };
   form.addEventListener("input", () => { form.querySelector("output").value = vote.value; });
   vote.addEventListener("click", add);
+  votes.addEventListener("click", ({ clientX }) => {
+    if (vote.disabled) return;
+    const { left, width } = votes.getBoundingClientRect();
+    vote.value = (100 * (clientX - left)) / width;
+    form.querySelector("output").value = vote.value;
+    add();
+  });
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     add();
@@ -316,7 +323,7 @@ function viewAttacks() {
   function draw() {
     const epsilon = epsilons[step.value];
     form.querySelector("output").textContent = step.ariaValueText = `${epsilon}/255`;
-    const stored = epsilon < 1 ? "; less than a level of 8 bits" : "";
+    const stored = epsilon < 1 ? "; below one level" : "";
     find("attack-says").textContent = `${epsilon <= 2 ? "The pictures look alike" : ""}${stored}`;
     for (const rule of all("[id^=epsilon-rule-]")) rule.classList.toggle("chosen", rule.id === `epsilon-rule-${step.value}`);
     rows.forEach((item, i) => {

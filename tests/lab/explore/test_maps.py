@@ -9,16 +9,16 @@ from pages import fraction, text
 from lab.explore import compose, story
 from page import plots, write
 
-ABOVE, LITTLE, AROUND = fraction(0.2), fraction(0.02, 0.01), fraction(0.02)  # differences to chance
-TOLD = "chance (14 %); what a map told the true class marks, 27 %"
+ABOVE, AROUND = fraction(0.2), fraction(0.02)  # differences to chance
+BEFORE, TOLD = "by chance 14 %", "By a map that knows the true class: 27 %"
 TITLES = {
-    ("specific", "above"): f"beating {TOLD}.",
-    ("specific", "around"): f"not shown to beat {TOLD}.",
-    ("more than chance", "little"): f"barely beating {TOLD}.",
-    ("no", "above"): f"beating {TOLD}, not shown to beat it.",
-    ("no", "around"): f"not shown to beat {TOLD}, not shown to beat it either.",
+    ("specific", "above"): f"{BEFORE}. {TOLD}.",
+    ("specific", "around"): f"{BEFORE} (no difference shown). {TOLD}.",
+    ("more than chance", "above"): f"{BEFORE}. {TOLD}.",
+    ("no", "above"): f"{BEFORE}. {TOLD} (not shown to beat chance).",
+    ("no", "around"): f"{BEFORE} (no difference shown). {TOLD} (not shown to beat chance).",
 }
-LESS = {"above": ABOVE, "little": LITTLE, "around": AROUND}
+LESS = {"above": ABOVE, "around": AROUND}
 
 
 @plots.styled()
@@ -38,7 +38,7 @@ def test_the_title_follows_from_verdict_and_intervals(verdict, usual):
     title, words, drawn = filled(covering)
     assert (
         title
-        == f"Covering what the usual heat map marks makes 27 % of mistakes right, {TITLES[verdict, usual]}"
+        == f"Cover what the usual heat map marks: 27 % of mistakes become right, {TITLES[verdict, usual]}"
     )
     assert "quarter 60 %, and the bare centre 60 %" in words
     for name in ("contrastive map", "against runner-up", "the usual map", "random cells"):
