@@ -54,6 +54,7 @@ def classes(numbers: dict, arrays: dict, images: Tensor | None) -> dict:
     for pair in numbers["most_confused_pairs"][:NUM_PAIRS]:
         true, predicted = (names.index(pair[key]) for key in ("true", "predicted"))
         confused = torch.nonzero((arrays["y_true"] == true) & (arrays["y_pred"] == predicted)).flatten()
+        confused = confused[arrays["confidence"][confused].argsort(descending=True, stable=True)]
         shown = [] if images is None else reduced(images[confused[:NUM_THUMBNAILS]])
         pairs.append(pair | {"pictures": [picture(image) for image in shown]})
     wrong = arrays["confusion"].clone().fill_diagonal_(0)

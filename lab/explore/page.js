@@ -101,7 +101,7 @@ function playGame() {
   const isWon = (puzzle) => puzzle.tried ? isTrue(puzzle, puzzle.tried) : puzzle.best === null;
   const isPlayed = (puzzle) => puzzle.tried !== undefined;
   const answerTo = (puzzle, cover) => data.classes[puzzle.answers[cover][0]];
-  const theMap = "the contrastive map", times = (n) => n === 1 ? "once" : `${n} times`;
+  const theMap = "the map's squares", times = (n) => n === 1 ? "once" : `${n} times`;
   let place = 0, cover = 0;
   moveByArrows(part("picture"));
 
@@ -364,12 +364,12 @@ function browseMistakes() {
   });
   for (const select of all("select:not([name=kind])", form)) {
     const names = select.name.includes("superclass") ? data.superclasses : data.classes;
-    const recallOf = (name) => select.name === "true" ? `: ${data.scores[names.indexOf(name)][0]}` : "";
-    select.append(...[...names].sort().map((name) => new Option(name + recallOf(name), name)));
+    select.append(...[...names].sort().map((name) => new Option(name)));
   }
 
   const anyClass = find("any-class");  // a second way to a class, beside the accuracy
-  anyClass.append(...[...form.elements.true.options].slice(1).map((option) => option.cloneNode(true)));
+  const recallOf = (name) => data.scores[data.classes.indexOf(name)][0];
+  anyClass.append(...[...data.classes].sort().map((name) => new Option(`${name}: ${recallOf(name)}`, name)));
   anyClass.addEventListener("input", () => { location.hash = addressOf({ true: anyClass.value }); });
   anyClass.closest("label").hidden = false;
 
@@ -420,7 +420,7 @@ function browseMistakes() {
         const most = Math.max(...marks.map((mark) => sign * mark));  // of 127, in both maps together
         captions.push(`${most > 12 ? "what" : most > 0 ? "what little" : "nothing"} speaks for ${a} rather than ${b}`);
       }
-      captions.push(`the quarter that favours ${predicted} covered: ${sign} ${data.classes[answer]} (${percent(probability)})`);
+      captions.push(`the quarter that favours ${predicted} (the game: an eighth) covered: ${sign} ${data.classes[answer]} (${percent(probability)})`);
       paintMap(canvases[0], mistake.index, 1);
       paintMap(canvases[1], mistake.index, -1);
       paintCover(canvases[2], mistake.index);

@@ -134,7 +134,7 @@ def maps(numbers: dict, answers: dict, evidence: dict, images: Tensor | None) ->
     shown = []
     if images is not None and "shown" in evidence:
         shown = mistakes_with_maps(answers, evidence, images)
-    controls = {"random": MAPS["random"], "blurred_random": "random cells, blurred instead of grey"}
+    controls = {"random": MAPS["random"], "blurred_random": "random cells, both blurred instead of grey"}
     controls |= {name: MAPS[name] for name in ("random_class", "usual", "other_image", "centre")}
     drawn = {"covering_plots": drawn, "cases": shown, "control_names": controls}
     return drawn | {"turned_of_all": turned_of_all(answers, evidence)}

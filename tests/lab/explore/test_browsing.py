@@ -231,7 +231,7 @@ def test_a_round_by_keyboard(page, game):
     assert (
         page.inner_text("#puzzle-says") == f"Solved: it answers {truth}. Of all pairs {luck} do it: a hint."
     )
-    captions = [f"you: ✓ {truth} 71 %", f"the contrastive map: ✓ {truth} 70 %", f"the best: ✓ {truth} 71 %"]
+    captions = [f"you: ✓ {truth} 71 %", f"the map's squares: ✓ {truth} 70 %", f"the best: ✓ {truth} 71 %"]
     assert texts(page, "#puzzle-results figcaption")[:3] == captions
     assert texts(page, ".luck") == ["2 %"] and page.locator("#puzzle-results canvas").count() == 1
     page.click("#puzzle-picture button >> nth=5")  # the list and the message follow
