@@ -279,7 +279,8 @@ function askFirst(form) {
     mark("strong", { at: truth }, `it is ${Math.round(truth)}${low === high ? "" : ` (${Math.round(low)} to ${Math.round(high)})`}`);
     for (const element of form.elements) element.disabled = true;
     form.querySelector(".soft").hidden = true;
-    section.querySelector("h2").focus();
+    section.querySelector("h2").focus({ preventScroll: true });
+    form.scrollIntoView({ block: "nearest" });
   });
 }
 
@@ -418,7 +419,7 @@ function browseMistakes() {
       const marks = [...maps.subarray(mistake.index * cells ** 2, (mistake.index + 1) * cells ** 2)].map((value) => value - 128);
       for (const [a, b, sign] of [[predicted, truth, 1], [truth, predicted, -1]]) {
         const most = Math.max(...marks.map((mark) => sign * mark));  // of 127, in both maps together
-        captions.push(`${most > 12 ? "what" : most > 0 ? "what little" : "nothing"} speaks for ${a} rather than ${b}`);
+        captions.push(`${most > 12 ? "what speaks" : most > 0 ? "little is marked" : "nothing is marked"} for ${a} rather than ${b}`);
       }
       captions.push(`the quarter that favours ${predicted} (the game: an eighth) covered: ${sign} ${data.classes[answer]} (${percent(probability)})`);
       paintMap(canvases[0], mistake.index, 1);

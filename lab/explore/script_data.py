@@ -153,9 +153,11 @@ def mistake_data(answers: dict, evidence: dict, place: int) -> dict:
     for classes, probabilities in zip(evidence["answers"], evidence["answer_probabilities"], strict=True):
         pairs = zip(classes[place].tolist(), probabilities[place].tolist(), strict=True)
         likely.append([[c, round(probability, 4)] for c, probability in pairs])
+    confidence = round(answers["confidence"][i].item(), 6)
+    likely[0][0][1] = confidence  # the probabilities in evidence.npz may have been rounded to 16 bits
     mistake = {
         "true": answers["y_true"][i].item(),
-        "confidence": round(answers["confidence"][i].item(), 6),
+        "confidence": confidence,
         "truth": round(evidence["probability_true"][place].item(), 4),
         "rank": evidence["rank_true"][place].item(),
         "answers": likely,
