@@ -16,9 +16,10 @@ TITLES = {
     ("specific", "around"): f"{BEFORE} (no difference shown). {TOLD}.",
     ("more than chance", "above"): f"{BEFORE}. {TOLD}.",
     ("no", "above"): f"{BEFORE}. {TOLD} (not shown to beat chance).",
+    ("specific", "below"): f"{BEFORE}. {TOLD}.",
     ("no", "around"): f"{BEFORE} (no difference shown). {TOLD} (not shown to beat chance).",
 }
-LESS = {"above": ABOVE, "around": AROUND}
+LESS = {"above": ABOVE, "around": AROUND, "below": fraction(-0.2)}
 
 
 @plots.styled()

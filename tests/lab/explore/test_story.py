@@ -93,6 +93,13 @@ def test_the_matrix_of_the_superclasses_and_the_groups_confused_most(left):
     assert [row["value"] for row in story.groups(answers)] == pytest.approx(shares[:2])
 
 
+def test_superclasses_make_the_title_only_if_mistakes_stay_inside_more_than_by_chance(left):
+    numbers, answers, _ = left
+    for inside, expected in ((0.3, 2), (0.1, 0), (None, 0)):
+        shares = {"errors_within_superclass": inside, "chance_within_superclass": 0.2}
+        assert len(story.confusions(numbers | shares, answers, {}, None)["groups"]) == expected
+
+
 def test_a_hundred_classes_without_superclasses_have_no_matrix_here(left):
     _, answers, _ = left
     del answers["superclass_of"]
