@@ -89,15 +89,16 @@ def confusions(numbers: dict, answers: dict, evidence: dict, images: Tensor | No
         places = [place for place, i in enumerate(shown) if members[i]]
         names_of_pair = {"true": plain(pair["true"]), "predicted": plain(pair["predicted"])}
         rows.append({"names": names_of_pair, "count": pair["count"], "places": places[:NUM_THUMBNAILS]})
-    # Only then do superclasses say what is confused.
-    is_likely_inside = (numbers.get("errors_within_superclass") or 0) > numbers.get(
-        "chance_within_superclass", 0
-    )
-    lowest = min((row for row in numbers["classes"] if row["num_test"]), key=lambda row: row["recall"])
+    inside = numbers.get("errors_within_superclass") or 0
+    tested = [row for row in numbers["classes"] if row["num_test"]]
+    lowest = min(tested, key=lambda row: row["recall"])
+    lowest = lowest | metrics.proportion(lowest["num_right"], lowest["num_test"])
+    lowest["tied"] = sum(row["recall"] == lowest["recall"] for row in tested)
     return {
         "pairs": rows,
-        "groups": groups(answers) if is_likely_inside else [],
-        "lowest": lowest | metrics.proportion(lowest["num_right"], lowest["num_test"]),
+        # Superclasses say what is confused only if mistakes stay inside them more often than by chance.
+        "groups": groups(answers) if inside > numbers.get("chance_within_superclass", 0) else [],
+        "lowest": lowest,
         "mistakes_sheet": script_data.sheet(images[evidence["mistakes"]]) if shown else None,
         "runs": [script_data.run_name(run) for run in numbers["runs"][1:]],
         "num_shown": len(evidence.get("mistakes", ())),
