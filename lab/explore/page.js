@@ -260,13 +260,17 @@ function askFirst(form) {
     votes.style.setProperty("--most", Math.max(...Object.values(levels)));
     votes.ariaLabel = `${all("i", votes).length} votes`;
   };
-  form.addEventListener("input", () => { form.querySelector("output").value = vote.value; });
+  const choose = () => {
+    form.querySelector("output").value = vote.value;
+    form.querySelector("button").disabled = false;
+  };
+  form.addEventListener("input", choose);
   vote.addEventListener("click", add);
   votes.addEventListener("click", ({ clientX }) => {
     if (vote.disabled) return;
     const { left, width } = votes.getBoundingClientRect();
     vote.value = (100 * (clientX - left)) / width;
-    form.querySelector("output").value = vote.value;
+    choose();
     add();
   });
   form.addEventListener("submit", (event) => {

@@ -132,7 +132,7 @@ def maps(numbers: dict, answers: dict, evidence: dict, images: Tensor | None) ->
         )
     if "right" in covering:
         of_right = covering["right"]
-        rows = {MAPS[name]: of_right[name]["changed"] for name in ("centre", "usual", "runner_up", "random")}
+        rows = {MAPS[name]: of_right[name]["changed"] for name in ("centre", "usual", "random")}
         drawn["right"] = to_dots(
             "Right answers that change, a quarter covered", rows, "share of answers", "covering-right"
         )
