@@ -114,7 +114,9 @@ def write_explore(out: Path, images: Tensor | None) -> None:
         context,
         sections=sections,
         explore_style=Markup((FOLDER / "explore.css").read_text(encoding="utf-8")),
-        script=Markup((FOLDER / "page.js").read_text(encoding="utf-8")),
+        script=Markup(
+            "".join((FOLDER / name).read_text(encoding="utf-8") for name in ("page.js", "game.js"))
+        ),
         # With this escape no name can end the script element; JSON.parse reads it as the sign itself.
         data=Markup(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")),
     )
