@@ -141,8 +141,12 @@ def maps(numbers: dict, answers: dict, evidence: dict, images: Tensor | None) ->
         shown = mistakes_with_maps(answers, evidence, images)
     controls = {"random": MAPS["random"], "blurred_random": "random cells, both blurred instead of grey"}
     controls |= {name: MAPS[name] for name in ("random_class", "usual", "other_image", "centre")}
-    drawn = {"covering_plots": drawn, "cases": shown, "control_names": controls}
-    return drawn | {"turned_of_all": turned_of_all(answers, evidence)}
+    return {
+        "covering_plots": drawn,
+        "cases": shown,
+        "control_names": controls,
+        "turned_of_all": turned_of_all(answers, evidence),
+    }
 
 
 def turned_of_all(answers: dict, evidence: dict) -> dict | None:
@@ -226,11 +230,8 @@ def stress_tests(answers: dict, stress: dict | None, images: Tensor | None) -> d
     """What lab.stress measured: tables, plots, and sheets for the two viewers."""
     if stress is None or "summary" not in stress:
         return {"stress": None}
-    shown, tests, rows = (
-        {"stress": stress, "pgd_steps": PGD_STEPS, "apgd_steps": APGD_STEPS},
-        stress["tests"],
-        [],
-    )
+    shown = {"stress": stress, "pgd_steps": PGD_STEPS, "apgd_steps": APGD_STEPS}
+    tests, rows = stress["tests"], []
     names = [name for name in dict.fromkeys(test.split("/")[0] for test in tests) if f"{name}/5" in tests]
     for name in names:
         values = [tests[f"{name}/{severity}"]["accuracy"]["value"] for severity in range(1, 6)]

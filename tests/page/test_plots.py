@@ -66,6 +66,8 @@ def test_the_points_of_the_reliability_diagram():
     assert small == pytest.approx([large / 3, large / 3])
     # 300 x 0.25, 100 x 0.25 and 100 x 0.5, of 500; unweighted it would be a third of 1.
     assert axes.figure.get_suptitle() == "a title: calibration error 30.0 %"
+    (axes,) = plots.reliability("a title", [[0.2, 0.1, 1], [0.9, 0.9, 100_000]]).axes
+    assert axes.collections[0].get_sizes()[0] == 9  # one answer is seen: 3 points wide
 
 
 def test_right_answers_stand_on_wrong_ones():
