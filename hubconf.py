@@ -2,8 +2,9 @@
 
 import pathlib
 
-import resnet_cifar
 from support.checkpoint import read_checkpoint
+
+import resnet_cifar
 
 dependencies = ["torch"]
 

@@ -9,32 +9,32 @@ import torch
 from torch import Tensor
 
 import metrics
-from lab import more_metrics
-from support.errors import UserError
-from support.outputs import read_report
+from lab import more_metrics, results
+from lab.support import UserError
 
 
-def check_alike(name: str, numbers: dict, first: dict, owners: dict[str, str]) -> None:
-    """Raise UserError unless a run has the images, labels and classes of the first run, and other weights.
+def check_alike(name: str, run: tuple[dict, dict], first: tuple[dict, dict], owners: dict[str, str]) -> None:
+    """Raise UserError unless a run has the images, labels and classes of the first, and other weights.
 
-    numbers and first: metrics.json of both. owners: {name: digest of its weights} for the runs before it.
+    run and first: metrics.json and predictions.npz of both. owners: {name: digest of its weights} for the
+    runs before it.
     """
-    if any(numbers[key] != first[key] for key in ("images_sha256", "labels_sha256", "class_names")):
+    if results.digest_of_report(run) != results.digest_of_report(first):
         raise UserError(f"{name} is of other test images, labels or classes: leave it out")
     for owner, digest in owners.items():
-        if numbers["checkpoint_sha256"] == digest:
+        if run[0]["checkpoint_sha256"] == digest:
             raise UserError(f"{name} has the same weights as {owner}: leave it out")
 
 
-def read_runs(runs: list[Path], numbers: dict) -> dict[str, dict]:
-    """Return {name: predictions.npz} of runs on the same test images as `numbers`, which is metrics.json.
+def read_runs(runs: list[Path], numbers: dict, arrays: dict) -> dict[str, dict]:
+    """Return {name: predictions.npz} of runs on the same test images as `numbers` and `arrays`.
 
-    Raises UserError, see check_alike.
+    These are metrics.json and predictions.npz of the network itself. Raises UserError, see check_alike.
     """
     arrays_by_run, owners = {}, {"the network itself": numbers["checkpoint_sha256"]}
     for run in runs:
-        numbers_there, arrays_by_run[str(run)] = read_report(run)
-        check_alike(f"--against {run}", numbers_there, numbers, owners)
+        numbers_there, arrays_by_run[str(run)] = report_there = results.read_report(run)
+        check_alike(f"--against {run}", report_there, (numbers, arrays), owners)
         owners[str(run)] = numbers_there["checkpoint_sha256"]
     return arrays_by_run
 

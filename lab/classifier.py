@@ -11,40 +11,40 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 import data
 import report
-from data import SIZE, Dataset, Normalize, images_at_once, load, memory_format
-from gradcam import Classes, GradCAM, check_classes
-from lab.any_network import networks, predictions
-from lab.any_network.layer import find_layer
-from support.checkpoint import read_tensors
-from support.console import Progress
-from support.device import full_float32
-from support.errors import UserError, one_line, reading
+from data import Normalize
+from gradcam import Classes, GradCAM
+from lab import networks, pictures, predictions
+from lab.layer import find_layer
+from lab.pictures import SIZE
+from lab.support import Progress, UserError, core, file_digest, full_float32, one_line, reading
 
 MUCH_LARGER = 1.5  # times the side of the images are pictures of which too much may be lost
 WRAPPER = "for another size give --size; if it returns more than logits wrap it: see docs/your_own_code.md"
 
 
-class FromPixels(report.FromPixels):
-    """That of report.py for any network: float images in [0, 1] to logits [N, C].
+class FromPixels(nn.Module):
+    """A network that takes float images in [0, 1] to logits [N, C]: it resizes and normalises them first.
 
     Images of another side than image_size are brought to it by way of `uncropped` if that is given, see
-    data.resize. `order`, int64 [C], brings the logits into the order of the data set's classes. Where a
-    network makes one logit z for an image, they are [0, z]; where it `ends_in_softmax`, they are the
-    logarithms of what it makes. `batch_size`: so many images are computed at once, see data.images_at_once.
+    resize. `order`, int64 [C], brings the logits into the order of the data set's classes. Where a network
+    makes one logit z for an image, they are [0, z]; where it `ends_in_softmax`, they are the logarithms of
+    what it makes. `batch_size`: so many images are computed at once, see images_at_once.
     """
 
     def __init__(self, network: nn.Module, image_size: int = SIZE, normalize: nn.Module | None = None):
-        super().__init__(network, image_size, normalize or nn.Identity())
+        super().__init__()
+        self.network, self.image_size, self.normalize = network, image_size, normalize or nn.Identity()
         self.uncropped = self.order = self.batch_size = None
         self.ends_in_softmax = False
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.normalize(data.resize(images, self.image_size, self.uncropped)).contiguous()
+        x = self.normalize(resize(images, self.image_size, self.uncropped)).contiguous()
         logits = self.network(x.clone() if x is images else x)  # a copy, for what works in place
         if logits.ndim < 2 and len(images) == 1:
             logits = logits.reshape(1, -1)  # squeeze() has taken a batch of one away
@@ -58,6 +58,32 @@ class FromPixels(report.FromPixels):
         return logits if self.order is None else logits[:, self.order]
 
 
+def resize(images: Tensor, side: int, uncropped: int | None = None) -> Tensor:
+    """Bring images, float [N, 3, H, W], of another size to [N, 3, side, side], bilinear and antialiased.
+
+    With `uncropped` they are brought to that side, and the middle of them is taken.
+    """
+    if images.shape[-2:] == (side, side):
+        return images
+    device = images.device
+    if device.type == "mps" and images.requires_grad:
+        images = images.cpu()  # attacks differentiate this, and Apple GPUs cannot (torch 2.13)
+    images = F.interpolate(images, uncropped or side, mode="bilinear", antialias=True).to(device)
+    return pictures.center_crop(images, side)
+
+
+def images_at_once(
+    images: Tensor, network_side: int = 0, device: torch.device | str = "cpu", batch_size: int | None = None
+) -> int:
+    """Return how many images [N, 3, S, S], enlarged to network_side, to compute at once: batch_size, if any.
+
+    By default it is as many as data.parts takes of images that are so large.
+    """
+    side = max(images.shape[-1], network_side)
+    count = max(4, 50 * 32**2 // side**2)
+    return batch_size or (count if torch.device(device).type == "cpu" else 32 * count)
+
+
 @dataclass
 class Classifier:
     """What is examined."""
@@ -69,7 +95,8 @@ class Classifier:
     class_names: list[str] | None
     input: str  # what the network itself takes, for people
     digest: str = ""  # sha256 of the checkpoint, or see networks.digest_of
-    training: dict | None = None  # config (config.json), epoch, history, val_accuracy of its checkpoint
+    code: str | None = None  # sha256 of the FILE.py it is from
+    training: dict | None = None  # config, epoch and history of its checkpoint of train.py
     validation: tuple[Tensor, Tensor] | None = None  # logits float32 [N, C] and labels int64 [N]
     dataset: str | None = None  # what it was trained on
     transform: str | None = None  # FILE.py:NAME of what brings pictures of a folder to it, see read_transform
@@ -83,7 +110,6 @@ class Classifier:
     parameters: int = 0
     computes_in: str = "float32"  # the number formats of its layers, for people
     largest_side: int = 0  # in pixels, of what goes through it
-    fixed_logits: Tensor | None = None  # float32 [4, C], of four fixed images; None if it answers at random
 
     @property
     def module(self) -> nn.Module:
@@ -95,7 +121,7 @@ class Classifier:
         return f"Classifier({what}, images {self.input}, layer {self.layer}, on {self.device})"
 
     def images_at_once(self, images: Tensor) -> int:
-        """Return how many images [N, 3, S, S] to compute at once, see data.images_at_once."""
+        """Return how many images [N, 3, S, S] to compute at once, see above."""
         return images_at_once(images, self.model.image_size, self.device, self.model.batch_size)
 
     def predict(self, images: Tensor) -> Tensor:
@@ -112,29 +138,36 @@ class Classifier:
         return self.pairs(images, [(classes, against)])[0].relu()
 
     def pairs(self, images: Tensor, questions: list[tuple[Classes, Classes]]) -> list[Tensor]:
-        """Return for each (classes, against) the map of GradCAM.pairs, float32 [N, h, w] on the CPU.
+        """Return for each (classes, against) what GradCAM.weighted_sum does, float32 [N, h, w] on the CPU.
 
-        images as in explain. One forward pass of an image serves all of its maps. Raises ValueError if no
-        layer can be explained, see layer_note.
+        images as in explain. Raises ValueError if no layer can be explained, see layer_note.
         """
         if self.layer is None:
             raise ValueError(self.layer_note)
-        count, maps = len(images), []
-        chosen = [
-            [None if c is None else check_classes(c, count, self.num_classes) for c in question]
-            for question in questions
-        ]
-        with GradCAM(self.model, f"network.{self.layer}", self.reshape) as cam:
-            for part in torch.arange(count).split(self.images_at_once(images)):
-                asked = [[None if c is None else c[part] for c in question] for question in chosen]
+        cam, maps = GradCAM(self.model, f"network.{self.layer}", self.reshape), []
+        for question in questions:
+            of_each = [c if c is None else for_each(c, len(images)) for c in question]
+            parts = []
+            for part in torch.arange(len(images)).split(self.images_at_once(images)):
                 pixels = images[part].to(self.device) / 255
-                maps.append([signed.cpu() for signed in cam.pairs(pixels, asked)])
-        return [torch.cat(parts) for parts in zip(*maps, strict=True)]
+                asked = [c if c is None else c[part] for c in of_each]
+                parts.append(cam.weighted_sum(pixels, *asked).cpu())
+            maps.append(torch.cat(parts))
+        return maps
+
+
+def for_each(classes: int | list[int] | Tensor, count: int) -> Tensor:
+    """Return the class of each of `count` images, of one for all or of as many."""
+    classes = torch.as_tensor(classes)
+    if list(classes.shape) not in ([], [count]):
+        raise ValueError(f"classes must be one whole number or {count} of them, not {list(classes.shape)}")
+    return classes.expand(count)
 
 
 # ---- Predict ---------------------------------------------------------------------------------------------
 
 
+@torch.inference_mode()
 def predict(
     model: nn.Module, images: Tensor, device: torch.device | str, progress: Progress | None = None
 ) -> Tensor:
@@ -143,11 +176,10 @@ def predict(
     Test sets come in the order of their classes. That would flatter or spoil a network that lets the other
     images of a batch influence an answer. The precision is the caller's, see full_float32.
     """
-    order = torch.randperm(len(images), generator=Generator().manual_seed(0))
-    logits = []
+    order, logits = torch.randperm(len(images), generator=Generator().manual_seed(0)), []
     side, batch_size = (getattr(model, name, None) for name in ("image_size", "batch_size"))
     for part in order.split(images_at_once(images, side or 0, device, batch_size)):
-        logits.append(report.predict(model, images[part], device))  # one batch: a copy of all may be large
+        logits.append(model(images[part].to(device) / 255).float().cpu())
         if progress:
             progress.update(sum(map(len, logits)))
     return torch.cat(logits)[order.argsort()]
@@ -164,16 +196,20 @@ def load_checkpoint(
     size is by default its own. Raises UserError if the file is damaged, or its weights do not fit.
     """
     try:
-        network, checkpoint = report.load_network(path)
+        with core():
+            (normalize, network), checkpoint = report.load_network(path)
     except UserError as error:
         raise UserError(f"{error} (a network of your own is --model, its weights --weights)") from error
     config, device = checkpoint["config"], torch.device(device)
-    model = FromPixels(network, size or config["image_size"], Normalize())
-    model.to(device, memory_format=memory_format(device))
-    known = f"ResNet-18 of width {config['width']}", "normalised", path, checkpoint["sha256"]
+    model = FromPixels(network, size or config["image_size"], normalize).to(device)
+    if device.type != "mps":  # where it gives wrong results (pytorch issue 175189, torch 2.13)
+        model.to(memory_format=torch.channels_last)
+    known = type(network).__name__, "normalised", path, file_digest(Path(path))
     classifier = from_module(model, checkpoint["class_names"], layer, device, *known)
-    classifier.dataset, classifier.validation = config["dataset"], checkpoint["validation"]
-    classifier.training = {key: checkpoint[key] for key in ("config", "epoch", "history", "val_accuracy")}
+    classifier.dataset = config["dataset"]
+    classifier.training = {key: checkpoint[key] for key in ("config", "epoch", "history")}
+    if "val_logits" in checkpoint:
+        classifier.validation = checkpoint["val_logits"].float(), checkpoint["val_labels"]
     return classifier
 
 
@@ -207,9 +243,8 @@ def load_model(
     if weights_key is not None and weights is None:
         raise UserError(f"--weights-key {weights_key} belongs to --weights FILE, which is missing")
     if weights is not None:
-        content, _ = read_tensors(weights)
         with reading(weights, f"weights of {spec}"):
-            networks.load_weights(module, content, weights_key)
+            networks.load_weights(module, networks.read_tensors(Path(weights)), weights_key)
     if (mean is None) != (std is None):
         raise UserError("--mean and --std belong together: give both, or neither for a network of [0, 1]")
     normalize, said = None, "in [0, 1]"
@@ -225,6 +260,7 @@ def load_model(
     model.uncropped = resize
     file, _, name = spec.rpartition(":")
     classifier = from_module(model, class_names, layer, device, name, said, weights)
+    classifier.code = file_digest(Path(file))
     if transform is not None:
         classifier.transform = f"{file}:{transform}"
         classifier.input += f", by {transform}"
@@ -249,9 +285,9 @@ def from_module(
     """
     device, model = torch.device(device), model if isinstance(model, FromPixels) else FromPixels(model, size)
     side, of_larger = model.image_size, f", the middle of {model.uncropped}" if model.uncropped else ""
-    if not data.SMALLEST <= side <= data.LARGEST or (model.uncropped or side) < side:
+    if not pictures.SMALLEST <= side <= pictures.LARGEST or (model.uncropped or side) < side:
         raise UserError(
-            f"--size {side}{of_larger}: expected {data.SMALLEST} to {data.LARGEST}, --resize above"
+            f"--size {side}{of_larger}: expected {pictures.SMALLEST} to {pictures.LARGEST}, --resize above"
         )
     name = name or type(model.network).__name__
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
@@ -366,7 +402,6 @@ def check_answers(classifier: Classifier, logits: Tensor) -> None:
             "it answers at random, twice the same images and other logits: is dropout on?"
         )
         return
-    classifier.fixed_logits = first.cpu()
     try:
         depends = not alike(first[:1], classifier.model(images[:1]))
     except ValueError:  # batch norm without running statistics refuses a single value
@@ -399,26 +434,27 @@ def find_data(classifier: Classifier, dataset: str | None, data_dir: str | None)
     if data_dir is None and classifier.training is not None:
         saved = classifier.training["config"]["settings"].get("data_dir")
         data_dir = saved if saved and Path(saved).is_dir() else None
-    return dataset or classifier.dataset or "cifar100", data_dir or "data"
+    name = dataset or classifier.dataset or "cifar100"
+    if dataset is None and data_dir is not None and name not in (*data.CIFAR, "shapes"):
+        name = data_dir  # where the folder of the training lies now
+    return name, data_dir or "data"
 
 
 def load_data(
     classifier: Classifier, dataset: str | None, data_dir: str | None, workers: int | None = None
-) -> tuple[Dataset | None, Dataset]:
+) -> tuple[data.Dataset | None, data.Dataset]:
     """Return the training and the test set for a network, whose logits come in the order of their classes.
 
     Of a folder of pictures only a network of train.py has a training set. dataset and data_dir: see
-    find_data; workers: see data.load. Raises UserError if the classes do not fit.
+    find_data; workers: see pictures.load. Raises UserError if the classes do not fit.
     """
     name, root = find_data(classifier, dataset, data_dir)
-    if classifier.transform is not None and name in data.CLASS_NAMES:
+    if classifier.transform is not None and not Path(name).is_dir():
         raise UserError(f"--transform is for a folder of pictures, and {name} is none: give --dataset FOLDER")
-    if name in data.CLASS_NAMES:  # before the data are read or drawn
-        check_number_of_classes(classifier, data.CLASS_NAMES[name], name)
     how = {"with_train": classifier.training is not None, "workers": workers}
     if classifier.transform is not None:
         how["transform"] = networks.read_transform(classifier.transform)
-    train, test = load(name, root, classifier.model.image_size, classifier.model.uncropped, **how)
+    train, test = pictures.load(name, root, classifier.model.image_size, classifier.model.uncropped, **how)
     fit_classes(classifier, test)
     return train, test
 
@@ -448,21 +484,21 @@ def note_small_size(classifier: Classifier, picture_side: int | None) -> None:
     if classifier.training is not None or (picture_side or 0) <= MUCH_LARGER * side:
         return
     if enlarges or side == SIZE:
-        wanted = inside if enlarges else min(picture_side, data.LARGEST)
+        wanted = inside if enlarges else min(picture_side, pictures.LARGEST)
         classifier.notes.append(
             f"the pictures, of about {picture_side} pixels, are reduced to {side}: if the network was "
             f"trained on larger ones, give their side, such as --size {wanted}"
         )
 
 
-def fit_classes(classifier: Classifier, test: Dataset) -> None:
+def fit_classes(classifier: Classifier, test: data.Dataset) -> None:
     """Bring the logits into the order of the classes of `test`; raise UserError if they do not fit.
 
     Names are compared as they are, else without regard to case and underscores, if that leaves them unique.
     """
     wanted, own = test.class_names, classifier.class_names
     check_number_of_classes(classifier, wanted, test.name)
-    note_small_size(classifier, test.picture_side)
+    note_small_size(classifier, getattr(test, "picture_side", None))
     if own is None or own == wanted:
         classifier.class_names = wanted
         return

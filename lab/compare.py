@@ -23,14 +23,11 @@ if __name__ == "__main__":  # from any folder, and without lab/ before a user's 
 import torch
 from torch import Generator, Tensor
 
-import metrics
 from lab import more_metrics
 from lab.agreement import check_alike
-from lab.results import IDENTITY, read_stress
+from lab.results import digest_of_report, read_report, read_stress
 from lab.stress_tests.summary import mean_score, still_right
-from support.console import CommandLine, run_main
-from support.errors import UserError, reading
-from support.outputs import read_report
+from lab.support import CommandLine, UserError, reading, run_main
 
 NUM_BINS = 15  # of the calibration error
 NUM_RESAMPLES = 200
@@ -104,7 +101,7 @@ def gaps_of(answers: dict, temperature: float | None) -> dict[str, tuple[Tensor,
     for name, rows in scaled.items():
         confidence = rows.amax(dim=1).clamp(max=1)
         right = (rows.argmax(dim=1) == answers["y_true"]).double()
-        gaps[name] = metrics.bin_of(confidence, NUM_BINS), right - confidence
+        gaps[name] = more_metrics.bin_of(confidence, NUM_BINS), right - confidence
     return gaps
 
 
@@ -129,7 +126,9 @@ def resampled_errors(bins: Tensor, gaps: Tensor) -> Tensor:
 def read_run(folder: Path) -> tuple[dict, dict, dict | None]:
     """Return the answers of a run, the numbers of metrics.json, and its stress tests, if there are any."""
     numbers, answers = read_report(folder)
-    return answers, numbers, read_stress(folder, {key: numbers[key] for key in IDENTITY if key in numbers})
+    owner = {"checkpoint_sha256": numbers["checkpoint_sha256"]}
+    owner["test_sha256"] = digest_of_report((numbers, answers))
+    return answers, numbers, read_stress(folder, owner)
 
 
 def read_recipe(folder: Path, numbers: dict) -> dict:
@@ -142,7 +141,8 @@ def read_recipe(folder: Path, numbers: dict) -> dict:
         # A setting of 0 or None does nothing, like one that is absent.
         settings = {name: value for name, value in config["settings"].items() if value}
         recipe = {name: settings[name] for name in settings if name not in NOT_THE_RECIPE}
-        return recipe | {"training images": config["digest"][:12], "size": numbers["data"]["size"]}
+        size = numbers.get("image_size", config["image_size"])
+        return recipe | {"training images": config["images_sha256"][:12], "size": size}
 
 
 def read_all(folders: list[Path]) -> list[Run]:
@@ -153,8 +153,8 @@ def read_all(folders: list[Path]) -> list[Run]:
     runs, owners, first, sample, left_out = [], {}, None, None, []
     for folder in folders:
         answers, numbers, stress = read_run(folder)
-        first = first or numbers
-        check_alike(str(folder), numbers, first, owners)
+        first = first or (numbers, answers)
+        check_alike(str(folder), (numbers, answers), first, owners)
         owners[str(folder)] = numbers["checkpoint_sha256"]
         if stress is not None:
             sample = sample or stress["sample_sha256"]

@@ -13,6 +13,7 @@ and `examine_predictions` do the same for what is in memory.
 
 import argparse
 import copy
+import hashlib
 import shlex
 import sys
 from dataclasses import replace
@@ -25,21 +26,29 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+import metrics
 import report
-from data import SIZE, Dataset, load
-from lab import agreement, more_metrics, options, reasons, results
+from data import Dataset
+from lab import agreement, more_metrics, networks, options, pictures, predictions, reasons, results
 from lab import classifier as classifiers
-from lab.any_network import networks, predictions
 from lab.classifier import Classifier
 from lab.explore.compose import write_explore
+from lab.explore.drawing import SIDE
 from lab.explore.script_data import answers_to_mistakes
-from page.embed import SIDE
-from page.write import write_page
-from support import outputs
-from support.console import CommandLine, Progress, option, run_main
-from support.device import environment, full_float32, pick_device
-from support.errors import UserError, reading
+from lab.support import (
+    CommandLine,
+    Progress,
+    UserError,
+    core,
+    full_float32,
+    option,
+    pick_device,
+    reading,
+    run_main,
+    sha256_of,
+)
 
+CONFIDENT = 0.9
 NUM_DRAWN = 100  # mistakes that are covered by the usual map as well, of which the page shows nine
 MAX_BROWSED = 2500  # mistakes on the page, the most confident ones; fewer if the pictures are large:
 MAX_BROWSED_PIXELS = 5_000_000  # pixels of all these pictures together
@@ -48,29 +57,25 @@ MAX_BROWSED_PIXELS = 5_000_000  # pixels of all these pictures together
 # ---- Numbers ---------------------------------------------------------------------------------------------
 
 
-def numbers_of_run(
-    examined: Classifier, out: Path, data_dir: str | None, workers: int | None = None
-) -> tuple[dict, dict, Dataset | None, Dataset]:
-    """Return what report.measure does of a checkpoint of train.py, from the report in `out` if any."""
-    how = examined.path, data_dir, examined.device, examined.model.batch_size, workers
+def kept_report(examined: Classifier, test: Dataset, out: Path) -> tuple[dict, dict] | None:
+    """Return metrics.json and predictions.npz in a folder if they are of this network and these images."""
     try:
-        numbers, arrays = outputs.read_report(out)
+        numbers, arrays = results.read_report(out)
     except UserError:  # there is none, or it is damaged
-        return report.measure(*how)
-    if numbers["checkpoint_sha256"] != examined.digest or "training" not in numbers:  # only report.py has it
-        return report.measure(*how)
-    config = examined.training["config"]
-    dataset, root = report.find_data(config, data_dir)
-    checkpoint = {"config": config, "class_names": examined.class_names}
-    train, test, _ = report.load_images(checkpoint, dataset, root, workers)
-    if not outputs.is_of(numbers, test):
-        return report.measure(*how)
+        return None
+    if examined.training is None or numbers["checkpoint_sha256"] != examined.digest:
+        return None
+    side = examined.training["config"]["image_size"]
+    if examined.model.image_size != side or numbers.get("image_size", side) != side:
+        return None
+    if results.digest_of_report((numbers, arrays)) != results.digest_of_set(test):
+        return None
     print(f"answers  those of {out / 'metrics.json'}")
-    return numbers, arrays, train, test
+    return numbers, arrays
 
 
-def numbers_of_network(examined: Classifier, train: Dataset | None, test: Dataset) -> tuple[dict, dict]:
-    """Let a network answer the test images; return numbers and arrays like report.measure.
+def numbers_of_network(examined: Classifier, test: Dataset) -> tuple[dict, dict]:
+    """Let a network answer the test images; return numbers and arrays as report.write_numbers takes them.
 
     Raises UserError if scores are not finite.
     """
@@ -78,43 +83,41 @@ def numbers_of_network(examined: Classifier, train: Dataset | None, test: Datase
         logits = classifiers.predict(examined.model, test.images, examined.device, progress=progress)
     if not logits.isfinite().all():
         raise UserError(f"{examined.name} cannot be used: its scores of the test images are not finite")
-    numbers, arrays = report.evaluate(logits, test, train, examined.validation)
+    numbers, arrays = report.evaluate(logits, test, examined.validation)
     if examined.layer is not None and len(arrays["mistakes"]):
-        chosen = arrays["mistakes"][: report.NUM_MAPS]
+        chosen = arrays["mistakes"][: report.NUM_MISTAKES]
         for key, classes in (("maps_predicted", arrays["y_pred"]), ("maps_true", test.labels)):
             arrays[key] = examined.explain(test.images[chosen], classes[chosen])
         numbers["layer"] = examined.layer
-    numbers |= {
-        "network": {
-            "name": examined.name if examined.training else type(examined.module).__name__,
-            "parameters": examined.parameters,
-            "input": examined.input,
-            "output": examined.output,
-            "maps": examined.layer_note,
-            "weights": str(examined.path or "in memory"),
-        },
-        "data": outputs.data_of(test, None, None, examined.model.image_size, examined.model.uncropped),
-        "environment": environment(examined.device),
-        "notes": [*examined.notes, *notes_on(numbers, test)],
-    }
-    return numbers | results.identity(examined, test), arrays
+    if examined.training is not None and examined.path is not None:
+        saved = examined.training
+        numbers |= {"epoch": saved["epoch"], "history": report.whole_history(examined.path, saved["history"])}
+    network = f"{examined.name}, {examined.parameters:,} parameters"
+    facts = {"weights": f"{examined.path or 'in memory'}, SHA-256 {examined.digest}", "network": network}
+    facts |= {"its images": examined.input, "its output": examined.output, "maps": examined.layer_note}
+    if notes := [*examined.notes, *notes_on(numbers, test)]:
+        facts["notes"] = "; ".join(notes)
+    facts["examined with"] = f"torch {torch.__version__}, {examined.device}, {examined.computes_in}"
+    numbers["image_size"] = examined.model.image_size
+    return numbers | described(network, test, facts, examined.digest), arrays
 
 
-def numbers_of_answers(answers: dict, test: Dataset, train: Dataset | None, source: str) -> tuple[dict, dict]:
+def numbers_of_answers(answers: dict, test: Dataset, source: str) -> tuple[dict, dict]:
     """Return numbers and arrays for answers from a file or from memory; `source` says which.
 
     answers: see predictions.checked. The digest of the probabilities stands for that of the weights.
     """
     logits = answers["logits"]
-    numbers, arrays = report.evaluate(logits, test, train, answers.get("validation"))
-    numbers |= {
-        "network": {"name": "A classifier", "maps": "no maps: only the answers are known", "weights": source},
-        "data": outputs.data_of(test, None, None, None if test.images is None else test.images.shape[-1]),
-        "environment": environment(torch.device("cpu")),
-        "notes": [*answers["notes"], *notes_on(numbers, test)],
-    }
-    digest = outputs.sha256_of(logits.double().softmax(dim=1))
-    return numbers | outputs.identity(digest, test), arrays
+    numbers, arrays = report.evaluate(logits, test, answers.get("validation"))
+    digest = sha256_of(logits.double().softmax(dim=1))
+    return numbers | described("A classifier", test, {"answers": source}, digest), arrays
+
+
+def described(network: str, test: Dataset, facts: dict, digest: str) -> dict:
+    """Return what metrics.json says about the network and the test images."""
+    facts = facts | {"test images": pictures.described(test)}
+    title, images = f"{network}, on {test.name}", results.images_digest(test)
+    return {"title": title, "checkpoint_sha256": digest, "images_sha256": images, "examined": facts}
 
 
 def notes_on(numbers: dict, test: Dataset) -> list[str]:
@@ -144,6 +147,32 @@ def check_accuracy(numbers: dict, expected: float | None) -> None:
 # ---- Reasons ---------------------------------------------------------------------------------------------
 
 
+def sureness(y_true: Tensor, probabilities: Tensor) -> dict:
+    """Return how sure right and wrong answers are: above 90 %, and in 50 bins of confidence."""
+    right, wrong = more_metrics.confidence_histogram(y_true, probabilities)
+    sure = probabilities.amax(dim=1) > CONFIDENT
+    mistaken = sure & (probabilities.argmax(dim=1) != y_true)
+    return {
+        "confident": {"answers": int(sure.sum()), "wrong": int(mistaken.sum())},
+        "confidence_histogram": {"right": right.tolist(), "wrong": wrong.tolist()},
+    }
+
+
+def duplicates(copies: Tensor, y_true: Tensor, y_pred: Tensor) -> dict:
+    """Count test images that are training images too, which flatters the accuracy or spoils it.
+
+    copies: see pictures.find_copies.
+    """
+    in_train = copies >= 0
+    relabelled, rest = in_train & (copies != y_true), ~in_train
+    return {
+        "test_images_in_train": int(in_train.sum()),
+        "with_another_label_there": int(relabelled.sum()),
+        "misclassified_as_labelled_there": int((relabelled & (y_pred == copies)).sum()),
+        "accuracy_without_them": metrics.accuracy(y_true[rest], y_pred[rest]) if rest.any() else None,
+    }
+
+
 def more_numbers(
     arrays: dict, test: Dataset, temperature: float | None, others: dict[str, dict]
 ) -> tuple[dict, Tensor]:
@@ -159,6 +188,7 @@ def more_numbers(
             continue
         scaled = logits.double() / divisor
         probabilities = scaled.softmax(dim=1)
+        numbers |= {f"{key}{suffix}": row for key, row in sureness(y_true, probabilities).items()}
         _, risk = more_metrics.risk_coverage(y_true, probabilities)
         by_chance = more_metrics.calibration_error_by_chance(probabilities.amax(dim=1))
         numbers[f"calibration_error_by_chance{suffix}"] = by_chance
@@ -209,6 +239,22 @@ def find_reasons(
     return numbers, evidence
 
 
+def about(examined: Classifier | None, test: Dataset) -> dict:
+    """Return what reasons.json says about the network and the test images, and where to find them again."""
+    about = {"network": {"name": "A classifier", "maps": "no maps: only the answers are known"}, "notes": []}
+    about["data"] = {"name": test.name, "described": pictures.described(test)}
+    if examined is None:
+        return about
+    about["network"] = {"name": examined.name, "maps": examined.layer_note}
+    about["notes"] = [*examined.notes]
+    about["data"] |= {"size": examined.model.image_size, "resize": examined.model.uncropped}
+    if examined.training is not None:
+        config = examined.training["config"]
+        smoothing = {"label_smoothing": config["settings"]["label_smoothing"]}
+        about["training"] = smoothing | {key: config[key] for key in ("num_train", "num_val")}
+    return about
+
+
 def write_all(
     out: Path,
     numbers: dict,
@@ -218,22 +264,27 @@ def write_all(
     examined: Classifier | None,
     others: dict[str, dict],
     quick: bool = False,
+    where: dict | None = None,
 ) -> dict:
     """Write the numbers, find reasons and write them, then both pages; return both .json files in one dict.
 
-    numbers and arrays go into metrics.json and predictions.npz, unless these are already there. examined is
-    None if there are only answers. others: runs to compare with, see agreement.read_runs. quick leaves out
-    covering and maps.
+    numbers and arrays go into metrics.json and predictions.npz. examined is None if there are only answers.
+    others: runs to compare with, see agreement.read_runs. quick leaves out covering and maps. where:
+    {dataset, data_dir, transform} by which --page finds the images again.
     """
-    if "predictions_sha256" not in numbers:
-        numbers = report.write_results(out, numbers, arrays)
+    report.write_numbers(out, numbers, arrays)
     written, kinds = more_numbers(arrays, test, numbers.get("temperature"), others)
     evidence = None
+    if train is not None:
+        copies = pictures.find_copies(train, test)
+        written["duplicates"] = duplicates(copies, test.labels, arrays["y_pred"])
     if not quick:
         side = SIDE if test.images is None else min(SIDE, test.images.shape[-1])
         browsed = arrays["mistakes"][: min(MAX_BROWSED, MAX_BROWSED_PIXELS // side**2)]
         probabilities = [arrays["probabilities"], *(values["probabilities"] for values in others.values())]
         evidence = answers_to_mistakes(browsed, arrays["y_true"], probabilities) | {"kinds": kinds[browsed]}
+        if train is not None:
+            evidence["copies"] = copies[browsed]
         if examined is not None:
             fill = reasons.mean_colour(test if train is None else train)
             with Progress("reasons", 1) as progress:
@@ -241,16 +292,19 @@ def write_all(
                 covering, maps = find_reasons(examined, test, arrays, browsed, fill)
             written |= covering
             evidence |= maps
-    owner = {key: numbers[key] for key in outputs.IDENTITY}
-    if examined is not None:
-        owner = results.identity(examined, test)
-    written |= owner | {
-        "runs": ["this network", *others],
-        "predictions_sha256": numbers["predictions_sha256"],
-    }
+    written |= {"runs": ["this network", *others]} | about(examined, test)
+    written["notes"] += notes_on(numbers, test)
+    written["data"] |= where or {}
+    if examined is None:
+        written |= {
+            "checkpoint_sha256": numbers["checkpoint_sha256"],
+            "test_sha256": results.digest_of_set(test),
+        }
+    else:
+        written |= results.identity(examined, test)
     written = results.write_reasons(out, written, evidence)
     write_explore(out, test.images)
-    write_page(out, test.images)
+    report.write_page(out, numbers, arrays, test.images)
     return numbers | written
 
 
@@ -285,10 +339,10 @@ def examine(
     model = replace(model, model=copy.copy(model.model), notes=[*model.notes])
     with full_float32(model.device):
         classifiers.fit_classes(model, test)
-        results.check_results(out, results.network_of(model))
+        results.check_results(out, model.digest)
         train = checked_training_set(model, train, test)
-        numbers, arrays = numbers_of_network(model, train, test)
-        others = agreement.read_runs([Path(run) for run in against], numbers)
+        numbers, arrays = numbers_of_network(model, test)
+        others = agreement.read_runs([Path(run) for run in against], numbers, arrays)
         return write_all(out, numbers, arrays, test, train, model, others)
 
 
@@ -317,9 +371,9 @@ def examine_predictions(
     arrays = {key: np.asarray(value) for key, value in optional.items() if value is not None}
     answers = predictions.checked(arrays | {"y_true": np.asarray(y_true), "logits": np.asarray(logits)})
     test = predictions.test_set_of(answers)
-    numbers, arrays = numbers_of_answers(answers, test, None, "in memory")
-    results.check_results(out, numbers)
-    others = agreement.read_runs([Path(run) for run in against], numbers)
+    numbers, arrays = numbers_of_answers(answers, test, "in memory")
+    results.check_results(out, numbers["checkpoint_sha256"])
+    others = agreement.read_runs([Path(run) for run in against], numbers, arrays)
     return write_all(out, numbers, arrays, test, None, None, others)
 
 
@@ -331,8 +385,8 @@ def checked_training_set(examined: Classifier, train: Dataset | None, test: Data
     """
     if train is None:
         return None
-    trained_on = examined.training["config"].get("digest") if examined.training is not None else None
-    if trained_on not in (None, train.digest):
+    trained_on = examined.training["config"].get("images_sha256") if examined.training is not None else None
+    if trained_on is not None and trained_on != hashlib.sha256(train.images.numpy()).hexdigest():
         examined.notes.append("the training images found are not those of the training: no duplicates")
         return None
     if train.class_names == test.class_names:
@@ -378,33 +432,34 @@ def refuse(args: argparse.Namespace, names: tuple[str, ...], reason: str) -> Non
 
 def answers_of_network(
     args: argparse.Namespace,
-) -> tuple[Path, Classifier, dict, dict, Dataset | None, Dataset]:
+) -> tuple[Path, Classifier, dict, dict, Dataset | None, Dataset, dict]:
     """Let the network that the options name answer.
 
-    Returns the folder of the results, the network, numbers, arrays, training and test set.
+    Returns the folder of the results, the network, numbers, arrays, training and test set, and where the
+    images are.
     """
     examined = options.from_options(args, pick_device(args.device))
     examined.model.batch_size = args.batch_size
     out = results.results_folder(examined, args.out)
-    if not args.overwrite and (examined.path is None or out != outputs.run_of(examined.path)):
-        results.check_results(out, results.network_of(examined))
+    # The results in a run folder are those of its best.pt.
+    is_its_run = examined.path is not None and out == examined.path.parent.parent
+    if not args.overwrite and not is_its_run:
+        results.check_results(out, examined.digest)
     source = examined.path or f"weights as {args.model} made them"
     print(f"network  {examined.name}, {examined.parameters:,} parameters, {source}")
     print(f"images   {examined.input}")
     print(f"output   {examined.output}")
     print(f"maps     {examined.layer_note}")
-    if examined.training is not None and args.size is None and args.dataset in (None, examined.dataset):
-        return out, examined, *numbers_of_run(examined, out, args.data_dir, args.workers)
     train, test = classifiers.load_data(examined, args.dataset, args.data_dir, args.workers)
-    print(f"data     {test.provenance}\ncompute  {examined.device}, {examined.computes_in}")
+    print(f"data     {pictures.described(test)}\ncompute  {examined.device}, {examined.computes_in}")
     train = checked_training_set(examined, train, test)
-    numbers, arrays = numbers_of_network(examined, train, test)
+    numbers, arrays = kept_report(examined, test, out) or numbers_of_network(examined, test)
     name, root = classifiers.find_data(examined, args.dataset, args.data_dir)
-    numbers["data"] |= {"dataset": name, "data_dir": root, "transform": examined.transform}
-    return out, examined, numbers, arrays, train, test
+    where = {"dataset": name, "data_dir": root, "transform": examined.transform}
+    return out, examined, numbers, arrays, train, test, where
 
 
-def answers_of_file(args: argparse.Namespace) -> tuple[Path, None, dict, dict, Dataset | None, Dataset]:
+def answers_of_file(args: argparse.Namespace) -> tuple[Path, None, dict, dict, Dataset | None, Dataset, dict]:
     """Read the answers in the file --predictions; return what answers_of_network does, without a network."""
     of_network = ("run", "checkpoint", "model", "layer", "batch_size", *options.OF_MODEL)
     refuse(args, of_network, "--predictions needs no network")
@@ -417,14 +472,16 @@ def answers_of_file(args: argparse.Namespace) -> tuple[Path, None, dict, dict, D
     with reading(args.predictions, "predictions of test images"):
         test = predictions.test_set_of(answers)
         if args.dataset is not None:
-            train, test = load(args.dataset, args.data_dir or "data", args.size or SIZE, workers=args.workers)
+            size = args.size or pictures.SIZE
+            train, test = pictures.load(args.dataset, args.data_dir or "data", size, workers=args.workers)
             predictions.check_dataset(answers, test, args.dataset)
-    print(f"data     {test.provenance}")
-    numbers, arrays = numbers_of_answers(answers, test, train, str(args.predictions))
+    print(f"data     {pictures.described(test)}")
+    numbers, arrays = numbers_of_answers(answers, test, str(args.predictions))
     if not args.overwrite:
-        results.check_results(out, numbers)
-    numbers["data"] |= {"dataset": args.dataset, "data_dir": args.data_dir}
-    return out, None, numbers, arrays, train, test
+        results.check_results(out, numbers["checkpoint_sha256"])
+    where = {"dataset": args.dataset, "data_dir": args.data_dir, "size": args.size}
+    where["predictions"] = str(args.predictions) if "images" in answers else None
+    return out, None, numbers, arrays, train, test, where
 
 
 def page_again(args: argparse.Namespace) -> Path:
@@ -443,31 +500,44 @@ def page_again(args: argparse.Namespace) -> Path:
         *options.OF_MODEL,
     )
     refuse(args, (*others, "against", "quick", "overwrite"), "--page measures nothing")
-    out = args.out or args.run or outputs.results_folder(outputs.best_checkpoint(None))
+    with core():
+        out = args.out or args.run or report.find_checkpoint(None)[1]
+    numbers, arrays = results.read_report(out)
     images = test_images_of(out, args)
     write_explore(out, images)
-    write_page(out, images)
+    report.write_page(out, numbers, arrays, images)
     return out
 
 
 def test_images_of(out: Path, args: argparse.Namespace) -> Tensor | None:
     """Return the test images of the results in a folder, uint8 [N, 3, S, S], None if they had none."""
-    numbers, _ = outputs.read_report(out)
-    data = numbers["data"]
-    name, root = args.dataset or data["dataset"], args.data_dir or data["data_dir"] or "data"
-    if name is None and data["digest"] == numbers["images_sha256"]:
-        return None  # there never were pictures
-    if name is None and Path(numbers["network"]["weights"]).is_file():
-        answers = predictions.read(Path(numbers["network"]["weights"]))
-        if "images" in answers:
-            return predictions.test_set_of(answers).images
-    if name is None:
+    found, _ = results.read_reasons(out)
+    if found is None:
+        raise UserError(f"there are no reasons in {out}: run lab.examine without --page")
+    data = found["data"]
+    name, root = args.dataset or data.get("dataset"), args.data_dir or data.get("data_dir") or "data"
+    if name is None and "network_sha256" in found:
         raise UserError(f"{out} is of images in memory: its page needs --dataset and --data-dir")
+    if name is None:  # there never were pictures, or they lie beside the answers
+        path = data.get("predictions")
+        return predictions.test_set_of(predictions.read(Path(path))).images if path else None
     how = {"with_train": False, "workers": args.workers}
     if data.get("transform"):
         how["transform"] = networks.read_transform(data["transform"])
-    _, test = load(name, root, data["size"] or SIZE, data["resize"], **how)
+    _, test = pictures.load(name, root, data.get("size") or pictures.SIZE, data.get("resize"), **how)
+    if results.digest_of_set(test) != found["test_sha256"]:
+        raise UserError(f"the test images are not those of {out / 'reasons.json'}: give their --data-dir")
     return test.images
+
+
+def print_headline(numbers: dict) -> None:
+    """Print the notes, and the main numbers with their intervals."""
+    for note in numbers["notes"]:
+        print(f"note     {note}")
+    for name, row in report.headline(numbers).items():
+        value, low, high = (100 * row[key] for key in ("value", "low", "high"))
+        print(f"{name:20}{value:6.2f} %   95 % interval {low:.2f} to {high:.2f} %")
+    print(f"{'calibration error':20}{100 * numbers['expected_calibration_error']:6.2f} %")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -478,16 +548,15 @@ def main(argv: list[str] | None = None) -> int:
     else:
         with full_float32(pick_device(args.device)):  # a number means the same on every machine
             answers_of = answers_of_network if args.predictions is None else answers_of_file
-            out, examined, numbers, arrays, train, test = answers_of(args)
+            out, examined, numbers, arrays, train, test, where = answers_of(args)
             check_accuracy(numbers, args.expect_accuracy)
-            others = agreement.read_runs(args.against, numbers)
+            others = agreement.read_runs(args.against, numbers, arrays)
             if args.overwrite:
-                results.remove_others(out, numbers)
-            if "command" not in numbers:
-                command = ["python", "-m", "lab.examine", *(sys.argv[1:] if argv is None else argv)]
-                numbers["command"] = shlex.join(command)
-            numbers = write_all(out, numbers, arrays, test, train, examined, others, args.quick)
-        report.print_headline(numbers)
+                results.remove_others(out, numbers["checkpoint_sha256"])
+            command = ["python", "-m", "lab.examine", *(sys.argv[1:] if argv is None else argv)]
+            numbers["examined"]["command"] = shlex.join(command)
+            numbers = write_all(out, numbers, arrays, test, train, examined, others, args.quick, where)
+        print_headline(numbers)
         print(f"\nsaved    {out}: the files of report.py, reasons.json, evidence.npz, explore.html")
     print(f"next     open {out / 'explore.html'} and report.html in a browser")
     return 0

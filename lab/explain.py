@@ -16,17 +16,18 @@ if __name__ == "__main__":  # from any folder, and without lab/ before a user's 
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure  # unlike pyplot, this keeps no global state and opens no window
 from torch import Tensor
 
-from gradcam import draw, overlay, to_heatmap
-from lab.any_network.networks import read_transform
+from gradcam import overlay, to_heatmap
 from lab.classifier import Classifier, plain_name, predict
+from lab.networks import read_transform
 from lab.options import add_options, from_options
-from sources.pictures import fit, read_picture, transformed
-from support.console import CommandLine, run_main
-from support.device import pick_device
-from support.errors import UserError, reading
-from support.files import whole_file
+from lab.pictures import fit, read_picture, transformed
+from lab.support import CommandLine, UserError, pick_device, reading, run_main
+from report import png
+from train import write
 
 
 def free_name(stem: str) -> Path:
@@ -55,6 +56,18 @@ def choose_maps(
     return classes, [f"rather than {names[c]}" for c in classes[::-1]], torch.tensor(classes[::-1])
 
 
+def draw(panels: list[tuple[str, Tensor]], label: str) -> Figure:
+    """Return a figure of titled pictures, uint8 [3, H, W], and a bar of the colours of overlay."""
+    figure = Figure(figsize=(3 * len(panels) + 0.9, 3.5), layout="constrained")
+    axes = figure.subplots(1, len(panels))
+    for ax, (title, picture) in zip(axes, panels, strict=True):
+        ax.imshow(picture.permute(1, 2, 0).numpy())
+        ax.set_title(title, fontsize=9, parse_math=False)
+        ax.set_axis_off()
+    figure.colorbar(ScalarMappable(cmap="inferno"), ax=axes[-1], fraction=0.046, pad=0.02, label=label)
+    return figure
+
+
 def write_figure(
     square: Tensor | None, small: Tensor, titles: list[str], maps: Tensor, label: str, output: Path
 ) -> None:
@@ -70,8 +83,7 @@ def write_figure(
     for title, heatmap in zip(titles, to_heatmap(maps, square.shape[1]), strict=True):
         evidence = "evidence" if heatmap.any() else "no evidence"
         panels.append((f"{evidence} for {title}", overlay(square[None] / 255, heatmap[None])[0]))
-    with whole_file(output) as temporary:
-        draw(panels, label).savefig(temporary, format="png", bbox_inches="tight")
+    write(output, png(draw(panels, label), dpi=150))
 
 
 def explain_picture(examined: Classifier, picture: Tensor, contrast: str | None, output: Path) -> None:

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import torch
 
-from data import SIZE
+import report
 from lab.classifier import Classifier, load_checkpoint, load_model
-from support.console import option
-from support.errors import UserError, one_line, reading
-from support.outputs import best_checkpoint
+from lab.pictures import SIZE
+from lab.support import UserError, core, one_line, option, reading
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "resnet18_cifar100.pt"
 OF_MODEL = ("weights", "weights_key", "mean", "std", "classes", "resize", "transform")  # options of --model
@@ -66,7 +65,8 @@ def from_options(args: argparse.Namespace, device: torch.device, shipped: bool =
         path = args.checkpoint
         has_run = not shipped and any(Path("runs").glob("*/checkpoints/best.pt"))
         if path is None and (args.run is not None or has_run):
-            path = best_checkpoint(args.run)
+            with core():
+                path, _ = report.find_checkpoint(args.run)
         return load_checkpoint(path or SHIPPED, device, args.layer, args.size)
     class_names = None
     if args.classes is not None:

@@ -1,29 +1,36 @@
-"""What the laboratory leaves in a folder beside the files of report.py.
+"""What lies in a folder of results, and what it is of.
 
-reasons.json and evidence.npz come from lab.examine, stress.json and stress.npz from lab.stress. Each holds
-the identity of the network and the images that it was made from; a file with another identity is refused or
-left out. `classifier` is a lab.classifier.Classifier, `test` the test split, a data.Dataset.
+metrics.json and predictions.npz are those of report.py. reasons.json and evidence.npz come from lab.examine,
+stress.json and stress.npz from lab.stress. Each of the laboratory's .json files has three digests: of the
+weights, `checkpoint_sha256` as in metrics.json; of the weights and how they are used, `network_sha256`; and
+of the test images with their labels and class names, `test_sha256`.
 """
 
+import hashlib
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from support import outputs
-from support.errors import UserError, reading
-from support.files import whole_file, write_json
+import data
+import report
+from lab.support import (
+    UserError,
+    file_digest,
+    read_arrays,
+    read_json,
+    reading,
+    sha256_of,
+    write_arrays,
+    write_json,
+)
 
-NETWORK = ("checkpoint_sha256", "fixed_logits")  # the keys of network_of
-INPUT = ("size", "resize", "transform", "class_order")
-IDENTITY = (*NETWORK, *INPUT, "images_sha256", "labels_sha256", "class_names")
 ARRAYS = {"metrics": "predictions", "reasons": "evidence", "stress": "stress"}  # the .npz to each .json
 # The pixels of the examples in stress.npz, and the key of stress.json that says what they are.
 PIXELS = {"example_pixels": "examples", "attack_changes": "attack_examples"}
 
 
-# ---- What results are of ---------------------------------------------------------------------------------
+# ---- What results are of -----------------------------------------------------------------------------------
 
 
 def results_folder(classifier, out: Path | None) -> Path:
@@ -32,78 +39,73 @@ def results_folder(classifier, out: Path | None) -> Path:
         return out
     if classifier.path is None:
         return Path("runs") / classifier.name
-    return outputs.results_folder(classifier.path)
+    return report.find_checkpoint(classifier.path)[1]
 
 
-def network_of(classifier) -> dict:
-    """Return what tells a network from others: the digest of its weights and its logits of four fixed images.
-
-    The logits show what the digest does not see, such as other code. Their last bits depend on the machine.
-    """
-    logits = classifier.fixed_logits
-    fixed = None if logits is None else [[float(f"{x:.6g}") for x in row] for row in logits.tolist()]
-    return {"checkpoint_sha256": classifier.digest, "fixed_logits": fixed}
+def digest_of(facts: list) -> str:
+    """Return the digest of plain values."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def identity(classifier, test) -> dict:
-    """Return the identity of results: network, size, images, labels, and which logit is which class."""
-    order = classifier.model.order
+def images_digest(test: data.Dataset) -> str:
+    """Return images_sha256 of metrics.json; without images it is of their file names."""
+    return digest_of(test.filenames) if test.images is None else sha256_of(test.images)
+
+
+def set_digest(images_sha256: str, labels: torch.Tensor, class_names: list[str]) -> str:
+    """Return the digest of test images with their labels and class names."""
+    return digest_of([images_sha256, sha256_of(labels), class_names])
+
+
+def digest_of_set(test: data.Dataset) -> str:
+    """Return the digest of a test set."""
+    return set_digest(images_digest(test), test.labels, test.class_names)
+
+
+def digest_of_report(report_there: tuple[dict, dict]) -> str:
+    """Return the digest of the test set of a report, see read_report."""
+    numbers, arrays = report_there
+    return set_digest(numbers["images_sha256"], arrays["y_true"], arrays["class_names"])
+
+
+def identity(classifier, test: data.Dataset) -> dict:
+    """Return the three digests of results of a network, a lab.classifier.Classifier, on test images."""
+    model, transform = classifier.model, None
+    if classifier.transform is not None:
+        path = Path(classifier.transform.rpartition(":")[0])
+        transform = f"{Path(classifier.transform).name}, {file_digest(path)}"
+    order = list(range(classifier.num_classes)) if model.order is None else model.order.tolist()
+    used = [classifier.digest, classifier.code, model.image_size, model.uncropped, transform, order]
     return {
-        **outputs.identity(classifier.digest, test),
-        **network_of(classifier),
-        "size": classifier.model.image_size,
-        "resize": classifier.model.uncropped,
-        "transform": transform_of(classifier),
-        "class_order": list(range(len(test.class_names))) if order is None else order.tolist(),
+        "checkpoint_sha256": classifier.digest,
+        "network_sha256": digest_of(used),
+        "test_sha256": digest_of_set(test),
     }
 
 
-def transform_of(classifier) -> str | None:
-    """Return "FILE.py:NAME" of its --transform and the digest of that file, or None."""
-    if classifier.transform is None:
-        return None
-    path = Path(classifier.transform.rpartition(":")[0])
-    return f"{Path(classifier.transform).name}, {outputs.file_digest(path)}"
+def is_of(path: Path, checkpoint_sha256: str) -> bool:
+    """Return whether a .json file belongs to these weights; raise UserError if it is damaged."""
+    content = read_json(path, "results, which --overwrite replaces")
+    return content.get("checkpoint_sha256") == checkpoint_sha256
 
 
-def agree(first: dict, second: dict, keys: tuple[str, ...] = IDENTITY) -> bool:
-    """Return whether two files agree in all of the keys that both have."""
-    return all(same(key, first[key], second[key]) for key in keys if key in first and key in second)
-
-
-def same(key: str, a: object, b: object) -> bool:
-    """Return whether two values of a key of identity are the same; logits may differ by rounding."""
-    if key == "fixed_logits":
-        if a is None or b is None:  # there is no network, or it answers at random
-            return True
-        a, b = torch.as_tensor(a).double(), torch.as_tensor(b).double()
-        return a.shape == b.shape and bool((a - b).abs().max() <= 1e-3 * b.abs().max())
-    return a == b
-
-
-def is_of(path: Path, network: dict) -> bool:
-    """Return whether a .json file belongs to a network, see network_of; raise UserError if it is damaged."""
-    content = outputs.read_json(path, "results, which --overwrite replaces")
-    return "checkpoint_sha256" in content and agree(content, network, NETWORK)
-
-
-def check_results(folder: Path | str, network: dict) -> None:
-    """Raise UserError if a file in the folder belongs to another network, see network_of, or is damaged."""
+def check_results(folder: Path, checkpoint_sha256: str) -> None:
+    """Raise UserError if a file in the folder belongs to other weights, or is damaged."""
     for name in ARRAYS:
-        path = Path(folder) / f"{name}.json"
-        if path.is_file() and not is_of(path, network):
+        path = folder / f"{name}.json"
+        if path.is_file() and not is_of(path, checkpoint_sha256):
             raise UserError(
                 f"{path} is of other weights, or normalised otherwise: "
                 f"use another --out, or replace it by --overwrite"
             )
 
 
-def remove_others(folder: Path, network: dict) -> None:
-    """Remove results of another network, see network_of, and damaged ones, both .json and .npz."""
+def remove_others(folder: Path, checkpoint_sha256: str) -> None:
+    """Remove results of other weights, and damaged ones, both .json and .npz."""
     for name, arrays in ARRAYS.items():
         path = folder / f"{name}.json"
         try:
-            keep = not path.is_file() or is_of(path, network)
+            keep = not path.is_file() or is_of(path, checkpoint_sha256)
         except UserError:
             keep = False
         if not keep:
@@ -111,21 +113,47 @@ def remove_others(folder: Path, network: dict) -> None:
             (folder / f"{arrays}.npz").unlink(missing_ok=True)
 
 
-# ---- reasons.json and evidence.npz -----------------------------------------------------------------------
+# ---- metrics.json and predictions.npz ----------------------------------------------------------------------
+
+
+def read_report(folder: Path) -> tuple[dict, dict]:
+    """Return metrics.json and predictions.npz of a folder, both of one report; floats are float32.
+
+    Raises UserError if a file is missing or damaged, if the files are of two reports, as after a process that
+    was killed between them, or if the run was trained further since.
+    """
+    path, best = folder / "metrics.json", folder / "checkpoints" / "best.pt"
+    if not path.is_file():
+        raise UserError(f"there is no {path}: run python report.py {folder} first")
+    numbers = read_json(path, "numbers of report.py")
+    arrays = read_arrays(folder / "predictions.npz", "predictions of report.py")
+    with reading(path, "numbers of report.py"):
+        if missing := {"checkpoint_sha256", "images_sha256"} - numbers.keys():
+            raise ValueError(f"it has no {' and no '.join(sorted(missing))}: run report.py again")
+        right = (arrays["y_pred"] == arrays["y_true"]).double().mean().item()
+        if abs(right - numbers["accuracy"]["value"]) > 1e-9:
+            raise ValueError("it is of another report than predictions.npz: run report.py again")
+        if best.is_file() and file_digest(best) != numbers["checkpoint_sha256"]:
+            raise ValueError(f"it is of other weights than {best}: run python report.py {folder} again")
+    return numbers, arrays
+
+
+# ---- reasons.json and evidence.npz -------------------------------------------------------------------------
 
 
 def write_reasons(folder: Path, reasons: dict, evidence: dict | None) -> dict:
-    """Write evidence.npz, or remove an old one, then reasons.json with its digest; return reasons.json."""
+    """Write evidence.npz, or remove an old one, then reasons.json with both digests; return reasons.json."""
     path = folder / "evidence.npz"
+    reasons = reasons | {"predictions_sha256": file_digest(folder / "predictions.npz")}
     if evidence is None:
         path.unlink(missing_ok=True)
     else:
-        reasons = reasons | {"evidence_sha256": outputs.write_arrays(path, evidence)}
+        reasons |= {"evidence_sha256": write_arrays(path, evidence)}
     write_json(folder / "reasons.json", reasons)
     return reasons
 
 
-def read_reasons(folder: Path, predictions_sha256: str) -> tuple[dict | None, dict | None]:
+def read_reasons(folder: Path) -> tuple[dict | None, dict | None]:
     """Return reasons.json and evidence.npz of a folder, None for a file that is not there.
 
     Both are left out with a note if they are about other predictions, or do not belong together, as after a
@@ -134,19 +162,19 @@ def read_reasons(folder: Path, predictions_sha256: str) -> tuple[dict | None, di
     path, arrays = folder / "reasons.json", folder / "evidence.npz"
     if not path.is_file():
         return None, None
-    reasons = outputs.read_json(path, "reasons of lab.examine")
-    if reasons.get("predictions_sha256") != predictions_sha256:
+    reasons = read_json(path, "reasons of lab.examine")
+    if reasons.get("predictions_sha256") != file_digest(folder / "predictions.npz"):
         print(f"note     {path} is about other predictions and left out: run lab.examine again")
         return None, None
     if "evidence_sha256" not in reasons:
         return reasons, None
-    if not arrays.is_file() or outputs.file_digest(arrays) != reasons["evidence_sha256"]:
+    if not arrays.is_file() or file_digest(arrays) != reasons["evidence_sha256"]:
         print(f"note     {arrays} is not that of {path}, and both are left out: run lab.examine again")
         return None, None
-    return reasons, outputs.read_arrays(arrays, "evidence of lab.examine")
+    return reasons, read_arrays(arrays, "evidence of lab.examine")
 
 
-# ---- stress.json and stress.npz --------------------------------------------------------------------------
+# ---- stress.json and stress.npz ----------------------------------------------------------------------------
 
 
 def write_stress(folder: Path, results: dict) -> None:
@@ -154,10 +182,7 @@ def write_stress(folder: Path, results: dict) -> None:
 
     The tensors are results["answers"], {test: which are right, bool [N]}, and PIXELS, if there are any.
     """
-    arrays = {test: right.numpy() for test, right in results["answers"].items()}
-    arrays |= {name: results[name].numpy() for name in PIXELS if name in results}
-    with whole_file(folder / "stress.npz") as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
+    write_arrays(folder / "stress.npz", results["answers"] | {k: results[k] for k in PIXELS if k in results})
     rest = {key: results[key] for key in results if key not in ("answers", *PIXELS)}
     write_json(folder / "stress.json", rest)
 
@@ -165,25 +190,23 @@ def write_stress(folder: Path, results: dict) -> None:
 def read_stress(folder: Path, owner: dict) -> dict | None:
     """Return what write_stress wrote to the folder, or None if there is nothing, or it has another owner.
 
-    owner: the identity that stress.json should have, or some of its keys. Raises UserError if a file cannot
-    be used, or if stress.json and stress.npz disagree.
+    owner: the digests that stress.json should have, or some of them. Raises UserError if a file cannot be
+    used, or if stress.json and stress.npz disagree.
     """
     path = folder / "stress.json"
     if not path.exists():
         return None
+    results = read_json(path, "results of lab.stress, which its --overwrite replaces")
+    if any(results.get(key) != owner[key] for key in owner):
+        return None
+    arrays = read_arrays(folder / "stress.npz", "results of lab.stress, which its --overwrite replaces")
+    # A command that was killed between the two files has left more tests in stress.npz than in stress.json,
+    # or fewer, if it was the first save of an --overwrite.
     with reading(path, "results of lab.stress, which its --overwrite replaces"):
-        results = json.loads(path.read_text(encoding="utf-8"))
-        if not agree(results, owner):
+        if not results["tests"].keys() <= arrays.keys():
             return None
-        # A command that was killed between the two files has left more tests in stress.npz than in
-        # stress.json, or fewer, if it was the first save of an --overwrite.
-        with np.load(folder / "stress.npz") as arrays:
-            if not results["tests"].keys() <= set(arrays.files):
-                return None
-            results["answers"] = {test: torch.from_numpy(arrays[test]) for test in results["tests"]}
-            for name, shown in PIXELS.items():
-                if shown in results:
-                    results[name] = torch.from_numpy(arrays[name])
+        results["answers"] = {test: arrays[test] for test in results["tests"]}
+        results |= {name: arrays[name] for name, shown in PIXELS.items() if shown in results}
         for test, right in results["answers"].items():
             if int(right.sum()) / len(right) != results["tests"][test]["accuracy"]["value"]:
                 raise ValueError(f"its accuracy for {test} is not that of stress.npz")

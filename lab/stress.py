@@ -23,17 +23,16 @@ if __name__ == "__main__":  # from any folder, and without lab/ before a user's 
 import torch
 from torch import Generator, Tensor
 
-from data import Dataset, images_at_once, interleave
+from data import Dataset, interleave
 from lab import results as files
-from lab.classifier import Classifier, load_data, predict
+from lab.classifier import Classifier, images_at_once, load_data, predict
 from lab.more_metrics import mean_interval
 from lab.options import add_computing_options, add_options, from_options
+from lab.pictures import described
 from lab.stress_tests import attacks, cifar_c, cues, examples, summary
 from lab.stress_tests.corruptions import CORRUPTIONS, FAMILIES, FIFTEEN, corrupt
+from lab.support import CommandLine, Progress, UserError, full_float32, pick_device, run_main
 from metrics import calibration_bins, fit_temperature, proportion
-from support.console import CommandLine, Progress, run_main
-from support.device import full_float32, pick_device
-from support.errors import UserError
 
 SEED = 0  # for the sample and the attacks; each corruption has its own seed
 CORRUPTION_IMAGES = 200  # with this sample the tests take about four minutes on 2 cores; --full takes all
@@ -95,7 +94,6 @@ def planned_results(test: Dataset, sample: Sample, published: dict) -> dict:
     return {
         "sample_sha256": digest.hexdigest(),
         "dataset": test.name,
-        "provenance": test.provenance,
         "seed": SEED,
         "corruption_images": len(sample.labels),
         "attack_images": len(sample.attacked),
@@ -117,7 +115,7 @@ def kept_results(folder: Path, new: dict, identity: dict) -> dict:
     before the first new test is done. Raises UserError if the folder holds results for other weights or for
     more images.
     """
-    files.check_results(folder, {key: new[key] for key in files.NETWORK})
+    files.check_results(folder, new["checkpoint_sha256"])
     path = folder / "stress.json"
     if not path.exists():
         return {}
@@ -389,7 +387,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = files.results_folder(classifier, args.out)
     if not args.overwrite:
         # Before the data are read, which takes a while.
-        files.check_results(folder, files.network_of(classifier))
+        files.check_results(folder, classifier.digest)
     _, test = load_data(classifier, args.dataset, args.data_dir, args.workers)
     published = {}
     if args.cifar_c:
@@ -401,7 +399,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"network  {classifier.name}, {classifier.parameters:,} parameters, images {classifier.input}")
     for note in classifier.notes:
         print(f"note     {note}")
-    print(f"data     {test.provenance}")
+    print(f"data     {described(test)}")
     print(f"sample   {len(sample.labels):,} images for corruptions, {len(sample.attacked):,} for attacks")
     print(f"compute  {device}, fp32, {torch.get_num_threads()} threads")
 

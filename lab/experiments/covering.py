@@ -19,8 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from data import MEAN, STD
 from lab import reasons
 from lab.classifier import Classifier, full_float32, load_checkpoint, load_data, predict
-from support.console import CommandLine, run_main
-from support.device import pick_device
+from lab.support import CommandLine, pick_device, run_main
 
 
 def main() -> None:

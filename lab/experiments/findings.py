@@ -16,8 +16,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import report
 from lab import compare
-from page import plots
+from lab.explore import drawing
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 WITH_SMOOTHING = [f"with_smoothing_seed{seed}" for seed in range(3)]
@@ -123,7 +124,7 @@ def over_seeds(errors: list[Tensor]) -> list[str]:
     return cells
 
 
-@plots.styled()
+@drawing.styled()
 def draw_temperatures(path: Path, errors: dict[str, Tensor]) -> None:
     """Draw calibration error against severity, a line for each seed, as trained and at the temperature.
 
@@ -133,17 +134,17 @@ def draw_temperatures(path: Path, errors: dict[str, Tensor]) -> None:
     for axes, (recipe, names) in zip(figure.subplots(1, 2, sharey=True), RECIPES.items(), strict=True):
         for name in names:
             as_trained, scaled = errors[name]
-            axes.plot(range(6), as_trained, color=plots.ORANGE, marker="o", linestyle="--")
-            axes.plot(range(6), scaled, color=plots.BLUE, marker="s")
+            axes.plot(range(6), as_trained, color=report.ORANGE, marker="o", linestyle="--")
+            axes.plot(range(6), scaled, color=report.BLUE, marker="s")
         axes.set_title(recipe)
         axes.set_xlabel("severity (0 is clean)")
         axes.set_ylim(0, 0.24)
-        plots.in_percent(axes.yaxis)
-        last = {"as trained": (as_trained, plots.ORANGE), "at the temperature": (scaled, plots.BLUE)}
+        report.in_percent(axes.yaxis)
+        last = {"as trained": (as_trained, report.ORANGE), "at the temperature": (scaled, report.BLUE)}
         ends = {label: (5, float(values[5]), colour) for label, (values, colour) in last.items()}
-        plots.name_lines(axes, ends)
+        drawing.name_lines(axes, ends)
     figure.suptitle("Calibration error of three seeds each", x=0.01, ha="left")
-    plots.save_png(figure, path)
+    report.write(path, report.png(figure, dpi=160))
 
 
 def main() -> None:

@@ -17,11 +17,11 @@ from torch import Generator, Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import metrics
+from lab import more_metrics
 from lab.classifier import Classifier, full_float32, load_checkpoint, load_data, predict
 from lab.stress import draw_sample
 from lab.stress_tests.corruptions import FIFTEEN, corrupt
-from support.console import CommandLine, Progress, run_main
-from support.device import pick_device
+from lab.support import CommandLine, Progress, pick_device, run_main
 
 NUM_BINS, NUM_RESAMPLES = 15, 1000
 
@@ -29,7 +29,7 @@ NUM_BINS, NUM_RESAMPLES = 15, 1000
 def gaps(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """Return right less confidence of each answer in the column of its bin, float64 [N, 15]; else 0."""
     confidence, y_pred = (logits.double() / temperature).softmax(dim=1).max(dim=1)
-    bin_of = metrics._bin_of(confidence, NUM_BINS)
+    bin_of = more_metrics.bin_of(confidence, NUM_BINS)
     gap = (y_pred == labels).double() - confidence
     return torch.zeros(len(labels), NUM_BINS, dtype=torch.float64).scatter(1, bin_of[:, None], gap[:, None])
 

@@ -9,6 +9,7 @@ family left out together. Prints calibration errors in percent, with 95 % interv
 images: as trained, at the temperature of clean images, and at this one. --cache keeps all logits.
 """
 
+import io
 import sys
 from pathlib import Path
 
@@ -21,11 +22,9 @@ from data import split_indices
 from lab.classifier import Classifier, full_float32, load_checkpoint, load_data, predict
 from lab.stress import draw_sample
 from lab.stress_tests.corruptions import FAMILIES, FIFTEEN, corrupt
+from lab.support import CommandLine, UserError, pick_device, run_main
 from metrics import expected_calibration_error, fit_temperature
-from support.console import CommandLine, run_main
-from support.device import pick_device
-from support.errors import UserError
-from support.files import whole_file
+from train import write
 
 NUM_IMAGES, NUM_RESAMPLES, SEVERITIES = 1000, 200, (1, 3, 5)
 Logits = dict[tuple[str, int], Tensor]  # of each corruption and severity float32 [N, C]
@@ -38,8 +37,9 @@ def predict_all(classifier: Classifier, images: Tensor, folder: Path) -> Logits:
         path = folder / f"{name}_{severity}.pt"
         if not path.exists():
             pictures = corrupt(images, name, severity) if severity else images
-            with whole_file(path) as temporary:
-                torch.save(predict(classifier.model, pictures, classifier.device), temporary)
+            file = io.BytesIO()
+            torch.save(predict(classifier.model, pictures, classifier.device), file)
+            write(path, file.getvalue())
         logits[name, severity] = torch.load(path, weights_only=True)
     return logits
 

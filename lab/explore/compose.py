@@ -11,16 +11,16 @@ import re
 from pathlib import Path
 from urllib.parse import urlencode
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from torch import Tensor
 
 from lab import results
 from lab.explore import script_data, story
-from page import plots, write
-from page.embed import reduced
-from support.errors import UserError
-from support.files import write_text
-from support.outputs import read_report, sha256_of
+from lab.explore.drawing import in_words, interval, percent, reduced, styled
+from lab.support import UserError
+from report import plain
+from train import write
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent.parent
@@ -77,20 +77,29 @@ def source(name: str) -> dict:
     return {"path": path.as_posix(), "line": first, "text": "\n".join(lines).rstrip()}
 
 
-@plots.styled()
+def make_templates() -> Environment:
+    """Return the Jinja2 environment of the templates in this folder."""
+    loader = FileSystemLoader(FOLDER)
+    templates = Environment(loader=loader, undefined=StrictUndefined, autoescape=True, lstrip_blocks=True)
+    for function in (percent, interval, in_words, plain, points):
+        templates.filters[function.__name__] = function
+    templates.filters["grouped"] = "{:,}".format
+    templates.globals |= {"source": source, "mistakes_at": mistakes_at, "glossary": glossary()}
+    return templates
+
+
+@styled()
 def write_explore(out: Path, images: Tensor | None) -> None:
-    """Write explore.html into the run folder `out`, of what it holds; see page.write.write_page.
+    """Write explore.html into the run folder `out`, of what it holds.
 
     What is not of the same predictions is left out with a note, and so is a section that has nothing to say.
     """
-    numbers, arrays = read_report(out)
-    if images is not None and sha256_of(images) != numbers["images_sha256"]:
-        raise UserError(f"the test images are not those of {out / 'metrics.json'}: give their --data-dir")
-    reasons, evidence = results.read_reasons(out, numbers["predictions_sha256"])
+    numbers, arrays = results.read_report(out)
+    reasons, evidence = results.read_reasons(out)
     if reasons is None:
         raise UserError(f"there are no reasons in {out}: run lab.examine without --page")
     numbers, evidence = numbers | reasons, evidence or {}
-    stress = results.read_stress(out, {key: numbers[key] for key in results.IDENTITY if key in numbers})
+    stress = results.read_stress(out, {key: numbers.get(key) for key in ("network_sha256", "test_sha256")})
     shown = None if images is None else reduced(images)
     context = {"n": numbers, "class_names": arrays["class_names"], "folder": out.name}
     context |= story.game(arrays, evidence, shown)
@@ -99,9 +108,7 @@ def write_explore(out: Path, images: Tensor | None) -> None:
     context |= story.maps(numbers, arrays, evidence, shown)
     context |= story.confidence(numbers, stress)
     context |= story.stress_tests(arrays, stress, images)
-    templates = write.make_templates([FOLDER, write.FOLDER], (points,))
-    templates.globals |= {"source": source, "mistakes_at": mistakes_at, "glossary": glossary()}
-    sections = []
+    templates, sections = make_templates(), []
     for name, (title, lead) in SECTIONS.items():
         module = templates.get_template(f"{name}.html").make_module(context)
         claim = module.claim.strip()  # escaped by the template, like all of it
@@ -113,11 +120,11 @@ def write_explore(out: Path, images: Tensor | None) -> None:
     page = templates.get_template("explore.html").render(
         context,
         sections=sections,
-        explore_style=Markup((FOLDER / "explore.css").read_text(encoding="utf-8")),
+        style=Markup((FOLDER / "explore.css").read_text(encoding="utf-8")),
         script=Markup(
             "".join((FOLDER / name).read_text(encoding="utf-8") for name in ("page.js", "game.js"))
         ),
         # With this escape no name can end the script element; JSON.parse reads it as the sign itself.
         data=Markup(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")),
     )
-    write_text(out / "explore.html", page + "\n")
+    write(out / "explore.html", page + "\n")

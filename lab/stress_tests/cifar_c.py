@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from support.errors import UserError, reading
+from lab.support import UserError, reading
 
 IMAGES = 10_000  # of each severity
 

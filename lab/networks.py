@@ -1,0 +1,184 @@
+"""Somebody's own network: what NAME() in a FILE.py returns, its state dict, and its number formats."""
+
+import contextlib
+import hashlib
+import importlib.util
+import pickle
+import re
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lab.support import UserError, one_line, reading
+
+ROOT = Path(__file__).resolve().parents[2]
+STATE_KEYS = ("state_dict", "model", "model_state_dict", "net", "ema", "model_ema")  # where weights may lie
+
+
+def build(spec: str) -> nn.Module:
+    """Return the network that NAME() in FILE.py returns; spec is "FILE.py:NAME". UserError if it is none."""
+    file, _, name = spec.rpartition(":")
+    if not file.endswith(".py") or not name:
+        raise UserError(f"--model {spec}: expected FILE.py:NAME, where NAME() returns the network")
+    with reading(spec, "a network"):
+        module = call_by_name(Path(file), name)
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"it returns {type(module).__name__}, expected torch.nn.Module")
+    return module
+
+
+def call_by_name(file: Path, name: str) -> object:
+    """Run a Python file and return what its function or class `name` returns."""
+    with leading(file.resolve().parent):
+        return getattr(run_file(file), name)()
+
+
+def read_transform(spec: str) -> Callable[[Image.Image], Tensor]:
+    """Return the function NAME of FILE.py, where spec is "FILE.py:NAME"."""
+    file, _, name = spec.rpartition(":")
+    with reading(spec, "a --transform"), leading(Path(file).resolve().parent):
+        function = getattr(run_file(Path(file)), name)
+        if not callable(function):
+            raise ValueError(f"it is {type(function).__name__}, expected a function of a Pillow picture")
+    return function
+
+
+def run_file(file: Path) -> ModuleType:
+    """Run a Python file, whose folder is to be leading, and return it as a module."""
+    spec = importlib.util.spec_from_file_location(f"examined_{file.stem}", file)
+    python_module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = python_module  # dataclasses and pickles look it up there
+    spec.loader.exec_module(python_module)
+    return python_module
+
+
+@contextlib.contextmanager
+def leading(folder: Path) -> Iterator[None]:
+    """Let the modules of a folder come before all others while a block runs.
+
+    Modules with the same names, of this project or of another FILE.py, are taken out of sys.modules and put
+    back after the block. What the block has imported keeps working. The folder stays at the end of sys.path,
+    as functions may import something when they are called.
+    """
+    names, path = set(), str(folder)
+    if folder != ROOT:
+        files = [*folder.glob("*.py"), *(file.parent for file in folder.glob("*/__init__.py"))]
+        names = {file.stem for file in files} - sys.stdlib_module_names
+    before = {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition(".")[0] in names}
+    sys.path.insert(0, path)
+    try:
+        yield
+    finally:
+        sys.path.remove(path)
+        sys.path.append(path)
+        for name in names & {file.stem for file in ROOT.iterdir()}:
+            sys.modules.pop(name, None)
+        sys.modules.update(before)
+
+
+def read_tensors(path: Path) -> object:
+    """Return what a file of torch.save or of safetensors holds, on the CPU; no code in it is run."""
+    if path.suffix == ".safetensors":
+        try:
+            from safetensors.torch import load_file
+        except ImportError as error:
+            raise ValueError("it is of safetensors: pip install safetensors") from error
+        return load_file(path)
+    if not zipfile.is_zipfile(path):  # as torch.save writes it since torch 1.6
+        raise ValueError("it was not written by torch.save, or only in part")
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():  # torch.load itself does not compare the checksums
+            raise ValueError(f"it is damaged, the checksum of {damaged} is wrong")
+        if "constants.pkl" in {Path(name).name for name in archive.namelist()}:
+            raise ValueError("it is a TorchScript: let FILE.py return torch.jit.load(FILE)")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = f", {named[1]}" if named else ""
+        raise ValueError(
+            f"it holds more than tensors and plain values{what}: "
+            f"write its weights by torch.save(model.state_dict(), 'weights.pt')"
+        ) from error
+
+
+def load_weights(module: nn.Module, content: object, key: str | None = None) -> None:
+    """Load the state dict in the content of a file into a module; RuntimeError says what does not fit.
+
+    The state dict lies below `key`, or below one of STATE_KEYS, or is all of the content. Its names may have
+    one more prefix than the module's own, such as "module." of DataParallel, "_orig_mod." of torch.compile or
+    "net." of Lightning. Names without that prefix are left out, such as n_averaged of AveragedModel.
+    """
+    state = find_state(content, key)
+    prefix = find_prefix(state, list(module.state_dict()))
+    inside = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+    if prefix:
+        others = ", ".join(name for name in state if not name.startswith(prefix))
+        left_out = f", without {one_line(others)}" if others else ""
+        print(f"weights  {prefix!r} taken off their names{left_out}")
+    module.load_state_dict(inside)
+
+
+def find_state(content: object, key: str | None) -> dict:
+    """Return the state dict in the content of a file, and print the key that it lies below."""
+    if not isinstance(content, dict):
+        content = {type(content).__name__: content}
+    held = ", ".join(map(str, content)) or "nothing"
+    if key is not None:
+        if not isinstance(content.get(key), dict):
+            raise ValueError(f"it has no state dict below --weights-key {key}: it holds {held}")
+        return find_state(content[key], None)
+    if content and all(isinstance(value, Tensor) for value in content.values()):
+        return content
+    for name in STATE_KEYS:
+        if isinstance(content.get(name), dict):
+            beside = ", ".join(str(other) for other in content if other != name) or "nothing"
+            print(f"weights  taken from the key {name!r}, beside {one_line(beside)}")
+            return find_state(content[name], None)
+    raise ValueError(
+        f"it holds no state dict, only {held}: name its key by --weights-key, or save one by "
+        f"torch.save(model.state_dict(), FILE)"
+    )
+
+
+def find_prefix(state: dict, own: list[str]) -> str:
+    """Return the prefix of all of a module's own names in a state dict, or else that of most names.
+
+    Raises ValueError if several prefixes fit all names, as those of a student and its teacher.
+    """
+    if not own:
+        return ""
+    prefixes = [name[: -len(own[0])] for name in state if name == own[0] or name.endswith(f".{own[0]}")]
+    fit = [prefix for prefix in prefixes if all(prefix + name in state for name in own)]
+    if len(fit) > 1 and "" not in fit:
+        raise ValueError(f"it holds several networks that fit, below {' and '.join(fit)}: save one of them")
+    matches = {prefix: sum(prefix + name in state for name in own) for prefix in ["", *prefixes]}
+    return max(matches, key=matches.get)  # the first one if several tie
+
+
+def number_formats(module: nn.Module, outputs: list[Tensor]) -> str:
+    """Return the number formats in which a network computes, such as "float32" or "bfloat16, float32"."""
+    dtypes = {tensor.dtype for tensor in (*module.parameters(), *outputs)}
+    for part in module.modules():
+        if callable(weight := getattr(part, "weight", None)):  # as in torch's quantised layers
+            dtypes.add(weight().dtype)
+    dtypes -= {torch.bool, torch.int32, torch.int64}  # these belong to indices and masks
+    return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes)) or "float32"
+
+
+def digest_of(module: nn.Module) -> str:
+    """Return the sha256 of the names, types, shapes and bytes of all weights and buffers.
+
+    For a FromPixels it includes the numbers that normalise, as other numbers make other results.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted([*module.named_parameters(), *module.named_buffers()]):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,526 @@
+"""classifier.py: a checkpoint and a network from outside become one object; layer, counts, classes."""
+
+import sys
+import textwrap
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torchvision
+from lab_commands import CPU
+from lab_networks import seeded, small_swin, small_vit
+from made_up import examined
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from data import MEAN, STD
+from lab import classifier, networks
+from lab.classifier import from_module, load_checkpoint, load_model, predict
+from lab.pictures import from_arrays
+from lab.results import results_folder
+from lab.support import UserError
+from resnet_cifar import resnet18
+
+THEIRS = """
+    from __future__ import annotations
+    from dataclasses import dataclass
+    from torch import nn
+
+    @dataclass
+    class Options:
+        width: int = 4  # looked up in sys.modules
+
+    def two():
+        convolution, pool = nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1)
+        return nn.Sequential(convolution, nn.ReLU(), pool, nn.Flatten(), nn.Linear(4, 2))
+
+    def nothing():
+        return 3
+
+    def broken():
+        raise RuntimeError("no such thing")
+"""
+
+
+def pictures(n: int = 6) -> torch.Tensor:
+    return torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=seeded())
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    """A file of networks, and weights of `two` as a plain state dict."""
+    file, weights = tmp_path / "theirs.py", tmp_path / "weights.pt"
+    file.write_text(textwrap.dedent(THEIRS))
+    torch.save(load(f"{file}:two").module.state_dict(), weights)
+    return file, weights
+
+
+def load(spec, weights=None, mean=None, std=None):
+    return load_model(str(spec), weights, mean, std, device=CPU)
+
+
+def pool(x):
+    return x.mean(dim=(2, 3))
+
+
+class Applied(nn.Module):
+    """A network that is a function of images, behind a convolution that keeps their size."""
+
+    def __init__(self, function=pool, channels=3):
+        super().__init__()
+        self.conv, self.function = nn.Conv2d(channels, 5, 3, padding=1), function
+
+    def forward(self, x):
+        return self.function(self.conv(x))
+
+
+def simple(*layers: nn.Module) -> nn.Module:
+    module = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(5))
+    module(torch.zeros(1, 3, 32, 32))
+    return module
+
+
+# ---- A checkpoint, and the same weights from outside -----------------------------------------------------
+
+
+def test_a_checkpoint_comes_with_its_validation(finished):
+    path = finished / "checkpoints" / "best.pt"
+    content, found = torch.load(path), load_checkpoint(path, CPU)
+    assert torch.equal(found.validation[0], content["val_logits"].float())
+    assert torch.equal(found.validation[1], content["val_labels"])
+    network = resnet18(100, 16).eval()
+    network.load_state_dict(content["model"])
+    x = torchvision.transforms.functional.normalize(pictures() / 255, MEAN, STD)
+    torch.testing.assert_close(predict(found.model, pictures(), CPU), network(x).detach())
+
+
+def test_weights_for_a_checkpoint_are_refused_with_what_they_are_for(theirs):
+    with pytest.raises(UserError, match=r"is not a checkpoint of train\.py.*is --model, its weights"):
+        load_checkpoint(theirs[1])
+
+
+def test_weights_below_a_key_and_with_prefixes(tmp_path, capsys):
+    """As DataParallel, torch.compile, Lightning and AveragedModel save them."""
+    torch.manual_seed(0)
+    wrapped, network = nn.Module(), nn.Linear(2, 2)
+    wrapped.module = nn.Linear(2, 2)
+    for own in (wrapped, network):
+        state = {name: value.clone() for name, value in own.state_dict().items()}
+        for prefix in ("", "module.", "_orig_mod.", "_orig_mod.module.", "net."):
+            named = {prefix + name: value for name, value in state.items()}
+            others = {"n_averaged": torch.tensor(3), "loss.weight": torch.ones(2)} if prefix else {}
+            nn.init.zeros_(next(own.parameters()))
+            networks.load_weights(own, {"epoch": 3, "state_dict": named | others})
+            torch.testing.assert_close(dict(own.state_dict()), state)
+    said = capsys.readouterr().out
+    assert "weights  taken from the key 'state_dict', beside epoch\n" in said
+    assert "weights  'net.' taken off their names, without n_averaged, loss.weight\n" in said
+    ones = {name: torch.ones_like(value) for name, value in state.items()}
+    several = {"model": network.state_dict(), "shadow": {"state_dict": ones}}
+    networks.load_weights(network, several, "shadow")
+    assert torch.equal(network.weight, torch.ones(2, 2))
+    with pytest.raises(ValueError, match="no state dict below --weights-key ema: it holds model, shadow"):
+        networks.load_weights(network, several, "ema")
+
+
+def test_digest_changes_with_one_weight_and_with_what_normalises(theirs):
+    """And the normalisation is that of the options, the weights those of the file."""
+    file, weights = theirs
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    numbers = [(None, None), (mean, std), (mean, (0.5, 0.5, 0.5))]
+    found = [load(f"{file}:two", weights, *pair) for pair in numbers]
+    torch.testing.assert_close(dict(found[1].module.state_dict()), dict(torch.load(weights)))
+    x = (pictures().double() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    torch.testing.assert_close(predict(found[1].model, pictures(), CPU), found[1].module(x.float()).detach())
+    digests = [network.digest for network in found]
+    with torch.no_grad():
+        found[0].module[0].weight[0, 0, 0, 0] += 1e-6
+    assert len({*digests, networks.digest_of(found[0].model)}) == 4
+    by_name = {networks.digest_of(nn.ModuleDict({name: found[0].module})) for name in "ab"}
+    assert len(by_name) == 2
+
+
+# ---- What is inside --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("build", "layer", "side"),
+    [
+        (lambda: torchvision.models.resnet18(num_classes=5), "layer3", 2),  # layer4 has one cell at 32 pixels
+        (small_vit, "encoder.layers.encoder_layer_1.ln_1", 4),
+        (small_swin, "permute", 8),
+        (lambda: simple(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1)), "1", 15),
+        # As VGG of torchvision at 32 pixels: one cell, spread over 7x7 by the pooling behind it, is no map.
+        (lambda: simple(nn.Conv2d(3, 4, 3, 2), nn.MaxPool2d(15), nn.AdaptiveAvgPool2d(7)), "0", 15),
+    ],
+)
+def test_layer_by_default_is_the_last_that_has_cells(build, layer, side):
+    torch.manual_seed(0)
+    module = build()
+    found = from_module(module, None, None, CPU)
+    maps = found.explain(pictures(3), torch.tensor([0, 1, 2]))
+    assert (found.layer, maps.shape) == (layer, (3, side, side))
+
+
+def test_channels_last_layer_is_reshaped():
+    torch.manual_seed(0)
+    module = small_swin()
+    last = from_module(module, None, "norm", CPU)  # [N, 8, 8, K]
+    first = from_module(module, None, "permute", CPU)  # the same values as [N, K, 8, 8]
+    images, classes = pictures(3), torch.tensor([0, 1, 2])
+    torch.testing.assert_close(last.explain(images, classes), first.explain(images, classes))
+
+
+def test_no_layer_with_cells_and_no_layer_wanted():
+    flat = from_module(simple(), None, None, CPU)
+    assert flat.layer is None and flat.layer_note.startswith("no maps: no output is [N, K, h, w], [N, h")
+    for function in (lambda x: pool(x.detach()), lambda x: x[:, :, 0, 0]):
+        note = from_module(Applied(function), None, None, CPU).layer_note
+        assert note == "no maps: no gradient of the scores reaches several cells of conv"
+    convolutional = simple(nn.Conv2d(3, 4, 3))
+    assert from_module(convolutional, None, "none", CPU).layer is None
+    assert from_module(convolutional, None, None, CPU).layer == "0"
+
+
+def with_zero(z):
+    return torch.cat([torch.zeros_like(z), z], dim=1)
+
+
+@pytest.mark.parametrize("end", [lambda z: z, lambda z: z[:, 0], torch.squeeze, with_zero])
+def test_one_logit_is_two_classes_and_has_a_layer_also_where_noise_falls_to_the_constant_class(end):
+    for seed in range(5):
+        torch.manual_seed(seed)
+        module = Applied(lambda x: end(99 * pool(x)[:, :1]))
+        network = from_module(module, ["no", "yes"], None, CPU)
+        assert network.layer == "conv" and len(network.notes) == (end is not with_zero)
+        for images in (pictures(3), pictures(1)):
+            expected = with_zero(99 * pool(module.conv(images / 255))[:, :1]).detach()
+            torch.testing.assert_close(predict(network.model, images, CPU), expected)
+
+
+def test_layer_that_cannot_be_explained_is_refused():
+    convolution = nn.Conv2d(3, 3, 3, padding=1)
+    module = simple(convolution, convolution)  # layer 0 twice; 2 is the flattened output
+    refused = {"nowhere": "is no layer that runs", "0": "runs 2 times", "2": "cannot be explained: no"}
+    for layer, message in refused.items():
+        with pytest.raises(UserError, match=f"--layer {layer} {message}"):
+            from_module(module, None, layer, CPU)
+    assert from_module(module, None, None, CPU).layer_note.endswith("runs more than once in a pass")
+
+
+class Tokens(nn.Module):
+    """Patches as tokens behind a few others; logits from what the first token attends to."""
+
+    def __init__(self, patch, before):
+        super().__init__()
+        self.patches, self.before = nn.Conv2d(3, 8, patch, patch), nn.Parameter(torch.randn(1, before, 8))
+        self.norm, self.values, self.head = nn.LayerNorm(8), nn.Linear(8, 8), nn.Linear(8, 5)
+        self.q_norm, self.attn_drop = nn.Identity(), nn.Dropout()  # whose outputs hold no cells
+        self.one_cell = nn.Unflatten(1, (8, 1, 1))  # nor does this
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2).mT
+        tokens = self.norm(torch.cat([self.before.expand(len(x), -1, -1), tokens], dim=1))
+        queries, values = self.q_norm(tokens[:, None]), self.values(tokens)[:, None]  # [N, 1, T, 8]
+        attention = self.attn_drop((queries @ queries.mT).softmax(dim=3))  # [N, 1, T, T]
+        mixed = (attention @ values)[:, 0, 0]
+        return self.head(self.one_cell(mixed).flatten(1))
+
+
+@pytest.mark.parametrize(("patch", "before"), [(8, 0), (8, 1), (8, 2), (8, 5), (4, 5), (16, 5)])
+def test_tokens_of_the_picture_are_the_last_ones_and_explained_before_they_are_projected(patch, before):
+    torch.manual_seed(0)
+    module = Tokens(patch, before)
+    found, side = from_module(module, None, None, CPU), 32 // patch
+    images, classes = pictures(2), torch.tensor([1, 3])
+    maps = found.explain(images, classes)
+    outputs = []
+    handle = module.norm.register_forward_hook(lambda layer, inputs, output: outputs.append(output))
+    scores = module(images / 255).gather(1, classes[:, None]).sum()
+    handle.remove()
+    (gradient,) = torch.autograd.grad(scores, outputs[0])
+    cells = [[outputs[0][n, before:] @ gradient[n, before:].mean(dim=0)] for n in range(2)]
+    expected = torch.stack([row[0].view(side, side).relu() for row in cells]).detach()
+    torch.testing.assert_close(maps, expected)
+    assert expected.any() and found.layer_note.startswith(f"norm, {side}x{side} cells, brought from tokens")
+    assert from_module(module, None, "values", CPU).layer == "values"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "before"),
+    [
+        ("deit_tiny_distilled_patch16_224", {}, 2),
+        ("vit_tiny_patch16_224", {"reg_tokens": 4}, 5),
+        ("vit_small_patch14_reg4_dinov2", {"patch_size": 16}, 5),
+    ],
+)
+def test_transformers_of_timm_against_pytorch_grad_cam(name, options, before):
+    timm = pytest.importorskip("timm", reason="needs: pip install timm grad-cam")
+    theirs = pytest.importorskip("pytorch_grad_cam", reason="needs: pip install timm grad-cam")
+    torch.manual_seed(0)
+    module = timm.create_model(name, num_classes=5, img_size=64, depth=3, **options)
+    nn.init.normal_(module.head.weight)
+    found = from_module(module, None, None, CPU, size=64)
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=seeded())
+    targets = [theirs.utils.model_targets.ClassifierOutputTarget(c) for c in (1, 3)]
+
+    def cells(tokens):
+        return tokens[:, before:].unflatten(1, (4, 4)).movedim(3, 1)
+
+    with theirs.GradCAM(module, [module.blocks[2].norm1], cells) as cam:
+        cam(images / 255, targets)
+        kept = cam.activations_and_grads
+        arrays = [values[0].numpy() for values in (kept.activations, kept.gradients)]
+        expected = cam.get_cam_image(None, None, targets, *arrays, False).clip(min=0)
+    maps = found.explain(images, torch.tensor([1, 3]))
+    torch.testing.assert_close(maps / maps.max(), torch.tensor(expected / expected.max()), atol=1e-5, rtol=0)
+    assert found.layer == "blocks.2.norm1" and 0.1 < (maps > 0).double().mean() < 1
+
+
+def test_a_classifier_predicts_and_explains_by_itself_on_a_device_that_is_a_text(theirs):
+    torch.manual_seed(0)
+    network = from_module(Applied(), device="cpu")
+    images = pictures(60)  # more than are computed at once
+    images[::2] //= 8
+    logits = network.predict(images)
+    torch.testing.assert_close(logits, predict(network.model, images, "cpu"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(network.predict(images), logits)
+    answers = logits.argmax(dim=1)
+    assert len(answers.unique()) > 1
+    expected = network.explain(images, answers, 2)
+    for classes in (None, answers.tolist(), answers.int()):
+        torch.testing.assert_close(network.explain(images, classes, torch.tensor(2)), expected)
+    assert torch.equal(network.explain(images, 3), network.explain(images, [3] * 60))
+    with pytest.raises(ValueError, match=r"60 of them, not \[61\]"):
+        network.explain(images, [3] * 61)
+    with pytest.raises(ValueError, match="no maps, by --layer none"):
+        from_module(Applied(), layer="none").explain(images)
+    line = "Classifier(Applied, 5 classes, 140 parameters, images in [0, 1], of 32x32 pixels, layer conv, on "
+    assert repr(network) == line + "cpu)"
+    assert repr(load_model(f"{theirs[0]}:two", device="cpu")).startswith("Classifier(two, 2 classes")
+
+
+# ---- Classes and data ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given", "order"),
+    [
+        (["lawn_mower", "Sweet pepper", "bee"], ["Bee", "lawn mower", "sweet_pepper"], [1, 2, 0]),
+        (["a", "A", "b_c", "B c"], ["B c", "b_c", "A", "a"], [3, 2, 1, 0]),
+        (["a", "A", "b_c", "B c"], ["A ", "a", "b c", "bc"], None),
+        (["a", "b", "c"], ["a", "b", "b"], None),
+    ],
+)
+def test_logits_come_in_the_order_of_the_data_set_by_names_without_case_and_underscores(wanted, given, order):
+    """These count where they tell classes apart."""
+    test = from_arrays(pictures(len(wanted)), torch.arange(len(wanted)), wanted)
+    found = from_module(Applied(lambda x: pool(x)[:, : len(wanted)]), given, None, CPU)
+    if order is None:
+        with pytest.raises(UserError, match=r"are not those of .*each of those once, .*--classes"):
+            classifier.fit_classes(found, test)
+    else:
+        own = predict(found.model, test.images, CPU)
+        classifier.fit_classes(found, test)
+        assert torch.equal(predict(found.model, test.images, CPU), own[:, order])
+        assert found.class_names == wanted
+        # Fitted to a second data set, the logits come in the order of that one.
+        second = from_arrays(test.images, test.labels, wanted[::-1])
+        classifier.fit_classes(found, second)
+        assert torch.equal(predict(found.model, test.images, CPU), own[:, order[::-1]])
+
+
+@pytest.mark.parametrize(
+    ("pictures_of", "size", "enlarged_to", "advice"),
+    [
+        (48, 32, 32, None),
+        (49, 32, 32, 49),
+        (9999, 32, 32, 512),
+        (100, 64, 64, None),  # it was given: 32 is the default
+        (100, 40, 64, 64),
+        (None, 32, 64, None),  # no pictures of a folder
+    ],
+)
+def test_pictures_that_may_be_reduced_too_much_are_noted(pictures_of, size, enlarged_to, advice):
+    test = from_arrays(pictures(5), torch.arange(5), list("abcde"))
+    test.picture_side = pictures_of
+    network = from_module(nn.Sequential(nn.Upsample(enlarged_to), Applied()), None, None, CPU, size=size)
+    classifier.fit_classes(network, test)
+    assert [note.partition("such as ")[2] for note in network.notes] == (
+        [f"--size {advice}"] if advice else []
+    )
+    test.class_names.append("another")
+    with pytest.raises(UserError, match="has 5 logits"):
+        classifier.fit_classes(network, test)
+
+
+# ---- What cannot be used ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "message"),
+    [
+        ("theirs.py", {}, "FILE.py:NAME"),
+        ("theirs.py:nothing", {}, "int"),
+        ("theirs.py:broken", {}, "no such thing"),
+        ("theirs.py:two", {"mean": (0.5, 0.5, 0.5)}, "belong together"),
+        ("theirs.py:two", {"mean": (125.3, 123.0, 113.9), "std": (63.0, 62.1, 66.7)}, "0 to 1"),
+    ],
+)
+def test_models_that_cannot_be_used(theirs, monkeypatch, spec, options, message):
+    monkeypatch.chdir(theirs[0].parent)
+    with pytest.raises(UserError, match=message):
+        load(spec, **options)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda state: dict(list(state.items())[1:]), r'Missing key\(s\) in state_dict: "0.weight"'),
+        (lambda state: {f"{net}.{key}": state[key] for net in "ab" for key in state}, r"below a\. and b\.:"),
+        (lambda state: {"shadow": state}, "only shadow: name its key by --weights-key"),
+    ],
+)
+def test_weights_that_do_not_fit(theirs, tmp_path, content, message):
+    file, weights = theirs
+    torch.save(content(torch.load(weights, weights_only=True)), tmp_path / "other.pt")
+    with pytest.raises(UserError, match=message):
+        load(f"{file}:two", tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: x, r"makes of 2 images torch.float32 \[2, 5, 32, 32\]"),
+        (lambda x: (pool(x),), "more than logits wrap it: see docs"),
+        (lambda x: x.view(7, -1), "for another size give --size"),
+        (lambda x: pool(x).argsort(), r"int64 \[2, 5\], expected float logits"),
+        (lambda x: pool(x) * torch.nan, "not finite"),
+        (lambda x: pool(x)[:, :3], "3 logits and has 2 class names"),
+        (lambda x: pool(checkpoint(torch.sin, x, use_reentrant=True)), "differentiated: .*use_reentr"),
+        (lambda x: pool(x).squeeze().flatten(1), r"one image alone \(.*flatten\(1\) does not"),
+    ],
+)
+def test_networks_that_cannot_be_examined_are_named_in_one_line(function, message):
+    with pytest.raises(UserError, match=message) as info:
+        from_module(Applied(function), ["cat", "dog"] if "names" in message else None, None, CPU)
+    assert "\n" not in str(info.value)
+
+
+# ---- The options -----------------------------------------------------------------------------------------
+
+
+def test_options_of_a_model_without_the_model_are_refused():
+    for name in ("--weights-key", "--transform"):
+        with pytest.raises(UserError, match=f"{name} belongs to --model"):
+            examined(name, "x")
+
+
+def test_classes_come_from_a_file(theirs, tmp_path):
+    (tmp_path / "names").write_text("\ufeffcat\n\ndog\r\n", encoding="utf-8")
+    found = examined("--model", f"{theirs[0]}:two", "--classes", tmp_path / "names")
+    assert found.class_names == ["cat", "dog"]
+
+
+def test_results_go_to_a_folder_of_the_name(theirs, tmp_path):
+    file, weights = theirs
+    assert str(results_folder(load(f"{file}:two", weights), None)) == "runs/weights"
+    found = load(f"{file}:two")
+    assert str(results_folder(found, None)) == "runs/two"
+    assert results_folder(found, tmp_path) == tmp_path
+
+
+# ---- What is noticed before the numbers ------------------------------------------------------------------
+
+
+class Unusual(nn.Module):
+    """A convolution, a batch norm and a linear layer, with something at the end that changes the numbers."""
+
+    def __init__(self, end=lambda x: x, **of_batch_norm):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.bn = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, **of_batch_norm)
+        self.auxiliary, self.fc, self.end = nn.Linear(8, 5), nn.Linear(8, 5), end
+
+    def forward(self, x):
+        x = pool(self.bn(self.conv(x)).relu())
+        self.auxiliary(x)  # a head that is not used
+        return self.end(self.fc(x))
+
+
+NOTES = {
+    "as usual": (Unusual(), None),
+    "other images": (Unusual(track_running_stats=False), "depends on the other images of the batch"),
+    "softmax": (Unusual(lambda x: (1000 * x).softmax(dim=1)), "makes probabilities"),  # many of them are 0
+    "per cent": (Unusual(lambda x: 100 * x.softmax(dim=1).bfloat16()), "makes percent"),
+    "sigmoid": (Unusual(lambda x: x.sigmoid()), "outputs lie in 0 to 1: are these probabilities"),
+    "a little noise": (Unusual(lambda x: x + 0.01 * x.abs().max() * torch.randn(x.shape)), "at random"),
+    "rounding": (Unusual(lambda x: x + 1e-5 * x.abs().max() * torch.randn(x.shape)), None),
+}
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_what_makes_all_numbers_mean_less_is_noted(name):
+    module, note = NOTES[name]
+    found = from_module(module, None, None, CPU)
+    assert len(found.notes) == (note is not None) and all(note in said for said in found.notes)
+    if name == "as usual" or "makes" in (note or ""):
+        logits, outputs = predict(found.model, pictures(), CPU), module(pictures() / 255).detach().float()
+        expected = outputs.softmax(dim=1) if note is None else outputs / outputs.sum(dim=1, keepdim=True)
+        assert logits.isfinite().all() and (expected == 0).any() == (name == "softmax")
+        torch.testing.assert_close(logits.softmax(dim=1), expected)
+
+
+def test_number_formats_of_the_layers():
+    assert from_module(Applied(), None, None, CPU).computes_in == "float32"
+    half = nn.Sequential(Applied(lambda x: x.bfloat16(), 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert from_module(half, None, None, CPU).computes_in == "bfloat16, float32"
+
+
+def test_images_are_predicted_in_a_random_order_and_put_back():
+    """In the order of their classes a network without running statistics sees one class at a time."""
+    images = torch.arange(120, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 32, 32)
+    seen, model = [], Unusual().eval()
+    model.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    done = []
+    logits = predict(model, images, CPU, SimpleNamespace(update=done.append))
+    assert [len(batch) for batch in seen] == [50, 50, 20] and done == [50, 100, 120]
+    assert seen[0][:, 0, 0, 0].std() > 0.1 and not torch.equal(seen[0], seen[0].sort(dim=0).values)
+    torch.testing.assert_close(logits, model(images / 255).detach(), rtol=1e-4, atol=1e-4)
+    assert predict(model, images[:0], CPU).shape == (0, 5)
+
+
+def test_what_works_in_place_and_squeezes():
+    convolution = nn.Conv2d(3, 5, 32)
+    network = nn.Sequential(nn.ReLU(inplace=True), convolution, Applied(torch.squeeze, 5))
+    network[2].conv = nn.Identity()
+    images = pictures(51)  # the last batch has one image
+    found = from_module(network, None, "none", CPU)
+    expected = convolution(images / 255).flatten(1).detach()
+    torch.testing.assert_close(predict(found.model, images, CPU), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_modules_beside_the_file_come_before_ours_and_ours_are_back_afterwards(tmp_path):
+    """A data.py and a helper beside each of two files, which are also imported when a function is called."""
+    for folder, width in (("a", 4), ("b", 6)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "data.py").write_text("from helper import width\n")
+        (tmp_path / folder / "helper.py").write_text(f"width = {width}\n")
+        (tmp_path / folder / f"only_{folder}.py").write_text("scale = 2.0\n")
+        lines = [
+            "from torch import nn",
+            "import data, resnet_cifar",  # theirs and ours
+            "class Scaled(nn.Linear):",
+            "    def forward(self, x):",
+            f"        from only_{folder} import scale",
+            "        return scale * super().forward(x.mean(dim=(2, 3)))",
+            "def make():",
+            "    import train  # ours again",
+            "    return Scaled(3, data.width)",
+        ]
+        (tmp_path / folder / "net.py").write_text("\n".join(lines))
+    ours = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in ("data", "lab")}
+    networks_made = [load(tmp_path / folder / "net.py:make") for folder in "ab"]
+    assert [network.num_classes for network in networks_made] == [4, 6]
+    assert all(sys.modules[name] is module for name, module in ours.items())
