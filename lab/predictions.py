@@ -4,7 +4,12 @@ Messages count rows, columns and classes from 1, but labels that are numbers fro
 """
 
 import csv
-import math
+import itertools
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterable
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -15,50 +20,99 @@ import data
 from lab.pictures import Dataset, from_arrays
 from lab.support import one_line, reading
 
+SCORES = ("logits", "probabilities", "scores")  # if there are several, the first count
 ROUNDING = 0.01  # largest distance of a row's sum from 1, and of a probability from the softmax of its logits
 TOLERANCE = 1e-6  # rounding in float32
+PREFIX = re.compile(r"(prob|proba|probability|logit|logits)[_. ]", re.IGNORECASE)  # of a column of scores
+BELOW = 1e4  # so far below the largest logit of its row is one of probability 0
 
 
 def read(path: Path) -> dict:
     """Return the answers in a file of predictions, see checked. Raises UserError for what does not fit."""
-    with reading(path, "predictions (docs/your_own_code.md says how to write them)"):
-        if path.suffix == ".csv":
-            return checked(read_csv(path))
-        if path.suffix != ".npz":
-            raise ValueError("its name does not end in .npz or .csv")
-        return checked(read_npz(path))
+    with reading(path, "predictions (lab/README.md says how to write them)"):
+        suffix = path.suffix.lower()
+        if suffix not in (".npz", ".csv", ".tsv"):
+            raise ValueError("its name does not end in .npz, .csv or .tsv")
+        return checked(read_npz(path) if suffix == ".npz" else read_table(path))
 
 
-def checked(arrays: dict[str, np.ndarray]) -> dict:
-    """Check arrays as in an .npz file; return y_true int64 [N], logits float64 [N, C] and `notes` in a dict.
+def checked(arrays: dict[str, np.ndarray | Tensor]) -> dict:
+    """Check arrays as in an .npz file; return y_true int64 [N], logits [N, C] and `notes` in a dict.
 
-    A note is a line for people, such as that logits turned out to be probabilities, see as_logits. If the
-    arrays hold them, there are also class_names, filenames, images uint8 [N, 3, S, S], and validation,
-    (logits [V, C], labels [V]). Arrays of Python objects count as texts. Raises ValueError for what does not
-    fit.
+    The softmax of the logits is the probabilities as they were given. They are float64 where the scores are,
+    else float32. A note is a line for people, see noticed. If the arrays hold them, there are also
+    class_names, filenames, images uint8 [N, 3, S, S], and validation, (logits [V, C], labels [V]). Arrays of
+    Python objects count as texts. Raises ValueError for what does not fit.
     """
-    arrays = {key: array.astype(str) if array.dtype.kind in "OS" else array for key, array in arrays.items()}
-    answers = {"notes": []}
+    arrays = {key: as_array(values) for key, values in arrays.items()}
+    answers, tables = {}, {}
     for key in ("class_names", "filenames"):
         if key in arrays:
             answers[key] = [one_line(name) for name in arrays[key].tolist()]
     names = answers.get("class_names", [])
     if len(set(names)) < len(names):
         raise ValueError(f"two classes have one name, expected another for each: {names}")
-    answers["logits"] = logits_in(arrays, "", answers["notes"])
+    for key in (*SCORES, *(f"val_{key}" for key in SCORES)):
+        if key in arrays:
+            scores = scores_in(arrays, key)
+            tables[key] = scores, kind_of(scores)
+    answers["logits"] = logits_in(tables, "")
     count, num_classes = answers["logits"].shape
     for key, expected in {"class_names": num_classes, "filenames": count}.items():
         if key in answers and len(answers[key]) != expected:
             raise ValueError(f"it has {len(answers[key])} {key}, expected {expected}")
     answers["y_true"] = labels_in(arrays, "y_true", names, count, num_classes)
     if any(key.startswith("val_") for key in arrays):
-        logits = logits_in(arrays, "val_", answers["notes"])
+        logits = logits_in(tables, "val_")
         if logits.shape[1] != num_classes:
             raise ValueError(f"its validation has {logits.shape[1]} classes, expected {num_classes}")
         answers["validation"] = logits, labels_in(arrays, "val_y_true", names, *logits.shape)
     if "images" in arrays:
         answers["images"] = arrays["images"]
-    return answers
+    return answers | {"notes": noticed(arrays, tables, answers)}
+
+
+def as_array(values: np.ndarray | Tensor) -> np.ndarray:
+    """Return a NumPy array; Python objects become texts."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = values.float() if values.dtype == torch.bfloat16 else values
+    values = np.asarray(values)
+    return values.astype(str) if values.dtype.kind in "OS" else values
+
+
+def noticed(arrays: dict, tables: dict, answers: dict) -> list[str]:
+    """Return what is odd about answers that can be used, a line each; see checked."""
+    notes, names, y_true = [], answers.get("class_names", []), answers["y_true"]
+    for key, (scores, kind) in tables.items():
+        sums = scores.sum(dim=1, dtype=torch.float64)
+        if kind == "logits" and scores.min() >= 0 and scores.max() <= 1:
+            notes.append(f"all {key} lie in 0 to 1: are these probabilities? Logits are expected")
+        elif kind == "logits" and key == "scores":
+            notes.append(f"the columns of {names} are taken as logits: {why_logits(scores)}")
+        elif kind != "logits" and key.removeprefix("val_") not in (kind, "scores"):
+            notes.append(f"{key} are {kind}, and are taken as such")
+        whole = 100 if kind == "percent" else 1
+        if kind != "logits" and (sums - whole).abs().max() > 0.002 * whole:
+            notes.append(f"rows of {key} sum to {sums.min():.4g} to {sums.max():.4g}: they are made {whole}")
+    if "left_out" in arrays:
+        notes.append(f"the columns {arrays['left_out'].tolist()} are left out: the classes begin otherwise")
+    if "y_pred" in arrays:
+        logits = answers["logits"]
+        y_pred = labels_in(arrays, "y_pred", names, *logits.shape)
+        other = int((logits.gather(1, y_pred[:, None])[:, 0] < logits.amax(dim=1)).sum())
+        if other:
+            notes.append(f"y_pred is not the class of the highest score in {other} rows: the scores count")
+    labels, numbers = arrays["y_true"], torch.tensor(numbers_in_names(names))
+    if labels.ndim == 1 and len(numbers) and (numbers.diff() < 0).any():
+        row = int((numbers[y_true] != y_true).int().argmax())
+        notes.append(
+            f"the numbers of the classes do not ascend: label {labels[row]} is {names[y_true[row]]!r}"
+        )
+    filename, times = Counter(answers.get("filenames", [""])).most_common(1)[0]
+    if times > 1:
+        notes.append(f"{filename!r} and perhaps other filenames stand in several rows: {times} times")
+    return notes
 
 
 def test_set_of(answers: dict) -> Dataset:
@@ -110,13 +164,15 @@ def kind_of(scores: Tensor) -> str:
     no more than five, a sum may be off by C / 2 units of the last decimal, as far as rounding can take it.
     Percent are 100 times that.
     """
+    scores = scores.detach().cpu()  # not every device has float64
     for kind, whole in (("probabilities", 1), ("percent", 100)):
-        shares = scores.double() / whole
-        sums = shares.sum(dim=1)
-        if shares.min() < -TOLERANCE or shares.max() > 1 + TOLERANCE or sums.min() <= 0:
+        if scores.min() < -TOLERANCE * whole or scores.max() > (1 + TOLERANCE) * whole:
             continue
+        sums = scores.sum(dim=1, dtype=torch.float64) / whole
         off = (sums - 1).abs().max().item() - TOLERANCE
-        if off <= max(ROUNDING, scores.shape[1] / 2 * last_decimal(shares)):
+        if sums.min() <= 0:
+            continue
+        if off <= ROUNDING or off <= scores.shape[1] / 2 * last_decimal(scores.double() / whole):
             return kind
     return "logits"
 
@@ -124,73 +180,82 @@ def kind_of(scores: Tensor) -> str:
 def last_decimal(shares: Tensor) -> float:
     """Return 0.01 if all numbers have two decimals, down to 0.00001 for five; 0 for fewer or more."""
     for decimals in range(1, 6):
-        if (shares - shares.round(decimals=decimals)).abs().max() < TOLERANCE:
+        parts = shares.split(1000)  # most answers are told apart by the first of them
+        if all((part - part.round(decimals=decimals)).abs().max() < TOLERANCE for part in parts):
             return 10**-decimals if decimals > 1 else 0.0
     return 0.0
 
 
-def as_logits(scores: Tensor, name: str = "the scores") -> tuple[Tensor, str | None]:
-    """Return scores as logits, float64 [N, C], and a note for people if they were something else, else None.
+def as_logits(scores: Tensor, kind: str, to_fit: bool = False) -> Tensor:
+    """Return scores [N, C] of a kind, see kind_of, as logits, finite and of the same dtype.
 
-    Probabilities and percent, see kind_of, are divided by the sum of their row, and the logarithm is taken.
-    Rounding makes small probabilities 0. They share what it took from the sum of their row, so that a single
-    true class of "probability 0" does not decide the temperature.
+    Their softmax is the probabilities as they were given, divided by the sum of their row. Where rounding
+    took something from that sum, the zeros of the row share it, up to half a unit of the last decimal; else a
+    zero stays one. For validation, to_fit, each is at least 1/C of a unit, which is the smallest number where
+    decimals do not end: a single true class of "probability 0" would decide the temperature.
     """
-    kind = kind_of(scores)
     if kind == "logits":
-        return scores, None
-    shares = scores / (100 if kind == "percent" else 1)
-    unit, zeros = last_decimal(shares), shares <= 0
-    lost = (1 - shares.sum(dim=1, keepdim=True)) / zeros.sum(dim=1, keepdim=True).clamp(min=1)
-    lost = lost.clamp(unit / shares.shape[1], unit / 2).clamp(min=torch.finfo(torch.float64).tiny)
-    shares = torch.where(zeros, lost, shares)
-    logits = (shares / shares.sum(dim=1, keepdim=True)).log()
-    return logits, f"{name} are {kind}: each row is divided by its sum, and the logarithm is taken"
+        logits = scores
+    else:
+        shares = scores.clamp(min=0) / (100 if kind == "percent" else 1)
+        zeros = shares == 0
+        if zeros.any():
+            unit, least = last_decimal(shares), 0.0
+            if to_fit:
+                least = (unit or shares.masked_fill(zeros, 1).min().item()) / shares.shape[1]
+            lost = (1 - shares.sum(dim=1, keepdim=True)) / zeros.sum(dim=1, keepdim=True).clamp(min=1)
+            shares = torch.where(zeros, lost.clamp(least, max(unit / 2, least)), shares)
+        logits = shares.log_()
+    if logits.min() == -torch.inf:
+        logits = torch.where(logits == -torch.inf, logits.amax(dim=1, keepdim=True) - BELOW, logits)
+    return logits
 
 
 def why_logits(scores: Tensor) -> str:
-    """Return the cell or the row that keeps scores [N, C] from being probabilities or percent, in words."""
-    if scores.min() < 0:
-        row, column = divmod(scores.argmin().item(), scores.shape[1])
-        return f"column {column + 1} of row {row + 1} is {scores.min():g}"
+    """Return what keeps scores [N, C] from being probabilities or percent, in words."""
     sums = scores.sum(dim=1)
-    row = torch.minimum((sums - 1).abs(), (sums - 100).abs()).argmax().item()
-    return f"row {row + 1} sums to {sums[row]:g}"
+    row = (sums - sums.median()).abs().argmax().item()
+    return f"row {row + 1} sums to {sums[row]:g}, and numbers are from {scores.min():g} to {scores.max():g}"
 
 
-def logits_in(arrays: dict, prefix: str, notes: list[str]) -> Tensor:
-    """Return the logits, float64 [N, C], from the arrays with a prefix; add a note if they were others.
+def logits_in(tables: dict[str, tuple[Tensor, str]], prefix: str) -> Tensor:
+    """Return the logits [N, C] from tables {name: (scores, kind)} whose names have a prefix.
 
     They are those in `logits`; if there are `probabilities` as well, the two have to agree.
     """
-    keys = [key for key in (f"{prefix}logits", f"{prefix}probabilities") if key in arrays]
+    keys = [key for key in tables if key in [prefix + key for key in SCORES]]
     if not keys:
         raise ValueError(f"it has no {prefix}probabilities and no {prefix}logits")
-    tables = [scores_in(arrays, key) for key in keys]
-    kinds = [kind_of(table) for table in tables]
-    if keys[-1].endswith("probabilities") and kinds[-1] == "logits":
+    (scores, kind), (last, last_kind) = tables[keys[0]], tables[keys[-1]]
+    if keys[-1].endswith("probabilities") and last_kind == "logits":
         raise ValueError(
-            f"{keys[-1]} do not sum to 1 in each row, {why_logits(tables[-1])}: "
+            f"{keys[-1]} do not sum to 1 in each row, {why_logits(last)}: "
             f"mend them, or call them {prefix}logits"
         )
-    logits, note = as_logits(tables[0], keys[0])
-    if keys[0] != f"{prefix}{kinds[0]}":
-        notes.append(note)
+    logits = as_logits(scores, kind, to_fit=prefix == "val_")
     if len(keys) == 2:
-        shares = tables[1] / (100 if kinds[1] == "percent" else 1)
+        shares = last / (100 if last_kind == "percent" else 1)
         if logits.shape != shares.shape or (logits.softmax(dim=1) - shares).abs().max() > ROUNDING:
             raise ValueError(f"{keys[0]} and {keys[1]} disagree: leave out the wrong ones")
     return logits
 
 
 def scores_in(arrays: dict, key: str) -> Tensor:
-    """Return an array of scores as float64 [N, C]."""
+    """Return an array of scores as float32 or float64 [N, C]; a single column is that of the second class."""
     scores = arrays[key]
-    if scores.dtype.kind != "f" or scores.ndim != 2 or min(scores.shape) == 0 or scores.shape[1] < 2:
-        raise ValueError(f"{key} are {scores.dtype} {list(scores.shape)}, expected float [N, C]")
-    scores = torch.from_numpy(scores.astype(np.float64))
-    if not scores.isfinite().all():
-        row, column = (~scores.isfinite()).nonzero()[0].tolist()
+    if scores.ndim == 1:
+        scores = scores[:, None]
+    if scores.dtype.kind not in "fiub" or scores.ndim != 2 or min(scores.shape) == 0:
+        raise ValueError(f"{key} are {scores.dtype} {list(arrays[key].shape)}, expected float [N, C]")
+    scores = torch.from_numpy(scores.astype(np.result_type(scores, np.float32), copy=False))
+    if scores.shape[1] == 1:
+        shares = key.endswith("probabilities")
+        scores = torch.cat([1 - scores if shares else torch.zeros_like(scores), scores], dim=1)
+    bad = ~scores.isfinite()
+    if not key.endswith("probabilities"):
+        bad &= (scores != -torch.inf) | (scores.amax(dim=1, keepdim=True) == -torch.inf)
+    if bad.any():
+        row, column = bad.nonzero()[0].tolist()
         raise ValueError(f"{key} are not all finite: column {column + 1} of row {row + 1} is not")
     return scores
 
@@ -199,21 +264,33 @@ def scores_in(arrays: dict, key: str) -> Tensor:
 
 
 def labels_in(arrays: dict, key: str, names: list[str], count: int, num_classes: int) -> Tensor:
-    """Return labels, int64 [count]: an array of numbers, or of texts that are all names or all numbers."""
+    """Return labels, int64 [count], from numbers, one-hot rows, or texts that are all names or all numbers.
+
+    Numbers are the places of classes from 0. In texts they are those at the end of the names, such as 10 in
+    class_10, where these do not ascend.
+    """
     if key not in arrays:
         raise ValueError(f"it has no {key}")
     labels = arrays[key]
-    if labels.dtype.kind not in "iufU" or labels.shape != (count,):
+    if labels.shape == (count, num_classes) and labels.dtype.kind in "iufb":
+        one_hot = (labels != 0).sum(axis=1) == 1
+        labels = labels.argmax(axis=1) if one_hot.all() and labels.max() == 1 else labels
+    if labels.dtype.kind not in "iufbU" or labels.size != count or labels.shape[0] != count:
         raise ValueError(
             f"{key} is {labels.dtype} {list(labels.shape)}, expected whole numbers or names [{count}]"
         )
-    labels = labels.tolist()
-    readings = [[class_number(label, num_classes) for label in labels]]
+    labels = labels.ravel().tolist()
+    readings = [numbered(labels, range(num_classes))]
     if isinstance(labels[0], str):
-        class_of = {name: c for c, name in enumerate(names)}
-        readings.append([class_of.get(one_line(label)) for label in labels])
+        numbers = numbers_in_names(names)
+        by_number = numbered(labels, numbers)
+        if None not in by_number and numbers != sorted(numbers):
+            return torch.tensor(by_number)
+        alike = plain_name if len({*map(plain_name, names)}) == len(names) else one_line
+        class_of = {alike(name): c for c, name in enumerate(names)}
+        readings += [by_number, [class_of.get(alike(label)) for label in labels]]
     complete = [classes for classes in readings if None not in classes]
-    if len(complete) == 2 and complete[0] != complete[1]:
+    if any(classes != complete[0] for classes in complete):
         raise ValueError(
             f"{key} fits the names of the classes and their numbers from 0: "
             f"use names that are no numbers, or whole numbers in an .npz"
@@ -228,13 +305,28 @@ def labels_in(arrays: dict, key: str, names: list[str], count: int, num_classes:
     return torch.tensor(complete[0])
 
 
-def class_number(label: str | float, num_classes: int) -> int | None:
-    """Return a label such as 3, 3.0 or "3" as the number of a class, or None."""
-    try:
-        number = float(label)
-    except ValueError:
-        return None
-    return int(number) if number.is_integer() and 0 <= number < num_classes else None
+def plain_name(name: str) -> str:
+    """Return the name of a class as names are compared: "Aquarium_fish" as "aquarium fish"."""
+    return one_line(name).replace("_", " ").casefold()
+
+
+def numbered(labels: list, numbers: list[int] | range) -> list[int | None]:
+    """Return the places in `numbers` of labels such as 3, 3.0 or "3"; None for another label."""
+    place_of, places = {number: place for place, number in enumerate(numbers)}, []
+    for label in labels:
+        try:
+            places.append(place_of.get(float(label)))
+        except ValueError:
+            places.append(None)
+    return places
+
+
+def numbers_in_names(names: list[str]) -> list[int]:
+    """Return [0, 1, 10] for class_0, class_1, class_10: names that differ by the number at their end."""
+    matches = [re.fullmatch(r"(.*?)(\d+)", name) for name in names]
+    if None in matches or len({match[1] for match in matches}) > 1:
+        return []
+    return [int(match[2]) for match in matches]
 
 
 # ---- Files -----------------------------------------------------------------------------------------------
@@ -255,56 +347,68 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def read_csv(path: Path) -> dict[str, np.ndarray]:
-    """Return arrays as in an .npz file: y_true, `filename` if there is one, and a column for each class."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        head, *rows = [row for row in csv.reader(file, skipinitialspace=True) if row] or [[]]
-    head = [cell.strip() for cell in head]
-    if not rows or "y_true" not in head:
-        raise ValueError("it has no rows below a head such as y_true,cat,dog with commas")
+def read_table(path: Path) -> dict[str, np.ndarray]:
+    """Return arrays as in an .npz file from a table with a head: y_true, a column for each class, filename.
+
+    The text is UTF-8 or UTF-16; commas, semicolons, tabs or spaces stand between its cells. Row numbers, in a
+    column without a head, are left out. If some columns begin with prob_ or logit_, these are the classes.
+    """
+    with open(path, "rb") as file:
+        encoding = "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    with open(path, newline="", encoding=encoding) as file:
+        line = next(filter(str.strip, file), "")
+        for mark in ",;\t ":
+            head = [cell.strip() for cell in next(csv.reader([line], delimiter=mark), [])]
+            if "y_true" in head:
+                break
+        rows = filter(None, csv.reader(file, delimiter=mark, skipinitialspace=mark != " "))
+        first = next(rows, None)
+        if first is None or "y_true" not in head:
+            raise ValueError("it has no rows below a head such as y_true,cat,dog")
+        if len(first) == len(head) + 1:  # as R writes the names of rows
+            head = ["", *head]
+        return columns_of(head, itertools.chain([first], rows))
+
+
+def columns_of(head: list[str], rows: Iterable[list[str]]) -> dict[str, np.ndarray]:
+    """Return the columns of a table as arrays, see read_table."""
     if len(set(head)) < len(head):
         raise ValueError(f"two columns have one name, expected another for each: {head}")
+    texts = {name: [] for name in ("y_true", "y_pred", "filename") if name in head}
+    names = [name for name in head if name not in ("", *texts) and not name.startswith("Unnamed:")]
+    prefix = next((match[0] for name in names if (match := PREFIX.match(name))), "")
+    left_out = [name for name in names if not name.startswith(prefix)]
+    names = [name for name in names if name.startswith(prefix)]
+    if len(names) < 2:
+        raise ValueError(f"it takes {names} for classes, expected a column for each of two or more")
+    pick, values = itemgetter(*map(head.index, names)), array("d")
     for number, row in enumerate(rows, start=1):
         if len(row) != len(head):
             raise ValueError(f"row {number} has {len(row)} cells, expected {len(head)} for its head {head}")
-    columns = dict(zip(head, zip(*rows, strict=True), strict=True))
-    arrays = {"y_true": columns.pop("y_true")}
-    if "filename" in columns:
-        arrays["filenames"] = columns.pop("filename")
-    arrays["class_names"] = list(columns)
-    arrays["probabilities"] = probabilities_in(columns, arrays["y_true"])
-    return {key: np.array(values) for key, values in arrays.items()}
-
-
-def probabilities_in(columns: dict[str, tuple[str, ...]], labels: tuple[str, ...]) -> np.ndarray:
-    """Return the columns of a table as probabilities, float64 [N, C]; raise ValueError if they are others."""
-    names = list(columns)
-    numbers = [numbers_of_column(name, cells) for name, cells in columns.items()]
-    if len(numbers) < 2:
-        raise ValueError(f"it takes {names} for classes, expected a column for each of two or more")
-    table = torch.tensor(numbers, dtype=torch.float64).T
-    if kind_of(table) == "logits":
+        for name, column in texts.items():
+            column.append(row[head.index(name)])
+        try:
+            values.extend(numbers_in(pick(row)))
+        except ValueError as error:
+            raise ValueError(
+                f"row {number} has other than numbers in the columns of classes ({error}): "
+                f"leave out columns of no class, of {names}"
+            ) from error
+    scores = np.frombuffer(values).reshape(-1, len(names))
+    table = torch.from_numpy(scores)
+    if table.min() >= 0 and kind_of(table) == "logits":
         raise ValueError(
             f"it takes {names} for classes, but {why_logits(table)}: "
-            f"expected probabilities that sum to 1, and no other columns"
+            f"expected probabilities that sum to 1, or logits, and no other columns"
         )
-    for name, column in zip(names, numbers, strict=True):
-        if not any(column) and name not in labels:
-            raise ValueError(
-                f"it takes {names} for classes, but {name!r} is 0 in each row: "
-                f"leave it out if it is no class, else save an .npz"
-            )
-    return table.numpy()
+    arrays = {"scores": scores, "class_names": [name.removeprefix(prefix) for name in names]}
+    arrays |= {"filenames" if name == "filename" else name: column for name, column in texts.items()}
+    return arrays | ({"left_out": left_out} if left_out else {})
 
 
-def numbers_of_column(name: str, cells: tuple[str, ...]) -> list[float]:
-    """Return the finite numbers in a column of a table."""
-    numbers = []
-    for row, cell in enumerate(cells, start=1):
-        try:
-            numbers.append(float(cell))
-        except ValueError:
-            numbers.append(math.nan)
-        if not math.isfinite(numbers[-1]):
-            raise ValueError(f"column {name!r} of row {row} is {cell!r}, expected a number")
-    return numbers
+def numbers_in(cells: tuple[str, ...]) -> array:
+    """Return the numbers in the cells of a row, also such as 0,25 and 12.3%."""
+    try:
+        return array("d", map(float, cells))
+    except ValueError:
+        return array("d", [float(cell.replace(",", ".").rstrip("% ")) for cell in cells])

@@ -3,6 +3,8 @@
 import contextlib
 import csv
 import json
+import math
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from lab_commands import assert_one_line, outcome
 from lab_networks import seeded
 
 import metrics
+import report
 from lab import examine, predictions
 from lab.pictures import from_arrays
 from lab.support import UserError
@@ -80,14 +83,16 @@ def test_the_numbers_are_those_of_scikit_learn(kind, digits, no_page, tmp_path, 
 GOOD = {"y_true": np.array([0, 1]), "probabilities": np.array([[0.9, 0.1], [0.5, 0.5]])}
 HALVES = np.array([[0.9, 0.1], [0.2, 0.8]])
 WRONG = {
-    "sums": ({"probabilities": np.ones((2, 2))}, "not sum to 1 in each row, row 1 sums to 2: mend them, or"),
-    "negative": ({"probabilities": HALVES - [[0, 0], [0.3, -0.3]]}, "each row, column 1 of row 2 is -0.1"),
+    "sums": ({"probabilities": np.ones((2, 2))}, "sum to 1 in each row, row 1 sums to 2, .*: mend them"),
+    "negative": ({"probabilities": HALVES - [[0, 0], [0.3, -0.3]]}, "row 1 sums to 1, and .* -0.1 to 1.1"),
     "range": ({"y_true": np.array([0, 2])}, "row 2 of y_true is 2, .* a number from 0 to 1$"),
     "minus 1": ({"y_true": np.array([0, -1])}, "row 2 of y_true is -1, .* a number from 0 to 1$"),
     "length": ({"y_true": np.array([0])}, r"y_true is int64 \[1\], expected whole numbers or names \[2\]"),
     "name": ({"y_true": ["b", "c"], "class_names": ["a", "b"]}, "row 2 of y_true is 'c', .* such as 'a'"),
     "nan": ({"probabilities": np.where(HALVES == 0.8, np.nan, HALVES)}, "not all finite: column 2 of row 2"),
-    "shape": ({"probabilities": np.ones(2)}, r"expected float \[N, C\]"),
+    "shape": ({"probabilities": np.ones((2, 2, 2))}, r"expected float \[N, C\]"),
+    "all masked": ({"logits": np.full((2, 2), -np.inf)}, "not all finite: column 1 of row 1"),
+    "two ones": ({"y_true": np.array([[1, 0], [1, 1]])}, r"y_true is int64 \[2, 2\]"),
     "names": ({"class_names": np.array(["a"])}, "it has 1 class_names, expected 2"),
     "twice": ({"class_names": np.array(["a", "a "])}, "two classes have one name"),
     "validation": ({"val_y_true": np.array([0])}, "no val_probabilities and no val_logits"),
@@ -97,13 +102,12 @@ WRONG = {
         {"class_names": np.array([np.mean, "b"], dtype=object)},
         "numpy.mean, and only data are read",
     ),
-    "semicolons": ("y_true;a;b\n0;1;0\n", "no rows below a head such as y_true,cat,dog"),
+    "no head": ("0,1,0\n1,0,1\n", "no rows below a head such as y_true,cat,dog"),
     "names and numbers": ("y_true,a,b\na,1,0\nb,1,0\n1,0,1\n", "row 3 of y_true is '1', .* such as 'a'"),
     "either reading": ("y_true,1,2,3\n1,1,0,0\n2,0,0,1\n", "names of the classes and their numbers"),
     "short row": ("y_true,a,b\n0,1\n", "row 1 has 2 cells, expected 3 for its head"),
-    "cell": ("y_true,a,b\n0,1,0\n0,x,1\n", "column 'a' of row 2 is 'x', expected a number"),
+    "cell": ("y_true,a,b\n0,1,0\n0,x,1\n", "row 2 has other than numbers .* float: 'x'.*leave out columns"),
     "column more": ("y_true,a,b,id\n0,1,0,7\n", r"takes \['a', 'b', 'id'\] for classes, but row 1 sums to 8"),
-    "empty column": ("y_true,a,b,x\n0,1,0,0\nb,0,1,0\n", "for classes, but 'x' is 0 in each row: leave it"),
 }
 
 
@@ -125,7 +129,11 @@ def test_what_does_not_fit_is_one_line(case, tmp_path):
     [
         ("1,2", "01", [0, 1]),  # each alone could be a name: 1 is a head
         ("1,2", "12", [0, 1]),
-        ("1,0", "10", None),
+        ("1,0", "10", [0, 1]),  # numbers that do not ascend: the head counts
+        ("class_10,class_2", ["2", "10"], [1, 0]),
+        ("class_10,class_2", "10", [1, 0]),  # neither is at the end of a name: places
+        ("class_1,class_2", "12", [0, 1]),
+        ("great white_shark,Dog", ["dog", "Great_white shark"], [1, 0]),
         ("0,1", "10", [1, 0]),
         ("a,b", ["1.0", "0"], [1, 0]),
         ("a,b", "ba", [1, 0]),
@@ -134,13 +142,142 @@ def test_what_does_not_fit_is_one_line(case, tmp_path):
 def test_labels_of_a_table_are_all_names_or_all_numbers(head, labels, expected, tmp_path):
     file = tmp_path / "a.csv"
     file.write_text(f"\ufeffy_true,{head}\n{labels[0]},0.9,0.1\n{labels[1]},0.5,0.5\n")
-    if expected is None:
-        with pytest.raises(UserError, match="names of the classes and their numbers"):
-            predictions.read(file)
-        return
     answers = predictions.read(file)
     assert answers["y_true"].tolist() == expected and answers["class_names"] == head.split(",")
-    torch.testing.assert_close(answers["logits"].exp(), torch.tensor([[0.9, 0.1], [0.5, 0.5]]).double())
+    shares = answers["logits"].softmax(dim=1)
+    torch.testing.assert_close(shares, torch.tensor([[0.9, 0.1], [0.5, 0.5]]).double())
+
+
+def ece(y_true, probabilities):
+    """The calibration error over 15 bins, answer by answer."""
+    bins = [[] for _ in range(15)]
+    for label, row in zip(y_true, probabilities, strict=True):
+        right = row.argmax() == label
+        bins[max(0, math.ceil(15 * row.max() - 1e-9) - 1)].append(right - row.max())
+    return sum(abs(sum(gaps)) for gaps in bins) / len(y_true)
+
+
+@pytest.mark.parametrize("name", ["forest", "neighbors of 20", "neighbors of 7"])
+def test_answers_of_few_decimals_are_those_of_scikit_learn(name, digits):
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.neighbors import KNeighborsClassifier
+
+    y_true, _, images = digits
+    x = images[..., 0].reshape(len(images), 64)
+    model = RandomForestClassifier(100, random_state=0)
+    if name != "forest":
+        model = KNeighborsClassifier(int(name.split()[-1]))
+    theirs = model.fit(x[:300], y_true[:300]).predict_proba(x[300:])
+    y_true = y_true[300:]
+    assert (theirs == 0).any()
+    arrays = {"y_true": y_true, "probabilities": theirs, "val_y_true": y_true, "val_probabilities": theirs}
+    answers = predictions.checked(arrays)
+    numbers, stored = report.evaluate(answers["logits"], predictions.test_set_of(answers))
+    np.testing.assert_allclose(stored["probabilities"], theirs, rtol=0, atol=1e-12)
+    assert numbers["expected_calibration_error"] == pytest.approx(ece(y_true, theirs), abs=1e-12)
+    # True classes of "probability 0" do not decide the temperature: it is one of the least likelihood.
+    temperature = metrics.fit_temperature(*answers["validation"])
+    assert 0.2 < temperature < 5 and answers["notes"] == []
+
+
+NAMES = ["cat", "Dog", "great white shark"]
+DIALECTS = {  # options of pandas, which writes and reads
+    "commas": {},
+    "semicolons": {"sep": ";"},
+    "decimal commas": {"sep": ";", "decimal": ","},
+    "tabs": {"sep": "\t"},
+    "decimal commas between tabs": {"sep": "\t", "decimal": ","},
+    "UTF-16": {"sep": "\t", "encoding": "utf-16"},
+    "UTF-8 with a mark": {"encoding": "utf-8-sig"},
+    "an index": {"index": True},
+    "an index and tabs": {"index": True, "sep": "\t"},
+    "row names of R": {"index": True, "index_label": False},
+    "spaces": {"sep": " ", "quoting": csv.QUOTE_NONNUMERIC},
+    "all in quotes": {"quoting": csv.QUOTE_ALL},
+    "lines of Windows": {"lineterminator": "\r\n"},
+    "five decimals": {"float_format": "%.5f"},
+    "exponents": {"float_format": "%.3e"},
+}
+HEADS = {  # a name as it stands in the head
+    "as it is": lambda name: name,
+    "prob_": lambda name: f"prob_{name}",
+    "another case": lambda name: name.upper().replace(" ", "_"),
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_table_has_the_numbers_that_pandas_reads(dialect, head, tmp_path):
+    pandas = pytest.importorskip("pandas", reason="needs: pip install pandas")
+    names, shares = [HEADS[head](name) for name in NAMES], softmax(20, 3).numpy()
+    table = pandas.DataFrame(shares, columns=names)
+    y_true = shares[:, ::-1].argmax(axis=1)
+    table.insert(1, "y_true", [NAMES[c] for c in y_true])
+    table["filename"] = [f"photo, {i};.png" for i in range(20)]
+    if head == "prob_":
+        table["confidence"] = shares.max(axis=1)
+    options, file = DIALECTS[dialect], tmp_path / "answers.csv"
+    table.to_csv(file, **({"index": False} | options))
+    same = options.keys() & {"sep", "decimal", "encoding"}
+    back = pandas.read_csv(file, **{key: options[key] for key in same})
+    answers = predictions.read(file)
+    theirs = back[names].to_numpy()
+    theirs = theirs / theirs.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(answers["logits"].softmax(dim=1), theirs, rtol=0, atol=1e-12)
+    assert answers["y_true"].tolist() == y_true.tolist()
+    assert answers["filenames"] == back["filename"].tolist()
+    assert answers["class_names"] == (NAMES if head == "prob_" else names)
+    assert [note.split(" are ")[0] for note in answers["notes"] if "sum to" not in note] == (
+        ["the columns ['confidence']"] if head == "prob_" else []
+    )
+
+
+WHOLE = np.array([[2, -1, 0], [0, 1, -3], [1, 1, 4]])
+THREE = {"y_true": np.arange(3), "logits": WHOLE}
+TWO = {"y_true": np.array([False, True]), "probabilities": np.array([0.2, 0.7])}
+SHARES = np.array([[0.8, 0.2], [0.3, 0.7]])
+MASKED = np.where(WHOLE == -1, -np.inf, WHOLE)
+SUMS = {"y_true": [0, 1], "probabilities": np.array([[0.875, 0.12], [0.5, 0.5]])}
+USABLE = {  # content, its probabilities by SciPy, and one note or none
+    "whole numbers": (THREE, WHOLE, None),
+    "one-hot": (THREE | {"y_true": np.eye(3, dtype=bool)}, WHOLE, None),
+    "a column of labels": (THREE | {"y_true": np.arange(3.0)[:, None]}, WHOLE, None),
+    "tensors": (THREE | {"logits": torch.tensor(WHOLE).bfloat16().requires_grad_()}, WHOLE, None),
+    "masked": (THREE | {"logits": MASKED}, MASKED, None),
+    "one column": (TWO, np.log(SHARES), None),
+    "decision_function": (TWO | {"probabilities": None, "logits": [[-3.0], [2.0]]}, [[0, -3], [0, 2]], None),
+    "sigmoids": (THREE | {"logits": np.eye(3) / 2}, np.eye(3) / 2, "all logits lie in 0 to 1: are"),
+    "sums": (SUMS, np.log([[0.875, 0.12], [0.5, 0.5]]), "rows of probabilities sum to 0.995 to 1: they are"),
+    "y_pred": (THREE | {"y_pred": [0, 0, 0]}, WHOLE, "y_pred is not .* in 2 rows"),
+    "y_pred of a tie": (THREE | {"logits": [[2, 2, 0]] * 3, "y_pred": [0, 1, 1]}, [[2, 2, 0]] * 3, None),
+    "filenames": (THREE | {"filenames": ["a", "b", "a"]}, WHOLE, "'a' and perhaps .*: 2 times"),
+    "columns of logits": (
+        "y_true;a;b\n0;2,5;-1\n1;0;3\n",
+        [[2.5, -1], [0, 3]],
+        "'b'] are taken as logits: row",
+    ),
+    "logit_": ("y_true,logit_a,logit_b\n0,2,-1\n1,0,3\n", [[2, -1], [0, 3]], "'b'] are taken as"),
+    "percent": ("y_true,a,b\n0,80%,20%\n1,30%,70.0 %\n", np.log(SHARES), None),
+    "by number": ("y_true,c_0,c_10,c_2\n2,0,0,1\n10,0,1,0\n", None, "do not ascend: label 10 is 'c_10'"),
+}
+
+
+@pytest.mark.parametrize("case", USABLE)
+def test_answers_as_people_have_them(case, tmp_path):
+    content, logits, note = USABLE[case]
+    if isinstance(content, str):
+        (tmp_path / "a.csv").write_text(content)
+        answers = predictions.read(tmp_path / "a.csv")
+    else:
+        answers = predictions.checked({key: values for key, values in content.items() if values is not None})
+    count = len(answers["y_true"])
+    if logits is None:  # each true class is sure
+        logits = 1e4 * np.eye(3)[answers["y_true"]] - 1e4
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(answers["logits"].softmax(dim=1), shares, rtol=0, atol=1e-7)
+    assert answers["logits"].isfinite().all() and answers["y_true"].dtype == torch.int64
+    assert answers["y_true"].tolist() == ([2, 1] if case == "by number" else [*range(count)])
+    assert [bool(re.search(note or "", text)) for text in answers["notes"]] == ([True] if note else [])
 
 
 def softmax(n, num_classes, scale=2.0):
@@ -168,14 +305,6 @@ KINDS = {
 def test_probabilities_are_told_from_logits_by_their_rows(name):
     scores, kind = KINDS[name]
     assert predictions.kind_of(scores) == kind
-    logits, note = predictions.as_logits(scores.double(), "these")
-    if kind == "logits":
-        assert note is None and torch.equal(logits, scores.double())
-    else:
-        assert note.startswith(f"these are {kind}")
-        expected = scores.double() / scores.double().sum(dim=1, keepdim=True)
-        if expected.all():
-            torch.testing.assert_close(logits.exp(), expected)
 
 
 def test_rounded_probabilities_have_the_temperature_and_error_of_those_before():
@@ -185,22 +314,23 @@ def test_rounded_probabilities_have_the_temperature_and_error_of_those_before():
     probabilities = (1.5 * logits).softmax(dim=1)  # too sure of themselves
     rounded = probabilities.round(decimals=2)
     assert (rounded.gather(1, y_true[:, None]) == 0).any() and rounded.sum(dim=1).min() < 0.95
-    answers, _ = predictions.as_logits(rounded)
+    answers = predictions.as_logits(rounded, "probabilities", to_fit=True)
     assert metrics.fit_temperature(answers, y_true) == pytest.approx(1.5, rel=0.15)  # 99 of tiny for 0
-    torch.testing.assert_close(predictions.as_logits(100 * rounded)[0], answers)
-    errors = [metrics.expected_calibration_error(y_true, p) for p in (probabilities, answers.softmax(dim=1))]
+    torch.testing.assert_close(predictions.as_logits(100 * rounded, "percent", to_fit=True), answers)
+    shares = predictions.as_logits(rounded, "probabilities").softmax(dim=1)
+    errors = [metrics.expected_calibration_error(y_true, p) for p in (probabilities, shares)]
     assert errors[1] == pytest.approx(errors[0], abs=2e-3)
 
 
 def test_logits_count_where_probabilities_agree_with_them():
     logits = torch.randn(9, 4, generator=seeded()).double()
-    rounded = (100 * logits.softmax(dim=1)).round()
-    arrays = {"y_true": np.arange(9) % 4, "logits": logits.numpy(), "probabilities": rounded.numpy()}
-    answers = predictions.checked(arrays)
-    assert torch.equal(answers["logits"], logits) and answers["notes"] == []
-    called = arrays | {"logits": rounded.numpy() / 100, "val_logits": rounded.numpy()}
-    notes = predictions.checked(called | {"val_y_true": arrays["y_true"]})["notes"]
-    assert [note.split(":")[0] for note in notes] == ["logits are probabilities", "val_logits are percent"]
+    percent = (100 * logits.softmax(dim=1)).numpy()
+    arrays = {"y_true": np.arange(9) % 4, "logits": logits.numpy(), "probabilities": percent}
+    answers = predictions.checked(arrays | {"val_y_true": arrays["y_true"], "val_logits": percent / 100})
+    assert torch.equal(answers["logits"], logits)
+    torch.testing.assert_close(answers["validation"][0].softmax(dim=1), logits.softmax(dim=1))
+    kinds = [note.split(",")[0] for note in answers["notes"]]
+    assert kinds == ["probabilities are percent", "val_logits are probabilities"]
 
 
 IMAGES, CAT_AND_DOG = np.zeros((4, 8, 8, 3), dtype=np.uint8), ["cat", "dog"]
