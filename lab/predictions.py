@@ -24,7 +24,7 @@ SCORES = ("logits", "probabilities", "scores")  # if there are several, the firs
 ROUNDING = 0.01  # largest distance of a row's sum from 1, and of a probability from the softmax of its logits
 TOLERANCE = 1e-6  # rounding in float32
 PREFIX = re.compile(r"(prob|proba|probability|logit|logits)[_. ]", re.IGNORECASE)  # of a column of scores
-BELOW = 1e4  # so far below the largest logit of its row is one of probability 0
+BELOW = 1e4  # so far below the largest logit of its row is that of probability 0
 
 
 def read(path: Path) -> dict:
@@ -39,10 +39,10 @@ def read(path: Path) -> dict:
 def checked(arrays: dict[str, np.ndarray | Tensor]) -> dict:
     """Check arrays as in an .npz file; return y_true int64 [N], logits [N, C] and `notes` in a dict.
 
-    The softmax of the logits is the probabilities as they were given. They are float64 where the scores are,
-    else float32. A note is a line for people, see noticed. If the arrays hold them, there are also
-    class_names, filenames, images uint8 [N, 3, S, S], and validation, (logits [V, C], labels [V]). Arrays of
-    Python objects count as texts. Raises ValueError for what does not fit.
+    Scores are float64 where they were, else float32. A note is a line for people, see noticed. If the arrays
+    hold them, there are also probabilities [N, C], class_names, filenames, images uint8 [N, 3, S, S], and
+    validation, (logits [V, C], labels [V]). Arrays of Python objects count as texts. Raises ValueError for
+    what does not fit.
     """
     arrays = {key: as_array(values) for key, values in arrays.items()}
     answers, tables = {}, {}
@@ -56,14 +56,16 @@ def checked(arrays: dict[str, np.ndarray | Tensor]) -> dict:
         if key in arrays:
             scores = scores_in(arrays, key)
             tables[key] = scores, kind_of(scores)
-    answers["logits"] = logits_in(tables, "")
+    answers["logits"], probabilities = logits_in(tables, "")
+    if probabilities is not None:
+        answers["probabilities"] = probabilities
     count, num_classes = answers["logits"].shape
     for key, expected in {"class_names": num_classes, "filenames": count}.items():
         if key in answers and len(answers[key]) != expected:
             raise ValueError(f"it has {len(answers[key])} {key}, expected {expected}")
     answers["y_true"] = labels_in(arrays, "y_true", names, count, num_classes)
     if any(key.startswith("val_") for key in arrays):
-        logits = logits_in(tables, "val_")
+        logits, _ = logits_in(tables, "val_")
         if logits.shape[1] != num_classes:
             raise ValueError(f"its validation has {logits.shape[1]} classes, expected {num_classes}")
         answers["validation"] = logits, labels_in(arrays, "val_y_true", names, *logits.shape)
@@ -186,29 +188,29 @@ def last_decimal(shares: Tensor) -> float:
     return 0.0
 
 
-def as_logits(scores: Tensor, kind: str, to_fit: bool = False) -> Tensor:
-    """Return scores [N, C] of a kind, see kind_of, as logits, finite and of the same dtype.
+def as_probabilities(scores: Tensor, kind: str) -> Tensor:
+    """Return probabilities or percent [N, C], see kind_of, as probabilities of the same dtype.
 
-    Their softmax is the probabilities as they were given, divided by the sum of their row. Where rounding
-    took something from that sum, the zeros of the row share it, up to half a unit of the last decimal; else a
-    zero stays one. For validation, to_fit, each is at least 1/C of a unit, which is the smallest number where
-    decimals do not end: a single true class of "probability 0" would decide the temperature.
+    A row that sums to 1 keeps its numbers. Where rounding took something from the sum its zeros share it, up
+    to half a unit of the last decimal; what is off then, the division by the sum mends.
     """
-    if kind == "logits":
-        logits = scores
-    else:
-        shares = scores.clamp(min=0) / (100 if kind == "percent" else 1)
+    shares = scores.clamp(min=0)
+    if kind == "percent":
+        shares /= 100
+    sums = shares.sum(dim=1, keepdim=True)
+    if ((sums - 1).abs() > TOLERANCE).any():
         zeros = shares == 0
-        if zeros.any():
-            unit, least = last_decimal(shares), 0.0
-            if to_fit:
-                least = (unit or shares.masked_fill(zeros, 1).min().item()) / shares.shape[1]
-            lost = (1 - shares.sum(dim=1, keepdim=True)) / zeros.sum(dim=1, keepdim=True).clamp(min=1)
-            shares = torch.where(zeros, lost.clamp(least, max(unit / 2, least)), shares)
-        logits = shares.log_()
-    if logits.min() == -torch.inf:
-        logits = torch.where(logits == -torch.inf, logits.amax(dim=1, keepdim=True) - BELOW, logits)
-    return logits
+        lost = (1 - sums) / zeros.sum(dim=1, keepdim=True).clamp(min=1)
+        shares = torch.where(zeros, lost.clamp(0, last_decimal(shares) / 2), shares)
+        sums = shares.sum(dim=1, keepdim=True)
+        shares /= torch.where((sums - 1).abs() > TOLERANCE, sums, 1)
+    return shares
+
+
+def as_logits(probabilities: Tensor, least: float = 0.0) -> Tensor:
+    """Return the logarithms of probabilities [N, C], none below `least`; that of 0 is finite, see BELOW."""
+    logits = probabilities.clamp(min=least).log()
+    return torch.where(logits == -torch.inf, logits.amax(dim=1, keepdim=True) - BELOW, logits)
 
 
 def why_logits(scores: Tensor) -> str:
@@ -218,10 +220,13 @@ def why_logits(scores: Tensor) -> str:
     return f"row {row + 1} sums to {sums[row]:g}, and numbers are from {scores.min():g} to {scores.max():g}"
 
 
-def logits_in(tables: dict[str, tuple[Tensor, str]], prefix: str) -> Tensor:
-    """Return the logits [N, C] from tables {name: (scores, kind)} whose names have a prefix.
+def logits_in(tables: dict[str, tuple[Tensor, str]], prefix: str) -> tuple[Tensor, Tensor | None]:
+    """Return logits [N, C] and, if these were no logits, their probabilities, else None.
 
-    They are those in `logits`; if there are `probabilities` as well, the two have to agree.
+    tables: {name: (scores, kind)}. The first whose name has the prefix counts; if there are logits and
+    probabilities, the two have to agree. For a validation a zero is 1/C of a unit of the last decimal, or of
+    the smallest number if decimals do not end: else a single true class of "probability 0" would decide the
+    temperature.
     """
     keys = [key for key in tables if key in [prefix + key for key in SCORES]]
     if not keys:
@@ -232,12 +237,18 @@ def logits_in(tables: dict[str, tuple[Tensor, str]], prefix: str) -> Tensor:
             f"{keys[-1]} do not sum to 1 in each row, {why_logits(last)}: "
             f"mend them, or call them {prefix}logits"
         )
-    logits = as_logits(scores, kind, to_fit=prefix == "val_")
+    logits, probabilities = scores, None
+    if kind != "logits":
+        probabilities, least = as_probabilities(scores, kind), 0.0
+        if prefix == "val_":
+            shares = scores / (100 if kind == "percent" else 1)
+            least = (last_decimal(shares) or shares.where(shares > 0, 1).min().item()) / shares.shape[1]
+        logits = as_logits(probabilities, least)
     if len(keys) == 2:
-        shares = last / (100 if last_kind == "percent" else 1)
+        shares = as_probabilities(last, last_kind)
         if logits.shape != shares.shape or (logits.softmax(dim=1) - shares).abs().max() > ROUNDING:
             raise ValueError(f"{keys[0]} and {keys[1]} disagree: leave out the wrong ones")
-    return logits
+    return logits, probabilities
 
 
 def scores_in(arrays: dict, key: str) -> Tensor:
@@ -251,11 +262,10 @@ def scores_in(arrays: dict, key: str) -> Tensor:
     if scores.shape[1] == 1:
         shares = key.endswith("probabilities")
         scores = torch.cat([1 - scores if shares else torch.zeros_like(scores), scores], dim=1)
-    bad = ~scores.isfinite()
-    if not key.endswith("probabilities"):
-        bad &= (scores != -torch.inf) | (scores.amax(dim=1, keepdim=True) == -torch.inf)
-    if bad.any():
-        row, column = bad.nonzero()[0].tolist()
+    if not key.endswith("probabilities") and scores.min() == -torch.inf:  # classes that are masked
+        scores = scores.where(scores != -torch.inf, scores.amax(dim=1, keepdim=True) - BELOW)
+    if not scores.isfinite().all():
+        row, column = (~scores.isfinite()).nonzero()[0].tolist()
         raise ValueError(f"{key} are not all finite: column {column + 1} of row {row + 1} is not")
     return scores
 
