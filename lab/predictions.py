@@ -104,7 +104,9 @@ def noticed(arrays: dict, tables: dict, answers: dict) -> list[str]:
         y_pred = labels_in(arrays, "y_pred", names, *logits.shape)
         other = int((logits.gather(1, y_pred[:, None])[:, 0] < logits.amax(dim=1)).sum())
         if other:
-            notes.append(f"y_pred is not the class of the highest score in {other} rows: the scores count")
+            notes.append(
+                f"y_pred is not the class of the highest score in {other} rows of {len(logits)}: scores count"
+            )
     labels, numbers = arrays["y_true"], torch.tensor(numbers_in_names(names))
     if labels.ndim == 1 and len(numbers) and (numbers.diff() < 0).any():
         row = int((numbers[y_true] != y_true).int().argmax())
@@ -406,11 +408,13 @@ def columns_of(head: list[str], rows: Iterable[list[str]]) -> dict[str, np.ndarr
             ) from error
     scores = np.frombuffer(values).reshape(-1, len(names))
     table = torch.from_numpy(scores)
-    if table.min() >= 0 and kind_of(table) == "logits":
-        raise ValueError(
-            f"it takes {names} for classes, but {why_logits(table)}: "
-            f"expected probabilities that sum to 1, or logits, and no other columns"
-        )
+    if kind_of(table) == "logits":
+        num_whole = (table == table.round()).all(dim=0).sum()  # of all columns, or one may be an id
+        if table.min() >= 0 or 0 < num_whole < len(names):
+            raise ValueError(
+                f"it takes {names} for classes, but {why_logits(table)}: "
+                f"expected probabilities that sum to 1, or logits, and no other columns such as an id"
+            )
     arrays = {"scores": scores, "class_names": [name.removeprefix(prefix) for name in names]}
     arrays |= {"filenames" if name == "filename" else name: column for name, column in texts.items()}
     return arrays | ({"left_out": left_out} if left_out else {})

@@ -105,6 +105,7 @@ WRONG = {
     "either reading": ("y_true,1,2,3\n1,1,0,0\n2,0,0,1\n", "names of the classes and their numbers"),
     "short row": ("y_true,a,b\n0,1\n", "row 1 has 2 cells, expected 3 for its head"),
     "cell": ("y_true,a,b\n0,1,0\n0,x,1\n", "row 2 has other than numbers .* float: 'x'.*leave out columns"),
+    "id": ("id,y_true,a,b\n1,0,1.5,-2\n2,1,-1,1.5\n", r"takes \['id', .*no other columns such as an id$"),
     "column more": ("y_true,a,b,id\n0,1,0,7\n", r"takes \['a', 'b', 'id'\] for classes, but row 1 sums to 8"),
 }
 
@@ -240,8 +241,8 @@ USABLE = {  # content, its probabilities by SciPy, and one note or none
     "y_pred of a tie": (THREE | {"logits": [[2, 2, 0]] * 3, "y_pred": [0, 1, 1]}, [[2, 2, 0]] * 3, None),
     "filenames": (THREE | {"filenames": ["a", "b", "a"]}, WHOLE, "'a' and perhaps .*: 2 times"),
     "columns of logits": (
-        "y_true;a;b\n0;2,5;-1\n1;0;3\n",
-        [[2.5, -1], [0, 3]],
+        "y_true;a;b\n0;2,5;-1\n1;0;3,5\n",
+        [[2.5, -1], [0, 3.5]],
         "'b'] are taken as logits: row",
     ),
     "logit_": ("y_true,logit_a,logit_b\n0,2,-1\n1,0,3\n", [[2, -1], [0, 3]], "'b'] are taken as"),
