@@ -2,7 +2,7 @@
 
 import pathlib
 
-from support.checkpoint import read_checkpoint
+import torch
 
 import resnet_cifar
 
@@ -15,15 +15,14 @@ def resnet18_cifar100(pretrained: bool = True, width: int = 64) -> resnet_cifar.
     It takes float32 images [N, 3, 32, 32], RGB in [0, 1] and normalised with mean (0.50707516, 0.48654887,
     0.44091784) and standard deviation (0.26733429, 0.25643846, 0.27615047), to logits [N, 100]; `class_names`
     of the trained network has the 100 names. Test accuracy: 76.03 % in float32, without test-time
-    augmentation. Raises ValueError for a width other than 64 with pretrained=True, and UserError of
-    support/errors.py if the file of the weights is missing or damaged.
+    augmentation. Raises ValueError for a width other than 64 with pretrained=True.
     """
     if not pretrained:
         return resnet_cifar.resnet18(100, width)
     if width != 64:
         raise ValueError(f"the trained network has width 64, not {width}: use pretrained=False")
     weights = pathlib.Path(__file__).parent / "weights" / "resnet18_cifar100.pt"
-    checkpoint = read_checkpoint(weights)
+    checkpoint = torch.load(weights, map_location="cpu", weights_only=True)
     model = resnet_cifar.resnet18(100)
     model.load_state_dict(checkpoint["model"])  # float16 in the file, float32 in the network
     model.class_names = checkpoint["class_names"]

@@ -71,7 +71,7 @@ def compare(runs: dict[str, dict], y_true: Tensor) -> dict:
         "differences": [],
     }
     for name in runs:
-        row = {"run": name} | metrics.headline_values(y_true, scores[name])
+        row = {"run": name} | metrics.resampled_headline(y_true, scores[name], 0)[0]
         error = metrics.expected_calibration_error(y_true, probabilities[name])
         result["runs"].append(row | {"expected_calibration_error": error})
     first, *others = runs

@@ -197,7 +197,7 @@ def load_checkpoint(
     """
     try:
         with core():
-            (normalize, network), checkpoint = report.load_network(path)
+            (_, normalize, network), checkpoint = report.load_network(path)
     except UserError as error:
         raise UserError(f"{error} (a network of your own is --model, its weights --weights)") from error
     config, device = checkpoint["config"], torch.device(device)

@@ -91,7 +91,10 @@ def numbers_of_network(examined: Classifier, test: Dataset) -> tuple[dict, dict]
         numbers["layer"] = examined.layer
     if examined.training is not None and examined.path is not None:
         saved = examined.training
-        numbers |= {"epoch": saved["epoch"], "history": report.whole_history(examined.path, saved["history"])}
+        numbers |= {
+            "epoch": saved["epoch"],
+            "history": report.read_history(examined.path.parent.parent, saved["history"]),
+        }
     network = f"{examined.name}, {examined.parameters:,} parameters"
     facts = {"weights": f"{examined.path or 'in memory'}, SHA-256 {examined.digest}", "network": network}
     facts |= {"its images": examined.input, "its output": examined.output, "maps": examined.layer_note}
@@ -501,7 +504,7 @@ def page_again(args: argparse.Namespace) -> Path:
     )
     refuse(args, (*others, "against", "quick", "overwrite"), "--page measures nothing")
     with core():
-        out = args.out or args.run or report.find_checkpoint(None)[1]
+        out = args.out or args.run or report.find_checkpoint(None, None)[1]
     numbers, arrays = results.read_report(out)
     images = test_images_of(out, args)
     write_explore(out, images)

@@ -26,7 +26,7 @@ from lab.networks import read_transform
 from lab.options import add_options, from_options
 from lab.pictures import fit, read_picture, transformed
 from lab.support import CommandLine, UserError, pick_device, reading, run_main
-from report import png
+from report import drawn
 from train import write
 
 
@@ -83,7 +83,7 @@ def write_figure(
     for title, heatmap in zip(titles, to_heatmap(maps, square.shape[1]), strict=True):
         evidence = "evidence" if heatmap.any() else "no evidence"
         panels.append((f"{evidence} for {title}", overlay(square[None] / 255, heatmap[None])[0]))
-    write(output, png(draw(panels, label), dpi=150))
+    write(output, drawn(draw(panels, label), "png", 150))
 
 
 def explain_picture(examined: Classifier, picture: Tensor, contrast: str | None, output: Path) -> None:

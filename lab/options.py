@@ -66,7 +66,7 @@ def from_options(args: argparse.Namespace, device: torch.device, shipped: bool =
         has_run = not shipped and any(Path("runs").glob("*/checkpoints/best.pt"))
         if path is None and (args.run is not None or has_run):
             with core():
-                path, _ = report.find_checkpoint(args.run)
+                path, _ = report.find_checkpoint(args.run, None)
         return load_checkpoint(path or SHIPPED, device, args.layer, args.size)
     class_names = None
     if args.classes is not None:

@@ -39,7 +39,7 @@ def results_folder(classifier, out: Path | None) -> Path:
         return out
     if classifier.path is None:
         return Path("runs") / classifier.name
-    return report.find_checkpoint(classifier.path)[1]
+    return report.find_checkpoint(None, classifier.path)[1]
 
 
 def digest_of(facts: list) -> str:

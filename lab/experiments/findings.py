@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from lab.experiments.temperature import errors_of
 from lab.reasons import TRIES
 from lab.stress_tests.corruptions import FIFTEEN
-from report import png
+from report import drawn
 from train import write
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
@@ -162,7 +162,7 @@ def draw_temperatures(path: Path, clean: dict[str, list[float]], errors: dict[st
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.legend([before, after], ["as trained", "at the temperature"], frameon=False)
     figure.suptitle("Mean of the calibration errors under fifteen corruptions, three seeds each", fontsize=11)
-    write(path, png(figure, dpi=110))
+    write(path, drawn(figure, "png", 110))
 
 
 def main() -> None:

@@ -55,7 +55,7 @@ def run_with_report(tmp_path_factory, finished, small_sets):
     with pytest.MonkeyPatch.context() as patch:
         use_sets(patch, small_sets)
         patch.setattr(report, "NUM_MISTAKES", 3)
-        assert report.main([str(out)]) == 0
+        assert report.main(["--run", str(out)]) == 0
     return out
 
 

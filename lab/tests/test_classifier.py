@@ -95,7 +95,7 @@ def test_a_checkpoint_comes_with_its_validation(finished):
 
 
 def test_weights_for_a_checkpoint_are_refused_with_what_they_are_for(theirs):
-    with pytest.raises(UserError, match=r"is not a checkpoint of train\.py.*is --model, its weights"):
+    with pytest.raises(UserError, match=r"is not a whole checkpoint of train\.py.*is --model, its weights"):
         load_checkpoint(theirs[1])
 
 

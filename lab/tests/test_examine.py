@@ -215,7 +215,7 @@ def test_the_numbers_of_a_run_are_those_of_report_py_and_are_taken_from_its_repo
     quick, no_page, finished, small, tmp_path, monkeypatch, capsys
 ):
     run, argv = shutil.copytree(finished, tmp_path / "run"), ["--run", str(tmp_path / "run")]
-    assert report.main([str(run)]) == 0
+    assert report.main(["--run", str(run)]) == 0
     numbers, arrays = read_json(run / "metrics.json", ""), (run / "predictions.npz").read_bytes()
     (run / "metrics.json").unlink()
     assert examine.main(argv) == 0

@@ -215,7 +215,7 @@ def test_a_transform_that_does_not_fit_is_one_line(folder, name, more, message, 
 
 def test_training_reads_a_folder_at_the_largest_size_and_the_checkpoint_says_it(folder, tmp_path):
     out = tmp_path / "run"
-    train.main([*TINY, "--dataset", str(folder), "--image-sizes", "24", "48", "--out", str(out)])
+    train.main([*TINY, "--dataset", str(folder), "--image-sizes", "24,48", "--out", str(out)])
     found = examined("--run", out)
     training, test = classifier.load_data(found, None, None)
     assert found.model.image_size == 48 and test.images.shape[1:] == (3, 48, 48)
