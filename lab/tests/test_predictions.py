@@ -12,6 +12,7 @@ from lab_commands import assert_one_line, outcome
 from lab_networks import seeded
 
 import metrics
+import report
 from lab import examine, predictions
 from lab.pictures import from_arrays
 from lab.support import UserError
@@ -132,6 +133,7 @@ def test_what_does_not_fit_is_one_line(case, tmp_path):
         ("class_10,class_2", ["2", "10"], [1, 0]),
         ("class_10,class_2", "10", [1, 0]),  # neither is at the end of a name: places
         ("class_1,class_2", "12", [0, 1]),
+        ("b1,a0", "01", [0, 1]),  # not numbers of one kind of name
         ("great white_shark,Dog", ["dog", "Great_white shark"], [1, 0]),
         ("0,1", "10", [1, 0]),
         ("a,b", ["1.0", "0"], [1, 0]),
@@ -145,6 +147,15 @@ def test_labels_of_a_table_are_all_names_or_all_numbers(head, labels, expected, 
     assert answers["y_true"].tolist() == expected and answers["class_names"] == head.split(",")
     shares = answers["logits"].softmax(dim=1)
     torch.testing.assert_close(shares, torch.tensor([[0.9, 0.1], [0.5, 0.5]]).double())
+
+
+def calibration_error(y_true, probabilities):
+    """The calibration error over 15 bins, answer by answer."""
+    gaps = np.zeros(15)
+    for label, row in zip(y_true, probabilities, strict=True):
+        place = sum(row.max() > edge / 15 for edge in range(1, 15))
+        gaps[place] += (row.argmax() == label) - row.max()
+    return np.abs(gaps).sum() / len(y_true)
 
 
 @pytest.mark.parametrize("name", ["forest", "neighbors of 20", "neighbors of 7"])
@@ -162,7 +173,11 @@ def test_answers_of_few_decimals_are_those_of_scikit_learn(name, digits):
     assert (theirs == 0).any()
     arrays = {"y_true": y_true, "probabilities": theirs, "val_y_true": y_true, "val_probabilities": theirs}
     answers = predictions.checked(arrays)
-    assert (answers["probabilities"].numpy() == theirs).all()
+    test = predictions.test_set_of(answers)
+    numbers, stored = report.evaluate(answers["logits"], test, None, answers["probabilities"])
+    assert (stored["probabilities"].numpy() == theirs).all()
+    expected = pytest.approx(calibration_error(y_true, theirs), abs=1e-12)
+    assert numbers["expected_calibration_error"] == expected
     np.testing.assert_allclose(answers["logits"].softmax(dim=1), theirs, rtol=0, atol=1e-12)
     # True classes of "probability 0" do not decide the temperature: it is one of the least likelihood.
     temperature = metrics.fit_temperature(*answers["validation"])
@@ -179,6 +194,7 @@ DIALECTS = {  # options of pandas, which writes and reads
     "UTF-16": {"sep": "\t", "encoding": "utf-16"},
     "UTF-8 with a mark": {"encoding": "utf-8-sig"},
     "an index": {"index": True},
+    "an index read as a column": {"index": True, "index_label": "Unnamed: 0"},
     "an index and tabs": {"index": True, "sep": "\t"},
     "row names of R": {"index": True, "index_label": False},
     "spaces": {"sep": " ", "quoting": csv.QUOTE_NONNUMERIC},
@@ -226,7 +242,7 @@ THREE = {"y_true": np.arange(3), "logits": WHOLE}
 TWO = {"y_true": np.array([False, True]), "probabilities": np.array([0.2, 0.7])}
 SHARES = np.array([[0.8, 0.2], [0.3, 0.7]])
 MASKED = np.where(WHOLE == -1, -np.inf, WHOLE)
-SUMS = {"y_true": [0, 1], "probabilities": np.array([[0.875, 0.12], [0.5, 0.5]])}
+SUMS = {"y_true": [0, 1], "probabilities": np.array([[0.875, 0.12, 0], [0.5, 0.5, 0]])}
 USABLE = {  # content, its probabilities by SciPy, and one note or none
     "whole numbers": (THREE, WHOLE, None),
     "one-hot": (THREE | {"y_true": np.eye(3, dtype=bool)}, WHOLE, None),
@@ -236,7 +252,12 @@ USABLE = {  # content, its probabilities by SciPy, and one note or none
     "one column": (TWO, np.log(SHARES), None),
     "decision_function": (TWO | {"probabilities": None, "logits": [[-3.0], [2.0]]}, [[0, -3], [0, 2]], None),
     "sigmoids": (THREE | {"logits": np.eye(3) / 2}, np.eye(3) / 2, "all logits lie in 0 to 1: are"),
-    "sums": (SUMS, np.log([[0.875, 0.12], [0.5, 0.5]]), "rows of probabilities sum to 0.995 to 1: they are"),
+    # Rounding to three decimals can have taken 0.0005 from the zero, not all 0.005.
+    "sums": (
+        SUMS,
+        [np.log([0.875, 0.12, 0.0005]), [0, 0, -np.inf]],
+        "rows of probabilities sum to 0.995 to 1:",
+    ),
     "y_pred": (THREE | {"y_pred": [0, 0, 0]}, WHOLE, "y_pred is not .* in 2 rows"),
     "y_pred of a tie": (THREE | {"logits": [[2, 2, 0]] * 3, "y_pred": [0, 1, 1]}, [[2, 2, 0]] * 3, None),
     "filenames": (THREE | {"filenames": ["a", "b", "a"]}, WHOLE, "'a' and perhaps .*: 2 times"),
@@ -283,6 +304,7 @@ KINDS = {
     "three decimals": (torch.tensor([[0.051] * 9 + [0.6]]), "logits"),  # 1.059, where 0.005 is possible
     "one decimal": (torch.tensor([[0.1] * 9 + [0.6]]), "logits"),
     "percent": ((100 * ROWS).float(), "percent"),
+    "a negative number": (torch.tensor([[-0.2, 0.6, 0.6]]), "logits"),
     "one row not": (torch.cat([ROWS, ROWS[:1] * 1.02]), "logits"),
     "an empty row": (torch.cat([softmax(9, 200), torch.zeros(1, 200)]).round(decimals=2), "logits"),
     "sigmoids": (ROWS.logit().sigmoid() * 1.5, "logits"),
@@ -331,6 +353,10 @@ OTHERS = {
     "order": ({"filenames": ["2.png", "b/1.png", "c.png", "d.png"]}, "row 1 is '2.png', .* is 'b/1.png'"),
     "half of a name": ({"filenames": ["b/1.png", "b/2.png", "cc.png", "d.png"]}, "row 3 is 'cc.png'"),
     "a label": ({"y_true": np.array([0, 0, 0, 1])}, "of row 3 is 'cat', but that image of D is of 'dog'"),
+    "fewer": (
+        {"y_true": [0], "filenames": ["c"], "probabilities": HALVES[:1]},
+        "it has 1 answers, but D has 4",
+    ),
     "classes": ({"class_names": CAT_AND_DOG[::-1]}, "classes are not those of D in their order"),
 }
 
@@ -345,3 +371,5 @@ def test_answers_are_those_to_the_images_of_a_data_set(case):
     refused = contextlib.nullcontext() if message is None else pytest.raises(ValueError, match=message)
     with refused:
         predictions.check_dataset(answers, test, "D")
+    if case == "the same":  # a set without names has numbers
+        predictions.check_dataset(answers, from_arrays(IMAGES, [0, 0, 1, 1], CAT_AND_DOG), "D")
