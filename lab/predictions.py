@@ -20,7 +20,7 @@ import data
 from lab.pictures import Dataset, from_arrays
 from lab.support import one_line, reading
 
-SCORES = ("logits", "probabilities", "scores")  # if there are several, the first count
+SCORES = ("logits", "probabilities", "val_logits", "val_probabilities")
 ROUNDING = 0.01  # largest distance of a row's sum from 1, and of a probability from the softmax of its logits
 TOLERANCE = 1e-6  # rounding in float32
 PREFIX = re.compile(r"(prob|proba|probability|logit|logits)[_. ]", re.IGNORECASE)  # of a column of scores
@@ -33,7 +33,9 @@ def read(path: Path) -> dict:
         suffix = path.suffix.lower()
         if suffix not in (".npz", ".csv", ".tsv"):
             raise ValueError("its name does not end in .npz, .csv or .tsv")
-        return checked(read_npz(path) if suffix == ".npz" else read_table(path))
+        arrays, notes = (read_npz(path), []) if suffix == ".npz" else read_table(path)
+        answers = checked(arrays)
+        return answers | {"notes": notes + answers["notes"]}
 
 
 def checked(arrays: dict[str, np.ndarray | Tensor]) -> dict:
@@ -52,7 +54,7 @@ def checked(arrays: dict[str, np.ndarray | Tensor]) -> dict:
     names = answers.get("class_names", [])
     if len(set(names)) < len(names):
         raise ValueError(f"two classes have one name, expected another for each: {names}")
-    for key in (*SCORES, *(f"val_{key}" for key in SCORES)):
+    for key in SCORES:
         if key in arrays:
             scores = scores_in(arrays, key)
             tables[key] = scores, kind_of(scores)
@@ -90,15 +92,11 @@ def noticed(arrays: dict, tables: dict, answers: dict) -> list[str]:
         sums = scores.sum(dim=1, dtype=torch.float64)
         if kind == "logits" and scores.min() >= 0 and scores.max() <= 1:
             notes.append(f"all {key} lie in 0 to 1: are these probabilities? Logits are expected")
-        elif kind == "logits" and key == "scores":
-            notes.append(f"the columns of {names} are taken as logits: {why_logits(scores)}")
-        elif kind != "logits" and key.removeprefix("val_") not in (kind, "scores"):
+        if kind not in ("logits", key.removeprefix("val_")):
             notes.append(f"{key} are {kind}, and are taken as such")
         whole = 100 if kind == "percent" else 1
         if kind != "logits" and (sums - whole).abs().max() > 0.002 * whole:
             notes.append(f"rows of {key} sum to {sums.min():.4g} to {sums.max():.4g}: they are made {whole}")
-    if "left_out" in arrays:
-        notes.append(f"the columns {arrays['left_out'].tolist()} are left out: the classes begin otherwise")
     if "y_pred" in arrays:
         logits = answers["logits"]
         y_pred = labels_in(arrays, "y_pred", names, *logits.shape)
@@ -199,12 +197,12 @@ def as_probabilities(scores: Tensor, kind: str) -> Tensor:
     shares = scores.clamp(min=0)
     if kind == "percent":
         shares /= 100
-    sums = shares.sum(dim=1, keepdim=True)
+    sums = shares.sum(dim=1, keepdim=True, dtype=torch.float64)
     if ((sums - 1).abs() > TOLERANCE).any():
         zeros = shares == 0
         lost = (1 - sums) / zeros.sum(dim=1, keepdim=True).clamp(min=1)
-        shares = torch.where(zeros, lost.clamp(0, last_decimal(shares) / 2), shares)
-        sums = shares.sum(dim=1, keepdim=True)
+        shares = torch.where(zeros, lost.clamp(0, last_decimal(shares) / 2).to(shares.dtype), shares)
+        sums = shares.sum(dim=1, keepdim=True, dtype=torch.float64)
         shares /= torch.where((sums - 1).abs() > TOLERANCE, sums, 1)
     return shares
 
@@ -230,7 +228,7 @@ def logits_in(tables: dict[str, tuple[Tensor, str]], prefix: str) -> tuple[Tenso
     the smallest number if decimals do not end: else a single true class of "probability 0" would decide the
     temperature.
     """
-    keys = [key for key in tables if key in [prefix + key for key in SCORES]]
+    keys = [key for key in (f"{prefix}logits", f"{prefix}probabilities") if key in tables]
     if not keys:
         raise ValueError(f"it has no {prefix}probabilities and no {prefix}logits")
     (scores, kind), (last, last_kind) = tables[keys[0]], tables[keys[-1]]
@@ -359,8 +357,8 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def read_table(path: Path) -> dict[str, np.ndarray]:
-    """Return arrays as in an .npz file from a table with a head: y_true, a column for each class, filename.
+def read_table(path: Path) -> tuple[dict, list[str]]:
+    """Return arrays as in an .npz file, and notes, from a table: y_true, a column for each class, filename.
 
     The text is UTF-8 or UTF-16; commas, semicolons, tabs or spaces stand between its cells. Row numbers, in a
     column without a head, are left out. If some columns begin with prob_ or logit_, these are the classes.
@@ -382,18 +380,19 @@ def read_table(path: Path) -> dict[str, np.ndarray]:
         return columns_of(head, itertools.chain([first], rows))
 
 
-def columns_of(head: list[str], rows: Iterable[list[str]]) -> dict[str, np.ndarray]:
-    """Return the columns of a table as arrays, see read_table."""
+def columns_of(head: list[str], rows: Iterable[list[str]]) -> tuple[dict, list[str]]:
+    """Return the columns of a table as arrays, and notes; see read_table."""
     if len(set(head)) < len(head):
         raise ValueError(f"two columns have one name, expected another for each: {head}")
     texts = {name: [] for name in ("y_true", "y_pred", "filename") if name in head}
     names = [name for name in head if name not in ("", *texts) and not name.startswith("Unnamed:")]
     prefix = next((match[0] for name in names if (match := PREFIX.match(name))), "")
-    left_out = [name for name in names if not name.startswith(prefix)]
-    names = [name for name in names if name.startswith(prefix)]
-    if len(names) < 2:
-        raise ValueError(f"it takes {names} for classes, expected a column for each of two or more")
-    pick, values = itemgetter(*map(head.index, names)), array("d")
+    classes, others = [], []
+    for name in names:
+        (classes if name.startswith(prefix) else others).append(name)
+    if len(classes) < 2:
+        raise ValueError(f"it takes {classes} for classes, expected a column for each of two or more")
+    pick, values = itemgetter(*map(head.index, classes)), array("d")
     for number, row in enumerate(rows, start=1):
         if len(row) != len(head):
             raise ValueError(f"row {number} has {len(row)} cells, expected {len(head)} for its head {head}")
@@ -402,22 +401,23 @@ def columns_of(head: list[str], rows: Iterable[list[str]]) -> dict[str, np.ndarr
         try:
             values.extend(numbers_in(pick(row)))
         except ValueError as error:
+            raise ValueError(f"row {number}: {error}, expected numbers in the columns {classes}") from error
+    scores, notes = torch.frombuffer(values, dtype=torch.float64).view(-1, len(classes)), []
+    if others:
+        notes.append(f"the columns {others} are left out, as they do not begin with {prefix}")
+    key = "probabilities"
+    if kind_of(scores) == "logits":
+        key, why = "logits", why_logits(scores)
+        num_whole = (scores == scores.round()).all(dim=0).sum()  # of all columns, or one may be an id
+        if scores.min() >= 0 or 0 < num_whole < len(classes):
             raise ValueError(
-                f"row {number} has other than numbers in the columns of classes ({error}): "
-                f"leave out columns of no class, of {names}"
-            ) from error
-    scores = np.frombuffer(values).reshape(-1, len(names))
-    table = torch.from_numpy(scores)
-    if kind_of(table) == "logits":
-        num_whole = (table == table.round()).all(dim=0).sum()  # of all columns, or one may be an id
-        if table.min() >= 0 or 0 < num_whole < len(names):
-            raise ValueError(
-                f"it takes {names} for classes, but {why_logits(table)}: "
+                f"it takes {classes} for classes, but {why}: "
                 f"expected probabilities that sum to 1, or logits, and no other columns such as an id"
             )
-    arrays = {"scores": scores, "class_names": [name.removeprefix(prefix) for name in names]}
+        notes.append(f"{classes} are taken as logits, as {why}")
+    arrays = {key: scores, "class_names": [name.removeprefix(prefix) for name in classes]}
     arrays |= {"filenames" if name == "filename" else name: column for name, column in texts.items()}
-    return arrays | ({"left_out": left_out} if left_out else {})
+    return arrays, notes
 
 
 def numbers_in(cells: tuple[str, ...]) -> array:

@@ -105,7 +105,7 @@ WRONG = {
     "names and numbers": ("y_true,a,b\na,1,0\nb,1,0\n1,0,1\n", "row 3 of y_true is '1', .* such as 'a'"),
     "either reading": ("y_true,1,2,3\n1,1,0,0\n2,0,0,1\n", "names of the classes and their numbers"),
     "short row": ("y_true,a,b\n0,1\n", "row 1 has 2 cells, expected 3 for its head"),
-    "cell": ("y_true,a,b\n0,1,0\n0,x,1\n", "row 2 has other than numbers .* float: 'x'.*leave out columns"),
+    "cell": ("y_true,a,b\n0,1,0\n0,x,1\n", "row 2: .* float: 'x', expected numbers in the columns .'a', 'b'"),
     "id": ("id,y_true,a,b\n1,0,1.5,-2\n2,1,-1,1.5\n", r"takes \['id', .*no other columns such as an id$"),
     "column more": ("y_true,a,b,id\n0,1,0,7\n", r"takes \['a', 'b', 'id'\] for classes, but row 1 sums to 8"),
 }
@@ -264,10 +264,10 @@ USABLE = {  # content, its probabilities by SciPy, and one note or none
     "columns of logits": (
         "y_true;a;b\n0;2,5;-1\n1;0;3,5\n",
         [[2.5, -1], [0, 3.5]],
-        "'b'] are taken as logits: row",
+        "'b'] are taken as logits, as row",
     ),
-    "logit_": ("y_true,logit_a,logit_b\n0,2,-1\n1,0,3\n", [[2, -1], [0, 3]], "'b'] are taken as"),
-    "percent": ("y_true,a,b\n0,80%,20%\n1,30%,70.0 %\n", np.log(SHARES), None),
+    "logit_": ("y_true,logit_a,logit_b\n0,2,-1\n1,0,3\n", [[2, -1], [0, 3]], "_b'] are taken as"),
+    "percent": ("y_true,a,b\n0,80%,20%\n1,30%,70.0 %\n", np.log(SHARES), "are percent"),
     "by number": ("y_true,c_0,c_10,c_2\n2,0,0,1\n10,0,1,0\n", None, "do not ascend: label 10 is 'c_10'"),
 }
 
