@@ -5,8 +5,8 @@
 Each RUN is a folder with what report.py and lab.stress have written. Runs are of one recipe if only the seed
 differs: they share the settings and the training images of config.json, and --size. The command prints in
 Markdown the mean of each recipe with the standard deviation over its seeds, and its difference from the first
-recipe. If both recipes have several runs, the difference has Welch's interval over seeds. If both are single
-runs, it has a paired interval over images, which says nothing about other seeds. Otherwise it has none.
+recipe: with Welch's interval over seeds if both recipes have several runs, with a paired interval over images
+if both are single runs, otherwise without one.
 """
 
 import itertools
@@ -14,26 +14,25 @@ import json
 import math
 import statistics
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 if __name__ == "__main__":  # from any folder, and without lab/ before a user's own modules
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from lab import more_metrics
-from lab.agreement import check_alike
+from lab.answers import check_alike
 from lab.results import digest_of_report, read_report, read_stress
 from lab.stress_tests.summary import mean_score, still_right
 from lab.support import CommandLine, UserError, reading, run_main
 
 NUM_BINS = 15  # of the calibration error
 NUM_RESAMPLES = 200
-# The 97.5 % quantile of Student's t with 1, 2, ... degrees of freedom: Fisher, "Statistical Methods for
-# Research Workers", 1925, table IV. For more degrees the last value is at most 10 % too large.
-T_QUANTILE = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160)
 HEAD_OF_KIND = {
     "seeds": "95 % over seeds",
     "images": "other images only; another seed: not known",
@@ -42,15 +41,14 @@ HEAD_OF_KIND = {
 MEANING_OF_KIND = {
     "seeds": """
 Over seeds: Welch's 95 % interval for the difference of the recipes on these test images, by the spread of
-their seeds. Few seeds say little of a spread: with n = 2 in both recipes the interval reaches 12.7 standard
-errors to either side, with n = 3 still 3.2 or 4.3, with many seeds 2. Bold leaves out 0, as one interval of
-twenty does by chance. Where one run alone has a number, or no seed changes it, there is no interval.""",
+their seeds. Few seeds say little of a spread: with n = 2 in both recipes the interval reaches up to 12.7
+standard errors to either side, with many seeds 2. Bold leaves out 0, as one interval of twenty does by
+chance. Where one run alone has a number, or no seed changes it, there is no interval.""",
     "images": """
-Other images only: the paired 95 % interval over the choice of test images, for these two trainings. The same
-recipe may differ as much with another seed; two seeds or more of each would tell.""",
+Other images only: the paired 95 % interval over the choice of test images, for these two trainings. Another
+seed may differ as much; two seeds or more of each would tell.""",
     "none": """
-One run beside several: whether its seed is a lucky one is not known, so there is no interval. Give two runs
-or more of that recipe, or begin with a recipe of several.""",
+One run beside several: whether its seed is a lucky one is not known, so there is no interval.""",
 }
 # Settings in which runs of one recipe may differ. The training images are compared by their digest.
 NOT_THE_RECIPE = {"seed", "out", "data_dir", "device", "precision", "compile", "dataset"}
@@ -148,27 +146,34 @@ def read_recipe(folder: Path, numbers: dict) -> dict:
 def read_all(folders: list[Path]) -> list[Run]:
     """Return the runs; raise UserError if two of them cannot be compared.
 
-    The first run with stress tests sets the sample of images; stress tests on another sample are left out.
+    Stress tests are compared on one sample of images, that of most runs, and of these the largest; others are
+    left out.
     """
-    runs, owners, first, sample, left_out = [], {}, None, None, []
+    runs, owners, first, read = [], {}, None, []
     for folder in folders:
         answers, numbers, stress = read_run(folder)
         first = first or (numbers, answers)
         check_alike(str(folder), (numbers, answers), first, owners)
         owners[str(folder)] = numbers["checkpoint_sha256"]
-        if stress is not None:
-            sample = sample or stress["sample_sha256"]
-            if stress["sample_sha256"] != sample:
-                left_out.append(str(folder))
-                stress = None
+        read.append((folder, answers, numbers, stress))
+    sample = common_sample([stress for *_, stress in read if stress is not None])
+    for folder, answers, numbers, stress in read:
+        if stress is not None and stress["sample_sha256"] != sample:
+            print(f"The stress tests of {folder} are left out, as they are of another sample of images.\n")
+            stress = None
         scores = scores_of(answers, stress)
         gaps = gaps_of(answers, numbers.get("temperature"))
         values = {name: score.mean().item() for name, score in scores.items()}
         values |= {name: calibration_error(*bins_and_gaps) for name, bins_and_gaps in gaps.items()}
         runs.append(Run(str(folder), read_recipe(folder, numbers), values, scores, gaps))
-    if left_out:
-        print(f"Stress tests of other images than the first ones are left out: {', '.join(left_out)}\n")
     return runs
+
+
+def common_sample(results: list[dict]) -> str | None:
+    """Return the sample_sha256 that most results of lab.stress share, of several the largest sample's."""
+    count = Counter(stress["sample_sha256"] for stress in results)
+    size = {stress["sample_sha256"]: stress["corruption_images"] for stress in results}
+    return max(count, key=lambda sample: (count[sample], size[sample]), default=None)
 
 
 def by_recipe(runs: list[Run]) -> list[list[Run]]:
@@ -199,7 +204,7 @@ def welch_interval(ours: list[float], theirs: list[float]) -> dict[str, float]:
         value +- t sqrt(v + w),  v = s^2 / n,  w = s'^2 / m
 
     s and s' are the two standard deviations, and t is the 97.5 % quantile of Student's t. Its degrees of
-    freedom are, rounded down,
+    freedom, in general no whole number, are
 
         (v + w)^2 / (v^2 / (n - 1) + w^2 / (m - 1)).
 
@@ -214,9 +219,21 @@ def welch_interval(ours: list[float], theirs: list[float]) -> dict[str, float]:
     if v + w == 0:
         return {"value": value}
     freedom = (v + w) ** 2 / (v**2 / (len(ours) - 1) + w**2 / (len(theirs) - 1))
-    whole = max(1, math.floor(freedom + 1e-9))  # rounding may leave a whole number a little too small
-    reach = T_QUANTILE[min(whole, len(T_QUANTILE)) - 1] * math.sqrt(v + w)
+    reach = t_quantile(freedom) * math.sqrt(v + w)
     return {"value": value, "low": value - reach, "high": value + reach}
+
+
+def t_quantile(freedom: float) -> float:
+    """Return the 97.5 % quantile of Student's t with `freedom` degrees of freedom, 1 or more.
+
+    With t = sqrt(freedom) tan(a) the density of t becomes cos(a)^(freedom - 1), up to a constant. The
+    quantile is where 95 % of its integral from 0 to pi / 2, here a sum over a fine grid, are reached.
+    Source: Student, "The probable error of a mean", 1908, section III.
+    """
+    angles = np.linspace(0, math.pi / 2, 200_001)
+    density = np.cos(angles) ** (freedom - 1)
+    reached = np.cumsum(density[:-1] + density[1:])
+    return math.sqrt(freedom) * math.tan(np.interp(0.95, reached / reached[-1], angles[1:]))
 
 
 def paired_interval(name: str, ours: Run, theirs: Run) -> dict[str, float]:

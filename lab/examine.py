@@ -6,17 +6,19 @@
     python -m lab.examine --predictions answers.npz                 answers of any framework, no network
     python -m lab.examine --run runs/a --page                       both pages again, from the files
 
-The answers and their numbers are those of report.py, in predictions.npz and metrics.json; if a run has its
-report they are taken from there. The laboratory adds reasons.json, evidence.npz and explore.html. `examine`
-and `examine_predictions` do the same for what is in memory.
+The numbers of a run are those of report.py, which is run first if its report is not there. The laboratory
+adds answers.csv, reasons.json, evidence.npz and explore.html. `examine` and `examine_predictions` do the same
+for what is in memory.
 """
 
 import argparse
+import contextlib
 import copy
-import hashlib
+import io
 import shlex
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 if __name__ == "__main__":  # from any folder, and without lab/ before a user's own modules
@@ -26,10 +28,9 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-import metrics
 import report
 from data import Dataset
-from lab import agreement, more_metrics, networks, options, pictures, predictions, reasons, results
+from lab import answers, networks, options, pictures, predictions, reasons, results
 from lab import classifier as classifiers
 from lab.classifier import Classifier
 from lab.explore.compose import write_explore
@@ -45,28 +46,39 @@ from lab.support import (
     pick_device,
     reading,
     run_main,
-    sha256_of,
 )
 
-CONFIDENT = 0.9
 NUM_DRAWN = 100  # mistakes that are covered by the usual map as well, of which the page shows nine
 MAX_BROWSED = 2500  # mistakes on the page, the most confident ones; fewer if the pictures are large:
 MAX_BROWSED_PIXELS = 5_000_000  # pixels of all these pictures together
 
 
+@dataclass
+class Subject:
+    """What is examined: the answers to a test set, and the network that gave them, if it is there."""
+
+    out: Path
+    test: Dataset
+    numbers: dict  # metrics.json
+    arrays: dict  # predictions.npz
+    network: Classifier | None = None
+    train: Dataset | None = None
+    others: dict[str, dict] = field(default_factory=dict)  # runs to compare with, see answers.read_runs
+    facts: dict = field(default_factory=dict)  # `data` of reasons.json, by which --page finds the images
+    has_report: bool = False  # whether the numbers are those of a report in the folder
+
+
 # ---- Numbers ---------------------------------------------------------------------------------------------
 
 
-def kept_report(examined: Classifier, test: Dataset, out: Path) -> tuple[dict, dict] | None:
+def kept_report(network: Classifier, test: Dataset, out: Path) -> tuple[dict, dict] | None:
     """Return metrics.json and predictions.npz in a folder if they are of this network and these images."""
     try:
         numbers, arrays = results.read_report(out)
     except UserError:  # there is none, or it is damaged
         return None
-    if examined.training is None or numbers["checkpoint_sha256"] != examined.digest:
-        return None
-    side = examined.training["config"]["image_size"]
-    if examined.model.image_size != side or numbers.get("image_size", side) != side:
+    side = network.model.image_size
+    if numbers["checkpoint_sha256"] != network.digest or numbers.get("image_size", side) != side:
         return None
     if results.digest_of_report((numbers, arrays)) != results.digest_of_set(test):
         return None
@@ -74,139 +86,58 @@ def kept_report(examined: Classifier, test: Dataset, out: Path) -> tuple[dict, d
     return numbers, arrays
 
 
-def numbers_of_network(examined: Classifier, test: Dataset) -> tuple[dict, dict]:
+def report_of_run(network: Classifier, test: Dataset, out: Path, data_dir: str) -> tuple[dict, dict] | None:
+    """Return metrics.json and predictions.npz of report.py, which makes them if they are not in the folder.
+
+    None if the network is not one of train.py, or examined at another size, or on other images.
+    """
+    own_size = network.training and network.training["config"]["image_size"] == network.model.image_size
+    if not own_size or network.path is None:
+        return None
+    kept = kept_report(network, test, out)
+    if kept is None:
+        results.claim_folder(out, network.digest, results.EXAMINED)
+        options_of_report = ["--out", str(out), "--data-dir", data_dir, "--device", str(network.device)]
+        with contextlib.redirect_stdout(io.StringIO()):  # its numbers are printed below
+            report.main(["--checkpoint", str(network.path), *options_of_report])
+        kept = kept_report(network, test, out)
+    return kept
+
+
+def numbers_of_network(network: Classifier, test: Dataset) -> tuple[dict, dict]:
     """Let a network answer the test images; return numbers and arrays as report.write_numbers takes them.
 
     Raises UserError if scores are not finite.
     """
     with Progress("test images", len(test.labels)) as progress:
-        logits = classifiers.predict(examined.model, test.images, examined.device, progress=progress)
+        logits = classifiers.predict(network.model, test.images, network.device, progress=progress)
     if not logits.isfinite().all():
-        raise UserError(f"{examined.name} cannot be used: its scores of the test images are not finite")
-    numbers, arrays = report.evaluate(logits, test, examined.validation)
-    if examined.layer is not None and len(arrays["mistakes"]):
+        raise UserError(f"{network.name} cannot be used: its scores of the test images are not finite")
+    with core():
+        numbers, arrays = report.evaluate(logits, test, network.validation)
+    if network.layer is not None and len(arrays["mistakes"]):
         chosen = arrays["mistakes"][: report.NUM_MISTAKES]
         for key, classes in (("maps_predicted", arrays["y_pred"]), ("maps_true", test.labels)):
-            arrays[key] = examined.explain(test.images[chosen], classes[chosen])
-        numbers["layer"] = examined.layer
-    if examined.training is not None and examined.path is not None:
-        saved = examined.training
-        numbers |= {
-            "epoch": saved["epoch"],
-            "history": report.read_history(examined.path.parent.parent, saved["history"]),
-        }
-    network = f"{examined.name}, {examined.parameters:,} parameters"
-    facts = {"weights": f"{examined.path or 'in memory'}, SHA-256 {examined.digest}", "network": network}
-    facts |= {"its images": examined.input, "its output": examined.output, "maps": examined.layer_note}
-    if notes := [*examined.notes, *notes_on(numbers, test)]:
+            arrays[key] = network.explain(test.images[chosen], classes[chosen])
+        numbers["layer"] = network.layer
+    if network.training is not None and network.path is not None:
+        numbers["epoch"] = network.training["epoch"]
+        numbers["history"] = report.read_history(network.path.parent.parent, network.training["history"])
+    name = f"{network.name}, {network.parameters:,} parameters"
+    facts = {"weights": f"{network.path or 'in memory'}, SHA-256 {network.digest}", "network": name}
+    facts |= {"its images": network.input, "its output": network.output, "maps": network.layer_note}
+    if notes := [*network.notes, *answers.notes_on(numbers, test)]:
         facts["notes"] = "; ".join(notes)
-    facts["examined with"] = f"torch {torch.__version__}, {examined.device}, {examined.computes_in}"
-    numbers["image_size"] = examined.model.image_size
-    return numbers | described(network, test, facts, examined.digest), arrays
-
-
-def numbers_of_answers(answers: dict, test: Dataset, source: str) -> tuple[dict, dict]:
-    """Return numbers and arrays for answers from a file or from memory; `source` says which.
-
-    answers: see predictions.checked. The digest of the probabilities stands for that of the weights.
-    """
-    logits = answers["logits"]
-    numbers, arrays = report.evaluate(logits, test, answers.get("validation"))
-    digest = sha256_of(logits.double().softmax(dim=1))
-    return numbers | described("A classifier", test, {"answers": source}, digest), arrays
-
-
-def described(network: str, test: Dataset, facts: dict, digest: str) -> dict:
-    """Return what metrics.json says about the network and the test images."""
-    facts = facts | {"test images": pictures.described(test)}
-    title, images = f"{network}, on {test.name}", results.images_digest(test)
-    return {"title": title, "checkpoint_sha256": digest, "images_sha256": images, "examined": facts}
-
-
-def notes_on(numbers: dict, test: Dataset) -> list[str]:
-    """Return what makes the numbers mean less, for people."""
-    notes, absent = [], len(test.class_names) - len(test.labels.unique())
-    if absent:
-        notes.append(f"{absent} classes have no test image and count as 0 in the macro averages")
-    value, chance = 100 * numbers["accuracy"]["value"], 100 / len(test.class_names)
-    if value < chance + 0.1 * (100 - chance):
-        notes.append(
-            f"an accuracy of {value:.1f} % is near chance: are images and classes as it expects them?"
-        )
-    return notes
-
-
-def check_accuracy(numbers: dict, expected: float | None) -> None:
-    """Raise UserError unless the expected accuracy, in percent, lies in the measured interval."""
-    if expected is None:
-        return
-    value, low, high = (100 * numbers["accuracy"][key] for key in ("value", "low", "high"))
-    if not low <= expected <= high:
-        measured = f"{value:.2f} % ({low:.2f} to {high:.2f})"
-        meant = f" Did you mean {100 * expected:g}?" if expected <= 1 else ""
-        raise UserError(f"the accuracy is {measured}, not the expected {expected:g} %.{meant}")
+    facts["examined with"] = f"torch {torch.__version__}, {network.device}, {network.computes_in}"
+    numbers["image_size"] = network.model.image_size
+    return numbers | answers.described(name, test, facts, network.digest), arrays
 
 
 # ---- Reasons ---------------------------------------------------------------------------------------------
 
 
-def sureness(y_true: Tensor, probabilities: Tensor) -> dict:
-    """Return how sure right and wrong answers are: above 90 %, and in 50 bins of confidence."""
-    right, wrong = more_metrics.confidence_histogram(y_true, probabilities)
-    sure = probabilities.amax(dim=1) > CONFIDENT
-    mistaken = sure & (probabilities.argmax(dim=1) != y_true)
-    return {
-        "confident": {"answers": int(sure.sum()), "wrong": int(mistaken.sum())},
-        "confidence_histogram": {"right": right.tolist(), "wrong": wrong.tolist()},
-    }
-
-
-def duplicates(copies: Tensor, y_true: Tensor, y_pred: Tensor) -> dict:
-    """Count test images that are training images too, which flatters the accuracy or spoils it.
-
-    copies: see pictures.find_copies.
-    """
-    in_train = copies >= 0
-    relabelled, rest = in_train & (copies != y_true), ~in_train
-    return {
-        "test_images_in_train": int(in_train.sum()),
-        "with_another_label_there": int(relabelled.sum()),
-        "misclassified_as_labelled_there": int((relabelled & (y_pred == copies)).sum()),
-        "accuracy_without_them": metrics.accuracy(y_true[rest], y_pred[rest]) if rest.any() else None,
-    }
-
-
-def more_numbers(
-    arrays: dict, test: Dataset, temperature: float | None, others: dict[str, dict]
-) -> tuple[dict, Tensor]:
-    """Return the numbers of reasons.json that follow from the answers alone, and the kinds, int64 [N].
-
-    others: see agreement.read_runs. The kinds are those of reasons.kinds_of_mistakes.
-    """
-    logits, y_true, y_pred = arrays["logits"], arrays["y_true"], arrays["y_pred"]
-    wrong, second = y_pred != y_true, logits.argsort(dim=1, descending=True, stable=True)[:, 1] == y_true
-    numbers = {"truth_second": second[wrong].double().mean().item() if wrong.any() else None}
-    for suffix, divisor in {"": 1.0, "_after_temperature": temperature}.items():
-        if divisor is None:
-            continue
-        scaled = logits.double() / divisor
-        probabilities = scaled.softmax(dim=1)
-        numbers |= {f"{key}{suffix}": row for key, row in sureness(y_true, probabilities).items()}
-        _, risk = more_metrics.risk_coverage(y_true, probabilities)
-        by_chance = more_metrics.calibration_error_by_chance(probabilities.amax(dim=1))
-        numbers[f"calibration_error_by_chance{suffix}"] = by_chance
-        numbers[f"aurc{suffix}"] = risk.mean().item()  # the area under the curve is the mean risk
-        numbers[f"risk_at_half_coverage{suffix}"] = risk[(len(risk) - 1) // 2].item()
-        numbers[f"auroc{suffix}"] = more_metrics.auroc(~wrong, more_metrics.log_odds(scaled))
-    answers_of_others = [values["y_pred"] for values in others.values()]
-    kinds, numbers["kinds"] = reasons.kinds_of_mistakes(y_true, logits, test.superclass_of, answers_of_others)
-    if others:
-        numbers["against"] = agreement.compare({"this network": arrays, **others}, y_true)
-    return numbers, kinds
-
-
 def find_reasons(
-    examined: Classifier, test: Dataset, arrays: dict, browsed: Tensor, fill: Tensor
+    network: Classifier, test: Dataset, arrays: dict, browsed: Tensor, fill: Tensor
 ) -> tuple[dict, dict]:
     """Return what covering does, as numbers of reasons.json and arrays of evidence.npz; see lab/reasons.py.
 
@@ -214,11 +145,11 @@ def find_reasons(
     pixels. `opener` is the mistake that covering turns to the truth with the highest probability.
     """
     y_pred, numbers, evidence, opener = arrays["y_pred"], {}, {"fill": fill}, 0
-    if len(browsed) and examined.layer is not None:
+    if len(browsed) and network.layer is not None:
         images = test.images[browsed]
-        (maps,) = examined.pairs(images, [(y_pred[browsed], test.labels[browsed])])
+        (maps,) = network.pairs(images, [(y_pred[browsed], test.labels[browsed])])
         hidden = reasons.top_pixels(maps, reasons.COVERED, images.shape[-1])
-        classes, probabilities = reasons.answers_under_covering(examined, images, hidden, fill)
+        classes, probabilities = reasons.answers_under_covering(network, images, hidden, fill)
         # The same quarter of the same maps, at the size of the pictures on the page.
         shown = reasons.top_pixels(maps, reasons.COVERED, min(SIDE, images.shape[-1]))
         evidence |= {"maps": maps, "covered_pixels": shown}
@@ -226,89 +157,77 @@ def find_reasons(
         turned = classes[:, 0] == test.labels[browsed]
         drawn = torch.randperm(len(browsed), generator=Generator().manual_seed(2))[:NUM_DRAWN]
         index = browsed[drawn]
-        usual = reasons.cover_usual(examined, test.images[index], y_pred[index], fill, shown.shape[-1])
+        usual = reasons.cover_usual(network, test.images[index], y_pred[index], fill, shown.shape[-1])
         evidence |= reasons.choose_shown(drawn, test.labels[index], turned[drawn], shown[drawn], usual)
         opener = int((turned * probabilities[:, 0]).argmax())
     if len(browsed):
         evidence["opener"] = torch.tensor(opener)
         first = browsed[opener].item()
-        evidence |= reasons.find_puzzles(examined, test.images, test.labels, browsed, fill, first)
-    if examined.layer is None:
+        evidence |= reasons.find_puzzles(network, test.images, test.labels, browsed, fill, first)
+    if network.layer is None:
         return numbers, evidence
-    numbers["covering"] = reasons.measure_covering(examined, test.images, test.labels, arrays["logits"], fill)
-    (a_map,) = examined.explain(test.images[:1], y_pred[:1])
-    numbers["maps"] = {"layer": examined.layer, "size": list(a_map.shape)}
-    numbers["maps"]["random_weights"] = reasons.measure_random_weights(examined, test.images, y_pred)
+    numbers["covering"] = reasons.measure_covering(network, test.images, test.labels, arrays["logits"], fill)
+    (a_map,) = network.explain(test.images[:1], y_pred[:1])
+    numbers["maps"] = {"layer": network.layer, "size": list(a_map.shape)}
+    numbers["maps"]["random_weights"] = reasons.measure_random_weights(network, test.images, y_pred)
     return numbers, evidence
 
 
-def about(examined: Classifier | None, test: Dataset) -> dict:
+def about(subject: Subject) -> dict:
     """Return what reasons.json says about the network and the test images, and where to find them again."""
-    about = {"network": {"name": "A classifier", "maps": "no maps: only the answers are known"}, "notes": []}
-    about["data"] = {"name": test.name, "described": pictures.described(test)}
-    if examined is None:
-        return about
-    about["network"] = {"name": examined.name, "maps": examined.layer_note}
-    about["notes"] = [*examined.notes]
-    about["data"] |= {"size": examined.model.image_size, "resize": examined.model.uncropped}
-    if examined.training is not None:
-        config = examined.training["config"]
+    network, test = subject.network, subject.test
+    about = {"network": {"name": "A classifier", "maps": "no maps: only the answers are known"}}
+    about["data"] = {"name": test.name, "described": pictures.described(test), **subject.facts}
+    about["notes"] = answers.notes_on(subject.numbers, test)
+    if network is None:
+        digest = subject.numbers["checkpoint_sha256"]
+        return about | {"checkpoint_sha256": digest, "test_sha256": results.digest_of_set(test)}
+    about["network"] = {"name": network.name, "maps": network.layer_note}
+    about["notes"] = [*network.notes, *about["notes"]]
+    about["data"] |= {"size": network.model.image_size, "resize": network.model.uncropped}
+    if network.training is not None:
+        config = network.training["config"]
         smoothing = {"label_smoothing": config["settings"]["label_smoothing"]}
         about["training"] = smoothing | {key: config[key] for key in ("num_train", "num_val")}
-    return about
+    return about | results.identity(network, test)
 
 
-def write_all(
-    out: Path,
-    numbers: dict,
-    arrays: dict,
-    test: Dataset,
-    train: Dataset | None,
-    examined: Classifier | None,
-    others: dict[str, dict],
-    quick: bool = False,
-    where: dict | None = None,
-) -> dict:
+def write_all(subject: Subject, quick: bool = False) -> dict:
     """Write the numbers, find reasons and write them, then both pages; return both .json files in one dict.
 
-    numbers and arrays go into metrics.json and predictions.npz. examined is None if there are only answers.
-    others: runs to compare with, see agreement.read_runs. quick leaves out covering and maps. where:
-    {dataset, data_dir, transform} by which --page finds the images again.
+    quick leaves out covering and maps.
     """
-    report.write_numbers(out, numbers, arrays)
-    written, kinds = more_numbers(arrays, test, numbers.get("temperature"), others)
+    out, arrays, test, train, network = (
+        getattr(subject, name) for name in ("out", "arrays", "test", "train", "network")
+    )
+    if not subject.has_report:
+        subject.numbers = report.write_numbers(out, subject.numbers, arrays)
+    written, kinds = answers.further_numbers(arrays, test, subject.numbers.get("temperature"), subject.others)
     evidence = None
     if train is not None:
         copies = pictures.find_copies(train, test)
-        written["duplicates"] = duplicates(copies, test.labels, arrays["y_pred"])
+        written["duplicates"] = answers.duplicates(copies, test.labels, arrays["y_pred"])
     if not quick:
         side = SIDE if test.images is None else min(SIDE, test.images.shape[-1])
         browsed = arrays["mistakes"][: min(MAX_BROWSED, MAX_BROWSED_PIXELS // side**2)]
-        probabilities = [arrays["probabilities"], *(values["probabilities"] for values in others.values())]
+        runs = [arrays, *subject.others.values()]
+        probabilities = [values["probabilities"] for values in runs]
         evidence = answers_to_mistakes(browsed, arrays["y_true"], probabilities) | {"kinds": kinds[browsed]}
         if train is not None:
             evidence["copies"] = copies[browsed]
-        if examined is not None:
+        if network is not None:
             fill = reasons.mean_colour(test if train is None else train)
-            with Progress("reasons", 1) as progress:
-                progress.update(0)
-                covering, maps = find_reasons(examined, test, arrays, browsed, fill)
+            with Progress("reasons", 1):
+                covering, maps = find_reasons(network, test, arrays, browsed, fill)
             written |= covering
             evidence |= maps
-    written |= {"runs": ["this network", *others]} | about(examined, test)
-    written["notes"] += notes_on(numbers, test)
-    written["data"] |= where or {}
-    if examined is None:
-        written |= {
-            "checkpoint_sha256": numbers["checkpoint_sha256"],
-            "test_sha256": results.digest_of_set(test),
-        }
-    else:
-        written |= results.identity(examined, test)
+    answers.write_table(out / "answers.csv", arrays)
+    written |= {"runs": ["this network", *subject.others]} | about(subject)
     written = results.write_reasons(out, written, evidence)
-    write_explore(out, test.images)
-    report.write_page(out, numbers, arrays, test.images)
-    return numbers | written
+    with results.of_this_version(out):
+        write_explore(out, test.images)
+        report.write_page(out, subject.numbers, arrays, test.images)
+    return subject.numbers | written
 
 
 # ---- From Python -----------------------------------------------------------------------------------------
@@ -316,37 +235,42 @@ def write_all(
 
 def examine(
     model: nn.Module | Classifier,
-    test: Dataset,
+    test: Dataset | Sequence,
     train: Dataset | None = None,
     *,
     out: Path | str,
     layer: str | None = None,
     class_names: list[str] | None = None,
     against: tuple = (),
+    overwrite: bool = False,
 ) -> dict:
     """Examine a network in memory, of float images [N, 3, S, S] in [0, 1] to logits, on its device.
 
-    train: the training set, a Dataset, if it is available. Grad-CAM explains the layer; None finds one, and
-    "none" makes no maps. class_names name the logits in their order, if it is not that of `test`. against:
-    folders of other runs. `test` should have images of every class: a class without any counts as 0 in macro
-    precision, recall and F1, and a note says so. A copy of the module is examined, in float32 and eval mode.
-    Writes into the folder `out`; returns the content of metrics.json and reasons.json. Raises UserError for
-    what does not fit.
+    test: a Dataset, or a sequence of (picture of Pillow, label), such as a data set of torchvision, whose
+    classes are its `classes` or else class_names. train: the training set, if it is available. Grad-CAM
+    explains the layer; None finds one, and "none" makes no maps. class_names name the logits in their order,
+    if it is not that of `test`. against: folders of other runs. A class without a test image counts as 0 in
+    macro precision, recall and F1, and a note says so. A copy of the module is examined, in float32 and eval
+    mode. Writes into the folder `out`, where `overwrite` replaces results of other weights; returns the
+    content of metrics.json and reasons.json. Raises UserError for what does not fit.
     """
     out = Path(out)
+    if not isinstance(test, Dataset):
+        side = model.model.image_size if isinstance(model, Classifier) else min(test[0][0].size)
+        test = pictures.from_pairs(test, getattr(test, "classes", class_names), side)
     if not isinstance(model, Classifier):
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         copied, side = classifiers.copied(model), test.images.shape[-1]
         model = classifiers.from_module(copied, class_names, layer, device, size=side)
     # What holds for these images, the order of classes and notes, does not stay with the caller's network.
-    model = replace(model, model=copy.copy(model.model), notes=[*model.notes])
-    with full_float32(model.device):
-        classifiers.fit_classes(model, test)
-        results.check_results(out, model.digest)
-        train = checked_training_set(model, train, test)
-        numbers, arrays = numbers_of_network(model, test)
-        others = agreement.read_runs([Path(run) for run in against], numbers, arrays)
-        return write_all(out, numbers, arrays, test, train, model, others)
+    network = replace(model, model=copy.copy(model.model), notes=[*model.notes])
+    with full_float32(network.device):
+        classifiers.fit_classes(network, test)
+        results.check_folder(out, network.digest, results.EXAMINED, overwrite)
+        train = answers.checked_training_set(network, train, test)
+        numbers, arrays = numbers_of_network(network, test)
+        others = answers.read_runs([Path(run) for run in against], numbers, arrays)
+        return write_all(Subject(out, test, numbers, arrays, network, train, others))
 
 
 def examine_predictions(
@@ -359,45 +283,33 @@ def examine_predictions(
     images: np.ndarray | Tensor | None = None,
     validation: tuple | None = None,
     against: tuple = (),
+    overwrite: bool = False,
 ) -> dict:
     """Examine answers of any framework: logits float [N, C], or probabilities, which are recognised.
 
-    y_true int [N]. All are NumPy arrays or tensors on the CPU. If known: C class_names, N filenames, images
-    uint8 [N, 3, S, S] or [N, S, S, 3], and validation, (logits [V, C], labels [V]), to fit the temperature.
-    Writes into the folder `out`; returns the content of metrics.json and reasons.json. Raises ValueError for
-    what does not fit.
+    y_true int [N]. All are NumPy arrays or tensors. If known: C class_names, N filenames, images uint8
+    [N, 3, S, S] or [N, S, S, 3], and validation, (logits [V, C], labels [V]), to fit the temperature. Writes
+    into the folder `out`, where `overwrite` replaces other answers; returns the content of metrics.json and
+    reasons.json. Raises ValueError for what does not fit.
     """
-    out = Path(out)
-    optional = {"class_names": class_names, "filenames": filenames, "images": images}
+    out, optional = Path(out), {"class_names": class_names, "filenames": filenames, "images": images}
     if validation is not None:
         optional |= {"val_logits": validation[0], "val_y_true": validation[1]}
-    arrays = {key: np.asarray(value) for key, value in optional.items() if value is not None}
-    answers = predictions.checked(arrays | {"y_true": np.asarray(y_true), "logits": np.asarray(logits)})
-    test = predictions.test_set_of(answers)
-    numbers, arrays = numbers_of_answers(answers, test, "in memory")
-    results.check_results(out, numbers["checkpoint_sha256"])
-    others = agreement.read_runs([Path(run) for run in against], numbers, arrays)
-    return write_all(out, numbers, arrays, test, None, None, others)
+    optional |= {"y_true": y_true, "logits": logits}
+    given = predictions.checked({key: as_array(v) for key, v in optional.items() if v is not None})
+    test = predictions.test_set_of(given)
+    numbers, arrays = answers.numbers_of_answers(given, test, "in memory")
+    results.check_folder(out, numbers["checkpoint_sha256"], results.EXAMINED, overwrite)
+    others = answers.read_runs([Path(run) for run in against], numbers, arrays)
+    return write_all(Subject(out, test, numbers, arrays, others=others))
 
 
-def checked_training_set(examined: Classifier, train: Dataset | None, test: Dataset) -> Dataset | None:
-    """Return the training set with its classes in the order of `test`, or None if the network saw another.
-
-    If the network was trained on another one it adds a note. Raises UserError if the two sets have different
-    classes.
-    """
-    if train is None:
-        return None
-    trained_on = examined.training["config"].get("images_sha256") if examined.training is not None else None
-    if trained_on is not None and trained_on != hashlib.sha256(train.images.numpy()).hexdigest():
-        examined.notes.append("the training images found are not those of the training: no duplicates")
-        return None
-    if train.class_names == test.class_names:
-        return train
-    if sorted(train.class_names) != sorted(test.class_names):
-        raise UserError("the training set and the test set have other classes: expected the same names")
-    places = torch.tensor([test.class_names.index(name) for name in train.class_names])
-    return replace(train, labels=places[train.labels], class_names=test.class_names)
+def as_array(values: np.ndarray | Tensor | list) -> np.ndarray:
+    """Return an array of NumPy, also of a tensor with a gradient, on an accelerator or in bfloat16."""
+    if not isinstance(values, Tensor):
+        return np.asarray(values)
+    values = values.detach().cpu()
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
 
 
 # ---- The command -----------------------------------------------------------------------------------------
@@ -407,7 +319,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = CommandLine(description=__doc__)
     options.add_options(parser)
-    text = "in place of a network its answers, .npz or .csv, see docs/your_own_code.md"
+    text = "in place of a network its answers, .npz or .csv, see lab/README.md"
     parser.add_argument("--predictions", type=Path, metavar="FILE", help=text)
     parser.add_argument("--data-dir", help="where CIFAR lies (default: as in training, else data)")
     text = "cifar100, cifar10, shapes or a folder (default: what the network was trained on, else cifar100)"
@@ -416,7 +328,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="DIR", help=text)
     text = "compare with other runs that have their reports"
     parser.add_argument("--against", type=Path, nargs="+", default=[], metavar="RUN", help=text)
-    parser.add_argument("--overwrite", action="store_true", help="replace the results of other weights")
+    parser.add_argument("--overwrite", action="store_true", help="replace our results of other weights")
     parser.add_argument("--quick", action="store_true", help="without covering and maps, a third of the time")
     text = "make both pages of --out or of the run again from the files, without the network"
     parser.add_argument("--page", action="store_true", help=text)
@@ -433,58 +345,49 @@ def refuse(args: argparse.Namespace, names: tuple[str, ...], reason: str) -> Non
             raise UserError(f"{reason}: leave out {option(name)}")
 
 
-def answers_of_network(
-    args: argparse.Namespace,
-) -> tuple[Path, Classifier, dict, dict, Dataset | None, Dataset, dict]:
-    """Let the network that the options name answer.
-
-    Returns the folder of the results, the network, numbers, arrays, training and test set, and where the
-    images are.
-    """
-    examined = options.from_options(args, pick_device(args.device))
-    examined.model.batch_size = args.batch_size
-    out = results.results_folder(examined, args.out)
-    # The results in a run folder are those of its best.pt.
-    is_its_run = examined.path is not None and out == examined.path.parent.parent
-    if not args.overwrite and not is_its_run:
-        results.check_results(out, examined.digest)
-    source = examined.path or f"weights as {args.model} made them"
-    print(f"network  {examined.name}, {examined.parameters:,} parameters, {source}")
-    print(f"images   {examined.input}")
-    print(f"output   {examined.output}")
-    print(f"maps     {examined.layer_note}")
-    train, test = classifiers.load_data(examined, args.dataset, args.data_dir, args.workers)
-    print(f"data     {pictures.described(test)}\ncompute  {examined.device}, {examined.computes_in}")
-    train = checked_training_set(examined, train, test)
-    numbers, arrays = kept_report(examined, test, out) or numbers_of_network(examined, test)
-    name, root = classifiers.find_data(examined, args.dataset, args.data_dir)
-    where = {"dataset": name, "data_dir": root, "transform": examined.transform}
-    return out, examined, numbers, arrays, train, test, where
+def answers_of_network(args: argparse.Namespace) -> Subject:
+    """Let the network that the options name answer, or take its answers from its report."""
+    network = options.from_options(args, pick_device(args.device))
+    network.model.batch_size = args.batch_size
+    out = results.results_folder(network, args.out, args.dataset)
+    best = out / "checkpoints" / "best.pt"
+    if not (best.is_file() and network.path is not None and best.samefile(network.path)):
+        results.check_folder(out, network.digest, results.EXAMINED, args.overwrite)
+    source = network.path or f"weights as {args.model} made them"
+    print(f"network  {network.name}, {network.parameters:,} parameters, {source}")
+    print(f"images   {network.input}")
+    print(f"output   {network.output}")
+    print(f"maps     {network.layer_note}")
+    train, test = classifiers.load_data(network, args.dataset, args.data_dir, args.workers)
+    print(f"data     {pictures.described(test)}\ncompute  {network.device}, {network.computes_in}")
+    train = answers.checked_training_set(network, train, test)
+    name, root = classifiers.find_data(network, args.dataset, args.data_dir)
+    facts = {"dataset": name, "data_dir": root, "transform": network.transform}
+    made = None
+    if args.dataset in (None, network.dataset):
+        made = report_of_run(network, test, out, name if Path(name).is_dir() else root)
+    numbers, arrays = made or numbers_of_network(network, test)
+    return Subject(out, test, numbers, arrays, network, train, facts=facts, has_report=made is not None)
 
 
-def answers_of_file(args: argparse.Namespace) -> tuple[Path, None, dict, dict, Dataset | None, Dataset, dict]:
-    """Read the answers in the file --predictions; return what answers_of_network does, without a network."""
+def answers_of_file(args: argparse.Namespace) -> Subject:
+    """Read the answers in the file --predictions."""
     of_network = ("run", "checkpoint", "model", "layer", "batch_size", *options.OF_MODEL)
     refuse(args, of_network, "--predictions needs no network")
     out = args.out or Path("runs") / args.predictions.stem
-    if args.predictions.resolve().parent == out.resolve():
-        raise UserError(
-            f"--out {out} holds {args.predictions.name}, which would be replaced: give another one"
-        )
-    answers, train = predictions.read(args.predictions), None
+    given, train = predictions.read(args.predictions), None
     with reading(args.predictions, "predictions of test images"):
-        test = predictions.test_set_of(answers)
+        test = predictions.test_set_of(given)
         if args.dataset is not None:
             size = args.size or pictures.SIZE
             train, test = pictures.load(args.dataset, args.data_dir or "data", size, workers=args.workers)
-            predictions.check_dataset(answers, test, args.dataset)
+            predictions.check_dataset(given, test, args.dataset)
     print(f"data     {pictures.described(test)}")
-    numbers, arrays = numbers_of_answers(answers, test, str(args.predictions))
-    if not args.overwrite:
-        results.check_results(out, numbers["checkpoint_sha256"])
-    where = {"dataset": args.dataset, "data_dir": args.data_dir, "size": args.size}
-    where["predictions"] = str(args.predictions) if "images" in answers else None
-    return out, None, numbers, arrays, train, test, where
+    numbers, arrays = answers.numbers_of_answers(given, test, str(args.predictions))
+    results.check_folder(out, numbers["checkpoint_sha256"], results.EXAMINED, args.overwrite)
+    facts = {"dataset": args.dataset, "data_dir": args.data_dir, "size": args.size}
+    facts["predictions"] = str(args.predictions) if "images" in given else None
+    return Subject(out, test, numbers, arrays, train=train, facts=facts)
 
 
 def page_again(args: argparse.Namespace) -> Path:
@@ -492,43 +395,44 @@ def page_again(args: argparse.Namespace) -> Path:
 
     Raises UserError if the files or the images are missing, or do not belong together.
     """
-    others = (
-        "checkpoint",
-        "model",
-        "layer",
-        "size",
-        "batch_size",
-        "predictions",
-        "expect_accuracy",
-        *options.OF_MODEL,
-    )
-    refuse(args, (*others, "against", "quick", "overwrite"), "--page measures nothing")
+    unused = ("checkpoint", "layer", "size", "batch_size", "predictions", "expect_accuracy", "weights")
+    unused += ("weights_key", "mean", "std", "classes", "resize", "against", "quick", "overwrite")
+    refuse(args, unused, "--page measures nothing")
     with core():
         out = args.out or args.run or report.find_checkpoint(None, None)[1]
     numbers, arrays = results.read_report(out)
     images = test_images_of(out, args)
-    write_explore(out, images)
-    report.write_page(out, numbers, arrays, images)
+    with results.of_this_version(out):
+        write_explore(out, images)
+        report.write_page(out, numbers, arrays, images)
     return out
 
 
 def test_images_of(out: Path, args: argparse.Namespace) -> Tensor | None:
-    """Return the test images of the results in a folder, uint8 [N, 3, S, S], None if they had none."""
-    found, _ = results.read_reasons(out)
-    if found is None:
+    """Return the test images of the results in a folder, uint8 [N, 3, S, S], None if they had none.
+
+    A transform that they went through is run only if the command line names it again.
+    """
+    written, _ = results.read_reasons(out)
+    if written is None:
         raise UserError(f"there are no reasons in {out}: run lab.examine without --page")
-    data = found["data"]
-    name, root = args.dataset or data.get("dataset"), args.data_dir or data.get("data_dir") or "data"
-    if name is None and "network_sha256" in found:
+    where = written["data"]
+    name, root = args.dataset or where.get("dataset"), args.data_dir or where.get("data_dir") or "data"
+    if name is None and "network_sha256" in written:
         raise UserError(f"{out} is of images in memory: its page needs --dataset and --data-dir")
     if name is None:  # there never were pictures, or they lie beside the answers
-        path = data.get("predictions")
+        path = where.get("predictions")
         return predictions.test_set_of(predictions.read(Path(path))).images if path else None
     how = {"with_train": False, "workers": args.workers}
-    if data.get("transform"):
-        how["transform"] = networks.read_transform(data["transform"])
-    _, test = pictures.load(name, root, data.get("size") or pictures.SIZE, data.get("resize"), **how)
-    if results.digest_of_set(test) != found["test_sha256"]:
+    if where.get("transform"):
+        if args.transform is None or args.model is None:
+            raise UserError(
+                f"its pictures went through {where['transform']}: name it by --model FILE.py:NAME "
+                f"--transform NAME"
+            )
+        how["transform"] = networks.read_transform(f"{args.model.rpartition(':')[0]}:{args.transform}")
+    _, test = pictures.load(name, root, where.get("size") or pictures.SIZE, where.get("resize"), **how)
+    if results.digest_of_set(test) != written["test_sha256"]:
         raise UserError(f"the test images are not those of {out / 'reasons.json'}: give their --data-dir")
     return test.images
 
@@ -550,15 +454,13 @@ def main(argv: list[str] | None = None) -> int:
         out = page_again(args)
     else:
         with full_float32(pick_device(args.device)):  # a number means the same on every machine
-            answers_of = answers_of_network if args.predictions is None else answers_of_file
-            out, examined, numbers, arrays, train, test, where = answers_of(args)
-            check_accuracy(numbers, args.expect_accuracy)
-            others = agreement.read_runs(args.against, numbers, arrays)
-            if args.overwrite:
-                results.remove_others(out, numbers["checkpoint_sha256"])
+            subject = answers_of_network(args) if args.predictions is None else answers_of_file(args)
+            out = subject.out
+            answers.check_accuracy(subject.numbers, args.expect_accuracy)
+            subject.others = answers.read_runs(args.against, subject.numbers, subject.arrays)
             command = ["python", "-m", "lab.examine", *(sys.argv[1:] if argv is None else argv)]
-            numbers["examined"]["command"] = shlex.join(command)
-            numbers = write_all(out, numbers, arrays, test, train, examined, others, args.quick, where)
+            subject.facts["command"] = shlex.join(command)
+            numbers = write_all(subject, args.quick)
         print_headline(numbers)
         print(f"\nsaved    {out}: the files of report.py, reasons.json, evidence.npz, explore.html")
     print(f"next     open {out / 'explore.html'} and report.html in a browser")

@@ -3,20 +3,26 @@
 metrics.json and predictions.npz are those of report.py. reasons.json and evidence.npz come from lab.examine,
 stress.json and stress.npz from lab.stress. Each of the laboratory's .json files has three digests: of the
 weights, `checkpoint_sha256` as in metrics.json; of the weights and how they are used, `network_sha256`; and
-of the test images with their labels and class names, `test_sha256`.
+of the test images with their labels and class names, `test_sha256`. What else they record is text: nothing
+in a file of results chooses code to run.
 """
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from jinja2 import UndefinedError
 
 import data
 import report
 from lab.support import (
     UserError,
+    core,
     file_digest,
+    one_line,
     read_arrays,
     read_json,
     reading,
@@ -25,21 +31,65 @@ from lab.support import (
     write_json,
 )
 
-ARRAYS = {"metrics": "predictions", "reasons": "evidence", "stress": "stress"}  # the .npz to each .json
+# What the commands write. The first is the record: it says of which weights, or answers, the others are.
+EXAMINED = [*report.FILES, "reasons.json", "evidence.npz", "answers.csv", "explore.html"]
+STRESSED = ["stress.json", "stress.npz"]
 # The pixels of the examples in stress.npz, and the key of stress.json that says what they are.
 PIXELS = {"example_pixels": "examples", "attack_changes": "attack_examples"}
 
 
-# ---- What results are of -----------------------------------------------------------------------------------
+# ---- Which folder, and of what it is -----------------------------------------------------------------------
 
 
-def results_folder(classifier, out: Path | None) -> Path:
-    """Return where results go: `out`, else the checkpoint's run, else runs/<name of weights or model>."""
-    if out is not None:
-        return out
-    if classifier.path is None:
-        return Path("runs") / classifier.name
-    return report.find_checkpoint(None, classifier.path)[1]
+def results_folder(classifier, out: Path | None, dataset: str | None = None) -> Path:
+    """Return where results go: `out`, else the run of the checkpoint, else runs/<name of weights or model>.
+
+    Results of other images than the run's own, by --dataset or --size, have a folder beside it by default.
+    """
+    if out is not None or classifier.path is None:
+        return out or Path("runs") / classifier.name
+    with core():
+        folder = report.find_checkpoint(None, classifier.path)[1]
+    if classifier.training is None:
+        return folder
+    name, side = folder.resolve().name, classifier.model.image_size
+    if dataset not in (None, classifier.dataset):
+        name += f"-on-{Path(dataset).resolve().name}"
+    if side != classifier.training["config"]["image_size"]:
+        name += f"-at-{side}"
+    if name != folder.resolve().name:
+        folder = Path("runs") / name
+        print(f"results  go to {folder}, as these images are not those of the training")
+    return folder
+
+
+def owner_of(path: Path) -> str | None:
+    """Return the digest of the weights, or answers, that a .json file is of; None if it is no such file."""
+    try:
+        return read_json(path, "a record of results").get("checkpoint_sha256")
+    except UserError:
+        return None
+
+
+def check_folder(folder: Path, digest: str, names: list[str], overwrite: bool = False) -> None:
+    """Raise UserError if a command would replace files that it has not written itself of the same weights.
+
+    names: EXAMINED or STRESSED. A folder is ours if the first of them says so, or if none of them is there.
+    With `overwrite` results of other weights are replaced, but never files without a record.
+    """
+    owner = owner_of(folder / names[0])
+    if owner not in (None, digest) and not overwrite:
+        raise UserError(
+            f"{folder / names[0]} is of other weights or answers: use another --out, or replace them by --overwrite"
+        )
+    with core():
+        report.check_folder(folder, owner or digest, names, names[0])
+
+
+def claim_folder(folder: Path, digest: str, names: list[str]) -> None:
+    """Write the record first, so that after a kill the folder is still ours; see check_folder."""
+    if owner_of(folder / names[0]) != digest:
+        write_json(folder / names[0], {"checkpoint_sha256": digest})
 
 
 def digest_of(facts: list) -> str:
@@ -73,7 +123,7 @@ def identity(classifier, test: data.Dataset) -> dict:
     model, transform = classifier.model, None
     if classifier.transform is not None:
         path = Path(classifier.transform.rpartition(":")[0])
-        transform = f"{Path(classifier.transform).name}, {file_digest(path)}"
+        transform = f"{path.name}, {file_digest(path)}"
     order = list(range(classifier.num_classes)) if model.order is None else model.order.tolist()
     used = [classifier.digest, classifier.code, model.image_size, model.uncropped, transform, order]
     return {
@@ -83,37 +133,19 @@ def identity(classifier, test: data.Dataset) -> dict:
     }
 
 
-def is_of(path: Path, checkpoint_sha256: str) -> bool:
-    """Return whether a .json file belongs to these weights; raise UserError if it is damaged."""
-    content = read_json(path, "results, which --overwrite replaces")
-    return content.get("checkpoint_sha256") == checkpoint_sha256
+@contextlib.contextmanager
+def of_this_version(folder: Path) -> Iterator[None]:
+    """Raise UserError if a page cannot be made, as files of another version lack a key."""
+    try:
+        yield
+    except (KeyError, UndefinedError) as error:
+        raise UserError(
+            f"{folder} has results of another version ({one_line(error)}): run report.py, lab.examine, and "
+            f"lab.stress --overwrite there anew"
+        ) from error
 
 
-def check_results(folder: Path, checkpoint_sha256: str) -> None:
-    """Raise UserError if a file in the folder belongs to other weights, or is damaged."""
-    for name in ARRAYS:
-        path = folder / f"{name}.json"
-        if path.is_file() and not is_of(path, checkpoint_sha256):
-            raise UserError(
-                f"{path} is of other weights, or normalised otherwise: "
-                f"use another --out, or replace it by --overwrite"
-            )
-
-
-def remove_others(folder: Path, checkpoint_sha256: str) -> None:
-    """Remove results of other weights, and damaged ones, both .json and .npz."""
-    for name, arrays in ARRAYS.items():
-        path = folder / f"{name}.json"
-        try:
-            keep = not path.is_file() or is_of(path, checkpoint_sha256)
-        except UserError:
-            keep = False
-        if not keep:
-            path.unlink()
-            (folder / f"{arrays}.npz").unlink(missing_ok=True)
-
-
-# ---- metrics.json and predictions.npz ----------------------------------------------------------------------
+# ---- Read and write ----------------------------------------------------------------------------------------
 
 
 def read_report(folder: Path) -> tuple[dict, dict]:
@@ -128,17 +160,13 @@ def read_report(folder: Path) -> tuple[dict, dict]:
     numbers = read_json(path, "numbers of report.py")
     arrays = read_arrays(folder / "predictions.npz", "predictions of report.py")
     with reading(path, "numbers of report.py"):
-        if missing := {"checkpoint_sha256", "images_sha256"} - numbers.keys():
-            raise ValueError(f"it has no {' and no '.join(sorted(missing))}: run report.py again")
-        right = (arrays["y_pred"] == arrays["y_true"]).double().mean().item()
-        if abs(right - numbers["accuracy"]["value"]) > 1e-9:
+        if missing := {"checkpoint_sha256", "images_sha256", "predictions_sha256"} - numbers.keys():
+            raise ValueError(f"it has no {min(missing)}, as of another version: run report.py again")
+        if numbers["predictions_sha256"] != file_digest(folder / "predictions.npz"):
             raise ValueError("it is of another report than predictions.npz: run report.py again")
         if best.is_file() and file_digest(best) != numbers["checkpoint_sha256"]:
             raise ValueError(f"it is of other weights than {best}: run python report.py {folder} again")
     return numbers, arrays
-
-
-# ---- reasons.json and evidence.npz -------------------------------------------------------------------------
 
 
 def write_reasons(folder: Path, reasons: dict, evidence: dict | None) -> dict:
@@ -174,9 +202,6 @@ def read_reasons(folder: Path) -> tuple[dict | None, dict | None]:
     return reasons, read_arrays(arrays, "evidence of lab.examine")
 
 
-# ---- stress.json and stress.npz ----------------------------------------------------------------------------
-
-
 def write_stress(folder: Path, results: dict) -> None:
     """Write what are tensors to stress.npz and the rest to stress.json.
 
@@ -193,16 +218,16 @@ def read_stress(folder: Path, owner: dict) -> dict | None:
     owner: the digests that stress.json should have, or some of them. Raises UserError if a file cannot be
     used, or if stress.json and stress.npz disagree.
     """
-    path = folder / "stress.json"
+    path, what = folder / "stress.json", "results of lab.stress, which its --overwrite replaces"
     if not path.exists():
         return None
-    results = read_json(path, "results of lab.stress, which its --overwrite replaces")
-    if any(results.get(key) != owner[key] for key in owner):
+    results = read_json(path, what)
+    if "tests" not in results or any(results.get(key) != owner[key] for key in owner):
         return None
-    arrays = read_arrays(folder / "stress.npz", "results of lab.stress, which its --overwrite replaces")
+    arrays = read_arrays(folder / "stress.npz", what)
     # A command that was killed between the two files has left more tests in stress.npz than in stress.json,
     # or fewer, if it was the first save of an --overwrite.
-    with reading(path, "results of lab.stress, which its --overwrite replaces"):
+    with reading(path, what):
         if not results["tests"].keys() <= arrays.keys():
             return None
         results["answers"] = {test: arrays[test] for test in results["tests"]}

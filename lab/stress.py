@@ -31,7 +31,7 @@ from lab.options import add_computing_options, add_options, from_options
 from lab.pictures import described
 from lab.stress_tests import attacks, cifar_c, cues, examples, summary
 from lab.stress_tests.corruptions import CORRUPTIONS, FAMILIES, FIFTEEN, corrupt
-from lab.support import CommandLine, Progress, UserError, full_float32, pick_device, run_main
+from lab.support import CommandLine, Progress, UserError, core, full_float32, pick_device, run_main
 from metrics import calibration_bins, fit_temperature, proportion
 
 SEED = 0  # for the sample and the attacks; each corruption has its own seed
@@ -111,40 +111,32 @@ def planned_results(test: Dataset, sample: Sample, published: dict) -> dict:
 def kept_results(folder: Path, new: dict, identity: dict) -> dict:
     """Return the tests in the folder that have the weights and images of the `new` results.
 
-    identity: see lab.results.identity. Prints what is kept and what is measured again; nothing is written
-    before the first new test is done. Raises UserError if the folder holds results for other weights or for
-    more images.
+    identity: see lab.results.identity. Prints what is kept; nothing is written before the first new test is
+    done. Raises UserError if the folder holds results for more images, or of another version.
     """
-    files.check_results(folder, new["checkpoint_sha256"])
-    path = folder / "stress.json"
-    if not path.exists():
+    path, old = folder / "stress.json", files.read_stress(folder, identity)
+    if not old:
+        if path.exists():
+            print(f"note     {path} has no tests of these images and classes: all tests run")
         return {}
-    old = files.read_stress(folder, identity)
-    if old and old["corruption_images"] > new["corruption_images"]:
+    if missing := new.keys() - old.keys():
+        raise UserError(f"{path} has no {min(missing)}, as of another version: --overwrite measures it anew")
+    if old["corruption_images"] > new["corruption_images"]:
         raise UserError(
             f"{path} is of more images: give --images {old['corruption_images']}, use another --out, "
             f"or --overwrite it"
         )
-    if not old or old["sample_sha256"] != new["sample_sha256"]:
-        print(f"note     {path} is of other images or classes: all tests run again")
+    if old["sample_sha256"] != new["sample_sha256"]:
+        print(f"note     {path} is of fewer images: all tests run again")
         return {}
-    tests = {test: row for test, row in old["tests"].items() if is_complete(test, row, old, new)}
-    again = len(old["tests"]) - len(tests)
-    print(
-        f"kept     {len(tests)} tests of {path}" + (f"; {again} lack a number and run again" if again else "")
-    )
+    tests, published = old["tests"], new["published_sha256"]
+    for test in list(tests):
+        name = test.split("/")[0]
+        if name in published and old["published_sha256"].get(name) != published[name]:
+            del tests[test]
+    print(f"kept     {len(tests)} tests of {path}")
     kept = ["answers", *files.PIXELS, *files.PIXELS.values()]
     return {"tests": tests} | {key: old[key] for key in kept if key in old}
-
-
-def is_complete(test: str, record: dict, old: dict, new: dict) -> bool:
-    """Return whether the summary finds all it needs in a record of the old stress.json."""
-    name = test.split("/")[0]
-    if name in new["published_sha256"]:
-        return old.get("published_sha256", {}).get(name) == new["published_sha256"][name]
-    if name == "random":
-        return "won" in record
-    return all("right" in bins for bins in record.get("calibration", {}).values())
 
 
 # ---- The tests -------------------------------------------------------------------------------------------
@@ -258,7 +250,10 @@ def run_tests(classifier: Classifier, sample: Sample, published: dict, folder: P
     """
     tests, answers = results["tests"], results["answers"]
     plan = planned_tests(classifier.num_classes, tuple(published))
-    temperature = fit_temperature(*classifier.validation) if classifier.validation else None
+    temperature = None
+    if classifier.validation is not None:
+        with core():
+            temperature = fit_temperature(*classifier.validation)
     with Progress("stress tests", len(plan)) as progress:
         for done, (name, level) in enumerate(plan):
             test = f"{name}/{level:g}"
@@ -384,10 +379,8 @@ def main(argv: list[str] | None = None) -> int:
     device = pick_device(args.device)
     classifier = from_options(args, device)
     classifier.model.batch_size = args.batch_size
-    folder = files.results_folder(classifier, args.out)
-    if not args.overwrite:
-        # Before the data are read, which takes a while.
-        files.check_results(folder, classifier.digest)
+    folder = files.results_folder(classifier, args.out, args.dataset)
+    files.check_folder(folder, classifier.digest, files.STRESSED, args.overwrite)
     _, test = load_data(classifier, args.dataset, args.data_dir, args.workers)
     published = {}
     if args.cifar_c:
@@ -408,16 +401,19 @@ def main(argv: list[str] | None = None) -> int:
     with full_float32(device):  # without TF32 an accuracy means the same on every machine
         if not args.overwrite:
             results |= kept_results(folder, results, identity)
+        if not (folder / "stress.json").exists():
+            files.claim_folder(folder, classifier.digest, files.STRESSED)
         run_tests(classifier, sample, published, folder, results)
         add_examples(classifier, sample, test, results)
         add_summary(results, sample, test.class_names)
         files.write_stress(folder, results)
     print_summary(results)
     print(f"\nsaved    {folder}/stress.json and stress.npz")
-    if (folder / "explore.html").is_file():
+    if files.owner_of(folder / "reasons.json") == classifier.digest:
         from lab.explore.compose import write_explore
 
-        write_explore(folder, test.images)
+        with files.of_this_version(folder):
+            write_explore(folder, test.images)
         print(f"next     open {folder / 'explore.html'} in a browser")
     else:
         print("next     python -m lab.examine with the same options shows them on its page")

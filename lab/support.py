@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from torch import Tensor
 
 import train
 from train import write
+
+LARGE = 64 * 2**20  # bytes: larger arrays are saved as they are
 
 # ---- Errors ------------------------------------------------------------------------------------------------
 
@@ -75,10 +78,11 @@ def core() -> Iterator[None]:
 
 
 class CommandLine(argparse.ArgumentParser):
-    """An argument parser that raises UserError: its errors are one line, without the usage above it."""
+    """An argument parser that raises UserError, one line without the usage, and takes no abbreviations."""
 
     def __init__(self, description: str):
-        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        layout = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, formatter_class=layout, allow_abbrev=False)
 
     def error(self, message: str) -> None:
         raise UserError(f"{message} (see {self.prog} --help)")
@@ -89,22 +93,10 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def duration(seconds: float) -> str:
-    """Return 9.6 as "10 s", 75.2 as "1 min 15 s" and 7370 as "2 h 3 min"."""
-    if round(seconds) >= 3600:
-        hours, minutes = divmod(round(seconds / 60), 60)
-        return f"{hours} h {minutes} min"
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-
-
 class Progress:
-    """One line on a terminal, as "epoch 1/40  100/196  loss 2.31  12 s left".
+    """One line on a terminal, as "stress tests  31/125  test fog/3  0:12:00 left"; in a log two lines.
 
-    In a log it writes one line at the beginning, "test images: 10,000 ...", and one at the end, "test images:
-    10,000 in 58 s".
-
-    with Progress("test images", total) as progress: progress.update(done, loss="2.31")
+    with Progress("test images", total) as progress: progress.update(done, test="fog/3")
     """
 
     def __init__(self, label: str, total: int):
@@ -124,24 +116,21 @@ class Progress:
     def update(self, done: int, **values: str) -> None:
         """Write how much is done, the values and the time left, at most ten times a second."""
         now = time.monotonic()
-        if now - self.written < 0.1:
+        if not sys.stderr.isatty() or now - self.written < 0.1:
             return
         self.written = now
         parts = [self.label, f"{done}/{self.total}", *(f"{key} {value}" for key, value in values.items())]
         if done:
-            parts.append(f"{duration((now - self.started) / done * (self.total - done))} left")
-        self.show("  ".join(parts))
-
-    def show(self, text: str) -> None:
-        """Replace the line on the terminal by the text, cut to its width."""
-        if sys.stderr.isatty():
-            columns = os.get_terminal_size(sys.stderr.fileno()).columns
-            print(f"\r{text[: columns - 1]}", end="\033[K", file=sys.stderr, flush=True)
+            left = (now - self.started) / done * (self.total - done)
+            parts.append(f"{timedelta(seconds=round(left))} left")
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+        print(f"\r{'  '.join(parts)[: columns - 1]}\033[K", end="", file=sys.stderr, flush=True)
 
     def __exit__(self, error: type | None, *rest) -> None:
-        self.show("")
-        if error is None:
-            self.log(f"in {duration(time.monotonic() - self.started)}")
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+        elif error is None:
+            self.log(f"in {time.monotonic() - self.started:.0f} s")
 
 
 def run_main(main: Callable[[], int | None]) -> None:
@@ -194,10 +183,14 @@ def read_json(path: Path, what: str) -> dict:
 
 
 def write_arrays(path: Path, content: dict) -> str:
-    """Write tensors, texts, and lists of these to an .npz file; return its digest."""
-    file = io.BytesIO()
-    np.savez_compressed(file, **{key: np.asarray(value) for key, value in content.items()})
-    write(path, file.getvalue())
+    """Write tensors, texts, and lists of these to an .npz file; return its digest.
+
+    More than LARGE bytes are not compressed: that would take most of the time of a large examination.
+    """
+    arrays, file = {key: np.asarray(value) for key, value in content.items()}, io.BytesIO()
+    is_large = sum(array.nbytes for array in arrays.values()) > LARGE
+    (np.savez if is_large else np.savez_compressed)(file, **arrays)
+    write(path, file.getbuffer())
     return hashlib.sha256(file.getbuffer()).hexdigest()
 
 

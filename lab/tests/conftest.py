@@ -13,6 +13,7 @@ import data
 import metrics
 import report
 import train
+from lab import answers as lab_answers
 from lab import classifier, examine, more_metrics, reasons, results
 from lab.explore import drawing, script_data
 from train import read_checkpoint, write_checkpoint
@@ -141,7 +142,7 @@ def left(small_sets):
     logits = 3 * torch.randn(100, 100, generator=generator)
     logits[torch.arange(50), test.labels[:50]] += 9
     numbers, answers = report.evaluate(logits, test, (logits[:50], test.labels[:50]))
-    more, kinds = examine.more_numbers(answers, test, numbers["temperature"], {})
+    more, kinds = lab_answers.further_numbers(answers, test, numbers["temperature"], {})
     numbers |= more | {"runs": ["this network", "results/b"]}
     wrong = answers["mistakes"][:30]
     runs = [answers["probabilities"], logits.flip(0).softmax(dim=1)]

@@ -1,4 +1,4 @@
-"""compare.py and agreement.py: every number by loops."""
+"""compare.py and answers.py: every number by loops."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ import pytest
 import torch
 from lab_networks import seeded
 
-from lab import agreement, compare, results
+from lab import answers, compare, results
 from lab.more_metrics import auroc
 from lab.results import digest_of_set, read_report, write_stress
 from lab.support import UserError
@@ -31,7 +31,7 @@ def rows_for(test, wrong, seed=0):
     return (scores + 6 * torch.eye(100)[answers]).softmax(dim=1)
 
 
-# ---- agreement.py ----------------------------------------------------------------------------------------
+# ---- answers.py ----------------------------------------------------------------------------------------
 
 
 def test_runs_of_the_same_images_are_compared_by_counting(small_sets, few_resamples):
@@ -41,7 +41,7 @@ def test_runs_of_the_same_images_are_compared_by_counting(small_sets, few_resamp
     for name, wrong in {"b": range(5, 25), "c": []}.items():
         rows = rows_for(small_sets[1], list(wrong), len(runs))
         runs[name] = {"probabilities": rows, "y_pred": rows.argmax(dim=1)}
-    found = agreement.compare(runs, y_true)
+    found = answers.compare(runs, y_true)
     assert found["right_in"] == [0, 5, 20, 75]  # wrong in both a and b: 5 to 9
     assert found["standard_deviation"] == pytest.approx(0.1)
 
@@ -77,7 +77,7 @@ def test_the_scale_of_the_logits_changes_no_order(small_sets, few_resamples, sca
     ours, rounded = {"logits": logits * scale}, {"probabilities": (logits * scale).softmax(dim=1)}
     rows = []
     for values in ({"logits": logits}, ours, rounded):
-        rows.append(agreement.compare(dict.fromkeys("ab", values | {"y_pred": y_pred}), y_true)["runs"][0])
+        rows.append(answers.compare(dict.fromkeys("ab", values | {"y_pred": y_pred}), y_true)["runs"][0])
     for key in ("accuracy", "macro_f1", "top5_accuracy"):
         assert rows[1][key] == rows[0][key]
     assert rows[2]["top5_accuracy"] != rows[0]["top5_accuracy"]
@@ -99,15 +99,15 @@ def test_other_images_labels_classes_or_equal_weights_are_refused(small_sets, tm
         return numbers | {"checkpoint_sha256": digest}, arrays
 
     same = tmp_path / "same"
-    assert list(agreement.read_runs([same], *network("cd"))) == [str(same)]
+    assert list(answers.read_runs([same], *network("cd"))) == [str(same)]
     for name in ("renamed", "flipped", "relabelled"):
         refused = f"{name} is of other test images, labels or classes"
         with pytest.raises(UserError, match=f"^--against .*{refused}"):
-            agreement.read_runs([tmp_path / name], *network("cd"))
+            answers.read_runs([tmp_path / name], *network("cd"))
         with pytest.raises(UserError, match=f"^/.*{refused}"):
             compare.main([str(same), str(tmp_path / name)])
     with pytest.raises(UserError, match="has the same weights as the network itself"):
-        agreement.read_runs([same], *network("same"))
+        answers.read_runs([same], *network("same"))
     with pytest.raises(UserError, match=r"backup has the same weights as .*same"):
         compare.main([str(same), str(tmp_path / "backup")])
 
@@ -134,7 +134,13 @@ def write_answers(folder, test, generator, sample="a sample", count=37):
     }
     answers["fgsm/4"] = torch.zeros(count) > 0  # where APGD was not run
     results = {"checkpoint_sha256": str(folder), "test_sha256": digest_of_set(test)}
-    results |= {"sample_sha256": sample, "families": FAMILIES, "attacks": ATTACKS, "epsilons": [0.5, 1, 4]}
+    results |= {
+        "sample_sha256": sample,
+        "corruption_images": count,
+        "families": FAMILIES,
+        "attacks": ATTACKS,
+        "epsilons": [0.5, 1, 4],
+    }
     of_tests = {name: {"accuracy": {"value": int(right.sum()) / count}} for name, right in answers.items()}
     write_stress(folder, results | {"tests": of_tests, "answers": answers, "summary": {}})
     return {name: right.tolist() for name, right in answers.items()}
@@ -260,14 +266,14 @@ def test_two_single_runs_have_an_interval_over_images_only(small_sets, tmp_path,
 
 def test_welchs_interval_is_that_of_scipy():
     stats = pytest.importorskip("scipy.stats")
-    quantiles = [stats.t.ppf(0.975, freedom) for freedom in range(1, len(compare.T_QUANTILE) + 1)]
-    assert list(compare.T_QUANTILE) == pytest.approx(quantiles, abs=5e-4)
+    for freedom in (1, 1.3, 2, 3.7, 14, 500):
+        assert compare.t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-4)
     for n, m, scale in ((2, 2, 1), (2, 5, 0.01), (3, 3, 4), (7, 8, 1)):
         ours = torch.randn(n, generator=seeded(n), dtype=torch.float64).tolist()
         theirs = (scale * torch.randn(m, generator=seeded(m + 9), dtype=torch.float64)).tolist()
         test = stats.ttest_ind(ours, theirs, equal_var=False)
         value = statistics.mean(ours) - statistics.mean(theirs)
-        reach = stats.t.ppf(0.975, max(1, math.floor(test.df))) * value / test.statistic
+        reach = stats.t.ppf(0.975, test.df) * value / test.statistic
         expected = {"value": value, "low": value - abs(reach), "high": value + abs(reach)}
         assert compare.welch_interval(ours, theirs) == pytest.approx(expected, rel=1e-3)
 
@@ -290,13 +296,19 @@ def test_runs_without_a_recipe_or_with_other_samples(small_sets, tmp_path, capsy
         (folder / "config.json").unlink()
     (means, _), _ = tables(capsys, folders)
     assert means[""] == ["the first recipe (n = 1)", f"{folders[1]} (n = 1)"]
-    runs = [write_run(tmp_path / name, test, [3], seed) for seed, name in enumerate("cd")]
+    runs = [write_run(tmp_path / name, test, [3], seed) for seed, name in enumerate("cdef")]
     write_answers(tmp_path / "c", test, seeded())
-    write_answers(tmp_path / "d", test, seeded(), "another sample", 60)
+    larger = write_answers(tmp_path / "d", test, seeded(), "another sample", 60)
+    for chosen in (runs[:2], runs[1::-1]):  # of equally many samples the largest is compared
+        (means,), text = tables(capsys, chosen)
+        tests = [right for test, right in larger.items() if test.startswith(("grain", "salt"))]
+        assert means["noise"] == [f"{100 * np.mean(tests):.2f} (n = 1)"]
+        assert f"The stress tests of {tmp_path / 'c'} are left out" in text
+    for name in "ef":  # of the first sample there are now more
+        write_answers(tmp_path / name, test, seeded())
     (means,), text = tables(capsys, runs)
-    assert means["noise"][0].endswith("(n = 1)")
-    assert f"of other images than the first ones are left out: {tmp_path / 'd'}\n" in text
-    for name in "cd":  # stress tests of other images than the answers
+    assert means["noise"][0].endswith("(n = 3)") and f"of {tmp_path / 'd'} are left out" in text
+    for name in "cdef":  # stress tests of other images than the answers
         write_answers(tmp_path / name, dataclasses.replace(test, images=test.images.flip(0)), seeded())
     assert "noise" not in tables(capsys, runs)[0][0]
     with pytest.raises(UserError, match="expected two runs or more"):

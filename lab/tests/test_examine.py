@@ -17,6 +17,7 @@ from torch import nn
 
 import report
 from gradcam import GradCAM
+from lab import answers as lab_answers
 from lab import classifier, examine, more_metrics
 from lab import pictures as lab_pictures
 from lab.pictures import from_arrays
@@ -55,7 +56,7 @@ def test_more_numbers_are_of_the_logits_as_trained_and_at_the_temperature(small_
     logits = 3 * torch.randn(100, 100, generator=seeded())
     logits[torch.arange(50), test.labels[:50]] += 9
     arrays = {"logits": logits, "y_true": test.labels, "y_pred": logits.argmax(dim=1)}
-    numbers, kinds = examine.more_numbers(arrays, test, 2.0, {})
+    numbers, kinds = lab_answers.further_numbers(arrays, test, 2.0, {})
     for suffix, divisor in {"": 1, "_after_temperature": 2}.items():
         rows = (logits.double() / divisor).softmax(dim=1)
         confidence, risks = rows.amax(dim=1), more_metrics.risk_coverage(test.labels, rows)[1]
@@ -211,67 +212,77 @@ def test_results_of_other_weights_and_scores_that_are_not_finite_are_refused(no_
 # ---- The command for a run -------------------------------------------------------------------------------
 
 
-def test_the_numbers_of_a_run_are_those_of_report_py_and_are_taken_from_its_report(
-    quick, no_page, finished, small, tmp_path, monkeypatch, capsys
+def test_the_files_of_a_run_are_those_of_report_py_to_the_byte(
+    quick, finished, small, tmp_path, monkeypatch, capsys
 ):
     run, argv = shutil.copytree(finished, tmp_path / "run"), ["--run", str(tmp_path / "run")]
     assert report.main(["--run", str(run)]) == 0
-    numbers, arrays = read_json(run / "metrics.json", ""), (run / "predictions.npz").read_bytes()
-    (run / "metrics.json").unlink()
+    core = {run / name: (run / name).read_bytes() for name in ("metrics.json", "predictions.npz")}
+
+    def written():
+        return {path: path.read_bytes() for path in core}
+
+    for path in core:
+        path.unlink()
     assert examine.main(argv) == 0
-    again = read_json(run / "metrics.json", "")
-    facts = again.pop("examined"), numbers.pop("examined")
-    assert "lab.examine" in facts[0]["command"] and again.pop("image_size") == 32
-    assert again.pop("title") and numbers.pop("title") and again == numbers
-    assert (run / "predictions.npz").read_bytes() == arrays
-    again |= {"examined": facts[0], "title": "a network"}
+    assert written() == core
+    assert {"maps", "covering"} < both_files(run).keys()
 
     def fail(*some, **more):
         raise AssertionError("it predicts again")
 
     before = contents(run)
-    for module in (report, classifier):
-        monkeypatch.setattr(module, "predict", fail)
-    assert examine.main(argv) == 0
-    assert contents(run) == before
-    assert {"maps", "covering"} < both_files(run).keys()
-    assert examine.main([*argv, "--layer", "none"]) == 0
-    assert not {"maps", "covering"} & both_files(run).keys()
-    assert "maps" not in np.load(run / "evidence.npz") and "puzzles" in np.load(run / "evidence.npz")
-    assert examine.main([*argv, "--quick"]) == 0
-    assert not {"maps", "covering"} & both_files(run).keys() and not (run / "evidence.npz").exists()
+    with monkeypatch.context() as patch:
+        for module in (report, classifier):
+            patch.setattr(module, "predict", fail)
+        assert examine.main(argv) == 0
+        assert contents(run) == before
+        assert examine.main([*argv, "--layer", "none"]) == 0
+        assert not {"maps", "covering"} & both_files(run).keys()
+        assert "maps" not in np.load(run / "evidence.npz") and "puzzles" in np.load(run / "evidence.npz")
+        assert examine.main([*argv, "--quick"]) == 0
+        assert not {"maps", "covering"} & both_files(run).keys() and not (run / "evidence.npz").exists()
     # A report of other images is not taken, and none of another --size.
-    (run / "metrics.json").write_text(json.dumps(again | {"image_size": 24}))
-    with pytest.raises(AssertionError, match="predicts again"):
-        examine.main(argv)
-    (run / "metrics.json").write_text(json.dumps(again))
+    (run / "metrics.json").write_text(json.dumps(read_json(run / "metrics.json", "") | {"image_size": 24}))
+    assert examine.main([*argv, "--quick"]) == 0
+    assert written() == core
     monkeypatch.setattr(small[1], "labels", small[1].labels.flip(0))
-    with pytest.raises(AssertionError, match="predicts again"):
-        examine.main(argv)
+    assert examine.main([*argv, "--quick"]) == 0
+    assert written() != core
+    # Images of another set, even of this name, leave the run as it is.
+    before = contents(run)
+    monkeypatch.chdir(tmp_path)
+    assert examine.main([*argv, "--quick", "--dataset", "others"]) == 0
+    assert contents(run) == before and both_files(tmp_path / "runs" / "run-on-others")["data"]["dataset"]
 
 
-def test_overwrite_removes_all_of_another_network(quick, finished, small, tmp_path, monkeypatch, capsys):
-    out, net = tmp_path / "out", tmp_path / "net.py"
+def test_overwrite_replaces_results_of_another_network_and_no_file_of_the_users(
+    quick, finished, small, tmp_path, capsys
+):
+    out, mine, net = tmp_path / "out", tmp_path / "mine", tmp_path / "net.py"
     network = "nn.Sequential(nn.Flatten(), nn.Linear(3072, 100))"
-    net.write_text(f"from torch import nn\ndef make(): return {network}\n")
-    assert examine.main(["--run", str(finished), "--out", str(out), "--quick"]) == 0
-    (out / "stress.json").write_text('{"checkpoint_sha256": "of the run"}')
-    for name in ("stress.npz",):
-        (out / name).parent.mkdir(exist_ok=True)
-        (out / name).write_bytes(b"of the run")
-    argv = ["--model", f"{net}:make", "--out", str(out)]
-    before = contents(out)
-    assert_one_line(*outcome(capsys, examine.main, argv), "is of other weights.*by --overwrite")
-    assert contents(out) == before
-    (out / "metrics.json").write_text("[")
-    assert_one_line(*outcome(capsys, examine.main, argv), "cannot be used as .*--overwrite replaces")
-    assert examine.main([*argv, "--overwrite", "--quick"]) == 0
-    left = {path.name for path in out.rglob("*")}
-    assert not left & {"stress.json", "stress.npz", "evidence.npz"}
-    numbers = both_files(out)
-    assert numbers["network"]["name"] == "make" and "training" not in numbers
-    assert numbers["examined"]["command"].startswith("python -m lab.examine --model")
-    assert numbers["data"]["dataset"] == "cifar100"  # of the name by which the small set is found
+    net.write_text(f"import torch\nfrom torch import nn\n\ntorch.manual_seed(0)\nmake = lambda: {network}\n")
+    of_run, of_model = ["--run", str(finished), "--quick"], ["--model", f"{net}:make", "--quick"]
+    assert examine.main([*of_run, "--out", str(out)]) == 0
+    for argv in (of_model, of_run):
+        before = contents(out)
+        refused = outcome(capsys, examine.main, [*argv, "--out", str(out)])
+        assert_one_line(*refused, "is of other weights.*--overwrite")
+        assert contents(out) == before
+        assert examine.main([*argv, "--out", str(out), "--overwrite"]) == 0
+        numbers = both_files(out)
+        assert (numbers["network"]["name"] == "make") == (argv is of_model) == ("training" not in numbers)
+        assert numbers["data"]["command"].startswith(f"python -m lab.examine {argv[0]}")
+    for path in ("plots/loss.png", "evidence.npz", "metrics.json"):
+        (mine / path).parent.mkdir(parents=True)
+        (mine / path).write_text("{}")
+        before = contents(mine)
+        for argv in (of_model, of_run):
+            for more in ([], ["--overwrite"]):
+                code, err = outcome(capsys, examine.main, [*argv, "--out", str(mine), *more])
+                assert_one_line(code, err, re.escape(str(mine)))
+                assert contents(mine) == before
+        shutil.rmtree(mine)
 
 
 # ---- The pages again -------------------------------------------------------------------------------------
@@ -294,10 +305,7 @@ def test_pages_are_made_again_from_the_files(quick, finished, small, tmp_path, m
     assert contents(run) == made
     (run / "checkpoints" / "best.pt").unlink()  # it needs no network
     assert examine.main(again) == 0
-    for option in ("--layer=1", "--size=32", "--predictions=a.npz", "--expect-accuracy=9", "--overwrite"):
-        refused = outcome(capsys, examine.main, [*again, option])
-        assert_one_line(*refused, f"--page measures nothing: leave out {option.split('=')[0]}")
-    assert_one_line(*outcome(capsys, examine.main, [*again, "--against", "a"]), "leave out --against")
+    assert_one_line(*outcome(capsys, examine.main, [*again, "--layer=1"]), "leave out --layer")
     numbers = read_json(run / "metrics.json", "")
     written = read_json(run / "reasons.json", "")
     with monkeypatch.context() as patch:
@@ -341,8 +349,10 @@ def test_answers_in_a_file_and_in_memory(quick, tmp_path, monkeypatch, capsys):
     argv = ["--predictions", str(file), "--out", str(out)]
     for expected, meant in (("0.95", "Did you mean 95"), ("3", "not the expected 3 %")):
         assert_one_line(*outcome(capsys, examine.main, [*argv, "--expect-accuracy", expected]), meant)
-    inside = ["--predictions", str(file), "--out", str(tmp_path)]
-    assert_one_line(*outcome(capsys, examine.main, inside), "holds mine.npz, which would be replaced")
+    file.rename(tmp_path / "predictions.npz")
+    inside = ["--predictions", str(tmp_path / "predictions.npz"), "--out", str(tmp_path)]
+    assert_one_line(*outcome(capsys, examine.main, [*inside, "--overwrite"]), "predictions.npz")
+    file = (tmp_path / "predictions.npz").rename(file)
     assert_one_line(*outcome(capsys, examine.main, [*argv, "--layer", "1"]), "leave out --layer")
     assert contents(tmp_path).keys() == {file}  # nothing is written yet
     right = 100 * (answers["logits"].argmax(axis=1) == answers["y_true"]).mean()

@@ -1,6 +1,7 @@
 """lab/results.py: files that know what they are of; see also tests/lab/test_stress.py."""
 
-import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,27 +13,42 @@ from lab.support import UserError, write_arrays
 NETWORK = "ab"
 
 
-def write(folder, name, content):
-    (folder / f"{name}.json").write_text(json.dumps(content))
+@pytest.mark.parametrize("names", [results.EXAMINED, results.STRESSED])
+def test_a_folder_is_ours_if_its_record_says_so_or_if_it_has_none_of_the_names(names, tmp_path):
+    record, other = tmp_path / names[0], tmp_path / names[1]
+    results.check_folder(tmp_path / "nowhere", NETWORK, names)
+    (tmp_path / "notes.txt").touch()
+    results.check_folder(tmp_path, NETWORK, names)
+    results.claim_folder(tmp_path, NETWORK, names)
+    other.touch()
+    results.check_folder(tmp_path, NETWORK, names)
+    results.claim_folder(tmp_path, "of another", names)
+    with pytest.raises(UserError, match="is of other weights"):
+        results.check_folder(tmp_path, NETWORK, names)
+    results.check_folder(tmp_path, NETWORK, names, overwrite=True)
+    for content in ("[", "{}", '["checkpoint_sha256"]', None):  # which is no record, so all is the user's
+        record.write_text(content) if content else record.unlink()
+        for overwrite in (False, True):
+            with pytest.raises(UserError):
+                results.check_folder(tmp_path, NETWORK, names, overwrite)
 
 
-def test_results_of_another_network_are_refused_and_removed(tmp_path):
-    arrays = {"metrics": "predictions", "reasons": "evidence", "stress": "stress"}
-    for name, npz in arrays.items():
-        write(tmp_path, name, {"checkpoint_sha256": "ab"})  # which is all that report.py says
-        (tmp_path / f"{npz}.npz").touch()
-    results.check_results(tmp_path, NETWORK)
-    results.check_results(tmp_path / "nowhere", NETWORK)
-    results.remove_others(tmp_path, NETWORK)
-    assert len(list(tmp_path.iterdir())) == 6
-    damaged = {'{"checkpoint_sha256": "cd"}': "is of other weights", "{}": "is of other weights"}
-    damaged["["] = "cannot be used as results, which --overwrite replaces"
-    for (name, npz), (content, message) in zip(arrays.items(), damaged.items(), strict=True):
-        (tmp_path / f"{name}.json").write_text(content)
-        with pytest.raises(UserError, match=rf"{name}\.json {message}"):
-            results.check_results(tmp_path, NETWORK)
-        results.remove_others(tmp_path, NETWORK)
-        assert not list(tmp_path.glob(f"{name}.json")) and not list(tmp_path.glob(f"{npz}.npz"))
+def test_results_of_other_images_than_the_runs_own_have_a_folder_beside_it(capsys):
+    config = {"image_size": 32}
+    examined = SimpleNamespace(path=Path("runs/r/checkpoints/best.pt"), dataset="cifar100", name="net")
+    examined.training, examined.model = {"config": config}, SimpleNamespace(image_size=32)
+    for dataset in (None, "cifar100"):
+        assert results.results_folder(examined, None, dataset) == Path("runs/r")
+    assert capsys.readouterr().out == ""
+    assert results.results_folder(examined, None, "../some/pets") == Path("runs/r-on-pets")
+    assert "go to runs/r-on-pets" in capsys.readouterr().out
+    examined.model.image_size = 24
+    assert results.results_folder(examined, None) == Path("runs/r-at-24")
+    assert results.results_folder(examined, Path("out"), "pets") == Path("out")
+    examined.training, examined.path = None, Path("other/net.pt")
+    assert results.results_folder(examined, None, "pets") == Path("runs/net")
+    examined.path = None
+    assert results.results_folder(examined, None, "pets") == Path("runs/net")
 
 
 def test_reasons_are_read_with_the_evidence_they_were_written_with(tmp_path, capsys):
