@@ -92,9 +92,8 @@ def reported(tmp_path_factory, finished, reported_sets):
     with pytest.MonkeyPatch.context() as patch:
         use_sets(patch, reported_sets)
         patch.setattr(results, "read_stress", lambda folder, owner: stress)
-        patch.setattr(
-            classifier, "predict", lambda *some, **more: scores
-        )  # what the network makes of the images
+        for module in (classifier, report):  # what the network makes of the images
+            patch.setattr(module, "predict", lambda *some, **more: scores)
         make_quick(patch)
         assert examine.main(["--run", str(out), "--against", str(other_run)]) == 0
     return out

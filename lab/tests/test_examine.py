@@ -1,5 +1,6 @@
 """lab/examine.py: numbers against plain loops, and what is written and refused."""
 
+import csv
 import dataclasses
 import html
 import json
@@ -14,6 +15,7 @@ from lab_networks import seeded, tiny_resnet
 from lab_pages import text
 from made_up import stress_content
 from torch import nn
+from torchvision.transforms.v2.functional import to_pil_image
 
 import report
 from gradcam import GradCAM
@@ -160,6 +162,30 @@ def test_a_module_and_its_classifier_give_the_same_and_stay_as_they_were(quick, 
         examine.examine(model, test, others, out=tmp_path / "other")
 
 
+class Pairs(list):
+    """As a data set of torchvision: (picture, label), with the names of the classes."""
+
+    classes = ("a", "b", "c")
+
+
+def test_pictures_of_pillow_with_labels_are_a_test_set(quick, no_page, tmp_path):
+    test = pictures(LABELS % 3, ["a", "b", "c"])
+    pairs = Pairs((to_pil_image(image), int(c)) for image, c in zip(test.images, test.labels, strict=True))
+    expected = examine.examine(tiny(3), test, out=tmp_path / "dataset")
+    numbers = examine.examine(tiny(3), pairs, out=tmp_path / "pairs")
+    again = examine.examine(tiny(3), [*pairs], class_names=["a", "b", "c"], out=tmp_path / "list")
+    for key in ("accuracy", "classes", "covering", "images_sha256"):
+        assert numbers[key] == again[key] == expected[key]
+    with open(tmp_path / "pairs" / "answers.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    probabilities = tiny(3)(test.images / 255).softmax(dim=1)
+    for i, row in enumerate(rows):
+        assert (row["file_name"], row["true_class"]) == (str(i), "abc"[i % 3])
+        assert row["predicted_class"] == "abc"[probabilities[i].argmax()]
+        assert float(row["confidence"]) == pytest.approx(probabilities[i].max().item(), abs=1e-5)
+    assert len(rows) == 30
+
+
 def test_evidence_is_of_the_surest_mistakes_and_their_maps(quick, no_page, tmp_path):
     test, train = pictures(LABELS % 4, ["a", "b", "c", "d"]), pictures(LABELS % 4, ["a", "b", "c", "d"], 1)
     model = tiny(4)
@@ -200,6 +226,14 @@ def test_results_of_other_weights_and_scores_that_are_not_finite_are_refused(no_
     before = contents(tmp_path)
     with pytest.raises(UserError, match="of other weights"):
         examine.examine(model, test, out=tmp_path)
+    answers = {"y_true": test.labels.numpy(), "logits": np.eye(3)[[1, 0, 2] * 10]}
+    with pytest.raises(UserError, match="of other weights"):
+        examine.examine_predictions(**answers, out=tmp_path)
+    assert contents(tmp_path) == before
+    examine.examine_predictions(**answers, out=tmp_path, overwrite=True)
+    assert read_json(tmp_path / "metrics.json", "")["accuracy"]["value"] == 1 / 3
+    examine.examine(model, test, out=tmp_path, overwrite=True)
+    before = contents(tmp_path)
     test.images[7] = 255  # of which alone the scores are not finite
     model.register_forward_hook(
         lambda _, inputs, output: output / (inputs[0].amin((1, 2, 3), True) < 1)[:, 0, 0]
