@@ -79,9 +79,8 @@ def check_folder(folder: Path, digest: str, names: list[str], overwrite: bool = 
     """
     owner = owner_of(folder / names[0])
     if owner not in (None, digest) and not overwrite:
-        raise UserError(
-            f"{folder / names[0]} is of other weights or answers: use another --out, or replace them by --overwrite"
-        )
+        record = folder / names[0]
+        raise UserError(f"{record} is of other weights or answers: use another --out, or give --overwrite")
     with core():
         report.check_folder(folder, owner or digest, names, names[0])
 

@@ -350,10 +350,12 @@ def test_pages_are_made_again_from_the_files(quick, finished, small, tmp_path, m
     with monkeypatch.context() as patch:
         patch.setattr(lab_pictures, "load", lambda *some, **more: asked.append(some) or small)
         assert examine.main(again) == 0 and asked[0][2:] == (24, 28)
-    changes = {"reasons": {"predictions_sha256": "of others"}, "metrics": {"accuracy": {"value": 2}}}
     for name, content in {"reasons": written, "metrics": numbers}.items():  # of two examinations
-        (run / f"{name}.json").write_text(json.dumps(content | changes[name]))
+        (run / f"{name}.json").write_text(json.dumps(content | {"predictions_sha256": "of others"}))
         assert_one_line(*outcome(capsys, examine.main, again), "no reasons in|of another report")
+        of_another_version = {key: content[key] for key in content if key not in ("kinds", "classes")}
+        (run / f"{name}.json").write_text(json.dumps(of_another_version))
+        assert_one_line(*outcome(capsys, examine.main, again), "results of another version.* anew")
         (run / f"{name}.json").write_text(json.dumps(content))
     (run / "evidence.npz").write_bytes(b"of others")
     capsys.readouterr()

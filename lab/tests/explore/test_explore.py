@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from lab_pages import decoded, text
 from made_up import COVERING, HOSTILE_FILE, MAPS, stress_content
 
+import report
 from lab import reasons, results
 from lab.explore import compose, script_data
-from lab.support import write_arrays, write_json
 
 SECTIONS = ["accuracy", "mistakes", "maps", "confidence", "corruptions", "attacks"]
 
@@ -77,8 +77,7 @@ def written_page(folder, numbers, answers, evidence, stress, images):
         "checkpoint_sha256": "of weights",
         "images_sha256": "of images",
     }
-    write_arrays(folder / "predictions.npz", answers)
-    write_json(folder / "metrics.json", numbers)
+    numbers = report.write_numbers(folder, numbers, answers)
     results.write_reasons(folder, numbers, evidence)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "read_stress", lambda folder, owner: stress)
