@@ -191,7 +191,9 @@ def test_a_transform_gives_what_the_one_of_torchvision_does_to_the_last_digit(
         logits = torch.cat([network(part) for part in images[order].split(4)])[order.argsort()]
     assert torch.equal(arrays["logits"], logits)
     assert numbers["examined"]["its images"].endswith("of 224x224 pixels, by preset")
-    again = examine.test_images_of(out, examine.parse([])) / 255  # as --page finds them
+    with pytest.raises(UserError, match="name it by --model"):  # a file of results runs no code
+        examine.test_images_of(out, examine.parse([]))
+    again = examine.test_images_of(out, examine.parse(["--model", model, "--transform=preset"])) / 255
     assert torch.equal(v2.functional.normalize(again, MEAN, STD), images)
 
 
