@@ -7,25 +7,24 @@ None.
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook
 
 import data
 import report
 from data import Normalize
 from gradcam import Classes, GradCAM
-from lab import networks, pictures, predictions
-from lab.layer import find_layer
+from lab import networks, pictures
+from lab.inside import look_inside
 from lab.pictures import SIZE
-from lab.support import Progress, UserError, core, file_digest, full_float32, one_line, reading
+from lab.predictions import plain_name
+from lab.support import Progress, UserError, core, file_digest, full_float32, reading
 
 MUCH_LARGER = 1.5  # times the side of the images are pictures of which too much may be lost
-WRAPPER = "for another size give --size; if it returns more than logits wrap it: see docs/your_own_code.md"
 
 
 class FromPixels(nn.Module):
@@ -44,8 +43,15 @@ class FromPixels(nn.Module):
         self.ends_in_softmax = False
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.as_logits(self.own_output(images), images)
+
+    def own_output(self, images: Tensor) -> object:
+        """Return what the network itself makes of images in [0, 1], whatever that is."""
         x = self.normalize(resize(images, self.image_size, self.uncropped)).contiguous()
-        logits = self.network(x.clone() if x is images else x)  # a copy, for what works in place
+        return self.network(x.clone() if x is images else x)  # a copy, for what works in place
+
+    def as_logits(self, logits: Tensor, images: Tensor) -> Tensor:
+        """Return the logits [N, C] in the network's output for images."""
         if logits.ndim < 2 and len(images) == 1:
             logits = logits.reshape(1, -1)  # squeeze() has taken a batch of one away
         if logits.is_floating_point():
@@ -146,22 +152,13 @@ class Classifier:
             raise ValueError(self.layer_note)
         cam, maps = GradCAM(self.model, f"network.{self.layer}", self.reshape), []
         for question in questions:
-            of_each = [c if c is None else for_each(c, len(images)) for c in question]
+            asked = [c if c is None else torch.as_tensor(c).expand(len(images)) for c in question]
             parts = []
             for part in torch.arange(len(images)).split(self.images_at_once(images)):
                 pixels = images[part].to(self.device) / 255
-                asked = [c if c is None else c[part] for c in of_each]
-                parts.append(cam.weighted_sum(pixels, *asked).cpu())
+                parts.append(cam.weighted_sum(pixels, *(c if c is None else c[part] for c in asked)).cpu())
             maps.append(torch.cat(parts))
         return maps
-
-
-def for_each(classes: int | list[int] | Tensor, count: int) -> Tensor:
-    """Return the class of each of `count` images, of one for all or of as many."""
-    classes = torch.as_tensor(classes)
-    if list(classes.shape) not in ([], [count]):
-        raise ValueError(f"classes must be one whole number or {count} of them, not {list(classes.shape)}")
-    return classes.expand(count)
 
 
 # ---- Predict ---------------------------------------------------------------------------------------------
@@ -204,8 +201,8 @@ def load_checkpoint(
     model = FromPixels(network, size or config["image_size"], normalize).to(device)
     if device.type != "mps":  # where it gives wrong results (pytorch issue 175189, torch 2.13)
         model.to(memory_format=torch.channels_last)
-    known = type(network).__name__, "normalised", path, file_digest(Path(path))
-    classifier = from_module(model, checkpoint["class_names"], layer, device, *known)
+    facts = type(network).__name__, "normalised", path, file_digest(Path(path))
+    classifier = from_module(model, checkpoint["class_names"], layer, device, *facts)
     classifier.dataset = config["dataset"]
     classifier.training = {key: checkpoint[key] for key in ("config", "epoch", "history")}
     if "val_logits" in checkpoint:
@@ -247,7 +244,7 @@ def load_model(
             networks.load_weights(module, networks.read_tensors(Path(weights)), weights_key)
     if (mean is None) != (std is None):
         raise UserError("--mean and --std belong together: give both, or neither for a network of [0, 1]")
-    normalize, said = None, "in [0, 1]"
+    normalize, takes = None, "in [0, 1]"
     if mean is not None:
         if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
             raise UserError(
@@ -255,11 +252,11 @@ def load_model(
                 f"expected numbers from 0 to 1, and for --std above 0"
             )
         normalize = Normalize(mean, std)
-        said = f"normalised by mean {list(mean)} and standard deviation {list(std)}"
+        takes = f"normalised by mean {list(mean)} and standard deviation {list(std)}"
     model = FromPixels(module, size or SIZE, normalize)
     model.uncropped = resize
     file, _, name = spec.rpartition(":")
-    classifier = from_module(model, class_names, layer, device, name, said, weights)
+    classifier = from_module(model, class_names, layer, device, name, takes, weights)
     classifier.code = file_digest(Path(file))
     if transform is not None:
         classifier.transform = f"{file}:{transform}"
@@ -280,10 +277,13 @@ def from_module(
 ) -> Classifier:
     """Return a Classifier of any module that takes float images [N, 3, size, size] in [0, 1].
 
-    layer as in find_layer; a FromPixels keeps its own size. The module itself is moved to the device, to
-    float32 and to eval mode. name, takes (how images are normalised) and weights (a file) are for people.
+    layer as in find_layer; a FromPixels is taken as it is, with its own size. Of another module a copy is
+    examined, on the device, in float32 and in eval mode. name, takes (how images are normalised) and weights
+    (a file) are for people. Raises UserError for what cannot be examined.
     """
-    device, model = torch.device(device), model if isinstance(model, FromPixels) else FromPixels(model, size)
+    device = torch.device(device)
+    if not isinstance(model, FromPixels):
+        model = FromPixels(copied(networks.uncompiled(model)), size)
     side, of_larger = model.image_size, f", the middle of {model.uncropped}" if model.uncropped else ""
     if not pictures.SMALLEST <= side <= pictures.LARGEST or (model.uncropped or side) < side:
         raise UserError(
@@ -292,6 +292,9 @@ def from_module(
     name = name or type(model.network).__name__
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise UserError(f"{name} has weights on the meta device, which are none: load them first")
+    for part in model.modules():  # those of torch.export refuse to change their mode, and have none
+        vars(part).pop("train", None)
+        vars(part).pop("eval", None)
     classifier = Classifier(
         model=model.float().to(device).eval(),
         device=device,
@@ -300,7 +303,8 @@ def from_module(
         class_names=class_names,
         input=f"{takes}, of {side}x{side} pixels{of_larger}",
     )
-    look_inside(classifier, layer)
+    with full_float32(device):
+        look_inside(classifier, layer)
     # After look_inside, as lazy layers have no weights before their first pass.
     classifier.digest = digest or networks.digest_of(model)
     return classifier
@@ -314,112 +318,6 @@ def copied(module: nn.Module) -> nn.Module:
             if isinstance(value, Tensor) and value.grad_fn is not None:
                 without_graph[id(value)] = value.detach()
     return copy.deepcopy(module, without_graph)
-
-
-# ---- What is inside --------------------------------------------------------------------------------------
-
-
-@torch.enable_grad()
-def look_inside(classifier: Classifier, layer: str | None) -> None:
-    """Check the network by a few forward passes, count its parameters, and find its layers."""
-    names = {module: name for name, module in classifier.module.named_modules()}
-    outputs = []  # (name, output) of every module, in the order in which they end
-    projections = {}  # {name of a linear layer: name of the layer before it, or None}
-
-    def note(module: nn.Module, inputs: tuple, output: object) -> None:
-        if module not in names:
-            return
-        if isinstance(module, nn.Linear) and inputs:
-            before = (name for name, output_before in reversed(outputs) if output_before is inputs[0])
-            projections[names[module]] = next(before, None)
-        outputs.append((names[module], output))
-
-    side = classifier.model.image_size
-    images = torch.rand(2, 3, side, side, generator=Generator().manual_seed(0)).to(classifier.device)
-    try:
-        with register_module_forward_hook(note):
-            logits = classifier.model(images.requires_grad_())
-    except Exception as error:
-        raise UserError(
-            f"{classifier.name} cannot take images {list(images.shape)} ({one_line(error)}): {WRAPPER}"
-        ) from error
-    check_logits(classifier, logits)
-    _, own_output = outputs.pop()  # the network itself ends last
-    if own_output.numel() == 2:
-        classifier.output = "one logit z, as the two logits 0 and z"
-        classifier.notes.append("the network makes one logit z: it is taken as two, [0, z], of two classes")
-    try:
-        if logits.requires_grad:
-            torch.autograd.grad(logits.sum(), images, retain_graph=True, allow_unused=True)
-    except RuntimeError as error:  # such as that of reentrant checkpoints
-        raise UserError(f"{classifier.name} cannot be differentiated: {one_line(error)}") from error
-    classifier.num_classes = logits.shape[1]
-    classifier.parameters = sum(parameter.numel() for parameter in classifier.module.parameters())
-    tensors = [output for _, output in outputs if isinstance(output, Tensor)]
-    classifier.computes_in = networks.number_formats(classifier.module, tensors)
-    classifier.largest_side = max((output.shape[3] for output in tensors if output.ndim == 4), default=0)
-    chosen = find_layer(outputs, logits, layer, projections)
-    classifier.layer, classifier.reshape, classifier.layer_note = chosen
-    check_answers(classifier, logits)
-
-
-def check_logits(classifier: Classifier, logits: Tensor) -> None:
-    """Raise UserError unless these are logits [2, C] of two images, C the number of class names, if any."""
-    if not logits.is_floating_point() or logits.ndim != 2 or len(logits) != 2:
-        raise UserError(
-            f"{classifier.name} makes of 2 images {logits.dtype} {list(logits.shape)}, "
-            f"expected float logits [2, C]: {WRAPPER}"
-        )
-    if not logits.isfinite().all():
-        raise UserError(f"{classifier.name} cannot be used: it makes logits that are not finite")
-    if classifier.class_names is not None and len(classifier.class_names) != logits.shape[1]:
-        raise UserError(
-            f"{classifier.name} makes {logits.shape[1]} logits and has {len(classifier.class_names)} class "
-            f"names: expected as many"
-        )
-
-
-@torch.no_grad()
-def check_answers(classifier: Classifier, logits: Tensor) -> None:
-    """Add a note if the network answers at random, depends on other images, or makes probabilities."""
-    # Images of different brightness have different statistics.
-    light = torch.tensor([1.0, 0.7, 0.4, 0.1]).view(4, 1, 1, 1)
-    side = classifier.model.image_size
-    images = light * torch.rand(4, 3, side, side, generator=Generator().manual_seed(1))
-    images = images.to(classifier.device)
-    with full_float32(classifier.device):
-        outputs = torch.cat([logits, classifier.model(images)])
-        kind = predictions.kind_of(outputs)
-        if kind != "logits":
-            classifier.model.ends_in_softmax = True
-            classifier.output = f"{kind}, of which the logarithm is taken"
-            classifier.notes.append(f"the network makes {kind}: their logarithms are taken as logits")
-        elif ((outputs >= 0) & (outputs <= 1)).all():
-            classifier.notes.append("all outputs lie in 0 to 1: are these probabilities? Logits are expected")
-        first, again = classifier.model(images), classifier.model(images)
-    if not alike(first, again):
-        classifier.notes.append(
-            "it answers at random, twice the same images and other logits: is dropout on?"
-        )
-        return
-    try:
-        depends = not alike(first[:1], classifier.model(images[:1]))
-    except ValueError:  # batch norm without running statistics refuses a single value
-        depends = True
-    except Exception as error:
-        raise UserError(
-            f"{classifier.name} cannot take one image alone ({one_line(error)}): "
-            f"squeeze() takes a batch of one away, flatten(1) does not"
-        ) from error
-    if depends:
-        classifier.notes.append(
-            "the answer depends on the other images of the batch: has batch norm no running statistics?"
-        )
-
-
-def alike(a: Tensor, b: Tensor) -> bool:
-    """Return whether logits [N, C] are equal but for rounding."""
-    return bool((a - b).abs().max() <= 1e-3 * (a.abs().max() + 1e-6))
 
 
 # ---- Its images and their classes --------------------------------------------------------------------------
@@ -455,22 +353,30 @@ def load_data(
     if classifier.transform is not None:
         how["transform"] = networks.read_transform(classifier.transform)
     train, test = pictures.load(name, root, classifier.model.image_size, classifier.model.uncropped, **how)
+    test = widened(test, classifier.class_names)
     fit_classes(classifier, test)
     return train, test
 
 
-def check_number_of_classes(classifier: Classifier, class_names: list[str], dataset: str) -> None:
-    """Raise UserError unless the network has as many logits as there are classes in the data set."""
-    if classifier.num_classes != len(class_names):
-        raise UserError(
-            f"{classifier.name} has {classifier.num_classes} logits, but {dataset} has {len(class_names)} "
-            f"classes: name the data set it was trained on by --dataset"
-        )
+def places_of(wanted: list[str], names: list[str]) -> list[int] | None:
+    """Return where each of the wanted names stands among `names`, None if one does not, or two are the same.
+
+    Names are compared as they are, else without regard to case and underscores.
+    """
+    for spelled in (str, plain_name):
+        sought, there = [spelled(name) for name in wanted], [spelled(name) for name in names]
+        if {*sought} <= {*there} and len({*sought}) == len(sought) and len({*there}) == len(there):
+            return [there.index(name) for name in sought]
+    return None
 
 
-def plain_name(name: str) -> str:
-    """Return the name of a class as names are compared: "Aquarium_fish" as "aquarium fish"."""
-    return name.replace("_", " ").lower()
+def widened(test: data.Dataset, class_names: list[str] | None) -> data.Dataset:
+    """Return a test set with pictures of only some of a network's classes, `class_names`, as one of all."""
+    places = places_of(test.class_names, class_names or [])
+    if places is None or len(places) == len(class_names):
+        return test
+    print(f"note     {len(class_names) - len(places)} of its {len(class_names)} classes have no picture")
+    return replace(test, labels=torch.tensor(places)[test.labels], class_names=class_names)
 
 
 def note_small_size(classifier: Classifier, picture_side: int | None) -> None:
@@ -492,25 +398,27 @@ def note_small_size(classifier: Classifier, picture_side: int | None) -> None:
 
 
 def fit_classes(classifier: Classifier, test: data.Dataset) -> None:
-    """Bring the logits into the order of the classes of `test`; raise UserError if they do not fit.
+    """Bring the logits into the order of the classes of `test`, see places_of.
 
-    Names are compared as they are, else without regard to case and underscores, if that leaves them unique.
+    Raises UserError if the classes do not fit.
     """
     wanted, own = test.class_names, classifier.class_names
-    check_number_of_classes(classifier, wanted, test.name)
+    if classifier.num_classes != len(wanted):
+        raise UserError(
+            f"{classifier.name} has {classifier.num_classes} logits, but {test.name} has {len(wanted)} "
+            f"classes: name the data set it was trained on by --dataset, or its classes by --classes"
+        )
     note_small_size(classifier, getattr(test, "picture_side", None))
+    classifier.class_names = wanted
     if own is None or own == wanted:
-        classifier.class_names = wanted
         return
-    if set(own) != set(wanted):
-        own, wanted = ([plain_name(name) for name in names] for names in (own, wanted))
-    others = [name for name in own if name not in wanted] or [n for n in own if own.count(n) > 1]
-    if others:
+    places = places_of(wanted, own)
+    if places is None:
+        others = [name for name in own if plain_name(name) not in map(plain_name, wanted)] or own
         raise UserError(
             f"the classes of {classifier.name} are not those of {test.name}, such as {others[0]!r}: "
             f"expected each of those once, name its own by --classes, or the data set by --dataset"
         )
-    order = torch.tensor([own.index(name) for name in wanted], device=classifier.device)
+    order = torch.tensor(places, device=classifier.device)
     before = classifier.model.order  # where it has been fitted to another data set
     classifier.model.order = order if before is None else before[order]
-    classifier.class_names = test.class_names

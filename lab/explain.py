@@ -21,10 +21,11 @@ from matplotlib.figure import Figure  # unlike pyplot, this keeps no global stat
 from torch import Tensor
 
 from gradcam import overlay, to_heatmap
-from lab.classifier import Classifier, plain_name, predict
+from lab.classifier import Classifier
 from lab.networks import read_transform
 from lab.options import add_options, from_options
-from lab.pictures import fit, read_picture, transformed
+from lab.pictures import fit, read_picture, reduced, transformed
+from lab.predictions import plain_name
 from lab.support import CommandLine, UserError, pick_device, reading, run_main
 from report import drawn
 from train import write
@@ -90,11 +91,13 @@ def explain_picture(examined: Classifier, picture: Tensor, contrast: str | None,
     """Print the likeliest classes of a picture, uint8 [3, H, W], and write the figure."""
     size, resize = examined.model.image_size, examined.model.uncropped
     if examined.transform is None:
-        small = fit(picture, size, resize)
+        small = reduced(picture)
+        if small is picture or small.shape[1] != small.shape[2]:
+            small = fit(small, size, resize)  # else the network itself resizes it, as it does in a report
     else:
         with reading(examined.transform, "a --transform of the picture"):
             small = transformed(picture, size, read_transform(examined.transform))
-    probabilities = predict(examined.model, small[None], examined.device)[0].softmax(dim=0)
+    probabilities = examined.predict(small[None])[0].softmax(dim=0)
     names = examined.class_names or [f"class {c}" for c in range(len(probabilities))]
     likely = probabilities.topk(min(5, len(names))).indices.tolist()
     classes, roles, against = choose_maps(names, likely, contrast)
@@ -129,14 +132,14 @@ def main(argv: list[str] | None = None) -> int:
     text = "show what speaks for the prediction rather than CLASS, and the other way round"
     parser.add_argument("--contrast", metavar="CLASS", help=text)
     text = "PNG file to write (default: <IMAGE's name>_gradcam.png, numbered if that exists)"
-    parser.add_argument("--output", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--out", type=Path, metavar="FILE", help=text)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps or auto (default: cpu)")
     args = parser.parse_args(argv)
     with reading(args.image, "a picture"):
         picture = read_picture(args.image)
-    output = args.output or free_name(args.image.stem)
+    output = args.out or free_name(args.image.stem)
     if output.suffix.lower() != ".png" or output.exists():
-        raise UserError(f"--output {output}: expected a .png file that is not there yet")
+        raise UserError(f"--out {output}: expected a .png file that is not there yet")
     explain_picture(
         from_options(args, pick_device(args.device), shipped=True), picture, args.contrast, output
     )

@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from lab.support import UserError
 
@@ -14,17 +16,23 @@ Reshape = Callable[[Tensor], Tensor]  # takes the output of a layer to [N, K, h,
 
 
 def find_layer(
-    outputs: list[tuple[str, object]], logits: Tensor, layer: str | None, projections: dict[str, str | None]
+    model: nn.Module,
+    images: Tensor,
+    outputs: list[tuple[str, object]],
+    logits: Tensor,
+    layer: str | None,
+    projections: dict[str, str | None],
 ) -> tuple[str | None, Reshape | None, str]:
     """Return the layer to explain: the named one, none if the name is "none", by default the last fit one.
 
-    outputs are (name, output) of the modules in the order of one forward pass of two images, and logits
-    [2, C] the result. A layer is fit if it runs once, its output has several cells, the cells differ, and the
-    gradient of the scores reaches them; behind the last attention of a transformer it reaches the class token
-    only. projections: {name of a linear layer: name of the layer before it}. The maps of the two are the same
-    but for a constant, so by default the layer before it is explained, norm1 of a block rather than qkv.
-    Returns the layer's name, what takes its output to [N, K, h, w], and a line for people that says how it
-    was chosen, or why there is none. Raises UserError if the named layer is not fit.
+    model: a FromPixels. outputs are (name, output) of the modules of its network in the order of one forward
+    pass of two images, and logits [2, C] the result. A layer is fit if it runs once, its output has several
+    cells that are places of the picture, see is_spatial, and the gradient of the scores reaches them; behind
+    the last attention of a transformer it reaches the class token only. projections: {name of a linear layer:
+    name of the layer before it}. The maps of the two are the same but for a constant, so by default the layer
+    before it is explained, norm1 of a block rather than qkv. Returns the layer's name, what takes its output
+    to [N, K, h, w], and a line for people that says how it was chosen, or why there is none. Raises UserError
+    if the named layer is not fit.
     """
     if layer == "none":
         return None, None, "no maps, by --layer none"
@@ -33,8 +41,6 @@ def find_layer(
         problem = f"runs {runs[layer]} times in a pass" if runs[layer] else "is no layer that runs"
         choices = ", ".join(name for name, _ in outputs if runs[name] == 1 and "." not in name)
         raise UserError(f"--layer {layer} {problem}: expected one such as {choices}, or none")
-    # The score is a difference, as one of the logits may be constant.
-    score = (logits.amax(dim=1) - logits.amin(dim=1)).sum()
     reasons = []  # why layers with cells are not fit
     for place in reversed(range(len(outputs))):
         name, output = outputs[place]
@@ -45,16 +51,25 @@ def find_layer(
             continue
         if runs[name] != 1:
             reasons.append(f"{name} and what comes before it runs more than once in a pass")
-        elif not gradient_reaches(score, output, reshape):
+        elif not gradient_reaches(score_of(logits), output, reshape):
             reasons.append(f"no gradient of the scores reaches several cells of {name}")
+        elif not is_spatial(model, name, reshape, cells):
+            reasons.append(f"the cells of {name} are not places of the picture")
         else:
-            height, width = cells.shape[2:]
-            brought = "" if reshape is None else f", brought from {layout} to [N, K, h, w]"
-            return name, reshape, f"{name}, {height}x{width} cells{brought}"
+            how = f"{name}, {cells.shape[2]}x{cells.shape[3]} cells"
+            how += "" if reshape is None else f", brought from {layout} to [N, K, h, w]"
+            if goes_around(model, name, images):
+                how += "; a part of the scores does not come through it, and is not explained"
+            return name, reshape, how
     reason = reasons[0] if reasons else "no output is [N, K, h, w], [N, h, w, K] or tokens of several cells"
     if layer is not None:
         raise UserError(f"--layer {layer} cannot be explained: {reason}")
     return None, None, f"no maps: {reason}"
+
+
+def score_of(logits: Tensor) -> Tensor:
+    """Return what is differentiated: a difference of logits, as one of them may be constant."""
+    return (logits.amax(dim=1) - logits.amin(dim=1)).sum()
 
 
 def gradient_reaches(score: Tensor, output: Tensor, reshape: Reshape | None) -> bool:
@@ -65,6 +80,48 @@ def gradient_reaches(score: Tensor, output: Tensor, reshape: Reshape | None) -> 
     cells = gradient if reshape is None else reshape(gradient)
     reached = (cells != 0).any(dim=1).sum(dim=(1, 2))  # number of cells in each image
     return bool((reached > 1).any())
+
+
+def is_spatial(model: nn.Module, name: str, reshape: Reshape | None, cells: Tensor) -> bool:
+    """Return whether the cells of a layer, [2, K, h, w], are places of the picture rather than channels.
+
+    One part of a picture after the other is painted, of 4x4 parts or, with fewer cells, of 2x2. The table
+    says how much that changes each part of the cells, as a logarithm less the means of its row and column. In
+    a spatial layer painting changes the cells of the same part most, so the diagonal is large. Its sum has
+    mean 0 and the standard deviation below if the parts are paired at random.
+    """
+    if cells.shape[1] == 1:
+        return False
+    side, parts = model.image_size, 4 if cells.shape[2] >= 4 else 2
+    count = 16 // parts**2  # of pictures, so that 16 are painted
+    pictures, paint = torch.rand(2, count, 3, side, side, generator=Generator().manual_seed(0))
+    row = torch.arange(side) * parts // side
+    part_of_pixel = parts * row[:, None] + row
+    painted = [torch.where(part_of_pixel == part, paint, pictures) for part in range(parts**2)]
+    made = []
+    with torch.no_grad(), hooked(model, name, lambda module, inputs, output: made.append(output)):
+        model(torch.cat([pictures, *painted]).to(cells.device))
+    new = (made[0] if reshape is None else reshape(made[0])).float().cpu().unflatten(0, (-1, count))
+    change = (new[1:] - new[0]).abs().sum(dim=2).mean(dim=1)  # [part, h, w]
+    table = (F.adaptive_avg_pool2d(change[:, None], parts).flatten(1) + 1e-9 * change.max()).log()
+    table = table - table.mean(dim=0) - table.mean(dim=1, keepdim=True) + table.mean()
+    deviation = (table.square().sum() / (len(table) - 1)).sqrt()
+    return bool(table.trace() > 2 * deviation)
+
+
+def goes_around(model: nn.Module, name: str, images: Tensor) -> bool:
+    """Return whether the scores also depend on the images by a way that does not lead through a layer."""
+    with hooked(model, name, lambda module, inputs, output: output.detach()):
+        score = score_of(model(images))
+    if not score.requires_grad:
+        return False
+    (gradient,) = torch.autograd.grad(score, images, materialize_grads=True)
+    return bool(gradient.any())
+
+
+def hooked(model: nn.Module, name: str, hook: Callable) -> RemovableHandle:
+    """Let a hook see, and replace, the output of a layer while a with block runs."""
+    return model.network.get_submodule(name).register_forward_hook(hook)
 
 
 def layout_of(output: object, earlier: list[tuple[str, object]]) -> tuple[str | None, Reshape | None]:
@@ -84,38 +141,23 @@ def layout_of(output: object, earlier: list[tuple[str, object]]) -> tuple[str | 
         if second == third and second != next((shape[1] for shape in shapes if len(shape) == 3), None):
             return "[N, K, h, w]", None
         return ("[N, h, w, K]", channels_last) if first == second != third else (None, None)
-    count, sides = output.shape[1], [cells_side(shape) for shape in shapes]
+    count = output.shape[1]
+    sides = [shape[2] for shape in shapes if len(shape) == 4 and shape[2] in (shape[1], shape[3])]
     side = next((side for side in sides if side > 1 and 0 <= count - side**2 <= 8), None)
     if side is None and count - math.isqrt(count) ** 2 > 1:
         return None, None
-    return "tokens [N, T, K]", functools.partial(tokens, side=side)
-
-
-def cells_side(shape: torch.Size) -> int:
-    """Return the side of the cells of an output [N, K, h, w] or [N, h, w, K], 0 if they are not square."""
-    if len(shape) != 4 or shape[2] not in (shape[1], shape[3]):
-        return 0
-    return shape[2]
+    return "tokens [N, T, K]", functools.partial(tokens, side=side or math.isqrt(count))
 
 
 def channels_last(output: Tensor) -> Tensor:
-    """Return [N, h, w, K], as in Swin transformers, as [N, K, h, w]: a `reshape` for GradCAM."""
+    """Return [N, h, w, K], as in Swin transformers, as [N, K, h, w]."""
     return output.movedim(-1, 1)
 
 
-def tokens(output: Tensor, side: int | None = None) -> Tensor:
-    """Return [N, T, K], as in vision transformers, as [N, K, side, side]: a `reshape` for GradCAM.
+def tokens(output: Tensor, side: int) -> Tensor:
+    """Return [N, T, K], as in vision transformers, as [N, K, side, side].
 
     The last side * side tokens are those of the picture; class and distillation tokens and registers stand
-    before them. If no side is given, T is a square or, with a class token, one more. Raises ValueError for
-    another output. Behind the last attention the scores depend on the class token only, so the layer has to
-    come before it.
+    before them.
     """
-    if output.ndim != 3:
-        raise ValueError(f"expected [N, T, K], not {list(output.shape)}")
-    root = math.isqrt(output.shape[1])
-    if (side or root) > root or (side is None and output.shape[1] - root**2 > 1):
-        wanted = "T a square or one more" if side is None else f"T at least {side**2}"
-        raise ValueError(f"expected [N, T, K], {wanted}, not {list(output.shape)}")
-    side = side or root
     return output[:, -(side**2) :].unflatten(1, (side, side)).movedim(-1, 1)

@@ -1,5 +1,6 @@
 """Somebody's own network: what NAME() in a FILE.py returns, its state dict, and its number formats."""
 
+import argparse
 import contextlib
 import hashlib
 import importlib.util
@@ -18,7 +19,15 @@ from torch import Tensor, nn
 from lab.support import UserError, one_line, reading
 
 ROOT = Path(__file__).resolve().parents[2]
-STATE_KEYS = ("state_dict", "model", "model_state_dict", "net", "ema", "model_ema")  # where weights may lie
+STATE_KEYS = (
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "net",
+    "params",
+    "ema",
+    "model_ema",
+)  # where weights may lie
 
 
 def build(spec: str) -> nn.Module:
@@ -30,7 +39,12 @@ def build(spec: str) -> nn.Module:
         module = call_by_name(Path(file), name)
         if not isinstance(module, nn.Module):
             raise ValueError(f"it returns {type(module).__name__}, expected torch.nn.Module")
-    return module
+    return uncompiled(module)
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """Return the module that torch.compile has wrapped, else the module itself."""
+    return getattr(module, "_orig_mod", module)
 
 
 def call_by_name(file: Path, name: str) -> object:
@@ -90,22 +104,22 @@ def read_tensors(path: Path) -> object:
         except ImportError as error:
             raise ValueError("it is of safetensors: pip install safetensors") from error
         return load_file(path)
-    if not zipfile.is_zipfile(path):  # as torch.save writes it since torch 1.6
-        raise ValueError("it was not written by torch.save, or only in part")
-    with zipfile.ZipFile(path) as archive:
-        if damaged := archive.testzip():  # torch.load itself does not compare the checksums
-            raise ValueError(f"it is damaged, the checksum of {damaged} is wrong")
-        if "constants.pkl" in {Path(name).name for name in archive.namelist()}:
-            raise ValueError("it is a TorchScript: let FILE.py return torch.jit.load(FILE)")
+    if zipfile.is_zipfile(path):  # as torch.save writes it since torch 1.6
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch.load itself does not compare the checksums
+                raise ValueError(f"it is damaged, the checksum of {damaged} is wrong")
+            if "constants.pkl" in {Path(name).name for name in archive.namelist()}:
+                raise ValueError("it is a TorchScript: let FILE.py return torch.jit.load(FILE)")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # options lie beside many weights
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        what = f", {named[1]}" if named else ""
-        raise ValueError(
-            f"it holds more than tensors and plain values{what}: "
-            f"write its weights by torch.save(model.state_dict(), 'weights.pt')"
-        ) from error
+        if named := re.search(r"GLOBAL (\S+)", str(error)):
+            raise ValueError(
+                f"it holds more than tensors and plain values, {named[1]}: "
+                f"write its weights by torch.save(model.state_dict(), 'weights.pt')"
+            ) from error
+        raise ValueError("it is no file of torch.save, or only a part of one") from error
 
 
 def load_weights(module: nn.Module, content: object, key: str | None = None) -> None:
@@ -122,11 +136,14 @@ def load_weights(module: nn.Module, content: object, key: str | None = None) -> 
         others = ", ".join(name for name in state if not name.startswith(prefix))
         left_out = f", without {one_line(others)}" if others else ""
         print(f"weights  {prefix!r} taken off their names{left_out}")
+    for name, own in module.state_dict().items():
+        if own.is_floating_point() and not inside.get(name, own).is_floating_point():
+            raise ValueError(f"its {name} is {inside[name].dtype}, expected float: it is quantised")
     module.load_state_dict(inside)
 
 
 def find_state(content: object, key: str | None) -> dict:
-    """Return the state dict in the content of a file, and print the key that it lies below."""
+    """Return the state dict in the content of a file, without what lies beside it, and print the latter."""
     if not isinstance(content, dict):
         content = {type(content).__name__: content}
     held = ", ".join(map(str, content)) or "nothing"
@@ -134,17 +151,20 @@ def find_state(content: object, key: str | None) -> dict:
         if not isinstance(content.get(key), dict):
             raise ValueError(f"it has no state dict below --weights-key {key}: it holds {held}")
         return find_state(content[key], None)
-    if content and all(isinstance(value, Tensor) for value in content.values()):
-        return content
     for name in STATE_KEYS:
         if isinstance(content.get(name), dict):
             beside = ", ".join(str(other) for other in content if other != name) or "nothing"
             print(f"weights  taken from the key {name!r}, beside {one_line(beside)}")
             return find_state(content[name], None)
-    raise ValueError(
-        f"it holds no state dict, only {held}: name its key by --weights-key, or save one by "
-        f"torch.save(model.state_dict(), FILE)"
-    )
+    state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    if not state or any(isinstance(value, dict) for value in content.values()):
+        raise ValueError(
+            f"it holds no state dict, only {held}: name its key by --weights-key, or save one by "
+            f"torch.save(model.state_dict(), FILE)"
+        )
+    if others := ", ".join(str(name) for name in content if name not in state):
+        print(f"weights  taken without {one_line(others)}, which are no tensors")
+    return state
 
 
 def find_prefix(state: dict, own: list[str]) -> str:

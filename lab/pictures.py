@@ -56,8 +56,8 @@ def load(
 ) -> tuple[data.Dataset | None, data.Dataset]:
     """Return (train, test) of "cifar100" or "cifar10" in `root`, of "shapes", or of a folder of pictures.
 
-    The other arguments count for a folder only: with_train=False reads test/, val/ or else folders of classes
-    in the folder itself, and train is then None; `fit` brings pictures to size, or `transformed` does;
+    The other arguments count for a folder only: with_train=False reads test/, val/, valid/ or else folders
+    of classes in the folder itself, and train is then None; `fit` or `transformed` bring pictures to size;
     workers decode, by default a thread for each core. Raises UserError for what cannot be used.
     """
     if name in (*data.CIFAR, "shapes") or not Path(name).is_dir():
@@ -171,31 +171,26 @@ def read_folder(
 ) -> tuple[Dataset | None, Dataset]:
     """Return (train, test) of a folder of pictures, see load; file names are those in the class's folder.
 
-    Raises UserError if there are fewer than two classes, if train/ and test/ do not have pictures of the same
-    ones, or if pictures cannot be read.
+    The classes are those of train/, of which test/ may lack some. Raises UserError if there are fewer than
+    two, if test/ has others, or if pictures cannot be read.
     """
     if with_train and not (root / "train").is_dir():
-        raise UserError(f"{root} has no train/: docs/data.md says how to split folders of the classes")
-    held_out = held_out_folder(root)
-    folders = [root / "train", held_out] if with_train else [held_out]
+        raise UserError(f"{root} has no train/: expected train/<class>/ and test/<class>/ (or val/)")
+    folders = [root / "train", held_out_folder(root)] if with_train else [held_out_folder(root)]
     listed = [find_pictures(folder) for folder in folders]  # (class names, paths) of each folder
     names = listed[0][0]
-    odd = sorted(set(names) ^ set(listed[-1][0]))
-    if odd:
-        raise UserError(
-            f"{root}: train/ and {held_out.name}/ need the same classes, but only one has {odd[0]!r}"
-        )
+    if others := sorted({*listed[-1][0]} - {*names}):
+        raise UserError(f"{folders[-1]} has a class {others[0]!r} that train/ does not have")
     if len(names) < 2:
         raise UserError(f"{folders[0]} has pictures of {len(names)} classes, expected two or more")
-    count = sum(len(paths) for _, paths in listed)
-    print(f"reading {count:,} pictures of {len(names)} classes in {root}", flush=True)
+    count, class_names = sum(len(paths) for _, paths in listed), [one_line(name) for name in names]
+    print(f"reading {count:,} pictures of {len(names)} classes in {root}: {one_line(', '.join(class_names))}")
     splits, unreadable = [], []
-    for folder, (_, paths) in zip(folders, listed, strict=True):
+    for folder, (own_names, paths) in zip(folders, listed, strict=True):
         images, side = read_split(paths, size, resize, workers, transform, unreadable)
         filenames = [one_line("/".join(Path(path).relative_to(folder).parts[1:])) for path, _ in paths]
-        labels, name = torch.tensor([label for _, label in paths]), f"folder {root.resolve().name}"
-        class_names = [one_line(name) for name in names]
-        splits.append(Dataset(name, images, labels, class_names, filenames, picture_side=side))
+        labels, name = torch.tensor([names.index(own_names[c]) for _, c in paths]), root.resolve().name
+        splits.append(Dataset(f"folder {name}", images, labels, class_names, filenames, picture_side=side))
     if unreadable:
         named = ", ".join(unreadable[:5])
         raise UserError(f"pictures to repair or remove, as they cannot be read: {len(unreadable)}, {named}")
@@ -203,20 +198,35 @@ def read_folder(
 
 
 def held_out_folder(root: Path) -> Path:
-    """Return test/, else val/, or `root` itself if it holds neither these nor train/."""
-    for name in ("test", "val"):
+    """Return test/, val/ or valid/, or `root` itself if it holds none of these nor train/.
+
+    Raises UserError if `root` has folders of other names that hold the same classes, as Train/ and Test/ do.
+    """
+    for name in ("test", "val", "valid"):
         if (root / name).exists():
             return root / name
-    return root / "test" if (root / "train").exists() else root
+    if (root / "train").exists():
+        return root / "test"
+    inside = {
+        f.name: {part.name for part in f.iterdir() if part.is_dir()} for f in root.iterdir() if f.is_dir()
+    }
+    for (first, classes), (second, others) in itertools.combinations(sorted(inside.items()), 2):
+        if classes & others:
+            raise UserError(
+                f"{root}: {first}/ and {second}/ hold the same classes, such as {min(classes & others)}: "
+                f"expected the names train/ and test/ (or val/)"
+            )
+    return root
 
 
 def find_pictures(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:
-    """Return the names of the classes and (path, class) of each picture, as ImageFolder finds them."""
-    from torchvision.datasets import ImageFolder  # here, as it takes as long as torch
-
+    """Return the names of the classes and (path, class) of each picture, as data.list_pictures."""
     with reading(folder, "a folder that holds one of pictures for each class"):
-        found = ImageFolder(folder)
-    return found.classes, found.samples
+        class_names, samples = data.list_pictures(folder)
+        loose = sum(path.suffix.lower() in data.SUFFIXES for path in folder.glob("[!.]*"))
+    if loose:
+        print(f"note     {loose} pictures lie in {folder} itself, in no folder of a class, and are left out")
+    return class_names, samples
 
 
 def read_split(
@@ -307,6 +317,20 @@ def fit(picture: Tensor, size: int, resize: int | None = None) -> Tensor:
     # On bytes this calculates with whole numbers, so the result is the same on every processor.
     picture = F.interpolate(picture[None], sides, mode="bilinear", antialias=True)[0]
     return center_crop(picture, size)
+
+
+def reduced(picture: Tensor) -> Tensor:
+    """Return a picture, uint8 [3, H, W], that was enlarged by a whole factor as it was before.
+
+    The pictures in a report's failures/ are such. It has 8 pixels or more; any other picture stays.
+    """
+    height, width = picture.shape[1:]
+    for factor in range(min(height, width) // SMALLEST, 1, -1):
+        small = picture[:, ::factor, ::factor]
+        large = small.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
+        if torch.equal(large, picture):
+            return small
+    return picture
 
 
 def transformed(picture: Tensor, size: int, transform: Transform) -> Tensor:

@@ -1,5 +1,6 @@
 """classifier.py: a checkpoint and a network from outside become one object; layer, counts, classes."""
 
+import argparse
 import sys
 import textwrap
 from types import SimpleNamespace
@@ -17,7 +18,6 @@ from data import MEAN, STD
 from lab import classifier, networks
 from lab.classifier import from_module, load_checkpoint, load_model, predict
 from lab.pictures import from_arrays
-from lab.results import results_folder
 from lab.support import UserError
 from resnet_cifar import resnet18
 
@@ -162,6 +162,68 @@ def test_layer_by_default_is_the_last_that_has_cells(build, layer, side):
     assert (found.layer, maps.shape) == (layer, (3, side, side))
 
 
+class OriginalSwin(nn.Module):
+    """The end of the original Swin: channels are pooled as rows of tokens, [N, 16, 1]."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.norm = nn.Conv2d(3, 16, 4, 4), nn.LayerNorm(16)
+        self.avgpool, self.head = nn.AdaptiveAvgPool1d(1), nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.norm(self.patches(x).flatten(2).mT)
+        return self.head(self.avgpool(x.mT).flatten(1))
+
+
+def convolutions(*layers):
+    return nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 64, 3, 2), nn.ReLU(), *layers
+
+
+@pytest.mark.parametrize(
+    ("build", "wrong", "right"),
+    [
+        (OriginalSwin, "avgpool", "norm"),
+        (lambda: simple(*convolutions(nn.Flatten(2), nn.Identity())), "5", "3"),
+        (lambda: simple(*convolutions(nn.Flatten(2), nn.Conv1d(64, 16, 1))), "5", "3"),
+        (
+            lambda: simple(*convolutions(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Unflatten(1, (4, 4, 4)))),
+            "6",
+            "3",
+        ),
+    ],
+)
+def test_cells_that_are_channels_are_no_map_and_the_layer_before_them_is_taken(build, wrong, right):
+    for seed in range(3):
+        torch.manual_seed(seed)
+        module = build()
+        assert from_module(module, None, None, CPU).layer == right
+        with pytest.raises(
+            UserError, match=f"--layer {wrong} cannot be explained: .*not places of the picture"
+        ):
+            from_module(module, None, wrong, CPU)
+
+
+class Branches(nn.Module):
+    """What two convolutions make, side by side or one added to its input."""
+
+    def __init__(self, residual):
+        super().__init__()
+        self.a, self.b, self.residual = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1), residual
+        self.head = nn.LazyLinear(5)
+
+    def forward(self, x):
+        a = self.a(x)
+        return self.head(pool(a + self.b(a) if self.residual else torch.cat([a, self.b(x)], dim=1)))
+
+
+def test_a_part_of_the_scores_that_goes_around_the_layer_is_noted():
+    note = "; a part of the scores does not come through it, and is not explained"
+    for module in (Branches(True), Branches(False), small_vit()):  # whose class token is carried past norm1
+        assert from_module(module, None, None, CPU).layer_note.endswith(note)
+    for module in (Applied(), small_swin()):
+        assert "a part" not in from_module(module, None, None, CPU).layer_note
+
+
 def test_channels_last_layer_is_reshaped():
     torch.manual_seed(0)
     module = small_swin()
@@ -230,7 +292,7 @@ class Tokens(nn.Module):
 @pytest.mark.parametrize(("patch", "before"), [(8, 0), (8, 1), (8, 2), (8, 5), (4, 5), (16, 5)])
 def test_tokens_of_the_picture_are_the_last_ones_and_explained_before_they_are_projected(patch, before):
     torch.manual_seed(0)
-    module = Tokens(patch, before)
+    module = Tokens(patch, before).eval()
     found, side = from_module(module, None, None, CPU), 32 // patch
     images, classes = pictures(2), torch.tensor([1, 3])
     maps = found.explain(images, classes)
@@ -292,13 +354,42 @@ def test_a_classifier_predicts_and_explains_by_itself_on_a_device_that_is_a_text
     for classes in (None, answers.tolist(), answers.int()):
         torch.testing.assert_close(network.explain(images, classes, torch.tensor(2)), expected)
     assert torch.equal(network.explain(images, 3), network.explain(images, [3] * 60))
-    with pytest.raises(ValueError, match=r"60 of them, not \[61\]"):
-        network.explain(images, [3] * 61)
     with pytest.raises(ValueError, match="no maps, by --layer none"):
         from_module(Applied(), layer="none").explain(images)
     line = "Classifier(Applied, 5 classes, 140 parameters, images in [0, 1], of 32x32 pixels, layer conv, on "
     assert repr(network) == line + "cpu)"
     assert repr(load_model(f"{theirs[0]}:two", device="cpu")).startswith("Classifier(two, 2 classes")
+
+
+class NoFloat64(torch.Tensor):
+    """What lies on a device that, as Apple's, has no float64."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        result = super().__torch_function__(function, types, args, kwargs)
+        if function is torch.Tensor.cpu:
+            return result.as_subclass(torch.Tensor)
+        if isinstance(result, torch.Tensor) and result.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64")
+        return result
+
+
+def test_a_device_without_float64():
+    network = from_module(Applied(lambda x: pool(x.as_subclass(NoFloat64))), device=CPU)
+    with pytest.raises(TypeError):
+        network.model(torch.rand(2, 3, 32, 32)).double()
+    assert network.layer == "conv" and type(network.predict(pictures())) is torch.Tensor
+    assert type(network.explain(pictures())) is torch.Tensor
+
+
+def test_a_module_keeps_its_mode_and_its_numbers_and_one_that_is_compiled_is_unwrapped():
+    module = nn.Sequential(Applied(), nn.Dropout()).double().train()
+    network = from_module(module, device=CPU)
+    assert module.training and module[1].training and module[0].conv.weight.dtype == torch.float64
+    with torch.autocast("cpu", torch.bfloat16):
+        within = from_module(torch.compile(module), device=CPU)
+        assert torch.equal(within.predict(pictures()), network.predict(pictures()))
+    assert within.layer == "0.conv" and within.name == "Sequential" and within.computes_in == "float32"
 
 
 # ---- Classes and data ------------------------------------------------------------------------------------
@@ -375,8 +466,26 @@ def test_models_that_cannot_be_used(theirs, monkeypatch, spec, options, message)
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        lambda state: {"model": state, "args": argparse.Namespace(lr=0.1)},
+        lambda state: {"params": state},
+        lambda state: {**state, "epoch": 3},
+    ],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_weights_beside_options_and_numbers_and_in_the_older_format(theirs, tmp_path, content, zipped):
+    file, weights = theirs
+    state = torch.load(weights)
+    torch.save(content(state), tmp_path / "other.pt", _use_new_zipfile_serialization=zipped)
+    loaded = load(f"{file}:two", tmp_path / "other.pt").module.state_dict()
+    torch.testing.assert_close(dict(loaded), dict(state))
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
+        (lambda state: state | {"0.weight": state["0.weight"].char()}, r"0\.weight is torch\.int8, expected"),
         (lambda state: dict(list(state.items())[1:]), r'Missing key\(s\) in state_dict: "0.weight"'),
         (lambda state: {f"{net}.{key}": state[key] for net in "ab" for key in state}, r"below a\. and b\.:"),
         (lambda state: {"shadow": state}, "only shadow: name its key by --weights-key"),
@@ -393,13 +502,12 @@ def test_weights_that_do_not_fit(theirs, tmp_path, content, message):
     ("function", "message"),
     [
         (lambda x: x, r"makes of 2 images torch.float32 \[2, 5, 32, 32\]"),
-        (lambda x: (pool(x),), "more than logits wrap it: see docs"),
         (lambda x: x.view(7, -1), "for another size give --size"),
         (lambda x: pool(x).argsort(), r"int64 \[2, 5\], expected float logits"),
         (lambda x: pool(x) * torch.nan, "not finite"),
         (lambda x: pool(x)[:, :3], "3 logits and has 2 class names"),
         (lambda x: pool(checkpoint(torch.sin, x, use_reentrant=True)), "differentiated: .*use_reentr"),
-        (lambda x: pool(x).squeeze().flatten(1), r"one image alone \(.*flatten\(1\) does not"),
+        (lambda x: pool(x).squeeze().flatten(1), r"not one or four \(.*flatten\(1\) does not"),
     ],
 )
 def test_networks_that_cannot_be_examined_are_named_in_one_line(function, message):
@@ -408,27 +516,56 @@ def test_networks_that_cannot_be_examined_are_named_in_one_line(function, messag
     assert "\n" not in str(info.value)
 
 
+class Grey(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 5, 3)
+
+    def forward(self, x):
+        return pool(self.conv(x))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: Applied(lambda x: (pool(x), x)),
+        lambda: Applied(lambda x: {"features": x, "scores": pool(x)}),
+        lambda: Applied(lambda x: SimpleNamespace(loss=None, logits=pool(x))),
+        lambda: Applied(lambda x: x.mean(dim=(2, 3), keepdim=True)),
+        Grey,
+    ],
+)
+def test_for_other_inputs_and_outputs_the_message_holds_the_wrapper(build):
+    def named():
+        torch.manual_seed(0)
+        return build()
+
+    with pytest.raises(UserError, match="name it in its place: def wrapped") as info:
+        from_module(named(), name="named")
+    assert len(f"error: {info.value}") <= 300  # as much as a command prints
+    scope = {"named": named}
+    exec(str(info.value).partition("in its place: ")[2], scope)
+    network, own = from_module(scope["wrapped"](), device=CPU), named()
+    images = pictures() / 255
+    features = own.conv(images.mean(dim=1, keepdim=True) if build is Grey else images)
+    torch.testing.assert_close(network.predict(pictures()), pool(features).detach())
+    assert network.layer == "conv"
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_a_network_of_torch_export_with_a_fixed_batch_is_refused_in_one_line(batch):
+    exported = torch.export.export(Applied().eval(), (torch.rand(batch, 3, 32, 32),)).module()
+    with pytest.raises(UserError, match="dynamic_shapes"):
+        from_module(exported)
+
+
 # ---- The options -----------------------------------------------------------------------------------------
-
-
-def test_options_of_a_model_without_the_model_are_refused():
-    for name in ("--weights-key", "--transform"):
-        with pytest.raises(UserError, match=f"{name} belongs to --model"):
-            examined(name, "x")
 
 
 def test_classes_come_from_a_file(theirs, tmp_path):
     (tmp_path / "names").write_text("\ufeffcat\n\ndog\r\n", encoding="utf-8")
     found = examined("--model", f"{theirs[0]}:two", "--classes", tmp_path / "names")
     assert found.class_names == ["cat", "dog"]
-
-
-def test_results_go_to_a_folder_of_the_name(theirs, tmp_path):
-    file, weights = theirs
-    assert str(results_folder(load(f"{file}:two", weights), None)) == "runs/weights"
-    found = load(f"{file}:two")
-    assert str(results_folder(found, None)) == "runs/two"
-    assert results_folder(found, tmp_path) == tmp_path
 
 
 # ---- What is noticed before the numbers ------------------------------------------------------------------
@@ -466,7 +603,10 @@ def test_what_makes_all_numbers_mean_less_is_noted(name):
     found = from_module(module, None, None, CPU)
     assert len(found.notes) == (note is not None) and all(note in said for said in found.notes)
     if name == "as usual" or "makes" in (note or ""):
-        logits, outputs = predict(found.model, pictures(), CPU), module(pictures() / 255).detach().float()
+        logits, outputs = (
+            predict(found.model, pictures(), CPU),
+            module.eval()(pictures() / 255).detach().float(),
+        )
         expected = outputs.softmax(dim=1) if note is None else outputs / outputs.sum(dim=1, keepdim=True)
         assert logits.isfinite().all() and (expected == 0).any() == (name == "softmax")
         torch.testing.assert_close(logits.softmax(dim=1), expected)

@@ -1,5 +1,6 @@
 """explain.py: a picture of one's own, against Pillow, NumPy and the network itself."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def test_command(folder, drawn, capsys):
 
 
 def test_command_with_a_network_of_ones_own(folder, capsys):
-    options = [*OWN, "--output"]
+    options = [*OWN, "--out"]
     main(["a/my cat.png", *options, "out/one.PNG"])
     assert Path("out/one.PNG").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
@@ -112,11 +113,28 @@ def test_a_transform_brings_the_picture_to_the_network(folder, drawn):
     assert [shown.shape for _, shown in panels] == 3 * [(3, 32, 32)]
 
 
+def test_a_picture_of_a_report_gets_the_confidence_of_the_report(
+    run_with_report, tmp_path, monkeypatch, capsys
+):
+    """Its 32 pixels are 256 in failures/."""
+    monkeypatch.chdir(tmp_path)
+    with open(run_with_report / "failures" / "failures.csv", newline="", encoding="utf-8") as file:
+        row = next(csv.DictReader(file))
+    for more in ([], ["--size", "48"]):
+        assert (
+            main([str(run_with_report / "failures" / row["picture"]), "--run", str(run_with_report), *more])
+            == 0
+        )
+        first = capsys.readouterr().out.splitlines()[1]
+        expected = f"{row['predicted_class']}  {100 * float(row['probability_predicted']):.1f} %"
+        assert (first.split() == expected.split()) == (not more)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["text.png"], "text.png cannot be used as a picture"),
-        (["a/my cat.png", "--output", "b/../a/my cat.png"], "expected a .png file that is not there yet"),
+        (["a/my cat.png", "--out", "b/../a/my cat.png"], "expected a .png file that is not there yet"),
         (["a/my cat.png", *OWN, "--transform", "net"], "net.py:net cannot be used as a --transform of the"),
         (["a/my cat.png", *OWN, "--contrast", "a long nme"], "none of the 3 classes: .* a long name"),
     ],

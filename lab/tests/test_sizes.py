@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import v2
 
+import data
 import train
 from lab import classifier, examine, networks, options, pictures, reasons, results, stress
 from lab.support import UserError, read_json, sha256_of
@@ -124,7 +125,7 @@ def test_as_many_images_at_once_as_take_the_memory_of_fifty_small_ones():
         assert classifier.images_at_once(images, network_side, torch.device("cuda")) == 32 * expected
         assert classifier.images_at_once(images, network_side, "cuda", batch_size=7) == 7
     seen = []
-    network = nn.Sequential(nn.Conv2d(3, 1, 9, 3), nn.Flatten(), nn.Linear(900, 2))
+    network = nn.Sequential(nn.Conv2d(3, 2, 9, 3), nn.Flatten(), nn.Linear(1800, 2))
     network.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     found = classifier.from_module(network, None, None, CPU, size=96)
     images, labels = torch.zeros(12, 3, 32, 32, dtype=torch.uint8), torch.zeros(12, dtype=torch.int64)
@@ -213,6 +214,68 @@ def test_a_transform_that_does_not_fit_is_one_line(folder, name, more, message, 
     argv = ["--model", f"{folder}/net.py:Stripes", "--size=224", "--dataset", str(folder), *more]
     for command in (examine, stress):
         assert_one_line(*outcome(capsys, command.main, [*argv, "--transform", name]), message)
+
+
+def linear(num_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, num_classes))
+
+
+def save(picture, path, **more):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, **more)
+
+
+def test_a_folder_holds_the_same_pixels_as_for_the_core(tmp_path):
+    """Whatever the mode, the size and the orientation of its pictures."""
+    noise = np.random.default_rng(0).integers(0, 256, (2, 3, 50, 37, 4), dtype=np.uint8)
+    for split, pair in zip(("train", "val"), noise, strict=True):
+        for name, pixels in zip("abc", pair, strict=True):
+            folder, colour = tmp_path / split / name, Image.fromarray(pixels[..., :3])
+            turned = Image.Exif()
+            turned[0x0112] = 6
+            save(colour, folder / "turned.jpg", exif=turned)
+            save(Image.fromarray(pixels), folder / "transparent.png")
+            for mode in ("1", "L", "P", "CMYK", "YCbCr"):
+                save(colour.convert(mode), folder / f"{mode}.tif")
+            save(colour, folder / "._copy.png")
+            save(colour.resize((9, 80)), folder / "narrow.webp")
+    for size in (16, 64):
+        ours, theirs = pictures.load(str(tmp_path), size=size), data.load(str(tmp_path), size=size)
+        for own, other in zip(ours, theirs, strict=True):
+            assert torch.equal(own.images, other.images) and len(own.images) == 24
+            assert torch.equal(own.labels, other.labels) and own.class_names == other.class_names
+
+
+def test_the_folder_of_test_pictures_by_other_names(tmp_path, capsys):
+    """It may lack classes, loose pictures are noted, and folders that share their classes are refused."""
+    picture = Image.new("RGB", (9, 9))
+    for name in ("train/ant", "train/bee", "train/cow", "valid/ant", "valid/cow"):
+        save(picture, tmp_path / name / "1.png")
+    train_set, test = pictures.load(str(tmp_path))
+    assert test.class_names == train_set.class_names == ["ant", "bee", "cow"]
+    assert test.labels.tolist() == [0, 2]
+    network = classifier.from_module(linear(3), ["Ant", "bee", "cow"])
+    _, alone = classifier.load_data(network, str(tmp_path), None)
+    assert alone.class_names == ["Ant", "bee", "cow"] and alone.labels.tolist() == [0, 2]
+    assert "of 2 classes" in (printed := capsys.readouterr().out) and ": ant, cow\n" in printed
+    save(picture, tmp_path / "valid" / "loose.PNG")
+    pictures.load(str(tmp_path))
+    assert "note     1 pictures lie in" in capsys.readouterr().out
+    (tmp_path / "train").rename(tmp_path / "training_set")
+    (tmp_path / "valid").rename(tmp_path / "Test")
+    with pytest.raises(
+        UserError, match="Test/ and training_set/ hold the same classes, such as ant: expected"
+    ):
+        pictures.load(str(tmp_path), with_train=False)
+
+
+@pytest.mark.parametrize("factor", [2, 5, 8])
+def test_a_picture_enlarged_by_a_whole_factor_is_brought_back(factor):
+    small = torch.randint(0, 256, (3, 9, 12), dtype=torch.uint8)
+    large = torch.nn.functional.interpolate(small[None], scale_factor=factor)[0]
+    assert torch.equal(pictures.reduced(large), small) and pictures.reduced(small) is small
+    large[1, 3, 4] += 1
+    assert pictures.reduced(large) is large
 
 
 def test_training_reads_a_folder_at_the_largest_size_and_the_checkpoint_says_it(folder, tmp_path):
