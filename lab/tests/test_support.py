@@ -84,7 +84,7 @@ def test_arrays_come_back_as_they_were(tmp_path):
     with np.load(file) as stored:
         assert stored["half"].dtype == np.float16 and stored["names"].tolist() == ["a", "bc"]
     arrays = support.read_arrays(file, "arrays")
-    assert torch.equal(arrays.pop("half"), torch.tensor([0.5, 2.0]))  # and of float32, as torch.equal demands
+    torch.testing.assert_close(arrays.pop("half"), torch.tensor([0.5, 2]))  # float32
     assert torch.equal(arrays.pop("ints"), content["ints"])
     assert arrays == {"names": ["a", "bc"], "text": "d"}
 
