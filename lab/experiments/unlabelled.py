@@ -5,9 +5,9 @@
 
 Prints Markdown tables from the stress.json of the networks in results/, see lab/estimate.py for the line. An
 error is the estimated accuracy less the true one, in points. Intervals of 95 % come from 2,000 resamples of
-the networks and of the four families of corruptions. With a checkpoint the network answers 1,000 corrupted
-images, for a comparison with ATC: Garg et al., "Leveraging Unlabeled Data to Predict Out-of-Distribution
-Performance", 2022 (arXiv 2201.04234).
+the networks and of the four families of corruptions. With a checkpoint the network answers 1,000 images that
+are changed in other ways, and 1,000 corrupted ones, for a comparison with ATC: Garg et al., "Leveraging
+Unlabeled Data to Predict Out-of-Distribution Performance", 2022 (arXiv 2201.04234).
 """
 
 import sys
@@ -16,11 +16,15 @@ from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from lab.classifier import load_checkpoint, load_data
-from lab.estimate import points, slope_of
+import data
+from data import Dataset
+from lab.classifier import Classifier, load_checkpoint, load_data
+from lab.estimate import estimate, points, slope_of
 from lab.experiments.findings import NARROW, RESULTS, WITH_SMOOTHING, WITHOUT_SMOOTHING, print_table, read
 from lab.reasons import spearman
 from lab.stress import draw_sample
@@ -30,6 +34,7 @@ from metrics import fit_temperature
 
 RECIPES = [["shipped"], WITH_SMOOTHING, WITHOUT_SMOOTHING, NARROW]  # networks of the same recipe
 NETWORKS = [name for names in RECIPES for name in names]
+PERSON, BILINEAR = 2, InterpolationMode.BILINEAR  # CIFAR-100's class baby
 FURTHER = ("speckle_noise", "gaussian_blur", "saturate")  # to which no line was fitted
 NUM_RESAMPLES, NUM_IMAGES = 2000, 1000
 
@@ -162,8 +167,8 @@ def print_further(networks: Networks) -> None:
         fall = networks.clean_confidence[i] - confidence
         estimates = {"line": networks.clean_accuracy[i] - slope * fall}
         estimates |= {"slope 1": networks.clean_accuracy[i] - fall, "confidence": confidence}
-        for method, estimate in estimates.items():
-            errors.setdefault(method, []).append(estimate - accuracy)
+        for method, values in estimates.items():
+            errors.setdefault(method, []).append(values - accuracy)
     errors, rows = {method: torch.stack(values) for method, values in errors.items()}, []
     for k, name in enumerate(FURTHER):
         line = errors["line"][:, k]
@@ -196,10 +201,8 @@ def scores_of(logits: Tensor) -> dict[str, Tensor]:
     return {"confidence": probabilities.amax(dim=1), "negative entropy": -entropy}
 
 
-def print_atc(path: Path, data_dir: Path | None, num_images: int) -> None:
-    """Answer corrupted images by the network of a checkpoint, and compare its line with ATC."""
-    classifier = load_checkpoint(path, pick_device("auto"))
-    _, test = load_data(classifier, None, data_dir)
+def print_atc(classifier: Classifier, test: Dataset, num_images: int) -> None:
+    """Let a network answer corrupted images, and compare its line with ATC."""
     sample = draw_sample(test, num_images)
     tests = [(name, severity) for name in (*FIFTEEN, *FURTHER) for severity in range(1, 6)]
     temperature = fit_temperature(*classifier.validation)
@@ -234,9 +237,45 @@ def print_atc(path: Path, data_dir: Path | None, num_images: int) -> None:
         row = [method, *(f"{100 * values[m].abs().mean():.1f}" for m in (fitted, ~fitted))]
         row += [nine_of_ten(values[fitted])]
         rows.append(row + [f"{100 * values[fitted & (family == f)].mean():+.1f}" for f in family.unique()])
-    caption = f"{path.name}, {len(sample.labels):,} images, thresholds and clean point of the same images."
+    caption = f"{classifier.path.name}, {len(sample.labels):,} images; thresholds and clean point are theirs."
     head = "; ".join(["estimate; mean error, fifteen; three further; nine of ten below", *families])
     print_table("Beside average thresholded confidence (ATC)", caption, head, rows)
+
+
+def changed_sets(test: Dataset, num_images: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return images changed as none of the eighteen corruptions does, and sets that no fall tells of.
+
+    {name: (images uint8 [N, 3, S, S], labels int64 [N])}; labels are -1 where no class is right.
+    """
+    sample = draw_sample(test, num_images)
+    images, labels = sample.images, sample.labels
+    small = transforms.resize(images, [images.shape[-1] // 2])
+    sets = {name: (corrupt(images, name, 3), labels) for name in FURTHER}
+    sets["rotated by 30 degrees"] = (transforms.rotate(images, 30, interpolation=BILINEAR), labels)
+    sets["colours inverted"] = (255 - images, labels)
+    sets["half as large, on black"] = (transforms.pad(small, images.shape[-1] // 4), labels)
+    people = torch.nonzero(test.superclass_of[test.labels] == test.superclass_of[PERSON]).flatten()
+    sets["five classes only: people"] = (test.images[people], test.labels[people])
+    shapes = data.make_shapes(2, seed=0).images
+    sets["other classes: coloured shapes"] = (shapes, torch.full((len(shapes),), -1))
+    return sets
+
+
+def print_changes(classifier: Classifier, test: Dataset, num_images: int) -> None:
+    """Print what lab.estimate says about changed images, beside the truth."""
+    stress, rows = read(RESULTS, "stress.json"), []
+    if stress["checkpoint_sha256"] != classifier.digest:
+        return  # of another network than the shipped one
+    for name, (images, labels) in changed_sets(test, num_images).items():
+        result = estimate(classifier, images, stress)
+        value, low, high = (100 * result["accuracy"][key] for key in ("value", "low", "high"))
+        right = (classifier.predict(images).argmax(dim=1) == labels).double().mean().item()
+        inside = "yes" if low <= 100 * right <= high else "no"
+        row = [name, f"{len(labels):,}", f"{100 * result['confidence']:.1f}"]
+        rows.append([*row, f"{value:.0f} ({low:.0f} to {high:.0f})", f"{100 * right:.1f}", inside])
+    caption = "By the line of all 75 points of results/stress.json; corruptions at severity 3."
+    head = "pictures; images; mean confidence; estimate; truth; inside"
+    print_table("What lab.estimate says of the shipped network", caption, head, rows)
 
 
 def main() -> None:
@@ -252,7 +291,10 @@ def main() -> None:
     print_networks(networks, errors)
     print_further(networks)
     if args.checkpoint:
-        print_atc(args.checkpoint, args.data_dir, args.images)
+        classifier = load_checkpoint(args.checkpoint, pick_device("auto"))
+        _, test = load_data(classifier, None, args.data_dir)
+        print_changes(classifier, test, args.images)
+        print_atc(classifier, test, args.images)
 
 
 if __name__ == "__main__":
