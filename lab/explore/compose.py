@@ -1,7 +1,8 @@
 """Make explore.html, the page that one plays with, from the files of a run folder and the test images.
 
-A template is a section. It sets `claim`, what the section says in one sentence, and shows what the sentence
-stands on. All texts are escaped, and a missing value is an error. Nothing is measured here.
+A template is a section. It sets `claim`, what the section says in one sentence with at most one number,
+`below`, the interval of that number, and `question`, what a class is asked before it sees them. All texts are
+escaped, and a missing value is an error. Nothing is measured here.
 """
 
 import ast
@@ -17,30 +18,23 @@ from torch import Tensor
 
 from lab import results
 from lab.explore import script_data, story
-from lab.explore.drawing import in_words, interval, percent, reduced, styled
+from lab.explore.drawing import SIDE, in_words, interval, percent, points, reduced, styled
 from lab.support import UserError
 from report import plain
 from train import write
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent.parent
-SECTIONS = {  # id: how the navigation calls it, and what leads to it at the end of the section before
-    "accuracy": ("Accuracy", ""),
-    "mistakes": ("Confusions", "The rest is wrong: what does it take for what?"),
-    "maps": ("Heat maps", "Naming a confusion does not explain it: can a heat map show why?"),
-    "confidence": (
-        "Confidence",
-        "With or without a reason a warning would help: does it know when it errs?",
-    ),
-    "corruptions": ("Corruptions", "The world changes: how much stays right?"),
-    "attacks": ("Attacks", "Noise and fog do not aim: what happens when somebody wants it wrong?"),
+SECTIONS = {  # id: how the navigation calls it
+    "mistakes": "Mistakes",
+    "maps": "Heat maps",
+    "corruptions": "Corruptions",
+    "confidence": "Confidence",
+    "unlabelled": "Without labels",
+    "attacks": "Attacks",
+    "accuracy": "Accuracy",
 }
-
-
-def points(row: dict, digits: int = 1, unit: str = " points") -> str:
-    """Return a difference with its interval as "+1.2 points (+0.3 to +2.1)"."""
-    value, low, high = (f"{100 * row[key]:+.{digits}f}" for key in ("value", "low", "high"))
-    return f"{value}{unit} ({low} to {high})".replace("-", "\N{MINUS SIGN}")
+SCRIPTS = ("page.js", "viewers.js", "browser.js", "game.js", "votes.js")
 
 
 @functools.cache
@@ -52,29 +46,21 @@ def glossary() -> dict[str, str]:
 
 
 def mistakes_at(**wanted: str) -> str:
-    """Return the address of the mistakes that fit, such as true="otter", predicted="seal"."""
+    """Return the address of the mistakes that fit, such as true="otter", predicted="all fish"."""
     return f"#{urlencode(wanted)}"
 
 
 @functools.cache
 def source(name: str) -> dict:
-    """Return where a function, class or module such as "metrics.accuracy" stands, and its source.
+    """Return the `path` of a function such as "metrics.accuracy", its first `line`, and its source, `text`.
 
-    `path`, the first `line` and `text` are read from the file: nothing is imported to be quoted.
+    They are read from the file: nothing is imported to be quoted.
     """
-    parts, depth = name.split("."), 1
-    while not (ROOT.joinpath(*parts[:depth])).with_suffix(".py").is_file():
-        depth += 1
-    path = Path(*parts[:depth]).with_suffix(".py")
+    module, _, function = name.rpartition(".")
+    path = Path(*module.split(".")).with_suffix(".py")
     text = (ROOT / path).read_text(encoding="utf-8")
-    node, first = ast.parse(text), 1
-    for part in parts[depth:]:
-        (node,) = (inner for inner in node.body if getattr(inner, "name", None) == part)
-    lines = text.splitlines()
-    if parts[depth:]:
-        first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-        lines = lines[first - 1 : node.end_lineno]
-    return {"path": path.as_posix(), "line": first, "text": "\n".join(lines).rstrip()}
+    (node,) = (part for part in ast.parse(text).body if getattr(part, "name", None) == function)
+    return {"path": path.as_posix(), "line": node.lineno, "text": ast.get_source_segment(text, node)}
 
 
 def make_templates() -> Environment:
@@ -88,42 +74,56 @@ def make_templates() -> Environment:
     return templates
 
 
+def command_of_stress(out: Path) -> str:
+    """Return the command that tests the network whose results lie in the folder."""
+    run = out.name if out.is_absolute() else out.as_posix()
+    if (out / "checkpoints" / "best.pt").is_file():
+        return f"python -m lab.stress --run {run}"
+    return f"python -m lab.stress --out {run}, with what lab.examine was told about the network"
+
+
+def context_of(
+    numbers: dict, answers: dict, evidence: dict, stress: dict | None, images: Tensor | None
+) -> dict:
+    """Return what the templates show of the files of a folder, see story.py."""
+    shown = None if images is None else reduced(images)
+    context = {"n": numbers, "class_names": answers["class_names"]}
+    context |= story.game(answers, evidence, shown)
+    context |= story.mistakes(numbers, answers, evidence, shown)
+    context |= story.maps(numbers, answers, evidence, shown)
+    context |= story.stress_tests(answers, stress, images)
+    context |= story.confidence(numbers, answers, stress)
+    context |= story.unlabelled(stress)
+    return context | story.matrix(answers) | story.classes(numbers, answers)
+
+
 @styled()
 def write_explore(out: Path, images: Tensor | None) -> None:
     """Write explore.html into the run folder `out`, of what it holds.
 
     What is not of the same predictions is left out with a note, and so is a section that has nothing to say.
     """
-    numbers, arrays = results.read_report(out)
+    numbers, answers = results.read_report(out)
     reasons, evidence = results.read_reasons(out)
     if reasons is None:
         raise UserError(f"there are no reasons in {out}: run lab.examine without --page")
     numbers, evidence = numbers | reasons, evidence or {}
     stress = results.read_stress(out, {key: numbers.get(key) for key in ("network_sha256", "test_sha256")})
-    shown = None if images is None else reduced(images)
-    context = {"n": numbers, "class_names": arrays["class_names"], "folder": out.name}
-    context |= story.game(arrays, evidence, shown)
-    context |= story.matrix(arrays)
-    context |= story.confusions(numbers, arrays, evidence, shown)
-    context |= story.maps(numbers, arrays, evidence, shown)
-    context |= story.confidence(numbers, stress)
-    context |= story.stress_tests(arrays, stress, images)
+    context = context_of(numbers, answers, evidence, stress, images)
+    context["stress_command"] = command_of_stress(out)
     templates, sections = make_templates(), []
-    for name, (title, lead) in SECTIONS.items():
+    for name, title in SECTIONS.items():
         module = templates.get_template(f"{name}.html").make_module(context)
-        claim = module.claim.strip()  # escaped by the template, like all of it
-        if claim:
-            section = {"id": name, "title": title, "lead": lead, "claim": claim, "html": Markup(module)}
-            sections.append(section | {"question": getattr(module, "question", None)})
-    side = None if images is None else shown.shape[-1]
-    data = script_data.data_for_script(numbers, arrays, evidence, stress, side)
+        if module.claim.strip():
+            section = {part: getattr(module, part, "") for part in ("claim", "below", "question", "computed")}
+            sections.append(section | {"id": name, "title": title, "html": Markup(module)})
+    side = None if images is None else min(SIDE, images.shape[-1])
+    data = script_data.data_for_script(numbers, answers, evidence, stress, side)
     page = templates.get_template("explore.html").render(
         context,
         sections=sections,
         style=Markup((FOLDER / "explore.css").read_text(encoding="utf-8")),
-        script=Markup(
-            "".join((FOLDER / name).read_text(encoding="utf-8") for name in ("page.js", "game.js"))
-        ),
+        script=Markup("".join((FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)),
         # With this escape no name can end the script element; JSON.parse reads it as the sign itself.
         data=Markup(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")),
     )

@@ -1,58 +1,65 @@
 """explore.html in Chromium: what its controls show is computed a second time, from the files."""
 
-import json
 import re
 from pathlib import Path
 from urllib.parse import urlencode
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
 from lab_chromium import needs_chromium, opened_page
-from made_up import EPSILONS, stress_content
 
 from lab import examine, pictures
 
 pytestmark = [pytest.mark.slow, needs_chromium]
-KEYS = ("true", "predicted", "superclass", "predicted_superclass")
 LIST = "#thumbnails button"
 
 
 @pytest.fixture(scope="module")
-def browser_page(reported):
+def browser_page(made):
     with opened_page() as page:
-        page.address = (reported / "explore.html").as_uri()
         yield page
         assert page.errors == []
 
 
 @pytest.fixture
-def page(browser_page):
+def page(browser_page, made):
     browser_page.set_viewport_size({"width": 1280, "height": 900})
     browser_page.goto("about:blank")
-    browser_page.goto(browser_page.address)
+    browser_page.goto(made.address)
     browser_page.wait_for_selector(LIST)
     return browser_page
 
 
 @pytest.fixture(scope="module")
-def mistakes(reported, reported_sets):
-    """Classes, superclasses, confidence and file of each mistake, the most confident first."""
+def mistakes(made, reported_sets):
+    """Class, answer, both superclasses, confidence and file of each mistake, the most confident first."""
     rows, test = [], reported_sets[1]
-    for i, row in enumerate(np.load(reported / "predictions.npz")["probabilities"]):
-        classes = [test.labels[i].item(), row.argmax().item()]
-        groups = [test.superclass_names[test.superclass_of[c]] for c in classes]
-        names = dict(zip(KEYS, [*(test.class_names[c] for c in classes), *groups], strict=True))
-        rows.append(names | {"confidence": row.max().item(), "file": test.filenames[i]})
-    return sorted((r for r in rows if r["true"] != r["predicted"]), key=lambda row: -row["confidence"])
+    names = [name.replace("_", " ") for name in test.class_names]
+    groups = [test.superclass_names[g].replace("_", " ") for g in test.superclass_of]
+    for i, row in enumerate(np.load(made.folder / "predictions.npz")["probabilities"]):
+        true, predicted = test.labels[i].item(), row.argmax().item()
+        if true != predicted:
+            row = {"true": names[true], "predicted": names[predicted], "confidence": row.max().item()}
+            rows.append(row | {"groups": [groups[true], groups[predicted]], "file": test.filenames[i]})
+    return sorted(rows, key=lambda row: -row["confidence"])
+
+
+def texts(page, selector):
+    return [text.replace("\N{NO-BREAK SPACE}", " ") for text in page.locator(selector).all_inner_texts()]
+
+
+def found(page):
+    return page.inner_text("#found").split("; ")[0]
 
 
 def says(mistakes, count):
-    return f"{count} of {len(mistakes)} mistakes" if count else "No mistake on this page fits all choices"
+    return f"{count} of {len(mistakes)} mistakes" if count else "No mistake on this page fits"
 
 
-def row_of(page, selector):
-    return page.eval_on_selector(selector, "e => getComputedStyle(e).getPropertyValue('--row').trim()")
+def place_of(page, selector, axis):
+    return page.eval_on_selector(selector, f"e => getComputedStyle(e).getPropertyValue('--{axis}').trim()")
 
 
 # ---- The page as a whole ---------------------------------------------------------------------------------
@@ -63,46 +70,60 @@ def test_no_error_no_request_and_nothing_is_cut_off(page):
     assert page.errors == [] and outside == []
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
     assert len(ids) == len(set(ids))
-    assert page.evaluate("[...document.images].every(i => i.naturalWidth) && document.images.length") > 12
+    assert page.evaluate("[...document.images].every(i => i.naturalWidth) && document.images.length") > 8
     cut_off = """[...document.querySelectorAll('svg text')].filter(text => {
         const [a, b] = [text, text.ownerSVGElement].map(e => e.getBoundingClientRect());
         const inside = a.left > b.left - 2 && a.right < b.right + 2;
         return a.width && !(inside && a.top > b.top - 2 && a.bottom < b.bottom + 2);
     }).map(text => text.textContent)"""
     assert page.evaluate(cut_off) == [] and page.locator("svg text").count() > 50
-    sizes = """new Set([...document.querySelectorAll('main *')].filter(e => e.offsetParent
-        && !e.closest('svg') && [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()))
-        .map(e => getComputedStyle(e).fontSize)).size"""
-    assert page.evaluate(sizes) <= 6  # three of text and three of titles
+    for width in (1600, 1280, 640, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_axe_finds_nothing(reported, scheme, width):
+def test_axe_finds_nothing(made, scheme, width):
     axe = pytest.importorskip("axe_playwright_python", reason="needs: pip install axe-playwright-python")
     with opened_page(color_scheme=scheme) as page:
         page.set_viewport_size({"width": width, "height": 900})
-        found = "(async () => (await axe.run()).violations.map(v => [v.id, v.nodes.map(n => n.html)]))()"
-        clicks = {"": ["#puzzle-impossible", ".code summary >> nth=0", f"{LIST} >> nth=0"]}
-        for search, selectors in (clicks | {"?class": ["[name=show] >> nth=0"]}).items():
-            page.goto((reported / "explore.html").as_uri() + search)
+        violations = "(async () => (await axe.run()).violations.map(v => [v.id, v.nodes.map(n => n.html)]))()"
+        clicks = [
+            "#puzzle-choices button >> nth=0",
+            "#puzzle-give-up",
+            ".code button >> nth=0",
+            f"{LIST} >> nth=0",
+        ]
+        for search, selectors in {"": clicks, "?class": ["[name=show] >> nth=0"]}.items():
+            page.goto(made.address + search)
             page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
             for selector in selectors:
-                assert page.evaluate(found) == []
+                assert page.evaluate(violations) == []
                 page.click(selector)
-            assert page.evaluate(found) == []
+                page.wait_for_timeout(400)  # bars move
+                if "code" in selector:
+                    assert page.locator(".source:popover-open code").inner_text().startswith("def ")
+                    page.keyboard.press("Escape")
+            assert page.evaluate(violations) == []
 
 
-def test_readable_without_scripts_and_on_paper(reported, page):
-    counts = {".static figure": 2, "#live figure": 3, ".small-case img": 24, ".matrix-table td": 100}
-    counts |= {"#corrupted figure": 8, ".attacks .sheet": 30, "svg": 6}
+def test_readable_without_scripts_and_on_paper(made, page):
+    counts = {
+        ".static img": 1,
+        ".matrix-table td": 100,
+        "#corrupted figure": 8,
+        ".attacks .sheet": 24,
+        "svg": 5,
+    }
     with opened_page(java_script_enabled=False) as without:
-        without.goto((reported / "explore.html").as_uri())
+        without.goto(made.address)
         page.emulate_media(media="print")
         for shown in (without, page):
             for query, count in counts.items():
                 assert shown.locator(query).filter(visible=True).count() >= count, query
-            assert shown.locator(".script, form, dialog").filter(visible=True).count() == 0
+            assert shown.locator(".puzzle, form, dialog").filter(visible=True).count() == 0
+    assert page.locator(LIST).filter(visible=True).count() == 20
     page.emulate_media(media="screen")
 
 
@@ -121,11 +142,11 @@ def test_a_page_of_which_little_is_known(tmp_path):
         page.wait_for_selector(LIST)
         count = sum(wrong % 2 == 0)
         of_all, scores = page.inner_text("#found").split("; ")  # of the class that is chosen
-        assert of_all == says(wrong, count) and scores.startswith(
-            f"recall {100 * (15 - count) / 15:.0f}\u00a0% ("
-        )
+        recall = f"recall {100 * (15 - count) / 15:.0f}\u00a0% ("
+        assert of_all == says(wrong, count) and scores.startswith(recall)
+        assert page.locator("#puzzle-choices button").count() == 2
         page.locator(LIST).first.click()
-        shown = {"#mistake .sheet": 1, "#mistake-runs tr": 1, ".matrix-table tbody tr": 2}
+        shown = {"#mistake .sheet": 1, ".matrix-table tbody tr": 2}
         assert {query: page.locator(query).count() for query in shown} == shown
         assert not re.search("undefined|NaN|null", page.inner_text("body")) and page.errors == []
 
@@ -133,210 +154,326 @@ def test_a_page_of_which_little_is_known(tmp_path):
 # ---- Mistakes --------------------------------------------------------------------------------------------
 
 
-def test_a_cell_of_the_matrix_opens_its_mistakes_and_filters_add_up(page, mistakes, reported):
+def test_thumbnails_say_what_was_answered_and_what_is_true(page, mistakes):
+    for place, row in enumerate(mistakes[:20]):
+        item = page.locator(LIST).nth(place)
+        assert item.locator("[data-text=predicted]").inner_text() == row["predicted"]
+        assert item.locator("[data-text=true]").inner_text() == row["true"]
+        confidence = item.locator("[data-text=confidence]").inner_text().replace("\N{NO-BREAK SPACE}", " ")
+        assert confidence == f"{100 * row['confidence']:.1f} %"
+
+
+def test_a_cell_of_the_matrix_opens_its_mistakes_filters_add_up_and_back_undoes_them(page, mistakes):
     first = page.locator(".matrix-table .miss a").first
     count = first.inner_text()
     first.click()
     page.wait_for_function("count => found.innerText.startsWith(`${count} of `)", arg=count)
-    pair = [page.input_value(f"#filter [name={name}]") for name in KEYS[2:]]
-    assert sum([row[key] for key in KEYS[2:]] == pair for row in mistakes) == int(count)
+    pair = [page.input_value(f"#filter [name={name}]") for name in ("true", "predicted")]
+    assert sum([f"all {group}" for group in row["groups"]] == pair for row in mistakes) == int(count)
     page.click("#filter [type=reset]")
-    page.wait_for_timeout(20)
-    page.locator("#filter [name=true]").select_option(mistakes[3]["true"])
-    expected = sum(row["true"] == mistakes[3]["true"] for row in mistakes)
-    assert page.inner_text("#found").split("; ")[0] == says(mistakes, expected)
-    page.click("#filter [type=reset]")
-    page.wait_for_timeout(20)
+    page.wait_for_timeout(50)
+    assert found(page) == says(mistakes, len(mistakes))
+    counts = []
+    for key, filters in (("true", {}), ("predicted", {"true": mistakes[3]["true"]})):
+        page.locator(f"#filter [name={key}]").select_option(mistakes[3][key])
+        wanted = filters | {key: mistakes[3][key]}
+        counts.append(sum(all(row[k] == v for k, v in wanted.items()) for row in mistakes))
+        assert found(page) == says(mistakes, counts[-1])
+    for expected in (counts[0], len(mistakes), int(count)):
+        page.go_back()
+        page.wait_for_function("text => found.innerText.startsWith(text)", arg=says(mistakes, expected))
     page.locator("#any-class").select_option(mistakes[3]["true"])
-    page.wait_for_function("text => found.innerText.startsWith(text)", arg=says(mistakes, expected))
-    kinds = json.loads((reported / "reasons.json").read_text(encoding="utf-8"))["kinds"]
-    for row in kinds:
-        page.click("#filter [type=reset]")
-        page.wait_for_timeout(20)
-        page.locator("#filter [name=kind]").select_option(row["name"])
-        assert page.inner_text("#found") == says(mistakes, row["count"])
+    page.wait_for_function("text => found.innerText.startsWith(text)", arg=says(mistakes, counts[0]))
 
 
-def test_an_address_opens_the_mistake_of_its_class_and_file(page, mistakes):
+def test_an_address_opens_the_mistake_of_its_class_and_file(page, mistakes, made):
     for place, row in enumerate(mistakes[:3]):
         page.goto("about:blank")
-        page.goto(f"{page.address}#{urlencode({'true': row['true'], 'open': row['file']})}")
+        page.goto(f"{made.address}#{urlencode({'true': row['true'], 'open': row['file']})}")
         page.wait_for_selector("#mistake[open]")
         assert page.inner_text("#mistake-title") == f"{row['true']}, taken for {row['predicted']}"
         assert page.inner_text("#mistake-file") == row["file"]
-        assert "other <b>run" in page.inner_text("#mistake-runs")
+        notes = page.inner_text("#mistake-notes").replace("\N{NO-BREAK SPACE}", " ")
+        assert notes.startswith(f"It answers {row['predicted']} {100 * row['confidence']:.1f} %, ")
+        assert "Other trainings: other <b>run: " in notes
+        column = made.evidence["mistakes"].tolist().index(made.answers["filenames"].index(row["file"]))
+        side = int(np.ceil(np.sqrt(len(mistakes))))
+        assert place_of(page, "#mistake .sheet", "column") == str(column % side)
+        assert place_of(page, "#mistake .sheet", "row") == str(column // side)
         page.keyboard.press("ArrowRight")
         assert page.inner_text("#mistake-title").startswith(mistakes[place + 1]["true"])
         page.keyboard.press("Escape")
         page.wait_for_selector("#mistake:not([open])", state="attached")
 
 
+def pixels_of(page, selector):
+    """The pixels of a canvas, uint8 [S, S, 4]."""
+    script = "c => [c.width, ...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
+    side, *values = page.locator(selector).evaluate(script)
+    return np.array(values, dtype=np.uint8).reshape(side, side, 4)
+
+
+def test_maps_of_a_mistake_mark_the_left_for_the_answer_and_the_right_for_the_truth(page, mistakes, made):
+    """The map is 1, 0.5, -0.25, -0.5 from left to right, in all rows; the left quarter is covered."""
+    first = next(
+        k
+        for k, row in enumerate(mistakes)
+        if row["file"] == made.answers["filenames"][made.evidence["mistakes"][0]]
+    )
+    page.locator(LIST).nth(first).click()
+    colours = matplotlib.colormaps["inferno"]
+    for canvas, values in ((0, [1.0, 0.5, 0.0, 0.0]), (1, [0.0, 0.0, 0.25, 0.5])):
+        expected = np.array([colours(value, bytes=True)[:3] for value in values], dtype=float)
+        drawn = pixels_of(page, f"#mistake canvas >> nth={canvas}")[..., :3].astype(float)
+        assert drawn.shape == (4, 4, 3) and abs(drawn - expected).max() <= 12  # a byte holds a cell
+    cover = pixels_of(page, "#mistake canvas >> nth=2")
+    assert (cover[:, :8, 3] == 255).all() and (cover[:, 8:, 3] == 0).all()
+    assert (cover[:, :8, :3] == (255 * made.evidence["fill"]).round().numpy()).all()
+    captions = texts(page, "#mistake figcaption")
+    true, predicted = mistakes[first]["true"], mistakes[first]["predicted"]
+    assert captions[1:3] == [
+        f"what speaks for {a} rather than {b}" for a, b in ((predicted, true), (true, predicted))
+    ]
+
+
 def test_a_button_covers_what_a_map_marks(page):
     states = "#live figcaption:visible"
     before = page.inner_text(states)
-    assert before.startswith("It answers")
     page.click("[data-covers=contrastive]")
-    assert "quarter covered" in page.inner_text(states)
-    page.click("[data-covers=contrastive]")
+    assert page.inner_text(states).startswith("Covered by the contrastive map")
+    page.click("[data-covers=usual]")
+    assert page.inner_text(states).startswith("Covered by the usual map")
+    page.click("[data-covers=usual]")
     assert page.inner_text(states) == before
 
 
-# ---- The game ---------------------------------------------------------------------------------------------
+# ---- The game --------------------------------------------------------------------------------------------
+
+PICTURE = "#puzzle-picture button >> nth="
 
 
-@pytest.fixture
-def game(reported, tmp_path):
-    """The address of the page with six puzzles, of which two squares turn the first, as the map does."""
-    written = (reported / "explore.html").read_text(encoding="utf-8")
-    start = written.index('id="page-data">') + len('id="page-data">')
-    end = written.index("</script>", start)
-    content = json.loads(written[start:end])
-    covers = content["covers"]
-    puzzles = [content["puzzles"][k % len(content["puzzles"])] | {} for k in range(6)]
-    for k, puzzle in enumerate(puzzles):
-        wrong, other = ((puzzle["true"] + step) % 100 for step in (1, 2))
-        answers = [[wrong, 60, puzzle["true"], 30, other, 10] for _ in covers]
-        puzzle |= {"answers": answers, "by_map": covers.index([2, 3]), "best": None, "random": 0.0}
-        if k == 0:
-            puzzle |= {"best": covers.index([5, 6]), "random": 2 / 120}
-            answers[puzzle["best"]] = [puzzle["true"], 71, other, 20, wrong, 9]
-            answers[puzzle["by_map"]] = [puzzle["true"], 70, other, 20, wrong, 10]
-    content["puzzles"] = puzzles
-    name = tmp_path / "explore.html"
-    changed = json.dumps(content).replace("<", "\\u003c")
-    name.write_text(written[:start] + changed + written[end:], encoding="utf-8")
-    return name.as_uri(), puzzles, content["classes"]
+@pytest.fixture(scope="module")
+def puzzles(made):
+    """Truth, answer and file of each puzzle; see made_files.with_puzzles."""
+    names, rows = [name.replace("_", " ") for name in made.answers["class_names"]], []
+    for place, i in enumerate(made.evidence["puzzles"].tolist()):
+        true, predicted = (names[made.answers[key][i]] for key in ("y_true", "y_pred"))
+        rows.append(
+            {"true": true, "predicted": predicted, "place": place, "file": made.answers["filenames"][i]}
+        )
+    return rows
 
 
-def texts(page, selector):
-    return [text.replace("\N{NO-BREAK SPACE}", " ") for text in page.locator(selector).all_inner_texts()]
+def puzzle_shown(page, puzzles):
+    column = int(place_of(page, "#puzzle-picture", "column"))
+    return puzzles[column]
 
 
-def test_a_round_by_keyboard(page, game):
-    """Right and down to row 2, column 2, which space covers, then right; a third square is refused."""
-    address, puzzles, names = game
-    page.goto(address)
-    wrong, truth, other = (names[c] for c in puzzles[0]["answers"][0][::2])
-    assert f"so that it answers {truth}." in page.inner_text("#puzzle-task")
-    assert page.locator("#puzzle-commit").is_disabled()
-    height = page.evaluate("document.documentElement.scrollHeight")
-    page.focus("#puzzle-picture button >> nth=0")
-    for key in ("ArrowRight", "ArrowDown", "Space", "ArrowRight", "Space", "ArrowRight", "Space"):
-        page.keyboard.press(key)
-    labels = [square.get_attribute("aria-label") for square in page.locator("[aria-pressed=true]").all()]
-    assert labels == ["row 2, column 2", "row 2, column 3"]
-    assert "Two squares are the most" in page.inner_text("#puzzle-says")
-    assert texts(page, "#puzzle-answers li") == [f"{wrong} 60 %", f"{truth} 30 %", f"{other} 10 %"]
-    page.keyboard.press("Enter")
-    luck = page.inner_text("#puzzle-results .luck")
+def test_ten_games_by_rule(made, puzzles):
+    """The rule: cover the squares 5 and 6; where that does not turn it, give up. Four of six are solved."""
+    orders, early = [], set()
+    with opened_page() as page:
+        for _ in range(10):
+            page.goto("about:blank")
+            page.goto(made.address)
+            orders.append([])
+            for turn in range(len(puzzles)):
+                puzzle = puzzle_shown(page, puzzles)
+                orders[-1].append(puzzle["place"])
+                choices = texts(page, "#puzzle-choices button")
+                assert {puzzle["true"], puzzle["predicted"]} < set(choices) and len(set(choices)) == 3
+                page.locator("#puzzle-choices button").nth(turn % 3).click()
+                page.click(f"{PICTURE}5")
+                page.click(f"{PICTURE}6")
+                solved = puzzle["place"] < 4
+                assert page.is_visible("#puzzle-give-up") != solved
+                if solved:
+                    expected = f"It gives in after 2 tries: {puzzle['true']}. You can go on covering."
+                else:
+                    page.click("#puzzle-give-up")
+                    expected = f"No one or two squares make it say {puzzle['true']}. You can go on covering."
+                assert page.inner_text("#puzzle-says") == expected
+                tally = page.inner_text("#puzzle-tally")
+                page.click("#puzzle-next")
+            so_far = "So far you turned 4 of 6, the map's squares 2, two random squares 0.0 on average"
+            assert tally == f"{so_far}; 4 can be turned."
+            early |= {tuple(sorted(orders[-1][:3]))}
+        assert page.errors == []
+    assert len(early) == 1 and set(*early) < set(range(4)) and len({tuple(order) for order in orders}) > 3
+    assert all(sorted(order) == list(range(6)) for order in orders)
+
+
+def test_a_round_by_keyboard(page, puzzles):
+    """A third square uncovers the first; bars, message and moral follow; squares stay playable."""
+    while puzzle_shown(page, puzzles)["place"] >= 2:  # one that the map's squares solve
+        page.reload()
+    puzzle = puzzle_shown(page, puzzles)
+    assert page.locator(f"{PICTURE}0").is_disabled() and not page.is_visible("#puzzle-bars")
+    assert puzzle["predicted"] not in page.inner_text("#puzzle-says")
+    page.locator("#puzzle-choices button", has_text=re.compile(f"^{re.escape(puzzle['true'])}$")).click()
+    says = page.inner_text("#puzzle-says").replace("\N{NO-BREAK SPACE}", " ")
     assert (
-        page.inner_text("#puzzle-says") == f"Solved: it answers {truth}. Of all pairs {luck} do it: a hint."
+        says.startswith("Right. It is a")
+        and f"the network says {puzzle['predicted']}, 60 %. Cover one" in says
     )
-    captions = [f"you: ✓ {truth} 71 %", f"the map's squares: ✓ {truth} 70 %", f"the best: ✓ {truth} 71 %"]
-    assert texts(page, "#puzzle-results figcaption")[:3] == captions
-    assert texts(page, ".luck") == ["2 %"] and page.locator("#puzzle-results canvas").count() == 1
-    page.click("#puzzle-picture button >> nth=5")  # the list and the message follow
-    assert page.inner_text("#puzzle-says") == f"With what is covered now, it answers {wrong}."
-    page.click("#puzzle-next")
-    assert page.evaluate("document.activeElement.ariaLabel") == "row 1, column 1"
-    assert page.url.endswith("#puzzle=2")
-    assert page.evaluate("document.documentElement.scrollHeight") == height
+    assert texts(page, "#puzzle-bars b") == ["60 %", "30 %", "10 %"]
+    for key in ("Space", "ArrowDown", "ArrowRight", "Space", "ArrowRight"):
+        page.keyboard.press(key)
+    assert page.inner_text("#puzzle-says") == f"Still not {puzzle['true']}. Cover other squares."
+    page.keyboard.press("Space")
+    labels = [
+        square.get_attribute("aria-label") for square in page.locator(".grid4 [aria-pressed=true]").all()
+    ]
+    assert labels == ["row 2, column 2", "row 2, column 3"]
+    assert page.inner_text("#puzzle-says").startswith(f"It gives in after 3 tries: {puzzle['true']}.")
+    assert texts(page, "#puzzle-bars span")[:2] == [f"✓ {puzzle['true']}", puzzle["predicted"]]
+    assert texts(page, "#puzzle-bars b")[0] == "65 %"
+    widths = [
+        bar.evaluate("e => getComputedStyle(e, '::before').width")
+        for bar in page.locator("#puzzle-bars li").all()
+    ]
+    assert page.locator("#puzzle-bars li").first.get_attribute("class") == "right" and len(set(widths)) == 3
+    moral = page.inner_text("#puzzle-moral").replace("\N{NO-BREAK SPACE}", " ")
+    assert "They turn it, too. 1 % of all pairs of squares do it: hardly luck." in moral
+    outlined = page.locator("#puzzle-moral i").evaluate_all("all => all.map(e => e.style.gridArea)")
+    assert outlined == ["2 / 2", "2 / 3"]
+    page.click(f"{PICTURE}5")
+    assert page.inner_text("#puzzle-says") == f"Now it says {puzzle['predicted']}. You can go on covering."
+    page.click("#puzzle-more")
+    page.wait_for_selector("#mistake[open]")
+    assert page.inner_text("#mistake-file") == puzzle["file"]
 
 
-def test_what_cannot_be_done_scores_and_five_rounds_have_a_moral(game):
-    address, _, _ = game
+def test_a_map_that_marks_other_squares_says_what_they_do(page, puzzles):
+    while puzzle_shown(page, puzzles)["place"] not in (2, 3):
+        page.reload()
+    puzzle = puzzle_shown(page, puzzles)
+    page.locator("#puzzle-choices button").first.click()
+    page.click("#puzzle-give-up")
+    assert page.inner_text("#puzzle-says").startswith(f"These squares make it say {puzzle['true']}.")
+    moral = page.inner_text("#puzzle-moral").replace("\N{NO-BREAK SPACE}", " ")
+    assert f"With them covered it says {puzzle['predicted']}, 60 %." in moral
+    outlined = page.locator("#puzzle-moral i").evaluate_all("all => all.map(e => e.style.gridArea)")
+    assert outlined == ["1 / 3", "1 / 4"]
+
+
+def test_on_a_phone_picture_bars_and_buttons_are_seen_together(made):
     with opened_page(has_touch=True, is_mobile=True) as page:
-        page.goto(f"{address}#puzzle=2")
-        assert not page.locator(".keys").is_visible()  # a finger has no arrow keys
-        for k in range(5):
-            if k == 2:
-                page.tap("#puzzle-picture button >> nth=2")
-                page.tap("#puzzle-commit")
-                assert "No cover of one or two squares makes it answer" in page.inner_text("#puzzle-says")
-            else:
-                page.tap("#puzzle-impossible")
-                assert page.inner_text("#puzzle-says").startswith("Right.")
-            assert page.locator("#puzzle-line").is_visible() == (k == 4)
-            page.tap("#puzzle-next")
-        assert (
-            page.inner_text("#puzzle-line")
-            == "I made it right 0 times in 5, its contrastive map 0 times. You?"
-        )
-        assert "you saw 4 times that it cannot be done" in page.inner_text("#puzzle-tally")
-        classes = page.evaluate(
-            "[...document.querySelectorAll('#puzzle-dots i')].map(dot => dot.className.trim())"
-        )
-        assert classes == ["now", "won", "won", "lost", "won", "won"] and page.errors == []
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.goto(made.address)
+        page.tap("#puzzle-choices button >> nth=0")
+        for selector in ("#puzzle-picture", "#puzzle-bars", "#puzzle-give-up"):
+            box = page.locator(selector).bounding_box()
+            assert box["y"] >= 0 and box["y"] + box["height"] <= 844, selector
 
 
-# ---- Class mode -------------------------------------------------------------------------------------------
+# ---- Class mode ------------------------------------------------------------------------------------------
 
 
-def test_a_class_votes_before_it_sees(page, reported, reported_sets):
-    numbers = json.loads((reported / "reasons.json").read_text(encoding="utf-8"))
-    assert numbers["covering"]["verdict"] == "too few"  # so the section on maps asks nothing
-    stress = stress_content(reported_sets[1].labels)  # of which a check failed: nor does that on attacks
-    assert page.locator("form.guess:visible, .class-only:visible").count() == 0
-    page.goto(f"{page.address}?class")
-    page.reload()  # the mode stays
-    truths = {"confidence": stress["summary"]["mean_confidence"]["fifteen"], "corruptions": 0.2}
-    assert page.locator("form.guess:visible").count() == len(truths)
-    for name, truth in truths.items():
-        section = f"section[aria-labelledby={name}]"
-        hidden = page.locator(f"{section} :is(.claim, .body :is(p, .p, table, svg, form, figcaption))")
-        assert hidden.filter(visible=True).count() == 0
-        assert page.locator("#corrupted .sheet").first.is_visible()  # pictures without answers are no secret
-        strip = page.locator(f"{section} .votes")
-        strip.scroll_into_view_if_needed()
-        box = strip.bounding_box()
-        for share in np.linspace(0.1, 0.9, 30):
-            page.mouse.click(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
-        page.fill(f"{section} [name=vote]", "17")  # the slider chooses, the button votes
-        page.click(f"{section} .guess button:not([name])")
-        assert page.locator(f"{section} .votes").get_attribute("aria-label") == "31 votes"
-        page.click(f"{section} [name=show]")
-        assert page.inner_text(f"{section} .votes strong").startswith(f"it is {round(100 * truth)}")
-        assert hidden.filter(visible=True).count() > 3
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (1920, 1080)])
+def test_a_class_votes_before_it_sees(made, width, height):
+    stress, asked = made.stress, ["mistakes", "maps", "corruptions", "confidence", "attacks"]
+    covered = made.numbers["covering"]["mistakes"]["usual"]["to_truth"]["value"]
+    hardest = min(
+        stress["families"]["noise"], key=lambda name: stress["tests"][f"{name}/3"]["accuracy"]["value"]
+    )
+    truths = [
+        made.numbers["accuracy"]["value"],
+        covered,
+        stress["tests"][f"{hardest}/3"]["accuracy"]["value"],
+    ]
+    truths += [stress["summary"]["mean_confidence"]["fifteen"], stress["robust_accuracy"]["1"]["value"]]
+    with opened_page() as page:
+        page.set_viewport_size({"width": width, "height": height})
+        page.goto(made.address)
+        assert page.locator("form.guess:visible").count() == 0
+        page.click("nav >> text=For a class")
+        page.reload()  # the mode stays
+        assert page.locator("form.guess:visible").count() == len(asked)
+        for name, truth in zip(asked, truths, strict=True):
+            section = f"section[aria-labelledby={name}]"
+            hidden = page.locator(f"{section} :is(.claim, .below, .body :is(table, svg, form, .thumb))")
+            assert hidden.filter(visible=True).count() == 0
+            votes = []
+            for about, count in ((30, 3), (70, 20), (100, 9)):  # 32, of which some are taken back
+                page.fill(f"{section} [name=typed]", f"{count} at {about}" if count != 3 else "34")
+                page.press(f"{section} [name=typed]", "Enter")
+                votes += [about] * (1 if count == 3 else count)
+                assert (len(votes) == 1) == (
+                    page.inner_text(f"{section} .guess output") == "1 vote, median 30"
+                )
+            page.click(f"{section} [aria-label='one more vote for 0']")
+            page.click(f"{section} [aria-label='one vote less for 100']")
+            page.click(f"{section} [aria-label='one vote less for 50']")  # there is none
+            votes = [0, *votes[:-1]]
+            median = f"{np.median(votes):g}"
+            assert page.inner_text(f"{section} .guess output") == f"{len(votes)} votes, median {median}"
+            page.click(f"{section} [name=undo]")
+            assert page.inner_text(f"{section} .guess output").startswith(f"{len(votes) + 1} votes")
+            counts = texts(page, f"{section} .votes b")
+            assert counts == ["1", "", "", "1", "", "", "", "20", "", "", "9"]
+            page.locator(f"#{name}").scroll_into_view_if_needed()
+            below = page.locator("nav").bounding_box()["height"]
+            assert page.locator(section).bounding_box()["height"] < height - below, name
+            page.click(f"{section} [name=show]")
+            assert page.inner_text(f"{section} .votes strong").split(" (")[0] == f"it is {100 * truth:.0f}"
+            assert page.locator(f"{section} .claim").is_visible()
+        assert page.locator("section[aria-labelledby=attacks] .attacks .sheet").first.is_visible()
+        assert page.errors == []
 
 
-# ---- The viewers ------------------------------------------------------------------------------------------
+# ---- The viewers -----------------------------------------------------------------------------------------
 
 
-def test_a_row_of_the_table_sets_the_pictures(page, reported_sets):
-    stress = stress_content(reported_sets[1].labels)
-    tests, names = list(stress["examples"]["answers"]), reported_sets[1].class_names
-    first = "#corrupted .sheet >> nth=0"
-    assert row_of(page, first) == str(tests.index("fog/3"))  # the hardest at severity 3
+def test_a_row_of_the_table_sets_the_pictures_and_the_slider_says_how_many_are_right(page, made):
+    stress, names = made.stress, made.answers["class_names"]
+    tests, first, slider = (
+        list(stress["examples"]["answers"]),
+        "#corrupted .sheet >> nth=0",
+        "[name=severity]",
+    )
+    rows = page.locator("#corruption-table tbody tr[data-name]")
+    hardest = rows.first.get_attribute("data-name")
+    assert place_of(page, first, "row") == str(tests.index(f"{hardest}/3"))
+    assert (
+        rows.first.locator("b").inner_text() == hardest.replace("_", " ") and rows.locator("b").count() == 1
+    )
     page.click("tr[data-name=contrast] td:nth-child(6)")
-    assert row_of(page, first) == str(tests.index("contrast/5"))
+    assert place_of(page, first, "row") == str(tests.index("contrast/5"))
     answer, probability = stress["examples"]["answers"]["contrast/5"][0]
     caption = page.inner_text("#corrupted figcaption >> nth=0")
     assert f"{names[answer]} {100 * probability:.0f}\xa0%" in caption
+    right = f"5: {100 * stress['tests']['contrast/5']['accuracy']['value']:.0f}\xa0% right"
+    assert page.inner_text("#corruption-choice output") == right
+    assert page.locator(f"#corruption-choice {slider}").evaluate("e => e.ariaValueText") == right
     page.click("tr[data-name=contrast] td:nth-child(7)")  # of the mean: the severity stays
-    assert page.input_value("#corruption-choice [name=severity]") == "5"
+    assert page.input_value(f"#corruption-choice {slider}") == "5"
+    page.fill(f"#corruption-choice {slider}", "0")
+    assert page.inner_text("#corruption-choice output").startswith("clean: 70")
     page.click("tr[data-name=grey] button")
-    assert row_of(page, first) == str(tests.index("grey/0"))
-    assert page.locator("#corruption-choice [name=severity]").is_disabled()
+    assert place_of(page, first, "row") == str(tests.index("grey/0"))
+    assert page.locator(f"#corruption-choice {slider}").is_disabled()
 
 
-def test_the_slider_of_the_attacks(page, reported_sets):
-    answers = stress_content(reported_sets[1].labels)["attack_examples"]["answers"]
-    names = reported_sets[1].class_names
-    for step in (EPSILONS.index(1), 0, len(EPSILONS) - 2):  # it begins at 1/255
-        if step != EPSILONS.index(1):
+def test_the_slider_of_the_attacks(page, made):
+    stress, names = made.stress, made.answers["class_names"]
+    epsilons = stress["epsilons"][:-1]
+    for step in (epsilons.index(1), 0, len(epsilons) - 1):  # it begins at 1/255
+        if step != epsilons.index(1):
             page.fill("#attack-choice [name=step]", str(step))
             rules = "[...document.querySelectorAll('[id^=epsilon-rule-]')]"
             rules += ".filter(e => getComputedStyle(e).display !== 'none')"
             assert page.evaluate(f"{rules}.map(e => e.id)") == [f"epsilon-rule-{step}"]
-        words = page.inner_text("#attack-says")
-        assert ("below one level" in words, "look alike" in words) == (
-            EPSILONS[step] < 1,
-            EPSILONS[step] <= 2,
-        )
-        for place, name in enumerate(("pgd", "random")):
-            answer, probability = answers[name][f"{EPSILONS[step]:g}"][0]
-            figure = f"figure.attacked[data-attack={name}] >> nth=0"
+        epsilon = f"{epsilons[step]:g}"
+        worst, signs = (100 * stress[key][epsilon]["value"] for key in ("robust_accuracy", "random_signs"))
+        words = f"{epsilon}/255: {worst:.1f}\xa0% right, by random signs {signs:.1f}\xa0%"
+        assert page.inner_text("#attack-choice output") == words
+        assert page.locator("#attack-choice [name=step]").evaluate("e => e.ariaValueText") == words
+        for attack, name in enumerate(("pgd", "random")):
+            answer, probability = stress["attack_examples"]["answers"][name][epsilon][0]
+            figure = f".attacks [data-attack={name}] >> nth=0"
             assert f"{names[answer]} {100 * probability:.0f}\xa0%" in page.locator(figure).inner_text()
-            first = 1 + 2 * (place * (len(EPSILONS) - 1) + step)
-            assert row_of(page, f"{figure} >> .sheet") == str(first + 1)
-            assert row_of(page, f".attacks > .sheet >> nth={6 * place}") == str(first)
+            assert place_of(page, f"{figure} >> .sheet", "row") == str(
+                2 + 2 * (attack * len(epsilons) + step)
+            )
+        assert place_of(page, ".attacks [data-row='0'] .sheet >> nth=0", "row") == str(1 + 2 * step)

@@ -1,4 +1,4 @@
-"""The page as a whole: words for numbers, claims and links, and a page of which little is known."""
+"""The page as a whole: the data of its script, links and sections, and pages of which little is known."""
 
 import json
 import re
@@ -10,31 +10,26 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lab_pages import decoded, text
-from made_up import COVERING, HOSTILE_FILE, MAPS, stress_content
+from made_files import covering, stress_results, with_puzzles
+from made_up import HOSTILE_FILE
 
 import report
 from lab import reasons, results
 from lab.explore import compose, script_data
 
-SECTIONS = ["accuracy", "mistakes", "maps", "confidence", "corruptions", "attacks"]
+SECTIONS = ["mistakes", "maps", "corruptions", "confidence", "unlabelled", "attacks", "accuracy"]
 
 
 def stored(content, *shape):
     return np.frombuffer(script_data.base64.b64decode(content), dtype=np.uint8).reshape(shape)
 
 
-def test_a_difference_in_words():
-    row = {"value": 0.5, "low": 0.25, "high": 0.75}
-    assert compose.points(row) == "+50.0 points (+25.0 to +75.0)"
-    assert compose.points({key: -value for key, value in row.items()}, 0) == "−50 points (−25 to −75)"
-
-
-def test_words_of_the_templates_are_in_the_glossary_and_code_behind_a_number_is_its_source():
+def test_words_of_the_templates_are_in_the_glossary_and_the_function_behind_a_number_is_its_source():
     written = "".join(template.read_text(encoding="utf-8") for template in compose.FOLDER.glob("*.html"))
     words = re.findall(r'term\("(.*?)"', written)
     assert len(words) > 8 and all(compose.glossary()[word.lower()] for word in words)
-    for names in re.findall(r'code\("(.*?)"\)', written, re.DOTALL):
-        assert all(compose.source(name.strip())["text"] for name in names.split(","))
+    names = re.findall(r'set computed = "(.*?)"', written)
+    assert len(names) == len(SECTIONS) and all(compose.source(name)["text"] for name in names)
     source = compose.source("metrics.accuracy")
     lines = (compose.ROOT / "metrics.py").read_text(encoding="utf-8").splitlines()
     assert source["path"] == "metrics.py" and lines[source["line"] - 1] == source["text"].split("\n")[0]
@@ -43,18 +38,20 @@ def test_words_of_the_templates_are_in_the_glossary_and_code_behind_a_number_is_
 def test_the_data_of_the_script(left):
     numbers, answers, evidence = left
     rows, y_true = answers["probabilities"].tolist(), answers["y_true"].tolist()
-    stress = stress_content(answers["y_true"])
+    stress = stress_results(answers["y_true"])
     evidence["copies"] = answers["y_true"][evidence["mistakes"]]
     data = json.loads(json.dumps(script_data.data_for_script(numbers, answers, evidence, stress)))
     wrong = [i for i, row in enumerate(rows) if row.index(max(row)) != y_true[i]]
     wrong = sorted(wrong, key=lambda i: -max(rows[i]))[:30]
     assert [row["file"] for row in data["images"]] == [answers["filenames"][i] for i in wrong]
-    assert data["runs"] == ["this network", "another training (b)"]
+    assert data["runs"] == ["b"]
     for row, i in zip(data["images"], wrong, strict=True):
         likely = sorted(range(100), key=lambda c: -rows[i][c])[:3]
         pairs = [[c, round(rows[i][c], 4)] for c in likely]
         pairs[0][1] = row["confidence"]  # one answer has one probability, to the last digit
-        assert row["answers"][0] == pairs and len(row["answers"]) == 2
+        assert row["answers"] == pairs
+        other = max(rows[99 - i])  # conftest.left: the other run answers in reversed order
+        assert row["others"] == [[rows[99 - i].index(other), round(other, 4)]]
         assert (row["true"], row["copied"]) == (y_true[i], y_true[i])
         assert row["truth"] == round(rows[i][y_true[i]], 4)
         assert row["covered"] == [likely[0], 0.99]
@@ -67,11 +64,23 @@ def test_the_data_of_the_script(left):
     assert (np.unpackbits(stored(data["covered_pixels"], -1)) == hidden).all()
     assert data["corruptions"]["answers"] == stress["examples"]["answers"]
     assert data["attacks"]["answers"] == stress["attack_examples"]["answers"]
+    for test, right in data["corruptions"]["right"].items():
+        row = stress["tests"].get(test) or stress["summary"]["cues"][test.split("/")[0]]
+        assert right == row["accuracy"]["value"]
+    del stress["random_signs"]  # as in older files
+    right = script_data.stress_data(answers, stress)["attacks"]["right"]
+    for epsilon in stress["epsilons"]:
+        assert right["worst"][f"{epsilon:g}"] == stress["robust_accuracy"][f"{epsilon:g}"]["value"]
+        assert right["random"][f"{epsilon:g}"] == stress["tests"][f"random/{epsilon:g}"]["accuracy"]["value"]
 
 
 def written_page(folder, numbers, answers, evidence, stress, images):
-    """The page of a folder as report.py and lab.examine leave it: its HTML, its claims, the script's data."""
-    numbers |= {"network": {"name": "a network"}, "notes": [], "data": {"name": "pets", "described": "pets"}}
+    """The page of a folder as lab.examine leaves it: its HTML, its claims, the script's data."""
+    numbers |= {
+        "network": {"name": "a net of width 9"},
+        "notes": [],
+        "data": {"name": "pets", "described": "pets"},
+    }
     numbers |= {
         "network_sha256": "of a network",
         "checkpoint_sha256": "of weights",
@@ -94,32 +103,26 @@ def written_page(folder, numbers, answers, evidence, stress, images):
 def test_the_whole_page(left, tmp_path):
     """Pictures of 96 pixels are reduced as torchvision reduces them; of attacked ones the middle is shown."""
     numbers, answers, evidence = left
-    mistakes, stress = evidence["mistakes"], stress_content(answers["y_true"])
+    mistakes, stress = evidence["mistakes"], stress_results(answers["y_true"])
     evidence["covered_pixels"] = reasons.top_pixels(evidence["maps"], 0.25, 64)
-    evidence |= {"opener": torch.tensor(0), "puzzles": mistakes[:1], "covers": torch.zeros(137, 2)}
-    evidence |= {f"puzzle_{key}": torch.zeros(1) for key in ("best", "by_map", "random")}
-    evidence |= {f"puzzle_{key}": torch.zeros(1, 137, 3) for key in ("classes", "probabilities")}
-    evidence["puzzle_by_map"] = evidence["puzzle_best"] = torch.zeros(1, dtype=torch.int64)
+    evidence = with_puzzles(evidence, answers)
     answers["filenames"] = list(answers["filenames"])  # other tests read the list of the test set
     answers["filenames"][mistakes[0]], answers["filenames"][mistakes[1]] = HOSTILE_FILE, "2" + HOSTILE_FILE
-    numbers |= {"covering": COVERING | {"verdict": "specific"}, "maps": MAPS}
+    numbers |= {"covering": covering()}
     for name, shape in (("example_pixels", (-1, -1, -1)), ("attack_changes", (-1, -1, -1, -1))):
         stress[name] = stress[name][..., :1, :1].expand(*shape, 64, 64)
     coarse = 255 * torch.rand(100, 1, 4, 4, generator=torch.Generator().manual_seed(0)).expand(-1, 3, -1, -1)
     images = F.interpolate(coarse, 96, mode="bilinear").byte()  # smooth, so that JPEG changes little
-    written, claims, data = written_page(tmp_path, *left, stress, images)
+    written, claims, data = written_page(tmp_path, numbers, answers, evidence, stress, images)
     assert re.findall(r'<section aria-labelledby="(\w+)"', written) == SECTIONS
     for claim in claims:
-        assert 0 < len(claim.split()) <= 32 and claim.endswith("."), claim
-    # Each section but the first is announced at the end of the one before.
-    leads = re.findall(r'<p class="next lead">\s*<a href="#(\w+)">(.*?)</a>', written)
-    assert leads[:-1] == [(name, compose.SECTIONS[name][1]) for name in SECTIONS[1:]]
-    title = re.search(r"<h1>(.*?)</h1>", written)[1]
-    assert title.endswith("Can you change its mind?") and f'"og:title" content="{title}"' in written
+        assert 0 < len(claim.split()) <= 20 and claim.endswith("."), claim
+        assert len(re.findall(r"\d+(?:[.,]\d+)?", claim)) <= 2, claim
     seen = text(written)
-    assert f"{100 * numbers['accuracy']['value']:.1f} % (" in seen and "<so>" in seen
-    addresses = [dict(parse_qsl(unescape(link))) for link in re.findall(r'href="#(superclass=.*?)"', written)]
-    groups = {name.replace("_", " ") for name in answers["superclass_names"]}
+    assert "What is this?" in seen and "a net says" in seen and "width" not in seen
+    assert f"{100 * numbers['accuracy']['value']:.1f} % (" in seen
+    addresses = [dict(parse_qsl(unescape(link))) for link in re.findall(r'href="#(true=all.*?)"', written)]
+    groups = {f"all {name}".replace("_", " ") for name in answers["superclass_names"]}
     assert addresses and all(set(address.values()) <= groups for address in addresses)
     assert data["images"][0]["file"] == HOSTILE_FILE and data["side"] == 64 and "middle 64x64" in seen
     sheets = dict(re.findall(r"<style>\.(\w+) \{ --sheet: url\(data:image/jpeg;base64,(.*?)\)", written))
@@ -141,8 +144,20 @@ def test_without_pictures_mistakes_are_a_table(left, tmp_path):
     assert len(claims) == len(re.findall("<section", written)) and all(claims)
 
 
-def test_a_quick_run_has_numbers_only(left, tmp_path):
+def test_a_quick_run_has_numbers_only_and_one_command_for_stress_tests(left, tmp_path):
     numbers, answers, _ = left
     written, claims, data = written_page(tmp_path, numbers, answers, None, None, None)
     assert data["images"] == data["puzzles"] == [] and 'id="browser"' not in written
-    assert re.findall(r'<section aria-labelledby="(\w+)"', written)[:2] == SECTIONS[:2] and all(claims)
+    shown = re.findall(r'<section aria-labelledby="(\w+)"', written)
+    assert shown == ["mistakes", "corruptions", "confidence", "accuracy"] and all(claims)
+    assert written.count("python -m lab.stress") == 1
+
+
+def test_the_command_of_the_stress_tests(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = compose.Path("runs") / "mine"
+    assert compose.command_of_stress(run).startswith("python -m lab.stress --out runs/mine, with what")
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "best.pt").touch()
+    assert compose.command_of_stress(run) == "python -m lab.stress --run runs/mine"
+    assert compose.command_of_stress(run.resolve()) == "python -m lab.stress --run mine"

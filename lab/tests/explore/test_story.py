@@ -4,106 +4,130 @@ import numpy as np
 import pytest
 import torch
 from lab_pages import decoded, fraction
+from made_files import COVERS, NUM_PUZZLES, SOLUTION, stress_results, with_puzzles
 from made_up import stress_content
 
-from lab.explore import drawing as plots
 from lab.explore import script_data, story
 from report import plain
 
-
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that a section draws, {name: Figure}."""
-    drawn = {}
-    monkeypatch.setattr(plots, "to_svg", lambda figure, name, text: drawn.setdefault(name, figure) and name)
-    return drawn
+# ---- The game ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def puzzles(left):
-    """Six puzzles, of the first six mistakes; which squares turn them, and what the map's do, is made up."""
+def test_sure_mistakes_of_another_superclass_that_squares_solve_come_first(left):
     _, answers, evidence = left
-    mistakes = evidence["mistakes"][:6]
-    truth = answers["y_true"][mistakes]
-    classes = ((truth + 1) % 100)[:, None, None].expand(6, 137, 3).clone()
-    best, by_map = torch.tensor([-1, 20, 20, -1, 20, 20]), torch.tensor([30, 30, 20, 30, 20, 20])
-    for k in range(6):
-        if best[k] >= 0:
-            classes[k, best[k], 0] = truth[k]
-    evidence |= {"puzzles": mistakes, "puzzle_classes": classes, "puzzle_best": best, "puzzle_by_map": by_map}
-    evidence["puzzle_random"] = torch.tensor([0.0, 0.01, 0.3, 0.0, 0.1, 0.2], dtype=torch.float64)
-    evidence["puzzle_probabilities"] = torch.rand(6, 137, 3, generator=torch.Generator().manual_seed(1))
-    cells = [(), *((a,) for a in range(16)), *((a, b) for a in range(16) for b in range(a + 1, 16))]
-    evidence["covers"] = torch.tensor([(*pair, -1, -1)[:2] for pair in cells])
-    return left
+    evidence = with_puzzles(evidence, answers)
+    group, order = answers["superclass_of"], script_data.absurd_first(answers, evidence)
+    rows = []
+    for place, i in enumerate(evidence["puzzles"].tolist()):
+        far = group[answers["y_true"][i]] != group[answers["y_pred"][i]]
+        solved = evidence["puzzle_best"][place] >= 0
+        rows.append((not solved, bool(solved and not far), -answers["confidence"][i].item(), place))
+    assert order == [place for *_, place in sorted(rows)]
+    early = [row["early"] for row in script_data.puzzle_data(answers, evidence)]
+    assert early == [order.index(place) < script_data.NUM_EARLY for place in range(NUM_PUZZLES)]
 
 
-def test_the_game_opens_with_what_the_map_solves_and_luck_seldom(puzzles, small_sets):
-    _, answers, evidence = puzzles
-    order = script_data.puzzle_order(answers, evidence)
-    assert order[0] == 4  # puzzle 1 is rarer, but the map's squares do not solve it
-    assert sorted(order) == list(range(6)) and [k for k in order if k not in (0, 3)] == [4, 1, 2, 5]
-    assert order == script_data.puzzle_order(answers, evidence)
-    shown = story.game(answers, evidence, small_sets[1].images)
-    index = evidence["mistakes"][4]
-    true, predicted = (plain(answers["class_names"][answers[key][index]]) for key in ("y_true", "y_pred"))
-    assert shown["opener"]["title"] in {
-        f"It calls this {true} {a} {predicted}. Can you change its mind?" for a in ("a", "an")
-    }
-    assert shown["opener"]["answer"] == true and shown["opener"]["cells"] == evidence["covers"][20].tolist()
+def test_a_puzzle_without_the_script_and_in_the_data_of_the_script(left, small_sets):
+    _, answers, evidence = left
+    evidence = with_puzzles(evidence, answers)
+    shown, names = story.game(answers, evidence, small_sets[1].images), answers["class_names"]
+    first = evidence["puzzles"][script_data.absurd_first(answers, evidence)[0]]
+    for key in ("true", "pred"):
+        assert shown["opener"][key] == plain(names[answers[f"y_{key}"][first]])
+    assert torch.equal(decoded(shown["opener"]["picture"].split(",")[1]), small_sets[1].images[first])
     sheet = decoded(shown["puzzle_sheet"]["address"].split(",")[1]).float()
-    for column, k in enumerate(order):
-        image = small_sets[1].images[evidence["mistakes"][k]]
-        assert (sheet[:, :, 32 * column : 32 * column + 32] - image).abs().mean() < 12
-    for name in ("an apple", "a lamp"):
-        title = f"It calls this crab {name}. Can you change its mind?"
-        assert script_data.title_of("crab", name.split()[1]) == title
-    titles = [row["title"] for row in script_data.puzzle_data(answers, evidence)]
-    assert titles[0] == shown["opener"]["title"] and len(titles) == 6
-
-
-def test_a_puzzle_in_the_data_of_the_script(puzzles):
-    _, answers, evidence = puzzles
     rows = script_data.puzzle_data(answers, evidence)
-    for row, k in zip(rows, script_data.puzzle_order(answers, evidence), strict=True):
-        assert row["mistake"] == k and row["true"] == answers["y_true"][evidence["mistakes"][k]]
-        assert row["best"] == (None if k in (0, 3) else 20)
-        classes, probabilities = evidence["puzzle_classes"][k, 136], evidence["puzzle_probabilities"][k, 136]
+    for place, (row, i) in enumerate(zip(rows, evidence["puzzles"], strict=True)):
+        assert (sheet[:, :, 32 * place : 32 * place + 32] - small_sets[1].images[i]).abs().mean() < 12
+        assert row["true"] == answers["y_true"][i] and evidence["mistakes"][row["mistake"]] == i
+        assert row["best"] == (SOLUTION if place < 4 else None) and len(row["answers"]) == len(COVERS)
+        classes, probabilities = (
+            evidence["puzzle_classes"][place, 136],
+            evidence["puzzle_probabilities"][place, 136],
+        )
         pairs = zip(classes.tolist(), probabilities.tolist(), strict=True)
         assert row["answers"][136] == [number for c, p in pairs for number in (c, round(100 * p))]
 
 
-def test_the_matrix_of_the_superclasses_and_the_groups_confused_most(left):
+# ---- Classes ---------------------------------------------------------------------------------------------
+
+
+def test_the_matrix_of_the_superclasses(left):
     _, answers, _ = left
-    group, counts, inside = answers["superclass_of"].tolist(), {}, {}
+    group, counts = answers["superclass_of"].tolist(), {}
     for true, predicted in zip(answers["y_true"].tolist(), answers["y_pred"].tolist(), strict=True):
         pair = group[true], group[predicted]
         counts[pair] = counts.get(pair, 0) + 1
-        if true != predicted and pair[0] == pair[1]:
-            inside[pair[0]] = inside.get(pair[0], 0) + 1
     names = [plain(name) for name in answers["superclass_names"]]
     shown = story.matrix(answers)
     assert shown["of_superclasses"] and [row["name"] for row in shown["matrix"]] == names
     for i, row in enumerate(shown["matrix"]):
         assert [cell["count"] for cell in row["cells"]] == [counts.get((i, j), 0) for j in range(len(names))]
         assert [cell["right"] for cell in row["cells"]] == [i == j for j in range(len(names))]
-        assert row["cells"][0]["link"] == {"superclass": names[i], "predicted_superclass": names[0]}
-    sizes = {i: sum(counts.get((i, j), 0) for j in range(len(names))) for i in range(len(names))}
-    shares = sorted((inside.get(i, 0) / sizes[i] for i in sizes), reverse=True)
-    assert [row["value"] for row in story.groups(answers)] == pytest.approx(shares[:2])
-
-
-def test_superclasses_make_the_title_only_if_mistakes_stay_inside_more_than_by_chance(left):
-    numbers, answers, _ = left
-    for inside, expected in ((0.3, 2), (0.1, 0), (None, 0)):
-        shares = {"errors_within_superclass": inside, "chance_within_superclass": 0.2}
-        assert len(story.confusions(numbers | shares, answers, {}, None)["groups"]) == expected
+        assert row["cells"][1]["link"] == {"true": f"all {names[i]}", "predicted": f"all {names[1]}"}
 
 
 def test_a_hundred_classes_without_superclasses_have_no_matrix_here(left):
     _, answers, _ = left
     del answers["superclass_of"]
-    assert story.matrix(answers)["matrix"] is None and story.groups(answers) == []
+    assert story.matrix(answers)["matrix"] is None
+
+
+def test_a_colour_that_fails_is_named_and_a_word_that_mistakes_keep(left):
+    """Of the shapes all white ones are taken for a white star, the others are right."""
+    numbers, answers, _ = left
+    names = answers["class_names"]
+    white = [c for c, name in enumerate(names) if name.startswith("white ")]
+    confusion = 10 * torch.eye(len(names), dtype=torch.int64)
+    for c in white:
+        confusion[c] = 10 * (torch.arange(len(names)) == names.index("white star"))
+    shown = story.classes(numbers, answers | {"confusion": confusion})
+    assert shown["failing"][0]["name"] == "white" and shown["failing"][0]["classes"] == white
+    assert (
+        shown["failing"][0]["group"]["value"] == 1 / len(white) and shown["failing"][0]["rest"]["value"] == 1
+    )
+    assert shown["same_word"] == 1
+    confusion[white[0]] = 10 * (torch.arange(len(names)) == names.index("red heart"))
+    share = sum(name != "white star" and name != names[white[0]] for name in (names[c] for c in white))
+    others = len(white) - 1 + (names[white[0]] == "white star")
+    assert story.same_word(answers | {"confusion": confusion}) == pytest.approx(share / others)
+
+
+# ---- Confidence and maps ---------------------------------------------------------------------------------
+
+
+def test_how_many_answers_are_kept_above_a_confidence(left):
+    _, answers, _ = left
+    pairs = list(
+        zip(answers["confidence"].tolist(), (answers["y_true"] == answers["y_pred"]).tolist(), strict=True)
+    )
+    rows = story.kept(answers)
+    assert [row["least"] for row in rows] == [0, 0.5, 0.7, 0.9, 0.95]
+    for row in rows:
+        right = [is_right for confidence, is_right in pairs if confidence >= row["least"]]
+        assert row["share"] == len(right) / len(pairs) and row["right"]["value"] == sum(right) / len(right)
+    assert story.kept(answers | {"confidence": torch.full((100,), 0.6)})[2] == {
+        "least": 0.7,
+        "share": 0,
+        "right": None,
+    }
+
+
+def test_points_and_line_of_confidence_and_accuracy(figures):
+    """Accuracy falls by exactly 1.5 of what confidence falls: so does the line, in each family."""
+    stress = stress_results(torch.arange(100))
+    for test in stress["tests"].values():
+        test["accuracy"] = fraction(0.9 - 1.5 * (0.8 - test["mean_confidence"]))
+    stress["tests"]["clean/0"] |= {"mean_confidence": 0.8}
+    stress["tests"]["clean/0"]["accuracy"] = fraction(0.9)
+    assert story.unlabelled(stress)["line"]["slope"] == pytest.approx(1.5)
+    (axes,) = figures["line"].axes
+    drawn = {line.get_label(): len(line.get_xdata()) for line in axes.lines[1:-1]}
+    assert drawn == {name: 5 * len(members) for name, members in stress["families"].items()}
+    for test in stress["tests"].values():
+        test["mean_confidence"] = 0.5  # of a network that is as sure of everything
+    assert story.unlabelled(stress) == {"line": None}
+    assert story.unlabelled(stress_content(torch.arange(100))) == {"line": None}  # of an older file
 
 
 def test_mistakes_with_maps_show_what_was_covered(left, small_sets):
@@ -115,9 +139,11 @@ def test_mistakes_with_maps_show_what_was_covered(left, small_sets):
     usual |= {"answers": (truth[places] + 1) % 100, "probabilities": torch.linspace(0.1, 0.9, 9)}
     evidence |= {f"usual_{key}": value for key, value in usual.items()}
     cases = story.maps({}, answers, evidence, small_sets[1].images)["cases"]
-    assert len(cases) == 9 and cases[0]["turned"] == {"usual": False, "contrastive": True}
+    assert len(cases) == 5 and cases[0]["turned"] == {"usual": False, "contrastive": True}
     index = evidence["mistakes"][places].tolist()
-    assert [row["file"] for row in cases] == [answers["filenames"][i] for i in index]
+    names = [plain(name) for name in answers["class_names"]]
+    for row, i in zip(cases, index, strict=False):
+        assert (row["true"], row["predicted"]) == (names[answers["y_true"][i]], names[answers["y_pred"][i]])
     image = small_sets[1].images[index[0]]
     hidden = {"contrastive": evidence["covered_pixels"][8], "usual": evidence["covered_pixels"][0]}
     for kind, pixels in hidden.items():
@@ -127,35 +153,38 @@ def test_mistakes_with_maps_show_what_was_covered(left, small_sets):
     assert cases[2]["kinds"]["usual"]["probability"] == pytest.approx(0.3)
 
 
-def test_the_contrastive_map_on_all_mistakes_only_if_the_page_holds_all(left):
-    _, answers, evidence = left
-    truth, places = answers["y_true"], evidence["mistakes"]
-    evidence["covered_answers"][:2] = truth[places[:2]]
-    pairs = list(zip(evidence["covered_answers"].tolist(), truth[places].tolist(), strict=True))
-    share = pytest.approx(sum(answer == true for answer, true in pairs) / len(pairs))
-    only_these = truth.index_add(0, places, torch.ones_like(places))
-    shown = story.turned_of_all(answers | {"y_pred": only_these}, evidence)
-    assert shown == {"count": len(pairs), "share": share}
-    only_these[next(i for i in range(len(truth)) if i not in places.tolist())] += 1
-    assert story.turned_of_all(answers | {"y_pred": only_these}, evidence) is None
+# ---- Stress tests ----------------------------------------------------------------------------------------
 
 
-def test_the_hardest_corruption_and_every_epsilon(left, figures, small_sets):
-    _, answers, _ = left
-    stress = stress_content(answers["y_true"])
+def test_corruptions_and_families_the_hardest_first():
+    stress = stress_results(torch.arange(100))
     tests = stress["tests"]
-    for name, values in {"frost": (0.1, 0.1, 0.19, 0.1, 0.1), "snow": (0.5, 0.5, 0.18, 0.5, 0.5)}.items():
+    for name, values in {"frost": (0.01, 0.9, 0.9, 0.9, 0.9), "snow": (0.1, 0.1, 0.2, 0.1, 0.05)}.items():
         for severity, value in enumerate(values, 1):
             tests[f"{name}/{severity}"]["accuracy"] = fraction(value)
-    shown = story.stress_tests(answers, stress, small_sets[1].images)
-    assert shown["hardest"] == "snow"  # the lowest at severity 3, not on average
+    shown = story.corruptions(stress)
+    means = {}
     for row in shown["corruption_rows"]:
         values = [tests[f"{row['name']}/{severity}"]["accuracy"]["value"] for severity in range(1, 6)]
+        means[row["name"]] = np.mean(values)
         assert row["values"] == pytest.approx([*values, np.mean(values)])
+    assert [row["name"] for row in shown["corruption_rows"]] == sorted(means, key=means.get)
+    assert shown["corruption_rows"][0]["name"] == "snow"  # on average, not at a single severity
+    families = {name: np.mean([means[n] for n in members]) for name, members in stress["families"].items()}
+    assert [name for name, _ in shown["families"]] == sorted(families, key=families.get)
+    assert dict(shown["families"]) == pytest.approx(families)
+
+
+def test_of_the_attacks_the_worst_and_random_signs_are_drawn_at_every_epsilon(figures):
+    stress = stress_results(torch.arange(100))
+    stress["tests"]["unattacked/0"]["accuracy"] = fraction(0.6)
+    stress["robust_accuracy"]["1"] = fraction(0.15)
+    assert story.attacks(stress)["surviving"] == pytest.approx(0.25)
     (axes,) = figures["epsilon"].axes
-    curves = [list(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) > 2]
-    assert curves == [stress["epsilons"][:-1]] * 4
-    assert script_data.stress_data(answers, stress)["attacks"]["epsilons"] == stress["epsilons"][:-1]
+    epsilons = stress["epsilons"][:-1]
+    curves = [list(line.get_ydata()) for line in axes.lines if list(line.get_xdata()) == epsilons]
+    rows = stress["robust_accuracy"], stress["random_signs"]
+    assert curves == [[row[f"{epsilon:g}"]["value"] for epsilon in epsilons] for row in rows]
 
 
 def test_the_sheet_of_the_attacks(small_sets):
