@@ -353,7 +353,7 @@ def test_pages_are_made_again_from_the_files(quick, finished, small, tmp_path, m
     for name, content in {"reasons": written, "metrics": numbers}.items():  # of two examinations
         (run / f"{name}.json").write_text(json.dumps(content | {"predictions_sha256": "of others"}))
         assert_one_line(*outcome(capsys, examine.main, again), "no reasons in|of another report")
-        of_another_version = {key: content[key] for key in content if key not in ("kinds", "classes")}
+        of_another_version = {key: content[key] for key in content if key not in ("runs", "classes")}
         (run / f"{name}.json").write_text(json.dumps(of_another_version))
         assert_one_line(*outcome(capsys, examine.main, again), "results of another version.* anew")
         (run / f"{name}.json").write_text(json.dumps(content))

@@ -126,6 +126,12 @@ def test_classes_that_fail_are_named():
     assert "Of its 7 classes 50 %" in classes(failing=[group | {"names": list("abcdefg")}])[2]
 
 
+def test_how_many_are_right():
+    for value, words in ((0.76, "Three in four answers are"), (1, "All answers are"), (0, "No answer is")):
+        accuracy = {"value": value, "low": 0, "high": 1}
+        assert classes(n={"accuracy": accuracy, "num_test": 50})[0] == f"{words} right."
+
+
 def test_tied_classes_a_kept_word_and_luck():
     assert "The hardest class a b: 20 % (10–30) right." in classes()[2]
     tied = {"name": "a_b", "tied": 3} | fraction(0.2)
@@ -246,7 +252,7 @@ def test_a_difference_in_words():
 
 @pytest.mark.parametrize(
     ("share", "words"),
-    [(0.76, "three in four"), (0.45, "45 in 100"), (0.999, "99 in 100"), (0, "none"), (1, "all")],
+    [(0.76, "three in four"), (0.45, "45 in 100"), (0.999, "99 in 100"), (1, "all")],
 )
 def test_a_share_in_words(share, words):
     assert drawing.in_words(share) == words
