@@ -10,12 +10,14 @@ are changed in other ways, and 1,000 corrupted ones, for a comparison with ATC: 
 Unlabeled Data to Predict Out-of-Distribution Performance", 2022 (arXiv 2201.04234).
 """
 
+import itertools
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
@@ -24,11 +26,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import data
 from data import Dataset
 from lab.classifier import Classifier, load_checkpoint, load_data
-from lab.estimate import estimate, points, slope_of
+from lab.estimate import estimate, fit, points, slope_of
 from lab.experiments.findings import NARROW, RESULTS, WITH_SMOOTHING, WITHOUT_SMOOTHING, print_table, read
 from lab.reasons import spearman
 from lab.stress import draw_sample
-from lab.stress_tests.corruptions import CORRUPTIONS, FAMILIES, FIFTEEN, corrupt
+from lab.stress_tests.corruptions import FAMILIES, FIFTEEN, corrupt
 from lab.support import CommandLine, Progress, pick_device, run_main
 from metrics import fit_temperature
 
@@ -39,148 +41,139 @@ FURTHER = ("speckle_noise", "gaussian_blur", "saturate")  # to which no line was
 NUM_RESAMPLES, NUM_IMAGES = 2000, 1000
 
 
-class Networks:
-    """What the networks did under 75 corruptions, float64 [networks, 75], and without, [networks, 1]."""
+def all_cases(results: list[dict]) -> dict[str, np.ndarray]:
+    """Return the cases of all networks, a network under a corruption at a severity, as arrays [675].
 
-    def __init__(self, results: list[dict]):
-        rows = [points(stress) for stress in results]
-        self.results, self.family = results, rows[0][0]
-        self.families = list(results[0]["families"])
-        self.confidence, self.accuracy = (torch.stack([row[k] for row in rows]) for k in (1, 2))
-        clean = [stress["tests"]["clean/0"] for stress in results]
-        self.clean_confidence = torch.tensor([[row["mean_confidence"]] for row in clean]).double()
-        self.clean_accuracy = torch.tensor([[row["accuracy"]["value"]] for row in clean]).double()
-        self.confidence_fall = self.clean_confidence - self.confidence
-        self.accuracy_fall = self.clean_accuracy - self.accuracy
-
-    def errors(self, estimate_fall: Callable, alike: Callable) -> Tensor:
-        """Return the errors where the fall of accuracy is estimated, float64 [networks, 75].
-
-        estimate_fall(confidence falls, accuracy falls, falls of confidence on the images) estimates it; it is
-        given what it may be fitted on: networks for which alike(network, other) is not true, other families.
-        """
-        errors = torch.zeros_like(self.accuracy)
-        for i, name in enumerate(NETWORKS):
-            others = torch.tensor([not alike(name, other) for other in NETWORKS])
-            for place in self.family.unique():
-                inside = self.family == place
-                known = (falls[others][:, ~inside] for falls in (self.confidence_fall, self.accuracy_fall))
-                fall = estimate_fall(*known, self.confidence_fall[i, inside])
-                errors[i, inside] = self.accuracy_fall[i, inside] - fall
-        return errors
-
-    def interval(self, errors: Tensor) -> str:
-        """Return the mean absolute error in points with its interval over networks and families."""
-        generator = Generator().manual_seed(0)
-        num_families = len(self.families)
-        sums = torch.stack([errors[:, self.family == place].abs().sum(1) for place in range(num_families)])
-        counts = self.family.bincount().double()
-        drawn = [
-            torch.randint(count, (NUM_RESAMPLES, count), generator=generator)
-            for count in (num_families, len(errors))
-        ]
-        families, networks = (
-            torch.nn.functional.one_hot(places, places.shape[1]).sum(dim=1).double() for places in drawn
-        )
-        means = ((families @ sums) * networks).sum(1) / ((families @ counts) * networks.sum(1))
-        low, high = (100 * means.quantile(torch.tensor([0.025, 0.975]).double())).tolist()
-        return f"{100 * errors.abs().mean():.1f} ({low:.1f} to {high:.1f})"
-
-    def biases(self, errors: Tensor) -> list[str]:
-        """Return the mean error of each family, in points."""
-        return [f"{100 * errors[..., self.family == place].mean():+.1f}" for place in self.family.unique()]
+    `network` and `family` are their numbers; `confidence` and `accuracy` the true ones; `confidence_fall` and
+    `accuracy_fall` what they have lost against clean images.
+    """
+    rows = []
+    for network, stress in enumerate(results):
+        clean = stress["tests"]["clean/0"]
+        for family, confidence, accuracy in zip(*(column.tolist() for column in points(stress)), strict=True):
+            falls = clean["mean_confidence"] - confidence, clean["accuracy"]["value"] - accuracy
+            rows.append((network, family, confidence, accuracy, *falls))
+    names = ("network", "family", "confidence", "accuracy", "confidence_fall", "accuracy_fall")
+    return dict(zip(names, np.array(rows).T, strict=True))
 
 
-def nine_of_ten(errors: Tensor) -> str:
+def slope(cases: dict[str, np.ndarray], chosen: np.ndarray) -> float:
+    """Return the slope of the line of the chosen cases, bool [675], see lab.estimate."""
+    falls = (torch.from_numpy(cases[key][chosen]) for key in ("confidence_fall", "accuracy_fall"))
+    return slope_of(*falls)
+
+
+def left_out(cases: dict[str, np.ndarray], may_fit: Callable, fall_of: Callable) -> np.ndarray:
+    """Return the errors of each network and family where the fit has seen neither of them, float64 [675].
+
+    may_fit(numbers of networks, network): on which networks is fitted for a network, bool. fall_of(chosen,
+    inside) is the estimated fall of accuracy of the cases inside, by the chosen ones, bool [675] both.
+    """
+    errors = np.zeros(len(cases["network"]))
+    for network, family in itertools.product(np.unique(cases["network"]), np.unique(cases["family"])):
+        inside = (cases["network"] == network) & (cases["family"] == family)
+        chosen = may_fit(cases["network"], network) & (cases["family"] != family)
+        errors[inside] = cases["accuracy_fall"][inside] - fall_of(chosen, inside)
+    return errors
+
+
+def by_line_of(cases: dict[str, np.ndarray]) -> Callable:
+    """Return the fall_of of left_out that estimates by a line."""
+    return lambda chosen, inside: slope(cases, chosen) * cases["confidence_fall"][inside]
+
+
+def interval(cases: dict[str, np.ndarray], errors: np.ndarray) -> str:
+    """Return the mean of absolute errors in points with its interval over networks and families."""
+    generator, means = np.random.default_rng(0), []
+    counts = np.zeros((len(NETWORKS), len(FAMILIES)))
+    np.add.at(counts, (cases["network"].astype(int), cases["family"].astype(int)), 1)
+    sums = np.zeros_like(counts)
+    np.add.at(sums, (cases["network"].astype(int), cases["family"].astype(int)), errors)
+    for _ in range(NUM_RESAMPLES):
+        drawn = np.ix_(*(generator.integers(count, size=count) for count in counts.shape))
+        means.append(sums[drawn].sum() / counts[drawn].sum())
+    low, high = 100 * np.quantile(means, [0.025, 0.975])
+    return f"{100 * errors.mean():.1f} ({low:.1f} to {high:.1f})"
+
+
+def biases(family: np.ndarray, errors: np.ndarray) -> list[str]:
+    """Return the mean error of each family, in points."""
+    return [f"{100 * errors[family == place].mean():+.1f}" for place in np.unique(family)]
+
+
+def nine_of_ten(errors: np.ndarray) -> str:
     """Return what nine of ten absolute errors do not exceed, in points."""
-    return f"{100 * errors.abs().flatten().quantile(0.9, interpolation='higher'):.1f}"
+    return f"{100 * np.quantile(np.abs(errors), 0.9, method='higher'):.1f}"
 
 
-def recipe_of(name: str) -> int:
-    """Return the number of a network's recipe."""
-    return next(k for k, names in enumerate(RECIPES) if name in names)
-
-
-def own(name: str, other: str) -> bool:
-    """Whether a line may not be fitted on the other network: only on this one."""
-    return name != other
-
-
-def by_line(confidence_falls: Tensor, accuracy_falls: Tensor, falls: Tensor) -> Tensor:
-    """Estimate the fall of accuracy by the slope of what is known."""
-    return slope_of(confidence_falls, accuracy_falls) * falls
-
-
-def print_methods(networks: Networks) -> Tensor:
+def print_methods(cases: dict[str, np.ndarray]) -> np.ndarray:
     """Print how far estimates err, 675 of them each; return the errors of each network's own line."""
-
-    def itself(name: str, other: str) -> bool:
-        return name == other
-
+    recipe = np.array([k for k, names in enumerate(RECIPES) for _ in names])
+    by_line = by_line_of(cases)
+    own = left_out(cases, np.equal, by_line)
     methods = {
-        "line of other networks, other families": networks.errors(by_line, itself),
-        "line of other recipes, other families": networks.errors(
-            by_line, lambda name, other: recipe_of(name) == recipe_of(other)
+        "line of other networks, other families": left_out(cases, np.not_equal, by_line),
+        "line of other recipes, other families": left_out(
+            cases, lambda others, one: recipe[others.astype(int)] != recipe[int(one)], by_line
         ),
-        "line of the network itself, other families": networks.errors(by_line, own),
-        "fall of confidence itself (slope 1)": networks.errors(lambda x, y, falls: falls, own),
-        "mean confidence itself": networks.confidence - networks.accuracy,
-        "always the mean fall of other networks, other families": networks.errors(
-            lambda x, y, falls: y.mean(), itself
+        "line of the network itself, other families": own,
+        "fall of confidence itself (slope 1)": cases["accuracy_fall"] - cases["confidence_fall"],
+        "mean confidence itself": cases["confidence"] - cases["accuracy"],
+        "always the mean fall of other networks, other families": left_out(
+            cases, np.not_equal, lambda chosen, inside: cases["accuracy_fall"][chosen].mean()
         ),
     }
-    rows = [
-        [name, networks.interval(errors), nine_of_ten(errors), *networks.biases(errors)]
-        for name, errors in methods.items()
-    ]
-    caption = (
-        f"{networks.accuracy.numel()} cases of {len(NETWORKS)} networks. The interval is over networks and "
-        "families; four families are few.\nBehind it, by family, the mean of estimated less true accuracy."
-    )
-    head = "estimate of accuracy; mean error; nine of ten below"
-    print_table("Estimates without labels", caption, "; ".join([head, *networks.families]), rows)
-    return methods["line of the network itself, other families"]
-
-
-def print_networks(networks: Networks, errors: Tensor) -> None:
-    """Print each network's own line, and means of the recipes; errors float64 [networks, 75]."""
     rows = []
-    for i, name in enumerate(NETWORKS):
-        fall, accuracy_fall = networks.confidence_fall[i], networks.accuracy_fall[i]
-        row = [name, f"{networks.results[i]['corruption_images']:,}"]
-        row += [f"{slope_of(fall, accuracy_fall):.2f}", f"{spearman(fall[None], accuracy_fall[None])[0]:.2f}"]
-        rows.append([*row, f"{100 * errors[i].abs().mean():.1f}", nine_of_ten(errors[i])])
-        rows[-1] += networks.biases(errors[i])
+    for name, errors in methods.items():
+        rows.append(
+            [name, interval(cases, np.abs(errors)), nine_of_ten(errors), *biases(cases["family"], errors)]
+        )
+    line, fall = (np.abs(list(methods.values())[place]) for place in (0, 3))
+    caption = f"""
+{len(own)} cases of {len(NETWORKS)} networks. Intervals are over networks and families; four families are few.
+By family: the mean of estimated less true accuracy. The first row errs less than the fall of confidence,
+by {interval(cases, fall - line)} points."""
+    head = "; ".join(["estimate of accuracy; mean error; nine of ten below", *FAMILIES])
+    print_table("Estimates without labels", caption, head, rows)
+    return own
+
+
+def print_networks(results: list[dict], cases: dict[str, np.ndarray], errors: np.ndarray) -> None:
+    """Print the line of each network, and its errors [675]."""
+    rows = []
+    for network, name in enumerate(NETWORKS):
+        inside = cases["network"] == network
+        falls = (torch.from_numpy(cases[key][inside])[None] for key in ("confidence_fall", "accuracy_fall"))
+        row = [name, f"{results[network]['corruption_images']:,}", f"{slope(cases, inside):.2f}"]
+        row += [f"{spearman(*falls)[0]:.2f}", f"{100 * np.abs(errors[inside]).mean():.1f}"]
+        rows.append([*row, nine_of_ten(errors[inside]), *biases(cases["family"][inside], errors[inside])])
     caption = "Each line is fitted without the family that it estimates; the slope is that of all 75 points."
     head = "network; images; slope; rank correlation; mean error; nine of ten below"
-    print_table("The line of each network", caption, "; ".join([head, *networks.families]), rows)
+    print_table("The line of each network", caption, "; ".join([head, *FAMILIES]), rows)
 
 
-def print_further(networks: Networks) -> None:
+def print_further(results: list[dict]) -> None:
     """Print how each network's own line, of all 75 points, does under three further corruptions."""
-    errors = {}  # {method: float64 [networks, corruptions, severities]}
-    for i, stress in enumerate(networks.results):
-        tests = [[stress["tests"][f"{name}/{severity}"] for severity in range(1, 6)] for name in FURTHER]
-        confidence = torch.tensor([[row["mean_confidence"] for row in rows] for rows in tests]).double()
-        accuracy = torch.tensor([[row["accuracy"]["value"] for row in rows] for rows in tests]).double()
-        slope = slope_of(networks.confidence_fall[i], networks.accuracy_fall[i])
-        fall = networks.clean_confidence[i] - confidence
-        estimates = {"line": networks.clean_accuracy[i] - slope * fall}
-        estimates |= {"slope 1": networks.clean_accuracy[i] - fall, "confidence": confidence}
-        for method, values in estimates.items():
-            errors.setdefault(method, []).append(values - accuracy)
-    errors, rows = {method: torch.stack(values) for method, values in errors.items()}, []
-    for k, name in enumerate(FURTHER):
-        line = errors["line"][:, k]
-        row = [name, f"{100 * line.abs().mean():.1f}", f"{100 * line.mean():+.1f}", nine_of_ten(line)]
-        row.append(f"{100 * line[0].abs().mean():.1f}, {100 * line[0].mean():+.1f}")
-        rows.append(row + [f"{100 * errors[m][:, k].abs().mean():.1f}" for m in ("slope 1", "confidence")])
-    caption = (
-        "Each network's own line, at five severities. Speckle noise and Gaussian blur have relatives among "
-        "the\nfifteen, saturation has none."
-    )
-    head = "corruption; mean error; mean of estimate less truth; nine of ten below; of the shipped network"
-    head += "; mean error of slope 1; of mean confidence"
+    rows = []
+    for name in FURTHER:
+        by_line, by_fall = [], []  # errors of each network and severity
+        for stress in results:
+            line = fit(stress)
+            for severity in range(1, 6):
+                record = stress["tests"][f"{name}/{severity}"]
+                confidence_fall = line["clean_confidence"] - record["mean_confidence"]
+                accuracy_fall = line["clean_accuracy"] - record["accuracy"]["value"]
+                by_line.append(accuracy_fall - line["slope"] * confidence_fall)
+                by_fall.append(accuracy_fall - confidence_fall)
+        by_line, by_fall = np.array(by_line), np.array(by_fall)
+        row = [name, f"{100 * np.abs(by_line).mean():.1f}", f"{100 * by_line.mean():+.1f}"]
+        row += [nine_of_ten(by_line), f"{100 * np.abs(by_line[:5]).mean():.1f}"]
+        rows.append([*row, f"{100 * np.abs(by_fall).mean():.1f}"])
+    caption = """
+Each network's own line, at five severities. Speckle noise and Gaussian blur have relatives among the fifteen,
+saturation has none."""
+    head = "corruption; mean error; estimate less truth; nine of ten below; mean error of the shipped network"
+    head += "; of the fall of confidence itself"
     print_table("Three further corruptions, to which no line was fitted", caption, head, rows)
 
 
@@ -204,11 +197,12 @@ def scores_of(logits: Tensor) -> dict[str, Tensor]:
 def print_atc(classifier: Classifier, test: Dataset, num_images: int) -> None:
     """Let a network answer corrupted images, and compare its line with ATC."""
     sample = draw_sample(test, num_images)
-    tests = [(name, severity) for name in (*FIFTEEN, *FURTHER) for severity in range(1, 6)]
+    families = {family: [name for name in names if name in FIFTEEN] for family, names in FAMILIES.items()}
+    names = [("clean", 0), *itertools.product(itertools.chain(*families.values()), range(1, 6))]
     temperature = fit_temperature(*classifier.validation)
-    scores, right = {}, []  # of the clean images first
-    with Progress("corrupted images", len(tests)) as progress:
-        for done, (name, severity) in enumerate([("clean", 0), *tests]):
+    scores, right, tests = {}, [], {}  # in the order of lab.estimate.points, clean images before
+    with Progress("corrupted images", len(names)) as progress:
+        for done, (name, severity) in enumerate(names):
             progress.update(done, test=f"{name}/{severity}")
             images = corrupt(sample.images, name, severity) if severity else sample.images
             logits = classifier.predict(images)
@@ -216,29 +210,20 @@ def print_atc(classifier: Classifier, test: Dataset, num_images: int) -> None:
             for divisor, suffix in ((1, ""), (temperature, f" at temperature {temperature:.2f}")):
                 for score, values in scores_of(logits / divisor).items():
                     scores.setdefault(score + suffix, []).append(values)
-    right = torch.stack(right)
-    truth = right.double().mean(dim=1)
-    confidence = torch.stack(scores["confidence"]).mean(dim=1)
-    falls, accuracy_falls = confidence[0] - confidence[1:], truth[0] - truth[1:]
-    fitted = torch.tensor([name in FIFTEEN for name, _ in tests])
-    families = list(FAMILIES)
-    family = torch.tensor([families.index(CORRUPTIONS[name].family) for name, _ in tests])
-    errors = {"line, family left out": accuracy_falls.clone()}
-    for place in family.unique():
-        inside, others = family == place, (family != place) & fitted
-        slope = slope_of(falls[others], accuracy_falls[others])
-        errors["line, family left out"][inside] -= slope * falls[inside]
-    errors["fall of confidence itself"] = accuracy_falls - falls
+            confidence, accuracy = scores["confidence"][-1].mean().item(), right[-1].double().mean().item()
+            tests[f"{name}/{severity}"] = {"mean_confidence": confidence, "accuracy": {"value": accuracy}}
+    cases = all_cases([{"families": families, "tests": tests}])
+    errors = {"line, family left out": left_out(cases, np.equal, by_line_of(cases))}
+    errors["fall of confidence itself"] = cases["accuracy_fall"] - cases["confidence_fall"]
     for score, values in scores.items():
-        values = torch.stack(values)
-        errors[f"ATC, {score}"] = atc(values[0], right[0], values[1:]) - truth[1:]
+        estimates = atc(values[0], right[0], torch.stack(values[1:])).numpy()
+        errors[f"ATC, {score}"] = estimates - cases["accuracy"]
     rows = []
     for method, values in errors.items():
-        row = [method, *(f"{100 * values[m].abs().mean():.1f}" for m in (fitted, ~fitted))]
-        row += [nine_of_ten(values[fitted])]
-        rows.append(row + [f"{100 * values[fitted & (family == f)].mean():+.1f}" for f in family.unique()])
+        row = [method, f"{100 * np.abs(values).mean():.1f}", nine_of_ten(values)]
+        rows.append([*row, *biases(cases["family"], values)])
     caption = f"{classifier.path.name}, {len(sample.labels):,} images; thresholds and clean point are theirs."
-    head = "; ".join(["estimate; mean error, fifteen; three further; nine of ten below", *families])
+    head = "; ".join(["estimate; mean error; nine of ten below", *FAMILIES])
     print_table("Beside average thresholded confidence (ATC)", caption, head, rows)
 
 
@@ -284,12 +269,12 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--images", type=int, default=NUM_IMAGES)
     args = parser.parse_args()
-    networks = Networks(
-        [read(RESULTS if name == "shipped" else RESULTS / name, "stress.json") for name in NETWORKS]
-    )
-    errors = print_methods(networks)
-    print_networks(networks, errors)
-    print_further(networks)
+    folders = [RESULTS if name == "shipped" else RESULTS / name for name in NETWORKS]
+    results = [read(folder, "stress.json") for folder in folders]
+    cases = all_cases(results)
+    errors = print_methods(cases)
+    print_networks(results, cases, errors)
+    print_further(results)
     if args.checkpoint:
         classifier = load_checkpoint(args.checkpoint, pick_device("auto"))
         _, test = load_data(classifier, None, args.data_dir)
