@@ -80,7 +80,7 @@ def kept_report(network: Classifier, test: Dataset, out: Path) -> tuple[dict, di
     side = network.model.image_size
     if numbers["checkpoint_sha256"] != network.digest or numbers.get("image_size", side) != side:
         return None
-    if results.digest_of_report((numbers, arrays)) != results.digest_of_set(test):
+    if results.digest_of_report((numbers, arrays)) != results.digest_of_set(test) or "logits" not in arrays:
         return None
     print(f"answers  those of {out / 'metrics.json'}")
     return numbers, arrays
@@ -96,7 +96,8 @@ def report_of_run(network: Classifier, test: Dataset, out: Path, data_dir: str) 
         return None
     kept = kept_report(network, test, out)
     if kept is None:
-        results.claim_folder(out, network.digest, results.EXAMINED)
+        if results.owner_of(out / "metrics.json") is not None:  # of others, which --overwrite replaces
+            results.claim_folder(out, network.digest, results.EXAMINED)
         options_of_report = ["--out", str(out), "--data-dir", data_dir, "--device", str(network.device)]
         with contextlib.redirect_stdout(io.StringIO()):  # its numbers are printed below
             report.main(["--checkpoint", str(network.path), *options_of_report])
@@ -179,6 +180,7 @@ def about(subject: Subject) -> dict:
     about = {"network": {"name": "A classifier", "maps": "no maps: only the answers are known"}}
     about["data"] = {"name": test.name, "described": pictures.described(test), **subject.facts}
     about["notes"] = answers.notes_on(subject.numbers, test)
+    about["runs"] = ["this network", *subject.others]
     if network is None:
         digest = subject.numbers["checkpoint_sha256"]
         return about | {"checkpoint_sha256": digest, "test_sha256": results.digest_of_set(test)}
@@ -192,38 +194,44 @@ def about(subject: Subject) -> dict:
     return about | results.identity(network, test)
 
 
+def find_evidence(subject: Subject, kinds: Tensor, copies: Tensor | None) -> tuple[dict, dict]:
+    """Return the numbers of reasons.json that a network is needed for, and the arrays of evidence.npz.
+
+    kinds and copies int64 [N]: of each test image its kind of mistake, and its label in the training set.
+    """
+    test, arrays, network = subject.test, subject.arrays, subject.network
+    side = SIDE if test.images is None else min(SIDE, test.images.shape[-1])
+    browsed = arrays["mistakes"][: min(MAX_BROWSED, MAX_BROWSED_PIXELS // side**2)]
+    probabilities = [run["probabilities"] for run in (arrays, *subject.others.values())]
+    evidence = answers_to_mistakes(browsed, arrays["y_true"], probabilities) | {"kinds": kinds[browsed]}
+    if copies is not None:
+        evidence["copies"] = copies[browsed]
+    if network is None:
+        return {}, evidence
+    fill = reasons.mean_colour(test if subject.train is None else subject.train)
+    with Progress("reasons", 1):
+        numbers, maps = find_reasons(network, test, arrays, browsed, fill)
+    return numbers, evidence | maps
+
+
 def write_all(subject: Subject, quick: bool = False) -> dict:
     """Write the numbers, find reasons and write them, then both pages; return both .json files in one dict.
 
     quick leaves out covering and maps.
     """
-    out, arrays, test, train, network = (
-        getattr(subject, name) for name in ("out", "arrays", "test", "train", "network")
-    )
+    out, arrays, test, train = subject.out, subject.arrays, subject.test, subject.train
     if not subject.has_report:
         subject.numbers = report.write_numbers(out, subject.numbers, arrays)
     written, kinds = answers.further_numbers(arrays, test, subject.numbers.get("temperature"), subject.others)
-    evidence = None
+    copies = evidence = None
     if train is not None:
         copies = pictures.find_copies(train, test)
         written["duplicates"] = answers.duplicates(copies, test.labels, arrays["y_pred"])
     if not quick:
-        side = SIDE if test.images is None else min(SIDE, test.images.shape[-1])
-        browsed = arrays["mistakes"][: min(MAX_BROWSED, MAX_BROWSED_PIXELS // side**2)]
-        runs = [arrays, *subject.others.values()]
-        probabilities = [values["probabilities"] for values in runs]
-        evidence = answers_to_mistakes(browsed, arrays["y_true"], probabilities) | {"kinds": kinds[browsed]}
-        if train is not None:
-            evidence["copies"] = copies[browsed]
-        if network is not None:
-            fill = reasons.mean_colour(test if train is None else train)
-            with Progress("reasons", 1):
-                covering, maps = find_reasons(network, test, arrays, browsed, fill)
-            written |= covering
-            evidence |= maps
+        numbers, evidence = find_evidence(subject, kinds, copies)
+        written |= numbers
     answers.write_table(out / "answers.csv", arrays)
-    written |= {"runs": ["this network", *subject.others]} | about(subject)
-    written = results.write_reasons(out, written, evidence)
+    written = results.write_reasons(out, written | about(subject), evidence)
     with results.of_this_version(out):
         write_explore(out, test.images)
         report.write_page(out, subject.numbers, arrays, test.images)
@@ -256,8 +264,10 @@ def examine(
     """
     out = Path(out)
     if not isinstance(test, Dataset):
-        side = model.model.image_size if isinstance(model, Classifier) else min(test[0][0].size)
-        test = pictures.from_pairs(test, getattr(test, "classes", class_names), side)
+        picture, _ = test[0]
+        side = min(getattr(picture, name, pictures.SIZE) for name in ("width", "height"))
+        side = model.model.image_size if isinstance(model, Classifier) else side
+        test = pictures.from_pairs(test, [*getattr(test, "classes", class_names)], side)
     if not isinstance(model, Classifier):
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         copied, side = classifiers.copied(model), test.images.shape[-1]
@@ -265,6 +275,7 @@ def examine(
     # What holds for these images, the order of classes and notes, does not stay with the caller's network.
     network = replace(model, model=copy.copy(model.model), notes=[*model.notes])
     with full_float32(network.device):
+        test = classifiers.widened(test, network.class_names)
         classifiers.fit_classes(network, test)
         results.check_folder(out, network.digest, results.EXAMINED, overwrite)
         train = answers.checked_training_set(network, train, test)

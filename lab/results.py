@@ -172,11 +172,11 @@ def write_reasons(folder: Path, reasons: dict, evidence: dict | None) -> dict:
     """Write evidence.npz, or remove an old one, then reasons.json with both digests; return reasons.json."""
     path = folder / "evidence.npz"
     reasons = reasons | {"predictions_sha256": file_digest(folder / "predictions.npz")}
-    if evidence is None:
-        path.unlink(missing_ok=True)
-    else:
+    if evidence is not None:
         reasons |= {"evidence_sha256": write_arrays(path, evidence)}
     write_json(folder / "reasons.json", reasons)
+    if evidence is None:
+        path.unlink(missing_ok=True)
     return reasons
 
 

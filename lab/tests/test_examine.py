@@ -184,6 +184,16 @@ def test_pictures_of_pillow_with_labels_are_a_test_set(quick, no_page, tmp_path)
         assert row["predicted_class"] == "abc"[probabilities[i].argmax()]
         assert float(row["confidence"]) == pytest.approx(probabilities[i].max().item(), abs=1e-5)
     assert len(rows) == 30
+    # A network may know more classes than there are pictures of, in another order.
+    pairs.classes, names = ("a", "d", "c"), ["d", "c", "b", "a"]
+    numbers = examine.examine(tiny(4), pairs, class_names=names, out=tmp_path / "fewer")
+    answers = [names[c] for c in tiny(4)(test.images / 255).argmax(dim=1)]
+    right = [answer == pairs.classes[i % 3] for i, answer in enumerate(answers)]
+    assert numbers["accuracy"]["value"] == sum(right) / 30 and any(
+        "1 classes have no" in n for n in numbers["notes"]
+    )
+    with pytest.raises(ValueError, match="picture 0 is a Tensor, expected one of Pillow"):
+        examine.examine(tiny(3), Pairs([(test.images[0], 1)]), out=tmp_path / "tensors")
 
 
 def test_evidence_is_of_the_surest_mistakes_and_their_maps(quick, no_page, tmp_path):
@@ -247,7 +257,7 @@ def test_results_of_other_weights_and_scores_that_are_not_finite_are_refused(no_
 
 
 def test_the_files_of_a_run_are_those_of_report_py_to_the_byte(
-    quick, finished, small, tmp_path, monkeypatch, capsys
+    quick, no_page, finished, small, tmp_path, monkeypatch, capsys
 ):
     run, argv = shutil.copytree(finished, tmp_path / "run"), ["--run", str(tmp_path / "run")]
     assert report.main(["--run", str(run)]) == 0
@@ -291,7 +301,7 @@ def test_the_files_of_a_run_are_those_of_report_py_to_the_byte(
 
 
 def test_overwrite_replaces_results_of_another_network_and_no_file_of_the_users(
-    quick, finished, small, tmp_path, capsys
+    quick, no_page, finished, small, tmp_path, capsys
 ):
     out, mine, net = tmp_path / "out", tmp_path / "mine", tmp_path / "net.py"
     network = "nn.Sequential(nn.Flatten(), nn.Linear(3072, 100))"
