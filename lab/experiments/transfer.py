@@ -5,8 +5,8 @@
 Leaves out one family of corruptions (noise, blur, weather, digital) at a time. The temperature is fitted on
 1,000 validation images, clean and under the corruptions of the other families at severities 1, 3 and 5, the
 four in equal parts. It is judged on 1,000 test images, clean (severity 0) and under the corruptions of the
-family left out together. Prints calibration errors in percent, with 95 % intervals by 200 resamples of the
-images: as trained, at the temperature of clean images, and at this one. --cache keeps all logits.
+family left out. Prints means of their calibration errors in percent, with 95 % intervals by 200 resamples of
+the images: as trained, at the temperature of clean images, and at this one. --cache keeps all logits.
 """
 
 import io
@@ -20,10 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data import split_indices
 from lab.classifier import Classifier, full_float32, load_checkpoint, load_data, predict
+from lab.experiments.temperature import errors_of
 from lab.stress import draw_sample
 from lab.stress_tests.corruptions import FAMILIES, FIFTEEN, corrupt
 from lab.support import CommandLine, UserError, pick_device, run_main
-from metrics import expected_calibration_error, fit_temperature
+from metrics import fit_temperature
 from train import write
 
 NUM_IMAGES, NUM_RESAMPLES, SEVERITIES = 1000, 200, (1, 3, 5)
@@ -52,17 +53,12 @@ def fit_without(family: str, logits: Logits, labels: Tensor) -> float:
     return fit_temperature(torch.cat(mixed), labels.repeat(len(mixed)))
 
 
-def errors_at(temperature: float, logits: list[Tensor], labels: Tensor, draws: Tensor) -> Tensor:
-    """Return the calibration error of the answers to several tests together, float64 [R].
+def mean_error(temperature: float, logits: list[Tensor], labels: Tensor, counts: Tensor) -> Tensor:
+    """Return the mean of the calibration errors of several tests for each resample, float64 [R].
 
-    logits: of each test float32 [N, C]; labels int64 [N]; draws int64 [R, N]: the images of each resample.
+    logits: of each test float32 [N, C]; labels int64 [N]; counts float64 [R, N], see temperature.errors_of.
     """
-    probabilities = (torch.stack(logits).double() / temperature).softmax(dim=2)
-    errors = []
-    for index in draws:
-        y_true = labels[index].repeat(len(logits))
-        errors.append(expected_calibration_error(y_true, probabilities[:, index].flatten(0, 1)))
-    return torch.tensor(errors, dtype=torch.float64)
+    return torch.stack([errors_of(test, labels, temperature, counts)["ECE"] for test in logits]).mean(dim=0)
 
 
 def percent(errors: Tensor) -> str:
@@ -90,6 +86,7 @@ def main() -> None:
         judged = predict_all(classifier, sample.images, cache / "test")
     draws = torch.randint(NUM_IMAGES, (NUM_RESAMPLES + 1, NUM_IMAGES), generator=Generator().manual_seed(0))
     draws[0] = torch.arange(NUM_IMAGES)
+    counts = torch.stack([draw.bincount(minlength=NUM_IMAGES) for draw in draws]).double()
     clean_temperature, errors = fit_temperature(*classifier.validation), {}
     print(f"| left out | temperature | severity | as trained | at {clean_temperature:.2f} | at this one |")
     print("| --- | --- | --- | --- | --- | --- |")
@@ -98,7 +95,7 @@ def main() -> None:
         for severity in (0, *SEVERITIES):
             names = [name for name in FIFTEEN if name in FAMILIES[family]] if severity else ["clean"]
             logits, temperatures = [judged[name, severity] for name in names], (1, clean_temperature, this)
-            row = torch.stack([errors_at(t, logits, sample.labels, draws) for t in temperatures])
+            row = torch.stack([mean_error(t, logits, sample.labels, counts) for t in temperatures])
             print(f"| {family} | {this:.2f} | {severity} |", " | ".join(map(percent, row)), "|", flush=True)
             errors[severity] = errors.get(severity, 0) + row / len(FAMILIES)
     for severity, row in errors.items():
