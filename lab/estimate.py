@@ -29,8 +29,8 @@ from lab.support import CommandLine, UserError, pick_device, read_json, run_main
 COVERAGE = 0.9  # the share of left-out errors that the interval holds
 NORMAL_QUANTILE = 1.645  # for the same share of a normal distribution
 UNSEEN = (
-    "other classes than the network's, other shares of the classes than in the test images, pictures that were "
-    "chosen by their confidence, and changes that are like none of the fifteen corruptions"
+    "other classes than the network's, other shares of the classes than in the test images, pictures that "
+    "were chosen by their confidence, and changes that are like none of the fifteen corruptions"
 )
 
 
