@@ -12,22 +12,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from lab.support import UserError, one_line, reading
 
-ROOT = Path(__file__).resolve().parents[2]
-STATE_KEYS = (
-    "state_dict",
-    "model",
-    "model_state_dict",
-    "net",
-    "params",
-    "ema",
-    "model_ema",
-)  # where weights may lie
+ROOT = Path(__file__).resolve().parents[1]
+# The keys below which weights may lie in a file.
+STATE_KEYS = "state_dict", "model", "model_state_dict", "net", "params", "ema", "model_ema"
+# What often lies beside them: options, and numbers of NumPy, which 2.0 has moved.
+SCALAR = np.float64(0).__reduce__()[0]
+BESIDE_WEIGHTS = [argparse.Namespace, np.dtype, *(type(np.dtype(kind)) for kind in "?ilqefd")]
+BESIDE_WEIGHTS += [(SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
 
 
 def build(spec: str) -> nn.Module:
@@ -35,8 +33,8 @@ def build(spec: str) -> nn.Module:
     file, _, name = spec.rpartition(":")
     if not file.endswith(".py") or not name:
         raise UserError(f"--model {spec}: expected FILE.py:NAME, where NAME() returns the network")
-    with reading(spec, "a network"):
-        module = call_by_name(Path(file), name)
+    with reading(spec, "a network"), leading(Path(file).resolve().parent):
+        module = getattr(run_file(Path(file)), name)()
         if not isinstance(module, nn.Module):
             raise ValueError(f"it returns {type(module).__name__}, expected torch.nn.Module")
     return uncompiled(module)
@@ -45,12 +43,6 @@ def build(spec: str) -> nn.Module:
 def uncompiled(module: nn.Module) -> nn.Module:
     """Return the module that torch.compile has wrapped, else the module itself."""
     return getattr(module, "_orig_mod", module)
-
-
-def call_by_name(file: Path, name: str) -> object:
-    """Run a Python file and return what its function or class `name` returns."""
-    with leading(file.resolve().parent):
-        return getattr(run_file(file), name)()
 
 
 def read_transform(spec: str) -> Callable[[Image.Image], Tensor]:
@@ -111,7 +103,7 @@ def read_tensors(path: Path) -> object:
             if "constants.pkl" in {Path(name).name for name in archive.namelist()}:
                 raise ValueError("it is a TorchScript: let FILE.py return torch.jit.load(FILE)")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # options lie beside many weights
+        with torch.serialization.safe_globals(BESIDE_WEIGHTS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if named := re.search(r"GLOBAL (\S+)", str(error)):
@@ -157,7 +149,7 @@ def find_state(content: object, key: str | None) -> dict:
             print(f"weights  taken from the key {name!r}, beside {one_line(beside)}")
             return find_state(content[name], None)
     state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    if not state or any(isinstance(value, dict) for value in content.values()):
+    if not state:
         raise ValueError(
             f"it holds no state dict, only {held}: name its key by --weights-key, or save one by "
             f"torch.save(model.state_dict(), FILE)"

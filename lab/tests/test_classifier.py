@@ -3,8 +3,10 @@
 import argparse
 import sys
 import textwrap
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -14,6 +16,7 @@ from made_up import examined
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+import train
 from data import MEAN, STD
 from lab import classifier, networks
 from lab.classifier import from_module, load_checkpoint, load_model, predict
@@ -468,9 +471,9 @@ def test_models_that_cannot_be_used(theirs, monkeypatch, spec, options, message)
 @pytest.mark.parametrize(
     "content",
     [
-        lambda state: {"model": state, "args": argparse.Namespace(lr=0.1)},
+        lambda state: {"model": state, "args": argparse.Namespace(lr=0.1), "best": np.float64(0.5)},
         lambda state: {"params": state},
-        lambda state: {**state, "epoch": 3},
+        lambda state: {**state, "epoch": 3, "config": {"width": 4}},
     ],
 )
 @pytest.mark.parametrize("zipped", [True, False])
@@ -661,6 +664,7 @@ def test_modules_beside_the_file_come_before_ours_and_ours_are_back_afterwards(t
         ]
         (tmp_path / folder / "net.py").write_text("\n".join(lines))
     ours = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in ("data", "lab")}
+    assert Path(train.__file__) == networks.ROOT / "train.py"
     networks_made = [load(tmp_path / folder / "net.py:make") for folder in "ab"]
     assert [network.num_classes for network in networks_made] == [4, 6]
     assert all(sys.modules[name] is module for name, module in ours.items())
