@@ -1,4 +1,4 @@
-"""classifier.py: a checkpoint and a network from outside become one object; layer, counts, classes."""
+"""classifier.py, inside.py, networks.py: what comes from outside becomes one object; what is unusual is said."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ import pytest
 import torch
 import torchvision
 from lab_commands import CPU
-from lab_networks import seeded, small_swin, small_vit
+from lab_networks import Applied, pictures, pool
 from made_up import examined
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -45,10 +45,6 @@ THEIRS = """
 """
 
 
-def pictures(n: int = 6) -> torch.Tensor:
-    return torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=seeded())
-
-
 @pytest.fixture
 def theirs(tmp_path):
     """A file of networks, and weights of `two` as a plain state dict."""
@@ -60,27 +56,6 @@ def theirs(tmp_path):
 
 def load(spec, weights=None, mean=None, std=None):
     return load_model(str(spec), weights, mean, std, device=CPU)
-
-
-def pool(x):
-    return x.mean(dim=(2, 3))
-
-
-class Applied(nn.Module):
-    """A network that is a function of images, behind a convolution that keeps their size."""
-
-    def __init__(self, function=pool, channels=3):
-        super().__init__()
-        self.conv, self.function = nn.Conv2d(channels, 5, 3, padding=1), function
-
-    def forward(self, x):
-        return self.function(self.conv(x))
-
-
-def simple(*layers: nn.Module) -> nn.Module:
-    module = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(5))
-    module(torch.zeros(1, 3, 32, 32))
-    return module
 
 
 # ---- A checkpoint, and the same weights from outside -----------------------------------------------------
@@ -143,206 +118,10 @@ def test_digest_changes_with_one_weight_and_with_what_normalises(theirs):
     assert len(by_name) == 2
 
 
-# ---- What is inside --------------------------------------------------------------------------------------
+# ---- In memory -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("build", "layer", "side"),
-    [
-        (lambda: torchvision.models.resnet18(num_classes=5), "layer3", 2),  # layer4 has one cell at 32 pixels
-        (small_vit, "encoder.layers.encoder_layer_1.ln_1", 4),
-        (small_swin, "permute", 8),
-        (lambda: simple(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1)), "1", 15),
-        # As VGG of torchvision at 32 pixels: one cell, spread over 7x7 by the pooling behind it, is no map.
-        (lambda: simple(nn.Conv2d(3, 4, 3, 2), nn.MaxPool2d(15), nn.AdaptiveAvgPool2d(7)), "0", 15),
-    ],
-)
-def test_layer_by_default_is_the_last_that_has_cells(build, layer, side):
-    torch.manual_seed(0)
-    module = build()
-    found = from_module(module, None, None, CPU)
-    maps = found.explain(pictures(3), torch.tensor([0, 1, 2]))
-    assert (found.layer, maps.shape) == (layer, (3, side, side))
-
-
-class OriginalSwin(nn.Module):
-    """The end of the original Swin: channels are pooled as rows of tokens, [N, 16, 1]."""
-
-    def __init__(self):
-        super().__init__()
-        self.patches, self.norm = nn.Conv2d(3, 16, 4, 4), nn.LayerNorm(16)
-        self.avgpool, self.head = nn.AdaptiveAvgPool1d(1), nn.Linear(16, 5)
-
-    def forward(self, x):
-        x = self.norm(self.patches(x).flatten(2).mT)
-        return self.head(self.avgpool(x.mT).flatten(1))
-
-
-def convolutions(*layers):
-    return nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 64, 3, 2), nn.ReLU(), *layers
-
-
-@pytest.mark.parametrize(
-    ("build", "wrong", "right"),
-    [
-        (OriginalSwin, "avgpool", "norm"),
-        (lambda: simple(*convolutions(nn.Flatten(2), nn.Identity())), "5", "3"),
-        (lambda: simple(*convolutions(nn.Flatten(2), nn.Conv1d(64, 16, 1))), "5", "3"),
-        (
-            lambda: simple(*convolutions(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Unflatten(1, (4, 4, 4)))),
-            "6",
-            "3",
-        ),
-    ],
-)
-def test_cells_that_are_channels_are_no_map_and_the_layer_before_them_is_taken(build, wrong, right):
-    for seed in range(3):
-        torch.manual_seed(seed)
-        module = build()
-        assert from_module(module, None, None, CPU).layer == right
-        with pytest.raises(
-            UserError, match=f"--layer {wrong} cannot be explained: .*not places of the picture"
-        ):
-            from_module(module, None, wrong, CPU)
-
-
-class Branches(nn.Module):
-    """What two convolutions make, side by side or one added to its input."""
-
-    def __init__(self, residual):
-        super().__init__()
-        self.a, self.b, self.residual = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1), residual
-        self.head = nn.LazyLinear(5)
-
-    def forward(self, x):
-        a = self.a(x)
-        return self.head(pool(a + self.b(a) if self.residual else torch.cat([a, self.b(x)], dim=1)))
-
-
-def test_a_part_of_the_scores_that_goes_around_the_layer_is_noted():
-    note = "; a part of the scores does not come through it, and is not explained"
-    for module in (Branches(True), Branches(False), small_vit()):  # whose class token is carried past norm1
-        assert from_module(module, None, None, CPU).layer_note.endswith(note)
-    for module in (Applied(), small_swin()):
-        assert "a part" not in from_module(module, None, None, CPU).layer_note
-
-
-def test_channels_last_layer_is_reshaped():
-    torch.manual_seed(0)
-    module = small_swin()
-    last = from_module(module, None, "norm", CPU)  # [N, 8, 8, K]
-    first = from_module(module, None, "permute", CPU)  # the same values as [N, K, 8, 8]
-    images, classes = pictures(3), torch.tensor([0, 1, 2])
-    torch.testing.assert_close(last.explain(images, classes), first.explain(images, classes))
-
-
-def test_no_layer_with_cells_and_no_layer_wanted():
-    flat = from_module(simple(), None, None, CPU)
-    assert flat.layer is None and flat.layer_note.startswith("no maps: no output is [N, K, h, w], [N, h")
-    for function in (lambda x: pool(x.detach()), lambda x: x[:, :, 0, 0]):
-        note = from_module(Applied(function), None, None, CPU).layer_note
-        assert note == "no maps: no gradient of the scores reaches several cells of conv"
-    convolutional = simple(nn.Conv2d(3, 4, 3))
-    assert from_module(convolutional, None, "none", CPU).layer is None
-    assert from_module(convolutional, None, None, CPU).layer == "0"
-
-
-def with_zero(z):
-    return torch.cat([torch.zeros_like(z), z], dim=1)
-
-
-@pytest.mark.parametrize("end", [lambda z: z, lambda z: z[:, 0], torch.squeeze, with_zero])
-def test_one_logit_is_two_classes_and_has_a_layer_also_where_noise_falls_to_the_constant_class(end):
-    for seed in range(5):
-        torch.manual_seed(seed)
-        module = Applied(lambda x: end(99 * pool(x)[:, :1]))
-        network = from_module(module, ["no", "yes"], None, CPU)
-        assert network.layer == "conv" and len(network.notes) == (end is not with_zero)
-        for images in (pictures(3), pictures(1)):
-            expected = with_zero(99 * pool(module.conv(images / 255))[:, :1]).detach()
-            torch.testing.assert_close(predict(network.model, images, CPU), expected)
-
-
-def test_layer_that_cannot_be_explained_is_refused():
-    convolution = nn.Conv2d(3, 3, 3, padding=1)
-    module = simple(convolution, convolution)  # layer 0 twice; 2 is the flattened output
-    refused = {"nowhere": "is no layer that runs", "0": "runs 2 times", "2": "cannot be explained: no"}
-    for layer, message in refused.items():
-        with pytest.raises(UserError, match=f"--layer {layer} {message}"):
-            from_module(module, None, layer, CPU)
-    assert from_module(module, None, None, CPU).layer_note.endswith("runs more than once in a pass")
-
-
-class Tokens(nn.Module):
-    """Patches as tokens behind a few others; logits from what the first token attends to."""
-
-    def __init__(self, patch, before):
-        super().__init__()
-        self.patches, self.before = nn.Conv2d(3, 8, patch, patch), nn.Parameter(torch.randn(1, before, 8))
-        self.norm, self.values, self.head = nn.LayerNorm(8), nn.Linear(8, 8), nn.Linear(8, 5)
-        self.q_norm, self.attn_drop = nn.Identity(), nn.Dropout()  # whose outputs hold no cells
-        self.one_cell = nn.Unflatten(1, (8, 1, 1))  # nor does this
-
-    def forward(self, x):
-        tokens = self.patches(x).flatten(2).mT
-        tokens = self.norm(torch.cat([self.before.expand(len(x), -1, -1), tokens], dim=1))
-        queries, values = self.q_norm(tokens[:, None]), self.values(tokens)[:, None]  # [N, 1, T, 8]
-        attention = self.attn_drop((queries @ queries.mT).softmax(dim=3))  # [N, 1, T, T]
-        mixed = (attention @ values)[:, 0, 0]
-        return self.head(self.one_cell(mixed).flatten(1))
-
-
-@pytest.mark.parametrize(("patch", "before"), [(8, 0), (8, 1), (8, 2), (8, 5), (4, 5), (16, 5)])
-def test_tokens_of_the_picture_are_the_last_ones_and_explained_before_they_are_projected(patch, before):
-    torch.manual_seed(0)
-    module = Tokens(patch, before).eval()
-    found, side = from_module(module, None, None, CPU), 32 // patch
-    images, classes = pictures(2), torch.tensor([1, 3])
-    maps = found.explain(images, classes)
-    outputs = []
-    handle = module.norm.register_forward_hook(lambda layer, inputs, output: outputs.append(output))
-    scores = module(images / 255).gather(1, classes[:, None]).sum()
-    handle.remove()
-    (gradient,) = torch.autograd.grad(scores, outputs[0])
-    cells = [[outputs[0][n, before:] @ gradient[n, before:].mean(dim=0)] for n in range(2)]
-    expected = torch.stack([row[0].view(side, side).relu() for row in cells]).detach()
-    torch.testing.assert_close(maps, expected)
-    assert expected.any() and found.layer_note.startswith(f"norm, {side}x{side} cells, brought from tokens")
-    assert from_module(module, None, "values", CPU).layer == "values"
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "before"),
-    [
-        ("deit_tiny_distilled_patch16_224", {}, 2),
-        ("vit_tiny_patch16_224", {"reg_tokens": 4}, 5),
-        ("vit_small_patch14_reg4_dinov2", {"patch_size": 16}, 5),
-    ],
-)
-def test_transformers_of_timm_against_pytorch_grad_cam(name, options, before):
-    timm = pytest.importorskip("timm", reason="needs: pip install timm grad-cam")
-    theirs = pytest.importorskip("pytorch_grad_cam", reason="needs: pip install timm grad-cam")
-    torch.manual_seed(0)
-    module = timm.create_model(name, num_classes=5, img_size=64, depth=3, **options)
-    nn.init.normal_(module.head.weight)
-    found = from_module(module, None, None, CPU, size=64)
-    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=seeded())
-    targets = [theirs.utils.model_targets.ClassifierOutputTarget(c) for c in (1, 3)]
-
-    def cells(tokens):
-        return tokens[:, before:].unflatten(1, (4, 4)).movedim(3, 1)
-
-    with theirs.GradCAM(module, [module.blocks[2].norm1], cells) as cam:
-        cam(images / 255, targets)
-        kept = cam.activations_and_grads
-        arrays = [values[0].numpy() for values in (kept.activations, kept.gradients)]
-        expected = cam.get_cam_image(None, None, targets, *arrays, False).clip(min=0)
-    maps = found.explain(images, torch.tensor([1, 3]))
-    torch.testing.assert_close(maps / maps.max(), torch.tensor(expected / expected.max()), atol=1e-5, rtol=0)
-    assert found.layer == "blocks.2.norm1" and 0.1 < (maps > 0).double().mean() < 1
-
-
-def test_a_classifier_predicts_and_explains_by_itself_on_a_device_that_is_a_text(theirs):
+def test_a_classifier_predicts_and_explains_by_itself_on_a_device_that_is_a_text():
     torch.manual_seed(0)
     network = from_module(Applied(), device="cpu")
     images = pictures(60)  # more than are computed at once
@@ -359,9 +138,6 @@ def test_a_classifier_predicts_and_explains_by_itself_on_a_device_that_is_a_text
     assert torch.equal(network.explain(images, 3), network.explain(images, [3] * 60))
     with pytest.raises(ValueError, match="no maps, by --layer none"):
         from_module(Applied(), layer="none").explain(images)
-    line = "Classifier(Applied, 5 classes, 140 parameters, images in [0, 1], of 32x32 pixels, layer conv, on "
-    assert repr(network) == line + "cpu)"
-    assert repr(load_model(f"{theirs[0]}:two", device="cpu")).startswith("Classifier(two, 2 classes")
 
 
 class NoFloat64(torch.Tensor):
@@ -455,7 +231,6 @@ def test_pictures_that_may_be_reduced_too_much_are_noted(pictures_of, size, enla
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        ("theirs.py", {}, "FILE.py:NAME"),
         ("theirs.py:nothing", {}, "int"),
         ("theirs.py:broken", {}, "no such thing"),
         ("theirs.py:two", {"mean": (0.5, 0.5, 0.5)}, "belong together"),
@@ -504,7 +279,6 @@ def test_weights_that_do_not_fit(theirs, tmp_path, content, message):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda x: x, r"makes of 2 images torch.float32 \[2, 5, 32, 32\]"),
         (lambda x: x.view(7, -1), "for another size give --size"),
         (lambda x: pool(x).argsort(), r"int64 \[2, 5\], expected float logits"),
         (lambda x: pool(x) * torch.nan, "not finite"),
@@ -519,15 +293,6 @@ def test_networks_that_cannot_be_examined_are_named_in_one_line(function, messag
     assert "\n" not in str(info.value)
 
 
-class Grey(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(1, 5, 3)
-
-    def forward(self, x):
-        return pool(self.conv(x))
-
-
 @pytest.mark.parametrize(
     "build",
     [
@@ -535,7 +300,7 @@ class Grey(nn.Module):
         lambda: Applied(lambda x: {"features": x, "scores": pool(x)}),
         lambda: Applied(lambda x: SimpleNamespace(loss=None, logits=pool(x))),
         lambda: Applied(lambda x: x.mean(dim=(2, 3), keepdim=True)),
-        Grey,
+        lambda: Applied(channels=1),
     ],
 )
 def test_for_other_inputs_and_outputs_the_message_holds_the_wrapper(build):
@@ -550,7 +315,7 @@ def test_for_other_inputs_and_outputs_the_message_holds_the_wrapper(build):
     exec(str(info.value).partition("in its place: ")[2], scope)
     network, own = from_module(scope["wrapped"](), device=CPU), named()
     images = pictures() / 255
-    features = own.conv(images.mean(dim=1, keepdim=True) if build is Grey else images)
+    features = own.conv(images.mean(dim=1, keepdim=True) if own.conv.in_channels == 1 else images)
     torch.testing.assert_close(network.predict(pictures()), pool(features).detach())
     assert network.layer == "conv"
 
@@ -613,12 +378,6 @@ def test_what_makes_all_numbers_mean_less_is_noted(name):
         expected = outputs.softmax(dim=1) if note is None else outputs / outputs.sum(dim=1, keepdim=True)
         assert logits.isfinite().all() and (expected == 0).any() == (name == "softmax")
         torch.testing.assert_close(logits.softmax(dim=1), expected)
-
-
-def test_number_formats_of_the_layers():
-    assert from_module(Applied(), None, None, CPU).computes_in == "float32"
-    half = nn.Sequential(Applied(lambda x: x.bfloat16(), 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert from_module(half, None, None, CPU).computes_in == "bfloat16, float32"
 
 
 def test_images_are_predicted_in_a_random_order_and_put_back():
