@@ -1,4 +1,4 @@
-"""classifier.py, inside.py, networks.py: what comes from outside becomes one object; what is unusual is said."""
+"""classifier.py, inside.py, networks.py: what comes from outside as one object, and what is unusual in it."""
 
 import argparse
 import sys
@@ -324,7 +324,7 @@ def test_for_other_inputs_and_outputs_the_message_holds_the_wrapper(build):
 def test_a_network_of_torch_export_with_a_fixed_batch_is_refused_in_one_line(batch):
     exported = torch.export.export(Applied().eval(), (torch.rand(batch, 3, 32, 32),)).module()
     with pytest.raises(UserError, match="dynamic_shapes"):
-        from_module(exported)
+        from_module(classifier.FromPixels(exported))
 
 
 # ---- The options -----------------------------------------------------------------------------------------
