@@ -63,14 +63,7 @@ def load(
     if name in (*data.CIFAR, "shapes") or not Path(name).is_dir():
         with core():
             return data.load(name, root)
-
-    def bring(path: str, picture: Tensor) -> Tensor:
-        if transform is None:
-            return fit(picture, size, resize)
-        with reading(path, "a picture for --transform"):
-            return transformed(picture, size, transform)
-
-    return read_folder(Path(name), size, bring, with_train, workers)
+    return read_folder(Path(name), size, resize, with_train, workers, transform)
 
 
 def from_arrays(
@@ -169,7 +162,12 @@ def find_copies(train: data.Dataset, test: data.Dataset) -> Tensor:
 
 
 def read_folder(
-    root: Path, size: int, bring: Callable[[str, Tensor], Tensor], with_train: bool, workers: int | None
+    root: Path,
+    size: int,
+    resize: int | None,
+    with_train: bool,
+    workers: int | None,
+    transform: Transform | None,
 ) -> tuple[Dataset | None, Dataset]:
     """Return (train, test) of a folder of pictures, see load; file names are those in the class's folder.
 
@@ -189,7 +187,7 @@ def read_folder(
     print(f"reading {count:,} pictures of {len(names)} classes in {root}: {one_line(', '.join(class_names))}")
     splits, unreadable = [], []
     for folder, (own_names, paths) in zip(folders, listed, strict=True):
-        images, side = read_split(paths, size, bring, workers, unreadable)
+        images, side = read_split(paths, size, resize, workers, transform, unreadable)
         filenames = [one_line("/".join(Path(path).relative_to(folder).parts[1:])) for path, _ in paths]
         labels, name = torch.tensor([names.index(own_names[c]) for _, c in paths]), root.resolve().name
         splits.append(Dataset(f"folder {name}", images, labels, class_names, filenames, picture_side=side))
@@ -234,8 +232,9 @@ def find_pictures(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:
 def read_split(
     paths: list[tuple[str, int]],
     size: int,
-    bring: Callable[[str, Tensor], Tensor],
+    resize: int | None,
     workers: int | None,
+    transform: Transform | None,
     unreadable: list[str],
 ) -> tuple[Tensor, int]:
     """Return images uint8 [N, 3, size, size] and the median of the pictures' shorter sides in pixels.
@@ -251,7 +250,11 @@ def read_split(
             picture = read_picture(path)
         except Exception as error:
             return 0, f"{path} ({one_line(error)})"
-        images[place] = bring(path, picture)
+        if transform is None:
+            images[place] = fit(picture, size, resize)
+        else:
+            with reading(path, "a picture for --transform"):
+                images[place] = transformed(picture, size, transform)
         return min(picture.shape[1:]), None
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:  # Pillow decodes outside of Python's lock
