@@ -56,7 +56,7 @@ def test_the_verdict_on_the_contrastive_map(verdict, sentence):
 def test_what_knowing_the_truth_is_worth(tries, worth):
     words = maps(covering(tries=tries, differences={"best_of_three": fraction(-0.05, 0.02)}))[2]
     assert "the best of three turns 14 %, and the map's lead is −5.0 points (−7.0 to −3.0)." in words
-    assert f"So the map is worth {worth}." in words
+    assert f"So being told the truth is worth {worth}." in words
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_tied_classes_a_kept_word_and_luck():
     assert "The hardest class a b: 20 % (10–30) right." in classes()[2]
     tied = {"name": "a_b", "tied": 3} | fraction(0.2)
     assert "The hardest classes a b and 2 more: 20 % (10–30) right." in classes(lowest=tied)[2]
-    assert "unluckiest" in classes(class_names=list(range(21)))[2] and "unluckiest" not in classes()[2]
+    assert "unlucky" in classes(class_names=list(range(21)))[2] and "unlucky" not in classes()[2]
     assert "keeps a word" not in classes()[2]
     assert "In 98 % of the mistakes the answer keeps a word of the true name." in classes(same_word=0.98)[2]
 
@@ -170,7 +170,7 @@ def confidence(sure, trained=(0.05, 0.1), scaled=(0.02, 0.2), corrupted=0.6, smo
 )
 def test_the_verdict_on_confidence(sure, verdict):
     claim, below, words = confidence(sure)
-    assert claim == f"Its confidence is 5.0 % off: it is {verdict}."
+    assert claim == f"Its confidence is off by 5.0 points: it is {verdict}."
     assert ("Label smoothing" in below) == (sure == 0.7)
     assert "Label smoothing" not in confidence(sure, smoothing=0)[1]
     assert "Above 90 % none of 9 answers are wrong." in words
