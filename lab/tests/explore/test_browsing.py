@@ -83,6 +83,28 @@ def test_no_error_no_request_and_nothing_is_cut_off(page):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_right_is_blue_and_wrong_is_orange(made, scheme):
+    """By red and blue: of answers that stand as right and as wrong, and of cells of the matrix."""
+    with opened_page(color_scheme=scheme) as page:
+        page.goto(made.address)
+        shown = {"right": "✓", "wrong": "✗"}
+        for kind, sign in shown.items():
+            spans = page.locator(f"#corrupted span.{kind}, .attacks span.{kind}")
+            assert spans.count() and all(text.startswith(sign) for text in spans.all_inner_texts())
+            red, _, blue = map(
+                int, re.findall(r"\d+", spans.first.evaluate("e => getComputedStyle(e).color"))
+            )
+            assert (blue > red) == (kind == "right")
+        rows = page.locator(".matrix-table tbody tr").all()
+        script = "cells => cells.map(e => e.textContent && getComputedStyle(e).backgroundColor)"
+        for i, row in enumerate(rows):
+            for j, colour in enumerate(row.locator("td").evaluate_all(script)):
+                if colour:
+                    red, _, blue, *_ = map(float, re.findall(r"[\d.]+", colour.replace("srgb", "")))
+                    assert (blue > red) == (i == j), (i, j, colour)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_axe_finds_nothing(made, scheme, width):
     axe = pytest.importorskip("axe_playwright_python", reason="needs: pip install axe-playwright-python")
@@ -395,6 +417,12 @@ def test_a_class_votes_before_it_sees(made, width, height):
             hidden = page.locator(f"{section} :is(.claim, .below, .body :is(table, svg, form, .thumb))")
             assert hidden.filter(visible=True).count() == 0
             votes = []
+            for typed, expected in (("1 at 34", "1 vote, median 30"), ("70", "2 votes, median 50")):
+                page.fill(f"{section} [name=typed]", typed)
+                page.press(f"{section} [name=typed]", "Enter")
+                assert page.inner_text(f"{section} .guess output") == expected
+            for _ in range(3):  # once more than there is something to take back
+                page.click(f"{section} [name=undo]")
             for about, count in ((30, 3), (70, 20), (100, 9)):  # 32, of which some are taken back
                 page.fill(f"{section} [name=typed]", f"{count} at {about}" if count != 3 else "34")
                 page.press(f"{section} [name=typed]", "Enter")
