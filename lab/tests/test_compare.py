@@ -118,7 +118,8 @@ def test_other_images_labels_classes_or_equal_weights_are_refused(small_sets, tm
 def write_run(folder, test, wrong, seed, smoothing=0.1, digest="of a set", size=32, **settings):
     numbers = {"temperature": 0.8, "image_size": size}
     made_up.write_run(folder, test, rows_for(test, wrong, seed).log(), str(folder), **numbers)
-    settings |= {"seed": seed, "out": str(folder), "label_smoothing": smoothing, "epochs": 3}
+    places = dict.fromkeys(["out", "data_dir", "device", "precision", "compile"], str(folder))
+    settings |= {"seed": seed, "label_smoothing": smoothing, "epochs": 3, **places}  # of one recipe
     (folder / "config.json").write_text(
         json.dumps({"settings": settings, "images_sha256": digest, "image_size": 32})
     )

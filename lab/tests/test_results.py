@@ -1,5 +1,6 @@
 """lab/results.py: files that know what they are of; see also tests/lab/test_stress.py."""
 
+import hashlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,6 +8,8 @@ import pytest
 import torch
 from made_up import stress_content
 
+import data
+import report
 from lab import results
 from lab.support import UserError, write_arrays
 
@@ -68,6 +71,7 @@ def test_reasons_are_read_with_the_evidence_they_were_written_with(tmp_path, cap
     (tmp_path / "evidence.npz").unlink()
     assert results.read_reasons(tmp_path) == (None, None)
     assert capsys.readouterr().out.count("evidence.npz is not that of") == 2
+    results.write_reasons(tmp_path, {"kinds": []}, {"maps": maps})
     written = results.write_reasons(tmp_path, {"kinds": []}, None)  # those of --quick remove an older one
     assert results.read_reasons(tmp_path) == (written, None)
     assert not (tmp_path / "evidence.npz").exists()
@@ -94,3 +98,46 @@ def test_stress_tests_of_another_network_or_other_images_are_no_results(tmp_path
     results.write_stress(tmp_path, owner | {"tests": tests, "answers": {"clean/0": ~right}})
     with pytest.raises(UserError, match=r"its accuracy for clean/0 is not that of stress\.npz"):
         results.read_stress(tmp_path, owner)
+
+
+def test_a_report_is_read_with_the_predictions_and_weights_it_is_of(tmp_path):
+    best = tmp_path / "checkpoints" / "best.pt"
+    best.parent.mkdir()
+    best.write_bytes(b"weights")
+    numbers = {"checkpoint_sha256": hashlib.sha256(b"weights").hexdigest(), "images_sha256": "i"}
+    report.write_numbers(tmp_path, numbers, {"logits": torch.tensor([[0.5, 2]]).half(), "filenames": ["a"]})
+    read, arrays = results.read_report(tmp_path)
+    torch.testing.assert_close(arrays["logits"], torch.tensor([[0.5, 2]]))  # float32
+    assert read.items() >= numbers.items() and arrays["filenames"] == ["a"]
+    best.write_bytes(b"weights, trained further")
+    with pytest.raises(UserError, match=r"it is of other weights than .*best\.pt"):
+        results.read_report(tmp_path)
+    best.unlink()
+    results.read_report(tmp_path)
+    write_arrays(tmp_path / "predictions.npz", {"logits": torch.tensor([[2, 0.5]])})
+    with pytest.raises(UserError, match=r"of another report than predictions\.npz"):
+        results.read_report(tmp_path)
+
+
+def test_each_thing_that_changes_answers_changes_a_digest(tmp_path):
+    def digests(transform="", names=("a", "b"), labels=(0, 1), files=("1", "2"), **more):
+        (tmp_path / "t.py").write_text(transform)
+        model = {"image_size": 32, "uncropped": None, "order": None}
+        network = {"digest": "d", "code": "c", "num_classes": 2, "transform": f"{tmp_path}/t.py:go"}
+        model |= {key: more.pop(key) for key in model.keys() & more.keys()}
+        network |= more
+        test = data.Dataset("set", None, torch.tensor(labels), [*names], [*files])
+        return results.identity(SimpleNamespace(model=SimpleNamespace(**model), **network), test)
+
+    before = digests()
+    assert digests() == before and digests(order=torch.tensor([0, 1])) == before
+    of_network = [{"transform": "x"}, {"image_size": 24}, {"uncropped": 36}, {"order": torch.tensor([1, 0])}]
+    of_network += [{"digest": "e"}, {"code": "e"}]
+    for change in of_network:
+        after = digests(**change)
+        assert after["network_sha256"] != before["network_sha256"], change
+        assert after["test_sha256"] == before["test_sha256"]
+    for change in ({"names": "xy"}, {"labels": (1, 0)}, {"files": ("2", "1")}):
+        after = digests(**change)
+        assert after["test_sha256"] != before["test_sha256"], change
+        assert after["network_sha256"] == before["network_sha256"]
