@@ -90,15 +90,12 @@ def from_arrays(
             f"images must be uint8 [N, 3, S, S] or [N, S, S, 3], S from {SMALLEST} to {LARGEST}, "
             f"not {images.dtype} {list(images.shape)}"
         )
-    if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
+    count, last = len(images), len(class_names) - 1
+    fit_together = labels.dtype.kind in "iu" and labels.shape == (count,)
+    if not fit_together or labels.min() < 0 or labels.max() > last:
         raise ValueError(
-            f"labels must be whole numbers [{len(images)}], one for each image, "
-            f"not {labels.dtype} {list(labels.shape)}"
-        )
-    if labels.min() < 0 or labels.max() >= len(class_names):
-        raise ValueError(
-            f"labels must be in 0 to {len(class_names) - 1}, for that many names, "
-            f"not {labels.min()} to {labels.max()}"
+            f"labels must be {count} whole numbers from 0 to {last}, one for each image, "
+            f"not {labels.dtype} {list(labels.shape)}: {one_line(labels.tolist())}"
         )
     filenames = [str(i) for i in range(len(images))] if filenames is None else list(filenames)
     if len(filenames) != len(images):
@@ -225,7 +222,7 @@ def find_pictures(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:
         class_names, samples = data.list_pictures(folder)
         loose = sum(path.suffix.lower() in data.SUFFIXES for path in folder.glob("[!.]*"))
     if loose:
-        print(f"note     {loose} pictures lie in {folder} itself, in no folder of a class, and are left out")
+        print(f"note     pictures in {folder} itself, in no folder of a class, are left out: {loose}")
     return class_names, samples
 
 

@@ -243,7 +243,7 @@ def test_the_folder_of_test_pictures_by_other_names(tmp_path, capsys):
     assert "of 2 classes" in (printed := capsys.readouterr().out) and ": ant, cow\n" in printed
     save(picture, tmp_path / "valid" / "loose.PNG")
     pictures.load(str(tmp_path))
-    assert "note     1 pictures lie in" in capsys.readouterr().out
+    assert "in no folder of a class, are left out: 1\n" in capsys.readouterr().out
     (tmp_path / "train").rename(tmp_path / "training_set")
     (tmp_path / "valid").rename(tmp_path / "Test")
     with pytest.raises(
