@@ -473,7 +473,7 @@ def main(argv: list[str] | None = None) -> int:
             subject.facts["command"] = shlex.join(command)
             numbers = write_all(subject, args.quick)
         print_headline(numbers)
-        print(f"\nsaved    {out}: the files of report.py, reasons.json, evidence.npz, explore.html")
+        print(f"\nsaved    {out}: the files of report.py, answers.csv, reasons.json, explore.html")
     print(f"next     open {out / 'explore.html'} and report.html in a browser")
     return 0
 
