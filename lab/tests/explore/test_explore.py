@@ -67,11 +67,10 @@ def test_the_data_of_the_script(left):
     for test, right in data["corruptions"]["right"].items():
         row = stress["tests"].get(test) or stress["summary"]["cues"][test.split("/")[0]]
         assert right == row["accuracy"]["value"]
-    del stress["random_signs"]  # as in older files
     right = script_data.stress_data(answers, stress)["attacks"]["right"]
     for epsilon in stress["epsilons"]:
         assert right["worst"][f"{epsilon:g}"] == stress["robust_accuracy"][f"{epsilon:g}"]["value"]
-        assert right["random"][f"{epsilon:g}"] == stress["tests"][f"random/{epsilon:g}"]["accuracy"]["value"]
+        assert right["random"][f"{epsilon:g}"] == stress["random_signs"][f"{epsilon:g}"]["value"]
 
 
 def written_page(folder, numbers, answers, evidence, stress, images):

@@ -222,12 +222,8 @@ def test_without_stress_tests_one_section_has_the_command():
 def attacks(signs=0.7, survivors=0.0, passed=True, **changed):
     stress = stress_results(torch.arange(100)) | {"checks": [{"name": "a", "detail": "b", "passed": passed}]}
     stress["robust_accuracy"] = {"1": fraction(0.1, 0.02), "8": fraction(survivors, 0.0)}
-    context = {
-        "stress": stress,
-        "random_signs": {"1": fraction(signs, 0.02)},
-        "epsilon_plot": "",
-        "surviving": 0.13,
-    }
+    stress["random_signs"] = {"1": fraction(signs, 0.02)}
+    context = {"stress": stress, "epsilon_plot": "", "surviving": 0.13}
     return section("attacks", context | {"n": {"training": {}}} | changed)
 
 
