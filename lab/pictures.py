@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 import data
@@ -131,7 +131,7 @@ def from_pairs(
                 f"picture {i} is a {type(picture).__name__}, expected one of Pillow: "
                 f"give the data set without a transform"
             )
-        pixels = to_pixels(picture)
+        pixels = data.to_pixels(picture)
         images[i] = fit(pixels, size, resize)
         labels.append(label)
         sides.append(min(pixels.shape[1:]))
@@ -286,18 +286,7 @@ def empty_images(count: int, size: int) -> Tensor:
 def read_picture(path: Path | str) -> Tensor:
     """Return a picture file, uint8 [3, H, W]; if it cannot be read, Pillow raises OSError or others."""
     with Image.open(path) as file:
-        return to_pixels(file)
-
-
-def to_pixels(picture: Image.Image) -> Tensor:
-    """Return a picture of Pillow as data.read_picture reads it, but whole: uint8 [3, H, W]."""
-    if picture.mode[0] in "IF":  # whose values Pillow would cut off at 255
-        raise ValueError(f"its mode {picture.mode} has more than 8 bits: save it with 8")
-    picture = ImageOps.exif_transpose(picture)
-    if picture.has_transparency_data:
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture.convert("RGBA"))
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+        return data.to_pixels(file)
 
 
 def fit(picture: Tensor, size: int, resize: int | None = None) -> Tensor:
