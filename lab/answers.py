@@ -28,11 +28,12 @@ def numbers_of_answers(given: dict, test: Dataset, source: str) -> tuple[dict, d
 
     given: see predictions.checked. The digest of the probabilities stands for that of the weights.
     """
-    logits = given["logits"]
+    logits, probabilities = given["logits"], given.get("probabilities")
     with core():
-        numbers, arrays = report.evaluate(logits, test, given.get("validation"))
-    digest = sha256_of(logits.double().softmax(dim=1))
-    return numbers | described("A classifier", test, {"answers": source}, digest), arrays
+        numbers, arrays = report.evaluate(logits, test, given.get("validation"), probabilities)
+    digest = sha256_of(logits.double().softmax(dim=1) if probabilities is None else probabilities.double())
+    facts = {"answers": source} | ({"notes": "; ".join(given["notes"])} if given["notes"] else {})
+    return numbers | described("A classifier", test, facts, digest), arrays
 
 
 def described(network: str, test: Dataset, facts: dict, digest: str) -> dict:
@@ -70,11 +71,16 @@ def check_accuracy(numbers: dict, expected: float | None) -> None:
 
 
 def further_numbers(
-    arrays: dict, test: Dataset, temperature: float | None, others: dict[str, dict]
+    arrays: dict,
+    test: Dataset,
+    temperature: float | None,
+    others: dict[str, dict],
+    probabilities: Tensor | None = None,
 ) -> tuple[dict, Tensor]:
     """Return the numbers of reasons.json that follow from the answers alone, and the kinds, int64 [N].
 
-    arrays: predictions.npz; others: see read_runs. The kinds are those of reasons.kinds_of_mistakes.
+    arrays: predictions.npz; others: see read_runs; probabilities [N, C], if they were given and no logits.
+    The kinds are those of reasons.kinds_of_mistakes.
     """
     logits, y_true, y_pred = arrays["logits"], arrays["y_true"], arrays["y_pred"]
     wrong, second = y_pred != y_true, logits.argsort(dim=1, descending=True, stable=True)[:, 1] == y_true
@@ -83,7 +89,7 @@ def further_numbers(
         if divisor is None:
             continue
         scaled = logits.double() / divisor
-        of_confidence = numbers_of_confidence(y_true, y_pred, scaled)
+        of_confidence = numbers_of_confidence(y_true, y_pred, scaled, None if suffix else probabilities)
         numbers |= {f"{key}{suffix}": value for key, value in of_confidence.items()}
     answers_of_others = [values["y_pred"] for values in others.values()]
     kinds, numbers["kinds"] = reasons.kinds_of_mistakes(y_true, logits, test.superclass_of, answers_of_others)
@@ -92,9 +98,15 @@ def further_numbers(
     return numbers, kinds
 
 
-def numbers_of_confidence(y_true: Tensor, y_pred: Tensor, logits: Tensor) -> dict:
-    """Return how well confidence tells right from wrong answers; logits float64 [N, C]."""
-    probabilities = logits.softmax(dim=1)
+def numbers_of_confidence(
+    y_true: Tensor, y_pred: Tensor, logits: Tensor, probabilities: Tensor | None = None
+) -> dict:
+    """Return how well confidence tells right from wrong answers; logits float64 [N, C].
+
+    Where probabilities were given they count, as their logarithms are not exact and would part equal ones.
+    """
+    sureness = more_metrics.log_odds(logits) if probabilities is None else probabilities.amax(dim=1)
+    probabilities = logits.softmax(dim=1) if probabilities is None else probabilities.double()
     right, wrong = more_metrics.confidence_histogram(y_true, probabilities)
     _, risk = more_metrics.risk_coverage(y_true, probabilities)
     return {
@@ -102,7 +114,7 @@ def numbers_of_confidence(y_true: Tensor, y_pred: Tensor, logits: Tensor) -> dic
         "calibration_error_by_chance": more_metrics.calibration_error_by_chance(probabilities.amax(dim=1)),
         "aurc": risk.mean().item(),  # the area under the curve is the mean risk
         "risk_at_half_coverage": risk[(len(risk) - 1) // 2].item(),
-        "auroc": more_metrics.auroc(y_pred == y_true, more_metrics.log_odds(logits)),
+        "auroc": more_metrics.auroc(y_pred == y_true, sureness),
     }
 
 

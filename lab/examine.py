@@ -64,6 +64,7 @@ class Subject:
     network: Classifier | None = None
     train: Dataset | None = None
     others: dict[str, dict] = field(default_factory=dict)  # runs to compare with, see answers.read_runs
+    given: dict = field(default_factory=dict)  # answers without a network, see predictions.checked
     facts: dict = field(default_factory=dict)  # `data` of reasons.json, by which --page finds the images
     has_report: bool = False  # whether the numbers are those of a report in the folder
 
@@ -179,7 +180,7 @@ def about(subject: Subject) -> dict:
     network, test = subject.network, subject.test
     about = {"network": {"name": "A classifier", "maps": "no maps: only the answers are known"}}
     about["data"] = {"name": test.name, "described": pictures.described(test), **subject.facts}
-    about["notes"] = answers.notes_on(subject.numbers, test)
+    about["notes"] = [*subject.given.get("notes", []), *answers.notes_on(subject.numbers, test)]
     about["runs"] = ["this network", *subject.others]
     if network is None:
         digest = subject.numbers["checkpoint_sha256"]
@@ -222,7 +223,8 @@ def write_all(subject: Subject, quick: bool = False) -> dict:
     out, arrays, test, train = subject.out, subject.arrays, subject.test, subject.train
     if not subject.has_report:
         subject.numbers = report.write_numbers(out, subject.numbers, arrays)
-    written, kinds = answers.further_numbers(arrays, test, subject.numbers.get("temperature"), subject.others)
+    temperature, probabilities = subject.numbers.get("temperature"), subject.given.get("probabilities")
+    written, kinds = answers.further_numbers(arrays, test, temperature, subject.others, probabilities)
     copies = evidence = None
     if train is not None:
         copies = pictures.find_copies(train, test)
@@ -307,20 +309,12 @@ def examine_predictions(
     if validation is not None:
         optional |= {"val_logits": validation[0], "val_y_true": validation[1]}
     optional |= {"y_true": y_true, "logits": logits}
-    given = predictions.checked({key: as_array(v) for key, v in optional.items() if v is not None})
+    given = predictions.checked({key: values for key, values in optional.items() if values is not None})
     test = predictions.test_set_of(given)
     numbers, arrays = answers.numbers_of_answers(given, test, "in memory")
     results.check_folder(out, numbers["checkpoint_sha256"], results.EXAMINED, overwrite)
     others = answers.read_runs([Path(run) for run in against], numbers, arrays)
-    return write_all(Subject(out, test, numbers, arrays, others=others))
-
-
-def as_array(values: np.ndarray | Tensor | list) -> np.ndarray:
-    """Return an array of NumPy, also of a tensor with a gradient, on an accelerator or in bfloat16."""
-    if not isinstance(values, Tensor):
-        return np.asarray(values)
-    values = values.detach().cpu()
-    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    return write_all(Subject(out, test, numbers, arrays, others=others, given=given))
 
 
 # ---- The command -----------------------------------------------------------------------------------------
@@ -398,7 +392,7 @@ def answers_of_file(args: argparse.Namespace) -> Subject:
     results.check_folder(out, numbers["checkpoint_sha256"], results.EXAMINED, args.overwrite)
     facts = {"dataset": args.dataset, "data_dir": args.data_dir, "size": args.size}
     facts["predictions"] = str(args.predictions) if "images" in given else None
-    return Subject(out, test, numbers, arrays, train=train, facts=facts)
+    return Subject(out, test, numbers, arrays, train=train, facts=facts, given=given)
 
 
 def page_again(args: argparse.Namespace) -> Path:

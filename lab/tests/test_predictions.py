@@ -12,7 +12,6 @@ from lab_commands import assert_one_line, outcome
 from lab_networks import seeded
 
 import metrics
-import report
 from lab import examine, predictions
 from lab.pictures import from_arrays
 from lab.support import UserError
@@ -159,8 +158,9 @@ def calibration_error(y_true, probabilities):
 
 
 @pytest.mark.parametrize("name", ["forest", "neighbors of 20", "neighbors of 7"])
-def test_answers_of_few_decimals_are_those_of_scikit_learn(name, digits):
+def test_answers_of_few_decimals_are_those_of_scikit_learn(name, digits, no_page, tmp_path):
     from sklearn.ensemble import RandomForestClassifier
+    from sklearn.metrics import roc_auc_score
     from sklearn.neighbors import KNeighborsClassifier
 
     y_true, _, images = digits
@@ -171,17 +171,20 @@ def test_answers_of_few_decimals_are_those_of_scikit_learn(name, digits):
     theirs = model.fit(x[:300], y_true[:300]).predict_proba(x[300:])
     y_true = y_true[300:]
     assert (theirs == 0).any()
-    arrays = {"y_true": y_true, "probabilities": theirs, "val_y_true": y_true, "val_probabilities": theirs}
-    answers = predictions.checked(arrays)
-    test = predictions.test_set_of(answers)
-    numbers, stored = report.evaluate(answers["logits"], test, None, answers["probabilities"])
-    assert (stored["probabilities"].numpy() == theirs).all()
-    expected = pytest.approx(calibration_error(y_true, theirs), abs=1e-12)
-    assert numbers["expected_calibration_error"] == expected
-    np.testing.assert_allclose(answers["logits"].softmax(dim=1), theirs, rtol=0, atol=1e-12)
-    # True classes of "probability 0" do not decide the temperature: it is one of the least likelihood.
-    temperature = metrics.fit_temperature(*answers["validation"])
-    assert 0.2 < temperature < 5 and answers["notes"] == []
+    filenames = ["a.png", *map(str, range(1, len(y_true)))]
+    filenames[3] = "a.png"
+    out, validation, sure = tmp_path / "out", (theirs, y_true), theirs.max(axis=1)
+    numbers = examine.examine_predictions(y_true, theirs, out=out, filenames=filenames, validation=validation)
+    assert (np.load(out / "predictions.npz")["probabilities"] == theirs).all()
+    expected = {"expected_calibration_error": calibration_error(y_true, theirs)}
+    expected |= {
+        "auroc": roc_auc_score(theirs.argmax(axis=1) == y_true, sure),
+        "mean_confidence": sure.mean(),
+    }
+    assert {key: numbers[key] for key in expected} == pytest.approx(expected, abs=1e-12)
+    assert numbers["confident"]["answers"] == (sure > 0.9).sum()
+    assert 0.2 < numbers["temperature"] < 5  # true classes of "probability 0" do not decide it
+    assert any("'a.png'" in note for note in numbers["notes"]) and "'a.png'" in numbers["examined"]["notes"]
 
 
 NAMES = ["cat", "Dog", "great white shark"]
