@@ -144,9 +144,9 @@ def find_reasons(
     """Return what covering does, as numbers of reasons.json and arrays of evidence.npz; see lab/reasons.py.
 
     browsed int64 [m]: the mistakes on the page, the most confident first. fill float32 [3] in [0, 1] covers
-    pixels. `opener` is the mistake that covering turns to the truth with the highest probability.
+    pixels.
     """
-    y_pred, numbers, evidence, opener = arrays["y_pred"], {}, {"fill": fill}, 0
+    y_pred, numbers, evidence = arrays["y_pred"], {}, {"fill": fill}
     if len(browsed) and network.layer is not None:
         images = test.images[browsed]
         (maps,) = network.pairs(images, [(y_pred[browsed], test.labels[browsed])])
@@ -161,10 +161,8 @@ def find_reasons(
         index = browsed[drawn]
         usual = reasons.cover_usual(network, test.images[index], y_pred[index], fill, shown.shape[-1])
         evidence |= reasons.choose_shown(drawn, test.labels[index], turned[drawn], shown[drawn], usual)
-        opener = int((turned * probabilities[:, 0]).argmax())
     if len(browsed):
-        evidence["opener"] = torch.tensor(opener)
-        first = browsed[opener].item()
+        first = reasons.are_absurd(arrays, browsed)
         evidence |= reasons.find_puzzles(network, test.images, test.labels, browsed, fill, first)
     if network.layer is None:
         return numbers, evidence
