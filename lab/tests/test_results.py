@@ -1,6 +1,7 @@
 """lab/results.py: files that know what they are of; see also tests/lab/test_stress.py."""
 
 import hashlib
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from made_up import stress_content
 
 import data
 import report
-from lab import results
+from lab import results, support
 from lab.support import UserError, write_arrays
 
 NETWORK = "ab"
@@ -141,3 +142,12 @@ def test_each_thing_that_changes_answers_changes_a_digest(tmp_path):
         after = digests(**change)
         assert after["test_sha256"] != before["test_sha256"], change
         assert after["network_sha256"] == before["network_sha256"]
+
+
+def test_large_arrays_are_saved_as_they_are_and_small_ones_compressed(tmp_path, monkeypatch):
+    for limit, kind in ((32 * 1024, zipfile.ZIP_DEFLATED), (32 * 1024 - 1, zipfile.ZIP_STORED)):
+        monkeypatch.setattr(support, "LARGE", limit)
+        write_arrays(tmp_path / "a.npz", {"zeros": torch.zeros(4096), "ones": torch.ones(4096)})
+        with zipfile.ZipFile(tmp_path / "a.npz") as file:
+            assert {entry.compress_type for entry in file.infolist()} == {kind}
+        assert support.read_arrays(tmp_path / "a.npz", "")["ones"].sum() == 4096

@@ -467,3 +467,7 @@ def test_published_files_are_measured_too(done, few_tests, command, tmp_path, mo
         record, right = stress.measure(logits, labels[index])
         assert results["tests"][f"published spatter/{severity}"] == record
         assert torch.equal(results["answers"][f"published spatter/{severity}"], right)
+    np.save(tmp_path / "spatter.npy", pictures.flip(0).permute(0, 2, 3, 1).numpy())
+    measured.clear()
+    assert stress.main(command(done, "--cifar-c", tmp_path)) == 0
+    assert len(measured) == 5  # of a file that has changed nothing is kept
