@@ -56,7 +56,7 @@ def test_the_verdict_on_the_contrastive_map(verdict, sentence):
 def test_what_knowing_the_truth_is_worth(tries, worth):
     words = maps(covering(tries=tries, differences={"best_of_three": fraction(-0.05, 0.02)}))[2]
     assert "the best of three turns 14 %, and the map's lead is −5.0 points (−7.0 to −3.0)." in words
-    assert f"So being told the truth is worth {worth}." in words
+    assert f"So this map, which is told the truth, is worth about {worth}." in words
 
 
 @pytest.mark.parametrize(
