@@ -130,9 +130,7 @@ def read_pictures(folder: Path, classifier: Classifier) -> Tensor:
     transform = None if classifier.transform is None else read_transform(classifier.transform)
     size, resize, unreadable = classifier.model.image_size, classifier.model.uncropped, []
     images, _ = pictures.read_split([(path, 0) for path in paths], size, resize, None, transform, unreadable)
-    if unreadable:
-        named = ", ".join(unreadable[:5])
-        raise UserError(f"pictures to repair or remove, as they cannot be read: {len(unreadable)}, {named}")
+    pictures.check_readable(unreadable)
     return images
 
 

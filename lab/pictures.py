@@ -188,9 +188,7 @@ def read_folder(
         filenames = [one_line("/".join(Path(path).relative_to(folder).parts[1:])) for path, _ in paths]
         labels, name = torch.tensor([names.index(own_names[c]) for _, c in paths]), root.resolve().name
         splits.append(Dataset(f"folder {name}", images, labels, class_names, filenames, picture_side=side))
-    if unreadable:
-        named = ", ".join(unreadable[:5])
-        raise UserError(f"pictures to repair or remove, as they cannot be read: {len(unreadable)}, {named}")
+    check_readable(unreadable)
     return tuple(splits) if with_train else (None, *splits)
 
 
@@ -224,6 +222,13 @@ def find_pictures(folder: Path) -> tuple[list[str], list[tuple[str, int]]]:
     if loose:
         print(f"note     pictures in {folder} itself, in no folder of a class, are left out: {loose}")
     return class_names, samples
+
+
+def check_readable(unreadable: list[str]) -> None:
+    """Raise UserError if read_split has noted pictures that cannot be read."""
+    if unreadable:
+        named = ", ".join(unreadable[:5])
+        raise UserError(f"pictures to repair or remove, as they cannot be read: {len(unreadable)}, {named}")
 
 
 def read_split(

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from lab_commands import CPU, assert_one_line, contents, outcome
-from lab_networks import seeded, tiny_resnet
 from lab_pages import text
 from made_up import stress_content
+from networks import seeded, tiny_resnet
 from torch import nn
 from torchvision.transforms.v2.functional import to_pil_image
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torchvision
 from lab_commands import CPU
-from lab_networks import Applied, pictures, pool, simple, small_swin, small_vit
+from lab_networks import Applied, pictures, pool, simple, small_vit
+from networks import small_swin
 from torch import nn
 
 from lab.classifier import from_module, predict
