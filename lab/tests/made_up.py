@@ -71,12 +71,14 @@ def stress_content(labels):
             shown[f"{name}/{severity}"] = answers(8)
     shown |= {f"{name}/0": answers(8) for name in CUES}
     tests |= {f"{name}/{e:g}": {"accuracy": low} for name in ("fgsm", "pgd", "random") for e in EPSILONS}
-    row = {"accuracy": 0.5, "mean_confidence": 0.6, "as_trained": {"ece": 0.1}}
+    row = {"accuracy": 0.5, "mean_confidence": 0.6, "as_trained": {"ece": 0.1, "mean_ece": 0.1}}
     bins = {name: [[0.5, 0.25, 10], [0.9, 0.8, 5]] for name in ("as_trained", "with_temperature")}
     summary = {
         "mean_accuracy": {"fifteen": low},
         "mean_confidence": {"fifteen": 0.5},
-        "by_severity": [row | {"with_temperature": {"ece": 0.04 * n}} for n in range(6)],
+        "by_severity": [
+            row | {"with_temperature": {"ece": 0.04 * n, "mean_ece": 0.04 * n}} for n in range(6)
+        ],
         "reliability": {"images": 200, "bins": bins},
         "cues": {name: {"accuracy": clean} for name in CUES},
     }
