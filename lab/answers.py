@@ -5,7 +5,6 @@ which kind, and how runs on the same test images differ. `duplicates` counts tes
 images too.
 """
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 import metrics
 import report
-from data import Dataset
+from data import Dataset, images_sha256
 from lab import more_metrics, pictures, reasons, results
 from lab.classifier import Classifier
 from lab.support import UserError, core, sha256_of
@@ -127,7 +126,7 @@ def checked_training_set(network: Classifier, train: Dataset | None, test: Datas
     if train is None:
         return None
     trained_on = network.training["config"].get("images_sha256") if network.training is not None else None
-    if trained_on is not None and trained_on != hashlib.sha256(train.images.numpy()).hexdigest():
+    if trained_on is not None and trained_on != images_sha256(train.images):
         network.notes.append("the training images found are not those of the training: no duplicates")
         return None
     if train.class_names == test.class_names:
