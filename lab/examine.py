@@ -444,7 +444,7 @@ def print_headline(numbers: dict) -> None:
     """Print the notes, and the main numbers with their intervals."""
     for note in numbers["notes"]:
         print(f"note     {note}")
-    for name, row in report.headline(numbers).items():
+    for name, row in report.main_numbers(numbers).items():
         value, low, high = (100 * row[key] for key in ("value", "low", "high"))
         print(f"{name:20}{value:6.2f} %   95 % interval {low:.2f} to {high:.2f} %")
     print(f"{'calibration error':20}{100 * numbers['expected_calibration_error']:6.2f} %")
