@@ -99,6 +99,11 @@ def read_line(line: dict, confidence: float, count: int) -> dict[str, float]:
     return {"value": value, "low": max(value - width, 0.0), "high": min(value + width, 1.0)}
 
 
+def labels_for(width: float) -> int:
+    """Return how many pictures with labels have a 90 % interval as wide, where half of them are right."""
+    return math.ceil((NORMAL_QUANTILE / width) ** 2 / 4)
+
+
 def estimate(classifier: Classifier, images: Tensor, stress: dict) -> dict:
     """Estimate how many answers of a network to images without labels are right.
 
@@ -153,6 +158,9 @@ def print_estimate(result: dict, path: Path) -> None:
         f"interval    of this network's left-out families of corruptions, nine of ten estimates erred by at "
         f"most {100 * result['width']:.1f} points"
     )
+    if result["width"]:
+        count = labels_for(result["width"])
+        print(f"labels      {count:,} pictures with labels, drawn by chance, have an interval as narrow")
     if result["outside"]:
         print(f"note        {here:.1f} % is outside of {low:.1f} to {high:.1f} %, where the line was fitted")
     print(f"not seen    {UNSEEN}")

@@ -70,6 +70,12 @@ def test_fit_with_numpy():
     assert line["confidences"] == [pytest.approx(0.7 - x.max()), 0.7]
 
 
+def test_as_many_labels_tell_as_much():
+    count = estimate.labels_for(0.05)
+    right = np.random.default_rng(0).binomial(count, 0.5, 100_000) / count
+    assert (np.abs(right - 0.5) <= 0.05).mean() == pytest.approx(0.9, abs=0.02)
+
+
 def test_a_confidence_that_never_changes():
     with pytest.raises(UserError, match="as confident under all"):
         estimate.fit(stress_of(lambda family, confidence: 0.5, confidences=0.7))
