@@ -125,8 +125,9 @@ def checked_training_set(network: Classifier, train: Dataset | None, test: Datas
     """
     if train is None:
         return None
-    trained_on = network.training["config"].get("images_sha256") if network.training is not None else None
-    if trained_on is not None and trained_on != images_sha256(train.images):
+    config = network.training["config"] if network.training is not None else {}
+    trained_on, own_size = config.get("images_sha256"), config.get("image_size") == network.model.image_size
+    if own_size and trained_on is not None and trained_on != images_sha256(train.images):
         network.notes.append("the training images found are not those of the training: no duplicates")
         return None
     if train.class_names == test.class_names:

@@ -329,13 +329,21 @@ def find_data(classifier: Classifier, dataset: str | None, data_dir: str | None)
     dataset: by default what the network was trained on, else cifar100. data_dir: by default where the
     training found it, else data/.
     """
+    name = dataset or classifier.dataset or "cifar100"
+    if dataset is None and data_dir is not None and name not in (*data.CIFAR, "shapes"):
+        return data_dir, data_dir  # where the folder of the training lies now
     if data_dir is None and classifier.training is not None:
         saved = classifier.training["config"]["settings"].get("data_dir")
         data_dir = saved if saved and Path(saved).is_dir() else None
-    name = dataset or classifier.dataset or "cifar100"
-    if dataset is None and data_dir is not None and name not in (*data.CIFAR, "shapes"):
-        name = data_dir  # where the folder of the training lies now
     return name, data_dir or "data"
+
+
+def is_own(classifier: Classifier, dataset: str | None) -> bool:
+    """Return whether --dataset, if it is given, names the data set that the network was trained on."""
+    own = classifier.dataset
+    if dataset in (None, own) or own is None:
+        return dataset in (None, own)
+    return Path(dataset).is_dir() and Path(dataset).resolve() == Path(own).resolve()
 
 
 def load_data(
@@ -343,13 +351,14 @@ def load_data(
 ) -> tuple[data.Dataset | None, data.Dataset]:
     """Return the training and the test set for a network, whose logits come in the order of their classes.
 
-    Of a folder of pictures only a network of train.py has a training set. dataset and data_dir: see
+    There is a training set where it is that of a network of train.py, else None. dataset and data_dir: see
     find_data; workers: see pictures.load. Raises UserError if the classes do not fit.
     """
     name, root = find_data(classifier, dataset, data_dir)
     if classifier.transform is not None and not Path(name).is_dir():
         raise UserError(f"--transform is for a folder of pictures, and {name} is none: give --dataset FOLDER")
-    how = {"with_train": classifier.training is not None, "workers": workers}
+    with_train = classifier.training is not None and is_own(classifier, dataset)
+    how = {"with_train": with_train, "workers": workers}
     if classifier.transform is not None:
         how["transform"] = networks.read_transform(classifier.transform)
     train, test = pictures.load(name, root, classifier.model.image_size, classifier.model.uncropped, **how)

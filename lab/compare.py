@@ -140,6 +140,10 @@ def read_recipe(folder: Path, numbers: dict) -> dict:
         settings = {name: value for name, value in config["settings"].items() if value}
         recipe = {name: settings[name] for name in settings if name not in NOT_THE_RECIPE}
         size = numbers.get("image_size", config["image_size"])
+        # The code may have been changed; what an older version does not record is left out.
+        recipe |= {key: config[key] for key in ("network", "parameters", "augmentations") if key in config}
+        if "optimizer" in config:
+            recipe["optimizer"] = config["optimizer"].split(",")[0]  # its options are among the settings
         return recipe | {"training images": config["images_sha256"][:12], "size": size}
 
 

@@ -29,7 +29,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 import report
-from data import Dataset
+from data import CIFAR, Dataset
 from lab import answers, networks, options, pictures, predictions, reasons, results
 from lab import classifier as classifiers
 from lab.classifier import Classifier
@@ -48,6 +48,7 @@ from lab.support import (
     run_main,
 )
 
+INTERRUPTED = 130  # the exit code of report.py after Ctrl-C
 NUM_DRAWN = 100  # mistakes that are covered by the usual map as well, of which the page shows nine
 MAX_BROWSED = 2500  # mistakes on the page, the most confident ones; fewer if the pictures are large:
 MAX_BROWSED_PIXELS = 5_000_000  # pixels of all these pictures together
@@ -101,7 +102,8 @@ def report_of_run(network: Classifier, test: Dataset, out: Path, data_dir: str) 
             results.claim_folder(out, network.digest, results.EXAMINED)
         options_of_report = ["--out", str(out), "--data-dir", data_dir, "--device", str(network.device)]
         with contextlib.redirect_stdout(io.StringIO()):  # its numbers are printed below
-            report.main(["--checkpoint", str(network.path), *options_of_report])
+            if report.main(["--checkpoint", str(network.path), *options_of_report]) == INTERRUPTED:
+                raise KeyboardInterrupt
         kept = kept_report(network, test, out)
     return kept
 
@@ -335,7 +337,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="without covering and maps, a third of the time")
     text = "make both pages of --out or of the run again from the files, without the network"
     parser.add_argument("--page", action="store_true", help=text)
-    text = "end before anything is written unless this accuracy lies in the interval of the measured one"
+    text = "end after the report unless this accuracy lies in the interval of the measured one"
     parser.add_argument("--expect-accuracy", type=float, metavar="PERCENT", help=text)
     options.add_computing_options(parser)
     return parser.parse_args(argv)
@@ -354,7 +356,7 @@ def answers_of_network(args: argparse.Namespace) -> Subject:
     network.model.batch_size = args.batch_size
     out = results.results_folder(network, args.out, args.dataset)
     best = out / "checkpoints" / "best.pt"
-    if not (best.is_file() and network.path is not None and best.samefile(network.path)):
+    if network.training is None or not (best.is_file() and best.samefile(network.path)):
         results.check_folder(out, network.digest, results.EXAMINED, args.overwrite)
     source = network.path or f"weights as {args.model} made them"
     print(f"network  {network.name}, {network.parameters:,} parameters, {source}")
@@ -367,8 +369,8 @@ def answers_of_network(args: argparse.Namespace) -> Subject:
     name, root = classifiers.find_data(network, args.dataset, args.data_dir)
     facts = {"dataset": name, "data_dir": root, "transform": network.transform}
     made = None
-    if args.dataset in (None, network.dataset):
-        made = report_of_run(network, test, out, name if Path(name).is_dir() else root)
+    if classifiers.is_own(network, args.dataset):
+        made = report_of_run(network, test, out, root if name in (*CIFAR, "shapes") else name)
     numbers, arrays = made or numbers_of_network(network, test)
     return Subject(out, test, numbers, arrays, network, train, facts=facts, has_report=made is not None)
 
@@ -383,7 +385,9 @@ def answers_of_file(args: argparse.Namespace) -> Subject:
         test = predictions.test_set_of(given)
         if args.dataset is not None:
             size = args.size or pictures.SIZE
-            train, test = pictures.load(args.dataset, args.data_dir or "data", size, workers=args.workers)
+            with_train = not Path(args.dataset).is_dir()
+            how = {"with_train": with_train, "workers": args.workers}
+            train, test = pictures.load(args.dataset, args.data_dir or "data", size, **how)
             predictions.check_dataset(given, test, args.dataset)
     print(f"data     {pictures.described(test)}")
     numbers, arrays = answers.numbers_of_answers(given, test, str(args.predictions))
@@ -401,18 +405,22 @@ def page_again(args: argparse.Namespace) -> Path:
     unused = ("checkpoint", "layer", "size", "batch_size", "predictions", "expect_accuracy", "weights")
     unused += ("weights_key", "mean", "std", "classes", "resize", "against", "quick", "overwrite")
     refuse(args, unused, "--page measures nothing")
+    if args.model is not None and args.out is None:
+        raise UserError("--page with --model: name the folder of its results by --out")
     with core():
         out = args.out or args.run or report.find_checkpoint(None, None)[1]
     numbers, arrays = results.read_report(out)
-    images = test_images_of(out, args)
+    images = test_images_of(out, args, numbers)
     with results.of_this_version(out):
         write_explore(out, images)
         report.write_page(out, numbers, arrays, images)
     return out
 
 
-def test_images_of(out: Path, args: argparse.Namespace) -> Tensor | None:
+def test_images_of(out: Path, args: argparse.Namespace, numbers: dict) -> Tensor | None:
     """Return the test images of the results in a folder, uint8 [N, 3, S, S], None if they had none.
+
+    numbers: its metrics.json.
 
     A transform that they went through is run only if the command line names it again.
     """
@@ -424,19 +432,21 @@ def test_images_of(out: Path, args: argparse.Namespace) -> Tensor | None:
     if name is None and "network_sha256" in written:
         raise UserError(f"{out} is of images in memory: its page needs --dataset and --data-dir")
     if name is None:  # there never were pictures, or they lie beside the answers
-        path = where.get("predictions")
-        return predictions.test_set_of(predictions.read(Path(path))).images if path else None
-    how = {"with_train": False, "workers": args.workers}
-    if where.get("transform"):
-        if args.transform is None or args.model is None:
-            raise UserError(
-                f"its pictures went through {where['transform']}: name it by --model FILE.py:NAME "
-                f"--transform NAME"
-            )
-        how["transform"] = networks.read_transform(f"{args.model.rpartition(':')[0]}:{args.transform}")
-    _, test = pictures.load(name, root, where.get("size") or pictures.SIZE, where.get("resize"), **how)
-    if results.digest_of_set(test) != written["test_sha256"]:
-        raise UserError(f"the test images are not those of {out / 'reasons.json'}: give their --data-dir")
+        if not where.get("predictions"):
+            return None
+        test = predictions.test_set_of(predictions.read(Path(where["predictions"])))
+    else:
+        how = {"with_train": False, "workers": args.workers}
+        if where.get("transform"):
+            if args.transform is None or args.model is None:
+                raise UserError(
+                    f"its pictures went through {where['transform']}: name it by --model FILE.py:NAME "
+                    f"--transform NAME"
+                )
+            how["transform"] = networks.read_transform(f"{args.model.rpartition(':')[0]}:{args.transform}")
+        _, test = pictures.load(name, root, where.get("size") or pictures.SIZE, where.get("resize"), **how)
+    if results.images_digest(test) != numbers["images_sha256"]:
+        raise UserError(f"the test images are not those of {out / 'metrics.json'}: give their --data-dir")
     return test.images
 
 

@@ -18,6 +18,7 @@ from jinja2 import UndefinedError
 
 import data
 import report
+from lab.classifier import is_own
 from lab.support import (
     UserError,
     core,
@@ -48,12 +49,12 @@ def results_folder(classifier, out: Path | None, dataset: str | None = None) -> 
     """
     if out is not None or classifier.path is None:
         return out or Path("runs") / classifier.name
+    if classifier.training is None:
+        return Path("runs") / classifier.path.stem
     with core():
         folder = report.find_checkpoint(None, classifier.path)[1]
-    if classifier.training is None:
-        return folder
     name, side = folder.resolve().name, classifier.model.image_size
-    if dataset not in (None, classifier.dataset):
+    if not is_own(classifier, dataset):
         name += f"-on-{Path(dataset).resolve().name}"
     if side != classifier.training["config"]["image_size"]:
         name += f"-at-{side}"
@@ -132,6 +133,15 @@ def identity(classifier, test: data.Dataset) -> dict:
     }
 
 
+def is_of(path: Path, identity: dict) -> bool:
+    """Return whether a .json file is there and has these digests."""
+    try:
+        there = read_json(path, "results")
+    except UserError:
+        return False
+    return all(there.get(key) == digest for key, digest in identity.items())
+
+
 @contextlib.contextmanager
 def of_this_version(folder: Path) -> Iterator[None]:
     """Raise UserError if a page cannot be made, as files of another version lack a key."""
@@ -163,7 +173,8 @@ def read_report(folder: Path) -> tuple[dict, dict]:
             raise ValueError(f"it has no {min(missing)}, as of another version: run report.py again")
         if numbers["predictions_sha256"] != file_digest(folder / "predictions.npz"):
             raise ValueError("it is of another report than predictions.npz: run report.py again")
-        if best.is_file() and file_digest(best) != numbers["checkpoint_sha256"]:
+        # Beside weights that are not of train.py, whose digest is another, there may be a file of that name.
+        if "epoch" in numbers and best.is_file() and file_digest(best) != numbers["checkpoint_sha256"]:
             raise ValueError(f"it is of other weights than {best}: run python report.py {folder} again")
     return numbers, arrays
 

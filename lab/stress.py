@@ -6,7 +6,7 @@
 
 The tests stand in stress_tests/. Writes stress.json and, whether each single answer is right, stress.npz. A
 test is saved as soon as it is done, so after an interruption the same command runs those that are missing.
-After a change of a test, of your own FILE.py or of torch, --overwrite runs all of them anew.
+After a change of a test or of torch, --overwrite runs all of them anew.
 """
 
 import functools
@@ -31,7 +31,16 @@ from lab.options import add_computing_options, add_options, from_options
 from lab.pictures import described
 from lab.stress_tests import attacks, cifar_c, cues, examples, summary
 from lab.stress_tests.corruptions import CORRUPTIONS, FAMILIES, FIFTEEN, corrupt
-from lab.support import CommandLine, Progress, UserError, core, full_float32, pick_device, run_main
+from lab.support import (
+    CommandLine,
+    Progress,
+    UserError,
+    core,
+    full_float32,
+    pick_device,
+    read_json,
+    run_main,
+)
 from metrics import calibration_bins, fit_temperature, proportion
 
 SEED = 0  # for the sample and the attacks; each corruption has its own seed
@@ -116,15 +125,18 @@ def kept_results(folder: Path, new: dict, identity: dict) -> dict:
     """
     path, old = folder / "stress.json", files.read_stress(folder, identity)
     if not old:
-        if path.exists():
-            print(f"note     {path} has no tests of these images and classes: all tests run")
+        if path.exists() and "tests" in read_json(path, "tests") and not files.is_of(path, identity):
+            raise UserError(
+                f"{path} is of other images, or of this network used in another way: use another --out, or "
+                f"give --overwrite"
+            )
         return {}
     if missing := new.keys() - old.keys():
         raise UserError(f"{path} has no {min(missing)}, as of another version: --overwrite measures it anew")
-    if old["corruption_images"] > new["corruption_images"]:
+    if any(old[key] > new[key] for key in ("corruption_images", "attack_images")):
         raise UserError(
-            f"{path} is of more images: give --images {old['corruption_images']}, use another --out, "
-            f"or --overwrite it"
+            f"{path} is of more images, {old['corruption_images']} of which {old['attack_images']} are "
+            f"attacked: give the same --images or --full, use another --out, or give --overwrite"
         )
     if old["sample_sha256"] != new["sample_sha256"]:
         print(f"note     {path} is of fewer images: all tests run again")
@@ -136,7 +148,8 @@ def kept_results(folder: Path, new: dict, identity: dict) -> dict:
             del tests[test]
     print(f"kept     {len(tests)} tests of {path}")
     kept = ["answers", *files.PIXELS, *files.PIXELS.values()]
-    return {"tests": tests} | {key: old[key] for key in kept if key in old}
+    published = {"published_sha256": old["published_sha256"] | published}
+    return {"tests": tests} | published | {key: old[key] for key in kept if key in old}
 
 
 # ---- The tests -------------------------------------------------------------------------------------------
@@ -409,7 +422,7 @@ def main(argv: list[str] | None = None) -> int:
         files.write_stress(folder, results)
     print_summary(results)
     print(f"\nsaved    {folder}/stress.json and stress.npz")
-    if files.owner_of(folder / "reasons.json") == classifier.digest:
+    if files.is_of(folder / "reasons.json", identity):
         from lab.explore.compose import write_explore
 
         with files.of_this_version(folder):

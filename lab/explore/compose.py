@@ -109,6 +109,9 @@ def write_explore(out: Path, images: Tensor | None) -> None:
         raise UserError(f"there are no reasons in {out}: run lab.examine without --page")
     numbers, evidence = numbers | reasons, evidence or {}
     stress = results.read_stress(out, {key: numbers.get(key) for key in ("network_sha256", "test_sha256")})
+    if stress is not None and "summary" not in stress:
+        print(f"note     {out / 'stress.json'} is not finished and left out: run lab.stress again")
+        stress = None
     context = context_of(numbers, answers, evidence, stress, images)
     context["stress_command"] = command_of_stress(out)
     templates, sections = make_templates(), []

@@ -115,14 +115,15 @@ def test_other_images_labels_classes_or_equal_weights_are_refused(small_sets, tm
 # ---- compare.py ------------------------------------------------------------------------------------------
 
 
-def write_run(folder, test, wrong, seed, smoothing=0.1, digest="of a set", size=32, **settings):
+def write_run(
+    folder, test, wrong, seed, smoothing=0.1, digest="of a set", size=32, network="ResNet", **settings
+):
     numbers = {"temperature": 0.8, "image_size": size}
     made_up.write_run(folder, test, rows_for(test, wrong, seed).log(), str(folder), **numbers)
     places = dict.fromkeys(["out", "data_dir", "device", "precision", "compile"], str(folder))
     settings |= {"seed": seed, "label_smoothing": smoothing, "epochs": 3, **places}  # of one recipe
-    (folder / "config.json").write_text(
-        json.dumps({"settings": settings, "images_sha256": digest, "image_size": 32})
-    )
+    config = {"settings": settings, "images_sha256": digest, "image_size": 32, "network": network}
+    (folder / "config.json").write_text(json.dumps(config))
     return str(folder)
 
 
@@ -281,10 +282,12 @@ def test_welchs_interval_is_that_of_scipy():
 
 def test_settings_training_images_and_size_belong_to_the_recipe(small_sets, tmp_path, capsys):
     changes, runs = [{}, {}, {"lr": 0.2}, {"digest": "of others"}, {"size": 24}, {"size": 24}], []
+    changes.append({"network": "CNN"})  # the code of resnet_cifar.py was changed
     for seed, change in enumerate(changes):
         runs.append(write_run(tmp_path / str(seed), small_sets[1], [1], seed, **change))
     (means, _), _ = tables(capsys, runs)
     others = ["lr 0.2 (n = 1)", "training images of others (n = 1)", "size 24 (n = 2)"]
+    others.append("network CNN (n = 1)")
     assert means[""] == ["the first recipe (n = 2)", *others]
 
 

@@ -135,6 +135,7 @@ def test_a_module_and_its_classifier_give_the_same_and_stay_as_they_were(quick, 
     examined.training = {
         "config": {
             "images_sha256": "of other images",
+            "image_size": examined.model.image_size,
             "settings": {"label_smoothing": 0},
             "num_train": 1,
             "num_val": 1,
@@ -266,6 +267,11 @@ def test_the_files_of_a_run_are_those_of_report_py_to_the_byte(
 
     for path in core:
         path.unlink()
+    with monkeypatch.context() as patch:  # Ctrl-C while report.py predicts
+        patch.setattr(report, "predict", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            examine.main(argv)
+    assert not any(path.exists() for path in core)
     assert examine.main(argv) == 0
     assert written() == core
     assert {"maps", "covering"} < both_files(run).keys()
@@ -344,6 +350,11 @@ def test_pages_are_made_again_from_the_files(quick, finished, small, tmp_path, m
     assert examine.main(["--layer", "none"]) == 0
     made = contents(run)
     assert b'"corruptions":{"true"' not in made[run / "explore.html"]
+    digests = ("checkpoint_sha256", "network_sha256", "test_sha256")
+    unfinished = {key: stress[key] for key in stress if key != "summary"} | {"answers": answers}
+    write_stress(run, unfinished | {key: read_json(run / "reasons.json", "")[key] for key in digests})
+    assert examine.main(["--page"]) == 0 and "is not finished" in capsys.readouterr().out
+    write_stress(run, stress | {"answers": answers})
     shutil.rmtree(run / "failures")
     for name in ("report.html", "explore.html"):
         (run / name).unlink()
@@ -412,6 +423,10 @@ def test_answers_in_a_file_and_in_memory(quick, tmp_path, monkeypatch, capsys):
         (out / name).unlink()
     assert examine.main(["--out", str(out), "--page"]) == 0  # the pictures are those of the file
     assert contents(out) == made
+    np.savez(file, **answers | {"images": 255 - answers["images"]})
+    again = ["--out", str(out), "--page"]
+    assert_one_line(*outcome(capsys, examine.main, again), "the test images are not those of .*metrics.json")
+    np.savez(file, **answers)
     in_memory = examine.examine_predictions(**answers, out=tmp_path / "memory")
     same = numbers.keys() - {"examined", "data"}
     assert {key: in_memory[key] for key in same} == {key: numbers[key] for key in same}

@@ -51,6 +51,8 @@ def test_results_of_other_images_than_the_runs_own_have_a_folder_beside_it(capsy
     assert results.results_folder(examined, Path("out"), "pets") == Path("out")
     examined.training, examined.path = None, Path("other/net.pt")
     assert results.results_folder(examined, None, "pets") == Path("runs/net")
+    examined.path = Path("proj/checkpoints/best.pt")  # that folder is the user's
+    assert results.results_folder(examined, None) == Path("runs/best")
     examined.path = None
     assert results.results_folder(examined, None, "pets") == Path("runs/net")
 
@@ -105,7 +107,7 @@ def test_a_report_is_read_with_the_predictions_and_weights_it_is_of(tmp_path):
     best = tmp_path / "checkpoints" / "best.pt"
     best.parent.mkdir()
     best.write_bytes(b"weights")
-    numbers = {"checkpoint_sha256": hashlib.sha256(b"weights").hexdigest(), "images_sha256": "i"}
+    numbers = {"checkpoint_sha256": hashlib.sha256(b"weights").hexdigest(), "images_sha256": "i", "epoch": 1}
     report.write_numbers(tmp_path, numbers, {"logits": torch.tensor([[0.5, 2]]).half(), "filenames": ["a"]})
     read, arrays = results.read_report(tmp_path)
     torch.testing.assert_close(arrays["logits"], torch.tensor([[0.5, 2]]))  # float32
@@ -114,6 +116,10 @@ def test_a_report_is_read_with_the_predictions_and_weights_it_is_of(tmp_path):
     with pytest.raises(UserError, match=r"it is of other weights than .*best\.pt"):
         results.read_report(tmp_path)
     best.unlink()
+    results.read_report(tmp_path)
+    best.write_bytes(b"weights of a network that train.py has not made")
+    of_others = {key: value for key, value in numbers.items() if key != "epoch"}
+    report.write_numbers(tmp_path, of_others, {"logits": torch.tensor([[0.5, 2]])})
     results.read_report(tmp_path)
     write_arrays(tmp_path / "predictions.npz", {"logits": torch.tensor([[2, 0.5]])})
     with pytest.raises(UserError, match=r"of another report than predictions\.npz"):

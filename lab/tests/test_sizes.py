@@ -1,5 +1,6 @@
 """Pictures of any size: how they are read, brought to a network and counted, against torchvision."""
 
+import shutil
 import textwrap
 
 import numpy as np
@@ -15,6 +16,7 @@ from torchvision.transforms import v2
 import data
 import train
 from lab import classifier, examine, networks, pictures, reasons, results, stress
+from lab.answers import checked_training_set
 from lab.support import UserError, read_json, sha256_of
 from metrics import expected_calibration_error
 
@@ -178,8 +180,9 @@ def test_a_transform_gives_what_the_one_of_torchvision_does_to_the_last_digit(
     assert torch.equal(arrays["logits"], logits)
     assert numbers["examined"]["its images"].endswith("of 224x224 pixels, by preset")
     with pytest.raises(UserError, match="name it by --model"):  # a file of results runs no code
-        examine.test_images_of(out, examine.parse([]))
-    again = examine.test_images_of(out, examine.parse(["--model", model, "--transform=preset"])) / 255
+        examine.test_images_of(out, examine.parse([]), numbers)
+    named = examine.parse(["--model", model, "--transform=preset"])
+    again = examine.test_images_of(out, named, numbers) / 255
     assert torch.equal(v2.functional.normalize(again, MEAN, STD), images)
 
 
@@ -261,12 +264,23 @@ def test_a_picture_enlarged_by_a_whole_factor_is_brought_back(factor):
     assert pictures.reduced(large) is large
 
 
-def test_training_reads_a_folder_at_the_largest_size_and_the_checkpoint_says_it(folder, tmp_path):
+def test_training_reads_a_folder_at_the_largest_size_and_the_checkpoint_says_it(
+    folder, tmp_path, monkeypatch
+):
     out = tmp_path / "run"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()  # the default of --data-dir, in which CIFAR lies
     train.main([*TINY, "--dataset", str(folder), "--image-sizes", "24,48", "--out", str(out)])
     found = examined("--run", out)
     training, test = classifier.load_data(found, None, None)
     assert found.model.image_size == 48 and test.images.shape[1:] == (3, 48, 48)
     assert classifier.find_data(found, "shapes", None)[0] == "shapes" != found.dataset
     assert sha256_of(training.images) == found.training["config"]["images_sha256"]
-    assert examined("--run", out, "--size", 64).model.image_size == 64
+    larger = examined("--run", out, "--size", 64)
+    assert larger.model.image_size == 64
+    training, test = classifier.load_data(larger, None, None)
+    assert checked_training_set(larger, training, test) is training and not larger.notes
+    assert classifier.is_own(found, f"{folder}/../{folder.name}/") and not classifier.is_own(found, "shapes")
+    shutil.rmtree(folder / "train")  # another folder of pictures needs none
+    found.dataset = "shapes"
+    assert classifier.load_data(found, str(folder), None)[0] is None

@@ -364,7 +364,13 @@ def test_wherever_it_is_interrupted_it_goes_on_to_the_same_files(
 def test_results_of_other_weights_or_more_images_are_kept(done, command, tmp_path, monkeypatch, capsys):
     before = files(done)
     few = outcome(capsys, stress.main, command(done, "--images", 10))
-    assert_one_line(*few, "is of more images: give --images 20")
+    assert_one_line(*few, "is of more images, 20 of which 10 are attacked: give the same --images or --full")
+    results = read_json(done)
+    (done / "stress.json").write_text(
+        json.dumps(results | {"attack_images": 11, "sample_sha256": "of --full"})
+    )
+    assert_one_line(*outcome(capsys, stress.main, command(done)), "is of more images, 20 of which 11")
+    (done / "stress.json").write_bytes(before[0])
     other = outcome(capsys, stress.main, command(done, "--full", name="other"))
     assert_one_line(*other, "stress.json is of other weights")
     assert files(done) == before
@@ -388,7 +394,7 @@ def test_a_file_without_our_record_is_never_replaced(name, few_tests, command, t
 
 
 @pytest.mark.parametrize("what", ["mirrored", "in another order", "more images"])
-def test_results_of_other_images_or_classes_run_again(
+def test_results_of_other_images_or_classes_are_kept_and_of_fewer_images_run_again(
     what, done, few_tests, command, tmp_path, monkeypatch, capsys
 ):
     """The same weights on other pictures, or with its classes in another order, share no result."""
@@ -398,10 +404,13 @@ def test_results_of_other_images_or_classes_run_again(
     before = files(done)
     interrupt(monkeypatch, "measure", at={1})
     more = {"in another order": ["--classes", tmp_path / "names"], "more images": ["--full"]}
-    with pytest.raises(KeyboardInterrupt):
-        stress.main(command(done, *more.get(what, [])))
-    expected = "fewer images: all tests run" if what == "more images" else "no tests of these images"
-    assert expected in capsys.readouterr().out
+    if what == "more images":
+        with pytest.raises(KeyboardInterrupt):
+            stress.main(command(done, "--full"))
+        assert "fewer images: all tests run" in capsys.readouterr().out
+    else:
+        refused = outcome(capsys, stress.main, command(done, *more.get(what, [])))
+        assert_one_line(*refused, "is of other images, or of this network used in another way")
     assert files(done) == before
 
 
@@ -471,3 +480,7 @@ def test_published_files_are_measured_too(done, few_tests, command, tmp_path, mo
     measured.clear()
     assert stress.main(command(done, "--cifar-c", tmp_path)) == 0
     assert len(measured) == 5  # of a file that has changed nothing is kept
+    record = {"checkpoint_sha256": read_json(done)["checkpoint_sha256"], "test_sha256": "of other images"}
+    (done / "reasons.json").write_text(json.dumps(record))  # no page is made of two test sets
+    assert stress.main(command(done)) == stress.main(command(done, "--cifar-c", tmp_path)) == 0
+    assert len(measured) == 5
