@@ -32,15 +32,16 @@ class FromPixels(nn.Module):
 
     Images of another side than image_size are brought to it by way of `uncropped` if that is given, see
     resize. `order`, int64 [C], brings the logits into the order of the data set's classes. Where a network
-    makes one logit z for an image, they are [0, z]; where it `ends_in_softmax`, they are the logarithms of
-    what it makes. `batch_size`: so many images are computed at once, see images_at_once.
+    makes one logit z for an image, they are [0, z]. Where it `ends_in_softmax`, they are the logarithms of
+    what it makes, or of [1 - p, p], less their mean: then the gradient of a sure answer is not 0.
+    `batch_size`: so many images are computed at once, see images_at_once.
     """
 
     def __init__(self, network: nn.Module, image_size: int = SIZE, normalize: nn.Module | None = None):
         super().__init__()
         self.network, self.image_size, self.normalize = network, image_size, normalize or nn.Identity()
         self.uncropped = self.order = self.batch_size = None
-        self.ends_in_softmax = False
+        self.ends_in_softmax = self.makes_one_logit = False
 
     def forward(self, images: Tensor) -> Tensor:
         return self.as_logits(self.own_output(images), images)
@@ -58,9 +59,11 @@ class FromPixels(nn.Module):
             logits = logits.float()  # float64 and bfloat16 are not what follows expects
             if logits.shape in ((len(images),), (len(images), 1)):
                 one = logits.flatten()
-                logits = torch.stack([torch.zeros_like(one), one], dim=1)
+                rest = 1 - one if self.ends_in_softmax else torch.zeros_like(one)
+                logits = torch.stack([rest, one], dim=1)
         if self.ends_in_softmax:
             logits = logits.clamp(min=torch.finfo(logits.dtype).tiny).log()
+            logits = logits - logits.mean(dim=1, keepdim=True)
         return logits if self.order is None else logits[:, self.order]
 
 

@@ -41,13 +41,14 @@ def look_inside(classifier, layer: str | None) -> None:
     outputs.pop()  # the network itself ends last
     logits = logits_in(classifier, output, images)
     if output.numel() == 2:
+        model.makes_one_logit = True
         classifier.output = "one logit z, as the two logits 0 and z"
         classifier.notes.append("the network makes one logit z: it is taken as two, [0, z], of two classes")
     classifier.num_classes = logits.shape[1]
     classifier.parameters = sum(parameter.numel() for parameter in classifier.module.parameters())
     tensors = [output for _, output in outputs if isinstance(output, Tensor)]
     classifier.computes_in = networks.number_formats(classifier.module, tensors)
-    classifier.largest_side = max((output.shape[3] for output in tensors if output.ndim == 4), default=0)
+    classifier.largest_side = max((output.shape[2] for output in tensors if output.ndim == 4), default=0)
     try:
         chosen = find_layer(model, images, outputs, logits, layer, projections)
     except RuntimeError as error:  # such as that of reentrant checkpoints
@@ -138,9 +139,10 @@ def check_answers(classifier, logits: Tensor) -> None:
     images = light * noise(classifier, 4, seed=1)
     try:
         first, again = model(images), model(images)
-        alone = model(images[:1])
-    except ValueError:  # batch norm without running statistics refuses a single value
-        alone = None
+        try:
+            alone = model(images[:1])
+        except ValueError:  # batch norm without running statistics refuses a single value
+            alone = None
     except Exception as error:
         raise UserError(
             f"{classifier.name} takes two images, but not one or four ({one_line(error)}): squeeze() takes a "
@@ -154,7 +156,12 @@ def check_answers(classifier, logits: Tensor) -> None:
         )
     outputs = torch.cat([logits, first])
     kind = kind_of(outputs)
-    if kind != "logits":
+    if model.makes_one_logit and ((outputs >= 0) & (outputs <= 1)).all():
+        model.ends_in_softmax = True
+        classifier.output = "one probability, of the second of two classes"
+        notes[:] = [note for note in notes if "one logit z" not in note]
+        notes.append("the network makes one number from 0 to 1: it is the probability of the second class")
+    elif kind != "logits":
         model.ends_in_softmax = True
         classifier.output = f"{kind}, of which the logarithm is taken"
         notes.append(f"the network makes {kind}: their logarithms are taken as logits")

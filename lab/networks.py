@@ -189,8 +189,13 @@ def digest_of(module: nn.Module) -> str:
 
     For a FromPixels it includes the numbers that normalise, as other numbers make other results.
     """
-    digest = hashlib.sha256()
-    for name, value in sorted([*module.named_parameters(), *module.named_buffers()]):
+    digest, packed = hashlib.sha256(), []  # the weights of torch's quantised layers are no parameters
+    for name, part in module.named_modules():
+        for kind in ("weight", "bias"):
+            value = getattr(part, kind, None)
+            if callable(value) and value() is not None:
+                packed.append((f"{name}.{kind}", value().dequantize()))
+    for name, value in sorted([*module.named_parameters(), *module.named_buffers(), *packed]):
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -208,7 +208,6 @@ def under_change(
     change(model, images, labels, epsilon, generator) is a function of lab/stress_tests/attacks.py.
     """
     generator, right = Generator().manual_seed(SEED), []
-    # By default the same on every device: in batches of another size random starts are others.
     count = classifier.model.batch_size or 2 * images_at_once(images, classifier.model.image_size)
     for batch, y_true in zip(images.split(count), labels.split(count), strict=True):
         x, y = batch.to(classifier.device) / 255, y_true.to(classifier.device)

@@ -118,6 +118,18 @@ def test_digest_changes_with_one_weight_and_with_what_normalises(theirs):
     assert len(by_name) == 2
 
 
+def test_digest_changes_with_quantised_weights():
+    """They are neither parameters nor buffers."""
+    torch.manual_seed(0)
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    digests = {networks.digest_of(torch.ao.quantization.quantize_dynamic(linear, {nn.Linear}))}
+    for parameter in linear[1].parameters():
+        with torch.no_grad():
+            parameter[0] += 1
+        digests.add(networks.digest_of(torch.ao.quantization.quantize_dynamic(linear, {nn.Linear})))
+    assert len(digests) == 3
+
+
 # ---- In memory -------------------------------------------------------------------------------------------
 
 
@@ -320,6 +332,16 @@ def test_for_other_inputs_and_outputs_the_message_holds_the_wrapper(build):
     assert network.layer == "conv"
 
 
+def test_a_network_that_refuses_four_images_is_refused_in_one_line():
+    def of_two(x):
+        if len(x) == 4:
+            raise ValueError("expected two images")
+        return pool(x)
+
+    with pytest.raises(UserError, match="takes two images, but not one or four"):
+        from_module(Applied(of_two), None, "none", CPU)
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_a_network_of_torch_export_with_a_fixed_batch_is_refused_in_one_line(batch):
     exported = torch.export.export(Applied().eval(), (torch.rand(batch, 3, 32, 32),)).module()
@@ -378,6 +400,32 @@ def test_what_makes_all_numbers_mean_less_is_noted(name):
         expected = outputs.softmax(dim=1) if note is None else outputs / outputs.sum(dim=1, keepdim=True)
         assert logits.isfinite().all() and (expected == 0).any() == (name == "softmax")
         torch.testing.assert_close(logits.softmax(dim=1), expected)
+
+
+def test_one_number_from_0_to_1_is_the_probability_of_the_second_class():
+    network = Unusual(lambda x: x[:, 0].sigmoid()).eval()
+    found = from_module(network, None, None, CPU)
+    (note,) = found.notes
+    assert "the probability of the second class" in note
+    p = network(pictures() / 255).detach()
+    torch.testing.assert_close(found.predict(pictures()).softmax(dim=1), torch.stack([1 - p, p], dim=1))
+
+
+def test_the_map_of_a_network_that_ends_in_softmax_is_that_of_its_logits():
+    """Where an answer is sure, the logarithm of its probability is flat, but not its lead over the others."""
+    logits, softmax = Unusual(lambda x: 200 * x), Unusual(lambda x: (200 * x).softmax(dim=1))
+    found, same = (from_module(network, None, "bn", CPU) for network in (softmax, logits))
+    answers = same.predict(pictures()).argmax(dim=1)
+    assert found.predict(pictures()).softmax(dim=1).amax(dim=1).min() > 0.999
+    maps, expected = (network.explain(pictures(), answers).flatten(1) for network in (found, same))
+    assert torch.cosine_similarity(maps, expected).min() > 0.9
+
+
+def test_channels_last_are_no_pixels():
+    """As in ConvNeXt: [N, h, w, K]."""
+    last = [torchvision.ops.Permute([0, 2, 3, 1]), nn.Flatten(), nn.Linear(8 * 8 * 99, 2)]
+    network = nn.Sequential(nn.Conv2d(3, 99, 4, stride=4), *last)
+    assert from_module(network, None, "none", CPU).largest_side == 8
 
 
 def test_images_are_predicted_in_a_random_order_and_put_back():
