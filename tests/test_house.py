@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -38,7 +39,9 @@ def test_a_file_imports_what_the_card_allows(name):
 
 
 def test_the_top_level_is_that_of_the_card():
-    assert {path.stem for path in ROOT.glob("*.py")} == set(MAY_IMPORT)
+    tracked = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True)
+    files = {Path(name).stem for name in tracked.stdout.split() if "/" not in name}
+    assert tracked.returncode or files == set(MAY_IMPORT)  # in a copy without git nobody knows what is ours
 
 
 def test_no_file_of_the_core_knows_the_laboratory():
@@ -54,6 +57,7 @@ def test_the_readme_counts_the_lines_of_the_six_files():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)\.py` \| (\d+) \|", readme, re.MULTILINE))
     del counts["hubconf"]
-    assert {name: int(count) for name, count in rows.items()} == pytest.approx(counts, abs=10)
+    # A student adds some lines.
+    assert {name: int(count) for name, count in rows.items()} == pytest.approx(counts, rel=0.15)
     total = int(re.search(r"six files of ([\d,]+) lines", readme)[1].replace(",", ""))
-    assert total == pytest.approx(sum(counts.values()), abs=50)
+    assert total == pytest.approx(sum(counts.values()), rel=0.05)

@@ -67,12 +67,27 @@ def test_more_numbers_are_of_the_logits_as_trained_and_at_the_temperature(small_
         expected["calibration_error_by_chance"] = more_metrics.calibration_error_by_chance(confidence)
         assert {key: numbers[f"{key}{suffix}"] for key in expected} == pytest.approx(expected)
     mistakes = [i for i in range(100) if arrays["y_pred"][i] != test.labels[i]]
+    counts, sure = {"right": [0] * 50, "wrong": [0] * 50}, logits.double().softmax(dim=1).amax(dim=1).tolist()
+    for i, confidence in enumerate(sure):
+        counts["wrong" if i in mistakes else "right"][min(49, int(50 * confidence))] += 1
+    assert numbers["confidence_histogram"] == counts
     ranks = [int((logits[i] > logits[i, test.labels[i]]).sum()) for i in mistakes]
     assert numbers["truth_second"] == ranks.count(1) / len(mistakes)
     assert (kinds >= 0).nonzero().flatten().tolist() == mistakes
     rows = [numbers["kinds"][k] for k in kinds[mistakes]]
     assert [rank > 4 for rank in ranks] == [row["name"] == "further_down" for row in rows]
     assert all(rows.count(row) == row["count"] for row in numbers["kinds"])
+
+
+def test_copies_in_training_are_counted():
+    """Two images without a copy, two copies, and two with the label 2 there, answered 2."""
+    copies, labels = torch.tensor([-1, -1, 0, 1, 2, 2]), torch.tensor([0, 1, 0, 1, 0, 1])
+    assert lab_answers.duplicates(copies, labels, torch.tensor([0, 0, 0, 0, 2, 2])) == {
+        "test_images_in_train": 4,
+        "with_another_label_there": 2,
+        "misclassified_as_labelled_there": 2,
+        "accuracy_without_them": 0.5,
+    }
 
 
 # ---- A network in memory ---------------------------------------------------------------------------------

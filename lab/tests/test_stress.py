@@ -445,10 +445,11 @@ def test_arrays_that_cannot_be_used_are_replaced_by_overwrite_which_goes_on(
         refused = outcome(capsys, stress.main, command(done))
         assert_one_line(*refused, r"stress\.npz cannot be used as .* --overwrite replaces: ")
     measured = interrupt(monkeypatch, "measure", at={1, 9})
-    for expected in (files(done), None):  # nothing is written before the first new test is done
+    before = files(done)
+    for is_kept in (True, False):  # nothing is written before the first new test is done
         with pytest.raises(KeyboardInterrupt):
             stress.main(command(done, "--overwrite"))
-        assert expected in (files(done), None)
+        assert (files(done) == before) == is_kept
     assert stress.main(command(done)) == 0 and files(done) == files(whole)
     assert len(measured) == 1 + 1 + 1 + 2 * 5 + len(cues.CUES)  # no old test was kept
 

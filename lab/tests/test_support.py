@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from lab_commands import outcome
 from torch import nn
 
-from lab import support
+from lab import networks, support
 from lab.support import UserError
 
 TORCH_MEMORY = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
@@ -87,6 +88,31 @@ def test_arrays_come_back_as_they_were(tmp_path):
     torch.testing.assert_close(arrays.pop("half"), torch.tensor([0.5, 2]))  # float32
     assert torch.equal(arrays.pop("ints"), content["ints"])
     assert arrays == {"names": ["a", "bc"], "text": "d"}
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch evil",)
+
+
+def test_arrays_with_code_in_them_are_refused_and_no_code_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("a.npz", names=np.array([Evil()], dtype=object))
+    with pytest.raises(UserError, match=r"a\.npz cannot be used as arrays"):
+        support.read_arrays(tmp_path / "a.npz", "arrays")
+    torch.save({"weight": torch.zeros(1), "more": Evil()}, "a.pt")
+    with pytest.raises(ValueError):
+        networks.read_tensors(tmp_path / "a.pt")
+    assert not (tmp_path / "evil").exists()
+
+
+def test_weights_with_a_wrong_bit_are_refused(tmp_path):
+    torch.save({"weight": torch.zeros(1000)}, tmp_path / "a.pt")
+    content = bytearray((tmp_path / "a.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(ValueError, match="it is damaged, the checksum of"):
+        networks.read_tensors(tmp_path / "a.pt")
 
 
 def test_numbers_are_of_float32_and_settings_of_the_caller_stay():
