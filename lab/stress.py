@@ -324,7 +324,8 @@ def summarise(records: dict, answers: dict[str, Tensor]) -> dict:
     for group, prefix in {"fifteen": "", "published": "published "}.items():
         names = [prefix + name for name in FIFTEEN]
         if answers.keys() >= set(summary.tests_of(names)):
-            means["mean_accuracy"][group] = mean_interval(summary.mean_score(answers, names))
+            row = mean_interval(summary.mean_score(answers, names))
+            means["mean_accuracy"][group] = row | {"low": max(0.0, row["low"]), "high": min(1.0, row["high"])}
             together = summary.calibration_of(records, answers, summary.tests_of(names))
             means["mean_confidence"][group] = together["mean_confidence"]
     by_severity = [["clean/0"], *(summary.tests_of(FIFTEEN, [severity]) for severity in summary.SEVERITIES)]

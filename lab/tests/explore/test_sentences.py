@@ -42,7 +42,7 @@ def test_the_usual_map_and_chance(less, ending):
     ("verdict", "sentence"),
     [
         ("specific", "more than each of the controls that do not know the truth."),
-        ("more than chance", "more than random cells, but not more than each control."),
+        ("more than chance", "more than random cells, but not by three points more than each control."),
         ("no", "that is not shown to be more than by chance."),
     ],
 )
@@ -108,7 +108,15 @@ def test_how_many_are_wrong(wrong, claim):
 
 def classes(**changed):
     lowest = {"name": "a_b", "tied": 1} | fraction(0.2)
-    context = {"matrix": None, "failing": [], "same_word": 0.1, "lowest": lowest, "class_names": list("ab")}
+    context = {
+        "num_wrong": 9,
+        "num_shown": 9,
+        "matrix": None,
+        "failing": [],
+        "same_word": 0.1,
+        "lowest": lowest,
+        "class_names": list("ab"),
+    }
     return section("accuracy", {"n": {"accuracy": FINE, "num_test": 50}} | context | changed)
 
 
@@ -120,9 +128,9 @@ def test_classes_that_fail_are_named():
         "rest": fraction(0.9),
     }
     words = classes(failing=[group, group | {"name": "big_fish"}])[2]
-    assert "A group that fails: white Of white star, white bar 50 % (40–60) are right, " in words
+    assert "The hardest group: white Of white star, white bar 50 % (40–60) are right, " in words
     assert "of all other classes 90 % (80–100)." in words
-    assert "Next: big fish, 50 %." in words and "fails" not in classes()[2]
+    assert "Next: big fish, 50 %." in words and "group" not in classes()[2]
     assert "Of its 7 classes 50 %" in classes(failing=[group | {"names": list("abcdefg")}])[2]
 
 
@@ -134,6 +142,7 @@ def test_how_many_are_right():
 
 def test_tied_classes_a_kept_word_and_luck():
     assert "The hardest class a b: 20 % (10–30) right." in classes()[2]
+    assert "hardest" not in classes(num_wrong=0)[2]
     tied = {"name": "a_b", "tied": 3} | fraction(0.2)
     assert "The hardest classes a b and 2 more: 20 % (10–30) right." in classes(lowest=tied)[2]
     assert "unlucky" in classes(class_names=list(range(21)))[2] and "unlucky" not in classes()[2]
@@ -214,7 +223,9 @@ def test_what_the_temperature_does(scaled, ending):
 def test_without_stress_tests_one_section_has_the_command():
     context = {"stress": None, "line": None, "stress_command": "python -m lab.stress --run runs/a"}
     claim, _, words = section("corruptions", context | {"n": {"network_sha256": "x"}})
-    assert claim == "Corruptions and attacks have not been tried yet." and words.endswith("--run runs/a")
+    assert claim == "There are no finished tests of corruptions and attacks." and words.endswith(
+        "--run runs/a"
+    )
     assert section("corruptions", context | {"n": {}})[0] == ""  # of answers in a file nothing can be tried
     assert section("attacks", context)[0] == section("unlabelled", context)[0] == ""
 
@@ -231,9 +242,9 @@ def test_attacks():
     claim, below, words = attacks()
     assert claim == "Change each colour by one level of 255, chosen to mislead: 10 % stay right."
     assert "10.0 % (8.0–12.0) of 100 pictures" in below and below.endswith(
-        "70 % stay right: it is the aim that misleads."
+        "70 % are right: it is the aim that misleads."
     )
-    assert attacks(signs=0.12)[1].endswith("12 % stay right.")
+    assert attacks(signs=0.12)[1].endswith("12 % are right.")
     assert "13 % of the right answers survive" in words and "none of the 100 pictures stays right" in words
     assert "2.0 % of the 100 pictures stay right" in attacks(survivors=0.02)[2]
     assert "trained against" in words and "trained against" not in attacks(n={})[2]
@@ -248,7 +259,14 @@ def test_a_difference_in_words():
 
 @pytest.mark.parametrize(
     ("share", "words"),
-    [(0.76, "three in four"), (0.45, "45 in 100"), (0.999, "99 in 100"), (1, "all")],
+    [
+        (0.76, "three in four"),
+        (0.45, "45 in 100"),
+        (0.9, "nine in ten"),
+        (0.993, "more than 99 in 100"),
+        (0.004, "fewer than 1 in 100"),
+        (1, "all"),
+    ],
 )
 def test_a_share_in_words(share, words):
     assert drawing.in_words(share) == words
