@@ -344,9 +344,10 @@ def find_data(classifier: Classifier, dataset: str | None, data_dir: str | None)
 def is_own(classifier: Classifier, dataset: str | None) -> bool:
     """Return whether --dataset, if it is given, names the data set that the network was trained on."""
     own = classifier.dataset
-    if dataset in (None, own) or own is None:
-        return dataset in (None, own)
-    return Path(dataset).is_dir() and Path(dataset).resolve() == Path(own).resolve()
+    if dataset is None or own is None:
+        return dataset is None
+    is_same_folder = Path(dataset).is_dir() and Path(dataset).resolve() == Path(own).resolve()
+    return dataset == own or is_same_folder
 
 
 def load_data(

@@ -181,9 +181,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     classifier = from_options(args, pick_device(args.device))
     shipped = classifier.path is not None and classifier.path.resolve() == SHIPPED
-    own = results.results_folder(classifier, None, args.dataset)
-    default = SHIPPED.parents[1] / "results" if shipped else own
-    path = (args.stress or default) / "stress.json"
+    folder = args.stress or (SHIPPED.parents[1] / "results" if shipped else None)
+    path = (folder or results.results_folder(classifier, None, args.dataset)) / "stress.json"
     if not path.is_file():
         raise UserError(f"there is no {path}: python -m lab.stress with the same options makes it")
     images = read_pictures(args.folder, classifier)
