@@ -40,10 +40,7 @@ def look_inside(classifier, layer: str | None) -> None:
         raise UserError(why_refused(classifier, images, error)) from error
     outputs.pop()  # the network itself ends last
     logits = logits_in(classifier, output, images)
-    if output.numel() == 2:
-        model.makes_one_logit = True
-        classifier.output = "one logit z, as the two logits 0 and z"
-        classifier.notes.append("the network makes one logit z: it is taken as two, [0, z], of two classes")
+    model.makes_one_logit = output.numel() == 2  # for two images
     classifier.num_classes = logits.shape[1]
     classifier.parameters = sum(parameter.numel() for parameter in classifier.module.parameters())
     tensors = [output for _, output in outputs if isinstance(output, Tensor)]
@@ -159,8 +156,10 @@ def check_answers(classifier, logits: Tensor) -> None:
     if model.makes_one_logit and ((outputs >= 0) & (outputs <= 1)).all():
         model.ends_in_softmax = True
         classifier.output = "one probability, of the second of two classes"
-        notes[:] = [note for note in notes if "one logit z" not in note]
         notes.append("the network makes one number from 0 to 1: it is the probability of the second class")
+    elif model.makes_one_logit:
+        classifier.output = "one logit z, as the two logits 0 and z"
+        notes.append("the network makes one logit z: it is taken as two, [0, z], of two classes")
     elif kind != "logits":
         model.ends_in_softmax = True
         classifier.output = f"{kind}, of which the logarithm is taken"
