@@ -13,10 +13,10 @@ from torch import Tensor
 
 import metrics
 import report
-from data import Dataset, images_sha256
+from data import Dataset, sha256_of
 from lab import more_metrics, pictures, reasons, results
 from lab.classifier import Classifier
-from lab.support import UserError, core, sha256_of
+from lab.support import UserError, core
 from train import write_csv
 
 # ---- The numbers of report.py ------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ def checked_training_set(network: Classifier, train: Dataset | None, test: Datas
         return None
     config = network.training["config"] if network.training is not None else {}
     trained_on, own_size = config.get("images_sha256"), config.get("image_size") == network.model.image_size
-    if own_size and trained_on is not None and trained_on != images_sha256(train.images):
+    if own_size and trained_on is not None and trained_on != sha256_of(train.images):
         network.notes.append("the training images found are not those of the training: no duplicates")
         return None
     if train.class_names == test.class_names:

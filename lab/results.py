@@ -27,7 +27,6 @@ from lab.support import (
     read_arrays,
     read_json,
     reading,
-    sha256_of,
     write_arrays,
     write_json,
 )
@@ -99,12 +98,12 @@ def digest_of(facts: list) -> str:
 
 def images_digest(test: data.Dataset) -> str:
     """Return images_sha256 of metrics.json; without images it is of their file names."""
-    return digest_of(test.filenames) if test.images is None else sha256_of(test.images)
+    return digest_of(test.filenames) if test.images is None else data.sha256_of(test.images)
 
 
 def set_digest(images_sha256: str, labels: torch.Tensor, class_names: list[str]) -> str:
     """Return the digest of test images with their labels and class names."""
-    return digest_of([images_sha256, sha256_of(labels), class_names])
+    return digest_of([images_sha256, data.sha256_of(labels), class_names])
 
 
 def digest_of_set(test: data.Dataset) -> str:

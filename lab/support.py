@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import train
 from train import write
@@ -156,11 +155,6 @@ def run_main(main: Callable[[], int | None]) -> None:
 
 
 # ---- Files; digests are sha256 -----------------------------------------------------------------------------
-
-
-def sha256_of(array: Tensor) -> str:
-    """Return the digest of an array, such as uint8 images [N, 3, S, S]; it depends on their order."""
-    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
 
 
 def file_digest(path: Path) -> str:

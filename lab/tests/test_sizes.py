@@ -17,7 +17,7 @@ import data
 import train
 from lab import classifier, examine, networks, pictures, reasons, results, stress
 from lab.answers import checked_training_set
-from lab.support import UserError, read_json, sha256_of
+from lab.support import UserError, read_json
 from metrics import expected_calibration_error
 
 # What is answered follows from stripes of two pixels, which are gone in pictures of 32 pixels.
@@ -275,7 +275,7 @@ def test_training_reads_a_folder_at_the_largest_size_and_the_checkpoint_says_it(
     training, test = classifier.load_data(found, None, None)
     assert found.model.image_size == 48 and test.images.shape[1:] == (3, 48, 48)
     assert classifier.find_data(found, "shapes", None)[0] == "shapes" != found.dataset
-    assert sha256_of(training.images) == found.training["config"]["images_sha256"]
+    assert data.sha256_of(training.images) == found.training["config"]["images_sha256"]
     larger = examined("--run", out, "--size", 64)
     assert larger.model.image_size == 64
     training, test = classifier.load_data(larger, None, None)
