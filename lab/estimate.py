@@ -10,6 +10,7 @@ Guillory et al., "Predicting with Confidence on Unseen Distributions", 2021 (arX
 of confidence itself for that of accuracy, a slope of 1.
 """
 
+import itertools
 import math
 import sys
 from pathlib import Path
@@ -42,7 +43,8 @@ def points(stress: dict) -> tuple[Tensor, Tensor, Tensor]:
     """
     rows = []
     for place, names in enumerate(stress["families"].values()):
-        for test in (f"{name}/{severity}" for name in names for severity in range(1, 6)):
+        for name, severity in itertools.product(names, range(1, 6)):
+            test = f"{name}/{severity}"
             if test not in stress["tests"]:
                 raise UserError(f"stress.json lacks the test {test}: run the same python -m lab.stress again")
             record = stress["tests"][test]
