@@ -3,10 +3,10 @@
     python -m lab.compare RUN RUN [RUN ...]        each recipe less that of the first run
 
 Each RUN is a folder with what report.py and lab.stress have written. Runs are of one recipe if only the seed
-differs: they share the settings and the training images of config.json, and --size. The command prints in
-Markdown the mean of each recipe with the standard deviation over its seeds, and its difference from the first
-recipe: with Welch's interval over seeds if both recipes have several runs, with a paired interval over images
-if both are single runs, otherwise without one.
+differs: they share the settings, the training images, the network, the optimizer and the augmentations of
+config.json, and --size. The command prints in Markdown the mean of each recipe with the standard deviation
+over its seeds, and its difference from the first recipe: with Welch's interval over seeds if both recipes
+have several runs, with a paired interval over images if both are single runs, otherwise without one.
 """
 
 import itertools
@@ -52,6 +52,8 @@ One run beside several: whether its seed is a lucky one is not known, so there i
 }
 # Settings in which runs of one recipe may differ. The training images are compared by their digest.
 NOT_THE_RECIPE = {"seed", "out", "data_dir", "device", "precision", "compile", "dataset"}
+# What the code may have changed; older versions of train.py do not record all of it.
+OF_CODE = ("network", "parameters", "augmentations", "optimizer")
 
 
 @dataclass
@@ -59,7 +61,7 @@ class Run:
     """The numbers of one run, with those of single images for the interval over images."""
 
     folder: str
-    recipe: dict  # the settings but for the seed, and the digest of the training images
+    recipe: dict  # see read_recipe
     values: dict[str, float]  # the numbers of the run by their names
     scores: dict[str, Tensor]  # float64 [N], a score for each image; their mean is the value of that name
     gaps: dict[str, tuple[Tensor, Tensor]]  # (bins, gaps); their calibration error is the value of that name
@@ -130,7 +132,10 @@ def read_run(folder: Path) -> tuple[dict, dict, dict | None]:
 
 
 def read_recipe(folder: Path, numbers: dict) -> dict:
-    """Return the recipe of a run; a run without config.json has a recipe of its own."""
+    """Return the settings of a run but for the seed, its training images, and what the code made of them.
+
+    A run without config.json has a recipe of its own.
+    """
     path = folder / "config.json"
     if not path.exists():
         return {"folder": str(folder)}
@@ -138,12 +143,15 @@ def read_recipe(folder: Path, numbers: dict) -> dict:
         config = json.loads(path.read_text(encoding="utf-8"))
         # A setting of 0 or None does nothing, like one that is absent.
         settings = {name: value for name, value in config["settings"].items() if value}
+        if isinstance(sizes := settings.get("image_sizes"), list):
+            settings["image_sizes"] = ",".join(map(str, sizes))  # as older versions record it
         recipe = {name: settings[name] for name in settings if name not in NOT_THE_RECIPE}
         size = numbers.get("image_size", config["image_size"])
-        # The code may have been changed; what an older version does not record is left out.
-        recipe |= {key: config[key] for key in ("network", "parameters", "augmentations") if key in config}
-        if "optimizer" in config:
-            recipe["optimizer"] = config["optimizer"].split(",")[0]  # its options are among the settings
+        recipe |= {key: config[key] for key in OF_CODE if key in config}
+        if "optimizer" in config:  # without those of its options that are settings
+            known = [f"{name} {value}" for name, value in settings.items()]
+            options = [option for option in config["optimizer"].split(", ") if option not in known]
+            recipe["optimizer"] = ", ".join(options)
         return recipe | {"training images": config["images_sha256"][:12], "size": size}
 
 
@@ -189,14 +197,19 @@ def by_recipe(runs: list[Run]) -> list[list[Run]]:
 
 
 def recipe_name(run: Run, first: Run) -> str:
-    """Name the recipe of a run by what differs from the recipe of the first run."""
+    """Name the recipe of a run by what differs from the recipe of the first run.
+
+    What only one of the two records is named only if nothing else differs.
+    """
     if run.recipe == first.recipe:
         return "the first recipe"
     if "folder" in run.recipe or "folder" in first.recipe:
         return run.folder
     names = dict.fromkeys([*first.recipe, *run.recipe])
     values = {name: run.recipe.get(name, 0) for name in names}
-    return ", ".join(f"{name} {values[name]}" for name in names if values[name] != first.recipe.get(name, 0))
+    differing = [name for name in names if values[name] != first.recipe.get(name, 0)]
+    both = [name for name in differing if name not in OF_CODE or name in run.recipe.keys() & first.recipe]
+    return ", ".join(f"{name} {values[name]}" for name in both or differing)
 
 
 # ---- Differences -----------------------------------------------------------------------------------------

@@ -282,12 +282,16 @@ def test_welchs_interval_is_that_of_scipy():
 
 def test_settings_training_images_and_size_belong_to_the_recipe(small_sets, tmp_path, capsys):
     changes, runs = [{}, {}, {"lr": 0.2}, {"digest": "of others"}, {"size": 24}, {"size": 24}], []
-    changes.append({"network": "CNN"})  # the code of resnet_cifar.py was changed
+    changes.append({"network": "CNN"})  # the code of resnet_cifar.py was changed, or that of train.py
+    changes += [{"optimizer": "SGD, weight_decay 0.001, nesterov True", "weight_decay": 0.001}] * 2
+    changes.append({"optimizer": "SGD, weight_decay 0.001", "weight_decay": 0.001})
+    changes.append({"image_sizes": "24,28"})  # as older versions record them, which name no optimizer
     for seed, change in enumerate(changes):
         runs.append(write_run(tmp_path / str(seed), small_sets[1], [1], seed, **change))
     (means, _), _ = tables(capsys, runs)
     others = ["lr 0.2 (n = 1)", "training images of others (n = 1)", "size 24 (n = 2)"]
     others.append("network CNN (n = 1)")
+    others += ["weight_decay 0.001 (n = 2)", "weight_decay 0.001 (n = 1)", "image_sizes 24,28 (n = 1)"]
     assert means[""] == ["the first recipe (n = 2)", *others]
 
 
