@@ -59,6 +59,12 @@ class FromPixels(nn.Module):
             logits = logits.float()  # float64 and bfloat16 are not what follows expects
             if logits.shape in ((len(images),), (len(images), 1)):
                 one = logits.flatten()
+                if self.ends_in_softmax and ((one < -1e-3) | (one > 1 + 1e-3)).any():
+                    raise UserError(
+                        f"the network makes numbers from 0 to 1 of noise, and from {one.min():.3g} to "
+                        f"{one.max():.3g} of images, so they may be logits: let it return "
+                        f"torch.stack([0 * z, z], dim=1) in place of z"
+                    )
                 rest = 1 - one if self.ends_in_softmax else torch.zeros_like(one)
                 logits = torch.stack([rest, one], dim=1)
         if self.ends_in_softmax:
@@ -355,8 +361,9 @@ def load_data(
 ) -> tuple[data.Dataset | None, data.Dataset]:
     """Return the training and the test set for a network, whose logits come in the order of their classes.
 
-    There is a training set where it is that of a network of train.py, else None. dataset and data_dir: see
-    find_data; workers: see pictures.load. Raises UserError if the classes do not fit.
+    Of a folder of pictures there is a training set if a network of train.py was trained on it, else None.
+    dataset and data_dir: see find_data; workers: see pictures.load. Raises UserError if the classes do
+    not fit.
     """
     name, root = find_data(classifier, dataset, data_dir)
     if classifier.transform is not None and not Path(name).is_dir():

@@ -385,7 +385,8 @@ def answers_of_file(args: argparse.Namespace) -> Subject:
         test = predictions.test_set_of(given)
         if args.dataset is not None:
             size = args.size or pictures.SIZE
-            with_train = not Path(args.dataset).is_dir()
+            folder = Path(args.dataset)  # train/, if it is there, names all classes
+            with_train = not folder.is_dir() or (folder / "train").is_dir()
             how = {"with_train": with_train, "workers": args.workers}
             train, test = pictures.load(args.dataset, args.data_dir or "data", size, **how)
             predictions.check_dataset(given, test, args.dataset)

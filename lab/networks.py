@@ -178,10 +178,15 @@ def number_formats(module: nn.Module, outputs: list[Tensor]) -> str:
     """Return the number formats in which a network computes, such as "float32" or "bfloat16, float32"."""
     dtypes = {tensor.dtype for tensor in (*module.parameters(), *outputs)}
     for part in module.modules():
-        if callable(weight := getattr(part, "weight", None)):  # as in torch's quantised layers
+        if is_packed(weight := getattr(part, "weight", None)):
             dtypes.add(weight().dtype)
     dtypes -= {torch.bool, torch.int32, torch.int64}  # these belong to indices and masks
     return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes)) or "float32"
+
+
+def is_packed(value: object) -> bool:
+    """Return whether a `weight` or `bias` has to be asked for, as in torch's quantised layers."""
+    return callable(value) and not isinstance(value, nn.Module)
 
 
 def digest_of(module: nn.Module) -> str:
@@ -193,9 +198,12 @@ def digest_of(module: nn.Module) -> str:
     for name, part in module.named_modules():
         for kind in ("weight", "bias"):
             value = getattr(part, kind, None)
-            if callable(value) and value() is not None:
+            if is_packed(value) and value() is not None:
                 packed.append((f"{name}.{kind}", value().dequantize()))
     for name, value in sorted([*module.named_parameters(), *module.named_buffers(), *packed]):
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    scripted = next((part for part in module.modules() if isinstance(part, torch.jit.ScriptModule)), None)
+    if scripted is not None and not [*scripted.parameters(), *scripted.buffers()]:
+        digest.update(scripted.save_to_buffer())  # quantised and scripted, it shows no weights at all
     return digest.hexdigest()

@@ -121,7 +121,7 @@ def kept_results(folder: Path, new: dict, identity: dict) -> dict:
     """Return the tests in the folder that have the weights and images of the `new` results.
 
     identity: see lab.results.identity. Prints what is kept; nothing is written before the first new test is
-    done. Raises UserError if the folder holds results for more images, or of another version.
+    done. Raises UserError if the folder holds results for more or other images, or of another version.
     """
     path, old = folder / "stress.json", files.read_stress(folder, identity)
     if not old:

@@ -128,6 +128,18 @@ def test_digest_changes_with_quantised_weights():
             parameter[0] += 1
         digests.add(networks.digest_of(torch.ao.quantization.quantize_dynamic(linear, {nn.Linear})))
     assert len(digests) == 3
+    scripted = [torch.jit.script(torch.ao.quantization.quantize_dynamic(linear, {nn.Linear}))]
+    with torch.no_grad():
+        linear[1].weight[0] += 1
+    scripted.append(torch.jit.script(torch.ao.quantization.quantize_dynamic(linear, {nn.Linear})))
+    assert len({networks.digest_of(nn.Sequential(network)) for network in scripted}) == 2
+
+
+def test_a_submodule_called_bias_is_no_quantised_weight():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    network.bias = nn.Identity()
+    assert networks.digest_of(network) == networks.digest_of(network[:2])
+    assert networks.number_formats(network, []) == "float32"
 
 
 # ---- In memory -------------------------------------------------------------------------------------------
@@ -409,6 +421,23 @@ def test_one_number_from_0_to_1_is_the_probability_of_the_second_class():
     assert "the probability of the second class" in note
     p = network(pictures() / 255).detach()
     torch.testing.assert_close(found.predict(pictures()).softmax(dim=1), torch.stack([1 - p, p], dim=1))
+
+
+def test_one_small_logit_is_no_probability():
+    """Of noise it is between 0 and 1, but outside of [0, 1] logits grow."""
+    network = Unusual(lambda x: x[:, :1] / 100 + 0.5).eval()
+    found = from_module(network, None, None, CPU)
+    z = network(pictures() / 255).detach().flatten()
+    torch.testing.assert_close(found.predict(pictures()), torch.stack([0 * z, z], dim=1))
+
+
+def test_what_is_no_probability_of_an_image_is_refused():
+    class Bright(nn.Module):
+        def forward(self, x):
+            return 0.5 + (x.mean(dim=(1, 2, 3)) - 0.6).clamp(0, 0.4) * 2
+
+    with pytest.raises(UserError, match=r"from 1\.3 to 1\.3 of images, so they may be logits"):
+        from_module(Bright(), None, "none", CPU).predict(torch.full((2, 3, 32, 32), 255, dtype=torch.uint8))
 
 
 def test_the_map_of_a_network_that_ends_in_softmax_is_that_of_its_logits():

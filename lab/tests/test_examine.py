@@ -14,6 +14,7 @@ from lab_commands import CPU, assert_one_line, contents, outcome
 from lab_pages import text
 from made_up import stress_content
 from networks import seeded, tiny_resnet
+from PIL import Image
 from torch import nn
 from torchvision.transforms.v2.functional import to_pil_image
 
@@ -450,3 +451,14 @@ def test_answers_in_a_file_and_in_memory(quick, tmp_path, monkeypatch, capsys):
     assert both_files(out)["duplicates"]["test_images_in_train"] == 0
     np.savez(file, **answers | {"y_true": answers["y_true"][::-1]})
     assert_one_line(*outcome(capsys, examine.main, [*argv, "--dataset", "mine"]), "y_true of row 1 is 'c9'")
+
+
+def test_answers_to_a_folder_whose_test_pictures_lack_a_class_of_train(tmp_path):
+    """All classes are those of train/, and its copies of test pictures can be counted."""
+    for place, name in enumerate(["train/a", "train/b", "train/c", "test/a", "test/c"]):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 40), (40 * place, 120, 30)).save(tmp_path / "pets" / name / "1.png")
+    np.savez(tmp_path / "mine.npz", y_true=[0, 2], logits=np.eye(3)[[0, 1]], class_names=["a", "b", "c"])
+    argv = ["--predictions", str(tmp_path / "mine.npz"), "--dataset", str(tmp_path / "pets")]
+    subject = examine.answers_of_file(examine.parse([*argv, "--out", str(tmp_path / "out")]))
+    assert subject.test.labels.tolist() == [0, 2] and len(subject.train.images) == 3
