@@ -32,8 +32,8 @@ class FromPixels(nn.Module):
 
     Images of another side than image_size are brought to it by way of `uncropped` if that is given, see
     resize. `order`, int64 [C], brings the logits into the order of the data set's classes. Where a network
-    makes one logit z for an image, they are [0, z]. Where it `ends_in_softmax`, they are the logarithms of
-    what it makes, or of [1 - p, p], less their mean: then the gradient of a sure answer is not 0.
+    makes one logit z for an image, they are [-z/2, z/2]. Where it `ends_in_softmax`, they are the logarithms
+    of what it makes, or of [1 - p, p], less their mean: then the gradient of a sure answer is not 0.
     `batch_size`: so many images are computed at once, see images_at_once.
     """
 
@@ -63,10 +63,11 @@ class FromPixels(nn.Module):
                     raise UserError(
                         f"the network makes numbers from 0 to 1 of noise, and from {one.min():.3g} to "
                         f"{one.max():.3g} of images, so they may be logits: let it return "
-                        f"torch.stack([0 * z, z], dim=1) in place of z"
+                        f"torch.stack([-z / 2, z / 2], dim=1) in place of z"
                     )
-                rest = 1 - one if self.ends_in_softmax else torch.zeros_like(one)
-                logits = torch.stack([rest, one], dim=1)
+                # Halves, as Grad-CAM needs a gradient of both.
+                pair = [1 - one, one] if self.ends_in_softmax else [-one / 2, one / 2]
+                logits = torch.stack(pair, dim=1)
         if self.ends_in_softmax:
             logits = logits.clamp(min=torch.finfo(logits.dtype).tiny).log()
             logits = logits - logits.mean(dim=1, keepdim=True)

@@ -153,15 +153,17 @@ def check_answers(classifier, logits: Tensor) -> None:
         )
     outputs = torch.cat([logits, first])
     kind = kind_of(outputs)
-    if model.makes_one_logit:  # outside of [0, 1] too, where logits grow and probabilities do not
-        outputs = torch.cat([outputs, model(1e4 * (images - 0.5))])
-    if model.makes_one_logit and ((outputs >= 0) & (outputs <= 1)).all():
+    is_probability = False
+    if model.makes_one_logit:  # outside of [0, 1] as well, where a logit grows and a probability does not
+        numbers = torch.cat([model.own_output(batch).flatten() for batch in (images, 1e4 * (images - 0.5))])
+        is_probability = ((numbers >= 0) & (numbers <= 1)).all()
+    if is_probability:
         model.ends_in_softmax = True
         classifier.output = "one probability, of the second of two classes"
         notes.append("the network makes one number from 0 to 1: it is the probability of the second class")
     elif model.makes_one_logit:
-        classifier.output = "one logit z, as the two logits 0 and z"
-        notes.append("the network makes one logit z: it is taken as two, [0, z], of two classes")
+        classifier.output = "one logit z, as the two logits -z/2 and z/2"
+        notes.append("the network makes one logit z: it is taken as two, [-z/2, z/2], of two classes")
     elif kind != "logits":
         model.ends_in_softmax = True
         classifier.output = f"{kind}, of which the logarithm is taken"

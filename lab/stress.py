@@ -23,7 +23,7 @@ if __name__ == "__main__":  # from any folder, and without lab/ before a user's 
 import torch
 from torch import Generator, Tensor
 
-from data import Dataset, interleave
+from data import Dataset
 from lab import results as files
 from lab.classifier import Classifier, images_at_once, load_data, predict
 from lab.more_metrics import mean_interval
@@ -59,13 +59,17 @@ class Sample(NamedTuple):
 
 
 def stratified_sample(labels: Tensor, count: int | None) -> Tensor:
-    """Return the indices of `count` images or all, int64 and ascending, with about as many from each class.
+    """Return the indices of `count` images or all, int64 and ascending, with the classes' shares of labels.
 
-    A class with fewer images gives all of them. A smaller sample is part of a larger one.
+    Shares are met as nearly as whole images can. A smaller sample is part of a larger one.
     """
-    order = torch.randperm(len(labels), generator=Generator().manual_seed(SEED))
-    by_class = [order[labels[order] == c].tolist() for c in labels.unique()]
-    return interleave(by_class)[:count].sort().values
+    generator = Generator().manual_seed(SEED)
+    order = torch.randperm(len(labels), generator=generator)
+    classes = labels.unique()
+    by_class = [order[labels[order] == c] for c in classes[torch.randperm(len(classes), generator=generator)]]
+    # The k-th of n images of a class comes when (k + 1/2) / n of all images have come.
+    turns = torch.cat([(torch.arange(len(of_class)).double() + 0.5) / len(of_class) for of_class in by_class])
+    return torch.cat(by_class)[turns.argsort(stable=True)][:count].sort().values
 
 
 def draw_sample(test: Dataset, count: int | None) -> Sample:

@@ -125,8 +125,17 @@ def test_one_logit_is_two_classes_and_has_a_layer_also_where_noise_falls_to_the_
         network = from_module(module, ["no", "yes"], None, CPU)
         assert network.layer == "conv" and len(network.notes) == (end is not with_zero)
         for images in (pictures(3), pictures(1)):
-            expected = with_zero(99 * pool(module.conv(images / 255))[:, :1]).detach()
-            torch.testing.assert_close(predict(network.model, images, CPU), expected)
+            expected = with_zero(99 * pool(module.conv(images / 255))[:, :1]).detach().softmax(dim=1)
+            torch.testing.assert_close(predict(network.model, images, CPU).softmax(dim=1), expected)
+
+
+def test_the_map_of_one_logit_for_one_class_is_the_other_ones_negative():
+    """Each has evidence of its own: what speaks for one of two classes speaks against the other."""
+    torch.manual_seed(0)
+    network = from_module(Applied(lambda x: pool(x)[:, :1]), None, "conv", CPU)
+    no, yes = network.pairs(pictures(3), [(0, None), (1, None)])
+    torch.testing.assert_close(no, -yes)
+    assert yes.abs().flatten(1).amax(dim=1).min() > 0
 
 
 def test_layer_that_cannot_be_explained_is_refused():

@@ -152,6 +152,10 @@ def test_stratified_sample(monkeypatch):
     assert torch.equal(stress.stratified_sample(labels, 300), torch.arange(200))
     uneven = stress.stratified_sample(torch.tensor([0] * 9 + [1]), 6)  # five of one class, one of the other
     assert uneven.tolist()[-1] == 9 and len(uneven) == 6
+    rare = torch.tensor([0] * 95 + [1] * 5)
+    assert rare[stress.stratified_sample(rare, 20)].sum() == 1
+    few = stress.stratified_sample(torch.arange(1000), 200)  # of classes from the whole range
+    assert few.max() > 900 and 400 < few.double().mean() < 600
     monkeypatch.setattr(stress, "SEED", 1)
     assert not torch.equal(stress.stratified_sample(labels, 50), index)  # chosen at random, by the seed
 
