@@ -3,10 +3,10 @@
     python -m lab.compare RUN RUN [RUN ...]        each recipe less that of the first run
 
 Each RUN is a folder with what report.py and lab.stress have written. Runs are of one recipe if only the seed
-differs: they share the settings, the training images, the network, the optimizer and the augmentations of
-config.json, and --size. The command prints in Markdown the mean of each recipe with the standard deviation
-over its seeds, and its difference from the first recipe: with Welch's interval over seeds if both recipes
-have several runs, with a paired interval over images if both are single runs, otherwise without one.
+differs: they share the settings, the training images, the network, the optimizer, the augmentations and the
+precision of config.json, and --size. The command prints in Markdown the mean of each recipe with the standard
+deviation over its seeds, and its difference from the first recipe: with Welch's interval over seeds if both
+recipes have several runs, with a paired interval over images if both are single runs, otherwise without one.
 """
 
 import itertools
@@ -52,8 +52,8 @@ One run beside several: whether its seed is a lucky one is not known, so there i
 }
 # Settings in which runs of one recipe may differ. The training images are compared by their digest.
 NOT_THE_RECIPE = {"seed", "out", "data_dir", "device", "precision", "compile", "dataset"}
-# What the code may have changed; older versions of train.py do not record all of it.
-OF_CODE = ("network", "parameters", "augmentations", "optimizer")
+# What the code or the machine made of them; older versions of train.py do not record all of it.
+OF_CODE = ("network", "parameters", "augmentations", "optimizer", "precision")
 
 
 @dataclass

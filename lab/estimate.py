@@ -21,6 +21,7 @@ if __name__ == "__main__":  # from any folder, and without lab/ before a user's 
 import torch
 from torch import Tensor
 
+from data import is_picture
 from lab import pictures, results
 from lab.classifier import Classifier, load_data
 from lab.networks import read_transform
@@ -127,11 +128,9 @@ def estimate(classifier: Classifier, images: Tensor, stress: dict) -> dict:
 
 def read_pictures(folder: Path, classifier: Classifier) -> Tensor:
     """Return all pictures in a folder and the folders below, uint8 [N, 3, S, S] as the network takes them."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS  # here, as it takes as long as torch
-
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: give one that holds pictures")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+    paths = sorted(path for path in folder.rglob("*") if is_picture(path, folder))
     if not paths:
         raise UserError(f"{folder} holds no pictures: expected files such as .png or .jpg")
     transform = None if classifier.transform is None else read_transform(classifier.transform)

@@ -251,13 +251,15 @@ def examine(
     out: Path | str,
     layer: str | None = None,
     class_names: list[str] | None = None,
+    size: int | None = None,
     against: tuple = (),
     overwrite: bool = False,
 ) -> dict:
     """Examine a network in memory, of float images [N, 3, S, S] in [0, 1] to logits, on its device.
 
     test: a Dataset, or a sequence of (picture of Pillow, label), such as a data set of torchvision, whose
-    classes are its `classes` or else class_names. train: the training set, if it is available. Grad-CAM
+    classes are its `classes` or else class_names, and of which the network takes the middle square at `size`
+    pixels, by default their own. train: the training set, if it is available. Grad-CAM
     explains the layer; None finds one, and "none" makes no maps. class_names name the logits in their order,
     if it is not that of `test`. against: folders of other runs. A class without a test image counts as 0 in
     macro precision, recall and F1, and a note says so. A copy of the module is examined, in float32 and eval
@@ -266,10 +268,11 @@ def examine(
     """
     out = Path(out)
     if not isinstance(test, Dataset):
-        picture, _ = test[0]
-        side = min(getattr(picture, name, pictures.SIZE) for name in ("width", "height"))
-        side = model.model.image_size if isinstance(model, Classifier) else side
-        test = pictures.from_pairs(test, [*getattr(test, "classes", class_names)], side)
+        names = getattr(test, "classes", class_names)
+        if names is None:
+            raise UserError("these pictures have no `classes`: name those of the labels by class_names")
+        side = model.model.image_size if isinstance(model, Classifier) else size
+        test = pictures.from_pairs(test, [*names], side)
     if not isinstance(model, Classifier):
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         copied, side = classifiers.copied(model), test.images.shape[-1]
@@ -379,7 +382,7 @@ def answers_of_file(args: argparse.Namespace) -> Subject:
     """Read the answers in the file --predictions."""
     of_network = ("run", "checkpoint", "model", "layer", "batch_size", *options.OF_MODEL)
     refuse(args, of_network, "--predictions needs no network")
-    out = args.out or Path("runs") / args.predictions.stem
+    out = args.out or results.folder_of(args.predictions.stem)
     given, train = predictions.read(args.predictions), None
     with reading(args.predictions, "predictions of test images"):
         test = predictions.test_set_of(given)
@@ -389,6 +392,7 @@ def answers_of_file(args: argparse.Namespace) -> Subject:
             with_train = not folder.is_dir() or (folder / "train").is_dir()
             how = {"with_train": with_train, "workers": args.workers}
             train, test = pictures.load(args.dataset, args.data_dir or "data", size, **how)
+            test = classifiers.widened(test, given.get("class_names"))
             predictions.check_dataset(given, test, args.dataset)
     print(f"data     {pictures.described(test)}")
     numbers, arrays = answers.numbers_of_answers(given, test, str(args.predictions))

@@ -116,14 +116,14 @@ def from_arrays(
 def from_pairs(
     pairs: Sequence[tuple[Image.Image, int]],
     class_names: list[str],
-    size: int = SIZE,
-    resize: int | None = None,
+    size: int | None = None,
 ) -> Dataset:
     """Make a data set of pairs of a picture of Pillow and its label, such as a data set of torchvision.
 
-    class_names, size and resize: as for a folder, see load. Raises ValueError for other pairs.
+    The middle square of a picture is brought to `size`; None stands for the side that all of them have.
+    Raises ValueError for other pairs.
     """
-    images, labels, sides = empty_images(len(pairs), size), [], []
+    images, labels, sides = None, [], []
     for i in range(len(pairs)):
         picture, label = pairs[i]
         if not isinstance(picture, Image.Image):
@@ -132,9 +132,16 @@ def from_pairs(
                 f"give the data set without a transform"
             )
         pixels = data.to_pixels(picture)
-        images[i] = fit(pixels, size, resize)
         labels.append(label)
         sides.append(min(pixels.shape[1:]))
+        if size is None and sides[i] != sides[0]:
+            raise ValueError(
+                f"picture {i} has a side of {sides[i]} pixels, and the first one {sides[0]}: give by size "
+                f"the side that the network takes"
+            )
+        if images is None:
+            images = empty_images(len(pairs), size or sides[0])
+        images[i] = fit(pixels, images.shape[-1])
     dataset = from_arrays(images, labels, class_names)
     dataset.picture_side = statistics.median_high(sides)
     return dataset

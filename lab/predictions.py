@@ -111,6 +111,10 @@ def noticed(arrays: dict, tables: dict, answers: dict) -> list[str]:
         notes.append(
             f"the numbers of the classes do not ascend: label {labels[row]} is {names[y_true[row]]!r}"
         )
+    elif labels.dtype.kind in "iu" and names and all(name.isdecimal() for name in names):
+        row = int((numbers != torch.arange(len(names))).int().argmax())
+        if row != numbers[row]:
+            notes.append(f"labels count classes from 0, so label {row} is class {names[row]!r}")
     filename, times = Counter(answers.get("filenames", [""])).most_common(1)[0]
     if times > 1:
         notes.append(f"{filename!r} and perhaps other filenames stand in several rows: {times} times")
@@ -134,8 +138,12 @@ def check_dataset(answers: dict, test: data.Dataset, name: str) -> None:
     the file names where both have them; one of two names may begin with folders that the other leaves out.
     """
     labels, names = answers["y_true"], answers.get("class_names", test.class_names)
-    if names != test.class_names or answers["logits"].shape[1] != len(names):
-        raise ValueError(f"its classes are not those of {name} in their order")
+    num_classes = answers["logits"].shape[1]
+    if num_classes != len(test.class_names):
+        raise ValueError(f"it has {num_classes} classes, but {name} has {len(test.class_names)}")
+    for ours, theirs in zip(names, test.class_names, strict=True):
+        if ours != theirs:
+            raise ValueError(f"its class {ours!r} stands where {name} has {theirs!r}: expected one order")
     if len(labels) != len(test.labels):
         raise ValueError(f"it has {len(labels)} answers, but {name} has {len(test.labels)} test images")
     if not torch.equal(labels, test.labels):
@@ -260,7 +268,7 @@ def scores_in(arrays: dict, key: str) -> Tensor:
         raise ValueError(f"{key} are {scores.dtype} {list(arrays[key].shape)}, expected float [N, C]")
     scores = torch.from_numpy(scores.astype(np.result_type(scores, np.float32), copy=False))
     if scores.shape[1] == 1:
-        shares = key.endswith("probabilities")
+        shares = key.endswith("probabilities") or (scores.min() >= 0 and scores.max() <= 1)
         scores = torch.cat([1 - scores if shares else torch.zeros_like(scores), scores], dim=1)
     if not key.endswith("probabilities") and scores.min() == -torch.inf:  # classes that are masked
         scores = scores.where(scores != -torch.inf, scores.amax(dim=1, keepdim=True) - BELOW)

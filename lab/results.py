@@ -46,10 +46,10 @@ def results_folder(classifier, out: Path | None, dataset: str | None = None) -> 
 
     Results of other images than the run's own, by --dataset or --size, have a folder beside it by default.
     """
-    if out is not None or classifier.path is None:
-        return out or Path("runs") / classifier.name
+    if out is not None:
+        return out
     if classifier.training is None:
-        return Path("runs") / classifier.path.stem
+        return folder_of(classifier.name if classifier.path is None else classifier.path.stem)
     with core():
         folder = report.find_checkpoint(None, classifier.path)[1]
     name, side = folder.resolve().name, classifier.model.image_size
@@ -60,6 +60,14 @@ def results_folder(classifier, out: Path | None, dataset: str | None = None) -> 
     if name != folder.resolve().name:
         folder = Path("runs") / name
         print(f"results  go to {folder}, as these images are not those of the training")
+    return folder
+
+
+def folder_of(name: str) -> Path:
+    """Return runs/<name>. Raises UserError if train.py has trained another network there."""
+    folder = Path("runs") / name
+    if (folder / "checkpoints").is_dir():
+        raise UserError(f"{folder} is a run of train.py, of another network: give another folder by --out")
     return folder
 
 

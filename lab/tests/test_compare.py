@@ -116,13 +116,23 @@ def test_other_images_labels_classes_or_equal_weights_are_refused(small_sets, tm
 
 
 def write_run(
-    folder, test, wrong, seed, smoothing=0.1, digest="of a set", size=32, network="ResNet", **settings
+    folder,
+    test,
+    wrong,
+    seed,
+    smoothing=0.1,
+    digest="of a set",
+    size=32,
+    network="ResNet",
+    precision="bf16",
+    **settings,
 ):
     numbers = {"temperature": 0.8, "image_size": size}
     made_up.write_run(folder, test, rows_for(test, wrong, seed).log(), str(folder), **numbers)
     places = dict.fromkeys(["out", "data_dir", "device", "precision", "compile"], str(folder))
     settings |= {"seed": seed, "label_smoothing": smoothing, "epochs": 3, **places}  # of one recipe
-    config = {"settings": settings, "images_sha256": digest, "image_size": 32, "network": network}
+    config = {"settings": settings, "images_sha256": digest, "image_size": 32}
+    config |= {"network": network, "precision": precision}
     (folder / "config.json").write_text(json.dumps(config))
     return str(folder)
 
@@ -282,6 +292,7 @@ def test_welchs_interval_is_that_of_scipy():
 
 def test_settings_training_images_and_size_belong_to_the_recipe(small_sets, tmp_path, capsys):
     changes, runs = [{}, {}, {"lr": 0.2}, {"digest": "of others"}, {"size": 24}, {"size": 24}], []
+    changes.append({"precision": "fp32"})
     changes.append({"network": "CNN"})  # the code of resnet_cifar.py was changed, or that of train.py
     changes += [{"optimizer": "SGD, weight_decay 0.001, nesterov True", "weight_decay": 0.001}] * 2
     changes.append({"optimizer": "SGD, weight_decay 0.001", "weight_decay": 0.001})
@@ -290,7 +301,7 @@ def test_settings_training_images_and_size_belong_to_the_recipe(small_sets, tmp_
         runs.append(write_run(tmp_path / str(seed), small_sets[1], [1], seed, **change))
     (means, _), _ = tables(capsys, runs)
     others = ["lr 0.2 (n = 1)", "training images of others (n = 1)", "size 24 (n = 2)"]
-    others.append("network CNN (n = 1)")
+    others += ["precision fp32 (n = 1)", "network CNN (n = 1)"]
     others += ["weight_decay 0.001 (n = 2)", "weight_decay 0.001 (n = 1)", "image_sizes 24,28 (n = 1)"]
     assert means[""] == ["the first recipe (n = 2)", *others]
 

@@ -110,6 +110,9 @@ def folder(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
     (tmp_path / "pictures" / "notes.txt").write_text("not a picture")
+    (tmp_path / "pictures" / "below" / ".hidden").mkdir()
+    for name in (".hidden/copy.png", "._0.png"):
+        (tmp_path / "pictures" / "below" / name).write_text("as systems and notebooks leave them")
     (tmp_path / "net.py").write_text("from lab_networks import Linear\ndef net(): return Linear(10)\n")
     test = pictures.from_arrays(images, [*range(10), 0, 1], [f"class {c}" for c in range(10)])
     monkeypatch.setattr(pictures, "load", lambda *some, **more: (None, test))

@@ -209,6 +209,11 @@ def test_pictures_of_pillow_with_labels_are_a_test_set(quick, no_page, tmp_path)
     assert numbers["accuracy"]["value"] == sum(right) / 30 and any(
         "1 classes have no" in n for n in numbers["notes"]
     )
+    with pytest.raises(UserError, match="name those of the labels by class_names"):
+        examine.examine(tiny(3), [*pairs], out=tmp_path / "unnamed")
+    several = Pairs([(Image.new("RGB", (300, 224)), 0), (Image.new("RGB", (400, 300)), 1)])
+    with pytest.raises(ValueError, match="picture 1 has a side of 300 pixels, and the first one 224: give"):
+        examine.examine(tiny(3), several, out=tmp_path / "several")
     with pytest.raises(ValueError, match="picture 0 is a Tensor, expected one of Pillow"):
         examine.examine(tiny(3), Pairs([(test.images[0], 1)]), out=tmp_path / "tensors")
 
@@ -454,11 +459,15 @@ def test_answers_in_a_file_and_in_memory(quick, tmp_path, monkeypatch, capsys):
 
 
 def test_answers_to_a_folder_whose_test_pictures_lack_a_class_of_train(tmp_path):
-    """All classes are those of train/, and its copies of test pictures can be counted."""
+    """All classes are those of train/, whose copies can be counted; without it, those of the answers."""
     for place, name in enumerate(["train/a", "train/b", "train/c", "test/a", "test/c"]):
         (tmp_path / "pets" / name).mkdir(parents=True)
         Image.new("RGB", (40, 40), (40 * place, 120, 30)).save(tmp_path / "pets" / name / "1.png")
     np.savez(tmp_path / "mine.npz", y_true=[0, 2], logits=np.eye(3)[[0, 1]], class_names=["a", "b", "c"])
     argv = ["--predictions", str(tmp_path / "mine.npz"), "--dataset", str(tmp_path / "pets")]
-    subject = examine.answers_of_file(examine.parse([*argv, "--out", str(tmp_path / "out")]))
+    options = examine.parse([*argv, "--out", str(tmp_path / "out")])
+    subject = examine.answers_of_file(options)
     assert subject.test.labels.tolist() == [0, 2] and len(subject.train.images) == 3
+    (tmp_path / "pets" / "train").rename(tmp_path / "train")
+    subject = examine.answers_of_file(options)
+    assert subject.test.labels.tolist() == [0, 2] and subject.test.class_names == ["a", "b", "c"]

@@ -254,6 +254,12 @@ USABLE = {  # content, its probabilities by SciPy, and one note or none
     "masked": (THREE | {"logits": MASKED}, MASKED, None),
     "one column": (TWO, np.log(SHARES), None),
     "decision_function": (TWO | {"probabilities": None, "logits": [[-3.0], [2.0]]}, [[0, -3], [0, 2]], None),
+    "one sigmoid": (
+        TWO | {"probabilities": None, "logits": [[0.2], [0.7]]},
+        np.log(SHARES),
+        "probabilities,",
+    ),
+    "names that are numbers": (THREE | {"class_names": ["1", "2", "3"]}, WHOLE, "label 0 is class '1'"),
     "sigmoids": (THREE | {"logits": np.eye(3) / 2}, np.eye(3) / 2, "all logits lie in 0 to 1: are"),
     # Rounding to three decimals can have taken 0.0005 from the zero, not all 0.005.
     "sums": (
@@ -360,7 +366,8 @@ OTHERS = {
         {"y_true": [0], "filenames": ["c"], "probabilities": HALVES[:1]},
         "it has 1 answers, but D has 4",
     ),
-    "classes": ({"class_names": CAT_AND_DOG[::-1]}, "classes are not those of D in their order"),
+    "classes": ({"class_names": CAT_AND_DOG[::-1]}, "its class 'dog' stands where D has 'cat'"),
+    "more classes": ({"probabilities": np.full((4, 4), 0.25)}, "it has 4 classes, but D has 2"),
 }
 
 

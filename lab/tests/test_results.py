@@ -37,7 +37,8 @@ def test_a_folder_is_ours_if_its_record_says_so_or_if_it_has_none_of_the_names(n
                 results.check_folder(tmp_path, NETWORK, names, overwrite)
 
 
-def test_results_of_other_images_than_the_runs_own_have_a_folder_beside_it(capsys):
+def test_results_of_other_images_than_the_runs_own_have_a_folder_beside_it(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     config = {"image_size": 32}
     examined = SimpleNamespace(path=Path("runs/r/checkpoints/best.pt"), dataset="cifar100", name="net")
     examined.training, examined.model = {"config": config}, SimpleNamespace(image_size=32)
@@ -55,6 +56,9 @@ def test_results_of_other_images_than_the_runs_own_have_a_folder_beside_it(capsy
     assert results.results_folder(examined, None) == Path("runs/best")
     examined.path = None
     assert results.results_folder(examined, None, "pets") == Path("runs/net")
+    Path("runs/net/checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"runs.net is a run of train\.py, of another network: give another"):
+        results.results_folder(examined, None)
 
 
 def test_reasons_are_read_with_the_evidence_they_were_written_with(tmp_path, capsys):
