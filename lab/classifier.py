@@ -63,7 +63,7 @@ class FromPixels(nn.Module):
                     raise UserError(
                         f"the network makes numbers from 0 to 1 of noise, and from {one.min():.3g} to "
                         f"{one.max():.3g} of images, so they may be logits: let it return "
-                        f"torch.stack([-z / 2, z / 2], dim=1) in place of z"
+                        f"torch.stack([-z, z], dim=1) / 2, with z of one dimension"
                     )
                 # Halves, as Grad-CAM needs a gradient of both.
                 pair = [1 - one, one] if self.ends_in_softmax else [-one / 2, one / 2]

@@ -149,7 +149,7 @@ def read_recipe(folder: Path, numbers: dict) -> dict:
         size = numbers.get("image_size", config["image_size"])
         recipe |= {key: config[key] for key in OF_CODE if key in config}
         if "optimizer" in config:  # without those of its options that are settings
-            known = [f"{name} {value}" for name, value in settings.items()]
+            known = [f"{name} {value}" for name, value in config["settings"].items()]
             options = [option for option in config["optimizer"].split(", ") if option not in known]
             recipe["optimizer"] = ", ".join(options)
         return recipe | {"training images": config["images_sha256"][:12], "size": size}

@@ -258,13 +258,14 @@ def examine(
     """Examine a network in memory, of float images [N, 3, S, S] in [0, 1] to logits, on its device.
 
     test: a Dataset, or a sequence of (picture of Pillow, label), such as a data set of torchvision, whose
-    classes are its `classes` or else class_names, and of which the network takes the middle square at `size`
-    pixels, by default their own. train: the training set, if it is available. Grad-CAM
-    explains the layer; None finds one, and "none" makes no maps. class_names name the logits in their order,
-    if it is not that of `test`. against: folders of other runs. A class without a test image counts as 0 in
-    macro precision, recall and F1, and a note says so. A copy of the module is examined, in float32 and eval
-    mode. Writes into the folder `out`, where `overwrite` replaces results of other weights; returns the
-    content of metrics.json and reasons.json. Raises UserError for what does not fit.
+    classes are its `classes` or else class_names. size: the side to which the middle square of such pictures
+    is brought, by default the one that all of them have; a Dataset and a Classifier have their own. train:
+    the training set, if it is available. Grad-CAM explains the layer; None finds one, "none" makes no maps.
+    class_names name the logits in their order, if it is not that of `test`. against: folders of other runs. A
+    class without a test image counts as 0 in macro precision, recall and F1, and a note says so. A copy of
+    the module is examined, in float32 and eval mode. Writes into the folder `out`, where `overwrite` replaces
+    results of other weights; returns the content of metrics.json and reasons.json. Raises UserError for what
+    does not fit.
     """
     out = Path(out)
     if not isinstance(test, Dataset):
@@ -388,11 +389,12 @@ def answers_of_file(args: argparse.Namespace) -> Subject:
         test = predictions.test_set_of(given)
         if args.dataset is not None:
             size = args.size or pictures.SIZE
-            folder = Path(args.dataset)  # train/, if it is there, names all classes
-            with_train = not folder.is_dir() or (folder / "train").is_dir()
+            with_train = not Path(args.dataset).is_dir()
             how = {"with_train": with_train, "workers": args.workers}
             train, test = pictures.load(args.dataset, args.data_dir or "data", size, **how)
             test = classifiers.widened(test, given.get("class_names"))
+            if train is not None and train.class_names != test.class_names:
+                train = None  # its labels have other numbers
             predictions.check_dataset(given, test, args.dataset)
     print(f"data     {pictures.described(test)}")
     numbers, arrays = answers.numbers_of_answers(given, test, str(args.predictions))

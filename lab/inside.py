@@ -3,6 +3,8 @@
 Each function takes a lab.classifier.Classifier, and look_inside fills in what that knows of its network.
 """
 
+import contextlib
+
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
@@ -153,11 +155,7 @@ def check_answers(classifier, logits: Tensor) -> None:
         )
     outputs = torch.cat([logits, first])
     kind = kind_of(outputs)
-    is_probability = False
-    if model.makes_one_logit:  # outside of [0, 1] as well, where a logit grows and a probability does not
-        numbers = torch.cat([model.own_output(batch).flatten() for batch in (images, 1e4 * (images - 0.5))])
-        is_probability = ((numbers >= 0) & (numbers <= 1)).all()
-    if is_probability:
+    if model.makes_one_logit and makes_probabilities(model, images):
         model.ends_in_softmax = True
         classifier.output = "one probability, of the second of two classes"
         notes.append("the network makes one number from 0 to 1: it is the probability of the second class")
@@ -170,6 +168,20 @@ def check_answers(classifier, logits: Tensor) -> None:
         notes.append(f"the network makes {kind}: their logarithms are taken as logits")
     elif ((outputs >= 0) & (outputs <= 1)).all():
         notes.append("all outputs lie in 0 to 1: are these probabilities? Logits are expected")
+
+
+def makes_probabilities(model: nn.Module, images: Tensor) -> bool:
+    """Return whether a network of one number makes those from 0 to 1 only.
+
+    It is asked outside of [0, 1] as well, where a logit grows, and a probability does not.
+    """
+    numbers = [model.own_output(images).flatten()]
+    for scale in (1e2, 1e4):
+        with contextlib.suppress(Exception):  # some networks refuse such numbers
+            numbers.append(model.own_output(scale * (images - 0.5)).flatten())
+    numbers = torch.cat(numbers)
+    numbers = numbers[numbers.isfinite()]
+    return bool(((numbers >= 0) & (numbers <= 1)).all())
 
 
 def alike(a: Tensor, b: Tensor) -> bool:

@@ -203,7 +203,9 @@ def digest_of(module: nn.Module) -> str:
     for name, value in sorted([*module.named_parameters(), *module.named_buffers(), *packed]):
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    scripted = next((part for part in module.modules() if isinstance(part, torch.jit.ScriptModule)), None)
-    if scripted is not None and not [*scripted.parameters(), *scripted.buffers()]:
-        digest.update(scripted.save_to_buffer())  # quantised and scripted, it shows no weights at all
+    within = []  # the names of scripted modules, whose quantised weights nothing but their file shows
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule) and not name.startswith(tuple(within)):
+            digest.update(part.save_to_buffer())
+            within.append(f"{name}.")
     return digest.hexdigest()

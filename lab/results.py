@@ -64,10 +64,10 @@ def results_folder(classifier, out: Path | None, dataset: str | None = None) -> 
 
 
 def folder_of(name: str) -> Path:
-    """Return runs/<name>. Raises UserError if train.py has trained another network there."""
+    """Return runs/<name>. Raises UserError if that is the folder of a training, whose results are its own."""
     folder = Path("runs") / name
-    if (folder / "checkpoints").is_dir():
-        raise UserError(f"{folder} is a run of train.py, of another network: give another folder by --out")
+    if (folder / "checkpoints" / "best.pt").exists():
+        raise UserError(f"{folder} is the folder of a training: name another one by --out")
     return folder
 
 

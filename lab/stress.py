@@ -61,15 +61,15 @@ class Sample(NamedTuple):
 def stratified_sample(labels: Tensor, count: int | None) -> Tensor:
     """Return the indices of `count` images or all, int64 and ascending, with the classes' shares of labels.
 
-    Shares are met as nearly as whole images can. A smaller sample is part of a larger one.
+    A class has its share on average. A smaller sample is part of a larger one.
     """
     generator = Generator().manual_seed(SEED)
     order = torch.randperm(len(labels), generator=generator)
-    classes = labels.unique()
-    by_class = [order[labels[order] == c] for c in classes[torch.randperm(len(classes), generator=generator)]]
-    # The k-th of n images of a class comes when (k + 1/2) / n of all images have come.
-    turns = torch.cat([(torch.arange(len(of_class)).double() + 0.5) / len(of_class) for of_class in by_class])
-    return torch.cat(by_class)[turns.argsort(stable=True)][:count].sort().values
+    by_class = [order[labels[order] == c] for c in labels.unique()]
+    starts = torch.rand(len(by_class), generator=generator, dtype=torch.float64)
+    # Of n images of a class one comes in every n-th part of the sample, from a start that is drawn.
+    turns = [(torch.arange(len(c)) + start) / len(c) for c, start in zip(by_class, starts, strict=True)]
+    return torch.cat(by_class)[torch.cat(turns).argsort()][:count].sort().values
 
 
 def draw_sample(test: Dataset, count: int | None) -> Sample:
@@ -143,7 +143,7 @@ def kept_results(folder: Path, new: dict, identity: dict) -> dict:
             f"attacked: give the same --images or --full, use another --out, or give --overwrite"
         )
     if old["sample_sha256"] != new["sample_sha256"]:
-        print(f"note     {path} is of fewer images: all tests run again")
+        print(f"note     {path} is of fewer or other images: all tests run again")
         return {}
     tests, published = old["tests"], new["published_sha256"]
     for test in list(tests):

@@ -57,7 +57,8 @@ def test_results_of_other_images_than_the_runs_own_have_a_folder_beside_it(capsy
     examined.path = None
     assert results.results_folder(examined, None, "pets") == Path("runs/net")
     Path("runs/net/checkpoints").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"runs.net is a run of train\.py, of another network: give another"):
+    Path("runs/net/checkpoints/best.pt").touch()
+    with pytest.raises(UserError, match=r"runs.net is the folder of a training: name another one by --out"):
         results.results_folder(examined, None)
 
 
