@@ -115,7 +115,7 @@ def test_temperature(run, network, small_sets):
 
 def test_aimed(run):
     rows = {
-        row[0]: first_number(row[1]) for row in run(aimed, "CHECKPOINT", "--images", "5", "--draws", "2")[2:]
+        row[0]: first_number(row[1]) for row in run(aimed, "CHECKPOINT", "--images", "50", "--draws", "2")[2:]
     }
     assert rows["1/255: random signs"] >= rows["1/255: random signs, the worst of 2"] and len(rows) == 7
 
