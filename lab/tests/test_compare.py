@@ -123,16 +123,17 @@ def write_run(
     smoothing=0.1,
     digest="of a set",
     size=32,
-    network="ResNet",
-    precision="bf16",
+    recorded=(),
     **settings,
 ):
+    """recorded: what config.json says of the code and the machine, besides; None stands for nothing."""
     numbers = {"temperature": 0.8, "image_size": size}
     made_up.write_run(folder, test, rows_for(test, wrong, seed).log(), str(folder), **numbers)
     places = dict.fromkeys(["out", "data_dir", "device", "precision", "compile"], str(folder))
     settings |= {"seed": seed, "label_smoothing": smoothing, "epochs": 3, **places}  # of one recipe
     config = {"settings": settings, "images_sha256": digest, "image_size": 32}
-    config |= {"network": network, "precision": precision}
+    made = {"network": "ResNet", "precision": "bf16", "optimizer": "SGD, momentum 0.9, nesterov True"}
+    config |= {} if recorded is None else made | dict(recorded)
     (folder / "config.json").write_text(json.dumps(config))
     return str(folder)
 
@@ -292,17 +293,21 @@ def test_welchs_interval_is_that_of_scipy():
 
 def test_settings_training_images_and_size_belong_to_the_recipe(small_sets, tmp_path, capsys):
     changes, runs = [{}, {}, {"lr": 0.2}, {"digest": "of others"}, {"size": 24}, {"size": 24}], []
-    changes.append({"precision": "fp32"})
-    changes.append({"network": "CNN"})  # the code of resnet_cifar.py was changed, or that of train.py
-    changes += [{"optimizer": "SGD, weight_decay 0.001, nesterov True", "weight_decay": 0.001}] * 2
-    changes.append({"optimizer": "SGD, weight_decay 0.001", "weight_decay": 0.001})
-    changes.append({"image_sizes": "24,28"})  # as older versions record them, which name no optimizer
+    # The code was changed, or the machine.
+    changes.append({"recorded": {"network": "CNN"}})
+    changes.append({"recorded": {"optimizer": "SGD, momentum 0.9"}})
+    changes.append({"recorded": {"precision": "fp32"}})
+    changes.append({"momentum": 0.0, "recorded": {"optimizer": "SGD, momentum 0.0, nesterov True"}})
+    # Older versions do not record it, and sizes as text.
+    changes.append({"recorded": None, "lr": 0.3, "image_sizes": "24,32"})
+    recipe = {"momentum": 0.9, "image_sizes": [24, 32]}
+    changes = [recipe | change for change in changes]
     for seed, change in enumerate(changes):
         runs.append(write_run(tmp_path / str(seed), small_sets[1], [1], seed, **change))
     (means, _), _ = tables(capsys, runs)
     others = ["lr 0.2 (n = 1)", "training images of others (n = 1)", "size 24 (n = 2)"]
-    others += ["precision fp32 (n = 1)", "network CNN (n = 1)"]
-    others += ["weight_decay 0.001 (n = 2)", "weight_decay 0.001 (n = 1)", "image_sizes 24,28 (n = 1)"]
+    others += ["network CNN (n = 1)", "optimizer SGD (n = 1)", "precision fp32 (n = 1)", "momentum 0 (n = 1)"]
+    others.append("lr 0.3 (n = 1)")
     assert means[""] == ["the first recipe (n = 2)", *others]
 
 
