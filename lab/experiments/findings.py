@@ -127,9 +127,10 @@ def clean_row(folder: Path, temperature: float | None) -> list[str]:
 
 
 def corrupted_errors(stress: dict) -> Tensor:
-    """Return the mean of fifteen calibration errors, float64 [2, 5]: as trained and at the temperature."""
-    errors = torch.zeros(2, 5, dtype=torch.float64)
-    for k, kind in enumerate(("as_trained", "with_temperature")):
+    """Return means of fifteen calibration errors, float64 [K, 5]: as trained, and at a temperature if any."""
+    kinds = list(stress["tests"]["clean/0"]["calibration"])
+    errors = torch.zeros(len(kinds), 5, dtype=torch.float64)
+    for k, kind in enumerate(kinds):
         for severity in range(5):
             rows = [stress["tests"][f"{name}/{severity + 1}"]["calibration"][kind] for name in FIFTEEN]
             gaps = torch.tensor([row["gaps"] for row in rows]).double()
@@ -143,8 +144,9 @@ def corruption_row(stress: dict, errors: Tensor) -> list[str]:
     wrong = {"value": 1 - accuracy["value"], "low": 1 - accuracy["high"], "high": 1 - accuracy["low"]}
     cells = [f"{stress['corruption_images']:,}", percent(wrong)]
     for severity in SHOWN_SEVERITIES:
-        as_trained, scaled = (100 * errors[:, severity - 1]).tolist()
-        cells.append(f"{as_trained:.1f} to {scaled:.1f} ({scaled - as_trained:+.1f})")
+        as_trained, *scaled = (100 * errors[:, severity - 1]).tolist()
+        change = [f" to {error:.1f} ({error - as_trained:+.1f})" for error in scaled]
+        cells.append(f"{as_trained:.1f}{''.join(change)}")
     last = [stress["tests"][f"{name}/5"] for name in FIFTEEN]
     sure = np.mean([row["mean_confidence"] - row["accuracy"]["value"] for row in last])
     return [*cells, f"{100 * sure:+.1f}"]
