@@ -67,7 +67,9 @@ def folder_of(name: str) -> Path:
     """Return runs/<name>. Raises UserError if that is the folder of a training, whose results are its own."""
     folder = Path("runs") / name
     if (folder / "checkpoints" / "best.pt").exists():
-        raise UserError(f"{folder} is the folder of a training: name another one by --out")
+        raise UserError(
+            f"{folder} is the folder of a training: name another one by --out, for lab.estimate by --stress"
+        )
     return folder
 
 

@@ -115,15 +115,15 @@ def clean_row(folder: Path, temperature: float | None) -> list[str]:
     logits = torch.from_numpy(logits.astype(np.float32))
     drawn = torch.randint(len(labels), (NUM_RESAMPLES, len(labels)), generator=Generator().manual_seed(0))
     counts = torch.stack([torch.ones_like(labels), *(row.bincount(minlength=len(labels)) for row in drawn)])
-    before = errors_of(logits, labels, 1.0, counts.double())
-    if temperature is None:
-        cells = [f"{100 * before['ECE'][0]:.1f}", "not measured"]
-        return cells + [f"{before[key][0]:.3f}" for key in ("NLL", "Brier")]
-    after = errors_of(logits, labels, temperature, counts.double())
-    low, high = (after["ECE"] - before["ECE"])[1:].quantile(torch.tensor([0.025, 0.975]).double()).tolist()
-    change = {"value": (after["ECE"] - before["ECE"])[0].item(), "low": low, "high": high}
-    cells = [f"{100 * before['ECE'][0]:.1f} to {100 * after['ECE'][0]:.1f}", points(change)]
-    return cells + [f"{before[key][0]:.3f} to {after[key][0]:.3f}" for key in ("NLL", "Brier")]
+    temperatures = [1.0] if temperature is None else [1.0, temperature]
+    errors = [errors_of(logits, labels, t, counts.double()) for t in temperatures]
+    change = "not measured"
+    if temperature is not None:
+        changes = errors[1]["ECE"] - errors[0]["ECE"]
+        low, high = changes[1:].quantile(torch.tensor([0.025, 0.975]).double()).tolist()
+        change = points({"value": changes[0].item(), "low": low, "high": high})
+    cells = [" to ".join(f"{100 * row['ECE'][0]:.1f}" for row in errors), change]
+    return cells + [" to ".join(f"{row[key][0]:.3f}" for row in errors) for key in ("NLL", "Brier")]
 
 
 def corrupted_errors(stress: dict) -> Tensor:
