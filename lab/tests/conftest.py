@@ -1,0 +1,52 @@
+"""What the tests of the laboratory share: small sets, a run on them, quick examinations."""
+
+import pytest
+import torch
+from networks import TINY, tiny_resnet
+
+import data
+import metrics
+import report
+import resnet_cifar
+import train
+from lab import reasons
+
+torch.set_num_threads(1)  # on a busy machine a second one makes small convolutions many times slower
+
+
+@pytest.fixture(scope="session")
+def small_sets():
+    """(train, test) of the shapes set with three and one images of each class, made in a moment."""
+    return data.make_shapes(3, seed=0), data.make_shapes(1, seed=1)
+
+
+def use_small_sets(patch, small_sets):
+    """Let all commands find the small sets under every name, and build one residual block."""
+    patch.setattr(data, "load", lambda name, root="data", size=32: small_sets)
+    patch.setattr(resnet_cifar, "build", tiny_resnet)
+    patch.setattr(resnet_cifar, "LAYER", "3")
+
+
+@pytest.fixture
+def small(monkeypatch, small_sets):
+    use_small_sets(monkeypatch, small_sets)
+    return small_sets
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, small_sets):
+    """The folder of a run of three epochs of three steps, for copies: shutil.copytree."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        use_small_sets(patch, small_sets)
+        assert train.main([*TINY, "--precision=fp32", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """An examination in a moment: few resamples and covered images, and no plots."""
+    monkeypatch.setattr(metrics.bootstrap_headline, "__defaults__", (20,))
+    monkeypatch.setattr(report, "draw_plots", lambda *arguments: {})
+    for name in ("NUM_MISTAKES", "NUM_RIGHT", "NUM_DRAWN"):
+        monkeypatch.setattr(reasons, name, 3)
