@@ -312,7 +312,7 @@ def maps(n: dict, answers: dict, evidence: dict, images: Tensor | None) -> tuple
     data["maps"] = base64_of((128 + 127 * scaled).round().byte().numpy())
     data["covered_pixels"] = base64_of(np.packbits(evidence["covered_pixels"].numpy()))
     data["fill"] = (255 * evidence["fill"]).round().int().tolist()
-    if images is None:
+    if images is None or "shown" not in evidence:  # it is not there if each mistake shows people
         return shown, data
     names, places = [plain(name) for name in answers["class_names"]], evidence["shown"]
     chosen = without_people(answers, evidence["mistakes"][places]).nonzero().flatten()[:NUM_CASES]
@@ -563,8 +563,11 @@ def accuracy(n: dict, answers: dict) -> tuple[dict, dict]:
     if len(names) > LARGEST_MATRIX:
         return shown, {}
     shown |= {"matrix": [], "of_superclasses": prefix != "", "on_diagonal": n["accuracy"]["value"]}
+    shown["members"] = {}
     if prefix:
         shown["on_diagonal"] = (counts.trace() / counts.sum()).item()
+        for name, classes in zip(names, members, strict=True):
+            shown["members"][plain(name)] = [plain(answers["class_names"][c]) for c in classes]
     for i, row in enumerate(counts.tolist()):
         cells = []
         for j, count in enumerate(row):
