@@ -44,9 +44,14 @@ def trained(tmp_path_factory, small_sets):
 
 
 @pytest.fixture
-def quick(monkeypatch):
-    """An examination in a moment: few resamples and covered images, and no plots."""
+def few_resamples(monkeypatch):
+    """Twenty in place of a thousand, where no interval is looked at."""
     monkeypatch.setattr(metrics.bootstrap_headline, "__defaults__", (20,))
+
+
+@pytest.fixture
+def quick(monkeypatch, few_resamples):
+    """An examination in a moment: few resamples and covered images, and no plots."""
     monkeypatch.setattr(report, "draw_plots", lambda *arguments: {})
     for name in ("NUM_MISTAKES", "NUM_RIGHT", "NUM_DRAWN"):
         monkeypatch.setattr(reasons, name, 3)
