@@ -1,7 +1,9 @@
 """What the tests of the laboratory share: small sets, a run on them, quick examinations."""
 
+import lab_pages
 import pytest
 import torch
+from matplotlib.figure import Figure
 from networks import TINY, tiny_resnet
 
 import data
@@ -9,8 +11,10 @@ import metrics
 import report
 import resnet_cifar
 import train
-from lab import reasons
+from lab import page, reasons
 
+PLOTS = ["headline_metrics", "worst_classes", "confusion_superclasses", "confusion_matrix", "reliability"]
+PLOTS += ["reliability_after_temperature", "loss", "accuracy"]
 torch.set_num_threads(1)  # on a busy machine a second one makes small convolutions many times slower
 
 
@@ -52,6 +56,21 @@ def few_resamples(monkeypatch):
 @pytest.fixture
 def quick(monkeypatch, few_resamples):
     """An examination in a moment: few resamples and covered images, and no plots."""
-    monkeypatch.setattr(report, "draw_plots", lambda *arguments: {})
+    monkeypatch.setattr(report, "draw_plots", lambda *arguments: dict.fromkeys(PLOTS, Figure()))
+    monkeypatch.setattr(report, "drawn", lambda *arguments: b"")
+    monkeypatch.setattr(report, "NUM_MISTAKES", 2)
     for name in ("NUM_MISTAKES", "NUM_RIGHT", "NUM_DRAWN"):
         monkeypatch.setattr(reasons, name, 3)
+
+
+@pytest.fixture
+def no_pages(monkeypatch, quick):
+    """As quick, and no page is drawn, where only numbers and other files are looked at."""
+    monkeypatch.setattr(report, "write_page", lambda *arguments: None)
+    monkeypatch.setattr(page, "write_explore", lambda *arguments: [])
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A folder with both pages and stress tests of a small network, and what its files hold."""
+    return lab_pages.make(tmp_path_factory.mktemp("made") / "run")

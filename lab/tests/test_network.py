@@ -81,7 +81,7 @@ class Wrapped(nn.Module):
         (Wrapped(lambda z: nn.functional.dropout(z, 0.5)), "answers by chance"),
         (Wrapped(torch.squeeze), r"\[3\] of 1 images"),
         (nn.Sequential(nn.Conv2d(1, 2, 32), nn.Flatten()), "takes one channel"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(10, 2)), "mat1 and mat2 shapes cannot be multiplied.*--size"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(10, 2)), "mat1 and mat2 shapes cannot be multiplied.*size=S"),
     ],
 )
 def test_what_is_no_network_is_refused_in_one_line(model, text):

@@ -1,0 +1,338 @@
+"""examine.py: what it writes, against report.py and other libraries; what it refuses, keeps and replaces."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lab_networks import small_cnn
+from PIL import Image
+from sklearn.metrics import accuracy_score, f1_score
+from torch import nn
+
+import data
+import report
+import train
+from lab import answers, examine, folder, network, reasons
+
+pytestmark = pytest.mark.usefixtures("quick")
+NET = """
+import torch
+from torch import nn
+
+def make():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
+    network = nn.Sequential(*layers)
+    network.class_names = ["cat", "dog", "bird"]
+    return network
+
+other = make
+"""
+
+
+def run(*argv):
+    return examine.main([str(part) for part in (*argv, "--device", "cpu")])
+
+
+def content(out):
+    """All files below a folder, {name: bytes}."""
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with net.py and pics/test/CLASS, twenty pictures of each of two classes, to work in."""
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(NET)
+    generator = np.random.default_rng(0)
+    for name in ("bird", "Cat"):
+        Path("pics/test", name).mkdir(parents=True)
+        for k in range(20):
+            pixels = generator.integers(0, 256, (40, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(f"pics/test/{name}/{k}.png")
+    return tmp_path
+
+
+def in_memory(count=12, num_classes=3):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return small_cnn(num_classes), images, torch.arange(count) % num_classes, list("abcdef"[:num_classes])
+
+
+# ---- A network of one's own --------------------------------------------------------------------------------
+
+
+def test_network_of_ones_own_on_a_folder(project, capsys):
+    assert run("--model", "net.py:make", "--dataset", "pics") == 0
+    out = Path("runs/net-make")
+    numbers, arrays = folder.read_report(out)
+    written, evidence = folder.read_reasons(out)
+    model = network.load_model("net.py:make")
+    files = sorted(Path("pics/test").rglob("*.png"))
+    images = torch.stack([data.read_picture(path, 32) for path in files])
+    labels = torch.tensor([0 if path.parent.name == "Cat" else 2 for path in files])
+    logits = train.predict(model.model, images, "cpu")
+    assert torch.equal(arrays["logits"], logits) and torch.equal(arrays["y_true"], labels)
+    assert numbers["accuracy"]["value"] == pytest.approx(accuracy_score(labels, logits.argmax(dim=1)))
+    assert {key: numbers[key] for key in model.identity} == model.identity
+    assert (numbers["model_name"], numbers["size"], len(numbers["classes"])) == ("make", 32, 3)
+    assert written["covering"]["images"]["mistakes"] == 3
+    index, wrong = evidence["picture_index"], arrays["mistakes"]
+    assert torch.equal(evidence["pictures"], images[index]) and torch.isin(wrong, index).all()
+    top = logits.softmax(dim=1)[wrong].topk(3)
+    assert torch.equal(evidence["answers"][0], top.indices)
+    torch.testing.assert_close(evidence["answer_probabilities"][0], top.values)
+    expected = "python -m lab.stress --model net.py:make --dataset pics"
+    assert (written["data"]["stress"], written["data"]["dataset"]) == (expected, "pics")
+    note = "1 classes have no test image"
+    assert note in capsys.readouterr().out and note in (out / "report.html").read_text()
+    assert any(note in text for text in written["notes"]) and note in numbers["examined"]["note"]
+    before = content(out)
+    assert run("--model", "net.py:make", "--dataset", "pics", "--batch-size", 3) == 0
+    after = content(out)
+    assert before["predictions.npz"] == after["predictions.npz"] or before.keys() == after.keys()
+
+
+def test_quick_measures_no_covering_and_keeps_what_is_there(no_pages, project):
+    options = "--model", "net.py:make", "--dataset", "pics"
+    assert run(*options, "--quick", "--out", "first") == 0
+    assert "covering" not in folder.read_reasons(Path("first"))[0]
+    assert "maps" not in folder.read_reasons(Path("first"))[1]
+    assert run(*options) == 0
+    before, evidence = folder.read_reasons(Path("runs/net-make"))
+    assert run(*options, "--quick") == 0
+    after, kept = folder.read_reasons(Path("runs/net-make"))
+    assert after["covering"] == before["covering"] and torch.equal(kept["maps"], evidence["maps"])
+
+
+def test_other_functions_sizes_and_test_sets_need_overwrite(no_pages, project, capsys):
+    options = "--dataset", "pics", "--out", "out", "--quick"
+    assert run("--model", "net.py:make", *options) == 0
+    with open("net.py", "a") as file:
+        file.write("\ndef unrelated():\n    pass\n")
+    assert run("--model", "net.py:make", *options) == 0
+    before = content(Path("out"))
+    shutil.copytree("pics", "others")
+    Path("others/test/Cat").rename("others/test/dog")
+    for others in (
+        ("--model", "net.py:other", *options),
+        ("--model", "net.py:make", *options, "--size", 16),
+        ("--model", "net.py:make", "--out", "out", "--quick", "--dataset", "others"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            run(*others)
+        assert ended.value.code == 2 and "give another folder, or overwrite" in capsys.readouterr().err
+        assert content(Path("out")) == before
+    assert run("--model", "net.py:other", *options, "--overwrite") == 0
+    assert folder.read_report(Path("out"))[0]["model_name"] == "other"
+
+
+# ---- A run of train.py -------------------------------------------------------------------------------------
+
+
+def test_run_has_the_numbers_of_report_and_a_report_that_is_there_is_kept(tmp_path, trained, small, capsys):
+    first, second = (Path(shutil.copytree(trained, tmp_path / name)) for name in ("a", "b"))
+    assert report.main(["--run", str(first), "--device", "cpu"]) == 0
+    assert run("--run", second) == 0
+    numbers, arrays = folder.read_report(first)
+    ours, made = folder.read_report(second)
+    for key in numbers.keys() - {"examined"}:
+        assert ours[key] == numbers[key], key
+    for key, values in arrays.items():
+        assert np.array_equal(np.asarray(made[key]), np.asarray(values)), key
+    before = content(first)
+    assert run("--run", first, "--overwrite") == 0
+    assert content(first)["predictions.npz"] == before["predictions.npz"]
+    assert content(first)["metrics.json"] == before["metrics.json"]
+    assert "explore.html" in (first / "report.html").read_text()
+    written = json.loads((second / "reasons.json").read_text())
+    assert written["training"]["num_train"] == 12 and written["data"]["dataset"] == "shapes"
+    assert capsys.readouterr().out.count("macro F1") == 3  # no numbers are printed twice
+
+
+def test_run_is_not_given_the_results_of_another_network(project, trained, capsys):
+    shutil.copytree(trained, "runs/net-make")
+    before = content(Path("runs/net-make"))
+    for overwrite in ([], ["--overwrite"]):
+        with pytest.raises(SystemExit):
+            run("--model", "net.py:make", "--dataset", "pics", *overwrite)
+        assert "is the run of another network" in capsys.readouterr().err
+    assert content(Path("runs/net-make")) == before
+
+
+def test_mistakes_of_other_runs(no_pages, tmp_path, small, trained):
+    """A run against one that answers like it but for three images."""
+    first = Path(shutil.copytree(trained, tmp_path / "a"))
+    assert run("--run", first, "--quick") == 0
+    numbers, arrays = folder.read_report(first)
+    logits, truth = arrays["logits"].clone(), arrays["y_true"]
+    changed = arrays["mistakes"][:3]
+    logits[changed[:2], truth[changed[:2]]] += 100  # right in another
+    third = (truth[changed[2]] + 1) % 100 if arrays["y_pred"][changed[2]] == truth[changed[2]] else None
+    logits[changed[2]] = 0
+    logits[changed[2], third or (truth[changed[2]] + 50) % 100] = 100  # wrong in all, not alike
+    other, made = report.evaluate(logits, small[1])
+    images = {"checkpoint_sha256": "x", "images_sha256": numbers["images_sha256"]}
+    report.write_numbers(tmp_path / "b", other | images, made)
+    assert run("--run", first, "--quick", "--against", tmp_path / "b") == 0
+    written, evidence = folder.read_reasons(first)
+    counts = {row["name"]: row["count"] for row in written["kinds"]}
+    assert counts == {
+        "same_in_all": len(arrays["mistakes"]) - 3,
+        "wrong_in_all": 1,
+        "right_in_another": 2,
+    }
+    assert written["runs"] == ["this network", str(tmp_path / "b")]
+    assert evidence["answers"].shape == (2, len(arrays["mistakes"]), 3)
+    assert evidence["answers"][1, :2, 0].tolist() == truth[changed[:2]].tolist()
+    assert evidence["kinds"][:3].tolist() == [2, 2, 1]
+
+
+# ---- Answers -----------------------------------------------------------------------------------------------
+
+
+def test_answers_as_csv_and_npz(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    shares = generator.dirichlet(np.ones(3), 40)
+    y_true = generator.integers(0, 3, 40)
+    np.savez("mine.npz", y_true=y_true, probabilities=shares, features=shares)
+    assert run("--predictions", "mine.npz") == 0
+    numbers, arrays = folder.read_report(tmp_path / "runs" / "mine")
+    assert numbers["macro_f1"]["value"] == pytest.approx(f1_score(y_true, shares.argmax(1), average="macro"))
+    np.testing.assert_allclose(arrays["probabilities"].numpy(), shares)
+    text = capsys.readouterr().out
+    assert "not [N]: features [40, 3]" in text and "near chance" in text and "runs/mine/explore.html" in text
+    lines = [f"{c},{','.join(map(str, row))}" for c, row in zip(y_true, shares.tolist(), strict=True)]
+    Path("table.csv").write_text("\n".join(["y_true,p_a,p_b,p_c", *lines]))
+    assert run("--predictions", "table.csv") == 0
+    again, _ = folder.read_report(tmp_path / "runs" / "table")
+    assert again["accuracy"] == numbers["accuracy"]
+    assert [row["name"] for row in again["classes"]] == ["a", "b", "c"]
+
+
+def test_other_class_names_need_overwrite(no_pages, tmp_path, capsys):
+    shares, y_true = np.full((4, 2), 0.5), [0, 1, 1, 0]
+    given = {"y_true": y_true, "probabilities": shares}
+    examine.examine_answers(given | {"class_names": ["a", "b"]}, out=tmp_path)
+    with pytest.raises(ValueError, match="another test set"):
+        examine.examine_answers(given | {"class_names": ["b", "a"]}, out=tmp_path)
+    examine.examine_answers(given | {"class_names": ["b", "a"]}, out=tmp_path, overwrite=True)
+    assert "near chance" in capsys.readouterr().out
+
+
+def test_input_in_the_folder_of_results_is_never_replaced(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("own").mkdir()
+    np.savez("own/predictions.npz", y_true=[0, 1], probabilities=np.eye(2))
+    before = content(tmp_path)
+    for overwrite in ([], ["--overwrite"]):
+        with pytest.raises(SystemExit):
+            run("--predictions", "own/predictions.npz", "--out", "own", *overwrite)
+        assert content(tmp_path) == before
+    assert "is read, and would be replaced" in capsys.readouterr().err
+
+
+# ---- From Python -------------------------------------------------------------------------------------------
+
+
+def test_examine_from_python_leaves_the_callers_network_alone(tmp_path, capsys):
+    model, images, labels, names = in_memory()
+    model.train().half()
+    result = examine.examine(model, images, labels, names, out=tmp_path / "a")
+    assert model.training and model[0].weight.dtype == torch.float16
+    expected = model.float().eval()(images / 255).argmax(dim=1)
+    assert result["accuracy"]["value"] == pytest.approx(accuracy_score(labels, expected))
+    assert result["covering"]["verdict"] == "too few" and result["checkpoint_sha256"]
+    assert "near chance" in capsys.readouterr().out
+    floats = examine.examine(model, images / 255, labels, names, out=tmp_path / "b", quick=True)
+    assert floats["accuracy"] == result["accuracy"] and "float images are rounded" in floats["notes"][0]
+    with pytest.raises(ValueError, match="another network"):
+        examine.examine(small_cnn(seed=1), images, labels, names, out=tmp_path / "a")
+    with pytest.raises(ValueError, match="has the same weights as what is examined"):
+        examine.examine(model, images, labels, names, out=tmp_path / "c", against=[tmp_path / "b"])
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "text"),
+    [
+        (0, "net", "model is str, expected torch.nn.Module"),
+        (0, nn.Sequential(small_cnn(), nn.Softmax(dim=1)), "makes probabilities"),
+        (1, torch.zeros(12, 3, 32, 32) - 1, r"images are .* from -1 to -1"),
+        (1, torch.zeros(12, 32, 32, dtype=torch.uint8), r"images are torch.uint8 \[12, 32, 32\]"),
+        (2, torch.zeros(5, dtype=torch.int64), r"labels must be \[12\]"),
+        (3, list("ab"), r"labels must be in 0\.\.1"),
+        (3, list("abcd"), "3 logits, and images in memory 4 classes"),
+    ],
+)
+def test_arguments_that_do_not_fit(tmp_path, place, value, text):
+    arguments = list(in_memory())
+    arguments[place] = value
+    with pytest.raises(ValueError, match=text) as refused:
+        examine.examine(*arguments, out=tmp_path / "out")
+    assert "--" not in str(refused.value) and not (tmp_path / "out").exists()
+
+
+def test_bugs_keep_their_traceback_and_numbers_that_are_not_finite_are_one_line(project, monkeypatch, capsys):
+    def bug(*arguments):
+        raise ValueError("a bug of ours")
+
+    options = "--model", "net.py:make", "--dataset", "pics"
+    with monkeypatch.context() as patch:
+        patch.setattr(reasons, "measure", bug)
+        with pytest.raises(ValueError, match="a bug of ours"):
+            run(*options)
+    Path("net.py").write_text(
+        NET.replace("nn.Flatten()", "Odd()")
+        + """
+class Odd(nn.Flatten):
+    def forward(self, x):
+        return super().forward(x) / (1 if len(x) < 10 else 0)
+"""
+    )
+    with pytest.raises(SystemExit):
+        run(*options, "--overwrite", "--batch-size", 20)
+    assert capsys.readouterr().err.strip().endswith("it cannot be examined")
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["--model", "none.py:make"], "none.py:make: expected FILE.py:NAME"),
+        (["--model", "net.py:make", "--dataset", "nowhere"], "there is no data set or folder nowhere"),
+        (
+            ["--model", "net.py:make", "--dataset", "pics", "--out", "pics/test/out"],
+            "lies in pics, which is read",
+        ),
+        (["--model", "net.py:make", "--dataset", "shapes"], "has a class 'red circle', which is none of"),
+        (["--predictions", "net.py"], "net.py cannot be read"),
+        (["--predictions", "a.npz", "--dataset", "shapes"], "--dataset is of a network"),
+        (["--run", "nowhere"], "there is no finished epoch in nowhere"),
+        (["--model", "net.py:make", "--dataset", "pics", "--against", "pics"], "there is no report in pics"),
+        (["--model", "net.py:make", "--run", "a"], "not allowed with argument"),
+    ],
+)
+def test_commands_that_are_refused_in_one_line(project, small, capsys, argv, text):
+    before = content(project)
+    with pytest.raises(SystemExit) as ended:
+        run(*argv)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert ended.value.code == 2 and text in line and content(project) == before
+
+
+def test_loaders_and_data_sets_become_images_and_labels():
+    """The lines of lab/README.md for a DataLoader, a TensorDataset and a data set of torchvision."""
+    _, images, labels, _ = in_memory()
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), batch_size=5)
+    batches = list(loader)
+    joined = [torch.cat(parts) for parts in zip(*batches, strict=True)]
+    assert torch.equal(joined[0], images) and torch.equal(joined[1], labels)
+    pairs = [
+        (Image.fromarray(image.permute(1, 2, 0).numpy()), int(c))
+        for image, c in zip(images, labels, strict=True)
+    ]
+    pixels = np.stack([np.array(picture.convert("RGB").resize((32, 32))) for picture, _ in pairs])
+    assert torch.equal(answers.as_images(pixels)[0], images)
