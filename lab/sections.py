@@ -604,8 +604,8 @@ def where(n: dict, answers: dict, evidence: dict, images: Tensor | None) -> tupl
 
 def gaps(worst: list[dict], best: list[dict]) -> Markup:
     """Plot the gaps of slices with their intervals, in points; weak ones are filled."""
-    title, rows = "Accuracy, less that of other pictures of the same classes", [*worst, *best]
-    figure, axes = small_figure(title, "points, with intervals that hold all at once", 85 + 24 * len(rows))
+    title, rows = "Gap to other pictures of the same classes", [*worst, *best]
+    figure, axes = small_figure(title, "points of accuracy", 85 + 24 * len(rows))
     axes.axvline(0, color=GREY, linewidth=1, marker="")
     for place, row in enumerate(rows):
         options = {"color": INK, "marker": ""}
