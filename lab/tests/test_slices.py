@@ -152,7 +152,7 @@ def test_slices_of_too_few_pictures_come_last_and_are_not_weak():
 
 
 def written(tmp_path, rows):
-    with (tmp_path / "table.csv").open("w", newline="", encoding="utf-8") as file:
+    with (tmp_path / "table.csv").open("w", newline="", encoding="utf-8-sig") as file:
         csv.writer(file).writerows(rows)
     return tmp_path / "table.csv"
 
@@ -160,11 +160,14 @@ def written(tmp_path, rows):
 @pytest.mark.parametrize("short", [False, True])
 def test_a_table_is_brought_into_the_order_of_the_pictures(tmp_path, short):
     rows = [
-        [name.removeprefix("pictures/") if short else name, i, f"s{i % 3}"] for i, name in enumerate(NAMES)
+        [name.removeprefix("pictures/") if short else name, i, f"Zürich {i % 3}"]
+        for i, name in enumerate(NAMES)
     ]
     table = written(tmp_path, [["file", "age", "site, or"], *rows[:1:-1], ["other.png", 1, "x"]])
     columns, notes = slices.read_table(table, NAMES)
-    assert columns["age"] == ["", "", *(str(i) for i in range(2, 40))] and columns["site, or"][2] == "s2"
+    assert (
+        columns["age"] == ["", "", *(str(i) for i in range(2, 40))] and columns["site, or"][2] == "Zürich 2"
+    )
     assert list(columns) == ["age", "site, or"]
     assert notes == [f"1 rows of {table} name no picture of the test set"]
 
