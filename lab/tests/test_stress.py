@@ -17,7 +17,6 @@ from lab.network import from_module, logits_of
 from metrics import expected_calibration_error, fit_temperature, proportion
 
 IMAGES = (natural_images(40, seed=3) * 255).round().byte()
-NAMES = [f"class {c}" for c in range(9)] + ["old man"]
 CHANGES = ["clean/0", *(f"{name}/{s}" for name in ("fog", "contrast") for s in range(1, 6))]
 
 
@@ -45,6 +44,8 @@ def partly_wrong(y_pred, num_classes=10):
 
 
 LABELS = partly_wrong(answers_to(Linear(10), IMAGES))
+PERSON = LABELS.bincount().argsort()[-2].item()  # there are several right ones
+NAMES = ["old man" if c == PERSON else f"class {c}" for c in range(10)]
 
 
 @pytest.fixture(autouse=True)
@@ -205,6 +206,20 @@ def test_each_test_is_of_its_level_and_its_images(tmp_path):
     assert results["random_signs"]["64"]["value"] == (signs == labels)[attacked].double().mean()
 
 
+def test_the_checks_compare_the_attacked_images_that_were_right():
+    """PGD leaves two of four, and random signs one of these: that they win two others does not count."""
+    t, f = True, False
+    rows = {"unattacked/0": [f, f, t, t], "pgd": [f, f, t, t], "fgsm": [f, f, t, t], "random": [t, t, f, t]}
+    answers = {f"{name}/{e}": torch.tensor(rows[name]) for name in ("pgd", "fgsm", "random") for e in (1, 64)}
+    answers |= {"unattacked/0": torch.tensor(rows["unattacked/0"]), "pgd_more_steps/1": answers["pgd/1"]}
+    tests = {name: {"accuracy": stress.share(right)} for name, right in answers.items()}
+    results = {"tests": tests, "answers": answers}
+    stress.add_attacks(results, torch.arange(4))
+    passed = {check["name"]: check["passed"] for check in results["checks"]}
+    assert passed["PGD is at least as strong as random noise"] is False
+    assert passed["a larger epsilon does not raise the accuracy under PGD"] is True
+
+
 def test_the_choice_by_hand():
     labels, superclass_of = torch.tensor([0, 0, 1, 1, 2, 2, 3]), torch.tensor([0, 0, 1, 1])
     right = torch.tensor([False, True, True, True, True, False, True])
@@ -238,7 +253,7 @@ def test_examples_can_be_made_again_from_the_files(tmp_path):
     assert (given - (moved - images)).abs().max() <= 1.01 / 255 / 127 / 2
     # Right answers of as many classes as there are, no people among them.
     assert [c for c, _ in attacked["answers"]["pgd"]["0"]] == labels.tolist()
-    assert not {9} & {*LABELS[shown["images"]].tolist(), *labels.tolist()}
+    assert PERSON not in LABELS[shown["images"]].tolist() + labels.tolist()
 
 
 # ---- What is kept ------------------------------------------------------------------------------------------
