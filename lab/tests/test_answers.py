@@ -246,16 +246,17 @@ def test_further_numbers_by_loops():
 
 def test_notes_say_what_makes_numbers_mean_less():
     test, numbers, arrays = made_up()
-    assert "near chance" in answers.notes_on(numbers, arrays["logits"], test, None)[0]
-    right = report.evaluate(torch.eye(4)[test.labels] * 5, test)
-    assert answers.notes_on(right[0], right[1]["logits"], test, None) == []
-    notes = answers.notes_on(right[0], right[1]["logits"] / 5, test, torch.full((60,), -1))
-    assert len(notes) == 1 and "all logits lie in 0 to 1" in notes[0]
-    copies = torch.full((60,), -1)
-    copies[:3] = torch.tensor([0, 1, 3])
-    assert answers.notes_on(right[0], right[1]["logits"], test, copies)[0].startswith(
-        "3 test images are training images too, 1 of them"
-    )
+    assert "near chance" in answers.notes_on(numbers, arrays, test, None)[0]
+    test.images = torch.arange(60, dtype=torch.uint8).view(60, 1, 1, 1).expand(60, 3, 2, 2)
+    numbers, arrays = report.evaluate(torch.eye(4)[test.labels] * 5, test)
+    assert answers.notes_on(numbers, arrays, test, None) == []
+    (note,) = answers.notes_on(numbers, arrays | {"logits": arrays["logits"] / 5}, test, None)
+    assert "all logits lie in 0 to 1" in note
+    train = replace(test, images=test.images[:3], labels=torch.tensor([0, 1, 3]))
+    (note,) = answers.notes_on(numbers, arrays, test, train)
+    assert note.startswith("3 test images are training images too, 1 of them with another label")
+    few = replace(test, labels=test.labels.clamp(max=2))
+    assert answers.notes_on(numbers, arrays, few, None)[0].startswith("1 classes have no test image")
 
 
 def test_copies_are_found_pixel_by_pixel():

@@ -1,5 +1,6 @@
 """examine.py: what it writes, against report.py and other libraries; what it refuses, keeps and replaces."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -26,6 +27,8 @@ def make():
     torch.manual_seed(0)
     layers = nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
     network = nn.Sequential(*layers)
+    network[4].weight.data *= 20
+    network[4].bias.data = torch.tensor([-0.1, -30.0, 0.0])
     network.class_names = ["cat", "dog", "bird"]
     return network
 
@@ -44,14 +47,14 @@ def content(out):
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A folder with net.py and pics/test/CLASS, twenty pictures of each of two classes, to work in."""
+    """A folder with net.py and pics/test/CLASS, thirty pictures of each of two classes, to work in."""
     monkeypatch.chdir(tmp_path)
     Path("net.py").write_text(NET)
     generator = np.random.default_rng(0)
     for name in ("bird", "Cat"):
         Path("pics/test", name).mkdir(parents=True)
-        for k in range(20):
-            pixels = generator.integers(0, 256, (40, 32, 3), dtype=np.uint8)
+        for k in range(30):
+            pixels = generator.integers(0, 60 + 6 * k, (40, 32, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(f"pics/test/{name}/{k}.png")
     return tmp_path
 
@@ -234,6 +237,70 @@ def test_input_in_the_folder_of_results_is_never_replaced(tmp_path, monkeypatch,
             run("--predictions", "own/predictions.npz", "--out", "own", *overwrite)
         assert content(tmp_path) == before
     assert "is read, and would be replaced" in capsys.readouterr().err
+
+
+# ---- Slices ------------------------------------------------------------------------------------------------
+
+
+def table_of(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_slices_by_a_table_beside_a_folder(no_pages, project, capsys):
+    rows = [f"{name}/{k}.png,{'ab'[k % 2]},p{k // 4}" for name in ("bird", "Cat") for k in range(30)]
+    Path("table.csv").write_text("\n".join(["file,site,patient", *rows[:-3]]))
+    options = "--model", "net.py:make", "--dataset", "pics", "--quick", "--table", "table.csv"
+    assert run(*options, "--group", "patient") == 0
+    written, evidence = folder.read_reasons(Path("runs/net-make"))
+    facts = {row["slice"]: row for row in written["slices"]}
+    assert facts["site is missing"]["n"] == 3 and "patient" not in {row["column"] for row in facts.values()}
+    assert facts["site = a"]["n"] + facts["site = b"]["n"] == 57
+    assert {row["column"] for row in facts.values()} >= {"brightness", "contrast", "site"}
+    assert [row["slice"] for row in table_of("runs/net-make/slices.csv")] == list(facts)
+    assert torch.isin(evidence["slice_inside"], evidence["picture_index"]).all()
+    assert "weak     " in capsys.readouterr().out
+    ungrouped, before = run(*options), written["slices"]
+    assert ungrouped == 0 and folder.read_reasons(Path("runs/net-make"))[0]["slices"] != before
+    for group, text in [("hospital", "no column hospital of groups, only site, patient")]:
+        with pytest.raises(SystemExit):
+            run(*options, "--group", group)
+        assert text in capsys.readouterr().err
+    Path("runs/net-make").joinpath("slices.csv").rename("runs/net-make/mine.csv")
+    with pytest.raises(SystemExit):  # the table would be replaced by the result
+        Path("table.csv").rename("runs/net-make/slices.csv")
+        run(*options[:-1], "runs/net-make/slices.csv")
+    assert "is read, and would be replaced" in capsys.readouterr().err
+
+
+def test_a_planted_weakness_is_found_by_a_property_of_answers(no_pages, tmp_path, capsys):
+    y_true = np.arange(400) % 2
+    site = np.where(np.arange(400) % 4 < 2, "old", "new")
+    right = np.where(site == "old", np.arange(400) % 100 < 50, True)
+    shares = np.eye(2)[np.where(right, y_true, 1 - y_true)]
+    given = {"y_true": y_true, "probabilities": shares, "site": site}
+    result = examine.examine_answers(given, out=tmp_path / "a")
+    worst = result["slices"][0]
+    assert (worst["slice"], worst["n"], worst["weak"]) == ("site = old", 200, True)
+    assert worst["accuracy"] == pytest.approx(right[site == "old"].mean())
+    assert "weak     site = old, at least" in capsys.readouterr().out
+    by_day = examine.examine_answers(given | {"day": np.arange(400) // 50}, out=tmp_path / "b", groups="day")
+    assert by_day["slices"][0]["low"] < worst["low"]  # fifty pictures that fail together say less
+    assert "weak" not in json.dumps(
+        examine.examine_answers({"y_true": y_true, "probabilities": shares}, out=tmp_path / "c")["slices"]
+    )
+    assert not (tmp_path / "c" / "slices.csv").exists()
+
+
+def test_columns_from_python(no_pages, tmp_path):
+    model, images, labels, names = in_memory()
+    columns = {"site": ["a", "b"] * 6, "age": torch.arange(12)}
+    more = {"out": tmp_path, "quick": True, "columns": columns}
+    result = examine.examine(model, images, labels, names, **more, groups=[1, 2, 3, 4] * 3)
+    assert {row["column"] for row in result["slices"]} >= {"site", "age", "sharpness"}
+    for wrong in ({"columns": {"site": ["a"]}}, {"groups": [1, 2]}):
+        with pytest.raises(ValueError, match="values, expected 12"):
+            examine.examine(model, images, labels, names, **more | wrong)
 
 
 # ---- From Python -------------------------------------------------------------------------------------------
