@@ -218,16 +218,12 @@ def compare_slices(
 
 
 def draw_beside(inside: Tensor, labels: Tensor, allowed: Tensor, count: int = 9) -> tuple[Tensor, Tensor]:
-    """Draw pictures of a slice, and of each class as many outside of it; two lists of places, int64 [k].
+    """Draw pictures of a slice, and as many of the same classes outside of it; their places, int64 [k] each.
 
     inside and allowed bool [N]; labels int64 [N]. Only pictures that are allowed are drawn, at most `count`.
     """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(4))
-    order, pairs = order[allowed[order]], []
-    for c in labels[order[inside[order]]].unique().tolist():
-        of_class = order[labels[order] == c]
-        pairs += zip(of_class[inside[of_class]].tolist(), of_class[~inside[of_class]].tolist(), strict=False)
-    place = {picture: k for k, picture in enumerate(order.tolist())}
-    pairs = sorted(pairs, key=lambda pair: place[pair[0]])[:count]
-    drawn = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
-    return drawn[:, 0], drawn[:, 1]
+    order = order[allowed[order]]
+    first = order[inside[order]][:count]
+    beside = ~inside[order] & torch.isin(labels[order], labels[first])
+    return first, order[beside][:count]

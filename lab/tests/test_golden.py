@@ -18,6 +18,7 @@ from data import Dataset
 from lab import attacks, reasons
 from lab.corruptions import CORRUPTIONS, CUES, corrupt
 from lab.network import SHIPPED, load_checkpoint, logits_of, several_maps
+from lab.stress import measure
 
 GOLDEN = np.load(Path(__file__).parent / "golden.npz")
 ATTACKS = {"fgsm": attacks.fgsm, "random": attacks.random_corner, "pgd": attacks.pgd, "apgd_ce": attacks.apgd}
@@ -139,8 +140,6 @@ def test_attacks(network, name):
 
 
 def test_calibration_of_a_stress_test(answers):
-    from lab.stress import measure
-
     test, _, arrays = answers
     record, right = measure(arrays["logits"], test.labels, float(GOLDEN["temperature"]))
     old = json.loads(GOLDEN["record"].item())

@@ -228,17 +228,10 @@ def test_computed_properties_are_those_of_loops():
 def test_pictures_are_drawn_inside_and_beside_a_slice():
     labels = torch.arange(400) % 8
     inside, allowed = (torch.arange(400) % 5 == 0) & (labels < 6), labels != 3
-    inside[labels == 4] = True  # no other picture of this class
     first, second = slices.draw_beside(inside, labels, allowed)
-    assert (
-        len(first) == len(second) == 9 == len(second.unique())
-        and inside[first].all()
-        and not inside[second].any()
-    )
-    assert (
-        torch.equal(labels[first], labels[second])
-        and not torch.isin(labels[first], torch.tensor([3, 4])).any()
-    )
-    assert len(labels[first].unique()) > 2  # not all of one class
-    none = slices.draw_beside(torch.ones(8).bool(), torch.arange(8), torch.ones(8).bool())
-    assert [len(places) for places in none] == [0, 0]
+    assert len(first.unique()) == len(second.unique()) == 9
+    assert inside[first].all() and not inside[second].any()
+    drawn = {*labels[first].tolist()}
+    assert {*labels[second].tolist()} <= drawn <= {0, 1, 2, 4, 5} and len(drawn) > 2  # not all of one class
+    few = slices.draw_beside(torch.ones(4).bool(), torch.arange(4), torch.ones(4).bool())
+    assert [len(places) for places in few] == [4, 0]
