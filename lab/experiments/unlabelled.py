@@ -237,7 +237,7 @@ def tables(args: argparse.Namespace) -> None:
     head += [f"at {count}" for count in few] + names
     caption = f"""
 {len(results)} networks, 75 corruptions, two halves of their images; a family is left out of each fit. By
-family: the mean of estimated less true accuracy. Last, the mean error at so many images and of each network."""
+family: the mean of estimated less true accuracy. Last, mean errors at so many images and of each network."""
     print_table("Estimates without labels", caption, "; ".join(head), rows)
 
     fall, small = torch.cat(confidence_falls), torch.cat(confidence_falls).abs() < 0.05
