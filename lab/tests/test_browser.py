@@ -224,10 +224,9 @@ def test_a_cell_of_the_matrix_shows_its_pictures_in_place(made):
         link = page.locator(".matrix-table .miss a").first
         true, predicted = np.argwhere(confusion * (1 - np.eye(len(NAMES), dtype=int)))[0]
         link.click()
-        text = page.inner_text("#cell p")
-        assert text.startswith(
-            f"{name_of(true)}, answered {name_of(predicted)}: {confusion[true, predicted]} "
-        )
+        number, text = confusion[true, predicted], page.inner_text("#cell p")
+        pictures = "picture" if number == 1 else "pictures"
+        assert text.startswith(f"{number} {pictures} of {name_of(true)}, answered {name_of(predicted)}")
         count = min(9, confusion[true, predicted])
         assert page.locator("#cell .thumb").count() == count and page.url.endswith("explore.html")
         page.click("#cell .thumb >> nth=0")
