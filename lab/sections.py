@@ -9,6 +9,7 @@ import base64
 import io
 import math
 import re
+import textwrap
 from html import escape
 from pathlib import Path
 
@@ -32,7 +33,6 @@ SIDE, MAP_SIDE = 64, 128  # pixels: the largest side of a picture on the page, a
 MAX_SHEET, BYTES_PER_PIXEL = 600_000, 0.25  # of a sheet of pictures, whose quality falls until it fits
 NUM_CASES, NUM_FAILING, NUM_TIED = 5, 3, 6  # mistakes with both maps, groups of classes, hardest classes
 LARGEST_EPSILON = 8  # of the attacks that are shown; a larger one is a check
-GAP = {"value": "gap", "low": "low", "high": "high"}
 NUM_WORST_SLICES, NUM_BEST_SLICES = 8, 4
 LARGEST_MATRIX = 30  # classes: report.html has those of more
 KEPT_ABOVE = (0, 0.5, 0.7, 0.9, 0.95)  # confidences
@@ -74,9 +74,10 @@ def interval(row: dict, digits: int = 1) -> str:
     return f"{percent(row['value'], digits)} ({low}\N{WORD JOINER}–\N{WORD JOINER}{high})"
 
 
-def shortened(text: str, most: int = 26) -> str:
-    """Return a text of at most so many letters, for an axis."""
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+def slice_name(row: dict) -> str:
+    """Return the name of a slice, "0.2 < contrast <= 0.3" as "contrast 0.2 to 0.3"."""
+    low, is_between, high = row["slice"].partition(f" < {row['column']} <= ")
+    return f"{row['column']} {low} to {high}" if is_between else row["slice"]
 
 
 # ---- Pictures and plots ------------------------------------------------------------------------------------
@@ -564,6 +565,7 @@ def where(n: dict, answers: dict, evidence: dict, images: Tensor | None) -> tupl
     `missed` is a gap that would mostly be missed: half of the width of the median interval.
     """
     rows = [row for row in n.get("slices", ()) if row["high"] is not None]  # the worst first
+    rows = [row | {"name": slice_name(row)} for row in rows]
     shown = {"slices": rows, "worst": rows[0] if rows else None, "slice_pictures": {}}
     if not rows:
         return shown, {}
@@ -572,9 +574,8 @@ def where(n: dict, answers: dict, evidence: dict, images: Tensor | None) -> tupl
     shown["weak"] = sum(row["weak"] for row in rows)
     shown["missed"] = float(np.median([(row["high"] - row["low"]) / 2 for row in rows]))
     shown["slices_plot"] = gaps(worst, best[::-1])
-    if images is None or "slice_inside" not in evidence:
-        return shown, {}
-    for side in ("inside", "outside"):
+    has_pictures = images is not None and "slice_inside" in evidence
+    for side in ("inside", "outside") if has_pictures else ():
         index = evidence[f"slice_{side}"]
         captions = [plain(answers["class_names"][c]) for c in answers["y_true"][index].tolist()]
         is_right = (answers["y_pred"][index] == answers["y_true"][index]).tolist()
@@ -586,13 +587,14 @@ def where(n: dict, answers: dict, evidence: dict, images: Tensor | None) -> tupl
 def gaps(worst: list[dict], best: list[dict]) -> Markup:
     """Plot the gaps of slices with their intervals, in points; weak ones are filled."""
     title, rows = "Gap to other pictures of the same classes", [*worst, *best]
-    figure, axes = small_figure(title, "", 85 + 24 * len(rows))
+    figure, axes = small_figure(title, "", 85 + 34 * len(rows))
     axes.set_xlabel("points", loc="right")
     axes.axvline(0, color=GREY, linewidth=1, marker="")
-    points = [{key: 100 * row[name] for key, name in GAP.items()} for row in rows]
-    labels = [f"{shortened(row['slice'])}  ({row['n']:,})" for row in rows]
+    keys = {"value": "gap", "low": "low", "high": "high"}
+    points = [{key: 100 * row[name] for key, name in keys.items()} for row in rows]
+    labels = [textwrap.fill(f"{row['name'][:40]} ({row['n']:,})", 28) for row in rows]
     draw_intervals(axes, labels, points, [row["weak"] for row in rows])
     if best:
         axes.axhline(len(worst) - 0.5, color=LINE, linewidth=1, marker="")
-    values = ", ".join(f"{row['slice']} {100 * row['gap']:+.1f}" for row in rows)
+    values = ", ".join(f"{row['name']} {100 * row['gap']:+.1f}" for row in rows)
     return to_svg(figure, "slices", f"{title}, in points: {values}.")
