@@ -86,6 +86,7 @@ def test_worked_example():
     assert result["accuracy"]["value"] == pytest.approx(example(None, 0.6, same))
     assert result["classes"] == pytest.approx(1 / same)
     assert result["alone"] == pytest.approx(0.8 - model["slope"] * 0.1)
+    assert estimate.estimate(answers_of(0.6, 200, count=5), stress_of(example))["classes"] == 200
     lost = estimate.estimate(answers_of(0.4, 1), stress_of(example))
     assert lost["accuracy"] == {"value": 0, "low": 0, "high": pytest.approx(lost["accuracy"]["high"])}
 
