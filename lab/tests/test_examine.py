@@ -315,7 +315,10 @@ def test_examine_from_python_leaves_the_callers_network_alone(tmp_path, capsys):
     assert result["accuracy"]["value"] == pytest.approx(accuracy_score(labels, expected))
     assert result["covering"]["verdict"] == "too few" and result["checkpoint_sha256"]
     assert "near chance" in capsys.readouterr().out
-    floats = examine.examine(model, images / 255, labels, names, out=tmp_path / "b", quick=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        floats = examine.examine(model, images / 255, labels, names, out=tmp_path / "b", quick=True)
+    logits = [folder.read_report(tmp_path / name)[1]["logits"] for name in "ab"]
+    assert torch.equal(*logits)
     assert floats["accuracy"] == result["accuracy"] and "float images are rounded" in floats["notes"][0]
     with pytest.raises(ValueError, match="another network"):
         examine.examine(small_cnn(seed=1), images, labels, names, out=tmp_path / "a")

@@ -159,8 +159,10 @@ def test_network_in_memory_brings_labels_into_the_order_of_its_classes():
 def test_predict_in_batches_is_the_same_and_infinite_logits_are_no_answers():
     network, images = from_module(small_cnn()), pictures(7)
     whole = logits_of(network, images)
-    network.batch_size = 2
+    network.batch_size, sizes = 2, []
+    network.model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
     torch.testing.assert_close(logits_of(network, images), whole)
+    assert sizes == [2, 2, 2, 1]
     bright = from_module(Wrapped(lambda z: torch.where(z.amax() > 0, z, z), small_cnn()))
     bright.model.function = lambda z: z / 0
     with pytest.raises(FloatingPointError, match="not finite"):
@@ -195,7 +197,10 @@ def test_digest_of_quantised_and_scripted_modules_follows_their_weights():
     def compiled(seed):
         return torch.compile(small_cnn(seed=seed))
 
-    for make in (quantised, scripted, small_cnn_of):
+    def both(seed):
+        return torch.jit.script(quantised(seed))
+
+    for make in (quantised, scripted, both, small_cnn_of):
         assert digest_of(make(0)) == digest_of(make(0)) != digest_of(make(1))
     assert from_module(compiled(0)).digest == digest_of(small_cnn(seed=0))
     assert from_module(scripted(0)).num_classes == 3
