@@ -107,6 +107,11 @@ def points(row: dict, digits: int = 1) -> str:
     return f"{value} points ({low} to {high})".replace("-", "\N{MINUS SIGN}")
 
 
+def shortened(text: str, most: int = 26) -> str:
+    """Return a text of at most so many letters, for an axis."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def mistakes_at(**wanted: str) -> str:
     """Return the address of the mistakes that fit, such as true="otter", predicted="all fish"."""
     return f"#{urlencode(wanted)}"
@@ -605,14 +610,15 @@ def where(n: dict, answers: dict, evidence: dict, images: Tensor | None) -> tupl
 def gaps(worst: list[dict], best: list[dict]) -> Markup:
     """Plot the gaps of slices with their intervals, in points; weak ones are filled."""
     title, rows = "Gap to other pictures of the same classes", [*worst, *best]
-    figure, axes = small_figure(title, "points of accuracy", 85 + 24 * len(rows))
+    figure, axes = small_figure(title, "", 85 + 24 * len(rows))
+    axes.set_xlabel("points", loc="right")
     axes.axvline(0, color=GREY, linewidth=1, marker="")
     for place, row in enumerate(rows):
         options = {"color": INK, "marker": ""}
         axes.plot([100 * row["low"], 100 * row["high"]], [place, place], **options)
         face = INK if row["weak"] else "none"
         axes.plot(100 * row["gap"], place, marker="o", markersize=7, color=INK, markerfacecolor=face)
-    axes.set_yticks(range(len(rows)), [f"{row['slice']}  ({row['n']:,})" for row in rows])
+    axes.set_yticks(range(len(rows)), [f"{shortened(row['slice'])}  ({row['n']:,})" for row in rows])
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
     axes.spines.left.set_visible(False)
