@@ -23,15 +23,16 @@ from torchvision.transforms.v2 import functional as transforms
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from lab.classifier import Classifier, load_checkpoint, load_data
+from lab.stress_tests.corruptions import FAMILIES, FIFTEEN, corrupt
+from lab.support import CommandLine, Progress, pick_device, run_main
+
 import data
 from data import Dataset
-from lab.classifier import Classifier, load_checkpoint, load_data
 from lab.estimate import estimate, fit, points, read_line, slope_of
 from lab.experiments.findings import NARROW, RESULTS, WITH_SMOOTHING, WITHOUT_SMOOTHING, print_table, read
 from lab.reasons import spearman
 from lab.stress import draw_sample
-from lab.stress_tests.corruptions import FAMILIES, FIFTEEN, corrupt
-from lab.support import CommandLine, Progress, pick_device, run_main
 from metrics import fit_temperature
 
 RECIPES = [["shipped"], WITH_SMOOTHING, WITHOUT_SMOOTHING, NARROW]  # networks of the same recipe

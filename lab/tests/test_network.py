@@ -436,7 +436,7 @@ def test_classes_that_do_not_fit_are_refused():
         ({"size": 32}, "--size is for --model"),
         ({"model": "x.py:make", "size": 0}, "--size 0: expected 1 or more"),
         ({"batch_size": 0}, "--batch-size 0: expected 1 or more"),
-        ({"device": "nowhere"}, "--device nowhere cannot be used"),
+        ({"device": "nowhere"}, "device=nowhere cannot be used"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(given, text):
