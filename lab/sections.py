@@ -11,7 +11,6 @@ import math
 import re
 from html import escape
 from pathlib import Path
-from urllib.parse import urlencode
 
 import matplotlib
 import numpy as np
@@ -26,13 +25,14 @@ import metrics
 import report
 from gradcam import overlay, to_heatmap
 from lab import estimate
-from lab.answers import draw_game, failing_groups, offered, shared_words
-from report import BLUE, GREY, INK, LINE, ORANGE, address, encoded, in_percent, is_person, plain
+from lab.answers import draw_game, failing_groups, offered, people_among, shared_words, without_people
+from report import BLUE, GREY, INK, LINE, ORANGE, address, encoded, in_percent, plain
 
 SIDE, MAP_SIDE = 64, 128  # pixels: the largest side of a picture on the page, and the side of one under a map
 MAX_SHEET, BYTES_PER_PIXEL = 600_000, 0.25  # of a sheet of pictures, whose quality falls until it fits
 NUM_CASES, NUM_FAILING, NUM_TIED = 5, 3, 6  # mistakes with both maps, groups of classes, hardest classes
 LARGEST_EPSILON = 8  # of the attacks that are shown; a larger one is a check
+GAP = {"value": "gap", "low": "low", "high": "high"}
 NUM_WORST_SLICES, NUM_BEST_SLICES = 8, 4
 LARGEST_MATRIX = 30  # classes: report.html has those of more
 KEPT_ABOVE = (0, 0.5, 0.7, 0.9, 0.95)  # confidences
@@ -60,33 +60,6 @@ STYLE |= {
 }
 
 
-def everything(
-    n: dict,
-    answers: dict,
-    evidence: dict,
-    stress: dict | None,
-    images: Tensor | None,
-    full: Tensor | None,
-) -> list[tuple[dict, dict]]:
-    """Return of each section what its template shows and what the script knows; full: images of any side."""
-    context = {"stress_command": n["data"].get("stress")}
-    finished = stress if stress is not None and "summary" in stress else None
-    with matplotlib.rc_context(STYLE):
-        return [
-            (context | {"stress": finished}, {}),
-            game(answers, evidence, images),
-            mistakes(n, answers, evidence, images),
-            other_runs(n, answers, evidence, images),
-            maps(n, answers, evidence, images),
-            corruptions(answers, finished),
-            confidence(n, answers, finished),
-            unlabelled(finished),
-            attacks(n, answers, finished, full),
-            accuracy(n, answers),
-            where(n, answers, evidence, images),
-        ]
-
-
 # ---- Numbers in words --------------------------------------------------------------------------------------
 
 
@@ -101,20 +74,9 @@ def interval(row: dict, digits: int = 1) -> str:
     return f"{percent(row['value'], digits)} ({low}\N{WORD JOINER}–\N{WORD JOINER}{high})"
 
 
-def points(row: dict, digits: int = 1) -> str:
-    """Return a difference with its interval as "+1.2 points (+0.3 to +2.1)"."""
-    value, low, high = (f"{100 * row[key]:+.{digits}f}" for key in ("value", "low", "high"))
-    return f"{value} points ({low} to {high})".replace("-", "\N{MINUS SIGN}")
-
-
 def shortened(text: str, most: int = 26) -> str:
     """Return a text of at most so many letters, for an axis."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def mistakes_at(**wanted: str) -> str:
-    """Return the address of the mistakes that fit, such as true="otter", predicted="all fish"."""
-    return f"#{urlencode(wanted)}"
 
 
 # ---- Pictures and plots ------------------------------------------------------------------------------------
@@ -177,15 +139,6 @@ def to_svg(figure: Figure, name: str, description: str) -> Markup:
 
 
 # ---- The sections: what a template shows, and what the script knows ----------------------------------------
-
-
-def without_people(answers: dict, index: Tensor) -> Tensor:
-    """Return which of the test images, int64 [n], neither show people nor are taken for them, bool [n].
-
-    What a page draws by chance is of these.
-    """
-    people = torch.tensor([is_person(name) for name in answers["class_names"]])
-    return ~(people[answers["y_true"][index]] | people[answers["y_pred"][index]])
 
 
 def game(answers: dict, evidence: dict, images: Tensor | None) -> tuple[dict, dict]:
@@ -287,7 +240,9 @@ def other_runs(n: dict, answers: dict, evidence: dict, images: Tensor | None) ->
     if images is None or "kinds" not in evidence or not shown["kinds"]:
         return shown, {}
     order = torch.randperm(len(index), generator=torch.Generator().manual_seed(4))
-    order = order[without_people(answers, index[order])]
+    people = people_among(answers["class_names"])
+    said = people[evidence["answers"][:, order, 0]].any(dim=0)  # by any training
+    order = order[without_people(answers, index[order]) & ~said]
     for kind, name in enumerate(shown["kinds"]):
         for place in order[evidence["kinds"][order] == kind][:1].tolist():
             i, given = index[place].item(), evidence["answers"][1:, place, 0].tolist()
@@ -320,7 +275,10 @@ def maps(n: dict, answers: dict, evidence: dict, images: Tensor | None) -> tuple
     if images is None or "shown" not in evidence:  # it is not there if each mistake shows people
         return shown, data
     names, places = [plain(name) for name in answers["class_names"]], evidence["shown"]
-    chosen = without_people(answers, evidence["mistakes"][places]).nonzero().flatten()[:NUM_CASES]
+    people = people_among(answers["class_names"])
+    said = people[evidence["usual_answers"]] | people[evidence["covered_answers"][places]]
+    fits = without_people(answers, evidence["mistakes"][places]) & ~said
+    chosen = fits.nonzero().flatten()[:NUM_CASES]
     places = places[chosen]
     both = {"usual": {}, "contrastive": {}}  # the two kinds of maps of these mistakes
     for key in ("maps", "covered_pixels", "answers", "probabilities"):
@@ -347,27 +305,32 @@ def maps(n: dict, answers: dict, evidence: dict, images: Tensor | None) -> tuple
     return shown, data
 
 
+def draw_intervals(axes: Axes, labels: list[str], rows: list[dict], filled: list[bool]) -> None:
+    """Draw a point and its interval for each row, {value, low, high}, from the top."""
+    for place, (row, is_filled) in enumerate(zip(rows, filled, strict=True)):
+        axes.plot([row["low"], row["high"]], [place, place], color=INK, marker="", linestyle="-")
+        face = INK if is_filled else "none"
+        axes.plot(row["value"], place, marker="o", markersize=7, color=INK, markerfacecolor=face)
+    axes.set_yticks(range(len(rows)), labels)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.spines.left.set_visible(False)
+
+
 def dots(rows: dict[str, dict]) -> Markup:
     """Plot the covering test: shares with intervals, {label: row}; the last is chance, a band behind all."""
     title = "Mistakes that become right, a quarter covered"
     figure, axes = small_figure(title, "share of mistakes", 85 + 24 * len(rows))
     chance = list(rows.values())[-1]
     axes.axvspan(chance["low"], chance["high"], color=LINE, linewidth=0)
+    draw_intervals(axes, list(rows), list(rows.values()), [True] * len(rows))
     for place, (label, row) in enumerate(rows.items()):
-        colour, weight = INK, "bold" if label in (MAPS["contrastive"], MAPS["usual"]) else "normal"
-        axes.plot([row["low"], row["high"]], [place, place], color=colour, marker="", linestyle="-")
-        axes.plot(row["value"], place, color=colour, marker="o", markersize=7)
-        options = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "color": colour}
-        text = axes.annotate(
-            f"{100 * row['value']:.0f} %", (row["high"], place), fontweight=weight, **options
-        )
-        text.set_in_layout(False)
-    axes.set_yticks(range(len(rows)), list(rows))
-    axes.tick_params(axis="y", length=0)
-    axes.grid(visible=False, axis="y")
-    axes.spines.left.set_visible(False)
+        weight = "bold" if label in (MAPS["contrastive"], MAPS["usual"]) else "normal"
+        options = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "fontweight": weight}
+        axes.annotate(f"{100 * row['value']:.0f} %", (row["high"], place), **options).set_in_layout(False)
     room = 1.2 * max(row["high"] for row in rows.values()) + 0.03  # for the text behind a point
-    axes.set(xlim=(0, room), ylim=(len(rows) - 0.5, -0.5))
+    axes.set_xlim(0, room)
     axes.locator_params(axis="x", nbins=5)
     in_percent(axes.xaxis)
     values = ", ".join(f"{label} {100 * row['value']:.0f} %" for label, row in rows.items())
@@ -393,12 +356,10 @@ def corruptions(answers: dict, stress: dict | None) -> tuple[dict, dict]:
     if "examples" not in stress:
         return shown, {}
     index = torch.tensor(stress["examples"]["images"])
-    kept = without_people(answers, index).nonzero().flatten()  # older results may have some
-    index, pixels, given = index[kept], stress["example_pixels"][:, kept], {}
-    if not len(index):
+    kept, given = kept_examples(answers, index, stress["examples"]["answers"])
+    if not len(kept):
         return shown, {}
-    for test, of_images in stress["examples"]["answers"].items():
-        given[test] = [of_images[k] for k in kept.tolist()]
+    index, pixels = index[kept], stress["example_pixels"][:, kept]
     shown["corrupted_answers"], true = given, answers["y_true"][index]
     shown["corruption_sheet"] = sheet(pixels.flatten(0, 1), columns=len(index))
     shown["corruption_tests"] = list(given)
@@ -407,6 +368,18 @@ def corruptions(answers: dict, stress: dict | None) -> tuple[dict, dict]:
     return shown, {
         "corruptions": {"true": true.tolist(), "answers": given, "right": {t: right[t] for t in given}}
     }
+
+
+def kept_examples(answers: dict, index: Tensor, given: dict[str, list]) -> tuple[Tensor, dict[str, list]]:
+    """Return the places of those test images, int64 [n], that no test takes for people, and their answers.
+
+    given: the answers of each test, [[class, probability], ...]. Older results drew people, too.
+    """
+    people, fits = people_among(answers["class_names"]), without_people(answers, index)
+    for rows in given.values():
+        fits &= ~people[[c for c, _ in rows]]
+    kept = fits.nonzero().flatten()
+    return kept, {test: [rows[k] for k in kept.tolist()] for test, rows in given.items()}
 
 
 def confidence(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]:
@@ -517,7 +490,10 @@ def attack_sheet(answers: dict, stress: dict, images: Tensor | None, epsilons: l
     if "attack_examples" not in stress or (images is None and "attack_pixels" not in stress):
         return {}, {}
     index = torch.tensor(stress["attack_examples"]["images"])
-    kept = without_people(answers, index).nonzero().flatten()  # older results may have some
+    tests = {}  # {(attack, epsilon): answers}
+    for name, of_epsilon in stress["attack_examples"]["answers"].items():
+        tests |= {(name, epsilon): rows for epsilon, rows in of_epsilon.items()}
+    kept, rows = kept_examples(answers, index, tests)
     if not len(kept):
         return {}, {}
     if "attack_pixels" in stress:
@@ -531,9 +507,9 @@ def attack_sheet(answers: dict, stress: dict, images: Tensor | None, epsilons: l
             change = changes / 127  # of epsilon
             parts.append((128 + 100 * change).to(torch.uint8))
             parts.append((pixels + epsilon * change).clamp(0, 255).round().to(torch.uint8))
-    given = {}
-    for name, of_attack in stress["attack_examples"]["answers"].items():
-        given[name] = {key: [rows[k] for k in kept.tolist()] for key, rows in of_attack.items()}
+    given = {name: {} for name, _ in rows}
+    for (name, epsilon), of_images in rows.items():
+        given[name][epsilon] = of_images
     shown = {"attack_sheet": sheet(torch.cat(parts), MAX_SHEET // 3, len(pixels)), "attacked_answers": given}
     shown["attacked_true"] = [plain(answers["class_names"][c]) for c in true]
     curves = {"worst": stress["robust_accuracy"], "random": stress["random_signs"]}
@@ -613,17 +589,10 @@ def gaps(worst: list[dict], best: list[dict]) -> Markup:
     figure, axes = small_figure(title, "", 85 + 24 * len(rows))
     axes.set_xlabel("points", loc="right")
     axes.axvline(0, color=GREY, linewidth=1, marker="")
-    for place, row in enumerate(rows):
-        options = {"color": INK, "marker": ""}
-        axes.plot([100 * row["low"], 100 * row["high"]], [place, place], **options)
-        face = INK if row["weak"] else "none"
-        axes.plot(100 * row["gap"], place, marker="o", markersize=7, color=INK, markerfacecolor=face)
-    axes.set_yticks(range(len(rows)), [f"{shortened(row['slice'])}  ({row['n']:,})" for row in rows])
-    axes.tick_params(axis="y", length=0)
-    axes.grid(visible=False, axis="y")
-    axes.spines.left.set_visible(False)
-    axes.set(ylim=(len(rows) - 0.5, -0.5))
-    if best and len(rows) > len(worst):
+    points = [{key: 100 * row[name] for key, name in GAP.items()} for row in rows]
+    labels = [f"{shortened(row['slice'])}  ({row['n']:,})" for row in rows]
+    draw_intervals(axes, labels, points, [row["weak"] for row in rows])
+    if best:
         axes.axhline(len(worst) - 0.5, color=LINE, linewidth=1, marker="")
     values = ", ".join(f"{row['slice']} {100 * row['gap']:+.1f}" for row in rows)
     return to_svg(figure, "slices", f"{title}, in points: {values}.")
