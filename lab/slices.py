@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import data
+from data import UserError
 
 LEAST = 10  # the weight that a slice needs, see gap; below it the interval is wide or wrong
 FIFTHS = 5  # slices of a number
@@ -36,11 +37,11 @@ def read_table(path: Path, filenames: list[str]) -> tuple[dict[str, list[str]], 
         with path.open(newline="", encoding="utf-8-sig") as file:
             head, *rows = [row for row in csv.reader(file) if row]
     except (ValueError, csv.Error) as error:
-        raise ValueError(f"{path} is no table: expected UTF-8, commas, and a head; {error}") from error
+        raise UserError(f"{path} is no table: expected UTF-8, commas, and a head; {error}") from error
     wrong = next((row[0] for row in rows if len(row) != len(head)), None)
     if wrong is not None or len(head) < 2 or len(set(head)) < len(head):
         problem = "its columns" if wrong is None else f"the row of {wrong!r}"
-        raise ValueError(
+        raise UserError(
             f"{path}: {problem} do not fit: expected a head of different names, then a row a picture, "
             f"its file name first, as many cells in each as in the head"
         )
@@ -53,11 +54,11 @@ def read_table(path: Path, filenames: list[str]) -> tuple[dict[str, list[str]], 
     ):
         if len(set(names)) < len(names):
             twice = max(names, key=names.count)
-            raise ValueError(f"{twice!r} stands {names.count(twice)} times {where}")
+            raise UserError(f"{twice!r} stands {names.count(twice)} times {where}")
     table = dict(zip(named, rows, strict=True))
     strangers = len(table.keys() - {*wanted})
     if strangers == len(table):
-        raise ValueError(f"no row of {path} names a picture: expected names such as {filenames[0]!r}")
+        raise UserError(f"no row of {path} names a picture: expected names such as {filenames[0]!r}")
     notes = [f"{strangers:,} rows of {path} name no picture of the test set"] if strangers else []
     columns = {name: [table[key][i] if key in table else "" for key in wanted] for i, name in enumerate(head)}
     columns.pop(head[0])
@@ -196,7 +197,7 @@ def compare_slices(
     right, labels = torch.as_tensor(right), torch.as_tensor(labels)
     for name, values in {**columns, "(groups)": labels if groups is None else groups}.items():
         if len(values) != len(labels):
-            raise ValueError(f"the column {name} has {len(values)} values, expected {len(labels)}")
+            raise UserError(f"the column {name} has {len(values)} values, expected {len(labels)}")
     if groups is not None:
         texts, missing = as_texts(groups)
         own = np.array([f"missing {i}" for i in range(len(texts))])

@@ -33,7 +33,7 @@ from torchvision.transforms.v2 import functional as transforms
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import data
-from data import Dataset
+from data import Dataset, UserError
 from lab import estimate
 from lab.answers import tests_of
 from lab.corruptions import FAMILIES, FIFTEEN, corrupt
@@ -100,7 +100,7 @@ def prepare_measure(args: argparse.Namespace) -> tuple[Network, Dataset, Tensor,
     """Return the network, its test images, the places of the sample in them, and what its file holds."""
     out = args.out
     if out is None or args.images < 2 or args.images % 2:
-        raise ValueError("expected --out FILE.json and an even number of --images")
+        raise UserError("expected --out FILE.json and an even number of --images")
     network, _ = from_options(args)
     _, test, _ = load_images(network, args)
     index = stratified_sample(test.labels, args.images)
@@ -108,7 +108,7 @@ def prepare_measure(args: argparse.Namespace) -> tuple[Network, Dataset, Tensor,
     families = {family: [n for n in names if n in FIFTEEN] for family, names in FAMILIES.items()}
     old = read_json(out) if out.is_file() else {}
     if old and any(old.get(key) != value for key, value in sample.items()):
-        raise ValueError(f"{out} is of another network or other images: give another --out")
+        raise UserError(f"{out} is of another network or other images: give another --out")
     return network, test, index, sample | {"families": families, "tests": old.get("tests", {})}
 
 

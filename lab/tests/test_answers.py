@@ -51,7 +51,7 @@ def test_one_format_as_npz_and_as_csv_of_pandas(tmp_path):
         numbers, made = answers.numbers_of(given, test, "a file")
         assert (test.class_names, test.filenames, test.labels.tolist()) == (NAMES, files, Y_TRUE.tolist())
         assert numbers["accuracy"]["value"] == 0.8 and len(numbers["classes"]) == 3
-        np.testing.assert_allclose(made["probabilities"].numpy(), SHARES, rtol=1e-12)
+        np.testing.assert_allclose(made["probabilities"].numpy(), SHARES, rtol=1e-6)
         columns, notes = answers.properties(given)
         assert [str(value) for value in columns["site"]] == list("12122") and notes == []
         assert set(columns) == {"site"}
@@ -226,7 +226,7 @@ def made_up(count=60, num_classes=4, seed=0):
     labels = torch.arange(count) % num_classes
     names = [f"c{i}" for i in range(num_classes)]
     test = data.Dataset("made up", None, labels, names, [str(i) for i in range(count)])
-    return test, *report.evaluate(logits, test)
+    return test, *answers.evaluate(logits, test)
 
 
 def test_further_numbers_by_loops():
@@ -248,7 +248,7 @@ def test_notes_say_what_makes_numbers_mean_less():
     test, numbers, arrays = made_up()
     assert "near chance" in answers.notes_on(numbers, arrays, test, None)[0]
     test.images = torch.arange(60, dtype=torch.uint8).view(60, 1, 1, 1).expand(60, 3, 2, 2)
-    numbers, arrays = report.evaluate(torch.eye(4)[test.labels] * 5, test)
+    numbers, arrays = answers.evaluate(torch.eye(4)[test.labels] * 5, test)
     assert answers.notes_on(numbers, arrays, test, None) == []
     (note,) = answers.notes_on(numbers, arrays | {"logits": arrays["logits"] / 5}, test, None)
     assert "all logits lie in 0 to 1" in note
@@ -262,8 +262,8 @@ def test_notes_say_what_makes_numbers_mean_less():
 def test_copies_are_found_pixel_by_pixel():
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (8, 3, 4, 4), dtype=torch.uint8, generator=generator)
-    train = data.Dataset("train", images[:5], torch.tensor([3, 1, 4, 1, 5]), [], [])
-    test = replace(train, images=images[[6, 1, 4, 1]])
+    train = data.Dataset("train", images[:5], torch.tensor([3, 1, 4, 1, 5]), list("abcdef"))
+    test = replace(train, images=images[[6, 1, 4, 1]], labels=train.labels[:4], filenames=None)
     test.images[0, 0, 0, 0] = images[2, 0, 0, 0]
     assert answers.find_copies(train, test).tolist() == [-1, 1, 5, 1]
 
@@ -283,7 +283,7 @@ def test_table_of_answers(tmp_path):
 def write_run(out, seed, weights, **changes):
     test, _, _ = made_up()
     test = replace(test, **changes)
-    numbers, arrays = report.evaluate(made_up(seed=seed)[2]["logits"], test)
+    numbers, arrays = answers.evaluate(made_up(seed=seed)[2]["logits"], test)
     numbers |= {"checkpoint_sha256": weights, "images_sha256": folder.images_digest(test)}
     report.write_numbers(out, numbers, arrays)
     return out

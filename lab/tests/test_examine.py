@@ -177,7 +177,7 @@ def test_mistakes_of_other_runs(no_pages, tmp_path, small, trained):
     third = (truth[changed[2]] + 1) % 100 if arrays["y_pred"][changed[2]] == truth[changed[2]] else None
     logits[changed[2]] = 0
     logits[changed[2], third or (truth[changed[2]] + 50) % 100] = 100  # wrong in all, not alike
-    other, made = report.evaluate(logits, small[1])
+    other, made = answers.evaluate(logits, small[1])
     images = {"checkpoint_sha256": "x", "images_sha256": numbers["images_sha256"]}
     report.write_numbers(tmp_path / "b", other | images, made)
     assert run("--run", first, "--quick", "--against", tmp_path / "b") == 0

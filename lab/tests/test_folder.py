@@ -8,7 +8,7 @@ import torch
 
 import data
 import report
-from lab import folder
+from lab import answers, folder
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 OWNER = {"checkpoint_sha256": "w", "model_file_sha256": "f", "model_name": "make", "size": 32}
@@ -108,7 +108,7 @@ def write_report(out, **changes):
     """A report on made-up answers, as report.py writes it; return its numbers and arrays."""
     labels = torch.arange(12) % 3
     test = data.Dataset("made up", None, labels, list("abc"), [str(i) for i in range(12)])
-    numbers, arrays = report.evaluate(torch.randn(12, 3, generator=torch.Generator().manual_seed(0)), test)
+    numbers, arrays = answers.evaluate(torch.randn(12, 3, generator=torch.Generator().manual_seed(0)), test)
     numbers |= {"checkpoint_sha256": "w", "images_sha256": folder.images_digest(test)} | changes
     return report.write_numbers(out, numbers, arrays), arrays
 

@@ -13,9 +13,9 @@ import torch
 from torch import Generator
 
 import metrics
-import report
 from data import Dataset
 from lab import attacks, reasons
+from lab.answers import evaluate
 from lab.corruptions import CORRUPTIONS, CUES, corrupt
 from lab.network import SHIPPED, load_checkpoint, logits_of, several_maps
 from lab.stress import measure
@@ -63,7 +63,7 @@ def answers(network):
     test = Dataset("forty", stored("images"), stored("labels"), names, files)
     logits = logits_of(network, test.images)
     validation = network.checkpoint["val_logits"].float(), network.checkpoint["val_labels"]
-    return test, *report.evaluate(logits, test, validation)
+    return test, *evaluate(logits, test, validation)
 
 
 def test_logits_and_numbers(network, answers):
