@@ -62,14 +62,16 @@ def entropies(probabilities: Tensor) -> Tensor:
 
 
 def transport(probabilities: Tensor, labels: Tensor) -> float:
-    """Return the mean probability of the labels if each answer gets one of them, as cheaply as possible.
+    """Return the mean probability of labels that the answers share among them as cheaply as possible.
 
-    labels int64 [N] have the shares of the clean images. 1 less this is the distance of optimal transport
-    between answers and labels of Lu et al., as e_y is 1 - p_y away from p in the largest coordinate.
+    labels int64 [M], M from N on, have the shares of the clean images. 1 less this is the distance of optimal
+    transport between answers and labels of Lu et al.: e_y is 1 - p_y away from p in the largest coordinate.
     """
     from scipy.optimize import linear_sum_assignment
 
-    costs = 1 - probabilities[:, labels].numpy()
+    times = len(labels) // len(probabilities)  # each answer takes so many labels
+    rows = probabilities.repeat_interleave(times, dim=0)
+    costs = 1 - rows[:, labels[: len(rows)]].numpy()
     return 1 - costs[linear_sum_assignment(costs)].mean().item()
 
 
@@ -82,7 +84,7 @@ def threshold(scores: Tensor, right: Tensor) -> float:
 def numbers_of(probabilities: Tensor, right: Tensor, labels: Tensor, limit: float) -> dict[str, float]:
     """Return the numbers of answers float64 [N, C], and their `accuracy` by right, bool [N].
 
-    labels int64 [N]: of other images, for their shares; limit: of ATC.
+    labels int64 [M]: of other images, for their shares; limit: of ATC.
     """
     count, num_classes = probabilities.shape
     scale = math.sqrt(count * min(count, num_classes))
@@ -113,14 +115,17 @@ def prepare_measure(args: argparse.Namespace) -> tuple[Network, Dataset, Tensor,
 
 
 def measure(args: argparse.Namespace, network: Network, test: Dataset, index: Tensor, results: dict) -> None:
-    """Measure clean and corrupted images, the even and the odd ones for themselves; save after each test.
+    """Measure both halves of clean and corrupted images for themselves; save after each test.
 
-    A test has the numbers of 50, 100 and all images of both halves, {"50": {...}}. ATC's threshold is that of
-    the clean images of the other half.
+    A test has the numbers of 50, 100 and all images of both halves, {"50": {...}}. ATC's threshold and the
+    labels of COT are those of the clean images of the other half.
     """
     images, labels, started = test.images[index], test.labels[index], time.monotonic()
-    shuffled = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))
-    halves, limits = [shuffled[0::2], shuffled[1::2]], []
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(index), generator=generator)
+    by_class = order[labels[order].argsort(stable=True)]  # so that both halves have the same shares
+    mixed = torch.randperm(len(index) // 2, generator=generator)
+    halves, limits = [by_class[0::2][mixed], by_class[1::2][mixed]], []
     tests = ["clean/0", *tests_of(FIFTEEN)]
     for done, name in enumerate(tests):
         if name in results["tests"] and limits:
@@ -135,8 +140,8 @@ def measure(args: argparse.Namespace, network: Network, test: Dataset, index: Te
         for half, other, limit in zip(halves, halves[::-1], limits[::-1], strict=True):
             of_counts = {}
             for count in sorted({*(c for c in COUNTS if c < len(half)), len(half)}):
-                part, shares = half[:count], labels[other[:count]]
-                of_counts[str(count)] = numbers_of(probabilities[part], right[part], shares, limit)
+                part = half[:count]
+                of_counts[str(count)] = numbers_of(probabilities[part], right[part], labels[other], limit)
             rows.append(of_counts)
         results["tests"][name] = rows
         write_json(args.out, results)
