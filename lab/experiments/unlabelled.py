@@ -1,18 +1,27 @@
-"""How well does a fall of mean confidence tell the accuracy on images without labels?
+"""How well do numbers without labels tell the accuracy on changed images? lab.estimate beside its rivals.
 
-    python lab/experiments/unlabelled.py
-    python lab/experiments/unlabelled.py --checkpoint weights/resnet18_cifar100.pt --data-dir data
+    python lab/experiments/unlabelled.py measure --checkpoint weights/resnet18_cifar100.pt --out shipped.json
+    python lab/experiments/unlabelled.py tables shipped.json narrow.json ...
+    python lab/experiments/unlabelled.py stored                 the line of confidence in results/
+    python lab/experiments/unlabelled.py changes --checkpoint weights/resnet18_cifar100.pt
 
-Prints Markdown tables from the stress.json of the networks in results/, see lab/estimate.py for the line. An
-error is the estimated accuracy less the true one, in points. Intervals of 95 % come from 2,000 resamples of
-the networks and of the four families of corruptions. With a checkpoint the network answers 1,000 images that
-are changed in other ways, and 1,000 corrupted ones, for a comparison with ATC: Garg et al., "Leveraging
-Unlabeled Data to Predict Out-of-Distribution Performance", 2022 (arXiv 2201.04234).
+`measure` lets a network answer 400 test images, clean and under the fifteen corruptions at five severities,
+and goes on where it was interrupted; it takes the options of lab.stress for what to examine. `tables` fits
+each number on one half of the images without a family of corruptions, and reads it at this family on the
+other half, then the other way round. `changes` asks lab.estimate about images changed as no corruption does.
+Markdown is printed; an error is the estimated less the true accuracy, in points. Intervals of 95 % come from
+2,000 resamples of the networks and of the families.
+
+ATC: Garg et al. 2022 (arXiv 2201.04234), by entropy; a direct estimate. Nuclear norm: Deng et al. 2023 (arXiv
+2302.01094). COT: Lu et al. 2023 (arXiv 2302.05018), which needs SciPy here. Both are fitted like the others,
+as a line through the clean point.
 """
 
+import argparse
 import itertools
+import math
 import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,279 +33,353 @@ from torchvision.transforms.v2 import functional as transforms
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import data
-from data import Dataset
-from lab.classifier import Classifier, load_checkpoint, load_data
-from lab.estimate import estimate, fit, points, read_line, slope_of
+from data import Dataset, UserError
+from lab import estimate
+from lab.answers import tests_of
+from lab.corruptions import FAMILIES, FIFTEEN, corrupt
 from lab.experiments.findings import NARROW, RESULTS, WITH_SMOOTHING, WITHOUT_SMOOTHING, print_table, read
-from lab.reasons import spearman
-from lab.stress import draw_sample
-from lab.stress_tests.corruptions import FAMILIES, FIFTEEN, corrupt
-from lab.support import CommandLine, Progress, pick_device, run_main
-from metrics import fit_temperature
+from lab.folder import read_json, write_json
+from lab.network import Network, command_line, from_options, load_images, logits_of, progress, run
+from lab.stress import stratified_sample
 
-RECIPES = [["shipped"], WITH_SMOOTHING, WITHOUT_SMOOTHING, NARROW]  # networks of the same recipe
-NETWORKS = [name for names in RECIPES for name in names]
-BILINEAR = InterpolationMode.BILINEAR
-FURTHER = ("speckle_noise", "gaussian_blur", "saturate")  # to which no line was fitted
-CHANGES = (*((name, 3) for name in FURTHER), ("speckle_noise", 5))  # with their severities
-NUM_RESAMPLES, NUM_IMAGES = 2000, 1000
+STORED = ["shipped", *WITH_SMOOTHING, *WITHOUT_SMOOTHING, *NARROW]
+NUM_IMAGES, COUNTS, NUM_RESAMPLES = 400, (50, 100, 200), 2000
+CHANGES = ["speckle_noise/3", "speckle_noise/5", "gaussian_noise/5", "gaussian_blur/3", "saturate/3"]
+METHODS = {  # the numbers of which a fall is fitted to the fall of accuracy, see falls
+    "line of confidence": ["confidence"],
+    "nuclear norm": ["nuclear_norm"],
+    "COT": ["transport"],
+    "plane of confidence and same answer": ["confidence", "same_answer"],
+}
 
 
-def all_cases(results: list[dict]) -> dict[str, np.ndarray]:
-    """Return the cases of all networks, a network under a corruption at a severity, as arrays [675].
+# ---- Numbers of answers without labels ---------------------------------------------------------------------
 
-    `network` and `family` are their numbers; `confidence` and `accuracy` the true ones; `confidence_fall` and
-    `accuracy_fall` what they have lost against clean images.
+
+def entropies(probabilities: Tensor) -> Tensor:
+    """Return the entropy of each row, float64 [N]."""
+    return -(probabilities * probabilities.clamp(min=1e-300).log()).sum(dim=1)
+
+
+def transport(probabilities: Tensor, labels: Tensor) -> float:
+    """Return the mean probability of the labels if each answer gets one of them, as cheaply as possible.
+
+    labels int64 [N] have the shares of the clean images. 1 less this is the distance of optimal transport
+    between answers and labels of Lu et al., as e_y is 1 - p_y away from p in the largest coordinate.
     """
-    rows = []
-    for network, stress in enumerate(results):
-        clean = stress["tests"]["clean/0"]
-        for family, confidence, accuracy in zip(*(column.tolist() for column in points(stress)), strict=True):
-            falls = clean["mean_confidence"] - confidence, clean["accuracy"]["value"] - accuracy
-            rows.append((network, family, confidence, accuracy, *falls))
-    names = ("network", "family", "confidence", "accuracy", "confidence_fall", "accuracy_fall")
-    return dict(zip(names, np.array(rows).T, strict=True))
+    from scipy.optimize import linear_sum_assignment
+
+    costs = 1 - probabilities[:, labels].numpy()
+    return 1 - costs[linear_sum_assignment(costs)].mean().item()
 
 
-def slope(cases: dict[str, np.ndarray], chosen: np.ndarray) -> float:
-    """Return the slope of the line of the chosen cases, bool [675], see lab.estimate."""
-    falls = (torch.from_numpy(cases[key][chosen]) for key in ("confidence_fall", "accuracy_fall"))
-    return slope_of(*falls)
+def threshold(scores: Tensor, right: Tensor) -> float:
+    """Return ATC's threshold: as large a share of the scores [N] is above it as answers are wrong."""
+    ordered = scores.sort().values
+    return ordered[min(int(right.sum()), len(scores)) - 1].item() if right.any() else -math.inf
 
 
-def left_out(cases: dict[str, np.ndarray], may_fit: Callable, fall_of: Callable) -> np.ndarray:
-    """Return the errors of each network and family where the fit has seen neither of them, float64 [675].
+def numbers_of(probabilities: Tensor, right: Tensor, labels: Tensor, limit: float) -> dict[str, float]:
+    """Return the numbers of answers float64 [N, C], and their `accuracy` by right, bool [N].
 
-    may_fit(numbers of networks, network): on which networks is fitted for a network, bool. fall_of(chosen,
-    inside) is the estimated fall of accuracy of the cases inside, by the chosen ones, bool [675] both.
+    labels int64 [N]: of other images, for their shares; limit: of ATC.
     """
-    errors = np.zeros(len(cases["network"]))
-    for network, family in itertools.product(np.unique(cases["network"]), np.unique(cases["family"])):
-        inside = (cases["network"] == network) & (cases["family"] == family)
-        chosen = may_fit(cases["network"], network) & (cases["family"] != family)
-        errors[inside] = cases["accuracy_fall"][inside] - fall_of(chosen, inside)
-    return errors
-
-
-def by_line_of(cases: dict[str, np.ndarray]) -> Callable:
-    """Return the fall_of of left_out that estimates by a line."""
-    return lambda chosen, inside: slope(cases, chosen) * cases["confidence_fall"][inside]
-
-
-def interval(cases: dict[str, np.ndarray], errors: np.ndarray) -> str:
-    """Return the mean of absolute errors in points with its interval over networks and families."""
-    generator, means = np.random.default_rng(0), []
-    counts = np.zeros((len(NETWORKS), len(FAMILIES)))
-    np.add.at(counts, (cases["network"].astype(int), cases["family"].astype(int)), 1)
-    sums = np.zeros_like(counts)
-    np.add.at(sums, (cases["network"].astype(int), cases["family"].astype(int)), errors)
-    for _ in range(NUM_RESAMPLES):
-        drawn = np.ix_(*(generator.integers(count, size=count) for count in counts.shape))
-        means.append(sums[drawn].sum() / counts[drawn].sum())
-    low, high = 100 * np.quantile(means, [0.025, 0.975])
-    return f"{100 * errors.mean():.1f} ({low:.1f} to {high:.1f})"
-
-
-def biases(family: np.ndarray, errors: np.ndarray) -> list[str]:
-    """Return the mean error of each family, in points."""
-    return [f"{100 * errors[family == place].mean():+.1f}" for place in np.unique(family)]
-
-
-def nine_of_ten(errors: np.ndarray) -> str:
-    """Return what nine of ten absolute errors do not exceed, in points."""
-    return f"{100 * np.quantile(np.abs(errors), 0.9, method='higher'):.1f}"
-
-
-def print_methods(cases: dict[str, np.ndarray]) -> np.ndarray:
-    """Print how far estimates err, 675 of them each; return the errors of each network's own line."""
-    recipe = np.array([k for k, names in enumerate(RECIPES) for _ in names])
-    by_line = by_line_of(cases)
-    own = left_out(cases, np.equal, by_line)
-    methods = {
-        "line of other networks, other families": left_out(cases, np.not_equal, by_line),
-        "line of other recipes, other families": left_out(
-            cases, lambda others, one: recipe[others.astype(int)] != recipe[int(one)], by_line
-        ),
-        "line of the network itself, other families": own,
-        "fall of confidence itself (slope 1)": cases["accuracy_fall"] - cases["confidence_fall"],
-        "mean confidence itself": cases["confidence"] - cases["accuracy"],
-        "always the mean fall of other networks, other families": left_out(
-            cases, np.not_equal, lambda chosen, inside: cases["accuracy_fall"][chosen].mean()
-        ),
+    count, num_classes = probabilities.shape
+    scale = math.sqrt(count * min(count, num_classes))
+    return {
+        "accuracy": right.double().mean().item(),
+        "confidence": probabilities.amax(dim=1).mean().item(),
+        "same_answer": estimate.same_answer(probabilities)[0],
+        "nuclear_norm": torch.linalg.matrix_norm(probabilities, "nuc").item() / scale,
+        "transport": transport(probabilities, labels),
+        "atc": (entropies(probabilities) <= limit).double().mean().item(),
     }
-    rows = []
-    for name, errors in methods.items():
-        rows.append(
-            [name, interval(cases, np.abs(errors)), nine_of_ten(errors), *biases(cases["family"], errors)]
-        )
-    line, fall = (np.abs(list(methods.values())[place]) for place in (0, 3))
-    caption = f"""
-{len(own)} cases of {len(NETWORKS)} networks. Intervals are over networks and families; four families are few.
-By family: the mean of estimated less true accuracy. The first row errs less than the fall of confidence,
-by {interval(cases, fall - line)} points."""
-    head = "; ".join(["estimate of accuracy; mean error; nine of ten below", *FAMILIES])
-    print_table("Estimates without labels", caption, head, rows)
-    return own
 
 
-def print_networks(results: list[dict], cases: dict[str, np.ndarray], errors: np.ndarray) -> None:
-    """Print the line of each network, and its errors [675]."""
-    rows = []
-    for network, name in enumerate(NETWORKS):
-        inside = cases["network"] == network
-        falls = (torch.from_numpy(cases[key][inside])[None] for key in ("confidence_fall", "accuracy_fall"))
-        row = [name, f"{results[network]['corruption_images']:,}", f"{slope(cases, inside):.2f}"]
-        row += [f"{spearman(*falls)[0]:.2f}", f"{100 * np.abs(errors[inside]).mean():.1f}"]
-        rows.append([*row, nine_of_ten(errors[inside]), *biases(cases["family"][inside], errors[inside])])
-    caption = "Each line is fitted without the family that it estimates; the slope is that of all 75 points."
-    head = "network; images; slope; rank correlation; mean error; nine of ten below"
-    print_table("The line of each network", caption, "; ".join([head, *FAMILIES]), rows)
+def prepare_measure(args: argparse.Namespace) -> tuple[Network, Dataset, Tensor, dict]:
+    """Return the network, its test images, the places of the sample in them, and what its file holds."""
+    out = args.out
+    if out is None or args.images < 2 or args.images % 2:
+        raise UserError("expected --out FILE.json and an even number of --images")
+    network, _ = from_options(args)
+    _, test, _ = load_images(network, args)
+    index = stratified_sample(test.labels, args.images)
+    sample = {"name": network.name, "dataset": test.name, "images": len(index)} | network.identity
+    families = {family: [n for n in names if n in FIFTEEN] for family, names in FAMILIES.items()}
+    old = read_json(out) if out.is_file() else {}
+    if old and any(old.get(key) != value for key, value in sample.items()):
+        raise UserError(f"{out} is of another network or other images: give another --out")
+    return network, test, index, sample | {"families": families, "tests": old.get("tests", {})}
 
 
-def print_further(results: list[dict]) -> None:
-    """Print how each network's own line, of all 75 points, does under three further corruptions."""
-    rows = []
-    for name in FURTHER:
-        by_line, by_fall = [], []  # errors of each network and severity
-        for stress in results:
-            line = fit(stress)
-            for severity in range(1, 6):
-                record = stress["tests"][f"{name}/{severity}"]
-                confidence_fall = line["clean_confidence"] - record["mean_confidence"]
-                accuracy_fall = line["clean_accuracy"] - record["accuracy"]["value"]
-                by_line.append(accuracy_fall - line["slope"] * confidence_fall)
-                by_fall.append(accuracy_fall - confidence_fall)
-        by_line, by_fall = np.array(by_line), np.array(by_fall)
-        row = [name, f"{100 * np.abs(by_line).mean():.1f}", f"{100 * by_line.mean():+.1f}"]
-        row += [nine_of_ten(by_line), f"{100 * np.abs(by_line[:5]).mean():.1f}"]
-        rows.append([*row, f"{100 * np.abs(by_fall).mean():.1f}"])
-    caption = """
-Each network's own line, at five severities. Speckle noise and Gaussian blur have relatives among the fifteen,
-saturation has none."""
-    head = "corruption; mean error; estimate less truth; nine of ten below; mean error of the shipped network"
-    head += "; of the fall of confidence itself"
-    print_table("Three further corruptions, to which no line was fitted", caption, head, rows)
+def measure(args: argparse.Namespace, network: Network, test: Dataset, index: Tensor, results: dict) -> None:
+    """Measure clean and corrupted images, the even and the odd ones for themselves; save after each test.
 
-
-def print_superclasses(stress: dict) -> None:
-    """Print how the shipped network's line does where only images of one superclass are left."""
-    with np.load(RESULTS / "predictions.npz") as file:
-        arrays = {key: file[key] for key in ("y_true", "y_pred", "confidence", "superclass_of")}
-    line, group, errors = fit(stress), arrays["superclass_of"][arrays["y_true"]], []
-    for one in np.unique(group):
-        inside = group == one
-        confidence = arrays["confidence"][inside].mean(dtype=np.float64)
-        right = (arrays["y_true"] == arrays["y_pred"])[inside].mean()
-        errors.append(read_line(line, confidence, int(inside.sum()))["value"] - right)
-    errors = 100 * np.abs(errors)
-    head, row = "superclasses; mean error; largest", [f"{errors.mean():.1f}", f"{errors.max():.1f}"]
-    caption = "Clean images of one superclass at a time, by the shipped network's line of all 75 points."
-    print_table("Other shares of the classes", caption, head, [[str(len(errors)), *row]])
-
-
-def atc(scores: Tensor, right: Tensor, others: Tensor) -> Tensor:
-    """Return the accuracy that ATC estimates for rows of other scores [T, M], float64 [T].
-
-    The threshold is such that as large a share of the known scores [N] lies below it as answers are wrong,
-    right bool [N]; the estimate is the share of the others that does not lie below it.
+    A test has the numbers of 50, 100 and all images of both halves, {"50": {...}}. ATC's threshold is that of
+    the clean images of the other half.
     """
-    threshold = scores.sort().values[min(int((~right).sum()), len(scores) - 1)]
-    return (others >= threshold).double().mean(dim=1)
+    images, labels, started = test.images[index], test.labels[index], time.monotonic()
+    shuffled = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))
+    halves, limits = [shuffled[0::2], shuffled[1::2]], []
+    tests = ["clean/0", *tests_of(FIFTEEN)]
+    for done, name in enumerate(tests):
+        if name in results["tests"] and limits:
+            continue
+        progress(done, len(tests), started, f"{name}, test")
+        change, severity = name.split("/")
+        logits = logits_of(network, corrupt(images, change, int(severity)))
+        probabilities, right = logits.double().softmax(dim=1), logits.argmax(dim=1) == labels
+        if name == "clean/0":  # always first
+            limits = [threshold(entropies(probabilities[half]), right[half]) for half in halves]
+        rows = []
+        for half, other, limit in zip(halves, halves[::-1], limits[::-1], strict=True):
+            of_counts = {}
+            for count in sorted({*(c for c in COUNTS if c < len(half)), len(half)}):
+                part, shares = half[:count], labels[other[:count]]
+                of_counts[str(count)] = numbers_of(probabilities[part], right[part], shares, limit)
+            rows.append(of_counts)
+        results["tests"][name] = rows
+        write_json(args.out, results)
 
 
-def scores_of(logits: Tensor) -> dict[str, Tensor]:
-    """Return the two scores of Garg et al. for logits [N, C], float64 [N] each."""
-    probabilities = logits.double().softmax(dim=1)
-    entropy = -(probabilities * probabilities.clamp(min=1e-300).log()).sum(dim=1)
-    return {"confidence": probabilities.amax(dim=1), "negative entropy": -entropy}
+# ---- Errors of the estimates -------------------------------------------------------------------------------
 
 
-def print_atc(classifier: Classifier, test: Dataset, num_images: int) -> None:
-    """Let a network answer corrupted images, and compare its line with ATC."""
-    sample = draw_sample(test, num_images)
-    families = {family: [name for name in names if name in FIFTEEN] for family, names in FAMILIES.items()}
-    names = [("clean", 0), *itertools.product(itertools.chain(*families.values()), range(1, 6))]
-    temperature = fit_temperature(*classifier.validation)
-    scores, right, tests = {}, [], {}  # in the order of lab.estimate.points, clean images before
-    with Progress("corrupted images", len(names)) as progress:
-        for done, (name, severity) in enumerate(names):
-            progress.update(done, test=f"{name}/{severity}")
-            images = corrupt(sample.images, name, severity) if severity else sample.images
-            logits = classifier.predict(images)
-            right.append(logits.argmax(dim=1) == sample.labels)
-            for divisor, suffix in ((1, ""), (temperature, f" at temperature {temperature:.2f}")):
-                for score, values in scores_of(logits / divisor).items():
-                    scores.setdefault(score + suffix, []).append(values)
-            confidence, accuracy = scores["confidence"][-1].mean().item(), right[-1].double().mean().item()
-            tests[f"{name}/{severity}"] = {"mean_confidence": confidence, "accuracy": {"value": accuracy}}
-    cases = all_cases([{"families": families, "tests": tests}])
-    errors = {"line, family left out": left_out(cases, np.equal, by_line_of(cases))}
-    errors["fall of confidence itself"] = cases["accuracy_fall"] - cases["confidence_fall"]
-    for score, values in scores.items():
-        estimates = atc(values[0], right[0], torch.stack(values[1:])).numpy()
-        errors[f"ATC, {score}"] = estimates - cases["accuracy"]
+def falls(rows: list[dict], clean: dict, names: list[str]) -> Tensor:
+    """Return how far numbers fall below clean ones, float64 [T, K]; how far the log of same_answer rises."""
+    columns = []
+    for name in names:
+        values = torch.tensor([row[name] for row in rows], dtype=torch.float64)
+        columns.append((values / clean[name]).log() if name == "same_answer" else clean[name] - values)
+    return torch.stack(columns, dim=1)
+
+
+def errors_of(results: dict, count: int | None = None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Return family int64 [2 T], fall of confidence and errors by method, float64 [2 T], of both halves.
+
+    A number is fitted on all images of a half without a family, and read at this family on `count` images of
+    the other half, or all; the true accuracy is that of all images of this half.
+    """
+    places = [place for place, names in enumerate(results["families"].values()) for _ in tests_of(names)]
+    names = tests_of(itertools.chain(*results["families"].values()))
+    family, parts = torch.tensor(places), []
+    for fitted, other in ((0, 1), (1, 0)):
+        whole = str(max(map(int, results["tests"]["clean/0"][0])))
+        rows = [results["tests"][name][fitted][whole] for name in names]
+        truth = [results["tests"][name][other][whole]["accuracy"] for name in names]
+        read_at = [results["tests"][name][other][str(count or whole)] for name in names]
+        clean, truth = results["tests"]["clean/0"][fitted][whole], torch.tensor(truth, dtype=torch.float64)
+        accuracy_falls = falls(rows, clean, ["accuracy"])[:, 0]
+        errors = {}
+        for method, numbers in METHODS.items():
+            here, there, errors[method] = falls(rows, clean, numbers), falls(read_at, clean, numbers), -truth
+            for one in family.unique():
+                slopes = estimate.slopes_of(here[family != one], accuracy_falls[family != one])
+                fall = there[family == one] @ slopes
+                errors[method][family == one] += (clean["accuracy"] - fall).clamp(0, 1)
+        errors["ATC by entropy"] = torch.tensor([row["atc"] for row in read_at], dtype=torch.float64) - truth
+        fall = falls(read_at, clean, ["confidence"])[:, 0]
+        errors["the fall of confidence itself"] = (clean["accuracy"] - fall).clamp(0, 1) - truth
+        parts.append((fall, errors))
+    (first, errors), (second, others) = parts
+    errors = {method: torch.cat([errors[method], others[method]]) for method in errors}
+    return family.repeat(2), torch.cat([first, second]), errors
+
+
+def mean_error(families: list[Tensor], errors: list[Tensor]) -> str:
+    """Return the mean of absolute errors, lists of one tensor a network, with its interval, in points."""
+    generator = np.random.default_rng(0)
+    num_families = int(families[0].max()) + 1
+    cells = np.zeros((2, len(errors), num_families))  # sums and counts
+    for network, (family, values) in enumerate(zip(families, errors, strict=True)):
+        np.add.at(cells[0, network], family.numpy(), values.abs().numpy())
+        np.add.at(cells[1, network], family.numpy(), 1)
+    means = []
+    for _ in range(NUM_RESAMPLES):
+        networks = generator.integers(len(errors), size=len(errors))
+        drawn = cells[:, networks][:, :, generator.integers(num_families, size=num_families)]
+        means.append(drawn[0].sum() / drawn[1].sum())
+    low, high = 100 * np.quantile(means, [0.025, 0.975])
+    return f"{100 * cells[0].sum() / cells[1].sum():.1f} ({low:.1f} to {high:.1f})"
+
+
+def nine_of_ten(errors: Tensor) -> str:
+    """Return what nine of ten absolute errors do not exceed, in points; "" without any."""
+    if not len(errors):
+        return ""
+    return f"{100 * errors.abs().quantile(0.9, interpolation='higher').item():.1f}"
+
+
+def points_of(errors: Tensor, is_signed: bool = False) -> str:
+    """Return the mean of absolute, or of signed errors in points; "" without any."""
+    if not len(errors):
+        return ""
+    return f"{100 * errors.mean().item():+.1f}" if is_signed else f"{100 * errors.abs().mean().item():.1f}"
+
+
+def tables(args: argparse.Namespace) -> None:
+    """Print the methods in all networks, in each network, at few images, at small falls, and the warning."""
+    results = [read_json(path) for path in args.files]
+    measured = [set(one["tests"]["clean/0"][0]) for one in results]
+    few_counts = [count for count in COUNTS if str(count) in set.intersection(*measured)]
+    names = [path.stem for path in args.files]
+    families, confidence_falls, errors = zip(*map(errors_of, results), strict=True)
+    few = {count: [errors_of(one, count)[2] for one in results] for count in few_counts}
     rows = []
-    for method, values in errors.items():
-        row = [method, f"{100 * np.abs(values).mean():.1f}", nine_of_ten(values)]
-        rows.append([*row, *biases(cases["family"], values)])
-    caption = f"{classifier.path.name}, {len(sample.labels):,} images; thresholds and clean point are theirs."
-    head = "; ".join(["estimate; mean error; nine of ten below", *FAMILIES])
-    print_table("Beside average thresholded confidence (ATC)", caption, head, rows)
+    for method in errors[0]:
+        own = [of_network[method] for of_network in errors]
+        together, family = torch.cat(own), torch.cat(families)
+        row = [method, mean_error(families, own), nine_of_ten(together)]
+        row += [points_of(together[family == place], is_signed=True) for place in family.unique()]
+        row += [points_of(torch.cat([one[method] for one in some])) for some in few.values()]
+        rows.append([*row, *(points_of(values) for values in own)])
+    head = ["number; mean error; nine of ten below", *results[0]["families"]]
+    head += [f"at {count}" for count in few] + names
+    caption = f"""
+{len(results)} networks, 75 corruptions, two halves of their images; a family is left out of each fit. By
+family: the mean of estimated less true accuracy. Last, mean errors at so many images and of each network."""
+    print_table("Estimates without labels", caption, "; ".join(head), rows)
+
+    fall, small = torch.cat(confidence_falls), torch.cat(confidence_falls).abs() < 0.05
+    line, plane = (torch.cat([one[m] for one in errors]) for m in ("line of confidence", list(METHODS)[-1]))
+    itself = torch.cat([one["the fall of confidence itself"] for one in errors])
+    rows = []
+    for label, inside in {"below 5 points": small, "5 points and more": ~small}.items():
+        row = [label, str(int(inside.sum()))]
+        rows.append([*row, *(points_of(some[inside]) for some in (line, plane, itself))])
+    head = "fall of confidence; cases; line; plane; the fall itself"
+    print_table("Small falls and large ones", "Mean errors.", head, rows)
+
+    warned, rows = line - plane > estimate.APART, []
+    for label, inside in {"warns": warned, "does not": ~warned}.items():
+        over = (line[inside] > 0.1).double().mean().item() if inside.any() else math.nan
+        row = [label, str(int(inside.sum())), points_of(line[inside], is_signed=True)]
+        rows.append([*row, f"{100 * over:.0f} %", points_of(plane[inside]), nine_of_ten(plane[inside])])
+    caption = (
+        "Where the line says over 5 points more than the plane, lab.estimate says to label some pictures."
+    )
+    head = (
+        "lab.estimate; cases; line less truth; line over 10 points too high; error of the plane; nine of ten"
+    )
+    print_table("The warning", f"{caption} {len(fall):,} cases.", head, rows)
+
+
+# ---- The line of the networks in results/ ------------------------------------------------------------------
+
+
+def stored(args: argparse.Namespace) -> None:
+    """Print the line of confidence in the networks of results/, whose stress tests are stored."""
+    families, own, other, itself, sure, rows = [], [], [], [], [], []
+    all_falls = []
+    for name in STORED:
+        stress = read(RESULTS / name, "stress.json")
+        tests, clean = estimate.points(stress), stress["tests"]["clean/0"]
+        tests.pop("same_answer", None)  # the line alone, as all have it
+        fell = clean["accuracy"]["value"] - tests["accuracy"]
+        all_falls.append((tests["family"], clean["mean_confidence"] - tests["confidence"], fell))
+        itself.append(fell - all_falls[-1][1])
+        sure.append(tests["confidence"] - tests["accuracy"])
+        families.append(tests["family"])
+    for network, (family, fall, fell) in enumerate(all_falls):
+        others = [row for place, row in enumerate(all_falls) if place != network]
+        errors = torch.zeros(2, len(fell), dtype=torch.float64)
+        for one in family.unique():
+            fits = [[all_falls[network]], others]
+            for k, some in enumerate(fits):
+                x, y = (torch.cat([row[i][row[0] != one] for row in some]) for i in (1, 2))
+                errors[k, family == one] = (fell - fall * estimate.slopes_of(x[:, None], y))[family == one]
+        own.append(errors[0])
+        other.append(errors[1])
+        slope = estimate.slopes_of(fall[:, None], fell).item()
+        rows.append([STORED[network], f"{slope:.2f}", points_of(errors[0]), nine_of_ten(errors[0])])
+    methods = {"line of the network itself": own, "line of other networks": other}
+    methods |= {"the fall of confidence itself": itself, "mean confidence itself": sure}
+    table = [
+        [name, mean_error(families, some), nine_of_ten(torch.cat(some))] for name, some in methods.items()
+    ]
+    caption = (
+        f"{75 * len(STORED)} cases of {len(STORED)} networks of results/; a family is left out of each fit."
+    )
+    print_table("By confidence alone", caption, "estimate; mean error; nine of ten below", table)
+    print_table("The line of each network", "", "network; slope; mean error; nine of ten below", rows)
+
+
+# ---- Changes that are like no corruption -------------------------------------------------------------------
 
 
 def changed_sets(test: Dataset, num_images: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return images changed as none of the eighteen corruptions does, and sets that no fall tells of.
+    """Return images changed as none of the fifteen corruptions does, and sets that no number tells of.
 
     {name: (images uint8 [N, 3, S, S], labels int64 [N])}; labels are -1 where no class is right.
     """
-    sample = draw_sample(test, num_images)
-    images, labels = sample.images, sample.labels
-    small = transforms.resize(images, [images.shape[-1] // 2])
-    sets = {f"{name}/{severity}": (corrupt(images, name, severity), labels) for name, severity in CHANGES}
-    sets["rotated by 30 degrees"] = (transforms.rotate(images, 30, interpolation=BILINEAR), labels)
-    sets["colours inverted"] = (255 - images, labels)
-    sets["half as large, on black"] = (transforms.pad(small, images.shape[-1] // 4), labels)
+    index = stratified_sample(test.labels, num_images)
+    images, labels, side = test.images[index], test.labels[index], test.images.shape[-1]
+    sets = {"clean": (images, labels)}
+    for name in CHANGES:
+        sets[name] = (corrupt(images, name.split("/")[0], int(name[-1])), labels)
+    turned = transforms.rotate(images, 30, interpolation=InterpolationMode.BILINEAR)
+    small = transforms.pad(transforms.resize(images, [side // 2]), side // 4)
+    sets |= {"rotated by 30 degrees": (turned, labels), "colours inverted": (255 - images, labels)}
+    sets["half as large, on black"] = (small, labels)
     shapes = data.make_shapes(2, seed=0).images
     sets["other classes: coloured shapes"] = (shapes, torch.full((len(shapes),), -1))
+    if test.superclass_of is not None:
+        group = test.superclass_of[test.labels]
+        for g in group.unique().tolist():
+            inside = group == g
+            for change in ("clean/0", "fog/3"):
+                shown = corrupt(test.images[inside], change.split("/")[0], int(change[-1]))
+                sets[f"superclass {test.superclass_names[g]}, {change}"] = (shown, test.labels[inside])
     return sets
 
 
-def print_changes(classifier: Classifier, test: Dataset, num_images: int) -> None:
+def prepare_changes(args: argparse.Namespace) -> tuple[Network, Dataset, dict]:
+    """Return the network, its test images and its stress.json."""
+    network, _ = from_options(args)
+    _, test, _ = load_images(network, args)
+    return network, test, estimate.read_stress((args.stress or RESULTS / "shipped") / "stress.json", network)
+
+
+def changes(args: argparse.Namespace, network: Network, test: Dataset, stress: dict) -> None:
     """Print what lab.estimate says about changed images, beside the truth."""
-    stress, rows = read(RESULTS, "stress.json"), []
-    if stress["checkpoint_sha256"] != classifier.digest:
-        return  # of another network than the shipped one
-    for name, (images, labels) in changed_sets(test, num_images).items():
-        result = estimate(classifier, images, stress)
+    rows, groups = [], {}
+    for name, (images, labels) in changed_sets(test, args.images).items():
+        logits = logits_of(network, images)
+        result = estimate.estimate(logits.double().softmax(dim=1), stress)
         value, low, high = (100 * result["accuracy"][key] for key in ("value", "low", "high"))
-        right = (classifier.predict(images).argmax(dim=1) == labels).double().mean().item()
-        inside = "yes" if low <= 100 * right <= high else "no"
-        row = [name, f"{len(labels):,}", f"{100 * result['confidence']:.1f}"]
-        rows.append([*row, f"{value:.0f} ({low:.0f} to {high:.0f})", f"{100 * right:.1f}", inside])
-    caption = "By the line of all 75 points of results/stress.json."
-    head = "pictures; images; mean confidence; estimate; truth; inside"
-    print_table("What lab.estimate says of the shipped network", caption, head, rows)
+        right = 100 * (logits.argmax(dim=1) == labels).double().mean().item()
+        row = [100 * result["alone"] - right, value - right, result["label"]]
+        if name.startswith("superclass"):
+            groups.setdefault(name.split(", ")[1], []).append(row)
+            continue
+        row = [name, f"{100 * result['confidence']:.1f}", f"{result['classes']:.0f}"]
+        row += [f"{100 * result['alone']:.0f}", f"{value:.0f} ({low:.0f} to {high:.0f})", f"{right:.1f}"]
+        rows.append([*row, "warns" if result["label"] else "", "yes" if low <= right <= high else "no"])
+    head = "pictures; mean confidence; classes; line; plane; truth; warning; inside"
+    print_table("What lab.estimate says of changed images", "In percent.", head, rows)
+    rows = []
+    for change, some in groups.items():
+        line, plane, warned = (torch.tensor(column) for column in zip(*some, strict=True))
+        silent = ((plane.abs() > 10) & ~warned).sum().item()
+        row = [change, str(len(some)), f"{line.abs().mean():.1f}", f"{plane.abs().mean():.1f}"]
+        rows.append([*row, f"{int(warned.sum())}", f"{silent}"])
+    head = (
+        "one superclass at a time; sets; error of the line; of the plane; warned; plane over 10 off, silent"
+    )
+    print_table("Other shares of the classes", "Errors in points.", head, rows)
 
 
-def main() -> None:
-    parser = CommandLine(__doc__)
-    parser.add_argument("--checkpoint", type=Path, help="also compare with ATC, for this network")
-    parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--images", type=int, default=NUM_IMAGES)
-    args = parser.parse_args()
-    folders = [RESULTS if name == "shipped" else RESULTS / name for name in NETWORKS]
-    results = [read(folder, "stress.json") for folder in folders]
-    cases = all_cases(results)
-    errors = print_methods(cases)
-    print_networks(results, cases, errors)
-    print_further(results)
-    print_superclasses(results[0])
-    if args.checkpoint:
-        classifier = load_checkpoint(args.checkpoint, pick_device("auto"))
-        _, test = load_data(classifier, None, args.data_dir)
-        print_changes(classifier, test, args.images)
-        print_atc(classifier, test, args.images)
+def main(argv: list[str] | None = None) -> int:
+    """Run one of the four; return the exit code."""
+    parser = command_line(__doc__, images=True)
+    parser.add_argument("what", choices=["measure", "tables", "stored", "changes"])
+    parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help="for tables: what measure wrote")
+    parser.add_argument("--images", type=int, default=NUM_IMAGES, metavar="N")
+    parser.add_argument("--stress", type=Path, metavar="DIR", help="for changes: folder of stress.json")
+    steps = {"measure": (prepare_measure, measure), "changes": (prepare_changes, changes)}
+    steps |= {"tables": (lambda args: (), tables), "stored": (lambda args: (), stored)}
+    return run(parser, argv, *steps[parser.parse_args(argv).what])
 
 
 if __name__ == "__main__":
-    run_main(main)
+    sys.exit(main())

@@ -1,73 +1,139 @@
-"""estimate.py against NumPy: answers of which the truth is known, and results that it must refuse.
+"""estimate.py against NumPy, loops and simulation: answers of which the truth is known, and refusals.
 
-The worked example: 80 % of clean answers are right at a mean confidence of 70 %. Each point of confidence
-that a corruption takes costs two points of accuracy, so at 60 % confidence 60 % are right.
+The worked example: on clean images 80 % are right, at a mean confidence of 70 % and a same answer of 1 %.
+Each point of confidence that a corruption takes costs two points of accuracy, and twice the same answer ten.
 """
 
+import itertools
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
-from lab_commands import CPU, assert_one_line, outcome
 from lab_networks import Linear, natural_images
+from networks import seeded
 from PIL import Image
 
-from lab import estimate, pictures, results
-from lab.classifier import from_module, load_model
-from lab.stress_tests.corruptions import FAMILIES, FIFTEEN
-from lab.support import UserError
+from lab import estimate
+from lab import folder as lab_folder
+from lab.corruptions import FAMILIES, FIFTEEN
+from lab.network import load_model
 
 FIFTEEN_BY_FAMILY = {family: [n for n in names if n in FIFTEEN] for family, names in FAMILIES.items()}
+CLEAN = {"accuracy": {"value": 0.8}, "mean_confidence": 0.7, "same_answer": 0.01}
 
 
-def stress_of(accuracy_of, confidences=None):
-    """The content of a stress.json in which accuracy_of(family, confidence) is right."""
-    generator, tests = np.random.default_rng(0), {}
-    for family, names in FIFTEEN_BY_FAMILY.items():
-        for name in names:
-            for severity in range(1, 6):
-                confidence = generator.uniform(0.3, 0.7) if confidences is None else confidences
-                accuracy = {"value": accuracy_of(family, confidence)}
-                tests[f"{name}/{severity}"] = {"accuracy": accuracy, "mean_confidence": confidence}
-    tests["clean/0"] = {"accuracy": {"value": 0.8}, "mean_confidence": 0.7}
+def stress_of(accuracy_of, with_same=True):
+    """The content of a stress.json in which accuracy_of(family, confidence, same answer) is right."""
+    generator, tests = np.random.default_rng(0), {"clean/0": dict(CLEAN)}
+    for family, name in [(family, name) for family, names in FIFTEEN_BY_FAMILY.items() for name in names]:
+        for severity in range(1, 6):
+            confidence, same = generator.uniform(0.3, 0.7), 0.01 * generator.uniform(1, 20)
+            record = {"accuracy": {"value": accuracy_of(family, confidence, same)}}
+            tests[f"{name}/{severity}"] = record | {"mean_confidence": confidence, "same_answer": same}
     tests["saturate/1"] = {"accuracy": {"value": 0.0}, "mean_confidence": 0.69}  # not one of the fifteen
-    return {"families": FIFTEEN_BY_FAMILY, "tests": tests}
+    if not with_same:
+        del tests["fog/3"]["same_answer"]
+    return {"families": FIFTEEN_BY_FAMILY, "tests": tests, "dataset": "made up"}
+
+
+def example(family, confidence, same):
+    return 0.8 - 2 * (0.7 - confidence) - 0.1 * math.log2(same / 0.01)
+
+
+def answers_of(confidence, classes, count=1000, num_classes=200):
+    """Answers to so many pictures, of this confidence, that fall on the first classes in turn."""
+    rows = torch.full((count, num_classes), (1 - confidence) / (num_classes - 1), dtype=torch.float64)
+    rows[torch.arange(count), torch.arange(count) % classes] = confidence
+    return rows
+
+
+def test_same_answer_by_pairs():
+    rows = torch.rand(13, 4, generator=seeded(), dtype=torch.float64).softmax(dim=1)
+    pairs = [
+        sum(a * b for a, b in zip(p, q, strict=True)) for p, q in itertools.permutations(rows.tolist(), 2)
+    ]
+    assert estimate.same_answer(rows)[0] == pytest.approx(np.mean(pairs))
+    every = torch.eye(4, dtype=torch.float64)  # no two answers are alike, which no number of pictures shows
+    assert estimate.same_answer(every)[0] == 1 / 8
+    assert estimate.same_answer(every[[2, 2, 2]]) == (1, 0)
+    with pytest.raises(ValueError, match="one picture is too few"):
+        estimate.same_answer(every[:1])
+
+
+def test_same_answer_is_right_on_average_and_as_uncertain_as_it_says():
+    population = (3 * torch.randn(20_000, 10, generator=seeded(1), dtype=torch.float64)).softmax(dim=1)
+    population[:, 0] += 1
+    population /= population.sum(dim=1, keepdim=True)
+    truth, rows = (population.mean(dim=0) ** 2).sum().item(), []
+    for seed in range(600):
+        drawn = torch.randint(len(population), (30,), generator=seeded(seed))
+        rows.append(estimate.same_answer(population[drawn]))
+    values, errors = np.array(rows).T
+    assert values.mean() == pytest.approx(truth, abs=4 * values.std() / math.sqrt(600))
+    assert np.sqrt((errors**2).mean()) == pytest.approx(values.std(), rel=0.15)
 
 
 def test_worked_example():
-    line = estimate.fit(stress_of(lambda family, confidence: 0.8 - 2 * (0.7 - confidence)))
-    assert line["slope"] == pytest.approx(2) and line["width"] == pytest.approx(0, abs=1e-12)
-    assert estimate.read_line(line, 0.6, 10**9)["value"] == pytest.approx(0.6)
-    assert estimate.read_line(line, 0.2, 100) == {"value": 0, "low": 0, "high": 0}  # none below nothing
-    low, high = (estimate.read_line(line, 0.6, 100)[key] for key in ("low", "high"))
-    right = np.random.default_rng(0).binomial(100, 0.6, 10_000) / 100  # of a hundred pictures
-    assert ((right >= low) & (right <= high)).mean() == pytest.approx(0.9, abs=0.02)
+    model = estimate.fit(stress_of(example))
+    assert model["plane"] == [pytest.approx(2), pytest.approx(0.1 / math.log(2))]
+    assert model["width"] == pytest.approx(0, abs=1e-12)
+    # At a confidence of 60 % twenty points are lost, and more as the answers fall on 50 of 200 classes.
+    rows = answers_of(0.6, 50)
+    same = (1000 * (rows.mean(dim=0) ** 2).sum() - (rows[0] ** 2).sum()).item() / 999
+    result = estimate.estimate(rows, stress_of(example))
+    assert result["accuracy"]["value"] == pytest.approx(example(None, 0.6, same))
+    assert result["classes"] == pytest.approx(1 / same)
+    assert result["alone"] == pytest.approx(0.8 - model["slope"] * 0.1)
+    lost = estimate.estimate(answers_of(0.4, 1), stress_of(example))
+    assert lost["accuracy"] == {"value": 0, "low": 0, "high": pytest.approx(lost["accuracy"]["high"])}
 
 
-def test_fit_with_numpy():
-    noise = np.random.default_rng(1)
-    slopes = {"noise": 2.5, "blur": 1.5, "weather": 1.8, "digital": 2}
-    stress = stress_of(lambda family, c: 0.8 - slopes[family] * (0.7 - c) + noise.normal(0, 0.02))
-    line = estimate.fit(stress)
-    rows = [
-        (family, 0.7 - stress["tests"][f"{name}/{s}"]["mean_confidence"], stress["tests"][f"{name}/{s}"])
-        for family, names in FIFTEEN_BY_FAMILY.items()
-        for name in names
-        for s in range(1, 6)
-    ]
-    families, x = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
-    y = 0.8 - np.array([row[2]["accuracy"]["value"] for row in rows])
-    assert line["slope"] == pytest.approx(np.linalg.lstsq(x[:, None], y, rcond=None)[0][0])
-    errors = np.empty(75)  # the estimated accuracy less the true one
+@pytest.mark.parametrize("with_same", [True, False])
+def test_fit_with_numpy(with_same):
+    noise, slopes = np.random.default_rng(1), {"noise": 2.5, "blur": 1.5, "weather": 1.8, "digital": 2}
+    stress = stress_of(
+        lambda family, c, s: (
+            0.8 - slopes[family] * (0.7 - c) - 0.05 * math.log(100 * s) + noise.normal(0, 0.02)
+        ),
+        with_same,
+    )
+    rows = []
+    for family, name in [(family, name) for family, names in FIFTEEN_BY_FAMILY.items() for name in names]:
+        for record in [stress["tests"][f"{name}/{severity}"] for severity in range(1, 6)]:
+            log_ratio = math.log(record["same_answer"] / 0.01) if with_same else math.nan
+            rows.append(
+                (family, 0.7 - record["mean_confidence"], log_ratio, 0.8 - record["accuracy"]["value"])
+            )
+    families, *columns = (np.array(column) for column in zip(*rows, strict=True))
+    x, y = np.stack(columns[: 1 + with_same], axis=1), columns[2]
+    model, errors = estimate.fit(stress), np.empty(75)
+    assert model["slope"] == pytest.approx((x[:, 0] * y).sum() / (x[:, 0] ** 2).sum())
+    expected = np.linalg.lstsq(x, y, rcond=None)[0]
+    assert model["plane"] == (pytest.approx(expected) if with_same else None)
     for family in slopes:
-        others = families != family
-        slope = np.linalg.lstsq(x[others, None], y[others], rcond=None)[0][0]
-        errors[~others] = (0.8 - slope * x[~others]) - (0.8 - y[~others])
-        assert line["bias"][family] == pytest.approx(errors[~others].mean())
-    assert line["bias"]["noise"] > 0 > line["bias"]["blur"]  # noise costs more than the others say
-    assert line["width"] == pytest.approx(np.sort(np.abs(errors))[67])  # 68 of 75 are nine of ten
-    assert line["confidences"] == [pytest.approx(0.7 - x.max()), 0.7]
+        inside = families == family
+        errors[inside] = y[inside] - x[inside] @ np.linalg.lstsq(x[~inside], y[~inside], rcond=None)[0]
+    assert model["width"] == pytest.approx(np.sort(np.abs(errors))[67])  # 68 of 75 are nine of ten
+    left_out = estimate.left_out(stress)
+    np.testing.assert_allclose(left_out["estimate"] - left_out["accuracy"], errors, atol=1e-12)
+    assert model["confidences"] == [pytest.approx(0.7 - x[:, 0].max()), 0.7]
+
+
+def test_the_interval_holds_nine_of_ten():
+    """Samples of 100 pictures from a population of which the truth lies on the plane."""
+    generator = np.random.default_rng(0)
+    population = (2 * torch.randn(50_000, 20, generator=seeded(), dtype=torch.float64)).softmax(dim=1)
+    confidence, same = population.amax(dim=1).mean().item(), (population.mean(dim=0) ** 2).sum().item()
+    slopes = 0.8 * (0.7 - confidence), 0.05 * math.log(same / 0.01)  # in all 45 % are right
+    stress = stress_of(lambda family, c, s: 0.8 - 0.8 * (0.7 - c) - 0.05 * math.log(s / 0.01))
+    truth, inside = 0.8 - sum(slopes), []
+    for _ in range(400):
+        drawn = torch.from_numpy(generator.integers(len(population), size=100))
+        row = estimate.estimate(population[drawn], stress)["accuracy"]
+        inside.append(row["low"] <= generator.binomial(100, truth) / 100 <= row["high"])
+    assert np.mean(inside) == pytest.approx(0.9, abs=0.06)
 
 
 def test_as_many_labels_tell_as_much():
@@ -76,29 +142,16 @@ def test_as_many_labels_tell_as_much():
     assert (np.abs(right - 0.5) <= 0.05).mean() == pytest.approx(0.9, abs=0.02)
 
 
-def test_a_confidence_that_never_changes():
-    with pytest.raises(UserError, match="as confident under all"):
-        estimate.fit(stress_of(lambda family, confidence: 0.5, confidences=0.7))
-    stress = stress_of(lambda family, confidence: confidence)
-    del stress["tests"]["fog/3"]
-    with pytest.raises(UserError, match="lacks the test fog/3"):
-        estimate.fit(stress)
+def test_where_nothing_changes_nothing_is_estimated():
+    stress = stress_of(example)
+    for record in stress["tests"].values():
+        record |= {"mean_confidence": 0.7, "same_answer": 0.01}
+    assert estimate.fit(stress) is None
+    with pytest.raises(ValueError, match="no corruption changes the network's answers"):
+        estimate.estimate(answers_of(0.7, 5), stress)
 
 
-def test_estimate_of_a_network():
-    """Where accuracy is always the confidence and a tenth, the estimate is so too."""
-    network = from_module(Linear(10), device=CPU)
-    images = (natural_images(300) * 255).round().byte()
-    logits = network.module(images.float() / 255).detach().double().numpy()
-    confidences = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).max(axis=1)
-    stress = stress_of(lambda family, c: 0.8 - (0.7 - c)) | {"checkpoint_sha256": network.digest}
-    result = estimate.estimate(network, images, stress)
-    assert result["confidence"] == pytest.approx(confidences.mean(), abs=1e-6)
-    assert result["accuracy"]["value"] == pytest.approx(confidences.mean() + 0.1, abs=1e-6)
-    low, high = result["confidences"]
-    assert result["outside"] == (not low - 0.05 < confidences.mean() < high + 0.05)
-    with pytest.raises(UserError, match="of other weights than Linear"):
-        estimate.estimate(network, images, stress | {"checkpoint_sha256": "of others"})
+# ---- The command -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -106,49 +159,114 @@ def folder(tmp_path, monkeypatch):
     """Pictures above and below, a network, and the results of lab.stress in tmp_path/tested."""
     images = (natural_images(12) * 255).round().byte()
     for i, image in enumerate(images):
-        path = tmp_path / "pictures" / ("below/more" if i % 2 else ".") / f"{i}.png"
+        path = tmp_path / "pictures" / ("below/more" if i % 2 else ".") / f"{i:02}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
     (tmp_path / "pictures" / "notes.txt").write_text("not a picture")
-    (tmp_path / "pictures" / "below" / ".hidden").mkdir()
-    for name in (".hidden/copy.png", "._0.png"):
-        (tmp_path / "pictures" / "below" / name).write_text("as systems and notebooks leave them")
-    (tmp_path / "net.py").write_text("from lab_networks import Linear\ndef net(): return Linear(10)\n")
-    test = pictures.from_arrays(images, [*range(10), 0, 1], [f"class {c}" for c in range(10)])
-    monkeypatch.setattr(pictures, "load", lambda *some, **more: (None, test))
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "a.png").write_bytes((tmp_path / "pictures" / "00.png").read_bytes())
+    code = (
+        "from lab_networks import Linear\ndef net(): return Linear(10)\ndef other(): return Linear(10, 1)\n"
+    )
+    (tmp_path / "net.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def command(folder, *more):
-    torch.manual_seed(0)  # for Linear's bias
-    argv = [folder / "pictures", "--model", f"{folder}/net.py:net", "--stress", folder / "tested", *more]
-    return [str(part) for part in argv]
-
-
-def test_command(folder, capsys):
-    torch.manual_seed(0)
-    network = load_model(f"{folder}/net.py:net", device=CPU)
-    identity = results.identity(network, pictures.load()[1])
-    (folder / "tested").mkdir()
-    stress = stress_of(lambda family, c: 0.8 - (0.7 - c)) | identity
+def write_stress(folder, stress):
+    """Write results of net() as lab.stress does."""
+    network = load_model("net.py:net")
+    (folder / "tested").mkdir(exist_ok=True)
+    stress = network.identity | {"tests_sha256": lab_folder.tests_digest(stress["tests"])} | stress
     (folder / "tested" / "stress.json").write_text(json.dumps(stress))
-    assert estimate.main(command(folder)) == 0
-    *lines, last = capsys.readouterr().out.splitlines()
-    value = 100 * estimate.estimate(network, pictures.load()[1].images, stress)["accuracy"]["value"]
-    assert last.startswith(f"estimated accuracy {value:.0f} % (") and "12 in" in "".join(lines)
-    for others in (["--mean", *"000", "--std", *"111"], ["--size", "32", "--resize", "36"]):
-        code, err = outcome(capsys, estimate.main, command(folder, *others))
-        assert_one_line(code, err, "is of another network, preprocessing or test set: run python -m lab")
 
 
-def test_what_cannot_be_estimated(folder, capsys):
-    code, err = outcome(capsys, estimate.main, command(folder))
-    assert_one_line(code, err, r"there is no .*stress\.json: python -m lab\.stress with the same options")
-    (folder / "tested").mkdir()
-    (folder / "tested" / "stress.json").write_text("{}")
-    code, err = outcome(capsys, estimate.main, ["nowhere", *command(folder)[1:]])
-    assert_one_line(code, err, "nowhere is not a folder")
-    (folder / "pictures" / "0.png").write_text("not a picture")
-    code, err = outcome(capsys, estimate.main, command(folder))
-    assert_one_line(code, err, "cannot be read: 1, .*0.png")
+def outcome(capsys, *options):
+    """The exit code, what is printed, and the last line of it."""
+    argv = ["pictures", "--model", "net.py:net", "--stress", "tested", "--device", "cpu"]
+    try:
+        code = estimate.main([*argv, *options])
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    return code, captured.out, (captured.out + captured.err).splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("offset", "warns"),
+    [(0.0, False), (0.03, False), (0.09, True)],
+)
+def test_the_last_line_is_the_estimate_and_a_warning_comes_before_it(folder, capsys, offset, warns):
+    images = torch.stack(
+        [
+            torch.from_numpy(np.array(Image.open(path)))
+            for path in sorted((folder / "pictures").rglob("*.png"))
+        ]
+    ).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        rows = Linear(10)(images.float() / 255).double().softmax(dim=1)
+    # These pictures get the same answer four times as often as clean ones, which costs `offset`.
+    stress, generator = stress_of(example), np.random.default_rng(0)
+    for record in stress["tests"].values():
+        times = 1 if record["mean_confidence"] == 0.7 else 16 ** generator.uniform(-1, 1)
+        record["same_answer"] = times * estimate.same_answer(rows)[0] / 4
+        fall = 0.7 - record["mean_confidence"] + offset * math.log(times, 4)
+        record["accuracy"] = {"value": 0.8 - fall}
+    write_stress(folder, stress)
+    code, text, last = outcome(capsys)
+    result = estimate.estimate(rows, stress)
+    (same, error), value = estimate.same_answer(rows), result["accuracy"]["value"]
+    by_chance = value * (1 - value) / 12 + (result["plane"][1] * error / same) ** 2
+    half = math.sqrt(result["width"] ** 2 + 1.645**2 * by_chance)
+    assert value - result["accuracy"]["low"] == pytest.approx(min(value, half))
+    more = result["alone"] - value
+    assert code == 0 and "12 in pictures" in text
+    value, low, high = (100 * result["accuracy"][key] for key in ("value", "low", "high"))
+    assert last == f"estimated accuracy {value:.0f} % ({low:.0f} to {high:.0f} %)"
+    assert more == pytest.approx(offset, abs=0.02)
+    assert any(line.startswith("label") for line in text.splitlines()) == (more > 0.05) == warns
+
+
+def test_results_of_earlier_versions_keep_their_line_and_say_so(folder, capsys):
+    stress = stress_of(example, with_same=False)
+    write_stress(folder, stress)
+    saved = json.loads((folder / "tested" / "stress.json").read_text())
+    del saved["tests_sha256"]
+    (folder / "tested" / "stress.json").write_text(json.dumps(saved))
+    code, text, last = outcome(capsys)
+    assert code == 0 and last.startswith("estimated accuracy")
+    assert "has no same_answer" in text and "without a digest of its tests" in text
+    assert not any(line.startswith("label") for line in text.splitlines())
+
+
+def without(stress, test):
+    return stress | {"tests": {name: record for name, record in stress["tests"].items() if name != test}}
+
+
+STRESS = stress_of(example)
+
+
+@pytest.mark.parametrize(
+    ("options", "stress", "message"),
+    [
+        (["--stress", "nowhere"], STRESS, r"there is no nowhere/stress.json: python -m lab.stress"),
+        (["--model", "net.py:other"], STRESS, "its checkpoint_sha256 is another"),
+        (["--size", "24"], STRESS, "[4, 3, 24, 24]"),
+        ([], STRESS | {"size": 64}, "its size is another"),
+        ([], STRESS | {"model_name": "make"}, "its model_name is another"),
+        ([], STRESS | {"tests_sha256": "of others"}, "were changed after lab.stress"),
+        ([], without(STRESS, "fog/3"), "lacks the test fog/3"),
+        (["one"], STRESS, "one is no folder of at least two pictures"),
+        (["net.py"], STRESS, "net.py is no folder of at least two pictures"),
+    ],
+)
+def test_what_cannot_be_estimated(options, stress, message, folder, capsys):
+    write_stress(folder, stress)
+    pictures = [] if options and not options[0].startswith("-") else ["pictures"]
+    argv = [*pictures, "--model", "net.py:net", "--stress", "tested", *options]
+    try:
+        code = estimate.main(argv)
+    except SystemExit as stop:
+        code = stop.code
+    lines = capsys.readouterr().err.splitlines()
+    assert code == 2 and len(lines) == 1 and message in lines[0]

@@ -1,468 +1,405 @@
-"""lab/examine.py: numbers against plain loops, and what is written and refused."""
+"""examine.py: what it writes, against report.py and other libraries; what it refuses, keeps and replaces."""
 
 import csv
-import dataclasses
-import html
 import json
-import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from lab_commands import CPU, assert_one_line, contents, outcome
-from lab_pages import text
-from made_up import stress_content
-from networks import seeded, tiny_resnet
+from lab_networks import small_cnn
 from PIL import Image
+from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
-from torchvision.transforms.v2.functional import to_pil_image
 
+import data
 import report
-from gradcam import GradCAM
-from lab import answers as lab_answers
-from lab import classifier, examine, more_metrics
-from lab import pictures as lab_pictures
-from lab.pictures import from_arrays
-from lab.results import read_report, write_stress
-from lab.support import UserError, read_json
+import train
+from lab import answers, examine, folder, network, reasons
 
-LABELS = torch.arange(30)
+pytestmark = pytest.mark.usefixtures("quick")
+NET = """
+import torch
+from torch import nn
 
-
-def tiny(num_classes):
+def make():
     torch.manual_seed(0)
-    return tiny_resnet(num_classes, 16).eval()
+    layers = nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
+    network = nn.Sequential(*layers)
+    network[4].weight.data *= 20
+    network[4].bias.data = torch.tensor([-0.1, -30.0, 0.0])
+    network.class_names = ["cat", "dog", "bird"]
+    return network
+
+other = make
+"""
 
 
-def pictures(labels, names, seed=0):
-    """A data set of noise with these labels."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (len(labels), 3, 32, 32), dtype=np.uint8)
-    return from_arrays(pixels, labels, names, name="my_pictures")
+def run(*argv):
+    return examine.main([str(part) for part in (*argv, "--device", "cpu")])
 
 
-def both_files(out):
-    """The content of metrics.json and reasons.json."""
-    return json.loads((out / "metrics.json").read_text()) | json.loads((out / "reasons.json").read_text())
+def content(out):
+    """All files below a folder, {name: bytes}."""
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
-def no_reasons(monkeypatch, no_page, few_resamples):
-    monkeypatch.setattr(examine, "find_reasons", lambda *some: ({}, {}))
+def project(tmp_path, monkeypatch):
+    """A folder with net.py and pics/test/CLASS, thirty pictures of each of two classes, to work in."""
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(NET)
+    generator = np.random.default_rng(0)
+    for name in ("bird", "Cat"):
+        Path("pics/test", name).mkdir(parents=True)
+        for k in range(30):
+            pixels = generator.integers(0, 60 + 6 * k, (40, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(f"pics/test/{name}/{k}.png")
+    return tmp_path
 
 
-# ---- Numbers ---------------------------------------------------------------------------------------------
+def in_memory(count=12, num_classes=3):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return small_cnn(num_classes), images, torch.arange(count) % num_classes, list("abcdef"[:num_classes])
 
 
-def test_more_numbers_are_of_the_logits_as_trained_and_at_the_temperature(small_sets):
-    test = small_sets[1]
-    logits = 3 * torch.randn(100, 100, generator=seeded())
-    logits[torch.arange(50), test.labels[:50]] += 9
-    arrays = {"logits": logits, "y_true": test.labels, "y_pred": logits.argmax(dim=1)}
-    numbers, kinds = lab_answers.further_numbers(arrays, test, 2.0, {})
-    for suffix, divisor in {"": 1, "_after_temperature": 2}.items():
-        rows = (logits.double() / divisor).softmax(dim=1)
-        confidence, risks = rows.amax(dim=1), more_metrics.risk_coverage(test.labels, rows)[1]
-        expected = {"aurc": risks.mean().item(), "risk_at_half_coverage": risks[49].item()}
-        expected["auroc"] = more_metrics.auroc(arrays["y_pred"] == test.labels, confidence)
-        expected["calibration_error_by_chance"] = more_metrics.calibration_error_by_chance(confidence)
-        assert {key: numbers[f"{key}{suffix}"] for key in expected} == pytest.approx(expected)
-    mistakes = [i for i in range(100) if arrays["y_pred"][i] != test.labels[i]]
-    counts, sure = {"right": [0] * 50, "wrong": [0] * 50}, logits.double().softmax(dim=1).amax(dim=1).tolist()
-    for i, confidence in enumerate(sure):
-        counts["wrong" if i in mistakes else "right"][min(49, int(50 * confidence))] += 1
-    assert numbers["confidence_histogram"] == counts
-    ranks = [int((logits[i] > logits[i, test.labels[i]]).sum()) for i in mistakes]
-    assert numbers["truth_second"] == ranks.count(1) / len(mistakes)
-    assert (kinds >= 0).nonzero().flatten().tolist() == mistakes
-    rows = [numbers["kinds"][k] for k in kinds[mistakes]]
-    assert [rank > 4 for rank in ranks] == [row["name"] == "further_down" for row in rows]
-    assert all(rows.count(row) == row["count"] for row in numbers["kinds"])
+# ---- A network of one's own --------------------------------------------------------------------------------
 
 
-def test_copies_in_training_are_counted():
-    """Two images without a copy, two copies, and two with the label 2 there, answered 2."""
-    copies, labels = torch.tensor([-1, -1, 0, 1, 2, 2]), torch.tensor([0, 1, 0, 1, 0, 1])
-    assert lab_answers.duplicates(copies, labels, torch.tensor([0, 0, 0, 0, 2, 2])) == {
-        "test_images_in_train": 4,
-        "with_another_label_there": 2,
-        "misclassified_as_labelled_there": 2,
-        "accuracy_without_them": 0.5,
-    }
+def test_network_of_ones_own_on_a_folder(project, capsys):
+    assert run("--model", "net.py:make", "--dataset", "pics") == 0
+    out = Path("runs/net-make")
+    numbers, arrays = folder.read_report(out)
+    written, evidence = folder.read_reasons(out)
+    model = network.load_model("net.py:make")
+    files = sorted(Path("pics/test").rglob("*.png"))
+    images = torch.stack([data.read_picture(path, 32) for path in files])
+    labels = torch.tensor([0 if path.parent.name == "Cat" else 2 for path in files])
+    logits = train.predict(model.model, images, "cpu")
+    assert torch.equal(arrays["logits"], logits) and torch.equal(arrays["y_true"], labels)
+    assert numbers["accuracy"]["value"] == pytest.approx(accuracy_score(labels, logits.argmax(dim=1)))
+    assert {key: numbers[key] for key in model.identity} == model.identity
+    assert (numbers["model_name"], numbers["size"], len(numbers["classes"])) == ("make", 32, 3)
+    assert written["covering"]["images"]["mistakes"] == 3
+    index, wrong = evidence["picture_index"], arrays["mistakes"]
+    assert torch.equal(evidence["pictures"], images[index]) and torch.isin(wrong, index).all()
+    top = logits.softmax(dim=1)[wrong].topk(3)
+    assert torch.equal(evidence["answers"][0], top.indices)
+    torch.testing.assert_close(evidence["answer_probabilities"][0], top.values)
+    expected = "python -m lab.stress --model net.py:make --dataset pics"
+    assert (written["data"]["stress"], written["data"]["dataset"]) == (expected, "pics")
+    note = "1 classes have no test image"
+    assert note in capsys.readouterr().out and note in (out / "report.html").read_text()
+    assert any(note in text for text in written["notes"]) and note in numbers["examined"]["note"]
+    before = content(out)
+    assert run("--model", "net.py:make", "--dataset", "pics", "--batch-size", 3) == 0
+    after = content(out)
+    assert before["predictions.npz"] == after["predictions.npz"] or before.keys() == after.keys()
 
 
-# ---- A network in memory ---------------------------------------------------------------------------------
+def test_quick_measures_no_covering_and_keeps_what_is_there(no_pages, project):
+    options = "--model", "net.py:make", "--dataset", "pics"
+    assert run(*options, "--quick", "--out", "first") == 0
+    assert "covering" not in folder.read_reasons(Path("first"))[0]
+    assert "maps" not in folder.read_reasons(Path("first"))[1]
+    assert run(*options) == 0
+    before, evidence = folder.read_reasons(Path("runs/net-make"))
+    assert run(*options, "--quick") == 0
+    after, kept = folder.read_reasons(Path("runs/net-make"))
+    assert after["covering"] == before["covering"] and torch.equal(kept["maps"], evidence["maps"])
 
 
-# {case: (labels, number of classes, images that are taken for the next class)}
-CASES = {
-    "two unequal classes": ((LABELS > 21).long(), 2, [3, 25]),
-    "no mistakes": (LABELS % 7, 7, []),
-    "all mistakes": (LABELS % 7, 7, list(range(30))),
-    "classes without test images": (LABELS % 3, 9, [1, 2, 5]),
-    "no layer to explain": (LABELS % 3, 3, [1, 2, 5]),
-}
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_any_set_has_both_pages_and_one_dict_of_its_files(case, quick, tmp_path, monkeypatch, capsys):
-    labels, num_classes, wrong = CASES[case]
-    names = [f"class_{c}" for c in range(num_classes)]
-    answers = labels.clone()
-    answers[wrong] = (answers[wrong] + 1) % num_classes
-    sureness = 1 + 3 * torch.rand(len(labels), 1, generator=seeded())
-    logits = sureness * torch.eye(num_classes)[answers] + 0.1 * torch.rand(num_classes, generator=seeded(1))
-    monkeypatch.setattr(classifier, "predict", lambda *some, **more: logits)
-    explained = case != "no layer to explain"
-    model = tiny(num_classes) if explained else nn.Sequential(nn.Flatten(), nn.Linear(3072, num_classes))
-    numbers = examine.examine(model, pictures(labels, names), pictures(labels, names, 1), out=tmp_path)
-    assert numbers == both_files(tmp_path)
-    assert numbers["accuracy"]["value"] == pytest.approx(1 - len(wrong) / len(labels))
-    assert ("maps" in numbers) == ("covering" in numbers) == explained
-    if explained:
-        assert ("mistakes" in numbers["covering"]) == bool(wrong)
-    absent = num_classes - len(set(labels.tolist()))
-    notes = [f"{absent} classes have no test image and count as 0"] if absent else []
-    notes += ["an accuracy of 0.0 % is near chance"] if case == "all mistakes" else []
-    assert [note[: len(start)] for note, start in zip(numbers["notes"], notes, strict=True)] == notes
-    for name in ("report.html", "explore.html"):
-        seen = text((tmp_path / name).read_text(encoding="utf-8"))
-        assert not re.search(r"\b(nan|NaN|None)\b(?! (of the answers )?are right)", seen)
-        assert type(model).__name__ in seen and all(note in html.unescape(seen) for note in numbers["notes"])
-
-
-def test_a_module_and_its_classifier_give_the_same_and_stay_as_they_were(quick, no_page, tmp_path):
-    model, test = tiny(3).train(), pictures(LABELS % 3, ["b", "c", "a"])
-    model[3].eval()  # frozen by the caller
-    seen = model.seen = 2 * model[0].weight  # with its graph, as after a pass
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    modes = [module.training for module in model.modules()]
-    train = dataclasses.replace(test, class_names=["a", "b", "c"], labels=(test.labels + 1) % 3)
-    options = {"class_names": ["a", "b", "c"], "out": tmp_path / "module"}
-    numbers = examine.examine(model, test, train, **options)
-    assert [module.training for module in model.modules()] == modes and model.seen is seen
-    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
-    logits = model.eval()(test.images / 255)[:, [1, 2, 0]]
-    assert numbers["accuracy"]["value"] == (logits.argmax(dim=1) == test.labels).double().mean()
-    # The classes of the training images are found by their names.
-    assert numbers["duplicates"]["test_images_in_train"] == 30
-    assert numbers["duplicates"]["with_another_label_there"] == 0
-    examined = classifier.from_module(classifier.copied(model), ["a", "b", "c"], None, CPU)
-    examined.training = {
-        "config": {
-            "images_sha256": "of other images",
-            "image_size": examined.model.image_size,
-            "settings": {"label_smoothing": 0},
-            "num_train": 1,
-            "num_val": 1,
-        }
-    }
-    for name in ("first", "second"):  # no note stands there twice
-        again = examine.examine(examined, test, train, out=tmp_path / name)
-        note = "the training images found are not those of the training: no duplicates"
-        assert again["notes"] == [note, *numbers["notes"]]
-    assert examined.notes == [] and examined.model.order is None
-    for key in (
-        "duplicates",
-        "notes",
-        "network",
-        "predictions_sha256",
-        "evidence_sha256",
-        "network_sha256",
-        "title",
-        "examined",
+def test_other_functions_sizes_and_test_sets_need_overwrite(no_pages, project, capsys):
+    options = "--dataset", "pics", "--out", "out", "--quick"
+    assert run("--model", "net.py:make", *options) == 0
+    with open("net.py", "a") as file:
+        file.write("\ndef unrelated():\n    pass\n")
+    assert run("--model", "net.py:make", *options) == 0
+    before = content(Path("out"))
+    shutil.copytree("pics", "others")
+    Path("others/test/Cat").rename("others/test/dog")
+    for others in (
+        ("--model", "net.py:other", *options),
+        ("--model", "net.py:make", *options, "--size", 16),
+        ("--model", "net.py:make", "--out", "out", "--quick", "--dataset", "others"),
     ):
-        del numbers[key]
-    assert {key: again[key] for key in numbers} == numbers
-    with pytest.raises(UserError, match="have other classes"):
-        others = dataclasses.replace(train, class_names=["x", "a", "b"])
-        examine.examine(model, test, others, out=tmp_path / "other")
+        with pytest.raises(SystemExit) as ended:
+            run(*others)
+        assert ended.value.code == 2 and "give another folder, or overwrite" in capsys.readouterr().err
+        assert content(Path("out")) == before
+    assert run("--model", "net.py:other", *options, "--overwrite") == 0
+    assert folder.read_report(Path("out"))[0]["model_name"] == "other"
 
 
-class Pairs(list):
-    """As a data set of torchvision: (picture, label), with the names of the classes."""
-
-    classes = ("a", "b", "c")
+# ---- A run of train.py -------------------------------------------------------------------------------------
 
 
-def test_pictures_of_pillow_with_labels_are_a_test_set(quick, no_page, tmp_path):
-    test = pictures(LABELS % 3, ["a", "b", "c"])
-    pairs = Pairs((to_pil_image(image), int(c)) for image, c in zip(test.images, test.labels, strict=True))
-    expected = examine.examine(tiny(3), test, out=tmp_path / "dataset")
-    numbers = examine.examine(tiny(3), pairs, out=tmp_path / "pairs")
-    again = examine.examine(tiny(3), [*pairs], class_names=["a", "b", "c"], out=tmp_path / "list")
-    for key in ("accuracy", "classes", "covering", "images_sha256"):
-        assert numbers[key] == again[key] == expected[key]
-    with open(tmp_path / "pairs" / "answers.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    probabilities = tiny(3)(test.images / 255).softmax(dim=1)
-    for i, row in enumerate(rows):
-        assert (row["file_name"], row["true_class"]) == (str(i), "abc"[i % 3])
-        assert row["predicted_class"] == "abc"[probabilities[i].argmax()]
-        assert float(row["confidence"]) == pytest.approx(probabilities[i].max().item(), abs=1e-5)
-    assert len(rows) == 30
-    # A network may know more classes than there are pictures of, in another order.
-    pairs.classes, names = ("a", "d", "c"), ["d", "c", "b", "a"]
-    numbers = examine.examine(tiny(4), pairs, class_names=names, out=tmp_path / "fewer")
-    answers = [names[c] for c in tiny(4)(test.images / 255).argmax(dim=1)]
-    right = [answer == pairs.classes[i % 3] for i, answer in enumerate(answers)]
-    assert numbers["accuracy"]["value"] == sum(right) / 30 and any(
-        "1 classes have no" in n for n in numbers["notes"]
-    )
-    with pytest.raises(UserError, match="name those of the labels by class_names"):
-        examine.examine(tiny(3), [*pairs], out=tmp_path / "unnamed")
-    several = Pairs([(Image.new("RGB", (300, 224)), 0), (Image.new("RGB", (400, 300)), 1)])
-    with pytest.raises(ValueError, match="picture 1 has a side of 300 pixels, and the first one 224: give"):
-        examine.examine(tiny(3), several, out=tmp_path / "several")
-    with pytest.raises(ValueError, match="picture 0 is a Tensor, expected one of Pillow"):
-        examine.examine(tiny(3), Pairs([(test.images[0], 1)]), out=tmp_path / "tensors")
+def test_run_has_the_numbers_of_report_and_a_report_that_is_there_is_kept(tmp_path, trained, small, capsys):
+    first, second = (Path(shutil.copytree(trained, tmp_path / name)) for name in ("a", "b"))
+    assert report.main(["--run", str(first), "--device", "cpu"]) == 0
+    assert run("--run", second) == 0
+    numbers, arrays = folder.read_report(first)
+    ours, made = folder.read_report(second)
+    for key in numbers.keys() - {"examined"}:
+        assert ours[key] == numbers[key], key
+    for key, values in arrays.items():
+        assert np.array_equal(np.asarray(made[key]), np.asarray(values)), key
+    before = content(first)
+    assert run("--run", first, "--overwrite") == 0
+    assert content(first)["predictions.npz"] == before["predictions.npz"]
+    assert content(first)["metrics.json"] == before["metrics.json"]
+    assert "explore.html" in (first / "report.html").read_text()
+    written = json.loads((second / "reasons.json").read_text())
+    assert written["training"]["num_train"] == 12 and written["data"]["dataset"] == "shapes"
+    assert capsys.readouterr().out.count("macro F1") == 3  # no numbers are printed twice
 
 
-def test_evidence_is_of_the_surest_mistakes_and_their_maps(quick, no_page, tmp_path):
-    test, train = pictures(LABELS % 4, ["a", "b", "c", "d"]), pictures(LABELS % 4, ["a", "b", "c", "d"], 1)
-    model = tiny(4)
-    with torch.no_grad():  # each class is answered, and some mistakes are turned
-        model[-1].weight *= 20
-        model[-1].bias -= model(test.images / 255).mean(dim=0)
-    numbers = examine.examine(model, test, train, out=tmp_path, layer="3")
-    assert numbers["maps"]["layer"] == numbers["layer"] == "3" and numbers["maps"]["size"] == [8, 8]
-    with torch.no_grad():
-        expected = model(test.images / 255).softmax(dim=1)
-    answers = expected.argmax(dim=1)
-    wrong = [i for i in range(30) if answers[i] != test.labels[i]]
-    surest = sorted(wrong, key=lambda i: (-expected[i].max(), i))
-    evidence = np.load(tmp_path / "evidence.npz")
-    assert evidence["mistakes"].tolist() == surest
-    cam = GradCAM(model, "3")
-    maps = cam.weighted_sum(test.images[surest] / 255, answers[surest], test.labels[surest])
-    torch.testing.assert_close(torch.from_numpy(evidence["maps"]), maps)
-    assert evidence["fill"] == pytest.approx((train.images / 255).double().mean(dim=(0, 2, 3)).numpy())
-    assert len([key for key in evidence if key.startswith("usual_")]) >= 3
-    keys = ["shown", *(key for key in evidence if key.startswith("usual_"))]
-    assert all(len(evidence[key]) == min(9, len(surest)) for key in keys)
-    first = evidence["shown"][0]  # turned by the contrastive map alone, if there is such a mistake
-    truth = test.labels[surest].numpy()
-    assert evidence["usual_answers"][0] != truth[first] or not (evidence["covered_answers"] == truth).any()
-    written = np.load(tmp_path / "predictions.npz")
-    usual = cam(test.images[surest[:2]] / 255, answers[surest[:2]])
-    torch.testing.assert_close(torch.from_numpy(written["maps_predicted"]), usual)
+def test_run_is_not_given_the_results_of_another_network(project, trained, capsys):
+    shutil.copytree(trained, "runs/net-make")
+    before = content(Path("runs/net-make"))
+    for overwrite in ([], ["--overwrite"]):
+        with pytest.raises(SystemExit):
+            run("--model", "net.py:make", "--dataset", "pics", *overwrite)
+        assert "is the run of another network" in capsys.readouterr().err
+    assert content(Path("runs/net-make")) == before
 
 
-def test_results_of_other_weights_and_scores_that_are_not_finite_are_refused(no_reasons, tmp_path):
-    test, model = pictures(LABELS % 3, ["a", "b", "c"]), tiny(3)
-    examine.examine(model, test, out=tmp_path)
-    examine.examine(model, test, out=tmp_path)  # the same weights replace their own
-    nn.init.constant_(model[-1].bias, 1)
-    before = contents(tmp_path)
-    with pytest.raises(UserError, match="of other weights"):
-        examine.examine(model, test, out=tmp_path)
-    answers = {"y_true": test.labels.numpy(), "logits": np.eye(3)[[1, 0, 2] * 10]}
-    with pytest.raises(UserError, match="of other weights"):
-        examine.examine_predictions(**answers, out=tmp_path)
-    assert contents(tmp_path) == before
-    examine.examine_predictions(**answers, out=tmp_path, overwrite=True)
-    assert read_json(tmp_path / "metrics.json", "")["accuracy"]["value"] == 1 / 3
-    examine.examine(model, test, out=tmp_path, overwrite=True)
-    before = contents(tmp_path)
-    test.images[7] = 255  # of which alone the scores are not finite
-    model.register_forward_hook(
-        lambda _, inputs, output: output / (inputs[0].amin((1, 2, 3), True) < 1)[:, 0, 0]
-    )
-    with pytest.raises(UserError, match="its scores of the test images are not finite"):
-        examine.examine(model, test, out=tmp_path / "other")
-    assert contents(tmp_path) == before
+def test_mistakes_of_other_runs(no_pages, tmp_path, small, trained):
+    """A run against one that answers like it but for three images."""
+    first = Path(shutil.copytree(trained, tmp_path / "a"))
+    assert run("--run", first, "--quick") == 0
+    numbers, arrays = folder.read_report(first)
+    logits, truth = arrays["logits"].clone(), arrays["y_true"]
+    changed = arrays["mistakes"][:3]
+    logits[changed[:2], truth[changed[:2]]] += 100  # right in another
+    third = (truth[changed[2]] + 1) % 100 if arrays["y_pred"][changed[2]] == truth[changed[2]] else None
+    logits[changed[2]] = 0
+    logits[changed[2], third or (truth[changed[2]] + 50) % 100] = 100  # wrong in all, not alike
+    other, made = answers.evaluate(logits, small[1])
+    images = {"checkpoint_sha256": "x", "images_sha256": numbers["images_sha256"]}
+    report.write_numbers(tmp_path / "b", other | images, made)
+    assert run("--run", first, "--quick", "--against", tmp_path / "b") == 0
+    written, evidence = folder.read_reasons(first)
+    counts = {row["name"]: row["count"] for row in written["kinds"]}
+    assert counts == {
+        "same_in_all": len(arrays["mistakes"]) - 3,
+        "wrong_in_all": 1,
+        "right_in_another": 2,
+    }
+    assert written["runs"] == ["this network", str(tmp_path / "b")]
+    assert evidence["answers"].shape == (2, len(arrays["mistakes"]), 3)
+    assert evidence["answers"][1, :2, 0].tolist() == truth[changed[:2]].tolist()
+    assert evidence["kinds"][:3].tolist() == [2, 2, 1]
 
 
-# ---- The command for a run -------------------------------------------------------------------------------
+# ---- Answers -----------------------------------------------------------------------------------------------
 
 
-def test_the_files_of_a_run_are_those_of_report_py_to_the_byte(
-    quick, no_page, finished, small, tmp_path, monkeypatch, capsys
-):
-    run, argv = shutil.copytree(finished, tmp_path / "run"), ["--run", str(tmp_path / "run")]
-    assert report.main(["--run", str(run)]) == 0
-    core = {run / name: (run / name).read_bytes() for name in ("metrics.json", "predictions.npz")}
-
-    def written():
-        return {path: path.read_bytes() for path in core}
-
-    for path in core:
-        path.unlink()
-    with monkeypatch.context() as patch:  # Ctrl-C while report.py predicts
-        patch.setattr(report, "predict", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            examine.main(argv)
-    assert not any(path.exists() for path in core)
-    assert examine.main(argv) == 0
-    assert written() == core
-    assert {"maps", "covering"} < both_files(run).keys()
-
-    def fail(*some, **more):
-        raise AssertionError("it predicts again")
-
-    before = contents(run)
-    with monkeypatch.context() as patch:
-        for module in (report, classifier):
-            patch.setattr(module, "predict", fail)
-        assert examine.main(argv) == 0
-        assert contents(run) == before
-        assert examine.main([*argv, "--layer", "none"]) == 0
-        assert not {"maps", "covering"} & both_files(run).keys()
-        assert "maps" not in np.load(run / "evidence.npz") and "puzzles" in np.load(run / "evidence.npz")
-        assert examine.main([*argv, "--quick"]) == 0
-        assert not {"maps", "covering"} & both_files(run).keys() and not (run / "evidence.npz").exists()
-    # A report without logits, as results/ has some, is made anew, and so is one of another --size or images.
-    numbers, arrays = read_report(run)
-    report.write_numbers(run, numbers, {key: arrays[key] for key in arrays if key != "logits"})
-    assert examine.main([*argv, "--quick"]) == 0
-    assert written() == core
-    (run / "metrics.json").write_text(json.dumps(read_json(run / "metrics.json", "") | {"image_size": 24}))
-    assert examine.main([*argv, "--quick"]) == 0
-    assert written() == core
-    monkeypatch.setattr(small[1], "labels", small[1].labels.flip(0))
-    assert examine.main([*argv, "--quick"]) == 0
-    assert written() != core
-    # Images of another set, even of this name, leave the run as it is.
-    before = contents(run)
+def test_answers_as_csv_and_npz(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert examine.main([*argv, "--quick", "--dataset", "others"]) == 0
-    assert contents(run) == before and both_files(tmp_path / "runs" / "run-on-others")["data"]["dataset"]
+    generator = np.random.default_rng(0)
+    shares = generator.dirichlet(np.ones(3), 40)
+    y_true = generator.integers(0, 3, 40)
+    np.savez("mine.npz", y_true=y_true, probabilities=shares, features=shares)
+    assert run("--predictions", "mine.npz") == 0
+    numbers, arrays = folder.read_report(tmp_path / "runs" / "mine")
+    assert numbers["macro_f1"]["value"] == pytest.approx(f1_score(y_true, shares.argmax(1), average="macro"))
+    np.testing.assert_allclose(arrays["probabilities"].numpy(), shares)
+    text = capsys.readouterr().out
+    assert "not [N]: features [40, 3]" in text and "near chance" in text and "runs/mine/explore.html" in text
+    lines = [f"{c},{','.join(map(str, row))}" for c, row in zip(y_true, shares.tolist(), strict=True)]
+    Path("table.csv").write_text("\n".join(["y_true,p_a,p_b,p_c", *lines]))
+    assert run("--predictions", "table.csv") == 0
+    again, _ = folder.read_report(tmp_path / "runs" / "table")
+    assert again["accuracy"] == numbers["accuracy"]
+    assert [row["name"] for row in again["classes"]] == ["a", "b", "c"]
 
 
-def test_overwrite_replaces_results_of_another_network_and_no_file_of_the_users(
-    quick, no_page, finished, small, tmp_path, capsys
-):
-    out, mine, net = tmp_path / "out", tmp_path / "mine", tmp_path / "net.py"
-    network = "nn.Sequential(nn.Flatten(), nn.Linear(3072, 100))"
-    net.write_text(f"import torch\nfrom torch import nn\n\ntorch.manual_seed(0)\nmake = lambda: {network}\n")
-    of_run, of_model = ["--run", str(finished), "--quick"], ["--model", f"{net}:make", "--quick"]
-    assert examine.main([*of_run, "--out", str(out)]) == 0
-    for argv in (of_model, of_run):
-        before = contents(out)
-        refused = outcome(capsys, examine.main, [*argv, "--out", str(out)])
-        assert_one_line(*refused, "is of other weights.*--overwrite")
-        assert contents(out) == before
-        assert examine.main([*argv, "--out", str(out), "--overwrite"]) == 0
-        numbers = both_files(out)
-        assert (numbers["network"]["name"] == "make") == (argv is of_model) == ("training" not in numbers)
-        assert numbers["data"]["command"].startswith(f"python -m lab.examine {argv[0]}")
-    for path in ("plots/loss.png", "evidence.npz", "metrics.json"):
-        (mine / path).parent.mkdir(parents=True)
-        (mine / path).write_text("{}")
-        before = contents(mine)
-        for argv in (of_model, of_run):
-            for more in ([], ["--overwrite"]):
-                code, err = outcome(capsys, examine.main, [*argv, "--out", str(mine), *more])
-                assert_one_line(code, err, re.escape(str(mine)))
-                assert contents(mine) == before
-        shutil.rmtree(mine)
+def test_other_class_names_need_overwrite(no_pages, tmp_path, capsys):
+    shares, y_true = np.full((4, 2), 0.5), [0, 1, 1, 0]
+    given = {"y_true": y_true, "probabilities": shares}
+    examine.examine_answers(given | {"class_names": ["a", "b"]}, out=tmp_path)
+    with pytest.raises(ValueError, match="another test set"):
+        examine.examine_answers(given | {"class_names": ["b", "a"]}, out=tmp_path)
+    examine.examine_answers(given | {"class_names": ["b", "a"]}, out=tmp_path, overwrite=True)
+    assert "near chance" in capsys.readouterr().out
 
 
-# ---- The pages again -------------------------------------------------------------------------------------
-
-
-def test_pages_are_made_again_from_the_files(quick, finished, small, tmp_path, monkeypatch, capsys):
+def test_input_in_the_folder_of_results_is_never_replaced(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    run, again = shutil.copytree(finished, tmp_path / "runs" / "mine"), ["--run", "runs/mine", "--page"]
-    stress = stress_content(small[1].labels) | {"checkpoint_sha256": "of others"}
-    shares = {name: row["accuracy"]["value"] for name, row in stress["tests"].items()}
-    answers = {name: torch.arange(20) < round(20 * share) for name, share in shares.items()}
-    write_stress(run, stress | {"answers": answers})
-    assert examine.main(["--layer", "none"]) == 0
-    made = contents(run)
-    assert b'"corruptions":{"true"' not in made[run / "explore.html"]
-    digests = ("checkpoint_sha256", "network_sha256", "test_sha256")
-    unfinished = {key: stress[key] for key in stress if key != "summary"} | {"answers": answers}
-    write_stress(run, unfinished | {key: read_json(run / "reasons.json", "")[key] for key in digests})
-    assert examine.main(["--page"]) == 0 and "is not finished" in capsys.readouterr().out
-    write_stress(run, stress | {"answers": answers})
-    shutil.rmtree(run / "failures")
-    for name in ("report.html", "explore.html"):
-        (run / name).unlink()
-    assert examine.main(["--page"]) == 0
-    assert contents(run) == made
-    (run / "checkpoints" / "best.pt").unlink()  # it needs no network
-    assert examine.main(again) == 0
-    assert_one_line(*outcome(capsys, examine.main, [*again, "--layer=1"]), "leave out --layer")
-    numbers = read_json(run / "metrics.json", "")
-    written = read_json(run / "reasons.json", "")
+    Path("own").mkdir()
+    np.savez("own/predictions.npz", y_true=[0, 1], probabilities=np.eye(2))
+    before = content(tmp_path)
+    for overwrite in ([], ["--overwrite"]):
+        with pytest.raises(SystemExit):
+            run("--predictions", "own/predictions.npz", "--out", "own", *overwrite)
+        assert content(tmp_path) == before
+    assert "is read, and would be replaced" in capsys.readouterr().err
+
+
+# ---- Slices ------------------------------------------------------------------------------------------------
+
+
+def table_of(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_slices_by_a_table_beside_a_folder(no_pages, project, capsys):
+    rows = [f"{name}/{k}.png,{'ab'[k % 2]},p{k // 4}" for name in ("bird", "Cat") for k in range(30)]
+    Path("table.csv").write_text("\n".join(["file,site,patient", *rows[:-3]]))
+    options = "--model", "net.py:make", "--dataset", "pics", "--quick", "--table", "table.csv"
+    assert run(*options, "--group", "patient") == 0
+    written, evidence = folder.read_reasons(Path("runs/net-make"))
+    facts = {row["slice"]: row for row in written["slices"]}
+    assert facts["site is missing"]["n"] == 3 and "patient" not in {row["column"] for row in facts.values()}
+    assert facts["site = a"]["n"] + facts["site = b"]["n"] == 57
+    assert {row["column"] for row in facts.values()} >= {"brightness", "contrast", "site"}
+    assert [row["slice"] for row in table_of("runs/net-make/slices.csv")] == list(facts)
+    assert torch.isin(evidence["slice_inside"], evidence["picture_index"]).all()
+    assert "weak     " in capsys.readouterr().out
+    ungrouped, before = run(*options), written["slices"]
+    assert ungrouped == 0 and folder.read_reasons(Path("runs/net-make"))[0]["slices"] != before
+    for group, text in [("hospital", "no column hospital of groups, only site, patient")]:
+        with pytest.raises(SystemExit):
+            run(*options, "--group", group)
+        assert text in capsys.readouterr().err
+    Path("runs/net-make").joinpath("slices.csv").rename("runs/net-make/mine.csv")
+    with pytest.raises(SystemExit):  # the table would be replaced by the result
+        Path("table.csv").rename("runs/net-make/slices.csv")
+        run(*options[:-1], "runs/net-make/slices.csv")
+    assert "is read, and would be replaced" in capsys.readouterr().err
+
+
+def test_a_planted_weakness_is_found_by_a_property_of_answers(no_pages, tmp_path, capsys):
+    y_true = np.arange(400) % 2
+    site = np.where(np.arange(400) % 4 < 2, "old", "new")
+    right = np.where(site == "old", np.arange(400) % 100 < 50, True)
+    shares = np.eye(2)[np.where(right, y_true, 1 - y_true)]
+    given = {"y_true": y_true, "probabilities": shares, "site": site}
+    result = examine.examine_answers(given, out=tmp_path / "a")
+    worst = result["slices"][0]
+    assert (worst["slice"], worst["n"], worst["weak"]) == ("site = old", 200, True)
+    assert worst["accuracy"] == pytest.approx(right[site == "old"].mean())
+    assert "weak     site = old, at least" in capsys.readouterr().out
+    by_day = examine.examine_answers(given | {"day": np.arange(400) // 50}, out=tmp_path / "b", groups="day")
+    assert by_day["slices"][0]["low"] < worst["low"]  # fifty pictures that fail together say less
+    assert "weak" not in json.dumps(
+        examine.examine_answers({"y_true": y_true, "probabilities": shares}, out=tmp_path / "c")["slices"]
+    )
+    assert not (tmp_path / "c" / "slices.csv").exists()
+
+
+def test_columns_from_python(no_pages, tmp_path):
+    model, images, labels, names = in_memory()
+    columns = {"site": ["a", "b"] * 6, "age": torch.arange(12)}
+    more = {"out": tmp_path, "quick": True, "columns": columns}
+    result = examine.examine(model, images, labels, names, **more, groups=[1, 2, 3, 4] * 3)
+    assert {row["column"] for row in result["slices"]} >= {"site", "age", "sharpness"}
+    for wrong in ({"columns": {"site": ["a"]}}, {"groups": [1, 2]}):
+        with pytest.raises(ValueError, match="values, expected 12"):
+            examine.examine(model, images, labels, names, **more | wrong)
+
+
+# ---- From Python -------------------------------------------------------------------------------------------
+
+
+def test_examine_from_python_leaves_the_callers_network_alone(tmp_path, capsys):
+    model, images, labels, names = in_memory()
+    model.train().half()
+    result = examine.examine(model, images, labels, names, out=tmp_path / "a")
+    assert model.training and model[0].weight.dtype == torch.float16
+    expected = model.float().eval()(images / 255).argmax(dim=1)
+    assert result["accuracy"]["value"] == pytest.approx(accuracy_score(labels, expected))
+    assert result["covering"]["verdict"] == "too few" and result["checkpoint_sha256"]
+    assert "near chance" in capsys.readouterr().out
+    floats = examine.examine(model, images / 255, labels, names, out=tmp_path / "b", quick=True)
+    assert floats["accuracy"] == result["accuracy"] and "float images are rounded" in floats["notes"][0]
+    with pytest.raises(ValueError, match="another network"):
+        examine.examine(small_cnn(seed=1), images, labels, names, out=tmp_path / "a")
+    with pytest.raises(ValueError, match="has the same weights as what is examined"):
+        examine.examine(model, images, labels, names, out=tmp_path / "c", against=[tmp_path / "b"])
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "text"),
+    [
+        (0, "net", "model is str, expected torch.nn.Module"),
+        (0, nn.Sequential(small_cnn(), nn.Softmax(dim=1)), "makes probabilities"),
+        (1, torch.zeros(12, 3, 32, 32) - 1, r"images are .* from -1 to -1"),
+        (1, torch.zeros(12, 32, 32, dtype=torch.uint8), r"images are torch.uint8 \[12, 32, 32\]"),
+        (2, torch.zeros(5, dtype=torch.int64), r"labels must be \[12\]"),
+        (3, list("ab"), r"labels must be in 0\.\.1"),
+        (3, list("abcd"), "3 logits, and images in memory 4 classes"),
+    ],
+)
+def test_arguments_that_do_not_fit(tmp_path, place, value, text):
+    arguments = list(in_memory())
+    arguments[place] = value
+    with pytest.raises(ValueError, match=text) as refused:
+        examine.examine(*arguments, out=tmp_path / "out")
+    assert "--" not in str(refused.value) and not (tmp_path / "out").exists()
+
+
+def test_bugs_keep_their_traceback_and_numbers_that_are_not_finite_are_one_line(project, monkeypatch, capsys):
+    def bug(*arguments):
+        raise ValueError("a bug of ours")
+
+    options = "--model", "net.py:make", "--dataset", "pics"
     with monkeypatch.context() as patch:
-        patch.setattr(lab_pictures, "load", lambda *some, **more: (small[1], small[0]))
-        assert_one_line(*outcome(capsys, examine.main, again), "are not those of .*--data-dir")
-    asked, sides = [], {"size": 24, "resize": 28}
-    (run / "reasons.json").write_text(json.dumps(written | {"data": written["data"] | sides}))
-    with monkeypatch.context() as patch:
-        patch.setattr(lab_pictures, "load", lambda *some, **more: asked.append(some) or small)
-        assert examine.main(again) == 0 and asked[0][2:] == (24, 28)
-    for name, content in {"reasons": written, "metrics": numbers}.items():  # of two examinations
-        (run / f"{name}.json").write_text(json.dumps(content | {"predictions_sha256": "of others"}))
-        assert_one_line(*outcome(capsys, examine.main, again), "no reasons in|of another report")
-        of_another_version = {key: content[key] for key in content if key not in ("runs", "classes")}
-        (run / f"{name}.json").write_text(json.dumps(of_another_version))
-        assert_one_line(*outcome(capsys, examine.main, again), "results of another version.* anew")
-        (run / f"{name}.json").write_text(json.dumps(content))
-    (run / "evidence.npz").write_bytes(b"of others")
-    capsys.readouterr()
-    with pytest.raises(UserError, match="no reasons"):
-        examine.main(again)
-    assert "evidence.npz is not that of" in capsys.readouterr().out
-    assert_one_line(*outcome(capsys, examine.main, ["--out", "no", "--page"]), "there is no")
+        patch.setattr(reasons, "measure", bug)
+        with pytest.raises(ValueError, match="a bug of ours"):
+            run(*options)
+    Path("net.py").write_text(
+        NET.replace("nn.Flatten()", "Odd()")
+        + """
+class Odd(nn.Flatten):
+    def forward(self, x):
+        return super().forward(x) / (1 if len(x) < 10 else 0)
+"""
+    )
+    with pytest.raises(SystemExit):
+        run(*options, "--overwrite", "--batch-size", 20)
+    assert capsys.readouterr().err.strip().endswith("it cannot be examined")
 
 
-# ---- Answers without a network ---------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["--model", "none.py:make"], "none.py:make: expected FILE.py:NAME"),
+        (["--model", "net.py:make", "--dataset", "nowhere"], "there is no data set or folder nowhere"),
+        (
+            ["--model", "net.py:make", "--dataset", "pics", "--out", "pics/test/out"],
+            "lies in pics, which is read",
+        ),
+        (["--model", "net.py:make", "--dataset", "shapes"], "has a class 'red circle', which is none of"),
+        (["--predictions", "net.py"], "net.py cannot be read"),
+        (["--predictions", "a.npz", "--dataset", "shapes"], "--dataset is of a network"),
+        (["--run", "nowhere"], "there is no finished epoch in nowhere"),
+        (["--model", "net.py:make", "--dataset", "pics", "--against", "pics"], "there is no report in pics"),
+        (["--model", "net.py:make", "--run", "a"], "not allowed with argument"),
+    ],
+)
+def test_commands_that_are_refused_in_one_line(project, small, capsys, argv, text):
+    before = content(project)
+    with pytest.raises(SystemExit) as ended:
+        run(*argv)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert ended.value.code == 2 and text in line and content(project) == before
 
 
-def answers_of(labels, seed):
-    """y_true and logits of ten classes, half of them right."""
-    logits = torch.randn(len(labels), 10, generator=seeded(seed))
-    logits[torch.arange(len(labels)), labels] += 1.5
-    return {"y_true": labels.numpy(), "logits": logits.double().numpy()}
-
-
-def test_answers_in_a_file_and_in_memory(quick, tmp_path, monkeypatch, capsys):
-    names = [f"c{c}" for c in range(10)]
-    test, train = pictures(LABELS % 10, names), pictures(LABELS % 10, names, 1)
-    monkeypatch.setattr(lab_pictures, "load", lambda *some, **more: (train, test))
-    answers = answers_of(test.labels, 0) | {"class_names": names, "images": test.images.numpy()}
-    file, out = tmp_path / "mine.npz", tmp_path / "out"
-    np.savez(file, **answers)
-    argv = ["--predictions", str(file), "--out", str(out)]
-    for expected, meant in (("0.95", "Did you mean 95"), ("3", "not the expected 3 %")):
-        assert_one_line(*outcome(capsys, examine.main, [*argv, "--expect-accuracy", expected]), meant)
-    file.rename(tmp_path / "predictions.npz")
-    inside = ["--predictions", str(tmp_path / "predictions.npz"), "--out", str(tmp_path)]
-    assert_one_line(*outcome(capsys, examine.main, [*inside, "--overwrite"]), "predictions.npz")
-    file = (tmp_path / "predictions.npz").rename(file)
-    assert_one_line(*outcome(capsys, examine.main, [*argv, "--layer", "1"]), "leave out --layer")
-    assert contents(tmp_path).keys() == {file}  # nothing is written yet
-    right = 100 * (answers["logits"].argmax(axis=1) == answers["y_true"]).mean()
-    assert examine.main([*argv, "--expect-accuracy", str(right + 1)]) == 0
-    numbers = both_files(out)
-    assert numbers["data"]["dataset"] is None and "duplicates" not in numbers
-    made = contents(out)
-    for name in ("report.html", "explore.html"):
-        (out / name).unlink()
-    assert examine.main(["--out", str(out), "--page"]) == 0  # the pictures are those of the file
-    assert contents(out) == made
-    np.savez(file, **answers | {"images": 255 - answers["images"]})
-    again = ["--out", str(out), "--page"]
-    assert_one_line(*outcome(capsys, examine.main, again), "the test images are not those of .*metrics.json")
-    np.savez(file, **answers)
-    in_memory = examine.examine_predictions(**answers, out=tmp_path / "memory")
-    same = numbers.keys() - {"examined", "data"}
-    assert {key: in_memory[key] for key in same} == {key: numbers[key] for key in same}
-    # With --dataset they are compared, and its training set counts the copies.
-    assert examine.main([*argv, "--dataset", "mine"]) == 0
-    assert both_files(out)["duplicates"]["test_images_in_train"] == 0
-    np.savez(file, **answers | {"y_true": answers["y_true"][::-1]})
-    assert_one_line(*outcome(capsys, examine.main, [*argv, "--dataset", "mine"]), "y_true of row 1 is 'c9'")
-
-
-def test_answers_to_a_folder_whose_test_pictures_lack_a_class(tmp_path):
-    for place, name in enumerate(["train/a", "train/b", "train/c", "test/a", "test/c"]):
-        (tmp_path / "pets" / name).mkdir(parents=True)
-        Image.new("RGB", (40, 40), (40 * place, 120, 30)).save(tmp_path / "pets" / name / "1.png")
-    np.savez(tmp_path / "mine.npz", y_true=[0, 2], logits=np.eye(3)[[0, 1]], class_names=["a", "b", "c"])
-    argv = ["--predictions", str(tmp_path / "mine.npz"), "--dataset", str(tmp_path / "pets")]
-    subject = examine.answers_of_file(examine.parse([*argv, "--out", str(tmp_path / "out")]))
-    assert subject.test.labels.tolist() == [0, 2] and subject.test.class_names == ["a", "b", "c"]
+def test_loaders_and_data_sets_become_images_and_labels():
+    """The lines of lab/README.md for a DataLoader, a TensorDataset and a data set of torchvision."""
+    _, images, labels, _ = in_memory()
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), batch_size=5)
+    batches = list(loader)
+    joined = [torch.cat(parts) for parts in zip(*batches, strict=True)]
+    assert torch.equal(joined[0], images) and torch.equal(joined[1], labels)
+    pairs = [
+        (Image.fromarray(image.permute(1, 2, 0).numpy()), int(c))
+        for image, c in zip(images, labels, strict=True)
+    ]
+    pixels = np.stack([np.array(picture.convert("RGB").resize((32, 32))) for picture, _ in pairs])
+    assert torch.equal(answers.as_images(pixels)[0], images)

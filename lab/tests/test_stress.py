@@ -1,153 +1,98 @@
-"""stress.py: its records against a loop over the images, and what it keeps when it is stopped."""
+"""stress.py: its records against loops over the images, and what it keeps when it is stopped."""
 
-import contextlib
-import dataclasses
-import io
 import json
 import os
-import shutil
 import statistics
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from lab_commands import CPU, assert_one_line, contents, outcome
-from lab_networks import Linear, Wavy, natural_images, seeded
+from lab_networks import Linear, Wavy, natural_images
+from networks import seeded
 
 import data
-from lab import classifier, pictures, stress
-from lab import results as lab_results
-from lab.classifier import FromPixels, predict
-from lab.more_metrics import mean_interval
-from lab.results import read_stress
-from lab.stress_tests import attacks, cifar_c, corruptions, cues, examples
-from lab.support import UserError
-from metrics import calibration_bins, expected_calibration_error, fit_temperature, proportion
+from lab import attacks, corruptions, estimate, folder, stress
+from lab.answers import mean_interval
+from lab.network import from_module, logits_of
+from metrics import expected_calibration_error, fit_temperature, proportion
 
-IMAGES = (natural_images(24) * 255).round().byte()
-# What --model names.
-NETWORKS = """
-from test_stress import NoGrad, quick
-
-def net(): return quick(10)
-def other(): return quick(10, seed=1)
-def two(): return quick(2)
-def frozen(): return quick(10, kind=NoGrad)
-"""
+IMAGES = (natural_images(40, seed=3) * 255).round().byte()
+CHANGES = ["clean/0", *(f"{name}/{s}" for name in ("fog", "contrast") for s in range(1, 6))]
 
 
-class NoGrad(Linear):
-    forward = torch.no_grad()(Linear.forward)
+class Frozen(Linear):
+    """Its body works under no_grad, so that no gradient reaches the images."""
+
+    def forward(self, x):
+        with torch.no_grad():
+            return super().forward(x)
 
 
-def quick(num_classes, seed=0, kind=Linear):
-    """A network that answers at once, with the same weights each time."""
-    torch.manual_seed(seed)
-    return kind(num_classes, seed)
+class Constant(Linear):
+    def forward(self, x):
+        return 0 * super().forward(x) + self.fc.bias
 
 
-def partly_wrong(y_pred, num_classes):
-    """Labels that differ from every third of the answers."""
-    every_third = torch.arange(len(y_pred)) % 3 == 0
-    return torch.where(every_third, (y_pred + 1) % num_classes, y_pred)
+def answers_to(model, images):
+    return model(images / 255).argmax(dim=1)
 
 
-def shorten(monkeypatch):
-    """Let stress.py run two corruptions and short attacks."""
-    for name in list(corruptions.CORRUPTIONS):
-        if name not in ("contrast", "fog"):
-            monkeypatch.delitem(corruptions.CORRUPTIONS, name)
-    monkeypatch.setattr(stress, "FIFTEEN", ("contrast", "fog"))
+def partly_wrong(y_pred, num_classes=10):
+    """The answers as labels, but each third label is another class in turn, so that no class is missing."""
+    places = torch.arange(len(y_pred))
+    return torch.where(places % 3 == 0, places // 3 % num_classes, y_pred)
+
+
+LABELS = partly_wrong(answers_to(Linear(10), IMAGES))
+PERSON = LABELS.bincount().argsort()[-2].item()  # there are several right ones
+NAMES = ["old man" if c == PERSON else f"class {c}" for c in range(10)]
+
+
+@pytest.fixture(autouse=True)
+def few_tests(monkeypatch):
+    """Two corruptions, two epsilons and short attacks on ten of twenty images."""
+    for name in set(corruptions.CORRUPTIONS) - {"contrast", "fog"}:
+        monkeypatch.delitem(corruptions.CORRUPTIONS, name)
+    monkeypatch.setattr(stress, "FIFTEEN", ("fog", "contrast"))
     monkeypatch.setattr(attacks, "EPSILONS", (1, 64))
-    monkeypatch.setattr(examples, "SHOWN_EPSILONS", (1,))
     for name, attack in attacks.ATTACKS.items():
-        settings = attack.settings and attack.settings | {"steps": 2, "restarts": 1}
+        settings = {key: 2 if key == "steps" else value for key, value in attack.settings.items()}
         epsilons = tuple(e for e in attack.epsilons if e in (1, 64))
         monkeypatch.setitem(attacks.ATTACKS, name, attack._replace(settings=settings, epsilons=epsilons))
+    monkeypatch.setattr(stress, "FEWEST_ATTACKED", 10)
     monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
-def use_few_tests(monkeypatch, num_classes=10):
-    """Let stress.py run few tests on four images for each class; return them."""
-    shorten(monkeypatch)
-    images = (natural_images(4 * num_classes, seed=3) * 255).round().byte()
-    y_pred = predict(FromPixels(quick(num_classes)), images, CPU).argmax(dim=1)
-    names, superclass_of = [f"class {c}" for c in range(num_classes)], [c // 2 for c in range(num_classes)]
-    superclasses = {"superclass_of": superclass_of, "superclass_names": names[: (num_classes + 1) // 2]}
-    test = pictures.from_arrays(images, partly_wrong(y_pred, num_classes), names, **superclasses)
-    use_set(monkeypatch, test)
-    monkeypatch.setattr(stress, "CORRUPTION_IMAGES", 20)
-    monkeypatch.setattr(stress, "FEWEST_ATTACKED", 10)
-    return test
+def measure_all(out, model=None, labels=LABELS, **more):
+    more = {"num_images": 20} | more
+    return stress.stress(model or Linear(10), IMAGES, labels, NAMES, out=out, **more)
 
 
-def use_set(monkeypatch, test):
-    monkeypatch.setattr(pictures, "load", lambda *some, **more: (None, test))
-
-
-@pytest.fixture
-def few_tests(monkeypatch):
-    return use_few_tests(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def command(tmp_path_factory):
-    """command(out, ..., name="net") is the command line for one of NETWORKS."""
-    file = tmp_path_factory.mktemp("networks") / "some.py"
-    file.write_text(NETWORKS)
-
-    def command(out, *more, name="net"):
-        return ["--model", f"{file}:{name}", "--layer", "none", "--out", str(out), *map(str, more)]
-
-    return command
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, command):
-    """The folder of a run that was not interrupted; what it printed stands in a file."""
-    out, printed = tmp_path_factory.mktemp("whole"), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
-        use_few_tests(patch)
-        assert stress.main(command(out)) == 0
-    (out / "printed.txt").write_text(printed.getvalue())
-    return out
-
-
-@pytest.fixture
-def done(few_tests, whole, tmp_path):
-    """A copy of that folder, for the same command to be run again."""
-    return shutil.copytree(whole, tmp_path / "done")
-
-
-def files(folder):
-    """The bytes of both files of results."""
-    return [(folder / name).read_bytes() for name in ("stress.json", "stress.npz")]
-
-
-def read_json(folder):
-    return json.loads((folder / "stress.json").read_text(encoding="utf-8"))
-
-
-def interrupt(monkeypatch, name, at, module=stress):
-    """Press Ctrl-C before those calls of a function of a module that are in `at`."""
+def interrupt(monkeypatch, name, at=(), module=stress):
+    """Press Ctrl-C before those calls of a function that are in `at`; return the list of calls."""
     calls, function = [], getattr(module, name)
 
-    def interrupted(*given):
-        calls.append(given)
+    def interrupted(*arguments):
+        calls.append(arguments)
         if len(calls) in at:
             raise KeyboardInterrupt
-        return function(*given)
+        return function(*arguments)
 
     monkeypatch.setattr(module, name, interrupted)
     return calls
 
 
-def test_stratified_sample(monkeypatch):
+def contents(out):
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+# ---- Numbers -----------------------------------------------------------------------------------------------
+
+
+def test_stratified_sample():
     labels = torch.arange(10).repeat(20)[torch.randperm(200, generator=seeded())]
     index = stress.stratified_sample(labels, 50)
-    assert torch.equal(labels[index].bincount(), torch.full((10,), 5))
-    assert (index.diff() > 0).all()
+    assert torch.equal(labels[index].bincount(), torch.full((10,), 5)) and (index.diff() > 0).all()
     assert set(stress.stratified_sample(labels, 20).tolist()) <= set(index.tolist())
     assert torch.equal(stress.stratified_sample(labels, 300), torch.arange(200))
     rare = torch.tensor([0] * 95 + [1] * 5)
@@ -156,58 +101,56 @@ def test_stratified_sample(monkeypatch):
     assert 90 < (single[stress.stratified_sample(single, 200)] < 500).sum() < 110
     few = stress.stratified_sample(torch.arange(1000), 200)  # of classes from the whole range
     assert few.max() > 900 and 400 < few.double().mean() < 600
-    monkeypatch.setattr(stress, "SEED", 1)
-    assert not torch.equal(stress.stratified_sample(labels, 50), index)  # chosen at random, by the seed
+
+
+@pytest.mark.parametrize(("count", "attacked"), [(30, 10), (100, 20), (3000, 40)])
+def test_a_fifth_of_the_sample_is_attacked_within_limits(count, attacked, monkeypatch):
+    monkeypatch.setattr(stress, "MOST_ATTACKED", 40)
+    test = data.Dataset("many", IMAGES.repeat(8, 1, 1, 1), LABELS.repeat(8), NAMES, [""] * 320)
+    index, places = stress.draw_sample(test, count)
+    assert len(index) == min(320, count) and len(places) == attacked and places.max() < len(index)
 
 
 def test_a_record_by_hand():
-    logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 1.0]])
-    record, right = stress.measure(logits, torch.tensor([0, 1, 0]))
+    logits, labels = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 1.0]]), torch.tensor([0, 1, 0])
+    record, right = stress.measure(logits, labels)
     assert right.tolist() == [True, True, False] and record["accuracy"] == proportion(2, 3)
     sure, less_sure = 1 / (1 + np.exp(-2)), 1 / (1 + np.exp(-1))
     assert record["mean_confidence"] == pytest.approx((2 * sure + less_sure) / 3)
+    first = [sure, 1 - sure, 1 - less_sure]  # probabilities of class 0
+    alike = [a * b + (1 - a) * (1 - b) for a, b in (first[:2], first[1:], first[::2])]
+    assert record["same_answer"] == pytest.approx(statistics.mean(alike))
     # Two answers are 12 points too modest and one is 73 points too sure, in two of the fifteen bins.
-    calibration = record["calibration"]["as_trained"]
-    gaps = [gap for gap in calibration["gaps"] if gap != 0]
-    assert gaps == pytest.approx([-less_sure, 2 * (1 - sure)], abs=1e-6) and len(calibration["gaps"]) == 15
-    assert list(record["calibration"]) == ["as_trained"]
-    with pytest.raises(UserError, match="not finite"):
-        stress.measure(logits / 0, torch.tensor([0, 1, 0]))
+    bins = record["calibration"]["as_trained"]
+    filled = [row for row in zip(bins["count"], bins["right"], bins["gaps"], strict=True) if row[0]]
+    assert filled == [(1, 0, pytest.approx(-less_sure)), (2, 2, pytest.approx(2 * (1 - sure), abs=1e-6))]
+    assert len(bins["gaps"]) == 15 and list(record["calibration"]) == ["as_trained"]
 
 
-def test_the_summary_by_loops_over_the_images(monkeypatch):
-    monkeypatch.setattr(stress, "FIFTEEN", ("fog", "contrast"))
-    labels, names = torch.arange(60) % 4, ["fog", "contrast", "published fog", "published contrast"]
-    tests = [f"{name}/{severity}" for name in names for severity in range(1, 6)]
-    rows, records, answers = {}, {}, {}
-    for seed, test in enumerate(["clean/0", *tests, *(f"{name}/0" for name in cues.CUES)]):
+def test_the_summary_by_loops_over_the_images():
+    labels, tests, rows = torch.arange(60) % 4, CHANGES[1:], {}
+    published = [f"published {test}" for test in tests]
+    results = {"tests": {}, "answers": {}}
+    for seed, test in enumerate([*CHANGES, *published, *(f"{name}/0" for name in corruptions.CUES)]):
         rows[test] = 2 * torch.randn(60, 4, generator=seeded(seed))
-        records[test], answers[test] = stress.measure(rows[test], labels, 1.7)
-    found = stress.summarise(records, answers)
-    for group, of in {"fifteen": tests[:10], "published": tests[10:]}.items():
-        right = [[row.argmax() == y for row, y in zip(rows[test], labels, strict=True)] for test in of]
+        results["tests"][test], results["answers"][test] = stress.measure(rows[test], labels, 1.7)
+    stress.add_summary(results)
+    summary = results["summary"]
+    for group, some in {"fifteen": tests, "published": published}.items():
+        right = [[row.argmax() == y for row, y in zip(rows[test], labels, strict=True)] for test in some]
         scores = [statistics.mean(map(float, of_image)) for of_image in zip(*right, strict=True)]
-        assert found["mean_accuracy"][group] == pytest.approx(mean_interval(torch.tensor(scores)))
-    for severity in range(6):
-        own = [f"{name}/{severity}" for name in names[:2]] if severity else ["clean/0"]
-        together, row = torch.cat([rows[test] for test in own]), found["by_severity"][severity]
-        assert row["accuracy"] == pytest.approx(torch.cat([answers[test] for test in own]).double().mean())
-        assert row["mean_confidence"] == pytest.approx(together.softmax(dim=1).amax(dim=1).mean().item())
+        assert summary["mean_accuracy"][group] == pytest.approx(mean_interval(torch.tensor(scores)))
+    del results["tests"]["published fog/2"]  # not all are measured
+    stress.add_summary(results)
+    assert list(results["summary"]["mean_accuracy"]) == ["fifteen"]
+    for severity, row in enumerate(summary["by_severity"]):
+        own = [f"{name}/{severity}" for name in ("fog", "contrast")] if severity else ["clean/0"]
+        logits, y_true = torch.cat([rows[test] for test in own]), labels.repeat(len(own))
+        assert row["accuracy"] == pytest.approx((logits.argmax(dim=1) == y_true).double().mean().item())
+        assert row["mean_confidence"] == pytest.approx(logits.softmax(dim=1).amax(dim=1).mean().item())
         for name, divisor in {"as_trained": 1, "with_temperature": 1.7}.items():
-            error = expected_calibration_error(labels.repeat(len(own)), (together / divisor).softmax(dim=1))
-            assert row[name]["ece"] == pytest.approx(error, abs=1e-6)
-            errors = [
-                expected_calibration_error(labels, (rows[test] / divisor).softmax(dim=1)) for test in own
-            ]
-            assert row[name]["mean_ece"] == pytest.approx(statistics.mean(errors), abs=1e-6)
-    together = torch.cat([rows[test] for test in tests[:10]]).softmax(dim=1)
-    bins = calibration_bins(labels.repeat(10), together)
-    expected = [list(row) for row in zip(*map(torch.Tensor.tolist, bins), strict=True) if row[2]]
-    assert np.allclose(found["reliability"]["bins"]["as_trained"], expected, atol=1e-5)
-    assert found["reliability"]["images"] == 60
-    assert found["cues"]["grey"] == {"accuracy": records["grey/0"]["accuracy"]}
-    del answers["published fog/2"]  # not all are measured yet
-    assert set(stress.summarise(records, answers)["mean_accuracy"]) == {"fifteen"}
+            errors = [expected_calibration_error(labels, (rows[t] / divisor).softmax(dim=1)) for t in own]
+            assert row[name] == {"mean_ece": pytest.approx(statistics.mean(errors), abs=1e-6)}
 
 
 class Brightness(torch.nn.Module):
@@ -221,271 +164,307 @@ class Brightness(torch.nn.Module):
 @pytest.mark.parametrize("name", ["fgsm", "pgd", "apgd_ce"])
 def test_epsilon_is_in_255ths(name):
     """Images of 112 become as bright as 120, and no brighter, by 8 / 255; with 8 / 256 they would not."""
-    labels = torch.zeros(3, dtype=torch.long)
     images = torch.full((3, 3, 32, 32), 112, dtype=torch.uint8)
     images[2] -= 1
-    examined = SimpleNamespace(model=FromPixels(Brightness()), device=CPU, name="Brightness")
-    sample = stress.Sample(images, labels, torch.arange(3), torch.arange(3))
-    right = stress.attack_images(examined, sample, name, 8, torch.tensor([True, False, True]))
-    assert right.tolist() == [False, False, True]
+    network, clean = from_module(Brightness()), torch.tensor([True, False, True])
+    sample = images, torch.zeros(3, dtype=torch.long), torch.arange(3)
+    record, right = stress.attack(network, sample, {"unattacked/0": clean}, f"{name}/8")
+    assert right.tolist() == [False, False, True] and record["accuracy"] == proportion(1, 3)
 
 
-def test_each_test_is_of_its_level_and_its_images(few_tests, tmp_path):
-    torch.manual_seed(0)
-    model = FromPixels(Wavy(10), normalize=data.Normalize()).eval()  # which is hard to attack
-    logits = predict(model, IMAGES, CPU)
-    labels = partly_wrong(logits.argmax(dim=1), 10)
-    examined = SimpleNamespace(model=model, device=CPU, num_classes=10, validation=(logits, labels))
-    attacked = torch.tensor([1, 3, 4, 9, 13, 21])
-    sample = stress.Sample(IMAGES, labels, attacked, torch.arange(24))
-    results = {"tests": {}, "answers": {}}
-    stress.run_tests(examined, sample, {}, tmp_path, results)
-    answers = results["answers"]
-    changed = {f"contrast/{s}": corruptions.corrupt(IMAGES, "contrast", s) for s in (2, 5)}
-    changed |= {"patches_8/0": cues.change(IMAGES, "patches_8"), "clean/0": IMAGES}
-    for test, images in changed.items():
-        record, right = stress.measure(predict(model, images, CPU), labels, fit_temperature(logits, labels))
-        assert results["tests"][test] == record and torch.equal(answers[test], right)
-    before = {"fgsm": (), "pgd": (), "pgd_more_steps": ("pgd",)}
-    before["apgd_ce"] = ("fgsm", "pgd", "pgd_more_steps")
-    before["apgd_dlr"] = (*before["apgd_ce"], "apgd_ce")
+def test_each_test_is_of_its_level_and_its_images(tmp_path):
+    network = from_module(Wavy(10))  # which is hard to attack
+    model, labels = network.model, partly_wrong(answers_to(Wavy(10), IMAGES))
+    logits = logits_of(network, IMAGES)
+    network.checkpoint = {"val_logits": logits, "val_labels": labels}
+    test = data.Dataset("some", IMAGES, labels, NAMES, [""] * 40)
+    results, sample = stress.begin(network, test, tmp_path, 20, False)
+    stress.run_tests(network, test, tmp_path, results, sample, {})
+    images, labels, attacked, index = sample
+    assert torch.equal(images, IMAGES[index]) and torch.equal(labels, test.labels[index])
+    answers, temperature = results["answers"], fit_temperature(logits, test.labels)
+    changed = {f"contrast/{s}": corruptions.corrupt(images, "contrast", s) for s in (2, 5)}
+    changed |= {"patches_8/0": corruptions.corrupt(images, "patches_8", 0), "clean/0": images}
+    for name, shown in changed.items():
+        record, right = stress.measure(logits_of(network, shown), labels, temperature)
+        assert results["tests"][name] == record and torch.equal(answers[name], right)
+    before = {"fgsm": [], "pgd": [], "pgd_more_steps": ["pgd"], "apgd_ce": ["fgsm", "pgd", "pgd_more_steps"]}
+    before["apgd_dlr"] = [*before["apgd_ce"], "apgd_ce"]
     for name, earlier in before.items():  # an attack takes only what those before it have left
-        left = answers["clean/0"][attacked]
+        right = answers["clean/0"][attacked]
         for other in earlier:
-            left = left & answers[f"{other}/1"]
-        right = stress.attack_images(examined, sample, name, 1, left)
+            right = right & answers[f"{other}/1"]
+        x, row = images[attacked[right]] / 255, attacks.ATTACKS[name]
+        x = row.function(model, x, labels[attacked[right]], 1 / 255, seeded(), **row.settings)
+        right[right.clone()] = model(x).argmax(dim=1) == labels[attacked[right]]
         assert torch.equal(answers[f"{name}/1"], right), name
 
     # Random signs are measured on all images, also on those that are right only with them.
-    clean, right = answers["clean/0"].tolist(), answers["random/64"].tolist()
-    signs = attacks.random_corner(model, IMAGES / 255, labels, 64 / 255, seeded())
-    assert right == [c == y for c, y in zip(model(signs).argmax(dim=1), labels, strict=True)]
-    change = [int(a) - int(b) for a, b in zip(right, clean, strict=True)]
+    signs = model(attacks.random_corner(model, images / 255, labels, 64 / 255, seeded())).argmax(dim=1)
+    assert torch.equal(answers["random/64"], signs == labels)
+    change = [int(a) - int(b) for a, b in zip(signs == labels, answers["clean/0"], strict=True)]
     record = results["tests"]["random/64"]
-    assert (record["lost"], record["won"]) == (change.count(-1) / 24, change.count(1) / 24)
-    assert change.count(-1) > 0 and change.count(1) > 0
     assert record["change"] == pytest.approx(mean_interval(torch.tensor(change).double()))
-    assert record["accuracy"] == proportion(sum(right), 24)
     # They do not count in the worst of all attacks.
-    stress.add_summary(results, sample, list("abcdefghij"))
-    survive = [answers[f"{name}/64"] for name in ("fgsm", "pgd")]
-    assert results["robust_accuracy"]["64"]["value"] == torch.stack(survive).all(dim=0).double().mean()
+    worst = [answers["unattacked/0"], answers["fgsm/64"], answers["pgd/64"]]
+    assert results["robust_accuracy"]["64"] == proportion(int(torch.stack(worst).all(dim=0).sum()), 10)
+    assert results["random_signs"]["64"]["value"] == (signs == labels)[attacked].double().mean()
 
 
-@pytest.mark.parametrize(("count", "attacked"), [(30, 10), (100, 20), (3000, 40), (None, 40)])
-def test_a_fifth_of_the_sample_is_attacked_within_limits(few_tests, monkeypatch, count, attacked):
-    monkeypatch.setattr(stress, "MOST_ATTACKED", 40)
-    images, labels = few_tests.images.repeat(8, 1, 1, 1), few_tests.labels.repeat(8)
-    test = dataclasses.replace(few_tests, images=images, labels=labels)
-    sample = stress.draw_sample(test, count)
-    assert len(sample.labels) == min(320, count or 320) and len(sample.attacked) == attacked
-    assert torch.equal(sample.labels, labels[sample.index])
-    fewer = sample._replace(attacked=sample.attacked[1:])  # another sample
-    results, others = stress.planned_results(test, sample, {}), stress.planned_results(test, fewer, {})
-    assert results["sample_sha256"] != others["sample_sha256"]
+def test_the_checks_compare_the_attacked_images_that_were_right():
+    """PGD leaves two of four, and random signs one of these: that they win two others does not count."""
+    t, f = True, False
+    rows = {"unattacked/0": [f, f, t, t], "pgd": [f, f, t, t], "fgsm": [f, f, t, t], "random": [t, t, f, t]}
+    answers = {f"{name}/{e}": torch.tensor(rows[name]) for name in ("pgd", "fgsm", "random") for e in (1, 64)}
+    answers |= {"unattacked/0": torch.tensor(rows["unattacked/0"]), "pgd_more_steps/1": answers["pgd/1"]}
+    tests = {name: {"accuracy": stress.share(right)} for name, right in answers.items()}
+    results = {"tests": tests, "answers": answers}
+    stress.add_attacks(results, torch.arange(4))
+    passed = {check["name"]: check["passed"] for check in results["checks"]}
+    assert passed["PGD is at least as strong as random noise"] is False
+    assert passed["a larger epsilon does not raise the accuracy under PGD"] is True
 
 
-def test_examples_can_be_made_again_from_the_files(few_tests, whole):
-    model, labels = classifier.from_module(quick(10), None, "none", CPU).model, few_tests.labels
-    results = read_stress(whole, {})
-    sample = stress.draw_sample(few_tests, 20)
-    right = predict(model, few_tests.images, CPU).argmax(dim=1) == labels
-    among = {"examples": sample.index, "attack_examples": sample.index[sample.attacked]}
-    for key, count in (("examples", 8), ("attack_examples", 6)):
-        index = results[key]["images"]
-        choice = among[key][right[among[key]]]  # right ones, of as many classes as there are
-        assert set(index) <= set(choice.tolist()) and len(index) == min(count, len(choice)), key
-        assert len(labels[index].unique()) == len(labels[choice].unique()) > 1, key
-
-    shown, answers = results["examples"], results["attack_examples"]["answers"]["pgd"]
-    images = few_tests.images[shown["images"]]
-    for test, expected in {"clean/0": images, "fog/3": corruptions.corrupt(images, "fog", 3)}.items():
-        assert torch.equal(results["example_pixels"][list(shown["answers"]).index(test)], expected)
-    assert [answer for answer, _ in answers["0"]] == labels[index].tolist()
+def test_the_choice_by_hand():
+    labels, superclass_of = torch.tensor([0, 0, 1, 1, 2, 2, 3]), torch.tensor([0, 0, 1, 1])
+    right = torch.tensor([False, True, True, True, True, False, True])
+    # The first right one of each class: 1, 2, 4, 6, of which 1 and 4 are of two superclasses. Then the second
+    # right one of class 1, then the wrong ones.
+    chosen = [1, 4, 2, 6, 3, 0, 5]
+    for count in (0, 3, 7, 8):
+        assert stress.choose(right, labels, superclass_of, count) == chosen[:count]
+    assert stress.choose(right, labels, None, 8) == [1, 2, 4, 6, 3, 0, 5]
+    # Of two classes with many images each it takes them in turn.
+    assert stress.choose(torch.ones(9) > 0, torch.arange(9) // 6, None, 4) == [0, 6, 1, 7]
 
 
-def test_files_without_examples_are_read_and_completed(few_tests, done, command, monkeypatch, capsys):
-    """As a kill between the two files leaves them: of the pixels of examples stress.json does not know."""
-    results, whole = read_json(done), read_json(done)
-    del results["examples"], results["attack_examples"], results["tests"]["fog/1"]
-    (done / "stress.json").write_text(json.dumps(results), encoding="utf-8")
-    read = read_stress(done, {})
-    assert not {"attack_changes", "attack_examples", "examples", "example_pixels"} & read.keys()
-    measured = interrupt(monkeypatch, "measure", at={})
-    chosen = interrupt(monkeypatch, "choose", at={}, module=examples)
-    assert stress.main(command(done)) == 0
-    assert read_json(done).items() == whole.items() and len(measured) == 1
-    assert [call[2] is few_tests.superclass_of for call in chosen] == [True, True]
-    assert read_stress(done, {})["attack_changes"].any()
-    del whole["published_sha256"]  # as of a version that did not know it
-    (done / "stress.json").write_text(json.dumps(whole), encoding="utf-8")
-    older = outcome(capsys, stress.main, command(done))
-    assert_one_line(*older, "stress.json has no published_sha256, .* --overwrite measures it anew")
+def test_examples_can_be_made_again_from_the_files(tmp_path):
+    results, model = measure_all(tmp_path), Linear(10)
+    arrays = folder.read_arrays(tmp_path / "stress.npz")
+    shown, attacked = results["examples"], results["attack_examples"]
+    for name, pixels in zip(shown["answers"], arrays["example_pixels"], strict=True):
+        change, severity = name.split("/")
+        images = corruptions.corrupt(IMAGES[shown["images"]], change, int(severity))
+        assert torch.equal(pixels, images)
+        p, y = model(images / 255).softmax(dim=1).max(dim=1)
+        expected = [[c, round(v, 4)] for c, v in zip(y.tolist(), p.tolist(), strict=True)]
+        assert np.allclose(shown["answers"][name], expected, atol=1e-4)
+    index, labels = attacked["images"], LABELS[attacked["images"]]
+    images = IMAGES[index] / 255
+    assert torch.equal(arrays["attack_pixels"], IMAGES[index])
+    moved = attacks.pgd(model, images, labels, 1 / 255, seeded(), restarts=2)
+    assert [c for c, _ in attacked["answers"]["pgd"]["1"]] == model(moved).argmax(dim=1).tolist()
+    given = arrays["attack_changes"][0, 0] / 127 / 255
+    assert (given - (moved - images)).abs().max() <= 1.01 / 255 / 127 / 2
+    # Right answers of as many classes as there are, no people among them.
+    assert [c for c, _ in attacked["answers"]["pgd"]["0"]] == labels.tolist()
+    assert PERSON not in LABELS[shown["images"]].tolist() + labels.tolist()
 
 
-def test_the_command_writes_and_prints_what_it_found(few_tests, whole):
-    results = read_json(whole)
-    tests, epsilons = results["tests"], attacks.EPSILONS
-    assert len(tests) == 1 + 2 * 5 + len(cues.CUES) + 1 + 3 * len(epsilons) + 1 + 2
-    assert (results["corruption_images"], results["attack_images"]) == (20, 10)
-    with np.load(whole / "stress.npz") as arrays:
-        assert list(arrays) == [*tests, "example_pixels", "attack_changes"]
-        # At each epsilon the worst case counts the images that every attack of this epsilon leaves right.
-        for epsilon in epsilons:
-            run = [f"{name}/{epsilon:g}" for name in attacks.ATTACKS]
-            worst = np.min([arrays[test] for test in run if test in tests], axis=0)
-            assert results["robust_accuracy"][f"{epsilon:g}"]["value"] == worst.mean()
-            attacked = stress.draw_sample(few_tests, 20).attacked.numpy()
-            assert (
-                results["random_signs"][f"{epsilon:g}"]["value"]
-                == arrays[f"random/{epsilon:g}"][attacked].mean()
-            )
-    printed = (whole / "printed.txt").read_text()
-    assert f"{100 * tests['clean/0']['accuracy']['value']:.1f} %" in printed
-    for check in results["checks"]:
-        assert f"{'passed' if check['passed'] else 'FAILED'}   {check['name']}: " in printed
-    assert len(results["checks"]) == 5
-    read = read_stress(whole, {"checkpoint_sha256": results["checkpoint_sha256"]})
-    assert {key: read[key] for key in results} == results
-    assert read_stress(whole, {"class_order": "other"}) is None and read_stress(whole / "no", {}) is None
+# ---- What is kept ------------------------------------------------------------------------------------------
 
 
-def test_wherever_it_is_interrupted_it_goes_on_to_the_same_files(
-    few_tests, whole, command, tmp_path, monkeypatch
-):
-    interrupt(monkeypatch, "write_json", at={1, 2, 5, 12, 24}, module=lab_results)  # stress.npz is written
+def test_wherever_it_is_interrupted_it_goes_on_to_the_same_files(tmp_path, monkeypatch):
+    whole = measure_all(tmp_path / "whole")
+    assert whole["tests_sha256"] == folder.tests_digest(whole["tests"])
+    interrupt(monkeypatch, "write_json", at={1, 2, 5, 12, 24}, module=folder)  # stress.npz is written before
     measured = interrupt(monkeypatch, "measure", at={4})
     for _ in range(6):
         with pytest.raises(KeyboardInterrupt):
-            stress.main(command(tmp_path))
+            measure_all(tmp_path / "cut")
     for _ in range(2):  # the second time nothing is left to do
-        assert stress.main(command(tmp_path)) == 0
-        assert files(tmp_path) == files(whole)
-        # Each interruption lost at most the test that it hit.
-        assert len(measured) <= 1 + 2 * 5 + len(cues.CUES) + 6
+        assert measure_all(tmp_path / "cut") == whole
+        arrays = [(tmp_path / name / "stress.npz").read_bytes() for name in ("cut", "whole")]
+        assert arrays[0] == arrays[1]
+        assert len(measured) <= len(CHANGES) + len(corruptions.CUES) + 6  # each lost at most one test
+    before = contents(tmp_path / "cut")
+    monkeypatch.setattr(stress, "measure", measured.append)
+    with pytest.raises(TypeError):  # all tests run anew, and until the first is done nothing is replaced
+        measure_all(tmp_path / "cut", overwrite=True)
+    assert contents(tmp_path / "cut") == before
 
 
-def test_results_of_other_weights_or_more_images_are_kept(done, command, tmp_path, monkeypatch, capsys):
-    before = files(done)
-    few = outcome(capsys, stress.main, command(done, "--images", 10))
-    assert_one_line(*few, "is of more images, 20 of which 10 are attacked: give the same --images or --full")
-    results = read_json(done)
-    (done / "stress.json").write_text(
-        json.dumps(results | {"attack_images": 11, "sample_sha256": "of --full"})
-    )
-    assert_one_line(*outcome(capsys, stress.main, command(done)), "is of more images, 20 of which 11")
-    (done / "stress.json").write_bytes(before[0])
-    other = outcome(capsys, stress.main, command(done, "--full", name="other"))
-    assert_one_line(*other, "stress.json is of other weights")
-    assert files(done) == before
-    interrupt(monkeypatch, "measure", at={1, 2})
-    with pytest.raises(KeyboardInterrupt):
-        stress.main(command(done, "--overwrite", name="other"))
-    assert files(done) == before  # until the first new test is done
-    with pytest.raises(KeyboardInterrupt):
-        stress.main(command(tmp_path / "new"))
-    (tmp_path / "new" / "stress.npz").touch()  # killed in the first save: the folder is still ours
-    assert stress.main(command(tmp_path / "new")) == 0 and files(tmp_path / "new") == before
+def test_corruptions_are_summed_up_before_the_attacks_begin(tmp_path, monkeypatch):
+    monkeypatch.setattr(stress, "attack", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        measure_all(tmp_path)
+    results = json.loads((tmp_path / "stress.json").read_text())
+    assert {"summary", "examples"} <= results.keys() and "robust_accuracy" not in results
+
+
+def test_tests_of_an_earlier_version_get_their_same_answer_alone(tmp_path, monkeypatch, capsys):
+    """Only where the network answers as it did, and only of the tests that lab.estimate reads."""
+    whole = measure_all(tmp_path)
+    path, old = tmp_path / "stress.json", json.loads((tmp_path / "stress.json").read_text())
+    for record in old["tests"].values():
+        record.pop("same_answer", None)
+    old["tests"]["fog/2"]["accuracy"] = {"value": 0.3}  # a number, so that it is seen that it is kept
+    del old["tests_sha256"]
+    path.write_text(json.dumps(old))
+    measured, attacked = interrupt(monkeypatch, "measure"), interrupt(monkeypatch, "attack")
+    results = measure_all(tmp_path)
+    assert len(measured) == len(CHANGES) and not attacked
+    for name in CHANGES:
+        assert results["tests"][name]["same_answer"] == whole["tests"][name]["same_answer"], name
+    assert results["tests"]["fog/2"]["accuracy"] == {"value": 0.3}
+    assert "same_answer" not in results["tests"]["grey/0"]
+
+    path.write_text(json.dumps(old))
+    arrays = folder.read_arrays(tmp_path / "stress.npz")
+    arrays["fog/3"][:2] = ~arrays["fog/3"][:2]
+    folder.write_arrays(tmp_path / "stress.npz", arrays)
+    results = measure_all(tmp_path)
+    assert "same_answer" not in results["tests"]["fog/3"] and "same_answer" in results["tests"]["fog/4"]
+    assert "fog/3: 2 answers differ from those that are stored" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"num_images": 10}, "is of another sample, 20 images"),
+        ({"model": Linear(10, seed=1)}, "results of another network"),
+        ({"labels": LABELS.flip(0)}, "another test set: other images, labels or class names"),
+        ({"num_images": 1}, "1 test images are too few"),
+        ({"labels": LABELS + 1}, "labels must be in 0..9"),
+        ({"model": torch.nn.Flatten()}, "3072 logits"),
+    ],
+)
+def test_results_of_something_else_are_kept(more, message, tmp_path):
+    measure_all(tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        measure_all(tmp_path, **more)
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", ["stress.npz", "stress.json"])
-def test_a_file_without_our_record_is_never_replaced(name, few_tests, command, tmp_path, capsys):
+def test_files_that_are_not_ours_and_edited_tests(name, tmp_path):
     (tmp_path / name).write_text('{"mine": 1}')
-    for more in ([], ["--overwrite"]):
-        code, err = outcome(capsys, stress.main, command(tmp_path, *more))
-        assert_one_line(code, err, name)
-        assert contents(tmp_path) == {tmp_path / name: b'{"mine": 1}'}
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=f"{name} is there, and not our result"):
+            measure_all(tmp_path, overwrite=overwrite)
+    (tmp_path / name).unlink()
+    results = measure_all(tmp_path)
+    results["tests"]["fog/1"]["mean_confidence"] += 0.1
+    (tmp_path / "stress.json").write_text(json.dumps(results))
+    with pytest.raises(ValueError, match="wrote: overwrite them"):
+        measure_all(tmp_path)
 
 
-@pytest.mark.parametrize("what", ["mirrored", "in another order", "more images"])
-def test_results_of_other_images_or_classes_are_kept_and_of_fewer_images_run_again(
-    what, done, few_tests, command, tmp_path, monkeypatch, capsys
-):
-    """The same weights on other pictures, or with its classes in another order, share no result."""
-    (tmp_path / "names").write_text("\n".join(few_tests.class_names[::-1]))
-    if what == "mirrored":
-        use_set(monkeypatch, dataclasses.replace(few_tests, images=few_tests.images.flip(-1)))
-    before = files(done)
-    interrupt(monkeypatch, "measure", at={1})
-    more = {"in another order": ["--classes", tmp_path / "names"], "more images": ["--full"]}
-    if what == "more images":
-        with pytest.raises(KeyboardInterrupt):
-            stress.main(command(done, "--full"))
-        assert "other images: all tests run" in capsys.readouterr().out
-    else:
-        refused = outcome(capsys, stress.main, command(done, *more.get(what, [])))
-        assert_one_line(*refused, "is of other images, or of this network used in another way")
-    assert files(done) == before
+# ---- Networks and files of all kinds -----------------------------------------------------------------------
 
 
-def test_a_network_without_gradients_cannot_be_attacked(few_tests, command, tmp_path, capsys):
-    code, err = outcome(capsys, stress.main, command(tmp_path, name="frozen"))
-    assert_one_line(code, err, "cannot be attacked: no gradient of the scores reaches the images")
-    assert list(read_json(tmp_path)["tests"])[-2:] == ["random/1", "random/64"]
+@pytest.mark.parametrize(
+    ("kind", "reason"), [(Frozen, "no gradient of the scores reaches"), (Constant, "do not change with")]
+)
+def test_a_network_that_cannot_be_attacked_is_corrupted(kind, reason, tmp_path, capsys):
+    results = measure_all(tmp_path, kind(10))
+    assert reason in results["attacks_left_out"] and reason in capsys.readouterr().out
+    assert list(results["tests"]) == [*stress.planned_tests(10)[0]]
+    assert "summary" in results and not {"robust_accuracy", "checks", "attack_examples"} & results.keys()
 
 
-def test_two_classes_few_images_and_no_right_answer(monkeypatch, command, tmp_path):
-    test = use_few_tests(monkeypatch, num_classes=2)  # eight images in all
-    test.labels = 1 - predict(FromPixels(quick(2)), test.images, CPU).argmax(dim=1)
-    assert stress.main(command(tmp_path, name="two")) == 0
-    results = read_stress(tmp_path, {})
+def test_two_classes_few_images_and_no_right_answer(tmp_path):
+    labels = 1 - answers_to(Linear(2), IMAGES[:8])
+    results = stress.stress(Linear(2), IMAGES[:8], labels, ["man", "woman"], out=tmp_path)
     assert (results["corruption_images"], results["attack_images"]) == (8, 8)
     assert "apgd_ce/1" in results["tests"] and "apgd_dlr/1" not in results["tests"]
-    assert ("apgd_dlr", 1) in stress.planned_tests(3)
-    assert results["checks"][-1]["name"] == "apgd_dlr is left out" and "summary" in results
+    assert "apgd_dlr/1" in stress.planned_tests(3)[1]
     assert results["tests"]["clean/0"]["accuracy"]["value"] == 0
-    assert len(results["examples"]["images"]) == 8
-    assert "attack_examples" not in results and "attack_changes" not in results
+    assert not {"examples", "attack_examples"} & results.keys()  # there are people alone
 
 
-def test_arrays_that_cannot_be_used_are_replaced_by_overwrite_which_goes_on(
-    done, whole, command, monkeypatch, capsys
-):
-    arrays = files(done)[1]
-    flipped = bytearray(arrays)
-    flipped[arrays.index(b"PK", 4) - 5] ^= 1  # in the data of the first array
-    for content in (b"", bytes(flipped)):
-        (done / "stress.npz").write_bytes(content)
-        refused = outcome(capsys, stress.main, command(done))
-        assert_one_line(*refused, r"stress\.npz cannot be used as .* --overwrite replaces: ")
-    measured = interrupt(monkeypatch, "measure", at={1, 9})
-    before = files(done)
-    for is_kept in (True, False):  # nothing is written before the first new test is done
-        with pytest.raises(KeyboardInterrupt):
-            stress.main(command(done, "--overwrite"))
-        assert (files(done) == before) == is_kept
-    assert stress.main(command(done)) == 0 and files(done) == files(whole)
-    assert len(measured) == 1 + 1 + 1 + 2 * 5 + len(cues.CUES)  # no old test was kept
+def test_what_is_tested_is_what_an_estimate_reads(tmp_path, monkeypatch):
+    monkeypatch.setattr(stress, "FAMILIES", {"weather": ["fog"], "digital": ["contrast"]})
+    results = measure_all(tmp_path)
+    points = estimate.points(results)
+    assert points["family"].tolist() == [0] * 5 + [1] * 5
+    clean = results["tests"]["clean/0"]
+    same = estimate.estimate(Linear(10)(IMAGES / 255).softmax(dim=1).detach(), results)
+    assert estimate.fit(results)["clean"]["same_answer"] == clean["same_answer"] and 0 <= same["alone"] <= 1
 
 
-def test_published_files_are_measured_too(done, few_tests, command, tmp_path, monkeypatch, capsys):
-    """They come on top of what is there."""
-    monkeypatch.setattr(cifar_c, "IMAGES", 40)
-    order = torch.randperm(40, generator=seeded(3))  # the official one is another than ours
-    labels = few_tests.labels[order]
-    pictures = torch.cat([few_tests.images[order] // severity for severity in range(1, 6)])
-    np.save(tmp_path / "spatter.npy", pictures.permute(0, 2, 3, 1).numpy())
-    np.save(tmp_path / "labels.npy", labels.repeat(5).numpy().astype(np.uint8))
-    code, err = outcome(capsys, stress.main, command(done, "--cifar-c", tmp_path))
-    assert_one_line(code, err, "--cifar-c needs a network of CIFAR-100 or CIFAR-10, not of images")
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """CIFAR-10-C of 40 images, in another order of images than ours, and a network in another of classes."""
+    monkeypatch.setattr(stress, "PUBLISHED_IMAGES", 40)
+    names = ["airplane", "Automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    order, path = torch.randperm(40, generator=seeded(3)), tmp_path / "files"
+    path.mkdir()
+    pictures = torch.cat([IMAGES[order] // severity for severity in range(1, 6)])
+    np.save(path / "spatter.npy", pictures.permute(0, 2, 3, 1).numpy())
+    np.save(path / "labels.npy", LABELS[order].repeat(5).numpy().astype(np.uint8))
+    reverse = data.Dataset("cifar10", IMAGES, 9 - LABELS, names[::-1], [""] * 40, source="CIFAR-10")
+    return path, reverse, pictures, 9 - LABELS[order]
 
-    use_set(monkeypatch, dataclasses.replace(few_tests, name="cifar10"))
-    measured = interrupt(monkeypatch, "measure", at={})
-    assert stress.main(command(done, "--cifar-c", tmp_path)) == 0
-    assert len(measured) == 5
-    examined = classifier.from_module(quick(10), None, "none", CPU)
-    results = read_stress(done, {})
-    index = stress.stratified_sample(labels, 20)
+
+def test_published_files_are_measured_too(published, tmp_path, monkeypatch):
+    path, test, pictures, labels = published
+    network, measured = from_module(Linear(10)), interrupt(monkeypatch, "measure")
+
+    def measure():
+        results, sample = stress.begin(network, test, tmp_path / "out", 20, False)
+        measured.clear()
+        stress.run_tests(network, test, tmp_path / "out", results, sample, stress.open_published(path, test))
+        return results
+
+    results, index = measure(), stress.stratified_sample(labels, 20)
     for severity in range(1, 6):
-        logits = predict(examined.model, pictures[40 * (severity - 1) :][index], CPU)
+        logits = logits_of(network, pictures[40 * (severity - 1) :][index])
         record, right = stress.measure(logits, labels[index])
+        sha256 = results["tests"][f"published spatter/{severity}"].pop("file_sha256")
         assert results["tests"][f"published spatter/{severity}"] == record
         assert torch.equal(results["answers"][f"published spatter/{severity}"], right)
-    np.save(tmp_path / "spatter.npy", pictures.flip(0).permute(0, 2, 3, 1).numpy())
-    measured.clear()
-    assert stress.main(command(done, "--cifar-c", tmp_path)) == 0
+        assert sha256 == folder.sha256(path / "spatter.npy")
+    measure()
+    assert not measured
+    np.save(path / "spatter.npy", pictures.flip(0).permute(0, 2, 3, 1).numpy())
+    results = measure()
     assert len(measured) == 5  # of a file that has changed nothing is kept
-    record = {"checkpoint_sha256": read_json(done)["checkpoint_sha256"], "test_sha256": "of other images"}
-    (done / "reasons.json").write_text(json.dumps(record))  # no page is made of two test sets
-    assert stress.main(command(done)) == stress.main(command(done, "--cifar-c", tmp_path)) == 0
-    assert len(measured) == 5
+
+
+FOG, CIFAR_LABELS = np.zeros((200, 3, 32, 32), np.uint8), np.tile(np.arange(40) % 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("fog.npy", FOG, "fog.npy holds uint8"),
+        ("labels.npy", CIFAR_LABELS, "does not hold the 10 classes of cifar10"),
+        ("labels.npy", FOG, "labels.npy holds uint8"),
+        ("labels.npy", None, "expected a folder with labels.npy"),
+    ],
+)
+def test_other_published_files_are_refused(name, content, message, published):
+    path, test, *_ = published
+    (path / name).unlink(missing_ok=True)
+    if content is not None:
+        np.save(path / name, content)
+    with pytest.raises(ValueError, match=message):
+        stress.open_published(path, test)
+    with pytest.raises(ValueError, match="is for test images of CIFAR"):
+        stress.open_published(path, data.Dataset("shapes", IMAGES, LABELS, NAMES, [], source="shapes"))
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    """It answers a folder of pictures, batch by batch, and prints its numbers as they are in the file."""
+    for i, image in enumerate(IMAGES):
+        path = tmp_path / "pictures" / NAMES[LABELS[i]] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data.Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    (tmp_path / "net.py").write_text("from lab_networks import Linear\ndef net(): return Linear(10)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stress, "logits_of", lambda network, images: answers(network, images))
+    sizes = []
+
+    def answers(network, images):
+        sizes.append(network.batch_size)
+        return logits_of(network, images)
+
+    argv = ["--model", "net.py:net", "--dataset", "pictures", "--images", "20", "--batch-size", "3"]
+    assert stress.main(argv) == 0
+    results = json.loads((tmp_path / "runs" / "net-net" / "stress.json").read_text())
+    assert (results["model_name"], results["size"], set(sizes)) == ("net", 32, {3})
+    text = capsys.readouterr().out
+    clean = 100 * results["tests"]["clean/0"]["accuracy"]["value"]
+    assert f"{'clean images':34}{clean:>6.1f} %" in text and text.count("passed") + text.count("FAILED") == 5
