@@ -266,10 +266,13 @@ def test_slices_by_a_table_beside_a_folder(no_pages, project, capsys):
         with pytest.raises(SystemExit):
             run(*options, "--group", group)
         assert text in capsys.readouterr().err
-    Path("runs/net-make").joinpath("slices.csv").rename("runs/net-make/mine.csv")
-    with pytest.raises(SystemExit):  # the table would be replaced by the result
-        Path("table.csv").rename("runs/net-make/slices.csv")
-        run(*options[:-1], "runs/net-make/slices.csv")
+
+
+def test_a_table_in_the_run_is_not_replaced_by_the_result(tmp_path, small, trained, capsys):
+    table = Path(shutil.copytree(trained, tmp_path / "run")) / "slices.csv"
+    table.write_text(f"file,site\n{small[1].filenames[0]},a\n")
+    with pytest.raises(SystemExit):
+        run("--run", tmp_path / "run", "--table", table, "--overwrite")
     assert "is read, and would be replaced" in capsys.readouterr().err
 
 
