@@ -114,12 +114,13 @@ def prepare_measure(args: argparse.Namespace) -> tuple[Network, Dataset, Tensor,
     return network, test, index, sample | {"families": families, "tests": old.get("tests", {})}
 
 
-def measure(args: argparse.Namespace, network: Network, test: Dataset, index: Tensor, results: dict) -> None:
+def measure(args: argparse.Namespace) -> None:
     """Measure both halves of clean and corrupted images for themselves; save after each test.
 
     A test has the numbers of 50, 100 and all images of both halves, {"50": {...}}. ATC's threshold and the
     labels of COT are those of the clean images of the other half.
     """
+    network, test, index, results = prepare_measure(args)
     images, labels, started = test.images[index], test.labels[index], time.monotonic()
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(len(index), generator=generator)
@@ -338,15 +339,11 @@ def changed_sets(test: Dataset, num_images: int) -> dict[str, tuple[Tensor, Tens
     return sets
 
 
-def prepare_changes(args: argparse.Namespace) -> tuple[Network, Dataset, dict]:
-    """Return the network, its test images and its stress.json."""
+def changes(args: argparse.Namespace) -> None:
+    """Print what lab.estimate says about changed images, beside the truth."""
     network, _ = from_options(args)
     _, test, _ = load_images(network, args)
-    return network, test, estimate.read_stress((args.stress or RESULTS / "shipped") / "stress.json", network)
-
-
-def changes(args: argparse.Namespace, network: Network, test: Dataset, stress: dict) -> None:
-    """Print what lab.estimate says about changed images, beside the truth."""
+    stress = estimate.read_stress((args.stress or RESULTS / "shipped") / "stress.json", network)
     rows, groups = [], {}
     for name, (images, labels) in changed_sets(test, args.images).items():
         logits = logits_of(network, images)
@@ -381,9 +378,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help="for tables: what measure wrote")
     parser.add_argument("--images", type=int, default=NUM_IMAGES, metavar="N")
     parser.add_argument("--stress", type=Path, metavar="DIR", help="for changes: folder of stress.json")
-    steps = {"measure": (prepare_measure, measure), "changes": (prepare_changes, changes)}
-    steps |= {"tables": (lambda args: (), tables), "stored": (lambda args: (), stored)}
-    return run(parser, argv, *steps[parser.parse_args(argv).what])
+    commands = {"measure": measure, "tables": tables, "stored": stored, "changes": changes}
+    return run(parser, argv, lambda args: commands[args.what](args))
 
 
 if __name__ == "__main__":
