@@ -28,6 +28,15 @@ class Frozen(Linear):
             return super().forward(x)
 
 
+class FrozenBody(Linear):
+    """As of a feature extractor, behind which a trained layer follows."""
+
+    def forward(self, x):
+        with torch.no_grad():
+            body = x.flatten(1).cos()
+        return self.fc(body)
+
+
 class Constant(Linear):
     def forward(self, x):
         return 0 * super().forward(x) + self.fc.bias
@@ -337,7 +346,12 @@ def test_results_of_something_else_are_kept(more, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "reason"), [(Frozen, "no gradient of the scores reaches"), (Constant, "do not change with")]
+    ("kind", "reason"),
+    [
+        (Frozen, "no gradient of the scores reaches"),
+        (FrozenBody, "no gradient of the scores reaches"),
+        (Constant, "do not change with"),
+    ],
 )
 def test_a_network_that_cannot_be_attacked_is_corrupted(kind, reason, tmp_path, capsys):
     results = measure_all(tmp_path, kind(10))
