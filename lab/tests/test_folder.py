@@ -69,12 +69,11 @@ def test_files_of_others_are_never_replaced(tmp_path, overwrite):
 def test_what_is_read_and_other_trainings_are_never_replaced(tmp_path, overwrite):
     out = results(tmp_path / "own")
     (out / "predictions.npz").write_bytes(b"answers")
-    for path in (out / "predictions.npz", tmp_path / "own" / ".." / "own" / "predictions.npz"):
-        with pytest.raises(ValueError, match=r"predictions\.npz is read, and would be replaced"):
-            folder.check(out, OWNER, folder.EXAMINED, overwrite, [path])
+    with pytest.raises(ValueError, match=r"predictions\.npz is read, and would be replaced"):
+        folder.check_inputs(out, folder.EXAMINED, [tmp_path / "own" / ".." / "own" / "predictions.npz"])
     with pytest.raises(ValueError, match=r"lies in .*, which is read"):
-        folder.check(out, OWNER, folder.EXAMINED, overwrite, [tmp_path])
-    folder.check(out, OWNER, folder.EXAMINED, overwrite, [tmp_path / "other.npz"])
+        folder.check_inputs(out, folder.EXAMINED, [tmp_path])
+    folder.check_inputs(out, folder.EXAMINED, [tmp_path / "other.npz", None])
     best = out / "checkpoints" / "best.pt"
     best.parent.mkdir()
     best.write_bytes(b"weights")
