@@ -104,12 +104,9 @@ def test_stratified_sample():
     assert torch.equal(labels[index].bincount(), torch.full((10,), 5)) and (index.diff() > 0).all()
     assert set(stress.stratified_sample(labels, 20).tolist()) <= set(index.tolist())
     assert torch.equal(stress.stratified_sample(labels, 300), torch.arange(200))
-    rare = torch.tensor([0] * 95 + [1] * 5)
-    assert rare[stress.stratified_sample(rare, 20)].sum() == 1
     single = torch.tensor([*range(500), *[500] * 500])  # half of all images are the only ones of their class
-    assert 90 < (single[stress.stratified_sample(single, 200)] < 500).sum() < 110
-    few = stress.stratified_sample(torch.arange(1000), 200)  # of classes from the whole range
-    assert few.max() > 900 and 400 < few.double().mean() < 600
+    few = single[stress.stratified_sample(single, 200)]
+    assert 90 < (few < 500).sum() < 110 and few[few < 500].max() > 450
 
 
 def test_a_fifth_of_the_sample_is_attacked_within_limits(tmp_path, monkeypatch):
@@ -184,30 +181,30 @@ def test_epsilon_is_in_255ths(name):
 
 
 def test_each_test_is_of_its_level_and_its_images(tmp_path):
-    network = from_module(Wavy(10))  # which is hard to attack
-    model, labels = network.model, partly_wrong(answers_to(Wavy(10), IMAGES))
-    logits = logits_of(network, IMAGES)
-    network.checkpoint = {"val_logits": logits, "val_labels": labels}
+    network, labels = (
+        from_module(Wavy(10)),
+        partly_wrong(answers_to(Wavy(10), IMAGES)),
+    )  # it is hard to attack
+    network.checkpoint = {"val_logits": logits_of(network, IMAGES), "val_labels": labels}
     test = data.Dataset("some", IMAGES, labels, NAMES, [""] * 40)
     results, sample = stress.begin(network, test, tmp_path, 20, False)
     stress.run_tests(network, test, tmp_path, results, sample, {})
     images, labels, attacked, index = sample
     assert torch.equal(images, IMAGES[index]) and torch.equal(labels, test.labels[index])
-    answers, temperature = results["answers"], fit_temperature(logits, test.labels)
-    changed = {f"contrast/{s}": corruptions.corrupt(images, "contrast", s) for s in (2, 5)}
-    changed |= {"patches_8/0": corruptions.corrupt(images, "patches_8", 0), "clean/0": images}
-    for name, shown in changed.items():
+    model, answers = network.model, results["answers"]
+    temperature = fit_temperature(*network.checkpoint.values())
+    for name in ("clean/0", "contrast/2", "contrast/5", "patches_8/0"):
+        shown = corruptions.corrupt(images, name[:-2], int(name[-1]))
         record, right = stress.measure(logits_of(network, shown), labels, temperature)
         assert results["tests"][name] == record and torch.equal(answers[name], right)
     before = {"fgsm": [], "pgd": [], "pgd_more_steps": ["pgd"], "apgd_ce": ["fgsm", "pgd", "pgd_more_steps"]}
     before["apgd_dlr"] = [*before["apgd_ce"], "apgd_ce"]
     for name, earlier in before.items():  # an attack takes only what those before it have left
-        right = answers["clean/0"][attacked]
-        for other in earlier:
-            right = right & answers[f"{other}/1"]
-        x, row = images[attacked[right]] / 255, attacks.ATTACKS[name]
-        x = row.function(model, x, labels[attacked[right]], 1 / 255, seeded(), **row.settings)
-        right[right.clone()] = model(x).argmax(dim=1) == labels[attacked[right]]
+        left = [answers["clean/0"][attacked], *(answers[f"{other}/1"] for other in earlier)]
+        right, row = torch.stack(left).all(dim=0), attacks.ATTACKS[name]
+        x, y = images[attacked[right]] / 255, labels[attacked[right]]
+        moved = row.function(model, x, y, 1 / 255, seeded(), **row.settings)
+        right[right.clone()] = model(moved).argmax(dim=1) == y
         assert torch.equal(answers[f"{name}/1"], right), name
 
     # Random signs are measured on all images, also on those that are right only with them.
