@@ -1,7 +1,5 @@
 """answers.py: one format of answers, refusals of all others, and numbers that follow, by loops and NumPy."""
 
-import csv
-import json
 import math
 from dataclasses import replace
 
@@ -23,11 +21,6 @@ SHARES = np.exp(SCORES) / np.exp(SCORES).sum(axis=1, keepdims=True)
 NAMES = ["cat", "dog", "bird"]
 
 
-def write_npz(path, **arrays):
-    np.savez(path, **arrays)
-    return path
-
-
 # ---- The format --------------------------------------------------------------------------------------------
 
 
@@ -35,13 +28,14 @@ def test_one_format_as_npz_and_as_csv_of_pandas(tmp_path):
     """The two lines that the module and its messages show write what it reads."""
     files = [f"{k}.png" for k in range(5)]
     arrays = {"y_true": Y_TRUE, "probabilities": SHARES, "class_names": NAMES, "filenames": files}
-    first = answers.read(write_npz(tmp_path / "a.npz", **arrays, site=[1, 2, 1, 2, 2]))
+    np.savez(tmp_path / "a.npz", **arrays, site=[1, 2, 1, 2, 2])
     table = pd.DataFrame(SHARES, columns=[f"p_{name}" for name in NAMES])
     table = table.assign(y_true=Y_TRUE, filename=files, site=[1, 2, 1, 2, 2])
     table.to_csv(tmp_path / "b.csv", index=False)
     named = table.assign(y_true=[NAMES[c] for c in Y_TRUE])
     named.to_csv(tmp_path / "c.csv", index=False)
-    for given in (first, answers.read(tmp_path / "b.csv"), answers.read(tmp_path / "c.csv")):
+    for name in ("a.npz", "b.csv", "c.csv"):
+        given = answers.read(tmp_path / name)
         test, numbers, made = answers.evaluate_arrays(given, "a file")
         assert (test.class_names, test.filenames, test.labels.tolist()) == (NAMES, files, Y_TRUE.tolist())
         assert numbers["accuracy"]["value"] == 0.8 and len(numbers["classes"]) == 3
@@ -221,10 +215,9 @@ def test_copies_are_found_pixel_by_pixel():
 def test_table_of_answers(tmp_path):
     test, _, arrays = made_up(5)
     answers.write_table(tmp_path / "answers.csv", arrays)
-    with open(tmp_path / "answers.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["true_class"] for row in rows] == [f"c{c}" for c in test.labels]
-    assert [row["predicted_class"] for row in rows] == [f"c{c}" for c in arrays["logits"].argmax(dim=1)]
+    table = pd.read_csv(tmp_path / "answers.csv")
+    assert table.true_class.tolist() == [f"c{c}" for c in test.labels]
+    assert table.predicted_class.tolist() == [f"c{c}" for c in arrays["logits"].argmax(dim=1)]
 
 
 # ---- Other runs --------------------------------------------------------------------------------------------
@@ -267,8 +260,6 @@ def test_kinds_of_mistakes_by_a_loop(tmp_path):
     ("changes", "weights", "text"),
     [
         ({"labels": torch.zeros(60, dtype=torch.int64)}, "other", "of other test images, labels or classes"),
-        ({"class_names": list("abcd")}, "other", "of other test images, labels or classes"),
-        ({"filenames": [f"{i}.png" for i in range(60)]}, "other", "of other test images"),
         ({}, "weights 0", "has the same weights as what is examined"),
     ],
 )
@@ -276,15 +267,12 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path, changes, weights, te
     run = write_run(tmp_path / "run", 1, weights, **changes)
     with pytest.raises(ValueError, match=text):
         answers.read_runs([run], "weights 0", made_up()[0])
-    with pytest.raises(ValueError, match="there is no report"):
-        answers.read_runs([tmp_path], "weights 0", made_up()[0])
 
 
 def test_mean_interval_by_hand():
     row = answers.mean_interval([1, 2, 3, 6])
     error = 1.96 * np.std([1, 2, 3, 6], ddof=1) / 2
     assert row == pytest.approx({"value": 3, "low": 3 - error, "high": 3 + error})
-    assert answers.mean_interval([2])["low"] == 2
 
 
 def test_calibration_error_by_chance_of_one_bin():
@@ -305,4 +293,3 @@ def test_groups_of_classes_that_fail_share_a_word_and_their_intervals_lie_below(
     (row,) = answers.failing_groups(confusion, groups)
     assert (row["name"], row["group"]["value"], row["rest"]["value"]) == ("red", 0.1, 1.0)
     assert answers.failing_groups(torch.diag(torch.full((5,), 50)), groups) == []
-    assert json.dumps(row)  # it goes into a file
