@@ -27,42 +27,43 @@ FACTS = ("slice", "column", "n", "accuracy", "gap", "low", "high", "weak")  # of
 # ---- Properties of pictures --------------------------------------------------------------------------------
 
 
-def read_table(path: Path, filenames: list[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """Return the columns of a .csv file in the order of the pictures, "" where it has no row; and notes.
-
-    Its first column names the pictures, with or without their folders. Raises ValueError for what is no such
-    table, for a picture that is named twice, and if no picture is named.
-    """
+def read_csv(path: Path) -> dict[str, list[str]]:
+    """Return the columns of a .csv file, UTF-8 with commas and a head; UserError for anything else."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             head, *rows = [row for row in csv.reader(file) if row]
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path} is no table: expected UTF-8, commas, and a head; {error}") from error
     wrong = next((row[0] for row in rows if len(row) != len(head)), None)
-    if wrong is not None or len(head) < 2 or len(set(head)) < len(head):
-        problem = "its columns" if wrong is None else f"the row of {wrong!r}"
-        raise UserError(
-            f"{path}: {problem} do not fit: expected a head of different names, then a row a picture, "
-            f"its file name first, as many cells in each as in the head"
-        )
-    named, wanted = [row[0] for row in rows], filenames
+    if wrong is not None or len(set(head)) < len(head):
+        problem = "its head" if wrong is None else f"the row of {wrong!r}"
+        raise UserError(f"{problem} in {path} does not fit: expected different names, and a cell for each")
+    return {name: [row[i] for row in rows] for i, name in enumerate(head)}
+
+
+def read_table(path: Path, filenames: list[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the columns of a .csv file in the order of the pictures, "" where it has no row; and notes.
+
+    Its first column names the pictures, with or without their folders. Raises UserError for what is no such
+    table, for a picture that is named twice, and if no picture is named.
+    """
+    first, *columns = read_csv(path).items()
+    named, wanted = first[1], filenames
     if not {*named} & {*filenames}:  # the names alone
         named, wanted = ([Path(name).name for name in names] for names in (named, filenames))
-    for names, where in (
-        (named, f"in {path}"),
-        (wanted, "among the pictures: give their folders in the table"),
-    ):
+    in_table, in_test = f"in {path}", "among the pictures: give their folders in the table"
+    for names, where in ((named, in_table), (wanted, in_test)):
         if len(set(names)) < len(names):
             twice = max(names, key=names.count)
             raise UserError(f"{twice!r} stands {names.count(twice)} times {where}")
-    table = dict(zip(named, rows, strict=True))
-    strangers = len(table.keys() - {*wanted})
-    if strangers == len(table):
+    rows = {name: i for i, name in enumerate(named)}
+    strangers = len(rows.keys() - {*wanted})
+    if strangers == len(rows):
         raise UserError(f"no row of {path} names a picture: expected names such as {filenames[0]!r}")
     notes = [f"{strangers:,} rows of {path} name no picture of the test set"] if strangers else []
-    columns = {name: [table[key][i] if key in table else "" for key in wanted] for i, name in enumerate(head)}
-    columns.pop(head[0])
-    return columns, notes
+    return {
+        name: [texts[rows[key]] if key in rows else "" for key in wanted] for name, texts in columns
+    }, notes
 
 
 def computed(images: Tensor) -> dict[str, Tensor]:
@@ -134,15 +135,12 @@ def slices_of(name: str, values: list | np.ndarray | Tensor) -> list[tuple[str, 
 
 def notes_on(columns: dict) -> list[str]:
     """Return which columns hold too many different texts to be sliced, for people."""
-    texts = {
-        name: {*as_texts(values)[0].tolist()}
-        for name, values in columns.items()
-        if not slices_of(name, values)
-    }
-    return [
-        f"the column {name} has {len(some):,} different texts, and is left out"
-        for name, some in texts.items()
-    ]
+    notes = []
+    for name, values in columns.items():
+        if not slices_of(name, values):
+            count = len(np.unique(as_texts(values)[0]))
+            notes.append(f"the column {name} has {count:,} different texts, and is left out")
+    return notes
 
 
 def gap(
@@ -191,13 +189,9 @@ def compare_slices(
     `high` its interval. The M intervals hold at once with 95 % (Bonferroni: each with 1 - 0.05 / M). `weak`
     is whether high < 0; -high is what a weak slice loses at least. The gap of the worst of many is too large
     by itself. Slices are sorted by `high`; of those that weigh less than LEAST, as a value that is the same
-    in a whole class, gap, low and high are None, and they come last. Raises ValueError for other than N
-    values.
+    in a whole class, gap, low and high are None, and they come last.
     """
     right, labels = torch.as_tensor(right), torch.as_tensor(labels)
-    for name, values in {**columns, "(groups)": labels if groups is None else groups}.items():
-        if len(values) != len(labels):
-            raise UserError(f"the column {name} has {len(values)} values, expected {len(labels)}")
     if groups is not None:
         texts, missing = as_texts(groups)
         own = np.array([f"missing {i}" for i in range(len(texts))])

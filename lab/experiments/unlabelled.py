@@ -2,7 +2,6 @@
 
     python lab/experiments/unlabelled.py measure --checkpoint weights/resnet18_cifar100.pt --out shipped.json
     python lab/experiments/unlabelled.py tables shipped.json narrow.json ...
-    python lab/experiments/unlabelled.py stored                 the line of confidence in results/
     python lab/experiments/unlabelled.py changes --checkpoint weights/resnet18_cifar100.pt
 
 `measure` lets a network answer 400 test images, clean and under the fifteen corruptions at five severities,
@@ -37,12 +36,11 @@ from data import Dataset, UserError
 from lab import estimate
 from lab.answers import tests_of
 from lab.corruptions import FAMILIES, FIFTEEN, corrupt
-from lab.experiments.findings import NARROW, RESULTS, WITH_SMOOTHING, WITHOUT_SMOOTHING, print_table, read
+from lab.experiments.findings import RESULTS, print_table
 from lab.folder import read_json, write_json
-from lab.network import Network, command_line, from_options, load_images, logits_of, progress, run
+from lab.network import command_line, from_options, load_images, logits_of, progress, run
 from lab.stress import stratified_sample
 
-STORED = ["shipped", *WITH_SMOOTHING, *WITHOUT_SMOOTHING, *NARROW]
 NUM_IMAGES, COUNTS, NUM_RESAMPLES = 400, (50, 100, 200), 2000
 CHANGES = ["speckle_noise/3", "speckle_noise/5", "gaussian_noise/5", "gaussian_blur/3", "saturate/3"]
 METHODS = {  # the numbers of which a fall is fitted to the fall of accuracy, see falls
@@ -98,28 +96,21 @@ def numbers_of(probabilities: Tensor, right: Tensor, labels: Tensor, limit: floa
     }
 
 
-def prepare_measure(args: argparse.Namespace) -> tuple[Network, Dataset, Tensor, dict]:
-    """Return the network, its test images, the places of the sample in them, and what its file holds."""
-    out = args.out
-    if out is None or args.images < 2 or args.images % 2:
-        raise UserError("expected --out FILE.json and an even number of --images")
-    network, _ = from_options(args)
-    _, test, _ = load_images(network, args)
-    index = stratified_sample(test.labels, args.images)
-    sample = {"name": network.name, "dataset": test.name, "images": len(index)} | network.identity
-    families = {family: [n for n in names if n in FIFTEEN] for family, names in FAMILIES.items()}
-    old = read_json(out) if out.is_file() else {}
-    if old and any(old.get(key) != value for key, value in sample.items()):
-        raise UserError(f"{out} is of another network or other images: give another --out")
-    return network, test, index, sample | {"families": families, "tests": old.get("tests", {})}
-
-
-def measure(args: argparse.Namespace, network: Network, test: Dataset, index: Tensor, results: dict) -> None:
+def measure(args: argparse.Namespace) -> None:
     """Measure both halves of clean and corrupted images for themselves; save after each test.
 
     A test has the numbers of 50, 100 and all images of both halves, {"50": {...}}. ATC's threshold and the
     labels of COT are those of the clean images of the other half.
     """
+    network, out = from_options(args)  # that of --out
+    _, test, _ = load_images(network, args)
+    index = stratified_sample(test.labels, args.images)
+    sample = network.identity | {"dataset": test.name, "images": len(index)}
+    families = {family: [n for n in names if n in FIFTEEN] for family, names in FAMILIES.items()}
+    old = read_json(out) if out.is_file() else {}
+    if old and any(old.get(key) != value for key, value in sample.items()):
+        raise UserError(f"{out} is of another network or other images: give another --out")
+    results = sample | {"families": families, "tests": old.get("tests", {})}
     images, labels, started = test.images[index], test.labels[index], time.monotonic()
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(len(index), generator=generator)
@@ -144,7 +135,7 @@ def measure(args: argparse.Namespace, network: Network, test: Dataset, index: Te
                 of_counts[str(count)] = numbers_of(probabilities[part], right[part], labels[other], limit)
             rows.append(of_counts)
         results["tests"][name] = rows
-        write_json(args.out, results)
+        write_json(out, results)
 
 
 # ---- Errors of the estimates -------------------------------------------------------------------------------
@@ -269,46 +260,6 @@ family: the mean of estimated less true accuracy. Last, mean errors at so many i
     print_table("The warning", f"{caption} {len(fall):,} cases.", head, rows)
 
 
-# ---- The line of the networks in results/ ------------------------------------------------------------------
-
-
-def stored(args: argparse.Namespace) -> None:
-    """Print the line of confidence in the networks of results/, whose stress tests are stored."""
-    families, own, other, itself, sure, rows = [], [], [], [], [], []
-    all_falls = []
-    for name in STORED:
-        stress = read(RESULTS / name, "stress.json")
-        tests, clean = estimate.points(stress), stress["tests"]["clean/0"]
-        tests.pop("same_answer", None)  # the line alone, as all have it
-        fell = clean["accuracy"]["value"] - tests["accuracy"]
-        all_falls.append((tests["family"], clean["mean_confidence"] - tests["confidence"], fell))
-        itself.append(fell - all_falls[-1][1])
-        sure.append(tests["confidence"] - tests["accuracy"])
-        families.append(tests["family"])
-    for network, (family, fall, fell) in enumerate(all_falls):
-        others = [row for place, row in enumerate(all_falls) if place != network]
-        errors = torch.zeros(2, len(fell), dtype=torch.float64)
-        for one in family.unique():
-            fits = [[all_falls[network]], others]
-            for k, some in enumerate(fits):
-                x, y = (torch.cat([row[i][row[0] != one] for row in some]) for i in (1, 2))
-                errors[k, family == one] = (fell - fall * estimate.slopes_of(x[:, None], y))[family == one]
-        own.append(errors[0])
-        other.append(errors[1])
-        slope = estimate.slopes_of(fall[:, None], fell).item()
-        rows.append([STORED[network], f"{slope:.2f}", points_of(errors[0]), nine_of_ten(errors[0])])
-    methods = {"line of the network itself": own, "line of other networks": other}
-    methods |= {"the fall of confidence itself": itself, "mean confidence itself": sure}
-    table = [
-        [name, mean_error(families, some), nine_of_ten(torch.cat(some))] for name, some in methods.items()
-    ]
-    caption = (
-        f"{75 * len(STORED)} cases of {len(STORED)} networks of results/; a family is left out of each fit."
-    )
-    print_table("By confidence alone", caption, "estimate; mean error; nine of ten below", table)
-    print_table("The line of each network", "", "network; slope; mean error; nine of ten below", rows)
-
-
 # ---- Changes that are like no corruption -------------------------------------------------------------------
 
 
@@ -338,15 +289,11 @@ def changed_sets(test: Dataset, num_images: int) -> dict[str, tuple[Tensor, Tens
     return sets
 
 
-def prepare_changes(args: argparse.Namespace) -> tuple[Network, Dataset, dict]:
-    """Return the network, its test images and its stress.json."""
+def changes(args: argparse.Namespace) -> None:
+    """Print what lab.estimate says about changed images, beside the truth."""
     network, _ = from_options(args)
     _, test, _ = load_images(network, args)
-    return network, test, estimate.read_stress((args.stress or RESULTS / "shipped") / "stress.json", network)
-
-
-def changes(args: argparse.Namespace, network: Network, test: Dataset, stress: dict) -> None:
-    """Print what lab.estimate says about changed images, beside the truth."""
+    stress = estimate.read_stress((args.stress or RESULTS / "shipped") / "stress.json", network)
     rows, groups = [], {}
     for name, (images, labels) in changed_sets(test, args.images).items():
         logits = logits_of(network, images)
@@ -375,15 +322,14 @@ def changes(args: argparse.Namespace, network: Network, test: Dataset, stress: d
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one of the four; return the exit code."""
+    """Run one of the three; return the exit code."""
     parser = command_line(__doc__, images=True)
-    parser.add_argument("what", choices=["measure", "tables", "stored", "changes"])
+    parser.add_argument("what", choices=["measure", "tables", "changes"])
     parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help="for tables: what measure wrote")
-    parser.add_argument("--images", type=int, default=NUM_IMAGES, metavar="N")
+    parser.add_argument("--images", type=int, default=NUM_IMAGES, metavar="N", help="an even number")
     parser.add_argument("--stress", type=Path, metavar="DIR", help="for changes: folder of stress.json")
-    steps = {"measure": (prepare_measure, measure), "changes": (prepare_changes, changes)}
-    steps |= {"tables": (lambda args: (), tables), "stored": (lambda args: (), stored)}
-    return run(parser, argv, *steps[parser.parse_args(argv).what])
+    commands = {"measure": measure, "tables": tables, "changes": changes}
+    return run(parser, argv, lambda args: commands[args.what](args))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """answers.py: one format of answers, refusals of all others, and numbers that follow, by loops and NumPy."""
 
-import csv
-import json
 import math
 from dataclasses import replace
 
@@ -23,16 +21,6 @@ SHARES = np.exp(SCORES) / np.exp(SCORES).sum(axis=1, keepdims=True)
 NAMES = ["cat", "dog", "bird"]
 
 
-def write_npz(path, **arrays):
-    np.savez(path, **arrays)
-    return path
-
-
-def write_csv(path, text):
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
 # ---- The format --------------------------------------------------------------------------------------------
 
 
@@ -40,21 +28,20 @@ def test_one_format_as_npz_and_as_csv_of_pandas(tmp_path):
     """The two lines that the module and its messages show write what it reads."""
     files = [f"{k}.png" for k in range(5)]
     arrays = {"y_true": Y_TRUE, "probabilities": SHARES, "class_names": NAMES, "filenames": files}
-    first = answers.read(write_npz(tmp_path / "a.npz", **arrays, site=[1, 2, 1, 2, 2]))
+    np.savez(tmp_path / "a.npz", **arrays, site=[1, 2, 1, 2, 2])
     table = pd.DataFrame(SHARES, columns=[f"p_{name}" for name in NAMES])
     table = table.assign(y_true=Y_TRUE, filename=files, site=[1, 2, 1, 2, 2])
     table.to_csv(tmp_path / "b.csv", index=False)
     named = table.assign(y_true=[NAMES[c] for c in Y_TRUE])
     named.to_csv(tmp_path / "c.csv", index=False)
-    for given in (first, answers.read(tmp_path / "b.csv"), answers.read(tmp_path / "c.csv")):
-        test = answers.test_set_of(given)
-        numbers, made = answers.numbers_of(given, test, "a file")
+    for name in ("a.npz", "b.csv", "c.csv"):
+        given = answers.read(tmp_path / name)
+        test, numbers, made = answers.evaluate_arrays(given, "a file")
         assert (test.class_names, test.filenames, test.labels.tolist()) == (NAMES, files, Y_TRUE.tolist())
         assert numbers["accuracy"]["value"] == 0.8 and len(numbers["classes"]) == 3
         np.testing.assert_allclose(made["probabilities"].numpy(), SHARES, rtol=1e-6)
         columns, notes = answers.properties(given)
-        assert [str(value) for value in columns["site"]] == list("12122") and notes == []
-        assert set(columns) == {"site"}
+        assert [str(value) for value in columns.pop("site")] == list("12122") and columns == {} == dict(notes)
 
 
 def test_a_constant_column_is_a_property_and_no_class(tmp_path):
@@ -62,7 +49,7 @@ def test_a_constant_column_is_a_property_and_no_class(tmp_path):
     table = pd.DataFrame(SHARES, columns=[f"p_{name}" for name in NAMES])
     table.assign(y_true=Y_TRUE, fold=0, loss=0.5).to_csv(tmp_path / "a.csv", index=False)
     given = answers.read(tmp_path / "a.csv")
-    numbers, _ = answers.numbers_of(given, answers.test_set_of(given), "a file")
+    _, numbers, _ = answers.evaluate_arrays(given, "a file")
     expected = f1_score(Y_TRUE, SCORES.argmax(axis=1), average="macro")
     assert numbers["macro_f1"]["value"] == pytest.approx(expected)
     assert set(answers.properties(given)[0]) == {"fold", "loss"}
@@ -75,17 +62,10 @@ def test_properties_are_the_other_arrays_of_n_and_those_of_other_shapes_are_name
         "loss": SCORES[:, 0],
         "site": np.array(list("abcab"), object),
     }
-    given |= {
-        "y_pred": Y_TRUE,
-        "confidence": Y_TRUE,
-        "val_x": Y_TRUE,
-        "features": SCORES,
-        "total": np.float64(3),
-    }
+    given |= {"y_pred": Y_TRUE, "val_x": Y_TRUE, "features": SCORES, "total": np.float64(3)}
     columns, (note,) = answers.properties(given)
     assert set(columns) == {"loss", "site"} and columns["site"].tolist() == list("abcab")
     assert note.endswith("features [5, 3], total []")
-    assert answers.scores_in(given)[1].shape == (5, 3)
 
 
 def test_logits_keep_their_kind_and_probabilities_are_rescaled():
@@ -104,77 +84,50 @@ def test_logits_keep_their_kind_and_probabilities_are_rescaled():
 def test_temperature_is_fitted_on_the_validation():
     validation = {"val_y_true": Y_TRUE, "val_probabilities": SHARES}
     given = {"y_true": Y_TRUE, "logits": SCORES} | validation
-    numbers, _ = answers.numbers_of(given, answers.test_set_of(given), "memory")
+    _, numbers, _ = answers.evaluate_arrays(given, "memory")
     losses = {}  # the temperature of least loss, by trying many
     for temperature in np.geomspace(0.2, 5, 2000):
         z = torch.tensor(SCORES / temperature)
         losses[temperature] = torch.nn.functional.cross_entropy(z, torch.tensor(Y_TRUE)).item()
     assert numbers["temperature"] == pytest.approx(min(losses, key=losses.get), rel=2e-3)
-    assert (
-        "temperature"
-        not in answers.numbers_of({"y_true": Y_TRUE, "logits": SCORES}, answers.test_set_of(given), "memory")[
-            0
-        ]
-    )
 
 
 @pytest.mark.parametrize(
     ("arrays", "text"),
     [
-        ({"probabilities": SHARES}, "the arrays are probabilities: expected y_true, and either"),
-        ({"y_true": Y_TRUE}, "expected y_true, and either"),
+        ({"y_true": Y_TRUE}, "the arrays are y_true: expected y_true, and either"),
         ({"y_true": Y_TRUE, "probabilities": SHARES, "logits": SCORES}, "and either probabilities or logits"),
         ({"y_true": Y_TRUE, "probabilities": SHARES[:, 0]}, r"are \[5\].*np.stack\(\[1 - p, p\]"),
         ({"y_true": Y_TRUE, "probabilities": SHARES[:, :1]}, r"are \[5, 1\]"),
         ({"y_true": Y_TRUE[:0], "probabilities": SHARES[:0]}, r"are \[0, 3\]"),
         ({"y_true": Y_TRUE[:3], "logits": SCORES}, r"y_true must be \[5\]"),
         ({"y_true": Y_TRUE + 1, "logits": SCORES}, r"y_true must be in 0\.\.2, not 1 to 3"),
-        ({"y_true": Y_TRUE / 2, "logits": SCORES}, "y_true must hold integers"),
         ({"y_true": Y_TRUE, "probabilities": 1 / (1 + np.exp(-SCORES))}, "their rows sum to 1"),
-        ({"y_true": Y_TRUE, "probabilities": 100 * SHARES}, "their rows sum to 1"),
         ({"y_true": Y_TRUE, "probabilities": 1.011 * SHARES}, "their rows sum to 1"),
         ({"y_true": Y_TRUE, "logits": SHARES}, "call them probabilities"),
         ({"y_true": Y_TRUE, "logits": SCORES * np.nan}, "must be finite"),
-        (
-            {"y_true": Y_TRUE, "logits": SCORES, "class_names": ["a", "b"]},
-            "2 different class_names, expected 3",
-        ),
-        (
-            {"y_true": Y_TRUE, "logits": SCORES, "class_names": list("aab")},
-            "2 different class_names, expected 3",
-        ),
+        ({"y_true": Y_TRUE, "logits": SCORES, "class_names": list("aab")}, "2 different class_names"),
         ({"y_true": Y_TRUE, "logits": SCORES, "class_names": "a"}, "1 different class_names, expected 3"),
         ({"y_true": np.array(list("abcab")), "logits": SCORES}, "y_true holds 'a', which is none of"),
-        ({"y_true": Y_TRUE, "logits": SCORES, "filenames": ["a"]}, "there are 1 filenames, expected 5"),
-        (
-            {"y_true": Y_TRUE, "logits": SCORES, "images": np.zeros((4, 8, 8, 3), np.uint8)},
-            "4 images, expected 5",
-        ),
+        ({"y_true": Y_TRUE, "logits": SCORES, "filenames": ["a"]}, "3 class_names and 1 filenames"),
+        ({"y_true": Y_TRUE, "logits": SCORES, "images": np.zeros((4, 8, 8, 3), np.uint8)}, "not 5 labels"),
         ({"y_true": Y_TRUE, "logits": SCORES, "val_logits": SCORES}, "expected val_y_true, and either"),
-        (
-            {"y_true": Y_TRUE, "logits": SCORES, "val_y_true": [0, 1], "val_logits": SCORES[:2, :2]},
-            "validation has 2 classes, expected 3",
-        ),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(arrays, text):
     arrays = {key: np.asarray(value) for key, value in arrays.items()}
-    with pytest.raises(ValueError, match=text):
-        answers.numbers_of(arrays, answers.test_set_of(arrays), "memory")
+    with pytest.raises(data.UserError, match=text):
+        answers.evaluate_arrays(arrays, "memory")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [
-        ("a.csv", "y_true,p_cat\n", "its columns are y_true, p_cat: expected y_true, and p_NAME"),
-        ("a.csv", "y_true;p_cat;p_dog\n0;1;0\n", "expected y_true, and p_NAME"),
-        ("a.csv", "label,p_cat,p_dog\n0,1,0\n", "expected y_true"),
+        ("a.csv", "y_true;p_cat;p_dog\n0;1;0\n", "its columns are y_true;p_cat;p_dog: expected y_true, and"),
         ("a.csv", "y_true,cat,dog\n0,1,0\n", "expected y_true, and p_NAME"),
-        ("a.csv", "y_true,p_cat,p_dog\n0,1\n", "row 2 has 2 cells, the first one 3"),
+        ("a.csv", "y_true,p_cat,p_dog\n0,1\n", "the row of '0' in .* does not fit"),
         ("a.csv", 'y_true,p_cat,p_dog\n0,"0,9","0,1"\n', "could not convert string to float"),
-        ("a.csv", "y_true,p_cat,p_cat\n0,1,0\n", "two columns have one name"),
-        ("a.csv", "y_true,p_cat,p_dog\ncow,1,0\n", "invalid literal for int.*'cow'"),
-        ("a.npz", "no archive", "cannot be read"),
+        ("a.npz", "no archive", "it holds no plain arrays"),
         ("none.npz", None, "No such file"),
     ],
 )
@@ -205,16 +158,8 @@ def test_images_of_other_kinds_and_orders():
     assert np.array_equal(np.asarray(Image.fromarray(pixels[1])), images[1].permute(1, 2, 0).numpy())
     back, note = answers.as_images(images / 255)
     assert torch.equal(back, images) and "rounded" in note
-    refused = {
-        "from -1 to .*normalises": images / 127.5 - 1,
-        r"\[2, 1, 5, 5\]": images[:, :1],
-        r"\[2, 3, 5, 4\]": images[..., :4],
-        "int64": images.long(),
-        r"\[3, 5, 5\]": images[0],
-    }
-    for text, wrong in refused.items():
-        with pytest.raises(ValueError, match=f"images are .*{text}"):
-            answers.as_images(wrong)
+    with pytest.raises(ValueError, match=r"not from -1 to .*normalises"):
+        answers.as_images(images / 127.5 - 1)
 
 
 # ---- Numbers that follow -----------------------------------------------------------------------------------
@@ -247,13 +192,13 @@ def test_further_numbers_by_loops():
 def test_notes_say_what_makes_numbers_mean_less():
     test, numbers, arrays = made_up()
     assert "near chance" in answers.notes_on(numbers, arrays, test, None)[0]
-    test.images = torch.arange(60, dtype=torch.uint8).view(60, 1, 1, 1).expand(60, 3, 2, 2)
     numbers, arrays = answers.evaluate(torch.eye(4)[test.labels] * 5, test)
-    assert answers.notes_on(numbers, arrays, test, None) == []
+    copies = torch.full((60,), -1)
+    assert answers.notes_on(numbers, arrays, test, copies) == []
     (note,) = answers.notes_on(numbers, arrays | {"logits": arrays["logits"] / 5}, test, None)
     assert "all logits lie in 0 to 1" in note
-    train = replace(test, images=test.images[:3], labels=torch.tensor([0, 1, 3]))
-    (note,) = answers.notes_on(numbers, arrays, test, train)
+    copies[:3] = torch.tensor([0, 1, 3])  # the labels of the test images are 0, 1, 2
+    (note,) = answers.notes_on(numbers, arrays, test, copies)
     assert note.startswith("3 test images are training images too, 1 of them with another label")
     few = replace(test, labels=test.labels.clamp(max=2))
     assert answers.notes_on(numbers, arrays, few, None)[0].startswith("1 classes have no test image")
@@ -264,17 +209,15 @@ def test_copies_are_found_pixel_by_pixel():
     images = torch.randint(0, 256, (8, 3, 4, 4), dtype=torch.uint8, generator=generator)
     train = data.Dataset("train", images[:5], torch.tensor([3, 1, 4, 1, 5]), list("abcdef"))
     test = replace(train, images=images[[6, 1, 4, 1]], labels=train.labels[:4], filenames=None)
-    test.images[0, 0, 0, 0] = images[2, 0, 0, 0]
     assert answers.find_copies(train, test).tolist() == [-1, 1, 5, 1]
 
 
 def test_table_of_answers(tmp_path):
     test, _, arrays = made_up(5)
     answers.write_table(tmp_path / "answers.csv", arrays)
-    with open(tmp_path / "answers.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["true_class"] for row in rows] == [f"c{c}" for c in test.labels]
-    assert [row["predicted_class"] for row in rows] == [f"c{c}" for c in arrays["logits"].argmax(dim=1)]
+    table = pd.read_csv(tmp_path / "answers.csv")
+    assert table.true_class.tolist() == [f"c{c}" for c in test.labels]
+    assert table.predicted_class.tolist() == [f"c{c}" for c in arrays["logits"].argmax(dim=1)]
 
 
 # ---- Other runs --------------------------------------------------------------------------------------------
@@ -317,8 +260,6 @@ def test_kinds_of_mistakes_by_a_loop(tmp_path):
     ("changes", "weights", "text"),
     [
         ({"labels": torch.zeros(60, dtype=torch.int64)}, "other", "of other test images, labels or classes"),
-        ({"class_names": list("abcd")}, "other", "of other test images, labels or classes"),
-        ({"filenames": [f"{i}.png" for i in range(60)]}, "other", "of other test images"),
         ({}, "weights 0", "has the same weights as what is examined"),
     ],
 )
@@ -326,15 +267,12 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path, changes, weights, te
     run = write_run(tmp_path / "run", 1, weights, **changes)
     with pytest.raises(ValueError, match=text):
         answers.read_runs([run], "weights 0", made_up()[0])
-    with pytest.raises(ValueError, match="there is no report"):
-        answers.read_runs([tmp_path], "weights 0", made_up()[0])
 
 
 def test_mean_interval_by_hand():
     row = answers.mean_interval([1, 2, 3, 6])
     error = 1.96 * np.std([1, 2, 3, 6], ddof=1) / 2
     assert row == pytest.approx({"value": 3, "low": 3 - error, "high": 3 + error})
-    assert answers.mean_interval([2])["low"] == 2
 
 
 def test_calibration_error_by_chance_of_one_bin():
@@ -355,4 +293,3 @@ def test_groups_of_classes_that_fail_share_a_word_and_their_intervals_lie_below(
     (row,) = answers.failing_groups(confusion, groups)
     assert (row["name"], row["group"]["value"], row["rest"]["value"]) == ("red", 0.1, 1.0)
     assert answers.failing_groups(torch.diag(torch.full((5,), 50)), groups) == []
-    assert json.dumps(row)  # it goes into a file

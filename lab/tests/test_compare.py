@@ -170,15 +170,8 @@ def test_welchs_interval_is_that_of_scipy():
 
 
 def test_settings_training_images_and_what_the_code_did_belong_to_the_recipe(tmp_path, capsys):
-    changes = [
-        {},
-        {"device": "elsewhere"},
-        {"lr": 0.2},
-        {"digest": "of other images"},
-        {"size": 24},
-        {"size": 24},
-    ]
-    changes.append({"recorded": {"network": "CNN"}})  # the code was changed
+    changes = [{}, {"device": "elsewhere"}, {"lr": 0.2}, {"digest": "of other images"}]
+    changes += [{"size": 24}, {"size": 24}, {"recorded": {"network": "CNN"}}]  # the code was changed
     changes.append({"momentum": 0.0, "recorded": {"optimizer": "SGD, momentum 0.0, nesterov True"}})
     changes.append({"recorded": {}, "lr": 0.3, "image_sizes": "24,32"})  # as older versions record it
     runs = []
@@ -193,44 +186,33 @@ def test_settings_training_images_and_what_the_code_did_belong_to_the_recipe(tmp
 
 def test_runs_without_a_recipe_or_with_other_samples(tmp_path, capsys):
     """Folders without settings are recipes of their own; stress tests of two samples are not compared."""
-    runs = [write_run(tmp_path / name, 3, seed, config=name in "cd") for seed, name in enumerate("abcd")]
-    (means, _), _ = tables(capsys, runs[:2])
-    assert means[""] == ["the first recipe (n = 1)", f"{runs[1]} (n = 1)"]
-    write_stress(runs[2], 0)
-    larger = write_stress(runs[3], 1, "another sample", 60)
-    tests = [right for test, right in larger.items() if test.startswith(("grain", "salt"))]
-    for chosen in (runs[2:], runs[:1:-1]):  # of equally many samples the largest is compared
-        (means,), text = tables(capsys, chosen)
-        assert means["noise"] == [f"{100 * np.mean(tests):.2f} (n = 1)"]
-        assert f"The stress tests of {runs[2]} are left out" in text
-    for seed, run in enumerate(runs[:2]):  # of the first sample there are now more
-        write_stress(run, seed)
+    runs = [write_run(tmp_path / name, 3, seed, config=name == "c") for seed, name in enumerate("abc")]
+    write_stress(runs[1], 0)
+    write_stress(runs[2], 1, "another sample", 60)
     (means, _), text = tables(capsys, runs)
-    assert f"of {runs[3]} are left out" in text and means["noise"][2].endswith("(n = 1)")
-    write_stress(runs[3], 1, images="of other images")
-    _, text = tables(capsys, runs)
-    assert "d/stress.json is of another test set" in text
+    assert means[""] == ["the first recipe (n = 1)", f"{runs[1]} (n = 1)", "with a config.json (n = 1)"]
+    assert f"{runs[2]}/stress.json is of another sample" in text
+    assert means["noise"][::2] == ["", ""] and means["noise"][1]
+    write_stress(runs[1], 0, images="of other images")
+    assert "b/stress.json is of another test set" in tables(capsys, runs)[1]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"images": "of other images"}, "is of other test images, labels or classes: leave it out"),
-        ({"labels": LABELS.flip(0)}, "is of other test images, labels or classes: leave it out"),
-        ({"same": True}, "has the same weights as another run: leave it out"),
-        ({"missing": True}, "there is no report in"),
-        ({"alone": True}, "expected two runs or more"),
-    ],
-)
-def test_what_cannot_be_compared_is_refused_in_one_line(change, message, tmp_path, capsys):
-    first, second = write_run(tmp_path / "a", 1, 0), tmp_path / "b"
-    if change.pop("same", False):
-        write_run(second, 1, 0)
-        numbers = json.loads((second / "metrics.json").read_text())
-        folder.write_json(second / "metrics.json", numbers | {"checkpoint_sha256": str(first)})
-    elif not change.pop("missing", False) and "alone" not in change:
-        write_run(second, 1, 1, **change)
-    with pytest.raises(SystemExit) as stop:
-        compare.main([str(first)] if "alone" in change else [str(first), str(second)])
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.count("\n") == 1 and message in error
+def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path, capsys):
+    first = write_run(tmp_path / "first", 1, 0)
+    images = write_run(tmp_path / "images", 1, 1, images="of other images")
+    labels = write_run(tmp_path / "labels", 1, 1, labels=LABELS.flip(0))
+    same = write_run(tmp_path / "same", 1, 0)
+    numbers = json.loads((same / "metrics.json").read_text())
+    folder.write_json(same / "metrics.json", numbers | {"checkpoint_sha256": str(first)})
+    refused = [
+        ([first, images], "is of other test images, labels or classes: leave it out"),
+        ([first, labels], "is of other test images, labels or classes: leave it out"),
+        ([first, same], "has the same weights as another run: leave it out"),
+        ([first, tmp_path / "nowhere"], "there is no report in"),
+        ([first], "expected two runs or more"),
+    ]
+    for runs, message in refused:
+        with pytest.raises(SystemExit) as stop:
+            compare.main([str(run) for run in runs])
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and error.count("\n") == 1 and message in error

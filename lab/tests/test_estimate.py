@@ -16,7 +16,6 @@ from networks import seeded
 from PIL import Image
 
 from lab import estimate
-from lab import folder as lab_folder
 from lab.corruptions import FAMILIES, FIFTEEN
 from lab.network import load_model
 
@@ -137,12 +136,6 @@ def test_the_interval_holds_nine_of_ten():
     assert np.mean(inside) == pytest.approx(0.9, abs=0.06)
 
 
-def test_as_many_labels_tell_as_much():
-    count = estimate.labels_for(0.05)
-    right = np.random.default_rng(0).binomial(count, 0.5, 100_000) / count
-    assert (np.abs(right - 0.5) <= 0.05).mean() == pytest.approx(0.9, abs=0.02)
-
-
 def test_where_nothing_changes_nothing_is_estimated():
     stress = stress_of(example)
     for record in stress["tests"].values():
@@ -154,120 +147,82 @@ def test_where_nothing_changes_nothing_is_estimated():
 
 # ---- The command -------------------------------------------------------------------------------------------
 
+PICTURES = (natural_images(12) * 255).round().byte()
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Pictures above and below, a network, and the results of lab.stress in tmp_path/tested."""
-    images = (natural_images(12) * 255).round().byte()
-    for i, image in enumerate(images):
+
+def outcome(tmp_path, monkeypatch, capsys, stress, *options):
+    """Run the command on pictures in two folders, with results of net() in tested/; return code and lines."""
+    for i, image in enumerate(PICTURES):
         path = tmp_path / "pictures" / ("below/more" if i % 2 else ".") / f"{i:02}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
     (tmp_path / "pictures" / "notes.txt").write_text("not a picture")
-    (tmp_path / "one").mkdir()
-    (tmp_path / "one" / "a.png").write_bytes((tmp_path / "pictures" / "00.png").read_bytes())
-    code = (
-        "from lab_networks import Linear\ndef net(): return Linear(10)\ndef other(): return Linear(10, 1)\n"
-    )
-    (tmp_path / "net.py").write_text(code)
+    functions = "def net(): return Linear(10)\ndef other(): return Linear(10, 1)\n"
+    (tmp_path / "net.py").write_text("from lab_networks import Linear\n" + functions)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def write_stress(folder, stress):
-    """Write results of net() as lab.stress does."""
-    network = load_model("net.py:net")
-    (folder / "tested").mkdir(exist_ok=True)
-    stress = network.identity | {"tests_sha256": lab_folder.tests_digest(stress["tests"])} | stress
-    (folder / "tested" / "stress.json").write_text(json.dumps(stress))
-
-
-def outcome(capsys, *options):
-    """The exit code, what is printed, and the last line of it."""
-    argv = ["pictures", "--model", "net.py:net", "--stress", "tested", "--device", "cpu"]
+    identity = load_model("net.py:net").identity
+    (tmp_path / "tested").mkdir()
+    (tmp_path / "tested" / "stress.json").write_text(json.dumps(identity | stress))
     try:
-        code = estimate.main([*argv, *options])
+        code = estimate.main(["pictures", "--model", "net.py:net", "--stress", "tested", *options])
     except SystemExit as stop:
         code = stop.code
     captured = capsys.readouterr()
-    return code, captured.out, (captured.out + captured.err).splitlines()[-1]
+    return code, (captured.out + captured.err).splitlines()
 
 
-@pytest.mark.parametrize(
-    ("offset", "warns"),
-    [(0.0, False), (0.03, False), (0.09, True)],
-)
-def test_the_last_line_is_the_estimate_and_a_warning_comes_before_it(folder, capsys, offset, warns):
-    images = torch.stack(
-        [
-            torch.from_numpy(np.array(Image.open(path)))
-            for path in sorted((folder / "pictures").rglob("*.png"))
-        ]
-    ).permute(0, 3, 1, 2)
+@pytest.mark.parametrize("offset", [0.03, 0.09])
+def test_the_last_line_is_the_estimate_and_a_warning_comes_before_it(offset, tmp_path, monkeypatch, capsys):
     with torch.no_grad():
-        rows = Linear(10)(images.float() / 255).double().softmax(dim=1)
+        rows = Linear(10)(PICTURES / 255).double().softmax(dim=1)
     # These pictures get the same answer four times as often as clean ones, which costs `offset`.
     stress, generator = stress_of(example), np.random.default_rng(0)
     for record in stress["tests"].values():
         times = 1 if record["mean_confidence"] == 0.7 else 16 ** generator.uniform(-1, 1)
         record["same_answer"] = times * estimate.same_answer(rows)[0] / 4
-        fall = 0.7 - record["mean_confidence"] + offset * math.log(times, 4)
-        record["accuracy"] = {"value": 0.8 - fall}
-    write_stress(folder, stress)
-    code, text, last = outcome(capsys)
+        record["accuracy"] = {"value": 0.1 + record["mean_confidence"] - offset * math.log(times, 4)}
+    code, lines = outcome(tmp_path, monkeypatch, capsys, stress)
     result = estimate.estimate(rows, stress)
     (same, error), value = estimate.same_answer(rows), result["accuracy"]["value"]
     by_chance = value * (1 - value) / 12 + (result["plane"][1] * error / same) ** 2
     half = math.sqrt(result["width"] ** 2 + 1.645**2 * by_chance)
     assert value - result["accuracy"]["low"] == pytest.approx(min(value, half))
-    more = result["alone"] - value
-    assert code == 0 and "12 in pictures" in text
+    assert result["alone"] - value == pytest.approx(offset, abs=0.02)
     value, low, high = (100 * result["accuracy"][key] for key in ("value", "low", "high"))
-    assert last == f"estimated accuracy {value:.0f} % ({low:.0f} to {high:.0f} %)"
-    assert more == pytest.approx(offset, abs=0.02)
-    assert any(line.startswith("label") for line in text.splitlines()) == (more > 0.05) == warns
+    assert code == 0 and lines[-1] == f"estimated accuracy {value:.0f} % ({low:.0f} to {high:.0f} %)"
+    assert any(line.startswith("label") for line in lines) == (offset > 0.05)
+    assert "pictures    12 in pictures" in lines
 
 
-def test_results_of_earlier_versions_keep_their_line_and_say_so(folder, capsys):
-    stress = stress_of(example, with_same=False)
-    write_stress(folder, stress)
-    saved = json.loads((folder / "tested" / "stress.json").read_text())
-    del saved["tests_sha256"]
-    (folder / "tested" / "stress.json").write_text(json.dumps(saved))
-    code, text, last = outcome(capsys)
-    assert code == 0 and last.startswith("estimated accuracy")
-    assert "has no same_answer" in text and "without a digest of its tests" in text
-    assert not any(line.startswith("label") for line in text.splitlines())
+def test_results_of_earlier_versions_keep_their_line_and_say_so(tmp_path, monkeypatch, capsys):
+    code, lines = outcome(tmp_path, monkeypatch, capsys, stress_of(example, with_same=False))
+    text = "\n".join(lines)
+    assert code == 0 and lines[-1].startswith("estimated accuracy")
+    assert "has no same_answer" in text and "without a digest of its tests" in text and "label" not in text
 
 
-def without(stress, test):
-    return stress | {"tests": {name: record for name, record in stress["tests"].items() if name != test}}
-
-
-STRESS = stress_of(example)
+WITHOUT_FOG = stress_of(example)
+del WITHOUT_FOG["tests"]["fog/3"]
 
 
 @pytest.mark.parametrize(
     ("options", "stress", "message"),
     [
-        (["--stress", "nowhere"], STRESS, r"there is no nowhere/stress.json: python -m lab.stress"),
-        (["--model", "net.py:other"], STRESS, "its checkpoint_sha256 is another"),
-        (["--size", "24"], STRESS, "[4, 3, 24, 24]"),
-        ([], STRESS | {"size": 64}, "its size is another"),
-        ([], STRESS | {"model_name": "make"}, "its model_name is another"),
-        ([], STRESS | {"tests_sha256": "of others"}, "were changed after lab.stress"),
-        ([], without(STRESS, "fog/3"), "lacks the test fog/3"),
-        (["one"], STRESS, "one is no folder of at least two pictures"),
-        (["net.py"], STRESS, "net.py is no folder of at least two pictures"),
+        (["--stress", "nowhere"], {}, "there is no nowhere/stress.json: python -m lab.stress"),
+        (["--model", "net.py:other"], {}, "its checkpoint_sha256 is another"),
+        ([], {"size": 64}, "its size is another"),
+        ([], {"tests_sha256": "of others"}, "were changed after lab.stress"),
+        ([], WITHOUT_FOG, "lacks the test fog/3"),
+        (["--size", "24"], {}, "[4, 3, 24, 24]"),
     ],
 )
-def test_what_cannot_be_estimated(options, stress, message, folder, capsys):
-    write_stress(folder, stress)
-    pictures = [] if options and not options[0].startswith("-") else ["pictures"]
-    argv = [*pictures, "--model", "net.py:net", "--stress", "tested", *options]
-    try:
-        code = estimate.main(argv)
-    except SystemExit as stop:
-        code = stop.code
-    lines = capsys.readouterr().err.splitlines()
-    assert code == 2 and len(lines) == 1 and message in lines[0]
+def test_what_cannot_be_estimated(options, stress, message, tmp_path, monkeypatch, capsys):
+    code, lines = outcome(tmp_path, monkeypatch, capsys, stress_of(example) | stress, *options)
+    assert code == 2 and message in lines[-1]
+
+
+def test_one_picture_is_too_few(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    for folder in (tmp_path, tmp_path / "a.png"):
+        with pytest.raises(ValueError, match="is no folder of at least two pictures"):
+            estimate.read_unlabelled(folder, None)

@@ -11,7 +11,6 @@ import torch
 from lab_networks import small_cnn
 from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score
-from torch import nn
 
 import data
 import report
@@ -93,42 +92,31 @@ def test_network_of_ones_own_on_a_folder(project, capsys):
     note = "1 classes have no test image"
     assert note in capsys.readouterr().out and note in (out / "report.html").read_text()
     assert any(note in text for text in written["notes"]) and note in numbers["examined"]["note"]
-    before = content(out)
-    assert run("--model", "net.py:make", "--dataset", "pics", "--batch-size", 3) == 0
-    after = content(out)
-    assert before["predictions.npz"] == after["predictions.npz"] or before.keys() == after.keys()
 
 
 def test_quick_measures_no_covering_and_keeps_what_is_there(no_pages, project):
-    options = "--model", "net.py:make", "--dataset", "pics"
-    assert run(*options, "--quick", "--out", "first") == 0
-    assert "covering" not in folder.read_reasons(Path("first"))[0]
-    assert "maps" not in folder.read_reasons(Path("first"))[1]
-    assert run(*options) == 0
-    before, evidence = folder.read_reasons(Path("runs/net-make"))
+    options, out = ("--model", "net.py:make", "--dataset", "pics"), Path("runs/net-make")
     assert run(*options, "--quick") == 0
-    after, kept = folder.read_reasons(Path("runs/net-make"))
+    assert "covering" not in folder.read_reasons(out)[0] and "maps" not in folder.read_reasons(out)[1]
+    assert run(*options) == 0
+    before, evidence = folder.read_reasons(out)
+    assert run(*options, "--quick") == 0
+    after, kept = folder.read_reasons(out)
     assert after["covering"] == before["covering"] and torch.equal(kept["maps"], evidence["maps"])
 
 
-def test_other_functions_sizes_and_test_sets_need_overwrite(no_pages, project, capsys):
+def test_results_of_another_function_need_overwrite_and_an_unrelated_function_does_not(
+    no_pages, project, capsys
+):
     options = "--dataset", "pics", "--out", "out", "--quick"
     assert run("--model", "net.py:make", *options) == 0
     with open("net.py", "a") as file:
         file.write("\ndef unrelated():\n    pass\n")
     assert run("--model", "net.py:make", *options) == 0
     before = content(Path("out"))
-    shutil.copytree("pics", "others")
-    Path("others/test/Cat").rename("others/test/dog")
-    for others in (
-        ("--model", "net.py:other", *options),
-        ("--model", "net.py:make", *options, "--size", 16),
-        ("--model", "net.py:make", "--out", "out", "--quick", "--dataset", "others"),
-    ):
-        with pytest.raises(SystemExit) as ended:
-            run(*others)
-        assert ended.value.code == 2 and "give another folder, or overwrite" in capsys.readouterr().err
-        assert content(Path("out")) == before
+    with pytest.raises(SystemExit):
+        run("--model", "net.py:other", *options)
+    assert "give another folder, or overwrite" in capsys.readouterr().err and content(Path("out")) == before
     assert run("--model", "net.py:other", *options, "--overwrite") == 0
     assert folder.read_report(Path("out"))[0]["model_name"] == "other"
 
@@ -167,37 +155,29 @@ def test_run_is_not_given_the_results_of_another_network(project, trained, capsy
 
 
 def test_mistakes_of_other_runs(no_pages, tmp_path, small, trained):
-    """A run against one that answers like it but for three images."""
+    """A run against one that is right where this one has its first two mistakes."""
     first = Path(shutil.copytree(trained, tmp_path / "a"))
     assert run("--run", first, "--quick") == 0
     numbers, arrays = folder.read_report(first)
-    logits, truth = arrays["logits"].clone(), arrays["y_true"]
-    changed = arrays["mistakes"][:3]
-    logits[changed[:2], truth[changed[:2]]] += 100  # right in another
-    third = (truth[changed[2]] + 1) % 100 if arrays["y_pred"][changed[2]] == truth[changed[2]] else None
-    logits[changed[2]] = 0
-    logits[changed[2], third or (truth[changed[2]] + 50) % 100] = 100  # wrong in all, not alike
+    logits, truth, mistakes = arrays["logits"].clone(), arrays["y_true"], arrays["mistakes"]
+    logits[mistakes[:2], truth[mistakes[:2]]] += 100
     other, made = answers.evaluate(logits, small[1])
     images = {"checkpoint_sha256": "x", "images_sha256": numbers["images_sha256"]}
     report.write_numbers(tmp_path / "b", other | images, made)
     assert run("--run", first, "--quick", "--against", tmp_path / "b") == 0
     written, evidence = folder.read_reasons(first)
     counts = {row["name"]: row["count"] for row in written["kinds"]}
-    assert counts == {
-        "same_in_all": len(arrays["mistakes"]) - 3,
-        "wrong_in_all": 1,
-        "right_in_another": 2,
-    }
+    assert counts == {"same_in_all": len(mistakes) - 2, "wrong_in_all": 0, "right_in_another": 2}
     assert written["runs"] == ["this network", str(tmp_path / "b")]
-    assert evidence["answers"].shape == (2, len(arrays["mistakes"]), 3)
-    assert evidence["answers"][1, :2, 0].tolist() == truth[changed[:2]].tolist()
-    assert evidence["kinds"][:3].tolist() == [2, 2, 1]
+    assert evidence["answers"].shape == (2, len(mistakes), 3)
+    assert evidence["answers"][1, :2, 0].tolist() == truth[mistakes[:2]].tolist()
+    assert evidence["kinds"][:3].tolist() == [2, 2, 0]
 
 
 # ---- Answers -----------------------------------------------------------------------------------------------
 
 
-def test_answers_as_csv_and_npz(tmp_path, monkeypatch, capsys):
+def test_answers_of_any_framework(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     generator = np.random.default_rng(0)
     shares = generator.dirichlet(np.ones(3), 40)
@@ -209,12 +189,6 @@ def test_answers_as_csv_and_npz(tmp_path, monkeypatch, capsys):
     np.testing.assert_allclose(arrays["probabilities"].numpy(), shares)
     text = capsys.readouterr().out
     assert "not [N]: features [40, 3]" in text and "near chance" in text and "runs/mine/explore.html" in text
-    lines = [f"{c},{','.join(map(str, row))}" for c, row in zip(y_true, shares.tolist(), strict=True)]
-    Path("table.csv").write_text("\n".join(["y_true,p_a,p_b,p_c", *lines]))
-    assert run("--predictions", "table.csv") == 0
-    again, _ = folder.read_report(tmp_path / "runs" / "table")
-    assert again["accuracy"] == numbers["accuracy"]
-    assert [row["name"] for row in again["classes"]] == ["a", "b", "c"]
 
 
 def test_other_class_names_need_overwrite(no_pages, tmp_path, capsys):
@@ -227,16 +201,18 @@ def test_other_class_names_need_overwrite(no_pages, tmp_path, capsys):
     assert "near chance" in capsys.readouterr().out
 
 
-def test_input_in_the_folder_of_results_is_never_replaced(tmp_path, monkeypatch, capsys):
+def test_inputs_in_the_folder_of_results_are_never_replaced(tmp_path, small, trained, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("own").mkdir()
-    np.savez("own/predictions.npz", y_true=[0, 1], probabilities=np.eye(2))
+    np.savez("mine.npz", y_true=[0, 1], probabilities=np.eye(2))
+    assert run("--predictions", "mine.npz", "--out", "own") == 0
+    Path(shutil.copytree(trained, "run"), "slices.csv").write_text(f"file,site\n{small[1].filenames[0]},a\n")
     before = content(tmp_path)
-    for overwrite in ([], ["--overwrite"]):
+    answers_there = "--predictions", "own/predictions.npz", "--out", "own"
+    for argv in (answers_there, ("--run", "run", "--table", "run/slices.csv")):
         with pytest.raises(SystemExit):
-            run("--predictions", "own/predictions.npz", "--out", "own", *overwrite)
+            run(*argv, "--overwrite")
         assert content(tmp_path) == before
-    assert "is read, and would be replaced" in capsys.readouterr().err
+        assert "is read, and would be replaced" in capsys.readouterr().err
 
 
 # ---- Slices ------------------------------------------------------------------------------------------------
@@ -262,18 +238,9 @@ def test_slices_by_a_table_beside_a_folder(no_pages, project, capsys):
     assert "weak     " in capsys.readouterr().out
     ungrouped, before = run(*options), written["slices"]
     assert ungrouped == 0 and folder.read_reasons(Path("runs/net-make"))[0]["slices"] != before
-    for group, text in [("hospital", "no column hospital of groups, only site, patient")]:
-        with pytest.raises(SystemExit):
-            run(*options, "--group", group)
-        assert text in capsys.readouterr().err
-
-
-def test_a_table_in_the_run_is_not_replaced_by_the_result(tmp_path, small, trained, capsys):
-    table = Path(shutil.copytree(trained, tmp_path / "run")) / "slices.csv"
-    table.write_text(f"file,site\n{small[1].filenames[0]},a\n")
     with pytest.raises(SystemExit):
-        run("--run", tmp_path / "run", "--table", table, "--overwrite")
-    assert "is read, and would be replaced" in capsys.readouterr().err
+        run(*options, "--group", "hospital")
+    assert "no column hospital of groups, only site, patient" in capsys.readouterr().err
 
 
 def test_a_planted_weakness_is_found_by_a_property_of_answers(no_pages, tmp_path, capsys):
@@ -289,10 +256,8 @@ def test_a_planted_weakness_is_found_by_a_property_of_answers(no_pages, tmp_path
     assert "weak     site = old, at least" in capsys.readouterr().out
     by_day = examine.examine_answers(given | {"day": np.arange(400) // 50}, out=tmp_path / "b", groups="day")
     assert by_day["slices"][0]["low"] < worst["low"]  # fifty pictures that fail together say less
-    assert "weak" not in json.dumps(
-        examine.examine_answers({"y_true": y_true, "probabilities": shares}, out=tmp_path / "c")["slices"]
-    )
-    assert not (tmp_path / "c" / "slices.csv").exists()
+    plain = examine.examine_answers({"y_true": y_true, "probabilities": shares}, out=tmp_path / "c")
+    assert plain["slices"] == [] and not (tmp_path / "c" / "slices.csv").exists()
 
 
 def test_columns_from_python(no_pages, tmp_path):
@@ -333,9 +298,8 @@ def test_examine_from_python_leaves_the_callers_network_alone(tmp_path, capsys):
     ("place", "value", "text"),
     [
         (0, "net", "model is str, expected torch.nn.Module"),
-        (0, nn.Sequential(small_cnn(), nn.Softmax(dim=1)), "makes probabilities"),
-        (1, torch.zeros(12, 3, 32, 32) - 1, r"images are .* from -1 to -1"),
-        (1, torch.zeros(12, 32, 32, dtype=torch.uint8), r"images are torch.uint8 \[12, 32, 32\]"),
+        (1, torch.zeros(12, 3, 32, 32) - 1, "not from -1 to -1: the network itself normalises"),
+        (1, torch.zeros(12, 32, 32, dtype=torch.uint8), r"images must be .* not 12 labels and torch.uint8"),
         (2, torch.zeros(5, dtype=torch.int64), r"labels must be \[12\]"),
         (3, list("ab"), r"labels must be in 0\.\.1"),
         (3, list("abcd"), "3 logits, and images in memory 4 classes"),
@@ -374,7 +338,6 @@ class Odd(nn.Flatten):
 @pytest.mark.parametrize(
     ("argv", "text"),
     [
-        (["--model", "none.py:make"], "none.py:make: expected FILE.py:NAME"),
         (["--model", "net.py:make", "--dataset", "nowhere"], "there is no data set or folder nowhere"),
         (
             ["--model", "net.py:make", "--dataset", "pics", "--out", "pics/test/out"],
@@ -383,9 +346,7 @@ class Odd(nn.Flatten):
         (["--model", "net.py:make", "--dataset", "shapes"], "has a class 'red circle', which is none of"),
         (["--predictions", "net.py"], "net.py cannot be read"),
         (["--predictions", "a.npz", "--dataset", "shapes"], "--dataset is of a network"),
-        (["--run", "nowhere"], "there is no finished epoch in nowhere"),
         (["--model", "net.py:make", "--dataset", "pics", "--against", "pics"], "there is no report in pics"),
-        (["--model", "net.py:make", "--run", "a"], "not allowed with argument"),
     ],
 )
 def test_commands_that_are_refused_in_one_line(project, small, capsys, argv, text):
@@ -394,18 +355,3 @@ def test_commands_that_are_refused_in_one_line(project, small, capsys, argv, tex
         run(*argv)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
     assert ended.value.code == 2 and text in line and content(project) == before
-
-
-def test_loaders_and_data_sets_become_images_and_labels():
-    """The lines of lab/README.md for a DataLoader, a TensorDataset and a data set of torchvision."""
-    _, images, labels, _ = in_memory()
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, labels), batch_size=5)
-    batches = list(loader)
-    joined = [torch.cat(parts) for parts in zip(*batches, strict=True)]
-    assert torch.equal(joined[0], images) and torch.equal(joined[1], labels)
-    pairs = [
-        (Image.fromarray(image.permute(1, 2, 0).numpy()), int(c))
-        for image, c in zip(images, labels, strict=True)
-    ]
-    pixels = np.stack([np.array(picture.convert("RGB").resize((32, 32))) for picture, _ in pairs])
-    assert torch.equal(answers.as_images(pixels)[0], images)

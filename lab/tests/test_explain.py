@@ -68,8 +68,6 @@ def test_explain_from_python_by_hand(project):
     names = [model.class_names[c] for c in pair]
     assert against["roles"] == [f"{names[0]}, rather than {names[1]}", f"{names[1]}, rather than {names[0]}"]
     assert len(against["figure"].axes) == 5  # four panels and the scale
-    by_number = explain.explain(model, image, contrast=int(pair[1]))
-    assert torch.equal(by_number["maps"], against["maps"])
 
 
 def test_command_prints_classes_and_writes_a_figure(project, capsys):
@@ -94,9 +92,7 @@ def test_pictures_of_16_bits_by_the_transform_of_the_network(project, capsys):
 @pytest.mark.parametrize(
     ("argv", "text"),
     [
-        (["none.png"], "none.png cannot be read as a picture"),
         (["photo.png", "--contrast", "dog"], "dog is none of the classes, which are cat, red_fox, bird"),
-        (["photo.png", "--out", "map.jpg"], "map.jpg is there, or is no .png file"),
         (["photo.png", "--out", "photo.png"], "photo.png is there, or is no .png file"),
         (["photo.png", "--contrast", "ANSWER"], "is the answer itself"),
     ],

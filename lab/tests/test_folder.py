@@ -1,6 +1,7 @@
 """folder.py: only results of the same owner are replaced, and only what belongs together is read."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,73 +16,51 @@ OWNER = {"checkpoint_sha256": "w", "model_file_sha256": "f", "model_name": "make
 OWNER |= {"test_sha256": "t"}
 
 
-def results(out, record="metrics.json", **changes):
-    """A folder with a record of OWNER but for the changes; None leaves a key out."""
-    content = {key: value for key, value in (OWNER | changes).items() if value is not None}
-    folder.write_json(out / record, content)
-    return out
-
-
 @pytest.mark.parametrize(
-    ("changes", "text"),
+    ("record", "changes", "text"),
     [
-        ({}, None),
-        ({"checkpoint_sha256": "x"}, "another network or other answers"),
-        ({"model_name": "other"}, "another function of the file"),
-        ({"size": 64}, "another size of the images"),
-        ({"test_sha256": "u"}, "another test set: other images, labels or class names"),
-        ({"model_file_sha256": "g"}, None),  # another function beside it changes no answer
-        ({"model_name": None, "size": None, "test_sha256": None}, None),  # of an older version
+        ("metrics.json", {}, None),
+        ("metrics.json", {"checkpoint_sha256": "x"}, "another network or other answers"),
+        ("metrics.json", {"model_name": "other"}, "another function of the file"),
+        ("metrics.json", {"size": 64}, "another size of the images"),
+        ("metrics.json", {"test_sha256": "u"}, "another test set: other images, labels or class names"),
+        ("metrics.json", {"model_file_sha256": "g"}, None),  # another function beside it changes no answer
+        ("stress.json", {"model_file_sha256": "g"}, "another content of the network's file"),
+        ("metrics.json", {"model_name": None, "size": None, "test_sha256": None}, None),  # of older versions
     ],
 )
-def test_results_of_another_owner_need_overwrite(tmp_path, changes, text):
-    out = results(tmp_path / "out", **changes)
+def test_results_of_another_owner_need_overwrite(tmp_path, record, changes, text):
+    content = {key: value for key, value in (OWNER | changes).items() if value is not None}
+    folder.write_json(tmp_path / record, content)
+    names = folder.EXAMINED if record == "metrics.json" else folder.STRESSED
     if text is not None:
         with pytest.raises(ValueError, match=f"{text}: give another folder, or overwrite"):
-            folder.check(out, OWNER, folder.EXAMINED)
-    else:
-        folder.check(out, OWNER, folder.EXAMINED)
-    folder.check(out, OWNER, folder.EXAMINED, overwrite=True)
-    folder.check(tmp_path / "absent", OWNER, folder.EXAMINED)
+            folder.check(tmp_path, OWNER, names)
+    folder.check(tmp_path, OWNER, names, overwrite=text is not None)
 
 
-def test_stress_tests_of_another_file_need_overwrite(tmp_path):
-    out = results(tmp_path, "stress.json", model_file_sha256="g")
-    with pytest.raises(ValueError, match="another content of the network's file"):
-        folder.check(out, OWNER, folder.STRESSED)
-    folder.check(out, OWNER, folder.STRESSED, overwrite=True)
+def test_files_of_others_and_inputs_are_never_replaced(tmp_path):
+    def refused(text, out=tmp_path):
+        for overwrite in (False, True):
+            with pytest.raises(ValueError, match=text):
+                folder.check(out, OWNER, folder.EXAMINED, overwrite)
 
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_files_of_others_are_never_replaced(tmp_path, overwrite):
     (tmp_path / "explore.html").write_text("mine")
-    with pytest.raises(ValueError, match=r"explore\.html is there, and not our result"):
-        folder.check(tmp_path, OWNER, folder.EXAMINED, overwrite)
+    refused(r"explore\.html is there, and not our result")
     folder.write_json(tmp_path / "metrics.json", {"accuracy": 1})  # of another program
-    with pytest.raises(ValueError, match="is there, and not our result"):
-        folder.check(tmp_path, OWNER, folder.EXAMINED, overwrite)
+    refused("is there, and not our result")
     (tmp_path / "metrics.json").write_text("{")
-    with pytest.raises(ValueError, match=r"metrics\.json is damaged"):
-        folder.check(tmp_path, OWNER, folder.EXAMINED, overwrite)
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_what_is_read_and_other_trainings_are_never_replaced(tmp_path, overwrite):
-    out = results(tmp_path / "own")
-    (out / "predictions.npz").write_bytes(b"answers")
-    for path in (out / "predictions.npz", tmp_path / "own" / ".." / "own" / "predictions.npz"):
-        with pytest.raises(ValueError, match=r"predictions\.npz is read, and would be replaced"):
-            folder.check(out, OWNER, folder.EXAMINED, overwrite, [path])
-    with pytest.raises(ValueError, match=r"lies in .*, which is read"):
-        folder.check(out, OWNER, folder.EXAMINED, overwrite, [tmp_path])
-    folder.check(out, OWNER, folder.EXAMINED, overwrite, [tmp_path / "other.npz"])
-    best = out / "checkpoints" / "best.pt"
-    best.parent.mkdir()
+    refused(r"metrics\.json is damaged")
+    best = tmp_path / "run" / "checkpoints" / "best.pt"
+    best.parent.mkdir(parents=True)
     best.write_bytes(b"weights")
-    with pytest.raises(ValueError, match="is the run of another network"):
-        folder.check(out, OWNER, folder.EXAMINED, overwrite)
-    results(out, checkpoint_sha256=folder.sha256(best))
-    folder.check(out, OWNER | {"checkpoint_sha256": folder.sha256(best)}, folder.EXAMINED, overwrite)
+    refused("is the run of another network", tmp_path / "run")
+    folder.check(tmp_path / "run", OWNER | {"checkpoint_sha256": folder.sha256(best)}, folder.EXAMINED)
+    with pytest.raises(ValueError, match=r"metrics\.json is read, and would be replaced"):
+        folder.check_inputs(tmp_path, folder.EXAMINED, [tmp_path / "run" / ".." / "metrics.json"])
+    with pytest.raises(ValueError, match=r"lies in .*, which is read"):
+        folder.check_inputs(tmp_path / "run", folder.EXAMINED, [tmp_path])
+    folder.check_inputs(tmp_path, folder.EXAMINED, [tmp_path / "other.npz", None])
 
 
 # ---- Files -------------------------------------------------------------------------------------------------
@@ -139,7 +118,6 @@ def test_reasons_whose_files_do_not_belong_together_are_refused(tmp_path):
         folder.read_reasons(tmp_path)
     folder.write_json(tmp_path / "reasons.json", written | {"evidence_sha256": digest})
     assert folder.read_reasons(tmp_path)[1]["a"].tolist() == [1, 1]
-    write_report(tmp_path, epoch=4)
     (tmp_path / "predictions.npz").write_bytes(b"another")
     with pytest.raises(ValueError, match=r"not of predictions\.npz beside it"):
         folder.read_reasons(tmp_path)
@@ -176,10 +154,8 @@ def test_stress_tests_that_are_shown(tmp_path, changes, text):
 
 
 def test_digest_of_a_test_set_follows_images_labels_and_names():
-    test, labels = data.make_shapes(1, seed=0), torch.arange(100)
-    digests = {folder.test_digest(folder.images_digest(test), labels, test.class_names)}
-    digests.add(folder.test_digest(folder.images_digest(test), labels.flip(0), test.class_names))
-    digests.add(folder.test_digest(folder.images_digest(test), labels, test.class_names[::-1]))
-    test.images[0, 0, 0, 0] += 1
-    digests.add(folder.test_digest(folder.images_digest(test), labels, test.class_names))
-    assert len(digests) == 4
+    test = data.make_shapes(1, seed=0)
+    assert folder.digest_of_test(test) == data.digest(test)
+    others = [replace(test, labels=test.labels.flip(0)), replace(test, class_names=test.class_names[::-1])]
+    others.append(replace(test, images=test.images.flip(0)))
+    assert len({folder.digest_of_test(one) for one in [test, *others]}) == 4
