@@ -127,6 +127,7 @@ def test_results_of_another_function_need_overwrite_and_an_unrelated_function_do
 def test_run_has_the_numbers_of_report_and_a_report_that_is_there_is_kept(tmp_path, trained, small, capsys):
     first, second = (Path(shutil.copytree(trained, tmp_path / name)) for name in ("a", "b"))
     assert report.main(["--run", str(first), "--device", "cpu"]) == 0
+    folder.write_json(second / "metrics.json", {"checkpoint_sha256": "before it was trained further"})
     assert run("--run", second) == 0
     numbers, arrays = folder.read_report(first)
     ours, made = folder.read_report(second)
