@@ -6,6 +6,7 @@ with 95 %, so that of the worst slice, picked for being worst, holds too.
 """
 
 import csv
+import functools
 import itertools
 import math
 from pathlib import Path
@@ -179,6 +180,21 @@ def gap(
     return difference, math.sqrt(variance) / weight, weight
 
 
+@functools.cache  # many slices have equally many groups
+def t_quantile(freedom: float, coverage: float = 0.95) -> float:
+    """Return how far Student's t with `freedom` degrees of freedom, 1 or more, reaches to either side.
+
+    That is the 97.5 % quantile for a coverage of 95 %. With t = sqrt(freedom) tan(a) the density of t becomes
+    cos(a)^(freedom - 1), up to a constant. The quantile is where the coverage of its integral from 0 to
+    pi / 2, here a sum over a fine grid, is reached.
+    Source: Student, "The probable error of a mean", 1908, section III.
+    """
+    angles = np.linspace(0, math.pi / 2, 200_001)
+    density = np.cos(angles) ** (freedom - 1)
+    reached = np.cumsum(density[:-1] + density[1:])
+    return math.sqrt(freedom) * math.tan(np.interp(coverage, reached / reached[-1], angles[1:]))
+
+
 def compare_slices(
     right: Tensor, labels: Tensor, columns: dict, groups: list | np.ndarray | Tensor | None = None
 ) -> list[dict]:
@@ -186,10 +202,11 @@ def compare_slices(
 
     right bool [N]; labels int64 [N]; groups: N values, see gap; a missing one is a group of its own. A row
     has the FACTS and `inside`, bool [N]. `gap` is accuracy inside minus outside at equal classes, `low` and
-    `high` its interval. The M intervals hold at once with 95 % (Bonferroni: each with 1 - 0.05 / M). `weak`
-    is whether high < 0; -high is what a weak slice loses at least. The gap of the worst of many is too large
-    by itself. Slices are sorted by `high`; of those that weigh less than LEAST, as a value that is the same
-    in a whole class, gap, low and high are None, and they come last.
+    `high` its interval. The M intervals hold at once with 95 % (Bonferroni: each with 1 - 0.05 / M). With
+    groups they are of Student's t, whose degrees of freedom are the groups inside or outside, whichever are
+    fewer, less 1. `weak` is whether high < 0; -high is what a weak slice loses at least. The gap of the worst
+    of many is too large by itself. Slices are sorted by `high`. gap, low and high are None, and come last,
+    for slices that weigh less than LEAST, as a value that is the same in a whole class, and of one group.
     """
     right, labels = torch.as_tensor(right), torch.as_tensor(labels)
     if groups is not None:
@@ -202,12 +219,17 @@ def compare_slices(
             difference, error, weight = gap(right, labels, inside, groups)
             accuracy = float(right[inside].double().mean())
             facts = {"slice": text, "column": name, "n": int(inside.sum()), "accuracy": accuracy}
-            known = weight >= LEAST and error > 0
-            rows.append(facts | {"gap": difference, "error": error, "known": known, "inside": inside})
-    z = NormalDist().inv_cdf(1 - 0.025 / max(sum(row["known"] for row in rows), 1))
+            sides = [] if groups is None else [groups[inside], groups[~inside]]
+            freedom = min((len(side.unique()) - 1 for side in sides), default=math.inf)
+            facts |= {"known": weight >= LEAST and error > 0 and freedom >= 1, "freedom": freedom}
+            rows.append(facts | {"gap": difference, "error": error, "inside": inside})
+    level = 0.05 / max(sum(row["known"] for row in rows), 1)
     for row in rows:
-        error, known = row.pop("error"), row.pop("known")
-        row["low"], row["high"] = (row["gap"] - z * error, row["gap"] + z * error) if known else (None, None)
+        error, known, freedom = row.pop("error"), row.pop("known"), row.pop("freedom")
+        row["low"] = row["high"] = None
+        if known:
+            z = NormalDist().inv_cdf(1 - level / 2) if groups is None else t_quantile(freedom, 1 - level)
+            row["low"], row["high"] = row["gap"] - z * error, row["gap"] + z * error
         row["gap"], row["weak"] = (row["gap"], row["high"] < 0) if known else (None, False)
     return sorted(rows, key=lambda row: math.inf if row["high"] is None else row["high"])
 

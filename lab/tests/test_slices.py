@@ -84,9 +84,33 @@ def test_pictures_that_fail_together_widen_the_interval():
         sums[key] = sums.get(key, 0) + alone[i] * residual[i]
     scale = len(sums) / (len(sums) - 6)
     error = math.sqrt(scale * sum(value**2 for value in sums.values())) / (alone**2).sum()
-    assert row["high"] - gap == pytest.approx(NormalDist().inv_cdf(1 - 0.05 / 4) * error, rel=1e-9)
+    t = slices.t_quantile(28, 0.975)  # two slices, of which the one of fewer patients has 29
+    assert row["high"] - gap == pytest.approx(t * error, rel=1e-9)
     plain, _ = slices.compare_slices(right, labels, {"scanner": inside.tolist()})
     assert error > 1.5 * (plain["high"] - gap) / NormalDist().inv_cdf(1 - 0.05 / 4)
+
+
+def test_quantiles_of_students_t_are_those_of_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    for freedom in (1, 1.3, 2, 3.7, 14, 500, 9999):
+        assert slices.t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-4)
+        coverage = 1 - 0.05 / 60
+        expected = stats.t.ppf((1 + coverage) / 2, freedom)
+        assert slices.t_quantile(freedom, coverage) == pytest.approx(expected, rel=1e-3)
+
+
+def test_intervals_of_few_groups_hold_at_once():
+    """Twelve patients of their own accuracy, and columns that say nothing; one of a single patient."""
+    patients, generator, wrong = torch.arange(300) // 25, np.random.default_rng(0), 0
+    for _ in range(40):
+        rate = 1 / (1 + np.exp(-1.7 - generator.normal(size=12)))[patients]
+        columns = {f"c{j}": generator.permutation(np.arange(12) % 3)[patients] for j in range(5)}
+        columns["one"] = patients == 0
+        right, labels = generator.random(300) < rate, generator.integers(3, size=300)
+        rows = slices.compare_slices(right, labels, columns, patients)
+        assert [row["high"] is None for row in rows if row["column"] == "one"] == [True, True]
+        wrong += any(row["weak"] or row["low"] > 0 for row in rows if row["high"] is not None)
+    assert wrong <= 5  # 2 are expected, 6 or more by chance once in seventy times
 
 
 def test_a_planted_weakness_is_found_and_hard_classes_are_not_weak():
