@@ -34,7 +34,8 @@ def test_one_format_as_npz_and_as_csv_of_pandas(tmp_path):
     table.to_csv(tmp_path / "b.csv", index=False)
     named = table.assign(y_true=[NAMES[c] for c in Y_TRUE])
     named.to_csv(tmp_path / "c.csv", index=False)
-    for name in ("a.npz", "b.csv", "c.csv"):
+    table.to_csv(tmp_path / "d.csv")  # with its index
+    for name in ("a.npz", "b.csv", "c.csv", "d.csv"):
         given = answers.read(tmp_path / name)
         test, numbers, made = answers.evaluate_arrays(given, "a file")
         assert (test.class_names, test.filenames, test.labels.tolist()) == (NAMES, files, Y_TRUE.tolist())
@@ -109,8 +110,11 @@ def test_temperature_is_fitted_on_the_validation():
         ({"y_true": Y_TRUE, "logits": SCORES, "class_names": list("aab")}, "2 different class_names"),
         ({"y_true": Y_TRUE, "logits": SCORES, "class_names": "a"}, "1 different class_names, expected 3"),
         ({"y_true": np.array(list("abcab")), "logits": SCORES}, "y_true holds 'a', which is none of"),
-        ({"y_true": Y_TRUE, "logits": SCORES, "filenames": ["a"]}, "3 class_names and 1 filenames"),
-        ({"y_true": Y_TRUE, "logits": SCORES, "images": np.zeros((4, 8, 8, 3), np.uint8)}, "not 5 labels"),
+        ({"y_true": Y_TRUE, "logits": SCORES, "filenames": ["a"]}, "3 class_names, 1 filenames"),
+        (
+            {"y_true": Y_TRUE, "logits": SCORES, "images": np.zeros((4, 8, 8, 3), np.uint8)},
+            r"not \(torch.uint8, \[4, 3, 8, 8\], torch.int64, \[5\]\)",
+        ),
         ({"y_true": Y_TRUE, "logits": SCORES, "val_logits": SCORES}, "expected val_y_true, and either"),
     ],
 )

@@ -158,8 +158,6 @@ def test_two_single_runs_have_an_interval_over_images_only(tmp_path, capsys):
 
 def test_welchs_interval_is_that_of_scipy():
     stats = pytest.importorskip("scipy.stats")
-    for freedom in (1, 1.3, 2, 3.7, 14, 500):
-        assert compare.t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-4)
     for n, m, scale in ((2, 2, 1), (2, 5, 0.01), (3, 3, 4), (7, 8, 1)):
         ours = torch.randn(n, generator=seeded(n), dtype=torch.float64).tolist()
         theirs = (scale * torch.randn(m, generator=seeded(m + 9), dtype=torch.float64)).tolist()

@@ -300,7 +300,7 @@ def test_examine_from_python_leaves_the_callers_network_alone(tmp_path, capsys):
     [
         (0, "net", "model is str, expected torch.nn.Module"),
         (1, torch.zeros(12, 3, 32, 32) - 1, "not from -1 to -1: the network itself normalises"),
-        (1, torch.zeros(12, 32, 32, dtype=torch.uint8), r"images must be .* not 12 labels and torch.uint8"),
+        (1, torch.zeros(12, 32, 32, dtype=torch.uint8), "images must be uint8"),
         (2, torch.zeros(5, dtype=torch.int64), r"labels must be \[12\]"),
         (3, list("ab"), r"labels must be in 0\.\.1"),
         (3, list("abcd"), "3 logits, and images in memory 4 classes"),
