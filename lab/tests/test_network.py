@@ -350,6 +350,9 @@ def test_pictures_that_lose_much_are_noted(tmp_path):
     _, notes = read_folder(tmp_path, 32)
     assert len(notes) == 1 and "(median) are reduced to 32" in notes[0]
     assert read_folder(tmp_path, 33)[1] == []  # 49 is less than 1.5 times 33
+    network, where = from_module(small_cnn(num_classes=2)), str(tmp_path)
+    assert load_images(network, options(dataset=where))[2] == notes
+    assert load_images(network, options(dataset=where, size=32))[2] == []  # the user has said so
 
 
 def test_transform_takes_pictures_of_16_bits(tmp_path):
@@ -377,6 +380,12 @@ def test_run_of_training_has_its_own_images_and_another_set_by_name(tmp_path, tr
     train_set, test, _ = load_images(network, options(dataset=str(tmp_path / "pics")))
     assert train_set is None
     assert {test.class_names[c] for c in test.labels} == {"red heart", "blue ring"}
+
+
+def test_a_network_of_other_than_100_classes_needs_a_data_set_before_a_download(monkeypatch):
+    monkeypatch.setattr(data, "load", lambda *arguments: pytest.fail("a data set was loaded"))
+    with pytest.raises(data.UserError, match="has 3 logits: give its dataset="):
+        load_images(from_module(small_cnn()), options())
 
 
 def test_classes_that_do_not_fit_are_refused():
