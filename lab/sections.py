@@ -146,8 +146,9 @@ def game(answers: dict, evidence: dict, images: Tensor | None) -> tuple[dict, di
     """The pictures of the game, see answers.draw_game, and the answers to the wrong ones under covers.
 
     Of each picture: the answers on `offer`; under no cover, and where they were measured under all covers,
-    `answers`, the three likeliest classes, -1 for one of people, with their percents; its place among the mistakes; the covers that
-    are the `best` and the map's; and the share of pairs of squares that turn it, `random`.
+    `answers`, the three likeliest classes with their percents, -1 for a class of people; its place among the
+    mistakes; the covers that are the `best` and the map's; and the share of pairs of squares that turn it,
+    `random`.
     """
     index, people = draw_game(answers), people_among(answers["class_names"])
     if images is None or not len(index):

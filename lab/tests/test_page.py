@@ -134,11 +134,9 @@ def test_a_person_under_a_cover_is_another_class_in_the_game(made):
     person, classes = NAMES.index("old_woman"), made.evidence["puzzle_classes"].long()
     _, script = sections.game(made.answers, made.evidence, made.images)
     shown = [torch.tensor(row["answers"]).view(len(row["answers"]), 3, 2) for row in script["game"]]
-    covered = {len(rows): 0 for rows in shown}
-    assert set(covered) == {1, classes.shape[1]} and (classes == person).any()
-    rows = torch.cat([rows for rows in shown if len(rows) > 1])[..., 0]
-    assert (rows == -1).sum() == (classes == person).sum() and not (rows == person).any()
     assert all(person not in rows[..., 0] for rows in shown)
+    rows = torch.cat([rows for rows in shown if len(rows) > 1])[..., 0]
+    assert (rows == -1).sum() == (classes == person).sum() > 0
 
 
 def test_a_page_with_pictures_and_without_a_game_says_so(copied, made):
