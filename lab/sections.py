@@ -77,7 +77,7 @@ def interval(row: dict, digits: int = 1) -> str:
 def slice_name(row: dict) -> str:
     """Return the name of a slice, "0.2 < contrast <= 0.3" as "contrast 0.2 to 0.3"."""
     low, is_between, high = row["slice"].partition(f" < {row['column']} <= ")
-    return f"{row['column']} {low} to {high}" if is_between else row["slice"]
+    return f"{row['column']} {low} to {high}" if is_between else row["slice"].replace(" <= ", " ≤ ")
 
 
 # ---- Pictures and plots ------------------------------------------------------------------------------------
@@ -146,12 +146,13 @@ def game(answers: dict, evidence: dict, images: Tensor | None) -> tuple[dict, di
     """The pictures of the game, see answers.draw_game, and the answers to the wrong ones under covers.
 
     Of each picture: the answers on `offer`; under no cover, and where they were measured under all covers,
-    `answers`, the three likeliest classes with their percents; its place among the mistakes; the covers that
-    are the `best` and the map's; and the share of pairs of squares that turn it, `random`.
+    `answers`, the three likeliest classes with their percents, -1 for a class of people; its place among the
+    mistakes; the covers that are the `best` and the map's; and the share of pairs of squares that turn it,
+    `random`.
     """
-    index = draw_game(answers)
+    index, people = draw_game(answers), people_among(answers["class_names"])
     if images is None or not len(index):
-        return {"opener": None, "game": {"pictures": 0}}, {}
+        return {"opener": None, "game": {"pictures": 0, "too_few": images is not None}}, {}
     places = {i: place for place, i in enumerate(evidence["mistakes"].tolist())}
     covered = {i: place for place, i in enumerate(evidence.get("puzzles", torch.zeros(0)).tolist())}
     rows = []
@@ -166,6 +167,7 @@ def game(answers: dict, evidence: dict, images: Tensor | None) -> tuple[dict, di
             row |= {key: None if cover < 0 else cover for key, cover in chosen.items()}
             row["random"] = round(evidence["puzzle_random"][place].item(), 4)
         row["offer"] = sorted(offer, key=lambda c: answers["class_names"][c])
+        classes = torch.where(people[classes.long()], -1, classes.long())
         row["answers"] = torch.stack([classes, (100 * shares).round().long()], dim=2).flatten(1).tolist()
         rows.append(row)
     first = rows[0]
@@ -292,9 +294,8 @@ def maps(n: dict, answers: dict, evidence: dict, images: Tensor | None) -> tuple
         row = {"true": names[answers["y_true"][i]], "predicted": names[answers["y_pred"][i]]}
         row |= {"confidence": answers["confidence"][i].item(), "picture": picture(images[i]), "kinds": {}}
         for kind, of_kind in both.items():
-            covered = torch.where(
-                of_kind["covered_pixels"][k], evidence["fill"][:, None, None], images[i] / 255
-            )
+            fill = evidence["fill"][:, None, None]
+            covered = torch.where(of_kind["covered_pixels"][k], fill, images[i] / 255)
             row["kinds"][kind] = {
                 "map": address(encoded(drawn[kind][k], "JPEG"), "jpeg"),
                 "covered": picture(covered),
@@ -366,9 +367,8 @@ def corruptions(answers: dict, stress: dict | None) -> tuple[dict, dict]:
     shown["corruption_tests"] = list(given)
     shown["corrupted_true"] = [plain(answers["class_names"][c]) for c in true.tolist()]
     shown["corrupted_right"] = bool((answers["y_pred"][index] == true).all())
-    return shown, {
-        "corruptions": {"true": true.tolist(), "answers": given, "right": {t: right[t] for t in given}}
-    }
+    script = {"true": true.tolist(), "answers": given, "right": {test: right[test] for test in given}}
+    return shown, {"corruptions": script}
 
 
 def kept_examples(answers: dict, index: Tensor, given: dict[str, list]) -> tuple[Tensor, dict[str, list]]:
@@ -389,9 +389,8 @@ def confidence(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]
     figure, axes = small_figure("How sure answers are", f"confidence; {n['num_test']:,} answers, stacked")
     edges, filled, every = np.linspace(0, 1, len(right) + 1), {"fill": True, "linewidth": 0}, right + wrong
     axes.stairs(wrong, edges, color=ORANGE, **filled)
-    axes.stairs(
-        every, edges, baseline=wrong, color=BLUE, alpha=0.4, **filled
-    )  # lighter: they differ in grey too
+    # Lighter: they differ in grey, too.
+    axes.stairs(every, edges, baseline=wrong, color=BLUE, alpha=0.4, **filled)
     x = 0.03 if every[len(every) // 2 :].sum() > every.sum() / 2 else 0.7  # where there are fewer bars
     axes.text(x, 0.92, f"right: {right.sum():,}", color=BLUE, transform=axes.transAxes)
     axes.text(x, 0.82, f"wrong: {wrong.sum():,}", color=ORANGE, transform=axes.transAxes)
@@ -406,9 +405,8 @@ def confidence(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]
         errors = {
             label: [row[key]["mean_ece"] for row in rows] for key, label in keys.items() if key in rows[0]
         }
-        figure, axes = small_figure(
-            "Calibration error", f"severity; {stress['corruption_images']:,} pictures, mean of 15"
-        )
+        x_label = f"severity; {stress['corruption_images']:,} pictures, mean of 15"
+        figure, axes = small_figure("Calibration error", x_label)
         for label, values in errors.items():
             axes.plot(range(6), values, label=label, clip_on=False)
         axes.set(xlim=(0, 5), ylim=(0, 1.1 * max(map(max, errors.values())) + 0.01))
@@ -447,6 +445,10 @@ def unlabelled(stress: dict | None) -> tuple[dict, dict]:
     in_percent(axes.xaxis, axes.yaxis)
     shown = {"width": model["width"], "mean": (left["estimate"] - left["accuracy"]).abs().mean().item()}
     shown |= {"tests": len(left["family"]), "by_plane": model["plane"] is not None}
+    names = np.concatenate([*stress["families"].values()]).tolist()
+    worst = (left["estimate"] - left["accuracy"]).abs().argmax().item()
+    shown["worst"] = {key: left[key][worst].clamp(0, 1).item() for key in ("estimate", "accuracy")}
+    shown["worst"] |= {"name": names[worst // 5], "severity": worst % 5 + 1}
     text = f"Estimated and measured accuracy of {shown['tests']} tests: nine of ten differ by at most "
     drawn = to_svg(figure, "estimates", f"{text}{100 * shown['width']:.0f} points.")
     return {"estimated": shown, "estimates_plot": drawn}, {}
@@ -477,7 +479,7 @@ def attacks(n: dict, answers: dict, stress: dict | None, images: Tensor | None) 
     axes.set_xticks(epsilons, [f"{epsilon:g}" for epsilon in epsilons])
     axes.set(xlim=(epsilons[0] / 1.3, 1.05 * epsilons[-1]), ylim=(0, 1))
     in_percent(axes.yaxis)
-    axes.legend(frameon=False, loc="center right", bbox_to_anchor=(1, 0.3))
+    axes.legend(frameon=False, loc="lower left")
     text = f"Accuracy under attack by epsilon: at 1/255 the worst leaves {100 * robust['1']['value']:.1f} %."
     shown = {"epsilon_plot": to_svg(figure, "epsilon", text), "steps": len(epsilons)}
     shown["surviving"] = robust["1"]["value"] / unattacked if unattacked else None

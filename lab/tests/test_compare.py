@@ -189,7 +189,7 @@ def test_runs_without_a_recipe_or_with_other_samples(tmp_path, capsys):
     write_stress(runs[2], 1, "another sample", 60)
     (means, _), text = tables(capsys, runs)
     assert means[""] == ["the first recipe (n = 1)", f"{runs[1]} (n = 1)", "with a config.json (n = 1)"]
-    assert f"{runs[2]}/stress.json is of another sample" in text
+    assert f"{runs[2]}/stress.json is of another sample" in text and f"\n- {runs[1]} (n = 1)\n" in text
     assert means["noise"][::2] == ["", ""] and means["noise"][1]
     write_stress(runs[1], 0, images="of other images")
     assert "b/stress.json is of another test set" in tables(capsys, runs)[1]

@@ -7,6 +7,7 @@ Each point of confidence that a corruption takes costs two points of accuracy, a
 import itertools
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -192,6 +193,13 @@ def test_the_last_line_is_the_estimate_and_a_warning_comes_before_it(offset, tmp
     assert code == 0 and lines[-1] == f"estimated accuracy {value:.0f} % ({low:.0f} to {high:.0f} %)"
     assert any(line.startswith("label") for line in lines) == (offset > 0.05)
     assert "pictures    12 in pictures" in lines
+
+
+def test_one_class_is_no_plural(capsys):
+    result = estimate.estimate(answers_of(0.7, 5), stress_of(example))
+    for classes, text in ((1.02, "1 class[,\n]"), (2, "2 classes[,\n]")):
+        estimate.print_estimate(result | {"classes": classes})
+        assert re.search(f"spread as over {text}", capsys.readouterr().out)
 
 
 def test_results_of_earlier_versions_keep_their_line_and_say_so(tmp_path, monkeypatch, capsys):

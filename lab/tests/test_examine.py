@@ -116,7 +116,8 @@ def test_results_of_another_function_need_overwrite_and_an_unrelated_function_do
     before = content(Path("out"))
     with pytest.raises(SystemExit):
         run("--model", "net.py:other", *options)
-    assert "give another folder, or overwrite" in capsys.readouterr().err and content(Path("out")) == before
+    assert "give another --out FOLDER, or --overwrite\n" in capsys.readouterr().err
+    assert content(Path("out")) == before
     assert run("--model", "net.py:other", *options, "--overwrite") == 0
     assert folder.read_report(Path("out"))[0]["model_name"] == "other"
 
@@ -241,7 +242,11 @@ def test_slices_by_a_table_beside_a_folder(no_pages, project, capsys):
     assert ungrouped == 0 and folder.read_reasons(Path("runs/net-make"))[0]["slices"] != before
     with pytest.raises(SystemExit):
         run(*options, "--group", "hospital")
-    assert "no column hospital of groups, only site, patient" in capsys.readouterr().err
+    assert "no column hospital of groups, only site, patient: --table FILE.csv" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(*options[:-2], "--group", "patient")
+    text = "no column patient of groups, as there are no columns: --table FILE.csv"
+    assert text in capsys.readouterr().err
 
 
 def test_a_planted_weakness_is_found_by_a_property_of_answers(no_pages, tmp_path, capsys):

@@ -11,7 +11,7 @@ from lab_pages import MARKUP, NAMES, text_of
 from torch import nn
 
 import data
-from lab import answers, folder, page, sections
+from lab import answers, estimate, folder, page, sections
 
 pytestmark = pytest.mark.slow
 
@@ -130,6 +130,31 @@ def test_the_game_has_as_many_right_as_wrong_pictures_and_no_people(made):
     assert made.evidence["puzzles"].tolist() == wrong  # all of them may be covered
 
 
+def test_a_person_under_a_cover_is_another_class_in_the_game(made):
+    person, classes = NAMES.index("old_woman"), made.evidence["puzzle_classes"].long()
+    _, script = sections.game(made.answers, made.evidence, made.images)
+    shown = [torch.tensor(row["answers"]).view(len(row["answers"]), 3, 2) for row in script["game"]]
+    assert all(person not in rows[..., 0] for rows in shown)
+    rows = torch.cat([rows for rows in shown if len(rows) > 1])[..., 0]
+    assert (rows == -1).sum() == (classes == person).sum() > 0
+
+
+def test_a_page_with_pictures_and_without_a_game_says_so(copied, made):
+    few = "There is no game, as it takes three right and three wrong pictures without people."
+    assert few not in seen(copied)
+    arrays = dict(np.load(copied / "predictions.npz"))
+    arrays["y_true"] = arrays["y_pred"]
+    digest = folder.write_arrays(copied / "predictions.npz", arrays)
+    change(copied, "metrics.json", predictions_sha256=digest)
+    change(copied, "reasons.json", predictions_sha256=digest)
+    page.write_explore(copied)
+    assert few in seen(copied)
+    images = {key: value for key, value in made.evidence.items() if not key.startswith("picture")}
+    set_evidence(copied, images)
+    page.write_explore(copied)
+    assert few not in seen(copied)
+
+
 def test_what_is_drawn_by_chance_shows_no_people(made):
     """Also of older results, in which some were drawn."""
     person = torch.tensor([NAMES.index("old_woman")])
@@ -161,18 +186,43 @@ def section(made, name, **changed):
     return text_of(f"{module.claim} {module.below} {module}")
 
 
-def test_text_and_chart_of_the_temperature_are_of_the_same_pictures(made):
-    rows = [
-        {"as_trained": {"mean_ece": 0.2 + k / 100}, "with_temperature": {"mean_ece": 0.1 + k / 100}}
-        for k in range(6)
-    ]
+@pytest.mark.parametrize(
+    ("helps", "words"),
+    [
+        ([0, 1, 2, 3, 4, 5], "on clean pictures and at every severity."),
+        ([0, 1, 2], "up to severity 2, and worse above."),
+        ([0], "on clean pictures alone."),
+        ([4, 5], "at severity 4 and above."),
+        ([0, 3], "only on clean pictures, at severity 3."),
+        ([], "nowhere."),
+    ],
+)
+def test_advice_on_the_temperature_follows_the_chart(made, helps, words):
+    rows = []
+    for k in range(6):
+        scaled = 0.1 if k in helps else 0.3
+        rows.append({"as_trained": {"mean_ece": 0.2}, "with_temperature": {"mean_ece": scaled}})
     stress = made.stress | {"summary": made.stress["summary"] | {"by_severity": rows}}
     n = made.n | {"temperature": 1.5, "expected_calibration_error_after_temperature": 0.99}
-    words = section(made, "confidence", n=n, stress=stress)
-    text = (
-        "On the 16 pictures of the chart the error goes from 20.0 % to 10.0 % when they are clean, and from "
+    shown = section(made, "confidence", n=n, stress=stress)
+    clean, hard = ("10.0 %" if k in helps else "30.0 %" for k in (0, 5))
+    assert f"On the 16 pictures of the chart the error goes from 20.0 % to {clean} when they are" in shown
+    assert f"20.0 % to {hard} at severity 5. The temperature is better {words}" in shown
+    error = 100 * n["expected_calibration_error"]
+    assert f"on all 240 clean test pictures it goes from {error:.1f} % to 99.0 %." in shown
+
+
+def test_the_worst_estimate_without_labels_is_named_with_its_numbers(made):
+    left, names = estimate.left_out(made.stress), []
+    for of_family in made.stress["families"].values():
+        for name in of_family:
+            names += [f"{name.replace('_', ' ')} of severity {k}" for k in range(1, 6)]
+    guessed, right = left["estimate"].clamp(0, 1).numpy(), left["accuracy"].numpy()
+    worst = np.argmax(np.abs(left["estimate"].numpy() - right))
+    words = (
+        f"Worst: {names[worst]}, estimated {100 * guessed[worst]:.0f} %, measured {100 * right[worst]:.0f} %"
     )
-    assert f"{text}25.0 % to 15.0 % at severity 5: it helps on both." in words and "99.0 %" not in words
+    assert words in section(made, "unlabelled")
 
 
 def test_all_of_the_hardest_classes_are_named_or_counted(made):
