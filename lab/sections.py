@@ -174,9 +174,8 @@ def game(answers: dict, evidence: dict, images: Tensor | None) -> tuple[dict, di
     opener = {"true": first["true"], "pred": first["answers"][0][0]}
     opener = {key: plain(answers["class_names"][c]) for key, c in opener.items()}
     opener |= {"confidence": first["answers"][0][1] / 100, "picture": picture(images[index[0]])}
-    covers = [
-        [cell for cell in cells if cell >= 0] for cells in evidence.get("covers", torch.zeros(0)).tolist()
-    ]
+    padded = evidence.get("covers", torch.zeros(0)).tolist()
+    covers = [[cell for cell in cells if cell >= 0] for cells in padded]
     shown = {"opener": opener, "game_sheet": sheet(images[index], columns=len(index))}
     shown["game"] = {"pictures": len(rows), "covered": sum("random" in row for row in rows)}
     return shown, {"game": rows, "covers": covers or [[]]}
@@ -350,9 +349,8 @@ def corruptions(answers: dict, stress: dict | None) -> tuple[dict, dict]:
         values = [right[f"{name}/{severity}"] for severity in range(1, 6)]
         means[name] = sum(values) / 5
         rows.append({"name": name, "values": [*values, means[name]]})
-    of_family = {
-        family: sum(means[n] for n in names) / len(names) for family, names in stress["families"].items()
-    }
+    families = stress["families"].items()
+    of_family = {family: sum(means[n] for n in names) / len(names) for family, names in families}
     shown = {"corruption_rows": sorted(rows, key=lambda row: row["values"][-1])}
     shown["families"] = sorted(of_family.items(), key=lambda item: item[1])
     if "examples" not in stress:
@@ -397,14 +395,13 @@ def confidence(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]
     in_percent(axes.xaxis)
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.set(xlim=(0, 1), ylim=(0, 1.03 * max(1, every.max())))
-    text = f"Confidence of right and wrong answers; above 90 % {n['confident']['wrong']} are wrong."
+    text = f"Confidence of right and wrong answers; wrong above 90 %: {n['confident']['wrong']}."
     drawn, errors = {"histogram": to_svg(figure, "histogram", text)}, {}
     if stress is not None:
         rows = stress["summary"]["by_severity"]
-        keys = {"as_trained": "as trained", "with_temperature": "temperature"}
-        errors = {
-            label: [row[key]["mean_ece"] for row in rows] for key, label in keys.items() if key in rows[0]
-        }
+        for key, label in (("as_trained", "as trained"), ("with_temperature", "temperature")):
+            if key in rows[0]:
+                errors[label] = [row[key]["mean_ece"] for row in rows]
         x_label = f"severity; {stress['corruption_images']:,} pictures, mean of 15"
         figure, axes = small_figure("Calibration error", x_label)
         for label, values in errors.items():
@@ -479,7 +476,8 @@ def attacks(n: dict, answers: dict, stress: dict | None, images: Tensor | None) 
     axes.set_xticks(epsilons, [f"{epsilon:g}" for epsilon in epsilons])
     axes.set(xlim=(epsilons[0] / 1.3, 1.05 * epsilons[-1]), ylim=(0, 1))
     in_percent(axes.yaxis)
-    axes.legend(frameon=False, loc="lower left")
+    above = {"loc": "lower right", "bbox_to_anchor": (1.02, 0.98), "ncols": 3}  # the lines may be anywhere
+    axes.legend(frameon=False, fontsize=11, handlelength=1.5, columnspacing=1, **above)
     text = f"Accuracy under attack by epsilon: at 1/255 the worst leaves {100 * robust['1']['value']:.1f} %."
     shown = {"epsilon_plot": to_svg(figure, "epsilon", text), "steps": len(epsilons)}
     shown["surviving"] = robust["1"]["value"] / unattacked if unattacked else None

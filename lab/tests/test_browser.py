@@ -1,6 +1,7 @@
 """explore.html in Chromium: what a reader does, what a class does, and what is wrong or odd."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 import torch
 from lab_pages import NAMES, PROGRAM, make_people, opened
 
-from lab import answers
+from lab import answers, sections
+from lab import page as page_of_results
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(PROGRAM is None, reason="needs Chromium")]
 LIST, SQUARE, CHOICE = (
@@ -200,7 +202,7 @@ def test_an_address_opens_a_picture_by_its_number_and_says_what_it_does_not_know
         assert page.url.endswith(f"#open={mistakes[6]}")
     for address, words in {
         "#true=unicorn": f"No class here is called “unicorn”. {len(mistakes)} of {len(mistakes)} mistakes",
-        "#open=99999": "Test picture 99999 is no mistake on this page.",
+        "#open=99999": "Test image 99999 is no mistake on this page.",
         "#true=c%20": "No class here is called “c ”.",
     }.items():
         with opened(made.address + address) as page:
@@ -254,6 +256,29 @@ def test_one_question_is_on_the_screen_and_no_answer(made, width):
             page.click(".current [name=show]")
             assert page.locator(".claim:visible, .body:visible").count() == 0
         assert page.locator("#screens [name=next]").is_disabled()
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (1024, 768), (390, 844)])
+def test_a_class_sees_all_that_it_needs_and_nothing_scrolls_sideways(made, width, height):
+    with opened(f"{made.address}?class", width, height) as page:
+        show = page.locator("#puzzle-choices button").last.bounding_box()
+        assert show["y"] + show["height"] < height and "hands" in page.inner_text("#puzzle-choices")
+        for _ in SECTIONS:
+            page.click("#screens [name=next]")
+            for _ in range(2):  # before and after
+                assert page.evaluate("document.documentElement.scrollWidth") <= width
+                page.click(".current [name=show]")
+            boxes = [button.bounding_box() for button in page.locator(".current .votes button").all()]
+            assert min(min(box["width"], box["height"]) for box in boxes) >= 24
+
+
+def test_without_a_game_the_first_screen_of_a_class_is_the_first_question(made, tmp_path, monkeypatch):
+    out = shutil.copytree(made.out, tmp_path / "run")
+    monkeypatch.setattr(sections, "draw_game", lambda answers: torch.zeros(0, dtype=torch.int64))
+    page_of_results.write_explore(out)
+    with opened(f"{(out / 'explore.html').as_uri()}?class") as page:
+        assert page.locator(".current form.guess").is_visible()
+        assert page.locator("#screens [name=previous]").is_disabled()
 
 
 TYPED = {  # what is typed: the votes that it adds, or what is said

@@ -236,7 +236,7 @@ def test_all_of_the_hardest_classes_are_named_or_counted(made):
     [
         (0.01, 0.05, "+3.0 points (+1.0 to +5.0): more than three blind tries."),
         (-0.05, -0.01, "−3.0 points (−5.0 to −1.0): less than three blind tries."),
-        (-0.01, 0.03, "+1.0 points (−1.0 to +3.0): not shown to be more than three blind tries, or less."),
+        (-0.01, 0.03, "+1.0 points (−1.0 to +3.0): the difference could be zero."),
     ],
 )
 def test_the_lead_over_three_blind_tries_is_said_with_its_interval(made, low, high, words):
