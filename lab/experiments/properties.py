@@ -3,9 +3,9 @@
     python lab/experiments/properties.py [--data-dir data]
 
 Takes the stored answers of results/ to CIFAR-100's test images and the six properties of lab/slices.py.
-Prints a Markdown table: the weak slices with their gap in points; the share of the variance that classes
-explain, and of the rest what all slices explain; and of the raw differences of accuracy that one interval
-calls real, how many are not at equal classes.
+Prints a Markdown table: the weak slices with their gap in points, and those that are better; the share of
+the variance that classes explain, and of the rest what all slices explain, in all classes alike; and of the
+raw differences of accuracy that one interval calls real, how many are not at equal classes.
 """
 
 import argparse
@@ -32,20 +32,25 @@ def explained(right: np.ndarray, labels: np.ndarray, members: np.ndarray) -> tup
     return 1 - rest.var() / right.var(), 1 - left.var() / rest.var()
 
 
+def in_words(row: dict) -> str:
+    """Return the name of a slice with its gap in points and the interval."""
+    value, low, high = (100 * row[key] for key in ("gap", "low", "high"))
+    return f"{row['slice']}: {value:+.1f} ({low:.1f} to {high:.1f})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data-dir", default="data", help="where CIFAR-100 lies")
     _, test = data.load("cifar100", parser.parse_args().data_dir)
     columns, labels = computed(test.images), test.labels
-    print("| network | weak slices | explained by classes | of the rest | raw gaps | not at equal classes |")
-    print("|---|---|---|---|---|---|")
+    head = "| network | weak slices | better slices | explained by classes | of the rest "
+    print(f"{head}| raw gaps | not at equal classes |\n|{7 * '---|'}")
     for path in sorted(RESULTS.glob("*/predictions.npz")):
         right = torch.from_numpy(np.load(path)["y_pred"]) == labels
         rows = compare_slices(right, labels, columns)
-        weak = [
-            [row["slice"], *(100 * row[key] for key in ("gap", "low", "high"))] for row in rows if row["weak"]
-        ]
-        texts = [f"{text}: {value:.1f} ({low:.1f} to {high:.1f})" for text, value, low, high in weak]
+        weak, better = (
+            [row for row in rows if row[end] * sign > 0] for end, sign in (("high", -1), ("low", 1))
+        )
         members = torch.stack([row["inside"] for row in rows], dim=1).double().numpy()
         shares = explained(right.double().numpy(), labels.numpy(), members)
         raw = held = 0
@@ -56,7 +61,7 @@ def main() -> None:
                 difference, error, _ = gap(right, labels, row["inside"])
                 raw, held = raw + 1, held + (abs(difference) <= 1.96 * error)
         percent = " | ".join(f"{100 * share:.1f} %" for share in shares)
-        texts = "; ".join(texts) or "none"
+        texts = " | ".join("; ".join(map(in_words, some)) or "none" for some in (weak, better))
         print(f"| {path.parent.name} | {texts} | {percent} | {raw} of {len(rows)} | {held} |")
 
 
