@@ -315,7 +315,7 @@ def test_tests_of_an_earlier_version_get_their_same_answer_alone(tmp_path, monke
         assert tests[name]["same_answer"] == whole["tests"][name]["same_answer"], name
     assert tests["fog/2"]["accuracy"] == {"value": 0.3}
     assert "same_answer" not in tests["fog/3"].keys() | tests["grey/0"].keys()
-    assert "fog/3: 2 answers differ from those that are stored" in capsys.readouterr().out
+    assert "fog/3: 2 of 20 answers differ from those that are stored" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
