@@ -136,9 +136,38 @@ def test_mistakes_that_stay_in_the_hardest_group_are_counted(known):
     tests = make_stress(False)["tests"]
     hardest = min(FIFTEEN, key=lambda name: tests[f"{name}/5"]["accuracy"]["value"])
     right = 100 * tests[f"{hardest}/5"]["accuracy"]["value"]
-    assert f"Good at: animals, {100 * (~wrong)[~inside].mean():.0f} % right" in words
-    assert f"{hardest.replace('_', ' ')} of severity 5, which leaves {right:.0f} %" in words
+    means = {
+        name: np.mean([tests[f"{name}/{k}"]["accuracy"]["value"] for k in range(1, 6)]) for name in FIFTEEN
+    }
+    usual = min(means, key=means.get)
+    exact = f"{100 * (~wrong)[~inside].mean():.0f} %"
+    assert f"Good at: animals, of which {exact} get their exact class" in words
+    said = f"{hardest.replace('_', ' ')} at its strongest ({right:.0f} % right), on average over the"
+    assert f"{said} strengths by {usual.replace('_', ' ')} ({100 * means[usual]:.0f} %)." in words
     assert f"Look first at people: {100 * (~wrong)[inside].mean():.0f} % are right" in words
+
+
+def test_a_blue_number_of_superclasses_is_told_from_exact_answers(known, monkeypatch):
+    """By NumPy, of the superclass with the most answers in it that are another class."""
+    monkeypatch.setattr(sections, "LARGEST_MATRIX", 5)
+    group = np.array([0, 0, 0, 1, 1, 1])
+    known[1]["superclass_of"], known[1]["superclass_names"] = torch.tensor(group), ["animals", "people"]
+    truth, answer = (known[1][key].numpy() for key in ("y_true", "y_pred"))
+    known[1]["superclass_confusion"] = torch.tensor(
+        np.histogram2d(group[truth], group[answer], 2)[0].astype(int)
+    )
+    same, exact = group[truth] == group[answer], truth == answer
+    same, exact, count = (
+        np.bincount(group[truth], weights=part).astype(int) for part in (same, exact, 1 + 0 * truth)
+    )
+    g = int(np.argmax(np.subtract(same, exact)))
+    words = (
+        f"{['animals', 'people'][g]} {same[g]} of {count[g]}, but {100 * exact[g] / count[g]:.0f} % get their"
+    )
+    assert words in read(known, None, "accuracy")[0]
+    del known[1]["superclass_of"], known[1]["superclass_names"]
+    monkeypatch.setattr(sections, "LARGEST_MATRIX", 30)
+    assert "blue number" not in read(known, None, "accuracy")[0]
 
 
 def test_people_are_spoken_of_only_where_there_are_classes_of_people(known):
