@@ -110,16 +110,3 @@ def to_svg(figure: Figure, name: str, description: str) -> Markup:
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, f"var(--{variable})")
     return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1))
-
-
-def draw_intervals(axes: Axes, labels: list[str], rows: list[dict], filled: list[bool]) -> None:
-    """Draw a point and its interval for each row, {value, low, high}, from the top."""
-    for place, (row, is_filled) in enumerate(zip(rows, filled, strict=True)):
-        axes.plot([row["low"], row["high"]], [place, place], color=INK, marker="", linestyle="-")
-        face = INK if is_filled else "none"
-        axes.plot(row["value"], place, marker="o", markersize=7, color=INK, markerfacecolor=face)
-    axes.set_yticks(range(len(rows)), labels)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(visible=False, axis="y")
-    axes.spines.left.set_visible(False)

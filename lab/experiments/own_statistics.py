@@ -18,10 +18,9 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import data
-from lab.answers import mean_interval
+from lab.answers import in_points, mean_interval
 from lab.corruptions import FIFTEEN, corrupt
 from lab.experiments.alarm import UNLIKE, mixed
-from lab.experiments.findings import points
 from lab.network import SHIPPED, Network, load_checkpoint, logits_of, own_statistics
 from lab.stress import stratified_sample
 
@@ -71,7 +70,7 @@ def rows_of(network: Network, title: str, groups: list[Group], sizes: tuple[int,
         logits = torch.cat([own_statistics(network.model, images, size) for images, _ in groups])
         own = logits.argmax(dim=1) == labels
         shares = [f"{100 * right.double().mean():.1f}" for right in (plain, own)]
-        difference = points(mean_interval(own.double() - plain.double()))
+        difference = in_points(mean_interval(own.double() - plain.double()))
         yield [title, str(size), f"{len(labels):,}", *shares, difference]
 
 

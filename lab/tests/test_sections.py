@@ -10,6 +10,7 @@ from lab import answers, page, sections
 from lab.corruptions import FIFTEEN
 
 NAMES = ["cat", "dog", "owl", "boy", "man", "woman"]
+NOTHING = {"mistakes": torch.zeros(0, dtype=torch.int64)}  # evidence.npz
 LEVELS = {"clean": (0,), "severity 1": (1,), "severity 3": (3,), "severity 5": (5,)}
 
 
@@ -50,7 +51,8 @@ def known(few_resamples):
     arrays = {"y_true": y_true.numpy(), "logits": logits.numpy(), "class_names": NAMES}
     _, numbers, made = answers.evaluate_arrays(arrays, "made up")
     numbers |= answers.further_numbers(made) | {"notes": [], "num_test": 600, "runs": ["this network"]}
-    numbers |= {"data": {"name": "made up", "size": 32}, "network": {"name": "made up"}}
+    numbers |= {"data": {"name": "made up", "size": 32}, "network": {"name": "made up", "maps": ""}}
+    numbers["slices"] = []
     return numbers, made
 
 
@@ -58,7 +60,7 @@ def read(known, stress, name):
     """Return a section of the page as a reader sees it."""
     n, made = known
     context = {"n": n, "class_names": NAMES}
-    for of_template, _ in page.parts_of_sections(n, made, {}, stress, None, None):
+    for of_template, _ in page.parts_of_sections(n, made, NOTHING, stress, None):
         context |= of_template
     module = page.make_templates().get_template(f"{name}.html").make_module(context)
     return text_of(f"{module.claim} {getattr(module, 'below', '')} {module}"), context
@@ -147,29 +149,6 @@ def test_mistakes_that_stay_in_the_hardest_group_are_counted(known):
     assert f"Look first at people: {100 * (~wrong)[inside].mean():.0f} % are right" in words
 
 
-def test_a_blue_number_of_superclasses_is_told_from_exact_answers(known, monkeypatch):
-    """By NumPy, of the superclass with the most answers in it that are another class."""
-    monkeypatch.setattr(sections, "LARGEST_MATRIX", 5)
-    group = np.array([0, 0, 0, 1, 1, 1])
-    known[1]["superclass_of"], known[1]["superclass_names"] = torch.tensor(group), ["animals", "people"]
-    truth, answer = (known[1][key].numpy() for key in ("y_true", "y_pred"))
-    known[1]["superclass_confusion"] = torch.tensor(
-        np.histogram2d(group[truth], group[answer], 2)[0].astype(int)
-    )
-    same, exact = group[truth] == group[answer], truth == answer
-    same, exact, count = (
-        np.bincount(group[truth], weights=part).astype(int) for part in (same, exact, 1 + 0 * truth)
-    )
-    g = int(np.argmax(np.subtract(same, exact)))
-    words = (
-        f"{['animals', 'people'][g]} {same[g]} of {count[g]}, but {100 * exact[g] / count[g]:.0f} % get their"
-    )
-    assert words in read(known, None, "accuracy")[0]
-    del known[1]["superclass_of"], known[1]["superclass_names"]
-    monkeypatch.setattr(sections, "LARGEST_MATRIX", 30)
-    assert "blue number" not in read(known, None, "accuracy")[0]
-
-
 def test_people_are_spoken_of_only_where_there_are_classes_of_people(known):
     n, made = known
     names = ["cat", "dog", "owl", "bee", "ant", "fox"]
@@ -177,5 +156,11 @@ def test_people_are_spoken_of_only_where_there_are_classes_of_people(known):
         made["class_names"] = class_names
         for row, name in zip(n["classes"], class_names, strict=True):
             row["name"] = name
-        (shared, _), *_ = page.parts_of_sections(n, made, {}, None, None, None)
+        (shared, _), *_ = page.parts_of_sections(n, made, NOTHING, None, None)
         assert shared["has_people"] == has_people
+
+
+@pytest.mark.parametrize(("name", "shown"), [("cifar100", "test image 3"), ("a folder", "man/3.png")])
+def test_files_of_cifar_that_name_people_are_not_named(known, name, shown):
+    made = known[1] | {"filenames": ["", "", "", "man/3.png"], "y_true": torch.tensor([0, 0, 0, 4])}
+    assert sections.file_of({"data": {"name": name}}, made, 3) == shown
