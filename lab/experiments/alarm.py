@@ -78,7 +78,7 @@ def main() -> None:
     network, rows = load_checkpoint(SHIPPED), []
     for kind, change in folders(generator):
         index = torch.randperm(len(test.labels), generator=generator)[:200]
-        result = estimate(network, change(test.images[index]), clean=clean[0].item())
+        result = estimate(network, change(test.images[index]), clean={"mean_confidence": clean[0].item()})
         lost = clean[1].item() - (result["answers"] == test.labels[index]).double().mean().item()
         rows.append((kind, result["fall"], lost))
     kinds = dict.fromkeys(["all", *(kind for kind, *_ in rows)])
