@@ -52,7 +52,7 @@ def known(few_resamples):
     _, numbers, made = answers.evaluate_arrays(arrays, "made up")
     numbers |= answers.further_numbers(made) | {"notes": [], "num_test": 600, "runs": ["this network"]}
     numbers |= {"data": {"name": "made up", "size": 32}, "network": {"name": "made up", "maps": ""}}
-    numbers["slices"] = []
+    numbers |= {"slices": [], "weak_classes": []}
     return numbers, made
 
 
