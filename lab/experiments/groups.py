@@ -3,12 +3,11 @@
     python lab/experiments/groups.py
 
 Of 2,500 pictures of ten classes one of 41 patients has so large a share. Twelve columns of five values say
-nothing; the first value is that of 15 %. Values vary by picture, or half of the pictures have that of their
-patient, or all. Patients, and in some sets values within patients, have accuracies of their own. Under value
-0 of the first column all classes lose so many points, or one class alone, of which 40 pictures have it, loses
-60. Prints two Markdown tables: in which share of 100 sets (of a class 50) it is found among sixty slices; and
-in which share of 25 sets without it some slice is called weak, some class, or some slice better, with the
-share of slices that cannot be judged. Takes ten minutes on one core, or more beside other work.
+nothing, of which 15 % have the first. Values vary by picture, or half of the pictures have their patient's,
+or all. Patients, and in some sets values within patients, have accuracies of their own. Under value 0 of the
+first column all classes lose so many points, or one class, of which 40 pictures have it, loses 60. Prints two
+Markdown tables: in which share of 100 sets (of a class 50) that is found among sixty slices; and of 25 sets
+without it, in which share a slice is called weak, a class, or a slice better, and how many are not judged.
 """
 
 import sys
@@ -19,7 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from lab.slices import NOT_JUDGED, NOT_SHOWN, WEAK, compare_classes, compare_slices, gap, interval
+from lab.slices import NOT_JUDGED, NOT_SHOWN, WEAK, compare_classes, compare_slices, gap, interval, slices_of
 
 PICTURES, CLASSES, PATIENTS, COLUMNS, VALUES = 2500, 10, 41, 12, 5
 LARGEST = {"no patients": None, "even": 1 / PATIENTS, "30 %": 0.3, "50 %": 0.5, "80 %": 0.8}
@@ -53,17 +52,15 @@ def drawn(seed: int, largest: float | None, kind: str, points: int = 0, of_class
 def is_found(right: torch.Tensor, labels: torch.Tensor, columns: dict, patients: torch.Tensor | None) -> bool:
     """Return whether value 0 of the first column is weak among sixty slices."""
     row = gap(right, labels, torch.from_numpy(columns["c0"] == 0), patients)
-    return interval(row, 0.05 / (COLUMNS * VALUES))[1] < 0
+    return interval(row, 0.05 / COLUMNS / VALUES)[1] < 0
 
 
 def is_class_found(right: torch.Tensor, labels: torch.Tensor, columns: dict, patients: torch.Tensor) -> bool:
     """Return whether class 7 is weak there among the classes of sixty slices."""
     rows = []
-    for column, value in ((column, value) for column in columns for value in range(VALUES)):
-        inside = torch.from_numpy(columns[column] == value)
-        rows.append(
-            {"slice": f"{column} = {value}", "column": column, "inside": inside, "verdict": NOT_SHOWN}
-        )
+    for column, values in columns.items():
+        for text, inside in slices_of(column, values):
+            rows.append({"slice": text, "column": column, "inside": inside, "verdict": NOT_SHOWN})
     pairs = compare_classes(rows, right, labels, patients)
     return any(pair["weak"] and (pair["slice"], pair["class"]) == ("c0 = 0", 7) for pair in pairs)
 
@@ -72,8 +69,7 @@ def false_alarms(right: torch.Tensor, labels: torch.Tensor, columns: dict, patie
     """Return whether a slice is called weak, a class, or a slice better; and how many cannot be judged."""
     rows = compare_slices(right, labels, columns, patients)
     pairs, verdicts = compare_classes(rows, right, labels, patients), [row["verdict"] for row in rows]
-    better = any(row["low"] > 0 for row in rows if row["verdict"] != NOT_JUDGED)
-    unjudged = verdicts.count(NOT_JUDGED) / len(rows)
+    better, unjudged = any((row["low"] or 0) > 0 for row in rows), verdicts.count(NOT_JUDGED) / len(rows)
     return [WEAK in verdicts, any(pair["weak"] for pair in pairs), better, unjudged]
 
 
