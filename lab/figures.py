@@ -4,6 +4,7 @@ import base64
 import io
 import math
 import re
+import textwrap
 from html import escape
 
 import matplotlib
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import report
-from report import BLUE, GREY, INK, LINE, ORANGE, address, encoded
+from report import BLUE, GREY, INK, LINE, ORANGE, address, encoded, in_percent
 
 SIDE = 64  # pixels: the largest side of a picture on the page
 MAX_SHEET, BYTES_PER_PIXEL = 600_000, 0.25  # of a sheet of pictures, whose quality falls until it fits
@@ -51,6 +52,11 @@ def interval(row: dict, digits: int = 1) -> str:
     """Return a fraction with its interval, value, low and high, as "12.3 % (9.9–15.1)"."""
     low, high = (f"{100 * row[key]:.{digits}f}" for key in ("low", "high"))
     return f"{percent(row['value'], digits)} ({low}\N{WORD JOINER}–\N{WORD JOINER}{high})"
+
+
+def corruption(name: str) -> str:
+    """Return the name of a corruption for people."""
+    return report.plain(name).replace("gaussian", "Gaussian").replace("jpeg", "JPEG")
 
 
 # ---- Pictures and plots ------------------------------------------------------------------------------------
@@ -110,3 +116,82 @@ def to_svg(figure: Figure, name: str, description: str) -> Markup:
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, f"var(--{variable})")
     return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1))
+
+
+def draw_covering(rows: dict[str, dict], bold: list[str]) -> Markup:
+    """Plot the covering test: shares with intervals, {label: row}; the last is chance, a band behind all."""
+    title = "Mistakes that become right, covered by"
+    figure, axes = small_figure(title, "share of mistakes", 85 + 34 * len(rows))
+    chance = list(rows.values())[-1]
+    axes.axvspan(chance["low"], chance["high"], color=LINE, linewidth=0)
+    for place, (label, row) in enumerate(rows.items()):
+        axes.plot([row["low"], row["high"]], [place, place], color=INK, marker="", linestyle="-")
+        axes.plot(row["value"], place, marker="o", markersize=7, color=INK)
+        weight = "bold" if label in bold else "normal"
+        options = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "fontweight": weight}
+        axes.annotate(f"{100 * row['value']:.0f} %", (row["high"], place), **options).set_in_layout(False)
+    axes.set_yticks(range(len(rows)), [textwrap.fill(label, 20) for label in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.spines.left.set_visible(False)
+    axes.set_xlim(0, 1.2 * max(row["high"] for row in rows.values()) + 0.03)  # for the text behind a point
+    axes.locator_params(axis="x", nbins=5)
+    in_percent(axes.xaxis)
+    values = ", ".join(f"{label} {100 * row['value']:.0f} %" for label, row in rows.items())
+    return to_svg(figure, "covering", f"{title}: {values}.")
+
+
+def draw_histogram(n: dict) -> Markup:
+    """Plot how sure right and wrong answers are, stacked; n: metrics.json and reasons.json."""
+    right, wrong = (np.array(n["confidence_histogram"][side]) for side in ("right", "wrong"))
+    figure, axes = small_figure("How sure answers are", f"confidence; {n['num_test']:,} answers, stacked")
+    edges, filled, every = np.linspace(0, 1, len(right) + 1), {"fill": True, "linewidth": 0}, right + wrong
+    axes.stairs(wrong, edges, color=ORANGE, **filled)
+    # Lighter: they differ in grey, too.
+    axes.stairs(every, edges, baseline=wrong, color=BLUE, alpha=0.4, **filled)
+    x = 0.03 if every[len(every) // 2 :].sum() > every.sum() / 2 else 0.7  # where there are fewer bars
+    axes.text(x, 0.92, f"right: {right.sum():,}", color=BLUE, transform=axes.transAxes)
+    axes.text(x, 0.82, f"wrong: {wrong.sum():,}", color=ORANGE, transform=axes.transAxes)
+    in_percent(axes.xaxis)
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.set(xlim=(0, 1), ylim=(0, 1.03 * max(1, every.max())))
+    text = f"Confidence of right and wrong answers; wrong above 90 %: {n['confident']['wrong']}."
+    return to_svg(figure, "histogram", text)
+
+
+def draw_calibration(errors: dict[str, list[float]], num_images: int) -> Markup:
+    """Plot calibration errors from clean pictures to severity 5, {label: six values}."""
+    figure, axes = small_figure("Calibration error", f"severity; {num_images:,} pictures, mean of 15")
+    for label, values in errors.items():
+        axes.plot(range(6), values, label=label, clip_on=False)
+    axes.set(xlim=(0, 5), ylim=(0, 1.1 * max(map(max, errors.values())) + 0.01))
+    axes.set_xticks(range(6), ["clean", *"12345"])
+    in_percent(axes.yaxis)
+    axes.legend(frameon=False)
+    said = (f"{label} {100 * error[0]:.1f} to {100 * error[5]:.1f} %" for label, error in errors.items())
+    text = f"Calibration error from clean images to severity 5: {', '.join(said)}."
+    return to_svg(figure, "calibration", text)
+
+
+def draw_attacks(curves: dict[str, dict], epsilons: list[float], unattacked: float) -> Markup:
+    """Plot the accuracy under the `worst` of all attacks and under `random` signs by epsilon, with bands."""
+    figure, axes = small_figure("Right under attack", "epsilon, in 1/255; bands: 95 % intervals", 265)
+    for step, epsilon in enumerate(epsilons):  # the script shows one of these rules
+        axes.axvline(epsilon, color=GREY, linewidth=1.2, marker="").set_gid(f"rule-{step}")
+    axes.axhline(unattacked, color=GREY, linestyle=":", linewidth=1, marker="", label="no attack")
+    looks = (("worst of all", INK, "o"), ("random signs", GREY, "s"))
+    for of_epsilon, (label, colour, marker) in zip(curves.values(), looks, strict=True):
+        line = [of_epsilon[f"{epsilon:g}"] for epsilon in epsilons]
+        value, low, high = ([point[key] for point in line] for key in ("value", "low", "high"))
+        axes.plot(epsilons, value, color=colour, marker=marker, label=label, clip_on=False)
+        axes.fill_between(epsilons, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(epsilons, [f"{epsilon:g}" for epsilon in epsilons])
+    axes.set(xlim=(epsilons[0] / 1.3, 1.05 * epsilons[-1]), ylim=(0, 1))
+    in_percent(axes.yaxis)
+    above = {"loc": "lower right", "bbox_to_anchor": (1.02, 0.98), "ncols": 3}  # the lines may be anywhere
+    axes.legend(frameon=False, fontsize=11, handlelength=1.5, columnspacing=1, **above)
+    left = 100 * curves["worst"]["1"]["value"]
+    text = f"Accuracy under attack by epsilon: at 1/255 the worst leaves {left:.1f} %."
+    return to_svg(figure, "epsilon", text)
