@@ -8,7 +8,6 @@ stands how often the first bell, of mean confidence, would ring in the tests of 
 Takes four minutes on one core.
 """
 
-import argparse
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,11 +18,10 @@ from torchvision.transforms.functional import rotate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import data
 from lab.answers import tests_of
 from lab.corruptions import FIFTEEN, corrupt
 from lab.estimate import LARGEST_FALL, estimate
-from lab.experiments.findings import RESULTS, print_table, read
+from lab.experiments.findings import RESULTS, load_test, print_table, read
 from lab.network import SHIPPED, load_checkpoint
 from metrics import proportion
 from report import interval
@@ -91,18 +89,14 @@ def stored() -> tuple[torch.Tensor, torch.Tensor]:
     rows = []
     for path in sorted(RESULTS.glob("*/stress.json")):
         tests = read(path.parent, path.name)["tests"]
-        pairs = [
-            (tests[test]["mean_confidence"], tests[test]["accuracy"]["value"]) for test in tests_of(FIFTEEN)
-        ]
-        clean = tests["clean/0"]["mean_confidence"], tests["clean/0"]["accuracy"]["value"]
-        rows.append(torch.tensor(clean) - torch.tensor(pairs))
+        records = [tests[test] for test in ("clean/0", *tests_of(FIFTEEN))]
+        pairs = torch.tensor([(row["mean_confidence"], row["accuracy"]["value"]) for row in records])
+        rows.append(pairs[0] - pairs[1:])
     return torch.cat(rows).unbind(dim=1)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--data-dir", default="data", help="where CIFAR-100 lies")
-    _, test = data.load("cifar100", parser.parse_args().data_dir)
+    test = load_test(__doc__)
     clean = read(RESULTS / "shipped", "metrics.json") | read(RESULTS / "shipped", "reasons.json")
     network, generator, rows = load_checkpoint(SHIPPED), torch.Generator().manual_seed(0), []
     for kind, change in folders(generator):

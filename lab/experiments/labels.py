@@ -7,10 +7,10 @@ forty are drawn 500 times, with replacement, as from a folder of very many. Prin
 percent. Takes three minutes on one core with the shipped network.
 """
 
-import functools
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,7 +26,6 @@ from lab.experiments.findings import print_table
 from lab.network import command_line, from_options, load_images, run
 
 HEAD = "folders; number; points lost; first bell; any bell; interval holds, least; worth, as it says"
-estimate.t_quantile = functools.cache(estimate.t_quantile)  # the same is asked for again and again
 
 
 def folders(test: data.Dataset, generator: torch.Generator) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -34,7 +33,7 @@ def folders(test: data.Dataset, generator: torch.Generator) -> Iterator[tuple[st
     plan = [("one corruption", [FIFTEEN[2 * k]], (1, 3, 5)[k % 3]) for k in range(8)]
     plan += [("mixed", names, severity) for names in (FIFTEEN, FIFTEEN[::3]) for severity in (3, 5)]
     plan += [("few classes", [name], 3) for name in ("clean", "clean", "clean", "defocus_blur")]
-    changes = [(kind, functools.partial(mixed, names=names, severity=s)) for kind, names, s in plan]
+    changes = [(kind, partial(mixed, names=names, severity=s)) for kind, names, s in plan]
     changes += [("unlike", UNLIKE[name]) for name in list(UNLIKE)[::2]]
     dead = (torch.arange(test.images.shape[-1]) % 4 > 0).byte()
     for kind, change in [*changes, ("dead columns", lambda images: images * dead)]:
@@ -71,13 +70,8 @@ def command(args: Namespace) -> None:
     table = []
     for kind, several in rows.items():
         lost, first, either, holds, says, worth = torch.tensor(several).double().T
-        cells = [
-            kind,
-            str(len(lost)),
-            f"{100 * lost.mean():.0f}",
-            f"{first.sum():.0f}",
-            f"{either.sum():.0f}",
-        ]
+        cells = [kind, str(len(lost)), f"{100 * lost.mean():.0f}"]
+        cells += [f"{bell.sum():.0f}" for bell in (first, either)]
         cells.append(f"{100 * holds.mean():.1f}, {100 * holds.min():.1f}")
         table.append([*cells, f"{worth.mean():.2f}, {says.mean():.2f}"])
     print_table(f"Forty labels, {network.name}", "Worth is so many times forty labels alone.", HEAD, table)
