@@ -9,10 +9,9 @@ Last is, for mixtures and superclasses, the accuracy by the mean of both statist
 fifteen corruptions one by one. Takes four minutes on one quiet core.
 """
 
-import argparse
 import copy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -25,53 +24,44 @@ import data
 from lab.answers import in_points, mean_interval
 from lab.corruptions import FIFTEEN, corrupt
 from lab.experiments.alarm import UNLIKE, mixed
+from lab.experiments.findings import load_test, print_table
 from lab.network import SHIPPED, Network, load_checkpoint, logits_of, own_statistics
 from lab.slices import t_quantile
 from lab.stress import stratified_sample
 
 SOME = ("gaussian_noise", "defocus_blur", "fog", "contrast", "jpeg_compression")  # of all four families
-SIZES = (8, 32, 100)  # of batches; the last where nothing else is said
+SIZES = (8, 32, 100)  # of the batches of clean pictures; the last of all others
 HALFWAY = ("mixed", "superclass")  # in the titles of controls that the mean of both statistics answers too
 SHOWN = 6  # of the changes unlike the fifteen
+HEAD = "pictures; batches; number; right; own statistics; difference; mean of both"
 Group = tuple[Tensor, Tensor]  # images uint8 [N, 3, 32, 32] and labels int64 [N], answered apart from others
 
 
-def controls(test: data.Dataset) -> Iterator[tuple[str, list[Group], tuple[int, ...]]]:
-    """Yield the title of each control, its groups, and the sizes of the batches."""
+def controls(test: data.Dataset) -> Iterator[tuple[str, list[Group]]]:
+    """Yield the title of each control, and its groups."""
 
-    def group(index: Tensor, change: Callable) -> Group:
-        return change(test.images[index]), test.labels[index]
+    def group(index: Tensor, name: str) -> Group:
+        return corrupt(test.images[index], name, 5), test.labels[index]
 
     fifth, some, many = (stratified_sample(test.labels, count) for count in (200, 400, 1000))
-    changes = {"clean": lambda images: images, "fog": lambda images: corrupt(images, "fog", 5)}
-    yield "clean", [group(some, changes["clean"])], SIZES
-    groups = [group(fifth, lambda images, name=name: corrupt(images, name, 5)) for name in SOME]
-    yield "five corruptions, each alone", groups, SIZES[-1:]
-    mixtures = {
-        "the five, mixed": SOME,
-        "all fifteen, mixed": FIFTEEN,
-        "half clean, half fog": ("clean", "fog"),
-    }
+    yield "clean", [group(some, "clean")]
+    yield "five corruptions, each alone", [group(fifth, name) for name in SOME]
+    mixtures = {"the five, mixed": SOME, "all fifteen, mixed": FIFTEEN}
+    mixtures["half clean, half fog"] = ("clean", "fog")
     for title, names in mixtures.items():
-        yield title, [group(some, lambda images, names=names: mixed(images, names, 5))], SIZES[-1:]
-    parts = [some[k :: len(SOME)] for k in range(len(SOME))]  # as `mixed` takes them
-    groups = [
-        group(part, lambda images, name=name: corrupt(images, name, 5))
-        for part, name in zip(parts, SOME, strict=True)
-    ]
-    yield "the five, mixed, sorted by corruption first", groups, SIZES[-1:]
-    superclasses = [
-        torch.nonzero(test.superclass_of[test.labels] == k).flatten()[::4] for k in (0, 5, 10, 15)
-    ]
+        yield title, [(mixed(test.images[some], names, 5), test.labels[some])]
+    parts = [group(some[k :: len(SOME)], name) for k, name in enumerate(SOME)]  # as `mixed` takes them
+    yield "the five, mixed, sorted by corruption first", parts
+    superclass = test.superclass_of[test.labels]
+    several = [torch.nonzero(superclass == k).flatten()[::4] for k in (0, 5, 10, 15)]
     ten = torch.nonzero(test.labels % 10 == 0).flatten()[::4]
-    parts = many[test.labels[many].argsort(stable=True)].split(100)
-    for title, change in changes.items():
-        several = [group(index, change) for index in superclasses]
-        yield f"{title}, one superclass, four times", several, SIZES[-1:]
-        yield f"{title}, ten classes", [group(ten, change)], SIZES[-1:]
-        yield f"{title}, sorted by class", [group(index, change) for index in parts], SIZES[-1:]
+    by_class = many[test.labels[many].argsort(stable=True)].split(100)
+    for name in ("clean", "fog"):
+        yield f"{name}, one superclass, four times", [group(index, name) for index in several]
+        yield f"{name}, ten classes", [group(ten, name)]
+        yield f"{name}, sorted by class", [group(index, name) for index in by_class]
     for title in list(UNLIKE)[:SHOWN]:
-        yield title, [group(some, UNLIKE[title])], SIZES[-1:]
+        yield title, [(UNLIKE[title](test.images[some]), test.labels[some])]
 
 
 class Halfway(nn.BatchNorm2d):
@@ -111,15 +101,10 @@ def rows_of(network: Network, title: str, groups: list[Group], sizes: tuple[int,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--data-dir", default="data", help="where CIFAR-100 lies")
-    _, test = data.load("cifar100", parser.parse_args().data_dir)
-    network = load_checkpoint(SHIPPED)
-    head = "| pictures (corruptions of severity 5) | batches | number | right | own statistics | difference"
-    print(f"{head} | mean of both |\n{7 * '| --- '}|")
-    for control in controls(test):
-        for cells in rows_of(network, *control):
-            print(f"| {' | '.join(cells)} |", flush=True)
+    network, rows = load_checkpoint(SHIPPED), []
+    for title, groups in controls(load_test(__doc__)):
+        rows += rows_of(network, title, groups, SIZES if title == "clean" else SIZES[-1:])
+    print_table("Controls of own statistics", "Corruptions are of severity 5.", HEAD, rows)
 
 
 if __name__ == "__main__":
