@@ -18,6 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from lab.experiments.findings import print_table
 from lab.slices import NOT_JUDGED, NOT_SHOWN, WEAK, compare_classes, compare_slices, gap, interval, slices_of
 
 PICTURES, CLASSES, PATIENTS, COLUMNS, VALUES = 2500, 10, 41, 12, 5
@@ -74,19 +75,23 @@ def false_alarms(right: torch.Tensor, labels: torch.Tensor, columns: dict, patie
 
 
 def main() -> None:
-    heads = [f"by {kind}, -{points}" for kind, points in PLANTED]
-    print(f"| the largest has | {' | '.join(heads)} | one class, -60 |\n|{8 * '---|'}")
+    found, wrong = [], []
     for title, largest in LARGEST.items():
-        sets = [[drawn(seed, largest, *planted) for seed in range(100)] for planted in PLANTED]
-        shares = [np.mean([is_found(*one) for one in some]) for some in sets]
+        shares = []
+        for planted in PLANTED:
+            sets = [drawn(seed, largest, *planted) for seed in range(100)]
+            shares.append(np.mean([is_found(*one) for one in sets]))
         shares.append(np.mean([is_class_found(*drawn(k, largest, "picture", 0, 60)) for k in range(50)]))
-        print(f"| {title} | {' | '.join(f'{100 * share:.0f} %' for share in shares)} |", flush=True)
-    print("\n| the largest has | values | weak | a class | better | not judged |\n|---|---|---|---|---|---|")
-    for title, largest in LARGEST.items():
+        found.append([title, *(f"{100 * share:.0f} %" for share in shares)])
         for kind in KINDS if largest else ["picture"]:
             facts = [false_alarms(*drawn(1000 + seed, largest, kind)) for seed in range(25)]
-            shares = " | ".join(f"{100 * share:.0f} %" for share in np.mean(facts, axis=0))
-            print(f"| {title} | by {kind} | {shares} |", flush=True)
+            shares = np.mean(facts, axis=0)
+            wrong.append([title, f"by {kind}", *(f"{100 * share:.0f} %" for share in shares)])
+    heads = "; ".join(f"by {kind}, -{points}" for kind, points in PLANTED)
+    head = f"the largest has; {heads}; one class, -60"
+    print_table("Weaknesses that are found", "The losses are in points.", head, found)
+    head = "the largest has; values; weak; a class; better; not judged"
+    print_table("Sets without a weakness", "Values are of pictures, patients, or half and half.", head, wrong)
 
 
 if __name__ == "__main__":
