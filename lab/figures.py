@@ -9,12 +9,12 @@ from html import escape
 
 import matplotlib
 import numpy as np
-import torch
 import torch.nn.functional as F
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
+from torchvision.utils import make_grid
 
 import report
 from report import BLUE, GREY, INK, LINE, ORANGE, address, encoded, in_percent
@@ -64,9 +64,9 @@ def corruption(name: str) -> str:
 
 def reduced(images: Tensor) -> Tensor:
     """Return images uint8 [N, 3, S, S] as the page shows them, reduced to 64 pixels if they are wider."""
-    return (
-        images if images.shape[-1] <= SIDE else F.interpolate(images, SIDE, mode="bilinear", antialias=True)
-    )
+    if images.shape[-1] <= SIDE:
+        return images
+    return F.interpolate(images, SIDE, mode="bilinear", antialias=True)
 
 
 def picture(image: Tensor) -> str:
@@ -79,17 +79,14 @@ def sheet(images: Tensor, limit: int = MAX_SHEET, columns: int | None = None) ->
 
     Its quality falls until the file has `limit` bytes, or 0.25 a pixel. columns: by default a square.
     """
-    columns, side = columns or math.ceil(math.sqrt(max(1, len(images)))), images.shape[-1]
-    rows = max(1, math.ceil(len(images) / columns))
-    squares = torch.zeros(rows * columns, 3, side, side, dtype=torch.uint8)
-    squares[: len(images)] = images
-    squares = squares.view(rows, columns, 3, side, side).permute(2, 0, 3, 1, 4)
-    pixels = squares.reshape(3, rows * side, columns * side)
+    images = images if len(images) else images.new_zeros(1, *images.shape[1:])
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    pixels = make_grid(images, nrow=columns, padding=0)
     for quality in range(95, 15, -10):
         content = encoded(pixels, "JPEG", quality)
         if len(content) <= max(limit, BYTES_PER_PIXEL * pixels[0].numel()):
             break
-    return {"address": address(content, "jpeg"), "columns": columns, "rows": rows}
+    return {"address": address(content, "jpeg"), "columns": columns, "rows": math.ceil(len(images) / columns)}
 
 
 def base64_of(values: np.ndarray) -> str:
