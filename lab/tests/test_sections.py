@@ -70,19 +70,16 @@ def read(known, stress, name):
 def test_what_a_threshold_keeps_is_counted_one_answer_at_a_time(edge):
     """Over the corruptions of a severity together; an interval by NumPy's own resamples is about as wide."""
     stress, rng = make_stress(False), np.random.default_rng(1)
-    for row, (level, severities) in zip(
-        sections.promise(stress, edge, list(FIFTEEN)), LEVELS.items(), strict=True
-    ):
+    rows = sections.promise(stress, edge, list(FIFTEEN))
+    for row, (level, severities) in zip(rows, LEVELS.items(), strict=True):
         every = kept = right = 0
         tests = ["clean/0"] if level == "clean" else [f"{n}/{k}" for n in FIFTEEN for k in severities]
         for test in tests:
             bins = stress["tests"][test]["calibration"]["as_trained"]
             for place, (count, hits) in enumerate(zip(bins["count"], bins["right"], strict=True)):
-                every, kept, right = (
-                    every + count,
-                    kept + count * (place >= edge),
-                    right + hits * (place >= edge),
-                )
+                every += count
+                kept += count * (place >= edge)
+                right += hits * (place >= edge)
         assert row["level"] == level and row["right"]["value"] == pytest.approx(right / kept)
         assert row["cells"][0].replace("\N{NO-BREAK SPACE}", " ") == f"{100 * kept / every:.0f} %"
         if level != "clean":
@@ -101,15 +98,15 @@ def right_above(stress, name, edge):
 
 
 def test_the_menu_of_corruptions_names_the_best_and_the_worst_and_what_keeps_no_promise(known):
+    """Each of them has its own table."""
     stress = make_stress(False)
     fog = stress["tests"]["fog/5"]["calibration"]["as_trained"]
     fog["right"] = [round(0.95 * count) for count in fog["count"]]  # it alone keeps the promise
     right = {name: right_above(stress, name, 12) for name in FIFTEEN}
     worst = min(right, key=right.get)
     words, context = read(known, stress, "confidence")
-    said = (
-        f"from {100 * right[worst]:.0f} % ({figures.corruption(worst)}) to {100 * right['fog']:.0f} % (fog)"
-    )
+    ends = f"{100 * right[worst]:.0f} % ({figures.corruption(worst)})", f"{100 * right['fog']:.0f} % (fog)"
+    said = f"from {ends[0]} to {ends[1]}"
     assert context["spread"]["worst"] == worst and words.count(said) == 2  # its claim and beside the table
     shares = {name: [right_above(stress, name, edge) for edge in sections.EDGES] for name in FIFTEEN}
     assert context["not_kept"] == [name for name in FIFTEEN if max(shares[name]) < 0.9]
@@ -120,16 +117,10 @@ def test_the_menu_of_corruptions_names_the_best_and_the_worst_and_what_keeps_no_
     found = sections.best_kept(stress, worst)
     assert "no threshold here keeps 90" in found["words"].replace("\xa0", " ") and not found["enough"]
     assert f"it is {100 * max(shares[worst]):.0f}" in found["words"]
-
-
-def test_one_corruption_has_its_own_table(known):
-    stress = make_stress(False)
-    _, script = sections.confidence(*known, stress)
-    cells = script["thresholds"]["cells"]
+    cells = sections.confidence(*known, stress)[1]["thresholds"]["cells"]
     assert [*cells] == ["", *FIFTEEN] and all(len(rows) == len(sections.EDGES) for rows in cells.values())
-    for place, edge in enumerate(sections.EDGES):
-        text = cells["fog"][place][3][1].replace("\xa0", " ")
-        assert text.startswith(f"{100 * right_above(stress, 'fog', edge):.1f} % (")
+    for rows, value in zip(cells["fog"], shares["fog"], strict=True):
+        assert rows[3][1].replace("\xa0", " ").startswith(f"{100 * value:.1f} % (")
 
 
 def test_a_threshold_that_keeps_nothing_has_no_share_of_right_answers():
@@ -243,10 +234,9 @@ def test_own_statistics_are_advised_where_they_help_with_what_they_harm(known):
     assert "noise from 50 % to 80 % right" in words
     assert "or are as these: leave batch norm as it is. Under fog 50 % become 38 %, " in words
     words, context = read(known, make_stress(False), "ending")
-    means = {
-        f: np.mean([make_stress(False)["tests"][f"{n}/5"]["accuracy"]["value"] for n in names])
-        for f, names in make_stress(False)["families"].items()
-    }
+    stress, means = make_stress(False), {}
+    for family, names in stress["families"].items():
+        means[family] = np.mean([stress["tests"][f"{name}/5"]["accuracy"]["value"] for name in names])
     assert f"If you expect {min(means, key=means.get)}: train with such pictures" in words
 
 
