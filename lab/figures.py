@@ -82,7 +82,7 @@ def sheet(images: Tensor, limit: int = MAX_SHEET, columns: int | None = None) ->
     images = images if len(images) else images.new_zeros(1, *images.shape[1:])
     columns = columns or math.ceil(math.sqrt(len(images)))
     pixels = make_grid(images, nrow=columns, padding=0)
-    for quality in range(95, 15, -10):
+    for quality in range(85, 15, -10):
         content = encoded(pixels, "JPEG", quality)
         if len(content) <= max(limit, BYTES_PER_PIXEL * pixels[0].numel()):
             break
