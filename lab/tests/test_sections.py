@@ -195,7 +195,7 @@ def test_where_all_classes_are_of_people_nothing_is_set_aside(known):
     images = torch.randint(0, 256, (600, 3, 8, 8), generator=seeded(0)).byte()
     shown, drawn = page.set_aside(made, {"mistakes": made["mistakes"]}, images)
     assert torch.equal(drawn, images) and not shown["has_people"] and shown["only_people"]
-    assert len(answers.draw_game(made)) == 40 and answers.without_people(made, made["mistakes"]).all()
+    assert len(answers.draw_game(made)) == 40 and answers.may_be_drawn(made, made["mistakes"]).all()
 
 
 def test_no_section_is_given_a_picture_of_people(known):
