@@ -3,11 +3,11 @@
     python lab/experiments/groups.py
 
 Of 2,500 pictures of ten classes one of 41 patients has so large a share. Twelve columns of five values say
-nothing, of which 15 % have the first. Values vary by picture, or half of the pictures have their patient's,
-or all. Patients, and in some sets values within patients, have accuracies of their own. Under value 0 of the
-first column all classes lose so many points, or one class, of which 40 pictures have it, loses 60. Prints two
-Markdown tables: in which share of 100 sets (of a class 50) that is found among sixty slices; and of 25 sets
-without it, in which share a slice is called weak, a class, or a slice better, and how many are not judged.
+nothing. Values vary by picture, or half of the pictures have their patient's, or all. Patients, and in some
+sets values within patients, have accuracies of their own. Under value 0 of the first column all classes lose
+so many points, or one class, of which 40 pictures have it, loses 60. Prints in which share of 100 sets (of a
+class 50) that is found among sixty slices; and of 25 sets without it, in which share a slice is called weak,
+a class, or a slice better, and how many are not judged.
 """
 
 import sys
@@ -89,9 +89,9 @@ def main() -> None:
             wrong.append([title, f"by {kind}", *(f"{100 * share:.0f} %" for share in shares)])
     heads = "; ".join(f"by {kind}, -{points}" for kind, points in PLANTED)
     head = f"the largest has; {heads}; one class, -60"
-    print_table("Weaknesses that are found", "The losses are in points.", head, found)
+    print_table("Weaknesses that are found", head, "The losses are in points.", found)
     head = "the largest has; values; weak; a class; better; not judged"
-    print_table("Sets without a weakness", "Values are of pictures, patients, or half and half.", head, wrong)
+    print_table("Sets without a weakness", head, "Values are of pictures, patients, or half of each.", wrong)
 
 
 if __name__ == "__main__":

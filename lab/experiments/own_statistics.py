@@ -5,8 +5,7 @@
 Takes test images of CIFAR-100, of all classes in equal parts where nothing else is said. Prints a Markdown
 table with the accuracy as trained and by own statistics, in percent, and the paired difference with its
 interval, in points: over the images, or by Student's t over the groups of images that are answered apart.
-Last is, for mixtures and superclasses, the accuracy by the mean of both statistics. lab.stress has the
-fifteen corruptions one by one. Takes four minutes on one quiet core.
+Last is, for mixtures and superclasses, the accuracy by the mean of both statistics.
 """
 
 import copy
@@ -30,25 +29,24 @@ from lab.slices import t_quantile
 from lab.stress import stratified_sample
 
 SOME = ("gaussian_noise", "defocus_blur", "fog", "contrast", "jpeg_compression")  # of all four families
-SIZES = (8, 32, 100)  # of the batches of clean pictures; the last of all others
 HALFWAY = ("mixed", "superclass")  # in the titles of controls that the mean of both statistics answers too
 SHOWN = 6  # of the changes unlike the fifteen
 HEAD = "pictures; batches; number; right; own statistics; difference; mean of both"
 Group = tuple[Tensor, Tensor]  # images uint8 [N, 3, 32, 32] and labels int64 [N], answered apart from others
 
 
-def controls(test: data.Dataset) -> Iterator[tuple[str, list[Group]]]:
-    """Yield the title of each control, and its groups."""
+def controls(test: data.Dataset) -> Iterator[tuple]:
+    """Yield the title of each control, its groups, and the size of its batches if that is not 100."""
 
     def group(index: Tensor, name: str) -> Group:
         return corrupt(test.images[index], name, 5), test.labels[index]
 
     fifth, some, many = (stratified_sample(test.labels, count) for count in (200, 400, 1000))
-    yield "clean", [group(some, "clean")]
+    for size in (8, 32, 100):
+        yield "clean", [group(some, "clean")], size
     yield "five corruptions, each alone", [group(fifth, name) for name in SOME]
     mixtures = {"the five, mixed": SOME, "all fifteen, mixed": FIFTEEN}
-    mixtures["half clean, half fog"] = ("clean", "fog")
-    for title, names in mixtures.items():
+    for title, names in (mixtures | {"half clean, half fog": ("clean", "fog")}).items():
         yield title, [(mixed(test.images[some], names, 5), test.labels[some])]
     parts = [group(some[k :: len(SOME)], name) for k, name in enumerate(SOME)]  # as `mixed` takes them
     yield "the five, mixed, sorted by corruption first", parts
@@ -73,38 +71,29 @@ class Halfway(nn.BatchNorm2d):
         return F.batch_norm(pixels, mean, variance, self.weight, self.bias, eps=self.eps)
 
 
-def halfway(model: nn.Module) -> nn.Module:
-    """Return a copy of a network whose batch norms are Halfway."""
-    model = copy.deepcopy(model)
-    for norm in [part for part in model.modules() if isinstance(part, nn.BatchNorm2d)]:
-        norm.__class__ = Halfway
-    return model
-
-
-def rows_of(network: Network, title: str, groups: list[Group], sizes: tuple[int, ...]) -> Iterator[list[str]]:
-    """Yield the rows of a control, one for each size of the batches."""
-    plain = [logits_of(network, images).argmax(dim=1) == labels for images, labels in groups]
+def row_of(network: Network, title: str, groups: list[Group], size: int = 100) -> list[str]:
+    """Return the row of a control, answered in batches of a size."""
     models = [network.model]
     if any(word in title for word in HALFWAY):
-        models.append(halfway(network.model))
-    for size in sizes:
-        ways = [plain]
-        for model in models:
-            ways.append([own_statistics(model, images, size).argmax(dim=1) == y for images, y in groups])
-        rights = [torch.cat(way).double() for way in ways]
-        difference = mean_interval(rights[1] - rights[0])
-        if len(groups) > 1:  # of equal sizes
-            gains = [b.double().mean() - a.double().mean() for a, b in zip(*ways[:2], strict=True)]
-            difference = mean_interval(gains, t_quantile(len(groups) - 1))
-        right, own, *mean = (f"{100 * right.mean():.1f}" for right in rights)
-        yield [title, str(size), f"{len(rights[0]):,}", right, own, in_points(difference), *(mean or [""])]
+        models.append(copy.deepcopy(network.model))
+        for norm in [part for part in models[1].modules() if isinstance(part, nn.BatchNorm2d)]:
+            norm.__class__ = Halfway
+    ways = [[logits_of(network, images).argmax(dim=1) == labels for images, labels in groups]]
+    for model in models:
+        ways.append([own_statistics(model, images, size).argmax(dim=1) == y for images, y in groups])
+    rights = [torch.cat(way).double() for way in ways]
+    difference = mean_interval(rights[1] - rights[0])
+    if len(groups) > 1:  # of equal sizes
+        gains = [b.double().mean() - a.double().mean() for a, b in zip(*ways[:2], strict=True)]
+        difference = mean_interval(gains, t_quantile(len(groups) - 1))
+    right, own, *mean = (f"{100 * right.mean():.1f}" for right in rights)
+    return [title, str(size), f"{len(rights[0]):,}", right, own, in_points(difference), *(mean or [""])]
 
 
 def main() -> None:
-    network, rows = load_checkpoint(SHIPPED), []
-    for title, groups in controls(load_test(__doc__)):
-        rows += rows_of(network, title, groups, SIZES if title == "clean" else SIZES[-1:])
-    print_table("Controls of own statistics", "Corruptions are of severity 5.", HEAD, rows)
+    network, test = load_checkpoint(SHIPPED), load_test(__doc__)
+    rows = [row_of(network, *control) for control in controls(test)]
+    print_table("Controls of own statistics", HEAD, "Corruptions are of severity 5.", rows)
 
 
 if __name__ == "__main__":
