@@ -6,7 +6,7 @@ import torch
 from lab_pages import text_of
 from networks import seeded
 
-from lab import answers, figures, page, sections
+from lab import answers, figures, page, sections, slices
 from lab.corruptions import FIFTEEN
 
 NAMES = ["cat", "dog", "owl", "boy", "man", "woman"]
@@ -64,6 +64,17 @@ def read(known, stress, name):
         context |= of_template
     module = page.make_templates().get_template(f"{name}.html").make_module(context)
     return text_of(f"{module.claim} {getattr(module, 'below', '')} {module}"), context
+
+
+def test_slices_that_cannot_be_judged_are_listed_also_those_of_few_pictures(known):
+    numbers, made = known
+    right = (made["y_pred"] == made["y_true"]) & (torch.arange(600) >= 9)
+    scanner = ["D"] * 9 + ["E"] * 4 + ["A"] * 587
+    rows = slices.compare_slices(right, made["y_true"], {"scanner": scanner})
+    numbers["slices"] = [{key: row[key] for key in slices.FACTS} for row in rows]
+    text, _ = read((numbers, made), None, "where")
+    few = "scanner = D: 0 of 9 right, too few for an interval, yet no chance (raw gap -"
+    assert few in text and "; scanner = E, too few pictures (4)" in text
 
 
 @pytest.mark.parametrize("edge", sections.EDGES)
