@@ -298,7 +298,9 @@ def main() -> None:
     for name, network, clean, images, labels, some in references(test, shipped):
         for kind, *pictures in itertools.chain([("itself", images, labels)], some):
             row = measured(network, clean, *pictures)
-            for title in dict.fromkeys([f"{name}: {'itself' if kind == 'itself' else 'all'}", f"{name}: {kind}"]):
+            for title in dict.fromkeys(
+                [f"{name}: {'itself' if kind == 'itself' else 'all'}", f"{name}: {kind}"]
+            ):
                 rows.setdefault(title, []).append(row)
     print_table("The alarm", HEAD, CAPTION, [row_of(kind, some) for kind, some in rows.items()])
     clean = read(RESULTS / "shipped", "metrics.json") | read(RESULTS / "shipped", "reasons.json")
