@@ -158,10 +158,11 @@ def draw_histogram(n: dict) -> Markup:
 
 
 def draw_calibration(errors: dict[str, list[float]], num_images: int) -> Markup:
-    """Plot calibration errors from clean pictures to severity 5, {label: six values}."""
+    """Plot calibration errors from clean pictures to severity 5, {label: six values}; the last is chance."""
     figure, axes = small_figure("Calibration error", f"severity; {num_images:,} pictures, mean of 15")
     for label, values in errors.items():
-        axes.plot(range(6), values, label=label, clip_on=False)
+        by_chance = {"linestyle": ":", "color": GREY, "marker": ""} if label == [*errors][-1] else {}
+        axes.plot(range(6), values, label=label, clip_on=False, **by_chance)
     axes.set(xlim=(0, 5), ylim=(0, 1.1 * max(map(max, errors.values())) + 0.01))
     axes.set_xticks(range(6), ["clean", *"12345"])
     in_percent(axes.yaxis)
