@@ -114,11 +114,11 @@ def falling(answers: dict, stress: dict) -> tuple[str, int, int | None] | None:
     attack of 1/255 turns goes first, then the one that is answered most surely. None if there is none.
     """
     index, given = (stress.get("examples", {}).get(key, []) for key in ("images", "answers"))
-    attacked, turned = [], {}
+    attacked, answers_to = [], {}  # where an answer is of people it is not shown
     if "robust_accuracy" in stress and "attack_examples" in stress:
         attacked, people = stress["attack_examples"]["images"], people_among(answers["class_names"])
         aimed = zip(attacked, stress["attack_examples"]["answers"]["pgd"]["1"], strict=True)
-        turned = {i for i, (c, _) in aimed if c != answers["y_true"][i] and not people[c]}
+        answers_to = {i: c for i, (c, _) in aimed if not people[c]}
     right = right_of_fifteen(stress, 5)
     for name in sorted(right, key=lambda name: right[name]["value"]) if index else ():
         rows = torch.tensor([given[test] for test in ["clean/0", *tests_of([name])]])
@@ -127,8 +127,10 @@ def falling(answers: dict, stress: dict) -> tuple[str, int, int | None] | None:
         fits &= (classes[0] == true) & (classes[-1] != true)
         places = fits.nonzero().flatten().tolist()
         if places:
-            place = max(places, key=lambda k: (index[k] in turned, rows[0, k, 1].item()))
-            return name, place, attacked.index(index[place]) if index[place] in turned else None
+            turned = {i for i, c in answers_to.items() if c != answers["y_true"][i]}
+            rank = {k: (index[k] in turned, index[k] in answers_to, rows[0, k, 1].item()) for k in places}
+            place = max(places, key=rank.get)
+            return name, place, attacked.index(index[place]) if index[place] in answers_to else None
     return None
 
 
