@@ -255,7 +255,7 @@ def confidence(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]
     for row in stops:
         row |= {
             "clean": clean[EDGES.index(row["edge"])],
-            "here": (5, SHOWN_EDGE) == (row["severity"], row["edge"]),
+            "here": (row["severity"], row["edge"]) == (5, SHOWN_EDGE),
         }
     of_name = kept[5][EDGES.index(SHOWN_EDGE)]
     names.sort(key=lambda name: value_of(of_name[name]["right"] or 2))
