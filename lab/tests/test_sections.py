@@ -10,8 +10,9 @@ from lab_pages import text_of
 from networks import seeded
 
 import metrics
-from lab import answers, page, robustness, sections
+from lab import answers, page
 from lab.corruptions import FIFTEEN
+from lab.page import robustness, sections
 
 NAMES = ["cat", "dog", "owl", "boy", "man", "woman"]
 NOTHING = {"mistakes": torch.zeros(0, dtype=torch.int64)}  # evidence.npz

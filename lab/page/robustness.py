@@ -21,7 +21,7 @@ from lab.answers import (
     shared_words,
     tests_of,
 )
-from lab.figures import MAX_SHEET, SIDE, draw_attacks, draw_calibration, picture, sheet, value_of
+from lab.page.figures import MAX_SHEET, SIDE, draw_attacks, draw_calibration, picture, sheet, value_of
 from lab.slices import WEAK, slice_name
 from report import plain
 
