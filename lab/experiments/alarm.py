@@ -13,7 +13,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -130,10 +129,8 @@ def references(test: data.Dataset, shipped: Network) -> Iterator[tuple]:
     images[order[::4]] = corrupt(images[order[::4]], "contrast", 5)
     own, rest = order.chunk(2)
     clean = clean_numbers(shipped, images[own], test.labels[own])
-    alike = folders(images, test.labels, [("clean", torch.clone)] * 30 + severe, partial(any_of, rest))
-    alone = [("the weak scanner alone", partial(corrupt, name="contrast", severity=5))] * 5
-    alone = folders(test.images, test.labels, alone, partial(any_of, rest))
-    yield "a weak scanner", shipped, clean, images[own], test.labels[own], chain(alike, alone)
+    some = folders(images, test.labels, [("clean", torch.clone)] * 30 + severe, partial(any_of, rest))
+    yield "a weak scanner", shipped, clean, images[own], test.labels[own], some
 
 
 def pairs(test: data.Dataset, shipped: Network, severe: list[tuple], generator: Generator) -> Iterator[tuple]:

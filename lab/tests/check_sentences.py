@@ -78,9 +78,8 @@ def expected(folder):
             low = {name: hits / total for name, (hits, total) in named.items()}
             worst = min(low, key=lambda name: (low[name], -named[name][1]))
             ends = wilson(*named[worst], len(named))
-            alone = all(
-                wilson(*row, len(named))[0] >= ends[1] for name, row in named.items() if name != worst
-            )
+            lows = [wilson(*row, len(named))[0] for name, row in named.items() if name != worst]
+            alone = all(low >= ends[1] for low in lows)
             hits, total = named[worst]
             text = f"{start} Under {worst.replace('_', ' ')} of severity {severity}, "
             text += f"{'the' if alone else 'among the'} worst of the fifteen, it is {hits:,} of {total:,} "
@@ -89,10 +88,9 @@ def expected(folder):
                 own = [row["own_statistics"] for row in rows.values()]
                 before, after = pooled([row["plain"] for row in own], edge), pooled(own, edge)
                 if before and after:
-                    text += (
-                        f" Over all fifteen together {before[0]} % of the kept answers are right, and by own "
-                    )
-                    text += f"statistics {after[0]} %, which keep {after[1]} % in place of {before[1]} %."
+                    text += f" Over all fifteen together {before[0]} % of the kept answers are right, "
+                    text += f"and by own statistics {after[0]} %, which keep {after[1]} % "
+                    text += f"in place of {before[1]} %."
             yield text
 
 
