@@ -26,7 +26,8 @@ VARIABLES = {INK: "ink", GREY: "grey", LINE: "line", BLUE: "blue", ORANGE: "oran
 TEXTS = ("axes.labelcolor", "axes.titlecolor", "text.color", "xtick.labelcolor", "ytick.labelcolor")
 STYLE = report.STYLE | dict.fromkeys(TEXTS, INK) | dict.fromkeys(["xtick.color", "ytick.color"], GREY)
 STYLE |= {
-    "figure.titlesize": 13,
+    "font.size": 15,  # of 360 pixels, so that no letter on a phone is smaller
+    "figure.titlesize": 15,
     "figure.titleweight": "bold",
     "axes.prop_cycle": matplotlib.cycler(color=[INK, GREY], marker=["o", "s"]),
     "lines.markersize": 4,
@@ -139,35 +140,18 @@ def draw_covering(rows: dict[str, dict], bold: list[str]) -> Markup:
     return to_svg(figure, "covering", f"{title}: {values}.")
 
 
-def draw_histogram(n: dict) -> Markup:
-    """Plot how sure right and wrong answers are, stacked; n: metrics.json and reasons.json."""
-    right, wrong = (np.array(n["confidence_histogram"][side]) for side in ("right", "wrong"))
-    figure, axes = small_figure("How sure answers are", f"confidence; {n['num_test']:,} answers, stacked")
-    edges, filled, every = np.linspace(0, 1, len(right) + 1), {"fill": True, "linewidth": 0}, right + wrong
-    axes.stairs(wrong, edges, color=ORANGE, **filled)
-    # Lighter: they differ in grey, too.
-    axes.stairs(every, edges, baseline=wrong, color=BLUE, alpha=0.4, **filled)
-    x = 0.03 if every[len(every) // 2 :].sum() > every.sum() / 2 else 0.7  # where there are fewer bars
-    axes.text(x, 0.92, f"right: {right.sum():,}", color=BLUE, transform=axes.transAxes)
-    axes.text(x, 0.82, f"wrong: {wrong.sum():,}", color=ORANGE, transform=axes.transAxes)
-    in_percent(axes.xaxis)
-    axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.set(xlim=(0, 1), ylim=(0, 1.03 * max(1, every.max())))
-    text = f"Confidence of right and wrong answers; wrong above 90 %: {n['confident']['wrong']}."
-    return to_svg(figure, "histogram", text)
-
-
-def draw_calibration(errors: dict[str, list[float]], num_images: int) -> Markup:
-    """Plot calibration errors from clean pictures to severity 5, {label: six values}."""
+def draw_calibration(errors: list[float], chance: list[float], num_images: int) -> Markup:
+    """Plot calibration errors from clean pictures to severity 5, six values, and those by chance alone."""
     figure, axes = small_figure("Calibration error", f"severity; {num_images:,} pictures, mean of 15")
-    for label, values in errors.items():
-        axes.plot(range(6), values, label=label, clip_on=False)
-    axes.set(xlim=(0, 5), ylim=(0, 1.1 * max(map(max, errors.values())) + 0.01))
+    axes.plot(range(6), errors, label="as trained", clip_on=False)
+    axes.plot(range(6), chance, label="by chance alone", clip_on=False, linestyle=":", color=GREY, marker="")
+    axes.set(xlim=(0, 5), ylim=(0, 1.1 * max(*errors, *chance) + 0.01))
     axes.set_xticks(range(6), ["clean", *"12345"])
     in_percent(axes.yaxis)
     axes.legend(frameon=False)
-    said = (f"{label} {100 * error[0]:.1f} to {100 * error[5]:.1f} %" for label, error in errors.items())
-    text = f"Calibration error from clean images to severity 5: {', '.join(said)}."
+    rows = {"as trained": errors, "by chance": chance}
+    ends = (f"{label} {100 * row[0]:.1f} to {100 * row[5]:.1f} %" for label, row in rows.items())
+    text = f"Calibration error from clean images to severity 5: {', '.join(ends)}."
     return to_svg(figure, "calibration", text)
 
 
@@ -188,7 +172,7 @@ def draw_attacks(curves: dict[str, dict], epsilons: list[float], unattacked: flo
     axes.set(xlim=(epsilons[0] / 1.3, 1.05 * epsilons[-1]), ylim=(0, 1))
     in_percent(axes.yaxis)
     above = {"loc": "lower right", "bbox_to_anchor": (1.02, 0.98), "ncols": 3}  # the lines may be anywhere
-    axes.legend(frameon=False, fontsize=11, handlelength=1.5, columnspacing=1, **above)
+    axes.legend(frameon=False, handlelength=1, columnspacing=0.7, handletextpad=0.3, **above)
     left = 100 * curves["worst"]["1"]["value"]
     text = f"Accuracy under attack by epsilon: at 1/255 the worst leaves {left:.1f} %."
     return to_svg(figure, "epsilon", text)

@@ -1,0 +1,117 @@
+"""Check the sentences of explore.html that have numbers against the files of its folder, at each stop.
+
+    python lab/tests/check_sentences.py results/shipped runs/shapes
+
+Nothing of the page's own code is used: the numbers come from metrics.json, predictions.npz, reasons.json and
+stress.json, and the page is read as text.
+"""
+
+import json
+import sys
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def wilson(hits, count, candidates=1):
+    z = NormalDist().inv_cdf(1 - 0.05 / 2 / candidates)
+    q, t = hits / count, z * z / count
+    reach = np.sqrt(q * (1 - q) * t + t * t / 4)
+    return (q + t / 2 - reach) / (1 + t), (q + t / 2 + reach) / (1 + t)
+
+
+def whole(share):
+    return f"{100 * share:.0f}"
+
+
+def pooled(records, edge):
+    """Which percents of the kept answers are right, and of all answers are kept; None of none."""
+    bins = [record["calibration"] for record in records]
+    hits, kept = (sum(sum(row[key][edge:]) for row in bins) for key in ("right", "count"))
+    return (whole(hits / kept), whole(kept / sum(sum(row["count"]) for row in bins))) if kept else None
+
+
+def expected(folder):
+    """Yield what the page has to say, sentence by sentence."""
+    n, reasons = (json.loads((folder / name).read_text("utf-8")) for name in ("metrics.json", "reasons.json"))
+    arrays = np.load(folder / "predictions.npz")
+    y_true, y_pred, logits = arrays["y_true"], arrays["logits"].argmax(axis=1), arrays["logits"].astype(float)
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    sure, right = (shares / shares.sum(axis=1, keepdims=True)).max(axis=1), y_true == y_pred
+    wrong = int((~right).sum())
+    yield f"{whole(right.mean())} % of the answers are right."
+    yield f"{wrong:,} of {len(right):,} pictures get a wrong answer."
+    clean = {k: (int(right[sure > k / 15].sum()), int((sure > k / 15).sum())) for k in range(9, 15)}
+    if clean[12][1]:
+        yield f"Above 80 %, {whole(clean[12][0] / clean[12][1])} of 100 clean answers are right"
+    covering = reasons.get("covering", {})
+    if covering.get("verdict", "too few") != "too few":
+        usual, centre = (whole(covering["right"][name]["changed"]["value"]) for name in ("usual", "centre"))
+        yield from (f"what the map marks {usual} % (", f"the bare centre {centre} % (")
+    if not (folder / "stress.json").is_file():
+        return
+    stress = json.loads((folder / "stress.json").read_text("utf-8"))
+    names = [name for members in stress["families"].values() for name in members]
+    yield f"{whole(n['accuracy']['value'])} of 100 such pictures are right"
+    values = {test: record["accuracy"]["value"] for test, record in stress["tests"].items()}
+    fifteen = np.mean([values[f"{name}/{k}"] for name in names for k in range(1, 6)])
+    yield f"Under fifteen corruptions {whole(fifteen)} % are right on average."
+    if "robust_accuracy" in stress:
+        robust = stress["robust_accuracy"]["1"]["value"]
+        yield f"to mislead: {whole(robust)} % are right, not {whole(values['unattacked/0'])} %."
+    for severity in range(1, 6):
+        rows = {name: stress["tests"][f"{name}/{severity}"] for name in names}
+        for edge in range(9, 15):
+            hits, total = clean[edge]
+            start = f"Above {whole(edge / 15)} %, {hits:,} of {total:,} clean answers are right."
+            kept = {}
+            for name, row in rows.items():
+                bins = row["calibration"]["as_trained"]
+                kept[name] = [round(sum(bins[key][edge:])) for key in ("right", "count")]
+            named = {name: row for name, row in kept.items() if row[1] >= 10}
+            if not named:
+                yield f"{start} At severity {severity} no corruption leaves ten answers."
+                continue
+            low = {name: hits / total for name, (hits, total) in named.items()}
+            worst = min(low, key=lambda name: (low[name], -named[name][1]))
+            ends = wilson(*named[worst], len(named))
+            alone = all(
+                wilson(*row, len(named))[0] >= ends[1] for name, row in named.items() if name != worst
+            )
+            hits, total = named[worst]
+            text = f"{start} Under {worst.replace('_', ' ')} of severity {severity}, "
+            text += f"{'the' if alone else 'among the'} worst of the fifteen, it is {hits:,} of {total:,} "
+            text += f"({whole(max(0, ends[0]))}–{whole(min(1, ends[1]))} %)."
+            if "own_statistics" in next(iter(rows.values())):
+                own = [row["own_statistics"] for row in rows.values()]
+                before, after = pooled([row["plain"] for row in own], edge), pooled(own, edge)
+                if before and after:
+                    text += (
+                        f" Over all fifteen together {before[0]} % of the kept answers are right, and by own "
+                    )
+                    text += f"statistics {after[0]} %, which keep {after[1]} % in place of {before[1]} %."
+            yield text
+
+
+def check(folder):
+    """Return the sentences that the page of a folder lacks, and how many there are."""
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "lab" / "tests")]
+    from lab_pages import text_of
+
+    words = text_of((folder / "explore.html").read_text("utf-8"))
+    sentences = list(expected(folder))
+    for old, new in {"jpeg": "JPEG", "gaussian": "Gaussian"}.items():
+        sentences = [text.replace(f" {old} ", f" {new} ") for text in sentences]
+    return [text for text in sentences if text not in words], len(sentences)
+
+
+if __name__ == "__main__":
+    missing = 0
+    for path in map(Path, sys.argv[1:]):
+        lacking, count = check(path)
+        print(f"{path}: {count} sentences, {len(lacking)} are not on the page", *lacking, sep="\n  ")
+        missing += len(lacking)
+    sys.exit(bool(missing))
