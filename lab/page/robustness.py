@@ -73,9 +73,9 @@ def fifteen_of(stress: dict) -> list[str]:
 
 
 def worst_by_question(stress: dict) -> list[tuple[str, str, str]]:
-    """Return which of the fifteen leaves the fewest right over all severities, at the fifth, and of sure answers.
+    """Return which of the fifteen leaves the fewest right, a row for each question: its name and its number.
 
-    A row is a question, the name and the number; the last is missing where no corruption leaves ten sure answers.
+    The last, of sure answers, is missing where no corruption leaves ten of them.
     """
     right = {name: stress["tests"][f"{name}/5"]["accuracy"]["value"] for name in fifteen_of(stress)}
     means = {name: mean_of_severities(stress, name) for name in right}
@@ -531,7 +531,7 @@ def weak_groups(answers: dict) -> list[dict]:
 
 
 def repaired(stress: dict, name: str) -> tuple[float, float, int] | None:
-    """Return what is right at severity 5 of a corruption as trained and by own statistics, of how many pictures.
+    """Return what is right at severity 5 of a corruption as trained and by own statistics, and of how many.
 
     None where own statistics were not measured, or hardly help.
     """
