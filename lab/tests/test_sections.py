@@ -116,11 +116,14 @@ def test_a_threshold_for_nine_of_ten_is_named_only_where_the_interval_carries_it
     fog = stress["tests"]["fog/5"]["calibration"]["as_trained"]
     fog["count"], fog["right"] = [1000] * 15, [997] * 15
     words, context = read(known, stress, "confidence")
-    enough = {row["name"]: row["enough"] for row in context["dots"]}
+    enough = {row["name"]: row["least"] for row in context["enough"][5]}
     assert enough.pop("fog") == 9 / 15 and set(enough.values()) == {None}
-    assert "fog above 60 % or less; under the other 14 no threshold up to 93 % is shown to reach it" in words
+    assert (
+        "fog above 60 % or less; under the other 14 no threshold up to 93 % is certain to reach it" in words
+    )
     normal = NormalDist().inv_cdf(1 - 0.05 / 2 / 6)  # n of n right: Wilson's lower end is n / (n + z^2)
-    assert robustness.num_needed() == math.ceil(9 * normal**2) and "too few" not in words
+    assert robustness.num_needed() == math.ceil(9 * normal**2)
+    assert "too few" not in words.split("Severity 5: ")[1].split("Certain: ")[0]
     few = {key: [2 * (key != "gaps")] * 15 for key in ("count", "right", "gaps")}
     for name in FIFTEEN:
         stress["tests"][f"{name}/5"]["calibration"]["as_trained"] = few
@@ -268,8 +271,12 @@ def test_weaknesses_are_ranked_by_what_they_cost_at_least(known):
         in words
     )
     assert "Train with such pictures." in words
-    stress["tests"]["fog/5"]["own_statistics"] = {"accuracy": share(0.6), "plain": {"accuracy": 0.1}}
-    assert robustness.repaired(stress, "fog") == (0.1, 0.6)
+    stress["tests"]["fog/5"]["own_statistics"] = {
+        "accuracy": share(0.6),
+        "plain": {"accuracy": 0.1},
+        "images": 200,
+    }
+    assert robustness.repaired(stress, "fog") == (0.1, 0.6, 200)
 
 
 def test_groups_that_lose_as_much_are_named_together_and_people_counted(known):
