@@ -300,3 +300,32 @@ def test_groups_that_lose_as_much_are_named_together_and_people_counted(known):
 def test_files_of_cifar_that_name_people_are_not_named(known, name, shown):
     made = known[1] | {"filenames": ["", "", "", "man/3.png"], "y_true": torch.tensor([0, 0, 0, 4])}
     assert sections.file_of({"data": {"name": name}}, made, 3) == shown
+
+
+def test_three_questions_have_a_worst_case_each_which_the_report_names_too(known):
+    """Fog is low at severity 5, snow at the others, and frost where it is sure."""
+    stress = make_stress(False)
+    for name, values in {"fog": [0.9] * 4 + [0.01], "snow": [0.05] * 5}.items():
+        for k, value in enumerate(values, start=1):
+            stress["tests"][f"{name}/{k}"]["accuracy"] = share(value)
+    stress["tests"]["frost/5"]["calibration"]["as_trained"]["right"] = [0] * 15
+    kept = counted(stress, "frost", 5, 12)[0]
+    words, _ = read(known, stress, "corruptions")
+    said = "over all severities snow (5 %), at severity 5 fog (1 %), "
+    said += f"among answers above 80 % at severity 5 frost (0 of {kept})."
+    assert said in words and said in read(known, stress, "ending")[0]
+    markup = page.measured("<p>right; expect fewer on corrupted ones.", stress, [])
+    carried = "right. Do not carry that over: under frost of severity 5, 0 of"
+    assert text_of(markup) == f"{carried} {kept} answers above 80 % are right."
+
+
+def test_clean_accuracies_of_other_draws_are_explained_where_they_differ(known):
+    stress = make_stress(True)
+    clean = stress["tests"]["clean/0"]
+    clean["own_statistics"]["plain"]["accuracy"] = clean["accuracy"]["value"]
+    assert "the chance of each draw" not in read(known, stress, "corruptions")[0]
+    clean["own_statistics"]["plain"]["accuracy"] = 0.25
+    words = (
+        f"{100 * clean['accuracy']['value']:.0f} % of the 200 of the corruptions and 25 % of the 100 of the"
+    )
+    assert f"Of clean pictures {words} repair are right" in read(known, stress, "corruptions")[0]
