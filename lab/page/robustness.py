@@ -252,8 +252,8 @@ def corruptions(answers: dict, stress: dict | None) -> tuple[dict, dict]:
     return shown, {"corruptions": script}
 
 
-def clean_of_draws(stress: dict) -> list[tuple[str, int, float]]:
-    """Return what is right of clean pictures as trained, of each draw: what it served, its number and share.
+def clean_of_draws(stress: dict) -> list[tuple[str, int, str]]:
+    """Return what is right of clean pictures as trained, of each draw: what it served, its number and percent.
 
     The tests take different pictures, and so the same network is right a little more or less often.
     """
