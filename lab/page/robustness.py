@@ -253,9 +253,10 @@ def corruptions(answers: dict, stress: dict | None) -> tuple[dict, dict]:
 
 
 def clean_of_draws(stress: dict) -> list[tuple[str, int, str]]:
-    """Return what is right of clean pictures as trained, of each draw: what it served, its number and percent.
+    """Return what is right of clean pictures as trained, for each draw.
 
-    The tests take different pictures, and so the same network is right a little more or less often.
+    A row is what the draw served, its number of pictures and the percent. The tests take different
+    pictures, and so the same network is right a little more or less often.
     """
     clean = stress["tests"]["clean/0"]
     rows = [("the corruptions", stress["corruption_images"], clean["accuracy"]["value"])]
@@ -269,7 +270,10 @@ def clean_of_draws(stress: dict) -> list[tuple[str, int, str]]:
         rows.append(
             ("the batches", stress["few_together"]["images"], stress["few_together"]["plain"]["value"])
         )
-    return rows
+    draws = {}
+    for served, count, right in rows:
+        draws.setdefault((count, percent(right, 0)), []).append(served)
+    return [(" and ".join(served), *draw) for draw, served in draws.items()]
 
 
 def kept_examples(answers: dict, index: Tensor, given: list[list]) -> list[int]:
