@@ -1,17 +1,16 @@
-"""Does the alarm of lab.estimate ring where accuracy falls, and what are forty labels worth there?
+"""Does the alarm of lab.estimate ring where accuracy falls, and do the intervals of forty labels hold?
 
     python train.py --dataset shapes
     python lab/experiments/alarm.py [--data-dir data]
 
 Folders of pictures, clean or changed, are compared with the clean pictures of a reference, and so is the
-reference itself; see `references`. From each folder forty labels are drawn 500 times, with replacement, as
-from a folder of very many. A second table says how often clean folders of different sizes ring, and a third
-what forty labels say where some pictures are of other classes. Last stands how often the first bell, of mean
-confidence, rings in the tests of each stress.json in results/.
+reference itself; see `references`. A second table says what forty labels say where some pictures are of other
+classes. Last stands how often the first bell, of mean confidence, rings in the tests of each stress.json in
+results/.
 """
 
-import itertools
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import data
 from lab.answers import tests_of
 from lab.corruptions import FIFTEEN, corrupt
-from lab.estimate import LARGEST_FALL, OTHER, alarm_of, assisted_share, estimate, own_reference
+from lab.estimate import LARGEST_FALL, OTHER, assisted_share, estimate, own_reference
 from lab.experiments.findings import RESULTS, load_test, print_table, read
 from lab.network import SHIPPED, Network, from_module, load_checkpoint, logits_of
 from metrics import proportion
@@ -34,11 +33,7 @@ from report import evaluate, interval
 
 SHAPES = Path("runs/shapes/checkpoints/best.pt")
 LOST = "lost over ten points; five to ten; under five"
-HEAD = f"folders; how many; alarm, {LOST}; first bell, {LOST}; mean confidence; \
-interval of forty labels holds, least; worth, as it says"
-CAPTION = """Mean confidence less accuracy has its mean, in points, and its mean size. Worth is so many times
-forty labels alone."""
-SIZES = "pictures; folders; first bell, %; second bell, %; alarm, %"
+HEAD = f"folders; how many; alarm, {LOST}; first bell, {LOST}; mean confidence less accuracy, points"
 OTHERS = "of other classes, %; folders; alarm; interval holds with `other`, least; where these rows are empty"
 UNLIKE = {  # changes of uint8 images [N, 3, 32, 32]
     "moved by a quarter, on black": lambda images: F.pad(images, (8, -8, 8, -8)),
@@ -122,11 +117,8 @@ def references(test: data.Dataset, shipped: Network) -> Iterator[tuple]:
     some = folders(test.images, test.labels, plan, draw)
     yield "CIFAR-100", shipped, clean, test.images, test.labels, some
 
-    (own,), drawn, network = (
-        data.load("shapes", splits=["test"]),
-        data.make_shapes(20, 2),
-        load_checkpoint(SHAPES),
-    )
+    (own,), drawn = data.load("shapes", splits=["test"]), data.make_shapes(20, 2)
+    network = load_checkpoint(SHAPES)
     some = folders(drawn.images, drawn.labels, plan, partial(any_of, torch.arange(len(drawn.labels))))
     yield "shapes", network, clean_numbers(network, own.images, own.labels), own.images, own.labels, some
 
@@ -137,10 +129,7 @@ def references(test: data.Dataset, shipped: Network) -> Iterator[tuple]:
     images[order[::4]] = corrupt(images[order[::4]], "contrast", 5)
     own, rest = order.chunk(2)
     clean = clean_numbers(shipped, images[own], test.labels[own])
-    alike = folders(images, test.labels, [("clean", torch.clone)] * 30 + severe, partial(any_of, rest))
-    alone = [("the weak scanner alone", partial(corrupt, name="contrast", severity=5))] * 5
-    alone = folders(test.images, test.labels, alone, partial(any_of, rest))
-    some = itertools.chain(alike, alone)
+    some = folders(images, test.labels, [("clean", torch.clone)] * 30 + severe, partial(any_of, rest))
     yield "a weak scanner", shipped, clean, images[own], test.labels[own], some
 
 
@@ -160,15 +149,8 @@ def pairs(test: data.Dataset, shipped: Network, severe: list[tuple], generator: 
             return torch.cat([many[places[0][:90]], few[places[1][:10]]])
 
         plan = [("clean", torch.clone)] * 3 + [severe[k] for k in torch.randperm(15, generator=generator)[:3]]
-        clean = clean_numbers(network, test.images[own], labels[own])
-        yield (
-            "90 to 10",
-            network,
-            clean,
-            test.images[own],
-            labels[own],
-            folders(test.images, labels, plan, draw),
-        )
+        some, reference = folders(test.images, labels, plan, draw), (test.images[own], labels[own])
+        yield "90 to 10", network, clean_numbers(network, *reference), *reference, some
 
 
 # ---- What is measured --------------------------------------------------------------------------------------
@@ -177,27 +159,23 @@ def pairs(test: data.Dataset, shipped: Network, severe: list[tuple], generator: 
 def measured(network: Network, clean: dict, images: Tensor, labels: Tensor) -> tuple:
     """Return whether the alarm and the first bell ring in a folder, and more, see row_of."""
     result = estimate(network, images, clean=clean)
-    right = result["answers"] == labels
-    accuracy = right.double().mean().item()
-    bells = result["alarm"], result["fall"] > result["largest_fall"]
+    accuracy = (result["answers"] == labels).double().mean().item()
     error, lost = result["mean_confidence"] - accuracy, clean["accuracy"]["value"] - accuracy
-    return *bells, error, lost, *worth_of_labels(right, result["second_opinion"])
+    return result["alarm"], result["fall"] > result["largest_fall"], error, lost
 
 
-def worth_of_labels(right: Tensor, scores: Tensor, is_labelled: Tensor | None = None) -> list[float]:
-    """Return how often the interval of forty labels holds, their worth, and what it is said to be.
+def share_that_holds(right: Tensor, scores: Tensor, is_labelled: Tensor) -> float:
+    """Return in which share of 500 draws the interval of forty labels holds the accuracy of a folder.
 
-    right: bool [N], of all pictures of a folder; scores: the second opinion on each, see estimate; labels are
-    given to those alone that are drawn and is_labelled, bool [N].
+    right: bool [N], of all its pictures; scores: the second opinion on each, see estimate. Labels, drawn with
+    replacement as from a folder of very many, are given to those alone that is_labelled, bool [N].
     """
-    accuracy, rows = right.double().mean().item(), []
+    accuracy, holds = right.double().mean().item(), 0
     for index in torch.randint(len(right), (500, 40), generator=Generator().manual_seed(0)):
-        index = index if is_labelled is None else index[is_labelled[index]]
+        index = index[is_labelled[index]]
         row = assisted_share(right[index], scores, index)
-        errors = [(value - accuracy) ** 2 for value in (row["value"], right[index].double().mean().item())]
-        rows.append([row["low"] <= accuracy <= row["high"], row["worth"] / 40, *errors])
-    holds, says, error, alone = torch.tensor(rows).double().mean(dim=0).tolist()
-    return [holds, alone / max(error, 1e-9), says]
+        holds += row["low"] <= accuracy <= row["high"]
+    return holds / 500
 
 
 def rings(alarm: Tensor, lost: Tensor) -> list[str]:
@@ -210,47 +188,13 @@ def rings(alarm: Tensor, lost: Tensor) -> list[str]:
 
 
 def row_of(kind: str, results: list[tuple]) -> list[str]:
-    """Return a row of the table; results: see measured.
+    """Return a row of the table; results: of each folder what measured returns.
 
-    Of each folder the alarm, the first bell, mean confidence less accuracy, the accuracy that was lost, and
-    what worth_of_labels returns.
+    That is the alarm, the first bell, mean confidence less accuracy, and the accuracy that was lost.
     """
-    alarm, first, error, lost, holds, worth, says = torch.tensor(results, dtype=torch.float64).T
+    alarm, first, error, lost = torch.tensor(results, dtype=torch.float64).T
     cells = [kind, str(len(results)), *rings(alarm > 0, lost), *rings(first > 0, lost)]
-    cells.append(f"{100 * error.mean():+.1f}, {100 * error.abs().mean():.1f}")
-    return [
-        *cells,
-        f"{100 * holds.mean():.1f}, {100 * holds.min():.1f}",
-        f"{worth.mean():.2f}, {says.mean():.2f}",
-    ]
-
-
-def by_size(network: Network, clean: dict, images: Tensor) -> Iterator[list[str]]:
-    """Yield how often clean folders ring, by their size; their pictures are drawn from the images.
-
-    From 100 pictures on folders consist of the batches in which own_statistics answers all images.
-    """
-    generator = Generator().manual_seed(0)
-    batches = torch.randperm(len(images), generator=generator).view(-1, 100)
-    result = estimate(network, images, clean=clean)
-    for size, count in {20: 2000, 50: 2000, 100: 100, 400: 2000, 1000: 2000}.items():
-        bells = []
-        for k in range(count):
-            some = (
-                [k]
-                if size == 100
-                else torch.randperm(len(batches), generator=generator)[: max(1, size // 100)]
-            )
-            index = batches[some].flatten()
-            index = index[torch.randperm(len(index), generator=generator)[:size]]
-            folder = {key: result[key][index] for key in ("answers", "confidences", "second_opinion")}
-            found = alarm_of(
-                folder | {"mean_confidence": folder["confidences"].double().mean().item()}, clean
-            )
-            doubts = "doubt" in found and found["doubt"] > found["largest_doubt"]
-            bells.append([found["fall"] > found["largest_fall"], doubts, found["alarm"]])
-        shares = 100 * torch.tensor(bells).double().mean(dim=0)
-        yield [f"{size:,}", f"{count:,}", *(f"{share:.2f}" for share in shares)]
+    return [*cells, f"{100 * error.mean():+.1f}"]
 
 
 def with_other_classes(test: data.Dataset, shipped: Network) -> Iterator[list[str]]:
@@ -273,8 +217,9 @@ def with_other_classes(test: data.Dataset, shipped: Network) -> Iterator[list[st
             is_other, count = labels[index] == OTHER, 2 * share
             index = torch.cat([index[is_other][:count], index[~is_other][: 200 - count]])
             result = estimate(network, test.images[index], clean=clean)
-            right, scores = result["answers"] == labels[index], result["second_opinion"]
-            holds = [worth_of_labels(right, scores, some)[0] for some in (None, labels[index] != OTHER)]
+            right, is_known = result["answers"] == labels[index], labels[index] != OTHER
+            everyone = torch.ones_like(is_known)
+            holds = [share_that_holds(right, result["second_opinion"], some) for some in (everyone, is_known)]
             rows.append([result["alarm"], *holds])
         alarms, holds, empty = torch.tensor(rows).double().T
         cells = [f"{100 * row.mean():.1f}, {100 * row.min():.1f}" for row in (holds, empty)]
@@ -294,18 +239,15 @@ def stored() -> tuple[Tensor, Tensor]:
 
 
 def main() -> None:
-    test, shipped, rows = load_test(__doc__), load_checkpoint(SHIPPED), {}
-    for name, network, clean, images, labels, some in references(test, shipped):
-        for kind, *pictures in itertools.chain([("itself", images, labels)], some):
+    test, shipped, rows = load_test(__doc__), load_checkpoint(SHIPPED), defaultdict(list)
+    for name, network, clean, *reference, some in references(test, shipped):
+        rows[f"{name}: itself"].append(measured(network, clean, *reference))
+        for kind, *pictures in some:
             row = measured(network, clean, *pictures)
-            for title in dict.fromkeys(
-                [f"{name}: {'itself' if kind == 'itself' else 'all'}", f"{name}: {kind}"]
-            ):
-                rows.setdefault(title, []).append(row)
-    print_table("The alarm", HEAD, CAPTION, [row_of(kind, some) for kind, some in rows.items()])
-    clean = read(RESULTS / "shipped", "metrics.json") | read(RESULTS / "shipped", "reasons.json")
-    caption = "Clean test images of CIFAR-100. The second bell needs 100."
-    print_table("Clean folders", SIZES, caption, list(by_size(shipped, clean, test.images)))
+            rows[f"{name}: all"].append(row)
+            rows[f"{name}: {kind}"].append(row)
+    caption = "How many ring, of the folders that lost so much accuracy."
+    print_table("The alarm", HEAD, caption, [row_of(kind, some) for kind, some in rows.items()])
     caption = "The interval of forty labels, 500 draws from each folder, in %."
     print_table("Pictures of other classes", OTHERS, caption, list(with_other_classes(test, shipped)))
     fall, lost = stored()

@@ -306,21 +306,16 @@ def confidence(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]
     clean = [kept_clean(answers, edge) for edge in EDGES]
     enough = lowest_enough(clean)
     shown = {"clean_kept": clean[EDGES.index(SHOWN_EDGE)], "clean_enough": enough, "calibration_plot": None}
-    shown |= {
-        "shown_edge": SHOWN_EDGE,
-        "threshold_steps": [edge / BINS for edge in EDGES],
-        "num_needed": num_needed(),
-    }
+    shown |= {"shown_edge": SHOWN_EDGE, "num_needed": num_needed()}
+    shown["threshold_steps"] = [edge / BINS for edge in EDGES]
     if stress is None:
         return shown, {}
     names = fifteen_of(stress)
     kept = {k: [kept_under(stress, k, edge) for edge in EDGES] for k in range(1, 6)}
     stops = [kept_stop(stress, k, edge, row) for k in kept for edge, row in zip(EDGES, kept[k], strict=True)]
     for row in stops:
-        row |= {
-            "clean": clean[EDGES.index(row["edge"])],
-            "here": (row["severity"], row["edge"]) == (5, SHOWN_EDGE),
-        }
+        row["clean"] = clean[EDGES.index(row["edge"])]
+        row["here"] = (row["severity"], row["edge"]) == (5, SHOWN_EDGE)
     of_name = kept[5][EDGES.index(SHOWN_EDGE)]
     names.sort(key=lambda name: value_of(of_name[name]["right"] or 2))
     dots = [{"name": name} | of_name[name] for name in names]
@@ -357,12 +352,10 @@ def kept_row(edge: int, count: int, hits: int, total: int) -> dict:
 
 def kept_under(stress: dict, severity: int, edge: int) -> dict[str, dict]:
     """Return what a threshold keeps under each of the fifteen corruptions, see kept_row."""
-    rows = {}
+    rows, parts = {}, (("count", edge), ("right", edge), ("count", 0))
     for name in fifteen_of(stress):
         bins = stress["tests"][f"{name}/{severity}"]["calibration"]["as_trained"]
-        counts = [
-            round(sum(bins[key][first:])) for key, first in (("count", edge), ("right", edge), ("count", 0))
-        ]
+        counts = [round(sum(bins[key][first:])) for key, first in parts]
         rows[name] = kept_row(edge, *counts)
     return rows
 
@@ -379,11 +372,8 @@ def kept_stop(stress: dict, severity: int, edge: int, rows: dict[str, dict]) -> 
     names = worst_of(shares)
     stop = {"severity": severity, "edge": edge, "least": edge / BINS, "worst": None, "own": None}
     if names:
-        stop["worst"] = enough[names[0]] | {
-            "name": names[0],
-            "right": shares[names[0]],
-            "alone": len(names) == 1,
-        }
+        row = {"name": names[0], "right": shares[names[0]], "alone": len(names) == 1}
+        stop["worst"] = enough[names[0]] | row
     records = [stress["tests"][test] for test in tests_of(fifteen_of(stress), [severity])]
     stop["together"] = above_threshold([row["calibration"]["as_trained"] for row in records], edge)
     own = own_statistics_of(stress, severity)
@@ -497,9 +487,8 @@ def look_first(n: dict, answers: dict) -> tuple[list[dict], list[dict]]:
     for row in weak_groups(answers):
         row |= {"kind": "group", "without": row["rest"]["value"]}
         groups.append(row | {"costs": row["rest"]["low"] - row["right"]["high"]})
-    of_people = [
-        row | {"kind": "people", "worst": row is groups[0]} for row in groups if people[row["classes"]].any()
-    ][:1]
+    with_people = [row for row in groups if people[row["classes"]].any()]
+    of_people = [row | {"kind": "people", "worst": row is groups[0]} for row in with_people[:1]]
     groups = [row for row in groups if not people[row["classes"]].any()]
     weak = [row for row in n["slices"] if row["verdict"] == WEAK]
     first = [{"kind": "slice", "costs": -row["high"], "name": slice_name(row, n["num_test"])} for row in weak]
@@ -510,10 +499,9 @@ def look_first(n: dict, answers: dict) -> tuple[list[dict], list[dict]]:
     chosen = max(first, key=lambda row: row["costs"], default=None)
     if chosen is not None and chosen["kind"] == "group":
         value = chosen["right"]["value"]
-        tied = [
-            row for row in groups if row is not chosen and abs(row["right"]["value"] - value) < LEAST_APART
-        ]
-        chosen = chosen | {"tied": [chosen, *tied]}
+        near = [row for row in groups if abs(row["right"]["value"] - value) < LEAST_APART]
+        others = [row for row in near if row is not chosen]
+        chosen = chosen | {"tied": [chosen, *others]}
     return [] if chosen is None else [chosen], [row for row in of_people if row["costs"] > 0]
 
 

@@ -122,9 +122,8 @@ def expected(folder):
             low = {name: hits / total for name, (hits, total) in named.items()}
             worst = min(low, key=lambda name: (low[name], -named[name][1]))
             ends = wilson(*named[worst], len(named))
-            alone = all(
-                wilson(*row, len(named))[0] >= ends[1] for name, row in named.items() if name != worst
-            )
+            lows = [wilson(*row, len(named))[0] for name, row in named.items() if name != worst]
+            alone = all(low >= ends[1] for low in lows)
             hits, total = named[worst]
             text = f"{start} Under {worst.replace('_', ' ')} of severity {severity}, "
             text += f"{'the' if alone else 'among the'} worst of the fifteen, it is {hits:,} of {total:,} "
