@@ -4,7 +4,6 @@ import base64
 import io
 import math
 import re
-import textwrap
 from html import escape
 
 import matplotlib
@@ -114,30 +113,6 @@ def to_svg(figure: Figure, name: str, description: str) -> Markup:
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, f"var(--{variable})")
     return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1))
-
-
-def draw_covering(rows: dict[str, dict], bold: list[str]) -> Markup:
-    """Plot the covering test: shares with intervals, {label: row}; the last is chance, a band behind all."""
-    title = "Mistakes that become right, covered by"
-    figure, axes = small_figure(title, "share of mistakes", 85 + 34 * len(rows))
-    chance = list(rows.values())[-1]
-    axes.axvspan(chance["low"], chance["high"], color=LINE, linewidth=0)
-    for place, (label, row) in enumerate(rows.items()):
-        axes.plot([row["low"], row["high"]], [place, place], color=INK, marker="", linestyle="-")
-        axes.plot(row["value"], place, marker="o", markersize=7, color=INK)
-        weight = "bold" if label in bold else "normal"
-        options = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "fontweight": weight}
-        axes.annotate(f"{100 * row['value']:.0f} %", (row["high"], place), **options).set_in_layout(False)
-    axes.set_yticks(range(len(rows)), [textwrap.fill(label, 20) for label in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(visible=False, axis="y")
-    axes.spines.left.set_visible(False)
-    axes.set_xlim(0, 1.2 * max(row["high"] for row in rows.values()) + 0.03)  # for the text behind a point
-    axes.locator_params(axis="x", nbins=5)
-    in_percent(axes.xaxis)
-    values = ", ".join(f"{label} {100 * row['value']:.0f} %" for label, row in rows.items())
-    return to_svg(figure, "covering", f"{title}: {values}.")
 
 
 def draw_calibration(errors: list[float], chance: list[float], num_images: int) -> Markup:

@@ -21,7 +21,16 @@ from lab.answers import (
     shared_words,
     tests_of,
 )
-from lab.page.figures import MAX_SHEET, SIDE, draw_attacks, draw_calibration, picture, sheet, value_of
+from lab.page.figures import (
+    MAX_SHEET,
+    SIDE,
+    draw_attacks,
+    draw_calibration,
+    percent,
+    picture,
+    sheet,
+    value_of,
+)
 from lab.slices import WEAK, slice_name
 from report import plain
 
@@ -29,6 +38,7 @@ LARGEST_EPSILON = 8  # of the attacks that are shown; a larger one is a check
 BINS, EDGES, SHOWN_EDGE = 15, range(9, 15), 12  # thresholds of confidence: 9 to 14 fifteenths, at first .80
 KEPT = 0.9  # the share of right answers that somebody may want of a threshold
 FEWEST_KEPT = 10  # answers above a threshold of which the worst corruption is named
+DOT = 0.0875  # of the axis at the head: a narrower interval lies inside of its dot, see explore.css
 LEAST_APART = 0.01  # of groups of classes, not to be tied
 LEAST_GAIN = 0.05  # of own statistics, to be advised
 LEAST_GAP = 0.1  # between training and validation accuracy, to be called overfitting
@@ -60,6 +70,31 @@ def worst_of(rows: dict[str, dict]) -> list[str]:
 def fifteen_of(stress: dict) -> list[str]:
     """Return the names of the fifteen corruptions, those of a family side by side."""
     return [*itertools.chain(*stress["families"].values())]
+
+
+def worst_by_question(stress: dict) -> list[tuple[str, str, str]]:
+    """Return which of the fifteen leaves the fewest right, a row for each question: its name and its number.
+
+    The last, of sure answers, is missing where no corruption leaves ten of them.
+    """
+    right = {name: stress["tests"][f"{name}/5"]["accuracy"]["value"] for name in fifteen_of(stress)}
+    means = {name: mean_of_severities(stress, name) for name in right}
+    rows = []
+    for question, shares in (("over all severities", means), ("at severity 5", right)):
+        name = min(shares, key=shares.get)
+        rows.append((question, name, percent(shares[name], 0)))
+    sure = worst_of_sure(stress)
+    if sure is not None:
+        number = f"{sure['hits']:,} of {sure['count']:,}"
+        rows.append(
+            (f"among answers above {percent(SHOWN_EDGE / BINS, 0)} at severity 5", sure["name"], number)
+        )
+    return rows
+
+
+def mean_of_severities(stress: dict, name: str) -> float:
+    """Return the mean accuracy under a corruption over its five severities."""
+    return sum(stress["tests"][test]["accuracy"]["value"] for test in tests_of([name])) / 5
 
 
 def right_of_fifteen(stress: dict, severity: int) -> dict[str, dict]:
@@ -103,7 +138,9 @@ def hero(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]:
         row |= {"answer": names[c], "hit": names[c] == truth}
     worst = worst_of(right_of_fifteen(stress, 5))
     rank = ("worst" if len(worst) == 1 else "among") if name in worst else ""
-    return {"hero": {"name": name, "rank": rank, "true": truth, "stops": stops, "attacked": attacked}}, {}
+    narrow = sum(row["right"]["high"] - row["right"]["low"] < DOT for row in stops) > len(stops) / 2
+    shown = {"name": name, "rank": rank, "true": truth, "stops": stops, "attacked": attacked}
+    return {"hero": shown | {"narrow": narrow}}, {}
 
 
 def falling(answers: dict, stress: dict) -> tuple[str, int, int | None] | None:
@@ -176,19 +213,21 @@ def corruptions(answers: dict, stress: dict | None) -> tuple[dict, dict]:
     """Accuracies of each corruption, the hardest first, and of families, and a sheet for the viewer."""
     if stress is None:
         return {}, {}
-    tests, means = stress["tests"], {}
+    tests = stress["tests"]
     right = {test: row["accuracy"]["value"] for test, row in tests.items()}
     rows = []
     for name in [test[:-2] for test in tests if test.endswith("/5")]:
         values = [right[f"{name}/{severity}"] for severity in range(1, 6)]
-        means[name] = sum(values) / 5
-        rows.append({"name": name, "values": [*values, means[name]], "repaired": None})
+        values.append(mean_of_severities(stress, name))
+        rows.append({"name": name, "values": values, "repaired": None})
         if "own_statistics" in tests[f"{name}/5"]:  # of the same pictures, as trained and repaired
             rows[-1]["repaired"] = before_and_after([tests[f"{name}/5"]])
-    families = stress["families"].items()
-    of_family = {family: sum(means[n] for n in names) / len(names) for family, names in families}
+    of_family = {}
+    for family, names in stress["families"].items():
+        of_family[family] = sum(mean_of_severities(stress, name) for name in names) / len(names)
     shown = {"corruption_rows": sorted(rows, key=lambda row: row["values"][-1])}
     shown["families"] = sorted(of_family.items(), key=lambda item: item[1])
+    shown["worst_by_question"], shown["clean_of_draws"] = worst_by_question(stress), clean_of_draws(stress)
     shown |= {"repair": None, "has_superclasses": "superclass_of" in answers}
     if "own_statistics" in tests["clean/0"]:
         hard = before_and_after([tests[test] for test in tests_of(fifteen_of(stress), [5])])
@@ -211,6 +250,30 @@ def corruptions(answers: dict, stress: dict | None) -> tuple[dict, dict]:
     shown["corrupted_right"] = bool((answers["y_pred"][index] == true).all())
     script = {"true": true.tolist(), "answers": given, "right": {test: right[test] for test in given}}
     return shown, {"corruptions": script}
+
+
+def clean_of_draws(stress: dict) -> list[tuple[str, int, str]]:
+    """Return what is right of clean pictures as trained, for each draw.
+
+    A row is what the draw served, its number of pictures and the percent. The tests take different
+    pictures, and so the same network is right a little more or less often.
+    """
+    clean = stress["tests"]["clean/0"]
+    rows = [("the corruptions", stress["corruption_images"], clean["accuracy"]["value"])]
+    if "robust_accuracy" in stress:
+        unattacked = stress["tests"]["unattacked/0"]["accuracy"]["value"]
+        rows.append(("the attacks", stress["attack_images"], unattacked))
+    if "own_statistics" in clean:
+        own = clean["own_statistics"]
+        rows.append(("the repair", own["images"], value_of(own["plain"]["accuracy"])))
+    if "few_together" in stress:
+        rows.append(
+            ("the batches", stress["few_together"]["images"], stress["few_together"]["plain"]["value"])
+        )
+    draws = {}
+    for served, count, right in rows:
+        draws.setdefault((count, percent(right, 0)), []).append(served)
+    return [(" and ".join(served), *draw) for draw, served in draws.items()]
 
 
 def kept_examples(answers: dict, index: Tensor, given: list[list]) -> list[int]:
@@ -238,6 +301,7 @@ def confidence(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]
     `clean_kept` are clean answers, of all test pictures, above SHOWN_EDGE, and `dots` the fifteen corruptions
     at severity 5, the fewest right first: none is left out, however few of its answers are kept. `kept_stops`
     has what is said of each severity and step of the slider; the script knows the dots of all of them.
+    `enough` has for each severity and corruption the lowest threshold that is shown to suffice.
     """
     clean = [kept_clean(answers, edge) for edge in EDGES]
     enough = lowest_enough(clean)
@@ -255,10 +319,16 @@ def confidence(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]
     of_name = kept[5][EDGES.index(SHOWN_EDGE)]
     names.sort(key=lambda name: value_of(of_name[name]["right"] or 2))
     dots = [{"name": name} | of_name[name] for name in names]
-    for row in dots:
-        steps = [of_edge[row["name"]] for of_edge in kept[5]]
-        row["enough"] = lowest_enough(steps)
-        row["too_few"] = all(step["count"] < num_needed() for step in steps)
+    shown["enough"], needed = {}, num_needed()
+    for severity, of_edges in kept.items():
+        rows = shown["enough"][severity] = []
+        for name in names:
+            steps = [of_edge[name] for of_edge in of_edges]
+            few = all(step["count"] < needed for step in steps)
+            rows.append({"name": name, "least": lowest_enough(steps), "too_few": few})
+    measured = [k for k in kept if all(own_statistics_of(stress, k))]  # severities
+    count = own_statistics_of(stress, measured[0])[0]["images"] if measured else 0
+    shown["repair_of"] = {"severities": measured, "images": count}
     errors, chance = calibration_errors(stress)["as trained"], errors_by_chance(stress)
     shown |= {"dots": dots, "kept_stops": stops, "calibration_error_at_5": (errors[5], chance[5])}
     shown["calibration_plot"] = draw_calibration(errors, chance, stress["corruption_images"])
@@ -294,7 +364,8 @@ def kept_stop(stress: dict, severity: int, edge: int, rows: dict[str, dict]) -> 
     """Return what is said of a severity and a threshold: the worst corruption, and what own statistics do.
 
     Of corruptions that keep FEWEST_KEPT answers or more `worst` is the one with the fewest right, None if
-    there is none. `own` has what is kept and right of all fifteen together as trained and by own statistics.
+    there is none. `together` has what is kept and right of all fifteen together, of all their pictures, and
+    `own` by own statistics, of fewer; None where that was not measured or nothing is kept.
     """
     enough = {name: row for name, row in rows.items() if row["count"] >= FEWEST_KEPT}
     shares = {name: picked(row["hits"], row["count"], len(enough)) for name, row in enough.items()}
@@ -303,12 +374,23 @@ def kept_stop(stress: dict, severity: int, edge: int, rows: dict[str, dict]) -> 
     if names:
         row = {"name": names[0], "right": shares[names[0]], "alone": len(names) == 1}
         stop["worst"] = enough[names[0]] | row
-    own = [stress["tests"][test].get("own_statistics") for test in tests_of(fifteen_of(stress), [severity])]
+    records = [stress["tests"][test] for test in tests_of(fifteen_of(stress), [severity])]
+    stop["together"] = above_threshold([row["calibration"]["as_trained"] for row in records], edge)
+    own = own_statistics_of(stress, severity)
     if all(own):
-        plain = [row["plain"] for row in own]
-        both = [above_threshold([row["calibration"] for row in some], edge) for some in (plain, own)]
-        stop["own"] = both if all(row["right"] for row in both) else None
+        kept = above_threshold([row["calibration"] for row in own], edge)
+        stop["own"] = kept if kept["right"] else None
     return stop
+
+
+def worst_of_sure(stress: dict) -> dict | None:
+    """Return the worst corruption of severity 5 above SHOWN_EDGE, see kept_stop."""
+    return kept_stop(stress, 5, SHOWN_EDGE, kept_under(stress, 5, SHOWN_EDGE))["worst"]
+
+
+def own_statistics_of(stress: dict, severity: int) -> list[dict | None]:
+    """Return of each of the fifteen corruptions what own statistics do, None where that was not measured."""
+    return [stress["tests"][test].get("own_statistics") for test in tests_of(fifteen_of(stress), [severity])]
 
 
 def num_needed() -> int:
@@ -362,15 +444,17 @@ def ending(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]:
     """The page in short: at most five rows, of a weakness, its number, what to do and how that is known.
 
     They are ranked by the loss that is certain, `costs`: how far the upper end of its interval lies below
-    what is right `without` it. Of a network near chance the first says that it is to be trained longer. The
-    last is the same for all: what was not tested.
+    what is right `without` it. Of a network near chance the first says that it is to be trained longer. Two
+    have no rank: that it overfits, where it does, and at the end what was not tested.
     """
     classes, people = look_first(n, answers)
     if near_chance(n):
         return {"acts": [{"kind": "train"}, *classes, {"kind": "untested"}]}, {}
     rows = [*classes, *people, *([] if stress is None else under_stress(n, answers, stress))]
     rows.sort(key=lambda row: -row["costs"])
-    return {"acts": [*rows[:MOST_ACTS], {"kind": "untested"}]}, {}
+    gap = overfitting(n)
+    unranked = [{"kind": "overfit", "gap": gap}] if gap else []
+    return {"acts": [*rows[:MOST_ACTS], *unranked, {"kind": "untested"}]}, {}
 
 
 def under_stress(n: dict, answers: dict, stress: dict) -> list[dict]:
@@ -379,11 +463,10 @@ def under_stress(n: dict, answers: dict, stress: dict) -> list[dict]:
     name, *tied = worst_of(right)
     row = {"kind": "corruption", "name": name, "alone": not tied, "right": right[name]}
     row |= {"without": stress["tests"]["clean/0"]["accuracy"]["value"], "count": stress["corruption_images"]}
-    rows = [row | {"mean": stress["summary"]["mean_accuracy"]["fifteen"], "repaired": repaired(stress, name)}]
-    stop = kept_stop(stress, 5, SHOWN_EDGE, kept_under(stress, 5, SHOWN_EDGE))
-    clean = kept_clean(answers, SHOWN_EDGE)["right"]
-    if stop["worst"] is not None and clean is not None:
-        rows.append(stop["worst"] | {"kind": "threshold", "without": clean["value"]})
+    rows = [row | {"repaired": repaired(stress, name)}]
+    sure, clean = worst_of_sure(stress), kept_clean(answers, SHOWN_EDGE)["right"]
+    if sure is not None and clean is not None:
+        rows.append(sure | {"kind": "threshold", "without": clean["value"]})
     if "robust_accuracy" in stress:
         row = {"kind": "attack", "right": stress["robust_accuracy"]["1"], "count": stress["attack_images"]}
         rows.append(row | {"without": stress["tests"]["unattacked/0"]["accuracy"]["value"]})
@@ -400,14 +483,9 @@ def look_first(n: dict, answers: dict) -> tuple[list[dict], list[dict]]:
     within a point of it are `tied` with it.
     """
     names, people = answers["class_names"], people_among(answers["class_names"])
-    members = {plain(name): classes for name, classes in members_of(answers).items()}
-    words = {plain(name): classes for name, classes in shared_words(names).items()} | members
     groups = []
-    for row in failing_groups(answers["confusion"], words):
-        count = int(answers["confusion"][row["classes"]].sum())
-        row |= {"kind": "group", "count": count, "hits": count - row["mistakes"]}
-        row["without"] = row["rest"]["value"]
-        row |= {"right": picked(row["hits"], count, len(words)), "link": row["name"] in members}
+    for row in weak_groups(answers):
+        row |= {"kind": "group", "without": row["rest"]["value"]}
         groups.append(row | {"costs": row["rest"]["low"] - row["right"]["high"]})
     with_people = [row for row in groups if people[row["classes"]].any()]
     of_people = [row | {"kind": "people", "worst": row is groups[0]} for row in with_people[:1]]
@@ -423,15 +501,35 @@ def look_first(n: dict, answers: dict) -> tuple[list[dict], list[dict]]:
         value = chosen["right"]["value"]
         near = [row for row in groups if abs(row["right"]["value"] - value) < LEAST_APART]
         others = [row for row in near if row is not chosen]
-        chosen = chosen | {"tied": [chosen, *others], "gap": overfitting(n)}
+        chosen = chosen | {"tied": [chosen, *others]}
     return [] if chosen is None else [chosen], [row for row in of_people if row["costs"] > 0]
 
 
-def repaired(stress: dict, name: str) -> tuple[float, float] | None:
-    """Return what is right at severity 5 of a corruption as trained and by own statistics, if that helps."""
+def weak_groups(answers: dict) -> list[dict]:
+    """Return answers.failing_groups of superclasses and of classes that share a word, by their plain names.
+
+    A row has also how many are right, `hits` of `count`, the share `right` with an interval widened as one of
+    all `candidates` was picked, and whether the name has a `link` to its mistakes.
+    """
+    members = {plain(name): classes for name, classes in members_of(answers).items()}
+    words = {plain(name): classes for name, classes in shared_words(answers["class_names"]).items()}
+    words, rows = words | members, []
+    for row in failing_groups(answers["confusion"], words):
+        count = int(answers["confusion"][row["classes"]].sum())
+        row |= {"count": count, "hits": count - row["mistakes"], "candidates": len(words)}
+        row["right"] = picked(row["hits"], count, len(words))
+        rows.append(row | {"link": row["name"] in members})
+    return rows
+
+
+def repaired(stress: dict, name: str) -> tuple[float, float, int] | None:
+    """Return what is right at severity 5 of a corruption as trained and by own statistics, and of how many.
+
+    None where own statistics were not measured, or hardly help.
+    """
     record = stress["tests"][f"{name}/5"]
-    pair = before_and_after([record]) if "own_statistics" in record else (0, 0)
-    return pair if pair[1] - pair[0] >= LEAST_GAIN else None
+    before, after = before_and_after([record]) if "own_statistics" in record else (0, 0)
+    return (before, after, record["own_statistics"]["images"]) if after - before >= LEAST_GAIN else None
 
 
 def overfitting(n: dict) -> tuple[float, float] | None:

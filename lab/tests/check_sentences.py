@@ -27,11 +27,28 @@ def whole(share):
     return f"{100 * share:.0f}"
 
 
-def pooled(records, edge):
+def pooled(bins, edge):
     """Which percents of the kept answers are right, and of all answers are kept; None of none."""
-    bins = [record["calibration"] for record in records]
     hits, kept = (sum(sum(row[key][edge:]) for row in bins) for key in ("right", "count"))
     return (whole(hits / kept), whole(kept / sum(sum(row["count"]) for row in bins))) if kept else None
+
+
+def enough(severity, bins):
+    """What is said of thresholds for nine of ten, of each threshold where it is certain."""
+    lowest = {}
+    for name, row in bins.items():
+        for edge in range(14, 8, -1):
+            hits, count = (round(sum(row[key][edge:])) for key in ("right", "count"))
+            if count and wilson(hits, count, 6)[0] >= 0.9:
+                lowest[name] = edge
+    if not lowest:
+        return f"At severity {severity} no threshold up to 93 % is certain to reach it under any of"
+    edge = min(lowest.values())
+    names = [name.replace("_", " ") for name in lowest if lowest[name] == edge]
+    if len(names) in (2, 3):  # in an order of the page's own
+        return f"Severity {severity}: "
+    who = names[0] if len(names) == 1 else f"{len(names)} of the fifteen"
+    return f"Severity {severity}: {who} above {whole(edge / 15)} %{' or less' if edge == 9 else ''}"
 
 
 def expected(folder):
@@ -42,7 +59,12 @@ def expected(folder):
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     sure, right = (shares / shares.sum(axis=1, keepdims=True)).max(axis=1), y_true == y_pred
     wrong = int((~right).sum())
-    yield f"{whole(right.mean())} % of the answers are right."
+    ends = f"({100 * n['accuracy']['low']:.1f}–{100 * n['accuracy']['high']:.1f})"
+    yield f"{100 * right.mean():.1f} % {ends} of {len(right):,} test pictures are right"
+    if n.get("errors_within_superclass") is not None:
+        groups = arrays["superclass_of"]
+        stay = (groups[y_true] == groups[y_pred])[~right].mean()
+        yield f"Of 100 mistakes {whole(stay)} stay in the"
     yield f"{wrong:,} of {len(right):,} pictures get a wrong answer."
     clean = {k: (int(right[sure > k / 15].sum()), int((sure > k / 15).sum())) for k in range(9, 15)}
     if clean[12][1]:
@@ -51,6 +73,8 @@ def expected(folder):
     if covering.get("verdict", "too few") != "too few":
         usual, centre = (whole(covering["right"][name]["changed"]["value"]) for name in ("usual", "centre"))
         yield from (f"what the map marks {usual} % (", f"the bare centre {centre} % (")
+        for name, words in {"usual": "what the map marks", "random": "random cells"}.items():
+            yield f"{words} {whole(covering['mistakes'][name]['to_truth']['value'])} % ("
     if not (folder / "stress.json").is_file():
         return
     stress = json.loads((folder / "stress.json").read_text("utf-8"))
@@ -59,11 +83,16 @@ def expected(folder):
     values = {test: record["accuracy"]["value"] for test, record in stress["tests"].items()}
     fifteen = np.mean([values[f"{name}/{k}"] for name in names for k in range(1, 6)])
     yield f"Under fifteen corruptions {whole(fifteen)} % are right on average."
+    means = {name: np.mean([values[f"{name}/{k}"] for k in range(1, 6)]) for name in names}
+    hardest, last = min(means, key=means.get), min(names, key=lambda name: values[f"{name}/5"])
+    text = f"depends on the question: over all severities {hardest} ({whole(means[hardest])} %), "
+    yield text.replace("_", " ") + f"at severity 5 {last} ({whole(values[f'{last}/5'])} %)".replace("_", " ")
     if "robust_accuracy" in stress:
         robust = stress["robust_accuracy"]["1"]["value"]
         yield f"to mislead: {whole(robust)} % are right, not {whole(values['unattacked/0'])} %."
     for severity in range(1, 6):
         rows = {name: stress["tests"][f"{name}/{severity}"] for name in names}
+        yield enough(severity, {name: row["calibration"]["as_trained"] for name, row in rows.items()})
         for edge in range(9, 15):
             hits, total = clean[edge]
             start = f"Above {whole(edge / 15)} %, {hits:,} of {total:,} clean answers are right."
@@ -72,8 +101,23 @@ def expected(folder):
                 bins = row["calibration"]["as_trained"]
                 kept[name] = [round(sum(bins[key][edge:])) for key in ("right", "count")]
             named = {name: row for name, row in kept.items() if row[1] >= 10}
+            together = pooled([row["calibration"]["as_trained"] for row in rows.values()], edge)
+            end = ""
+            if together:
+                end += f" Over all fifteen together {together[1]} % are kept, and "
+                end += f"{together[0]} % of these are right."
+            if "own_statistics" in next(iter(rows.values())):
+                own = [row["own_statistics"] for row in rows.values()]
+                after = pooled([row["calibration"] for row in own], edge)
+                if after:
+                    end += (
+                        f" The repair by own statistics ({own[0]['images']:,} pictures a corruption) keeps "
+                    )
+                    end += f"{after[1]} %, and {after[0]} % of these are right."
+            elif "own_statistics" in stress["tests"][f"{names[0]}/5"]:
+                end += " The repair was measured at severities 1, 3 and 5 only."
             if not named:
-                yield f"{start} At severity {severity} no corruption leaves ten answers."
+                yield f"{start} At severity {severity} no corruption leaves ten answers.{end}"
                 continue
             low = {name: hits / total for name, (hits, total) in named.items()}
             worst = min(low, key=lambda name: (low[name], -named[name][1]))
@@ -84,14 +128,7 @@ def expected(folder):
             text = f"{start} Under {worst.replace('_', ' ')} of severity {severity}, "
             text += f"{'the' if alone else 'among the'} worst of the fifteen, it is {hits:,} of {total:,} "
             text += f"({whole(max(0, ends[0]))}–{whole(min(1, ends[1]))} %)."
-            if "own_statistics" in next(iter(rows.values())):
-                own = [row["own_statistics"] for row in rows.values()]
-                before, after = pooled([row["plain"] for row in own], edge), pooled(own, edge)
-                if before and after:
-                    text += f" Over all fifteen together {before[0]} % of the kept answers are right, "
-                    text += f"and by own statistics {after[0]} %, which keep {after[1]} % "
-                    text += f"in place of {before[1]} %."
-            yield text
+            yield text + end
 
 
 def check(folder):

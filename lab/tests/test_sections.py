@@ -116,11 +116,14 @@ def test_a_threshold_for_nine_of_ten_is_named_only_where_the_interval_carries_it
     fog = stress["tests"]["fog/5"]["calibration"]["as_trained"]
     fog["count"], fog["right"] = [1000] * 15, [997] * 15
     words, context = read(known, stress, "confidence")
-    enough = {row["name"]: row["enough"] for row in context["dots"]}
+    enough = {row["name"]: row["least"] for row in context["enough"][5]}
     assert enough.pop("fog") == 9 / 15 and set(enough.values()) == {None}
-    assert "fog above 60 % or less; under the other 14 no threshold up to 93 % is shown to reach it" in words
+    assert (
+        "fog above 60 % or less; under the other 14 no threshold up to 93 % is certain to reach it" in words
+    )
     normal = NormalDist().inv_cdf(1 - 0.05 / 2 / 6)  # n of n right: Wilson's lower end is n / (n + z^2)
-    assert robustness.num_needed() == math.ceil(9 * normal**2) and "too few" not in words
+    assert robustness.num_needed() == math.ceil(9 * normal**2)
+    assert "too few" not in words.split("Severity 5: ")[1].split("Certain: ")[0]
     few = {key: [2 * (key != "gaps")] * 15 for key in ("count", "right", "gaps")}
     for name in FIFTEEN:
         stress["tests"][f"{name}/5"]["calibration"]["as_trained"] = few
@@ -241,8 +244,9 @@ def test_weaknesses_are_ranked_by_what_they_cost_at_least(known):
     assert act["costs"] == pytest.approx(stress["tests"]["clean/0"]["accuracy"]["value"] - high)
     said = f"Fog, the worst of fifteen corruptions at severity 5 10 % right (5–{100 * high:.0f} %) of 200"
     assert said in words
-    stress["tests"]["fog/5"]["own_statistics"] = {"accuracy": share(0.6), "plain": {"accuracy": 0.1}}
-    assert robustness.repaired(stress, "fog") == (0.1, 0.6)
+    own = {"accuracy": share(0.6), "plain": {"accuracy": 0.1}, "images": 200}
+    stress["tests"]["fog/5"]["own_statistics"] = own
+    assert robustness.repaired(stress, "fog") == (0.1, 0.6, 200)
 
 
 def test_groups_that_lose_as_much_are_named_together_and_people_counted(known):
@@ -263,3 +267,32 @@ def test_groups_that_lose_as_much_are_named_together_and_people_counted(known):
 def test_files_of_cifar_that_name_people_are_not_named(known, name, shown):
     made = known[1] | {"filenames": ["", "", "", "man/3.png"], "y_true": torch.tensor([0, 0, 0, 4])}
     assert sections.file_of({"data": {"name": name}}, made, 3) == shown
+
+
+def test_three_questions_have_a_worst_case_each_which_the_report_names_too(known):
+    """Fog is low at severity 5, snow at the others, and frost where it is sure."""
+    stress = make_stress(False)
+    for name, values in {"fog": [0.9] * 4 + [0.01], "snow": [0.05] * 5}.items():
+        for k, value in enumerate(values, start=1):
+            stress["tests"][f"{name}/{k}"]["accuracy"] = share(value)
+    stress["tests"]["frost/5"]["calibration"]["as_trained"]["right"] = [0] * 15
+    kept = counted(stress, "frost", 5, 12)[0]
+    words, _ = read(known, stress, "corruptions")
+    said = "over all severities snow (5 %), at severity 5 fog (1 %), "
+    said += f"among answers above 80 % at severity 5 frost (0 of {kept})."
+    assert said in words and said in read(known, stress, "ending")[0]
+    markup = page.measured("<p>right; expect fewer on corrupted ones.", stress, [])
+    carried = "right. Do not carry that over: under frost of severity 5, 0 of"
+    assert text_of(markup) == f"{carried} {kept} answers above 80 % are right."
+
+
+def test_clean_accuracies_of_other_draws_are_explained_where_they_differ(known):
+    stress = make_stress(True)
+    clean = stress["tests"]["clean/0"]
+    clean["own_statistics"]["plain"]["accuracy"] = clean["accuracy"]["value"]
+    assert "the chance of each draw" not in read(known, stress, "corruptions")[0]
+    clean["own_statistics"]["plain"]["accuracy"] = 0.25
+    words = (
+        f"{100 * clean['accuracy']['value']:.0f} % of the 200 of the corruptions and 25 % of the 100 of the"
+    )
+    assert f"Of clean pictures {words} repair are right" in read(known, stress, "corruptions")[0]
