@@ -2,8 +2,8 @@
 
     python lab/tests/check_sentences.py results/shipped runs/shapes
 
-Nothing of the page's own code is used: the numbers come from metrics.json, predictions.npz, reasons.json and
-stress.json, and the page is read as text.
+Nothing of the page's own code is used: the numbers come from metrics.json, predictions.npz, reasons.json,
+evidence.npz and stress.json, and the page is read as text.
 """
 
 import json
@@ -51,6 +51,52 @@ def enough(severity, bins):
     return f"Severity {severity}: {who} above {whole(edge / 15)} %{' or less' if edge == 9 else ''}"
 
 
+def signed(*shares):
+    value, low, high = (f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}") for share in shares)
+    return f"{value} ({low} to {high})"
+
+
+def of_game(evidence, y_true):
+    """What covers do to the mistakes that were covered: the best, that of the map, and one by chance."""
+    if "puzzles" not in evidence or not len(evidence["puzzles"]):
+        return
+    turns = evidence["puzzle_classes"][:, :, 0] == y_true[evidence["puzzles"]][:, None]
+    by_map, count = evidence["puzzle_by_map"], len(turns)
+    by_chance, any_turns = turns[:, 1:].mean(axis=1), turns.any(axis=1)
+    ends = [f"{whole(end)}" for end in wilson(any_turns.sum(), count)]
+    yield f"the best of all 136 {whole(any_turns.mean())} % ({ends[0]}–{ends[1]})"
+    yield f"one drawn by chance {whole(by_chance.mean())} % ("
+    if (by_map >= 0).all():
+        hits = turns[np.arange(count), by_map]
+        ends = [f"{whole(end)}" for end in wilson(hits.sum(), count)]
+        yield f"the map's squares {whole(hits.mean())} % ({ends[0]}–{ends[1]})"
+        ahead = hits - by_chance
+        mean, error = ahead.mean(), 1.96 * ahead.std(ddof=1) / np.sqrt(count)
+        lead = "ahead of" if mean > error else "behind" if mean < -error else "not shown to be ahead of"
+        yield f"The map is {lead} chance, by {signed(mean, mean - error, mean + error)} points"
+
+
+def of_slices(rows, count, wrong):
+    """Each row of each property that is judged, and what is said of the lowest of a property."""
+    judged = [row for row in rows if row["low"] is not None]
+    for column in list(dict.fromkeys(row["column"] for row in judged))[:12]:
+        members = [row for row in judged if row["column"] == column][:12]
+        for row in members:
+            shares = f"{whole(row['here'])} % {whole(row['others'])} %"
+            yield f"({row['n']:,}) {shares} {signed(row['gap'], row['low'], row['high'])}"
+        lowest = members[0]
+        if lowest["high"] >= 0:
+            yield f"No slice of {column} is shown to be weak. The lowest is "
+            yield f"{signed(lowest['gap'], lowest['low'], lowest['high'])} points: its interval holds zero"
+        else:
+            part = f"all {wrong:,}" if lowest["mistakes"] == 1 else f"{whole(lowest['mistakes'])} % of the"
+            yield f"holds {part} mistakes and {whole(lowest['n'] / count)} % of the pictures."
+        easiest = max(members, key=lambda row: row["low"])
+        if easiest["low"] > 0:
+            gap = signed(easiest["gap"], easiest["low"], easiest["high"])
+            yield f"is easier than the others: {gap} points."
+
+
 def expected(folder):
     """Yield what the page has to say, sentence by sentence."""
     n, reasons = (json.loads((folder / name).read_text("utf-8")) for name in ("metrics.json", "reasons.json"))
@@ -75,6 +121,8 @@ def expected(folder):
         yield from (f"what the map marks {usual} % (", f"the bare centre {centre} % (")
         for name, words in {"usual": "what the map marks", "random": "random cells"}.items():
             yield f"{words} {whole(covering['mistakes'][name]['to_truth']['value'])} % ("
+    yield from of_game(np.load(folder / "evidence.npz"), y_true)
+    yield from of_slices(reasons["slices"], len(right), wrong)
     if not (folder / "stress.json").is_file():
         return
     stress = json.loads((folder / "stress.json").read_text("utf-8"))
