@@ -78,7 +78,7 @@ def test_slices_that_cannot_be_judged_are_listed_also_those_of_few_pictures(know
     numbers["slices"] = [{key: row[key] for key in slices.FACTS} for row in rows]
     text, _ = read((numbers, made), None, "where")
     few = "scanner = D: 0 of 9 right, too few for an interval, yet no chance (raw gap -"
-    assert few in text and "; scanner = E: too few pictures" in text
+    assert few in text and "; scanner = E: too few for an interval" in text
 
 
 def counted(stress, name, severity, edge):
