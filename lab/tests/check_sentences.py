@@ -45,13 +45,14 @@ def enough(severity, bins):
     if not lowest:
         return f"At severity {severity} no threshold up to 93 % is certain under any of"
     alike = len(set(lowest.values())) == 1
-    text = f"At severity {severity}{', above' if alike else ' a threshold up to'} "
-    text += f"{whole(max(lowest.values()) / 15)} % is enough under"
+    ends = [whole(edge(lowest.values()) / 15) for edge in (min, max)]
+    text = f"above {ends[0]} % is" if alike else f"thresholds from {ends[0]} to {ends[1]} % are"
+    text = f"At severity {severity}, {text} enough under"
     if len(lowest) == 2:  # in an order of the page's own
         return text
     names = [name.replace("_", " ") for name in lowest]
     text += f" {names[0] if len(names) == 1 else f'{len(names)} of the fifteen'}"
-    rest = f"; under the other {15 - len(names)} {'no threshold' if alike else 'none'} up to 93 % is certain."
+    rest = f"; under the other {15 - len(names)} no threshold up to 93 % is certain."
     return text.replace("15 of the", "all") + (rest if len(names) < 15 else ".")
 
 

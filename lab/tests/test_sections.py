@@ -126,8 +126,8 @@ def test_a_threshold_for_nine_of_ten_is_named_only_where_the_interval_carries_it
     snow = stress["tests"]["snow/5"]["calibration"]["as_trained"]
     snow["count"], snow["right"] = [1000] * 15, [100] * 10 + [997] * 5  # of those above 60 % 85 % are right
     words, _ = read(known, stress, "confidence")
-    both = "At severity 5 a threshold up to 67 % is enough under snow and fog; under the other 13 none up to"
-    assert f"{both} 93 % is certain." in words
+    both = "At severity 5, thresholds from 60 to 67 % are enough under snow and fog; under the other 13 no"
+    assert f"{both} threshold up to 93 % is certain." in words
     few = {key: [2 * (key != "gaps")] * 15 for key in ("count", "right", "gaps")}
     for name in FIFTEEN:
         stress["tests"][f"{name}/5"]["calibration"]["as_trained"] = few
