@@ -94,7 +94,7 @@ def base64_of(values: np.ndarray) -> str:
     return base64.b64encode(values.tobytes()).decode()
 
 
-def small_figure(title: str, x_label: str, height: int = 250) -> tuple[Figure, Axes]:
+def small_figure(title: str, x_label: str, height: int = 200) -> tuple[Figure, Axes]:
     """Return a figure 360 pixels wide and its axes; the title says what y is."""
     figure = Figure(figsize=(5, height / 72))
     axes = figure.add_subplot()
@@ -132,7 +132,7 @@ def draw_calibration(errors: list[float], chance: list[float], num_images: int) 
 
 def draw_attacks(curves: dict[str, dict], epsilons: list[float], unattacked: float) -> Markup:
     """Plot the accuracy under the `worst` of all attacks and under `random` signs by epsilon, with bands."""
-    figure, axes = small_figure("Right under attack", "epsilon, in 1/255; bands: 95 % intervals", 265)
+    figure, axes = small_figure("Right under attack", "epsilon, in 1/255; bands: 95 % intervals", 215)
     for step, epsilon in enumerate(epsilons):  # the script shows one of these rules
         axes.axvline(epsilon, color=GREY, linewidth=1.2, marker="").set_gid(f"rule-{step}")
     axes.axhline(unattacked, color=GREY, linestyle=":", linewidth=1, marker="", label="no attack")

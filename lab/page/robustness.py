@@ -444,17 +444,18 @@ def ending(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]:
     """The page in short: at most five rows, of a weakness, its number, what to do and how that is known.
 
     They are ranked by the loss that is certain, `costs`: how far the upper end of its interval lies below
-    what is right `without` it. Of a network near chance the first says that it is to be trained longer. Two
-    have no rank: that it overfits, where it does, and at the end what was not tested.
+    what is right `without` it. Of a network near chance the first says that it is to be trained longer. Three
+    have no rank: sure answers, that it overfits, where it does, and at the end what was not tested.
     """
     classes, people = look_first(n, answers)
     if near_chance(n):
         return {"acts": [{"kind": "train"}, *classes, {"kind": "untested"}]}, {}
     rows = [*classes, *people, *([] if stress is None else under_stress(n, answers, stress))]
-    rows.sort(key=lambda row: -row["costs"])
+    sure = [row for row in rows if row["kind"] == "threshold"]  # not of all answers, as the others are
+    ranked = sorted((row for row in rows if row not in sure), key=lambda row: -row["costs"])[:MOST_ACTS]
     gap = overfitting(n)
-    unranked = [{"kind": "overfit", "gap": gap}] if gap else []
-    return {"acts": [*rows[:MOST_ACTS], *unranked, {"kind": "untested"}]}, {}
+    unranked = [*sure, *([{"kind": "overfit", "gap": gap}] if gap else [])]
+    return {"acts": [*ranked, *unranked, {"kind": "untested"}]}, {}
 
 
 def under_stress(n: dict, answers: dict, stress: dict) -> list[dict]:
