@@ -6,11 +6,11 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 import torch
-from lab_pages import text_of
+from lab_pages import section, text_of
 from networks import seeded
 
 import metrics
-from lab import answers, page, slices
+from lab import answers, page
 from lab.corruptions import FIFTEEN
 from lab.page import robustness, sections
 
@@ -61,24 +61,9 @@ def known(few_resamples):
 
 
 def read(known, stress, name):
-    """Return a section of the page as a reader sees it."""
+    """Return a section of the page as a reader sees it, and what its template knows."""
     n, made = known
-    context = {"n": n, "class_names": NAMES}
-    for of_template, _ in page.parts_of_sections(n, made, NOTHING, stress, None):
-        context |= of_template
-    module = page.make_templates().get_template(f"{name}.html").make_module(context)
-    return text_of(f"{module.claim} {getattr(module, 'below', '')} {module}"), context
-
-
-def test_slices_that_cannot_be_judged_are_listed_also_those_of_few_pictures(known):
-    numbers, made = known
-    right = (made["y_pred"] == made["y_true"]) & (torch.arange(600) >= 9)
-    scanner = ["D"] * 9 + ["E"] * 4 + ["A"] * 587
-    rows = slices.compare_slices(right, made["y_true"], {"scanner": scanner})
-    numbers["slices"] = [{key: row[key] for key in slices.FACTS} for row in rows]
-    text, _ = read((numbers, made), None, "where")
-    few = "scanner = D: 0 of 9 right, too few for an interval, yet no chance (raw gap -"
-    assert few in text and "; scanner = E: too few for an interval" in text
+    return section(name, n, made, NOTHING, stress, None)
 
 
 def counted(stress, name, severity, edge):
@@ -144,14 +129,6 @@ def test_an_interval_is_widened_for_the_worst_of_several(hits, count):
         assert p == pytest.approx(q) or (q - p) ** 2 == pytest.approx(z**2 * p * (1 - p) / count)
     alone = metrics.proportion(hits, count)
     assert row["low"] <= alone["low"] <= alone["high"] <= row["high"]
-
-
-def test_clean_answers_above_a_threshold_are_of_all_test_pictures(known):
-    right, sure = known[1]["y_true"] == known[1]["y_pred"], known[1]["logits"].softmax(dim=1).amax(dim=1)
-    kept = right[sure > 0.8]
-    words, _ = read(known, make_stress(False), "confidence")
-    assert words.startswith(f"Above 80 %, {100 * kept.double().mean():.0f} of 100 clean answers are right")
-    assert f"clean {100 * len(kept) / 600:.0f} % {int(kept.sum())} of {len(kept)} " in words
 
 
 def test_the_error_by_chance_of_bins_is_about_that_of_single_answers():

@@ -12,7 +12,7 @@ function chooseProperty() {
     for (const old of all(".asking", part)) old.remove();
     const guess = part.querySelector(".guess");
     if (chosen) guess.textContent = isOpen ? "Shown without a guess." : "Which of these rows will be right least often, beside others of the same classes? Look at the pictures, and guess.";
-    if (row) guess.textContent = `You chose ${row.querySelector("th").textContent}: ${row.lastElementChild.textContent.trim()} points.`;
+    if (row) guess.textContent = `You chose ${row.querySelector("th").textContent}: ${row.lastElementChild.textContent.trim().replace(")", ") points")}.`;
     if (isOpen) return;
     const open = (k) => {
       seen[chosen] = k;
