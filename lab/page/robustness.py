@@ -301,7 +301,8 @@ def confidence(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]
     `clean_kept` are clean answers, of all test pictures, above SHOWN_EDGE, and `dots` the fifteen corruptions
     at severity 5, the fewest right first: none is left out, however few of its answers are kept. `kept_stops`
     has what is said of each severity and step of the slider; the script knows the dots of all of them.
-    `enough` has for each severity and corruption the lowest threshold that is shown to suffice.
+    `strictest` is what the last step keeps under the worst of these, and `enough` has for each severity and
+    corruption the lowest threshold that is shown to suffice.
     """
     clean = [kept_clean(answers, edge) for edge in EDGES]
     enough = lowest_enough(clean)
@@ -317,6 +318,8 @@ def confidence(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]
         row["clean"] = clean[EDGES.index(row["edge"])]
         row["here"] = (row["severity"], row["edge"]) == (5, SHOWN_EDGE)
     of_name = kept[5][EDGES.index(SHOWN_EDGE)]
+    worst = next(row["worst"] for row in stops if row["here"])
+    shown["strictest"] = kept[5][-1][worst["name"]] if worst else None
     names.sort(key=lambda name: value_of(of_name[name]["right"] or 2))
     dots = [{"name": name} | of_name[name] for name in names]
     shown["enough"], needed = {}, num_needed()

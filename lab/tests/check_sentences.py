@@ -46,8 +46,8 @@ def enough(severity, bins):
         return f"At severity {severity} no threshold up to 93 % is certain under any of"
     alike = len(set(lowest.values())) == 1
     ends = [whole(edge(lowest.values()) / 15) for edge in (min, max)]
-    text = f"above {ends[0]} % is" if alike else f"thresholds from {ends[0]} to {ends[1]} % are"
-    text = f"At severity {severity}, {text} enough under"
+    text = f"the threshold that is enough lies between {ends[0]} and {ends[1]} % under"
+    text = f"At severity {severity}, " + (f"above {ends[0]} % is enough under" if alike else text)
     if len(lowest) == 2:  # in an order of the page's own
         return text
     names = [name.replace("_", " ") for name in lowest]
