@@ -106,7 +106,8 @@ def of_slices(rows, count, wrong):
         for row in members:
             shares = f"{whole(row['here'])} % {whole(row['others'])} %"
             yield f"({row['n']:,}) {shares} {signed(row['gap'], row['low'], row['high'])}"
-        if members[0]["high"] >= 0:
+        lowest = members[0]
+        if lowest["high"] >= 0:
             lowest = min(members, key=lambda row: row["gap"])
             yield f"No slice of {column} is shown to be weak. The lowest is "
             yield f"{signed(lowest['gap'], lowest['low'], lowest['high'])} points: its interval holds zero"
