@@ -88,6 +88,8 @@ def test_of_no_corruption_the_kept_answers_are_left_out_however_few_they_are(kno
     shares = {name: counted(stress, name, 5, 12) for name in FIFTEEN if name not in ("snow", "frost")}
     least = min(shares, key=lambda name: shares[name][1] / shares[name][0])  # of four answers none is named
     assert stop["worst"]["name"] == least
+    (count, hits), name = shares[least], least.replace("_", " ")
+    assert count < 100 and f"; under {name} of severity 5 it is {hits} of {count}. Confidence" in words
     script = robustness.confidence(*known, stress)[1]["thresholds"]
     for severity in range(1, 6):
         for step, edge in enumerate(robustness.EDGES):
