@@ -41,7 +41,6 @@ FEWEST_KEPT = 10  # answers above a threshold of which the worst corruption is n
 DOT = 0.0875  # of the axis at the head: a narrower interval lies inside of its dot, see explore.css
 LEAST_APART = 0.01  # of groups of classes, not to be tied
 LEAST_GAIN = 0.05  # of own statistics, to be advised
-LEAST_GAP = 0.1  # between training and validation accuracy, to be called overfitting
 MOST_ACTS = 5
 
 
@@ -447,8 +446,8 @@ def ending(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]:
     """The page in short: at most five rows, of a weakness, its number, what to do and how that is known.
 
     They are ranked by the loss that is certain, `costs`: how far the upper end of its interval lies below
-    what is right `without` it. Of a network near chance the first says that it is to be trained longer. Three
-    have no rank: sure answers, that it overfits, where it does, and at the end what was not tested.
+    what is right `without` it. Of a network near chance the first says that it is to be trained longer. Two
+    have no rank: sure answers, and at the end what was not tested.
     """
     classes, people = look_first(n, answers)
     if near_chance(n):
@@ -456,9 +455,7 @@ def ending(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]:
     rows = [*classes, *people, *([] if stress is None else under_stress(n, answers, stress))]
     sure = [row for row in rows if row["kind"] == "threshold"]  # not of all answers, as the others are
     ranked = sorted((row for row in rows if row not in sure), key=lambda row: -row["costs"])[:MOST_ACTS]
-    gap = overfitting(n)
-    unranked = [*sure, *([{"kind": "overfit", "gap": gap}] if gap else [])]
-    return {"acts": [*ranked, *unranked, {"kind": "untested"}]}, {}
+    return {"acts": [*ranked, *sure, {"kind": "untested"}]}, {}
 
 
 def under_stress(n: dict, answers: dict, stress: dict) -> list[dict]:
@@ -534,14 +531,6 @@ def repaired(stress: dict, name: str) -> tuple[float, float, int] | None:
     record = stress["tests"][f"{name}/5"]
     before, after = before_and_after([record]) if "own_statistics" in record else (0, 0)
     return (before, after, record["own_statistics"]["images"]) if after - before >= LEAST_GAIN else None
-
-
-def overfitting(n: dict) -> tuple[float, float] | None:
-    """Return training and validation accuracy of the epoch that is examined, if they lie far apart."""
-    row = next((row for row in n.get("history", ()) if row["epoch"] == n["epoch"]), {})
-    if row.get("train_accuracy", 0) - row.get("val_accuracy", 1) < LEAST_GAP:
-        return None
-    return row["train_accuracy"], row["val_accuracy"]
 
 
 def near_chance(n: dict) -> bool:
