@@ -39,13 +39,8 @@ STYLE |= {
 
 
 def percent(value: float | dict | None, digits: int = 1) -> str:
-    """Return report.percent of a fraction, or of a fraction with its interval."""
-    return report.percent(None if value is None else value_of(value), digits)
-
-
-def value_of(row: float | dict) -> float:
-    """Return a fraction, of itself or of {value, low, high}."""
-    return row["value"] if isinstance(row, dict) else row
+    """Return report.percent of a fraction, or of a fraction with its interval, {value, low, high}."""
+    return report.percent(value["value"] if isinstance(value, dict) else value, digits)
 
 
 def interval(row: dict, digits: int = 1) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 import metrics
 import report
 from lab.answers import (
+    SEVERITIES,
     above_threshold,
     failing_groups,
     may_be_drawn,
@@ -29,7 +30,6 @@ from lab.page.figures import (
     percent,
     picture,
     sheet,
-    value_of,
 )
 from lab.slices import WEAK, slice_name
 from report import plain
@@ -84,10 +84,8 @@ def worst_by_question(stress: dict) -> list[tuple[str, str, str]]:
         rows.append((question, name, percent(shares[name], 0)))
     sure = worst_of_sure(stress)
     if sure is not None:
-        number = f"{sure['hits']:,} of {sure['count']:,}"
-        rows.append(
-            (f"among answers above {percent(SHOWN_EDGE / BINS, 0)} at severity 5", sure["name"], number)
-        )
+        question = f"among answers above {percent(sure['least'], 0)} at severity 5"
+        rows.append((question, sure["name"], f"{sure['hits']:,} of {sure['count']:,}"))
     return rows
 
 
@@ -216,21 +214,18 @@ def corruptions(answers: dict, stress: dict | None) -> tuple[dict, dict]:
     right = {test: row["accuracy"]["value"] for test, row in tests.items()}
     rows = []
     for name in [test[:-2] for test in tests if test.endswith("/5")]:
-        values = [right[f"{name}/{severity}"] for severity in range(1, 6)]
-        values.append(mean_of_severities(stress, name))
-        rows.append({"name": name, "values": values, "repaired": None})
-        if "own_statistics" in tests[f"{name}/5"]:  # of the same pictures, as trained and repaired
-            rows[-1]["repaired"] = before_and_after([tests[f"{name}/5"]])
+        values = [*(right[test] for test in tests_of([name])), mean_of_severities(stress, name)]
+        rows.append({"name": name, "values": values, "repaired": before_and_after(stress, [f"{name}/5"])})
     of_family = {}
     for family, names in stress["families"].items():
         of_family[family] = sum(mean_of_severities(stress, name) for name in names) / len(names)
     shown = {"corruption_rows": sorted(rows, key=lambda row: row["values"][-1])}
     shown["families"] = sorted(of_family.items(), key=lambda item: item[1])
     shown["worst_by_question"], shown["clean_of_draws"] = worst_by_question(stress), clean_of_draws(stress)
-    shown |= {"repair": None, "has_superclasses": "superclass_of" in answers}
+    shown["has_superclasses"] = "superclass_of" in answers
     if "own_statistics" in tests["clean/0"]:
-        hard = before_and_after([tests[test] for test in tests_of(fifteen_of(stress), [5])])
-        shown["repair"] = {"hard": hard, "clean": before_and_after([tests["clean/0"]])}
+        hard = before_and_after(stress, tests_of(fifteen_of(stress), [5]))
+        shown["repair"] = {"hard": hard, "clean": before_and_after(stress, ["clean/0"])}
         shown["repair_images"] = tests["clean/0"]["own_statistics"]["images"]
     shown["cues"] = {name: row["accuracy"]["value"] for name, row in stress["summary"]["cues"].items()}
     if "examples" not in stress:
@@ -264,11 +259,10 @@ def clean_of_draws(stress: dict) -> list[tuple[str, int, str]]:
         rows.append(("the attacks", stress["attack_images"], unattacked))
     if "own_statistics" in clean:
         own = clean["own_statistics"]
-        rows.append(("the repair", own["images"], value_of(own["plain"]["accuracy"])))
+        rows.append(("the repair", own["images"], own["plain"]["accuracy"]["value"]))
     if "few_together" in stress:
-        rows.append(
-            ("the batches", stress["few_together"]["images"], stress["few_together"]["plain"]["value"])
-        )
+        few = stress["few_together"]
+        rows.append(("the batches", few["images"], few["plain"]["value"]))
     draws = {}
     for served, count, right in rows:
         draws.setdefault((count, percent(right, 0)), []).append(served)
@@ -284,11 +278,16 @@ def kept_examples(answers: dict, index: Tensor, given: list[list]) -> list[int]:
     return may_be_drawn(answers, index, classes).nonzero().flatten().tolist()
 
 
-def before_and_after(records: list[dict]) -> tuple[float, float]:
-    """Return the mean accuracy of tests as trained and with own statistics, of the same pictures."""
-    own = [record["own_statistics"] for record in records]
+def before_and_after(stress: dict, tests: list[str]) -> tuple[float, float] | None:
+    """Return the mean accuracy of tests as trained and by own statistics, of the same pictures.
+
+    None where own statistics were not measured.
+    """
+    own = [stress["tests"][test].get("own_statistics") for test in tests]
+    if not all(own):
+        return None
     parts = [row["plain"] for row in own], own
-    return tuple(sum(value_of(row["accuracy"]) for row in rows) / len(rows) for rows in parts)
+    return tuple(sum(row["accuracy"]["value"] for row in rows) / len(rows) for rows in parts)
 
 
 # ---- Confidence --------------------------------------------------------------------------------------------
@@ -310,28 +309,22 @@ def confidence(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]
     shown["threshold_steps"] = [edge / BINS for edge in EDGES]
     if stress is None:
         return shown, {}
-    names = fifteen_of(stress)
-    kept = {k: [kept_under(stress, k, edge) for edge in EDGES] for k in range(1, 6)}
+    kept = {k: [kept_under(stress, k, edge) for edge in EDGES] for k in SEVERITIES}
     stops = [kept_stop(stress, k, edge, row) for k in kept for edge, row in zip(EDGES, kept[k], strict=True)]
     for row in stops:
         row["clean"] = clean[EDGES.index(row["edge"])]
         row["here"] = (row["severity"], row["edge"]) == (5, SHOWN_EDGE)
-    of_name = kept[5][EDGES.index(SHOWN_EDGE)]
-    worst = next(row["worst"] for row in stops if row["here"])
+    dots = [{"name": name} | row for name, row in kept[5][EDGES.index(SHOWN_EDGE)].items()]
+    dots.sort(key=lambda row: row["right"]["value"] if row["right"] else 2)
+    worst, names, shown["enough"] = worst_of_sure(stress), [row["name"] for row in dots], {}
     shown["strictest"] = kept[5][-1][worst["name"]] if worst else None
-    names.sort(key=lambda name: value_of(of_name[name]["right"] or 2))
-    dots = [{"name": name} | of_name[name] for name in names]
-    shown["enough"], needed = {}, num_needed()
     for severity, of_edges in kept.items():
-        rows = shown["enough"][severity] = []
-        for name in names:
-            steps = [of_edge[name] for of_edge in of_edges]
-            few = all(step["count"] < needed for step in steps)
-            rows.append({"name": name, "least": lowest_enough(steps), "too_few": few})
-    measured = [k for k in kept if all(own_statistics_of(stress, k))]  # severities
-    count = own_statistics_of(stress, measured[0])[0]["images"] if measured else 0
-    shown["repair_of"] = {"severities": measured, "images": count}
-    errors, chance = calibration_errors(stress)["as trained"], errors_by_chance(stress)
+        steps = {name: [rows[name] for rows in of_edges] for name in names}
+        shown["enough"][severity] = [
+            {"name": name, "least": lowest_enough(rows), "too_few": rows[0]["count"] < num_needed()}
+            for name, rows in steps.items()
+        ]
+    errors, chance = calibration_errors(stress)["as_trained"], errors_by_chance(stress)
     shown |= {"dots": dots, "kept_stops": stops, "calibration_error_at_5": (errors[5], chance[5])}
     shown["calibration_plot"] = draw_calibration(errors, chance, stress["corruption_images"])
     script = {"clean": [as_numbers(row) for row in clean]}
@@ -378,7 +371,7 @@ def kept_stop(stress: dict, severity: int, edge: int, rows: dict[str, dict]) -> 
         stop["worst"] = enough[names[0]] | row
     records = [stress["tests"][test] for test in tests_of(fifteen_of(stress), [severity])]
     stop["together"] = above_threshold([row["calibration"]["as_trained"] for row in records], edge)
-    own = own_statistics_of(stress, severity)
+    own = [row.get("own_statistics") for row in records]
     if all(own):
         kept = above_threshold([row["calibration"] for row in own], edge)
         stop["own"] = kept if kept["right"] else None
@@ -388,11 +381,6 @@ def kept_stop(stress: dict, severity: int, edge: int, rows: dict[str, dict]) -> 
 def worst_of_sure(stress: dict) -> dict | None:
     """Return the worst corruption of severity 5 above SHOWN_EDGE, see kept_stop."""
     return kept_stop(stress, 5, SHOWN_EDGE, kept_under(stress, 5, SHOWN_EDGE))["worst"]
-
-
-def own_statistics_of(stress: dict, severity: int) -> list[dict | None]:
-    """Return of each of the fifteen corruptions what own statistics do, None where that was not measured."""
-    return [stress["tests"][test].get("own_statistics") for test in tests_of(fifteen_of(stress), [severity])]
 
 
 def num_needed() -> int:
@@ -413,10 +401,10 @@ def as_numbers(row: dict) -> list:
 
 
 def calibration_errors(stress: dict) -> dict[str, list[float]]:
-    """Return the calibration errors from clean pictures to severity 5, as trained and by temperature."""
+    """Return the calibration errors from clean pictures to severity 5, as trained and with temperature."""
     rows = stress["summary"]["by_severity"]
-    labels = {"as_trained": "as trained", "with_temperature": "temperature"}
-    return {label: [row[key]["mean_ece"] for row in rows] for key, label in labels.items() if key in rows[0]}
+    keys = [key for key in ("as_trained", "with_temperature") if key in rows[0]]
+    return {key: [row[key]["mean_ece"] for row in rows] for key in keys}
 
 
 def errors_by_chance(stress: dict) -> list[float]:
@@ -464,7 +452,11 @@ def under_stress(n: dict, answers: dict, stress: dict) -> list[dict]:
     name, *tied = worst_of(right)
     row = {"kind": "corruption", "name": name, "alone": not tied, "right": right[name]}
     row |= {"without": stress["tests"]["clean/0"]["accuracy"]["value"], "count": stress["corruption_images"]}
-    rows = [row | {"repaired": repaired(stress, name)}]
+    before, after = before_and_after(stress, [f"{name}/5"]) or (0, 0)
+    if after - before >= LEAST_GAIN:
+        images = stress["tests"][f"{name}/5"]["own_statistics"]["images"]
+        row["repaired"] = before, after, images
+    rows = [row]
     sure, clean = worst_of_sure(stress), kept_clean(answers, SHOWN_EDGE)["right"]
     if sure is not None and clean is not None:
         rows.append(sure | {"kind": "threshold", "without": clean["value"]})
@@ -521,16 +513,6 @@ def weak_groups(answers: dict) -> list[dict]:
         row["right"] = picked(row["hits"], count, len(words))
         rows.append(row | {"link": row["name"] in members})
     return rows
-
-
-def repaired(stress: dict, name: str) -> tuple[float, float, int] | None:
-    """Return what is right at severity 5 of a corruption as trained and by own statistics, and of how many.
-
-    None where own statistics were not measured, or hardly help.
-    """
-    record = stress["tests"][f"{name}/5"]
-    before, after = before_and_after([record]) if "own_statistics" in record else (0, 0)
-    return (before, after, record["own_statistics"]["images"]) if after - before >= LEAST_GAIN else None
 
 
 def near_chance(n: dict) -> bool:
