@@ -114,16 +114,15 @@ def hero(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]:
     if chosen is None:
         return {"hero": None}, {}
     name, place, attacked = chosen
-    names, truth = [plain(name) for name in answers["class_names"]], stress["examples"]["images"][place]
-    truth, stops = names[answers["y_true"][truth]], []
-    for test, pixels in zip(stress["examples"]["answers"], stress["example_pixels"], strict=True):
-        corrupted, _, severity = test.partition("/")
-        if corrupted not in ("clean", name):
-            continue
-        right = right_of_fifteen(stress, int(severity))[name] if corrupted == name else n["accuracy"]
-        row = {"answer": stress["examples"]["answers"][test][place], "picture": picture(pixels[place])}
-        count = stress["corruption_images"] if corrupted == name else n["num_test"]  # as in the heading
-        stops.append(row | {"right": right, "count": count})
+    names, examples, stops = [plain(name) for name in answers["class_names"]], stress["examples"], []
+    truth = names[answers["y_true"][examples["images"][place]]]
+    places = {test: k for k, test in enumerate(examples["answers"])}
+    for severity, test in enumerate(["clean/0", *tests_of([name])]):
+        row = {"right": n["accuracy"], "count": n["num_test"]}  # as in the heading
+        if severity:
+            row = {"right": right_of_fifteen(stress, severity)[name], "count": stress["corruption_images"]}
+        image = stress["example_pixels"][places[test], place]
+        stops.append(row | {"answer": examples["answers"][test][place], "picture": picture(image)})
     if attacked is not None:
         change = stress["attack_changes"][0, stress["epsilons"].index(1), attacked] / 127
         image = (stress["attack_pixels"][attacked] + change).clamp(0, 255).round().to(torch.uint8)
@@ -147,24 +146,25 @@ def falling(answers: dict, stress: dict) -> tuple[str, int, int | None] | None:
     right when it is clean, wrong at severity 5, and no answer to it is of people. Of several one that an
     attack of 1/255 turns goes first, then the one that is answered most surely. None if there is none.
     """
-    index, given = (stress.get("examples", {}).get(key, []) for key in ("images", "answers"))
-    attacked, answers_to = [], {}  # where an answer is of people it is not shown
-    if "robust_accuracy" in stress and "attack_examples" in stress:
+    if "examples" not in stress:
+        return None
+    (index, given), aimed, attacked = (stress["examples"][key] for key in ("images", "answers")), {}, []
+    if "attack_examples" in stress:  # where an answer is of people it is not shown
         attacked, people = stress["attack_examples"]["images"], people_among(answers["class_names"])
-        aimed = zip(attacked, stress["attack_examples"]["answers"]["pgd"]["1"], strict=True)
-        answers_to = {i: c for i, (c, _) in aimed if not people[c]}
-    right = right_of_fifteen(stress, 5)
-    for name in sorted(right, key=lambda name: right[name]["value"]) if index else ():
+        of_attack = zip(attacked, stress["attack_examples"]["answers"]["pgd"]["1"], strict=True)
+        aimed = {i: c for i, (c, _) in of_attack if not people[c]}
+    right, true = right_of_fifteen(stress, 5), answers["y_true"][index]
+    turned = {i for i, c in aimed.items() if c != answers["y_true"][i]}
+    for name in sorted(right, key=lambda name: right[name]["value"]):
         rows = torch.tensor([given[test] for test in ["clean/0", *tests_of([name])]])
-        classes, true = rows[:, :, 0].long(), answers["y_true"][index]
+        classes = rows[:, :, 0].long()
         fits = may_be_drawn(answers, torch.tensor(index), classes)
         fits &= (classes[0] == true) & (classes[-1] != true)
         places = fits.nonzero().flatten().tolist()
         if places:
-            turned = {i for i, c in answers_to.items() if c != answers["y_true"][i]}
-            rank = {k: (index[k] in turned, index[k] in answers_to, rows[0, k, 1].item()) for k in places}
+            rank = {k: (index[k] in turned, index[k] in aimed, rows[0, k, 1].item()) for k in places}
             place = max(places, key=rank.get)
-            return name, place, attacked.index(index[place]) if index[place] in answers_to else None
+            return name, place, attacked.index(index[place]) if index[place] in aimed else None
     return None
 
 
@@ -309,11 +309,12 @@ def confidence(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]
     shown["threshold_steps"] = [edge / BINS for edge in EDGES]
     if stress is None:
         return shown, {}
-    kept = {k: [kept_under(stress, k, edge) for edge in EDGES] for k in SEVERITIES}
-    stops = [kept_stop(stress, k, edge, row) for k in kept for edge, row in zip(EDGES, kept[k], strict=True)]
-    for row in stops:
-        row["clean"] = clean[EDGES.index(row["edge"])]
-        row["here"] = (row["severity"], row["edge"]) == (5, SHOWN_EDGE)
+    kept, stops = {}, []
+    for severity in SEVERITIES:
+        kept[severity] = [kept_under(stress, severity, edge) for edge in EDGES]
+        for edge, rows, of_clean in zip(EDGES, kept[severity], clean, strict=True):
+            here = (severity, edge) == (5, SHOWN_EDGE)
+            stops.append(kept_stop(stress, severity, edge, rows) | {"clean": of_clean, "here": here})
     dots = [{"name": name} | row for name, row in kept[5][EDGES.index(SHOWN_EDGE)].items()]
     dots.sort(key=lambda row: row["right"]["value"] if row["right"] else 2)
     worst, names, shown["enough"] = worst_of_sure(stress), [row["name"] for row in dots], {}
@@ -347,40 +348,44 @@ def kept_row(edge: int, count: int, hits: int, total: int) -> dict:
 
 def kept_under(stress: dict, severity: int, edge: int) -> dict[str, dict]:
     """Return what a threshold keeps under each of the fifteen corruptions, see kept_row."""
-    rows, parts = {}, (("count", edge), ("right", edge), ("count", 0))
+    rows = {}
     for name in fifteen_of(stress):
         bins = stress["tests"][f"{name}/{severity}"]["calibration"]["as_trained"]
-        counts = [round(sum(bins[key][first:])) for key, first in parts]
-        rows[name] = kept_row(edge, *counts)
+        count, hits = (round(sum(bins[key][edge:])) for key in ("count", "right"))
+        rows[name] = kept_row(edge, count, hits, stress["corruption_images"])
     return rows
 
 
-def kept_stop(stress: dict, severity: int, edge: int, rows: dict[str, dict]) -> dict:
-    """Return what is said of a severity and a threshold: the worst corruption, and what own statistics do.
+def worst_kept(rows: dict[str, dict]) -> dict | None:
+    """Return of corruptions that keep FEWEST_KEPT answers or more the one with the fewest right, or None.
 
-    Of corruptions that keep FEWEST_KEPT answers or more `worst` is the one with the fewest right, None if
-    there is none. `together` has what is kept and right of all fifteen together, of all their pictures, and
-    `own` by own statistics, of fewer; None where that was not measured or nothing is kept.
+    rows: see kept_under; `alone` says whether the interval of no other overlaps with its own.
     """
     enough = {name: row for name, row in rows.items() if row["count"] >= FEWEST_KEPT}
     shares = {name: picked(row["hits"], row["count"], len(enough)) for name, row in enough.items()}
-    names = worst_of(shares)
-    stop = {"severity": severity, "edge": edge, "least": edge / BINS, "worst": None, "own": None}
-    if names:
-        row = {"name": names[0], "right": shares[names[0]], "alone": len(names) == 1}
-        stop["worst"] = enough[names[0]] | row
+    if not shares:
+        return None
+    name, *tied = worst_of(shares)
+    return enough[name] | {"name": name, "right": shares[name], "alone": not tied}
+
+
+def kept_stop(stress: dict, severity: int, edge: int, rows: dict[str, dict]) -> dict:
+    """Return what is said of a severity and a threshold: the `worst` corruption, see worst_kept, and more.
+
+    `together` has what is kept and right of all fifteen together, of all their pictures, and `own` by own
+    statistics, of fewer; None where that was not measured.
+    """
+    stop = {"severity": severity, "edge": edge, "least": edge / BINS, "worst": worst_kept(rows)}
     records = [stress["tests"][test] for test in tests_of(fifteen_of(stress), [severity])]
     stop["together"] = above_threshold([row["calibration"]["as_trained"] for row in records], edge)
     own = [row.get("own_statistics") for row in records]
-    if all(own):
-        kept = above_threshold([row["calibration"] for row in own], edge)
-        stop["own"] = kept if kept["right"] else None
+    stop["own"] = above_threshold([row["calibration"] for row in own], edge) if all(own) else None
     return stop
 
 
 def worst_of_sure(stress: dict) -> dict | None:
-    """Return the worst corruption of severity 5 above SHOWN_EDGE, see kept_stop."""
-    return kept_stop(stress, 5, SHOWN_EDGE, kept_under(stress, 5, SHOWN_EDGE))["worst"]
+    """Return the worst corruption of severity 5 above SHOWN_EDGE, see worst_kept."""
+    return worst_kept(kept_under(stress, 5, SHOWN_EDGE))
 
 
 def num_needed() -> int:
@@ -440,13 +445,13 @@ def ending(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]:
     classes, people = look_first(n, answers)
     if near_chance(n):
         return {"acts": [{"kind": "train"}, *classes, {"kind": "untested"}]}, {}
-    rows = [*classes, *people, *([] if stress is None else under_stress(n, answers, stress))]
+    rows = [*classes, *people, *([] if stress is None else under_stress(answers, stress))]
     sure = [row for row in rows if row["kind"] == "threshold"]  # not of all answers, as the others are
     ranked = sorted((row for row in rows if row not in sure), key=lambda row: -row["costs"])[:MOST_ACTS]
     return {"acts": [*ranked, *sure, {"kind": "untested"}]}, {}
 
 
-def under_stress(n: dict, answers: dict, stress: dict) -> list[dict]:
+def under_stress(answers: dict, stress: dict) -> list[dict]:
     """Return the weaknesses that stress tests show: a corruption, a threshold under it, and an attack."""
     right = right_of_fifteen(stress, 5)
     name, *tied = worst_of(right)
@@ -476,10 +481,10 @@ def look_first(n: dict, answers: dict) -> tuple[list[dict], list[dict]]:
     within a point of it are `tied` with it.
     """
     names, people = answers["class_names"], people_among(answers["class_names"])
-    groups = []
-    for row in weak_groups(answers):
+    groups = weak_groups(answers)
+    for row in groups:
         row |= {"kind": "group", "without": row["rest"]["value"]}
-        groups.append(row | {"costs": row["rest"]["low"] - row["right"]["high"]})
+        row["costs"] = row["rest"]["low"] - row["right"]["high"]
     with_people = [row for row in groups if people[row["classes"]].any()]
     of_people = [row | {"kind": "people", "worst": row is groups[0]} for row in with_people[:1]]
     groups = [row for row in groups if not people[row["classes"]].any()]
@@ -493,8 +498,7 @@ def look_first(n: dict, answers: dict) -> tuple[list[dict], list[dict]]:
     if chosen is not None and chosen["kind"] == "group":
         value = chosen["right"]["value"]
         near = [row for row in groups if abs(row["right"]["value"] - value) < LEAST_APART]
-        others = [row for row in near if row is not chosen]
-        chosen = chosen | {"tied": [chosen, *others]}
+        chosen = chosen | {"tied": sorted(near, key=lambda row: row is not chosen)}
     return [] if chosen is None else [chosen], [row for row in of_people if row["costs"] > 0]
 
 

@@ -232,7 +232,7 @@ def test_weaknesses_are_ranked_by_what_they_cost_at_least(known):
     for better, images in ((0.6, 200), (0.14, None)):  # what hardly helps is not advised
         own = {"accuracy": share(better), "plain": {"accuracy": share(0.1)}, "images": 200}
         stress["tests"]["fog/5"]["own_statistics"] = own | {"calibration": bins_of(np.random.default_rng(0))}
-        row, *_ = robustness.under_stress(known[0], known[1], stress)
+        row, *_ = robustness.under_stress(known[1], stress)
         assert row.get("repaired") == (images and (0.1, better, images))
 
 
