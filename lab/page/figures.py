@@ -6,29 +6,26 @@ import math
 import re
 from html import escape
 
-import matplotlib
 import numpy as np
 import torch.nn.functional as F
 from markupsafe import Markup
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.utils import make_grid
 
 import report
-from report import BLUE, GREY, INK, LINE, ORANGE, address, encoded, in_percent
+from report import GREY, INK, LINE, address, encoded, in_percent
 
 SIDE = 64  # pixels: the largest side of a picture on the page
 MAX_SHEET, BYTES_PER_PIXEL = 600_000, 0.25  # of a sheet of pictures, whose quality falls until it fits
 # Colours are variables of the style sheet, so that one plot serves a light and a dark page.
-VARIABLES = {INK: "ink", GREY: "grey", LINE: "line", BLUE: "blue", ORANGE: "orange"}
+VARIABLES = {INK: "ink", GREY: "grey", LINE: "line"}
 TEXTS = ("axes.labelcolor", "axes.titlecolor", "text.color", "xtick.labelcolor", "ytick.labelcolor")
 STYLE = report.STYLE | dict.fromkeys(TEXTS, INK) | dict.fromkeys(["xtick.color", "ytick.color"], GREY)
 STYLE |= {
     "font.size": 15,  # of 360 pixels, so that no letter on a phone is smaller
     "figure.titlesize": 15,
     "figure.titleweight": "bold",
-    "axes.prop_cycle": matplotlib.cycler(color=[INK, GREY], marker=["o", "s"]),
     "lines.markersize": 4,
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "explore",
@@ -89,15 +86,6 @@ def base64_of(values: np.ndarray) -> str:
     return base64.b64encode(values.tobytes()).decode()
 
 
-def small_figure(title: str, x_label: str, height: int = 200) -> tuple[Figure, Axes]:
-    """Return a figure 360 pixels wide and its axes; the title says what y is."""
-    figure = Figure(figsize=(5, height / 72))
-    axes = figure.add_subplot()
-    figure.suptitle(title, x=0.01, ha="left")
-    axes.set_xlabel(x_label)
-    return figure, axes
-
-
 def to_svg(figure: Figure, name: str, description: str) -> Markup:
     """Return a figure as an <svg> element, whose ids begin with `name`; the description is for the blind."""
     file = io.StringIO()
@@ -110,24 +98,11 @@ def to_svg(figure: Figure, name: str, description: str) -> Markup:
     return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1))
 
 
-def draw_calibration(errors: list[float], chance: list[float], num_images: int) -> Markup:
-    """Plot calibration errors from clean pictures to severity 5, six values, and those by chance alone."""
-    figure, axes = small_figure("Calibration error", f"severity; {num_images:,} pictures, mean of 15")
-    axes.plot(range(6), errors, label="as trained", clip_on=False)
-    axes.plot(range(6), chance, label="by chance alone", clip_on=False, linestyle=":", color=GREY, marker="")
-    axes.set(xlim=(0, 5), ylim=(0, 1.1 * max(*errors, *chance) + 0.01))
-    axes.set_xticks(range(6), ["clean", *"12345"])
-    in_percent(axes.yaxis)
-    axes.legend(frameon=False)
-    rows = {"as trained": errors, "by chance": chance}
-    ends = (f"{label} {100 * row[0]:.1f} to {100 * row[5]:.1f} %" for label, row in rows.items())
-    text = f"Calibration error from clean images to severity 5: {', '.join(ends)}."
-    return to_svg(figure, "calibration", text)
-
-
 def draw_attacks(curves: dict[str, dict], epsilons: list[float], unattacked: float) -> Markup:
     """Plot the accuracy under the `worst` of all attacks and under `random` signs by epsilon, with bands."""
-    figure, axes = small_figure("Right under attack", "epsilon, in 1/255; bands: 95 % intervals", 215)
+    figure = Figure(figsize=(5, 215 / 72))  # 360 pixels wide
+    axes = figure.add_subplot(xlabel="epsilon, in 1/255; bands: 95 % intervals")
+    figure.suptitle("Right under attack", x=0.01, ha="left")
     for step, epsilon in enumerate(epsilons):  # the script shows one of these rules
         axes.axvline(epsilon, color=GREY, linewidth=1.2, marker="").set_gid(f"rule-{step}")
     axes.axhline(unattacked, color=GREY, linestyle=":", linewidth=1, marker="", label="no attack")

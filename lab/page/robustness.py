@@ -7,7 +7,6 @@ is widened for the picking, see picked; where intervals of others overlap with i
 import itertools
 from statistics import NormalDist
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,15 +21,7 @@ from lab.answers import (
     shared_words,
     tests_of,
 )
-from lab.page.figures import (
-    MAX_SHEET,
-    SIDE,
-    draw_attacks,
-    draw_calibration,
-    percent,
-    picture,
-    sheet,
-)
+from lab.page.figures import MAX_SHEET, SIDE, draw_attacks, percent, picture, sheet
 from lab.slices import WEAK, slice_name
 from report import plain
 
@@ -303,8 +294,7 @@ def confidence(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]
     corruption the lowest threshold that is shown to suffice.
     """
     clean = [kept_clean(answers, edge) for edge in EDGES]
-    enough = lowest_enough(clean)
-    shown = {"clean_kept": clean[EDGES.index(SHOWN_EDGE)], "clean_enough": enough, "calibration_plot": None}
+    shown = {"clean_kept": clean[EDGES.index(SHOWN_EDGE)], "clean_enough": lowest_enough(clean)}
     shown |= {"shown_edge": SHOWN_EDGE, "num_needed": num_needed()}
     shown["threshold_steps"] = [edge / BINS for edge in EDGES]
     if stress is None:
@@ -325,9 +315,7 @@ def confidence(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]
             {"name": name, "least": lowest_enough(rows), "too_few": rows[0]["count"] < num_needed()}
             for name, rows in steps.items()
         ]
-    errors, chance = calibration_errors(stress)["as_trained"], errors_by_chance(stress)
-    shown |= {"dots": dots, "kept_stops": stops, "calibration_error_at_5": (errors[5], chance[5])}
-    shown["calibration_plot"] = draw_calibration(errors, chance, stress["corruption_images"])
+    shown |= {"dots": dots, "kept_stops": stops}
     script = {"clean": [as_numbers(row) for row in clean]}
     script["dots"] = [[[as_numbers(row[name]) for name in names] for row in kept[k]] for k in kept]
     return shown, {"thresholds": script}
@@ -410,26 +398,6 @@ def calibration_errors(stress: dict) -> dict[str, list[float]]:
     rows = stress["summary"]["by_severity"]
     keys = [key for key in ("as_trained", "with_temperature") if key in rows[0]]
     return {key: [row[key]["mean_ece"] for row in rows] for key in keys}
-
-
-def errors_by_chance(stress: dict) -> list[float]:
-    """Return the errors that a perfectly calibrated network would show of as many pictures, as above."""
-    levels = [["clean/0"], *(tests_of(fifteen_of(stress), [severity]) for severity in range(1, 6))]
-    of_tests = [[error_by_chance(stress["tests"][test]) for test in tests] for tests in levels]
-    return [sum(values) / len(values) for values in of_tests]
-
-
-def error_by_chance(record: dict) -> float:
-    """Return the calibration error by chance, see answers.calibration_error_by_chance, from bins alone.
-
-    In each bin all answers have its mean confidence, which is nearly so: a bin is a fifteenth wide.
-    """
-    bins = record["calibration"]["as_trained"]
-    count, right, gaps = (np.array(bins[key]) for key in ("count", "right", "gaps"))
-    count = count.astype(int)
-    sure = np.clip((right - gaps) / np.maximum(1, count), 0, 1)
-    drawn = np.random.default_rng(0).binomial(count, sure, size=(500, len(count)))
-    return float(np.abs(drawn - count * sure).sum(axis=1).mean() / count.sum())
 
 
 # ---- In short ----------------------------------------------------------------------------------------------

@@ -133,15 +133,6 @@ def test_an_interval_is_widened_for_the_worst_of_several(hits, count):
     assert row["low"] <= alone["low"] <= alone["high"] <= row["high"]
 
 
-def test_the_error_by_chance_of_bins_is_about_that_of_single_answers():
-    sure = torch.rand(2000, generator=seeded(0)).double()
-    place = (sure * 15).long()
-    count, mean = torch.bincount(place, minlength=15), torch.bincount(place, weights=sure, minlength=15)
-    bins = {"count": count.tolist(), "right": [0] * 15, "gaps": (-mean).tolist()}
-    found = robustness.error_by_chance({"calibration": {"as_trained": bins}})
-    assert found == pytest.approx(answers.calibration_error_by_chance(sure), rel=0.05)
-
-
 def test_the_repair_is_on_the_page_where_it_was_measured_and_nowhere_else(known):
     assert "repair" not in read(known, make_stress(False), "corruptions")[0]
     stress = make_stress(True)
