@@ -29,7 +29,6 @@ LARGEST_EPSILON = 8  # of the attacks that are shown; a larger one is a check
 BINS, EDGES, SHOWN_EDGE = 15, range(9, 15), 12  # thresholds of confidence: 9 to 14 fifteenths, at first .80
 KEPT = 0.9  # the share of right answers that somebody may want of a threshold
 FEWEST_KEPT = 10  # answers above a threshold of which the worst corruption is named
-DOT = 0.0875  # of the axis at the head: a narrower interval lies inside of its dot, see explore.css
 LEAST_APART = 0.01  # of groups of classes, not to be tied
 LEAST_GAIN = 0.05  # of own statistics, to be advised
 MOST_ACTS = 5
@@ -125,9 +124,8 @@ def hero(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]:
         row |= {"answer": names[c], "hit": names[c] == truth}
     worst = worst_of(right_of_fifteen(stress, 5))
     rank = ("worst" if len(worst) == 1 else "among") if name in worst else ""
-    narrow = sum(row["right"]["high"] - row["right"]["low"] < DOT for row in stops) > len(stops) / 2
     shown = {"name": name, "rank": rank, "true": truth, "stops": stops, "attacked": attacked}
-    return {"hero": shown | {"narrow": narrow}}, {}
+    return {"hero": shown}, {}
 
 
 def falling(answers: dict, stress: dict) -> tuple[str, int, int | None] | None:
@@ -212,8 +210,7 @@ def corruptions(answers: dict, stress: dict | None) -> tuple[dict, dict]:
         of_family[family] = sum(mean_of_severities(stress, name) for name in names) / len(names)
     shown = {"corruption_rows": sorted(rows, key=lambda row: row["values"][-1])}
     shown["families"] = sorted(of_family.items(), key=lambda item: item[1])
-    shown["worst_by_question"], shown["clean_of_draws"] = worst_by_question(stress), clean_of_draws(stress)
-    shown["has_superclasses"] = "superclass_of" in answers
+    shown |= {"worst_by_question": worst_by_question(stress), "has_superclasses": "superclass_of" in answers}
     if "own_statistics" in tests["clean/0"]:
         hard = before_and_after(stress, tests_of(fifteen_of(stress), [5]))
         shown["repair"] = {"hard": hard, "clean": before_and_after(stress, ["clean/0"])}
@@ -235,29 +232,6 @@ def corruptions(answers: dict, stress: dict | None) -> tuple[dict, dict]:
     shown["corrupted_right"] = bool((answers["y_pred"][index] == true).all())
     script = {"true": true.tolist(), "answers": given, "right": {test: right[test] for test in given}}
     return shown, {"corruptions": script}
-
-
-def clean_of_draws(stress: dict) -> list[tuple[str, int, str]]:
-    """Return what is right of clean pictures as trained, for each draw.
-
-    A row is what the draw served, its number of pictures and the percent. The tests take different
-    pictures, and so the same network is right a little more or less often.
-    """
-    clean = stress["tests"]["clean/0"]
-    rows = [("the corruptions", stress["corruption_images"], clean["accuracy"]["value"])]
-    if "robust_accuracy" in stress:
-        unattacked = stress["tests"]["unattacked/0"]["accuracy"]["value"]
-        rows.append(("the attacks", stress["attack_images"], unattacked))
-    if "own_statistics" in clean:
-        own = clean["own_statistics"]
-        rows.append(("the repair", own["images"], own["plain"]["accuracy"]["value"]))
-    if "few_together" in stress:
-        few = stress["few_together"]
-        rows.append(("the batches", few["images"], few["plain"]["value"]))
-    draws = {}
-    for served, count, right in rows:
-        draws.setdefault((count, percent(right, 0)), []).append(served)
-    return [(" and ".join(served), *draw) for draw, served in draws.items()]
 
 
 def kept_examples(answers: dict, index: Tensor, given: list[list]) -> list[int]:

@@ -266,18 +266,6 @@ def test_three_questions_have_a_worst_case_each_which_the_report_names_too(known
     assert f"{clean}, and under frost of severity 5 0 of {kept}." in text_of(markup)
 
 
-def test_clean_accuracies_of_other_draws_are_explained_where_they_differ(known):
-    stress = make_stress(True)
-    clean = stress["tests"]["clean/0"]
-    clean["own_statistics"]["plain"]["accuracy"] = clean["accuracy"]
-    assert "the chance of each draw" not in read(known, stress, "corruptions")[0]
-    clean["own_statistics"]["plain"]["accuracy"] = share(0.25)
-    words = (
-        f"{100 * clean['accuracy']['value']:.0f} % of the 200 of the corruptions and 25 % of the 100 of the"
-    )
-    assert f"Of clean pictures {words} repair are right" in read(known, stress, "corruptions")[0]
-
-
 def test_the_family_that_costs_least_is_named_with_its_worst_and_its_best(known):
     """Of made-up tests "others" lose less than noise, though frost of them loses most."""
     stress = make_stress(False)
