@@ -21,7 +21,7 @@ from lab.answers import (
     shared_words,
     tests_of,
 )
-from lab.page.figures import MAX_SHEET, SIDE, draw_attacks, percent, picture, sheet
+from lab.page.figures import MAX_SHEET, SIDE, percent, picture, sheet
 from lab.slices import WEAK, slice_name
 from report import plain
 
@@ -161,7 +161,7 @@ def falling(answers: dict, stress: dict) -> tuple[str, int, int | None] | None:
 
 
 def attacks(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]:
-    """The plot of the attacks, the share of the right answers that survive, and a sheet for the viewer.
+    """The `epsilons` that are shown, the share of the right answers that survive, and a sheet for the viewer.
 
     The sheet has the pictures, then of each attack and epsilon the change and the result. The change is
     enlarged around grey, so that epsilon is 100 levels; of large images the middle is shown.
@@ -170,9 +170,7 @@ def attacks(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]:
         return {}, {}
     robust, unattacked = stress["robust_accuracy"], stress["tests"]["unattacked/0"]["accuracy"]["value"]
     epsilons = [epsilon for epsilon in stress["epsilons"] if epsilon <= LARGEST_EPSILON]
-    curves = {"worst": robust, "random": stress["random_signs"]}
-    shown = {"epsilon_plot": draw_attacks(curves, epsilons, unattacked), "steps": len(epsilons)}
-    shown["surviving"] = robust["1"]["value"] / unattacked if unattacked else None
+    shown = {"epsilons": epsilons, "surviving": robust["1"]["value"] / unattacked if unattacked else None}
     shown["attack_cropped"] = (n["data"].get("size") or 0) > SIDE
     if "attack_examples" not in stress:  # all right answers are of people
         return shown, {}
@@ -191,8 +189,7 @@ def attacks(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]:
             parts.append((pixels + epsilon * change).clamp(0, 255).round().to(torch.uint8))
     shown |= {"attack_sheet": sheet(torch.cat(parts), MAX_SHEET // 3, len(pixels)), "attacked_answers": given}
     shown["attacked_true"] = [plain(answers["class_names"][c]) for c in true]
-    right = {name: {key: row["value"] for key, row in curve.items()} for name, curve in curves.items()}
-    return shown, {"attacks": {"true": true, "answers": given, "right": right, "epsilons": epsilons}}
+    return shown, {"attacks": {"true": true, "answers": given, "epsilons": epsilons}}
 
 
 def corruptions(answers: dict, stress: dict | None) -> tuple[dict, dict]:
