@@ -21,7 +21,7 @@ from lab.answers import (
     shared_words,
     tests_of,
 )
-from lab.page.figures import MAX_SHEET, SIDE, percent, picture, sheet
+from lab.page.figures import MAX_SHEET, SIDE, picture, sheet
 from lab.slices import WEAK, slice_name
 from report import plain
 
@@ -59,29 +59,6 @@ def worst_of(rows: dict[str, dict]) -> list[str]:
 def fifteen_of(stress: dict) -> list[str]:
     """Return the names of the fifteen corruptions, those of a family side by side."""
     return [*itertools.chain(*stress["families"].values())]
-
-
-def worst_by_question(stress: dict) -> list[tuple[str, str, str]]:
-    """Return which of the fifteen leaves the fewest right, a row for each question: its name and its number.
-
-    The last, of sure answers, is missing where no corruption leaves ten of them.
-    """
-    right = {name: stress["tests"][f"{name}/5"]["accuracy"]["value"] for name in fifteen_of(stress)}
-    means = {name: mean_of_severities(stress, name) for name in right}
-    rows = []
-    for question, shares in (("over all severities", means), ("at severity 5", right)):
-        name = min(shares, key=shares.get)
-        rows.append((question, name, percent(shares[name], 0)))
-    sure = worst_of_sure(stress)
-    if sure is not None:
-        question = f"among answers above {percent(sure['least'], 0)} at severity 5"
-        rows.append((question, sure["name"], f"{sure['hits']:,} of {sure['count']:,}"))
-    return rows
-
-
-def mean_of_severities(stress: dict, name: str) -> float:
-    """Return the mean accuracy under a corruption over its five severities."""
-    return sum(stress["tests"][test]["accuracy"]["value"] for test in tests_of([name])) / 5
 
 
 def right_of_fifteen(stress: dict, severity: int) -> dict[str, dict]:
@@ -193,21 +170,28 @@ def attacks(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]:
 
 
 def corruptions(answers: dict, stress: dict | None) -> tuple[dict, dict]:
-    """Accuracies of each corruption, the hardest first, and of families, and a sheet for the viewer."""
+    """Accuracies of each corruption, the hardest first, and of families, and a sheet for the viewer.
+
+    Which of the fifteen leaves the fewest right is another one for each question: `least` over all severities
+    and at severity 5, and of `sure` answers there.
+    """
     if stress is None:
         return {}, {}
     tests = stress["tests"]
     right = {test: row["accuracy"]["value"] for test, row in tests.items()}
-    rows = []
+    rows, of_family = [], {}
     for name in [test[:-2] for test in tests if test.endswith("/5")]:
-        values = [*(right[test] for test in tests_of([name])), mean_of_severities(stress, name)]
+        values = [right[test] for test in tests_of([name])]
+        values.append(sum(values) / 5)
         rows.append({"name": name, "values": values, "repaired": before_and_after(stress, [f"{name}/5"])})
-    of_family = {}
+    means = {row["name"]: row["values"][-1] for row in rows}
     for family, names in stress["families"].items():
-        of_family[family] = sum(mean_of_severities(stress, name) for name in names) / len(names)
+        of_family[family] = sum(means[name] for name in names) / len(names)
     shown = {"corruption_rows": sorted(rows, key=lambda row: row["values"][-1])}
     shown["families"] = sorted(of_family.items(), key=lambda item: item[1])
-    shown |= {"worst_by_question": worst_by_question(stress), "has_superclasses": "superclass_of" in answers}
+    fifteen = [row for row in rows if row["name"] in fifteen_of(stress)]
+    shown["least"] = [min(fifteen, key=lambda row: row["values"][place]) for place in (-1, 4)]
+    shown |= {"sure": worst_of_sure(stress), "has_superclasses": "superclass_of" in answers}
     if "own_statistics" in tests["clean/0"]:
         hard = before_and_after(stress, tests_of(fifteen_of(stress), [5]))
         shown["repair"] = {"hard": hard, "clean": before_and_after(stress, ["clean/0"])}
