@@ -26,7 +26,8 @@ import data
 from lab.answers import tests_of
 from lab.corruptions import FIFTEEN, corrupt
 from lab.estimate import LARGEST_FALL, OTHER, assisted_share, estimate, own_reference
-from lab.experiments.findings import RESULTS, load_test, print_table, read
+from lab.experiments.findings import RESULTS, load_test, print_table
+from lab.folder import read_json
 from lab.network import SHIPPED, Network, from_module, load_checkpoint, logits_of
 from metrics import proportion
 from report import evaluate, interval
@@ -108,7 +109,7 @@ def references(test: data.Dataset, shipped: Network) -> Iterator[tuple]:
     No picture of a folder is one of the reference, but for the test images of CIFAR-100.
     """
     generator = Generator().manual_seed(0)
-    clean = read(RESULTS / "shipped", "metrics.json") | read(RESULTS / "shipped", "reasons.json")
+    clean = read_json(RESULTS / "shipped" / "metrics.json") | read_json(RESULTS / "shipped" / "reasons.json")
 
     def any_of(index: Tensor) -> Tensor:
         return index[torch.randperm(len(index), generator=generator)[:200]]
@@ -230,7 +231,7 @@ def stored() -> tuple[Tensor, Tensor]:
     """Return the falls of confidence and of accuracy in the tests under corruptions of each stress.json."""
     rows = []
     for path in sorted(RESULTS.glob("*/stress.json")):
-        tests = read(path.parent, path.name)["tests"]
+        tests = read_json(path)["tests"]
         records = [tests[test] for test in ("clean/0", *tests_of(FIFTEEN))]
         pairs = [(row["mean_confidence"], row["accuracy"]["value"]) for row in records]
         means = torch.tensor(pairs, dtype=torch.float64)

@@ -5,17 +5,14 @@
 Takes test images of CIFAR-100, of all classes in equal parts where nothing else is said. Prints a Markdown
 table with the accuracy as trained and by own statistics, in percent, and the paired difference with its
 interval, in points: over the images, or by Student's t over the groups of images that are answered apart.
-Last is, for mixtures and superclasses, the accuracy by the mean of both statistics.
 """
 
-import copy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -29,9 +26,8 @@ from lab.slices import t_quantile
 from lab.stress import stratified_sample
 
 SOME = ("gaussian_noise", "defocus_blur", "fog", "contrast", "jpeg_compression")  # of all four families
-HALFWAY = ("mixed", "superclass")  # in the titles of controls that the mean of both statistics answers too
 SHOWN = 6  # of the changes unlike the fifteen
-HEAD = "pictures; batches; number; right; own statistics; difference; mean of both"
+HEAD = "pictures; batches; number; right; own statistics; difference"
 Group = tuple[Tensor, Tensor]  # images uint8 [N, 3, 32, 32] and labels int64 [N], answered apart from others
 
 
@@ -62,32 +58,17 @@ def controls(test: data.Dataset) -> Iterator[tuple]:
         yield title, [(UNLIKE[title](test.images[some]), test.labels[some])]
 
 
-class Halfway(nn.BatchNorm2d):
-    """Batch norm by the mean of the training's statistics and of those of a batch, float [N, K, h, w]."""
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        mean = (self.running_mean + pixels.mean(dim=(0, 2, 3))) / 2
-        variance = (self.running_var + pixels.var(dim=(0, 2, 3), correction=0)) / 2
-        return F.batch_norm(pixels, mean, variance, self.weight, self.bias, eps=self.eps)
-
-
 def row_of(network: Network, title: str, groups: list[Group], size: int = 100) -> list[str]:
     """Return the row of a control, answered in batches of a size."""
-    models = [network.model]
-    if any(word in title for word in HALFWAY):
-        models.append(copy.deepcopy(network.model))
-        for norm in [part for part in models[1].modules() if isinstance(part, nn.BatchNorm2d)]:
-            norm.__class__ = Halfway
-    ways = [[logits_of(network, images).argmax(dim=1) == labels for images, labels in groups]]
-    for model in models:
-        ways.append([own_statistics(model, images, size).argmax(dim=1) == y for images, y in groups])
+    ways = [[logits_of(network, images).argmax(dim=1) == y for images, y in groups]]
+    ways.append([own_statistics(network.model, images, size).argmax(dim=1) == y for images, y in groups])
     rights = [torch.cat(way).double() for way in ways]
     difference = mean_interval(rights[1] - rights[0])
     if len(groups) > 1:  # of equal sizes
-        gains = [b.double().mean() - a.double().mean() for a, b in zip(*ways[:2], strict=True)]
+        gains = [b.double().mean() - a.double().mean() for a, b in zip(*ways, strict=True)]
         difference = mean_interval(gains, t_quantile(len(groups) - 1))
-    right, own, *mean = (f"{100 * right.mean():.1f}" for right in rights)
-    return [title, str(size), f"{len(rights[0]):,}", right, own, in_points(difference), *(mean or [""])]
+    shares = [f"{100 * right.mean():.1f}" for right in rights]
+    return [title, str(size), f"{len(rights[0]):,}", *shares, in_points(difference)]
 
 
 def main() -> None:
