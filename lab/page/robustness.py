@@ -348,11 +348,10 @@ def as_numbers(row: dict) -> list:
     return [row["count"], row["hits"], round(row["kept"], 4), *ends]
 
 
-def calibration_errors(stress: dict) -> dict[str, list[float]]:
-    """Return the calibration errors from clean pictures to severity 5, as trained and with temperature."""
-    rows = stress["summary"]["by_severity"]
-    keys = [key for key in ("as_trained", "with_temperature") if key in rows[0]]
-    return {key: [row[key]["mean_ece"] for row in rows] for key in keys}
+def calibration_errors(stress: dict) -> dict[str, float]:
+    """Return the calibration errors at severity 5, as trained and, if there is one, with a temperature."""
+    row = stress["summary"]["by_severity"][5]
+    return {key: row[key]["mean_ece"] for key in ("as_trained", "with_temperature") if key in row}
 
 
 # ---- In short ----------------------------------------------------------------------------------------------
