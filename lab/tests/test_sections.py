@@ -259,7 +259,7 @@ def test_three_questions_have_a_worst_case_each_which_the_report_names_too(known
     said = "over all severities snow (5 %), at severity 5 fog (1 %), "
     said += f"among answers above 80 % at severity 5 frost (0 of {kept})."
     assert said in words and said not in read(known, stress, "ending")[0]
-    markup = page.measured("<p>right; expect fewer on corrupted ones.", known[1], stress, [])
+    markup = page.measured("<p>right; expect fewer on corrupted ones.", known[1], stress)
     sure = known[1]["logits"].softmax(dim=1).amax(dim=1) > 0.8
     hits = int((sure & (known[1]["y_pred"] == known[1]["y_true"])).sum())
     clean = f"above 80 %, {hits} of {int(sure.sum())} clean answers are right"
