@@ -114,12 +114,12 @@ def falling(answers: dict, stress: dict) -> tuple[str, int, int | None] | None:
     """
     if "examples" not in stress:
         return None
-    (index, given), aimed, attacked = (stress["examples"][key] for key in ("images", "answers")), {}, []
+    index, given = (stress["examples"][key] for key in ("images", "answers"))
+    right, true, aimed, attacked = right_of_fifteen(stress, 5), answers["y_true"][index], {}, []
     if "attack_examples" in stress:  # where an answer is of people it is not shown
         attacked, people = stress["attack_examples"]["images"], people_among(answers["class_names"])
         of_attack = zip(attacked, stress["attack_examples"]["answers"]["pgd"]["1"], strict=True)
         aimed = {i: c for i, (c, _) in of_attack if not people[c]}
-    right, true = right_of_fifteen(stress, 5), answers["y_true"][index]
     turned = {i for i, c in aimed.items() if c != answers["y_true"][i]}
     for name in sorted(right, key=lambda name: right[name]["value"]):
         rows = torch.tensor([given[test] for test in ["clean/0", *tests_of([name])]])
@@ -208,7 +208,6 @@ def corruptions(answers: dict, stress: dict | None) -> tuple[dict, dict]:
     index, pixels = index[kept], stress["example_pixels"][:, kept]
     shown["corrupted_answers"], true = given, answers["y_true"][index]
     shown["corruption_sheet"] = sheet(pixels.flatten(0, 1), columns=len(index))
-    shown["corruption_tests"] = list(given)
     shown["corrupted_true"] = [plain(answers["class_names"][c]) for c in true.tolist()]
     shown["corrupted_right"] = bool((answers["y_pred"][index] == true).all())
     script = {"true": true.tolist(), "answers": given, "right": {test: right[test] for test in given}}
