@@ -138,17 +138,15 @@ def falling(answers: dict, stress: dict) -> tuple[str, int, int | None] | None:
 
 
 def attacks(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]:
-    """The `epsilons` that are shown, the share of the right answers that survive, and a sheet for the viewer.
+    """The `epsilons` that are shown, and a sheet for the viewer.
 
     The sheet has the pictures, then of each attack and epsilon the change and the result. The change is
     enlarged around grey, so that epsilon is 100 levels; of large images the middle is shown.
     """
     if stress is None or "robust_accuracy" not in stress:
         return {}, {}
-    robust, unattacked = stress["robust_accuracy"], stress["tests"]["unattacked/0"]["accuracy"]["value"]
     epsilons = [epsilon for epsilon in stress["epsilons"] if epsilon <= LARGEST_EPSILON]
-    shown = {"epsilons": epsilons, "surviving": robust["1"]["value"] / unattacked if unattacked else None}
-    shown["attack_cropped"] = (n["data"].get("size") or 0) > SIDE
+    shown = {"epsilons": epsilons, "attack_cropped": (n["data"].get("size") or 0) > SIDE}
     if "attack_examples" not in stress:  # all right answers are of people
         return shown, {}
     index, tests = torch.tensor(stress["attack_examples"]["images"]), stress["attack_examples"]["answers"]
