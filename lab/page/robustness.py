@@ -251,23 +251,22 @@ def confidence(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]
     shown["threshold_steps"] = [edge / BINS for edge in EDGES]
     if stress is None:
         return shown, {}
-    kept, stops = {}, []
+    kept, stops, enough = {}, [], {}
     for severity in SEVERITIES:
         kept[severity] = [kept_under(stress, severity, edge) for edge in EDGES]
         for edge, rows, of_clean in zip(EDGES, kept[severity], clean, strict=True):
             here = (severity, edge) == (5, SHOWN_EDGE)
             stops.append(kept_stop(stress, severity, edge, rows) | {"clean": of_clean, "here": here})
+        enough[severity] = []
+        for name in fifteen_of(stress):
+            steps = [rows[name] for rows in kept[severity]]
+            few = steps[0]["count"] < num_needed()
+            enough[severity].append({"name": name, "least": lowest_enough(steps), "too_few": few})
     dots = [{"name": name} | row for name, row in kept[5][EDGES.index(SHOWN_EDGE)].items()]
     dots.sort(key=lambda row: row["right"]["value"] if row["right"] else 2)
-    worst, names, shown["enough"] = worst_of_sure(stress), [row["name"] for row in dots], {}
+    worst, names = worst_of_sure(stress), [row["name"] for row in dots]
     shown["strictest"] = kept[5][-1][worst["name"]] if worst else None
-    for severity, of_edges in kept.items():
-        steps = {name: [rows[name] for rows in of_edges] for name in names}
-        shown["enough"][severity] = [
-            {"name": name, "least": lowest_enough(rows), "too_few": rows[0]["count"] < num_needed()}
-            for name, rows in steps.items()
-        ]
-    shown |= {"dots": dots, "kept_stops": stops}
+    shown |= {"dots": dots, "kept_stops": stops, "enough": enough}
     script = {"clean": [as_numbers(row) for row in clean]}
     script["dots"] = [[[as_numbers(row[name]) for name in names] for row in kept[k]] for k in kept]
     return shown, {"thresholds": script}
