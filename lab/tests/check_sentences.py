@@ -120,6 +120,16 @@ def of_slices(rows, count, wrong):
             yield f"is easier than the others: {gap} points."
 
 
+def of_repair(tests, names):
+    """What own statistics repair at severity 5, over all fifteen and of each corruption."""
+    own = {name: tests[f"{name}/5"].get("own_statistics") for name in names}
+    if all(own.values()):
+        shares = [(row["plain"]["accuracy"]["value"], row["accuracy"]["value"]) for row in own.values()]
+        before, after = np.mean(shares, axis=0)
+        yield f"{whole(before)} % become {whole(after)} % over all fifteen"
+        yield from (f"{whole(before)} → {whole(after)}" for before, after in shares)
+
+
 def expected(folder):
     """Yield what the page has to say, sentence by sentence."""
     n, reasons = (json.loads((folder / name).read_text("utf-8")) for name in ("metrics.json", "reasons.json"))
@@ -173,6 +183,7 @@ def expected(folder):
     text = f"{least.capitalize()} costs least, {whole(families[least])} %, and its corruptions differ: from "
     text += f"{worst}, {whole(means[worst])} %, to {best}, {whole(means[best])} %.".replace("_", " ")
     yield text
+    yield from of_repair(stress["tests"], names)
     if "robust_accuracy" in stress:
         robust = stress["robust_accuracy"]["1"]["value"]
         yield f"to mislead: {whole(robust)} % are right, not {whole(values['unattacked/0'])} %."

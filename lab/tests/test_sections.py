@@ -142,20 +142,6 @@ def test_the_error_by_chance_of_bins_is_about_that_of_single_answers():
     assert found == pytest.approx(answers.calibration_error_by_chance(sure), rel=0.05)
 
 
-def test_the_repair_is_on_the_page_where_it_was_measured_and_nowhere_else(known):
-    assert "repair" not in read(known, make_stress(False), "corruptions")[0]
-    stress = make_stress(True)
-    words, _ = read(known, stress, "corruptions")
-    own = [stress["tests"][f"{name}/5"]["own_statistics"] for name in FIFTEEN]
-    before = np.mean([row["plain"]["accuracy"] for row in own])
-    after = np.mean([row["accuracy"]["value"] for row in own])
-    assert f"{100 * before:.0f} % become {100 * after:.0f} % over all fifteen" in words
-    assert "all changed alike and show many classes" in words
-    own = stress["tests"]["fog/5"]["own_statistics"]
-    cell = f"{100 * own['plain']['accuracy']:.0f} → {100 * own['accuracy']['value']:.0f}"
-    assert cell in words.split(" fog ")[1].split(" brightness ")[0]
-
-
 def test_mistakes_that_stay_in_the_hardest_group_are_counted(known):
     """By NumPy, of people; the sentence says so, and the end sends to the next, which is no person."""
     truth, answer = (known[1][key].numpy() for key in ("y_true", "y_pred"))
@@ -283,18 +269,6 @@ def test_clean_accuracies_of_other_draws_are_explained_where_they_differ(known):
         f"{100 * clean['accuracy']['value']:.0f} % of the 200 of the corruptions and 25 % of the 100 of the"
     )
     assert f"Of clean pictures {words} repair are right" in read(known, stress, "corruptions")[0]
-
-
-def test_the_family_that_costs_least_is_named_with_its_worst_and_its_best(known):
-    """Of made-up tests "others" lose less than noise, though frost of them loses most."""
-    stress = make_stress(False)
-    for name in FIFTEEN:
-        value = 0.2 if name in stress["families"]["noise"] else {"frost": 0.1, "fog": 0.9}.get(name, 0.5)
-        for k in range(1, 6):
-            stress["tests"][f"{name}/{k}"]["accuracy"] = share(value)
-    words, _ = read(known, stress, "corruptions")
-    assert "Others costs least, 50 %, and its corruptions differ: from frost, 10 %, to fog, 90 %." in words
-    assert "Which corruptions cost most? Noise: 20 % right" in read(known, stress, "ending")[0]
 
 
 def test_the_largest_cell_is_the_answer_and_the_fifth_of_those_without_people_is_read(known):
