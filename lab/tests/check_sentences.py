@@ -127,6 +127,9 @@ def of_repair(tests, names):
         shares = [(row["plain"]["accuracy"]["value"], row["accuracy"]["value"]) for row in own.values()]
         before, after = np.mean(shares, axis=0)
         yield f"{whole(before)} % become {whole(after)} % over all fifteen"
+        clean = tests["clean/0"]["own_statistics"]
+        before, after = clean["plain"]["accuracy"]["value"], clean["accuracy"]["value"]
+        yield f"clean, {whole(before)} % become {whole(after)} %"
         yield from (f"{whole(before)} → {whole(after)}" for before, after in shares)
 
 
