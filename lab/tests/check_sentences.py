@@ -4,6 +4,7 @@ Nothing of the page's own code is used: the numbers come from metrics.json, pred
 evidence.npz and stress.json, and the page is read as text.
 """
 
+import itertools
 import json
 import math
 from statistics import NormalDist
@@ -142,25 +143,27 @@ def expected(folder):
         yield f"Of 100 mistakes {whole(stay)} stay in the"
     yield f"{wrong:,} of {len(right):,} pictures get a wrong answer."
     clean = {k: (int(right[sure > k / 15].sum()), int((sure > k / 15).sum())) for k in range(9, 15)}
-    if clean[12][1]:
-        yield f"Above 80 %, {whole(clean[12][0] / clean[12][1])} of 100 clean answers are right"
+    yield f"Above 80 %, {whole(clean[12][0] / clean[12][1])} of 100 clean answers are right"
     lows = [wilson(*clean[k], 6)[0] if clean[k][1] else 0 for k in range(9, 15)]
     enough_of = [k for k, low in zip(range(9, 15), lows, strict=True) if low >= 0.9]
-    first = (
-        f"an answer above {whole(min(enough_of) / 15)} % is enough." if enough_of else "no threshold up to"
-    )
+    first = f"an answer above {whole(min(enough_of) / 15)} % is enough." if enough_of else "no threshold"
     yield f"On clean pictures {first}"
-    if reasons.get("second_look"):
-        yield second_look(reasons["second_look"], sure, right)
-    covering = reasons.get("covering", {})
-    if covering.get("verdict", "too few") != "too few":
-        usual, centre = (whole(covering["right"][name]["changed"]["value"]) for name in ("usual", "centre"))
-        yield from (f"what the map marks {usual} % (", f"the bare centre {centre} % (")
-        for name, words in {"usual": "what the map marks", "random": "random cells"}.items():
-            yield f"{words} {whole(covering['mistakes'][name]['to_truth']['value'])} % ("
+    yield second_look(reasons["second_look"], sure, right)
+    covering = reasons["covering"]
+    usual, centre = (whole(covering["right"][name]["changed"]["value"]) for name in ("usual", "centre"))
+    yield from (f"what the map marks {usual} % (", f"the bare centre {centre} % (")
+    for name, words in {"usual": "what the map marks", "random": "random cells"}.items():
+        yield f"{words} {whole(covering['mistakes'][name]['to_truth']['value'])} % ("
     yield from of_game(np.load(folder / "evidence.npz"), y_true)
     yield from of_slices(reasons["slices"], len(right), wrong)
     stress = json.loads((folder / "stress.json").read_text("utf-8"))
+    yield from of_corruptions(n, stress)
+    for severity, edge in itertools.product(range(1, 6), range(9, 15)):
+        yield of_threshold(stress, severity, edge, clean[edge])
+
+
+def of_corruptions(n, stress):
+    """What is right under corruptions and attacks, which cost most and least, and thresholds for 90 %."""
     names = [name for members in stress["families"].values() for name in members]
     yield f"{whole(n['accuracy']['value'])} of 100 such pictures are right"
     values = {test: record["accuracy"]["value"] for test, record in stress["tests"].items()}
@@ -178,51 +181,46 @@ def expected(folder):
     text += f"{worst}, {whole(means[worst])} %, to {best}, {whole(means[best])} %.".replace("_", " ")
     yield text
     yield from of_repair(stress["tests"], names)
-    if "robust_accuracy" in stress:
-        robust = stress["robust_accuracy"]["1"]["value"]
-        yield f"to mislead: {whole(robust)} % are right, not {whole(values['unattacked/0'])} %."
+    robust = stress["robust_accuracy"]["1"]["value"]
+    yield f"to mislead: {whole(robust)} % are right, not {whole(values['unattacked/0'])} %."
     needed = math.ceil(9 * NormalDist().inv_cdf(1 - 0.05 / 2 / 6) ** 2)  # n of n right: n / (n + z^2)
     if stress["corruption_images"] < needed:
         yield f"{stress['corruption_images']} pictures are too few: it takes {needed} kept, all right."
     for severity in range(1, 6):
         rows = {name: stress["tests"][f"{name}/{severity}"] for name in names}
         yield enough(severity, {name: row["calibration"]["as_trained"] for name, row in rows.items()})
-        for edge in range(9, 15):
-            hits, total = clean[edge]
-            start = f"Above {whole(edge / 15)} %, {hits:,} of {total:,} clean answers are right."
-            kept = {}
-            for name, row in rows.items():
-                bins = row["calibration"]["as_trained"]
-                kept[name] = [round(sum(bins[key][edge:])) for key in ("right", "count")]
-            named = {name: row for name, row in kept.items() if row[1] >= 10}
-            together = pooled([row["calibration"]["as_trained"] for row in rows.values()], edge)
-            end = ""
-            if together:
-                end += f" Over all fifteen together {together[1]} % are kept, and "
-                end += f"{together[0]} % of these are right."
-            if "own_statistics" in next(iter(rows.values())):
-                own = [row["own_statistics"] for row in rows.values()]
-                after = pooled([row["calibration"] for row in own], edge)
-                if after:
-                    end += (
-                        f" The repair by own statistics ({own[0]['images']:,} pictures a corruption) keeps "
-                    )
-                    end += f"{after[1]} %, and {after[0]} % of these are right."
-            elif "own_statistics" in stress["tests"][f"{names[0]}/5"]:
-                end += " The repair was measured at severities 1, 3 and 5 only."
-            if not named:
-                yield f"{start} At severity {severity} no corruption leaves ten answers.{end}"
-                continue
-            low = {name: hits / total for name, (hits, total) in named.items()}
-            worst = min(low, key=lambda name: (low[name], -named[name][1]))
-            ends = wilson(*named[worst], len(named))
-            lows = [wilson(*row, len(named))[0] for name, row in named.items() if name != worst]
-            alone = all(low >= ends[1] for low in lows)
-            hits, total = named[worst]
-            text = f"{start} Under {worst.replace('_', ' ')} of severity {severity}, "
-            text += f"{'the' if alone else 'among the'} worst of the fifteen, it is {hits:,} of {total:,} "
-            text += f"({whole(max(0, ends[0]))}–{whole(min(1, ends[1]))} %)."
-            yield text + end
+
+
+def of_threshold(stress, severity, edge, clean):
+    """What is right above a threshold: of clean answers, under the worst corruption, of all, and repaired."""
+    names = [name for members in stress["families"].values() for name in members]
+    rows, kept = {name: stress["tests"][f"{name}/{severity}"] for name in names}, {}
+    start = f"Above {whole(edge / 15)} %, {clean[0]:,} of {clean[1]:,} clean answers are right."
+    for name, row in rows.items():
+        bins = row["calibration"]["as_trained"]
+        kept[name] = [round(sum(bins[key][edge:])) for key in ("right", "count")]
+    named = {name: row for name, row in kept.items() if row[1] >= 10}
+    end = ""
+    if together := pooled([row["calibration"]["as_trained"] for row in rows.values()], edge):
+        end += f" Over all fifteen together {together[1]} % are kept, and {together[0]} % of these are right."
+    if "own_statistics" in rows[names[0]]:
+        own = [row["own_statistics"] for row in rows.values()]
+        after = pooled([row["calibration"] for row in own], edge)
+        end += f" The repair by own statistics ({own[0]['images']:,} pictures a corruption)"
+        end += f" keeps {after[1]} %, and {after[0]} % of these are right."
+    elif "own_statistics" in stress["tests"][f"{names[0]}/5"]:
+        end += " The repair was measured at severities 1, 3 and 5 only."
+    if not named:
+        return f"{start} At severity {severity} no corruption leaves ten answers.{end}"
+    low = {name: hits / total for name, (hits, total) in named.items()}
+    worst = min(low, key=lambda name: (low[name], -named[name][1]))
+    ends = wilson(*named[worst], len(named))
+    lows = [wilson(*row, len(named))[0] for name, row in named.items() if name != worst]
+    alone = all(low >= ends[1] for low in lows)
+    hits, total = named[worst]
+    text = f"{start} Under {worst.replace('_', ' ')} of severity {severity}, "
+    text += f"{'the' if alone else 'among the'} worst of the fifteen, it is {hits:,} of {total:,} "
+    return f"{text}({whole(max(0, ends[0]))}–{whole(min(1, ends[1]))} %).{end}"
 
 
 def check(folder):

@@ -37,7 +37,7 @@ def make_stress(with_repair):
         if with_repair and test[-1] in "0135":
             plain, own = bins_of(rng, 100), bins_of(rng, 100)
             right = {"accuracy": share(sum(own["right"]) / 100), "calibration": own, "images": 100}
-            right["plain"] = {"accuracy": sum(plain["right"]) / 100, "calibration": plain}
+            right["plain"] = {"accuracy": share(sum(plain["right"]) / 100), "calibration": plain}
             record["own_statistics"] = right
         tests[test] = record
     families = {"noise": list(FIFTEEN[:3]), "others": list(FIFTEEN[3:])}
@@ -202,7 +202,7 @@ def test_weaknesses_are_ranked_by_what_they_cost_at_least(known):
     assert act["costs"] == pytest.approx(stress["tests"]["clean/0"]["accuracy"]["value"] - high)
     said = f"Fog, the worst of fifteen corruptions at severity 5 10 % right (5–{100 * high:.0f} %) of 200"
     assert said in words
-    own = {"accuracy": share(0.6), "plain": {"accuracy": 0.1}, "images": 200}
+    own = {"accuracy": share(0.6), "plain": {"accuracy": share(0.1)}, "images": 200}
     stress["tests"]["fog/5"]["own_statistics"] = own
     assert robustness.repaired(stress, "fog") == (0.1, 0.6, 200)
 
@@ -243,13 +243,11 @@ def test_the_worst_case_of_sure_answers_is_named_by_the_report_too(known):
 def test_clean_accuracies_of_other_draws_are_explained_where_they_differ(known):
     stress = make_stress(True)
     clean = stress["tests"]["clean/0"]
-    clean["own_statistics"]["plain"]["accuracy"] = clean["accuracy"]["value"]
+    clean["own_statistics"]["plain"]["accuracy"] = clean["accuracy"]
     assert "the chance of each draw" not in read(known, stress, "corruptions")[0]
-    clean["own_statistics"]["plain"]["accuracy"] = 0.25
-    words = (
-        f"{100 * clean['accuracy']['value']:.0f} % of the 200 of the corruptions and 25 % of the 100 of the"
-    )
-    assert f"Of clean pictures {words} repair are right" in read(known, stress, "corruptions")[0]
+    clean["own_statistics"]["plain"]["accuracy"] = share(0.25)
+    right = f"{100 * clean['accuracy']['value']:.0f} % of the 200 of the corruptions and 25 % of the 100 of"
+    assert f"Of clean pictures {right} the repair are right" in read(known, stress, "corruptions")[0]
 
 
 def test_the_largest_cell_is_the_answer_and_the_fifth_of_those_without_people_is_read(known):
