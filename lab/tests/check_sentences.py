@@ -81,14 +81,15 @@ def of_game(evidence, y_true):
     ends = [f"{whole(end)}" for end in wilson(any_turns.sum(), count)]
     yield f"the best of all 136 {whole(any_turns.mean())} % ({ends[0]}–{ends[1]})"
     yield f"one drawn by chance {whole(by_chance.mean())} % ("
-    if (by_map >= 0).all():
-        hits = turns[np.arange(count), by_map]
-        ends = [f"{whole(end)}" for end in wilson(hits.sum(), count)]
-        yield f"the map's squares {whole(hits.mean())} % ({ends[0]}–{ends[1]})"
-        ahead = hits - by_chance
-        mean, error = ahead.mean(), 1.96 * ahead.std(ddof=1) / np.sqrt(count)
-        lead = "ahead of" if mean > error else "behind" if mean < -error else "not shown to be ahead of"
-        yield f"The map is {lead} chance, by {signed(mean, mean - error, mean + error)} points"
+    hits = turns[np.arange(count), by_map]
+    corrected = f"correct {any_turns.sum()} of {count} mistakes; a map finds such squares in {hits.sum()}."
+    yield f"One or two covered squares {corrected} Can you?"
+    ends = [f"{whole(end)}" for end in wilson(hits.sum(), count)]
+    yield f"the map's squares {whole(hits.mean())} % ({ends[0]}–{ends[1]})"
+    ahead = hits - by_chance
+    mean, error = ahead.mean(), 1.96 * ahead.std(ddof=1) / np.sqrt(count)
+    lead = "ahead of" if mean > error else "behind" if mean < -error else "not shown to be ahead of"
+    yield f"The map is {lead} chance, by {signed(mean, mean - error, mean + error)} points"
 
 
 def of_slices(rows, count, wrong):
