@@ -1,20 +1,17 @@
-"""Check the sentences of explore.html that have numbers against the files of its folder, at each stop.
-
-    python lab/tests/check_sentences.py results/shipped runs/shapes
+"""What explore.html has to say in sentences that have numbers, by the files of its folder, at each stop.
 
 Nothing of the page's own code is used: the numbers come from metrics.json, predictions.npz, reasons.json,
 evidence.npz and stress.json, and the page is read as text.
 """
 
+import itertools
 import json
-import sys
-from pathlib import Path
+import math
 from statistics import NormalDist
 
 import numpy as np
 import torch
-
-ROOT = Path(__file__).resolve().parents[2]
+from lab_pages import text_of
 
 
 def wilson(hits, count, candidates=1):
@@ -48,8 +45,6 @@ def enough(severity, bins):
     ends = [whole(edge(lowest.values()) / 15) for edge in (min, max)]
     text = f"the threshold that is enough lies between {ends[0]} and {ends[1]} % under"
     text = f"At severity {severity}, " + (f"above {ends[0]} % is enough under" if alike else text)
-    if len(lowest) == 2:  # in an order of the page's own
-        return text
     names = [name.replace("_", " ") for name in lowest]
     text += f" {names[0] if len(names) == 1 else f'{len(names)} of the fifteen'}"
     rest = f"; under the other {15 - len(names)} no threshold up to 93 % is certain."
@@ -80,22 +75,21 @@ def signed(*shares):
 
 def of_game(evidence, y_true):
     """What covers do to the mistakes that were covered: the best, that of the map, and one by chance."""
-    if "puzzles" not in evidence or not len(evidence["puzzles"]):
-        return
     turns = evidence["puzzle_classes"][:, :, 0] == y_true[evidence["puzzles"]][:, None]
     by_map, count = evidence["puzzle_by_map"], len(turns)
     by_chance, any_turns = turns[:, 1:].mean(axis=1), turns.any(axis=1)
     ends = [f"{whole(end)}" for end in wilson(any_turns.sum(), count)]
     yield f"the best of all 136 {whole(any_turns.mean())} % ({ends[0]}–{ends[1]})"
     yield f"one drawn by chance {whole(by_chance.mean())} % ("
-    if (by_map >= 0).all():
-        hits = turns[np.arange(count), by_map]
-        ends = [f"{whole(end)}" for end in wilson(hits.sum(), count)]
-        yield f"the map's squares {whole(hits.mean())} % ({ends[0]}–{ends[1]})"
-        ahead = hits - by_chance
-        mean, error = ahead.mean(), 1.96 * ahead.std(ddof=1) / np.sqrt(count)
-        lead = "ahead of" if mean > error else "behind" if mean < -error else "not shown to be ahead of"
-        yield f"The map is {lead} chance, by {signed(mean, mean - error, mean + error)} points"
+    hits = turns[np.arange(count), by_map]
+    corrected = f"correct {any_turns.sum()} of {count} mistakes; a map finds such squares in {hits.sum()}."
+    yield f"One or two covered squares {corrected} Can you?"
+    ends = [f"{whole(end)}" for end in wilson(hits.sum(), count)]
+    yield f"the map's squares {whole(hits.mean())} % ({ends[0]}–{ends[1]})"
+    ahead = hits - by_chance
+    mean, error = ahead.mean(), 1.96 * ahead.std(ddof=1) / np.sqrt(count)
+    lead = "ahead of" if mean > error else "behind" if mean < -error else "not shown to be ahead of"
+    yield f"The map is {lead} chance, by {signed(mean, mean - error, mean + error)} points"
 
 
 def of_slices(rows, count, wrong):
@@ -121,6 +115,19 @@ def of_slices(rows, count, wrong):
             yield f"is easier than the others: {gap} points."
 
 
+def of_repair(tests, names):
+    """What own statistics repair at severity 5, over all fifteen and of each corruption."""
+    own = {name: tests[f"{name}/5"].get("own_statistics") for name in names}
+    if all(own.values()):
+        shares = [(row["plain"]["accuracy"]["value"], row["accuracy"]["value"]) for row in own.values()]
+        before, after = np.mean(shares, axis=0)
+        yield f"{whole(before)} % become {whole(after)} % over all fifteen"
+        clean = tests["clean/0"]["own_statistics"]
+        before, after = clean["plain"]["accuracy"]["value"], clean["accuracy"]["value"]
+        yield f"clean, {whole(before)} % become {whole(after)} %"
+        yield from (f"{whole(before)} → {whole(after)}" for before, after in shares)
+
+
 def expected(folder):
     """Yield what the page has to say, sentence by sentence."""
     n, reasons = (json.loads((folder / name).read_text("utf-8")) for name in ("metrics.json", "reasons.json"))
@@ -137,27 +144,27 @@ def expected(folder):
         yield f"Of 100 mistakes {whole(stay)} stay in the"
     yield f"{wrong:,} of {len(right):,} pictures get a wrong answer."
     clean = {k: (int(right[sure > k / 15].sum()), int((sure > k / 15).sum())) for k in range(9, 15)}
-    if clean[12][1]:
-        yield f"Above 80 %, {whole(clean[12][0] / clean[12][1])} of 100 clean answers are right"
+    yield f"Above 80 %, {whole(clean[12][0] / clean[12][1])} of 100 clean answers are right"
     lows = [wilson(*clean[k], 6)[0] if clean[k][1] else 0 for k in range(9, 15)]
     enough_of = [k for k, low in zip(range(9, 15), lows, strict=True) if low >= 0.9]
-    first = (
-        f"an answer above {whole(min(enough_of) / 15)} % is enough." if enough_of else "no threshold up to"
-    )
+    first = f"an answer above {whole(min(enough_of) / 15)} % is enough." if enough_of else "no threshold"
     yield f"On clean pictures {first}"
-    if reasons.get("second_look"):
-        yield second_look(reasons["second_look"], sure, right)
-    covering = reasons.get("covering", {})
-    if covering.get("verdict", "too few") != "too few":
-        usual, centre = (whole(covering["right"][name]["changed"]["value"]) for name in ("usual", "centre"))
-        yield from (f"what the map marks {usual} % (", f"the bare centre {centre} % (")
-        for name, words in {"usual": "what the map marks", "random": "random cells"}.items():
-            yield f"{words} {whole(covering['mistakes'][name]['to_truth']['value'])} % ("
+    yield second_look(reasons["second_look"], sure, right)
+    covering = reasons["covering"]
+    usual, centre = (whole(covering["right"][name]["changed"]["value"]) for name in ("usual", "centre"))
+    yield from (f"what the map marks {usual} % (", f"the bare centre {centre} % (")
+    for name, words in {"usual": "what the map marks", "random": "random cells"}.items():
+        yield f"{words} {whole(covering['mistakes'][name]['to_truth']['value'])} % ("
     yield from of_game(np.load(folder / "evidence.npz"), y_true)
     yield from of_slices(reasons["slices"], len(right), wrong)
-    if not (folder / "stress.json").is_file():
-        return
     stress = json.loads((folder / "stress.json").read_text("utf-8"))
+    yield from of_corruptions(n, stress)
+    for severity, edge in itertools.product(range(1, 6), range(9, 15)):
+        yield of_threshold(stress, severity, edge, clean[edge])
+
+
+def of_corruptions(n, stress):
+    """What is right under corruptions and attacks, which cost most and least, and thresholds for 90 %."""
     names = [name for members in stress["families"].values() for name in members]
     yield f"{whole(n['accuracy']['value'])} of 100 such pictures are right"
     values = {test: record["accuracy"]["value"] for test, record in stress["tests"].items()}
@@ -174,66 +181,53 @@ def expected(folder):
     text = f"{least.capitalize()} costs least, {whole(families[least])} %, and its corruptions differ: from "
     text += f"{worst}, {whole(means[worst])} %, to {best}, {whole(means[best])} %.".replace("_", " ")
     yield text
-    if "robust_accuracy" in stress:
-        robust = stress["robust_accuracy"]["1"]["value"]
-        yield f"to mislead: {whole(robust)} % are right, not {whole(values['unattacked/0'])} %."
+    yield from of_repair(stress["tests"], names)
+    robust = stress["robust_accuracy"]["1"]["value"]
+    yield f"to mislead: {whole(robust)} % are right, not {whole(values['unattacked/0'])} %."
+    needed = math.ceil(9 * NormalDist().inv_cdf(1 - 0.05 / 2 / 6) ** 2)  # n of n right: n / (n + z^2)
+    if stress["corruption_images"] < needed:
+        yield f"{stress['corruption_images']} pictures are too few: it takes {needed} kept, all right."
     for severity in range(1, 6):
         rows = {name: stress["tests"][f"{name}/{severity}"] for name in names}
         yield enough(severity, {name: row["calibration"]["as_trained"] for name, row in rows.items()})
-        for edge in range(9, 15):
-            hits, total = clean[edge]
-            start = f"Above {whole(edge / 15)} %, {hits:,} of {total:,} clean answers are right."
-            kept = {}
-            for name, row in rows.items():
-                bins = row["calibration"]["as_trained"]
-                kept[name] = [round(sum(bins[key][edge:])) for key in ("right", "count")]
-            named = {name: row for name, row in kept.items() if row[1] >= 10}
-            together = pooled([row["calibration"]["as_trained"] for row in rows.values()], edge)
-            end = ""
-            if together:
-                end += f" Over all fifteen together {together[1]} % are kept, and "
-                end += f"{together[0]} % of these are right."
-            if "own_statistics" in next(iter(rows.values())):
-                own = [row["own_statistics"] for row in rows.values()]
-                after = pooled([row["calibration"] for row in own], edge)
-                if after:
-                    end += (
-                        f" The repair by own statistics ({own[0]['images']:,} pictures a corruption) keeps "
-                    )
-                    end += f"{after[1]} %, and {after[0]} % of these are right."
-            elif "own_statistics" in stress["tests"][f"{names[0]}/5"]:
-                end += " The repair was measured at severities 1, 3 and 5 only."
-            if not named:
-                yield f"{start} At severity {severity} no corruption leaves ten answers.{end}"
-                continue
-            low = {name: hits / total for name, (hits, total) in named.items()}
-            worst = min(low, key=lambda name: (low[name], -named[name][1]))
-            ends = wilson(*named[worst], len(named))
-            lows = [wilson(*row, len(named))[0] for name, row in named.items() if name != worst]
-            alone = all(low >= ends[1] for low in lows)
-            hits, total = named[worst]
-            text = f"{start} Under {worst.replace('_', ' ')} of severity {severity}, "
-            text += f"{'the' if alone else 'among the'} worst of the fifteen, it is {hits:,} of {total:,} "
-            text += f"({whole(max(0, ends[0]))}–{whole(min(1, ends[1]))} %)."
-            yield text + end
+
+
+def of_threshold(stress, severity, edge, clean):
+    """What is right above a threshold: of clean answers, under the worst corruption, of all, and repaired."""
+    names = [name for members in stress["families"].values() for name in members]
+    rows, kept = {name: stress["tests"][f"{name}/{severity}"] for name in names}, {}
+    start = f"Above {whole(edge / 15)} %, {clean[0]:,} of {clean[1]:,} clean answers are right."
+    for name, row in rows.items():
+        bins = row["calibration"]["as_trained"]
+        kept[name] = [round(sum(bins[key][edge:])) for key in ("right", "count")]
+    named = {name: row for name, row in kept.items() if row[1] >= 10}
+    end = ""
+    if together := pooled([row["calibration"]["as_trained"] for row in rows.values()], edge):
+        end += f" Over all fifteen together {together[1]} % are kept, and {together[0]} % of these are right."
+    if "own_statistics" in rows[names[0]]:
+        own = [row["own_statistics"] for row in rows.values()]
+        after = pooled([row["calibration"] for row in own], edge)
+        end += f" The repair by own statistics ({own[0]['images']:,} pictures a corruption)"
+        end += f" keeps {after[1]} %, and {after[0]} % of these are right."
+    elif "own_statistics" in stress["tests"][f"{names[0]}/5"]:
+        end += " The repair was measured at severities 1, 3 and 5 only."
+    if not named:
+        return f"{start} At severity {severity} no corruption leaves ten answers.{end}"
+    low = {name: hits / total for name, (hits, total) in named.items()}
+    worst = min(low, key=lambda name: (low[name], -named[name][1]))
+    ends = wilson(*named[worst], len(named))
+    lows = [wilson(*row, len(named))[0] for name, row in named.items() if name != worst]
+    alone = all(low >= ends[1] for low in lows)
+    hits, total = named[worst]
+    text = f"{start} Under {worst.replace('_', ' ')} of severity {severity}, "
+    text += f"{'the' if alone else 'among the'} worst of the fifteen, it is {hits:,} of {total:,} "
+    return f"{text}({whole(max(0, ends[0]))}–{whole(min(1, ends[1]))} %).{end}"
 
 
 def check(folder):
     """Return the sentences that the page of a folder lacks, and how many there are."""
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "lab" / "tests")]
-    from lab_pages import text_of
-
     words = text_of((folder / "explore.html").read_text("utf-8"))
     sentences = list(expected(folder))
     for old, new in {"jpeg": "JPEG", "gaussian": "Gaussian"}.items():
         sentences = [text.replace(f" {old} ", f" {new} ") for text in sentences]
     return [text for text in sentences if text not in words], len(sentences)
-
-
-if __name__ == "__main__":
-    missing = 0
-    for path in map(Path, sys.argv[1:]):
-        lacking, count = check(path)
-        print(f"{path}: {count} sentences, {len(lacking)} are not on the page", *lacking, sep="\n  ")
-        missing += len(lacking)
-    sys.exit(bool(missing))

@@ -97,29 +97,16 @@ def test_of_no_corruption_the_kept_answers_are_left_out_however_few_they_are(kno
                 assert row[:2] == counted(stress, dot["name"], severity, edge)
 
 
-def test_a_threshold_for_nine_of_ten_is_named_only_where_the_interval_carries_it(known):
-    """Of 600 of 1,000 that are right in each bin none does, of all but three in each only fog does."""
+def test_two_corruptions_under_which_a_threshold_is_enough_are_both_named(known):
+    """Of 997 of 1,000 that are right in each bin; of those above 60 % under snow 85 % are."""
     stress = make_stress(False)
-    fog = stress["tests"]["fog/5"]["calibration"]["as_trained"]
-    fog["count"], fog["right"] = [1000] * 15, [997] * 15
+    for name, right in {"fog": [997] * 15, "snow": [100] * 10 + [997] * 5}.items():
+        stress["tests"][f"{name}/5"]["calibration"]["as_trained"] |= {"count": [1000] * 15, "right": right}
     words, context = read(known, stress, "confidence")
     enough = {row["name"]: row["least"] for row in context["enough"][5]}
-    assert enough.pop("fog") == 9 / 15 and set(enough.values()) == {None}
-    other = "; under the other 14 no threshold up to 93 % is certain."
-    assert f"At severity 5, above 60 % is enough under fog{other}" in words
-    normal = NormalDist().inv_cdf(1 - 0.05 / 2 / 6)  # n of n right: Wilson's lower end is n / (n + z^2)
-    assert robustness.num_needed() == math.ceil(9 * normal**2)
-    assert "too few" not in words.split("At severity 5, ")[1].split("Certain: ")[0]
-    snow = stress["tests"]["snow/5"]["calibration"]["as_trained"]
-    snow["count"], snow["right"] = [1000] * 15, [100] * 10 + [997] * 5  # of those above 60 % 85 % are right
-    words, _ = read(known, stress, "confidence")
+    assert enough.pop("fog") == 9 / 15 and enough.pop("snow") == 10 / 15 and set(enough.values()) == {None}
     both = "At severity 5, the threshold that is enough lies between 60 and 67 % under snow and fog"
-    assert f"{both}; under the other 13 no threshold up to 93 % is certain." in words
-    few = {key: [2 * (key != "gaps")] * 15 for key in ("count", "right", "gaps")}
-    for name in FIFTEEN:
-        stress["tests"][f"{name}/5"]["calibration"]["as_trained"] = few
-    words, _ = read(known, stress, "confidence")
-    assert f"200 pictures are too few: it takes {robustness.num_needed()} kept" in words
+    assert f"{both}; under the other 13 no threshold up to 93 % is certain. Certain: " in words
 
 
 @pytest.mark.parametrize(("hits", "count"), [(0, 30), (17, 30), (1, 26), (200, 200)])
@@ -131,20 +118,6 @@ def test_an_interval_is_widened_for_the_worst_of_several(hits, count):
         assert p == pytest.approx(q) or (q - p) ** 2 == pytest.approx(z**2 * p * (1 - p) / count)
     alone = metrics.proportion(hits, count)
     assert row["low"] <= alone["low"] <= alone["high"] <= row["high"]
-
-
-def test_the_repair_is_on_the_page_where_it_was_measured_and_nowhere_else(known):
-    assert "repair" not in read(known, make_stress(False), "corruptions")[0]
-    stress = make_stress(True)
-    words, _ = read(known, stress, "corruptions")
-    own = [stress["tests"][f"{name}/5"]["own_statistics"] for name in FIFTEEN]
-    before = np.mean([row["plain"]["accuracy"]["value"] for row in own])
-    after = np.mean([row["accuracy"]["value"] for row in own])
-    assert f"{100 * before:.0f} % become {100 * after:.0f} % over all fifteen" in words
-    assert "all changed alike and show many classes" in words
-    own = stress["tests"]["fog/5"]["own_statistics"]
-    cell = f"{100 * own['plain']['accuracy']['value']:.0f} → {100 * own['accuracy']['value']:.0f}"
-    assert cell in words.split(" fog ")[1].split(" brightness ")[0]
 
 
 def test_mistakes_that_stay_in_the_hardest_group_are_counted(known):
@@ -188,8 +161,8 @@ def test_no_section_is_given_a_picture_of_people(known):
     assert shown["num_people"] == is_person[made["mistakes"]].sum()
     both = ((made["y_true"] >= 3) & (made["y_pred"] >= 3))[made["mistakes"]].sum()  # no person called an owl
     assert shown["num_people"] - shown["num_mixed"] == both
-    columns = shown["people_sheet"]["columns"]
-    assert columns * shown["people_sheet"]["rows"] >= both > 0
+    columns = math.ceil(both**0.5)
+    assert [shown["people_sheet"][key] for key in ("columns", "rows")] == [columns, math.ceil(both / columns)]
 
 
 def test_a_network_near_chance_hears_first_that_it_must_be_trained_longer(known):
@@ -247,35 +220,17 @@ def test_files_of_cifar_that_name_people_are_not_named(known, name, shown):
     assert sections.file_of({"data": {"name": name}}, made, 3) == shown
 
 
-def test_three_questions_have_a_worst_case_each_which_the_report_names_too(known):
-    """Fog is low at severity 5, snow at the others, and frost where it is sure."""
+def test_the_worst_case_of_sure_answers_is_named_by_the_report_too(known):
     stress = make_stress(False)
-    for name, values in {"fog": [0.9] * 4 + [0.01], "snow": [0.05] * 5}.items():
-        for k, value in enumerate(values, start=1):
-            stress["tests"][f"{name}/{k}"]["accuracy"] = share(value)
     stress["tests"]["frost/5"]["calibration"]["as_trained"]["right"] = [0] * 15
     kept = counted(stress, "frost", 5, 12)[0]
     words, _ = read(known, stress, "corruptions")
-    said = "over all severities snow (5 %), at severity 5 fog (1 %), "
-    said += f"among answers above 80 % at severity 5 frost (0 of {kept})."
-    assert said in words and said not in read(known, stress, "ending")[0]
+    assert f"among answers above 80 % at severity 5 frost (0 of {kept})." in words
     markup = page.measured("<p>right; expect fewer on corrupted ones.", known[1], stress)
     sure = known[1]["logits"].softmax(dim=1).amax(dim=1) > 0.8
     hits = int((sure & (known[1]["y_pred"] == known[1]["y_true"])).sum())
     clean = f"above 80 %, {hits} of {int(sure.sum())} clean answers are right"
     assert f"{clean}, and under frost of severity 5 0 of {kept}." in text_of(markup)
-
-
-def test_the_family_that_costs_least_is_named_with_its_worst_and_its_best(known):
-    """Of made-up tests "others" lose less than noise, though frost of them loses most."""
-    stress = make_stress(False)
-    for name in FIFTEEN:
-        value = 0.2 if name in stress["families"]["noise"] else {"frost": 0.1, "fog": 0.9}.get(name, 0.5)
-        for k in range(1, 6):
-            stress["tests"][f"{name}/{k}"]["accuracy"] = share(value)
-    words, _ = read(known, stress, "corruptions")
-    assert "Others costs least, 50 %, and its corruptions differ: from frost, 10 %, to fog, 90 %." in words
-    assert "Which corruptions cost most? Noise: 20 % right" in read(known, stress, "ending")[0]
 
 
 def test_the_largest_cell_is_the_answer_and_the_fifth_of_those_without_people_is_read(known):
