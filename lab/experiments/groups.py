@@ -61,7 +61,8 @@ def is_class_found(right: torch.Tensor, labels: torch.Tensor, columns: dict, pat
     rows = []
     for column, values in columns.items():
         for text, inside in slices_of(column, values):
-            rows.append({"slice": text, "column": column, "inside": inside, "verdict": NOT_SHOWN})
+            row = {"slice": text, "column": column, "inside": inside}
+            rows.append(row | {"verdict": NOT_SHOWN, "same_as": ""})
     pairs = compare_classes(rows, right, labels, patients)
     return any(pair["weak"] and (pair["slice"], pair["class"]) == ("c0 = 0", 7) for pair in pairs)
 

@@ -482,9 +482,10 @@ def under_stress(n: dict, answers: dict, stress: dict) -> list[dict]:
 def look_first(n: dict, answers: dict) -> tuple[list[dict], list[dict]]:
     """Return where to look first, and the group of people that loses most, in lists of at most one row.
 
-    The first is the group of classes or the weak slice that is shown to lose most, else the pair of classes
-    that is confused most often. No group or pair of it is of people, whose pictures are only counted. Groups
-    within a point of it are `tied` with it.
+    The first is the group of classes or the weak slice that is shown to lose most, with the slices that are
+    `alike`, of the same pictures or not to be told apart; else the pair of classes that is confused most
+    often. No group or pair of it is of people, whose pictures are only counted. Groups within a point of it
+    are `tied` with it.
     """
     names, people = answers["class_names"], people_among(answers["class_names"])
     groups = []
@@ -494,9 +495,12 @@ def look_first(n: dict, answers: dict) -> tuple[list[dict], list[dict]]:
     with_people = [row for row in groups if people[row["classes"]].any()]
     of_people = [row | {"kind": "people", "worst": row is groups[0]} for row in with_people[:1]]
     groups = [row for row in groups if not people[row["classes"]].any()]
-    weak = [row for row in n["slices"] if row["verdict"] == WEAK]
-    first = [{"kind": "slice", "costs": -row["high"], "name": slice_name(row, n["num_test"])} for row in weak]
-    first += groups
+    weak, first = [row for row in n["slices"] if row["verdict"] == WEAK], [*groups]
+    for worst in weak[:1]:
+        names_of = {row["slice"]: slice_name(row, n["num_test"]) for row in weak}
+        alike = [row["slice"] for row in weak if row["same_as"] == worst["slice"] or row["remains"] is None]
+        row = {"kind": "slice", "costs": -worst["high"], "name": names_of[worst["slice"]]}
+        first.append(row | {"alike": [names_of[text] for text in alike]})
     for row in n["most_confused_pairs"]:
         if not people[[names.index(row["true"]), names.index(row["predicted"])]].any():
             first.append({"kind": "pair", "costs": 0} | row)

@@ -104,8 +104,9 @@ def of_slices(rows, count, wrong):
     for column in list(dict.fromkeys(row["column"] for row in judged))[:12]:
         members = [row for row in judged if row["column"] == column][:12]
         for row in members:
+            same = f", the same pictures as {row['same_as']}" if row["same_as"] else ""
             shares = f"{whole(row['here'])} % {whole(row['others'])} %"
-            yield f"({row['n']:,}) {shares} {signed(row['gap'], row['low'], row['high'])}"
+            yield f"({row['n']:,}){same} {shares} {signed(row['gap'], row['low'], row['high'])}"
         lowest = members[0]
         if lowest["high"] >= 0:
             lowest = min(members, key=lambda row: row["gap"])
