@@ -144,7 +144,7 @@ def test_mistakes_that_stay_in_the_hardest_group_are_counted(known):
 
 def test_where_all_classes_are_of_people_nothing_is_set_aside(known):
     _, made = known
-    made["class_names"] = ["boy", "girl", "man", "woman", "baby", "face"]
+    made["class_names"] = ["boy", "girl", "man", "woman", "baby", "son"]
     images = torch.randint(0, 256, (600, 3, 8, 8), generator=seeded(0)).byte()
     shown, drawn = page.set_aside(made, {"mistakes": made["mistakes"]}, images)
     assert torch.equal(drawn, images) and not shown["has_people"] and shown["only_people"]
