@@ -14,7 +14,6 @@ import metrics
 import report
 from lab.answers import (
     SEVERITIES,
-    above_threshold,
     failing_groups,
     may_be_drawn,
     people_among,
@@ -22,7 +21,7 @@ from lab.answers import (
     tests_of,
 )
 from lab.page.figures import MAX_SHEET, SIDE, picture, sheet
-from lab.slices import WEAK, slice_name
+from lab.slices import WEAK, slice_name, widened
 from report import plain
 
 LARGEST_EPSILON = 8  # of the attacks that are shown; a larger one is a check
@@ -38,13 +37,8 @@ MOST_ACTS = 5
 
 
 def picked(hits: float, count: float, candidates: int) -> dict[str, float]:
-    """Return a share with Wilson's interval, widened for the worst of so many candidates after Bonferroni.
-
-    The interval depends on z^2 / n alone: a larger z is a smaller n.
-    """
-    normal = NormalDist().inv_cdf
-    fewer = (normal(0.975) / normal(1 - 0.025 / candidates)) ** 2
-    return metrics.proportion(hits * fewer, count * fewer)
+    """Return a share with Wilson's interval, widened for the worst of so many candidates after Bonferroni."""
+    return widened(hits / count, float(count), NormalDist().inv_cdf(1 - 0.025 / candidates))
 
 
 def worst_of(rows: dict[str, dict]) -> list[str]:
@@ -287,12 +281,15 @@ def kept_row(edge: int, count: int, hits: int, total: int) -> dict:
 
 def kept_under(stress: dict, severity: int, edge: int) -> dict[str, dict]:
     """Return what a threshold keeps under each of the fifteen corruptions, see kept_row."""
-    rows = {}
-    for name in fifteen_of(stress):
-        bins = stress["tests"][f"{name}/{severity}"]["calibration"]["as_trained"]
-        count, hits = (round(sum(bins[key][edge:])) for key in ("count", "right"))
-        rows[name] = kept_row(edge, count, hits, stress["corruption_images"])
-    return rows
+    tests = {name: stress["tests"][f"{name}/{severity}"] for name in fifteen_of(stress)}
+    return {name: kept_of([row["calibration"]["as_trained"]], edge) for name, row in tests.items()}
+
+
+def kept_of(bins: list[dict], edge: int) -> dict:
+    """Return what a threshold keeps of several tests together, see kept_row; bins: see lab.stress.measure."""
+    sums = ("count", edge), ("right", edge), ("count", 0)
+    count, hits, total = (round(sum(sum(of[key][first:]) for of in bins)) for key, first in sums)
+    return kept_row(edge, count, hits, total)
 
 
 def worst_kept(rows: dict[str, dict]) -> dict | None:
@@ -316,9 +313,9 @@ def kept_stop(stress: dict, severity: int, edge: int, rows: dict[str, dict]) -> 
     """
     stop = {"severity": severity, "edge": edge, "least": edge / BINS, "worst": worst_kept(rows)}
     records = [stress["tests"][test] for test in tests_of(fifteen_of(stress), [severity])]
-    stop["together"] = above_threshold([row["calibration"]["as_trained"] for row in records], edge)
+    stop["together"] = kept_of([row["calibration"]["as_trained"] for row in records], edge)
     own = [row.get("own_statistics") for row in records]
-    stop["own"] = above_threshold([row["calibration"] for row in own], edge) if all(own) else None
+    stop["own"] = kept_of([row["calibration"] for row in own], edge) if all(own) else None
     return stop
 
 
@@ -342,12 +339,6 @@ def as_numbers(row: dict) -> list:
     """Return a row of what is kept for the script: how many, how many right, of all, and the interval."""
     ends = [round(row["right"][key], 4) for key in ("low", "high")] if row["right"] else []
     return [row["count"], row["hits"], round(row["kept"], 4), *ends]
-
-
-def calibration_errors(stress: dict) -> dict[str, float]:
-    """Return the calibration errors at severity 5, as trained and, if there is one, with a temperature."""
-    row = stress["summary"]["by_severity"][5]
-    return {key: row[key]["mean_ece"] for key in ("as_trained", "with_temperature") if key in row}
 
 
 # ---- In short ----------------------------------------------------------------------------------------------

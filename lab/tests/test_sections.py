@@ -1,12 +1,11 @@
 """sections.py and page.py: numbers of the page by a second computation, on made-up answers and tests."""
 
-import math
 from statistics import NormalDist
 
 import numpy as np
 import pytest
 import torch
-from lab_pages import section, text_of
+from lab_pages import section
 from networks import seeded
 
 import metrics
@@ -159,10 +158,6 @@ def test_no_section_is_given_a_picture_of_people(known):
     for i in range(600):
         assert (drawn[i] == 128).all() if is_person[i] else torch.equal(drawn[i], images[i])
     assert shown["num_people"] == is_person[made["mistakes"]].sum()
-    both = ((made["y_true"] >= 3) & (made["y_pred"] >= 3))[made["mistakes"]].sum()  # no person called an owl
-    assert shown["num_people"] - shown["num_mixed"] == both
-    columns = math.ceil(both**0.5)
-    assert [shown["people_sheet"][key] for key in ("columns", "rows")] == [columns, math.ceil(both / columns)]
 
 
 def test_a_network_near_chance_hears_first_that_it_must_be_trained_longer(known):
@@ -220,17 +215,12 @@ def test_files_of_cifar_that_name_people_are_not_named(known, name, shown):
     assert sections.file_of({"data": {"name": name}}, made, 3) == shown
 
 
-def test_the_worst_case_of_sure_answers_is_named_by_the_report_too(known):
+def test_the_worst_case_of_sure_answers_is_named(known):
     stress = make_stress(False)
     stress["tests"]["frost/5"]["calibration"]["as_trained"]["right"] = [0] * 15
     kept = counted(stress, "frost", 5, 12)[0]
     words, _ = read(known, stress, "corruptions")
     assert f"among answers above 80 % at severity 5 frost (0 of {kept})." in words
-    markup = page.measured("<p>right; expect fewer on corrupted ones.", known[1], stress)
-    sure = known[1]["logits"].softmax(dim=1).amax(dim=1) > 0.8
-    hits = int((sure & (known[1]["y_pred"] == known[1]["y_true"])).sum())
-    clean = f"above 80 %, {hits} of {int(sure.sum())} clean answers are right"
-    assert f"{clean}, and under frost of severity 5 0 of {kept}." in text_of(markup)
 
 
 def test_the_largest_cell_is_the_answer_and_the_fifth_of_those_without_people_is_read(known):
