@@ -23,11 +23,11 @@ from torchvision.transforms.functional import rotate
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import data
-from lab.answers import tests_of
 from lab.corruptions import FIFTEEN, corrupt
 from lab.estimate import LARGEST_FALL, OTHER, assisted_share, estimate, own_reference
 from lab.experiments.findings import RESULTS, load_test, print_table
 from lab.folder import read_json
+from lab.intervals import tests_of
 from lab.network import SHIPPED, Network, from_module, load_checkpoint, logits_of
 from metrics import proportion
 from report import evaluate, interval

@@ -17,12 +17,11 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import data
-from lab.answers import in_points, mean_interval
 from lab.corruptions import FIFTEEN, corrupt
 from lab.experiments.alarm import UNLIKE, mixed
 from lab.experiments.findings import load_test, print_table
+from lab.intervals import in_points, mean_interval, t_quantile
 from lab.network import SHIPPED, Network, load_checkpoint, logits_of, own_statistics
-from lab.slices import t_quantile
 from lab.stress import stratified_sample
 
 SOME = ("gaussian_noise", "defocus_blur", "fog", "contrast", "jpeg_compression")  # of all four families

@@ -5,23 +5,17 @@ is widened for the picking, see picked; where intervals of others overlap with i
 """
 
 import itertools
-from statistics import NormalDist
 
 import torch
 from torch import Tensor
 
 import metrics
 import report
-from lab.answers import (
-    SEVERITIES,
-    failing_groups,
-    may_be_drawn,
-    people_among,
-    shared_words,
-    tests_of,
-)
+from lab.answers import failing_groups, shared_words
+from lab.intervals import SEVERITIES, picked, tests_of
 from lab.page.figures import MAX_SHEET, SIDE, picture, sheet
-from lab.slices import WEAK, slice_name, widened
+from lab.pictures import may_be_drawn, people_among
+from lab.slices import WEAK, slice_name
 from report import plain
 
 LARGEST_EPSILON = 8  # of the attacks that are shown; a larger one is a check
@@ -34,11 +28,6 @@ MOST_ACTS = 5
 
 
 # ---- The worst of several ----------------------------------------------------------------------------------
-
-
-def picked(hits: float, count: float, candidates: int) -> dict[str, float]:
-    """Return a share with Wilson's interval, widened for the worst of so many candidates after Bonferroni."""
-    return widened(hits / count, float(count), NormalDist().inv_cdf(1 - 0.025 / candidates))
 
 
 def worst_of(rows: dict[str, dict]) -> list[str]:

@@ -9,9 +9,10 @@ from lab_pages import section
 from networks import seeded
 
 import metrics
-from lab import answers, page
+from lab import answers, intervals, page
 from lab.corruptions import FIFTEEN
 from lab.page import robustness, sections
+from lab.pictures import may_be_drawn
 
 NAMES = ["cat", "dog", "owl", "boy", "man", "woman"]
 NOTHING = {"mistakes": torch.zeros(0, dtype=torch.int64)}  # evidence.npz
@@ -111,7 +112,7 @@ def test_two_corruptions_under_which_a_threshold_is_enough_are_both_named(known)
 @pytest.mark.parametrize(("hits", "count"), [(0, 30), (17, 30), (1, 26), (200, 200)])
 def test_an_interval_is_widened_for_the_worst_of_several(hits, count):
     """By Wilson's equation, (q - p)^2 = z^2 p (1 - p) / n at both ends, with z of a fifteenth of 5 %."""
-    row, z = robustness.picked(hits, count, 15), NormalDist().inv_cdf(1 - 0.05 / 15 / 2)
+    row, z = intervals.picked(hits, count, 15), NormalDist().inv_cdf(1 - 0.05 / 15 / 2)
     for end in ("low", "high"):
         p, q = row[end], hits / count
         assert p == pytest.approx(q) or (q - p) ** 2 == pytest.approx(z**2 * p * (1 - p) / count)
@@ -147,7 +148,7 @@ def test_where_all_classes_are_of_people_nothing_is_set_aside(known):
     images = torch.randint(0, 256, (600, 3, 8, 8), generator=seeded(0)).byte()
     shown, drawn = page.set_aside(made, {"mistakes": made["mistakes"]}, images)
     assert torch.equal(drawn, images) and not shown["has_people"] and shown["only_people"]
-    assert len(answers.draw_game(made)) == 40 and answers.may_be_drawn(made, made["mistakes"]).all()
+    assert len(answers.draw_game(made)) == 40 and may_be_drawn(made, made["mistakes"]).all()
 
 
 def test_no_section_is_given_a_picture_of_people(known):
@@ -184,7 +185,7 @@ def test_weaknesses_are_ranked_by_what_they_cost_at_least(known):
     assert costs == sorted(costs, reverse=True) and "threshold" not in {act["kind"] for act in ranked}
     assert (sure["kind"], untested["kind"]) == ("threshold", "untested") and sure["costs"] > min(costs)
     act = next(act for act in context["acts"] if act["kind"] == "corruption")
-    high = robustness.picked(20, 200, 15)["high"]
+    high = intervals.picked(20, 200, 15)["high"]
     assert act["costs"] == pytest.approx(stress["tests"]["clean/0"]["accuracy"]["value"] - high)
     said = f"Fog, the worst of fifteen corruptions at severity 5 10 % right (5–{100 * high:.0f} %) of 200"
     assert said in words

@@ -1,0 +1,134 @@
+"""Shares, means and differences with their intervals: over images, over seeds, and of the worst of several.
+
+A row is a dict of `value`, `low` and `high`, the ends of 95 %. The conventions are those of metrics.py.
+"""
+
+import functools
+import itertools
+import math
+import statistics
+from collections.abc import Iterable
+from statistics import NormalDist
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metrics import Values, as_tensor, proportion
+
+
+def share(hits: Tensor) -> dict[str, float]:
+    """Return the share of True in bool [N], or in D draws [D, N], with its interval over the N images.
+
+    One draw, and a share of none or all, has Wilson's interval; more have 1.96 standard errors of their mean.
+    """
+    hits = torch.atleast_2d(hits)
+    if len(hits) == 1 or not hits.any() or hits.all():
+        return proportion(int(hits[0].sum()), hits.shape[1])
+    return mean_share(hits.double().mean(dim=0))
+
+
+def mean_share(shares: Values, reach: float = 1.96) -> dict[str, float]:
+    """Return the mean of shares [N] with its interval, see mean_interval, within [0, 1]."""
+    row = mean_interval(shares, reach)
+    return row | {"low": max(0.0, row["low"]), "high": min(1.0, row["high"])}
+
+
+def mean_interval(values: Values, reach: float = 1.96) -> dict[str, float]:
+    """Return the mean of numbers [N] as `value`, and `low` and `high`, `reach` standard errors away.
+
+    By default that is the normal quantile; of few numbers, such as fifteen, give that of t_quantile.
+    The standard error is s / sqrt(N), where s^2 is the sum of the squared distances from the mean, divided by
+    N - 1: the numbers lie closer to their own mean than to the true one.
+    """
+    values = as_tensor(values).double()
+    value = values.mean().item()
+    # This is s / sqrt(N), but for a single number 0 and not NaN.
+    error = reach * values.std(correction=0).item() / math.sqrt(max(1, len(values) - 1))
+    return {"value": value, "low": value - error, "high": value + error}
+
+
+def in_points(row: dict[str, float], digits: int = 1) -> str:
+    """Return a difference of shares with its interval as "+1.2 (+0.3 to +2.1)"."""
+    value, low, high = (f"{100 * row[key]:+.{digits}f}" for key in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
+# ---- Shares of many tests of one network -------------------------------------------------------------------
+# Of lab.stress: a test is a corruption with its severity, such as "fog/3", or "clean/0", "grey/0", "pgd/0.5",
+# and answers, {test: bool [N]}, say which answers are right.
+
+SEVERITIES = range(1, 6)
+
+
+def tests_of(names: Iterable[str], severities: Iterable[int] = SEVERITIES) -> list[str]:
+    """Return the names of the tests of corruptions at severities."""
+    return [f"{name}/{severity}" for name, severity in itertools.product(names, severities)]
+
+
+def mean_score(answers: dict[str, Tensor], names: Iterable[str]) -> Tensor:
+    """Return the share of corruptions and severities at which each image is right, float64 [N]."""
+    return torch.stack([answers[test] for test in tests_of(names)]).double().mean(dim=0)
+
+
+def still_right(answers: dict[str, Tensor], names: Iterable[str], epsilon: float) -> Tensor:
+    """Return which of the attacked images are right unattacked and under each attack in names, bool [N].
+
+    An attack that was not run at this epsilon does not count.
+    """
+    tests = ["unattacked/0", *(f"{name}/{epsilon:g}" for name in names)]
+    return torch.stack([answers[test] for test in tests if test in answers]).all(dim=0)
+
+
+# ---- Wider than 1.96 standard errors -----------------------------------------------------------------------
+
+
+@functools.cache
+def t_quantile(freedom: float, coverage: float = 0.95) -> float:
+    """Return how far Student's t with `freedom` degrees of freedom, 1 or more, reaches to either side.
+
+    That is the 97.5 % quantile for a coverage of 95 %. With t = sqrt(freedom) tan(a) the density of t becomes
+    cos(a)^(freedom - 1), up to a constant; its integral from 0, here a sum over a grid that is finest at the
+    end, is to reach the coverage of that to pi / 2. Source: Student, "The probable error of a mean",
+    Biometrika 1908, section III.
+    """
+    angles = math.pi / 2 * (1 - np.linspace(1, 0, 20_001) ** 2)
+    density = np.cos(angles) ** (freedom - 1)
+    reached = np.cumsum((density[:-1] + density[1:]) * np.diff(angles))
+    return math.sqrt(freedom) * math.tan(np.interp(coverage, reached / reached[-1], angles[1:]))
+
+
+def widened(share: float, count: float, reach: float) -> dict[str, float]:
+    """Return Wilson's interval of a share of `count`, which reaches so many standard errors, not 1.96.
+
+    It depends on reach^2 / count alone, so a larger reach is a smaller count.
+    """
+    count *= (1.959964 / reach) ** 2
+    return proportion(share * count, count)
+
+
+def picked(hits: float, count: float, candidates: int) -> dict[str, float]:
+    """Return a share with Wilson's interval, widened for the worst of so many candidates after Bonferroni."""
+    return widened(hits / count, float(count), NormalDist().inv_cdf(1 - 0.025 / candidates))
+
+
+def welch_interval(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    """Return the mean of n numbers less that of m others, with its 95 % interval over seeds.
+
+        value +- t sqrt(v + w),  v = s^2 / n,  w = s'^2 / m
+        degrees of freedom of t: (v + w)^2 / (v^2 / (n - 1) + w^2 / (m - 1)), in general no whole number
+
+    s and s' are the two standard deviations, and t is the 97.5 % quantile of Student's t. If n or m is 1, or
+    both deviations are 0, only the value is returned.
+    Sources: Welch, "The generalization of 'Student's' problem when several different population variances are
+    involved", 1947; Satterthwaite, "An approximate distribution of estimates of variance components", 1946.
+    """
+    value = statistics.mean(ours) - statistics.mean(theirs)
+    if min(len(ours), len(theirs)) < 2:
+        return {"value": value}
+    v, w = (statistics.variance(values) / len(values) for values in (ours, theirs))
+    if v + w == 0:
+        return {"value": value}
+    freedom = (v + w) ** 2 / (v**2 / (len(ours) - 1) + w**2 / (len(theirs) - 1))
+    reach = t_quantile(freedom) * math.sqrt(v + w)
+    return {"value": value, "low": value - reach, "high": value + reach}
