@@ -9,22 +9,12 @@ import itertools
 import torch
 from torch import Tensor
 
-import metrics
-import report
-from lab.answers import failing_groups, shared_words
-from lab.intervals import SEVERITIES, picked, tests_of
+from lab.intervals import picked, tests_of
 from lab.page.figures import MAX_SHEET, SIDE, picture, sheet
 from lab.pictures import may_be_drawn, people_among
-from lab.slices import WEAK, slice_name
 from report import plain
 
 LARGEST_EPSILON = 8  # of the attacks that are shown; a larger one is a check
-BINS, EDGES, SHOWN_EDGE = 15, range(9, 15), 12  # thresholds of confidence: 9 to 14 fifteenths, at first .80
-KEPT = 0.9  # the share of right answers that somebody may want of a threshold
-FEWEST_KEPT = 10  # answers above a threshold of which the worst corruption is named
-LEAST_APART = 0.01  # of groups of classes, not to be tied
-LEAST_GAIN = 0.05  # of own statistics, to be advised
-MOST_ACTS = 5
 
 
 # ---- The worst of several ----------------------------------------------------------------------------------
@@ -154,7 +144,7 @@ def corruptions(answers: dict, stress: dict | None) -> tuple[dict, dict]:
     """Accuracies of each corruption, the hardest first, and of families, and a sheet for the viewer.
 
     Which of the fifteen leaves the fewest right is another one for each question: `least` over all severities
-    and at severity 5, and of `sure` answers there.
+    and at severity 5.
     """
     if stress is None:
         return {}, {}
@@ -172,7 +162,7 @@ def corruptions(answers: dict, stress: dict | None) -> tuple[dict, dict]:
     shown["families"] = sorted(of_family.items(), key=lambda item: item[1])
     fifteen = [row for row in rows if row["name"] in fifteen_of(stress)]
     shown["least"] = [min(fifteen, key=lambda row: row["values"][place]) for place in (-1, 4)]
-    shown |= {"sure": worst_of_sure(stress), "has_superclasses": "superclass_of" in answers}
+    shown["has_superclasses"] = "superclass_of" in answers
     if "own_statistics" in tests["clean/0"]:
         hard = before_and_after(stress, tests_of(fifteen_of(stress), [5]))
         shown["repair"] = {"hard": hard, "clean": before_and_after(stress, ["clean/0"])}
@@ -216,218 +206,4 @@ def before_and_after(stress: dict, tests: list[str]) -> tuple[float, float] | No
     return tuple(sum(row["accuracy"]["value"] for row in rows) / len(rows) for rows in parts)
 
 
-# ---- Confidence --------------------------------------------------------------------------------------------
-
-
-def confidence(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]:
-    """How sure the network is, and how many answers are right above a threshold of confidence.
-
-    `clean_kept` are clean answers, of all test pictures, above SHOWN_EDGE, and `dots` the fifteen corruptions
-    at severity 5, the fewest right first: none is left out, however few of its answers are kept. `kept_stops`
-    has what is said of each severity and step of the slider; the script knows the dots of all of them.
-    `strictest` is what the last step keeps under the worst of these, and `enough` has for each severity and
-    corruption the lowest threshold that is shown to suffice.
-    """
-    clean = [kept_clean(answers, edge) for edge in EDGES]
-    shown = {"clean_kept": clean[EDGES.index(SHOWN_EDGE)], "clean_enough": lowest_enough(clean)}
-    shown |= {"shown_edge": SHOWN_EDGE, "num_needed": num_needed()}
-    shown["threshold_steps"] = [edge / BINS for edge in EDGES]
-    if stress is None:
-        return shown, {}
-    kept, stops, enough = {}, [], {}
-    for severity in SEVERITIES:
-        kept[severity] = [kept_under(stress, severity, edge) for edge in EDGES]
-        for edge, rows, of_clean in zip(EDGES, kept[severity], clean, strict=True):
-            here = (severity, edge) == (5, SHOWN_EDGE)
-            stops.append(kept_stop(stress, severity, edge, rows) | {"clean": of_clean, "here": here})
-        enough[severity] = []
-        for name in fifteen_of(stress):
-            steps = [rows[name] for rows in kept[severity]]
-            few = steps[0]["count"] < num_needed()
-            enough[severity].append({"name": name, "least": lowest_enough(steps), "too_few": few})
-    dots = [{"name": name} | row for name, row in kept[5][EDGES.index(SHOWN_EDGE)].items()]
-    dots.sort(key=lambda row: row["right"]["value"] if row["right"] else 2)
-    worst, names = worst_of_sure(stress), [row["name"] for row in dots]
-    shown["strictest"] = kept[5][-1][worst["name"]] if worst else None
-    shown |= {"dots": dots, "kept_stops": stops, "enough": enough}
-    script = {"clean": [as_numbers(row) for row in clean]}
-    script["dots"] = [[[as_numbers(row[name]) for name in names] for row in kept[k]] for k in kept]
-    return shown, {"thresholds": script}
-
-
-def kept_clean(answers: dict, edge: int) -> dict:
-    """Return what a threshold keeps of all clean answers, see kept_row."""
-    is_right = answers["y_pred"] == answers["y_true"]
-    surer = report.probabilities_of(answers).amax(dim=1).double() > edge / BINS
-    return kept_row(edge, int(surer.sum()), int((surer & is_right).sum()), len(surer))
-
-
-def kept_row(edge: int, count: int, hits: int, total: int) -> dict:
-    """Return what a threshold keeps and how many are right; `right`, with its interval, is None of none."""
-    right = metrics.proportion(hits, count) if count else None
-    return {"least": edge / BINS, "count": count, "hits": hits, "kept": count / total, "right": right}
-
-
-def kept_under(stress: dict, severity: int, edge: int) -> dict[str, dict]:
-    """Return what a threshold keeps under each of the fifteen corruptions, see kept_row."""
-    tests = {name: stress["tests"][f"{name}/{severity}"] for name in fifteen_of(stress)}
-    return {name: kept_of([row["calibration"]["as_trained"]], edge) for name, row in tests.items()}
-
-
-def kept_of(bins: list[dict], edge: int) -> dict:
-    """Return what a threshold keeps of several tests together, see kept_row; bins: see lab.stress.measure."""
-    sums = ("count", edge), ("right", edge), ("count", 0)
-    count, hits, total = (round(sum(sum(of[key][first:]) for of in bins)) for key, first in sums)
-    return kept_row(edge, count, hits, total)
-
-
-def worst_kept(rows: dict[str, dict]) -> dict | None:
-    """Return of corruptions that keep FEWEST_KEPT answers or more the one with the fewest right, or None.
-
-    rows: see kept_under; `alone` says whether the interval of no other overlaps with its own.
-    """
-    enough = {name: row for name, row in rows.items() if row["count"] >= FEWEST_KEPT}
-    shares = {name: picked(row["hits"], row["count"], len(enough)) for name, row in enough.items()}
-    if not shares:
-        return None
-    name, *tied = worst_of(shares)
-    return enough[name] | {"name": name, "right": shares[name], "alone": not tied}
-
-
-def kept_stop(stress: dict, severity: int, edge: int, rows: dict[str, dict]) -> dict:
-    """Return what is said of a severity and a threshold: the `worst` corruption, see worst_kept, and more.
-
-    `together` has what is kept and right of all fifteen together, of all their pictures, and `own` by own
-    statistics, of fewer; None where that was not measured.
-    """
-    stop = {"severity": severity, "edge": edge, "least": edge / BINS, "worst": worst_kept(rows)}
-    records = [stress["tests"][test] for test in tests_of(fifteen_of(stress), [severity])]
-    stop["together"] = kept_of([row["calibration"]["as_trained"] for row in records], edge)
-    own = [row.get("own_statistics") for row in records]
-    stop["own"] = kept_of([row["calibration"] for row in own], edge) if all(own) else None
-    return stop
-
-
-def worst_of_sure(stress: dict) -> dict | None:
-    """Return the worst corruption of severity 5 above SHOWN_EDGE, see worst_kept."""
-    return worst_kept(kept_under(stress, 5, SHOWN_EDGE))
-
-
-def num_needed() -> int:
-    """Return how many answers, all right, it takes to name a threshold, see lowest_enough."""
-    return next(n for n in itertools.count(1) if picked(n, n, len(EDGES))["low"] >= KEPT)
-
-
-def lowest_enough(rows: list[dict]) -> float | None:
-    """Return the lowest of the thresholds whose interval's lower end reaches nine of ten right, or None."""
-    shares = [picked(row["hits"], row["count"], len(rows))["low"] if row["count"] else 0 for row in rows]
-    return next((row["least"] for row, low in zip(rows, shares, strict=True) if low >= KEPT), None)
-
-
-def as_numbers(row: dict) -> list:
-    """Return a row of what is kept for the script: how many, how many right, of all, and the interval."""
-    ends = [round(row["right"][key], 4) for key in ("low", "high")] if row["right"] else []
-    return [row["count"], row["hits"], round(row["kept"], 4), *ends]
-
-
 # ---- In short ----------------------------------------------------------------------------------------------
-
-
-def ending(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]:
-    """The page in short: at most five rows, of a weakness, its number, what to do and how that is known.
-
-    They are ranked by the loss that is certain, `costs`: how far the upper end of its interval lies below
-    what is right `without` it. Of a network near chance the first says that it is to be trained longer. Two
-    have no rank: sure answers, and at the end what was not tested.
-    """
-    classes, people = look_first(n, answers)
-    if near_chance(n):
-        return {"acts": [{"kind": "train"}, *classes, {"kind": "untested"}]}, {}
-    rows = [*classes, *people, *([] if stress is None else under_stress(answers, stress))]
-    sure = [row for row in rows if row["kind"] == "threshold"]  # not of all answers, as the others are
-    ranked = sorted((row for row in rows if row not in sure), key=lambda row: -row["costs"])[:MOST_ACTS]
-    return {"acts": [*ranked, *sure, {"kind": "untested"}]}, {}
-
-
-def under_stress(answers: dict, stress: dict) -> list[dict]:
-    """Return the weaknesses that stress tests show: a corruption, a threshold under it, and an attack."""
-    right = right_of_fifteen(stress, 5)
-    name, *tied = worst_of(right)
-    row = {"kind": "corruption", "name": name, "alone": not tied, "right": right[name]}
-    row |= {"without": stress["tests"]["clean/0"]["accuracy"]["value"], "count": stress["corruption_images"]}
-    before, after = before_and_after(stress, [f"{name}/5"]) or (0, 0)
-    if after - before >= LEAST_GAIN:
-        images = stress["tests"][f"{name}/5"]["own_statistics"]["images"]
-        row["repaired"] = before, after, images
-    rows = [row]
-    sure, clean = worst_of_sure(stress), kept_clean(answers, SHOWN_EDGE)["right"]
-    if sure is not None and clean is not None:
-        rows.append(sure | {"kind": "threshold", "without": clean["value"]})
-    if "robust_accuracy" in stress:
-        row = {"kind": "attack", "right": stress["robust_accuracy"]["1"], "count": stress["attack_images"]}
-        rows.append(row | {"without": stress["tests"]["unattacked/0"]["accuracy"]["value"]})
-    for row in rows:
-        row["costs"] = row["without"] - row["right"]["high"]
-    return [row for row in rows if row["costs"] > 0]
-
-
-def look_first(n: dict, answers: dict) -> tuple[list[dict], list[dict]]:
-    """Return where to look first, and the group of people that loses most, in lists of at most one row.
-
-    The first is the group of classes or the weak slice that is shown to lose most, with the slices that are
-    `alike`, of the same pictures or not to be told apart; else the pair of classes that is confused most
-    often. No group or pair of it is of people, whose pictures are only counted. Groups within a point of it
-    are `tied` with it.
-    """
-    names, people = answers["class_names"], people_among(answers["class_names"])
-    groups = weak_groups(answers)
-    for row in groups:
-        row |= {"kind": "group", "without": row["rest"]["value"]}
-        row["costs"] = row["rest"]["low"] - row["right"]["high"]
-    with_people = [row for row in groups if people[row["classes"]].any()]
-    of_people = [row | {"kind": "people", "worst": row is groups[0]} for row in with_people[:1]]
-    groups = [row for row in groups if not people[row["classes"]].any()]
-    weak, first = [row for row in n["slices"] if row["verdict"] == WEAK], [*groups]
-    for worst in weak[:1]:
-        names_of = {row["slice"]: slice_name(row, n["num_test"]) for row in weak}
-        alike = [row["slice"] for row in weak if row["same_as"] == worst["slice"] or row["remains"] is None]
-        row = {"kind": "slice", "costs": -worst["high"], "name": names_of[worst["slice"]]}
-        first.append(row | {"alike": [names_of[text] for text in alike]})
-    for row in n["most_confused_pairs"]:
-        if not people[[names.index(row["true"]), names.index(row["predicted"])]].any():
-            first.append({"kind": "pair", "costs": 0} | row)
-    chosen = max(first, key=lambda row: row["costs"], default=None)
-    if chosen is not None and chosen["kind"] == "group":
-        value = chosen["right"]["value"]
-        near = [row for row in groups if abs(row["right"]["value"] - value) < LEAST_APART]
-        chosen = chosen | {"tied": sorted(near, key=lambda row: row is not chosen)}
-    return [] if chosen is None else [chosen], [row for row in of_people if row["costs"] > 0]
-
-
-def weak_groups(answers: dict) -> list[dict]:
-    """Return answers.failing_groups of superclasses and of classes that share a word, by their plain names.
-
-    A row has also how many are right, `hits` of `count`, the share `right` with an interval widened as one of
-    all `candidates` was picked, and whether the name has a `link` to its mistakes.
-    """
-    members = {plain(name): classes for name, classes in members_of(answers).items()}
-    words = {plain(name): classes for name, classes in shared_words(answers["class_names"]).items()}
-    words, rows = words | members, []
-    for row in failing_groups(answers["confusion"], words):
-        count = int(answers["confusion"][row["classes"]].sum())
-        row |= {"count": count, "hits": count - row["mistakes"], "candidates": len(words)}
-        row["right"] = picked(row["hits"], count, len(words))
-        rows.append(row | {"link": row["name"] in members})
-    return rows
-
-
-def near_chance(n: dict) -> bool:
-    """Return whether the accuracy is nearer to guessing than a quarter of the way to all right."""
-    chance = 1 / len(n["classes"])
-    return n["accuracy"]["value"] < chance + 0.25 * (1 - chance)
-
-
-def members_of(answers: dict) -> dict[str, list[int]]:
-    """Return the classes of each superclass, by number; {} if there are none."""
-    rows = enumerate(answers.get("superclass_names", ()))
-    return {name: (answers["superclass_of"] == g).nonzero().flatten().tolist() for g, name in rows}

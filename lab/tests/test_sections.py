@@ -11,7 +11,7 @@ from networks import seeded
 import metrics
 from lab import answers, intervals, page
 from lab.corruptions import FIFTEEN
-from lab.page import robustness, sections
+from lab.page import confidence, sections
 from lab.pictures import may_be_drawn
 
 NAMES = ["cat", "dog", "owl", "boy", "man", "woman"]
@@ -90,9 +90,9 @@ def test_of_no_corruption_the_kept_answers_are_left_out_however_few_they_are(kno
     assert stop["worst"]["name"] == least
     (count, hits), name = shares[least], least.replace("_", " ")
     assert count < 100 and f"; under {name} of severity 5 it is {hits} of {count}. Confidence" in words
-    script = robustness.confidence(*known, stress)[1]["thresholds"]
+    script = confidence.confidence(*known, stress)[1]["thresholds"]
     for severity in range(1, 6):
-        for step, edge in enumerate(robustness.EDGES):
+        for step, edge in enumerate(confidence.EDGES):
             for dot, row in zip(context["dots"], script["dots"][severity - 1][step], strict=True):
                 assert row[:2] == counted(stress, dot["name"], severity, edge)
 
@@ -125,7 +125,7 @@ def test_mistakes_that_stay_in_the_hardest_group_are_counted(known):
     truth, answer = (known[1][key].numpy() for key in ("y_true", "y_pred"))
     inside, wrong = truth >= 3, truth != answer
     groups = {"people": [3, 4, 5], "animals": [0, 1, 2]}
-    (row,) = answers.failing_groups(known[1]["confusion"], groups)
+    (row,) = sections.failing_groups(known[1]["confusion"], groups)
     stay = (inside & wrong & (answer >= 3)).sum()
     assert row["name"] == "people" and (row["mistakes"], row["stay"]) == ((inside & wrong).sum(), stay)
     assert row["answered"] == pytest.approx((answer[inside] >= 3).mean())
@@ -192,7 +192,7 @@ def test_weaknesses_are_ranked_by_what_they_cost_at_least(known):
     for better, images in ((0.6, 200), (0.14, None)):  # what hardly helps is not advised
         own = {"accuracy": share(better), "plain": {"accuracy": share(0.1)}, "images": 200}
         stress["tests"]["fog/5"]["own_statistics"] = own | {"calibration": bins_of(np.random.default_rng(0))}
-        row, *_ = robustness.under_stress(known[1], stress)
+        row, *_ = sections.under_stress(known[1], stress)
         assert row.get("repaired") == (images and (0.1, better, images))
 
 
@@ -204,7 +204,7 @@ def test_groups_that_lose_as_much_are_named_together_and_people_counted(known):
     made |= {"class_names": names, "confusion": confusion}
     made["superclass_names"] = ["pets", "insects", "people", "rest"]
     made["superclass_of"] = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 3, 3])
-    (first,), (people,) = robustness.look_first(n | {"most_confused_pairs": []}, made)
+    (first,), (people,) = sections.look_first(n | {"most_confused_pairs": []}, made)
     rows = [(row["name"], row["hits"], row["count"]) for row in first["tied"]]
     assert rows == [("pets", 180, 300), ("insects", 181, 300)]
     assert (people["name"], people["hits"], people["count"], people["worst"]) == ("people", 80, 200, True)

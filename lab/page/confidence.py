@@ -1,0 +1,123 @@
+"""The section on confidence: what a threshold keeps, on clean pictures and under corruptions."""
+
+import itertools
+
+import metrics
+import report
+from lab.intervals import SEVERITIES, picked, tests_of
+from lab.page.robustness import fifteen_of, worst_of
+
+BINS, EDGES, SHOWN_EDGE = 15, range(9, 15), 12  # thresholds of confidence: 9 to 14 fifteenths, at first .80
+KEPT = 0.9  # the share of right answers that somebody may want of a threshold
+FEWEST_KEPT = 10  # answers above a threshold of which the worst corruption is named
+
+
+def confidence(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]:
+    """How sure the network is, and how many answers are right above a threshold of confidence.
+
+    `clean_kept` are clean answers, of all test pictures, above SHOWN_EDGE, and `dots` the fifteen corruptions
+    at severity 5, the fewest right first: none is left out, however few of its answers are kept. `kept_stops`
+    has what is said of each severity and step of the slider; the script knows the dots of all of them.
+    `strictest` is what the last step keeps under the worst of these, and `enough` has for each severity and
+    corruption the lowest threshold that is shown to suffice.
+    """
+    clean = [kept_clean(answers, edge) for edge in EDGES]
+    shown = {"clean_kept": clean[EDGES.index(SHOWN_EDGE)], "clean_enough": lowest_enough(clean)}
+    shown |= {"shown_edge": SHOWN_EDGE, "num_needed": num_needed()}
+    shown["threshold_steps"] = [edge / BINS for edge in EDGES]
+    if stress is None:
+        return shown, {}
+    kept, stops, enough = {}, [], {}
+    for severity in SEVERITIES:
+        kept[severity] = [kept_under(stress, severity, edge) for edge in EDGES]
+        for edge, rows, of_clean in zip(EDGES, kept[severity], clean, strict=True):
+            here = (severity, edge) == (5, SHOWN_EDGE)
+            stops.append(kept_stop(stress, severity, edge, rows) | {"clean": of_clean, "here": here})
+        enough[severity] = []
+        for name in fifteen_of(stress):
+            steps = [rows[name] for rows in kept[severity]]
+            few = steps[0]["count"] < num_needed()
+            enough[severity].append({"name": name, "least": lowest_enough(steps), "too_few": few})
+    dots = [{"name": name} | row for name, row in kept[5][EDGES.index(SHOWN_EDGE)].items()]
+    dots.sort(key=lambda row: row["right"]["value"] if row["right"] else 2)
+    worst, names = worst_of_sure(stress), [row["name"] for row in dots]
+    shown |= {"sure": worst, "strictest": kept[5][-1][worst["name"]] if worst else None}
+    shown |= {"dots": dots, "kept_stops": stops, "enough": enough}
+    script = {"clean": [as_numbers(row) for row in clean]}
+    script["dots"] = [[[as_numbers(row[name]) for name in names] for row in kept[k]] for k in kept]
+    return shown, {"thresholds": script}
+
+
+def kept_clean(answers: dict, edge: int) -> dict:
+    """Return what a threshold keeps of all clean answers, see kept_row."""
+    is_right = answers["y_pred"] == answers["y_true"]
+    surer = report.probabilities_of(answers).amax(dim=1).double() > edge / BINS
+    return kept_row(edge, int(surer.sum()), int((surer & is_right).sum()), len(surer))
+
+
+def kept_row(edge: int, count: int, hits: int, total: int) -> dict:
+    """Return what a threshold keeps and how many are right; `right`, with its interval, is None of none."""
+    right = metrics.proportion(hits, count) if count else None
+    return {"least": edge / BINS, "count": count, "hits": hits, "kept": count / total, "right": right}
+
+
+def kept_under(stress: dict, severity: int, edge: int) -> dict[str, dict]:
+    """Return what a threshold keeps under each of the fifteen corruptions, see kept_row."""
+    tests = {name: stress["tests"][f"{name}/{severity}"] for name in fifteen_of(stress)}
+    return {name: kept_of([row["calibration"]["as_trained"]], edge) for name, row in tests.items()}
+
+
+def kept_of(bins: list[dict], edge: int) -> dict:
+    """Return what a threshold keeps of several tests together, see kept_row; bins: see lab.stress.measure."""
+    sums = ("count", edge), ("right", edge), ("count", 0)
+    count, hits, total = (round(sum(sum(of[key][first:]) for of in bins)) for key, first in sums)
+    return kept_row(edge, count, hits, total)
+
+
+def worst_kept(rows: dict[str, dict]) -> dict | None:
+    """Return of corruptions that keep FEWEST_KEPT answers or more the one with the fewest right, or None.
+
+    rows: see kept_under; `alone` says whether the interval of no other overlaps with its own.
+    """
+    enough = {name: row for name, row in rows.items() if row["count"] >= FEWEST_KEPT}
+    shares = {name: picked(row["hits"], row["count"], len(enough)) for name, row in enough.items()}
+    if not shares:
+        return None
+    name, *tied = worst_of(shares)
+    return enough[name] | {"name": name, "right": shares[name], "alone": not tied}
+
+
+def kept_stop(stress: dict, severity: int, edge: int, rows: dict[str, dict]) -> dict:
+    """Return what is said of a severity and a threshold: the `worst` corruption, see worst_kept, and more.
+
+    `together` has what is kept and right of all fifteen together, of all their pictures, and `own` by own
+    statistics, of fewer; None where that was not measured.
+    """
+    stop = {"severity": severity, "edge": edge, "least": edge / BINS, "worst": worst_kept(rows)}
+    records = [stress["tests"][test] for test in tests_of(fifteen_of(stress), [severity])]
+    stop["together"] = kept_of([row["calibration"]["as_trained"] for row in records], edge)
+    own = [row.get("own_statistics") for row in records]
+    stop["own"] = kept_of([row["calibration"] for row in own], edge) if all(own) else None
+    return stop
+
+
+def worst_of_sure(stress: dict) -> dict | None:
+    """Return the worst corruption of severity 5 above SHOWN_EDGE, see worst_kept."""
+    return worst_kept(kept_under(stress, 5, SHOWN_EDGE))
+
+
+def num_needed() -> int:
+    """Return how many answers, all right, it takes to name a threshold, see lowest_enough."""
+    return next(n for n in itertools.count(1) if picked(n, n, len(EDGES))["low"] >= KEPT)
+
+
+def lowest_enough(rows: list[dict]) -> float | None:
+    """Return the lowest of the thresholds whose interval's lower end reaches nine of ten right, or None."""
+    shares = [picked(row["hits"], row["count"], len(rows))["low"] if row["count"] else 0 for row in rows]
+    return next((row["least"] for row, low in zip(rows, shares, strict=True) if low >= KEPT), None)
+
+
+def as_numbers(row: dict) -> list:
+    """Return a row of what is kept for the script: how many, how many right, of all, and the interval."""
+    ends = [round(row["right"][key], 4) for key in ("low", "high")] if row["right"] else []
+    return [row["count"], row["hits"], round(row["kept"], 4), *ends]
