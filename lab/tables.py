@@ -118,7 +118,8 @@ def read_csv(path: Path, filenames: Sequence[str] = ()) -> tuple[dict[str, list[
         raise UserError(f"{path} has no rows: expected a line of names, and then a line for each picture")
     table = [column for column in itertools.zip_longest(*rows, fillvalue="") if any(column)]
     columns = {name: cells for name, *cells in table}
-    nameless = [i for name, *cells in table[1:] if not name for i, cell in enumerate(cells, 1) if cell]
+    unnamed = [cells for name, *cells in table[1:] if not name]
+    nameless = [i for cells in unnamed for i, cell in enumerate(cells, 1) if cell]
     if nameless:
         first = rows[nameless[0]][0]
         text = f"the row of {first!r} in {path} has more cells than its head has names"
