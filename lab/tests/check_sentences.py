@@ -73,25 +73,6 @@ def signed(*shares):
     return f"{value} ({low} to {high})"
 
 
-def of_game(evidence, y_true):
-    """What covers do to the mistakes that were covered: the best, that of the map, and one by chance."""
-    turns = evidence["puzzle_classes"][:, :, 0] == y_true[evidence["puzzles"]][:, None]
-    by_map, count = evidence["puzzle_by_map"], len(turns)
-    by_chance, any_turns = turns[:, 1:].mean(axis=1), turns.any(axis=1)
-    ends = [f"{whole(end)}" for end in wilson(any_turns.sum(), count)]
-    yield f"the best of all 136 {whole(any_turns.mean())} % ({ends[0]}–{ends[1]})"
-    yield f"one drawn by chance {whole(by_chance.mean())} % ("
-    hits = turns[np.arange(count), by_map]
-    corrected = f"correct {any_turns.sum()} of {count} mistakes; a map finds such squares in {hits.sum()}."
-    yield f"One or two covered squares {corrected} Can you?"
-    ends = [f"{whole(end)}" for end in wilson(hits.sum(), count)]
-    yield f"the map's squares {whole(hits.mean())} % ({ends[0]}–{ends[1]})"
-    ahead = hits - by_chance
-    mean, error = ahead.mean(), 1.96 * ahead.std(ddof=1) / np.sqrt(count)
-    lead = "ahead of" if mean > error else "behind" if mean < -error else "not shown to be ahead of"
-    yield f"The map is {lead} chance, by {signed(mean, mean - error, mean + error)} points"
-
-
 def of_slices(rows, count, wrong):
     """Each row of each property that is judged, and what is said of the lowest of a property."""
     judged = [row for row in rows if row["low"] is not None]
@@ -136,8 +117,6 @@ def expected(folder):
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     sure, right = (shares / shares.sum(axis=1, keepdims=True)).max(axis=1), y_true == y_pred
     wrong = int((~right).sum())
-    ends = f"({100 * n['accuracy']['low']:.1f}–{100 * n['accuracy']['high']:.1f})"
-    yield f"{100 * right.mean():.1f} % {ends} of {len(right):,} test pictures are right"
     if n.get("errors_within_superclass") is not None:
         groups = arrays["superclass_of"]
         stay = (groups[y_true] == groups[y_pred])[~right].mean()
@@ -159,11 +138,10 @@ def expected(folder):
         return
     yield second_look(reasons["second_look"], sure, right)
     covering = reasons["covering"]
-    usual, centre = (whole(covering["right"][name]["changed"]["value"]) for name in ("usual", "centre"))
-    yield from (f"what the map marks {usual} % (", f"the bare centre {centre} % (")
-    for name, words in {"usual": "what the map marks", "random": "random cells"}.items():
-        yield f"{words} {whole(covering['mistakes'][name]['to_truth']['value'])} % ("
-    yield from of_game(np.load(folder / "evidence.npz"), y_true)
+    ways = {"usual": "what the map marks", "centre": "the bare centre", "random": "cells drawn by chance"}
+    kinds = ("right", "changed"), ("mistakes", "to_truth")
+    for (kind, key), (name, words) in itertools.product(kinds, ways.items()):
+        yield f"{words} {whole(covering[kind][name][key]['value'])} % ("
 
 
 def of_corruptions(n, stress):
@@ -178,8 +156,7 @@ def of_corruptions(n, stress):
     text = f"depends on the question: over all severities {hardest} ({whole(means[hardest])} %), "
     yield text.replace("_", " ") + f"at severity 5 {last} ({whole(values[f'{last}/5'])} %)".replace("_", " ")
     families = {name: np.mean([means[member] for member in of]) for name, of in stress["families"].items()}
-    most, least = min(families, key=families.get), max(families, key=families.get)
-    yield f"Which corruptions cost most? {most.capitalize()}: {whole(families[most])} % right over all"
+    least = max(families, key=families.get)
     worst, *_, best = sorted(stress["families"][least], key=means.get)
     text = f"{least.capitalize()} costs least, {whole(families[least])} %, and its corruptions differ: from "
     text += f"{worst}, {whole(means[worst])} %, to {best}, {whole(means[best])} %.".replace("_", " ")
