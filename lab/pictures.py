@@ -56,8 +56,6 @@ def read_folder(root: Path, size: int, transform: Callable | None = None) -> tup
     filenames = listed[1]
     if not filenames:
         raise UserError(f"{folder} holds no folders of classes with pictures")
-    if transform is not None:
-        read(folder / filenames[0], size)  # so that a wrong one is named once
     test = replace(data.read_pictures(folder, listed, size, read), name=f"folder {root.resolve().name}")
     for name in filenames[:: max(1, len(filenames) // 100)]:
         with Image.open(folder / name) as picture:

@@ -89,10 +89,7 @@ def text_of(path: Path) -> str:
 
 
 def cells_of(text: str) -> tuple[list[list[str]], str]:
-    """Return the rows of a table that are not empty, and what parts their cells.
-
-    That is the sign in a first line such as sep=; or a tab or a semicolon in the head, else a comma.
-    """
+    """Return the rows of a table that are not empty, and what parts their cells, by sep=; or by the head."""
     first = re.match(r"[^\r\n]*", text)[0]
     separator = re.fullmatch(r'"?sep=(.)"?[;,\s]*', first, re.IGNORECASE)
     delimiter = next((sign for sign in "\t;" if sign in first), ",")

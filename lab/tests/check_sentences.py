@@ -149,6 +149,14 @@ def expected(folder):
     enough_of = [k for k, low in zip(range(9, 15), lows, strict=True) if low >= 0.9]
     first = f"an answer above {whole(min(enough_of) / 15)} % is enough." if enough_of else "no threshold"
     yield f"On clean pictures {first}"
+    yield from of_slices(reasons["slices"], len(right), wrong)
+    if (folder / "stress.json").is_file():
+        stress = json.loads((folder / "stress.json").read_text("utf-8"))
+        yield from of_corruptions(n, stress)
+        for severity, edge in itertools.product(range(1, 6), range(9, 15)):
+            yield of_threshold(stress, severity, edge, clean[edge])
+    if "covering" not in reasons:  # of answers alone, or by --quick
+        return
     yield second_look(reasons["second_look"], sure, right)
     covering = reasons["covering"]
     usual, centre = (whole(covering["right"][name]["changed"]["value"]) for name in ("usual", "centre"))
@@ -156,11 +164,6 @@ def expected(folder):
     for name, words in {"usual": "what the map marks", "random": "random cells"}.items():
         yield f"{words} {whole(covering['mistakes'][name]['to_truth']['value'])} % ("
     yield from of_game(np.load(folder / "evidence.npz"), y_true)
-    yield from of_slices(reasons["slices"], len(right), wrong)
-    stress = json.loads((folder / "stress.json").read_text("utf-8"))
-    yield from of_corruptions(n, stress)
-    for severity, edge in itertools.product(range(1, 6), range(9, 15)):
-        yield of_threshold(stress, severity, edge, clean[edge])
 
 
 def of_corruptions(n, stress):
