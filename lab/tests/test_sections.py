@@ -228,6 +228,6 @@ def test_the_pairs_confused_most_often_and_how_many_tie_with_the_last(known):
     confusion = torch.tensor([*rows, *3 * [[0, 8, 0, 9, 0, 0]]])
     _, shown = read((n, made | {"confusion": confusion}), None, "mistakes")
     counts = confusion.numpy()[:3, :3]
-    pairs = sorted(((-counts[t, p], t, p) for t in range(3) for p in range(3) if t != p))
+    pairs = sorted((-counts[t, p], t, p) for t in range(3) for p in range(3) if t != p)
     assert shown["pairs"] == [(NAMES[t], NAMES[p], -count) for count, t, p in pairs[:4]]
     assert shown["num_tied"] == 1  # of five pairs with five mistakes or more
