@@ -74,26 +74,27 @@ def signed(*shares):
 
 
 def of_slices(rows, count, wrong):
-    """Each row of each property that is judged, and what is said of the lowest of a property."""
-    judged = [row for row in rows if row["low"] is not None]
-    for column in list(dict.fromkeys(row["column"] for row in judged))[:12]:
-        members = [row for row in judged if row["column"] == column][:12]
-        for row in members:
-            same = f", the same pictures as {row['same_as']}" if row["same_as"] else ""
-            shares = f"{whole(row['here'])} % {whole(row['others'])} %"
-            yield f"({row['n']:,}){same} {shares} {signed(row['gap'], row['low'], row['high'])}"
-        lowest = members[0]
-        if lowest["high"] >= 0:
-            lowest = min(members, key=lambda row: row["gap"])
-            yield f"No slice of {column} is shown to be weak. The lowest is "
-            yield f"{signed(lowest['gap'], lowest['low'], lowest['high'])} points: its interval holds zero"
-        else:
-            part = f"all {wrong:,}" if lowest["mistakes"] == 1 else f"{whole(lowest['mistakes'])} % of the"
-            yield f"holds {part} mistakes and {whole(lowest['n'] / count)} % of the pictures."
-        easiest = max(members, key=lambda row: row["low"])
-        if easiest["low"] > 0:
-            gap = signed(easiest["gap"], easiest["low"], easiest["high"])
-            yield f"is easier than the others: {gap} points."
+    """How many are judged and weak, and each weak row; of the first, what it holds."""
+    distinct = [row for row in rows if not row["same_as"]]
+    judged, weak = (
+        [row for row in distinct if test(row)] for test in (lambda r: r["low"] is not None, is_weak)
+    )
+    absent = len(distinct) - len(judged)
+    if absent and judged:
+        yield f"{absent} cannot be judged."
+    if not weak:
+        yield "no weakness is shown" if absent else f"None of {len(judged)} slices is shown to be weak."
+    for row in weak:
+        shares = f"{whole(row['here'])} % {whole(row['others'])} %"
+        yield f"{shares} {signed(row['gap'], row['low'], row['high'])}"
+        part = f"all {wrong:,}" if row["mistakes"] == 1 else f"{whole(row['mistakes'])} % of the"
+        if len(weak) == 1:
+            yield f"holds {part} mistakes and {whole(row['n'] / count)} % of the pictures."
+    yield f"has all {len(rows)}."
+
+
+def is_weak(row):
+    return row["high"] is not None and row["high"] < 0
 
 
 def of_repair(tests, names):
