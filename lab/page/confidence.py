@@ -4,12 +4,11 @@ import itertools
 
 import metrics
 import report
-from lab.intervals import SEVERITIES, picked, tests_of
-from lab.page.robustness import fifteen_of, worst_of
+from lab.intervals import picked, tests_of
+from lab.page.robustness import fifteen_of, right_of_fifteen, worst_of
 
 BINS, EDGES, SHOWN_EDGE = 15, range(9, 15), 12  # thresholds of confidence: 9 to 14 fifteenths, at first .80
 KEPT = 0.9  # the share of right answers that somebody may want of a threshold
-FEWEST_KEPT = 10  # answers above a threshold of which the worst corruption is named
 
 
 def confidence(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]:
@@ -17,9 +16,9 @@ def confidence(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]
 
     `clean_kept` are clean answers, of all test pictures, above SHOWN_EDGE, and `dots` the fifteen corruptions
     at severity 5, the fewest right first: none is left out, however few of its answers are kept. `kept_stops`
-    has what is said of each severity and step of the slider; the script knows the dots of all of them.
-    `strictest` is what the last step keeps under the worst of these, and `enough` has for each severity and
-    corruption the lowest threshold that is shown to suffice.
+    has what is said of each step of the slider; the script knows the dots of all of them. `strictest` is what
+    the last step keeps under the worst corruption, and `enough` has for each the lowest threshold that is
+    shown to suffice.
     """
     clean = [kept_clean(answers, edge) for edge in EDGES]
     shown = {"clean_kept": clean[EDGES.index(SHOWN_EDGE)], "clean_enough": lowest_enough(clean)}
@@ -27,24 +26,19 @@ def confidence(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]
     shown["threshold_steps"] = [edge / BINS for edge in EDGES]
     if stress is None:
         return shown, {}
-    kept, stops, enough = {}, [], {}
-    for severity in SEVERITIES:
-        kept[severity] = [kept_under(stress, severity, edge) for edge in EDGES]
-        for edge, rows, of_clean in zip(EDGES, kept[severity], clean, strict=True):
-            here = (severity, edge) == (5, SHOWN_EDGE)
-            stops.append(kept_stop(stress, severity, edge, rows) | {"clean": of_clean, "here": here})
-        enough[severity] = []
-        for name in fifteen_of(stress):
-            steps = [rows[name] for rows in kept[severity]]
-            few = steps[0]["count"] < num_needed()
-            enough[severity].append({"name": name, "least": lowest_enough(steps), "too_few": few})
-    dots = [{"name": name} | row for name, row in kept[5][EDGES.index(SHOWN_EDGE)].items()]
+    kept, stops, enough = [kept_under(stress, edge) for edge in EDGES], [], []
+    for edge, of_clean in zip(EDGES, clean, strict=True):
+        stops.append(kept_stop(stress, edge) | {"clean": of_clean, "here": edge == SHOWN_EDGE})
+    for name in fifteen_of(stress):
+        steps = [rows[name] for rows in kept]
+        few = steps[0]["count"] < num_needed()
+        enough.append({"name": name, "least": lowest_enough(steps), "too_few": few})
+    dots = [{"name": name} | row for name, row in kept[EDGES.index(SHOWN_EDGE)].items()]
     dots.sort(key=lambda row: row["right"]["value"] if row["right"] else 2)
-    worst, names = worst_of_sure(stress), [row["name"] for row in dots]
-    shown |= {"sure": worst, "strictest": kept[5][-1][worst["name"]] if worst else None}
-    shown |= {"dots": dots, "kept_stops": stops, "enough": enough}
+    names = [row["name"] for row in dots]
+    shown |= {"dots": dots, "kept_stops": stops, "enough": enough, "strictest": stops[-1]["worst"]}
     script = {"clean": [as_numbers(row) for row in clean]}
-    script["dots"] = [[[as_numbers(row[name]) for name in names] for row in kept[k]] for k in kept]
+    script["dots"] = [[as_numbers(rows[name]) for name in names] for rows in kept]
     return shown, {"thresholds": script}
 
 
@@ -61,9 +55,9 @@ def kept_row(edge: int, count: int, hits: int, total: int) -> dict:
     return {"least": edge / BINS, "count": count, "hits": hits, "kept": count / total, "right": right}
 
 
-def kept_under(stress: dict, severity: int, edge: int) -> dict[str, dict]:
-    """Return what a threshold keeps under each of the fifteen corruptions, see kept_row."""
-    tests = {name: stress["tests"][f"{name}/{severity}"] for name in fifteen_of(stress)}
+def kept_under(stress: dict, edge: int) -> dict[str, dict]:
+    """Return what a threshold keeps under each of the fifteen corruptions at severity 5, see kept_row."""
+    tests = {name: stress["tests"][f"{name}/5"] for name in fifteen_of(stress)}
     return {name: kept_of([row["calibration"]["as_trained"]], edge) for name, row in tests.items()}
 
 
@@ -74,36 +68,30 @@ def kept_of(bins: list[dict], edge: int) -> dict:
     return kept_row(edge, count, hits, total)
 
 
-def worst_kept(rows: dict[str, dict]) -> dict | None:
-    """Return of corruptions that keep FEWEST_KEPT answers or more the one with the fewest right, or None.
+def kept_under_worst(stress: dict, edge: int) -> dict:
+    """Return what a threshold keeps under the corruption with the fewest right of all answers at severity 5.
 
-    rows: see kept_under; `alone` says whether the interval of no other overlaps with its own.
+    See kept_row; its interval is widened, as it was picked among fifteen.
     """
-    enough = {name: row for name, row in rows.items() if row["count"] >= FEWEST_KEPT}
-    shares = {name: picked(row["hits"], row["count"], len(enough)) for name, row in enough.items()}
-    if not shares:
-        return None
-    name, *tied = worst_of(shares)
-    return enough[name] | {"name": name, "right": shares[name], "alone": not tied}
+    right = right_of_fifteen(stress, 5)
+    name = worst_of(right)[0]
+    row = kept_under(stress, edge)[name]
+    share = picked(row["hits"], row["count"], len(right)) if row["count"] else None
+    return row | {"name": name, "right": share}
 
 
-def kept_stop(stress: dict, severity: int, edge: int, rows: dict[str, dict]) -> dict:
-    """Return what is said of a severity and a threshold: the `worst` corruption, see worst_kept, and more.
+def kept_stop(stress: dict, edge: int) -> dict:
+    """Return what is said of a threshold at severity 5: under the `worst` corruption, see kept_under_worst.
 
     `together` has what is kept and right of all fifteen together, of all their pictures, and `own` by own
     statistics, of fewer; None where that was not measured.
     """
-    stop = {"severity": severity, "edge": edge, "least": edge / BINS, "worst": worst_kept(rows)}
-    records = [stress["tests"][test] for test in tests_of(fifteen_of(stress), [severity])]
+    stop = {"edge": edge, "least": edge / BINS, "worst": kept_under_worst(stress, edge)}
+    records = [stress["tests"][test] for test in tests_of(fifteen_of(stress), [5])]
     stop["together"] = kept_of([row["calibration"]["as_trained"] for row in records], edge)
     own = [row.get("own_statistics") for row in records]
     stop["own"] = kept_of([row["calibration"] for row in own], edge) if all(own) else None
     return stop
-
-
-def worst_of_sure(stress: dict) -> dict | None:
-    """Return the worst corruption of severity 5 above SHOWN_EDGE, see worst_kept."""
-    return worst_kept(kept_under(stress, 5, SHOWN_EDGE))
 
 
 def num_needed() -> int:

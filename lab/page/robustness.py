@@ -141,42 +141,39 @@ def attacks(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]:
 
 
 def corruptions(answers: dict, stress: dict | None) -> tuple[dict, dict]:
-    """Accuracies of each corruption, the hardest first, and of families, and a sheet for the viewer.
+    """Accuracies of each corruption, the hardest at severity 5 first, and a sheet for the viewer.
 
-    Which of the fifteen leaves the fewest right is another one for each question: `least` over all severities
-    and at severity 5.
+    `ends` are those of the fifteen with the fewest and with the most right at severity 5.
     """
     if stress is None:
         return {}, {}
     tests = stress["tests"]
     right = {test: row["accuracy"]["value"] for test, row in tests.items()}
-    rows, of_family = [], {}
+    rows = []
     for name in [test[:-2] for test in tests if test.endswith("/5")]:
         values = [right[test] for test in tests_of([name])]
         values.append(sum(values) / 5)
         rows.append({"name": name, "values": values, "repaired": before_and_after(stress, [f"{name}/5"])})
-    means = {row["name"]: row["values"][-1] for row in rows}
-    for family, names in stress["families"].items():
-        of_family[family] = sum(means[name] for name in names) / len(names)
-    shown = {"corruption_rows": sorted(rows, key=lambda row: row["values"][-1])}
-    shown["families"] = sorted(of_family.items(), key=lambda item: item[1])
+    rows.sort(key=lambda row: row["values"][4])
     fifteen = [row for row in rows if row["name"] in fifteen_of(stress)]
-    shown["least"] = [min(fifteen, key=lambda row: row["values"][place]) for place in (-1, 4)]
+    shown = {"corruption_rows": rows, "ends": (fifteen[0], fifteen[-1])}
     shown["has_superclasses"] = "superclass_of" in answers
     if "own_statistics" in tests["clean/0"]:
         hard = before_and_after(stress, tests_of(fifteen_of(stress), [5]))
         shown["repair"] = {"hard": hard, "clean": before_and_after(stress, ["clean/0"])}
         shown["repair_images"] = tests["clean/0"]["own_statistics"]["images"]
-    shown["cues"] = {name: row["accuracy"]["value"] for name, row in stress["summary"]["cues"].items()}
+    shown["grey"] = right.get("grey/0")
     if "examples" not in stress:
         return shown, {}
-    index = torch.tensor(stress["examples"]["images"])
-    kept = kept_examples(answers, index, [*stress["examples"]["answers"].values()])
+    index, examples = torch.tensor(stress["examples"]["images"]), stress["examples"]["answers"]
+    kept = kept_examples(answers, index, [*examples.values()])
     if not kept:
         return shown, {}
     kept = kept[: len(kept) // 4 * 4 or None]  # whole rows
-    given = {test: [rows[k] for k in kept] for test, rows in stress["examples"]["answers"].items()}
-    index, pixels = index[kept], stress["example_pixels"][:, kept]
+    of_page = {"clean/0", "grey/0", *tests_of([row["name"] for row in rows])}
+    places = [place for place, test in enumerate(examples) if test in of_page]
+    given = {test: [of[k] for k in kept] for test, of in examples.items() if test in of_page}
+    index, pixels = index[kept], stress["example_pixels"][places][:, kept]
     shown["corrupted_answers"], true = given, answers["y_true"][index]
     shown["corruption_sheet"] = sheet(pixels.flatten(0, 1), columns=len(index))
     shown["corrupted_true"] = [plain(answers["class_names"][c]) for c in true.tolist()]

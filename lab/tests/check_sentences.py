@@ -31,8 +31,13 @@ def pooled(bins, edge):
     return (whole(hits / kept), whole(kept / sum(sum(row["count"]) for row in bins))) if kept else None
 
 
-def enough(severity, bins):
-    """What is said of thresholds for nine of ten, where one is certain."""
+def edge_of(edge):
+    """A threshold, one of fifteen parts, as it is: 93.3 for 14."""
+    return f"{round(1000 * edge / 15) / 10:g}"
+
+
+def enough(bins):
+    """What is said of thresholds for nine of ten at severity 5, where one is certain."""
     lowest = {}
     for name, row in bins.items():
         for edge in range(14, 8, -1):
@@ -40,14 +45,14 @@ def enough(severity, bins):
             if count and wilson(hits, count, 6)[0] >= 0.9:
                 lowest[name] = edge
     if not lowest:
-        return f"At severity {severity} no threshold up to 93 % is certain under any of"
+        return "At severity 5 no threshold up to 93.3 % is certain under any of"
     alike = len(set(lowest.values())) == 1
-    ends = [whole(edge(lowest.values()) / 15) for edge in (min, max)]
-    text = f"the threshold that is enough lies between {ends[0]} and {ends[1]} % under"
-    text = f"At severity {severity}, " + (f"above {ends[0]} % is enough under" if alike else text)
+    ends = [edge_of(edge(lowest.values())) for edge in (min, max)]
+    text = f"the threshold that is enough lies between {ends[0]} % and {ends[1]} % under"
+    text = f"At severity 5, {f'above {ends[0]} % is enough under' if alike else text}"
     names = [name.replace("_", " ") for name in lowest]
     text += f" {names[0] if len(names) == 1 else f'{len(names)} of the fifteen'}"
-    rest = f"; under the other {15 - len(names)} no threshold up to 93 % is certain."
+    rest = f"; under the other {15 - len(names)} no threshold up to 93.3 % is certain."
     return text.replace("15 of the", "all") + (rest if len(names) < 15 else ".")
 
 
@@ -124,17 +129,17 @@ def expected(folder):
         yield f"Of 100 mistakes {whole(stay)} stay in the"
     yield f"{wrong:,} of {len(right):,} pictures get a wrong answer."
     clean = {k: (int(right[sure > k / 15].sum()), int((sure > k / 15).sum())) for k in range(9, 15)}
-    yield f"Above 80 %, {whole(clean[12][0] / clean[12][1])} of 100 clean answers are right"
+    share = f"{whole(clean[12][0] / clean[12][1])} %" if clean[12][1] >= 50 else "{} of {}".format(*clean[12])
+    yield f"Above 80 %, {share} of the clean answers are right"
     lows = [wilson(*clean[k], 6)[0] if clean[k][1] else 0 for k in range(9, 15)]
     enough_of = [k for k, low in zip(range(9, 15), lows, strict=True) if low >= 0.9]
-    first = f"an answer above {whole(min(enough_of) / 15)} % is enough." if enough_of else "no threshold"
+    first = f"an answer above {edge_of(min(enough_of))} % is enough." if enough_of else "no threshold"
     yield f"On clean pictures {first}"
     yield from of_slices(reasons["slices"], len(right), wrong)
     if (folder / "stress.json").is_file():
         stress = json.loads((folder / "stress.json").read_text("utf-8"))
         yield from of_corruptions(n, stress)
-        for severity, edge in itertools.product(range(1, 6), range(9, 15)):
-            yield of_threshold(stress, severity, edge, clean[edge])
+        yield from (of_threshold(stress, edge, clean[edge]) for edge in range(9, 15))
     if "covering" not in reasons:  # of answers alone, or by --quick
         return
     yield second_look(reasons["second_look"], sure, right)
@@ -152,57 +157,41 @@ def of_corruptions(n, stress):
     values = {test: record["accuracy"]["value"] for test, record in stress["tests"].items()}
     fifteen = np.mean([values[f"{name}/{k}"] for name in names for k in range(1, 6)])
     yield f"Under fifteen corruptions {whole(fifteen)} % are right on average."
-    means = {name: np.mean([values[f"{name}/{k}"] for k in range(1, 6)]) for name in names}
-    hardest, last = min(means, key=means.get), min(names, key=lambda name: values[f"{name}/5"])
-    text = f"depends on the question: over all severities {hardest} ({whole(means[hardest])} %), "
-    yield text.replace("_", " ") + f"at severity 5 {last} ({whole(values[f'{last}/5'])} %)".replace("_", " ")
-    families = {name: np.mean([means[member] for member in of]) for name, of in stress["families"].items()}
-    least = max(families, key=families.get)
-    worst, *_, best = sorted(stress["families"][least], key=means.get)
-    text = f"{least.capitalize()} costs least, {whole(families[least])} %, and its corruptions differ: from "
-    text += f"{worst}, {whole(means[worst])} %, to {best}, {whole(means[best])} %.".replace("_", " ")
-    yield text
+    first, last = (end(names, key=lambda name: values[f"{name}/5"]) for end in (min, max))
+    text = f"At severity 5 {first} leaves the fewest right, {whole(values[f'{first}/5'])} %, and {last}"
+    yield f"{text} the most, {whole(values[f'{last}/5'])} %.".replace("_", " ")
     yield from of_repair(stress["tests"], names)
     robust = stress["robust_accuracy"]["1"]["value"]
     yield f"to mislead: {whole(robust)} % are right, not {whole(values['unattacked/0'])} %."
     needed = math.ceil(9 * NormalDist().inv_cdf(1 - 0.05 / 2 / 6) ** 2)  # n of n right: n / (n + z^2)
     if stress["corruption_images"] < needed:
         yield f"{stress['corruption_images']} pictures are too few: it takes {needed} kept, all right."
-    for severity in range(1, 6):
-        rows = {name: stress["tests"][f"{name}/{severity}"] for name in names}
-        yield enough(severity, {name: row["calibration"]["as_trained"] for name, row in rows.items()})
+    yield enough({name: stress["tests"][f"{name}/5"]["calibration"]["as_trained"] for name in names})
 
 
-def of_threshold(stress, severity, edge, clean):
-    """What is right above a threshold: of clean answers, under the worst corruption, of all, and repaired."""
+def of_threshold(stress, edge, clean):
+    """What is right above a threshold: clean, under the worst of severity 5, under all fifteen, repaired."""
     names = [name for members in stress["families"].values() for name in members]
-    rows, kept = {name: stress["tests"][f"{name}/{severity}"] for name in names}, {}
-    start = f"Above {whole(edge / 15)} %, {clean[0]:,} of {clean[1]:,} clean answers are right."
-    for name, row in rows.items():
-        bins = row["calibration"]["as_trained"]
-        kept[name] = [round(sum(bins[key][edge:])) for key in ("right", "count")]
-    named = {name: row for name, row in kept.items() if row[1] >= 10}
-    end = ""
+    rows = {name: stress["tests"][f"{name}/5"] for name in names}
+    worst = min(names, key=lambda name: rows[name]["accuracy"]["value"])
+    bins = rows[worst]["calibration"]["as_trained"]
+    hits, total = (round(sum(bins[key][edge:])) for key in ("right", "count"))
+    text = f"Above {edge_of(edge)} %, {clean[0]:,} of {clean[1]:,} clean answers are right. "
+    text += f"Under {worst.replace('_', ' ')} of severity 5, "
+    if total:
+        ends = wilson(hits, total, 15)
+        text += f"it is {hits:,} of {total:,} ({whole(max(0, ends[0]))}–{whole(min(1, ends[1]))} %)."
+    else:
+        text += "no answer is that sure."
     if together := pooled([row["calibration"]["as_trained"] for row in rows.values()], edge):
-        end += f" Over all fifteen together {together[1]} % are kept, and {together[0]} % of these are right."
+        text += f" Over all fifteen together {together[1]} % are kept,"
+        text += f" and {together[0]} % of these are right."
     if "own_statistics" in rows[names[0]]:
         own = [row["own_statistics"] for row in rows.values()]
         after = pooled([row["calibration"] for row in own], edge)
-        end += f" The repair by own statistics ({own[0]['images']:,} pictures a corruption)"
-        end += f" keeps {after[1]} %, and {after[0]} % of these are right."
-    elif "own_statistics" in stress["tests"][f"{names[0]}/5"]:
-        end += " The repair was measured at severities 1, 3 and 5 only."
-    if not named:
-        return f"{start} At severity {severity} no corruption leaves ten answers.{end}"
-    low = {name: hits / total for name, (hits, total) in named.items()}
-    worst = min(low, key=lambda name: (low[name], -named[name][1]))
-    ends = wilson(*named[worst], len(named))
-    lows = [wilson(*row, len(named))[0] for name, row in named.items() if name != worst]
-    alone = all(low >= ends[1] for low in lows)
-    hits, total = named[worst]
-    text = f"{start} Under {worst.replace('_', ' ')} of severity {severity}, "
-    text += f"{'the' if alone else 'among the'} worst of the fifteen, it is {hits:,} of {total:,} "
-    return f"{text}({whole(max(0, ends[0]))}–{whole(min(1, ends[1]))} %).{end}"
+        text += f" The repair by own statistics ({own[0]['images']:,} pictures a corruption)"
+        text += f" keeps {after[1]} %, and {after[0]} % of these are right."
+    return text
 
 
 def check(folder):
