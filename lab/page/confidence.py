@@ -27,8 +27,8 @@ def confidence(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]
     if stress is None:
         return shown, {}
     kept, stops, enough = [kept_under(stress, edge) for edge in EDGES], [], []
-    for edge, of_clean in zip(EDGES, clean, strict=True):
-        stops.append(kept_stop(stress, edge) | {"clean": of_clean, "here": edge == SHOWN_EDGE})
+    for edge, rows, of_clean in zip(EDGES, kept, clean, strict=True):
+        stops.append(kept_stop(stress, edge, rows) | {"clean": of_clean, "here": edge == SHOWN_EDGE})
     for name in fifteen_of(stress):
         steps = [rows[name] for rows in kept]
         few = steps[0]["count"] < num_needed()
@@ -68,25 +68,24 @@ def kept_of(bins: list[dict], edge: int) -> dict:
     return kept_row(edge, count, hits, total)
 
 
-def kept_under_worst(stress: dict, edge: int) -> dict:
-    """Return what a threshold keeps under the corruption with the fewest right of all answers at severity 5.
+def kept_under_worst(stress: dict, rows: dict[str, dict]) -> dict:
+    """Return of the rows of kept_under that of the corruption with the fewest right of all its answers.
 
-    See kept_row; its interval is widened, as it was picked among fifteen.
+    Its interval is widened, as it was picked among fifteen.
     """
-    right = right_of_fifteen(stress, 5)
-    name = worst_of(right)[0]
-    row = kept_under(stress, edge)[name]
-    share = picked(row["hits"], row["count"], len(right)) if row["count"] else None
+    name = worst_of(right_of_fifteen(stress, 5))[0]
+    row = rows[name]
+    share = picked(row["hits"], row["count"], len(rows)) if row["count"] else None
     return row | {"name": name, "right": share}
 
 
-def kept_stop(stress: dict, edge: int) -> dict:
+def kept_stop(stress: dict, edge: int, rows: dict[str, dict]) -> dict:
     """Return what is said of a threshold at severity 5: under the `worst` corruption, see kept_under_worst.
 
-    `together` has what is kept and right of all fifteen together, of all their pictures, and `own` by own
-    statistics, of fewer; None where that was not measured.
+    rows: see kept_under. `together` has what is kept and right of all fifteen together, of all their
+    pictures, and `own` by own statistics, of fewer; None where that was not measured.
     """
-    stop = {"edge": edge, "least": edge / BINS, "worst": kept_under_worst(stress, edge)}
+    stop = {"edge": edge, "least": edge / BINS, "worst": kept_under_worst(stress, rows)}
     records = [stress["tests"][test] for test in tests_of(fifteen_of(stress), [5])]
     stop["together"] = kept_of([row["calibration"]["as_trained"] for row in records], edge)
     own = [row.get("own_statistics") for row in records]

@@ -1,4 +1,4 @@
-"""What explore.html shows of stress tests: its head, attacks, corruptions, confidence, and the page in short.
+"""What explore.html shows of stress tests: its head, attacks and corruptions; see also confidence.py.
 
 A section has a function here, as in sections.py. What is picked as the worst of several has an interval that
 is widened for the picking, see picked; where intervals of others overlap with it, it is among the worst.
@@ -172,7 +172,7 @@ def corruptions(answers: dict, stress: dict | None) -> tuple[dict, dict]:
     kept = kept[: len(kept) // 4 * 4 or None]  # whole rows
     of_page = {"clean/0", "grey/0", *tests_of([row["name"] for row in rows])}
     places = [place for place, test in enumerate(examples) if test in of_page]
-    given = {test: [of[k] for k in kept] for test, of in examples.items() if test in of_page}
+    given = {test: [pairs[k] for k in kept] for test, pairs in examples.items() if test in of_page}
     index, pixels = index[kept], stress["example_pixels"][places][:, kept]
     shown["corrupted_answers"], true = given, answers["y_true"][index]
     shown["corruption_sheet"] = sheet(pixels.flatten(0, 1), columns=len(index))
@@ -201,6 +201,3 @@ def before_and_after(stress: dict, tests: list[str]) -> tuple[float, float] | No
         return None
     parts = [row["plain"] for row in own], own
     return tuple(sum(row["accuracy"]["value"] for row in rows) / len(rows) for rows in parts)
-
-
-# ---- In short ----------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def make_stress(with_repair):
             record["own_statistics"] = right
         tests[test] = record
     families = {"noise": list(FIFTEEN[:3]), "others": list(FIFTEEN[3:])}
-    summary = {"mean_accuracy": {"fifteen": share(0.6)}, "mean_confidence": {"fifteen": 0.5}, "cues": {}}
+    summary = {"mean_accuracy": {"fifteen": share(0.6)}, "mean_confidence": {"fifteen": 0.5}}
     summary["by_severity"] = [{"as_trained": {"mean_ece": 0.1}}] * 6
     return {"tests": tests, "families": families, "summary": summary, "corruption_images": 200}
 
