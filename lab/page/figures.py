@@ -18,8 +18,14 @@ MAX_SHEET, BYTES_PER_PIXEL = 600_000, 0.25  # of a sheet of pictures, whose qual
 
 
 def percent(value: float | dict | None, digits: int = 1) -> str:
-    """Return report.percent of a fraction, or of a fraction with its interval, {value, low, high}."""
-    return report.percent(value["value"] if isinstance(value, dict) else value, digits)
+    """Return report.percent of a fraction, or of a fraction with its interval, {value, low, high}.
+
+    A share that is not all, or not none, has a digit more than would make it so.
+    """
+    value = value["value"] if isinstance(value, dict) else value
+    if digits == 0 and value is not None and (0 < value < 0.005 or 0.995 <= value < 1):
+        digits = 1
+    return report.percent(value, digits)
 
 
 def interval(row: dict, digits: int = 1) -> str:

@@ -22,7 +22,8 @@ def wilson(hits, count, candidates=1):
 
 
 def whole(share):
-    return f"{100 * share:.0f}"
+    text = f"{100 * share:.0f}"
+    return f"{100 * share:.1f}" if text in ("0", "100") and share not in (0, 1) else text
 
 
 def pooled(bins, edge):
@@ -87,6 +88,8 @@ def of_slices(rows, count, wrong):
     absent = len(distinct) - len(judged)
     if absent and judged:
         yield f"{absent} cannot be judged."
+    if not rows:  # the page has no such section
+        return
     if not weak:
         yield "no weakness is shown" if absent else f"None of {len(judged)} slices is shown to be weak."
     for row in weak:
