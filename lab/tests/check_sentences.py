@@ -129,7 +129,7 @@ def expected(folder):
     if n.get("errors_within_superclass") is not None:
         groups = arrays["superclass_of"]
         stay = (groups[y_true] == groups[y_pred])[~right].mean()
-        yield f"Of 100 mistakes {whole(stay)} stay in the"
+        yield f"{whole(stay)} % of the mistakes stay in the"
     yield f"{wrong:,} of {len(right):,} pictures get a wrong answer."
     clean = {k: (int(right[sure > k / 15].sum()), int((sure > k / 15).sum())) for k in range(9, 15)}
     share = f"{whole(clean[12][0] / clean[12][1])} %" if clean[12][1] >= 50 else "{} of {}".format(*clean[12])
