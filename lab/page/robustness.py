@@ -170,10 +170,8 @@ def corruptions(answers: dict, stress: dict | None) -> tuple[dict, dict]:
     if not kept:
         return shown, {}
     kept = kept[: len(kept) // 4 * 4 or None]  # whole rows
-    of_page = {"clean/0", "grey/0", *tests_of([row["name"] for row in rows])}
-    places = [place for place, test in enumerate(examples) if test in of_page]
-    given = {test: [pairs[k] for k in kept] for test, pairs in examples.items() if test in of_page}
-    index, pixels = index[kept], stress["example_pixels"][places][:, kept]
+    given = {test: [pairs[k] for k in kept] for test, pairs in examples.items()}
+    index, pixels = index[kept], stress["example_pixels"][:, kept]
     shown["corrupted_answers"], true = given, answers["y_true"][index]
     shown["corruption_sheet"] = sheet(pixels.flatten(0, 1), columns=len(index))
     shown["corrupted_true"] = [plain(answers["class_names"][c]) for c in true.tolist()]
