@@ -1,4 +1,4 @@
-"""The pictures to examine: folders of them, a network's own transform, its classes, and what may be drawn."""
+"""The pictures to examine: folders, a transform, classes, what may be drawn, and properties of pixels."""
 
 import statistics
 from collections.abc import Callable, Iterable

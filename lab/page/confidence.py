@@ -85,7 +85,7 @@ def kept_stop(stress: dict, edge: int, rows: dict[str, dict]) -> dict:
     rows: see kept_under. `together` has what is kept and right of all fifteen together, of all their
     pictures, and `own` by own statistics, of fewer; None where that was not measured.
     """
-    stop = {"edge": edge, "least": edge / BINS, "worst": kept_under_worst(stress, rows)}
+    stop = {"least": edge / BINS, "worst": kept_under_worst(stress, rows)}
     records = [stress["tests"][test] for test in tests_of(fifteen_of(stress), [5])]
     stop["together"] = kept_of([row["calibration"]["as_trained"] for row in records], edge)
     own = [row.get("own_statistics") for row in records]
