@@ -188,7 +188,7 @@ def of_threshold(stress, edge, clean):
     else:
         text += "no answer is that sure."
     if together := pooled([row["calibration"]["as_trained"] for row in rows.values()], edge):
-        text += f" Over all fifteen together {together[1]} % are kept,"
+        text += f" Of the answers under all fifteen {together[1]} % are kept,"
         text += f" and {together[0]} % of these are right."
     if "own_statistics" in rows[names[0]]:
         own = [row["own_statistics"] for row in rows.values()]
