@@ -158,6 +158,10 @@ def of_corruptions(n, stress):
     names = [name for members in stress["families"].values() for name in members]
     base = min(100, n["num_test"])  # counts are not scaled up
     yield f"{n['accuracy']['value'] * base:.0f} of {base} such pictures are right"
+    for name, row in stress.get("unknown", {}).items():
+        ends = f"{whole(row['sure']['value'])} % ({whole(row['sure']['low'])}–{whole(row['sure']['high'])})"
+        yield f"{ends} of {row['images']:,} {'pictures of ' * (name != 'shapes')}{name}"
+        yield f"{row['auroc']['value']:.2f} ({row['auroc']['low']:.2f}–{row['auroc']['high']:.2f})"
     values = {test: record["accuracy"]["value"] for test, record in stress["tests"].items()}
     fifteen = np.mean([values[f"{name}/{k}"] for name in names for k in range(1, 6)])
     yield f"Under fifteen corruptions {whole(fifteen)} % are right on average."
