@@ -165,6 +165,9 @@ def read_table(path: Path, filenames: list[str], is_sample: bool = False) -> tup
     first, *columns = columns.items()
     named, wanted = ([as_written(name) for name in names] for names in (first[1], filenames))
     if not {*named} & {*wanted}:
+        if all(any("/" in name for name in names) for names in (named, wanted)):
+            text = f"such as {named[0]!r}, for pictures such as {wanted[0]!r}"
+            notes.append(f"{path}: names are compared without their folders, {text}: are they the same?")
         named, wanted = without_folders(named), without_folders(wanted)
     of_head = f"in {path}, whose first column, {first[0]!r}, is to name the pictures"
     for names, where in ((named, of_head), (wanted, "among the pictures: give their folders there")):
