@@ -23,7 +23,7 @@ def percent(value: float | dict | None, digits: int = 1) -> str:
     A share that is not all, or not none, has a digit more than would make it so.
     """
     value = value["value"] if isinstance(value, dict) else value
-    if digits == 0 and value is not None and (0 < value < 0.005 or 0.995 <= value < 1):
+    if digits == 0 and value is not None and (0 < value <= 0.005 or 0.995 <= value < 1):
         digits = 1
     return report.percent(value, digits)
 
