@@ -58,12 +58,15 @@ def sheet(images: Tensor, limit: int = MAX_SHEET, columns: int | None = None) ->
     """Return images, uint8 [N, 3, S, S], as one JPEG file: `address`, `columns` and `rows`.
 
     Its quality falls until the file has `limit` bytes, or 0.25 a pixel. columns: by default a square.
+    Images with opacity, [N, 4, S, S], are a PNG.
     """
     columns = columns or max(1, math.ceil(math.sqrt(len(images))))
     rows = max(1, math.ceil(len(images) / columns))
     grid = images.new_zeros(rows * columns, *images.shape[1:])
     grid[: len(images)] = images
     pixels = grid.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)  # [3, H, W]
+    if len(pixels) == 4:
+        return {"address": address(encoded(pixels), "png"), "columns": columns, "rows": rows}
     for quality in range(85, 15, -10):
         content = encoded(pixels, "JPEG", quality)
         if len(content) <= max(limit, BYTES_PER_PIXEL * pixels[0].numel()):
