@@ -4,10 +4,8 @@ A row is a dict of `value`, `low` and `high`, the ends of 95 %. The conventions 
 """
 
 import functools
-import itertools
 import math
 import statistics
-from collections.abc import Iterable
 from statistics import NormalDist
 
 import numpy as np
@@ -69,32 +67,6 @@ def in_points(row: dict[str, float], digits: int = 1) -> str:
     """Return a difference of shares with its interval as "+1.2 (+0.3 to +2.1)"."""
     value, low, high = (f"{100 * row[key]:+.{digits}f}" for key in ("value", "low", "high"))
     return f"{value} ({low} to {high})"
-
-
-# ---- Shares of many tests of one network -------------------------------------------------------------------
-# Of lab.stress: a test is a corruption with its severity, such as "fog/3", or "clean/0", "grey/0", "pgd/0.5",
-# and answers, {test: bool [N]}, say which answers are right.
-
-SEVERITIES = range(1, 6)
-
-
-def tests_of(names: Iterable[str], severities: Iterable[int] = SEVERITIES) -> list[str]:
-    """Return the names of the tests of corruptions at severities."""
-    return [f"{name}/{severity}" for name, severity in itertools.product(names, severities)]
-
-
-def mean_score(answers: dict[str, Tensor], names: Iterable[str]) -> Tensor:
-    """Return the share of corruptions and severities at which each image is right, float64 [N]."""
-    return torch.stack([answers[test] for test in tests_of(names)]).double().mean(dim=0)
-
-
-def still_right(answers: dict[str, Tensor], names: Iterable[str], epsilon: float) -> Tensor:
-    """Return which of the attacked images are right unattacked and under each attack in names, bool [N].
-
-    An attack that was not run at this epsilon does not count.
-    """
-    tests = ["unattacked/0", *(f"{name}/{epsilon:g}" for name in names)]
-    return torch.stack([answers[test] for test in tests if test in answers]).all(dim=0)
 
 
 # ---- Wider than 1.96 standard errors -----------------------------------------------------------------------

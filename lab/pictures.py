@@ -1,5 +1,6 @@
-"""The pictures to examine: folders, a transform, classes, what may be drawn, and properties of pixels."""
+"""The pictures to examine: folders, a transform, classes, which may be drawn, copies, and properties."""
 
+import hashlib
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -13,6 +14,23 @@ import data
 import report
 from data import Dataset, UserError
 from lab.tables import class_numbers
+
+PROPERTIES = {  # of computed, for people: the first fifth, the last one, and what it is
+    "brightness": ("darkest", "brightest", "the mean brightness of a picture"),
+    "contrast": ("lowest-contrast", "highest-contrast", "how much brightness varies within a picture"),
+    "colourfulness": ("greyest", "most colourful", "how far the pixels are from grey, on average"),
+    "sharpness": ("least sharp", "sharpest", "how much neighbouring pixels differ, on average"),
+    "asymmetry": (
+        "least asymmetric",
+        "most asymmetric",
+        "how far a picture differs from its mirror image, from 0 to 1",
+    ),
+    "brightness of the border": (
+        "darkest-bordered",
+        "brightest-bordered",
+        "the mean brightness of the outer eighth of a picture",
+    ),
+}
 
 
 def in_classes_of(dataset: Dataset, names: list[str] | None, num_classes: int, network: str) -> Dataset:
@@ -104,8 +122,17 @@ def may_be_drawn(arrays: dict, index: Tensor, others: Iterable = ()) -> Tensor:
     return ~shows
 
 
+def find_copies(train: Dataset, test: Dataset) -> Tensor:
+    """Return the label that each test image has in the training set, pixel by pixel, int64 [N], else -1."""
+    first = {}  # setdefault keeps the label of the first of equal images
+    for image, label in zip(train.images.numpy(), train.labels.tolist(), strict=True):
+        first.setdefault(hashlib.blake2b(image.tobytes()).digest(), label)
+    digests = [hashlib.blake2b(image.tobytes()).digest() for image in test.images.numpy()]
+    return torch.tensor([first.get(digest, -1) for digest in digests])
+
+
 def computed(images: Tensor) -> dict[str, Tensor]:
-    """Return six properties of images uint8 [N, 3, S, S], each float32 [N] in [0, 1].
+    """Return the PROPERTIES of images uint8 [N, 3, S, S], each float32 [N] in [0, 1].
 
     Brightness is the mean luma (ITU-R BT.601), contrast its standard deviation, sharpness its mean step to
     the next pixel; colourfulness is the mean of the largest less the smallest channel, asymmetry the mean

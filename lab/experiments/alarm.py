@@ -27,8 +27,8 @@ from lab.corruptions import FIFTEEN, corrupt
 from lab.estimate import LARGEST_FALL, OTHER, assisted_share, estimate, own_reference
 from lab.experiments.findings import RESULTS, load_test, print_table
 from lab.folder import read_json
-from lab.intervals import tests_of
 from lab.network import SHIPPED, Network, from_module, load_checkpoint, logits_of
+from lab.stressed import tests_of
 from metrics import proportion
 from report import evaluate, interval
 

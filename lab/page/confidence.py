@@ -4,10 +4,10 @@ import itertools
 
 import metrics
 import report
-from lab.intervals import picked, tests_of
-from lab.page.robustness import fifteen_of, right_of_fifteen, worst_of
+from lab.intervals import picked
+from lab.stressed import BINS, SHOWN_EDGE, fifteen_of, right_of_fifteen, tests_of, worst_of
 
-BINS, EDGES, SHOWN_EDGE = 15, range(9, 15), 12  # thresholds of confidence: 9 to 14 fifteenths, at first .80
+EDGES = range(9, 15)  # thresholds of confidence, in fifteenths
 KEPT = 0.9  # the share of right answers that somebody may want of a threshold
 
 

@@ -4,41 +4,15 @@ A section has a function here, as in sections.py. What is picked as the worst of
 is widened for the picking, see picked; where intervals of others overlap with it, it is among the worst.
 """
 
-import itertools
-
 import torch
 from torch import Tensor
 
-from lab.intervals import picked, tests_of
 from lab.page.figures import MAX_SHEET, SIDE, picture, sheet
 from lab.pictures import may_be_drawn, people_among
+from lab.stressed import before_and_after, corruptions_of, fifteen_of, right_of_fifteen, tests_of, worst_of
 from report import plain
 
 LARGEST_EPSILON = 8  # of the attacks that are shown; a larger one is a check
-
-
-# ---- The worst of several ----------------------------------------------------------------------------------
-
-
-def worst_of(rows: dict[str, dict]) -> list[str]:
-    """Return the name with the lowest value, then those whose intervals overlap with its own.
-
-    Of equal values that of more answers comes first.
-    """
-    names = sorted(rows, key=lambda name: (rows[name]["value"], rows[name]["high"] - rows[name]["low"]))
-    return [name for name in names if name == names[0] or rows[name]["low"] < rows[names[0]]["high"]]
-
-
-def fifteen_of(stress: dict) -> list[str]:
-    """Return the names of the fifteen corruptions, those of a family side by side."""
-    return [*itertools.chain(*stress["families"].values())]
-
-
-def right_of_fifteen(stress: dict, severity: int) -> dict[str, dict]:
-    """Return what is right under each of the fifteen corruptions, see picked."""
-    count, names = stress["corruption_images"], fifteen_of(stress)
-    shares = {name: stress["tests"][f"{name}/{severity}"]["accuracy"]["value"] for name in names}
-    return {name: picked(share * count, count, len(names)) for name, share in shares.items()}
 
 
 # ---- The head ----------------------------------------------------------------------------------------------
@@ -150,7 +124,7 @@ def corruptions(answers: dict, stress: dict | None) -> tuple[dict, dict]:
     tests = stress["tests"]
     right = {test: row["accuracy"]["value"] for test, row in tests.items()}
     rows = []
-    for name in [test[:-2] for test in tests if test.endswith("/5")]:
+    for name in corruptions_of(stress):
         values = [right[test] for test in tests_of([name])]
         values.append(sum(values) / 5)
         rows.append({"name": name, "values": values, "repaired": before_and_after(stress, [f"{name}/5"])})
@@ -187,15 +161,3 @@ def kept_examples(answers: dict, index: Tensor, given: list[list]) -> list[int]:
     """
     classes = torch.tensor(given)[:, :, 0].long()  # [tests, n]
     return may_be_drawn(answers, index, classes).nonzero().flatten().tolist()
-
-
-def before_and_after(stress: dict, tests: list[str]) -> tuple[float, float] | None:
-    """Return the mean accuracy of tests as trained and by own statistics, of the same pictures.
-
-    None where own statistics were not measured.
-    """
-    own = [stress["tests"][test].get("own_statistics") for test in tests]
-    if not all(own):
-        return None
-    parts = [row["plain"] for row in own], own
-    return tuple(sum(row["accuracy"]["value"] for row in rows) / len(rows) for rows in parts)
