@@ -5,6 +5,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 import torch
+from check_sentences import wilson
 from lab_pages import section
 from networks import seeded
 
@@ -143,11 +144,16 @@ def test_mistakes_that_stay_in_the_hardest_group_are_counted(known):
     stay = (inside & wrong & (answer >= 3)).sum()
     assert row["name"] == "people" and (row["mistakes"], row["stay"]) == ((inside & wrong).sum(), stay)
     words, context = read(known, make_stress(False), "ending")
-    first = next(act for act in context["acts"] if act["kind"] in ("slice", "group", "pair"))
-    assert first["kind"] == "pair" and {first["true"], first["predicted"]} <= {"cat", "dog", "owl"}
-    pair = wrong & (truth < 3) & (answer < 3)
-    most = max(((truth == t) & (answer == p) & pair).sum() for t in range(3) for p in range(3))
-    assert f"{first['true'].capitalize()}, answered {first['predicted']} {most} pictures" in words
+    assert not [act for act in context["acts"] if act["kind"] in ("slice", "group")]
+    shares = sorted(((truth == t) & ~wrong).sum() / (truth == t).sum() for t in range(3))
+    (row,) = (act for act in context["acts"] if act["kind"] == "classes")
+    assert [hits / count for _, hits, count in row["classes"]] == pytest.approx(shares)
+    (worst, hits, count), *_ = row["classes"]
+    assert {name for name, *_ in row["classes"]} == {"cat", "dog", "owl"}
+    low, high = wilson(hits, count, 6)
+    rest = (600 - wrong.sum() - hits) / (600 - count)
+    text = f"{worst.capitalize()}, the worst of 6 classes, but for people {hits} of {count} right"
+    assert f"{text} ({100 * low:.0f}–{100 * high:.0f} %); all others {100 * rest:.0f} %" in words
 
 
 def test_where_all_classes_are_of_people_nothing_is_set_aside(known):
@@ -172,11 +178,11 @@ def test_no_section_is_given_a_picture_of_people(known):
 def test_a_network_near_chance_hears_first_that_it_must_be_trained_longer(known):
     n, _ = known
     words, context = read(known, make_stress(True), "ending")
-    assert {"threshold", "pair"} <= {act["kind"] for act in context["acts"]}
+    assert {"threshold", "classes"} <= {act["kind"] for act in context["acts"]}
     assert context["acts"][-1] == {"kind": "untested"} and "a second training" in words
     n["accuracy"] = share(0.35)  # of six classes, 1/6 + 5/24
     words, context = read(known, make_stress(True), "ending")
-    assert [act["kind"] for act in context["acts"]] == ["train", "pair", "untested"]
+    assert [act["kind"] for act in context["acts"]] == ["train", "classes", "untested"]
     assert "35 % right by guessing 17 % Train longer." in words
     confidence, _ = read(known, make_stress(True), "confidence")
     assert confidence.index("Train longer first") < confidence.index("calibration error")
