@@ -6,6 +6,6 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from lab.page import main
+from lab.page.page import main
 
 sys.exit(main())

@@ -11,7 +11,7 @@ EDGES = range(9, 15)  # thresholds of confidence, in fifteenths
 KEPT = 0.9  # the share of right answers that somebody may want of a threshold
 
 
-def confidence(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]:
+def confidence(n: dict, arrays: dict, stress: dict | None) -> tuple[dict, dict]:
     """How sure the network is, and how many answers are right above a threshold of confidence.
 
     `clean_kept` are clean answers, of all test pictures, above SHOWN_EDGE, and `dots` the fifteen corruptions
@@ -20,7 +20,7 @@ def confidence(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]
     the last step keeps under the worst corruption, and `enough` has for each the lowest threshold that is
     shown to suffice.
     """
-    clean = [kept_clean(answers, edge) for edge in EDGES]
+    clean = [kept_clean(arrays, edge) for edge in EDGES]
     shown = {"clean_kept": clean[EDGES.index(SHOWN_EDGE)], "clean_enough": lowest_enough(clean)}
     shown |= {"shown_edge": SHOWN_EDGE, "num_needed": num_needed()}
     shown["threshold_steps"] = [edge / BINS for edge in EDGES]
@@ -42,10 +42,10 @@ def confidence(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]
     return shown, {"thresholds": script}
 
 
-def kept_clean(answers: dict, edge: int) -> dict:
+def kept_clean(arrays: dict, edge: int) -> dict:
     """Return what a threshold keeps of all clean answers, see kept_row."""
-    is_right = answers["y_pred"] == answers["y_true"]
-    surer = report.probabilities_of(answers).amax(dim=1).double() > edge / BINS
+    is_right = arrays["y_pred"] == arrays["y_true"]
+    surer = report.probabilities_of(arrays).amax(dim=1).double() > edge / BINS
     return kept_row(edge, int(surer.sum()), int((surer & is_right).sum()), len(surer))
 
 

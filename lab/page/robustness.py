@@ -18,18 +18,18 @@ LARGEST_EPSILON = 8  # of the attacks that are shown; a larger one is a check
 # ---- The head ----------------------------------------------------------------------------------------------
 
 
-def hero(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]:
+def hero(n: dict, arrays: dict, stress: dict | None) -> tuple[dict, dict]:
     """One picture from clean over the five severities of a corruption to an attack of one level of 255.
 
     Of each of the `stops`: the picture, the class and the probability of its answer, and how many of all
     pictures are `right` there, of `count`. None where no picture falls, see falling.
     """
-    chosen = None if stress is None else falling(answers, stress)
+    chosen = None if stress is None else falling(arrays, stress)
     if chosen is None:
         return {"hero": None}, {}
     name, place, attacked = chosen
-    names, examples, stops = [plain(name) for name in answers["class_names"]], stress["examples"], []
-    truth = names[answers["y_true"][examples["images"][place]]]
+    names, examples, stops = [plain(name) for name in arrays["class_names"]], stress["examples"], []
+    truth = names[arrays["y_true"][examples["images"][place]]]
     places = {test: k for k, test in enumerate(examples["answers"])}
     for severity, test in enumerate(["clean/0", *tests_of([name])]):
         row = {"right": n["accuracy"], "count": n["num_test"]}  # as in the heading
@@ -52,7 +52,7 @@ def hero(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]:
     return {"hero": shown}, {}
 
 
-def falling(answers: dict, stress: dict) -> tuple[str, int, int | None] | None:
+def falling(arrays: dict, stress: dict) -> tuple[str, int, int | None] | None:
     """Return a corruption, and the place of a picture that falls under it, also of those attacked, or None.
 
     It is the corruption of the fifteen with the fewest right at severity 5 that has such a picture: it is
@@ -62,16 +62,16 @@ def falling(answers: dict, stress: dict) -> tuple[str, int, int | None] | None:
     if "examples" not in stress:
         return None
     index, given = (stress["examples"][key] for key in ("images", "answers"))
-    right, true, aimed, attacked = right_of_fifteen(stress, 5), answers["y_true"][index], {}, []
+    right, true, aimed, attacked = right_of_fifteen(stress, 5), arrays["y_true"][index], {}, []
     if "attack_examples" in stress:  # where an answer is of people it is not shown
-        attacked, people = stress["attack_examples"]["images"], people_among(answers["class_names"])
+        attacked, people = stress["attack_examples"]["images"], people_among(arrays["class_names"])
         of_attack = zip(attacked, stress["attack_examples"]["answers"]["pgd"]["1"], strict=True)
         aimed = {i: c for i, (c, _) in of_attack if not people[c]}
-    turned = {i for i, c in aimed.items() if c != answers["y_true"][i]}
+    turned = {i for i, c in aimed.items() if c != arrays["y_true"][i]}
     for name in sorted(right, key=lambda name: right[name]["value"]):
         rows = torch.tensor([given[test] for test in ["clean/0", *tests_of([name])]])
         classes = rows[:, :, 0].long()
-        fits = may_be_drawn(answers, torch.tensor(index), classes)
+        fits = may_be_drawn(arrays, torch.tensor(index), classes)
         fits &= (classes[0] == true) & (classes[-1] != true)
         places = fits.nonzero().flatten().tolist()
         if places:
@@ -84,7 +84,7 @@ def falling(answers: dict, stress: dict) -> tuple[str, int, int | None] | None:
 # ---- Attacks and corruptions -------------------------------------------------------------------------------
 
 
-def attacks(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]:
+def attacks(n: dict, arrays: dict, stress: dict | None) -> tuple[dict, dict]:
     """The `epsilons` that are shown, and a sheet for the viewer.
 
     The sheet has the pictures, then of each attack and epsilon the change and the result. The change is
@@ -97,12 +97,12 @@ def attacks(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]:
     if "attack_examples" not in stress:  # all right answers are of people
         return shown, {}
     index, tests = torch.tensor(stress["attack_examples"]["images"]), stress["attack_examples"]["answers"]
-    kept, given = kept_examples(answers, index, [*tests["pgd"].values(), *tests["random"].values()]), {}
+    kept, given = kept_examples(arrays, index, [*tests["pgd"].values(), *tests["random"].values()]), {}
     if not kept:
         return shown, {}
     for name, of_epsilon in tests.items():
         given[name] = {key: [rows[k] for k in kept] for key, rows in of_epsilon.items()}
-    pixels, true = stress["attack_pixels"][kept], answers["y_true"][index[kept]].tolist()
+    pixels, true = stress["attack_pixels"][kept], arrays["y_true"][index[kept]].tolist()
     parts = [pixels]
     for of_attack in stress["attack_changes"][:, :, kept]:
         for epsilon, changes in zip(epsilons, of_attack, strict=False):
@@ -110,11 +110,11 @@ def attacks(n: dict, answers: dict, stress: dict | None) -> tuple[dict, dict]:
             parts.append((128 + 100 * change).to(torch.uint8))
             parts.append((pixels + epsilon * change).clamp(0, 255).round().to(torch.uint8))
     shown |= {"attack_sheet": sheet(torch.cat(parts), MAX_SHEET // 3, len(pixels)), "attacked_answers": given}
-    shown["attacked_true"] = [plain(answers["class_names"][c]) for c in true]
+    shown["attacked_true"] = [plain(arrays["class_names"][c]) for c in true]
     return shown, {"attacks": {"true": true, "answers": given, "epsilons": epsilons}}
 
 
-def corruptions(answers: dict, stress: dict | None) -> tuple[dict, dict]:
+def corruptions(arrays: dict, stress: dict | None) -> tuple[dict, dict]:
     """Accuracies of each corruption, the hardest at severity 5 first, and a sheet for the viewer.
 
     `ends` are those of the fifteen with the fewest and with the most right at severity 5.
@@ -131,7 +131,7 @@ def corruptions(answers: dict, stress: dict | None) -> tuple[dict, dict]:
     rows.sort(key=lambda row: row["values"][4])
     fifteen = [row for row in rows if row["name"] in fifteen_of(stress)]
     shown = {"corruption_rows": rows, "ends": (fifteen[0], fifteen[-1])}
-    shown["has_superclasses"] = "superclass_of" in answers
+    shown["has_superclasses"] = "superclass_of" in arrays
     if "own_statistics" in tests["clean/0"]:
         hard = before_and_after(stress, tests_of(fifteen_of(stress), [5]))
         shown["repair"] = {"hard": hard, "clean": before_and_after(stress, ["clean/0"])}
@@ -140,24 +140,24 @@ def corruptions(answers: dict, stress: dict | None) -> tuple[dict, dict]:
     if "examples" not in stress:
         return shown, {}
     index, examples = torch.tensor(stress["examples"]["images"]), stress["examples"]["answers"]
-    kept = kept_examples(answers, index, [*examples.values()])
+    kept = kept_examples(arrays, index, [*examples.values()])
     if not kept:
         return shown, {}
     kept = kept[: len(kept) // 4 * 4 or None]  # whole rows
     given = {test: [pairs[k] for k in kept] for test, pairs in examples.items()}
     index, pixels = index[kept], stress["example_pixels"][:, kept]
-    shown["corrupted_answers"], true = given, answers["y_true"][index]
+    shown["corrupted_answers"], true = given, arrays["y_true"][index]
     shown["corruption_sheet"] = sheet(pixels.flatten(0, 1), columns=len(index))
-    shown["corrupted_true"] = [plain(answers["class_names"][c]) for c in true.tolist()]
-    shown["corrupted_right"] = bool((answers["y_pred"][index] == true).all())
+    shown["corrupted_true"] = [plain(arrays["class_names"][c]) for c in true.tolist()]
+    shown["corrupted_right"] = bool((arrays["y_pred"][index] == true).all())
     script = {"true": true.tolist(), "answers": given, "right": {test: right[test] for test in given}}
     return shown, {"corruptions": script}
 
 
-def kept_examples(answers: dict, index: Tensor, given: list[list]) -> list[int]:
+def kept_examples(arrays: dict, index: Tensor, given: list[list]) -> list[int]:
     """Return the places of those test images, int64 [n], that no test takes for people.
 
     given: the answers of each test, [[class, probability], ...].
     """
     classes = torch.tensor(given)[:, :, 0].long()  # [tests, n]
-    return may_be_drawn(answers, index, classes).nonzero().flatten().tolist()
+    return may_be_drawn(arrays, index, classes).nonzero().flatten().tolist()

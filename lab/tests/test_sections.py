@@ -10,9 +10,9 @@ from lab_pages import section
 from networks import seeded
 
 import metrics
-from lab import answers, intervals, page
+from lab import answers, intervals
 from lab.corruptions import FIFTEEN
-from lab.page import confidence, sections
+from lab.page import confidence, page, sections
 from lab.pictures import may_be_drawn
 
 NAMES = ["cat", "dog", "owl", "boy", "man", "woman"]
