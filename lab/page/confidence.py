@@ -23,7 +23,7 @@ def confidence(n: dict, arrays: dict, stress: dict | None) -> tuple[dict, dict]:
     clean = [kept_clean(arrays, edge) for edge in EDGES]
     shown = {"clean_kept": clean[EDGES.index(SHOWN_EDGE)], "clean_enough": lowest_enough(clean)}
     shown |= {"shown_edge": SHOWN_EDGE, "num_needed": num_needed()}
-    shown["threshold_steps"] = [edge / BINS for edge in EDGES]
+    shown |= {"threshold_steps": [edge / BINS for edge in EDGES], "clean_steps": clean}
     if stress is None:
         return shown, {}
     kept, stops, enough = [kept_under(stress, edge) for edge in EDGES], [], []

@@ -132,7 +132,8 @@ def expected(folder):
         yield f"{whole(stay)} % of the mistakes stay in the"
     yield f"{wrong:,} of {len(right):,} pictures get a wrong answer."
     clean = {k: (int(right[sure > k / 15].sum()), int((sure > k / 15).sum())) for k in range(9, 15)}
-    share = f"{whole(clean[12][0] / clean[12][1])} %" if clean[12][1] >= 50 else "{} of {}".format(*clean[12])
+    hits, total = clean[12]
+    share = f"{whole(hits / total)} %" if total >= 50 and hits < total else f"{hits} of {total}"
     yield f"Above 80 %, {share} of the clean answers are right"
     lows = [wilson(*clean[k], 6)[0] if clean[k][1] else 0 for k in range(9, 15)]
     enough_of = [k for k, low in zip(range(9, 15), lows, strict=True) if low >= 0.9]

@@ -240,3 +240,29 @@ def test_the_pairs_confused_most_often_and_how_many_tie_with_the_last(known):
     pairs = sorted((-counts[t, p], t, p) for t in range(3) for p in range(3) if t != p)
     assert shown["pairs"] == [(NAMES[t], NAMES[p], -count) for count, t, p in pairs[:4]]
     assert shown["num_tied"] == 1  # of five pairs with five mistakes or more
+
+
+def test_without_stress_tests_the_thresholds_of_clean_answers_stand_there(known):
+    made = known[1]
+    words, _ = read(known, None, "confidence")
+    sure = made["logits"].double().softmax(dim=1).amax(dim=1).numpy()
+    right = (made["y_true"] == made["y_pred"]).numpy()
+    for edge in range(9, 15):
+        kept = sure > edge / 15
+        assert f" {100 * kept.mean():.0f} % {(kept & right).sum()} of {kept.sum()}" in words
+
+
+def test_mistakes_that_copy_a_training_image_are_named(known):
+    """Of three copies among the mistakes one has the label that the network answers."""
+    n, made = known
+    index = made["mistakes"][:4]
+    copies = torch.stack([made["y_pred"][index[0]], (made["y_pred"][index[1]] + 1) % 6, torch.tensor(-1)])
+    evidence = {"mistakes": index[:3], "copies": copies, "answers": made["y_pred"][None, index[:3], None]}
+    evidence |= {"answer_probabilities": torch.ones(1, 3, 1), "probability_true": torch.zeros(3)}
+    evidence["rank_true"] = torch.ones(3).long()
+    words, _ = section("mistakes", n, made, evidence, None, None)
+    names = ", ".join(NAMES[made["y_true"][i]].replace("_", " ") for i in index[:2])
+    expected = (
+        "2 of them have the pixels of a training image; 1 of these is answered as that one is labelled:"
+    )
+    assert f"{expected} {names}." in words
