@@ -115,7 +115,7 @@ def of_repair(tests, names):
         clean = tests["clean/0"]["own_statistics"]
         before, after = clean["plain"]["accuracy"]["value"], clean["accuracy"]["value"]
         yield f"clean, {whole(before)} % become {whole(after)} %"
-        yield from (f"{whole(before)} → {whole(after)}" for before, after in shares)
+        yield from (f"{100 * before:.0f} → {100 * after:.0f}" for before, after in shares)
 
 
 def expected(folder):
@@ -133,7 +133,7 @@ def expected(folder):
     yield f"{wrong:,} of {len(right):,} pictures get a wrong answer."
     clean = {k: (int(right[sure > k / 15].sum()), int((sure > k / 15).sum())) for k in range(9, 15)}
     hits, total = clean[12]
-    share = f"{whole(hits / total)} %" if total >= 50 and hits < total else f"{hits} of {total}"
+    share = f"{whole(hits / total)} %" if total >= 50 and hits < total else f"{hits:,} of {total:,}"
     yield f"Above 80 %, {share} of the clean answers are right"
     lows = [wilson(*clean[k], 6)[0] if clean[k][1] else 0 for k in range(9, 15)]
     enough_of = [k for k, low in zip(range(9, 15), lows, strict=True) if low >= 0.9]
