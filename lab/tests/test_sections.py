@@ -252,17 +252,16 @@ def test_without_stress_tests_the_thresholds_of_clean_answers_stand_there(known)
         assert f" {100 * kept.mean():.0f} % {(kept & right).sum()} of {kept.sum()}" in words
 
 
-def test_mistakes_that_copy_a_training_image_are_named(known):
-    """Of three copies among the mistakes one has the label that the network answers."""
+def test_mistakes_that_copy_a_training_image_are_counted_and_opened_but_for_people(known):
+    """Of four mistakes three are copies, two with the label that the network answers, and one is no man."""
     n, made = known
-    index = made["mistakes"][:4]
-    copies = torch.stack([made["y_pred"][index[0]], (made["y_pred"][index[1]] + 1) % 6, torch.tensor(-1)])
-    evidence = {"mistakes": index[:3], "copies": copies, "answers": made["y_pred"][None, index[:3], None]}
-    evidence |= {"answer_probabilities": torch.ones(1, 3, 1), "probability_true": torch.zeros(3)}
-    evidence["rank_true"] = torch.ones(3).long()
-    words, _ = section("mistakes", n, made, evidence, None, None)
-    names = ", ".join(NAMES[made["y_true"][i]].replace("_", " ") for i in index[:2])
-    expected = (
-        "2 of them have the pixels of a training image; 1 of these is answered as that one is labelled:"
-    )
-    assert f"{expected} {names}." in words
+    is_animal = (made["y_true"] < 3) & (made["y_pred"] < 3)
+    animal, man = (next(i for i in made["mistakes"] if is_animal[i] == wanted) for wanted in (True, False))
+    index = torch.stack([man, animal, man, made["mistakes"][-1]])
+    copies = torch.cat([made["y_pred"][index[:3]], torch.tensor([-1])])
+    copies[1] = (copies[1] + 1) % 6
+    evidence = {"mistakes": index, "copies": copies, "answers": made["y_pred"][None, index, None]}
+    evidence |= {"answer_probabilities": torch.ones(1, 4, 1), "probability_true": torch.zeros(4)}
+    words, _ = section("mistakes", n, made, evidence | {"rank_true": torch.ones(4).long()}, None, None)
+    expected = "3 of them have the pixels of a training image; 2 of these are answered as that one is"
+    assert f"{expected} labelled ( {NAMES[made['y_true'][animal]]})." in words
