@@ -101,6 +101,25 @@ def picked(hits: float, count: float, candidates: int) -> dict[str, float]:
     return widened(hits / count, float(count), NormalDist().inv_cdf(1 - 0.025 / candidates))
 
 
+def share_by_groups(hits: Tensor, groups: Tensor) -> dict[str, float]:
+    """Return the share of True in bool [N] with its interval over G groups, whose pictures may fail together.
+
+    groups: int64 [N] in 0..G-1, such as patients. The interval is Wilson's of n / max(1, deff) pictures, of G
+    if all are True or False, times (1.96 / t)^2 with Student's t of G - 1 degrees of freedom; of one group
+    that of N pictures. deff is what groups do to the variance, of a ratio of G sums. Source: Korn and
+    Graubard, "Confidence intervals for proportions with small expected number of positive counts estimated
+    from survey data", Survey Methodology 1998.
+    """
+    counts, sums = torch.bincount(groups), torch.bincount(groups, hits.double())
+    value, count = hits.double().mean().item(), len(counts)
+    if count == 1:
+        return share(hits)
+    of_sums = (sums - value * counts).square().sum().item() * count / (count - 1)
+    alone = value * (1 - value) * len(hits)
+    size = len(hits) / max(1.0, of_sums / alone) if alone else count
+    return widened(value, size, t_quantile(count - 1))
+
+
 def welch_interval(ours: list[float], theirs: list[float]) -> dict[str, float]:
     """Return the mean of n numbers less that of m others, with its 95 % interval over seeds.
 

@@ -1,6 +1,7 @@
 """intervals.py: against draws, SciPy and sums by hand."""
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -45,3 +46,30 @@ def test_intervals_end_at_a_hundred_points():
     assert [row["gap"] for row in rows] == [pytest.approx(-15 / 16), pytest.approx(15 / 16)]
     assert rows[0]["low"] == -1 and rows[1]["high"] == 1
     assert rows[0]["high"] == pytest.approx(-rows[1]["low"]) and -15 / 16 < rows[0]["high"] < 0
+
+
+def test_accuracy_by_patients_is_as_sure_as_where_whole_patients_are_drawn_again():
+    """Five of thirty patients, who have 5 to 34 pictures, fail; where all are right, each counts once."""
+
+    def by_patients(right, patients):
+        return [*intervals.share_by_groups(torch.from_numpy(right), torch.from_numpy(patients)).values()]
+
+    def wilson(share, count):
+        z = NormalDist().inv_cdf(0.975)
+        return sorted(np.roots([1 + z**2 / count, -2 * share - z**2 / count, share**2]))
+
+    generator, shrunk = np.random.default_rng(0), (1.959964 / 2.045230) ** 2  # by Student's t of 29
+    patients = np.repeat(np.arange(30), np.arange(30) + 5)
+    right = generator.random(len(patients)) < np.where(patients % 6 == 0, 0.2, 0.9)
+    sums, counts = np.bincount(patients, right), np.bincount(patients)
+    drawn = generator.integers(30, size=(20000, 30))
+    variance = (sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)).var()
+    value, *ends = by_patients(right, patients)
+    size = value * (1 - value) / variance * shrunk
+    assert value == pytest.approx(right.mean(), abs=5e-4)
+    assert ends == pytest.approx(wilson(value, size), abs=0.01)
+    value, *ends = by_patients(right | True, patients)
+    assert value == 1 and ends == pytest.approx(wilson(1, 30 * shrunk), abs=6e-4)
+    right = np.arange(len(patients)) > 0  # one mistake says little of how pictures fail together
+    ends = wilson(right.mean(), len(right) * shrunk)
+    assert by_patients(right, patients)[1:] == pytest.approx(ends, abs=1.5e-3)
