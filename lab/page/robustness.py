@@ -61,7 +61,7 @@ def falling(arrays: dict, stress: dict) -> tuple[str, int, int | None] | None:
     """
     if "examples" not in stress:
         return None
-    index, given = (stress["examples"][key] for key in ("images", "answers"))
+    index, answers = (stress["examples"][key] for key in ("images", "answers"))
     right, true, aimed, attacked = right_of_fifteen(stress, 5), arrays["y_true"][index], {}, []
     if "attack_examples" in stress:  # where an answer is of people it is not shown
         attacked, people = stress["attack_examples"]["images"], people_among(arrays["class_names"])
@@ -69,7 +69,7 @@ def falling(arrays: dict, stress: dict) -> tuple[str, int, int | None] | None:
         aimed = {i: c for i, (c, _) in of_attack if not people[c]}
     turned = {i for i, c in aimed.items() if c != arrays["y_true"][i]}
     for name in sorted(right, key=lambda name: right[name]["value"]):
-        rows = torch.tensor([given[test] for test in ["clean/0", *tests_of([name])]])
+        rows = torch.tensor([answers[test] for test in ["clean/0", *tests_of([name])]])
         classes = rows[:, :, 0].long()
         fits = may_be_drawn(arrays, torch.tensor(index), classes)
         fits &= (classes[0] == true) & (classes[-1] != true)
@@ -97,11 +97,11 @@ def attacks(n: dict, arrays: dict, stress: dict | None) -> tuple[dict, dict]:
     if "attack_examples" not in stress:  # all right answers are of people
         return shown, {}
     index, tests = torch.tensor(stress["attack_examples"]["images"]), stress["attack_examples"]["answers"]
-    kept, given = kept_examples(arrays, index, [*tests["pgd"].values(), *tests["random"].values()]), {}
+    kept, answers = kept_examples(arrays, index, [*tests["pgd"].values(), *tests["random"].values()]), {}
     if not kept:
         return shown, {}
     for name, of_epsilon in tests.items():
-        given[name] = {key: [rows[k] for k in kept] for key, rows in of_epsilon.items()}
+        answers[name] = {key: [rows[k] for k in kept] for key, rows in of_epsilon.items()}
     pixels, true = stress["attack_pixels"][kept], arrays["y_true"][index[kept]].tolist()
     parts = [pixels]
     for of_attack in stress["attack_changes"][:, :, kept]:
@@ -109,9 +109,10 @@ def attacks(n: dict, arrays: dict, stress: dict | None) -> tuple[dict, dict]:
             change = changes / 127  # of epsilon
             parts.append((128 + 100 * change).to(torch.uint8))
             parts.append((pixels + epsilon * change).clamp(0, 255).round().to(torch.uint8))
-    shown |= {"attack_sheet": sheet(torch.cat(parts), MAX_SHEET // 3, len(pixels)), "attacked_answers": given}
+    shown["attack_sheet"] = sheet(torch.cat(parts), MAX_SHEET // 3, len(pixels))
+    shown["attacked_answers"] = answers
     shown["attacked_true"] = [plain(arrays["class_names"][c]) for c in true]
-    return shown, {"attacks": {"true": true, "answers": given, "epsilons": epsilons}}
+    return shown, {"attacks": {"true": true, "answers": answers, "epsilons": epsilons}}
 
 
 def corruptions(arrays: dict, stress: dict | None) -> tuple[dict, dict]:
@@ -144,20 +145,20 @@ def corruptions(arrays: dict, stress: dict | None) -> tuple[dict, dict]:
     if not kept:
         return shown, {}
     kept = kept[: len(kept) // 4 * 4 or None]  # whole rows
-    given = {test: [pairs[k] for k in kept] for test, pairs in examples.items()}
+    answers = {test: [pairs[k] for k in kept] for test, pairs in examples.items()}
     index, pixels = index[kept], stress["example_pixels"][:, kept]
-    shown["corrupted_answers"], true = given, arrays["y_true"][index]
+    shown["corrupted_answers"], true = answers, arrays["y_true"][index]
     shown["corruption_sheet"] = sheet(pixels.flatten(0, 1), columns=len(index))
     shown["corrupted_true"] = [plain(arrays["class_names"][c]) for c in true.tolist()]
     shown["corrupted_right"] = bool((arrays["y_pred"][index] == true).all())
-    script = {"true": true.tolist(), "answers": given, "right": {test: right[test] for test in given}}
+    script = {"true": true.tolist(), "answers": answers, "right": {test: right[test] for test in answers}}
     return shown, {"corruptions": script}
 
 
-def kept_examples(arrays: dict, index: Tensor, given: list[list]) -> list[int]:
+def kept_examples(arrays: dict, index: Tensor, answers: list[list]) -> list[int]:
     """Return the places of those test images, int64 [n], that no test takes for people.
 
-    given: the answers of each test, [[class, probability], ...].
+    answers: the answers of each test, [[class, probability], ...].
     """
-    classes = torch.tensor(given)[:, :, 0].long()  # [tests, n]
+    classes = torch.tensor(answers)[:, :, 0].long()  # [tests, n]
     return may_be_drawn(arrays, index, classes).nonzero().flatten().tolist()
