@@ -81,21 +81,21 @@ def stored_images(count: int, evidence: dict) -> Tensor | None:
     return images
 
 
-def set_aside(arrays: dict, evidence: dict, images: Tensor | None) -> tuple[dict, Tensor | None]:
-    """Return what the page knows of classes of people, and the images without theirs, for all sections.
+def set_aside(arrays: dict, evidence: dict, images: Tensor | None) -> dict:
+    """Return what the page knows of classes of people, and make their pictures grey among stored_images.
 
-    In the place of a picture with such a label or answer stands a grey one, so that no section can show it.
-    Where all classes are of people nothing is set aside, see people_among.
+    So no section can show a picture with such a label or answer. Where all classes are of people nothing is
+    set aside, see people_among.
     """
     names, people = arrays["class_names"], people_among(arrays["class_names"])
     aside = ~may_be_drawn(arrays, torch.arange(len(arrays["y_true"])))
     shown = {"has_people": people.any().item(), "only_people": all(map(report.is_person, names))}
     shown |= {"people": [report.plain(names[c]) for c in people.nonzero().flatten().tolist()]}
     shown["num_people"] = int(aside[evidence["mistakes"]].sum())
-    if images is None or not shown["has_people"]:
-        return shown, images
-    grey = torch.tensor(128, dtype=torch.uint8)
-    return shown, torch.where(aside[:, None, None, None], grey, images)
+    if images is not None:
+        stored = evidence["picture_index"]
+        images[stored[aside[stored]]] = 128
+    return shown
 
 
 # ---- The pages ---------------------------------------------------------------------------------------------
@@ -135,8 +135,7 @@ def parts_of_sections(
 ) -> list[tuple[dict, dict]]:
     """Return of each section what its template shows and what the script knows, see sections.py."""
     stress = stress if stress is not None and "summary" in stress else None  # else it is not finished
-    people, images = set_aside(arrays, evidence, images)
-    shared = people | {"stress": stress, "near_chance": near_chance(n)}
+    shared = set_aside(arrays, evidence, images) | {"stress": stress, "near_chance": near_chance(n)}
     shared["has_network"] = n["network"]["name"] != "A classifier"  # else answers alone
     return [
         (shared, {}),

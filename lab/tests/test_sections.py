@@ -160,18 +160,22 @@ def test_where_all_classes_are_of_people_nothing_is_set_aside(known):
     _, made = known
     made["class_names"] = ["boy", "girl", "man", "woman", "baby", "son"]
     images = torch.randint(0, 256, (600, 3, 8, 8), generator=seeded(0)).byte()
-    shown, drawn = page.set_aside(made, {"mistakes": made["mistakes"]}, images)
+    drawn = images.clone()
+    shown = page.set_aside(made, {"mistakes": made["mistakes"], "picture_index": torch.arange(600)}, drawn)
     assert torch.equal(drawn, images) and not shown["has_people"] and shown["only_people"]
     assert may_be_drawn(made, made["mistakes"]).all()
 
 
 def test_no_section_is_given_a_picture_of_people(known):
+    """Of the pictures that are stored; nothing is written where the others are, so they need no memory."""
     _, made = known
     images = torch.randint(0, 100, (600, 3, 8, 8), generator=seeded(0)).byte()
-    shown, drawn = page.set_aside(made, {"mistakes": made["mistakes"]}, images)
+    drawn, stored = images.clone(), torch.arange(0, 600, 2)
+    shown = page.set_aside(made, {"mistakes": made["mistakes"], "picture_index": stored}, drawn)
     is_person = (made["y_true"] >= 3) | (made["y_pred"] >= 3)
     for i in range(600):
-        assert (drawn[i] == 128).all() if is_person[i] else torch.equal(drawn[i], images[i])
+        is_grey = is_person[i] and i % 2 == 0
+        assert (drawn[i] == 128).all() if is_grey else torch.equal(drawn[i], images[i])
     assert shown["num_people"] == is_person[made["mistakes"]].sum()
 
 
