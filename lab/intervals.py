@@ -14,6 +14,8 @@ from torch import Tensor
 
 from metrics import Values, as_tensor, proportion
 
+FEWEST_ASSISTED = 10  # answers that scores can assist
+
 
 def share(hits: Tensor) -> dict[str, float]:
     """Return the share of True in bool [N], or in D draws [D, N], with its interval over the N images.
@@ -118,6 +120,50 @@ def share_by_groups(hits: Tensor, groups: Tensor) -> dict[str, float]:
     alone = value * (1 - value) * len(hits)
     size = len(hits) / max(1.0, of_sums / alone) if alone else count
     return widened(value, size, t_quantile(count - 1))
+
+
+# ---- Of shares that scores assist, and of two trainings ----------------------------------------------------
+
+
+def assisted_share(right: Tensor, scores: Tensor, index: Tensor) -> dict:
+    """Return the share of N pictures that are right, known for n of them, with its interval and `worth`.
+
+    right: bool [n], of the pictures `index` [n]; scores: float64 [N], larger where right is likelier. With
+    the mean r of right, and f, F the mean scores of the n and of all N, the estimate is r + w (F - f): what
+    the scores of all say, less their error in the n (Angelopoulos et al. 2023, arXiv 2301.09633). w is that
+    of least squares (2311.01453), so scores that are worthless cost little. The interval is Wilson's of
+    `worth` labels, n to 3 n of them, which alone would leave the same variance: that which the scores leave
+    and, as these are known of N pictures only, n / N of the rest. It is widened as Student's t with n - 2
+    degrees of freedom is wider than the normal distribution. Few labels, or those that all agree, are not
+    assisted.
+    """
+    n, values, known = len(index), right.double(), scores[index]
+    spread, centred = values - values.mean(), known - known.mean()
+    if n < FEWEST_ASSISTED or not spread.any() or centred.abs().max() < 1e-3:
+        return proportion(int(right.sum()), n) | {"worth": float(n)}
+    weight = ((centred @ spread) / (centred @ centred)).clamp(0, 2)
+    alone = spread.square().sum() / (n - 1)
+    left = (spread - weight * centred).square().sum() / (n - 2)
+    gain = (alone / torch.lerp(left, alone, n / len(scores))).item()
+    worth = n * min(max(gain, 1.0), 3.0)
+    share = (values.mean() + weight * (scores.mean() - known.mean())).clamp(0, 1).item()
+    return widened(share, worth, t_quantile(n - 2)) | {"worth": worth}
+
+
+def difference_of_shares(first: dict, second: dict) -> dict:
+    """Return the difference of two shares of the same pictures, of which none is in both, with its interval.
+
+    With l = p - low and u = high - p the lower end is p - q - sqrt(l_p^2 + u_q^2 - 2 r l_p u_q), the upper
+    likewise, with r = -sqrt(p q / ((1 - p) (1 - q))), so it has a width where all agree. Source: Zou and
+    Donner, "Construction of confidence limits about effect measures: a general approach", 2008, section 2.
+    """
+    p, q = first["value"], second["value"]
+    r = -math.sqrt(p * q / ((1 - p) * (1 - q))) if max(p, q) < 1 else 0.0
+    r = max(r, -1.0)  # assisted, the two may sum to more than 1
+    reaches = []
+    for one, other in ((p - first["low"], second["high"] - q), (first["high"] - p, q - second["low"])):
+        reaches.append(math.sqrt(one**2 + other**2 - 2 * r * one * other))
+    return {"value": p - q, "low": max(-1.0, p - q - reaches[0]), "high": min(1.0, p - q + reaches[1])}
 
 
 def welch_interval(ours: list[float], theirs: list[float]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The pictures to examine: folders, a transform, classes, which may be drawn, copies, and properties."""
 
 import hashlib
+import os
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -83,6 +84,20 @@ def read_folder(root: Path, size: int, transform: Callable | None = None) -> tup
         return test, []
     text = f"pictures {side:.0f} pixels high or wide (median) are brought to {size}"
     return test, [f"{text}: is that the side S that the network takes?"]
+
+
+def read_unlabelled(folder: Path, size: int, transform: Callable | None) -> tuple[list[str], Tensor]:
+    """Return the names of the pictures in a folder and below it, and the pictures, uint8 [N, 3, S, S]."""
+    names = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if name[0] not in ".@"]
+        paths = [Path(parent, name).relative_to(folder) for name in files if name[0] not in ".@"]
+        names += [path.as_posix() for path in paths if path.suffix.lower() in data.SUFFIXES]
+    names.sort()
+    if not names:
+        raise UserError(f"{folder} is no folder of pictures such as .png or .jpg")
+    labels, read = [0] * len(names), reader_of(transform)  # nobody knows their classes
+    return names, data.read_pictures(folder, (["unknown"], names, labels), size, read).images
 
 
 def reader_of(transform: Callable | None) -> Callable:

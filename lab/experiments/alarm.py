@@ -24,9 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import data
 from lab.corruptions import FIFTEEN, corrupt
-from lab.estimate import LARGEST_FALL, OTHER, assisted_share, estimate, own_reference
+from lab.estimate import LARGEST_FALL, OTHER, estimate, own_reference
 from lab.experiments.findings import RESULTS, load_test, print_table
 from lab.folder import read_json
+from lab.intervals import assisted_share
 from lab.network import SHIPPED, Network, from_module, load_checkpoint, logits_of
 from lab.stressed import tests_of
 from metrics import proportion
