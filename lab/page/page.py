@@ -10,7 +10,6 @@ know of each section is in sections.py, robustness.py and confidence.py beside i
 
 import argparse
 import json
-import re
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -101,13 +100,6 @@ def set_aside(arrays: dict, evidence: dict, images: Tensor | None) -> dict:
 # ---- The pages ---------------------------------------------------------------------------------------------
 
 
-def link_report(out: Path) -> None:
-    """Add a link to explore.html to the report.html of report.write_report, which must be there."""
-    text = (out / "report.html").read_text("utf-8")
-    link = ', <a href="explore.html">explore.html</a></nav>'
-    write(out / "report.html", re.sub(r"\s*</nav>", link, text, count=1))
-
-
 def write_explore(out: Path) -> list[str]:
     """Write explore.html of a folder from its files; return notes on what they lack."""
     numbers, arrays = read_report(out)
@@ -189,10 +181,10 @@ def command(args: argparse.Namespace) -> None:
     """Write report.html and explore.html of a folder from its files; UserError without results."""
     numbers, arrays = read_report(args.folder)
     images = stored_images(len(arrays["y_true"]), read_reasons(args.folder)[1])
-    for name, content in report.draw_report(numbers, arrays, images).items():
+    linked = numbers | {"see_also": "explore.html"}
+    for name, content in report.draw_report(linked, arrays, images).items():
         write(args.folder / name, content)
     notes = write_explore(args.folder)
-    link_report(args.folder)
     for note in notes:
         print(f"note     {printable(note)}")
     print(f"next     open {args.folder / 'explore.html'} in a browser")
