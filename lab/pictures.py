@@ -16,7 +16,7 @@ import report
 from data import Dataset, UserError
 from lab.tables import class_numbers
 
-PROPERTIES = {  # of computed, for people: the first fifth, the last one, and what it is
+PROPERTIES = {  # of pixel_properties, for people: the first fifth, the last one, and what it is
     "brightness": ("darkest", "brightest", "the mean brightness of a picture"),
     "contrast": ("lowest-contrast", "highest-contrast", "how much brightness varies within a picture"),
     "colourfulness": ("greyest", "most colourful", "how far the pixels are from grey, on average"),
@@ -146,7 +146,7 @@ def find_copies(train: Dataset, test: Dataset) -> Tensor:
     return torch.tensor([first.get(digest, -1) for digest in digests])
 
 
-def computed(images: Tensor) -> dict[str, Tensor]:
+def pixel_properties(images: Tensor) -> dict[str, Tensor]:
     """Return the PROPERTIES of images uint8 [N, 3, S, S], each float32 [N] in [0, 1].
 
     Brightness is the mean luma (ITU-R BT.601), contrast its standard deviation, sharpness its mean step to

@@ -1,4 +1,4 @@
-"""The forty pictures that to label, to_label.csv: the draw, its rows, and doubts about what is filled in."""
+"""The forty pictures to label, to_label.csv: the draw, its rows, and doubts about what is filled in."""
 
 import math
 from pathlib import Path

@@ -19,7 +19,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from lab.experiments.findings import print_table
-from lab.slices import NOT_JUDGED, NOT_SHOWN, WEAK, compare_classes, compare_slices, gap, interval, slices_of
+from lab.slices import (
+    NOT_JUDGED,
+    NOT_SHOWN,
+    WEAK,
+    compare_classes,
+    compare_slices,
+    gap,
+    gap_interval,
+    slices_of,
+)
 
 PICTURES, CLASSES, PATIENTS, COLUMNS, VALUES = 2500, 10, 41, 12, 5
 LARGEST = {"no patients": None, "even": 1 / PATIENTS, "30 %": 0.3, "50 %": 0.5, "80 %": 0.8}
@@ -53,7 +62,7 @@ def drawn(seed: int, largest: float | None, kind: str, points: int = 0, of_class
 def is_found(right: torch.Tensor, labels: torch.Tensor, columns: dict, patients: torch.Tensor | None) -> bool:
     """Return whether value 0 of the first column is weak among sixty slices."""
     row = gap(right, labels, torch.from_numpy(columns["c0"] == 0), patients)
-    return interval(row, 0.05 / COLUMNS / VALUES)[1] < 0
+    return gap_interval(row, 0.05 / COLUMNS / VALUES)[1] < 0
 
 
 def is_class_found(right: torch.Tensor, labels: torch.Tensor, columns: dict, patients: torch.Tensor) -> bool:

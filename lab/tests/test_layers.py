@@ -113,7 +113,8 @@ def test_without_a_layer_there_are_no_maps_and_a_reason():
     frozen, wide = Wrapped(lambda z: z.detach()), ending(nn.Conv2d(3, 4, (3, 9), 2))  # 15x12 cells
     for model, reason in [(wide, "no layer has an output"), (frozen, "no gradient of the scores")]:
         network = from_module(model)
-        assert network.layer is None and network.maps.startswith("no maps: ") and reason in network.maps
+        assert network.layer is None and network.about_maps.startswith("no maps: ")
+        assert reason in network.about_maps
     frozen.layer = "nowhere"
     with pytest.raises(ValueError, match=r"the layer nowhere cannot be explained: .*choose from"):
         from_module(frozen)

@@ -13,11 +13,9 @@ from PIL import Image
 
 import data
 from lab import pictures
-from lab.network import (
-    from_module,
-)
+from lab.network import from_module
 from lab.options import load_images
-from lab.pictures import computed, in_classes_of, read_folder, reader_of
+from lab.pictures import in_classes_of, pixel_properties, read_folder, reader_of
 
 SYNOLOGY = [f"{folder}@eaDir/1.png/thumb.png" for folder in ("", "cat/", "dog/")]  # in each folder of a NAS
 
@@ -105,7 +103,7 @@ def test_copies_are_found_pixel_by_pixel():
 
 def test_computed_properties_are_those_of_loops():
     images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8, generator=seeded())
-    columns = computed(images)
+    columns = pixel_properties(images)
     for i, image in enumerate(images.double().numpy() / 255):
         luma = np.array([0.299, 0.587, 0.114]) @ image.reshape(3, -1)
         square = luma.reshape(16, 16)
