@@ -19,16 +19,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from lab.experiments.findings import print_table
-from lab.slices import (
-    NOT_JUDGED,
-    NOT_SHOWN,
-    WEAK,
-    compare_classes,
-    compare_slices,
-    gap,
-    gap_interval,
-    slices_of,
-)
+from lab.gaps import gap, gap_interval
+from lab.slices import NOT_JUDGED, NOT_SHOWN, WEAK, compare_classes, compare_slices, slices_of
 
 PICTURES, CLASSES, PATIENTS, COLUMNS, VALUES = 2500, 10, 41, 12, 5
 LARGEST = {"no patients": None, "even": 1 / PATIENTS, "30 %": 0.3, "50 %": 0.5, "80 %": 0.8}
