@@ -90,7 +90,6 @@ def set_aside(arrays: dict, evidence: dict, images: Tensor | None) -> dict:
     aside = ~may_be_drawn(arrays, torch.arange(len(arrays["y_true"])))
     shown = {"has_people": people.any().item(), "only_people": all(map(report.is_person, names))}
     shown |= {"people": [report.plain(names[c]) for c in people.nonzero().flatten().tolist()]}
-    shown["num_people"] = int(aside[evidence["mistakes"]].sum())
     if images is not None:
         stored = evidence["picture_index"]
         images[stored[aside[stored]]] = 128
