@@ -38,7 +38,7 @@ def command_line(description: str, images: bool = False) -> argparse.ArgumentPar
             metavar="DIR",
             help="for results (by default the run's folder, else runs/<name>)",
         )
-        parser.add_argument("--overwrite", action="store_true", help="replace results of another network")
+        parser.add_argument("--overwrite", action="store_true", help="replace results of any network")
         parser.add_argument("--batch-size", type=positive, metavar="N", help="images to compute at once")
     return parser
 

@@ -127,7 +127,7 @@ def parts_of_sections(
     """Return of each section what its template shows and what the script knows, see sections.py."""
     stress = stress if stress is not None and "summary" in stress else None  # else it is not finished
     shared = set_aside(arrays, evidence, images) | {"stress": stress, "near_chance": near_chance(n)}
-    shared["has_network"] = n["network"]["name"] != "A classifier"  # else answers alone
+    shared["has_network"] = "size" in n["data"]  # else answers alone
     return [
         (shared, {}),
         robustness.hero(n, arrays, stress),

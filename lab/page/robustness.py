@@ -12,9 +12,6 @@ from lab.pictures import may_be_drawn, people_among
 from lab.stressed import before_and_after, corruptions_of, fifteen_of, right_of_fifteen, tests_of, worst_of
 from report import plain
 
-LARGEST_EPSILON = 8  # of the attacks that are shown; a larger one is a check
-
-
 # ---- The head ----------------------------------------------------------------------------------------------
 
 
@@ -92,7 +89,7 @@ def attacks(n: dict, arrays: dict, stress: dict | None) -> tuple[dict, dict]:
     """
     if stress is None or "robust_accuracy" not in stress:
         return {}, {}
-    epsilons = [epsilon for epsilon in stress["epsilons"] if epsilon <= LARGEST_EPSILON]
+    epsilons = stress["epsilons"][:-1]  # the last is a check
     shown = {"epsilons": epsilons, "attack_cropped": (n["data"].get("size") or 0) > SIDE}
     if "attack_examples" not in stress:  # all right answers are of people
         return shown, {}
@@ -105,7 +102,7 @@ def attacks(n: dict, arrays: dict, stress: dict | None) -> tuple[dict, dict]:
     pixels, true = stress["attack_pixels"][kept], arrays["y_true"][index[kept]].tolist()
     parts = [pixels]
     for of_attack in stress["attack_changes"][:, :, kept]:
-        for epsilon, changes in zip(epsilons, of_attack, strict=False):
+        for epsilon, changes in zip(epsilons, of_attack, strict=True):
             change = changes / 127  # of epsilon
             parts.append((128 + 100 * change).to(torch.uint8))
             parts.append((pixels + epsilon * change).clamp(0, 255).round().to(torch.uint8))
