@@ -80,20 +80,12 @@ def stored_images(count: int, evidence: dict) -> Tensor | None:
     return images
 
 
-def set_aside(arrays: dict, evidence: dict, images: Tensor | None) -> dict:
-    """Return what the page knows of classes of people, and make their pictures grey among stored_images.
+def set_aside(arrays: dict, stored: Tensor, images: Tensor) -> None:
+    """Make those of the `stored` images, int64 [k], grey that have people as label or answer.
 
-    So no section can show a picture with such a label or answer. Where all classes are of people nothing is
-    set aside, see people_among.
+    So no section can show them. Where all classes are of people nothing is set aside, see people_among.
     """
-    names, people = arrays["class_names"], people_among(arrays["class_names"])
-    aside = ~may_be_drawn(arrays, torch.arange(len(arrays["y_true"])))
-    shown = {"has_people": people.any().item(), "only_people": all(map(report.is_person, names))}
-    shown |= {"people": [report.plain(names[c]) for c in people.nonzero().flatten().tolist()]}
-    if images is not None:
-        stored = evidence["picture_index"]
-        images[stored[aside[stored]]] = 128
-    return shown
+    images[stored[~may_be_drawn(arrays, stored)]] = 128
 
 
 # ---- The pages ---------------------------------------------------------------------------------------------
@@ -126,7 +118,10 @@ def parts_of_sections(
 ) -> list[tuple[dict, dict]]:
     """Return of each section what its template shows and what the script knows, see sections.py."""
     stress = stress if stress is not None and "summary" in stress else None  # else it is not finished
-    shared = set_aside(arrays, evidence, images) | {"stress": stress, "near_chance": near_chance(n)}
+    if images is not None:
+        set_aside(arrays, evidence["picture_index"], images)
+    shared = {"has_people": people_among(arrays["class_names"]).any().item()}
+    shared |= {"stress": stress, "near_chance": near_chance(n)}
     shared["has_network"] = "size" in n["data"]  # else answers alone
     return [
         (shared, {}),
@@ -147,7 +142,7 @@ def render(context: dict, script: dict) -> str:
     for name, title in SECTIONS.items():
         module = templates.get_template(f"{name}.html").make_module(context)
         if module.claim.strip():  # else the section has nothing to say
-            parts = {part: getattr(module, part, "") for part in ("claim", "below", "computed")}
+            parts = {part: getattr(module, part, "") for part in ("claim", "below")}
             shown.append(parts | {"id": name, "title": title, "html": Markup(module)})
     return templates.get_template("explore.html").render(
         context,

@@ -95,9 +95,6 @@ def of_slices(rows, count, wrong):
     for row in weak:
         shares = f"{whole(row['here'])} % {whole(row['others'])} %"
         yield f"{shares} {signed(row['gap'], row['low'], row['high'])}"
-        part = f"all {wrong:,}" if row["mistakes"] == 1 else f"{whole(row['mistakes'])} % of the"
-        if len(weak) == 1:
-            yield f"holds {part} mistakes and {whole(row['n'] / count)} % of the pictures."
     yield f"has all {len(rows)}."
 
 
@@ -138,7 +135,7 @@ def expected(folder):
     lows = [wilson(*clean[k], 6)[0] if clean[k][1] else 0 for k in range(9, 15)]
     enough_of = [k for k, low in zip(range(9, 15), lows, strict=True) if low >= 0.9]
     first = f"an answer above {edge_of(min(enough_of))} % is enough." if enough_of else "no threshold"
-    yield f"On clean pictures {first}"
+    yield f"On clean pictures {'no threshold is needed.' if n['accuracy']['low'] >= 0.9 else first}"
     yield from of_slices(reasons["slices"], len(right), wrong)
     if (folder / "stress.json").is_file():
         stress = json.loads((folder / "stress.json").read_text("utf-8"))
@@ -174,7 +171,8 @@ def of_corruptions(n, stress):
     yield f"to mislead: {whole(robust)} % are right, not {whole(values['unattacked/0'])} %."
     needed = math.ceil(9 * NormalDist().inv_cdf(1 - 0.05 / 2 / 6) ** 2)  # n of n right: n / (n + z^2)
     if stress["corruption_images"] < needed:
-        yield f"{stress['corruption_images']} pictures are too few: it takes {needed} kept, all right."
+        count = stress["corruption_images"]
+        yield f"too few answers of {count} are kept to say: it takes {needed}, all right."
     yield enough({name: stress["tests"][f"{name}/5"]["calibration"]["as_trained"] for name in names})
 
 
@@ -193,7 +191,7 @@ def of_threshold(stress, edge, clean):
     else:
         text += "no answer is that sure."
     if together := pooled([row["calibration"]["as_trained"] for row in rows.values()], edge):
-        text += f" Of the answers under all fifteen {together[1]} % are kept,"
+        text += f" Over all fifteen, {together[1]} % of the answers are kept,"
         text += f" and {together[0]} % of these are right."
     if "own_statistics" in rows[names[0]]:
         own = [row["own_statistics"] for row in rows.values()]
