@@ -156,6 +156,13 @@ def test_mistakes_that_stay_in_the_hardest_group_are_counted(known):
     assert f"{text} ({100 * low:.0f}–{100 * high:.0f} %); all others {100 * rest:.0f} %" in words
 
 
+def test_classes_tied_with_the_third_worst_are_named():
+    confusion = torch.diag(torch.tensor([5, 6, 7, 7, 9]))
+    confusion += (10 - confusion.sum(dim=1)).diag().roll(1, dims=1)
+    (row,) = sections.worst_classes({"class_names": list("abcde"), "confusion": confusion})
+    assert row["classes"] == [("a", 5, 10), ("b", 6, 10), ("c", 7, 10), ("d", 7, 10)]
+
+
 def test_where_all_classes_are_of_people_nothing_is_set_aside(known):
     _, made = known
     made["class_names"] = ["boy", "girl", "man", "woman", "baby", "son"]
