@@ -25,6 +25,7 @@ def tests_of(names: Iterable[str], severities: Iterable[int] = SEVERITIES) -> li
     return [f"{name}/{severity}" for name, severity in itertools.product(names, severities)]
 
 
+CHANGES = ["clean/0", *tests_of(CORRUPTIONS), "grey/0"]  # the tests without attack, of our own
 WITH_OWN = {"clean/0", *tests_of(CORRUPTIONS, OWN_SEVERITIES)}  # tests that own statistics answer too
 
 
