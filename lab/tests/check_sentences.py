@@ -108,7 +108,7 @@ def of_repair(tests, names):
     if all(own.values()):
         shares = [(row["plain"]["accuracy"]["value"], row["accuracy"]["value"]) for row in own.values()]
         before, after = np.mean(shares, axis=0)
-        yield f"{whole(before)} % become {whole(after)} % over all fifteen"
+        yield f"Over all fifteen {whole(before)} % become {whole(after)} %"
         clean = tests["clean/0"]["own_statistics"]
         before, after = clean["plain"]["accuracy"]["value"], clean["accuracy"]["value"]
         yield f"clean, {whole(before)} % become {whole(after)} %"
@@ -123,7 +123,7 @@ def expected(folder):
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     sure, right = (shares / shares.sum(axis=1, keepdims=True)).max(axis=1), y_true == y_pred
     wrong = int((~right).sum())
-    if n.get("errors_within_superclass") is not None:
+    if n.get("errors_within_superclass") is not None and wrong >= 50:
         groups = arrays["superclass_of"]
         stay = (groups[y_true] == groups[y_pred])[~right].mean()
         yield f"{whole(stay)} % of the mistakes stay in the"
@@ -159,7 +159,8 @@ def of_corruptions(n, stress):
     for name, row in stress.get("unknown", {}).items():
         ends = f"{whole(row['sure']['value'])} % ({whole(row['sure']['low'])}–{whole(row['sure']['high'])})"
         yield f"{ends} of {row['images']:,} {'pictures of ' * (name != 'shapes')}{name}"
-        yield f"{row['auroc']['value']:.2f} ({row['auroc']['low']:.2f}–{row['auroc']['high']:.2f})"
+        value, low, high = (f"{100 * row['auroc'][key]:.0f}" for key in ("value", "low", "high"))
+        yield f"{value} % ({low}–{high})"
     values = {test: record["accuracy"]["value"] for test, record in stress["tests"].items()}
     fifteen = np.mean([values[f"{name}/{k}"] for name in names for k in range(1, 6)])
     yield f"Under fifteen corruptions {whole(fifteen)} % are right on average."

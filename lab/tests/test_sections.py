@@ -274,4 +274,6 @@ def test_mistakes_that_copy_a_training_image_are_counted_and_opened_but_for_peop
     evidence |= {"answer_probabilities": torch.ones(1, 4, 1), "probability_true": torch.zeros(4)}
     words, _ = section("mistakes", n, made, evidence | {"rank_true": torch.ones(4).long()}, None, None)
     opened = f"a training image (such as {NAMES[made['y_true'][animal]]})"
-    assert f"3 of them have the pixels of {opened}; 2 of these are answered as that one is labelled." in words
+    assert (
+        f"3 mistakes have the pixels of {opened}; 2 of these are answered as that one is labelled." in words
+    )
