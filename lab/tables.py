@@ -211,9 +211,10 @@ def numbers_in(texts: np.ndarray, missing: np.ndarray) -> tuple[np.ndarray, bool
     """
     readings = np.full((2, len(texts)), np.nan)
     for i in np.flatnonzero(~missing):
+        text = texts[i].replace("_", "?")  # Python takes 1_2, a name, for 12
         for reading, read in zip(readings, (float, as_date), strict=True):
             with contextlib.suppress(ValueError):  # a text, or a date such as 30 February
-                reading[i] = read(texts[i])
+                reading[i] = read(text)
     numbers, dates = readings
     are_dates = bool(np.isnan(dates).sum() < np.isnan(numbers).sum())
     return (dates if are_dates else numbers), are_dates
